@@ -158,6 +158,12 @@ impl Connector {
         self.to(Place::Node(address))
     }
 
+    /// A connector to this node of a cluster, whose connections end when the node serves no slot any
+    /// more.
+    pub(super) fn primary(&self, address: Address) -> Self {
+        self.to(Place::Primary(address))
+    }
+
     fn to(&self, place: Place) -> Self {
         Self {
             servers: self.servers.clone(),
@@ -226,8 +232,9 @@ impl Connector {
     /// Connects, for subscriptions.
     pub(super) async fn pubsub(&self) -> Result<PubSub, Error> {
         let connection = self.servers.connection(&self.place, Purpose::Subscriptions);
-        // Every node of a cluster passes events on, whatever its role.
-        Ok(PubSub::new(connection.await?.1, !self.is_cluster()))
+        // Every node of a cluster passes events on, whatever its role, unless they are sharded.
+        let needs_primary = !self.is_cluster() || matches!(self.place, Place::Primary(_));
+        Ok(PubSub::new(connection.await?.1, needs_primary))
     }
 
     /// Connects, and checks that the server is ready, that its version is supported, and that it is

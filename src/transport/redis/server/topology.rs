@@ -41,6 +41,8 @@ pub(super) enum Place {
     Slot(HashSlot),
     /// This node of a cluster, whatever it serves.
     Node(Address),
+    /// This node of a cluster, as long as it serves a slot.
+    Primary(Address),
 }
 
 /// Resolves when a connection's server is not the primary of its place any more.
@@ -69,7 +71,9 @@ impl Servers {
         match (&self.topology, place) {
             (Topology::Server(address), _) => Ok(address.clone()),
             (Topology::Sentinel(sentinels), _) => sentinels.find().await,
-            (Topology::Cluster(_), Place::Node(address)) => Ok(address.clone()),
+            (Topology::Cluster(_), Place::Node(address) | Place::Primary(address)) => {
+                Ok(address.clone())
+            }
             (Topology::Cluster(cluster), place) => {
                 cluster.refresh(&self.login).await?;
                 Ok(match place {
@@ -111,7 +115,8 @@ impl Servers {
     /// The last known address of the server at a place, for texts.
     pub(super) fn described(&self, place: &Place) -> String {
         match (&self.topology, place) {
-            (Topology::Server(address), _) | (_, Place::Node(address)) => address.to_string(),
+            (Topology::Server(address), _)
+            | (_, Place::Node(address) | Place::Primary(address)) => address.to_string(),
             (Topology::Sentinel(sentinels), _) => match &*sentinels.last().borrow() {
                 Some(primary) => format!("{primary} (`{}`)", sentinels.name),
                 None => format!("`{}`", sentinels.name),
@@ -132,6 +137,11 @@ impl Servers {
                 let is_elsewhere =
                     move |last: &Option<Address>| last.as_ref().is_some_and(|it| *it != address);
                 Some(Box::pin(until(sentinels.last(), is_elsewhere)))
+            }
+            (Topology::Cluster(cluster), Place::Primary(address)) => {
+                let address = address.clone();
+                let serves_none = move |map: &Map| !map.is_primary(&address);
+                Some(Box::pin(until(cluster.changes(), serves_none)))
             }
             (Topology::Cluster(cluster), Place::Slot(slot)) => {
                 let slot = *slot;
