@@ -219,6 +219,10 @@ pub(super) fn subscription_refused(address: &str, refusal: RedisError) -> Error 
     if refusal.detail().is_some_and(lacks_sharded_events) {
         return Error::config(NO_SHARDED_EVENTS).with_source(refusal);
     }
+    if refusal.code().is_some() {
+        let text = format!("Redis at {address} has refused a subscription to events");
+        return Error::disconnected(text).with_source(refusal);
+    }
     unanswered(address).with_source(refusal)
 }
 

@@ -48,6 +48,9 @@ impl Redis {
     /// the data that they announced. The hook must not block. It applies to sources that are opened
     /// from this handle later; a second hook replaces the first.
     ///
+    /// On a cluster a gap may be in some of the [sharded events](crate::Router::event_sharded) only:
+    /// those of the slots that moved, or of the node that was lost.
+    ///
     /// Each gap is also a warning on `tracing`.
     #[must_use]
     pub fn on_event_gap(mut self, hook: impl Fn(Duration) + Send + Sync + 'static) -> Self {

@@ -82,6 +82,7 @@ impl EventSubscriber {
             }
         };
         tokio::select! {
+            biased;
             () = receive => {}
             () = closed.cancelled() => {}
         }

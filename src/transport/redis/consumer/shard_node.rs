@@ -128,6 +128,13 @@ impl ShardNode {
     async fn receive(&mut self, mut connection: PubSub) -> Error {
         loop {
             tokio::select! {
+                biased;
+                Some(order) = self.orders.recv() => {
+                    if let Err(error) = self.carry_out(order, &mut connection).await {
+                        self.lost(&error.chain().to_string());
+                        return error;
+                    }
+                }
                 notice = connection.notice() => match notice {
                     Ok(Notice::Published(event)) => self.sink.take(event, &mut connection),
                     Ok(Notice::Ended(channel)) => self.ended(&channel),
@@ -136,14 +143,8 @@ impl ShardNode {
                         return error::unanswered(&self.address.to_string()).with_source(error);
                     }
                 },
-                Some(order) = self.orders.recv() => {
-                    if let Err(error) = self.carry_out(order, &mut connection).await {
-                        self.lost(&error.chain().to_string());
-                        return error;
-                    }
-                }
             }
-            if self.slots.is_empty() {
+            if self.slots.is_empty() && self.orders.is_empty() {
                 return Error::disconnected("the node has no slot with sharded channels any more");
             }
         }
@@ -155,8 +156,8 @@ impl ShardNode {
         order: Vec<LostSlot>,
         connection: &mut PubSub,
     ) -> Result<(), Error> {
-        let mut restored = Vec::new();
-        let mut outcome = Ok(());
+        let (mut restored, mut failed) = (Vec::new(), Vec::new());
+        let (mut refusal, mut outcome) = (None, Ok(()));
         for lost in order {
             if outcome.is_ok() {
                 let (channels, address) = (&self.channels, &self.address);
@@ -166,18 +167,18 @@ impl ShardNode {
                         restored.push(lost);
                         continue;
                     }
-                    Ok(Err(refusal)) => {
-                        self.report(Report::Failed(vec![lost], refusal));
-                        continue;
-                    }
+                    Ok(Err(error)) => refusal = Some(error),
                     Err(error) => outcome = Err(error),
                 }
             }
-            let error = error::unanswered(&self.address.to_string());
-            self.report(Report::Failed(vec![lost], error));
+            failed.push(lost);
         }
         if !restored.is_empty() {
             self.report(Report::Restored(restored));
+        }
+        if !failed.is_empty() {
+            let lost = || error::unanswered(&self.address.to_string());
+            self.report(Report::Failed(failed, refusal.unwrap_or_else(lost)));
         }
         outcome
     }

@@ -92,6 +92,7 @@ impl ShardSubscriber {
             assigner.start(first.address, Some(first.connection), first.slots);
         }
         tokio::select! {
+            biased;
             () = assigner.run(received) => {}
             () = closed.cancelled() => {}
         }
@@ -133,11 +134,12 @@ impl Assigner {
     async fn run(&mut self, mut reports: UnboundedReceiver<Report>) {
         loop {
             tokio::select! {
+                biased;
                 Some(report) = reports.recv() => self.take(report),
+                Some(_) = self.tasks.join_next() => {}
                 () = sleep_until(self.retry_at), if !self.waiting.is_empty() => {
                     self.assign().await;
                 }
-                Some(_) = self.tasks.join_next() => {}
             }
         }
     }

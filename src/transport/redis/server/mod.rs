@@ -279,7 +279,23 @@ impl fmt::Debug for Connector {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
+
+    #[test]
+    fn a_connection_to_a_primary_ends_when_its_node_serves_no_slot() {
+        let connector = Connector::from_url("redis+cluster://a:1").unwrap();
+        let (serves, other) = (Address::tcp("a", 1), Address::tcp("b", 1));
+        connector.learn(HashSlot::ANY, &serves);
+        let departure = |address: &Address| {
+            let place = Place::Primary(address.clone());
+            let departure = connector.servers.departure(&place, address.clone());
+            departure.expect("it is a cluster").now_or_never()
+        };
+        assert_eq!(departure(&serves), None);
+        assert_eq!(departure(&other), Some(()));
+    }
 
     #[test]
     fn a_connector_shows_its_address_and_nothing_else() {

@@ -130,7 +130,7 @@ impl Servers {
         }
     }
 
-    fn departure(&self, place: &Place, address: Address) -> Option<Departure> {
+    pub(super) fn departure(&self, place: &Place, address: Address) -> Option<Departure> {
         match (&self.topology, place) {
             (Topology::Server(_), _) | (_, Place::Node(_)) => None,
             (Topology::Sentinel(sentinels), _) => {
