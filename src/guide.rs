@@ -56,6 +56,8 @@ pub mod migrating_from_go {
 pub mod troubleshooting {
     //! Symptoms, causes and remedies.
     //!
+    #![cfg_attr(feature = "redis", doc = "[topologies]: crate::guide::topologies")]
+    //!
     #![doc = include_str!("../docs/troubleshooting.md")]
 }
 

@@ -101,7 +101,7 @@ impl Transport for Queue {
     type Source = QueueSource;
 
     async fn open(self, interest: Interest) -> Result<QueueSource, Error> {
-        if !interest.events.is_empty() || !interest.patterns.is_empty() {
+        if interest.has_events() {
             return Err(Error::config("this queue carries no events"));
         }
         Ok(QueueSource {

@@ -111,6 +111,35 @@ impl<S, R> Call<S, R> {
     }
 }
 
+/// Options of events.
+impl<S> Call<S, ()> {
+    /// Publishes the event to the subscribers of
+    /// [`Router::event_sharded`](crate::Router::event_sharded) only. On a Redis Cluster the event then
+    /// stays within the shard of its name, while any other event is sent to all nodes. Redis 7.0 or
+    /// newer is needed (`SPUBLISH`).
+    ///
+    /// Sharded and other events are separate audiences: a handler of
+    /// [`Router::event`](crate::Router::event) or
+    /// [`event_pattern`](crate::Router::event_pattern), and a classic Redis subscriber such as a
+    /// Go-Broker service, does not receive a sharded event. A call that is no event is refused.
+    ///
+    /// ```
+    /// # async fn run() -> Result<(), campanile::Error> {
+    /// use campanile::{Client, transport::memory::Memory};
+    ///
+    /// let client = Client::new(Memory::new());
+    /// client.publish("prices.eur", "1.08").sharded().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn sharded(mut self) -> Self {
+        if let Ok(message) = &mut self.message {
+            message.parts_mut().sharded = true;
+        }
+        self
+    }
+}
+
 /// Options of tasks. A router, or another service that handles tasks in place, starts them
 /// immediately and ignores these options.
 impl<S> Call<S, Receipt> {

@@ -131,6 +131,56 @@ pub async fn an_event_is_delivered_once_for_each_matching_subscription<F: Factor
     worker.close().await;
 }
 
+/// A sharded event reaches those who subscribe to it as sharded, and no other subscriber; events
+/// that are not sharded do not reach them.
+pub async fn sharded_events_have_their_own_audience<F: Factory>(factory: &F) {
+    if !factory.capabilities().sharded_events {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let handle = scene.handle().await;
+    // In a sharded name, `*` is a character like any other.
+    let names = ["created", "dele*ed"].map(|name| scene.name(name));
+    let mut sharded = Vec::new();
+    for _ in 0..2 {
+        let mut interest = listening(&[], &[]);
+        interest.sharded = names.to_vec();
+        sharded.push(scene.worker_for(interest).await);
+    }
+    let mut others = scene
+        .worker_for(listening(&names[..1], &[scene.name("*")]))
+        .await;
+    for name in ["created", "deleted", "dele*ed"] {
+        let mut event = Message::event(scene.name(name), "sharded");
+        event.parts_mut().sharded = true;
+        call(&handle, event).await.expect("it is published");
+    }
+    publish::<F>(&handle, &names[0], "to all").await;
+    for worker in &mut sharded {
+        let mut heard = Vec::new();
+        for _ in &names {
+            let delivery = worker.one().await;
+            assert!(message(&delivery).parts().sharded);
+            assert_eq!(message(&delivery).payload(), "sharded");
+            heard.push(message(&delivery).name().clone());
+            done(delivery).await;
+        }
+        assert_same(heard, names.clone());
+        let extra = "an event came that is not sharded, or has another name";
+        worker.nothing_for(QUIET, extra).await;
+    }
+    for _ in 0..2 {
+        let delivery = others.one().await;
+        assert!(!message(&delivery).parts().sharded);
+        assert_eq!(message(&delivery).payload(), "to all");
+        done(delivery).await;
+    }
+    others.nothing_for(QUIET, "a sharded event came").await;
+    for worker in sharded.into_iter().chain([others]) {
+        worker.close().await;
+    }
+}
+
 /// Checks that the headers of an event arrive, or the event is refused.
 pub async fn headers_of_an_event_arrive_or_are_refused<F: Factory>(factory: &F) {
     if !factory.capabilities().events {

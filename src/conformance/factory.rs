@@ -126,6 +126,8 @@ pub struct Capabilities {
     pub events: bool,
     /// Events can be delivered to subscriptions by pattern.
     pub patterns: bool,
+    /// [Sharded](crate::client::Call::sharded) events.
+    pub sharded_events: bool,
     /// Requests can have [fast](crate::ReplyMode::Fast) replies.
     pub fast_rpc: bool,
     /// Requests can have [reliable](crate::ReplyMode::Reliable) replies.
@@ -163,6 +165,7 @@ impl Capabilities {
             claim: true,
             events: true,
             patterns: true,
+            sharded_events: true,
             fast_rpc: true,
             reliable_rpc: true,
             raw_entries: true,
@@ -186,6 +189,7 @@ impl Capabilities {
             claim: false,
             events: false,
             patterns: false,
+            sharded_events: false,
             fast_rpc: false,
             reliable_rpc: false,
             raw_entries: false,

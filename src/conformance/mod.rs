@@ -98,6 +98,7 @@ pub use self::{
         a_worker_receives_tasks_and_events_together,
         an_event_is_delivered_once_for_each_matching_subscription, an_event_is_not_kept_for_later,
         an_event_reaches_every_subscriber, headers_of_an_event_arrive_or_are_refused,
+        sharded_events_have_their_own_audience,
     },
     factory::{Capabilities, Factory},
     groups::{
@@ -229,6 +230,7 @@ macro_rules! conformance_tests {
             an_event_is_not_kept_for_later
             a_pattern_gets_the_events_that_it_matches
             an_event_is_delivered_once_for_each_matching_subscription
+            sharded_events_have_their_own_audience
             headers_of_an_event_arrive_or_are_refused
             a_listener_leaves_the_stream_to_others
             a_worker_receives_tasks_and_events_together

@@ -281,6 +281,10 @@ pub async fn an_invalid_message_is_refused<F: Factory>(factory: &F) {
         message.parts_mut().replicas = Some(Replicas { count, within });
         message
     };
+    let sharded = |mut message: Message| {
+        message.parts_mut().sharded = true;
+        message
+    };
     let brief = Duration::from_millis(1);
     let mut invalid = vec![
         replicated(Message::event("a", ""), 1, brief),
@@ -292,6 +296,8 @@ pub async fn an_invalid_message_is_refused<F: Factory>(factory: &F) {
         with(Message::rpc("a", ""), second, None),
         with(Message::event("a", ""), None, Some("k")),
         with(Message::rpc("a", ""), None, Some("k")),
+        sharded(Message::rpc("a", "")),
+        sharded(task()),
         with(task(), Some(Due::After(Duration::MAX)), None),
         with(task(), None, Some("")),
         with(task(), None, Some(&long)),

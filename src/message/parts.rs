@@ -233,6 +233,9 @@ pub struct Parts {
     pub correlation_id: Option<CorrelationId>,
     /// For a delivered event: the pattern of the subscription that matched, if it has one.
     pub pattern: Option<Name>,
+    /// For events: `true` if the event is [sharded](crate::client::Call::sharded). Chosen by the
+    /// sender, and set in a delivery.
+    pub sharded: bool,
     /// Headers, sent with the message.
     pub headers: HeaderMap,
     /// Values for the layers and handlers of this process. Never sent.
@@ -263,6 +266,7 @@ impl Parts {
             reply_mode: ReplyMode::default(),
             correlation_id: None,
             pattern: None,
+            sharded: false,
             headers: HeaderMap::new(),
             extensions: Extensions::new(),
             lease: None,

@@ -248,10 +248,11 @@ impl<S> Plan<S> {
             ..Interest::default()
         };
         for route in self.routes() {
-            match (route.kind, route.is_pattern) {
-                (Kind::Event, true) => interest.patterns.push(route.name.clone()),
-                (Kind::Event, false) => interest.events.push(route.name.clone()),
-                (Kind::Task | Kind::Rpc, _) => interest.stream = true,
+            match route.kind {
+                Kind::Event if route.is_pattern => interest.patterns.push(route.name.clone()),
+                Kind::Event if route.is_sharded => interest.sharded.push(route.name.clone()),
+                Kind::Event => interest.events.push(route.name.clone()),
+                Kind::Task | Kind::Rpc => interest.stream = true,
             }
         }
         interest

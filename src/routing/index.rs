@@ -6,7 +6,7 @@ use foldhash::HashMap;
 
 use super::fan_out;
 use crate::{
-    message::{ByKind, Kind, MatchedRoute, Message, Name},
+    message::{ByKind, Kind, MatchedRoute, Message, Name, Parts},
     service::RouteFuture,
     transport::glob,
 };
@@ -23,6 +23,33 @@ pub struct RouteInfo {
     pub name: Name,
     /// `true` if the name is a Redis glob pattern.
     pub is_pattern: bool,
+    /// `true` if the messages are sharded events.
+    pub is_sharded: bool,
+}
+
+impl RouteInfo {
+    pub(super) fn named(kind: Kind, name: Name) -> Self {
+        Self {
+            kind,
+            name,
+            is_pattern: false,
+            is_sharded: false,
+        }
+    }
+
+    pub(super) fn pattern(pattern: Name) -> Self {
+        Self {
+            is_pattern: true,
+            ..Self::named(Kind::Event, pattern)
+        }
+    }
+
+    pub(super) fn sharded(name: Name) -> Self {
+        Self {
+            is_sharded: true,
+            ..Self::named(Kind::Event, name)
+        }
+    }
 }
 
 /// Marks an event that a source delivered. The source makes one delivery for each subscription that
@@ -40,6 +67,7 @@ pub(super) struct Index {
     exact: ByKind<HashMap<Name, usize>>,
     /// The indexes of routes with a pattern.
     patterns: HashMap<Name, usize>,
+    sharded: HashMap<Name, usize>,
 }
 
 impl Index {
@@ -49,9 +77,10 @@ impl Index {
 
     /// Adds a route if it is new. Returns its index, and `true` if it was added.
     pub(super) fn insert(&mut self, route: RouteInfo) -> (usize, bool) {
-        let map = match route.is_pattern {
-            true => &mut self.patterns,
-            false => &mut self.exact[route.kind],
+        let map = match (route.is_pattern, route.is_sharded) {
+            (true, _) => &mut self.patterns,
+            (false, true) => &mut self.sharded,
+            (false, false) => &mut self.exact[route.kind],
         };
         match map.entry(route.name.clone()) {
             MapEntry::Occupied(known) => (*known.get(), false),
@@ -65,7 +94,14 @@ impl Index {
     }
 
     fn exact(&self, message: &Message) -> Option<usize> {
-        let map = &self.exact[message.kind()];
+        let map = match message.parts() {
+            Parts {
+                kind: Kind::Event,
+                sharded: true,
+                ..
+            } => &self.sharded,
+            parts => &self.exact[parts.kind],
+        };
         map.get(message.name().as_str()).copied()
     }
 }
@@ -138,7 +174,8 @@ impl Resolver {
             // router inside it has other subscriptions and must match the event again.
             let extensions = &mut message.parts_mut().extensions;
             let delivered = extensions.remove::<FromSubscription>().is_some();
-            if !self.index.patterns.is_empty() {
+            // A pattern matches no sharded event.
+            if !self.index.patterns.is_empty() && !message.parts().sharded {
                 return self.resolve_event(message, delivered);
             }
         }
@@ -211,10 +248,9 @@ mod tests {
     fn resolver(routes: &[(&'static str, bool)]) -> Resolver {
         let mut index = Index::default();
         for &(name, is_pattern) in routes {
-            index.insert(RouteInfo {
-                kind: Kind::Event,
-                name: name.into(),
-                is_pattern,
+            index.insert(match is_pattern {
+                true => RouteInfo::pattern(name.into()),
+                false => RouteInfo::named(Kind::Event, name.into()),
             });
         }
         Resolver::new(index, vec![Name::default()])

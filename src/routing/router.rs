@@ -73,7 +73,10 @@ where
     where
         H: Handler<T, S>,
     {
-        self.add(Kind::Task, name.into(), false, handler_endpoint(handler))
+        self.add(
+            RouteInfo::named(Kind::Task, name.into()),
+            handler_endpoint(handler),
+        )
     }
 
     /// Adds a service for the tasks of this name. See [`task`](Self::task).
@@ -85,7 +88,10 @@ where
     where
         V: SharedService,
     {
-        self.add(Kind::Task, name.into(), false, service_endpoint(service))
+        self.add(
+            RouteInfo::named(Kind::Task, name.into()),
+            service_endpoint(service),
+        )
     }
 
     /// Adds a handler for the RPC requests of this name.
@@ -97,7 +103,10 @@ where
     where
         H: Handler<T, S>,
     {
-        self.add(Kind::Rpc, name.into(), false, handler_endpoint(handler))
+        self.add(
+            RouteInfo::named(Kind::Rpc, name.into()),
+            handler_endpoint(handler),
+        )
     }
 
     /// Adds a service for the RPC requests of this name. See [`rpc`](Self::rpc).
@@ -109,7 +118,10 @@ where
     where
         V: SharedService,
     {
-        self.add(Kind::Rpc, name.into(), false, service_endpoint(service))
+        self.add(
+            RouteInfo::named(Kind::Rpc, name.into()),
+            service_endpoint(service),
+        )
     }
 
     /// Adds a handler for the events of this name.
@@ -124,7 +136,10 @@ where
     where
         H: Handler<T, S>,
     {
-        self.add(Kind::Event, name.into(), false, handler_endpoint(handler))
+        self.add(
+            RouteInfo::named(Kind::Event, name.into()),
+            handler_endpoint(handler),
+        )
     }
 
     /// Adds a service for the events of this name. See [`event`](Self::event).
@@ -136,7 +151,54 @@ where
     where
         V: SharedService,
     {
-        self.add(Kind::Event, name.into(), false, service_endpoint(service))
+        self.add(
+            RouteInfo::named(Kind::Event, name.into()),
+            service_endpoint(service),
+        )
+    }
+
+    /// Adds a handler for the sharded events of this name: those that are
+    /// [published as sharded](crate::client::Call::sharded).
+    ///
+    /// On a Redis Cluster such an event stays within the shard of its name, while any other event is
+    /// sent to all nodes. Redis 7.0 or newer is needed (`SSUBSCRIBE`). Sharded and other events are
+    /// separate audiences: this handler does not receive the events of [`event`](Self::event), and
+    /// the other way round. There are no patterns of sharded events.
+    ///
+    /// ```
+    /// # async fn run() -> Result<(), campanile::Error> {
+    /// use campanile::{Client, Router, transport::memory::Memory};
+    ///
+    /// let app: Router = Router::new()
+    ///     .event_sharded("prices.eur", async |price: String| println!("{price}"));
+    ///
+    /// let client = Client::new(Memory::new());
+    /// client.publish("prices.eur", "1.08").sharded().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    /// When the name is empty or longer than [`Name::MAX_LEN`].
+    #[track_caller]
+    pub fn event_sharded<H, T>(self, name: impl Into<Name>, handler: H) -> Self
+    where
+        H: Handler<T, S>,
+    {
+        self.add(RouteInfo::sharded(name.into()), handler_endpoint(handler))
+    }
+
+    /// Adds a service for the sharded events of this name. See
+    /// [`event_sharded`](Self::event_sharded).
+    ///
+    /// # Panics
+    /// As [`event_sharded`](Self::event_sharded) does.
+    #[track_caller]
+    pub fn event_sharded_service<V>(self, name: impl Into<Name>, service: V) -> Self
+    where
+        V: SharedService,
+    {
+        self.add(RouteInfo::sharded(name.into()), service_endpoint(service))
     }
 
     /// Adds a handler for the events whose names match a Redis glob pattern: `*`, `?`, `[abc]`,
@@ -152,7 +214,10 @@ where
     where
         H: Handler<T, S>,
     {
-        self.add(Kind::Event, pattern.into(), true, handler_endpoint(handler))
+        self.add(
+            RouteInfo::pattern(pattern.into()),
+            handler_endpoint(handler),
+        )
     }
 
     /// Adds a service for the events whose names match a Redis glob pattern. See
@@ -165,7 +230,10 @@ where
     where
         V: SharedService,
     {
-        self.add(Kind::Event, pattern.into(), true, service_endpoint(service))
+        self.add(
+            RouteInfo::pattern(pattern.into()),
+            service_endpoint(service),
+        )
     }
 
     /// Adds a handler for every message that has no route.
@@ -274,13 +342,8 @@ where
     }
 
     #[track_caller]
-    fn add(self, kind: Kind, name: Name, is_pattern: bool, endpoint: Endpoint<S>) -> Self {
+    fn add(self, route: RouteInfo, endpoint: Endpoint<S>) -> Self {
         let mut plan = Plan::unshared(self.plan);
-        let route = RouteInfo {
-            kind,
-            name,
-            is_pattern,
-        };
         plan.insert(route, [endpoint]);
         plan.into()
     }
@@ -371,8 +434,10 @@ impl Servable for Router {
 
     fn route_names(&self) -> Vec<String> {
         let routes = self.plan.routes().iter();
-        routes
-            .map(|route| format!("{} {}", route.kind, route.name))
-            .collect()
+        let shown = |route: &RouteInfo| match route.is_sharded {
+            true => format!("sharded event {}", route.name),
+            false => format!("{} {}", route.kind, route.name),
+        };
+        routes.map(shown).collect()
     }
 }

@@ -29,11 +29,13 @@ pub trait Servable: MessageService + Clone + Send + 'static {
     /// The kinds and names of the service's routes, for the log line of a starting worker. Unless
     /// overridden, these are the events of its [`interest`](Self::interest).
     fn route_names(&self) -> Vec<String> {
-        let Interest {
-            events, patterns, ..
-        } = self.interest();
-        let names = events.iter().chain(&patterns);
-        names.map(|name| format!("event {name}")).collect()
+        let interest = self.interest();
+        let names = interest.events.iter().chain(&interest.patterns);
+        let sharded = interest.sharded.iter();
+        names
+            .map(|name| format!("event {name}"))
+            .chain(sharded.map(|name| format!("sharded event {name}")))
+            .collect()
     }
 }
 
@@ -88,6 +90,13 @@ impl<S> WithInterest<S> {
     #[must_use]
     pub fn event_pattern(mut self, pattern: impl Into<Name>) -> Self {
         self.interest.patterns.push(pattern.into());
+        self
+    }
+
+    /// Adds the sharded events of this name.
+    #[must_use]
+    pub fn event_sharded(mut self, name: impl Into<Name>) -> Self {
+        self.interest.sharded.push(name.into());
         self
     }
 

@@ -79,6 +79,9 @@ pub struct Interest {
     pub events: Vec<Name>,
     /// The Redis glob patterns of the events that the service handles.
     pub patterns: Vec<Name>,
+    /// The full names of the [sharded](crate::Router::event_sharded) events that the service
+    /// handles.
+    pub sharded: Vec<Name>,
     /// The tasks and RPC requests that the service has routes for, or `None` if the service may
     /// handle any. A source logs a warning if workers of the same group serve other names.
     pub routes: Option<Vec<(Kind, Name)>>,
@@ -94,6 +97,11 @@ impl Interest {
             stream: true,
             ..Self::default()
         }
+    }
+
+    /// Returns `true` if the service handles events of any sort.
+    pub fn has_events(&self) -> bool {
+        !(self.events.is_empty() && self.patterns.is_empty() && self.sharded.is_empty())
     }
 }
 

@@ -45,6 +45,9 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
             "events carry no headers on Pub/Sub; put them in the payload, or send a task",
         );
     }
+    if parts.kind != Kind::Event && parts.sharded {
+        return invalid("only events can be sharded");
+    }
     match &parts.to {
         Some(_) if parts.kind == Kind::Event => {
             return invalid("events are published, not put on a stream: leave the stream out");

@@ -6,8 +6,8 @@ use std::sync::{
 };
 
 use campanile::{
-    BoxError, Failure, Json, Kind, MatchedRoute, Message, Name, NotFound, Reply, Router, Servable,
-    State, WithInterest, error, routing::FanOutError,
+    BoxError, Client, Failure, Json, Kind, MatchedRoute, Message, Name, NotFound, Reply, Router,
+    Servable, State, WithInterest, error, routing::FanOutError,
 };
 use futures_util::FutureExt;
 use tower::{Service, ServiceExt, service_fn};
@@ -100,6 +100,65 @@ async fn any_service_is_a_route() {
     ] {
         assert_eq!(call(&app, message).await.unwrap(), "cba");
     }
+}
+
+#[tokio::test]
+async fn sharded_events_have_their_own_routes() {
+    let app: Router = Router::new()
+        .event("e", async || "event")
+        .event_pattern("*", async || "pattern")
+        .event_sharded("e*", async || "other name")
+        .nest("in", Router::new().event_sharded("e", async || "nested"))
+        .event_sharded("e", async || "sharded")
+        .event_sharded_service(
+            "s",
+            service_fn(async |_: Message| Ok::<_, Failure>(Reply::new("service"))),
+        );
+    let sharded = |name: &'static str| {
+        let mut event = Message::event(name, "");
+        event.parts_mut().sharded = true;
+        event
+    };
+    for (name, reply) in [
+        ("e", "sharded"),
+        ("e*", "other name"),
+        ("in.e", "nested"),
+        ("s", "service"),
+    ] {
+        assert_eq!(call(&app, sharded(name)).await.unwrap(), reply);
+    }
+    assert!(
+        call(&app, sharded("ex")).await.is_err(),
+        "no pattern matches"
+    );
+    assert_eq!(
+        call(&app, Message::event("s", "")).await.unwrap(),
+        "pattern"
+    );
+    assert_eq!(app.interest().events, ["e"]);
+    assert_eq!(app.interest().patterns, ["*"]);
+    assert_eq!(app.interest().sharded, ["e*", "in.e", "e", "s"]);
+    assert!(app.route_names().contains(&"sharded event in.e".to_owned()));
+}
+
+#[tokio::test]
+async fn sharded_events_of_one_name_have_several_handlers() {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let count = |by: usize| {
+        let runs = runs.clone();
+        async move || {
+            runs.fetch_add(by, Ordering::Relaxed);
+        }
+    };
+    let app: Router = Router::new()
+        .event_sharded("e", count(1))
+        .event_sharded("e", count(10))
+        .event("e", count(100));
+    let client = Client::new(app);
+    client.publish("e", "").sharded().await.unwrap();
+    assert_eq!(runs.load(Ordering::Relaxed), 11);
+    client.publish("e", "").await.unwrap();
+    assert_eq!(runs.load(Ordering::Relaxed), 111);
 }
 
 #[tokio::test]
@@ -396,7 +455,12 @@ fn a_service_around_a_router_is_given_its_interest() {
         .service(router);
     let named = WithInterest::new(wrapped, interest.clone());
     assert_eq!(named.interest(), interest);
-    let more = named.event("f").event_pattern("p.*").interest();
+    let more = named
+        .event("f")
+        .event_pattern("p.*")
+        .event_sharded("s")
+        .interest();
+    assert_eq!(more.sharded, ["s"]);
     assert!(!more.stream);
     assert_eq!(more.events, ["e", "f"]);
     assert_eq!(more.patterns, ["p.*"]);

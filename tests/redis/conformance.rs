@@ -22,7 +22,7 @@ mod redis {
         transport::{DeadLetters, Settings, StreamStats},
     };
 
-    use crate::support::RedisServer;
+    use crate::support::{RedisServer, version};
 
     impl Factory for RedisServer {
         type Handle = Redis;
@@ -33,7 +33,9 @@ mod redis {
         }
 
         fn capabilities(&self) -> Capabilities {
-            Capabilities::all()
+            let mut capabilities = Capabilities::all();
+            capabilities.sharded_events = version() >= (7, 0);
+            capabilities
         }
 
         async fn add_raw(&self, stream: &Name, fields: Vec<(Bytes, Bytes)>) -> Result<(), Error> {

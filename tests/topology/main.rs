@@ -13,6 +13,7 @@
 //! | `connecting` | connections to a cluster: seeds that are down, logins, TLS |
 //! | `features` | every feature on all nodes of a cluster, and the program |
 //! | `cluster` | a cluster that fails over, and that moves slots |
+//! | `sharded` | sharded events on a cluster that fails over, and that moves slots |
 //! | `sentinel` | a primary that Sentinels name, and that changes |
 //! | `clock` | a new primary whose clock is ahead of that of the old one |
 //! | `names` | a host name that leads to another server after a failover |
@@ -37,6 +38,7 @@ mod partitions;
 mod program;
 mod sentinel;
 mod servers;
+mod sharded;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -5,7 +5,6 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::group::Consumer;
@@ -24,6 +23,7 @@ pub(super) struct Subscribers(Mutex<HashMap<Consumer, Subscriber>>);
 struct Subscriber {
     events: BTreeSet<Name>,
     patterns: BTreeSet<Name>,
+    sharded: BTreeSet<Name>,
     waiting: VecDeque<Message>,
     max: usize,
     wake: Arc<Notify>,
@@ -40,6 +40,7 @@ impl Subscribers {
         let subscriber = Subscriber {
             events: interest.events.into_iter().collect(),
             patterns: interest.patterns.into_iter().collect(),
+            sharded: interest.sharded.into_iter().collect(),
             waiting: VecDeque::new(),
             max,
             wake,
@@ -55,13 +56,18 @@ impl Subscribers {
     }
 
     /// Adds an event to the buffer of its subscriber for each matching subscription.
-    pub(super) fn publish(&self, name: &Name, payload: &Bytes, counters: &Counters) {
+    pub(super) fn publish(&self, event: &Message, counters: &Counters) {
+        let (name, sharded) = (event.name(), event.parts().sharded);
         for subscriber in lock(&self.0).values_mut() {
-            let exact = subscriber.events.contains(name).then_some(None);
+            let exact = match sharded {
+                true => &subscriber.sharded,
+                false => &subscriber.events,
+            };
+            let exact = exact.contains(name).then_some(None);
             let patterns = subscriber
                 .patterns
                 .iter()
-                .filter(|pattern| glob::matches(pattern.as_bytes(), name.as_bytes()))
+                .filter(|pattern| !sharded && glob::matches(pattern.as_bytes(), name.as_bytes()))
                 .map(|pattern| Some(pattern.clone()));
             for pattern in exact.into_iter().chain(patterns) {
                 counters.events.increment();
@@ -71,8 +77,9 @@ impl Subscribers {
                     tracing::warn!(%name, "an event was dropped: the buffer of events is full");
                     continue;
                 }
-                let mut message = Message::event(name, payload.clone());
+                let mut message = Message::event(name, event.payload().clone());
                 message.parts_mut().pattern = pattern;
+                message.parts_mut().sharded = sharded;
                 subscriber.waiting.push_back(message);
             }
             subscriber.wake.notify_one();

@@ -258,11 +258,9 @@ impl Memory {
                     .report_event(&message, || Happened::Sent {
                         delay: Duration::ZERO,
                     });
-                self.broker.subscribers.publish(
-                    message.name(),
-                    message.payload(),
-                    &self.broker.context.counters,
-                );
+                self.broker
+                    .subscribers
+                    .publish(&message, &self.broker.context.counters);
                 self.broker.context.counters.sent.increment();
                 Ok(ResponseFuture::sent(Ok(Reply::default())))
             }

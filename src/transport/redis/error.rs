@@ -208,6 +208,34 @@ pub(super) fn replies_refused(error: RedisError) -> Error {
     Error::new(ErrorKind::Refused, message).with_source(error)
 }
 
+/// The error of a subscription to events that the server has refused.
+pub(super) fn subscription_refused(address: &str, refusal: RedisError) -> Error {
+    if refusal.code() == Some("NOPERM") {
+        let message = "the Redis user may not subscribe to the events that the application listens \
+                       to; grant their channels with `ACL SETUSER <user> &<channel or pattern>` and \
+                       the commands with `+@pubsub`";
+        return Error::new(ErrorKind::Refused, message).with_source(refusal);
+    }
+    if refusal.detail().is_some_and(lacks_sharded_events) {
+        return Error::config(NO_SHARDED_EVENTS).with_source(refusal);
+    }
+    if refusal.code().is_some() {
+        let text = format!("Redis at {address} has refused a subscription to events");
+        return Error::disconnected(text).with_source(refusal);
+    }
+    unanswered(address).with_source(refusal)
+}
+
+/// The message for a server without sharded Pub/Sub.
+const NO_SHARDED_EVENTS: &str = "the Redis server has no sharded Pub/Sub; update it to Redis 7.0 or \
+                                 newer, or use events that are not sharded";
+
+/// Returns `true` if the details of an error are those of a server without sharded Pub/Sub.
+fn lacks_sharded_events(details: &str) -> bool {
+    let is_unknown = details.starts_with("unknown command");
+    is_unknown && (details.contains("SPUBLISH") || details.contains("SSUBSCRIBE"))
+}
+
 /// Returns the code of a server's error, such as `NOGROUP`. `None` for other values.
 pub(super) fn code(value: &Value) -> Option<&str> {
     match value {
@@ -262,6 +290,9 @@ pub(super) fn refused(error: ServerError) -> Error {
             "another node of the Redis Cluster has the key; all nodes are found with a URL that \
              begins with redis+cluster:// or rediss+cluster://",
         ),
+        "ERR" if error.details().is_some_and(lacks_sharded_events) => {
+            (ErrorKind::Config, NO_SHARDED_EVENTS)
+        }
         code if is_passing(code) => (ErrorKind::Disconnected, "Redis is not ready"),
         _ if is_protocol_error(&error) => (
             ErrorKind::Refused,

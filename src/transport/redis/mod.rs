@@ -73,6 +73,9 @@
 //! reliable request opens one that reads all reply streams. All connections close with the last
 //! clone of the handle.
 //!
+//! A source with events has a connection for its subscriptions. On a cluster it has another one to
+//! each node with channels of its [sharded events](crate::Router::event_sharded).
+//!
 //! # Credentials and TLS
 //! A URL has a fixed user and password. [`RedisBuilder::credentials`] takes a provider instead, for
 //! passwords that are rotated and tokens that expire:
@@ -175,9 +178,11 @@
 //! | serves tasks and requests | `~s ~{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel +set +pttl +pexpire +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
 //! | … and handles [dead letters](Redis::dead_letters) | `+xrevrange` |
 //! | listens to events | `&<event names and patterns> +subscribe +psubscribe +ping +role` |
+//! | … and to sharded events | `&<event names> +ssubscribe +ping +role` |
 //! | scrapes [`stats`](Redis::stats), lists [`consumers`](Redis::consumers) | `~s ~{s}:* +xlen +zcard +xinfo +xpending +xrange +exists +time +evalsha +eval` |
 //! | looks at a stream with [`tail`](Redis::tail) | `~s +xread +xrevrange` |
 //! | publishes events | `&<event names> +publish +role` |
+//! | … that are sharded | `&<event names> +spublish +role` |
 //! | runs a [`Script`] | `~<key> <commands of the script> +evalsha +eval` |
 //! | requests | `&campanile:reply:* +subscribe +ping +role (~s +xadd) (~{s}:rpc:* +xadd +xread +xtrim +pexpire +unlink)` |
 //!

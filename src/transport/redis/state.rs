@@ -50,6 +50,9 @@ impl Redis {
     /// may have to load the data that they announced. The hook must not block. It applies to
     /// sources that are opened from this handle later. A second hook replaces the first.
     ///
+    /// On a cluster a gap may be in some of the [sharded events](crate::Router::event_sharded) only:
+    /// those of the slots that moved, or of the node that was lost.
+    ///
     /// Each gap is also a warning on `tracing`.
     #[must_use]
     pub fn on_event_gap(mut self, hook: impl Fn(Duration) + Send + Sync + 'static) -> Self {

@@ -1,9 +1,15 @@
 //! Tests of events from Pub/Sub.
 
+use std::sync::{Arc, Mutex};
+
 use campanile::{Kind, Name};
 use tower::ServiceExt;
 
 use super::*;
+use crate::support::{
+    rights::{assert_refused, documented},
+    version,
+};
 
 /// A source of events only.
 async fn listen(redis: &Redis, events: &[&str], patterns: &[&str]) -> RedisSource {
@@ -137,6 +143,134 @@ async fn subscriptions_come_back_when_the_connection_is_lost() {
         assert_eq!(message(&next(&mut source).await).payload(), "y");
     }
     assert!(redis.counts().reconnects >= 3);
+}
+
+/// A source of sharded events.
+async fn listen_sharded(redis: &Redis, events: &[&str]) -> Result<RedisSource, campanile::Error> {
+    let mut interest = Interest::default();
+    interest.sharded = events.iter().copied().map(Name::from).collect();
+    within(10 * SECOND, redis.clone().open(interest)).await
+}
+
+/// A sharded event.
+fn sharded(name: &'static str) -> Message {
+    let mut event = Message::event(name, "x");
+    event.parts_mut().sharded = true;
+    event
+}
+
+#[tokio::test]
+async fn sharded_events_use_the_commands_and_the_channels_of_sharded_pub_sub() {
+    if version() < (7, 0) {
+        return;
+    }
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let redis = redis.namespace("staging").event_prefix("shop.");
+    let mut source = listen_sharded(&redis, &["news", "n*"]).await.unwrap();
+    let mut channels: Vec<String> = server.query(&["PUBSUB", "SHARDCHANNELS"]).await;
+    channels.sort();
+    assert_eq!(channels, ["staging:shop.n*", "staging:shop.news"]);
+    let heard: usize = server.query(&["SPUBLISH", "staging:shop.news", "x"]).await;
+    assert_eq!(heard, 1);
+    assert_eq!(publish(&server, "staging:shop.news", "x").await, 0);
+    let sent = redis.clone().oneshot(sharded("n*")).await;
+    sent.expect("the event is published");
+    for name in ["news", "n*"] {
+        let delivery = next(&mut source).await;
+        assert_eq!(message(&delivery).name(), name);
+        assert!(message(&delivery).parts().sharded);
+        assert!(message(&delivery).parts().pattern.is_none());
+    }
+    nothing(&mut source, SECOND / 5).await;
+}
+
+#[tokio::test]
+async fn all_sorts_of_subscriptions_come_back_over_one_connection() {
+    if version() < (7, 0) {
+        return;
+    }
+    let server = RedisServer::start().await;
+    let gaps = Arc::<Mutex<Vec<Duration>>>::default();
+    let noted = gaps.clone();
+    let redis = handle(&server).await;
+    let redis = redis.on_event_gap(move |gap| noted.lock().unwrap().push(gap));
+    let mut interest = Interest::default();
+    interest.events = vec!["e".into()];
+    interest.patterns = vec!["p.*".into()];
+    interest.sharded = vec!["e".into(), "f".into()];
+    let mut source = redis.clone().open(interest).await.unwrap();
+    for round in 1..=2 {
+        let list: String = server.query(&["CLIENT", "LIST", "TYPE", "PUBSUB"]).await;
+        assert_eq!(list.trim().lines().count(), 1, "{list}");
+        server.command(&["CLIENT", "KILL", "TYPE", "PUBSUB"]).await;
+        let reported = || async { (gaps.lock().unwrap().len() == round).then_some(()) };
+        raw::eventually(reported, 5 * SECOND).await;
+        for command in [
+            ["PUBLISH", "e", "event"],
+            ["PUBLISH", "p.q", "pattern"],
+            ["SPUBLISH", "e", "sharded"],
+            ["SPUBLISH", "f", "sharded"],
+        ] {
+            assert_eq!(server.query::<usize>(&command).await, 1, "{command:?}");
+            let delivery = next(&mut source).await;
+            let message = message(&delivery);
+            assert_eq!(message.name(), command[1]);
+            assert_eq!(message.payload(), command[2]);
+            assert_eq!(message.parts().sharded, command[2] == "sharded");
+        }
+    }
+    assert_eq!(redis.counts().reconnects, 2);
+}
+
+#[tokio::test]
+async fn a_server_without_sharded_events_is_an_error_that_says_what_to_do() {
+    let mut options = support::Options::new();
+    // A newer server, without its commands, answers as an older one does.
+    if version() >= (7, 0) {
+        for command in ["SSUBSCRIBE", "SPUBLISH"] {
+            options = options.args(["--rename-command", command, ""]);
+        }
+    }
+    let server = RedisServer::with(options).await;
+    let redis = handle(&server).await;
+    let refused = [
+        listen_sharded(&redis, &["news"]).await.unwrap_err(),
+        redis.clone().oneshot(sharded("news")).await.unwrap_err(),
+    ];
+    for error in refused {
+        assert!(error.is_config(), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("update it to Redis 7.0"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_rights_that_the_docs_name_are_enough_for_sharded_events() {
+    if version() < (7, 0) {
+        return;
+    }
+    let user = |name: &str, row: &str| {
+        let rights = documented(&[row]).replace("&<event names>", "&news");
+        format!("user {name} on >pw resetchannels {rights}\n")
+    };
+    let acl = user("hears", "… and to sharded")
+        + &user("sends", "… that are sharded")
+        + "user default on nopass ~* &* +@all";
+    let server = RedisServer::with(support::Options::new().acl(&acl)).await;
+    let url = |user: &str| format!("redis://{user}:pw@127.0.0.1:{}/", server.port());
+    let hears = Redis::connect(&url("hears")).await.unwrap();
+    let sends = Redis::connect(&url("sends")).await.unwrap();
+    let mut source = listen_sharded(&hears, &["news"]).await.unwrap();
+    sends.clone().oneshot(sharded("news")).await.unwrap();
+    assert_eq!(message(&next(&mut source).await).name(), "news");
+    let refused = listen_sharded(&hears, &["other"]).await.unwrap_err();
+    assert!(refused.is_refused(), "{refused:?}");
+    assert!(refused.to_string().contains("ACL SETUSER"), "{refused}");
+    let refused = sends.clone().oneshot(sharded("other")).await.unwrap_err();
+    assert!(refused.is_refused(), "{refused:?}");
+    assert_refused(&url("hears"), &["SPUBLISH news x", "PUBLISH news x"]).await;
+    assert_refused(&url("sends"), &["SSUBSCRIBE news", "PUBLISH news x"]).await;
 }
 
 #[tokio::test]

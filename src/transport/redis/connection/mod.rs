@@ -26,7 +26,7 @@ use self::decode::Decoder;
 pub(super) use self::{
     encode::{Commands, Encode, RespWriter, argument},
     progress::Progress,
-    pubsub::{PubSub, Published},
+    pubsub::{Notice, PubSub, Published},
 };
 use super::{
     error,

@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use redis::{ErrorKind, RedisError, RedisResult};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
@@ -28,13 +29,23 @@ pub(in crate::transport::redis) struct Published {
     pub(in crate::transport::redis) pattern: Option<Bytes>,
     pub(in crate::transport::redis) channel: Bytes,
     pub(in crate::transport::redis) payload: Bytes,
+    /// Set if the channel is sharded.
+    pub(in crate::transport::redis) sharded: bool,
+}
+
+/// A notice of the server to a subscriber.
+#[derive(Debug, PartialEq)]
+pub(in crate::transport::redis) enum Notice {
+    Published(Published),
+    /// The server has ended the subscription to this sharded channel: its slot is at another node.
+    Ended(Bytes),
 }
 
 /// A connection with subscriptions.
 pub(in crate::transport::redis) struct PubSub {
     connection: Connection,
-    /// Messages that arrived before all subscriptions were confirmed.
-    early: VecDeque<Published>,
+    /// Notices that arrived before all subscriptions were confirmed.
+    early: VecDeque<Notice>,
     questions: Interval,
     /// The time of the question whose response is due.
     asked: Option<Instant>,
@@ -46,7 +57,7 @@ pub(in crate::transport::redis) struct PubSub {
 
 /// A value received over a connection with subscriptions.
 enum Received {
-    Published(Published),
+    Notice(Notice),
     /// The confirmation of one channel or pattern.
     Confirmation,
     /// A response to a question.
@@ -77,14 +88,35 @@ impl PubSub {
     ) -> RedisResult<()> {
         let both = [("SUBSCRIBE", channels), ("PSUBSCRIBE", patterns)];
         for (word, names) in both.into_iter().filter(|(_, names)| !names.is_empty()) {
-            self.connection.send([&*redis::cmd(word).arg(names)]);
-            let mut confirmed = 0;
-            while confirmed < names.len() {
-                match poll_fn(|cx| self.poll_received(cx)).await? {
-                    Received::Published(published) => self.early.push_back(published),
-                    Received::Confirmation => confirmed += 1,
-                    Received::Answer => {}
+            self.confirm(word, names).await?;
+        }
+        Ok(())
+    }
+
+    /// Subscribes to sharded channels, which are in one slot if this is a node of a cluster, and
+    /// waits for the server's confirmation. After a refusal, which is an error with a code, the
+    /// connection keeps its other subscriptions.
+    /// <https://redis.io/docs/latest/commands/ssubscribe/>
+    pub(in crate::transport::redis) async fn subscribe_sharded(
+        &mut self,
+        channels: &[&[u8]],
+    ) -> RedisResult<()> {
+        self.confirm("SSUBSCRIBE", channels).await
+    }
+
+    async fn confirm(&mut self, word: &str, names: &[&[u8]]) -> RedisResult<()> {
+        self.connection.send([&*redis::cmd(word).arg(names)]);
+        let mut confirmed = 0;
+        while confirmed < names.len() {
+            match poll_fn(|cx| self.poll_received(cx)).await {
+                Ok(Received::Notice(notice)) => self.early.push_back(notice),
+                Ok(Received::Confirmation) => confirmed += 1,
+                Ok(Received::Answer) => self.accept(Ok(())),
+                // The response to a question that was sent before.
+                Err(refusal) if refusal.code().is_some() && self.asked.is_some() => {
+                    self.accept(Err(refusal));
                 }
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -96,23 +128,44 @@ impl PubSub {
     /// # Cancel safety
     /// No message is lost when the future is dropped.
     pub(in crate::transport::redis) async fn next(&mut self) -> RedisResult<Published> {
-        poll_fn(|cx| self.poll_next(cx)).await
+        match self.notice().await? {
+            Notice::Published(published) => Ok(published),
+            Notice::Ended(_) => Err(unexpected()),
+        }
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Published>> {
-        if let Some(published) = self.early.pop_front() {
-            return Poll::Ready(Ok(published));
+    /// Returns the next message if it was received already.
+    pub(in crate::transport::redis) fn received(&mut self) -> Option<Published> {
+        match self.notice().now_or_never()? {
+            Ok(Notice::Published(published)) => Some(published),
+            Ok(ended) => {
+                self.early.push_front(ended);
+                None
+            }
+            // A connection's error is repeated by the next call, so it may be dropped here.
+            Err(_) => None,
+        }
+    }
+
+    /// Like [`next`](Self::next), for a connection with sharded channels of a cluster.
+    pub(in crate::transport::redis) async fn notice(&mut self) -> RedisResult<Notice> {
+        poll_fn(|cx| self.poll_notice(cx)).await
+    }
+
+    fn poll_notice(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Notice>> {
+        if let Some(notice) = self.early.pop_front() {
+            return Poll::Ready(Ok(notice));
         }
         self.poll_renewal(cx)?;
         loop {
             // Received bytes are read before the timers are checked.
             while let Poll::Ready(received) = self.poll_received(cx) {
                 match received {
-                    Ok(Received::Published(published)) => {
+                    Ok(Received::Notice(notice)) => {
                         // The response comes after the messages before it, so the wait for it
                         // starts again.
                         self.asked = self.asked.map(|_| Instant::now());
-                        return Poll::Ready(Ok(published));
+                        return Poll::Ready(Ok(notice));
                     }
                     Ok(Received::Confirmation) => {}
                     Ok(Received::Answer) => self.answered(cx, Ok(()))?,
@@ -156,13 +209,17 @@ impl PubSub {
 
     /// Takes the response to the open question. The next question may then be sent.
     fn answered(&mut self, cx: &mut Context<'_>, answer: RedisResult<()>) -> RedisResult<()> {
+        self.accept(answer);
+        self.poll_renewal(cx)
+    }
+
+    fn accept(&mut self, answer: RedisResult<()>) {
         self.asked = None;
         if std::mem::take(&mut self.renews)
             && let Some(renewal) = &mut self.connection.renewal
         {
             renewal.answered(answer);
         }
-        self.poll_renewal(cx)
     }
 
     /// Asks for the server's role. A demoted server still serves subscribers, but clients publish
@@ -202,17 +259,19 @@ fn received(value: Value) -> RedisResult<Received> {
     };
     let kind = text()?;
     let pattern = match &kind[..] {
-        b"message" => None,
+        b"message" | b"smessage" => None,
         b"pmessage" => Some(text()?),
         b"pong" | b"master" => return Ok(Received::Answer),
-        b"subscribe" | b"psubscribe" => return Ok(Received::Confirmation),
+        b"subscribe" | b"psubscribe" | b"ssubscribe" => return Ok(Received::Confirmation),
+        b"sunsubscribe" => return Ok(Received::Notice(Notice::Ended(text()?))),
         _ => return Err(unexpected()),
     };
-    Ok(Received::Published(Published {
+    Ok(Received::Notice(Notice::Published(Published {
         pattern,
         channel: text()?,
         payload: text()?,
-    }))
+        sharded: kind == "smessage",
+    })))
 }
 
 fn unexpected() -> RedisError {
@@ -271,6 +330,38 @@ mod tests {
             words(&["PSUBSCRIBE", "c*"]),
         ];
         assert_eq!(asked, commands.concat());
+    }
+
+    #[tokio::test]
+    async fn notices_between_sharded_confirmations_are_kept_in_their_order() {
+        let said = [
+            confirmed("ssubscribe", "a"),
+            words(&["smessage", "a", "first"]),
+            confirmed("sunsubscribe", "a"),
+            confirmed("ssubscribe", "b"),
+            "-MOVED 7 :7000\r\n".into(),
+            words(&["smessage", "b", "second"]),
+        ];
+        let (mut pubsub, _server) = subscriber_of(&said.concat()).await;
+        pubsub.subscribe_sharded(&[b"a", b"b"]).await.unwrap();
+        let refusal = pubsub.subscribe_sharded(&[b"c"]).await.unwrap_err();
+        assert_eq!(refusal.code(), Some("MOVED"));
+        let first = pubsub.received().unwrap();
+        assert!(first.sharded && first.payload == "first", "{first:?}");
+        assert_eq!(pubsub.received(), None, "a notice comes before it");
+        let ended = pubsub.notice().await.unwrap();
+        assert_eq!(ended, Notice::Ended("a".into()));
+        assert_eq!(pubsub.next().await.unwrap().payload, "second");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_answer_to_an_open_question_is_no_refusal_of_a_subscription() {
+        let (mut pubsub, mut server) = subscriber_of("").await;
+        let asked = tokio::time::timeout(2 * ASK, pubsub.notice()).await;
+        assert!(asked.is_err(), "the question has no answer yet");
+        let answers = "-NOPERM no PING\r\n".to_owned() + &confirmed("ssubscribe", "a");
+        server.write_all(answers.as_bytes()).await.unwrap();
+        pubsub.subscribe_sharded(&[b"a"]).await.unwrap();
     }
 
     #[tokio::test]

@@ -33,6 +33,7 @@ mod claim;
 mod clock;
 mod deliver;
 mod due_timers;
+mod event_sink;
 mod events;
 mod fetch;
 mod group;
@@ -58,6 +59,8 @@ mod settle;
 mod settle_queue;
 mod settlement;
 mod settler;
+mod shard_node;
+mod sharded;
 mod slot_consumer;
 mod state;
 mod streams;
@@ -68,7 +71,6 @@ mod upkeep_connection;
 use std::{
     fmt,
     sync::{Arc, OnceLock, Weak},
-    time::Duration,
 };
 
 use futures_util::future::join_all;
@@ -78,6 +80,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::settle::RedisSettle;
 use self::{
     canary::Canary,
+    event_sink::{EventChannels, EventGaps, EventSink},
     events::EventSubscriber,
     heartbeat::Heartbeats,
     member::Member,
@@ -86,6 +89,7 @@ use self::{
     prefetch::{PrefetchBuffer, PrefetchWriter},
     report::Report,
     served_names::ServedNames,
+    sharded::ShardSubscriber,
     slot_consumer::{SharedPipelines, SlotConsumer, SlotContext},
     state::SubscriptionState,
     streams::ServedStream,
@@ -281,28 +285,24 @@ impl Redis {
             rpc: Arc::downgrade(&rpc),
             closed: closed.clone(),
         };
-        if !interest.events.is_empty() || !interest.patterns.is_empty() {
-            let subscriber = EventSubscriber::new(
-                shared.connector.clone(),
-                counters,
-                interest,
-                options.event_channels(),
-            );
-            let first = subscriber.subscribe().await?;
+        if interest.has_events() {
+            let channels = Arc::new(EventChannels::new(interest, options.event_channels()));
+            let connector = &shared.connector;
             let state = Arc::new(SubscriptionState::new(closed.clone()));
+            let sink = EventSink::new(channels.clone(), source.buffer.clone(), counters.clone());
+            let gaps = EventGaps::new(state.clone(), counters, options.on_event_gap.clone());
+            if let Some(subscriber) = EventSubscriber::new(connector.clone(), channels.clone()) {
+                let first = subscriber.subscribe().await?;
+                let (sink, gaps) = (sink.clone(), gaps.clone());
+                tokio::spawn(subscriber.run(first, sink, gaps, closed.clone()));
+            }
+            if let Some(subscriber) = ShardSubscriber::new(connector.clone(), &channels) {
+                let first = subscriber.subscribe().await?;
+                tokio::spawn(subscriber.run(first, sink, gaps, closed.clone()));
+            }
             let of_source: Weak<dyn SourceState> = Arc::<SubscriptionState>::downgrade(&state);
             shared.sources.add(of_source);
-            source.subscriptions = Some(state.clone());
-            let buffer = source.buffer.clone();
-            let on_event_gap = options.on_event_gap.clone();
-            let offer = move |events: &mut Vec<_>| buffer.offer(events);
-            let gap = move |gap: Option<Duration>| {
-                state.set_lost(gap.is_none());
-                if let Some(gap) = gap {
-                    on_event_gap.call(gap);
-                }
-            };
-            tokio::spawn(subscriber.run(first, closed.clone(), offer, gap));
+            source.subscriptions = Some(state);
         }
         let names = ServedNames::of(interest).map(Arc::new);
         let poison = PoisonSlot::default();

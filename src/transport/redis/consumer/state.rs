@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicUsize, Ordering},
 };
 
 use tokio_util::sync::CancellationToken;
@@ -51,24 +51,29 @@ impl SourceState for ConsumerState {
 
 /// The state of a source's subscriptions to events.
 pub(super) struct SubscriptionState {
-    lost: AtomicBool,
+    /// The number of subscriptions that are lost.
+    lost: AtomicUsize,
     closed: CancellationToken,
 }
 
 impl SubscriptionState {
     pub(super) fn new(closed: CancellationToken) -> Self {
-        let lost = AtomicBool::new(false);
+        let lost = AtomicUsize::new(0);
         Self { lost, closed }
     }
 
-    pub(super) fn set_lost(&self, lost: bool) {
-        self.lost.store(lost, Ordering::Relaxed);
+    pub(super) fn add_lost(&self, count: usize) {
+        self.lost.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn remove_lost(&self, count: usize) {
+        self.lost.fetch_sub(count, Ordering::Relaxed);
     }
 }
 
 impl SourceState for SubscriptionState {
     fn state(&self) -> Option<ConnectionState> {
-        (!self.closed.is_cancelled()).then(|| match self.lost.load(Ordering::Relaxed) {
+        (!self.closed.is_cancelled()).then(|| match self.lost.load(Ordering::Relaxed) > 0 {
             true => ConnectionState::Reconnecting,
             false => ConnectionState::Connected,
         })

@@ -106,12 +106,13 @@ impl Redis {
                 Ok(SendWork::task(sent, replicas))
             }
             Kind::Event => {
-                // A cluster passes an event on to all of its nodes, so the event may go to any.
-                let pipeline = pipeline.of(message.name());
                 let event = PublishEvent {
                     options: self.options.clone(),
                     message,
                 };
+                // A sharded event goes to the node of its channel. Any other event may go to any
+                // node, since a cluster passes it on to all.
+                let pipeline = pipeline.of(&event.channel());
                 Ok(SendWork::Event(pipeline.submit_owned(
                     event,
                     Resend::Never,
@@ -170,14 +171,28 @@ struct PublishEvent {
 }
 
 impl PublishEvent {
-    fn publish(&self) -> Publish<'_> {
-        let name = self.message.name().as_bytes();
+    fn channel(&self) -> Cow<'_, str> {
+        let name = self.message.name().as_str();
         let (namespace, prefix) = (self.options.namespace.prefix(), &self.options.event_prefix);
-        let channel = match (namespace.as_bytes(), prefix.as_bytes()) {
-            ([], []) => Cow::Borrowed(name),
+        match (namespace.as_str(), prefix.as_str()) {
+            ("", "") => Cow::Borrowed(name),
             (namespace, prefix) => Cow::Owned([namespace, prefix, name].concat()),
+        }
+    }
+
+    fn publish(&self) -> Publish<'_> {
+        let channel = match self.channel() {
+            Cow::Borrowed(channel) => Cow::Borrowed(channel.as_bytes()),
+            Cow::Owned(channel) => Cow::Owned(channel.into_bytes()),
         };
-        Publish::new(channel, self.message.payload())
+        let publish = Publish::new(channel, self.message.payload());
+        match self.message.parts().sharded {
+            true => Publish {
+                command: "SPUBLISH",
+                ..publish
+            },
+            false => publish,
+        }
     }
 }
 
@@ -226,6 +241,7 @@ pub(super) fn size_hint(message: &Message) -> usize {
 
 /// Publishes a payload on a channel.
 pub(super) struct Publish<'a> {
+    command: &'static str,
     channel: Cow<'a, [u8]>,
     payload: &'a [u8],
 }
@@ -233,6 +249,7 @@ pub(super) struct Publish<'a> {
 impl<'a> Publish<'a> {
     pub(super) fn new(channel: impl Into<Cow<'a, [u8]>>, payload: &'a [u8]) -> Self {
         Self {
+            command: "PUBLISH",
             channel: channel.into(),
             payload,
         }
@@ -242,7 +259,10 @@ impl<'a> Publish<'a> {
 impl Encode for Publish<'_> {
     fn encode(&self, out: &mut Vec<u8>) {
         let mut writer = RespWriter::new(out);
-        writer.arg("PUBLISH").arg(&self.channel).arg(self.payload);
+        writer
+            .arg(self.command)
+            .arg(&self.channel)
+            .arg(self.payload);
         writer.finish();
     }
 

@@ -166,6 +166,12 @@ impl Connector {
         self.to(Place::Any)
     }
 
+    /// A connector to this node of a cluster, whose connections end when the node serves no slot any
+    /// more.
+    pub(super) fn primary(&self, address: Address) -> Self {
+        self.to(Place::Primary(address))
+    }
+
     fn to(&self, place: Place) -> Self {
         Self {
             servers: self.servers.clone(),
@@ -237,8 +243,9 @@ impl Connector {
     /// Connects and logs in, for subscriptions.
     pub(super) async fn pubsub(&self) -> Result<PubSub, Error> {
         let connection = self.servers.connection(&self.place, Purpose::Subscriptions);
-        // Every node of a cluster forwards events, so its role is not checked.
-        Ok(PubSub::new(connection.await?.1, !self.is_cluster()))
+        // Every node of a cluster passes events on, whatever its role, unless they are sharded.
+        let needs_primary = !self.is_cluster() || matches!(self.place, Place::Primary(_));
+        Ok(PubSub::new(connection.await?.1, needs_primary))
     }
 
     /// Connects and logs in, and checks the server: its version must be supported, and it must not
@@ -285,7 +292,23 @@ impl fmt::Debug for Connector {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
+
+    #[test]
+    fn a_connection_to_a_primary_ends_when_its_node_serves_no_slot() {
+        let connector = Connector::from_url("redis+cluster://a:1").unwrap();
+        let (serves, other) = (Address::tcp("a", 1), Address::tcp("b", 1));
+        connector.learn(HashSlot::ANY, &serves);
+        let departure = |address: &Address| {
+            let place = Place::Primary(address.clone());
+            let departure = connector.servers.departure(&place, address.clone());
+            departure.expect("it is a cluster").now_or_never()
+        };
+        assert_eq!(departure(&serves), None);
+        assert_eq!(departure(&other), Some(()));
+    }
 
     #[test]
     fn a_connector_shows_its_address_and_nothing_else() {

@@ -45,6 +45,8 @@ pub(super) enum Place {
     Slot(HashSlot),
     /// The node of a cluster at this address, whichever slots it serves.
     Node(Address),
+    /// This node of a cluster, as long as it serves a slot.
+    Primary(Address),
 }
 
 /// Resolves when a connection should move, since a look-up names another server for its [`Place`].
@@ -74,7 +76,9 @@ impl Servers {
         match (&self.topology, place) {
             (Topology::Server(address), _) => Ok(address.clone()),
             (Topology::Sentinel(sentinels), _) => sentinels.find().await,
-            (Topology::Cluster(_), Place::Node(address)) => Ok(address.clone()),
+            (Topology::Cluster(_), Place::Node(address) | Place::Primary(address)) => {
+                Ok(address.clone())
+            }
             (Topology::Cluster(cluster), place) => {
                 cluster.refresh(&self.login).await?;
                 Ok(match place {
@@ -117,7 +121,8 @@ impl Servers {
     /// unknown, returns the primary's name, or the seeds of the cluster.
     pub(super) fn described(&self, place: &Place) -> String {
         match (&self.topology, place) {
-            (Topology::Server(address), _) | (_, Place::Node(address)) => address.to_string(),
+            (Topology::Server(address), _)
+            | (_, Place::Node(address) | Place::Primary(address)) => address.to_string(),
             (Topology::Sentinel(sentinels), _) => match &*sentinels.last().borrow() {
                 Some(primary) => format!("{primary} (`{}`)", sentinels.name),
                 None => format!("`{}`", sentinels.name),
@@ -133,13 +138,18 @@ impl Servers {
 
     /// Returns a future that resolves when a connection to `address` should move to another server.
     /// `None` if the server at this place never changes.
-    fn departure(&self, place: &Place, address: Address) -> Option<Departure> {
+    pub(super) fn departure(&self, place: &Place, address: Address) -> Option<Departure> {
         match (&self.topology, place) {
             (Topology::Server(_), _) | (_, Place::Node(_)) => None,
             (Topology::Sentinel(sentinels), _) => {
                 let is_elsewhere =
                     move |last: &Option<Address>| last.as_ref().is_some_and(|it| *it != address);
                 Some(Box::pin(until(sentinels.last(), is_elsewhere)))
+            }
+            (Topology::Cluster(cluster), Place::Primary(address)) => {
+                let address = address.clone();
+                let serves_none = move |map: &Map| !map.is_primary(&address);
+                Some(Box::pin(until(cluster.changes(), serves_none)))
             }
             (Topology::Cluster(cluster), Place::Slot(slot)) => {
                 let slot = *slot;

@@ -1,0 +1,220 @@
+//! Sharded events on a cluster: subscriptions that follow their slots.
+//!
+//! Each node with sharded channels of the source has a connection, which a task reads
+//! ([`shard_node`](super::shard_node)). Another task gives the slots that were lost to the nodes
+//! that serve them now.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    event_sink::{EventChannels, EventGaps, EventSink},
+    shard_node::{LostSlot, Report, ShardChannels, ShardNode},
+};
+use crate::{
+    error::Error,
+    transport::redis::{
+        connection::PubSub,
+        server::{Address, Connector, HashSlot, Outage},
+    },
+};
+
+/// A connection with the subscriptions to the sharded channels of a node.
+pub(super) struct ShardConnection {
+    address: Address,
+    connection: PubSub,
+    slots: Vec<HashSlot>,
+}
+
+/// The subscriptions of a source to sharded channels of a cluster.
+pub(super) struct ShardSubscriber {
+    channels: Arc<ShardChannels>,
+}
+
+impl ShardSubscriber {
+    /// Returns `None` if this is no cluster, or no channel is sharded.
+    pub(super) fn new(connector: Connector, channels: &EventChannels) -> Option<Self> {
+        let any = !channels.sharded.is_empty() && connector.is_cluster();
+        any.then(|| Self {
+            channels: Arc::new(ShardChannels::new(connector, channels)),
+        })
+    }
+
+    /// Subscribes to all channels, and waits for the confirmations of all nodes.
+    pub(super) async fn subscribe(&self) -> Result<Vec<ShardConnection>, Error> {
+        let channels = &self.channels;
+        channels.connector.refresh().await;
+        let slots = channels.by_slot.keys().copied();
+        let mut connections = Vec::new();
+        for (address, slots) in by_owner(&channels.connector, slots, |slot| *slot) {
+            let mut connection = channels.connect(&address).await?;
+            for slot in &slots {
+                let subscribing = channels.subscribe(&mut connection, &address, *slot);
+                subscribing.await??;
+            }
+            connections.push(ShardConnection {
+                address,
+                connection,
+                slots,
+            });
+        }
+        Ok(connections)
+    }
+
+    /// Hands events over until `closed`, and reports gaps.
+    pub(super) async fn run(
+        self,
+        first: Vec<ShardConnection>,
+        sink: EventSink,
+        gaps: EventGaps,
+        closed: CancellationToken,
+    ) {
+        let (reports, received) = unbounded_channel();
+        let mut assigner = Assigner {
+            channels: self.channels,
+            sink,
+            gaps,
+            reports,
+            nodes: HashMap::new(),
+            tasks: JoinSet::new(),
+            waiting: Vec::new(),
+            retry_at: Instant::now(),
+            missing: 0,
+            outage: Outage::default(),
+        };
+        for first in first {
+            assigner.start(first.address, Some(first.connection), first.slots);
+        }
+        tokio::select! {
+            biased;
+            () = assigner.run(received) => {}
+            () = closed.cancelled() => {}
+        }
+    }
+}
+
+/// Groups slots by the nodes that serve them, as far as is known.
+fn by_owner<T>(
+    connector: &Connector,
+    slots: impl IntoIterator<Item = T>,
+    slot_of: impl Fn(&T) -> HashSlot,
+) -> HashMap<Address, Vec<T>> {
+    let mut owners = HashMap::<_, Vec<_>>::new();
+    for slot in slots {
+        let owner = connector.owner(slot_of(&slot));
+        owners.entry(owner).or_default().push(slot);
+    }
+    owners
+}
+
+/// Gives slots without subscriptions to the nodes that serve them.
+struct Assigner {
+    channels: Arc<ShardChannels>,
+    sink: EventSink,
+    gaps: EventGaps,
+    reports: UnboundedSender<Report>,
+    /// The nodes with tasks. A task that has ended has closed its channel.
+    nodes: HashMap<Address, UnboundedSender<Vec<LostSlot>>>,
+    tasks: JoinSet<()>,
+    /// The slots that are given to nodes at `retry_at`.
+    waiting: Vec<LostSlot>,
+    retry_at: Instant,
+    /// The number of slots without subscriptions.
+    missing: usize,
+    outage: Outage,
+}
+
+impl Assigner {
+    async fn run(&mut self, mut reports: UnboundedReceiver<Report>) {
+        loop {
+            tokio::select! {
+                biased;
+                Some(report) = reports.recv() => self.take(report),
+                Some(_) = self.tasks.join_next() => {}
+                () = sleep_until(self.retry_at), if !self.waiting.is_empty() => {
+                    self.assign().await;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, report: Report) {
+        match report {
+            Report::Lost(slots, reason) => {
+                self.missing += slots.len();
+                self.gaps.begin(slots.len());
+                let what = "a subscription to sharded events";
+                self.outage.lost(&self.address(&slots), what, &reason);
+                self.wait(slots);
+            }
+            Report::Failed(slots, error) => {
+                let what = "subscribe to sharded events";
+                self.outage.refused(&self.address(&slots), what, &error);
+                self.wait(slots);
+            }
+            Report::Restored(slots) => {
+                self.missing -= slots.len();
+                if self.missing == 0 {
+                    self.outage.answered();
+                }
+                let longest = slots.iter().map(|lost| lost.since.elapsed()).max();
+                self.gaps.end(slots.len(), longest.unwrap_or_default());
+            }
+        }
+    }
+
+    /// The node that has the first of these slots, as far as is known, for texts.
+    fn address(&self, slots: &[LostSlot]) -> String {
+        let connector = &self.channels.connector;
+        let owner = slots.first().map(|lost| connector.owner(lost.slot));
+        owner.map_or_else(|| connector.address(), |owner| owner.to_string())
+    }
+
+    fn wait(&mut self, slots: Vec<LostSlot>) {
+        if self.waiting.is_empty() {
+            self.retry_at = Instant::now() + self.outage.wait();
+        }
+        self.waiting.extend(slots);
+    }
+
+    async fn assign(&mut self) {
+        let connector = self.channels.connector.clone();
+        connector.refresh().await;
+        let waiting = std::mem::take(&mut self.waiting);
+        for (address, slots) in by_owner(&connector, waiting, |lost| lost.slot) {
+            let slots = match self
+                .nodes
+                .get(&address)
+                .map(|node| node.send(slots.clone()))
+            {
+                Some(Ok(())) => continue,
+                _ => slots,
+            };
+            self.start(address.clone(), None, Vec::new());
+            // The task has just begun, so its channel is open.
+            let _ = self.nodes[&address].send(slots);
+        }
+        self.nodes.retain(|_, node| !node.is_closed());
+    }
+
+    /// Starts the task of a node.
+    fn start(&mut self, address: Address, connection: Option<PubSub>, slots: Vec<HashSlot>) {
+        let (orders, ordered) = unbounded_channel();
+        let node = ShardNode {
+            channels: self.channels.clone(),
+            address: address.clone(),
+            sink: self.sink.clone(),
+            slots,
+            orders: ordered,
+            reports: self.reports.clone(),
+        };
+        self.tasks.spawn(node.run(connection));
+        self.nodes.insert(address, orders);
+    }
+}
