@@ -136,7 +136,7 @@ async fn the_help_lists_the_exit_codes_and_no_password() {
     let whole = help("--help").await;
     for text in [
         "Exit codes:",
-        "130  ended by Ctrl-C",
+        "130  Ctrl-C",
         "no connection to Redis",
     ] {
         assert!(whole.text().contains(text), "{}", whole.text());

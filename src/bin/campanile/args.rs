@@ -9,11 +9,11 @@ use crate::{
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0    done; also if the reader of a pipe has ended, or Ctrl-C ended a live view
+  0    success; also if the output pipe was closed, or Ctrl-C ended a live view
   1    failed
   2    wrong usage, or a confirmation is missing
   3    no connection to Redis: nothing was done
-  4    not found: an id, a name, a group or a stream; or --group must name one of several groups
+  4    not found: an id, a name, a group or a stream; or the stream has several groups and --group was not given
   5    the request was answered with an error
   130  Ctrl-C ended the command early";
 
