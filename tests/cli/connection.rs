@@ -134,11 +134,7 @@ async fn the_help_lists_the_exit_codes_and_no_password() {
         assert!(!ran.text().contains("hunter2"), "{line}: {}", ran.text());
     }
     let whole = help("--help").await;
-    for text in [
-        "Exit codes:",
-        "130  Ctrl-C",
-        "no connection to Redis",
-    ] {
+    for text in ["Exit codes:", "130  Ctrl-C", "no connection to Redis"] {
         assert!(whole.text().contains(text), "{}", whole.text());
     }
     help("").await.ended_with(2).tells(&["Usage: campanile"]);

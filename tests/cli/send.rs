@@ -69,7 +69,7 @@ async fn partitions_are_used_as_one_stream() {
         let letters = serde_json::from_str::<serde_json::Value>(ran.text()).ok()?;
         (letters["dead"] == 3).then_some(letters)
     };
-    let letters = raw::eventually(died, 20 * SECOND).await;
+    let letters = raw::eventually(died, std::time::Duration::from_secs(20)).await;
     let ids = letters["letters"].as_array().expect("a list");
     assert!(
         ids.iter()
