@@ -82,6 +82,7 @@ use self::{
     canary::Canary,
     event_sink::{EventChannels, EventGaps, EventSink},
     events::EventSubscriber,
+    group::Membership,
     heartbeat::Heartbeats,
     member::Member,
     ownership::{Ownership, OwnershipParts},
@@ -329,6 +330,19 @@ impl Redis {
         }
         let partitions = source.settings.partitions().filter(|_| !owned.is_empty());
         if let Some((partitions, pipelines)) = partitions.zip(pipelines) {
+            // Creates the group before a partition is owned, so that its errors are returned here.
+            let joined = join_all(owned.iter().map(async |keys| {
+                let group = Membership {
+                    member: source.member.clone(),
+                    pipeline: pipelines.settling.of(&keys.primary),
+                    start: source.settings.start.clone(),
+                    knows_unknown_names: source.settings.unknown_names.is_some(),
+                    names: None,
+                };
+                let partition = ServedStream::new(0, keys.clone(), 1);
+                group.join(&partition).await
+            }));
+            joined.await.into_iter().collect::<Result<(), _>>()?;
             let group = &source.member.group;
             let members = Keys::new(&options.namespace, &partitions.stream, group)?.members();
             let connector = shared.connector.of(&members);
