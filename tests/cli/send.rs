@@ -88,7 +88,7 @@ async fn partitions_are_used_as_one_stream() {
         "send task n --stream orders --partitions 8",
     ))
     .await;
-    ran.ended_with(1).tells(&["4 partitions"]);
+    ran.ended_with(2).tells(&["4 partitions"]);
     worker.stop().await.expect("it stops");
 }
 

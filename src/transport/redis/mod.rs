@@ -174,9 +174,12 @@
 //! |---|---|
 //! | sends tasks | `~s +xadd` |
 //! | … with a delay or an idempotency key | `+time (~s ~{s}:due ~{s}:bodies ~{s}:idem:* +evalsha +eval) (~s +xadd) (~{s}:due ~{s}:bodies ~{s}:idem:* +get +set +del +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel)` |
+//! | … to partitions, with `~s:*` in place of `~s` | `(~{s}:partitions +lrange +rpush +evalsha +eval)` |
 //! | … that replicas confirm | `+wait` |
 //! | serves tasks and requests | `~s ~{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel +set +pttl +pexpire +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
 //! | … and handles [dead letters](Redis::dead_letters) | `+xrevrange` |
+//! | … on partitions, with `~s:* ~{s:*` in place of the keys above | `~{s}:partitions +lrange +rpush +hlen` |
+//! | … that workers own | `~{s}:members:* +hlen +hincrby +hgetall` |
 //! | listens to events | `&<event names and patterns> +subscribe +psubscribe +ping +role` |
 //! | … and to sharded events | `&<event names> +ssubscribe +ping +role` |
 //! | scrapes [`stats`](Redis::stats), lists [`consumers`](Redis::consumers) | `~s ~{s}:* +xlen +zcard +xinfo +xpending +xrange +exists +time +evalsha +eval` |

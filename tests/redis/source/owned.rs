@@ -13,7 +13,9 @@ use campanile::{
 
 use super::{
     support::{
+        Options,
         proxy::{Direction, Proxy},
+        rights::documented,
         worker::Worker,
     },
     *,
@@ -285,6 +287,43 @@ async fn no_verdict_of_a_former_owner_takes_effect() {
     assert_eq!(cut_off.counts().lost_leases, 1);
     drop(former);
     within(5 * SECOND, owner.close()).await.expect("it closes");
+}
+
+#[tokio::test]
+async fn the_rights_that_the_docs_name_are_enough_for_owned_partitions() {
+    let worker = documented(&["serves tasks", "… on partitions", "… that workers own"]);
+    let worker = worker.replace("~s ~{s}:*", "~s:* ~{s:*");
+    let sender = documented(&["sends tasks", "… to partitions"]).replace("~s ", "~s:* ");
+    let users = format!(
+        "user worker on >pw resetchannels {worker}\n\
+         user sender on >pw resetchannels {sender}\n\
+         user default on nopass ~* &* +@all"
+    );
+    let server = RedisServer::with(Options::new().acl(&users)).await;
+    let redis = async |user| {
+        let url = format!("redis://{user}:pw@127.0.0.1:{}/", server.port());
+        let redis = owning(&url, 3).await;
+        redis.streams(Streams::partitioned("s", 3).owned())
+    };
+    let mut source = open(&redis("worker").await).await;
+    let client = Client::new(redis("sender").await);
+    for attempt in ["1", "2"] {
+        let call = client.enqueue("n", attempt).partition_key("k");
+        call.await.expect("it is sent");
+    }
+    let delivery = next(&mut source).await;
+    let again = Verdict::Redeliver {
+        after: None,
+        counted: true,
+        reason: "it failed".into(),
+    };
+    settle(delivery, again).await;
+    for payload in ["1", "2"] {
+        let delivery = next(&mut source).await;
+        assert_eq!(message(&delivery).payload(), payload);
+        settle(delivery, done()).await;
+    }
+    within(5 * SECOND, source.close()).await.expect("it closes");
 }
 
 #[tokio::test]
