@@ -41,6 +41,19 @@ async fn letters(dead: &DeadLetters) -> Vec<DeadLetter> {
     must("listing", dead.list(Page::first(1_000))).await.letters
 }
 
+/// Lists all letters in pages of two.
+pub(super) async fn listed_in_pages(dead: &DeadLetters) -> Vec<DeadLetter> {
+    let mut listed = Vec::new();
+    let mut page = Some(Page::first(2));
+    while let Some(part) = page {
+        let found = must("listing", dead.list(part)).await;
+        assert!(found.letters.len() <= 2, "a page is longer than asked for");
+        listed.extend(found.letters);
+        page = found.next;
+    }
+    listed
+}
+
 /// Checks that the list has pages, and each letter is found by its id.
 pub async fn dead_letters_are_listed_in_pages_and_found_by_id<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
@@ -53,14 +66,7 @@ pub async fn dead_letters_are_listed_in_pages_and_found_by_id<F: Factory>(factor
     let ids = send_and_dead_letter(&scene, &mut worker, &["a", "b", "c", "d", "e"]).await;
     assert_eq!(must("counting", dead.count()).await, 5);
 
-    let mut listed = Vec::new();
-    let mut page = Some(Page::first(2));
-    while let Some(part) = page {
-        let found = must("listing", dead.list(part)).await;
-        assert!(found.letters.len() <= 2, "a page is longer than asked for");
-        listed.extend(found.letters);
-        page = found.next;
-    }
+    let listed = listed_in_pages(&dead).await;
     let listed_ids: Vec<_> = listed.iter().map(|letter| &letter.message_id).collect();
     assert_eq!(listed_ids, ids.iter().collect::<Vec<_>>(), "oldest first");
 

@@ -4,15 +4,16 @@ use std::{collections::HashMap, time::Duration};
 
 use super::{
     Factory,
+    dead::listed_in_pages,
     scene::{
         QUIET, Scene, again, answer, attempt, call, done, message, must, outcome, request, send,
-        settle,
+        settle, stream_of,
     },
 };
 use crate::{
     message::{Due, Message, Name},
     reply::IntoReply,
-    transport::{Page, Selection, Streams, Verdict},
+    transport::{Selection, Streams, Verdict},
 };
 
 /// Returns a scene whose stream has this number of partitions.
@@ -36,11 +37,6 @@ fn keyed(key: &str, payload: impl ToString) -> Message {
     let mut task = Message::task("task", payload.to_string());
     task.parts_mut().partition_key = Some(key.into());
     task
-}
-
-fn stream_of<H>(delivery: &crate::transport::Delivery<H>) -> Name {
-    let stream = message(delivery).parts().stream.clone();
-    stream.expect("a delivery names its stream")
 }
 
 /// Checks that messages with the same key stay in the same partition, in order, through redelivery
@@ -149,14 +145,7 @@ pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F)
         return;
     };
     assert_eq!(must("counting", dead.count()).await, 7);
-    let mut listed = Vec::new();
-    let mut page = Some(Page::first(2));
-    while let Some(part) = page {
-        let found = must("listing", dead.list(part)).await;
-        assert!(found.letters.len() <= 2, "a page is longer than asked for");
-        listed.extend(found.letters);
-        page = found.next;
-    }
+    let listed = listed_in_pages(&dead).await;
     let mut payloads: Vec<_> = listed
         .iter()
         .map(|letter| {
@@ -223,6 +212,6 @@ pub async fn numbers_of_partitions_that_differ_are_refused<F: Factory>(factory: 
         assert!(refused.is_config(), "{refused:?}");
         sent(wrong)
             .await
-            .expect_err("no stream has so many partitions");
+            .expect_err("the number of partitions is invalid");
     }
 }

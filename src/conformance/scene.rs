@@ -204,6 +204,12 @@ pub(super) fn message<H>(delivery: &Delivery<H>) -> &Message {
     }
 }
 
+/// Returns the name of the stream of a delivery.
+pub(super) fn stream_of<H>(delivery: &Delivery<H>) -> Name {
+    let stream = message(delivery).parts().stream.clone();
+    stream.expect("a delivery names its stream")
+}
+
 pub(super) fn id<H>(delivery: &Delivery<H>) -> &MessageId {
     let id = message(delivery).parts().id.as_ref();
     id.expect("a delivery from the stream has an id")

@@ -6,7 +6,7 @@ use super::{
     Factory,
     scene::{
         QUIET, Scene, again, answer, assert_same, attempt, call, done, message, outcome, request,
-        send, settle,
+        send, settle, stream_of,
     },
 };
 use crate::{
@@ -33,11 +33,6 @@ fn task_to(stream: &Name, payload: impl ToString) -> Message {
     let mut task = Message::task("task", payload.to_string());
     task.parts_mut().to = Some(stream.clone());
     task
-}
-
-fn stream_of<H>(delivery: &crate::transport::Delivery<H>) -> Name {
-    let stream = message(delivery).parts().stream.clone();
-    stream.expect("a delivery names its stream")
 }
 
 /// Checks that a task and a request reach the chosen stream, and no other.

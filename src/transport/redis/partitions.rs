@@ -66,18 +66,11 @@ impl Redis {
         let args = |cmd: &mut Cmd| {
             cmd.arg(names.len()).arg(u8::from(role == Role::Worker));
         };
-        // Repeated after an unknown outcome, since the same number is not recorded twice.
-        let ask = async || {
-            let pipeline = self.shared.pipeline.of(&record);
-            let (script, names) = (&scripts::PARTITIONS, [record.as_str()]);
-            pipeline.script(script, &names, args, Resend::Never).await
-        };
-        let answer = loop {
-            match ask().await {
-                Err(error) if error.is_unknown_outcome() => {}
-                answer => break answer?,
-            }
-        };
+        // Recording the same number twice changes nothing.
+        let pipeline = self.shared.pipeline.of(&record);
+        let record_key = [record.as_str()];
+        let answer = pipeline.script_until_known(&scripts::PARTITIONS, &record_key, args);
+        let answer = answer.await?;
         let numbers = array(answer)?.into_iter().map(|number| {
             let number = bytes(number)?;
             Ok(std::str::from_utf8(&number)

@@ -124,8 +124,7 @@ impl Event {
         client.publish(&name, payload).await?;
         match out.json {
             true => out.document(&json!({ "published": &*name })),
-            // Nothing can be printed for an event: it has no id, and the number of its receivers is
-            // unknown.
+            // Prints nothing, since an event has no id and Redis does not say who received it.
             false => Ok(()),
         }
     }

@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -16,6 +16,7 @@ use super::{
     canary::Canary,
     member::Member,
     upkeep::{Ends, spawn_on_upkeep},
+    upkeep_connection::{UpkeepConnection, UpkeepPipeline},
 };
 use crate::{
     error::Error,
@@ -23,7 +24,7 @@ use crate::{
     transport::{
         Counters,
         redis::{
-            pipeline::{Pipeline, Resend, SILENCE},
+            pipeline::{Pipeline, SILENCE},
             response::{Value, array, bytes, unexpected},
             scripts,
             server::{Connector, Outage},
@@ -76,14 +77,16 @@ impl Heartbeats {
 
     /// Sends the first heartbeat, over a connection of the handle.
     pub(super) async fn first(&mut self, pipeline: &Pipeline) -> Result<(), Error> {
-        self.beat(pipeline).await
+        let address = self.connector.address();
+        let server = UpkeepConnection::new(pipeline.of(&self.key), SILENCE, address);
+        self.beat(&server).await
     }
 
     /// Starts to send heartbeats on the thread of the upkeep, until the source is dropped or leaves
     /// the group. None is sent while the application's runtime is stalled.
     pub(super) fn start(
         mut self,
-        pipeline: Arc<OnceLock<Pipeline>>,
+        pipeline: UpkeepPipeline,
         counters: Arc<Counters>,
         canary: Arc<Canary>,
         ends: Ends,
@@ -91,20 +94,15 @@ impl Heartbeats {
         spawn_on_upkeep(async move {
             let _ended = ends.ended.clone().drop_guard();
             let lease = self.member.lease;
-            let silence = (lease / 5).clamp(Duration::from_millis(250), SILENCE);
-            let connector = self.connector.anywhere();
-            let make = || Pipeline::with_patience(connector, None, counters, silence);
-            let pipeline = pipeline.get_or_init(make).clone();
+            let key = Some(self.key.as_str());
+            let server = pipeline.connection(&self.connector, &counters, lease, key);
             let mut ticks = interval(self.member.interval());
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let beats = async {
                 loop {
                     ticks.tick().await;
                     if canary.stalled().is_none() {
-                        let limit = (lease / 3).max(Duration::from_millis(100));
-                        let beat = tokio::time::timeout(limit, self.beat(&pipeline)).await;
-                        match beat.unwrap_or_else(|_| Err(Error::disconnected("no answer in time")))
-                        {
+                        match self.beat(&server).await {
                             Ok(()) => self.outage.answered(),
                             Err(error) => {
                                 let address = self.connector.address();
@@ -121,17 +119,16 @@ impl Heartbeats {
                 () = ends.leaving.cancelled() => {}
                 () = beats => {}
             }
-            self.leave(&pipeline).await;
+            self.leave(&server).await;
         })
     }
 
     /// Deletes this member's counter, so that the others need not wait for a lease before they take
     /// its partitions.
-    async fn leave(&self, pipeline: &Pipeline) {
+    async fn leave(&self, server: &UpkeepConnection) {
         let mut cmd = redis::cmd("HDEL");
         cmd.arg(&self.key).arg(&self.member.consumer);
-        let left = pipeline.of(&self.key).command(cmd, Resend::Never).await;
-        if let Err(error) = left {
+        if let Err(error) = server.command(cmd).await {
             let error = error.chain();
             tracing::debug!(
                 error,
@@ -141,7 +138,7 @@ impl Heartbeats {
     }
 
     /// Sends one heartbeat, and deletes members that have died.
-    async fn beat(&mut self, pipeline: &Pipeline) -> Result<(), Error> {
+    async fn beat(&mut self, server: &UpkeepConnection) -> Result<(), Error> {
         let asked = Instant::now();
         let dead = self.observed.dead_heartbeats(asked);
         let me = &self.member.consumer;
@@ -152,8 +149,7 @@ impl Heartbeats {
             }
         };
         let keys = [self.key.as_str()];
-        let pipeline = pipeline.of(&self.key);
-        let answer = pipeline.script(&scripts::MEMBERS, &keys, args, Resend::Never);
+        let answer = server.script(&scripts::MEMBERS, &keys, args);
         let heartbeats = heartbeats(answer.await?)?;
         self.observed.note(heartbeats, asked, Instant::now());
         self.observe(Instant::now());

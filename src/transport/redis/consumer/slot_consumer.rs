@@ -1,9 +1,6 @@
 //! Consumes the streams of one slot, over connections to its primary.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
@@ -35,6 +32,7 @@ use super::{
     state::ConsumerState,
     streams::{ServedStream, StreamSet},
     upkeep::{Ends, Upkeep},
+    upkeep_connection::UpkeepPipeline,
 };
 use crate::{
     error::Error,
@@ -95,7 +93,7 @@ pub(super) struct SharedPipelines {
     /// For settlements, scans and recoveries.
     pub(super) settling: Pipeline,
     /// For the upkeep, on the runtime of its thread, which makes it.
-    pub(super) upkeep: Arc<OnceLock<Pipeline>>,
+    pub(super) upkeep: UpkeepPipeline,
 }
 
 impl SharedPipelines {
@@ -103,7 +101,7 @@ impl SharedPipelines {
         let counters = shared.counters.clone();
         Self {
             settling: Pipeline::spawn(shared.connector.clone(), None, counters),
-            upkeep: Arc::default(),
+            upkeep: UpkeepPipeline::default(),
         }
     }
 }

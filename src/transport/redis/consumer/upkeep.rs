@@ -5,9 +5,8 @@
 //! separate connection there.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, Weak},
+    sync::{Arc, Mutex, Weak},
     thread,
-    time::Duration,
 };
 
 use redis::Cmd;
@@ -18,9 +17,16 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    canary::Canary, due_timers::DueTimers, health::ClockReading, lease::LeaseRenewer,
-    maintenance::Maintenance, member::Member, registry::RegistryReader, served_names::NameRecorder,
-    tick::Tick, upkeep_connection::UpkeepConnection,
+    canary::Canary,
+    due_timers::DueTimers,
+    health::ClockReading,
+    lease::LeaseRenewer,
+    maintenance::Maintenance,
+    member::Member,
+    registry::RegistryReader,
+    served_names::NameRecorder,
+    tick::Tick,
+    upkeep_connection::{UpkeepConnection, UpkeepPipeline},
 };
 use crate::{
     error::Error,
@@ -28,7 +34,6 @@ use crate::{
     transport::{
         Counters,
         redis::{
-            pipeline::{Pipeline, SILENCE},
             response::miscounted,
             scripts,
             server::{Connector, Limit, Outage},
@@ -41,7 +46,7 @@ pub(super) struct Upkeep {
     pub(super) member: Arc<Member>,
     pub(super) connector: Connector,
     /// The connection, which the slots of a source share. The first upkeep makes it.
-    pub(super) pipeline: Arc<OnceLock<Pipeline>>,
+    pub(super) pipeline: UpkeepPipeline,
     pub(super) counters: Arc<Counters>,
     pub(super) renewer: LeaseRenewer,
     pub(super) maintenance: Maintenance,
@@ -131,21 +136,10 @@ impl Upkeep {
 
     async fn run(mut self) {
         let _ended = self.ends.ended.clone().drop_guard();
+        let streams = self.maintenance.streams.all();
+        let key = streams.first().map(|stream| stream.keys.primary.as_str());
         let lease = self.member.lease;
-        // Short enough to replace a dead connection while the leases are valid. A lease may already
-        // be a third old when the connection dies. One tick may pass until the loss is noticed, and
-        // another until the new connection renews the lease.
-        let silence = (lease / 5).clamp(Duration::from_millis(250), SILENCE);
-        let (connector, counters) = (self.connector.clone(), self.counters.clone());
-        let patience = (lease / 3).max(Duration::from_millis(100));
-        let address = self.connector.address().to_owned();
-        let make = || Pipeline::with_patience(connector.anywhere(), None, counters, silence);
-        let pipeline = self.pipeline.get_or_init(make);
-        let pipeline = match self.maintenance.streams.all().first() {
-            Some(stream) => pipeline.of(&stream.keys.primary),
-            None => pipeline.clone(),
-        };
-        let server = UpkeepConnection::new(pipeline, patience, address);
+        let server = (self.pipeline).connection(&self.connector, &self.counters, lease, key);
         let mut ticks = interval(self.member.interval());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

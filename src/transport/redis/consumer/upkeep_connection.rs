@@ -1,18 +1,56 @@
 //! The connection of the upkeep, on which every command has a time limit.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use redis::Cmd;
 use tokio::time::timeout;
 
 use crate::{
     error::Error,
-    transport::redis::{
-        pipeline::{Pipeline, Resend},
-        response::Value,
-        scripts::Script,
+    transport::{
+        Counters,
+        redis::{
+            pipeline::{Pipeline, Resend, SILENCE},
+            response::Value,
+            scripts::Script,
+            server::Connector,
+        },
     },
 };
+
+/// The connections of a source's upkeep, which its slots and partitions share: one to each primary in
+/// use.
+#[derive(Clone, Default)]
+pub(super) struct UpkeepPipeline(Arc<OnceLock<Pipeline>>);
+
+impl UpkeepPipeline {
+    /// Returns the connection to the primary of a key, or of any key. The first call makes the
+    /// pipeline, on the runtime of its caller.
+    pub(super) fn connection(
+        &self,
+        connector: &Connector,
+        counters: &Arc<Counters>,
+        lease: Duration,
+        key: Option<&str>,
+    ) -> UpkeepConnection {
+        // Short enough to replace a dead connection while the leases are valid. A lease may already
+        // be a third old when the connection dies. One tick may pass until the loss is noticed, and
+        // another until the new connection renews the lease.
+        let silence = (lease / 5).clamp(Duration::from_millis(250), SILENCE);
+        let make =
+            || Pipeline::with_patience(connector.anywhere(), None, counters.clone(), silence);
+        let pipeline = self.0.get_or_init(make);
+        let pipeline = match key {
+            Some(key) => pipeline.of(key),
+            None => pipeline.clone(),
+        };
+        let patience = (lease / 3).max(Duration::from_millis(100));
+        UpkeepConnection::new(pipeline, patience, connector.address())
+    }
+}
 
 /// Runs the scripts of the upkeep, each with a time limit.
 pub(super) struct UpkeepConnection {
@@ -39,6 +77,12 @@ impl UpkeepConnection {
         args: impl FnOnce(&mut Cmd),
     ) -> Result<Value, Error> {
         self.in_time(self.pipeline.script(script, keys, args, Resend::Never))
+            .await
+    }
+
+    /// Runs a command. Fails if the response does not come in time.
+    pub(super) async fn command(&self, cmd: Cmd) -> Result<Value, Error> {
+        self.in_time(self.pipeline.command(cmd, Resend::Never))
             .await
     }
 

@@ -255,6 +255,22 @@ impl Pipeline {
         super::error::check(answer.await?)
     }
 
+    /// Runs an idempotent script, and runs it again after an unknown outcome. Other than with
+    /// [`Resend::UntilAnswered`], the caller soon learns that there is no connection.
+    pub(super) async fn script_until_known(
+        &self,
+        script: &'static Script,
+        keys: &[&str],
+        args: impl Fn(&mut Cmd),
+    ) -> Result<Value, Error> {
+        loop {
+            match self.script(script, keys, &args, Resend::Never).await {
+                Err(error) if error.is_unknown_outcome() => {}
+                answer => return answer,
+            }
+        }
+    }
+
     /// Returns the state of the connection, or the worst state of several. `Closed` means that the
     /// task has ended.
     pub(super) fn state(&self) -> ConnectionState {

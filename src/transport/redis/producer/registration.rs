@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     message::Name,
     sync::lock,
-    transport::redis::{Redis, keys, namespace::Namespace, pipeline::Resend, scripts},
+    transport::redis::{Redis, keys, namespace::Namespace, scripts},
 };
 
 /// The time after which a sender registers a stream again. Workers keep a stream for three times as
@@ -62,20 +62,10 @@ impl Redis {
             let args = |cmd: &mut redis::Cmd| {
                 cmd.arg(stream.as_str());
             };
-            // Not retried by the pipeline, so that the caller soon learns that there is no
-            // connection. After an unknown outcome the registration is repeated here, since the
-            // message was not sent yet.
-            let register = async || {
-                let (script, retry) = (&scripts::REGISTER, Resend::Never);
-                let pipeline = shared.pipeline.of(keys[0]);
-                pipeline.script(script, &keys, args, retry).await
-            };
-            loop {
-                match register().await {
-                    Err(error) if error.is_unknown_outcome() => {}
-                    registered => break drop(registered?),
-                };
-            }
+            // The message was not sent yet, so an unknown outcome is no reason to fail.
+            let pipeline = shared.pipeline.of(keys[0]);
+            let registered = pipeline.script_until_known(&scripts::REGISTER, &keys, args);
+            registered.await?;
             shared.registrations.note(key, at);
             Ok(())
         })

@@ -402,7 +402,7 @@ impl Fetch {
         }
         let claimed = match self.parts.order {
             None => self.claim(room).await,
-            // Nothing to claim: `inherit` takes the entries of former owners.
+            // The owner of a partition takes the entries of former owners with `inherit`.
             Some(_) => Vec::new(),
         };
         if !claimed.is_empty() {
