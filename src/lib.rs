@@ -72,6 +72,7 @@ pub mod handler;
 #[cfg(feature = "http")]
 pub mod http_bridge;
 pub mod message;
+mod outbox;
 mod payload;
 mod reply;
 pub mod routing;
@@ -106,6 +107,7 @@ pub use self::{
         name::{DeadLetterId, IdempotencyKey, MessageId, Name, PartitionKey},
         parts::{Attempt, Deadline, Due, Kind, MatchedRoute, Message, Parts, ReplyMode},
     },
+    outbox::Outbox,
     payload::{IntoPayload, Json},
     reply::{FromReply, IntoReply, Reply},
     routing::router::Router,

@@ -15,7 +15,8 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Returns the id of the task, or `None` if a service handled the task in place.
+    /// Returns the id of the task. `None` if a service handled the task in place, and for a task in
+    /// an [`Outbox`](crate::Outbox), which is not stored yet.
     pub fn id(&self) -> Option<&MessageId> {
         self.id.as_ref()
     }
@@ -39,7 +40,7 @@ impl fmt::Display for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.id {
             Some(id) => id.fmt(f),
-            None => f.write_str("handled in place"),
+            None => f.write_str("not stored"),
         }
     }
 }

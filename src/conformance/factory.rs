@@ -150,6 +150,8 @@ pub struct Capabilities {
     /// A task can be [confirmed by replicas](crate::client::Call::replicas). Without replicas the
     /// task is refused.
     pub replicas: bool,
+    /// A delivery has an [outbox](crate::Outbox).
+    pub outbox: bool,
     /// [`Factory::end_leases`] works.
     pub end_leases: bool,
     /// [`Factory::restart`] works.
@@ -176,6 +178,7 @@ impl Capabilities {
             statistics: true,
             stream_sets: true,
             partitions: true,
+            outbox: true,
             end_leases: true,
             restart: true,
         }
@@ -200,6 +203,7 @@ impl Capabilities {
             statistics: false,
             stream_sets: false,
             partitions: false,
+            outbox: false,
             end_leases: false,
             restart: false,
         }

@@ -45,6 +45,7 @@
 //!         capabilities.statistics = false;
 //!         capabilities.stream_sets = false;
 //!         capabilities.partitions = false;
+//!         capabilities.outbox = false;
 //!         capabilities.end_leases = false;
 //!         capabilities.restart = false;
 //!         capabilities
@@ -70,6 +71,7 @@ mod events;
 mod factory;
 mod groups;
 mod messages;
+mod outbox;
 mod partitions;
 mod redelivery;
 mod rpc;
@@ -113,6 +115,12 @@ pub use self::{
         a_name_that_cannot_be_used_is_refused, a_payload_of_16_mib_arrives_intact,
         headers_arrive_with_repeats_and_binary_values, names_of_any_text_arrive_intact,
         payloads_of_any_bytes_arrive_intact, tasks_and_requests_keep_their_kinds,
+    },
+    outbox::{
+        a_follow_up_goes_to_the_partition_of_its_key, a_follow_up_with_a_key_is_sent_once,
+        a_request_sends_its_follow_ups_if_it_succeeds, an_invalid_follow_up_is_refused,
+        follow_ups_are_sent_with_the_acknowledgement, follow_ups_of_a_failed_attempt_are_not_sent,
+        follow_ups_of_a_lost_delivery_are_not_sent,
     },
     partitions::{
         a_key_has_one_partition, a_partitioned_stream_is_used_as_one_stream,
@@ -220,6 +228,13 @@ macro_rules! conformance_tests {
             a_redelivery_in_a_set_stays_on_its_stream
             a_set_that_cannot_be_served_is_refused
             registered_streams_are_found_while_they_are_served
+            follow_ups_are_sent_with_the_acknowledgement
+            follow_ups_of_a_failed_attempt_are_not_sent
+            follow_ups_of_a_lost_delivery_are_not_sent
+            a_request_sends_its_follow_ups_if_it_succeeds
+            a_follow_up_with_a_key_is_sent_once
+            a_follow_up_goes_to_the_partition_of_its_key
+            an_invalid_follow_up_is_refused
             a_key_has_one_partition
             a_partitioned_stream_is_used_as_one_stream
             numbers_of_partitions_that_differ_are_refused

@@ -31,6 +31,7 @@
 //! | [`Name`](crate::Name), [`Kind`](crate::Kind), [`Attempt`](crate::Attempt) | the name, the kind or the attempt of the message | |
 //! | [`MatchedRoute`](crate::MatchedRoute) | the route as it was registered | outside a router |
 //! | [`MessageId`](crate::MessageId), [`Lease`](crate::Lease) | the id of the message, the lease on the delivery | the message did not come from a stream |
+//! | [`Outbox`](crate::Outbox) | tasks and events that are sent when the delivery is acknowledged | the transport has no outboxes |
 //! | [`Deadline`](crate::Deadline) | the time after which nobody needs the outcome | the message has no deadline |
 //! | `Option<T>` | the value, or `None` if it is missing | the value is malformed |
 //! | `Result<T, T::Rejection>` | the value, or the rejection of the extractor `T` | |

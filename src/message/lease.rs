@@ -3,12 +3,15 @@
 use std::{
     fmt,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use tokio_util::sync::CancellationToken;
+
+use super::{FollowUp, FollowUps};
+use crate::sync::lock;
 
 /// A worker's lease on one delivery, for its handler.
 ///
@@ -25,12 +28,51 @@ struct Inner {
     lost: AtomicBool,
     // Created on demand, because a token costs an allocation and most handlers do not use it.
     token: OnceLock<CancellationToken>,
+    /// The delivery's outbox. `None` if the transport carries out no follow-ups.
+    outbox: Option<OutboxSlot>,
+}
+
+/// The place of the outbox that the handler extracts.
+#[derive(Default)]
+struct OutboxSlot {
+    /// Set once an outbox was extracted, so that other deliveries need no lock.
+    used: AtomicBool,
+    current: Mutex<Arc<FollowUps>>,
 }
 
 impl Lease {
     /// Creates a lease that is held. For transports.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Creates a lease that is held, of a delivery with an [outbox](crate::Outbox). For transports
+    /// that carry out [follow-ups](Self::take_follow_ups).
+    pub fn with_outbox() -> Self {
+        Self(Arc::new(Inner {
+            outbox: Some(OutboxSlot::default()),
+            ..Inner::default()
+        }))
+    }
+
+    /// Closes the delivery's outbox and returns its follow-ups. For transports, which carry them
+    /// out in the same step as the verdict [`Done`](crate::transport::Verdict::Done).
+    pub fn take_follow_ups(&self) -> Vec<FollowUp> {
+        match &self.0.outbox {
+            Some(slot) if slot.used.load(Ordering::Acquire) => lock(&slot.current).close(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Starts an empty outbox, in place of an earlier one, which is closed. `None` if the transport
+    /// carries out no follow-ups.
+    pub(crate) fn start_outbox(&self) -> Option<Arc<FollowUps>> {
+        let slot = self.0.outbox.as_ref()?;
+        let new = Arc::<FollowUps>::default();
+        let earlier = std::mem::replace(&mut *lock(&slot.current), new.clone());
+        earlier.close();
+        slot.used.store(true, Ordering::Release);
+        Some(new)
     }
 
     /// Marks the lease as lost and cancels its token. This cannot be undone. For transports.

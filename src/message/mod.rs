@@ -27,6 +27,7 @@
 //! part of it and cannot be cloned.
 
 pub(crate) mod correlation;
+mod follow_up;
 pub(crate) mod lease;
 pub(crate) mod name;
 pub(crate) mod parts;
@@ -34,11 +35,13 @@ mod shown;
 
 pub(crate) use self::{
     correlation::CorrelationId,
+    follow_up::FollowUps,
     lease::Lease,
     name::{DeadLetterId, IdempotencyKey, MessageId, Name, PartitionKey},
     parts::{Attempt, Deadline, Due, Kind, MatchedRoute, Message, Parts, ReplyMode},
 };
 pub use self::{
+    follow_up::{FollowUp, Write},
     parts::{ByKind, Replicas},
     shown::Shown,
 };

@@ -19,12 +19,13 @@ use super::{
     events::Subscribers,
     group::{Backlog, Consumer, Group},
     log::{Log, LogEntry},
+    observer::Happened,
     registry::Registries,
     schedule::{IdempotencyKeys, Schedule},
 };
 use crate::{
     error::Error,
-    message::{Due, IdempotencyKey, MessageId, Name, Parts},
+    message::{Due, IdempotencyKey, Message, MessageId, Name, Parts},
     sync::lock,
     transport::{Role, Settings, Start, StreamStats, codec},
 };
@@ -44,11 +45,13 @@ pub(super) struct Shared {
 
 /// A stream: its entries, its groups and its delayed tasks.
 #[derive(Debug, Default)]
-struct BrokerStream {
+pub(super) struct BrokerStream {
     log: Log,
     groups: HashMap<Name, Group>,
     schedule: Schedule,
     idempotency_keys: IdempotencyKeys,
+    /// The values that handlers change through their outboxes.
+    pub(super) values: HashMap<String, Bytes>,
 }
 
 impl BrokerStream {
@@ -91,7 +94,7 @@ impl Shared {
         self.last_consumer.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn streams(&self) -> MutexGuard<'_, HashMap<Name, BrokerStream>> {
+    pub(super) fn streams(&self) -> MutexGuard<'_, HashMap<Name, BrokerStream>> {
         lock(&self.streams)
     }
 
@@ -109,11 +112,18 @@ impl Shared {
     }
 
     fn with_stream<T>(&self, stream: &Name, act: impl FnOnce(&mut BrokerStream) -> T) -> T {
-        let mut streams = self.streams();
-        act(match streams.get_mut(stream) {
-            Some(stream) => stream,
-            None => streams.entry(stream.clone()).or_default(),
-        })
+        act(stream_of(&mut self.streams(), stream))
+    }
+
+    /// Returns the time until a task is due.
+    fn wait(&self, due: Option<Due>) -> Duration {
+        match due {
+            None => Duration::ZERO,
+            Some(Due::After(delay)) => delay,
+            Some(Due::At(time)) => time
+                .duration_since(self.context.clock.now())
+                .unwrap_or_default(),
+        }
     }
 
     /// Stores a task: in the schedule if it is delayed, otherwise in the log. If the task's
@@ -123,52 +133,74 @@ impl Shared {
         stream: &Name,
         parts: &Parts,
         idempotency_window: Duration,
-        mut fields: Vec<(Bytes, Bytes)>,
+        fields: Vec<(Bytes, Bytes)>,
     ) -> MessageId {
-        let wait = match parts.due {
-            None => Duration::ZERO,
-            Some(Due::After(delay)) => delay,
-            Some(Due::At(time)) => time
-                .duration_since(self.context.clock.now())
-                .unwrap_or_default(),
-        };
+        let wait = self.wait(parts.due);
         if wait.is_zero() && parts.idempotency_key.is_none() {
             // Here the id is formatted after the lock was released.
             return MessageId::from(self.append(stream, fields).to_string());
         }
         self.with_stream(stream, |contents| {
-            let key = parts.idempotency_key.as_ref();
-            if let Some(id) = key.and_then(|key| contents.idempotency_keys.get(key)) {
-                return id;
-            }
-            let id = if wait.is_zero() {
-                let entry = contents.append(&self.context.clock, fields);
-                let id = MessageId::from(entry.id.to_string());
-                self.context
-                    .observation
-                    .report_sent(stream, &entry.fields, wait, || id.clone());
-                id
-            } else {
-                let id = Uuid::new_v4().to_string();
-                fields.push((codec::ID.into(), id.clone().into()));
-                let id = MessageId::from(id);
-                self.context
-                    .observation
-                    .report_sent(stream, &fields, wait, || id.clone());
-                contents
-                    .schedule
-                    .add(instant_after(wait), id.clone(), fields);
-                contents.wake();
-                id
-            };
-            if let Some(key) = key {
-                contents
-                    .idempotency_keys
-                    .remember(key.clone(), id.clone(), idempotency_window);
-            }
-            self.context.counters.sent.increment();
-            id
+            self.accept_on(stream, contents, parts, idempotency_window, fields)
         })
+    }
+
+    /// Stores a task as [`accept`](Self::accept) does, on a stream that the caller has locked.
+    pub(super) fn accept_on(
+        &self,
+        stream: &Name,
+        contents: &mut BrokerStream,
+        parts: &Parts,
+        idempotency_window: Duration,
+        mut fields: Vec<(Bytes, Bytes)>,
+    ) -> MessageId {
+        let wait = self.wait(parts.due);
+        let key = parts.idempotency_key.as_ref();
+        if let Some(id) = key.and_then(|key| contents.idempotency_keys.get(key)) {
+            return id;
+        }
+        let id = if wait.is_zero() {
+            let entry = contents.append(&self.context.clock, fields);
+            let id = MessageId::from(entry.id.to_string());
+            self.context
+                .observation
+                .report_sent(stream, &entry.fields, wait, || id.clone());
+            id
+        } else {
+            let id = Uuid::new_v4().to_string();
+            fields.push((codec::ID.into(), id.clone().into()));
+            let id = MessageId::from(id);
+            self.context
+                .observation
+                .report_sent(stream, &fields, wait, || id.clone());
+            contents
+                .schedule
+                .add(instant_after(wait), id.clone(), fields);
+            contents.wake();
+            id
+        };
+        if let Some(key) = key {
+            contents
+                .idempotency_keys
+                .remember(key.clone(), id.clone(), idempotency_window);
+        }
+        self.context.counters.sent.increment();
+        id
+    }
+
+    /// Publishes an event.
+    pub(super) fn publish(&self, event: &Message) {
+        let sent = || Happened::Sent {
+            delay: Duration::ZERO,
+        };
+        self.context.observation.report_event(event, sent);
+        self.subscribers.publish(event, &self.context.counters);
+        self.context.counters.sent.increment();
+    }
+
+    /// Returns a value that handlers change through their outboxes.
+    pub(super) fn value(&self, stream: &Name, key: &str) -> Option<Bytes> {
+        self.streams().get(stream)?.values.get(key).cloned()
     }
 
     /// Cancels a delayed task. Returns `false` if it is due already or does not exist.
@@ -251,15 +283,7 @@ impl Shared {
         settings: &Settings,
         act: impl FnOnce(&mut Group, &Log) -> T,
     ) -> Option<T> {
-        let mut streams = self.streams();
-        let stream = streams.get_mut(&settings.stream)?;
-        stream.promote(&self.context.clock);
-        let BrokerStream { log, groups, .. } = stream;
-        let result = act(groups.get_mut(&settings.group)?, log);
-        if let Some(finished) = groups.values().map(Group::finished_before).min() {
-            log.trim(finished);
-        }
-        Some(result)
+        with_group(&mut self.streams(), &self.context, settings, act)
     }
 
     pub(super) fn backlog(&self, settings: &Settings) -> Backlog {
@@ -346,6 +370,34 @@ impl Shared {
         outlook.events = self.subscribers.waiting();
         outlook
     }
+}
+
+/// Returns a stream, and creates it if it does not exist.
+pub(super) fn stream_of<'a>(
+    streams: &'a mut HashMap<Name, BrokerStream>,
+    stream: &Name,
+) -> &'a mut BrokerStream {
+    if !streams.contains_key(stream) {
+        streams.insert(stream.clone(), BrokerStream::default());
+    }
+    streams.get_mut(stream).expect("just inserted")
+}
+
+/// Calls `act` with a group, if it exists, and trims the entries that every group has finished.
+pub(super) fn with_group<T>(
+    streams: &mut HashMap<Name, BrokerStream>,
+    context: &GroupContext,
+    settings: &Settings,
+    act: impl FnOnce(&mut Group, &Log) -> T,
+) -> Option<T> {
+    let stream = streams.get_mut(&settings.stream)?;
+    stream.promote(&context.clock);
+    let BrokerStream { log, groups, .. } = stream;
+    let result = act(groups.get_mut(&settings.group)?, log);
+    if let Some(finished) = groups.values().map(Group::finished_before).min() {
+        log.trim(finished);
+    }
+    Some(result)
 }
 
 /// The shared state of a broker.

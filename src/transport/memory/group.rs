@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::RpcError,
-    message::{Lease, Name},
+    message::{FollowUp, Lease, Name},
     transport::{Claims, Discarded, DroppedLetters, GroupStats, Settings, Verdict, codec},
 };
 
@@ -311,7 +311,7 @@ impl Group {
             serial: self.last_serial,
             entry: retry.entry,
             attempt: retry.attempts + 1,
-            lease: Lease::new(),
+            lease: Lease::with_outbox(),
             in_flight: None,
         };
         self.pending.insert(
@@ -339,6 +339,12 @@ impl Group {
             self.unfinished.remove(&index);
         }
         Some(pending)
+    }
+
+    /// Closes the outbox of a pending delivery, and returns its follow-ups.
+    pub(super) fn take_follow_ups(&self, serial: Serial) -> Vec<FollowUp> {
+        let pending = self.pending.get(&serial);
+        pending.map_or_else(Vec::new, |pending| pending.lease.take_follow_ups())
     }
 
     /// Carries out a verdict, unless the lease was lost. Returns the entry, so that its memory is

@@ -83,6 +83,7 @@ mod context;
 mod dead;
 mod dead_letters;
 mod events;
+mod follow_ups;
 mod group;
 mod log;
 // Only the test kit observes the broker.
@@ -97,7 +98,6 @@ use std::{
     fmt,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -106,7 +106,7 @@ use uuid::Uuid;
 
 use self::{
     broker::{Broker, Shared},
-    observer::Happened,
+    request::Requests,
 };
 pub use self::{
     group::Backlog,
@@ -212,6 +212,15 @@ impl Memory {
         Ok(parts.iter().any(|part| self.broker.cancel(part, id)))
     }
 
+    /// Returns a value that handlers of the stream have changed through their
+    /// [outboxes](crate::Outbox#values). `None` if it does not exist.
+    ///
+    /// # Errors
+    /// If the handle has a set of streams, or a partitioned stream.
+    pub fn value(&self, key: &str) -> Result<Option<Bytes>, Error> {
+        Ok(self.broker.value(self.settings.one_stream()?, key))
+    }
+
     /// Adds an entry with these raw fields to the stream, as another program could do on Redis. For
     /// tests.
     pub fn add_raw<F, V>(&self, fields: impl IntoIterator<Item = (F, V)>) -> MessageId
@@ -246,22 +255,13 @@ impl Memory {
         }
         match message.kind() {
             Kind::Task => {
-                let fields = self.encode(&message, None);
+                let fields = encode(&message, None);
                 let (stream, window) = (self.target(&message)?, self.settings.idempotency_window);
                 let id = self.broker.accept(stream, message.parts(), window, fields);
                 Ok(ResponseFuture::sent(Ok(Reply::accepted(id))))
             }
             Kind::Event => {
-                self.broker
-                    .context
-                    .observation
-                    .report_event(&message, || Happened::Sent {
-                        delay: Duration::ZERO,
-                    });
-                self.broker
-                    .subscribers
-                    .publish(&message, &self.broker.context.counters);
-                self.broker.context.counters.sent.increment();
+                self.broker.publish(&message);
                 Ok(ResponseFuture::sent(Ok(Reply::default())))
             }
             Kind::Rpc => {
@@ -280,7 +280,7 @@ impl Memory {
                 let requests = Arc::clone(&self.broker.context.requests);
                 // Registers the request before it is sent: its reply may arrive immediately.
                 let reply = ResponseFuture::waiting(requests, id, name, deadline);
-                let fields = self.encode(&message, Some(id));
+                let fields = encode(&message, Some((&self.broker.context.requests, id)));
                 self.broker.append(self.target(&message)?, fields);
                 Ok(reply)
             }
@@ -294,36 +294,6 @@ impl Memory {
             self.broker.registries.register(registry, stream);
         }
         Ok(stream)
-    }
-
-    /// Encodes the fields of an entry into one shared buffer, so that each group can clone them
-    /// cheaply.
-    fn encode(&self, message: &Message, request: Option<Uuid>) -> Vec<(Bytes, Bytes)> {
-        let mut bytes = Vec::with_capacity(128 + message.payload().len());
-        let mut ends = Vec::with_capacity(6 + message.headers().len());
-        let mut put = |field: &[u8], value: &[u8]| {
-            bytes.extend_from_slice(field);
-            let middle = bytes.len();
-            bytes.extend_from_slice(value);
-            ends.push((middle, bytes.len()));
-        };
-        codec::encode(message, &mut put);
-        if let Some(id) = request {
-            let mut put = |field: &str, value: &str| put(field.as_bytes(), value.as_bytes());
-            put(codec::REPLY_TO, &self.broker.context.requests.reply_to());
-            put(codec::CORRELATION_ID, &id.to_string());
-            if message.parts().reply_mode == ReplyMode::Reliable {
-                put(codec::CLIENT, self.broker.context.requests.client());
-            }
-        }
-        let (bytes, mut start) = (Bytes::from(bytes), 0);
-        ends.into_iter()
-            .map(|(middle, end)| {
-                let field = (bytes.slice(start..middle), bytes.slice(middle..end));
-                start = end;
-                field
-            })
-            .collect()
     }
 }
 
@@ -348,6 +318,36 @@ impl Memory {
     pub(crate) fn is_same_broker(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.broker, &other.broker)
     }
+}
+
+/// Encodes the fields of an entry into one shared buffer, so that each group can clone them cheaply.
+/// A request also has its reply address.
+fn encode(message: &Message, request: Option<(&Requests, Uuid)>) -> Vec<(Bytes, Bytes)> {
+    let mut bytes = Vec::with_capacity(128 + message.payload().len());
+    let mut ends = Vec::with_capacity(6 + message.headers().len());
+    let mut put = |field: &[u8], value: &[u8]| {
+        bytes.extend_from_slice(field);
+        let middle = bytes.len();
+        bytes.extend_from_slice(value);
+        ends.push((middle, bytes.len()));
+    };
+    codec::encode(message, &mut put);
+    if let Some((requests, id)) = request {
+        let mut put = |field: &str, value: &str| put(field.as_bytes(), value.as_bytes());
+        put(codec::REPLY_TO, &requests.reply_to());
+        put(codec::CORRELATION_ID, &id.to_string());
+        if message.parts().reply_mode == ReplyMode::Reliable {
+            put(codec::CLIENT, requests.client());
+        }
+    }
+    let (bytes, mut start) = (Bytes::from(bytes), 0);
+    ends.into_iter()
+        .map(|(middle, end)| {
+            let field = (bytes.slice(start..middle), bytes.slice(middle..end));
+            start = end;
+            field
+        })
+        .collect()
 }
 
 impl Default for Memory {

@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug)]
 pub struct MemorySource {
     broker: Broker,
-    settings: Settings,
+    settings: Arc<Settings>,
     /// The settings of each stream that this source serves. The index of a stream is its key in the
     /// schedule. Empty if the source serves only events.
     streams: Vec<Arc<Settings>>,
@@ -74,7 +74,7 @@ impl MemorySource {
             wake: Arc::new(Notify::new()),
             events_first: false,
             stopped: false,
-            settings,
+            settings: Arc::new(settings),
             broker,
         };
         if interest.stream {
@@ -200,6 +200,7 @@ impl MemorySource {
             let in_flight = entry.in_flight.take();
             let held = Some(SettleRight {
                 broker: Arc::clone(&self.broker),
+                source: Arc::clone(&self.settings),
                 settings: Arc::clone(stream),
                 serial: entry.serial,
             });
@@ -340,6 +341,9 @@ pub struct MemorySettle {
 #[derive(Debug)]
 struct SettleRight {
     broker: Broker,
+    /// The settings of the source.
+    source: Arc<Settings>,
+    /// The settings of the delivery's stream.
     settings: Arc<Settings>,
     serial: Serial,
 }
@@ -351,10 +355,13 @@ impl SettleDelivery for MemorySettle {
         on_settled: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) {
         if let Some(held) = self.held.take() {
-            let settled = held.broker.with_group(&held.settings, |group, _| {
-                group.settle(held.serial, verdict, &held.settings, &held.broker.context)
-            });
-            drop(settled);
+            let SettleRight {
+                broker,
+                source,
+                settings,
+                serial,
+            } = held;
+            broker.settle(&source, &settings, serial, verdict);
         } else if let Some(in_flight) = self.in_flight.take() {
             in_flight.happened(Happened::to_an_event(&verdict));
         }

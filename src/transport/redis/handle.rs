@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     error,
+    keys::Keys,
     options::Options,
     partitions::CheckedPartitions,
     pipeline::Pipeline,
@@ -129,6 +130,17 @@ impl Redis {
             }),
             rpc: Arc::default(),
         })
+    }
+
+    /// Returns the key under which handlers of the stream store the value `name` through their
+    /// [outboxes](crate::Outbox#values). It is in the slot of the stream.
+    ///
+    /// # Errors
+    /// If the handle has a set of streams, or a partitioned stream.
+    pub fn value_key(&self, name: &str) -> Result<String, Error> {
+        let stream = self.settings.one_stream()?;
+        let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
+        Ok(keys.value(name))
     }
 
     /// Returns the message counters, summed over all clones of this handle.

@@ -92,6 +92,16 @@ impl Keys {
         format!("{}:idem:{key}", self.base)
     }
 
+    /// Returns the key of a value that handlers change through their outboxes.
+    pub(super) fn value(&self, name: impl Display) -> String {
+        format!("{}:value:{name}", self.base)
+    }
+
+    /// The stream of follow-ups for streams in other slots.
+    pub(super) fn outbox(&self) -> String {
+        format!("{}:outbox", self.base)
+    }
+
     /// The list of the numbers of partitions that this stream has had.
     pub(super) fn partitions(&self) -> String {
         format!("{}:partitions", self.base)
@@ -168,7 +178,7 @@ pub(super) fn base(namespace: &Namespace, stream: &Name) -> Result<String, Error
 /// Returns the stream to which a key with this name would belong; `None` if it is no key of a
 /// stream.
 fn owner(key: &str) -> Option<&str> {
-    const PURPOSES: [&str; 11] = [
+    const PURPOSES: [&str; 13] = [
         "retry",
         "due",
         "bodies",
@@ -177,6 +187,8 @@ fn owner(key: &str) -> Option<&str> {
         "idem",
         "rpc",
         "gate",
+        "value",
+        "outbox",
         "partitions",
         "members",
         "owner",
@@ -292,7 +304,12 @@ mod tests {
         all.extend(of_group.into_iter().cloned());
         all.extend([&keys.stream_due, &keys.stream_bodies].into_iter().cloned());
         all.extend(["scan", "trim", "reap"].map(|what| keys.throttle(what)));
-        all.extend([keys.replies("c"), keys.idempotency("k")]);
+        all.extend([
+            keys.replies("c"),
+            keys.idempotency("k"),
+            keys.value("v"),
+            keys.outbox(),
+        ]);
         all.extend([keys.partitions(), keys.members(), keys.owner()]);
         all
     }
@@ -302,7 +319,7 @@ mod tests {
         let mut shared = vec![keys.primary.to_string()];
         shared.extend([&keys.stream_due, &keys.stream_bodies].into_iter().cloned());
         shared.extend([keys.replies("c"), keys.idempotency("k")]);
-        shared.push(keys.partitions());
+        shared.extend([keys.value("v"), keys.outbox(), keys.partitions()]);
         shared
     }
 

@@ -66,7 +66,7 @@ impl InFlightTable {
         let mut deliveries = self.lock();
         for key in keys {
             deliveries.last_number += 1;
-            let (number, lease) = (deliveries.last_number, Lease::new());
+            let (number, lease) = (deliveries.last_number, Lease::with_outbox());
             let entry = InFlightEntry {
                 number,
                 lease: lease.clone(),

@@ -36,6 +36,8 @@ mod due_timers;
 mod event_sink;
 mod events;
 mod fetch;
+mod follow_ups;
+mod forward;
 mod group;
 mod health;
 mod heartbeat;

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use tokio::sync::mpsc;
 
 use super::{
+    follow_ups::{self, FollowUpEncoder},
     key_order::Turn,
     last_read::LastRead,
     reply_to::{ReplyRoute, ReplyTo},
@@ -28,6 +29,7 @@ pub(super) struct SettlePolicy {
     pub(super) queue: mpsc::UnboundedSender<Settlement>,
     /// The queue of settlements that store a reply.
     pub(super) replies: mpsc::UnboundedSender<Settlement>,
+    pub(super) follow_ups: FollowUpEncoder,
     /// Takes acknowledgements while the next read waits for them.
     pub(super) last_read: Arc<LastRead>,
 }
@@ -81,17 +83,40 @@ impl SettleDelivery for RedisSettle {
 }
 
 impl SettlePolicy {
-    /// Queues the settlement of a verdict. Drops the verdict if the lease is lost, unless it is a
-    /// success.
+    /// Queues the settlement of a verdict. Drops a verdict with a fence if the lease is lost.
     fn settle(&self, delivery: Unsettled, verdict: Verdict, on_settled: OnSettled) {
-        if delivery.guard.lease.is_lost() && !matches!(verdict, Verdict::Done(_)) {
+        let effect = self.effect(&delivery, verdict);
+        if delivery.guard.lease.is_lost() && matches!(effect, Effect::Fenced(_)) {
             // Another consumer has the entry, or this consumer has claimed it again. The fence
-            // cannot detect the second case, so the verdict is dropped here. A success still
-            // counts, since the first worker to finish wins.
+            // cannot detect the second case, so the verdict is dropped here. A success without
+            // follow-ups still counts, since the first worker to finish wins.
             return on_settled(Ok(()));
         }
-        let effect = self.effect(&delivery, verdict);
         self.queue_settlement(delivery, effect, on_settled);
+    }
+
+    /// Maps a success with follow-ups to its effect. Returns the reply if there are no follow-ups.
+    fn complete(
+        &self,
+        delivery: &Unsettled,
+        reply: Result<Reply, RpcError>,
+    ) -> Result<Effect, Result<Reply, RpcError>> {
+        let follow_ups = delivery.guard.lease.take_follow_ups();
+        // A request that is answered with an error has failed.
+        if follow_ups.is_empty() || reply.is_err() {
+            return Err(reply);
+        }
+        match self.follow_ups.encode(&delivery.stream, follow_ups) {
+            Ok(follow_ups) => Ok(Effect::Fenced(FencedEffect::Complete {
+                follow_ups: Box::new(follow_ups),
+                reply: self.reply(delivery, Some(reply)),
+            })),
+            Err(error) => {
+                let end = End::DeadLetter(follow_ups::refused(&error.chain()));
+                let reply = RpcError::internal("the request could not be handled");
+                Ok(self.end(delivery, end, Some(reply)))
+            }
+        }
     }
 
     /// Settles a delivery of an owned partition. A released delivery, or a failed one with attempts
@@ -124,7 +149,9 @@ impl SettlePolicy {
             }
             Verdict::Done(reply) => {
                 turn.end();
-                let effect = self.end_with_reply(&delivery, End::Done, Some(reply));
+                let effect = self
+                    .complete(&delivery, reply)
+                    .unwrap_or_else(|reply| self.end_with_reply(&delivery, End::Done, Some(reply)));
                 self.queue_settlement(delivery, effect, on_settled);
             }
             verdict => {
@@ -160,7 +187,9 @@ impl SettlePolicy {
     fn effect(&self, delivery: &Unsettled, verdict: Verdict) -> Effect {
         let attempt = delivery.attempt;
         match verdict {
-            Verdict::Done(reply) => self.done(delivery, reply),
+            Verdict::Done(reply) => self
+                .complete(delivery, reply)
+                .unwrap_or_else(|reply| self.done(delivery, reply)),
             Verdict::Redeliver {
                 counted: true,
                 reason,
@@ -229,9 +258,18 @@ impl SettlePolicy {
         end: End,
         reply: Option<Result<Reply, RpcError>>,
     ) -> Effect {
-        let reply = reply.zip(self.route(delivery));
-        let reply = reply.map(|(reply, (reply_to, route))| (route, reply_to.envelope(&reply)));
+        let reply = self.reply(delivery, reply);
         Effect::Fenced(FencedEffect::End { end, reply })
+    }
+
+    /// Returns the route and the envelope of a reply. `None` if the message is no request.
+    fn reply(
+        &self,
+        delivery: &Unsettled,
+        reply: Option<Result<Reply, RpcError>>,
+    ) -> Option<(ReplyRoute, Vec<u8>)> {
+        let (reply_to, route) = self.route(delivery)?;
+        Some((route, reply_to.envelope(&reply?)))
     }
 
     /// Returns the reply address of a request, and the route of its reply. `None` for other

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    follow_ups::EncodedFollowUps,
     in_flight::LeaseGuard,
     key_order::Turn,
     poison::PoisonGuard,
@@ -58,6 +59,11 @@ pub(super) enum FencedEffect {
     End {
         end: End,
         /// The route and the envelope of the reply to a request.
+        reply: Option<(ReplyRoute, Vec<u8>)>,
+    },
+    /// Ends the delivery as done, and carries out its follow-ups.
+    Complete {
+        follow_ups: Box<EncodedFollowUps>,
         reply: Option<(ReplyRoute, Vec<u8>)>,
     },
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     due_timers::DueTimers,
+    follow_ups::FollowUpContext,
     in_flight::InFlightTable,
     member::Member,
     reply_to::ReplyRoute,
@@ -49,6 +50,7 @@ pub(super) struct Settler {
     /// The timers for the next delayed messages.
     pub(super) due: Arc<DueTimers>,
     pub(super) max_dead_letters: usize,
+    pub(super) follow_ups: FollowUpContext,
     /// Cancelled to stop repeating commands that the server refuses.
     pub(super) closed: CancellationToken,
     published: Arc<PublishFailures>,
@@ -64,6 +66,7 @@ impl Settler {
         report: Arc<Report>,
         due: Arc<DueTimers>,
         max_dead_letters: usize,
+        follow_ups: FollowUpContext,
         closed: CancellationToken,
     ) -> Self {
         let published = Arc::new(PublishFailures(report.counters.clone()));
@@ -74,6 +77,7 @@ impl Settler {
             report,
             due,
             max_dead_letters,
+            follow_ups,
             closed,
             published,
             refusals: Default::default(),
@@ -171,6 +175,9 @@ impl Settler {
                 released,
             } => self.redeliver(&delivery, after, attempts, released).await,
             FencedEffect::End { end, reply } => self.end(&delivery, end, reply).await,
+            FencedEffect::Complete { follow_ups, reply } => {
+                self.complete(&delivery, *follow_ups, reply).await
+            }
         };
         if let Some(turn) = delivery.turn.as_ref().filter(|_| settled.is_err()) {
             turn.order().break_off();
@@ -225,7 +232,7 @@ impl Settler {
     }
 
     /// Ends a delivery: as done, as a dead letter, or discarded.
-    async fn end(
+    pub(super) async fn end(
         &self,
         delivery: &Unsettled,
         end: End,
@@ -268,15 +275,7 @@ impl Settler {
         let (which, id) = delivery.guard.key;
         let stream = &delivery.stream;
         let mut keys = vec![stream.key_of(which), &stream.keys.dead];
-        let (mut channel, mut envelope) = (&b""[..], &b""[..]);
-        if let Some((route, bytes)) = reply {
-            envelope = bytes;
-            match route {
-                ReplyRoute::Store(stream) => keys.push(stream),
-                ReplyRoute::Publish(name) => channel = name,
-                ReplyRoute::Nowhere => {}
-            }
-        }
+        let (channel, envelope) = reply_args(reply, &mut keys);
         let args = |cmd: &mut Cmd| {
             cmd.arg(member.group.as_str())
                 .arg(&member.consumer)
@@ -362,7 +361,7 @@ impl Settler {
 
     /// Reports that a settlement had no effect, since the entry was no longer pending for this
     /// consumer.
-    fn fenced_out(&self, delivery: &Unsettled) {
+    pub(super) fn fenced_out(&self, delivery: &Unsettled) {
         if let Some(turn) = &delivery.turn {
             turn.order().break_off();
         }
@@ -372,6 +371,24 @@ impl Settler {
             self.report.lost(delivery.origin, lose, message);
         }
     }
+}
+
+/// Returns the arguments for a reply: the channel on which it is published, and its envelope. Adds
+/// the key of the stream in which it is stored.
+pub(super) fn reply_args<'a>(
+    reply: Option<&'a (ReplyRoute, Vec<u8>)>,
+    keys: &mut Vec<&'a str>,
+) -> (&'a [u8], &'a [u8]) {
+    let Some((route, envelope)) = reply else {
+        return (b"", b"");
+    };
+    let mut channel = &b""[..];
+    match route {
+        ReplyRoute::Store(stream) => keys.push(stream),
+        ReplyRoute::Publish(name) => channel = name,
+        ReplyRoute::Nowhere => {}
+    }
+    (channel, envelope)
 }
 
 /// Groups settlements by stream.

@@ -3,7 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+    time::timeout,
+};
 
 use super::{
     blocked::BlockedRead,
@@ -13,6 +17,8 @@ use super::{
     deliver::Deliverer,
     due_timers::DueTimers,
     fetch::{Fetch, FetchParts, Recovery},
+    follow_ups::{FollowUpContext, FollowUpEncoder},
+    forward::Forwarder,
     group::Membership,
     health::RenewalHealth,
     in_flight::InFlightTable,
@@ -39,7 +45,7 @@ use crate::{
     transport::{
         PartitionTerm, Settings, StreamSchedule,
         redis::{
-            error,
+            Redis, error,
             handle::SharedHandle,
             keys,
             options::Options,
@@ -73,8 +79,8 @@ pub(super) struct SlotConsumer {
 pub(super) struct SlotContext<'a> {
     pub(super) member: &'a Arc<Member>,
     pub(super) settings: &'a Settings,
-    pub(super) options: &'a Options,
-    pub(super) shared: &'a SharedHandle,
+    pub(super) options: &'a Arc<Options>,
+    pub(super) shared: &'a Arc<SharedHandle>,
     pub(super) report: &'a Arc<Report>,
     pub(super) poison: &'a PoisonSlot,
     /// `None` if the worker may serve any name.
@@ -212,6 +218,24 @@ impl SlotConsumer {
         };
         upkeep.start()?;
 
+        let sender = Redis {
+            settings: settings.clone(),
+            options: options.clone(),
+            shared: shared.clone(),
+            rpc: Arc::default(),
+        };
+        let forwards = Arc::<Notify>::default();
+        if shared.connector.is_cluster() {
+            let forwarder = Forwarder {
+                redis: sender.clone(),
+                streams: streams.clone(),
+                interval: settings.lease,
+                warnings: Limit::default(),
+                closed: ends.closed.clone(),
+            };
+            tokio::spawn(forwarder.run(forwards.clone()));
+        }
+
         let (queue, settlements) = mpsc::unbounded_channel();
         let (replies, with_replies) = mpsc::unbounded_channel();
         let settler = Arc::new(Settler::new(
@@ -221,6 +245,10 @@ impl SlotConsumer {
             report.clone(),
             due,
             settings.max_dead_letters,
+            FollowUpContext {
+                redis: sender.clone(),
+                forwards: forwards.clone(),
+            },
             ends.closed.clone(),
         ));
         tokio::spawn(carry_out(settler.clone(), settlements, MAX_ACKNOWLEDGING));
@@ -233,6 +261,7 @@ impl SlotConsumer {
             report: report.clone(),
             queue,
             replies,
+            follow_ups: FollowUpEncoder { redis: sender },
             last_read: last_read.clone(),
         };
         let order = term.map(|term| {

@@ -170,14 +170,18 @@ struct PublishEvent {
     message: Message,
 }
 
+/// Returns the channel of an event.
+pub(super) fn event_channel<'a>(options: &Options, name: &'a Name) -> Cow<'a, str> {
+    let (namespace, prefix) = (options.namespace.prefix(), &options.event_prefix);
+    match (namespace.as_str(), prefix.as_str()) {
+        ("", "") => Cow::Borrowed(name.as_str()),
+        (namespace, prefix) => Cow::Owned([namespace, prefix, name.as_str()].concat()),
+    }
+}
+
 impl PublishEvent {
     fn channel(&self) -> Cow<'_, str> {
-        let name = self.message.name().as_str();
-        let (namespace, prefix) = (self.options.namespace.prefix(), &self.options.event_prefix);
-        match (namespace.as_str(), prefix.as_str()) {
-            ("", "") => Cow::Borrowed(name),
-            (namespace, prefix) => Cow::Owned([namespace, prefix, name].concat()),
-        }
+        event_channel(&self.options, self.message.name())
     }
 
     fn publish(&self) -> Publish<'_> {

@@ -44,7 +44,7 @@ impl Registrations {
 impl Redis {
     /// Returns a future that registers a stream. `None` if this handle has no registry, or has
     /// registered the stream lately.
-    pub(super) fn registration(
+    pub(in crate::transport::redis) fn registration(
         &self,
         stream: &Name,
     ) -> Option<impl Future<Output = Result<(), Error>> + Send + 'static + use<>> {

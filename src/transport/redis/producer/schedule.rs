@@ -87,54 +87,43 @@ impl Redis {
 
     /// Sends a task with a delay or an idempotency key.
     pub(in crate::transport::redis) fn accept(&self, message: Message) -> Result<Submit, Error> {
-        if message.headers().len() > MOST_HEADERS {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                "a task that is delayed or has an idempotency key can have 1000 headers at most",
-            ));
-        }
-        let parts = message.parts();
-        let stream = self.settings.target(parts)?;
+        check_headers(&message)?;
+        let stream = self.settings.target(message.parts())?;
         let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
-        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let (when, time) = match parts.due {
-            None => ("now", 0),
-            Some(Due::After(delay)) => ("after", milliseconds(delay).max(1)),
-            Some(Due::At(time)) => {
-                let time = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-                ("at", milliseconds(time))
-            }
-        };
-        let window = milliseconds(self.settings.idempotency_window).clamp(1, LONGEST_WINDOW);
-        let key = parts.idempotency_key.as_ref();
-        let key = key.map(|key| keys.idempotency(key));
-        let due = parts.due;
-        let names = [&*keys.primary, &keys.stream_due, &keys.stream_bodies];
-        let mut names = names.map(str::to_owned).to_vec();
-        names.extend(key);
-        let replicas = parts.replicas;
-        let accept = Accept {
-            names,
-            when,
-            time,
-            token: unique().to_string(),
-            window,
-            confirm: replicas.is_some(),
-            message,
-        };
+        let (due, replicas) = (message.parts().due, message.parts().replicas);
+        let accept = Accept::new(&keys, self.settings.idempotency_window, message);
         let pipeline = self.task_pipeline(&keys.primary, replicas);
         let sent = pipeline.submit_owned(accept, Resend::Never, Some(&scripts::ACCEPT));
+        self.promote_soon(keys, due);
+        Ok(sent)
+    }
+
+    /// Starts a timer that moves a delayed task to its stream, if it is due soon.
+    pub(in crate::transport::redis) fn promote_soon(&self, keys: Keys, due: Option<Due>) {
         if let Some(wait) = due.map(Due::wait).filter(|wait| *wait < SOON) {
             let pipeline = self.shared.pipeline.of(&keys.primary);
             self.shared.promoters.start(&pipeline, keys, wait);
         }
-        Ok(sent)
     }
 }
 
-/// The script call that accepts a task with a delay or an idempotency key.
-struct Accept {
-    names: Vec<String>,
+/// Refuses a message with more headers than a script can pass to a command.
+pub(in crate::transport::redis) fn check_headers(message: &Message) -> Result<(), Error> {
+    if message.headers().len() > MOST_HEADERS {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            "a task that is delayed, has an idempotency key or is in an outbox can have 1000 headers \
+             at most",
+        ));
+    }
+    Ok(())
+}
+
+/// The keys and arguments of the Lua function `accept`, which accepts a task: now or later, and once
+/// for each idempotency key.
+#[derive(Debug)]
+pub(in crate::transport::redis) struct Accept {
+    keys: Vec<String>,
     when: &'static str,
     time: u64,
     /// The id of a delayed task until it is on the stream.
@@ -146,17 +135,83 @@ struct Accept {
     message: Message,
 }
 
+impl Accept {
+    pub(in crate::transport::redis) fn new(
+        keys: &Keys,
+        window: Duration,
+        message: Message,
+    ) -> Self {
+        let parts = message.parts();
+        let (when, time) = match parts.due {
+            None => ("now", 0),
+            Some(Due::After(delay)) => ("after", milliseconds(delay).max(1)),
+            Some(Due::At(time)) => {
+                let time = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+                ("at", milliseconds(time))
+            }
+        };
+        let key = parts.idempotency_key.as_ref();
+        let names = [&*keys.primary, &keys.stream_due, &keys.stream_bodies];
+        let mut names = names.map(str::to_owned).to_vec();
+        names.extend(key.map(|key| keys.idempotency(key)));
+        Self {
+            keys: names,
+            when,
+            time,
+            token: unique().to_string(),
+            window: milliseconds(window).clamp(1, LONGEST_WINDOW),
+            confirm: parts.replicas.is_some(),
+            message,
+        }
+    }
+
+    pub(in crate::transport::redis) fn keys(&self) -> &[String] {
+        &self.keys
+    }
+
+    /// Calls `put` with the arguments of the follow-up `forward`: the time, then the fields of an
+    /// entry of the outbox, which `Forwarder` decodes.
+    pub(in crate::transport::redis) fn forward_args(
+        &self,
+        target: &Name,
+        mut put: impl FnMut(&[u8]),
+    ) {
+        put(self.when.as_bytes());
+        put(self.time.to_string().as_bytes());
+        put(b"to");
+        put(target.as_bytes());
+        put(b"window");
+        put(self.window.to_string().as_bytes());
+        codec::encode(&self.message, |field, value| {
+            put(field);
+            put(value);
+        });
+    }
+
+    /// Calls `put` with each argument.
+    pub(in crate::transport::redis) fn args(&self, mut put: impl FnMut(&[u8])) {
+        put(self.when.as_bytes());
+        put(self.time.to_string().as_bytes());
+        put(self.token.as_bytes());
+        put(self.window.to_string().as_bytes());
+        put(u8::from(self.confirm).to_string().as_bytes());
+        codec::encode(&self.message, |field, value| {
+            put(field);
+            put(value);
+        });
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Encode for Accept {
     fn encode(&self, out: &mut Vec<u8>) {
-        let names: Vec<_> = self.names.iter().map(String::as_str).collect();
-        let call = scripts::ACCEPT.call(&names, |cmd| {
-            cmd.arg(self.when)
-                .arg(self.time)
-                .arg(&self.token)
-                .arg(self.window)
-                .arg(u8::from(self.confirm));
-            codec::encode(&self.message, |field, value| {
-                cmd.arg(field).arg(value);
+        let keys: Vec<_> = self.keys.iter().map(String::as_str).collect();
+        let call = scripts::ACCEPT.call(&keys, |cmd| {
+            self.args(|arg| {
+                cmd.arg(arg);
             });
         });
         call.encode(out);

@@ -6,7 +6,7 @@
 --           entry was deleted, dead letters dropped, 1 replied | 0 not possible}.
 local src, group, id, retry = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1'
 if not own(src, group, id, ARGV[2]) then return { 0, 0, 0 } end
-local ended, dropped, answered = 1, 0, 0
+local ended, dropped = 1, 0
 if ARGV[7] then
   local entry = redis.call('XRANGE', src, id, id)[1]
   if entry then
@@ -18,12 +18,6 @@ if ARGV[7] then
     ended = 2
   end
 end
-if KEYS[3] then
-  -- Only to an existing stream: a client that has ended must not get a new one.
-  if redis.call('XADD', KEYS[3], 'NOMKSTREAM', '*', 'r', ARGV[5]) then answered = 1 end
-elseif ARGV[6] ~= '' then
-  -- Without permission to publish on the channel, the delivery ends all the same.
-  if type(redis.pcall('PUBLISH', ARGV[6], ARGV[5])) == 'number' then answered = 1 end
-end
+local answered = answer(KEYS[3], ARGV[6], ARGV[5])
 finish(src, group, id, retry)
 return { ended, dropped, answered }

@@ -22,7 +22,7 @@ macro_rules! scripts {
 
 scripts! {
     /// Accepts a task with a delay or an idempotency key.
-    ACCEPT = "fence" "accept";
+    ACCEPT = "fence" "accepting" "accept";
     /// Cancels a delayed task.
     CANCEL = "cancel";
     /// Moves due messages to a stream.
@@ -36,7 +36,9 @@ scripts! {
     /// Redelivers an entry, now or after a delay.
     REDELIVER = "fence" "fields" "redeliver";
     /// Ends a delivery: as done in an owned partition, as a dead letter, or discarded.
-    FINISH = "fence" "fields" "finish";
+    FINISH = "fence" "fields" "answering" "finish";
+    /// Ends a delivery as done, with its follow-ups.
+    COMPLETE = "fence" "accepting" "answering" "complete";
     /// Stores replies and acknowledges their requests.
     REPLY = "reply";
     /// Renews leases.

@@ -1,0 +1,203 @@
+//! The outbox of a delivery: what is sent together with its acknowledgement.
+
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use tower::Service;
+
+use crate::{
+    client::{Call, receipt::Receipt, typed::Client},
+    error::{Error, ErrorKind, Rejection},
+    extract::{FromMessageParts, OptionalFromMessageParts},
+    message::{FollowUp, FollowUps, Kind, Message, Name, Parts, Write},
+    payload::IntoPayload,
+    reply::Reply,
+    transport::check,
+};
+
+/// Collects tasks and events that are sent if, and only if, the delivery succeeds. An extractor.
+///
+/// What a handler sends through a [`Client`] is sent immediately. If the worker then crashes before
+/// the acknowledgement, the message is handled again, and sends it twice. An outbox keeps it until
+/// the handler returns `Ok`. The transport then stores it in the same atomic step as the
+/// acknowledgement: a crash at any point, a lost lease or a failed handler leaves either both or
+/// none.
+///
+/// ```
+/// use std::time::Duration;
+/// use campanile::{Error, Json, Outbox, Router};
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct Order {
+///     id: u64,
+/// }
+///
+/// async fn place(outbox: Outbox, Json(order): Json<Order>) -> Result<(), Error> {
+///     outbox.enqueue("invoices.make", Json(&order)).stream("invoices").await?;
+///     outbox.enqueue("orders.remind", Json(&order)).delay(Duration::from_secs(3600)).await?;
+///     outbox.publish("orders.placed", Json(&order)).await?;
+///     outbox.increment("orders", 1)?;
+///     Ok(())
+/// }
+///
+/// let app: Router = Router::new().task("orders.place", place);
+/// ```
+///
+/// Clones share their contents. An outbox is also a `Service<Message>`, so a [`Client`] with layers
+/// can send into it.
+///
+/// # Streams
+/// A task without [`stream`](Call::stream) goes to the stream of the delivery; on a
+/// [partitioned](crate::transport::Streams::partitioned) stream, to the partition of its key. On a
+/// Redis Cluster, a task for a stream in another slot is first stored beside the stream of the
+/// delivery. A worker then moves it to its stream, at least once, and with the task's
+/// [idempotency key](Call::idempotency_key), or a generated one, so that it is not stored twice.
+///
+/// # Values
+/// [`increment`](Self::increment), [`set`](Self::set) and [`delete`](Self::delete) change values of
+/// the application in the same step, exactly once for each message. They are stored beside the
+/// stream of the delivery: on Redis, under the key that
+/// [`value_key`](crate::Redis::value_key) returns; in memory, see
+/// [`value`](crate::transport::memory::Memory::value).
+///
+/// # Layers
+/// If the outbox is extracted again, as by a retry within the process, it starts empty. A layer
+/// that drops the delivery's repetition, such as an idempotency layer, must not record the success
+/// of a handler with an outbox: if the worker crashes after the record and before the
+/// acknowledgement, the repetition is dropped with its follow-ups. Such a handler needs no such
+/// layer, if its effects are in the outbox.
+///
+/// # Bounds and errors
+/// An outbox takes at most 1,000 follow-ups and 16 MiB. Beyond that, and for an invalid message, the
+/// call fails, and a handler that returns the error sends nothing. The `Ok` of a call does not mean
+/// that the task is stored, and its receipt has no id.
+///
+/// If the server cannot store a follow-up, for example because a key has another type, the delivery
+/// becomes a dead letter with the reason, and nothing is stored.
+///
+/// # Rejection
+/// An [ordinary](Rejection::ordinary) rejection, if the transport has no outboxes: events have
+/// none, and neither has a router that is called without a transport.
+#[derive(Debug, Clone)]
+pub struct Outbox(Arc<FollowUps>);
+
+impl Outbox {
+    /// Adds a task. The options of the call are those of [`Client::enqueue`], except
+    /// [`replicas`](Call::replicas), which the call refuses.
+    pub fn enqueue(&self, name: impl Into<Name>, payload: impl IntoPayload) -> Call<Self, Receipt> {
+        Client::new(self.clone()).enqueue(name, payload)
+    }
+
+    /// Adds an event. It is published with the acknowledgement, and has the delivery guarantee of
+    /// any event. A [sharded](Call::sharded) event is refused.
+    pub fn publish(&self, name: impl Into<Name>, payload: impl IntoPayload) -> Call<Self, ()> {
+        Client::new(self.clone()).publish(name, payload)
+    }
+
+    /// Adds `by` to the integer under a key. A value that does not exist counts as zero.
+    ///
+    /// # Errors
+    /// If the key is empty or longer than 1024 bytes, or the outbox is full. If the value is not an
+    /// integer of at most 15 digits, before or after, the delivery becomes a dead letter.
+    pub fn increment(&self, key: impl Into<String>, by: i64) -> Result<(), Error> {
+        if by.unsigned_abs() >= MAX_INTEGER {
+            let text = "an increment must have at most 15 digits";
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        self.write(key.into(), Write::Increment(by))
+    }
+
+    /// Stores a value under a key.
+    ///
+    /// # Errors
+    /// If the key is empty or longer than 1024 bytes, or the outbox is full.
+    pub fn set(&self, key: impl Into<String>, value: impl Into<Bytes>) -> Result<(), Error> {
+        self.write(key.into(), Write::Set(value.into()))
+    }
+
+    /// Deletes the value under a key, if it exists.
+    ///
+    /// # Errors
+    /// If the key is empty or longer than 1024 bytes, or the outbox is full.
+    pub fn delete(&self, key: impl Into<String>) -> Result<(), Error> {
+        self.write(key.into(), Write::Delete)
+    }
+
+    fn write(&self, key: String, write: Write) -> Result<(), Error> {
+        match key.len() {
+            0 => Err(Error::new(
+                ErrorKind::Invalid,
+                "the key of a value is empty",
+            )),
+            1..=MAX_KEY_LEN => self.0.add(FollowUp::Write { key, write }),
+            _ => Err(Error::new(
+                ErrorKind::Invalid,
+                "the key of a value is longer than 1024 bytes",
+            )),
+        }
+    }
+
+    fn add(&self, message: Message) -> Result<(), Error> {
+        check(message.parts())?;
+        let parts = message.parts();
+        if parts.kind == Kind::Rpc {
+            let text = "an outbox takes tasks and events; send a request through a client";
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        if parts.sharded {
+            let text = "an outbox takes no sharded events; publish it through a client";
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        self.0.add(FollowUp::Send(message))
+    }
+
+    /// Starts the outbox of a delivery.
+    pub(crate) fn of(parts: &Parts) -> Option<Self> {
+        parts.lease.as_ref()?.start_outbox().map(Self)
+    }
+}
+
+/// Integers below this are exact in a Lua script.
+pub(crate) const MAX_INTEGER: u64 = 1_000_000_000_000_000;
+/// The most bytes of the key of a value.
+const MAX_KEY_LEN: usize = 1024;
+
+impl<S: Sync> FromMessageParts<S> for Outbox {
+    type Rejection = Rejection;
+
+    async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
+        Self::of(parts).ok_or_else(|| {
+            Rejection::ordinary(
+                "this message has no outbox: only a task or a request that a transport delivers has \
+                 one; serve the router, for example over the transport in memory",
+            )
+        })
+    }
+}
+
+impl<S: Sync> OptionalFromMessageParts<S> for Outbox {
+    type Rejection = Infallible;
+
+    async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
+        Ok(Self::of(parts))
+    }
+}
+
+impl Service<Message> for Outbox {
+    type Response = Reply;
+    type Error = Error;
+    type Future = Ready<Result<Reply, Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, message: Message) -> Self::Future {
+        ready(self.add(message).map(|()| Reply::default()))
+    }
+}

@@ -1,0 +1,134 @@
+//! Carries out the follow-ups of a delivery together with its verdict.
+
+use bytes::Bytes;
+use foldhash::HashMap;
+
+use super::{
+    broker::{BrokerStream, Shared, stream_of, with_group},
+    encode,
+    group::Serial,
+};
+use crate::{
+    error::RpcError,
+    message::{FollowUp, Kind, Message, Name, Write},
+    outbox::MAX_INTEGER,
+    transport::{Settings, Verdict},
+};
+
+/// Follow-ups that can be carried out.
+#[derive(Default)]
+struct Prepared {
+    tasks: Vec<(Name, Message)>,
+    events: Vec<Message>,
+    /// All values of the stream, if one of them changes.
+    values: Option<HashMap<String, Bytes>>,
+}
+
+impl Shared {
+    /// Settles a delivery. A success that is still pending carries out its follow-ups in the same
+    /// step, or becomes a dead letter if one of them is refused. `source` has the settings of all
+    /// streams, and `settings` those of the delivery's stream.
+    pub(super) fn settle(
+        &self,
+        source: &Settings,
+        settings: &Settings,
+        serial: Serial,
+        mut verdict: Verdict,
+    ) {
+        let mut streams = self.streams();
+        let follow_ups = match verdict {
+            Verdict::Done(Ok(_)) => {
+                with_group(&mut streams, &self.context, settings, |group, _| {
+                    group.take_follow_ups(serial)
+                })
+            }
+            _ => None,
+        };
+        let follow_ups = follow_ups.unwrap_or_default();
+        let stream = stream_of(&mut streams, &settings.stream);
+        let prepared = prepare(source, settings, stream, follow_ups).unwrap_or_else(|reason| {
+            verdict = Verdict::DeadLetter {
+                reason: format!("a follow-up in the outbox was refused: {reason}"),
+                answer: Some(RpcError::internal("the request could not be handled")),
+            };
+            Prepared::default()
+        });
+        let settled = with_group(&mut streams, &self.context, settings, |group, _| {
+            group.settle(serial, verdict, settings, &self.context)
+        });
+        let Some(Some(entry)) = settled else {
+            return;
+        };
+        for (target, message) in prepared.tasks {
+            if let Some(registry) = &source.registry {
+                self.registries.register(registry, &target);
+            }
+            let (parts, fields) = (message.parts(), encode(&message, None));
+            let contents = stream_of(&mut streams, &target);
+            self.accept_on(&target, contents, parts, source.idempotency_window, fields);
+        }
+        if let Some(values) = prepared.values {
+            stream_of(&mut streams, &settings.stream).values = values;
+        }
+        drop(streams);
+        for event in prepared.events {
+            self.publish(&event);
+        }
+        drop(entry);
+    }
+}
+
+/// Checks follow-ups, and computes the values after them. Changes nothing.
+fn prepare(
+    source: &Settings,
+    settings: &Settings,
+    stream: &BrokerStream,
+    follow_ups: Vec<FollowUp>,
+) -> Result<Prepared, String> {
+    let mut prepared = Prepared::default();
+    for follow_up in follow_ups {
+        match follow_up {
+            FollowUp::Send(message) if message.kind() == Kind::Event => {
+                prepared.events.push(message);
+            }
+            FollowUp::Send(mut message) => {
+                let chosen = source.choose_partition(message.parts_mut());
+                chosen.map_err(|error| error.chain())?;
+                let target = message.parts().to.clone();
+                let target = target.unwrap_or_else(|| settings.stream.clone());
+                prepared.tasks.push((target, message));
+            }
+            FollowUp::Write { key, write } => {
+                let values = &mut prepared.values;
+                let values = values.get_or_insert_with(|| stream.values.clone());
+                match write {
+                    Write::Increment(by) => {
+                        let sum = integer(values.get(&key)).map(|value| value + by);
+                        let Some(sum) = sum.filter(|sum| sum.unsigned_abs() < MAX_INTEGER) else {
+                            return Err(format!(
+                                "the value of `{key}` is not an integer of at most 15 digits"
+                            ));
+                        };
+                        values.insert(key, sum.to_string().into());
+                    }
+                    Write::Set(value) => {
+                        values.insert(key, value);
+                    }
+                    Write::Delete => {
+                        values.remove(&key);
+                    }
+                }
+            }
+        }
+    }
+    Ok(prepared)
+}
+
+/// Returns the integer that a value contains. A missing value counts as zero.
+fn integer(value: Option<&Bytes>) -> Option<i64> {
+    let Some(value) = value else {
+        return Some(0);
+    };
+    let number: i64 = std::str::from_utf8(value).ok()?.parse().ok()?;
+    (number.unsigned_abs() < MAX_INTEGER).then_some(number)
+}

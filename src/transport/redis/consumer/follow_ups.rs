@@ -1,0 +1,225 @@
+//! Encodes the follow-ups of a delivery for the script that ends it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redis::Cmd;
+use tokio::sync::Notify;
+
+use super::{
+    reply_to::ReplyRoute,
+    settlement::{End, Unsettled},
+    settler::{Settler, reply_args},
+    streams::ServedStream,
+};
+use crate::{
+    error::{Error, RpcError},
+    message::{Due, FollowUp, Kind, Message, Name, Write},
+    transport::redis::{
+        Redis,
+        keys::{self, Keys},
+        pipeline::{Resend, Submit},
+        producer::{
+            event_channel,
+            schedule::{Accept, check_headers},
+        },
+        response::{bytes, exactly, integer},
+        scripts,
+        server::HashSlot,
+    },
+};
+
+/// The parts of a handle that carry out follow-ups.
+pub(super) struct FollowUpContext {
+    pub(super) redis: Redis,
+    /// Notified after tasks were added to an outbox for streams in other slots.
+    pub(super) forwards: Arc<Notify>,
+}
+
+/// Returns the reason of a dead letter whose follow-up was refused.
+pub(super) fn refused(reason: &str) -> String {
+    format!("a follow-up in the outbox was refused: {reason}")
+}
+
+/// Encodes the follow-ups of one consumer's deliveries, with the settings of its handle.
+pub(super) struct FollowUpEncoder {
+    pub(super) redis: Redis,
+}
+
+/// The follow-ups of a delivery, as keys and arguments of the script `COMPLETE`.
+#[derive(Debug, Default)]
+pub(super) struct EncodedFollowUps {
+    pub(super) keys: Vec<String>,
+    pub(super) args: Vec<Bytes>,
+    /// The number of tasks and events.
+    pub(super) messages: u64,
+    /// The streams of the tasks, which may have to be registered.
+    pub(super) targets: Vec<Name>,
+    /// The delayed tasks, which a timer of this worker moves to their streams when they are due.
+    pub(super) delayed: Vec<(Keys, Due)>,
+    /// Set if a task is for a stream in another slot.
+    pub(super) has_forwards: bool,
+}
+
+impl FollowUpEncoder {
+    /// Encodes the follow-ups of a delivery from this stream.
+    ///
+    /// # Errors
+    /// If a task cannot be sent to its stream.
+    pub(super) fn encode(
+        &self,
+        stream: &ServedStream,
+        follow_ups: Vec<FollowUp>,
+    ) -> Result<EncodedFollowUps, Error> {
+        let mut encoded = EncodedFollowUps::default();
+        for follow_up in follow_ups {
+            match follow_up {
+                FollowUp::Send(message) if message.kind() == Kind::Event => {
+                    let channel = event_channel(&self.redis.options, message.name());
+                    let channel = Bytes::copy_from_slice(channel.as_bytes());
+                    encoded.push("publish", &[], vec![channel, message.payload().clone()]);
+                    encoded.messages += 1;
+                }
+                FollowUp::Send(message) => {
+                    self.add_task(&mut encoded, stream, message)?;
+                    encoded.messages += 1;
+                }
+                FollowUp::Write { key, write } => {
+                    let (kind, args) = match write {
+                        Write::Increment(by) => ("increment", vec![by.to_string().into()]),
+                        Write::Set(value) => ("set", vec![value]),
+                        Write::Delete => ("delete", vec![]),
+                    };
+                    encoded.push(kind, &[stream.keys.value(key)], args);
+                }
+            }
+        }
+        Ok(encoded)
+    }
+
+    fn add_task(
+        &self,
+        encoded: &mut EncodedFollowUps,
+        stream: &ServedStream,
+        mut message: Message,
+    ) -> Result<(), Error> {
+        let Redis {
+            settings,
+            options,
+            shared,
+            ..
+        } = &self.redis;
+        check_headers(&message)?;
+        settings.choose_partition(message.parts_mut())?;
+        let target = message.parts().to.clone();
+        let target = target.unwrap_or_else(|| stream.keys.stream.clone());
+        keys::check(&options.namespace, &target)?;
+        let keys = Keys::new(&options.namespace, &target, &settings.group)?;
+        let due = message.parts().due;
+        let accept = Accept::new(&keys, settings.idempotency_window, message);
+        let slot = |keys: &Keys| HashSlot::of(keys.primary.as_bytes());
+        if shared.connector.is_cluster() && slot(&keys) != slot(&stream.keys) {
+            let mut args = Vec::new();
+            accept.forward_args(&target, |arg| args.push(Bytes::copy_from_slice(arg)));
+            encoded.push("forward", &[stream.keys.outbox()], args);
+            encoded.has_forwards = true;
+        } else {
+            let mut args = Vec::new();
+            accept.args(|arg| args.push(Bytes::copy_from_slice(arg)));
+            encoded.push("task", accept.keys(), args);
+            encoded.delayed.extend(due.map(|due| (keys, due)));
+        }
+        encoded.targets.push(target);
+        Ok(())
+    }
+}
+
+impl EncodedFollowUps {
+    /// Adds a follow-up: its kind, its keys and its arguments.
+    fn push(&mut self, kind: &'static str, keys: &[String], args: Vec<Bytes>) {
+        self.args.push(Bytes::from_static(kind.as_bytes()));
+        self.args.push(keys.len().to_string().into());
+        self.args.push(args.len().to_string().into());
+        self.args.extend(args);
+        self.keys.extend_from_slice(keys);
+    }
+}
+
+impl Settler {
+    /// Ends a delivery as done, and carries out its follow-ups in the same step. If one of them is
+    /// refused, the delivery becomes a dead letter.
+    pub(super) async fn complete(
+        &self,
+        delivery: &Unsettled,
+        follow_ups: EncodedFollowUps,
+        reply: Option<(ReplyRoute, Vec<u8>)>,
+    ) -> Result<(), Error> {
+        let FollowUpContext { redis, forwards } = &self.follow_ups;
+        for target in &follow_ups.targets {
+            if let Some(registration) = redis.registration(target) {
+                registration.await?;
+            }
+        }
+        let submit = || self.submit_complete(delivery, &follow_ups, reply.as_ref());
+        let response = self.insist(&delivery.stream, submit).await?;
+        let [outcome, answered, reason] = exactly(response)?;
+        match integer(&outcome)? {
+            1 => {}
+            2 => {
+                let reason = String::from_utf8_lossy(&bytes(reason)?).into_owned();
+                tracing::warn!(
+                    id = %delivery.origin, stream = %delivery.stream.keys.stream, reason,
+                    "a follow-up was refused; its task becomes a dead letter"
+                );
+                let error = RpcError::internal("the request could not be handled");
+                let reply = delivery.reply_to.as_ref().zip(reply);
+                let reply = reply.map(|(to, (route, _))| (route, to.envelope(&Err(error))));
+                let end = End::DeadLetter(refused(&reason));
+                return self.end(delivery, end, reply).await;
+            }
+            _ => {
+                self.fenced_out(delivery);
+                return Ok(());
+            }
+        }
+        if reply.is_some() && integer(&answered)? == 0 {
+            self.report.unanswerable(delivery.origin);
+        }
+        self.report.counters.done.increment();
+        self.report.counters.sent.add(follow_ups.messages);
+        if follow_ups.has_forwards {
+            forwards.notify_one();
+        }
+        for (keys, due) in follow_ups.delayed {
+            redis.promote_soon(keys, Some(due));
+        }
+        Ok(())
+    }
+
+    fn submit_complete(
+        &self,
+        delivery: &Unsettled,
+        follow_ups: &EncodedFollowUps,
+        reply: Option<&(ReplyRoute, Vec<u8>)>,
+    ) -> Submit {
+        let (which, id) = delivery.guard.key;
+        let mut keys = vec![delivery.stream.key_of(which)];
+        let (channel, envelope) = reply_args(reply, &mut keys);
+        let before = keys.len();
+        keys.extend(follow_ups.keys.iter().map(String::as_str));
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(self.member.group.as_str())
+                .arg(&self.member.consumer)
+                .arg(id)
+                .arg(which.flag())
+                .arg(envelope)
+                .arg(channel)
+                .arg(before);
+            for arg in &follow_ups.args {
+                cmd.arg(&arg[..]);
+            }
+        };
+        let (script, retry) = (&scripts::COMPLETE, Resend::UntilAnswered);
+        self.pipeline.submit_script(script, &keys, args, retry)
+    }
+}

@@ -1,0 +1,133 @@
+//! Moves tasks from the outbox of a stream to streams in other slots of a cluster.
+//!
+//! A delivery's follow-up for another slot cannot be stored in the step that acknowledges the
+//! delivery, so that step adds it to the outbox of the delivery's stream. Any worker of that stream
+//! then sends the task with an idempotency key, and deletes it from the outbox once the server has
+//! confirmed it. If the worker crashes in between, another worker repeats both steps, and the key
+//! keeps the task from being stored twice.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use redis::Cmd;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::streams::{ServedStream, StreamSet};
+use crate::{
+    error::{Error, ErrorKind},
+    message::Name,
+    transport::{
+        codec,
+        redis::{
+            Redis, dead_letters, entry::value_of, ids::unique, keys::Keys, pipeline::Resend,
+            scripts, server::Limit,
+        },
+    },
+};
+
+/// The most tasks that are read at a time. Few, since they may be large.
+const READ_AT_ONCE: usize = 8;
+
+/// Forwards the tasks in the outboxes of one consumer's streams.
+pub(super) struct Forwarder {
+    pub(super) redis: Redis,
+    pub(super) streams: Arc<StreamSet>,
+    /// The time between two looks at the outboxes, for tasks that other workers have left there.
+    pub(super) interval: Duration,
+    pub(super) warnings: Limit,
+    pub(super) closed: CancellationToken,
+}
+
+impl Forwarder {
+    /// Forwards tasks until the consumer is closed: after each call of `notify_one`, and at each
+    /// interval.
+    pub(super) async fn run(mut self, added: Arc<Notify>) {
+        let closed = self.closed.clone();
+        let forward = async {
+            loop {
+                for stream in &*self.streams.all() {
+                    if let Err(error) = self.forward(stream).await
+                        && let Some(withheld) = self.warnings.admit()
+                    {
+                        tracing::warn!(
+                            stream = %stream.keys.stream, error = error.chain(), withheld,
+                            "tasks for other streams stay in the outbox; trying again"
+                        );
+                    }
+                }
+                let _ = tokio::time::timeout(self.interval, added.notified()).await;
+            }
+        };
+        closed.run_until_cancelled(forward).await;
+    }
+
+    /// Forwards all tasks in the outbox of a stream. Skips those that cannot be sent, and returns
+    /// the first error.
+    async fn forward(&self, stream: &ServedStream) -> Result<(), Error> {
+        let outbox = stream.keys.outbox();
+        let pipeline = self.redis.shared.pipeline.of(&outbox);
+        let (mut from, mut failed) = ("-".to_owned(), Ok(()));
+        loop {
+            let mut read = redis::cmd("XRANGE");
+            read.arg(&outbox).arg(&from).arg("+");
+            read.arg("COUNT").arg(READ_AT_ONCE);
+            let found = dead_letters::entries(pipeline.command(read, Resend::Never).await?)?;
+            let Some((last, _)) = found.last() else {
+                return failed;
+            };
+            from = format!("({last}");
+            for (id, fields) in found {
+                let key = format!("outbox:{}:{id}", stream.keys.primary);
+                let sent = async {
+                    self.send(&fields, &key).await?;
+                    let mut delete = redis::cmd("XDEL");
+                    delete.arg(&outbox).arg(id.as_str());
+                    pipeline.command(delete, Resend::Never).await.map(drop)
+                };
+                failed = failed.and(sent.await);
+            }
+        }
+    }
+
+    /// Sends a task of the outbox to its stream. `key` is the task's idempotency key, unless the task
+    /// has one.
+    async fn send(&self, fields: &[(Bytes, Bytes)], key: &str) -> Result<(), Error> {
+        let Redis {
+            settings,
+            options,
+            shared,
+            ..
+        } = &self.redis;
+        let malformed = || Error::new(ErrorKind::Decode, "an entry of the outbox is malformed");
+        let [(_, due), (_, target), (_, window), task @ ..] = fields else {
+            return Err(malformed());
+        };
+        let target = Name::from_utf8(target).map_err(|_| malformed())?;
+        if let Some(registration) = self.redis.registration(&target) {
+            registration.await?;
+        }
+        let keys = Keys::new(&options.namespace, &target, &settings.group)?;
+        let record = match value_of(task, codec::IDEMPOTENCY_KEY) {
+            Some(own) => keys.idempotency(String::from_utf8_lossy(own)),
+            None => keys.idempotency(key),
+        };
+        let names = [
+            &*keys.primary,
+            &keys.stream_due,
+            &keys.stream_bodies,
+            &record,
+        ];
+        let args = |cmd: &mut Cmd| {
+            // A time in the past means now.
+            cmd.arg("at").arg(&due[..]).arg(unique().to_string());
+            cmd.arg(&window[..]).arg(0);
+            for (field, value) in task {
+                cmd.arg(&field[..]).arg(&value[..]);
+            }
+        };
+        let pipeline = shared.pipeline.of(&keys.primary);
+        let sent = pipeline.script_until_known(&scripts::ACCEPT, &names, args);
+        sent.await.map(drop)
+    }
+}

@@ -1,0 +1,15 @@
+-- Sends the reply to a request. `stream` is the reply stream, or nil if the reply is published on
+-- `channel`, or not sent if that is empty. Returns: 1 sent | 0 not possible.
+local function answer(stream, channel, envelope)
+  local sent
+  if stream then
+    -- Only to an existing stream: a client that has ended must not get a new one.
+    if redis.call('TYPE', stream).ok == 'stream' then
+      sent = redis.call('XADD', stream, '*', 'r', envelope)
+    end
+  elseif channel ~= '' then
+    -- Without permission to publish on the channel, the delivery ends all the same.
+    sent = type(redis.pcall('PUBLISH', channel, envelope)) == 'number'
+  end
+  return sent and 1 or 0
+end
