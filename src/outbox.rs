@@ -22,11 +22,11 @@ use crate::{
 
 /// Collects tasks and events that are sent if, and only if, the delivery succeeds. An extractor.
 ///
-/// What a handler sends through a [`Client`] is sent immediately. If the worker then crashes before
-/// the acknowledgement, the message is handled again, and sends it twice. An outbox keeps it until
-/// the handler returns `Ok`. The transport then stores it in the same atomic step as the
-/// acknowledgement: a crash at any point, a lost lease or a failed handler leaves either both or
-/// none.
+/// A message that a handler sends through a [`Client`] is sent immediately. If the worker then
+/// crashes before the acknowledgement, the handler runs again, and sends the message twice. An outbox
+/// keeps the message until the handler returns `Ok`. The transport then stores it in the same atomic
+/// step as the acknowledgement. So a crash at any point, a lost lease or a failed handler leaves both
+/// or none of them.
 ///
 /// ```
 /// use std::time::Duration;

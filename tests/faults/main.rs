@@ -27,6 +27,7 @@
 //! | `requests` | requests whose worker, connections or callers are lost |
 //! | `crowd` | thousands of pending entries, hundreds of workers |
 //! | `groups` | a slow group beside a fast one |
+//! | `outbox` | follow-ups of workers that are killed and frozen |
 //! | `owned` | workers that own partitions, killed, terminated and frozen |
 //! | `cluster` | a server in cluster mode; a stream on another node, a fail-over |
 //! | `signals` | a worker that gets a second signal |
@@ -46,6 +47,7 @@ mod crowd;
 mod groups;
 mod many;
 mod memory;
+mod outbox;
 mod owned;
 mod requests;
 mod scene;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use campanile::{
-    Attempt, BoxError, Handler, Json, Lease, Redis, Router, State, serve,
+    Attempt, BoxError, Handler, Json, Lease, Outbox, Redis, Router, State, serve,
     transport::{Start, Streams, UnknownNames},
 };
 use serde::{Deserialize, Serialize};
@@ -90,6 +90,7 @@ impl Setup {
             .task("block", block)
             .task("flaky", flaky)
             .task("poison", poison)
+            .task("chain", chain)
             .rpc("double", double)
             .with_state(Ledger::open(&self.ledger))
     }
@@ -136,6 +137,24 @@ async fn block(State(ledger): State<Ledger>, attempt: Attempt, Json(job): Json<J
     ledger.write(What::Started, job.n, attempt.0);
     thread::sleep(Duration::from_millis(job.ms));
     ledger.write(What::Finished, job.n, attempt.0);
+}
+
+/// Adds a follow-up for a stream without workers, and counts itself.
+async fn chain(
+    State(ledger): State<Ledger>,
+    attempt: Attempt,
+    outbox: Outbox,
+    Json(job): Json<Job>,
+) -> Result<(), BoxError> {
+    ledger.write(What::Started, job.n, attempt.0);
+    outbox
+        .enqueue("next", job.n.to_string())
+        .stream("next")
+        .await?;
+    outbox.increment("count", 1)?;
+    sleep(Duration::from_millis(job.ms)).await;
+    ledger.write(What::Finished, job.n, attempt.0);
+    Ok(())
 }
 
 /// Aborts the process.

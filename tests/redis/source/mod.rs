@@ -8,6 +8,7 @@ mod events;
 mod faults;
 mod leases;
 mod outages;
+mod outbox;
 mod owned;
 mod schedule;
 mod served_names;

@@ -161,21 +161,20 @@ impl Settler {
             }
         }
         let submit = || self.submit_complete(delivery, &follow_ups, reply.as_ref());
-        let response = self.insist(&delivery.stream, submit).await?;
+        let response = match self.insist(&delivery.stream, submit).await {
+            // Redis has checked the permissions for the keys before it ran the script.
+            Err(error) if error.is_refused() => {
+                return self.refuse(delivery, &error.chain(), reply).await;
+            }
+            response => response?,
+        };
         let [outcome, answered, reason] = exactly(response)?;
         match integer(&outcome)? {
             1 => {}
             2 => {
-                let reason = String::from_utf8_lossy(&bytes(reason)?).into_owned();
-                tracing::warn!(
-                    id = %delivery.origin, stream = %delivery.stream.keys.stream, reason,
-                    "a follow-up was refused; its task becomes a dead letter"
-                );
-                let error = RpcError::internal("the request could not be handled");
-                let reply = delivery.reply_to.as_ref().zip(reply);
-                let reply = reply.map(|(to, (route, _))| (route, to.envelope(&Err(error))));
-                let end = End::DeadLetter(refused(&reason));
-                return self.end(delivery, end, reply).await;
+                let reason = bytes(reason)?;
+                let reason = String::from_utf8_lossy(&reason);
+                return self.refuse(delivery, &reason, reply).await;
             }
             _ => {
                 self.fenced_out(delivery);
@@ -194,6 +193,24 @@ impl Settler {
             redis.promote_soon(keys, Some(due));
         }
         Ok(())
+    }
+
+    /// Makes a dead letter of a delivery with a follow-up that the server has refused.
+    async fn refuse(
+        &self,
+        delivery: &Unsettled,
+        reason: &str,
+        reply: Option<(ReplyRoute, Vec<u8>)>,
+    ) -> Result<(), Error> {
+        tracing::warn!(
+            id = %delivery.origin, stream = %delivery.stream.keys.stream, reason,
+            "a follow-up was refused; its task becomes a dead letter"
+        );
+        let error = RpcError::internal("the request could not be handled");
+        let reply = delivery.reply_to.as_ref().zip(reply);
+        let reply = reply.map(|(to, (route, _))| (route, to.envelope(&Err(error))));
+        self.end(delivery, End::DeadLetter(refused(reason)), reply)
+            .await
     }
 
     fn submit_complete(

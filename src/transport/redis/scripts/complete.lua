@@ -13,7 +13,7 @@ local MAX_DIGITS = 15
 -- Returns the integer in a text, or false.
 local function integer(text)
   local digits = string.match(text, '^-?(%d+)$')
-  return digits and #digits <= MAX_DIGITS and tonumber(text)
+  return digits ~= nil and #digits <= MAX_DIGITS and tonumber(text)
 end
 
 -- For each kind of follow-up: the types and the commands of its keys, and its effect.
