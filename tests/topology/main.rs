@@ -17,6 +17,7 @@
 //! | `sentinel` | a primary that Sentinels name, and that changes |
 //! | `clock` | a new primary whose clock is ahead of that of the old one |
 //! | `names` | a host name that leads to another server after a failover |
+//! | `outbox` | follow-ups for other nodes, over failovers |
 //! | `partitions` | partitioned streams over all nodes, served in turn and owned |
 //! | `bad_input` | URLs of another topology than the server's |
 //!
@@ -32,6 +33,7 @@ mod connecting;
 mod features;
 mod load;
 mod names;
+mod outbox;
 mod partitions;
 #[cfg(feature = "cli")]
 #[path = "../support/program.rs"]

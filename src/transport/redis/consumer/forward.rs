@@ -6,7 +6,10 @@
 //! confirmed it. If the worker crashes in between, another worker repeats both steps, and the key
 //! keeps the task from being stored twice.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
 use redis::Cmd;
@@ -16,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::streams::{ServedStream, StreamSet};
 use crate::{
     error::{Error, ErrorKind},
-    message::Name,
+    message::{Due, Name},
     transport::{
         codec,
         redis::{
@@ -128,6 +131,12 @@ impl Forwarder {
         };
         let pipeline = shared.pipeline.of(&keys.primary);
         let sent = pipeline.script_until_known(&scripts::ACCEPT, &names, args);
-        sent.await.map(drop)
+        sent.await?;
+        let due = std::str::from_utf8(due)
+            .ok()
+            .and_then(|due| due.parse().ok());
+        let due = UNIX_EPOCH + Duration::from_millis(due.unwrap_or(0));
+        self.redis.promote_soon(keys, Some(Due::At(due)));
+        Ok(())
     }
 }
