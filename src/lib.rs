@@ -104,7 +104,7 @@ pub use self::{
     message::{
         correlation::CorrelationId,
         lease::Lease,
-        name::{DeadLetterId, IdempotencyKey, MessageId, Name, PartitionKey},
+        name::{DeadLetterId, IdempotencyKey, MessageId, Name, PartitionKey, UniqueKey},
         parts::{Attempt, Deadline, Due, Kind, MatchedRoute, Message, Parts, ReplyMode},
     },
     outbox::Outbox,

@@ -39,6 +39,7 @@ pub struct Reply {
     /// Values for the layers of this process; never sent.
     pub extensions: Extensions,
     receipt: Option<MessageId>,
+    is_duplicate: bool,
 }
 
 impl Reply {
@@ -56,6 +57,20 @@ impl Reply {
             receipt: Some(id),
             ..Self::default()
         }
+    }
+
+    /// The reply of a transport that has not stored a task, because an earlier task with this id has
+    /// the same key.
+    pub fn duplicate(id: MessageId) -> Self {
+        Self {
+            is_duplicate: true,
+            ..Self::accepted(id)
+        }
+    }
+
+    /// Returns `true` if the [receipt](Self::receipt) is that of an earlier task.
+    pub fn is_duplicate(&self) -> bool {
+        self.is_duplicate
     }
 
     /// The id under which a transport accepted the message; `None` for an event, and if a service

@@ -19,6 +19,7 @@ use crate::{
     error::{Error, ErrorKind},
     message::{
         Deadline, Due, IdempotencyKey, Kind, Message, Name, PartitionKey, Replicas, ReplyMode,
+        Unique,
     },
     reply::FromReply,
     service::MessageService,
@@ -147,7 +148,7 @@ impl<S> Call<S, Receipt> {
     /// since it was stored, on the server's clock. Zero means no delay. A delay of more than a
     /// hundred years is refused.
     ///
-    /// Until the task is due, the transport's `cancel` method can cancel it by its id. If both
+    /// Until the task is due, the transport's [`tasks`](crate::transport::Tasks) can cancel it by its id. If both
     /// `delay` and [`at`](Self::at) are called, the last call wins.
     pub fn delay(mut self, delay: Duration) -> Self {
         if let Ok(message) = &mut self.message {
@@ -188,6 +189,52 @@ impl<S> Call<S, Receipt> {
     pub fn idempotency_key(mut self, key: impl Into<IdempotencyKey>) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().idempotency_key = Some(key.into());
+        }
+        self
+    }
+
+    /// Sends the task only if no other task holds this key. The task holds the key until it has
+    /// ended: until it is done, dead, discarded or cancelled. A delayed task, a running one, and one
+    /// that waits for its next attempt still hold it.
+    ///
+    /// If another task holds the key, the call returns that task's receipt, which
+    /// [is a duplicate](Receipt::is_duplicate). With [`Unique::replace`](crate::message::Unique) the
+    /// new task replaces one that is not due yet, and with `refuse` the call fails as a
+    /// [duplicate](Error::is_duplicate).
+    ///
+    /// A key belongs to a stream and a group: that of the transport's handle. On a partitioned
+    /// stream, a task without a [`partition_key`](Self::partition_key) goes to the partition of its
+    /// unique key. A key that is empty or longer than 1024 bytes is refused, and so is a task that
+    /// has an idempotency key too.
+    ///
+    /// The key limits how many tasks are accepted, not how many run: a worker that has lost its
+    /// lease may still run an earlier task for a moment.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), campanile::Error> {
+    /// use campanile::{Client, transport::memory::Memory};
+    ///
+    /// let client = Client::new(Memory::new());
+    /// let first = client.enqueue("report.make", "7").unique("report 7").await?;
+    /// let second = client.enqueue("report.make", "7").unique("report 7").await?;
+    /// assert!(second.is_duplicate());
+    /// assert_eq!(second.id(), first.id());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn unique(mut self, unique: impl Into<Unique>) -> Self {
+        if let Ok(message) = &mut self.message {
+            message.parts_mut().unique = Some(unique.into());
+        }
+        self
+    }
+
+    /// Records the status of the task, and keeps it for this time after the task's end. The
+    /// transport's `tasks` method returns it, and can cancel the task in any state.
+    pub fn tracked(mut self, keep: Duration) -> Self {
+        if let Ok(message) = &mut self.message {
+            message.parts_mut().tracked = Some(keep);
         }
         self
     }

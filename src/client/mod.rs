@@ -54,7 +54,7 @@
 //!     .idempotency_key("reminder 7")
 //!     .await?;
 //! let id = receipt.id().expect("it is on a transport");
-//! assert!(memory.cancel(id).await?, "it was not due yet");
+//! assert!(memory.tasks().cancel(id, "no longer needed").await?, "it was not due yet");
 //! # Ok(())
 //! # }
 //! ```

@@ -12,6 +12,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Receipt {
     id: Option<MessageId>,
+    is_duplicate: bool,
 }
 
 impl Receipt {
@@ -20,12 +21,19 @@ impl Receipt {
     pub fn id(&self) -> Option<&MessageId> {
         self.id.as_ref()
     }
+
+    /// Returns `true` if an earlier task had the same idempotency key or unique key. Then the task was
+    /// not stored, and [`id`](Self::id) is that of the earlier task.
+    pub fn is_duplicate(&self) -> bool {
+        self.is_duplicate
+    }
 }
 
 impl From<Reply> for Receipt {
     fn from(reply: Reply) -> Self {
         Self {
             id: reply.receipt().cloned(),
+            is_duplicate: reply.is_duplicate(),
         }
     }
 }

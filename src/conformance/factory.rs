@@ -7,9 +7,9 @@ use tower::Service;
 
 use crate::{
     error::Error,
-    message::{Message, MessageId, Name},
+    message::{Message, Name},
     reply::Reply,
-    transport::{DeadLetters, Settings, StreamStats, Transport, memory::Memory},
+    transport::{DeadLetters, Settings, StreamStats, Tasks, Transport, memory::Memory},
 };
 
 /// Connects handles of the transport under test.
@@ -68,19 +68,11 @@ pub trait Factory: Send + Sync {
         }
     }
 
-    /// Cancels a delayed task. Returns `false` if it is due already. Needed for
-    /// [`Capabilities::delayed_tasks`].
-    fn cancel(
-        &self,
-        handle: &Self::Handle,
-        id: &MessageId,
-    ) -> impl Future<Output = Result<bool, Error>> + Send {
-        let _ = (handle, id);
-        async {
-            Err(Error::config(
-                "the factory declares `delayed_tasks` without a `cancel` method",
-            ))
-        }
+    /// Returns the tasks of the handle's stream and group. Needed for
+    /// [`Capabilities::delayed_tasks`] and [`Capabilities::tasks`].
+    fn tasks(&self, handle: &Self::Handle) -> Option<Tasks> {
+        let _ = handle;
+        None
     }
 
     /// Ends the leases of all deliveries of the group, as if its workers had died. The workers
@@ -136,7 +128,7 @@ pub struct Capabilities {
     pub raw_entries: bool,
     /// [`Factory::dead_letters`] works.
     pub dead_letters: bool,
-    /// A task can be [delayed](crate::Due) by its sender, and [`Factory::cancel`] works.
+    /// A task can be [delayed](crate::Due) by its sender, and [`Factory::tasks`] can cancel it.
     pub delayed_tasks: bool,
     /// [`Factory::stats`] works.
     pub statistics: bool,
@@ -152,6 +144,9 @@ pub struct Capabilities {
     pub replicas: bool,
     /// A delivery has an [outbox](crate::Outbox).
     pub outbox: bool,
+    /// A task can be [unique](crate::client::Call::unique) and
+    /// [tracked](crate::client::Call::tracked), and [`Factory::tasks`] works.
+    pub tasks: bool,
     /// [`Factory::end_leases`] works.
     pub end_leases: bool,
     /// [`Factory::restart`] works.
@@ -179,6 +174,7 @@ impl Capabilities {
             stream_sets: true,
             partitions: true,
             outbox: true,
+            tasks: true,
             end_leases: true,
             restart: true,
         }
@@ -204,6 +200,7 @@ impl Capabilities {
             stream_sets: false,
             partitions: false,
             outbox: false,
+            tasks: false,
             end_leases: false,
             restart: false,
         }
@@ -239,8 +236,8 @@ impl Factory for Memory {
         handle.stats().await
     }
 
-    async fn cancel(&self, handle: &Memory, id: &MessageId) -> Result<bool, Error> {
-        handle.cancel(id).await
+    fn tasks(&self, handle: &Memory) -> Option<Tasks> {
+        Some(handle.tasks())
     }
 
     async fn end_leases(&self, settings: &Settings) -> Result<(), Error> {

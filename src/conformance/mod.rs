@@ -46,6 +46,7 @@
 //!         capabilities.stream_sets = false;
 //!         capabilities.partitions = false;
 //!         capabilities.outbox = false;
+//!         capabilities.tasks = false;
 //!         capabilities.end_leases = false;
 //!         capabilities.restart = false;
 //!         capabilities
@@ -79,6 +80,7 @@ mod scene;
 mod sending;
 mod stats;
 mod streams;
+mod tasks;
 mod undecodable;
 mod workers;
 
@@ -155,6 +157,14 @@ pub use self::{
         a_call_can_choose_its_stream, a_redelivery_in_a_set_stays_on_its_stream,
         a_set_that_cannot_be_served_is_refused, a_stream_with_priority_is_emptied_first,
         registered_streams_are_found_while_they_are_served, streams_share_by_their_weights,
+    },
+    tasks::{
+        a_follow_up_can_be_unique, a_running_task_learns_that_it_is_cancelled,
+        a_task_that_is_not_running_is_cancelled_and_does_not_run,
+        a_task_that_kills_its_workers_frees_its_key, a_unique_key_is_held_until_its_task_has_ended,
+        a_unique_task_replaces_one_that_is_not_due,
+        senders_of_one_unique_key_at_the_same_time_send_one_task,
+        the_status_of_a_dead_task_follows_its_replay, the_status_of_a_task_follows_it,
     },
     undecodable::{
         a_message_in_any_field_order_with_unknown_fields_is_read,
@@ -238,6 +248,15 @@ macro_rules! conformance_tests {
             a_key_has_one_partition
             a_partitioned_stream_is_used_as_one_stream
             numbers_of_partitions_that_differ_are_refused
+            the_status_of_a_task_follows_it
+            the_status_of_a_dead_task_follows_its_replay
+            a_unique_key_is_held_until_its_task_has_ended
+            a_unique_task_replaces_one_that_is_not_due
+            senders_of_one_unique_key_at_the_same_time_send_one_task
+            a_task_that_is_not_running_is_cancelled_and_does_not_run
+            a_running_task_learns_that_it_is_cancelled
+            a_task_that_kills_its_workers_frees_its_key
+            a_follow_up_can_be_unique
             an_undecodable_entry_does_not_hold_up_others
             a_message_in_any_field_order_with_unknown_fields_is_read
             a_request_that_cannot_be_answered_is_settled

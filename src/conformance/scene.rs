@@ -118,6 +118,13 @@ impl<'a, F: Factory> Scene<'a, F> {
         .await;
     }
 
+    /// Cancels a delayed task. Returns `false` if it is due already.
+    pub(super) async fn cancel(&self, handle: &F::Handle, id: &MessageId) -> bool {
+        let tasks = self.factory.tasks(handle);
+        let tasks = tasks.expect("the factory declares `delayed_tasks` and gives no `tasks`");
+        must("cancelling", tasks.cancel(id, "")).await
+    }
+
     /// Returns the group's dead letters, if the transport has the capability.
     pub(super) async fn dead(&self) -> Option<DeadLetters> {
         if !self.factory.capabilities().dead_letters {

@@ -27,6 +27,8 @@ pub(crate) enum ErrorKind {
     Unknown,
     /// The message is stored, but too few replicas have confirmed it.
     Unreplicated,
+    /// The message is not stored, since another task has its unique key.
+    Duplicate,
     /// The server refused the command.
     Refused,
     /// The caller's input cannot be sent.
@@ -89,6 +91,13 @@ impl Error {
         source: Option<BoxError>,
     ) -> Self {
         Self::new(ErrorKind::Unreplicated, message).with_source(StoredMessage { id, source })
+    }
+
+    /// Creates the error of a task that was refused because the task with this id has the same unique
+    /// key.
+    pub fn duplicate(id: MessageId) -> Self {
+        let text = format!("the task `{id}` has the same unique key and has not ended");
+        Self::new(ErrorKind::Duplicate, text).with_source(StoredMessage { id, source: None })
     }
 
     /// Creates the error of an operation whose timeout passed.
@@ -177,7 +186,15 @@ impl Error {
         self.kind == ErrorKind::Unreplicated
     }
 
-    /// Returns the id of the message if it is stored although the call failed.
+    /// Returns `true` if the task was refused because another task has the same
+    /// [unique key](crate::message::OnConflict::Refuse). [`stored_id`](Self::stored_id) returns the
+    /// id of that task.
+    pub fn is_duplicate(&self) -> bool {
+        self.kind == ErrorKind::Duplicate
+    }
+
+    /// Returns the id of the message if it is stored although the call failed. For a
+    /// [duplicate](Self::is_duplicate), returns the id of the other task.
     pub fn stored_id(&self) -> Option<&MessageId> {
         find::<StoredMessage>(self.source.as_deref()?).map(|stored| &stored.id)
     }

@@ -28,6 +28,12 @@ struct Inner {
     lost: AtomicBool,
     // Created on demand, because a token costs an allocation and most handlers do not use it.
     token: OnceLock<CancellationToken>,
+    /// The reason why the task was cancelled. Set before the lease is lost.
+    cancelled: OnceLock<String>,
+    /// Set if the task can be cancelled while it runs.
+    is_cancellable: AtomicBool,
+    /// Set if the handler has taken a token, and so notices the end of its lease by itself.
+    is_watched: AtomicBool,
     /// The delivery's outbox. `None` if the transport carries out no follow-ups.
     outbox: Option<OutboxSlot>,
 }
@@ -83,14 +89,55 @@ impl Lease {
         }
     }
 
-    /// Returns whether another worker has claimed the delivery.
+    /// Marks the task as cancelled for this reason, and the lease as lost. For transports.
+    pub fn cancel(&self, reason: impl Into<String>) {
+        let _ = self.0.cancelled.set(reason.into());
+        self.lose();
+    }
+
+    /// Returns the reason why the task was [cancelled](crate::transport::Tasks::cancel). `None` if it
+    /// was not.
+    pub fn cancelled(&self) -> Option<&str> {
+        self.0.cancelled.get().map(String::as_str)
+    }
+
+    /// Declares that the task can be cancelled while it runs. For transports, before they return the
+    /// delivery: otherwise `serve` does not drop the handler of a cancelled task.
+    pub fn set_cancellable(&self) {
+        self.0.is_cancellable.store(true, Ordering::Release);
+    }
+
+    /// Waits until the task is cancelled and its handler is to be dropped. Waits for ever if the
+    /// handler has taken a token. `None` if the task cannot be cancelled.
+    pub(crate) fn drop_signal(&self) -> Option<impl Future<Output = ()> + use<>> {
+        if !self.0.is_cancellable.load(Ordering::Acquire) {
+            return None;
+        }
+        let (lease, ended) = (self.clone(), self.own_token());
+        Some(async move {
+            ended.cancelled().await;
+            if lease.cancelled().is_none() || lease.0.is_watched.load(Ordering::Acquire) {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+
+    /// Returns whether another worker has claimed the delivery, or the task was cancelled.
     pub fn is_lost(&self) -> bool {
         self.0.lost.load(Ordering::SeqCst)
     }
 
     /// Returns a token that is cancelled when the lease is lost. If it is lost already, the token
     /// is cancelled from the start.
+    ///
+    /// If the task is [cancelled](crate::transport::Tasks::cancel), a handler that has taken a token
+    /// is not dropped, so it must end by itself.
     pub fn token(&self) -> CancellationToken {
+        self.0.is_watched.store(true, Ordering::Release);
+        self.own_token()
+    }
+
+    fn own_token(&self) -> CancellationToken {
         let token = self.0.token.get_or_init(CancellationToken::new).clone();
         // `lose` may have run before `get_or_init`, and found no token to cancel.
         if self.is_lost() {

@@ -32,16 +32,18 @@ pub(crate) mod lease;
 pub(crate) mod name;
 pub(crate) mod parts;
 mod shown;
+mod unique;
 
 pub(crate) use self::{
     correlation::CorrelationId,
     follow_up::FollowUps,
     lease::Lease,
-    name::{DeadLetterId, IdempotencyKey, MessageId, Name, PartitionKey},
+    name::{DeadLetterId, IdempotencyKey, MessageId, Name, PartitionKey, UniqueKey},
     parts::{Attempt, Deadline, Due, Kind, MatchedRoute, Message, Parts, ReplyMode},
 };
 pub use self::{
     follow_up::{FollowUp, Write},
     parts::{ByKind, Replicas},
     shown::Shown,
+    unique::{OnConflict, Unique},
 };

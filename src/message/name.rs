@@ -132,6 +132,18 @@ impl IdempotencyKey {
 }
 
 shared_string! {
+    /// The unique key of a task: see [`Call::unique`](crate::client::Call::unique).
+    ///
+    /// Any UTF-8 text of 1 to [`UniqueKey::MAX_LEN`] bytes.
+    UniqueKey
+}
+
+impl UniqueKey {
+    /// The maximum length in bytes.
+    pub const MAX_LEN: usize = 1024;
+}
+
+shared_string! {
     /// Chooses the partition of a message on a partitioned stream: messages with the same key are
     /// in the same partition. Cheap to clone.
     ///

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap};
 use tokio::time::Instant;
 
-use super::{CorrelationId, IdempotencyKey, Lease, MessageId, Name, PartitionKey};
+use super::{CorrelationId, IdempotencyKey, Lease, MessageId, Name, PartitionKey, Unique};
 
 /// The kind of a message. It decides which workers get the message, and the delivery guarantee.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -221,6 +221,11 @@ pub struct Parts {
     /// For sending a task: of the tasks with the same key, only one is stored within the
     /// transport's idempotency window. Ignored by services that handle the task in this process.
     pub idempotency_key: Option<IdempotencyKey>,
+    /// For sending a task: its unique key. Ignored by services that handle the task in this process.
+    pub unique: Option<Unique>,
+    /// For sending a task: the time for which its status is kept after its end. `None` if its status
+    /// is not recorded. Ignored by services that handle the task in this process.
+    pub tracked: Option<Duration>,
     /// For a task or a request: the key that chooses its partition, if its sender has a
     /// [partitioned](crate::transport::Streams::partitioned) stream. Sent with the message.
     pub partition_key: Option<PartitionKey>,
@@ -261,6 +266,8 @@ impl Parts {
             to: None,
             due: None,
             idempotency_key: None,
+            unique: None,
+            tracked: None,
             partition_key: None,
             replicas: None,
             reply_mode: ReplyMode::default(),

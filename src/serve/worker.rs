@@ -20,11 +20,11 @@ use super::{
 };
 use crate::{
     error::{BoxError, Error, ErrorKind},
-    message::{Kind, Message, Shown},
+    message::{Kind, Lease, Message, Shown},
     routing::FromSubscription,
     service::MessageService,
     sync::{Clock, next_turn},
-    transport::{Delivery, SettleDelivery, Source, Undecodable, Verdict},
+    transport::{Delivery, Discarded, SettleDelivery, Source, Undecodable, Verdict},
 };
 
 /// The time for which all slots may be taken before a log line reports it.
@@ -359,6 +359,7 @@ where
 {
     let message_log = MessageLog::new(&message);
     let deadline = message.parts().deadline;
+    let dropped = message.parts().lease.as_ref().and_then(Lease::drop_signal);
     let is_late = || deadline.is_some_and(|deadline| deadline.has_passed());
     let expired = || {
         let verdict = policy.expired(message_log.kind);
@@ -392,7 +393,19 @@ where
         (polled, span) = observe(|| catch_unwind(poll));
         polled.map_or_else(|panic| Poll::Ready(Err(panic)), |polled| polled.map(Ok))
     });
-    let outcome = match handled.await {
+    let handled = match dropped {
+        None => handled.await,
+        // Boxed because few tasks can be cancelled.
+        Some(dropped) => tokio::select! {
+            biased;
+            handled = handled => handled,
+            () = Box::pin(dropped) => {
+                // The server has ended the delivery already, so the verdict has no effect.
+                return Verdict::Discard { reason: Discarded::Requested, answer: None };
+            }
+        },
+    };
+    let outcome = match handled {
         Ok(Ok(Err(not_started))) => return not_started,
         Ok(Ok(Ok(reply))) => Outcome::Returned(Ok(reply)),
         Ok(Err(error)) => Outcome::Returned(Err(error)),

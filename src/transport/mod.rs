@@ -28,6 +28,7 @@ mod settings;
 mod state;
 mod stats;
 mod streams;
+mod tasks;
 
 use std::{future::Future, time::Duration};
 
@@ -54,6 +55,7 @@ pub use self::{
     state::ConnectionState,
     stats::{ConsumerStats, GroupStats, StreamStats},
     streams::Streams,
+    tasks::{TaskState, TaskStatus, TaskStore, Tasks},
 };
 #[allow(unused_imports)]
 pub(crate) use self::{

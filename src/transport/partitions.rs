@@ -9,7 +9,7 @@ use crc::{CRC_16_XMODEM, Crc};
 
 use crate::{
     error::{Error, ErrorKind},
-    message::{Name, PartitionKey},
+    message::Name,
 };
 
 /// The maximum number of partitions of a stream.
@@ -67,7 +67,7 @@ impl Partitions {
 
     /// Returns the partition of a message with this key. While the number of partitions stays the
     /// same, it is always the same partition. Messages without a key go to the partitions in turn.
-    pub(crate) fn choose(&self, key: Option<&PartitionKey>) -> Option<&Name> {
+    pub(crate) fn choose(&self, key: Option<&str>) -> Option<&Name> {
         let count = self.names.len();
         let number = match key {
             Some(key) => usize::from(CRC.checksum(key.as_bytes())),
@@ -174,7 +174,7 @@ mod tests {
         let partitions = Partitions::new("orders".into(), 3);
         let chosen = |key: Option<&str>| {
             let key = key.map(PartitionKey::from);
-            partitions.choose(key.as_ref()).unwrap().to_string()
+            partitions.choose(key.as_deref()).unwrap().to_string()
         };
         // 12739 is the checksum in the specification of Redis Cluster.
         assert_eq!(chosen(Some("123456789")), format!("orders:{}", 12739 % 3));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     error::{Error, ErrorKind},
-    message::{IdempotencyKey, Kind, PartitionKey, Parts, Replicas},
+    message::{IdempotencyKey, Kind, PartitionKey, Parts, Replicas, UniqueKey},
 };
 
 /// The maximum delay of a task: a hundred years.
@@ -78,6 +78,9 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
         if parts.idempotency_key.is_some() {
             return invalid("only tasks can have an idempotency key");
         }
+        if parts.unique.is_some() || parts.tracked.is_some() {
+            return invalid("only tasks can be unique or tracked");
+        }
         if parts.replicas.is_some() {
             return invalid("only tasks can wait for replicas");
         }
@@ -89,6 +92,19 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
             return invalid("the idempotency key is longer than 1024 bytes");
         }
         _ => {}
+    }
+    match parts.unique.as_ref().map(|unique| &unique.key) {
+        Some(_) if parts.idempotency_key.is_some() => {
+            return invalid("a task has an idempotency key or a unique key, not both");
+        }
+        Some(key) if key.is_empty() => return invalid("the unique key is empty"),
+        Some(key) if key.len() > UniqueKey::MAX_LEN => {
+            return invalid("the unique key is longer than 1024 bytes");
+        }
+        _ => {}
+    }
+    if parts.tracked.is_some_and(|keep| keep > LONGEST_DELAY) {
+        return invalid("the status of a task cannot be kept for more than a hundred years");
     }
     match parts.replicas {
         Some(Replicas { count: 0, .. }) => {

@@ -199,7 +199,9 @@ impl Settings {
         };
         if parts.to.as_ref().is_none_or(|to| *to == partitions.stream) {
             partitions.validate()?;
-            parts.to = partitions.choose(parts.partition_key.as_ref()).cloned();
+            let unique = parts.unique.as_ref().map(|unique| unique.key.as_str());
+            let key = parts.partition_key.as_deref().or(unique);
+            parts.to = partitions.choose(key).cloned();
         }
         Ok(())
     }

@@ -17,9 +17,9 @@ mod memory_in_paused_time {
 mod redis {
     use bytes::Bytes;
     use campanile::{
-        Error, MessageId, Name, Redis,
+        Error, Name, Redis,
         conformance::{Capabilities, Factory},
-        transport::{DeadLetters, Settings, StreamStats},
+        transport::{DeadLetters, Settings, StreamStats, Tasks},
     };
 
     use crate::support::{RedisServer, version};
@@ -57,8 +57,8 @@ mod redis {
             handle.stats().await
         }
 
-        async fn cancel(&self, handle: &Redis, id: &MessageId) -> Result<bool, Error> {
-            handle.cancel(id).await
+        fn tasks(&self, handle: &Redis) -> Option<Tasks> {
+            Some(handle.tasks())
         }
 
         /// Gives all pending deliveries to a consumer that has been silent for an hour.

@@ -159,7 +159,13 @@ async fn two_applications_with_the_same_names_never_meet_in_two_namespaces() {
         let (first, second) = (keyed().await.unwrap(), keyed().await.unwrap());
         assert_eq!(first.id(), second.id(), "the key is known in its namespace");
         let cancelled = send("never".into()).delay(60 * SECOND).await.unwrap();
-        assert!(app.redis.cancel(cancelled.id().unwrap()).await.unwrap());
+        assert!(
+            app.redis
+                .tasks()
+                .cancel(cancelled.id().unwrap(), "")
+                .await
+                .unwrap()
+        );
         app.client.enqueue("doomed", "x").await.unwrap();
         seen.look(&server).await;
         let stats = app.redis.stats().await.unwrap();

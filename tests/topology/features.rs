@@ -144,7 +144,13 @@ async fn delayed_tasks_keys_and_retries_work_on_every_node() {
             .delay(SECOND)
             .await
             .unwrap();
-        assert!(redis.cancel(cancelled.id().unwrap()).await.unwrap());
+        assert!(
+            redis
+                .tasks()
+                .cancel(cancelled.id().unwrap(), "")
+                .await
+                .unwrap()
+        );
     }
     let _workers = scene.workers(&app);
     runs.all(3).await;

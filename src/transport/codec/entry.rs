@@ -64,6 +64,8 @@ pub struct Decoded {
     pub attempts: Option<u32>,
     /// The UUID in the sender's receipt. `None` if the receipt has the entry's id.
     pub id: Option<MessageId>,
+    /// The group that records the status of the task.
+    pub record: Option<Bytes>,
 }
 
 /// Decodes the fields of an entry.
@@ -99,6 +101,7 @@ struct ParsedEntry {
     time_to_live: Option<Duration>,
     attempts: Option<u32>,
     id: Option<usize>,
+    record: Option<usize>,
     idempotency_key: Option<usize>,
     partition_key: Option<usize>,
 }
@@ -116,6 +119,7 @@ struct FieldIndices {
     time_to_live: Option<usize>,
     client: Option<usize>,
     id: Option<usize>,
+    record: Option<usize>,
     idempotency_key: Option<usize>,
     partition_key: Option<usize>,
 }
@@ -134,6 +138,7 @@ impl ParsedEntry {
                 b"~o" => &mut indices.origin,
                 b"~a" => &mut indices.attempts,
                 b"~i" => &mut indices.id,
+                b"~j" => &mut indices.record,
                 b"~k" => &mut indices.idempotency_key,
                 b"~p" => &mut indices.partition_key,
                 b"~t" => &mut indices.time_to_live,
@@ -205,6 +210,7 @@ impl ParsedEntry {
                 .map(Duration::from_millis),
             attempts: number(value(indices.attempts), ATTEMPTS)?,
             id: indices.id,
+            record: indices.record,
             idempotency_key: indices.idempotency_key,
             partition_key: indices.partition_key,
         })
@@ -235,6 +241,7 @@ impl ParsedEntry {
             time_to_live: self.time_to_live,
             attempts: self.attempts,
             id: self.id.map(&mut value).and_then(given_id),
+            record: self.record.map(&mut value),
         }
     }
 }

@@ -46,6 +46,8 @@ pub const TIME_TO_LIVE: &str = "~t";
 pub const ID: &str = "~i";
 /// The internal field of the idempotency key.
 pub const IDEMPOTENCY_KEY: &str = "~k";
+/// The internal field of the group that records the status of the task.
+pub const RECORD: &str = "~j";
 /// The internal field of the partition key.
 pub const PARTITION_KEY: &str = "~p";
 /// The internal field of the client that waits for a reliable reply: its UUID.

@@ -25,9 +25,10 @@ use super::{
 };
 use crate::{
     error::Error,
-    message::{Due, IdempotencyKey, Message, MessageId, Name, Parts},
+    message::{Due, Message, MessageId, Name, OnConflict, Parts},
+    reply::Reply,
     sync::lock,
-    transport::{Role, Settings, Start, StreamStats, codec},
+    transport::{Role, Settings, Start, StreamStats, TaskState, TaskStatus, codec},
 };
 
 /// The state of a broker: its streams, its subscribers and its registries.
@@ -47,9 +48,9 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 pub(super) struct BrokerStream {
     log: Log,
-    groups: HashMap<Name, Group>,
-    schedule: Schedule,
-    idempotency_keys: IdempotencyKeys,
+    pub(super) groups: HashMap<Name, Group>,
+    pub(super) schedule: Schedule,
+    pub(super) idempotency_keys: IdempotencyKeys,
     /// The values that handlers change through their outboxes.
     pub(super) values: HashMap<String, Bytes>,
 }
@@ -67,13 +68,15 @@ impl BrokerStream {
         }
     }
 
-    /// Moves due tasks into the log.
-    fn promote(&mut self, clock: &BrokerClock) {
+    /// Moves due tasks into the log. `name` is the name of this stream.
+    pub(super) fn promote(&mut self, context: &GroupContext, name: &Name) {
         // The clock is read only if there are delayed tasks.
         while self.schedule.len() > 0
             && let Some(fields) = self.schedule.pop(Instant::now())
         {
-            self.append(clock, fields);
+            let waits = |status: &mut TaskStatus| status.state = TaskState::Waiting;
+            context.records.change(name, &fields, waits);
+            self.append(&context.clock, fields);
         }
     }
 }
@@ -111,7 +114,11 @@ impl Shared {
         })
     }
 
-    fn with_stream<T>(&self, stream: &Name, act: impl FnOnce(&mut BrokerStream) -> T) -> T {
+    pub(super) fn with_stream<T>(
+        &self,
+        stream: &Name,
+        act: impl FnOnce(&mut BrokerStream) -> T,
+    ) -> T {
         act(stream_of(&mut self.streams(), stream))
     }
 
@@ -126,22 +133,24 @@ impl Shared {
         }
     }
 
-    /// Stores a task: in the schedule if it is delayed, otherwise in the log. If the task's
-    /// idempotency key is known, stores nothing and returns the id of the earlier task.
+    /// Stores a task: in the schedule if it is delayed, otherwise in the log. If the task's key is
+    /// that of an earlier task, stores nothing and returns the id of the earlier task.
     pub(super) fn accept(
         &self,
         stream: &Name,
+        settings: &Settings,
         parts: &Parts,
-        idempotency_window: Duration,
         fields: Vec<(Bytes, Bytes)>,
-    ) -> MessageId {
-        let wait = self.wait(parts.due);
-        if wait.is_zero() && parts.idempotency_key.is_none() {
+    ) -> Result<Reply, Error> {
+        let is_plain =
+            parts.idempotency_key.is_none() && parts.unique.is_none() && parts.tracked.is_none();
+        if is_plain && self.wait(parts.due).is_zero() {
             // Here the id is formatted after the lock was released.
-            return MessageId::from(self.append(stream, fields).to_string());
+            let id = MessageId::from(self.append(stream, fields).to_string());
+            return Ok(Reply::accepted(id));
         }
         self.with_stream(stream, |contents| {
-            self.accept_on(stream, contents, parts, idempotency_window, fields)
+            self.accept_on(stream, contents, settings, parts, fields)
         })
     }
 
@@ -150,26 +159,51 @@ impl Shared {
         &self,
         stream: &Name,
         contents: &mut BrokerStream,
+        settings: &Settings,
         parts: &Parts,
-        idempotency_window: Duration,
         mut fields: Vec<(Bytes, Bytes)>,
-    ) -> MessageId {
-        let wait = self.wait(parts.due);
+    ) -> Result<Reply, Error> {
         let key = parts.idempotency_key.as_ref();
         if let Some(id) = key.and_then(|key| contents.idempotency_keys.get(key)) {
-            return id;
+            return Ok(Reply::duplicate(id));
+        }
+        let place = (stream, &settings.group);
+        if let Some(unique) = &parts.unique {
+            contents.promote(&self.context, stream);
+            let mut records = self.context.records.lock();
+            if let Some(holder) = records.holder(place, &unique.key).cloned() {
+                match unique.on_conflict {
+                    OnConflict::Refuse => return Err(Error::duplicate(holder)),
+                    OnConflict::Replace if contents.schedule.cancel(&holder).is_some() => {
+                        let place = (stream.clone(), settings.group.clone());
+                        let (state, reason) = (TaskState::Cancelled, "replaced by a newer task");
+                        let now = self.context.clock.now();
+                        records.end(place, &holder, state, reason, now);
+                    }
+                    OnConflict::Keep | OnConflict::Replace => return Ok(Reply::duplicate(holder)),
+                }
+            }
+        }
+        let wait = self.wait(parts.due);
+        let is_recorded = parts.unique.is_some() || parts.tracked.is_some();
+        let given =
+            (is_recorded || !wait.is_zero()).then(|| MessageId::from(Uuid::new_v4().to_string()));
+        if let Some(id) = &given {
+            fields.push((codec::ID.into(), Bytes::copy_from_slice(id.as_bytes())));
+        }
+        if is_recorded {
+            let group = Bytes::copy_from_slice(settings.group.as_bytes());
+            fields.push((codec::RECORD.into(), group));
         }
         let id = if wait.is_zero() {
             let entry = contents.append(&self.context.clock, fields);
-            let id = MessageId::from(entry.id.to_string());
+            let id = entry.message_id();
             self.context
                 .observation
                 .report_sent(stream, &entry.fields, wait, || id.clone());
             id
         } else {
-            let id = Uuid::new_v4().to_string();
-            fields.push((codec::ID.into(), id.clone().into()));
-            let id = MessageId::from(id);
+            let id = given.expect("a delayed task has a given id");
             self.context
                 .observation
                 .report_sent(stream, &fields, wait, || id.clone());
@@ -179,13 +213,22 @@ impl Shared {
             contents.wake();
             id
         };
+        if is_recorded {
+            let state = match wait.is_zero() {
+                true => TaskState::Waiting,
+                false => TaskState::Delayed,
+            };
+            let (records, now) = (&self.context.records, self.context.clock.now());
+            records.accept(place, id.clone(), parts, state, now);
+        }
         if let Some(key) = key {
+            let window = settings.idempotency_window;
             contents
                 .idempotency_keys
-                .remember(key.clone(), id.clone(), idempotency_window);
+                .remember(key.clone(), id.clone(), window);
         }
         self.context.counters.sent.increment();
-        id
+        Ok(Reply::accepted(id))
     }
 
     /// Publishes an event.
@@ -201,23 +244,6 @@ impl Shared {
     /// Returns a value that handlers change through their outboxes.
     pub(super) fn value(&self, stream: &Name, key: &str) -> Option<Bytes> {
         self.streams().get(stream)?.values.get(key).cloned()
-    }
-
-    /// Cancels a delayed task. Returns `false` if it is due already or does not exist.
-    pub(super) fn cancel(&self, stream: &Name, id: &MessageId) -> bool {
-        self.with_stream(stream, |stream| {
-            stream.promote(&self.context.clock);
-            let Some(fields) = stream.schedule.cancel(id) else {
-                return false;
-            };
-            let key = fields
-                .into_iter()
-                .find(|(field, _)| field == codec::IDEMPOTENCY_KEY);
-            if let Some(key) = key.and_then(|(_, key)| IdempotencyKey::from_utf8(&key).ok()) {
-                stream.idempotency_keys.forget(&key, id);
-            }
-            true
-        })
     }
 
     /// Returns the next time at which a message is due or a lease ends. The broker does not wake
@@ -291,7 +317,7 @@ impl Shared {
         let Some(stream) = streams.get_mut(&settings.stream) else {
             return Backlog::default();
         };
-        stream.promote(&self.context.clock);
+        stream.promote(&self.context, &settings.stream);
         let BrokerStream {
             log,
             groups,
@@ -331,7 +357,7 @@ impl Shared {
         let Some(stream) = streams.get_mut(name) else {
             return StreamStats::new(name, 0, 0);
         };
-        stream.promote(&self.context.clock);
+        stream.promote(&self.context, name);
         let (entries, delayed) = (stream.log.len(), stream.schedule.len());
         let mut stats = StreamStats::new(name, entries as u64, delayed as u64);
         let groups = stream.groups.iter();
@@ -352,7 +378,7 @@ impl Shared {
             if !stream.groups.values().any(Group::is_served) {
                 continue;
             }
-            stream.promote(&self.context.clock);
+            stream.promote(&self.context, name);
             due.extend(stream.schedule.next());
             for (group_name, group) in &stream.groups {
                 if group.is_served() {
@@ -391,7 +417,7 @@ pub(super) fn with_group<T>(
     act: impl FnOnce(&mut Group, &Log) -> T,
 ) -> Option<T> {
     let stream = streams.get_mut(&settings.stream)?;
-    stream.promote(&context.clock);
+    stream.promote(context, &settings.stream);
     let BrokerStream { log, groups, .. } = stream;
     let result = act(groups.get_mut(&settings.group)?, log);
     if let Some(finished) = groups.values().map(Group::finished_before).min() {

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{clock::BrokerClock, log::LogEntry, observer::Observation, request::Requests};
+use super::{
+    clock::BrokerClock, log::LogEntry, observer::Observation, records::Records, request::Requests,
+};
 use crate::{
     error::RpcError,
     reply::Reply,
@@ -16,6 +18,7 @@ pub(super) struct GroupContext {
     pub(super) counters: Counters,
     pub(super) requests: Arc<Requests>,
     pub(super) observation: Observation,
+    pub(super) records: Records,
 }
 
 impl GroupContext {
@@ -25,6 +28,7 @@ impl GroupContext {
             counters: Counters::default(),
             requests: Arc::default(),
             observation: Observation::default(),
+            records: Records::default(),
         }
     }
 

@@ -56,6 +56,7 @@ impl DeadLetterStore for MemoryDeadLetters {
             let (entries, acted) = group.dead.take(step);
             if action == Action::Replay {
                 for entry in entries {
+                    broker.context.records.replay(settings, &entry.fields);
                     group.replay(entry);
                 }
             }

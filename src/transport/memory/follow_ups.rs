@@ -65,7 +65,8 @@ impl Shared {
             }
             let (parts, fields) = (message.parts(), encode(&message, None));
             let contents = stream_of(&mut streams, &target);
-            self.accept_on(&target, contents, parts, source.idempotency_window, fields);
+            // A task whose key another task holds is not stored.
+            let _ = self.accept_on(&target, contents, source, parts, fields);
         }
         if let Some(values) = prepared.values {
             stream_of(&mut streams, &settings.stream).values = values;

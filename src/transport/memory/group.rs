@@ -18,8 +18,10 @@ use super::{
 };
 use crate::{
     error::RpcError,
-    message::{FollowUp, Lease, Name},
-    transport::{Claims, Discarded, DroppedLetters, GroupStats, Settings, Verdict, codec},
+    message::{Attempt, FollowUp, Lease, MessageId, Name},
+    transport::{
+        Claims, Discarded, DroppedLetters, GroupStats, Settings, TaskState, Verdict, codec,
+    },
 };
 
 /// The number of a delivery within its group. It fences verdicts: a verdict for a number that is
@@ -236,7 +238,25 @@ impl Group {
                 context.answer(&retry.entry, || Err(used_up()));
                 continue;
             }
+            if context.records.skips(settings, &retry.entry.fields) {
+                index.map(|index| self.unfinished.remove(&index));
+                continue;
+            }
             let mut delivery = self.hand_out(retry, index, consumer);
+            let attempt = Attempt(delivery.attempt);
+            context
+                .records
+                .change(&settings.stream, &delivery.entry.fields, |status| {
+                    status.state = TaskState::Running;
+                    status.attempt = attempt;
+                    status.started_at = Some(context.clock.now());
+                });
+            if context
+                .records
+                .is_recorded(settings, &delivery.entry.fields)
+            {
+                delivery.lease.set_cancellable();
+            }
             context.counters.delivered.increment();
             // Reported under the lock, so that for the observer an entry is always either waiting
             // or in flight.
@@ -274,6 +294,11 @@ impl Group {
                 .finish(serial)
                 .expect("a delivery whose lease ends is pending");
             context.counters.claimed.increment();
+            context
+                .records
+                .change(&settings.stream, &pending.entry.fields, |status| {
+                    status.state = TaskState::Waiting;
+                });
             claims.add(&name_of(pending.consumer), || pending.entry.id.to_string());
             if pending.held {
                 context.counters.lost_leases.increment();
@@ -365,9 +390,27 @@ impl Group {
                 .observation
                 .report_delivery(settings, &entry, attempt, what);
         };
+        let ended = |state, reason: &str| {
+            let now = context.clock.now();
+            context
+                .records
+                .end(settings, &entry.fields, (state, reason), now);
+        };
+        let waits = |after: Duration, reason: &str| {
+            context
+                .records
+                .change(&settings.stream, &entry.fields, |status| {
+                    status.state = match after.is_zero() {
+                        true => TaskState::Waiting,
+                        false => TaskState::Delayed,
+                    };
+                    reason.clone_into(&mut status.reason);
+                });
+        };
         match verdict {
             Verdict::Done(answer) => {
                 counters.done.increment();
+                ended(TaskState::Done, "");
                 observe(&|| Happened::answered(&answer));
                 context.answer(&entry, || answer);
             }
@@ -395,6 +438,7 @@ impl Group {
                     reason: reason.clone(),
                 });
                 let attempts = if counted { attempt } else { attempt - 1 };
+                waits(after, &reason);
                 let entry = Arc::clone(&entry);
                 self.deliver_again(Retry { entry, attempts }, after);
             }
@@ -410,6 +454,7 @@ impl Group {
                     Discarded::Requested => counters.discarded.increment(),
                     Discarded::Ignored => counters.ignored.increment(),
                 }
+                ended(TaskState::Discarded, "");
                 observe(&|| Happened::Discarded(reason));
                 if let Some(answer) = answer {
                     context.answer(&entry, || Err(answer));
@@ -417,6 +462,7 @@ impl Group {
             }
             Verdict::Release => {
                 counters.released.increment();
+                waits(Duration::ZERO, "");
                 observe(&|| Happened::Released);
                 let (entry, attempts) = (Arc::clone(&entry), attempt - 1);
                 self.deliver_again(Retry { entry, attempts }, Duration::ZERO);
@@ -445,6 +491,9 @@ impl Group {
         context: &GroupContext,
     ) {
         context.counters.dead.increment();
+        let end = (TaskState::Dead, &*reason);
+        let now = context.clock.now();
+        context.records.end(settings, &entry.fields, end, now);
         context
             .observation
             .report_delivery(settings, entry, attempts, || Happened::DeadLettered {
@@ -461,6 +510,23 @@ impl Group {
         } = settings;
         self.dropped
             .report(dropped, stream, group, *max_dead_letters);
+    }
+
+    /// Cancels a task that is running, or that waits to be delivered again. Returns `false` if there
+    /// is none.
+    pub(super) fn cancel(&mut self, id: &MessageId, reason: &str) -> bool {
+        let is_it = |entry: &LogEntry| entry.message_id() == *id;
+        let waiting = self.ready.len() + self.due.len();
+        self.ready.retain(|retry| !is_it(&retry.entry));
+        self.due.retain(|_, retry| !is_it(&retry.entry));
+        let mut pending = self.pending.iter();
+        let running = pending.find(|(_, pending)| is_it(&pending.entry));
+        let running = running.map(|(serial, _)| *serial);
+        if let Some(pending) = running.and_then(|serial| self.finish(serial)) {
+            pending.lease.cancel(reason);
+            return true;
+        }
+        self.ready.len() + self.due.len() < waiting
     }
 
     /// Delivers the message of a dead letter again, as its first attempt.

@@ -89,10 +89,12 @@ mod log;
 // Only the test kit observes the broker.
 #[cfg_attr(not(feature = "testing"), allow(dead_code, unreachable_pub))]
 pub(crate) mod observer;
+mod records;
 mod registry;
 mod request;
 mod schedule;
 mod source;
+mod tasks;
 
 use std::{
     fmt,
@@ -119,7 +121,7 @@ use crate::{
     reply::Reply,
     transport::{
         ConnectionState, Counts, DeadLetters, Interest, PartitionedDeadLetters, Role, Settings,
-        StreamStats, Transport, codec, consumer_settings, sending,
+        StreamStats, Tasks, Transport, codec, consumer_settings, sending,
     },
 };
 
@@ -202,14 +204,15 @@ impl Memory {
         }
     }
 
-    /// Cancels a delayed task by the id in its receipt, and forgets its idempotency key. Returns
-    /// `false` if the task is due already, or does not exist.
-    ///
-    /// # Errors
-    /// If the handle has a set of streams, unless it is a partitioned stream.
-    pub async fn cancel(&self, id: &MessageId) -> Result<bool, Error> {
-        let (_, parts) = self.settings.stream_and_parts()?;
-        Ok(parts.iter().any(|part| self.broker.cancel(part, id)))
+    /// Returns access to the tasks of the stream, as this handle's group sees them. Empty if the handle
+    /// has a set of streams, unless it is a partitioned stream.
+    pub fn tasks(&self) -> Tasks {
+        let parts = self.settings.stream_and_parts();
+        let parts = parts.map_or_else(|_| &[][..], |(_, parts)| parts).iter();
+        Tasks::new(tasks::MemoryTasks {
+            broker: Arc::clone(&self.broker),
+            streams: parts.map(|part| self.settings.of_stream(part)).collect(),
+        })
     }
 
     /// Returns a value that handlers of the stream have changed through their
@@ -256,9 +259,10 @@ impl Memory {
         match message.kind() {
             Kind::Task => {
                 let fields = encode(&message, None);
-                let (stream, window) = (self.target(&message)?, self.settings.idempotency_window);
-                let id = self.broker.accept(stream, message.parts(), window, fields);
-                Ok(ResponseFuture::sent(Ok(Reply::accepted(id))))
+                let stream = self.target(&message)?;
+                let (settings, parts) = (&self.settings, message.parts());
+                let accepted = self.broker.accept(stream, settings, parts, fields);
+                Ok(ResponseFuture::sent(accepted))
             }
             Kind::Event => {
                 self.broker.publish(&message);

@@ -92,6 +92,16 @@ impl Keys {
         format!("{}:idem:{key}", self.base)
     }
 
+    /// Returns the key of the record of a task, which `scripts/tasks.lua` describes.
+    pub(super) fn task(&self, id: impl Display) -> String {
+        format!("{}:task:{}:{id}", self.base, self.group)
+    }
+
+    /// Returns the key that stores the id of the task that holds this unique key.
+    pub(super) fn unique(&self, key: impl Display) -> String {
+        format!("{}:unique:{}:{key}", self.base, self.group)
+    }
+
     /// Returns the key of a value that handlers change through their outboxes.
     pub(super) fn value(&self, name: impl Display) -> String {
         format!("{}:value:{name}", self.base)
@@ -178,7 +188,7 @@ pub(super) fn base(namespace: &Namespace, stream: &Name) -> Result<String, Error
 /// Returns the stream to which a key with this name would belong; `None` if it is no key of a
 /// stream.
 fn owner(key: &str) -> Option<&str> {
-    const PURPOSES: [&str; 13] = [
+    const PURPOSES: [&str; 15] = [
         "retry",
         "due",
         "bodies",
@@ -187,6 +197,8 @@ fn owner(key: &str) -> Option<&str> {
         "idem",
         "rpc",
         "gate",
+        "task",
+        "unique",
         "value",
         "outbox",
         "partitions",

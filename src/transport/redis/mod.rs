@@ -223,6 +223,7 @@ mod source_state;
 mod state;
 mod stats;
 mod tail;
+mod tasks;
 pub(crate) mod value;
 
 pub(crate) use self::handle::Redis;

@@ -24,7 +24,7 @@ pub(crate) fn all() -> Vec<Reader> {
     all.extend([
         Reader {
             of: "XADD",
-            read: |answer| Ok(producer::accepted(answer)?.to_string()),
+            read: |answer| Ok(format!("{:?}", producer::accepted(answer)?)),
             answer: text("7-1"),
         },
         Reader {

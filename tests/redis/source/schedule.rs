@@ -133,7 +133,13 @@ async fn delays_and_keys_hold_on_a_cluster_and_for_a_sender_with_few_rights() {
         };
         let receipt = send().await.unwrap();
         assert_eq!(send().await.unwrap(), receipt);
-        assert!(redis.cancel(receipt.id().unwrap()).await.unwrap());
+        assert!(
+            redis
+                .tasks()
+                .cancel(receipt.id().unwrap(), "")
+                .await
+                .unwrap()
+        );
         client(&redis)
             .enqueue("n", "p")
             .delay(SECOND / 100)

@@ -99,6 +99,7 @@ impl Deliverer {
             origin,
             attempt: before.saturating_add(deliveries),
             reply_to: None,
+            task: None,
             turn: None,
             // An owned partition delivers inherited entries one at a time instead.
             _poison: (self.order.is_none() && poison::is_candidate(deliveries))
@@ -123,6 +124,15 @@ impl Deliverer {
                 let lease = delivery.guard.lease.clone();
                 let attempt = delivery.attempt;
                 let given = decoded.id.take();
+                delivery.task = decoded
+                    .record
+                    .take()
+                    .filter(|group| *group == stream.keys.group.as_bytes())
+                    .and(given.as_deref())
+                    .map(Box::from);
+                if let Some(task) = &delivery.task {
+                    delivery.guard.set_task(task);
+                }
                 let mut message = self.dated(decoded, origin);
                 copy_if_small(message.payload_mut());
                 let parts = message.parts_mut();

@@ -231,7 +231,9 @@ impl Settler {
                 .arg(which.flag())
                 .arg(envelope)
                 .arg(channel)
-                .arg(before);
+                .arg(before)
+                .arg(delivery.stream.keys.base())
+                .arg(delivery.task_id());
             for arg in &follow_ups.args {
                 cmd.arg(&arg[..]);
             }

@@ -24,7 +24,7 @@ use crate::{
         codec,
         redis::{
             Redis, dead_letters, entry::value_of, ids::unique, keys::Keys, pipeline::Resend,
-            scripts, server::Limit,
+            producer::schedule::RECORD_ARGS, scripts, server::Limit,
         },
     },
 };
@@ -103,7 +103,10 @@ impl Forwarder {
             ..
         } = &self.redis;
         let malformed = || Error::new(ErrorKind::Decode, "an entry of the outbox is malformed");
-        let [(_, due), (_, target), (_, window), task @ ..] = fields else {
+        let [(_, due), (_, target), (_, window), rest @ ..] = fields else {
+            return Err(malformed());
+        };
+        let Some((record_args, task)) = rest.split_at_checked(RECORD_ARGS.len()) else {
             return Err(malformed());
         };
         let target = Name::from_utf8(target).map_err(|_| malformed())?;
@@ -125,6 +128,9 @@ impl Forwarder {
             // A time in the past means now.
             cmd.arg("at").arg(&due[..]).arg(unique().to_string());
             cmd.arg(&window[..]).arg(0);
+            for (_, arg) in record_args {
+                cmd.arg(&arg[..]);
+            }
             for (field, value) in task {
                 cmd.arg(&field[..]).arg(&value[..]);
             }

@@ -52,6 +52,8 @@ struct InFlightEntry {
     /// Set before the settlement is sent. From then on "not pending" may be the effect of the
     /// settlement, so it is not reported as a lost lease.
     settling: bool,
+    /// The id of the task, if its status is recorded. Then it may be cancelled at any time.
+    task: Option<Box<str>>,
 }
 
 impl InFlightTable {
@@ -72,6 +74,7 @@ impl InFlightTable {
                 lease: lease.clone(),
                 renewed: at,
                 settling: false,
+                task: None,
             };
             deliveries.running += 1;
             if let Some(before) = deliveries.by_key.insert(key, entry) {
@@ -134,13 +137,14 @@ impl InFlightTable {
         }
     }
 
-    /// Returns the deliveries that were last renewed longer than `age` ago, grouped by stream, the
+    /// Returns the deliveries that were last renewed longer than `age` ago, and those of recorded
+    /// tasks, grouped by stream, the
     /// oldest entry first.
     pub(super) fn older_than(&self, age: Duration) -> Vec<(WhichStream, Vec<StreamEntryId>)> {
         let now = Instant::now();
         let mut old = BTreeMap::<WhichStream, Vec<StreamEntryId>>::new();
         for ((which, id), entry) in &self.lock().by_key {
-            if now.saturating_duration_since(entry.renewed) > age {
+            if entry.task.is_some() || now.saturating_duration_since(entry.renewed) > age {
                 old.entry(*which).or_default().push(*id);
             }
         }
@@ -161,16 +165,16 @@ impl InFlightTable {
         }
     }
 
-    /// Removes a delivery that is no longer pending for this consumer. Returns its lease: the
-    /// caller first counts the loss, then marks the lease as [lost](Lease::lose). `None` if the
-    /// delivery is not in the table, or is settling.
-    pub(super) fn lose(&self, key: Key) -> Option<Lease> {
+    /// Removes a delivery that is no longer pending for this consumer. Returns its lease, and the id
+    /// of a recorded task. The caller first counts the loss, then marks the lease as
+    /// [lost](Lease::lose). `None` if the delivery is not in the table, or is settling.
+    pub(super) fn lose(&self, key: Key) -> Option<(Lease, Option<Box<str>>)> {
         let mut deliveries = self.lock();
         let entry = deliveries.by_key.get(&key).filter(|it| !it.settling)?;
         let lease = entry.lease.clone();
-        deliveries.by_key.remove(&key);
+        let entry = deliveries.by_key.remove(&key);
         deliveries.running -= 1;
-        Some(lease)
+        Some((lease, entry.and_then(|entry| entry.task)))
     }
 
     /// Removes all deliveries that are not settling. Returns their keys and leases, for the caller to
@@ -223,6 +227,14 @@ pub(super) struct LeaseGuard {
 }
 
 impl LeaseGuard {
+    /// Records the id of a task whose status is recorded.
+    pub(super) fn set_task(&self, id: &str) {
+        if let Some(entry) = self.table.lock().of(self) {
+            entry.task = Some(id.into());
+        }
+        self.lease.set_cancellable();
+    }
+
     /// Counts the verdict as given until the guard is dropped or released.
     pub(super) fn give_verdict(&mut self) {
         if !std::mem::replace(&mut self.verdict_given, true) {
@@ -302,7 +314,7 @@ mod tests {
     fn a_guard_of_a_lost_delivery_leaves_the_delivery_that_was_fetched_after_it() {
         let table = Arc::default();
         let lost = add(&table, "1-1");
-        table.lose(key("1-1")).unwrap().lose();
+        table.lose(key("1-1")).unwrap().0.lose();
         let again = add(&table, "1-1");
         table.mark_settling([&lost]);
         assert!(table.has_running(), "the verdict was another delivery's");

@@ -14,9 +14,13 @@ use super::{
 };
 use crate::{
     error::Error,
-    transport::redis::{
-        entry::{self, StreamEntryId, WhichStream},
-        scripts,
+    transport::{
+        TaskState,
+        redis::{
+            entry::{self, StreamEntryId, WhichStream},
+            response::{bytes, exactly},
+            scripts,
+        },
     },
 };
 
@@ -81,7 +85,7 @@ impl LeaseRenewer {
         for (which, ids) in &renewed.0 {
             self.in_flight.renewed(*which, ids, reading.asked);
         }
-        self.lose(lost);
+        self.lose(server, lost).await;
         for (which, ids) in rest.0 {
             let Some(stream) = self.streams.get(which.index()) else {
                 continue;
@@ -92,7 +96,8 @@ impl LeaseRenewer {
                 let answer = server.script(&scripts::RENEW, &keys, args).await?;
                 let lost = entry::renewed(answer)?.1;
                 self.in_flight.renewed(which, ids, asked);
-                self.lose(lost.into_iter().map(|id| (which, id)));
+                let lost = lost.into_iter().map(|id| (which, id));
+                self.lose(server, lost).await;
             }
         }
         let max_between = self.member.max_between_renewals();
@@ -102,12 +107,42 @@ impl LeaseRenewer {
     }
 
     /// Reports deliveries that are no longer pending for this consumer.
-    fn lose(&self, lost: impl IntoIterator<Item = (WhichStream, StreamEntryId)>) {
+    async fn lose(
+        &self,
+        server: &UpkeepConnection,
+        lost: impl IntoIterator<Item = (WhichStream, StreamEntryId)>,
+    ) {
         for (which, id) in lost {
-            if let Some(lease) = self.in_flight.lose((which, id)) {
-                let message = "a delivery was lost to another worker";
-                self.report.lost(id, || lease.lose(), message);
+            let Some((lease, task)) = self.in_flight.lose((which, id)) else {
+                continue;
+            };
+            let cancelled = match (task, self.streams.get(which.index())) {
+                (Some(task), Some(stream)) => cancelled(server, &stream, &task).await,
+                _ => None,
+            };
+            match cancelled {
+                Some(reason) => {
+                    tracing::info!(%id, reason, "a running task was cancelled");
+                    lease.cancel(reason);
+                }
+                None => {
+                    let message = "a delivery was lost to another worker";
+                    self.report.lost(id, || lease.lose(), message);
+                }
             }
         }
     }
+}
+
+/// Returns the reason why a task was cancelled. `None` if it was not, or if the server does not
+/// answer in time.
+async fn cancelled(server: &UpkeepConnection, stream: &ServedStream, task: &str) -> Option<String> {
+    let mut record = redis::cmd("HMGET");
+    record
+        .arg(stream.keys.task(task))
+        .arg("state")
+        .arg("reason");
+    let [state, reason] = exactly(server.command(record).await.ok()?).ok()?;
+    let text = |value| Some(String::from_utf8_lossy(&bytes(value).ok()?).into_owned());
+    (text(state)? == TaskState::Cancelled.as_str()).then_some(text(reason)?)
 }

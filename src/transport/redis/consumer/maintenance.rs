@@ -100,18 +100,25 @@ impl Maintenance {
             let keys = &stream.keys;
             let of_group = [&*keys.due, &keys.bodies, &keys.retry];
             let of_senders = [&*keys.stream_due, &keys.stream_bodies, &keys.primary];
-            for keys in [of_group, of_senders] {
-                self.move_due(server, &stream, keys).await;
+            for (keys, group) in [(of_group, keys.group.as_str()), (of_senders, "")] {
+                self.move_due(server, &stream, keys, group).await;
             }
         }
     }
 
     /// Moves due messages in batches for a bounded time, since no leases are renewed meanwhile.
-    async fn move_due(&self, server: &UpkeepConnection, stream: &ServedStream, keys: [&str; 3]) {
+    /// `group` is empty for the messages of senders.
+    async fn move_due(
+        &self,
+        server: &UpkeepConnection,
+        stream: &ServedStream,
+        keys: [&str; 3],
+        group: &str,
+    ) {
         let end = Instant::now() + self.member.interval() / 4;
         loop {
             let answer = server.script(&scripts::PROMOTE, &keys, |cmd| {
-                cmd.arg(MOVED_AT_ONCE).arg(MOVED_BYTES);
+                cmd.arg(MOVED_AT_ONCE).arg(MOVED_BYTES).arg(group);
             });
             let promoted = answer.await.and_then(Promoted::read);
             let promoted = promoted.map_err(|error| error.chain());

@@ -66,6 +66,7 @@ mod sharded;
 mod slot_consumer;
 mod state;
 mod streams;
+mod task_starter;
 mod tick;
 mod upkeep;
 mod upkeep_connection;

@@ -58,6 +58,12 @@ impl RedisSettle {
         self.0.as_mut()?.0.turn.as_mut()
     }
 
+    /// Returns the delivery, if it is of a task whose status this group records.
+    pub(super) fn recorded(&self) -> Option<&Unsettled> {
+        let (delivery, _) = self.0.as_ref()?;
+        delivery.task.is_some().then_some(delivery)
+    }
+
     /// Returns the key of a delivery from an owned partition. `None` for other deliveries, or
     /// without a key.
     pub(super) fn partition_key(&self) -> Option<PartitionKey> {
@@ -198,12 +204,17 @@ impl SettlePolicy {
                 let reply = RpcError::unavailable("the request could not be handled");
                 self.end(delivery, End::DeadLetter(reason), Some(reply))
             }
-            Verdict::Redeliver { after, counted, .. } => {
+            Verdict::Redeliver {
+                after,
+                counted,
+                reason,
+            } => {
                 let after = after.unwrap_or_else(|| self.backoff.after(attempt));
                 Effect::Fenced(FencedEffect::Redeliver {
                     after: (!after.is_zero()).then_some(after),
                     attempts: attempt - u32::from(!counted),
                     released: false,
+                    reason,
                 })
             }
             Verdict::DeadLetter { reason, answer } => {
@@ -216,12 +227,16 @@ impl SettlePolicy {
                 after: None,
                 attempts: attempt - 1,
                 released: true,
+                reason: String::new(),
             }),
         }
     }
 
     /// Chooses the effect of a success by the route of the reply.
     fn done(&self, delivery: &Unsettled, reply: Result<Reply, RpcError>) -> Effect {
+        if delivery.task.is_some() {
+            return self.end_with_reply(delivery, End::Done, Some(reply));
+        }
         let Some((reply_to, route)) = self.route(delivery) else {
             return Effect::Acknowledge(None);
         };

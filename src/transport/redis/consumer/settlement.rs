@@ -54,6 +54,8 @@ pub(super) enum FencedEffect {
         attempts: u32,
         /// Set for a release, which has a separate counter.
         released: bool,
+        /// The reason of the failure, for the record of the task.
+        reason: String,
     },
     /// Ends the delivery.
     End {
@@ -100,11 +102,31 @@ pub(super) struct Unsettled {
     pub(super) origin: StreamEntryId,
     pub(super) attempt: u32,
     pub(super) reply_to: Option<Box<ReplyTo>>,
+    /// The id of the task, if this group records the task's status.
+    pub(super) task: Option<Box<str>>,
     /// The delivery's place in the order of an owned partition. `None` for other streams.
     pub(super) turn: Option<Turn>,
     /// Frees the slot for poison candidates when this delivery is dropped. `None` if it is no
     /// candidate.
     pub(super) _poison: Option<PoisonGuard>,
+}
+
+impl Unsettled {
+    /// Returns the id of a task with a record, or an empty text.
+    pub(super) fn task_id(&self) -> &str {
+        self.task.as_deref().unwrap_or_default()
+    }
+}
+
+impl End {
+    /// Returns the state of a task that has ended, as in its record.
+    pub(super) fn state(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::DeadLetter(_) => "dead",
+            Self::Discarded(_) => "discarded",
+        }
+    }
 }
 
 impl<E> Settlement<E> {

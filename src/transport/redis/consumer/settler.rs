@@ -173,7 +173,11 @@ impl Settler {
                 after,
                 attempts,
                 released,
-            } => self.redeliver(&delivery, after, attempts, released).await,
+                reason,
+            } => {
+                let attempts = (attempts, released);
+                self.redeliver(&delivery, after, attempts, &reason).await
+            }
             FencedEffect::End { end, reply } => self.end(&delivery, end, reply).await,
             FencedEffect::Complete { follow_ups, reply } => {
                 self.complete(&delivery, *follow_ups, reply).await
@@ -191,8 +195,8 @@ impl Settler {
         &self,
         delivery: &Unsettled,
         after: Option<Duration>,
-        attempts: u32,
-        released: bool,
+        (attempts, released): (u32, bool),
+        reason: &str,
     ) -> Result<(), Error> {
         let (member, counters) = (&*self.member, &self.report.counters);
         let (which, id) = delivery.guard.key;
@@ -207,7 +211,8 @@ impl Settler {
                     .arg(which.flag())
                     .arg(delivery.origin)
                     .arg(attempts)
-                    .arg(delay.as_deref().unwrap_or_default());
+                    .arg(delay.as_deref().unwrap_or_default())
+                    .arg(reason);
             };
             let (script, retry) = (&scripts::REDELIVER, Resend::UntilAnswered);
             self.pipeline.submit_script(script, &keys, args, retry)
@@ -282,7 +287,9 @@ impl Settler {
                 .arg(id)
                 .arg(which.flag())
                 .arg(envelope)
-                .arg(channel);
+                .arg(channel)
+                .arg(end.state())
+                .arg(delivery.task_id());
             if let End::DeadLetter(reason) = end {
                 cmd.arg(delivery.origin)
                     .arg(delivery.attempt)

@@ -37,6 +37,7 @@ use super::{
     settler::Settler,
     state::ConsumerState,
     streams::{ServedStream, StreamSet},
+    task_starter::TaskStarter,
     upkeep::{Ends, Upkeep},
     upkeep_connection::UpkeepPipeline,
 };
@@ -295,6 +296,10 @@ impl SlotConsumer {
             max_dead_letters: settings.max_dead_letters,
             allowed_reply_prefixes: options.allowed_channels(),
         };
+        let starter = TaskStarter {
+            member: member.clone(),
+            pipeline: pipeline.clone(),
+        };
         let recovery = Recovery::new(
             member.clone(),
             streams.clone(),
@@ -311,6 +316,7 @@ impl SlotConsumer {
             group: group.clone(),
             buffer,
             deliverer,
+            starter,
             claimer,
             recovery,
             settler,

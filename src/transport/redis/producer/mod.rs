@@ -22,7 +22,7 @@ use super::{
     error, keys,
     options::Options,
     pipeline::{Resend, Submit},
-    response::Value,
+    response::{Value, bytes, exactly, integer},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -91,9 +91,7 @@ impl Redis {
     fn dispatch(&self, message: Message) -> Result<SendWork, Error> {
         let pipeline = &self.shared.pipeline;
         match message.kind() {
-            Kind::Task
-                if message.parts().due.is_some() || message.parts().idempotency_key.is_some() =>
-            {
+            Kind::Task if schedule::needs_script(message.parts()) => {
                 let replicas = message.parts().replicas;
                 Ok(SendWork::task(self.accept(message)?, replicas))
             }
@@ -275,13 +273,22 @@ impl Encode for Publish<'_> {
     }
 }
 
-/// Decodes the id in the response to an `XADD`, or to a script around one.
-pub(super) fn accepted(answer: Value) -> Result<MessageId, Error> {
-    match error::check(answer)? {
-        Value::Text(id) => MessageId::from_utf8(&id).ok(),
-        _ => None,
+/// Decodes the response to an `XADD`, or to the script `ACCEPT`.
+pub(super) fn accepted(answer: Value) -> Result<Reply, Error> {
+    let without_id = || Error::new(ErrorKind::Decode, "Redis answered `XADD` without an id");
+    let (id, outcome) = match error::check(answer)? {
+        Value::Text(id) => (id, 0),
+        answer => {
+            let [id, outcome] = exactly(answer).map_err(|_| without_id())?;
+            (bytes(id)?, integer(&outcome)?)
+        }
+    };
+    let id = MessageId::from_utf8(&id).map_err(|_| without_id())?;
+    match outcome {
+        0 => Ok(Reply::accepted(id)),
+        1 => Ok(Reply::duplicate(id)),
+        _ => Err(Error::duplicate(id)),
     }
-    .ok_or_else(|| Error::new(ErrorKind::Decode, "Redis answered `XADD` without an id"))
 }
 
 /// The future of [`Redis`] as a service.
@@ -326,17 +333,17 @@ impl Future for SendFuture {
             SendWork::Boxed(reply) => return reply.as_mut().poll(cx),
             SendWork::Task(answer) => {
                 let answer = ready!(Pin::new(answer).poll(cx));
-                answer.and_then(accepted).map(Reply::accepted)
+                answer.and_then(accepted)
             }
             SendWork::Replicated(answer, asked) => {
                 let asked = *asked;
                 let answer = ready!(Pin::new(answer).poll(cx));
-                let id = answer.and_then(|answer| replicas::confirmed(answer, asked));
+                let reply = answer.and_then(|answer| replicas::confirmed(answer, asked));
                 // A task that too few replicas have confirmed is stored, too.
-                if id.as_ref().is_err_and(Error::is_unreplicated) {
+                if reply.as_ref().is_err_and(Error::is_unreplicated) {
                     self.counters.sent.increment();
                 }
-                id.map(Reply::accepted)
+                reply
             }
             SendWork::Event(answer) => {
                 let answer = ready!(Pin::new(answer).poll(cx));

@@ -7,7 +7,8 @@ use tokio::runtime::Handle;
 use super::accepted;
 use crate::{
     error::{BoxError, Error},
-    message::{MessageId, Replicas},
+    message::Replicas,
+    reply::Reply,
     transport::redis::{
         Redis, error,
         pipeline::Pipeline,
@@ -50,18 +51,18 @@ impl Redis {
     }
 }
 
-/// Decodes the response to a task that replicas confirm. Returns the id if enough replicas have
+/// Decodes the response to a task that replicas confirm. Returns the reply if enough replicas have
 /// confirmed the task.
 pub(in crate::transport::redis) fn confirmed(
     answer: Value,
     asked: Replicas,
-) -> Result<MessageId, Error> {
+) -> Result<Reply, Error> {
     let answers = array(error::check(answer)?)?;
     let count = answers.len();
     let Ok([stored, confirmation]) = <[Value; 2]>::try_from(answers) else {
         return Err(miscounted(2, count));
     };
-    let id = accepted(stored)?;
+    let reply = accepted(stored)?;
     let Replicas {
         count: wanted,
         within,
@@ -72,7 +73,7 @@ pub(in crate::transport::redis) fn confirmed(
             None,
         ),
         confirmation => match error::check(confirmation).and_then(|it| integer(&it)) {
-            Ok(count) if count >= i64::from(wanted) => return Ok(id),
+            Ok(count) if count >= i64::from(wanted) => return Ok(reply),
             Ok(count) => (
                 format!("{count} of {wanted} replicas have confirmed it within {within:?}"),
                 None,
@@ -87,5 +88,8 @@ pub(in crate::transport::redis) fn confirmed(
         "the task is stored, but {found}; send it again only with its idempotency key; `INFO \
          replication` shows the replicas and how far they lag"
     );
-    Err(Error::stored(id, text, source))
+    match reply.receipt() {
+        Some(id) => Err(Error::stored(id.clone(), text, source)),
+        None => Ok(reply),
+    }
 }

@@ -1,6 +1,7 @@
-//! Sends and cancels tasks with a delay or an idempotency key.
+//! Sends tasks with a delay, a key or a record.
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -15,20 +16,21 @@ use super::size_hint;
 use crate::transport::redis::{
     Redis,
     connection::Encode,
-    entry::value_of,
     ids::unique,
     keys::Keys,
-    msgpack,
     pipeline::{Pipeline, Resend, Submit},
-    response::{self, Value, integer, integers},
+    response::{Value, integers},
     scripts,
 };
 use crate::{
     error::{Error, ErrorKind},
-    message::{Due, Message, MessageId, Name},
+    message::{Due, Message, Name, OnConflict, Parts},
     transport::codec,
 };
 
+/// The names of the arguments of a task's record, in an entry of the outbox.
+pub(in crate::transport::redis) const RECORD_ARGS: [&str; 4] =
+    ["keep", "conflict", "unique", "group"];
 /// The most due messages that one call moves.
 pub(in crate::transport::redis) const MOVED_AT_ONCE: usize = 100;
 /// A call moves no further message after this many bytes.
@@ -43,49 +45,7 @@ const SOON: Duration = Duration::from_secs(2);
 const TIMERS: usize = 64;
 
 impl Redis {
-    /// Cancels a delayed task by the id in its receipt, and forgets its idempotency key. Returns
-    /// `false` if the task is on the stream already, or does not exist.
-    ///
-    /// The task must have been sent to the stream of this handle.
-    ///
-    /// # Errors
-    /// If the server cannot be reached, or refuses the command.
-    pub async fn cancel(&self, id: &MessageId) -> Result<bool, Error> {
-        let (_, parts) = self.settings.stream_and_parts()?;
-        for part in parts {
-            if self.cancel_on(part, id).await? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    async fn cancel_on(&self, stream: &Name, id: &MessageId) -> Result<bool, Error> {
-        let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
-        let pipeline = self.shared.pipeline.of(&keys.primary);
-        let mut get = redis::cmd("HGET");
-        get.arg(&keys.stream_bodies).arg(id.as_str());
-        let fields = match pipeline.command(get, Resend::Never).await? {
-            Value::Nil => None,
-            body => msgpack::unpack(&response::bytes(body)?),
-        };
-        let fields = fields.unwrap_or_default();
-        // A script's keys must be declared, so the key of the task's idempotency record is looked
-        // up first.
-        let key = value_of(&fields, codec::IDEMPOTENCY_KEY);
-        let key = key.map(|key| keys.idempotency(String::from_utf8_lossy(key)));
-        let mut names = vec![&*keys.stream_due, &keys.stream_bodies];
-        names.extend(key.as_deref());
-        let args = |cmd: &mut Cmd| {
-            cmd.arg(id.as_str());
-        };
-        let answer = pipeline
-            .script(&scripts::CANCEL, &names, args, Resend::Never)
-            .await?;
-        Ok(integer(&answer)? == 1)
-    }
-
-    /// Sends a task with a delay or an idempotency key.
+    /// Sends a task with a delay, a key or a record.
     pub(in crate::transport::redis) fn accept(&self, message: Message) -> Result<Submit, Error> {
         check_headers(&message)?;
         let stream = self.settings.target(message.parts())?;
@@ -105,6 +65,14 @@ impl Redis {
             self.shared.promoters.start(&pipeline, keys, wait);
         }
     }
+}
+
+/// Returns `true` if a script accepts the task, because it has a delay, a key or a record.
+pub(super) fn needs_script(parts: &Parts) -> bool {
+    parts.due.is_some()
+        || parts.idempotency_key.is_some()
+        || parts.unique.is_some()
+        || parts.tracked.is_some()
 }
 
 /// Refuses a message with more headers than a script can pass to a command.
@@ -132,6 +100,8 @@ pub(in crate::transport::redis) struct Accept {
     /// Set if replicas confirm the task. If the idempotency key is known already, the script then
     /// writes its record again, so that the replicas have a write to confirm.
     confirm: bool,
+    /// The group that records the status of the task. Used if the task is unique or tracked.
+    group: Name,
     message: Message,
 }
 
@@ -161,6 +131,7 @@ impl Accept {
             token: unique().to_string(),
             window: milliseconds(window).clamp(1, LONGEST_WINDOW),
             confirm: parts.replicas.is_some(),
+            group: keys.group.clone(),
             message,
         }
     }
@@ -182,10 +153,36 @@ impl Accept {
         put(target.as_bytes());
         put(b"window");
         put(self.window.to_string().as_bytes());
+        for (field, value) in RECORD_ARGS.iter().zip(self.record_args()) {
+            put(field.as_bytes());
+            put(value.as_bytes());
+        }
         codec::encode(&self.message, |field, value| {
             put(field);
             put(value);
         });
+    }
+
+    /// Returns the arguments of the task's record, in the order of [`RECORD_ARGS`].
+    fn record_args(&self) -> [Cow<'_, str>; 4] {
+        let parts = self.message.parts();
+        let unique = parts.unique.as_ref();
+        let keep = match (parts.tracked, unique) {
+            (None, None) => Cow::Borrowed(""),
+            (keep, _) => milliseconds(keep.unwrap_or_default()).to_string().into(),
+        };
+        let conflict = unique.map_or("", |unique| match unique.on_conflict {
+            OnConflict::Keep => "keep",
+            OnConflict::Replace => "replace",
+            OnConflict::Refuse => "refuse",
+        });
+        let key = unique.map_or("", |unique| unique.key.as_str());
+        [
+            keep,
+            conflict.into(),
+            key.into(),
+            self.group.as_str().into(),
+        ]
     }
 
     /// Calls `put` with each argument.
@@ -195,6 +192,9 @@ impl Accept {
         put(self.token.as_bytes());
         put(self.window.to_string().as_bytes());
         put(u8::from(self.confirm).to_string().as_bytes());
+        for arg in self.record_args() {
+            put(arg.as_bytes());
+        }
         codec::encode(&self.message, |field, value| {
             put(field);
             put(value);
@@ -246,7 +246,7 @@ impl Promoters {
                 sleep(time + Duration::from_millis(1)).await;
                 let names = [&*keys.stream_due, &keys.stream_bodies, &keys.primary];
                 let args = |cmd: &mut Cmd| {
-                    cmd.arg(MOVED_AT_ONCE).arg(MOVED_BYTES);
+                    cmd.arg(MOVED_AT_ONCE).arg(MOVED_BYTES).arg("");
                 };
                 let answer = pipeline
                     .script(&scripts::PROMOTE, &names, args, Resend::Never)

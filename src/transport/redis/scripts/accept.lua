@@ -1,4 +1,4 @@
--- Accepts a task with a delay or an idempotency key.
+-- Accepts a task with a delay, a key or a record.
 -- KEYS and ARGV: those of the function `accept`.
--- Returns: the id.
-return accept(KEYS, ARGV, 1, #ARGV)
+-- Returns: its results.
+return { accept(KEYS, ARGV, 1, #ARGV) }

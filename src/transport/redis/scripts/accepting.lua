@@ -1,31 +1,70 @@
--- Accepts a task: now or later, and once for each idempotency key.
+-- Accepts a task: now or later, and once for each idempotency key and each unique key.
 -- keys: stream, due, bodies, and the idempotency key's record, if there is a key.
 -- args, from `at` to `last`: 'now' | 'after' | 'at', ms, the task's id until it is on the stream,
---       ms to keep the idempotency key, 1 if replicas confirm the task, field, value….
--- Returns: the id.
+--       ms to keep the idempotency key, 1 if replicas confirm the task, ms to keep the task's record
+--       ('' = it has none), for a conflict of its unique key: 'keep' | 'replace' | 'refuse' ('' = it
+--       has no unique key), the unique key, the group of the record, field, value….
+-- Returns: the id of the task, and 0 if it is new | 1 it is an earlier task | 2 refused for that
+--          earlier task.
 local function accept(keys, args, at, last)
-  local when, time, record = args[at], args[at + 1], keys[4]
-  if record then
-    local known = redis.call('GET', record)
+  local stream, due_key, bodies, idempotency = keys[1], keys[2], keys[3], keys[4]
+  local when, time, id = args[at], args[at + 1], args[at + 2]
+  if idempotency then
+    local known = redis.call('GET', idempotency)
     if known then
       -- `WAIT` covers only the writes of one connection, so this connection writes the record too.
-      if args[at + 4] == '1' then redis.call('SET', record, known, 'KEEPTTL') end
-      return known
+      if args[at + 4] == '1' then redis.call('SET', idempotency, known, 'KEEPTTL') end
+      return known, 1
     end
   end
-  local fields = {}
-  for i = at + 5, last do fields[#fields + 1] = args[i] end
-  local now, due, id = clock(), 0, nil
+
+  local keep, conflict, unique, group = args[at + 5], args[at + 6], args[at + 7], args[at + 8]
+  -- The record and the unique key are in the slot of the stream. `due_key` is `<base>:due`.
+  local base = string.sub(due_key, 1, -5)
+  local holding = base .. ':unique:' .. group .. ':' .. unique
+  local holder = conflict ~= '' and redis.call('GET', holding)
+  if holder then
+    local record = record_of(base, group, holder)
+    local where, place = place_of(record)
+    if where and is_there(base, group, stream, where, place) then
+      if conflict == 'refuse' then return holder, 2 end
+      if conflict == 'keep' or where ~= 'due' then return holder, 1 end
+      ended(base, group, record, holder, 'cancelled', 'replaced by a newer task')
+      redis.call('ZREM', due_key, place)
+      redis.call('HDEL', bodies, place)
+    end
+  end
+
+  local fields, name = {}, ''
+  for i = at + 9, last do fields[#fields + 1] = args[i] end
+  for i = 1, #fields, 2 do
+    if fields[i] == 'name' then name = fields[i + 1] end
+  end
+  local now, due, place = clock(), 0, nil
   if when == 'after' then due = now + time elseif when == 'at' then due = tonumber(time) end
-  if due > now then
-    id = args[at + 2]
+  if due > now or keep ~= '' then
     fields[#fields + 1] = '~i'
     fields[#fields + 1] = id
-    redis.call('ZADD', keys[2], string.format('%.0f', due), id)
-    redis.call('HSET', keys[3], id, cmsgpack.pack(fields))
-  else
-    id = redis.call('XADD', keys[1], '*', unpack(fields))
   end
-  if record then redis.call('SET', record, id, 'PX', args[at + 3]) end
-  return id
+  if keep ~= '' then
+    fields[#fields + 1] = '~j'
+    fields[#fields + 1] = group
+  end
+  if due > now then
+    redis.call('ZADD', due_key, string.format('%.0f', due), id)
+    redis.call('HSET', bodies, id, cmsgpack.pack(fields))
+    place = 'due ' .. id
+  else
+    local entry = redis.call('XADD', stream, '*', unpack(fields))
+    place = 'stream ' .. entry
+    if keep == '' then id = entry end
+  end
+  if idempotency then redis.call('SET', idempotency, id, 'PX', args[at + 3]) end
+  if keep ~= '' then
+    redis.call('HSET', record_of(base, group, id), 'state', due > now and 'delayed' or 'waiting',
+      'place', place, 'name', name, 'attempt', 0, 'keep', keep, 'unique', unique,
+      'accepted', string.format('%.0f', now))
+  end
+  if conflict ~= '' then redis.call('SET', holding, id) end
+  return id, 0
 end

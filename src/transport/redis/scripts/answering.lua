@@ -4,8 +4,11 @@ local function answer(stream, channel, envelope)
   local sent
   if stream then
     -- Only to an existing stream: a client that has ended must not get a new one.
-    if redis.call('TYPE', stream).ok == 'stream' then
-      sent = redis.call('XADD', stream, '*', 'r', envelope)
+    local function add(call) return call('XADD', stream, 'NOMKSTREAM', '*', 'r', envelope) end
+    sent = add(redis.pcall)
+    if type(sent) == 'table' then
+      -- The requester chooses the key, so a key of another type must not fail the script.
+      sent = not string.find(sent.err, 'WRONGTYPE', 1, true) and add(redis.call)
     end
   elseif channel ~= '' then
     -- Without permission to publish on the channel, the delivery ends all the same.

@@ -42,7 +42,19 @@ local function replay(origin, fields)
     end
   end
   append(copy, sent(kept, false))
-  redis.call('XADD', KEYS[2], '*', unpack(copy))
+  local entry = redis.call('XADD', KEYS[2], '*', unpack(copy))
+  local base = base_of(KEYS[2], 'retry', group)
+  local record, id = recorded(base, group, fields)
+  if record then
+    redis.call('PERSIST', record)
+    redis.call('HSET', record, 'state', 'waiting', 'place', 'retry ' .. entry, 'attempt', 0)
+    redis.call('HDEL', record, 'ended', 'reason')
+    local unique = redis.call('HGET', record, 'unique')
+    -- Another task may hold the key by now.
+    if unique and unique ~= '' then
+      redis.call('SET', base .. ':unique:' .. group .. ':' .. unique, id, 'NX')
+    end
+  end
 end
 
 local acted, skipped = 0, {}

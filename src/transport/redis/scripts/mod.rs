@@ -21,12 +21,14 @@ macro_rules! scripts {
 }
 
 scripts! {
-    /// Accepts a task with a delay or an idempotency key.
-    ACCEPT = "fence" "accepting" "accept";
-    /// Cancels a delayed task.
-    CANCEL = "cancel";
+    /// Accepts a task with a delay, a key or a record.
+    ACCEPT = "fence" "tasks" "accepting" "accept";
+    /// Cancels a task.
+    CANCEL = "fence" "tasks" "cancel";
     /// Moves due messages to a stream.
-    PROMOTE = "fence" "fields" "promotion" "promote";
+    PROMOTE = "fence" "fields" "tasks" "promotion" "promote";
+    /// Records that a worker starts a task.
+    START = "fence" "tasks" "start";
     /// Creates the group if it does not exist.
     JOIN = "order" "join";
     /// Deletes a consumer for which nothing is pending.
@@ -34,17 +36,17 @@ scripts! {
     /// Acknowledges entries of the retry stream.
     ACKNOWLEDGE = "acknowledge";
     /// Redelivers an entry, now or after a delay.
-    REDELIVER = "fence" "fields" "redeliver";
+    REDELIVER = "fence" "fields" "tasks" "redeliver";
     /// Ends a delivery: as done in an owned partition, as a dead letter, or discarded.
-    FINISH = "fence" "fields" "answering" "finish";
+    FINISH = "fence" "fields" "tasks" "answering" "finish";
     /// Ends a delivery as done, with its follow-ups.
-    COMPLETE = "fence" "accepting" "answering" "complete";
+    COMPLETE = "fence" "tasks" "accepting" "answering" "complete";
     /// Stores replies and acknowledges their requests.
     REPLY = "reply";
     /// Renews leases.
     RENEW = "fence" "renewal" "renew";
     /// Renews leases, and does the rest of a consumer's upkeep.
-    TICK = "throttle" "holder" "order" "fence" "fields" "renewal" "promotion" "trimming" "reaping" "tick";
+    TICK = "throttle" "holder" "order" "fence" "fields" "tasks" "renewal" "promotion" "trimming" "reaping" "tick";
     /// Reads new entries of several streams.
     FETCH = "fetch";
     /// Records the names that a worker serves, and lists those of the group's other workers.
@@ -68,9 +70,9 @@ scripts! {
     /// Fetches entries again whose read succeeded and whose response was lost.
     RECOVER = "fence" "recover";
     /// Claims entries whose leases have expired.
-    CLAIM = "throttle" "holder" "fence" "fields" "claim";
+    CLAIM = "throttle" "holder" "fence" "fields" "tasks" "claim";
     /// Replays or purges dead letters.
-    DEAD = "fence" "fields" "dead";
+    DEAD = "fence" "fields" "tasks" "dead";
     /// Lists dead letters.
     LIST_DEAD = "list_dead";
     /// Counts a group's entries and consumers.

@@ -1,7 +1,8 @@
--- Moves due messages to a stream, at most `most`. Stops after the message that reaches
+-- Moves due messages to a stream, at most `most`. `base` is the prefix of the keys, and `where` is
+-- 'stream' or 'retry'. Stops after the message that reaches
 -- `most_bytes`, so at least one is moved. Returns: {moved, lost, ms until the next is due (-1 =
 -- none)}.
-local function promote(due_key, bodies, stream, most, most_bytes)
+local function promote(base, where, due_key, bodies, stream, most, most_bytes)
   local now = clock()
   local due = redis.call('ZRANGEBYSCORE', due_key, '-inf', string.format('%.0f', now), 'LIMIT', 0, most)
   local moved, lost, room = 0, 0, most_bytes
@@ -14,7 +15,13 @@ local function promote(due_key, bodies, stream, most, most_bytes)
     -- A body that cannot be decoded does not delay the others.
     local fields = unpacked(body)
     if fields and #fields > 0 and #fields <= MOST then
-      redis.call('XADD', stream, '*', unpack(fields))
+      local entry = redis.call('XADD', stream, '*', unpack(fields))
+      local group
+      for i = 1, #fields, 2 do
+        if fields[i] == '~j' then group = fields[i + 1] end
+      end
+      local record = group and recorded(base, group, fields)
+      if record then redis.call('HSET', record, 'state', 'waiting', 'place', where .. ' ' .. entry) end
       moved = moved + 1
     else
       lost = lost + 1

@@ -1,6 +1,7 @@
 -- Moves a delivery to the retry stream, now or later.
 -- KEYS: source, retry, due, bodies.
--- ARGV: group, consumer, id, '1' on the retry stream, origin, attempts, delay in ms ('' = now).
+-- ARGV: group, consumer, id, '1' on the retry stream, origin, attempts, delay in ms ('' = now),
+--       the reason, for the task's record.
 -- Returns: 1 moved | 0 not pending for this consumer | 2 ended, since the entry was deleted.
 local src, group, id, retry = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1'
 if not own(src, group, id, ARGV[2]) then return 0 end
@@ -9,15 +10,23 @@ if not entry then
   finish(src, group, id, retry)
   return 2
 end
+local base = base_of(KEYS[2], 'retry', group)
+local record = recorded(base, group, entry[2])
+local place
 local copy = { '~o', ARGV[5], '~a', ARGV[6] }
 append(copy, sent(entry[2], retry))
 if ARGV[7] == '' then
-  redis.call('XADD', KEYS[2], '*', unpack(copy))
+  place = 'retry ' .. redis.call('XADD', KEYS[2], '*', unpack(copy))
 else
   -- Unique, since the id of an entry is used only once.
   local member = (retry and 'r' or 's') .. id
   redis.call('ZADD', KEYS[3], string.format('%.0f', clock() + ARGV[7]), member)
   redis.call('HSET', KEYS[4], member, cmsgpack.pack(copy))
+  place = 'later ' .. member
+end
+if record then
+  local state = ARGV[7] == '' and 'waiting' or 'delayed'
+  redis.call('HSET', record, 'state', state, 'place', place, 'attempt', ARGV[6], 'reason', ARGV[8])
 end
 finish(src, group, id, retry)
 return 1

@@ -68,8 +68,9 @@ while arg <= #ARGV do
   }
   local function has(step) return string.find(steps, step, 1, true) end
   if has('m') then
-    result[3] = try(promote, KEYS[key + 3], KEYS[key + 4], retry, most, bytes)
-    result[4] = try(promote, KEYS[key + 5], KEYS[key + 6], stream, most, bytes)
+    local base = string.sub(KEYS[key + 5], 1, -5)
+    result[3] = try(promote, base, 'retry', KEYS[key + 3], KEYS[key + 4], retry, most, bytes)
+    result[4] = try(promote, base, 'stream', KEYS[key + 5], KEYS[key + 6], stream, most, bytes)
     result[5] = try(facts, stream, retry, has('s'))
     result[6], result[7] = { 0 }, 0
     if has('t') then

@@ -30,6 +30,7 @@ use super::{
     settle::RedisSettle,
     settler::Settler,
     streams::{ServedStream, StreamSet},
+    task_starter::TaskStarter,
 };
 use crate::{
     error::Error,
@@ -70,6 +71,7 @@ pub(super) struct FetchParts {
     pub(super) group: Arc<Membership>,
     pub(super) buffer: PrefetchWriter,
     pub(super) deliverer: Deliverer,
+    pub(super) starter: TaskStarter,
     pub(super) claimer: Claimer,
     pub(super) recovery: Recovery,
     pub(super) settler: Arc<Settler>,
@@ -238,7 +240,7 @@ impl Fetch {
                     }
                     self.set.note(&entries);
                     self.read_ahead(entries.len());
-                    let deliveries = self.deliver(entries, asked);
+                    let deliveries = self.deliver(entries, asked).await;
                     let waits = self.expect_settlements(deliveries.len());
                     self.parts.buffer.put(deliveries);
                     if waits {
@@ -278,15 +280,20 @@ impl Fetch {
 
     /// Makes deliveries from entries. Those of an owned partition that must wait for their turn are
     /// kept by its order.
-    fn deliver(&mut self, entries: Vec<Entry>, asked: Instant) -> Vec<Delivery<RedisSettle>> {
+    async fn deliver(&mut self, entries: Vec<Entry>, asked: Instant) -> Vec<Delivery<RedisSettle>> {
         let recovered = std::mem::take(&mut self.recovered);
         let FetchParts {
-            deliverer, order, ..
+            deliverer,
+            order,
+            starter,
+            ..
         } = &self.parts;
+        let is_inherited = order.is_some() && recovered;
+        let deliveries = deliverer.deliver(entries, asked, is_inherited);
+        let deliveries = starter.start(deliveries).await;
         let Some(order) = order else {
-            return deliverer.deliver(entries, asked, false);
+            return deliveries;
         };
-        let deliveries = deliverer.deliver(entries, asked, recovered);
         order.admit(deliveries, recovered)
     }
 
@@ -379,7 +386,7 @@ impl Fetch {
         match self.parts.recovery.recover(max).await {
             Ok(entries) => {
                 self.recovered = true;
-                let found = self.deliver(entries, asked);
+                let found = self.deliver(entries, asked).await;
                 self.parts.buffer.put(found);
             }
             Err(error) => self.overcome(error).await,

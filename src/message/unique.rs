@@ -1,0 +1,61 @@
+//! Unique tasks.
+
+use super::UniqueKey;
+
+/// The unique key of a task, and what happens if another task holds it: see
+/// [`Call::unique`](crate::client::Call::unique).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Unique {
+    /// The key.
+    pub key: UniqueKey,
+    /// What happens if another task holds the key.
+    pub on_conflict: OnConflict,
+}
+
+/// What happens to a task if another task holds its [unique](Unique) key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum OnConflict {
+    /// The other task is kept, and the new one is not stored. The receipt has the id of the other
+    /// task, and [is a duplicate](crate::Receipt::is_duplicate).
+    #[default]
+    Keep,
+    /// The other task is cancelled if it is delayed by its sender and not due yet. Otherwise it is
+    /// kept. With a delay this is a debounce: of several tasks in quick succession, only the last
+    /// one runs.
+    Replace,
+    /// The other task is kept, and the call fails with a
+    /// [duplicate](crate::Error::is_duplicate) error.
+    Refuse,
+}
+
+impl Unique {
+    /// Creates a key that [keeps](OnConflict::Keep) another task.
+    pub fn new(key: impl Into<UniqueKey>) -> Self {
+        Self {
+            key: key.into(),
+            on_conflict: OnConflict::Keep,
+        }
+    }
+
+    /// Replaces another task: see [`OnConflict::Replace`].
+    #[must_use]
+    pub fn replace(mut self) -> Self {
+        self.on_conflict = OnConflict::Replace;
+        self
+    }
+
+    /// Refuses the new task: see [`OnConflict::Refuse`].
+    #[must_use]
+    pub fn refuse(mut self) -> Self {
+        self.on_conflict = OnConflict::Refuse;
+        self
+    }
+}
+
+impl<K: Into<UniqueKey>> From<K> for Unique {
+    fn from(key: K) -> Self {
+        Self::new(key)
+    }
+}

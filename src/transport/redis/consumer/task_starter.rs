@@ -1,0 +1,77 @@
+//! Records the start of tasks whose status is recorded, and drops those that were cancelled.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use redis::Cmd;
+
+use super::{member::Member, settle::RedisSettle, settlement::Unsettled};
+use crate::{
+    error::Error,
+    transport::{
+        Delivery,
+        redis::{
+            pipeline::{Pipeline, Resend},
+            response::integer,
+            scripts,
+        },
+    },
+};
+
+/// Records the start of the tasks of one consumer.
+pub(super) struct TaskStarter {
+    pub(super) member: Arc<Member>,
+    pub(super) pipeline: Pipeline,
+}
+
+impl TaskStarter {
+    /// Records the start of tasks. Returns all deliveries except those of tasks that were cancelled
+    /// meanwhile. If the start cannot be recorded, the task is delivered nevertheless.
+    pub(super) async fn start(
+        &self,
+        deliveries: Vec<Delivery<RedisSettle>>,
+    ) -> Vec<Delivery<RedisSettle>> {
+        let mut recorded = deliveries.iter().filter_map(|it| it.settle.recorded());
+        if recorded.next().is_none() {
+            return deliveries;
+        }
+        let started = join_all(deliveries.into_iter().map(async |delivery| {
+            let Some(unsettled) = delivery.settle.recorded() else {
+                return Some(delivery);
+            };
+            let may_run = match self.record(unsettled).await {
+                Ok(may_run) => may_run,
+                Err(error) => {
+                    let id = unsettled.task_id();
+                    tracing::warn!(
+                        id,
+                        error = error.chain(),
+                        "the start of a task could not be recorded"
+                    );
+                    true
+                }
+            };
+            may_run.then_some(delivery)
+        }));
+        started.await.into_iter().flatten().collect()
+    }
+
+    /// Records the start of a task. Returns `false` if it must not run.
+    async fn record(&self, delivery: &Unsettled) -> Result<bool, Error> {
+        let (which, entry) = delivery.guard.key;
+        let stream = &delivery.stream;
+        let keys = [stream.key_of(which), &stream.keys.dead];
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(self.member.group.as_str())
+                .arg(&self.member.consumer)
+                .arg(entry)
+                .arg(which.flag())
+                .arg(delivery.task_id())
+                .arg(delivery.attempt);
+        };
+        let started = self
+            .pipeline
+            .script(&scripts::START, &keys, args, Resend::UntilAnswered);
+        Ok(integer(&started.await?)? == 1)
+    }
+}

@@ -1,0 +1,19 @@
+-- Records that a worker starts a task.
+-- KEYS: source, dead. ARGV: group, consumer, the entry's id, '1' on the retry stream, the task's id,
+--       attempt.
+-- Returns: 1 started | 0 not pending for this consumer | 2 ended, since the task was cancelled.
+local src, group, entry, retry, id = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1', ARGV[5]
+if not own(src, group, entry, ARGV[2]) then return 0 end
+local base = base_of(KEYS[2], 'dead', group)
+local record = record_of(base, group, id)
+local state = redis.call('TYPE', record).ok == 'hash' and redis.call('HGET', record, 'state')
+if state == 'cancelled' then
+  finish(src, group, entry, retry)
+  redis.call('PEXPIRE', record, string.format('%.0f', math.max(tonumber(redis.call('HGET', record, 'keep')), 1)))
+  return 2
+end
+if state then
+  redis.call('HSET', record, 'state', 'running', 'attempt', ARGV[6],
+    'started', string.format('%.0f', clock()), 'place', (retry and 'retry ' or 'stream ') .. entry)
+end
+return 1
