@@ -2,18 +2,18 @@
 
 use super::UniqueKey;
 
-/// The unique key of a task, and what happens if another task holds it: see
+/// The unique key of a task, and the rule for a conflict: see
 /// [`Call::unique`](crate::client::Call::unique).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Unique {
     /// The key.
     pub key: UniqueKey,
-    /// What happens if another task holds the key.
+    /// The rule if another task holds the key.
     pub on_conflict: OnConflict,
 }
 
-/// What happens to a task if another task holds its [unique](Unique) key.
+/// The rule for a task whose [unique](Unique) key another task holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum OnConflict {

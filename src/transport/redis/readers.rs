@@ -34,7 +34,10 @@ pub(crate) fn all() -> Vec<Reader> {
                     count: 1,
                     within: Duration::from_secs(1),
                 };
-                Ok(producer::replicas::confirmed(answer, asked)?.to_string())
+                Ok(format!(
+                    "{:?}",
+                    producer::replicas::confirmed(answer, asked)?
+                ))
             },
             answer: list([text("7-1"), Value::Int(1)]),
         },
