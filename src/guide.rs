@@ -2,6 +2,7 @@
 //!
 //! - [Tour](tour): the parts of the library, and where to read about each.
 //! - [Guarantees](guarantees): the promises of the library, each with the tests that prove it.
+//! - [Jobs](jobs): follow-ups in one step, unique tasks, their status, and how to cancel them.
 //! - [Layers](layers): tower's middleware around routers and clients, and the meaning of its
 //!   errors.
 //! - [Troubleshooting](troubleshooting): symptoms, causes and remedies.
@@ -75,6 +76,21 @@ pub mod guarantees {
     //! [`max_in_flight_bytes`]: crate::transport::Settings::max_in_flight_bytes
     //!
     #![doc = include_str!("../docs/guarantees.md")]
+}
+
+pub mod jobs {
+    //! Follow-ups, unique tasks, and the status of tasks.
+    //!
+    //! [`Outbox`]: crate::Outbox
+    //! [`Lease`]: crate::Lease
+    //! [`Lease::cancelled`]: crate::Lease::cancelled
+    //! [`token`]: crate::Lease::token
+    //! [`tracked`]: crate::client::Call::tracked
+    //! [`idempotency_key`]: crate::client::Call::idempotency_key
+    #![cfg_attr(feature = "redis", doc = "[`tasks`]: crate::Redis::tasks")]
+    #![cfg_attr(feature = "redis", doc = "[`value_key`]: crate::Redis::value_key")]
+    //!
+    #![doc = include_str!("../docs/jobs.md")]
 }
 
 pub mod layers {

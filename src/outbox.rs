@@ -153,7 +153,7 @@ impl Outbox {
             let text = "an outbox takes no sharded events; publish it through a client";
             return Err(Error::new(ErrorKind::Invalid, text));
         }
-        self.0.add(FollowUp::Send(message))
+        self.0.add(FollowUp::Outgoing(message))
     }
 
     /// Starts the outbox of a delivery.

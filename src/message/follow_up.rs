@@ -20,7 +20,7 @@ const MOST_BYTES: usize = 16 << 20;
 #[non_exhaustive]
 pub enum FollowUp {
     /// A task is stored, or an event is published.
-    Send(Message),
+    Outgoing(Message),
     /// A value of the application is changed. The values are stored beside the delivery's stream.
     Write {
         /// The key of the value, unique within the stream.
@@ -46,7 +46,7 @@ impl FollowUp {
     /// Returns the approximate size in bytes.
     fn size(&self) -> usize {
         match self {
-            Self::Send(message) => {
+            Self::Outgoing(message) => {
                 let headers = message.headers().iter();
                 let headers = headers.map(|(name, value)| name.as_str().len() + value.len());
                 message.name().len() + message.payload().len() + headers.sum::<usize>()

@@ -11,6 +11,7 @@ mod stats;
 #[path = "../support/mod.rs"]
 mod support;
 mod tail;
+mod tasks;
 mod terminal;
 
 use std::time::Duration;

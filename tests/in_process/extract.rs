@@ -334,3 +334,12 @@ async fn extractors_of_ones_own_may_wait_and_fail_with_any_error() {
     // A parts extractor can be the last argument, and the only one.
     assert!(run(async |_: Tenant| {}, rpc("")).await.is_err());
 }
+
+#[tokio::test]
+async fn an_outbox_without_a_delivery_is_refused_with_what_to_do() {
+    let handler = async |_: campanile::Outbox| {};
+    let (text, permanent) = rejection(handler, Message::task("n", "")).await;
+    assert!(text.contains("serve the router") && !permanent, "{text}");
+    let handler = async |outbox: Option<campanile::Outbox>| Json(outbox.is_some());
+    assert_eq!(run(handler, Message::task("n", "")).await.unwrap(), "false");
+}

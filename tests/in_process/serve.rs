@@ -10,8 +10,8 @@ use std::{
 };
 
 use campanile::{
-    BoxError, Deadline, Error, Failure, Kind, Message, MessageService, Reply, Router, RpcCode,
-    RpcError, WithInterest, serve,
+    BoxError, Client, Deadline, Error, Failure, Kind, Message, MessageService, Reply, Router,
+    RpcCode, RpcError, WithInterest, serve,
     transport::{
         Delivery, Discarded, Interest, Settings, SettleDelivery, Source, Transport, Undecodable,
         Verdict, memory::Memory,
@@ -757,4 +757,55 @@ async fn a_handler_that_blocks_its_thread_delays_no_neighbour() {
         drop(test.stop.take());
         test.ended().await.unwrap();
     }
+}
+
+/// A value that sends when it is dropped.
+struct OnDrop(tokio::sync::mpsc::UnboundedSender<&'static str>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.send("dropped");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_handler_of_a_cancelled_task_is_dropped_unless_it_watches_its_lease() {
+    let memory = Memory::new();
+    let (said, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let careless = said.clone();
+    let app = Router::new()
+        .task("careless", async move || {
+            let _dropped = OnDrop(careless.clone());
+            let _ = careless.send("started");
+            std::future::pending::<()>().await;
+        })
+        .task("careful", async move |lease: campanile::Lease| {
+            let _ = said.send("started");
+            lease.token().cancelled().await;
+            assert_eq!(lease.cancelled(), Some("enough"));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let _ = said.send("ended by itself");
+        });
+    let served = tokio::spawn(serve(memory.clone(), app).into_future());
+    let client = Client::new(memory.clone());
+    for (name, end) in [("careless", "dropped"), ("careful", "ended by itself")] {
+        let receipt = client
+            .enqueue(name, "")
+            .tracked(Duration::from_secs(60))
+            .await
+            .unwrap();
+        assert_eq!(hears.recv().await, Some("started"));
+        let id = receipt.id().unwrap();
+        assert!(memory.tasks().cancel(id, "enough").await.unwrap());
+        assert_eq!(hears.recv().await, Some(end));
+        let status = memory
+            .tasks()
+            .status(id)
+            .await
+            .unwrap()
+            .expect("it is tracked");
+        assert_eq!(status.state, campanile::transport::TaskState::Cancelled);
+    }
+    assert_eq!(memory.backlog().in_flight, 0);
+    served.abort();
 }

@@ -95,7 +95,8 @@ async fn what_a_dead_worker_has_left_in_the_outbox_is_moved_and_a_bad_entry_hold
     let bad: String = node.query(&["XADD", &outbox, "*", "what", "is this"]).await;
     let entry = ["due", "0", "to", &to, "window", "60000"];
     let task = ["type", "task", "name", "n", "payload", "left"];
-    let add = [&["XADD", &*outbox, "*"][..], &entry, &task].concat();
+    let record = ["keep", "", "conflict", "", "unique", "", "group", "g"];
+    let add = [&["XADD", &*outbox, "*"][..], &entry, &record, &task].concat();
     let _: String = node.query(&add).await;
     let redis = connect(&cluster.url()).await;
     let redis = redis.stream(from.clone()).lease(SECOND);

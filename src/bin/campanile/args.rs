@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     consumers::ConsumersCommand, dead::DeadCommand, groups::GroupsCommand, send::Send,
-    stats::Stats, tail::TailCommand, target::Target,
+    stats::Stats, tail::TailCommand, target::Target, tasks::TasksCommand,
 };
 
 const EXIT_CODES: &str = "\
@@ -40,6 +40,9 @@ pub(crate) enum Command {
     /// Lists, shows, replays and purges the dead letters of the group.
     #[command(subcommand)]
     Dead(DeadCommand),
+    /// Shows the status of tasks, and cancels them.
+    #[command(subcommand)]
+    Tasks(TasksCommand),
     /// Sends a task, an event or a request.
     #[command(subcommand)]
     Send(Send),

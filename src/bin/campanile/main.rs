@@ -15,6 +15,7 @@ mod signals;
 mod stats;
 mod tail;
 mod target;
+mod tasks;
 #[cfg(feature = "redis-rustls")]
 mod tls_args;
 
@@ -58,6 +59,7 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
         Command::Groups(groups) => groups.run(target, &out).await,
         Command::Consumers(consumers) => consumers.run(target, &out).await,
         Command::Dead(dead) => dead.run(target, &out).await,
+        Command::Tasks(tasks) => tasks.run(target, &out).await,
         Command::Send(send) => send.run(target, &out).await,
         Command::Tail(tail) => tail.run(target, &out).await,
     }

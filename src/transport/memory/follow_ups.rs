@@ -89,10 +89,10 @@ fn prepare(
     let mut prepared = Prepared::default();
     for follow_up in follow_ups {
         match follow_up {
-            FollowUp::Send(message) if message.kind() == Kind::Event => {
+            FollowUp::Outgoing(message) if message.kind() == Kind::Event => {
                 prepared.events.push(message);
             }
-            FollowUp::Send(mut message) => {
+            FollowUp::Outgoing(mut message) => {
                 let chosen = source.choose_partition(message.parts_mut());
                 chosen.map_err(|error| error.chain())?;
                 let target = message.parts().to.clone();

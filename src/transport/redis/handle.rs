@@ -41,6 +41,22 @@ pub(super) struct SharedHandle {
     pub(super) sources: SourceStates,
 }
 
+impl SharedHandle {
+    /// Makes the state of a handle that sends over this pipeline.
+    pub(super) fn new(connector: Connector, pipeline: Pipeline, counters: Arc<Counters>) -> Self {
+        Self {
+            connector,
+            pipeline,
+            counters,
+            promoters: Default::default(),
+            replicated: producer::ReplicatedSends::new(),
+            registrations: Default::default(),
+            checked_partitions: Default::default(),
+            sources: Default::default(),
+        }
+    }
+}
+
 impl Redis {
     /// Connects to the server at a URL: `redis://user:password@host:port/db`,
     /// `redis+unix:///path/to/redis.sock?db=0`, or `rediss://…` with the feature `redis-rustls`. A
@@ -118,16 +134,7 @@ impl Redis {
         Ok(Self {
             settings: Settings::default(),
             options: Arc::default(),
-            shared: Arc::new(SharedHandle {
-                connector,
-                pipeline,
-                counters,
-                promoters: Default::default(),
-                replicated: producer::ReplicatedSends::new(),
-                registrations: Default::default(),
-                checked_partitions: Default::default(),
-                sources: Default::default(),
-            }),
+            shared: Arc::new(SharedHandle::new(connector, pipeline, counters)),
             rpc: Arc::default(),
         })
     }

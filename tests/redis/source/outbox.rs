@@ -1,9 +1,9 @@
 //! Follow-ups and values that are stored with the acknowledgement of a delivery.
 
-use campanile::{Error, Outbox, Router};
+use campanile::{Attempt, BoxError, Client, Error, Failure, Outbox, Router, transport::TaskState};
 
 use super::*;
-use crate::support::{Options, version, worker::Worker};
+use crate::support::{Options, rights::documented, version, worker::Worker};
 
 /// Serves a handler of the task `n` until the task is settled, and returns the dead letter's reason,
 /// if it became one.
@@ -179,4 +179,75 @@ async fn follow_ups_wait_while_the_server_has_no_memory_and_come_once() {
     assert_eq!(server.query::<i64>(&["GET", "{s}:value:count"]).await, 1);
     assert_eq!(raw::len(&server, "next").await, 1);
     worker.stop().await.expect("it stops");
+}
+
+#[tokio::test]
+async fn the_rights_that_the_docs_name_are_enough_for_outboxes_and_recorded_tasks() {
+    let worker = documented(&["serves tasks", "… whose [outboxes]"]).replace("~t", "~other");
+    let worker = worker.replace("~{t}", "~{other}");
+    let sender = documented(&["sends tasks", "… with a delay", "… that are [unique]"]);
+    let operator = documented(&["looks up and cancels"]);
+    let user = |name: &str, rights: &str| format!("user {name} on >pw resetchannels {rights}\n");
+    let users = user("worker", &worker) + &user("sender", &sender) + &user("operator", &operator);
+    let users = users + "user default on nopass ~* &* +@all";
+    let server = RedisServer::with(Options::new().acl(&users)).await;
+    let login = async |name: &str| {
+        let url = format!("redis://{name}:pw@127.0.0.1:{}/", server.port());
+        let redis = Redis::connect(&url).await.expect("the user can log in");
+        redis.stream("s").group("g").lease(SECOND)
+    };
+    let client = Client::new(login("sender").await);
+    let tasks = login("operator").await.tasks();
+    let handler = async |outbox: Outbox, attempt: Attempt, payload: String| {
+        outbox
+            .enqueue("n", "")
+            .stream("other")
+            .delay(SECOND)
+            .await?;
+        outbox
+            .enqueue("n", "")
+            .stream("other")
+            .idempotency_key("k")
+            .await?;
+        outbox.increment("count", 1)?;
+        match (&*payload, attempt) {
+            ("again", Attempt(1)) => Err(BoxError::from(Failure::redeliver())),
+            ("dead", _) => Err(Failure::dead_letter().into()),
+            _ => Ok(()),
+        }
+    };
+    let app = Router::new().task("n", handler);
+    let worker = Worker::start(login("worker").await, app);
+    let mut ids = Vec::new();
+    for payload in ["done", "again", "dead"] {
+        let call = client.enqueue("n", payload).unique(payload);
+        let call = call.tracked(60 * SECOND).delay(SECOND / 10);
+        let receipt = call.await.expect("the sender has the right");
+        ids.push(receipt.id().expect("it is stored").clone());
+    }
+    for (id, expected) in ids
+        .iter()
+        .zip([TaskState::Done, TaskState::Done, TaskState::Dead])
+    {
+        let ended = async || {
+            let status = tasks.status(id).await.expect("the operator has the right");
+            (status?.state == expected).then_some(())
+        };
+        raw::eventually(ended, 20 * SECOND).await;
+    }
+    let cancelled = client.enqueue("n", "x").tracked(SECOND).delay(60 * SECOND);
+    let cancelled = cancelled.await.expect("the sender has the right");
+    let cancelled = tasks
+        .cancel(cancelled.id().expect("it is stored"), "")
+        .await;
+    assert!(cancelled.expect("the operator has the right"));
+    worker.stop().await.expect("it stops");
+    let denied: Vec<Vec<redis::Value>> = server.query(&["ACL", "LOG"]).await;
+    let objects = denied.iter().filter_map(|entry| entry.get(7));
+    // The version is read only if that is permitted, and a refused `PING` is a response too.
+    let optional = ["info", "ping"].map(|name| redis::Value::BulkString(name.into()));
+    let refused: Vec<_> = objects
+        .filter(|object| !optional.contains(object))
+        .collect();
+    assert!(refused.is_empty(), "{refused:?}");
 }

@@ -74,13 +74,13 @@ impl FollowUpEncoder {
         let mut encoded = EncodedFollowUps::default();
         for follow_up in follow_ups {
             match follow_up {
-                FollowUp::Send(message) if message.kind() == Kind::Event => {
+                FollowUp::Outgoing(message) if message.kind() == Kind::Event => {
                     let channel = event_channel(&self.redis.options, message.name());
                     let channel = Bytes::copy_from_slice(channel.as_bytes());
                     encoded.push("publish", &[], vec![channel, message.payload().clone()]);
                     encoded.messages += 1;
                 }
-                FollowUp::Send(message) => {
+                FollowUp::Outgoing(message) => {
                     self.add_task(&mut encoded, stream, message)?;
                     encoded.messages += 1;
                 }

@@ -81,7 +81,7 @@ pub(super) struct SlotContext<'a> {
     pub(super) member: &'a Arc<Member>,
     pub(super) settings: &'a Settings,
     pub(super) options: &'a Arc<Options>,
-    pub(super) shared: &'a Arc<SharedHandle>,
+    pub(super) shared: &'a SharedHandle,
     pub(super) report: &'a Arc<Report>,
     pub(super) poison: &'a PoisonSlot,
     /// `None` if the worker may serve any name.
@@ -219,10 +219,20 @@ impl SlotConsumer {
         };
         upkeep.start()?;
 
+        // Sends over the connections of this source, so that it keeps none of the handle's open.
+        let sending = match pipelines {
+            _ if !shared.connector.is_cluster() => pipeline.clone(),
+            Some(pipelines) => pipelines.settling.clone(),
+            None => Pipeline::spawn(shared.connector.clone(), None, shared.counters.clone()),
+        };
         let sender = Redis {
             settings: settings.clone(),
             options: options.clone(),
-            shared: shared.clone(),
+            shared: Arc::new(SharedHandle::new(
+                shared.connector.clone(),
+                sending,
+                shared.counters.clone(),
+            )),
             rpc: Arc::default(),
         };
         let forwards = Arc::<Notify>::default();

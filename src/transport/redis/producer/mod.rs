@@ -287,7 +287,8 @@ pub(super) fn accepted(answer: Value) -> Result<Reply, Error> {
     match outcome {
         0 => Ok(Reply::accepted(id)),
         1 => Ok(Reply::duplicate(id)),
-        _ => Err(Error::duplicate(id)),
+        2 => Err(Error::duplicate(id)),
+        _ => Err(without_id()),
     }
 }
 
