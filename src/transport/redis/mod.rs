@@ -173,7 +173,7 @@
 //! | who | `ACL SETUSER …` |
 //! |---|---|
 //! | sends tasks | `~s +xadd` |
-//! | … with a delay or an idempotency key | `+time (~s ~{s}:due ~{s}:bodies ~{s}:idem:* +evalsha +eval) (~s +xadd) (~{s}:due ~{s}:bodies ~{s}:idem:* +get +set +del +zadd +zrangebyscore +zrange +zrem +hset +hget +hdel)` |
+//! | … with a delay or an idempotency key | `+time (~s ~{s}:due ~{s}:bodies ~{s}:idem:* +evalsha +eval) (~s +xadd) (~{s}:due ~{s}:bodies ~{s}:idem:* +get +set +del +zadd +zrangebyscore +zrange +zscore +zrem +hset +hget +hdel)` |
 //! | … that are [unique](crate::client::Call::unique) or [tracked](crate::client::Call::tracked) | `(~s ~{s}:* +time +xadd +xrange +zscore +get +set +del +zadd +zrem +hset +hget +hdel +type +pexpire +evalsha +eval)` |
 //! | … to partitions, with `~s:*` in place of `~s` | `(~{s}:partitions +lrange +rpush +evalsha +eval)` |
 //! | … that replicas confirm | `+wait` |

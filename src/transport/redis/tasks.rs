@@ -44,26 +44,26 @@ impl Redis {
         let pipeline = self.shared.pipeline.of(&keys.primary);
         let mut get = redis::cmd("HGET");
         get.arg(&keys.stream_bodies).arg(id.as_str());
-        let fields = match pipeline.command(get, Resend::Never).await? {
+        let body = match pipeline.command(get, Resend::Never).await? {
             Value::Nil => None,
             body => msgpack::unpack(&response::bytes(body)?),
         };
-        let fields = fields.unwrap_or_default();
+        // A task that is not delayed by its sender can be cancelled only if it has a record.
+        let may_have_record =
+            (body.as_ref()).is_none_or(|fields| value_of(fields, codec::RECORD).is_some());
         // A script's keys must be declared, so the key of the task's idempotency record is looked
         // up first.
+        let fields = body.unwrap_or_default();
         let key = value_of(&fields, codec::IDEMPOTENCY_KEY);
         let key = key.map(|key| keys.idempotency(String::from_utf8_lossy(key)));
-        let mut names = vec![
-            &*keys.primary,
-            &keys.retry,
-            &keys.due,
-            &keys.bodies,
-            &keys.stream_due,
-            &keys.stream_bodies,
-        ];
+        let mut names = vec![&*keys.stream_due, &keys.stream_bodies];
         names.extend(key.as_deref());
         let args = |cmd: &mut Cmd| {
-            cmd.arg(keys.group.as_str()).arg(id.as_str()).arg(reason);
+            cmd.arg(keys.group.as_str())
+                .arg(id.as_str())
+                .arg(reason)
+                .arg(u8::from(may_have_record))
+                .arg(keys.primary.as_str());
         };
         let cancelled = pipeline.script(&scripts::CANCEL, &names, args, Resend::Never);
         Ok(integer(&cancelled.await?)? == 1)

@@ -21,7 +21,7 @@ const MAX_LOGGED: usize = 2048;
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) counters: Arc<Counters>,
-    max_dead_letters: usize,
+    pub(super) max_dead_letters: usize,
 }
 
 impl Report {

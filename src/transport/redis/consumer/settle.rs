@@ -101,26 +101,22 @@ impl SettlePolicy {
         self.queue_settlement(delivery, effect, on_settled);
     }
 
-    /// Maps a success with follow-ups to its effect. Returns the reply if there are no follow-ups.
-    fn complete(
-        &self,
-        delivery: &Unsettled,
-        reply: Result<Reply, RpcError>,
-    ) -> Result<Effect, Result<Reply, RpcError>> {
+    /// Maps a success to its effect, with the follow-ups of the delivery's outbox.
+    fn success(&self, delivery: &Unsettled, reply: Result<Reply, RpcError>) -> Effect {
         let follow_ups = delivery.guard.lease.take_follow_ups();
         // A request that is answered with an error has failed.
         if follow_ups.is_empty() || reply.is_err() {
-            return Err(reply);
+            return self.done(delivery, reply);
         }
         match self.follow_ups.encode(&delivery.stream, follow_ups) {
-            Ok(follow_ups) => Ok(Effect::Fenced(FencedEffect::Complete {
+            Ok(follow_ups) => Effect::Fenced(FencedEffect::Complete {
                 follow_ups: Box::new(follow_ups),
                 reply: self.reply(delivery, Some(reply)),
-            })),
+            }),
             Err(error) => {
                 let end = End::DeadLetter(follow_ups::refused(&error.chain()));
                 let reply = RpcError::internal("the request could not be handled");
-                Ok(self.end(delivery, end, Some(reply)))
+                self.end(delivery, end, Some(reply))
             }
         }
     }
@@ -155,9 +151,7 @@ impl SettlePolicy {
             }
             Verdict::Done(reply) => {
                 turn.end();
-                let effect = self
-                    .complete(&delivery, reply)
-                    .unwrap_or_else(|reply| self.end_with_reply(&delivery, End::Done, Some(reply)));
+                let effect = self.success(&delivery, reply);
                 self.queue_settlement(delivery, effect, on_settled);
             }
             verdict => {
@@ -193,9 +187,7 @@ impl SettlePolicy {
     fn effect(&self, delivery: &Unsettled, verdict: Verdict) -> Effect {
         let attempt = delivery.attempt;
         match verdict {
-            Verdict::Done(reply) => self
-                .complete(delivery, reply)
-                .unwrap_or_else(|reply| self.done(delivery, reply)),
+            Verdict::Done(reply) => self.success(delivery, reply),
             Verdict::Redeliver {
                 counted: true,
                 reason,
@@ -234,7 +226,7 @@ impl SettlePolicy {
 
     /// Chooses the effect of a success by the route of the reply.
     fn done(&self, delivery: &Unsettled, reply: Result<Reply, RpcError>) -> Effect {
-        if delivery.task.is_some() {
+        if delivery.task.is_some() || delivery.turn.is_some() {
             return self.end_with_reply(delivery, End::Done, Some(reply));
         }
         let Some((reply_to, route)) = self.route(delivery) else {

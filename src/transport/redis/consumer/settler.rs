@@ -49,7 +49,6 @@ pub(super) struct Settler {
     pub(super) report: Arc<Report>,
     /// The timers for the next delayed messages.
     pub(super) due: Arc<DueTimers>,
-    pub(super) max_dead_letters: usize,
     pub(super) follow_ups: FollowUpContext,
     /// Cancelled to stop repeating commands that the server refuses.
     pub(super) closed: CancellationToken,
@@ -65,7 +64,6 @@ impl Settler {
         in_flight: Arc<InFlightTable>,
         report: Arc<Report>,
         due: Arc<DueTimers>,
-        max_dead_letters: usize,
         follow_ups: FollowUpContext,
         closed: CancellationToken,
     ) -> Self {
@@ -76,7 +74,6 @@ impl Settler {
             in_flight,
             report,
             due,
-            max_dead_letters,
             follow_ups,
             closed,
             published,
@@ -294,7 +291,7 @@ impl Settler {
                 cmd.arg(delivery.origin)
                     .arg(delivery.attempt)
                     .arg(reason)
-                    .arg(self.max_dead_letters);
+                    .arg(self.report.max_dead_letters);
             }
         };
         let (script, retry) = (&scripts::FINISH, Resend::UntilAnswered);

@@ -255,7 +255,6 @@ impl SlotConsumer {
             in_flight.clone(),
             report.clone(),
             due,
-            settings.max_dead_letters,
             FollowUpContext {
                 redis: sender.clone(),
                 forwards: forwards.clone(),
