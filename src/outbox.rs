@@ -58,6 +58,9 @@ use crate::{
 /// delivery. A worker then moves it to its stream, at least once, and with the task's
 /// [idempotency key](Call::idempotency_key), or a generated one, so that it is not stored twice.
 ///
+/// A [unique](Call::unique) task whose key another task holds is not stored, whatever it says about
+/// conflicts, since the handler has ended by then.
+///
 /// # Values
 /// [`increment`](Self::increment), [`set`](Self::set) and [`delete`](Self::delete) change values of
 /// the application in the same step, exactly once for each message. They are stored beside the
