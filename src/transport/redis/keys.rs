@@ -99,7 +99,9 @@ impl Keys {
 
     /// Returns the key that stores the id of the task that holds this unique key.
     pub(super) fn unique(&self, key: impl Display) -> String {
-        format!("{}:unique:{}:{key}", self.base, self.group)
+        // Both the group and the key may contain a colon, so the length of the group is needed.
+        let Self { base, group, .. } = self;
+        format!("{base}:unique:{}:{group}:{key}", group.len())
     }
 
     /// Returns the key of a value that handlers change through their outboxes.
@@ -323,6 +325,8 @@ mod tests {
             keys.outbox(),
         ]);
         all.extend([keys.partitions(), keys.members(), keys.owner()]);
+        let id = uuid::Uuid::nil();
+        all.extend([keys.task(id), keys.unique("k"), keys.unique("g:k")]);
         all
     }
 
@@ -350,6 +354,11 @@ mod tests {
             let shared = second.contains(&key) && !may_share.contains(&key);
             assert!(!shared, "{one:?} and {other:?} share {key}");
         }
+    }
+
+    #[test]
+    fn groups_share_no_unique_key() {
+        assert_apart(("s", "a"), ("s", "a:g"));
     }
 
     #[test]

@@ -131,6 +131,29 @@ async fn a_task_that_is_sent_again_with_its_key_is_confirmed_and_stored_once() {
 }
 
 #[tokio::test]
+async fn a_unique_task_that_is_sent_again_is_confirmed_only_by_replicas() {
+    let server = RedisServer::start().await;
+    let replica = server.replica().await;
+    replica.signal(Signal::Stop);
+    // Each send has a new handle, whose connection has written nothing before.
+    let send = async || {
+        let client = client(&server).await;
+        let task = client.enqueue("n", "").unique("k");
+        task.replicas(1, BRIEF).await
+    };
+    let first = send().await.expect_err("no replica has it");
+    let second = send().await.expect_err("no replica has it");
+    assert!(first.is_unreplicated() && second.is_unreplicated());
+    assert_eq!(first.stored_id(), second.stored_id());
+    replica.signal(Signal::Cont);
+    let confirmed = || async { send().await.ok() };
+    let receipt = raw::eventually(confirmed, 10 * SECOND).await;
+    assert_eq!(receipt.id(), first.stored_id());
+    assert!(receipt.is_duplicate());
+    assert_eq!(raw::len(&server, "s").await, 1);
+}
+
+#[tokio::test]
 async fn tasks_that_are_sent_together_share_a_wait() {
     let server = RedisServer::start().await;
     let _replica = server.replica().await;

@@ -52,7 +52,7 @@ local function replay(origin, fields)
     local unique = redis.call('HGET', record, 'unique')
     -- Another task may hold the key by now.
     if unique and unique ~= '' then
-      redis.call('SET', base .. ':unique:' .. group .. ':' .. unique, id, 'NX')
+      redis.call('SET', holder_of(base, group, unique), id, 'NX')
     end
   end
 end

@@ -25,11 +25,17 @@ local function recorded(base, group, fields)
   if redis.call('TYPE', record).ok == 'hash' then return record, id end
 end
 
+-- Returns the key that stores the id of the task that holds a unique key. The length of the group
+-- keeps it apart from the keys of other groups.
+local function holder_of(base, group, unique)
+  return base .. ':unique:' .. #group .. ':' .. group .. ':' .. unique
+end
+
 -- Frees the key that a task holds.
 local function free(base, group, record, id)
   local unique = redis.call('HGET', record, 'unique')
   if not unique or unique == '' then return end
-  local key = base .. ':unique:' .. group .. ':' .. unique
+  local key = holder_of(base, group, unique)
   if redis.call('GET', key) == id then redis.call('DEL', key) end
 end
 
