@@ -43,7 +43,7 @@ pub trait Handler<T, S>: Clone + Send + Sync + Sized + 'static {
     /// Returns the maximum number of messages that the handler takes in one call. More than one for
     /// a batch.
     #[doc(hidden)]
-    fn at_once(&self) -> usize {
+    fn batch_size(&self) -> usize {
         1
     }
 
@@ -105,8 +105,8 @@ where
 {
     type Service = L::Service;
 
-    fn at_once(&self) -> usize {
-        self.handler.at_once()
+    fn batch_size(&self) -> usize {
+        self.handler.batch_size()
     }
 
     fn with_state(self, state: S) -> L::Service {

@@ -71,9 +71,9 @@ where
     H: Handler<T, S>,
     S: Clone + 'static,
 {
-    let at_once = handler.at_once();
+    let batch_size = handler.batch_size();
     let mut endpoint = Endpoint::new(move |state: &S| handler.clone().into_route(state.clone()));
-    endpoint.at_once = at_once;
+    endpoint.batch_size = batch_size;
     endpoint
 }
 
@@ -241,8 +241,8 @@ impl<S> Plan<S> {
         let mut interest = Interest {
             stream: has_fallback,
             routes: (!has_fallback).then(|| named.collect()),
-            at_once: endpoints
-                .map(|endpoint| endpoint.at_once)
+            batch_size: endpoints
+                .map(|endpoint| endpoint.batch_size)
                 .max()
                 .unwrap_or_default(),
             ..Interest::default()

@@ -26,7 +26,7 @@ pub(super) struct Endpoint<S> {
     pub(super) layers: Vec<usize>,
     /// The maximum number of messages that the handler takes in one call. More than one for a
     /// batch.
-    pub(super) at_once: usize,
+    pub(super) batch_size: usize,
 }
 
 impl<S> Endpoint<S> {
@@ -34,7 +34,7 @@ impl<S> Endpoint<S> {
         Self {
             make: Arc::new(make),
             layers: Vec::new(),
-            at_once: 1,
+            batch_size: 1,
         }
     }
 
@@ -47,7 +47,7 @@ impl<S> Endpoint<S> {
         Endpoint {
             make: Arc::new(move |_: &S2| make(&state)),
             layers: self.layers,
-            at_once: self.at_once,
+            batch_size: self.batch_size,
         }
     }
 }
@@ -58,7 +58,7 @@ impl<S> Clone for Endpoint<S> {
         Self {
             make: self.make.clone(),
             layers: self.layers.clone(),
-            at_once: self.at_once,
+            batch_size: self.batch_size,
         }
     }
 }

@@ -127,7 +127,7 @@ where
             // `interest` builds the service of a router, and a layer may panic there. So it is
             // called before `open`: such a panic then leaves no consumer behind.
             let interest = app.interest();
-            let (at_once, reads_streams) = (interest.at_once, interest.stream);
+            let (batch_size, reads_streams) = (interest.batch_size, interest.stream);
             let routes = app.route_names();
             let mut source = tokio::select! {
                 biased;
@@ -136,11 +136,11 @@ where
                 () = &mut stop.forced => return Ok(()),
             };
             let max_in_flight = source.settings().max_in_flight;
-            if at_once > max_in_flight {
+            if batch_size > max_in_flight {
                 source.stop().await;
                 source.close().await?;
                 return Err(Error::config(format!(
-                    "a batch handler takes up to {at_once} messages at once, and the transport may \
+                    "a batch handler takes up to {batch_size} messages at once, and the transport may \
                      have {max_in_flight} in flight: raise `max_in_flight` or lower the batch's `size`"
                 )));
             }

@@ -27,7 +27,7 @@ pub(super) struct Tally {
     /// Failed attempts that are redelivered, dead letters, and error replies.
     failed: AtomicU64,
     /// Deliveries that are redelivered and did not count as an attempt.
-    put_off: AtomicU64,
+    uncounted: AtomicU64,
     discarded: AtomicU64,
     released: AtomicU64,
 }
@@ -36,7 +36,7 @@ impl Tally {
     pub(super) fn count(&self, verdict: &Verdict) {
         let counter = match verdict {
             Verdict::Done(Ok(_)) => &self.handled,
-            Verdict::Redeliver { counted: false, .. } => &self.put_off,
+            Verdict::Redeliver { counted: false, .. } => &self.uncounted,
             Verdict::Done(Err(_)) | Verdict::Redeliver { .. } | Verdict::DeadLetter { .. } => {
                 &self.failed
             }
@@ -115,7 +115,7 @@ impl WorkerLog {
             consumer,
             handled = count(&tally.handled),
             failed = count(&tally.failed),
-            put_off = count(&tally.put_off),
+            uncounted = count(&tally.uncounted),
             discarded = count(&tally.discarded),
             released = count(&tally.released),
             ran_for = ?to_millis(self.started.elapsed()),

@@ -46,7 +46,7 @@ counters! {
     redelivered,
     /// Deliveries that were scheduled for redelivery and did not count as attempts, for example
     /// because of overload.
-    put_off,
+    uncounted,
     /// Deliveries that were released before they were started.
     released,
     /// Messages that became dead letters.

@@ -274,10 +274,10 @@ impl Steps {
         }
         match &mut self.rest {
             Rest::Ids(ids) if !ids.is_empty() => {
-                let most = ids.len().min(STEP);
-                let step = Step::Ids(ids[..most].to_vec());
+                let max = ids.len().min(STEP);
+                let step = Step::Ids(ids[..max].to_vec());
                 let done = self.store.act(self.action, step).await?;
-                ids.drain(..most);
+                ids.drain(..max);
                 self.skipped.extend(done.skipped);
                 Ok(Some(done.acted))
             }
@@ -286,7 +286,7 @@ impl Steps {
                     after: after.clone(),
                     until: until.clone(),
                     name: name.clone(),
-                    most: STEP,
+                    max: STEP,
                 };
                 let done = self.store.act(self.action, step).await?;
                 *after = done.next;
@@ -338,15 +338,15 @@ pub struct Page {
     /// The maximum number of letters. 100 unless set. A page also ends once its letters exceed 4
     /// MiB, so that large letters do not fill the memory. A page has at least one letter, if there
     /// is any, and its [`next`](DeadLetterPage::next) is set if more follow.
-    pub most: usize,
+    pub max: usize,
 }
 
 impl Page {
-    /// Requests the first `most` letters of the list. Zero counts as one.
-    pub fn first(most: usize) -> Self {
+    /// Requests the first `max` letters of the list. Zero counts as one.
+    pub fn first(max: usize) -> Self {
         Self {
             after: None,
-            most: most.max(1),
+            max: max.max(1),
         }
     }
 
@@ -449,7 +449,7 @@ pub enum Step {
         /// The name of the messages. Letters of other messages are skipped.
         name: Option<Name>,
         /// The maximum number of letters to visit.
-        most: usize,
+        max: usize,
     },
 }
 

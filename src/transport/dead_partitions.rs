@@ -82,13 +82,13 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
             mut partition,
             mut letter,
         } = self.after(page.after.as_ref())?;
-        let most = page.most.max(1);
+        let max = page.max.max(1);
         let mut letters = Vec::new();
         let mut bytes_left = true;
-        while partition < self.stores.len() && letters.len() < most && bytes_left {
+        while partition < self.stores.len() && letters.len() < max && bytes_left {
             let rest = Page {
                 after: letter.take(),
-                most: most - letters.len(),
+                max: max - letters.len(),
             };
             let found = self.stores[partition].list(rest).await?;
             let named = found.letters.into_iter();
@@ -106,7 +106,7 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
         let has_more = letter.is_some() || self.has_any(partition).await?;
         let next = has_more.then(|| {
             let start = letter.as_deref().unwrap_or_default();
-            Page::first(most).after(Place::id(partition, start))
+            Page::first(max).after(Place::id(partition, start))
         });
         Ok(DeadLetterPage::new(letters, next))
     }
@@ -215,13 +215,13 @@ impl<S: DeadLetterStore> DeadLetterStore for PartitionedDeadLetters<S> {
                     after,
                     until,
                     name,
-                    most,
+                    max,
                 } => {
                     let step = |after, until| Step::Range {
                         after,
                         until,
                         name,
-                        most,
+                        max,
                     };
                     self.act_in_range(action, after, &until, step).await
                 }

@@ -87,9 +87,10 @@ pub struct Interest {
     /// The tasks and RPC requests that the service has routes for, or `None` if the service may
     /// handle any. A source logs a warning if workers of the same group serve other names.
     pub routes: Option<Vec<(Kind, Name)>>,
-    /// The size of the service's largest batch, or 0 without batch handlers. A worker with a
-    /// smaller `max_in_flight` could never fill that batch.
-    pub at_once: usize,
+    /// The largest number of messages that a handler of the service takes in one call: 1 without
+    /// batch handlers, 0 without handlers. A worker with a smaller `max_in_flight` could never fill
+    /// the largest batch, so it does not start.
+    pub batch_size: usize,
 }
 
 impl Interest {

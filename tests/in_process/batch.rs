@@ -257,7 +257,7 @@ async fn a_batch_larger_than_what_may_be_in_flight_is_refused() {
             Router::new().task("n", Batch::new(async |_: Vec<Message>| ()).size(65)),
         )
     };
-    assert_eq!(app().interest().at_once, 65);
+    assert_eq!(app().interest().batch_size, 65);
     let memory = Memory::new();
     let error = serve(memory.clone().max_in_flight(64), app())
         .await

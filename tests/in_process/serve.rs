@@ -716,7 +716,7 @@ async fn deliveries_that_are_put_off_are_counted_apart_from_failures() {
     settle_down().await;
     drop(test.stop.take());
     test.ended().await.unwrap();
-    let ended = logs.lines(&["the worker has ended", "failed=0", "put_off=1"]);
+    let ended = logs.lines(&["the worker has ended", "failed=0", "uncounted=1"]);
     assert_eq!(ended.len(), 1, "{}", logs.text());
 }
 

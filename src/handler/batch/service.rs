@@ -74,7 +74,7 @@ where
         }
     }
 
-    fn at_once(&self) -> usize {
+    fn batch_size(&self) -> usize {
         self.size
     }
 

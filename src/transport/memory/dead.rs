@@ -11,11 +11,13 @@ use crate::{
     transport::{Acted, DeadLetter, DeadLetterPage, PAGE_BYTES, Page, Step},
 };
 
-/// The dead letters of a group, the oldest first.
+/// The dead letters of a group.
 #[derive(Debug, Default)]
 pub(super) struct DeadLetterLog {
+    /// The oldest letter first, so their ids increase.
     letters: VecDeque<StoredLetter>,
-    last: EntryId,
+    /// The id of the letter that was added last, even if that letter was removed since.
+    last_id: EntryId,
 }
 
 #[derive(Debug)]
@@ -28,13 +30,14 @@ struct StoredLetter {
 }
 
 impl StoredLetter {
-    fn bytes(&self) -> usize {
+    /// Returns the size of the fields and of the reason, in bytes.
+    fn size(&self) -> usize {
         let fields = self.entry.fields.iter();
         let fields = fields.map(|(field, value)| field.len() + value.len());
         fields.sum::<usize>() + self.reason.len()
     }
 
-    fn read(&self) -> DeadLetter {
+    fn to_dead_letter(&self) -> DeadLetter {
         DeadLetter::new(
             DeadLetterId::from(self.id.to_string()),
             self.entry.message_id(),
@@ -47,25 +50,25 @@ impl StoredLetter {
 }
 
 impl DeadLetterLog {
-    /// Adds a letter. If there are more than `most` letters after that, drops the oldest ones.
-    /// Returns the number of dropped letters.
+    /// Adds a letter, and drops the oldest letters until there are `max_letters`. Returns the
+    /// number of dropped letters.
     pub(super) fn add(
         &mut self,
         entry: Arc<LogEntry>,
         attempts: u32,
         reason: String,
-        most: usize,
+        max_letters: usize,
         clock: &BrokerClock,
     ) -> u64 {
-        self.last = self.last.following(clock.milliseconds());
+        self.last_id = self.last_id.following(clock.milliseconds());
         self.letters.push_back(StoredLetter {
-            id: self.last,
+            id: self.last_id,
             entry,
             reason,
             attempts,
             died_at: clock.now(),
         });
-        let surplus = self.letters.len().saturating_sub(most);
+        let surplus = self.letters.len().saturating_sub(max_letters);
         self.letters.drain(..surplus);
         surplus as u64
     }
@@ -74,56 +77,61 @@ impl DeadLetterLog {
         self.letters.len()
     }
 
-    /// Returns the position of the first letter after this id, or 0 for `None` and for an invalid
-    /// id.
-    fn first_after(&self, id: Option<&DeadLetterId>) -> usize {
+    /// Returns the index of the first letter whose id is greater than this one. Returns 0 for
+    /// `None` and for an invalid id.
+    fn index_after(&self, id: Option<&DeadLetterId>) -> usize {
         match id.and_then(|id| id.parse::<EntryId>().ok()) {
             Some(id) => self.letters.partition_point(|letter| letter.id <= id),
             None => 0,
         }
     }
 
+    /// Returns a letter, or `None` if the log does not contain it.
     pub(super) fn get(&self, id: &DeadLetterId) -> Option<DeadLetter> {
-        self.position(id).map(|at| self.letters[at].read())
+        self.index_of(id)
+            .map(|at| self.letters[at].to_dead_letter())
     }
 
+    /// Returns the id of the newest letter, or `None` without letters.
     pub(super) fn newest(&self) -> Option<EntryId> {
         self.letters.back().map(|letter| letter.id)
     }
 
-    fn position(&self, id: &DeadLetterId) -> Option<usize> {
+    fn index_of(&self, id: &DeadLetterId) -> Option<usize> {
         let id: EntryId = id.parse().ok()?;
         self.letters
             .binary_search_by_key(&id, |letter| letter.id)
             .ok()
     }
 
+    /// Returns a page of the list. The page ends after `page.max` letters, or with the letter that
+    /// brings its size to [`PAGE_BYTES`].
     pub(super) fn list(&self, page: &Page) -> DeadLetterPage {
-        let from = self.first_after(page.after.as_ref());
+        let from = self.index_after(page.after.as_ref());
         let mut bytes_left = PAGE_BYTES;
-        let letters = self.letters.range(from..).take(page.most.max(1));
+        let letters = self.letters.range(from..).take(page.max.max(1));
         let letters = letters.take_while(|letter| {
             let fits = bytes_left > 0;
-            bytes_left = bytes_left.saturating_sub(letter.bytes());
+            bytes_left = bytes_left.saturating_sub(letter.size());
             fits
         });
-        let letters: Vec<_> = letters.map(StoredLetter::read).collect();
+        let letters: Vec<_> = letters.map(StoredLetter::to_dead_letter).collect();
         let more = from + letters.len() < self.letters.len();
         let next = letters.last().filter(|_| more);
-        let next = next.map(|last| Page::first(page.most).after(last.id.clone()));
+        let next = next.map(|last| Page::first(page.max).after(last.id.clone()));
         DeadLetterPage::new(letters, next)
     }
 
-    /// Removes the letters that a step selects, and returns their entries.
+    /// Removes the letters that a step selects. Returns their entries and the result of the step.
     pub(super) fn take(&mut self, step: Step) -> (Vec<Arc<LogEntry>>, Acted) {
-        let mut taken = Vec::new();
+        let mut entries = Vec::new();
         let mut next = None;
         match step {
             Step::Ids(ids) => {
                 for id in ids {
-                    if let Some(letter) = self.position(&id).and_then(|at| self.letters.remove(at))
+                    if let Some(letter) = self.index_of(&id).and_then(|at| self.letters.remove(at))
                     {
-                        taken.push(letter.entry);
+                        entries.push(letter.entry);
                     }
                 }
             }
@@ -131,18 +139,20 @@ impl DeadLetterLog {
                 after,
                 until,
                 name,
-                most,
+                max,
             } => {
-                let from = self.first_after(after.as_ref());
-                let end = self.first_after(Some(&until)).max(from);
-                let visited_end = end.min(from.saturating_add(most.max(1)));
+                let from = self.index_after(after.as_ref());
+                let end = self.index_after(Some(&until)).max(from);
+                let visited_end = end.min(from.saturating_add(max.max(1)));
                 next = (visited_end < end).then(|| self.letters[visited_end - 1].id);
                 let mut kept = VecDeque::new();
                 for letter in self.letters.drain(from..visited_end) {
-                    let found = letter.entry.field("name").map(|name| &name[..]);
+                    let letter_name = letter.entry.field("name").map(|name| &name[..]);
                     match &name {
-                        Some(name) if found != Some(name.as_bytes()) => kept.push_back(letter),
-                        _ => taken.push(letter.entry),
+                        Some(name) if letter_name != Some(name.as_bytes()) => {
+                            kept.push_back(letter)
+                        }
+                        _ => entries.push(letter.entry),
                     }
                 }
                 for letter in kept.into_iter().rev() {
@@ -151,11 +161,11 @@ impl DeadLetterLog {
             }
         }
         let acted = Acted {
-            acted: taken.len() as u64,
+            acted: entries.len() as u64,
             next: next.map(|id| DeadLetterId::from(id.to_string())),
-            // This transport does not decode the fields for a replay, so it skips no letter.
+            // A replay copies the fields without decoding them, so it cannot fail for a letter.
             skipped: Vec::new(),
         };
-        (taken, acted)
+        (entries, acted)
     }
 }

@@ -429,7 +429,7 @@ impl Group {
             } => {
                 counters.redelivered.increment();
                 if !counted {
-                    counters.put_off.increment();
+                    counters.uncounted.increment();
                 }
                 let after = after.unwrap_or_else(|| settings.backoff.after(attempt));
                 observe(&|| Happened::Redelivered {

@@ -68,10 +68,10 @@ impl Store {
 impl DeadLetterStore for Store {
     fn list(&self, page: Page) -> StoreFuture<'_, DeadLetterPage> {
         Box::pin(async move {
-            let most = page.most.max(1);
+            let max = page.max.max(1);
             let after = page.after.as_ref().map(checked).transpose()?;
             let args = |cmd: &mut Cmd| {
-                cmd.arg(after.unwrap_or_default()).arg(most).arg(PAGE_BYTES);
+                cmd.arg(after.unwrap_or_default()).arg(max).arg(PAGE_BYTES);
             };
             let keys = self.0.keys()?;
             let answer = self
@@ -80,7 +80,7 @@ impl DeadLetterStore for Store {
                 .await?;
             let (found, more) = listed(answer)?;
             let last = found.last().filter(|_| more);
-            let next = last.map(|(last, _)| Page::first(most).after(last.clone()));
+            let next = last.map(|(last, _)| Page::first(max).after(last.clone()));
             let letters = found.into_iter().filter_map(|raw| self.read(raw)).collect();
             Ok(DeadLetterPage::new(letters, next))
         })
@@ -127,13 +127,13 @@ impl DeadLetterStore for Store {
                         after,
                         until,
                         name,
-                        most,
+                        max,
                     } => {
                         cmd.arg("range")
                             .arg(after.as_deref().unwrap_or_default())
                             .arg(until.as_str())
                             .arg(name.as_deref().unwrap_or_default())
-                            .arg(most.max(&1))
+                            .arg(max.max(&1))
                             .arg(PAGE_BYTES);
                     }
                 }

@@ -36,19 +36,19 @@ pub(crate) struct List {
 impl List {
     pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), CommandError> {
         let total = dead.count().await?;
-        let most = match self.all {
+        let max = match self.all {
             true => usize::MAX,
             false => self.limit.get(),
         };
         let mut letters = Vec::new();
-        let mut next = Some(page(self.after.map(DeadLetterId::from), most));
+        let mut next = Some(page(self.after.map(DeadLetterId::from), max));
         while let Some(part) = next {
             let found = dead.list(part).await?;
             // A row does not keep the payload, which may be large.
             letters.extend(found.letters.iter().map(Row::of));
             let last = found.next.and_then(|page| page.after);
-            next = last.map(|last| page(Some(last), most - letters.len()));
-            if letters.len() >= most {
+            next = last.map(|last| page(Some(last), max - letters.len()));
+            if letters.len() >= max {
                 break;
             }
         }
@@ -74,8 +74,8 @@ impl List {
     }
 }
 
-fn page(after: Option<DeadLetterId>, most: usize) -> Page {
-    let mut page = Page::first(most.min(PAGE));
+fn page(after: Option<DeadLetterId>, max: usize) -> Page {
+    let mut page = Page::first(max.min(PAGE));
     page.after = after;
     page
 }

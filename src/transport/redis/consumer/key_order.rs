@@ -274,7 +274,7 @@ impl KeyOrder {
         let counters = &self.report.counters;
         counters.redelivered.increment();
         if !counted {
-            counters.put_off.increment();
+            counters.uncounted.increment();
         }
         self.deliver_again(delivery, policy.clone(), after, counted);
     }

@@ -221,7 +221,7 @@ impl Settler {
                     false => counters.redelivered.increment(),
                 }
                 if !released && attempts < delivery.attempt {
-                    counters.put_off.increment();
+                    counters.uncounted.increment();
                 }
                 if let Some(after) = after {
                     self.due.set(delivery.stream.index, after);
