@@ -35,8 +35,8 @@ impl RunningWorkers {
             let mut worker = scene.worker().await;
             let (sender, stop) = (sender.clone(), running.stop.clone());
             running.workers.spawn(async move {
-                let most = 1 + number % 10;
-                while let Some(batch) = stop.run_until_cancelled(worker.batch(most)).await {
+                let max = 1 + number % 10;
+                while let Some(batch) = stop.run_until_cancelled(worker.batch(max)).await {
                     for delivery in batch {
                         let _ = sender.send(id(&delivery).clone());
                         done(delivery).await;
@@ -48,8 +48,8 @@ impl RunningWorkers {
         running
     }
 
-    /// Waits until this number of different messages was handled, and a little longer for
-    /// duplicates. Returns the ids of all deliveries.
+    /// Waits until this number of different messages was handled, and then a little longer, so that
+    /// duplicates are found. Returns the ids of all deliveries.
     async fn finish(mut self, expected: usize) -> Vec<MessageId> {
         let mut all = Vec::new();
         let mut different = HashSet::new();
@@ -111,8 +111,8 @@ pub async fn a_backlog_is_worked_off_in_batches_by_workers_that_come_and_go<F: F
     let mut number = 0;
     while number < BACKLOG {
         let mut worker = scene.worker().await;
-        for most in [7, 3] {
-            for delivery in worker.exactly(most.min(BACKLOG - number)).await {
+        for max in [7, 3] {
+            for delivery in worker.exactly(max.min(BACKLOG - number)).await {
                 assert_eq!(message(&delivery).payload(), &number.to_string());
                 assert_eq!(
                     attempt(&delivery),
@@ -135,8 +135,8 @@ pub async fn a_backlog_is_worked_off_in_batches_by_workers_that_come_and_go<F: F
     worker.close().await;
 }
 
-/// Checks that workers that open and close at the same time lose and repeat nothing, not even the
-/// first workers of their group.
+/// Checks that no message is lost or handled twice while workers open and close at the same time.
+/// This includes the first workers of their group.
 pub async fn workers_that_open_and_close_at_the_same_time_lose_and_repeat_nothing<F: Factory>(
     factory: &F,
 ) {

@@ -47,7 +47,7 @@ pub(super) async fn listed_in_pages(dead: &DeadLetters) -> Vec<DeadLetter> {
     let mut page = Some(Page::first(2));
     while let Some(part) = page {
         let found = must("listing", dead.list(part)).await;
-        assert!(found.letters.len() <= 2, "a page is longer than asked for");
+        assert!(found.letters.len() <= 2, "a page has more than two letters");
         listed.extend(found.letters);
         page = found.next;
     }
@@ -148,12 +148,12 @@ pub async fn only_selected_dead_letters_are_replayed_or_purged<F: Factory>(facto
     }
     assert_eq!(must("purging", dead.purge(Selection::named("c"))).await, 2);
     assert_eq!(must("purging", dead.purge(Selection::named("x"))).await, 0);
-    let left: Vec<_> = letters(&dead)
+    let remaining: Vec<_> = letters(&dead)
         .await
         .into_iter()
         .map(|letter| letter.message_id)
         .collect();
-    assert_eq!(left, [ids[4].clone()]);
+    assert_eq!(remaining, [ids[4].clone()]);
     assert_eq!(must("purging", dead.purge(Selection::All)).await, 1);
     assert_eq!(must("counting", dead.count()).await, 0);
     worker
@@ -196,18 +196,18 @@ pub async fn a_replay_reaches_only_the_group_of_the_dead_letter<F: Factory>(fact
         return;
     };
     let other = scene.group("other", Start::Beginning);
-    let mut mine = scene.worker().await;
-    let mut theirs = other.worker().await;
-    send_and_dead_letter(&scene, &mut mine, &["a"]).await;
-    done(theirs.one().await).await;
+    let mut own_worker = scene.worker().await;
+    let mut other_worker = other.worker().await;
+    send_and_dead_letter(&scene, &mut own_worker, &["a"]).await;
+    done(other_worker.one().await).await;
     let others = other.dead().await.expect("it is the same factory");
     assert_eq!(must("counting", others.count()).await, 0);
     assert_eq!(must("replaying", others.replay(Selection::All)).await, 0);
     assert_eq!(must("replaying", dead.replay(Selection::All)).await, 1);
-    done(mine.one().await).await;
-    theirs
+    done(own_worker.one().await).await;
+    other_worker
         .nothing_for(QUIET, "the other group got the replay")
         .await;
-    mine.close().await;
-    theirs.close().await;
+    own_worker.close().await;
+    other_worker.close().await;
 }

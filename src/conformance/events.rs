@@ -30,9 +30,9 @@ async fn next_event<S: Source>(worker: &mut OpenSource<S>) -> (Name, Option<Name
     let event = message(&delivery);
     assert_eq!(event.kind(), Kind::Event);
     let payload = String::from_utf8(event.payload().to_vec()).expect("text was sent");
-    let heard = (event.name().clone(), event.parts().pattern.clone(), payload);
+    let received = (event.name().clone(), event.parts().pattern.clone(), payload);
     done(delivery).await;
-    heard
+    received
 }
 
 /// Checks that every subscriber gets every event, in order, and no other event.
@@ -74,12 +74,13 @@ pub async fn an_event_is_not_kept_for_later<F: Factory>(factory: &F) {
     publish::<F>(&handle, &name, "missed").await;
     let interest = listening(std::slice::from_ref(&name), &[]);
     let mut worker = scene.worker_for(interest).await;
-    publish::<F>(&handle, &name, "heard").await;
-    assert_eq!(next_event(&mut worker).await.2, "heard");
+    publish::<F>(&handle, &name, "received").await;
+    assert_eq!(next_event(&mut worker).await.2, "received");
     worker.close().await;
 }
 
-/// Checks that a pattern receives the events that it matches, and the delivery names the pattern.
+/// Checks that a subscription by pattern receives the events that match, and that each delivery
+/// names the pattern.
 pub async fn a_pattern_gets_the_events_that_it_matches<F: Factory>(factory: &F) {
     if !factory.capabilities().patterns {
         return;
@@ -91,11 +92,11 @@ pub async fn a_pattern_gets_the_events_that_it_matches<F: Factory>(factory: &F) 
         .worker_for(listening(&[], std::slice::from_ref(&pattern)))
         .await;
     publish::<F>(&handle, &scene.name("it.hxard"), "no").await;
-    publish::<F>(&handle, &scene.name("heard"), "no").await;
-    for name in ["it.hoard", "it.heard", "that.was.haxrd"] {
+    publish::<F>(&handle, &scene.name("received"), "no").await;
+    for name in ["it.hoard", "it.received", "that.was.haxrd"] {
         publish::<F>(&handle, &scene.name(name), "event").await;
     }
-    for name in ["it.heard", "that.was.haxrd"] {
+    for name in ["it.received", "that.was.haxrd"] {
         let expected = (scene.name(name), Some(pattern.clone()), "event".to_owned());
         assert_eq!(next_event(&mut worker).await, expected);
     }
@@ -131,8 +132,8 @@ pub async fn an_event_is_delivered_once_for_each_matching_subscription<F: Factor
     worker.close().await;
 }
 
-/// A sharded event reaches those who subscribe to it as sharded, and no other subscriber; events
-/// that are not sharded do not reach them.
+/// Checks that a sharded event reaches only the subscribers of sharded events with its name, and
+/// that other events do not reach them.
 pub async fn sharded_events_have_their_own_audience<F: Factory>(factory: &F) {
     if !factory.capabilities().sharded_events {
         return;
@@ -157,15 +158,15 @@ pub async fn sharded_events_have_their_own_audience<F: Factory>(factory: &F) {
     }
     publish::<F>(&handle, &names[0], "to all").await;
     for worker in &mut sharded {
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         for _ in &names {
             let delivery = worker.one().await;
             assert!(message(&delivery).parts().sharded);
             assert_eq!(message(&delivery).payload(), "sharded");
-            heard.push(message(&delivery).name().clone());
+            received.push(message(&delivery).name().clone());
             done(delivery).await;
         }
-        assert_same(heard, names.clone());
+        assert_same(received, names.clone());
         let extra = "an event came that is not sharded, or has another name";
         worker.nothing_for(QUIET, extra).await;
     }

@@ -14,8 +14,11 @@ use crate::{
 
 /// Connects handles of the transport under test.
 ///
-/// All handles of a factory reach the same server. Each check uses a new stream and new event
-/// names, so that checks may share a server and run in parallel.
+/// All handles of a factory must reach the same server. Each check uses a new stream and new event
+/// names, so checks can run in parallel on one server.
+///
+/// The methods with a default body are each needed for one of the [`Capabilities`]. The suite does
+/// not call them if [`capabilities`](Self::capabilities) leaves it out.
 pub trait Factory: Send + Sync {
     /// A handle that is both halves of the transport.
     type Handle: Service<Message, Response = Reply, Error = Error, Future: Send + 'static>
@@ -25,31 +28,29 @@ pub trait Factory: Send + Sync {
         + Sync
         + 'static;
 
-    /// Creates a handle with these settings and with new connections.
+    /// Returns a handle with these settings and with new connections.
     fn connect(
         &self,
         settings: Settings,
     ) -> impl Future<Output = Result<Self::Handle, Error>> + Send;
 
-    /// Returns the capabilities of the transport. Checks that need other capabilities are skipped.
+    /// Returns the capabilities of the transport. A check is skipped if it needs a capability that
+    /// is not among them.
     fn capabilities(&self) -> Capabilities;
 
-    /// Adds an entry with these raw fields to a stream, without this library. Needed for
-    /// [`Capabilities::raw_entries`].
+    /// Adds an entry with these fields to a stream, as a program without this library would. Needed
+    /// for [`Capabilities::raw_entries`].
     fn add_raw(
         &self,
         stream: &Name,
         fields: Vec<(Bytes, Bytes)>,
     ) -> impl Future<Output = Result<(), Error>> + Send {
         let _ = (stream, fields);
-        async {
-            Err(Error::config(
-                "the factory declares `raw_entries` without an `add_raw` method",
-            ))
-        }
+        async { Err(not_implemented("raw_entries", "add_raw")) }
     }
 
-    /// Returns the dead letters of the handle's group. Needed for [`Capabilities::dead_letters`].
+    /// Returns the dead letters of the handle's group. Needed for [`Capabilities::dead_letters`]:
+    /// with this capability, `None` fails the check.
     fn dead_letters(&self, handle: &Self::Handle) -> Option<DeadLetters> {
         let _ = handle;
         None
@@ -61,11 +62,7 @@ pub trait Factory: Send + Sync {
         handle: &Self::Handle,
     ) -> impl Future<Output = Result<StreamStats, Error>> + Send {
         let _ = handle;
-        async {
-            Err(Error::config(
-                "the factory declares `statistics` without a `stats` method",
-            ))
-        }
+        async { Err(not_implemented("statistics", "stats")) }
     }
 
     /// Returns the tasks of the handle's stream and group. Needed for
@@ -75,29 +72,30 @@ pub trait Factory: Send + Sync {
         None
     }
 
-    /// Ends the leases of all deliveries of the group, as if its workers had died. The workers
-    /// still run. Needed for [`Capabilities::end_leases`].
+    /// Ends the leases of all deliveries of the group, although its workers still run. Other
+    /// workers can then claim the deliveries. Needed for [`Capabilities::end_leases`].
     fn end_leases(&self, settings: &Settings) -> impl Future<Output = Result<(), Error>> + Send {
         let _ = settings;
-        async {
-            Err(Error::config(
-                "the factory declares `end_leases` without an `end_leases` method",
-            ))
-        }
+        async { Err(not_implemented("end_leases", "end_leases")) }
     }
 
-    /// Restarts the server with its data, and returns once it accepts connections.
-    /// Connections may break. Needed for [`Capabilities::restart`].
+    /// Restarts the server without loss of data, and returns once it accepts connections. The
+    /// restart may close the connections of all handles. Needed for [`Capabilities::restart`].
     fn restart(&self) -> impl Future<Output = Result<(), Error>> + Send {
-        async {
-            Err(Error::config(
-                "the factory declares `restart` without a `restart` method",
-            ))
-        }
+        async { Err(not_implemented("restart", "restart")) }
     }
 }
 
-/// The capabilities of a transport. Each has at least one check that is skipped without it.
+/// Returns the error of a method with a default body that the suite needs for a capability.
+fn not_implemented(capability: &str, method: &str) -> Error {
+    Error::config(format!(
+        "the factory has the capability `{capability}`: implement its method `{method}`, or remove \
+         the capability"
+    ))
+}
+
+/// The capabilities of a transport, for [`Factory::capabilities`]. For each capability the suite
+/// has at least one check, which is skipped without it.
 ///
 /// ```
 /// use campanile::conformance::Capabilities;
@@ -108,48 +106,48 @@ pub trait Factory: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// A redelivery can wait.
+    /// A redelivery can have a delay.
     pub delayed_redelivery: bool,
     /// A stream can have several groups.
     pub groups: bool,
-    /// The deliveries of a dead worker are claimed by other workers.
+    /// Other workers claim the deliveries of a dead worker.
     pub claim: bool,
     /// Events can be delivered to subscriptions by name.
     pub events: bool,
     /// Events can be delivered to subscriptions by pattern.
     pub patterns: bool,
-    /// [Sharded](crate::client::Call::sharded) events.
+    /// Events can be [sharded](crate::client::Call::sharded).
     pub sharded_events: bool,
     /// Requests can have [fast](crate::ReplyMode::Fast) replies.
     pub fast_rpc: bool,
     /// Requests can have [reliable](crate::ReplyMode::Reliable) replies.
     pub reliable_rpc: bool,
-    /// [`Factory::add_raw`] works.
+    /// [`Factory::add_raw`] is implemented.
     pub raw_entries: bool,
-    /// [`Factory::dead_letters`] works.
+    /// [`Factory::dead_letters`] is implemented.
     pub dead_letters: bool,
     /// A task can be [delayed](crate::Due) by its sender, and [`Factory::tasks`] can cancel it.
     pub delayed_tasks: bool,
-    /// [`Factory::stats`] works.
+    /// [`Factory::stats`] is implemented.
     pub statistics: bool,
-    /// One worker can serve [several streams](crate::transport::Streams), and a message can name
-    /// the stream that it is sent to.
+    /// One worker can serve [several streams](crate::transport::Streams), and a sender can choose
+    /// the stream of a message.
     pub stream_sets: bool,
     /// A stream can have [partitions](crate::transport::Streams::partitioned).
     pub partitions: bool,
     /// A task can have an [idempotency key](crate::IdempotencyKey).
     pub idempotent_tasks: bool,
-    /// A task can be [confirmed by replicas](crate::client::Call::replicas). Without replicas the
-    /// task is refused.
+    /// A sender can require that [replicas confirm](crate::client::Call::replicas) a task. On a
+    /// server without replicas, sending such a task must fail.
     pub replicas: bool,
     /// A delivery has an [outbox](crate::Outbox).
     pub outbox: bool,
     /// A task can be [unique](crate::client::Call::unique) and
-    /// [tracked](crate::client::Call::tracked), and [`Factory::tasks`] works.
+    /// [tracked](crate::client::Call::tracked), and [`Factory::tasks`] is implemented.
     pub tasks: bool,
-    /// [`Factory::end_leases`] works.
+    /// [`Factory::end_leases`] is implemented.
     pub end_leases: bool,
-    /// [`Factory::restart`] works.
+    /// [`Factory::restart`] is implemented.
     pub restart: bool,
 }
 
@@ -180,7 +178,7 @@ impl Capabilities {
         }
     }
 
-    /// Returns a value without capabilities: the transport only sends and delivers tasks.
+    /// Returns a value without capabilities, for a transport that only sends and delivers tasks.
     pub const fn none() -> Self {
         Self {
             delayed_redelivery: false,
@@ -216,8 +214,8 @@ impl Factory for Memory {
     }
 
     fn capabilities(&self) -> Capabilities {
-        // Memory has no server to restart, and no replicas.
         let mut capabilities = Capabilities::all();
+        // There is no server, and there are no replicas.
         capabilities.restart = false;
         capabilities.replicas = false;
         capabilities

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::transport::{Start, UnknownNames, Verdict};
 
-/// Checks that messages that were sent before the first worker of the first group are delivered to
-/// it.
+/// Checks that the first worker of the first group gets the messages that were sent before it
+/// started.
 pub async fn messages_sent_before_the_first_worker_are_delivered<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let receipt = scene.task("early").await;
@@ -88,7 +88,7 @@ pub async fn a_new_group_beside_another_must_choose_its_start<F: Factory>(factor
     let error = scene.group("late", Start::Auto).refused_worker().await;
     assert!(error.is_config(), "{error:?}");
     assert!(error.to_string().contains("start"), "{error}");
-    // With a start the group can be created. Once it exists, it needs no start.
+    // A new group needs a start, and a group that exists does not.
     scene.group("late", Start::End).worker().await.close().await;
     scene
         .group("late", Start::Auto)
@@ -99,14 +99,14 @@ pub async fn a_new_group_beside_another_must_choose_its_start<F: Factory>(factor
     first.close().await;
 }
 
-/// Checks that a group that starts at the beginning receives earlier messages, a group that starts
-/// at the end does not.
+/// Checks that a group that starts at the beginning receives earlier messages, and that a group
+/// that starts at the end does not.
 pub async fn a_group_starts_at_its_start<F: Factory>(factory: &F) {
     if !factory.capabilities().groups {
         return;
     }
     let scene = Scene::new(factory);
-    // This group handles nothing, so no entry is trimmed.
+    // This group handles no message, so all entries stay on the stream.
     let idle = scene.worker().await;
     let first = scene.task("1").await;
     let second = scene.task("2").await;

@@ -39,8 +39,8 @@ fn keyed(key: &str, payload: impl ToString) -> Message {
     task
 }
 
-/// Checks that messages with the same key stay in the same partition, in order, through redelivery
-/// and replay, and that messages without a key go to all partitions in turn.
+/// Checks that messages with the same key stay in the same partition, also after a redelivery and a
+/// replay, and keep their order. Messages without a key go to all partitions in turn.
 pub async fn a_key_has_one_partition<F: Factory>(factory: &F) {
     if !factory.capabilities().partitions {
         return;
@@ -106,10 +106,10 @@ pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F)
     let mut worker = scene.worker().await;
     if capabilities.reliable_rpc {
         for n in 0..3 {
-            let asked = request(&handle, Message::rpc("ask", n.to_string()));
+            let pending = request(&handle, Message::rpc("ask", n.to_string()));
             let reply = "yes".into_reply().expect("a text is a reply");
             answer(worker.one().await, Ok(reply)).await;
-            assert_eq!(outcome(asked).await.expect("a reply").payload, "yes");
+            assert_eq!(outcome(pending).await.expect("a reply").payload, "yes");
         }
     }
     if capabilities.delayed_tasks {
@@ -169,8 +169,8 @@ pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F)
     worker.close().await;
 }
 
-/// Checks that numbers of partitions that would leave messages unread are refused, and the number
-/// can grow.
+/// Checks that a worker is refused if its number of partitions is too low to read all messages, and
+/// that the number can grow.
 pub async fn numbers_of_partitions_that_differ_are_refused<F: Factory>(factory: &F) {
     if !factory.capabilities().partitions {
         return;

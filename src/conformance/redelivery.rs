@@ -152,8 +152,12 @@ pub async fn a_dead_letter_keeps_its_fields_and_the_reason<F: Factory>(factory: 
         assert_eq!(dead.len(), 1);
         assert_eq!((&dead[0].message_id, dead[0].attempts), (&receipt, 1));
         assert!(dead[0].reason.contains("no JSON"), "{}", dead[0].reason);
-        let kept = |field, value| dead[0].fields.iter().any(|(f, v)| f == field && v == value);
-        assert!(kept("type", "task") && kept("name", "task") && kept("payload", "bad payload"));
+        let has_field = |field, value| dead[0].fields.iter().any(|(f, v)| f == field && v == value);
+        assert!(
+            has_field("type", "task")
+                && has_field("name", "task")
+                && has_field("payload", "bad payload")
+        );
     }
     worker.close().await;
 }

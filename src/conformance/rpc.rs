@@ -99,8 +99,7 @@ pub async fn a_request_gets_its_error<F: Factory>(factory: &F) {
     }
 }
 
-/// Checks that each of several concurrent requests gets the reply to it, in any order of the
-/// replies.
+/// Checks that each of several concurrent requests gets its own reply, in any order of the replies.
 pub async fn concurrent_requests_get_their_own_replies<F: Factory>(factory: &F) {
     const MANY: usize = 50;
     for mode in modes(factory) {
@@ -229,7 +228,7 @@ pub async fn a_request_without_a_worker_ends_at_its_deadline<F: Factory>(factory
     }
 }
 
-/// Checks that dropping a request does not affect other requests, nor does a stray reply.
+/// Checks that neither a dropped request nor a reply to it affects other requests.
 pub async fn a_dropped_request_disturbs_no_other<F: Factory>(factory: &F) {
     for mode in modes(factory) {
         let scene = Scene::new(factory);
@@ -239,11 +238,11 @@ pub async fn a_dropped_request_disturbs_no_other<F: Factory>(factory: &F) {
         let first = worker.one().await;
         dropped.abort();
         let _ = dropped.await;
-        let kept = request(&handle, rpc(mode, "kept"));
+        let waiting = request(&handle, rpc(mode, "kept"));
         let second = worker.one().await;
         answer(first, Ok(Reply::new("for nobody"))).await;
         answer(second, Ok(Reply::new("for you"))).await;
-        assert_eq!(outcome(kept).await.expect("a reply").payload, "for you");
+        assert_eq!(outcome(waiting).await.expect("a reply").payload, "for you");
         worker.close().await;
     }
 }

@@ -18,9 +18,9 @@ use crate::{
     },
 };
 
-/// The time limit for an expected event.
+/// The time limit of everything that a check waits for.
 const MAX_WAIT: Duration = Duration::from_secs(20);
-/// The time for which a check waits for an event that must not happen.
+/// The time for which a check waits before it concludes that something does not happen.
 pub(super) const QUIET: Duration = Duration::from_millis(300);
 /// The lease of workers in checks that wait for its end.
 pub(super) const LEASE: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ pub(super) const LEASE: Duration = Duration::from_secs(1);
 /// A worker of a factory's transport.
 pub(super) type WorkerOf<F> = OpenSource<<<F as Factory>::Handle as Transport>::Source>;
 
-/// A stream that only this check uses, and the settings of its workers.
+/// The stream of one check, which no other check uses, and the settings of its workers.
 pub(super) struct Scene<'a, F> {
     factory: &'a F,
     pub(super) settings: Settings,
@@ -82,7 +82,7 @@ impl<'a, F: Factory> Scene<'a, F> {
         OpenSource(must("opening the source", opening).await)
     }
 
-    /// Returns the error of opening a source, which must fail.
+    /// Opens a source, which must fail, and returns the error.
     pub(super) async fn refused_worker(&self) -> Error {
         match in_time(
             "opening the source",
@@ -131,7 +131,9 @@ impl<'a, F: Factory> Scene<'a, F> {
             return None;
         }
         let dead = self.factory.dead_letters(&self.handle().await);
-        Some(dead.expect("the factory declares `dead_letters` and gives none"))
+        Some(dead.expect(
+            "with the capability `dead_letters` the factory's method `dead_letters` must return `Some`",
+        ))
     }
 
     /// Lists the dead letters, if the transport has the capability.
@@ -146,13 +148,13 @@ impl<'a, F: Factory> Scene<'a, F> {
 pub(super) struct OpenSource<S>(S);
 
 impl<S: Source> OpenSource<S> {
-    /// Returns the next deliveries, at most `most`.
-    pub(super) async fn batch(&mut self, most: usize) -> Vec<Delivery<S::Settle>> {
-        let batch = must("waiting for a delivery", self.0.next(most)).await;
+    /// Returns at least one and at most `max` deliveries.
+    pub(super) async fn batch(&mut self, max: usize) -> Vec<Delivery<S::Settle>> {
+        let batch = must("waiting for a delivery", self.0.next(max)).await;
         assert!(!batch.is_empty(), "`next` returned without a delivery");
         assert!(
-            batch.len() <= most,
-            "`next({most})` returned {} deliveries",
+            batch.len() <= max,
+            "`next({max})` returned {} deliveries",
             batch.len()
         );
         batch
@@ -179,7 +181,7 @@ impl<S: Source> OpenSource<S> {
         batch.pop()
     }
 
-    /// Asserts that there is no delivery within this time.
+    /// Asserts that there is no delivery within this time. `why` is the text of the panic.
     pub(super) async fn nothing_for(&mut self, time: Duration, why: &str) {
         if let Some(delivery) = self.within(time).await {
             panic!("{why}: {:?}", delivery.content);
@@ -298,7 +300,7 @@ pub(super) async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
         .unwrap_or_else(|_| panic!("{what} took longer than {MAX_WAIT:?}"))
 }
 
-/// Asserts that both contain the same items equally often.
+/// Asserts that `got` has the items of `expected`, each equally often, in any order.
 pub(super) fn assert_same<T: std::hash::Hash + Eq + Debug>(
     got: impl IntoIterator<Item = T>,
     expected: impl IntoIterator<Item = T>,
@@ -310,10 +312,10 @@ pub(super) fn assert_same<T: std::hash::Hash + Eq + Debug>(
     for item in expected {
         *balance.entry(item).or_default() -= 1;
     }
-    let lost: Vec<_> = balance.iter().filter(|(_, n)| **n < 0).collect();
+    let missing: Vec<_> = balance.iter().filter(|(_, n)| **n < 0).collect();
     let surplus: Vec<_> = balance.iter().filter(|(_, n)| **n > 0).collect();
     assert!(
-        lost.is_empty() && surplus.is_empty(),
-        "lost: {lost:?}, delivered too often: {surplus:?}"
+        missing.is_empty() && surplus.is_empty(),
+        "missing: {missing:?}, delivered too often: {surplus:?}"
     );
 }

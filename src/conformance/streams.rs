@@ -54,15 +54,15 @@ pub async fn a_call_can_choose_its_stream<F: Factory>(factory: &F) {
         "a delivery has no target stream"
     );
     done(delivery).await;
-    let mut ask = Message::rpc("ask", "2");
-    ask.parts_mut().to = Some(other.clone());
-    let asked = request(&handle, ask);
+    let mut query = Message::rpc("ask", "2");
+    query.parts_mut().to = Some(other.clone());
+    let pending = request(&handle, query);
     answer(
         chosen.one().await,
         Ok("3".into_reply().expect("a text is a reply")),
     )
     .await;
-    assert_eq!(outcome(asked).await.expect("a reply").payload, "3");
+    assert_eq!(outcome(pending).await.expect("a reply").payload, "3");
     default
         .nothing_for(QUIET, "a message came from another stream")
         .await;

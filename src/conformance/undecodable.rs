@@ -75,8 +75,8 @@ pub async fn an_undecodable_entry_does_not_hold_up_others<F: Factory>(factory: &
         for (letter, entry) in dead.iter().zip(entries) {
             assert!(!letter.reason.is_empty());
             for (field, value) in entry {
-                let kept = letter.fields.iter().any(|(f, v)| f == field && v == value);
-                assert!(kept, "the field {field} of {entry:?} was not kept");
+                let is_stored = letter.fields.iter().any(|(f, v)| f == field && v == value);
+                assert!(is_stored, "the field {field} of {entry:?} was not kept");
             }
         }
     }

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{message::Message, transport::Verdict};
 
-/// Checks that if each delivery is settled before the next is fetched, messages arrive in the order
-/// in which they were sent.
+/// Checks that messages arrive in the order in which they were sent, if a worker settles each
+/// delivery before it fetches the next.
 pub async fn one_in_flight_keeps_the_order<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -91,24 +91,24 @@ pub async fn a_worker_that_stops_leaves_the_rest_to_others_at_once<F: Factory>(f
         receipts.push(scene.task(number.to_string()).await);
     }
     let held = one.exactly(2).await;
-    // A dropped call may have fetched deliveries. These are released, too.
-    let also_held = one.within(Duration::from_micros(1)).await;
+    // A call of `next` that was dropped may have fetched deliveries. `stop` releases these, too.
+    let late = one.within(Duration::from_micros(1)).await;
     one.stop().await;
     one.stop().await;
-    let held: Vec<_> = held.into_iter().chain(also_held).collect();
+    let held: Vec<_> = held.into_iter().chain(late).collect();
 
     let mut other = scene.worker().await;
-    let rest = other.exactly(receipts.len() - held.len()).await;
-    for delivery in &rest {
+    let released = other.exactly(receipts.len() - held.len()).await;
+    for delivery in &released {
         assert_eq!(
             attempt(delivery),
             1,
             "a delivery that was not started was counted"
         );
     }
-    let all = held.iter().chain(&rest);
+    let all = held.iter().chain(&released);
     assert_same(all.map(|delivery| id(delivery).clone()), receipts);
-    for delivery in held.into_iter().chain(rest) {
+    for delivery in held.into_iter().chain(released) {
         done(delivery).await;
     }
     one.close().await;
@@ -176,7 +176,7 @@ pub async fn a_dropped_delivery_is_delivered_again_after_its_lease<F: Factory>(f
     worker.close().await;
 }
 
-/// Checks that a message that kills its workers is not delivered forever.
+/// Checks that a message whose workers always crash is not delivered forever.
 pub async fn a_message_that_kills_its_workers_becomes_a_dead_letter<F: Factory>(factory: &F) {
     if !factory.capabilities().claim {
         return;
