@@ -9,8 +9,7 @@ use std::{
 use campanile::{BoxError, Reply};
 use pin_project::pin_project;
 
-/// The future of the inner service, or the error of a message with which the inner service was not
-/// called.
+/// The future of the inner service, or an error instead of a call.
 #[pin_project(project = Projection)]
 pub(crate) enum CallOrError<W> {
     Call(#[pin] W),

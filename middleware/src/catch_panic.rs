@@ -1,8 +1,8 @@
 //! Turns panics into errors.
 //!
-//! Without this layer a panic fails the delivery, and the layers around the handler get no error.
-//! With this layer they get an error: a retry can try again, and a circuit breaker counts the
-//! failure.
+//! Without this layer a panic of a handler passes through the layers around it, and the worker
+//! fails the delivery. With this layer they get an error: a retry can try again, and a circuit
+//! breaker counts the failure.
 //!
 //! ```
 //! use campanile::Router;
@@ -14,6 +14,7 @@
 //!
 //! let app: Router = Router::new().task("work", work).layer(CatchPanicLayer::new());
 //! ```
+//!
 //! Put this layer inside the layers that have to get the error:
 //!
 //! ```
@@ -36,18 +37,20 @@
 //!
 //! # Errors
 //! If the inner service panics, the error is [`Panicked`], with the text of the panic. A task is
-//! delivered again, as after any error. A request is answered with `internal`. The caller does not
-//! get the text, unless the worker sets
+//! delivered again, as after any error. A request is answered with `internal`, and its caller gets
+//! the text of the panic only if the worker sets
 //! [`expose_error_text`](campanile::serve::Serve::expose_error_text).
 //!
 //! # Panics
-//! The layer catches panics of the inner service's `call` and of the future that it returns. It
-//! does not catch panics of `poll_ready`, because a service that panics there is broken. With
-//! `panic = "abort"` no panic can be caught.
+//! The layer catches panics of the inner service's `call`, and of the future that `call` returns.
+//! It does not catch panics of `poll_ready`: they belong to no message, so there is no delivery to
+//! fail. With `panic = "abort"` no panic can be caught.
 //!
 //! The panic hook still runs. Unless the application has replaced the hook, it prints the panic to
-//! standard error. After a panic, state that outlives the message may be inconsistent. For example,
-//! a `std` mutex is poisoned.
+//! standard error.
+//!
+//! The inner service is called again after a panic. State that it shares between messages may then
+//! be inconsistent. For example, a `std` mutex that was locked during the panic is poisoned.
 
 use std::{
     any::Any,
@@ -119,7 +122,9 @@ where
 }
 
 fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
-    // `AssertUnwindSafe` is sound because a future that has panicked is not polled again.
+    // `AssertUnwindSafe` allows state that a panic has left inconsistent. A future that has
+    // panicked is not polled again. The service is called again, as the module's documentation
+    // says.
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| Panicked::new(&*payload))
 }
 
@@ -160,11 +165,12 @@ impl Panicked {
             .copied()
             .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
         Self {
-            text: text.unwrap_or("without a text").to_owned(),
+            text: text.unwrap_or("no panic message").to_owned(),
         }
     }
 
-    /// Returns the text of the panic, or `without a text` if its payload is not a string.
+    /// Returns the text of the panic, or `no panic message` if the payload of the panic is not a
+    /// string.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -187,7 +193,7 @@ mod tests {
     use super::*;
     use crate::mocks::{around, call, readiness_passes, reservations_are_released};
 
-    /// Returns the error of a message with this inner service.
+    /// Calls this service inside the layer, which must fail, and returns the error.
     async fn failing<F>(inner: impl FnMut(Message) -> F) -> BoxError
     where
         F: Future<Output = Result<Reply, BoxError>> + Send + 'static,
@@ -221,7 +227,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_with_a_value_of_any_type_is_an_error() {
         let error = failing(|_| async { panic_any(7_u8) }).await;
-        assert_eq!(text(&error), "without a text");
+        assert_eq!(text(&error), "no panic message");
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Injects faults for tests: failures, delays, panics and duplicates.
 //!
-//! Each fault has a probability, and a seed decides which messages are hit. With the same seed the
+//! Each fault has a probability, and a seed decides which messages have it. With the same seed the
 //! n-th message of a layer has the same faults in every run.
 //!
 //! ```
@@ -31,9 +31,9 @@
 //! ```
 //!
 //! # Ordering
-//! The random numbers are drawn in the order of the calls, so if threads make the calls in another
-//! order, other messages are hit. Adding a fault does not change which messages the other faults
-//! hit.
+//! The random numbers are drawn in the order of the calls. If several threads make the calls, this
+//! order may differ between runs, and other messages have the faults. A further fault does not
+//! change which messages have the other faults.
 //!
 //! The delay comes first. After it the call panics or fails, or the message is handled once or
 //! twice.
@@ -173,8 +173,8 @@ struct Faults {
 }
 
 impl Probabilities {
-    /// Draws the faults of a message. Each message takes the same number of random numbers, so that
-    /// adding a fault does not change which messages the other faults hit.
+    /// Draws the faults of a message. Each message uses the same number of random numbers, so that
+    /// a further fault does not change which messages have the other faults.
     fn faults(&self, rng: &mut Rng) -> Faults {
         let mut hits = |probability| rng.f64() < probability;
         let (delay, panic) = (hits(self.delay), hits(self.panic));

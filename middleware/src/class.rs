@@ -20,7 +20,7 @@ use campanile::{
     error::{Settle, find},
 };
 
-/// The class of an error: it tells whether another try of the same message could succeed.
+/// The class of an error, which says whether another try of the same message could succeed.
 ///
 /// | | retried in place | retried durably | counted by a circuit breaker |
 /// |---|---|---|---|

@@ -37,25 +37,28 @@
 //! end in any order. To run them one after the other, use `OrderedByKeyLayer`.
 //!
 //! # Back-pressure
-//! Readiness cannot depend on a message's key, so this layer is ready whenever the inner service
-//! is. A message that must wait does so in its delivery: its lease is renewed, and it occupies one
-//! of the source's `max_in_flight` slots. If one key can have a long backlog, set a bound for its
-//! waiting messages. Further messages then fail as [overload](#errors).
+//! `poll_ready` does not know the message, so this layer is ready whenever the inner service is. A
+//! message that must wait does so in its delivery: the worker renews its lease, and it occupies one
+//! of the source's `max_in_flight` slots. If one key can have a long backlog, bound its waiting
+//! messages by [`max_waiting_per_key`](ConcurrencyByKeyLayer::max_waiting_per_key). Further
+//! messages then fail as [overload](#errors).
 //!
 //! A waiting message holds no reservation of the inner service. Once it has a permit, it waits
 //! again until the inner service is ready.
 //!
-//! All services that a layer and its clones make share the permits. Unused keys take no memory.
+//! All services that a layer and its clones make share the permits. A key without messages takes no
+//! memory.
 //!
 //! # Cancel safety
 //! Dropping a future releases its permit, or cancels its request for one.
 //!
 //! # Errors
-//! A message without a key is rejected, unless [`missing_key`](ConcurrencyByKeyLayer::missing_key)
-//! allows it. If [`max_waiting_per_key`](ConcurrencyByKeyLayer::max_waiting_per_key) messages with
-//! its key are waiting already, a message fails with [`TooManyWaiting`]. This error is overload: a
-//! task is delivered again after the source's back-off without counting the attempt, and a request
-//! is answered with `unavailable`.
+//! A message without a key fails as [`MissingKey::Reject`] says, unless
+//! [`missing_key`](ConcurrencyByKeyLayer::missing_key) lets it pass. If
+//! [`max_waiting_per_key`](ConcurrencyByKeyLayer::max_waiting_per_key) messages with its key are
+//! waiting already, a message fails with [`TooManyWaiting`]. This error is overload: a task is
+//! delivered again after the source's back-off without counting the attempt, and a request is
+//! answered with `unavailable`.
 
 use std::{
     error::Error,
@@ -109,7 +112,7 @@ impl<K: KeyOf> ConcurrencyByKeyLayer<K> {
         self
     }
 
-    /// Sets the handling of messages without a key. They are rejected unless set.
+    /// Sets the handling of messages without a key. [`MissingKey::Reject`] unless set.
     #[must_use]
     pub fn missing_key(mut self, missing: MissingKey) -> Self {
         self.keys.missing = missing;

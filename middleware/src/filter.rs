@@ -70,9 +70,9 @@
 //! ```
 //!
 //! # Back-pressure
-//! The inner service must be ready before the function is called. If the function rejects the
-//! message, the service keeps its reservation until its next call or its drop. `serve` drops the
-//! service immediately.
+//! The inner service must be ready before the function is called. If the function rejects a
+//! message, the inner service keeps its reservation until it is called or dropped. `serve` drops
+//! the service immediately.
 //!
 //! # Panics
 //! If the function panics, the call panics, and the delivery fails.

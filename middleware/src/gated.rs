@@ -13,7 +13,8 @@ use tower::{Service, ServiceExt, util::Oneshot};
 
 pub(crate) type Outcome = Result<Reply, BoxError>;
 
-/// Decides when a message is admitted, and holds its permit until the message is done.
+/// Decides when a message is admitted. The value is kept until the message is done, so it may hold
+/// a permit.
 pub(crate) trait Admission: Unpin {
     /// Waits until the inner service may be called.
     ///
@@ -21,8 +22,8 @@ pub(crate) trait Admission: Unpin {
     /// If the message is not admitted.
     fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>;
 
-    /// Returns the outcome of the inner service, and may change it. The permit is released after
-    /// that.
+    /// Receives the outcome of the inner service, and returns that of the layer. The value is
+    /// dropped at the end, which releases a permit.
     fn done(self, outcome: Outcome) -> Outcome
     where
         Self: Sized,
@@ -31,7 +32,7 @@ pub(crate) trait Admission: Unpin {
     }
 }
 
-/// Returns the service that is ready, and replaces it by a clone, which has no reservation.
+/// Takes the service that is ready, and leaves a clone, which has no reservation.
 pub(crate) fn take_ready<S: Clone>(inner: &mut S) -> S {
     let clone = inner.clone();
     std::mem::replace(inner, clone)
@@ -44,7 +45,7 @@ pub(crate) struct Gated<S: Service<Message>, A> {
     state: GateState<S, A>,
 }
 
-// Not boxed: a message spends nearly all of its time in the largest variant.
+// The largest variant is not boxed, because a message spends nearly all of its time in it.
 #[allow(clippy::large_enum_variant)]
 #[pin_project(project = GateStateProjection)]
 enum GateState<S: Service<Message>, A> {
@@ -56,9 +57,8 @@ enum GateState<S: Service<Message>, A> {
         call: Option<(S, Message)>,
     },
     Running {
-        // Declared before the admission, because fields are dropped in this order. If the admission
-        // were dropped first, the next message would be admitted while the work of this message
-        // still exists.
+        // Declared before the admission, because fields are dropped in this order. Otherwise the
+        // next message would be admitted while the work of this message still exists.
         #[pin]
         work: Oneshot<S, Message>,
         admission: Option<A>,
@@ -74,7 +74,7 @@ impl<S: Service<Message>, A> Gated<S, A> {
         }
     }
 
-    /// Creates a future that calls the service without an admission.
+    /// Creates a future that calls the service without waiting for an admission.
     pub(crate) fn free(service: S, message: Message) -> Self {
         Self {
             state: GateState::Running {

@@ -18,9 +18,9 @@
 //!
 //! # Errors
 //! [`MissingKey`] decides how a message without a key is handled. An empty text, a text longer than
-//! [`Key::MAX_LEN`] bytes, and a header that is not UTF-8 do not count as keys. With long keys a
-//! sender could fill the memory of this process. With empty keys all senders that leave the key
-//! empty would share one.
+//! [`Key::MAX_LEN`] bytes, and a header that is not UTF-8 do not count as keys. Long keys could
+//! fill the memory of this process. An empty key would be shared by all senders that leave it
+//! empty.
 
 use std::{borrow::Borrow, fmt};
 
@@ -33,8 +33,8 @@ use smol_str::{SmolStr, ToSmolStr};
 pub struct Key(SmolStr);
 
 impl Key {
-    /// The maximum length of a key, in bytes. The names of the stream and the group in the key of
-    /// [`message_id`] do not count, because no sender chooses them.
+    /// The maximum length of a key, in bytes. A sender does not choose the names of the stream and
+    /// the group in the key of [`message_id`], so their lengths are added to this limit.
     pub const MAX_LEN: usize = 1024;
 
     /// Returns the key as text.

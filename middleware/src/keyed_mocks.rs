@@ -48,7 +48,7 @@ where
     call
 }
 
-/// Returns the requests that have reached the inner service since the last call, by their payloads.
+/// Returns the new requests of the inner service, by their payloads.
 pub(crate) fn reached(handle: &mut Handle) -> Vec<(String, SendResponse<Reply>)> {
     let next = || match handle.poll_request() {
         Poll::Ready(Some((message, answer))) => {
@@ -60,7 +60,7 @@ pub(crate) fn reached(handle: &mut Handle) -> Vec<(String, SendResponse<Reply>)>
     std::iter::from_fn(next).collect()
 }
 
-/// Returns the only request that has reached the inner service, which must have this payload.
+/// Returns the only new request of the inner service, which must have this payload.
 #[track_caller]
 pub(crate) fn only_request(handle: &mut Handle, payload: &str) -> SendResponse<Reply> {
     let mut all = reached(handle);
@@ -70,7 +70,7 @@ pub(crate) fn only_request(handle: &mut Handle, payload: &str) -> SendResponse<R
     answer
 }
 
-/// Asserts that no request has reached the inner service.
+/// Asserts that the inner service has no new request.
 #[track_caller]
 pub(crate) fn no_request(handle: &mut Handle) {
     let all = reached(handle);

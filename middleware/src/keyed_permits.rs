@@ -21,7 +21,7 @@ pub(crate) struct KeyedPermits {
 
 struct KeySemaphore {
     semaphore: Arc<Semaphore>,
-    /// The number of [`KeyedPermit`]s that exist, held or waiting.
+    /// The number of [`KeyedPermit`]s of the key, acquired or waiting.
     users: usize,
 }
 

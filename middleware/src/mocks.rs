@@ -15,8 +15,8 @@ use tower_test::mock::{self, Handle, Mock, Spawn};
 pub(crate) type Inner = Mock<Message, Reply>;
 pub(crate) type Answers = Handle<Message, Reply>;
 
-/// Wraps a mock with a layer. Returns the service, and the handle that receives the mock's
-/// requests.
+/// Wraps a mock with a layer. Returns the service, and the handle that receives the requests of the
+/// mock.
 pub(crate) fn around<L: Layer<Inner>>(layer: &L) -> (Spawn<L::Service>, Answers) {
     let (inner, handle) = mock::pair();
     (Spawn::new(layer.layer(inner)), handle)

@@ -29,7 +29,8 @@ pub(crate) trait Observer {
 pub(crate) struct Watch<O: Observer> {
     observer: O,
     started: Instant,
-    /// `true` while a part of the work runs. Still `true` in the drop after a panic of that part.
+    /// Set while a part of the work runs. If this value is dropped while it is set, that part has
+    /// panicked.
     running: bool,
     ended: bool,
 }

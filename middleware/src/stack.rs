@@ -100,11 +100,11 @@ impl TimeBudget {
         self.tries
     }
 
-    /// Returns the maximum time that all tries and the waits between them may take: every try takes
-    /// its whole timeout, and jitter shortens no wait.
+    /// Returns the maximum time for all tries and the waits between them: every try takes its whole
+    /// timeout, and jitter shortens no wait.
     ///
-    /// The time starts when the outermost of these layers is called. It does not include an earlier
-    /// wait, for a limit outside these layers.
+    /// The time starts when the outermost of these layers is called. It does not include a wait in
+    /// a layer around them.
     pub const fn longest(&self) -> Duration {
         let work = self.timeout.saturating_mul(self.tries);
         match self.backoff {
@@ -168,7 +168,7 @@ impl TimeBudget {
     /// times [`longest`](Self::longest), and the waits between the deliveries. Unless set, a source
     /// allows 10 deliveries, with waits from 1 s to 5 min.
     ///
-    /// A window within which duplicates are recognised must be longer than this time, such as the
+    /// A window in which duplicates are recognised must be longer than this time. An example is the
     /// [window of idempotency keys](campanile::transport::Settings::idempotency_window).
     pub const fn until_dead(&self, deliveries: u32, backoff: Backoff) -> Duration {
         let work = self.longest().saturating_mul(deliveries);

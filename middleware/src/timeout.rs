@@ -35,18 +35,18 @@
 //! time until which a task must [start](campanile::client::Call::expires_after).
 //!
 //! # Clocks
-//! A transport sends a deadline as a time to live. That time is measured on the server's clock,
-//! from when the server accepted the message. A worker converts the remaining time into a
-//! [`Deadline`] on the monotonic clock of its process. So the clocks of the sender and the worker
-//! need not agree.
+//! A transport sends a deadline as a time to live, which starts when the server accepts the message
+//! and is measured on the server's clock. A worker converts the remaining time into a [`Deadline`]
+//! on the monotonic clock of its process. So the clocks of the sender and the worker need not
+//! agree.
 //!
 //! # Back-pressure
 //! The time of the default starts with the call. An earlier wait, for readiness or for a permit of
 //! an outer layer, counts only for the caller's deadline.
 //!
 //! # Cancel safety
-//! When the time is over, the work is dropped at its current `.await`. The work is polled before
-//! the timer, so a result that is ready at the deadline is not lost.
+//! When the time is over, the future of the inner service is dropped at its current `.await`. It is
+//! polled before the timer, so a result that is ready in time counts.
 //!
 //! # Errors
 //! A message whose time is over fails with tower's [`Elapsed`]. A request is then answered with

@@ -69,7 +69,7 @@ impl CircuitConfig {
 pub(super) struct Circuit {
     config: CircuitConfig,
     phase: Mutex<Phase>,
-    /// The number of changes of the phase. Incremented while the phase is locked.
+    /// The epoch: the number of changes of the phase. Incremented while the phase is locked.
     epoch: AtomicU64,
     /// Wakes services that wait for a probe.
     changed: Arc<Notify>,
@@ -160,8 +160,8 @@ impl Circuit {
         })
     }
 
-    /// Counts the outcome of a call that was admitted in this epoch. Ignores the outcome if the
-    /// state has changed since then.
+    /// Counts the outcome of a call that was admitted in this epoch. If the epoch is over, ignores
+    /// the outcome.
     fn count(&self, epoch: u64, success: bool) {
         let mut phase = self.lock();
         if epoch != self.epoch.load(Ordering::Relaxed) {
@@ -254,8 +254,8 @@ impl Drop for CallPermit {
 #[derive(Default)]
 struct Window {
     began: Option<Instant>,
-    /// Each tenth with calls: its number, counted from `began`, and its counts. The oldest tenth is
-    /// first.
+    /// The tenths that have calls, the oldest first. Each has its number, counted from `began`, and
+    /// its counts.
     tenths: VecDeque<(u128, CallCounts)>,
 }
 

@@ -73,8 +73,8 @@
 //! [`max_in_flight`](campanile::transport::Settings::max_in_flight) bounds their number. At a
 //! shutdown, tasks and requests that wait because the outermost layer is not ready are released.
 //! The shutdown waits for all others until its
-//! [deadline](campanile::serve::Serve::shutdown_deadline). After that, other workers claim the
-//! messages that are left, when their leases end.
+//! [deadline](campanile::serve::Serve::shutdown_deadline). Other workers claim the messages that
+//! still wait then, when their leases end.
 //!
 //! With [`fail_fast`](CircuitBreakerLayer::fail_fast) the service is ready while the circuit is
 //! open, and its calls fail.

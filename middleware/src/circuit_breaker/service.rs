@@ -105,8 +105,8 @@ where
                     self.readiness = Readiness::Unknown;
                 }
                 Readiness::Unknown | Readiness::Admitted(_) | Readiness::Refused(_) => {
-                    // Drops an outdated permit before a new one is requested: it may be a probe
-                    // that blocks the new one.
+                    // The old permit is dropped first, because it may be the last probe, and the
+                    // request for a new one would wait for it.
                     self.readiness = Readiness::Unknown;
                     self.readiness = self.admit();
                     if matches!(self.readiness, Readiness::Refused(_)) {
@@ -150,7 +150,7 @@ impl<S: fmt::Debug> fmt::Debug for CircuitBreaker<S> {
 pub struct CircuitBreakerFuture<W> {
     #[pin]
     work: CallOrError<W>,
-    /// `None` if the call was refused.
+    /// The permit of the call, or `None` if the call was not admitted.
     permit: Option<CallPermit>,
     classifier: Classifier,
 }

@@ -27,7 +27,7 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct MemoryState {
     claims: HashMap<String, (Token, Instant)>,
-    /// The number of claims at which expired claims are removed next.
+    /// The number of claims for the next clean-up, which removes expired claims.
     cleanup_at: usize,
     outcomes: HashMap<String, (Bytes, End)>,
     /// The keys of the outcomes, in the order in which the outcomes expire.
@@ -36,7 +36,7 @@ struct MemoryState {
     stored: u64,
 }
 
-/// The time at which an outcome expires, and a number that makes the pair unique.
+/// The time at which an outcome expires, and a serial number, which makes the pair unique.
 type End = (Instant, u64);
 
 impl MemoryStore {
@@ -120,7 +120,7 @@ impl MemoryState {
     }
 }
 
-/// Returns `now` plus `after`. If the sum overflows, a century stands for an unlimited time.
+/// Returns `now` plus `after`, or a century from now if that overflows.
 fn end(now: Instant, after: Duration) -> Instant {
     let end = now.checked_add(after);
     end.unwrap_or_else(|| now + Duration::from_secs(3_155_760_000))

@@ -44,7 +44,7 @@
 //! # Key
 //! The key is the message's id with its stream and its group, unless [`key`](IdempotencyLayer::key)
 //! sets another. Redelivered and claimed messages keep their ids. A message without an id, such as
-//! an event or a call in place, is run without a claim, because it cannot be delivered again. If
+//! an event or a call in place, runs without a claim, because it cannot be delivered again. If
 //! another key is set, a message without this key is rejected, unless
 //! [`missing_key`](IdempotencyLayer::missing_key) allows it.
 //!
@@ -63,7 +63,7 @@
 //! |---|---|
 //! | a message arrives whose key has a stored outcome | it is not run, and gets the stored outcome. Exception: a message whose [own failure](#errors) is stored is run |
 //! | a message arrives while another one with its key runs | it fails with [`InProgress`] and is delivered again after [`retry_after`](IdempotencyLayer::retry_after). The attempt does not count, and it occupies no slot meanwhile |
-//! | the worker of a running message dies | the claim is renewed no more, and expires within [`claim_for`](IdempotencyLayer::claim_for). Then another message with the key runs |
+//! | the worker of a running message dies | the claim expires within [`claim_for`](IdempotencyLayer::claim_for). Then another message with the key runs |
 //! | a running message stalls for longer than its claim | another message with the key runs at the same time. Each claim has a token, so the stalled message cannot renew or release the other claim. The outcome that comes first is stored |
 //! | the future is dropped, or panics | the claim is released, and another message with the key may run |
 //! | the store fails before the inner service was called | the message fails with [`StoreFailed`] and is delivered again, and the attempt does not count. With [`StoreDown::Run`] it runs without a claim |

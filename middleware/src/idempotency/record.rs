@@ -1,4 +1,4 @@
-//! Encodes and decodes stored outcomes.
+//! Encodes and decodes outcomes, as a store keeps them.
 
 use std::{borrow::Cow, error::Error, fmt};
 
@@ -16,74 +16,83 @@ use crate::key::MessageIdentity;
 /// A stored outcome, as JSON. Unknown fields are ignored, so that a later version can add fields.
 #[derive(Serialize, Deserialize)]
 struct Record<'a> {
-    /// The stream, the group and the id of the message with this outcome.
+    /// The [identity](MessageIdentity) of the message with this outcome, if it has one.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     id: Option<Cow<'a, str>>,
     outcome: OutcomeKind,
-    /// The text of a failure.
+    /// The text of a failure; empty for a success.
     #[serde(borrow, default, skip_serializing_if = "str::is_empty")]
     text: Cow<'a, str>,
-    /// The reply, or the error that the caller of a request got. Encoded as a reply on the wire.
-    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
-    answer: Option<Cow<'a, str>>,
+    /// The reply of a success. For a failure the error reply, if the error has one: a task's error
+    /// may have one, too. Encoded as on the wire.
+    #[serde(
+        rename = "answer",
+        borrow,
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    reply: Option<Cow<'a, str>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum OutcomeKind {
+    /// A success.
     Done,
+    /// A request failed with an error reply.
     Answered,
     DeadLetter,
     Discarded,
 }
 
-/// Encodes an outcome, or returns `None` if it is not to be stored.
+/// Encodes an outcome. Returns `None` for an outcome that must not be stored: a failure that is not
+/// permanent, and with [`Remember::Successes`] any failure.
 pub(super) fn encode(
     kind: Kind,
     identity: Option<&MessageIdentity>,
     outcome: &Outcome,
     remember: Remember,
 ) -> Option<Bytes> {
-    let (ended, text, answer) = match outcome {
+    let (outcome_kind, text, reply) = match outcome {
         Ok(reply) => (OutcomeKind::Done, String::new(), Some(Ok(reply.clone()))),
         Err(_) if remember == Remember::Successes => return None,
         Err(error) => {
-            let (ended, answer) = permanent(kind, error)?;
-            (ended, chain(&**error), answer.map(Err))
+            let (outcome_kind, error_reply) = permanent(kind, error)?;
+            (outcome_kind, chain(&**error), error_reply.map(Err))
         }
     };
-    let answer = answer.map(|answer| {
-        let envelope = codec::encode_reply("", &answer);
+    let reply = reply.map(|reply| {
+        let envelope = codec::encode_reply("", &reply);
         String::from_utf8(envelope).expect("JSON is text").into()
     });
     let record = Record {
         id: identity.map(|identity| identity.to_string().into()),
-        outcome: ended,
+        outcome: outcome_kind,
         text: text.into(),
-        answer,
+        reply,
     };
     let json = serde_json::to_vec(&record).expect("a record holds nothing that JSON cannot");
     Some(json.into())
 }
 
-/// Returns the kind of a failure, and the error reply to a request. `None` if the failure is not
-/// permanent.
+/// Returns the kind of a permanent failure, and its error reply if it has one. Returns `None` if
+/// the failure is not permanent: the message runs again.
 fn permanent(kind: Kind, error: &BoxError) -> Option<(OutcomeKind, Option<RpcError>)> {
     let error = &**error;
     let rejection = find::<Rejection>(error).filter(|rejection| rejection.is_permanent());
-    let answer = find::<RpcError>(error).cloned();
-    let answer = answer.or_else(|| rejection.map(|r| RpcError::invalid(chain(r))));
+    let reply = find::<RpcError>(error).cloned();
+    let reply = reply.or_else(|| rejection.map(|r| RpcError::invalid(chain(r))));
     match Settle::of(kind, error) {
-        Some(Settle::DeadLetter) => Some((OutcomeKind::DeadLetter, answer)),
-        Some(Settle::Discard) => Some((OutcomeKind::Discarded, answer)),
+        Some(Settle::DeadLetter) => Some((OutcomeKind::DeadLetter, reply)),
+        Some(Settle::Discard) => Some((OutcomeKind::Discarded, reply)),
         Some(_) => None,
         None => {
-            let answer = answer?;
-            let transient = matches!(
-                answer.code(),
+            let reply = reply?;
+            let is_transient = matches!(
+                reply.code(),
                 RpcCode::Unavailable | RpcCode::Deadline | RpcCode::Internal
             );
-            (!transient).then_some((OutcomeKind::Answered, Some(answer)))
+            (!is_transient).then_some((OutcomeKind::Answered, Some(reply)))
         }
     }
 }
@@ -96,11 +105,12 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     texts.join(": ")
 }
 
-/// The effect of a stored outcome on a message.
+/// The effect of a stored outcome on a message with the same key.
 pub(super) enum StoredOutcome {
-    /// The message gets this outcome.
+    /// The message gets this outcome, and does not run.
     Repeat(Outcome),
-    /// The message is run again, because the stored failure is its own.
+    /// The message runs again: the stored failure is that of an earlier delivery of this message,
+    /// which is now replayed.
     RunAgain,
 }
 
@@ -112,21 +122,21 @@ pub(super) fn decode(
     let record: Record<'_> = serde_json::from_slice(stored)
         // The parser's error is dropped, because it quotes its input, which may contain a payload.
         .map_err(|_| "a stored outcome cannot be read")?;
-    let answer = match &record.answer {
+    let reply = match &record.reply {
         Some(envelope) => Some(codec::decode_reply(envelope.as_bytes())?.answer?),
         None => None,
     };
     if record.outcome == OutcomeKind::Done {
-        let reply: Reply = answer.unwrap_or_else(|| Ok(Reply::default()))?;
+        let reply: Reply = reply.unwrap_or_else(|| Ok(Reply::default()))?;
         return Ok(StoredOutcome::Repeat(Ok(reply)));
     }
-    let own = |identity: &MessageIdentity| record.id.as_deref() == Some(&*identity.to_string());
-    if identity.is_some_and(own) {
+    let is_own = |identity: &MessageIdentity| record.id.as_deref() == Some(&*identity.to_string());
+    if identity.is_some_and(is_own) {
         return Ok(StoredOutcome::RunAgain);
     }
     let repeated = Repeated {
         text: record.text.into_owned(),
-        answer: answer.and_then(Result::err),
+        reply: reply.and_then(Result::err),
     };
     let error: BoxError = match record.outcome {
         OutcomeKind::Done | OutcomeKind::Answered => repeated.into(),
@@ -136,12 +146,12 @@ pub(super) fn decode(
     Ok(StoredOutcome::Repeat(Err(error)))
 }
 
-/// The failure of an earlier message with the same key. If that message was a request, the source
-/// is its error reply.
+/// The failure of an earlier message with the same key. Its source is the error reply of that
+/// message, if there was one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repeated {
     text: String,
-    answer: Option<RpcError>,
+    reply: Option<RpcError>,
 }
 
 impl fmt::Display for Repeated {
@@ -152,6 +162,6 @@ impl fmt::Display for Repeated {
 
 impl Error for Repeated {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.answer.as_ref().map(|answer| answer as _)
+        self.reply.as_ref().map(|reply| reply as _)
     }
 }

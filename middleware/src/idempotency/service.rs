@@ -108,7 +108,7 @@ impl fmt::Debug for IdempotencyFuture {
     }
 }
 
-/// A call of a message with a key, which is run only if the key can be claimed.
+/// A call of a message with a key. The message runs only if its key can be claimed.
 struct KeyedCall<St: Store> {
     store: St,
     config: IdempotencyConfig,
@@ -188,8 +188,8 @@ enum ClaimResult {
 struct HeldClaim<St: Store> {
     call: KeyedCall<St>,
     token: Token,
-    /// Set after the attempt to store the outcome or to release the claim, whether or not the
-    /// attempt succeeded. A drop then does nothing.
+    /// Set after the attempt to store the outcome or to release the claim, even if the attempt
+    /// failed. Dropping the value then does nothing.
     ended: bool,
 }
 
@@ -269,7 +269,7 @@ impl<St: Store> Drop for HeldClaim<St> {
         if self.ended {
             return;
         }
-        // Without a runtime the claim cannot be released. It then expires.
+        // Without a runtime the claim cannot be released, and expires.
         let Ok(runtime) = Handle::try_current() else {
             return;
         };

@@ -16,12 +16,12 @@ pub struct MetricsLayer {
 }
 
 impl MetricsLayer {
-    /// Creates a layer that counts messages that are handled, for a router or a handler.
+    /// Creates a layer for a router or a handler, which counts the messages that it handles.
     pub fn new() -> Self {
         Self::on(Side::Serving)
     }
 
-    /// Creates a layer that counts messages that are sent, for a client's transport.
+    /// Creates a layer for a client's transport, which counts the messages that are sent.
     pub fn new_for_client() -> Self {
         Self::on(Side::Client)
     }

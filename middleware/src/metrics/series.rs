@@ -50,8 +50,8 @@ impl SeriesTable {
                 Some(route) if !route.as_str().is_empty() => route.as_str(),
                 _ => OTHER,
             },
-            // The recorder keeps every label forever, so names that are too long for any transport
-            // share a label.
+            // The recorder keeps every label. So names that are too long for any transport share
+            // the label `_OTHER`.
             Side::Client if message.name().len() > Name::MAX_LEN => OTHER,
             Side::Client => message.name().as_str(),
         };
@@ -139,7 +139,7 @@ impl Series {
             self.duration.record(after);
             return;
         };
-        // Failures are rare, so their handles are not kept but looked up in the recorder each time.
+        // Failures are rare, so the recorder is asked for their handles each time.
         let mut labels = self.labels.clone();
         labels.push(Label::from_static_parts("error.type", error_type));
         messages(self.side, labels.clone()).increment(1);

@@ -57,8 +57,8 @@ impl TransportMetrics {
 
     /// Publishes the statistics of a stream as gauges `campanile.stream.{name}` with the label
     /// `stream`, and those of its groups as gauges `campanile.group.{name}` with the labels
-    /// `stream` and `group`. If the server does not know a lag, the value is NaN. Without pending
-    /// deliveries `oldest_pending` is 0.
+    /// `stream` and `group`. A lag that the server does not know is NaN. Without pending deliveries
+    /// `oldest_pending` is 0.
     ///
     /// The last values of a deleted group remain, unless the recorder removes idle metrics.
     pub fn publish_stats(&self, stats: &StreamStats) {

@@ -12,7 +12,8 @@
 //!     .layer(OrderedByKeyLayer::new(key::header("x-account")));
 //! ```
 //!
-//! If the source does not have the default settings, the layer needs the same settings:
+//! The layer must have the same back-off and the same `max_deliveries` as the source. Set both if
+//! the source does not have the default settings:
 //!
 //! ```
 //! use campanile::{
@@ -41,64 +42,70 @@
 //! ```
 //!
 //! # Ordering
-//! Within one worker, as long as it runs:
+//! The *turn* of a message is its position in the order of the messages with its key. Within one
+//! worker, as long as it runs:
 //!
-//! - Messages with the same key run one after the other. The next message starts when the future of
+//! - Messages with the same key run one after the other. A message starts only after the future of
 //!   the previous one has completed or was dropped.
-//! - They start in the order in which the layer became ready for them. If this is the outermost
-//!   layer of the application that [`serve`](campanile::serve()) serves, for example around a whole
-//!   router, that is the order of the stream, on any number of threads. If an outer layer delays
-//!   messages, or if this layer is around one route, they start in the order in which they reach
-//!   this layer.
+//! - A message takes its turn when `poll_ready` of this layer succeeds for it. If this is the
+//!   outermost layer of the application that [`serve`](campanile::serve()) serves, for example
+//!   around a whole router, the turns have the order of the stream, on any number of threads. If an
+//!   outer layer delays messages, or if this layer is around one route, the turns have the order in
+//!   which messages reach this layer.
 //! - **A failure keeps the order.** A message that will be delivered again keeps its turn, and
-//!   later messages of its key wait for it. If it is due within a quarter of a second, they wait in
-//!   their deliveries. Otherwise they are *put off*: they fail with [`PutOff`] and are delivered
-//!   again shortly after that message, and the attempt does not count. So messages do not occupy
-//!   slots during a back-off, and messages with other keys continue. Each failure of the first
-//!   message costs one redelivery for each message that is put off.
-//! - A message that is done, answered, discarded or a dead letter gives up its turn.
-//! - If a message does not return, because it was purged or another worker claimed it, it loses its
-//!   turn after the [`redelivery_timeout`], or at its deadline.
+//!   later messages of its key wait for it. If its redelivery is due within a quarter of a second,
+//!   they wait in their deliveries. Otherwise they are *put off*: they fail with [`PutOff`], and
+//!   return shortly after that message. Such an attempt does not count. A message that is put off
+//!   occupies no slot of `max_in_flight` during the back-off, so messages with other keys continue.
+//!   Each failure of the first message costs one redelivery for each message that is put off.
+//! - A message gives up its turn when it is done, answered, discarded, or a dead letter.
+//! - A message that keeps its turn may never return, because it was purged or another worker
+//!   claimed it. It loses its turn [`redelivery_timeout`] after its redelivery was due, or at its
+//!   deadline if that is earlier.
 //!
 //! **The turns end with the worker.** After a shutdown or a crash, messages that ran or were put
-//! off are delivered again among new ones, so a message may run after later messages with its key.
+//! off are delivered again among new ones. A message may then run after later messages with its
+//! key.
 //!
 //! **Several workers break the order.** The workers of a group share its messages, so two workers
 //! may run two messages with the same key at the same time, and a redelivery may go to another
 //! worker. If order matters, give the group only one worker, or use a stream with [owned
 //! partitions](campanile::transport::Streams::owned).
 //!
-//! A message without an [`id`](campanile::Parts::id), such as an event or a call in place, cannot
-//! be delivered again. So it cannot be put off, and does not wait for messages that will be
-//! delivered again.
+//! An event, and a message without an [`id`](campanile::Parts::id), such as a call without a
+//! transport, cannot be delivered again, so this layer cannot put it off. It waits for messages
+//! that run or wait, but not for messages that will be delivered again.
 //!
 //! Put the layers that decide about failures *inside* this one: timeouts, `catch_panic`,
 //! `map_failure`, `retry`. This layer reads the decision from the error (see
-//! [`Settle::of`](campanile::error::Settle::of)). If a redelivery has no delay, the layer sets one,
-//! so that it knows when the message returns. A future that panics or is dropped counts as a
-//! failure. A message without a route does not delay others.
+//! [`Settle::of`](campanile::error::Settle::of)). If the error asks for a redelivery without a
+//! delay, the layer sets the delay, so that it knows when the message returns. A task whose future
+//! panics or is dropped counts as failed. A message without a route gives up its turn.
 //!
 //! # Back-pressure
-//! Readiness cannot depend on a message's key, so the layer is ready whenever the inner service is.
-//! A message that must wait does so in its delivery: its lease is renewed, and it occupies one of
-//! the source's `max_in_flight` slots. A key with a long backlog can occupy all slots. A waiting
+//! `poll_ready` does not know the message, so the layer is ready whenever the inner service is. A
+//! message that must wait does so in its delivery: the worker renews its lease, and it occupies one
+//! of the source's `max_in_flight` slots. A key with a long backlog can occupy all slots. A waiting
 //! message holds no reservation of the inner service.
 //!
-//! A reservation (`poll_ready` without `call`) keeps a turn, and all later messages of all keys
-//! wait for it. `serve` and clients call the service immediately after `poll_ready`. So do tower's
-//! layers, except those that keep services ready: `Balance`, `ReadyCache`, and `Steer` around
-//! several of these services.
+//! A service that was polled ready and not yet called holds a turn, and all later messages of all
+//! keys wait for it. `serve` and clients call the service immediately after `poll_ready`. So do
+//! tower's layers, except those that keep services ready: `Balance`, `ReadyCache`, and `Steer`
+//! around several of these services.
 //!
-//! Unused keys take no memory. At most [`max_put_off`] messages keep their turns until they are
-//! delivered again. Further messages keep no turn, and run in the order of their redelivery.
+//! A key without messages takes no memory. At most [`max_put_off`] messages, over all keys, keep
+//! their turns until they are delivered again: those that failed and those that were put off.
+//! Further messages keep no turn, and run in the order of their redelivery.
 //!
 //! # Cancel safety
-//! Dropping a future wakes the next message. A task that will be delivered again keeps its turn.
+//! Dropping the future of a task counts as a failure. The task keeps its turn, because it will be
+//! delivered again, unless this was its last attempt. Dropping the future of a request or an event
+//! gives up the turn, and the next message runs.
 //!
 //! # Errors
-//! A message without a key is rejected, unless [`missing_key`](OrderedByKeyLayer::missing_key)
-//! allows it. A message that is put off fails with a [`Failure`](campanile::Failure) whose source
-//! is [`PutOff`].
+//! A message without a key fails as [`MissingKey::Reject`] says, unless
+//! [`missing_key`](OrderedByKeyLayer::missing_key) lets it pass. A message that is put off fails
+//! with a [`Failure`](campanile::Failure) whose source is [`PutOff`].
 //!
 //! [`redelivery_timeout`]: OrderedByKeyLayer::redelivery_timeout
 //! [`max_put_off`]: OrderedByKeyLayer::max_put_off
@@ -151,23 +158,24 @@ impl<K: KeyOf> OrderedByKeyLayer<K> {
         }
     }
 
-    /// Sets the handling of messages without a key. They are rejected unless set.
+    /// Sets the handling of messages without a key. [`MissingKey::Reject`] unless set.
     #[must_use]
     pub fn missing_key(mut self, missing: MissingKey) -> Self {
         self.keys.missing = missing;
         self
     }
 
-    /// Sets the delay of a redelivery if the failure does not set one. It must equal the back-off
-    /// of the source. From 1 s, doubling up to 5 min, unless set.
+    /// Sets the back-off: the delay of a redelivery for which the failure sets none. It must equal
+    /// the back-off of the source. From 1 s, doubling up to 5 min, unless set.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.config.backoff = backoff;
         self
     }
 
-    /// Sets the maximum number of deliveries of a message, after which it is a dead letter. It must
-    /// equal that of the source. 10 unless set.
+    /// Sets the maximum number of deliveries of a message. A message that fails in its last
+    /// delivery becomes a dead letter, and does not keep its turn. The number must equal that of
+    /// the source. 10 unless set.
     ///
     /// # Panics
     /// If `deliveries` is zero.
@@ -179,17 +187,17 @@ impl<K: KeyOf> OrderedByKeyLayer<K> {
         self
     }
 
-    /// Sets how long a message keeps its turn after the time at which its redelivery is due. No
-    /// message is delivered while no slot is free, so choose a time that is longer than handlers
-    /// take. 60 s unless set.
+    /// Sets for how long a message keeps its turn after its redelivery was due. The worker delivers
+    /// no message while all slots are occupied, so choose a time that is longer than handlers take.
+    /// 60 s unless set.
     #[must_use]
     pub fn redelivery_timeout(mut self, timeout: Duration) -> Self {
         self.config.redelivery_timeout = timeout;
         self
     }
 
-    /// Sets the maximum number of messages, over all keys, that keep their turns while they wait
-    /// for redelivery. 10,000 unless set.
+    /// Sets the maximum number of messages, over all keys, that keep their turns until they are
+    /// delivered again: those that failed and those that were put off. 10,000 unless set.
     #[must_use]
     pub fn max_put_off(mut self, messages: usize) -> Self {
         self.config.max_put_off = messages;

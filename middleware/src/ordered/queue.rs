@@ -10,14 +10,15 @@ use tokio::time::Instant;
 
 use crate::key::MessageIdentity;
 
-/// The maximum time for which a message waits in its delivery for an earlier message that is due.
-/// Long enough for messages that were put off together to return in any order. Short, because the
-/// waiting message occupies a slot that the earlier one may need.
+/// The time before and after the moment at which the redelivery of an earlier message is due. In
+/// this time later messages wait for it in their deliveries. Long enough for messages that were put
+/// off together to return in any order. Short, because a waiting message occupies a slot that the
+/// earlier one may need.
 pub(super) const WAIT_IN_PLACE: Duration = Duration::from_millis(250);
-/// The minimum time between the return of an earlier message and the return of a message that is
-/// put off for it.
+/// The minimum time by which a message that is put off returns later than the message that it waits
+/// for.
 const RETURN_GAP: Duration = Duration::from_millis(10);
-/// The maximum time for which a message is put off because an earlier message is overdue.
+/// The maximum time for which a message is put off if the earlier message is overdue.
 const MAX_OVERDUE_WAIT: Duration = Duration::from_secs(10);
 
 /// The position of a message in the order of all messages of the layer.
@@ -29,20 +30,20 @@ pub(super) struct KeyQueue {
     running: Option<Turn>,
     /// Messages that wait in their deliveries.
     waiting: BTreeMap<Turn, Option<Waker>>,
-    /// Messages that will be delivered again.
+    /// Messages that will be delivered again and keep their turns.
     deferred: BTreeMap<Turn, Deferred>,
     /// The turns of the deferred messages.
     turns: HashMap<MessageIdentity, Turn>,
 }
 
-/// A message that will be delivered again.
+/// A deferred message: it will be delivered again, and keeps its turn until then.
 #[derive(Debug)]
 pub(super) struct Deferred {
     pub(super) identity: MessageIdentity,
     /// The time at which the redelivery of the message is due.
-    pub(super) expected: Instant,
+    pub(super) due_at: Instant,
     /// The time at which the message loses its turn if it has not returned.
-    pub(super) until: Instant,
+    pub(super) expires_at: Instant,
 }
 
 /// The next step of a message in a queue.
@@ -50,21 +51,21 @@ pub(super) struct Deferred {
 pub(super) enum NextStep {
     /// The message runs now.
     Run,
-    /// The message waits until it is woken, or at most until this time.
+    /// The message waits until it is woken, or until this time if there is one.
     Wait(Option<Instant>),
     /// The message fails, and is delivered again after this time.
     PutOff(Duration),
 }
 
 impl KeyQueue {
-    /// Adds a message, and returns its turn. If it is a deferred message that returns, it gets its
-    /// earlier turn.
+    /// Adds a message, and returns its turn. A deferred message that returns gets the turn that it
+    /// has kept. Any other message gets `turn`.
     pub(super) fn arrive(&mut self, turn: Turn, identity: Option<&MessageIdentity>) -> Turn {
-        let kept = identity.and_then(|identity| self.turns.remove(identity));
-        let turn = match kept {
-            Some(kept) => {
-                self.deferred.remove(&kept);
-                kept
+        let kept_turn = identity.and_then(|identity| self.turns.remove(identity));
+        let turn = match kept_turn {
+            Some(kept_turn) => {
+                self.deferred.remove(&kept_turn);
+                kept_turn
             }
             None => turn,
         };
@@ -77,27 +78,27 @@ impl KeyQueue {
     pub(super) fn step(&mut self, turn: Turn, can_be_put_off: bool) -> NextStep {
         let now = Instant::now();
         while let Some(first) = self.deferred.first_entry()
-            && first.get().until <= now
+            && first.get().expires_at <= now
         {
-            let gone = first.remove();
-            self.turns.remove(&gone.identity);
+            let expired = first.remove();
+            self.turns.remove(&expired.identity);
         }
         if can_be_put_off
             && let Some((first, deferred)) = self.deferred.first_key_value()
             && *first < turn
         {
-            let in_place = deferred.expected + WAIT_IN_PLACE;
-            if now >= in_place {
-                let overdue = now - deferred.expected;
+            let wait_until = deferred.due_at + WAIT_IN_PLACE;
+            if now >= wait_until {
+                let overdue = now - deferred.due_at;
                 return NextStep::PutOff(overdue.min(MAX_OVERDUE_WAIT));
             }
-            if deferred.expected > now + WAIT_IN_PLACE {
-                // Messages with later turns return later, so that few messages return before their
-                // turn.
+            if deferred.due_at > now + WAIT_IN_PLACE {
+                // Messages with later turns return later, so most return in the order of their
+                // turns.
                 let spread = Duration::from_millis((turn - first).min(1_000));
-                return NextStep::PutOff(deferred.expected - now + RETURN_GAP + spread);
+                return NextStep::PutOff(deferred.due_at - now + RETURN_GAP + spread);
             }
-            return NextStep::Wait(Some(in_place.min(deferred.until)));
+            return NextStep::Wait(Some(wait_until.min(deferred.expires_at)));
         }
         let is_first = self.waiting.keys().next() == Some(&turn);
         if self.running.is_none() && is_first {
@@ -126,10 +127,9 @@ impl KeyQueue {
         }
     }
 
-    /// Keeps the turn of a message that will be delivered again. Returns `false` if the message was
-    /// deferred already.
+    /// Keeps the turn of a message that will be delivered again. Returns `false` if another
+    /// delivery of the message is deferred already. Of two turns the message keeps the first.
     pub(super) fn defer(&mut self, turn: Turn, deferred: Deferred) -> bool {
-        // If a message was delivered twice at the same time, only its first turn is kept.
         let first = self
             .turns
             .get(&deferred.identity)
@@ -142,8 +142,8 @@ impl KeyQueue {
         known.is_none()
     }
 
-    /// Removes and returns the waker of the first waiting message, or the wakers of all. All are
-    /// needed when a message is deferred, because each later message may have to be put off.
+    /// Removes and returns the waker of the first waiting message, or the wakers of `all`. A
+    /// message that is deferred has to wake all, because each later message may have to be put off.
     pub(super) fn wakers(&mut self, all: bool) -> Vec<Waker> {
         let count = if all { usize::MAX } else { 1 };
         let waiting = self.waiting.values_mut().take(count);
@@ -152,7 +152,8 @@ impl KeyQueue {
 
     /// Removes deferred messages that have lost their turns.
     pub(super) fn forget(&mut self, now: Instant) {
-        self.deferred.retain(|_, deferred| deferred.until > now);
+        self.deferred
+            .retain(|_, deferred| deferred.expires_at > now);
         self.turns
             .retain(|_, turn| self.deferred.contains_key(turn));
     }

@@ -1,4 +1,4 @@
-//! A message in the queue of its key: it waits for its turn, and its outcome decides when later
+//! A message in the queue of its key. It waits for its turn, and its outcome decides when later
 //! messages run.
 
 use std::{
@@ -25,8 +25,8 @@ use crate::{
     key::{Key, MessageIdentity},
 };
 
-/// A message in the queue of its key. Dropping this value removes the message from the queue, and
-/// wakes the next message.
+/// A message in the queue of its key. Dropping this value removes the message from the queue. A
+/// task then counts as failed, and keeps its turn unless this was its last attempt.
 pub(super) struct QueuedMessage {
     queues: Arc<KeyQueues>,
     config: OrderConfig,
@@ -34,12 +34,13 @@ pub(super) struct QueuedMessage {
     turn: Turn,
     delivery: DeliveryInfo,
     timer: Option<Pin<Box<Sleep>>>,
-    runs: bool,
+    /// Set when the message may run.
+    is_running: bool,
     /// Set when the message has left the queue.
-    ended: bool,
+    has_left: bool,
 }
 
-/// The parts of a message, and the settings, that decide when it is delivered again.
+/// The parts of a message that decide when it is delivered again.
 struct DeliveryInfo {
     kind: Kind,
     identity: Option<MessageIdentity>,
@@ -77,15 +78,15 @@ impl QueuedMessage {
             turn,
             delivery,
             timer: None,
-            runs: false,
-            ended: false,
+            is_running: false,
+            has_left: false,
         }
     }
 
-    /// Returns `true` if it is the message's turn.
-    pub(super) fn runs_now(&mut self) -> bool {
-        self.runs = self.step(Waker::noop()) == NextStep::Run;
-        self.runs
+    /// Starts the message if no earlier message is in its way. Returns `true` if it may run.
+    pub(super) fn try_start(&mut self) -> bool {
+        self.is_running = self.step(Waker::noop()) == NextStep::Run;
+        self.is_running
     }
 
     fn step(&self, waker: &Waker) -> NextStep {
@@ -93,10 +94,10 @@ impl QueuedMessage {
         (self.queues).step(&self.key, self.turn, can_be_put_off, waker)
     }
 
-    /// Leaves the queue. If the message will be delivered again, `redelivered_after` is the time
-    /// until then, and the message keeps its turn.
+    /// Leaves the queue. `redelivered_after` is the time until the redelivery of the message, which
+    /// then keeps its turn, or `None` if the message is not delivered again.
     fn end(&mut self, redelivered_after: Option<Duration>) {
-        self.ended = true;
+        self.has_left = true;
         let deferred = redelivered_after.and_then(|wait| self.deferred(wait));
         let returns = deferred.is_some();
         let keeps = (self.queues).end(&self.key, self.turn, deferred, self.config.max_put_off);
@@ -110,24 +111,24 @@ impl QueuedMessage {
     }
 
     fn deferred(&self, wait: Duration) -> Option<Deferred> {
-        // `None` if the time cannot be represented. Then the message does not keep its turn.
-        let expected = Instant::now().checked_add(wait)?;
-        let until = expected.checked_add(self.config.redelivery_timeout)?;
-        let until = match self.delivery.deadline {
-            // The message is not started after its deadline, so it loses its turn then.
-            Some(deadline) => until.min(deadline.0),
-            None => until,
+        // A message whose times cannot be represented does not keep its turn.
+        let due_at = Instant::now().checked_add(wait)?;
+        let expires_at = due_at.checked_add(self.config.redelivery_timeout)?;
+        let expires_at = match self.delivery.deadline {
+            // No worker starts the message after its deadline, so later messages wait no longer.
+            Some(deadline) => expires_at.min(deadline.0),
+            None => expires_at,
         };
         let identity = self.delivery.redeliverable()?.clone();
         Some(Deferred {
             identity,
-            expected,
-            until,
+            due_at,
+            expires_at,
         })
     }
 
-    /// Returns the delay before the redelivery, or `None` after the last attempt. `after` is the
-    /// delay that the failure requests.
+    /// Returns the delay of the redelivery, or `None` after the last attempt. `after` is the delay
+    /// that the failure sets, if it sets one.
     fn wait(&self, after: Option<Duration>, counted: bool) -> Option<Duration> {
         let attempt = self.delivery.attempt.0;
         if counted && attempt >= self.config.max_deliveries {
@@ -167,13 +168,13 @@ impl QueuedMessage {
 impl Admission for QueuedMessage {
     fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         loop {
-            if self.runs {
+            if self.is_running {
                 return Poll::Ready(Ok(()));
             }
             match self.step(cx.waker()) {
                 NextStep::Run => {
                     self.timer = None;
-                    self.runs = true;
+                    self.is_running = true;
                 }
                 NextStep::PutOff(wait) => {
                     self.end(Some(wait));
@@ -207,12 +208,12 @@ impl Admission for QueuedMessage {
 
 impl Drop for QueuedMessage {
     fn drop(&mut self) {
-        if self.ended {
+        if self.has_left {
             return;
         }
-        // Here the inner service panicked, or an outer timeout dropped the future. No error of this
-        // layer sets the delay then, so a task is delivered again after the source's back-off. A
-        // request is answered.
+        // The inner service panicked, or an outer layer dropped the future. A task is then
+        // delivered again after the source's back-off, because this layer returns no error with
+        // another delay. A request is answered with an error.
         let redelivered_after = match self.delivery.kind {
             Kind::Task => self.wait(None, true),
             Kind::Rpc | Kind::Event => None,

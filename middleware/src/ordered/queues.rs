@@ -16,9 +16,10 @@ use crate::{
     sync::lock,
 };
 
-/// The number of deferred messages from which those that have lost their turns are removed.
+/// The number of deferred messages from which on a clean-up removes those that have lost their
+/// turns.
 const CLEANUP_THRESHOLD: usize = 1_000;
-/// The minimum time between two removals.
+/// The minimum time between two clean-ups.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The queues of all keys. A key without messages takes no memory.
@@ -28,10 +29,11 @@ pub(super) struct KeyQueues(Mutex<QueuesState>);
 #[derive(Default)]
 struct QueuesState {
     last_turn: Turn,
-    /// The turns that are reserved for messages that have not arrived.
+    /// The turns that `poll_ready` has reserved for messages of later calls.
     reserved: BTreeSet<Turn>,
-    /// The wakers of messages that wait because an earlier turn is still reserved.
-    held_up: BTreeMap<Turn, Waker>,
+    /// The wakers of messages that wait because an earlier turn is still reserved: its message may
+    /// have the same key.
+    blocked: BTreeMap<Turn, Waker>,
     queues: HashMap<Key, KeyQueue>,
     /// The number of deferred messages in all queues.
     deferred: usize,
@@ -39,7 +41,7 @@ struct QueuesState {
 }
 
 impl KeyQueues {
-    /// Reserves the next turn, before its message is known.
+    /// Reserves the next turn for a message that is not known yet.
     pub(super) fn reserve(self: &Arc<Self>) -> ReservedTurn {
         let mut state = lock(&self.0);
         state.last_turn += 1;
@@ -67,7 +69,7 @@ impl KeyQueues {
     ) -> NextStep {
         let mut state = lock(&self.0);
         if state.reserved.first().is_some_and(|first| *first < turn) {
-            state.held_up.insert(turn, waker.clone());
+            state.blocked.insert(turn, waker.clone());
             return NextStep::Wait(None);
         }
         let state = &mut *state;
@@ -81,8 +83,8 @@ impl KeyQueues {
         step
     }
 
-    /// Removes the message with this turn from its queue. Keeps the turn if `deferred` is given and
-    /// fewer than `max_deferred` messages are deferred. Returns `true` if the turn was kept.
+    /// Removes the message with this turn from its queue. The message keeps the turn if `deferred`
+    /// is `Some` and fewer than `max_deferred` messages are deferred. Returns `true` if it does.
     pub(super) fn end(
         &self,
         key: &Key,
@@ -97,8 +99,8 @@ impl KeyQueues {
 }
 
 impl QueuesState {
-    /// Does the work of [`KeyQueues::end`]. Also returns the wakers, which must be called after the
-    /// lock is released.
+    /// Does the work of [`KeyQueues::end`] under the lock. Also returns the wakers, which the
+    /// caller must wake after it has released the lock.
     fn end(
         &mut self,
         key: &Key,
@@ -106,7 +108,7 @@ impl QueuesState {
         deferred: Option<Deferred>,
         max_deferred: usize,
     ) -> (bool, Vec<Waker>) {
-        self.held_up.remove(&turn);
+        self.blocked.remove(&turn);
         if self.deferred >= CLEANUP_THRESHOLD.min(max_deferred) {
             self.clean_up(Instant::now());
         }
@@ -152,10 +154,10 @@ impl QueuesState {
         }
         match self.reserved.first() {
             Some(next) => {
-                let still = self.held_up.split_off(next);
-                std::mem::replace(&mut self.held_up, still)
+                let still_blocked = self.blocked.split_off(next);
+                std::mem::replace(&mut self.blocked, still_blocked)
             }
-            None => std::mem::take(&mut self.held_up),
+            None => std::mem::take(&mut self.blocked),
         }
     }
 }
@@ -170,7 +172,7 @@ impl fmt::Debug for KeyQueues {
     }
 }
 
-/// A turn that is reserved for a message that has not arrived. Dropping it releases the turn.
+/// A reserved turn. Dropping it gives up the turn, and later messages no longer wait for it.
 #[derive(Debug)]
 pub(super) struct ReservedTurn {
     turn: Turn,
@@ -178,7 +180,8 @@ pub(super) struct ReservedTurn {
 }
 
 impl ReservedTurn {
-    /// Adds the message to the queue of its key, and returns its turn.
+    /// Adds a message to the queue of its key, and returns its turn. A message that has kept an
+    /// earlier turn gets that one instead of the reserved turn.
     pub(super) fn arrive(self, key: &Key, identity: Option<&MessageIdentity>) -> Turn {
         let state = &mut *lock(&self.queues.0);
         let queue = state.queues.entry(key.clone()).or_default();

@@ -40,7 +40,7 @@ impl<S, K> OrderedByKey<S, K> {
     }
 }
 
-/// A clone starts without a reserved turn.
+/// A clone has no reserved turn.
 impl<S: Clone, K: Clone> Clone for OrderedByKey<S, K> {
     fn clone(&self) -> Self {
         Self::with_layer(self.inner.clone(), self.layer.clone())
@@ -67,7 +67,8 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         ready!(self.inner.poll_ready(cx)).map_err(Into::<BoxError>::into)?;
-        // The turn is reserved last, because all later messages wait for a reserved turn.
+        // Reserved only once the inner service is ready, because all later messages wait for this
+        // turn.
         if self.reserved.is_none() {
             self.reserved = Some(self.layer.queues.reserve());
         }
@@ -88,10 +89,10 @@ where
             Ok(None) => Gated::free(ready, message),
             Ok(Some(key)) => {
                 let mut queued = QueuedMessage::new(queues, *config, reserved, key, &message);
-                let service = match queued.runs_now() {
+                let service = match queued.try_start() {
                     true => ready,
-                    // Drops `ready`, so that other messages can use its reservation during the
-                    // wait.
+                    // Dropping `ready` returns its reservation to other messages for the time of
+                    // the wait.
                     false => self.inner.clone(),
                 };
                 Gated::waiting(queued, service, message)

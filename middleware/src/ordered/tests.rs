@@ -37,7 +37,7 @@ fn succeed(answer: SendResponse<Reply>, call: &mut Call<OrderedByKeyFuture<Inner
     assert_ready_ok!(call.poll());
 }
 
-/// Fails the call, and returns how its delivery is settled.
+/// Fails the call, and returns the verdict of its error.
 fn fail(
     answer: SendResponse<Reply>,
     call: &mut Call<OrderedByKeyFuture<Inner>>,
@@ -48,7 +48,7 @@ fn fail(
     Settle::of(Kind::Task, &*error)
 }
 
-/// Returns for how long the message of this call was put off. The call must have ended.
+/// Polls a call whose message must be put off. Returns for how long.
 fn put_off(call: &mut Call<OrderedByKeyFuture<Inner>>) -> Duration {
     let error = assert_ready!(call.poll()).unwrap_err();
     assert!(find::<PutOff>(&*error).is_some(), "{error:?}");
@@ -101,7 +101,7 @@ async fn messages_run_in_the_order_in_which_the_service_became_ready_for_them() 
     for service in [&mut one, &mut given_up, &mut two, &mut three] {
         assert_ready_ok!(service.poll_ready());
     }
-    // The calls come in another order, as from faster threads.
+    // The services are called in another order than they became ready, as by several threads.
     let mut third = call(&mut three, task("k", "3"));
     let mut second = call(&mut two, task("k", "2"));
     no_request(&mut handle);
@@ -135,7 +135,7 @@ async fn later_messages_are_put_off_while_an_earlier_one_waits_for_its_redeliver
         "{after_two:?}"
     );
     assert!(after_three > after_two && after_three < MINUTE + 2 * SECOND);
-    // Other keys go on.
+    // Messages with other keys run.
     let mut other = call(&mut service, task("l", "4"));
     succeed(only_request(&mut handle, "4"), &mut other);
 
@@ -243,7 +243,7 @@ async fn the_layer_sets_the_wait_of_a_redelivery_that_has_none() {
         let wait = is_put_off(&mut service, task("k", "2"));
         assert!(wait > least * SECOND && wait < (most + 2) * SECOND);
     }
-    // The last attempt leaves a dead letter, which is not delivered again.
+    // A failure of the last attempt is a dead letter, so the message is not delivered again.
     let mut last = task("k", "1");
     last.parts_mut().attempt.0 = 3;
     let mut first = call(&mut service, last);
@@ -341,7 +341,7 @@ async fn the_number_of_kept_turns_is_bounded() {
         is_put_off(&mut service, task("k", id));
     }
     advance(MINUTE).await;
-    // The third message has lost its turn, and takes the next one.
+    // The third message was not allowed to keep its turn, so it runs after the fourth.
     let mut fourth = call(&mut service, task("k", "4"));
     let mut third = call(&mut service, task("k", "3"));
     for id in ["1", "2"] {
@@ -361,9 +361,9 @@ async fn keys_whose_messages_never_return_are_removed() {
     let (mut service, mut handle) = service(&layer);
     for n in 0..1_500 {
         let (key, id) = (format!("k{n}"), n.to_string());
-        let mut gone = call(&mut service, task(&key, &id));
-        fail(only_request(&mut handle, &id), &mut gone, in_a_minute());
-        // Tokio limits how much a task may do without a yield.
+        let mut call = call(&mut service, task(&key, &id));
+        fail(only_request(&mut handle, &id), &mut call, in_a_minute());
+        // A task that never yields uses up tokio's cooperative budget.
         tokio::task::yield_now().await;
     }
     assert_eq!(layer.keys_in_use(), 1_500);

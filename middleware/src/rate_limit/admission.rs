@@ -17,11 +17,12 @@ use crate::{gated::Admission, keyed_permits::KeyedPermit};
 /// A message that waits for the earlier messages with its key, and then for the rate.
 pub(super) struct WaitingMessage {
     limiter: Arc<Limiter>,
-    /// Held while the message waits for the rate, and released as soon as it is admitted.
+    /// The permit of the message that waits for the rate, or the request for it. `None` once the
+    /// message is admitted.
     permit: Option<KeyedPermit>,
     kind: Kind,
     /// The time at which the message fails if it was not admitted.
-    until: Instant,
+    ends_at: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -34,14 +35,14 @@ impl WaitingMessage {
     ) -> Self {
         let now = Instant::now();
         // If the sum overflows, a century stands for an unlimited wait.
-        let until = now.checked_add(max_wait);
-        let until = until.unwrap_or_else(|| now + Duration::from_secs(3_155_760_000));
+        let ends_at = now.checked_add(max_wait);
+        let ends_at = ends_at.unwrap_or_else(|| now + Duration::from_secs(3_155_760_000));
         Self {
             limiter,
             permit: Some(permit),
             kind,
-            until,
-            timer: Box::pin(sleep_until(until)),
+            ends_at,
+            timer: Box::pin(sleep_until(ends_at)),
         }
     }
 }
@@ -54,9 +55,9 @@ impl Admission for WaitingMessage {
             };
             let key = permit.key().clone();
             if permit.poll_acquired(cx).is_pending() {
-                // Here the timer is still set to the end of the maximum wait.
+                // Before the permit is acquired, the timer is set to the end of the maximum wait.
                 ready!(self.timer.as_mut().poll(cx));
-                let wait = self.limiter.period();
+                let wait = self.limiter.interval();
                 return Poll::Ready(Err(self.limiter.refuse(self.kind, &key, wait)));
             }
             let Err(wait) = self.limiter.check(&key) else {
@@ -64,7 +65,7 @@ impl Admission for WaitingMessage {
                 continue;
             };
             let next = Instant::now() + wait;
-            if next > self.until {
+            if next > self.ends_at {
                 return Poll::Ready(Err(self.limiter.refuse(self.kind, &key, wait)));
             }
             self.timer.as_mut().reset(next);

@@ -11,24 +11,26 @@ use tokio::time::Instant;
 use super::RateLimited;
 use crate::{key::Key, sync::lock};
 
-/// The minimum number of keys at which unused keys are removed.
+/// The minimum number of keys for a clean-up, which removes unused keys.
 const CLEANUP_THRESHOLD: usize = 1_000;
 
 /// Limits the messages of each key to the same rate.
 pub(super) struct Limiter {
-    period: Duration,
+    /// The time between two messages of a key after a burst.
+    interval: Duration,
     counts: RateLimiter<Key, HashMapStateStore<Key>, TokioClock, NoOpMiddleware<Duration>>,
     state: Mutex<LimiterState>,
 }
 
 struct LimiterState {
-    /// For each key, the time at which the last message that was put off is delivered again.
+    /// For each key, the latest time at which a message that was put off is delivered again.
     last_return: HashMap<Key, Instant>,
-    /// The number of keys at which unused keys are removed next.
+    /// The number of keys at which the next clean-up runs.
     cleanup_at: usize,
 }
 
-/// Tells the time since the limiter was created, by tokio's clock, which tests can pause.
+/// A clock that starts when the limiter is created, and advances with tokio's clock, which tests can
+/// pause.
 #[derive(Debug, Clone)]
 struct TokioClock(Instant);
 
@@ -41,13 +43,13 @@ impl Clock for TokioClock {
 }
 
 impl Limiter {
-    /// Creates a limiter that admits one message per `period`, and up to `burst` messages at once.
-    /// Neither may be zero.
-    pub(super) fn new(period: Duration, burst: u32) -> Self {
-        let quota = Quota::with_period(period).expect("not zero");
+    /// Creates a limiter that admits one message per `interval`, and up to `burst` messages at
+    /// once. Neither may be zero.
+    pub(super) fn new(interval: Duration, burst: u32) -> Self {
+        let quota = Quota::with_period(interval).expect("not zero");
         let quota = quota.allow_burst(burst.try_into().expect("not zero"));
         Self {
-            period,
+            interval,
             counts: RateLimiter::hashmap_with_clock(quota, TokioClock(Instant::now())),
             state: Mutex::new(LimiterState {
                 last_return: HashMap::new(),
@@ -63,31 +65,32 @@ impl Limiter {
         checked.map_err(|not_until| not_until.wait_time_from(self.counts.clock().now()))
     }
 
-    /// Returns the error of a message over the rate, if the rate admits the next message after
-    /// `wait`. Each message that is put off gets a different time of return: if all returned at
-    /// once, all but one would be put off again.
+    /// Returns the error of a message over the rate. The rate admits the next message after `wait`.
+    /// If the message is a task, its redelivery is one interval after that of the task before it:
+    /// if all tasks were delivered again together, all but one would be put off again.
     pub(super) fn refuse(&self, kind: Kind, key: &Key, wait: Duration) -> BoxError {
         if kind != Kind::Task {
             return RateLimited::error(kind, wait);
         }
         let now = Instant::now();
         let mut state = lock(&self.state);
-        let behind = state.last_return.get(key).map(|last| *last + self.period);
-        let back = behind.map_or(now + wait, |behind| behind.max(now + wait));
-        state.last_return.insert(key.clone(), back);
+        let earliest = state.last_return.get(key).map(|last| *last + self.interval);
+        let return_at = earliest.map_or(now + wait, |earliest| earliest.max(now + wait));
+        state.last_return.insert(key.clone(), return_at);
         drop(state);
-        RateLimited::error(kind, back - now)
+        RateLimited::error(kind, return_at - now)
     }
 
-    /// Returns the time between two messages of a key.
-    pub(super) fn period(&self) -> Duration {
-        self.period
+    /// Returns the time between two messages of a key after a burst.
+    pub(super) fn interval(&self) -> Duration {
+        self.interval
     }
 
     pub(super) fn keys(&self) -> usize {
         self.counts.len()
     }
 
+    /// Removes unused keys if there are many keys.
     fn clean(&self) {
         let keys = self.counts.len();
         let mut state = lock(&self.state);
@@ -95,7 +98,7 @@ impl Limiter {
             return;
         }
         let now = Instant::now();
-        state.last_return.retain(|_, back| *back > now);
+        state.last_return.retain(|_, return_at| *return_at > now);
         self.counts.retain_recent();
         self.counts.shrink_to_fit();
         state.cleanup_at = (2 * self.counts.len()).max(CLEANUP_THRESHOLD);
@@ -105,7 +108,7 @@ impl Limiter {
 impl fmt::Debug for Limiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Limiter")
-            .field("period", &self.period)
+            .field("interval", &self.interval)
             .field("keys", &self.keys())
             .finish_non_exhaustive()
     }

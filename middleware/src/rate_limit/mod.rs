@@ -1,6 +1,7 @@
 //! Limits how many messages with the same key run in a period.
 //!
-//! The crate `governor` counts the messages of this process, with a leaky bucket for each key.
+//! The crate `governor` counts the messages of this process, with a leaky bucket for each key. A
+//! message over the rate is *put off*: it fails, and is delivered again later.
 //!
 //! ```
 //! use campanile::Router;
@@ -32,30 +33,32 @@
 //!
 //! # Ordering
 //! Messages that [wait](RateLimitByKeyLayer::max_wait) start in the order in which their futures
-//! were first polled. Messages that are put off return in about the order in which they were put
-//! off, but new messages may run before them.
+//! were first polled. Messages that are put off return approximately in the order in which they
+//! were put off, but new messages may run before them.
 //!
 //! # Back-pressure
-//! Readiness cannot depend on a message's key, so this layer is ready whenever the inner service
-//! is. A message over the rate is put off: it is delivered again later, and occupies no slot until
-//! then. The messages of a long backlog return at different times, so that each is delivered only
-//! about twice. With [`max_wait`](RateLimitByKeyLayer::max_wait), a message that will be admitted
-//! within that time waits in its delivery instead: its lease is renewed, and it occupies one of the
+//! `poll_ready` does not know the message, so this layer is ready whenever the inner service is. A
+//! message that is put off occupies no slot of `max_in_flight` until it returns. The messages of a
+//! long backlog return at different times, so most of them are delivered only twice.
+//!
+//! With [`max_wait`](RateLimitByKeyLayer::max_wait), a message that will be admitted within that
+//! time waits in its delivery instead: the worker renews its lease, and it occupies one of the
 //! source's `max_in_flight` slots.
 //!
 //! Each process counts separately, so the rate of all workers together is the sum of their rates.
-//! All services that a layer and its clones make share the count. A key whose whole burst is
-//! available again is removed at the next clean-up.
+//! All services that a layer and its clones make share the count. A key takes no memory after a
+//! clean-up that finds its whole burst available again.
 //!
 //! # Cancel safety
 //! A future that is dropped while it waits does not count.
 //!
 //! # Errors
-//! A message without a key is rejected, unless [`missing_key`](RateLimitByKeyLayer::missing_key)
-//! allows it. A message over the rate fails with [`RateLimited`]:
+//! A message without a key fails as [`MissingKey::Reject`] says, unless
+//! [`missing_key`](RateLimitByKeyLayer::missing_key) lets it pass. A message over the rate fails with
+//! [`RateLimited`]:
 //!
 //! - a task is delivered again after [`retry_after`](RateLimited::retry_after), and the attempt
-//!   does not count. Around a client's transport, the sender gets the error;
+//!   does not count. With the layer around a client's transport, the sender gets the error;
 //! - a request is answered with `unavailable` immediately, and its caller may try again;
 //! - an event is logged, counted and lost. To avoid this, let events
 //!   [wait](RateLimitByKeyLayer::max_wait).
@@ -83,8 +86,8 @@ use crate::{
     keyed_permits::KeyedPermits,
 };
 
-/// Extra time that is added to the delay of a redelivery. The transport counts whole milliseconds
-/// on another clock, and a message that returned too early would be put off again, behind all
+/// The time that is added to the delay of a redelivery. The transport counts whole milliseconds on
+/// another clock, so a message could return too early. It would then be put off again, behind all
 /// others.
 const SLACK: Duration = Duration::from_millis(10);
 
@@ -92,10 +95,11 @@ const SLACK: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone)]
 pub struct RateLimitByKeyLayer<K> {
     keys: KeyExtractor<K>,
-    period: Duration,
+    /// The time between two messages of a key after a burst.
+    interval: Duration,
     limiter: Arc<Limiter>,
-    /// One permit for each key. The holder of the permit waits for the rate, and the other messages
-    /// with the key wait for the permit.
+    /// One permit for each key. The message with the permit waits for the rate, and the other
+    /// messages with the key wait for the permit.
     first_in_line: Arc<KeyedPermits>,
     max_wait: Duration,
 }
@@ -110,15 +114,15 @@ impl<K: KeyOf> RateLimitByKeyLayer<K> {
     #[track_caller]
     pub fn new(messages: u32, per: Duration, key: K) -> Self {
         assert!(messages > 0, "a rate limit needs at least one message");
-        let period = per / messages;
+        let interval = per / messages;
         assert!(
-            !period.is_zero(),
+            !interval.is_zero(),
             "the period of a rate limit is shorter than a nanosecond for each message"
         );
         Self {
             keys: KeyExtractor::new(key),
-            period,
-            limiter: limiter(period, messages),
+            interval,
+            limiter: limiter(interval, messages),
             first_in_line: KeyedPermits::new(1),
             max_wait: Duration::ZERO,
         }
@@ -136,7 +140,7 @@ impl<K: KeyOf> RateLimitByKeyLayer<K> {
     #[track_caller]
     pub fn burst(mut self, messages: u32) -> Self {
         assert!(messages > 0, "a burst needs at least one message");
-        self.limiter = limiter(self.period, messages);
+        self.limiter = limiter(self.interval, messages);
         self
     }
 
@@ -148,7 +152,7 @@ impl<K: KeyOf> RateLimitByKeyLayer<K> {
         self
     }
 
-    /// Sets the handling of messages without a key. They are rejected unless set.
+    /// Sets the handling of messages without a key. [`MissingKey::Reject`] unless set.
     #[must_use]
     pub fn missing_key(mut self, missing: MissingKey) -> Self {
         self.keys.missing = missing;
@@ -162,16 +166,16 @@ impl<K: KeyOf> RateLimitByKeyLayer<K> {
 }
 
 #[track_caller]
-fn limiter(period: Duration, burst: u32) -> Arc<Limiter> {
+fn limiter(interval: Duration, burst: u32) -> Arc<Limiter> {
     // `governor` counts nanoseconds in 64 bits, which hold five centuries.
     const CENTURY: Duration = Duration::from_secs(3_155_760_000);
     assert!(
-        period
+        interval
             .checked_mul(burst)
             .is_some_and(|whole| whole <= CENTURY),
         "the period of a rate limit is longer than a century"
     );
-    Arc::new(Limiter::new(period, burst))
+    Arc::new(Limiter::new(interval, burst))
 }
 
 impl<S, K: Clone> Layer<S> for RateLimitByKeyLayer<K> {
@@ -236,12 +240,12 @@ where
         }
         let permit = layer.first_in_line.request(key, usize::MAX);
         let permit = permit.expect("the number of waiting requests is unlimited");
-        // If the permit is not acquired, other messages wait already, and they go first.
+        // If the permit is not acquired, other messages wait already, and start before this one.
         if permit.is_acquired() && layer.limiter.check(permit.key()).is_ok() {
             return RateLimitByKeyFuture(Gated::free(ready, message));
         }
         let waiting = WaitingMessage::new(layer.limiter.clone(), permit, kind, layer.max_wait);
-        // Drops `ready`, so that other messages can use its reservation during the wait.
+        // Dropping `ready` returns its reservation to other messages for the time of the wait.
         RateLimitByKeyFuture(Gated::waiting(waiting, self.inner.clone(), message))
     }
 }
@@ -274,7 +278,7 @@ impl RateLimited {
         }
     }
 
-    /// Returns the time from this error until the rate admits the message.
+    /// Returns the time after which the rate admits the message.
     pub fn retry_after(&self) -> Duration {
         self.retry_after
     }

@@ -20,7 +20,8 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Returns two messages in ten seconds, so one every five seconds.
+/// Returns a layer that admits two messages in ten seconds. After a burst of two, it admits one
+/// every five seconds.
 fn layer() -> RateLimitByKeyLayer<Header> {
     RateLimitByKeyLayer::new(2, 10 * SECOND, by_header())
 }
@@ -30,14 +31,15 @@ fn service(layer: &RateLimitByKeyLayer<Header>) -> (Spawn<RateLimitByKey<Inner, 
     (Spawn::new(layer.layer(inner)), handle)
 }
 
+/// Calls the service with a message that must fail immediately, and returns the error.
 fn refused(service: &mut Spawn<RateLimitByKey<Inner, Header>>, message: Message) -> BoxError {
     assert_ready_ok!(service.poll_ready());
     let mut call = tokio_test::task::spawn(service.call(message));
     assert_ready!(call.poll()).unwrap_err()
 }
 
-/// Returns the time until a refused task is delivered again.
-fn back_after(error: &BoxError) -> Duration {
+/// Returns [`RateLimited::retry_after`]. Asserts that the redelivery has this delay and the slack.
+fn retry_after(error: &BoxError) -> Duration {
     let limited = find::<RateLimited>(&**error).expect("it was refused by the rate limit");
     match Settle::of(Kind::Task, &**error) {
         Some(Settle::Redeliver {
@@ -55,22 +57,22 @@ async fn a_message_over_the_rate_of_its_key_returns_when_the_rate_admits_it() {
     let _burst = ["1", "2"].map(|id| call(&mut service, task("k", id)));
     assert_eq!(reached(&mut handle).len(), 2);
     let error = refused(&mut service, task("k", "3"));
-    assert_eq!(back_after(&error), 5 * SECOND);
+    assert_eq!(retry_after(&error), 5 * SECOND);
     let _other = call(&mut service, task("l", "4"));
-    let _kept = only_request(&mut handle, "4");
+    let _answer = only_request(&mut handle, "4");
 
     advance(5 * SECOND - Duration::from_millis(1)).await;
     refused(&mut service, task("k", "3"));
     advance(Duration::from_millis(1)).await;
-    let _again = call(&mut service, task("k", "3"));
-    let _kept = only_request(&mut handle, "3");
+    let _retried = call(&mut service, task("k", "3"));
+    let _answer = only_request(&mut handle, "3");
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fault 43: a burst and the messages after it can exceed the rate of one period"]
+#[ignore = "a known fault: in the window that begins with a burst, up to twice the limit may run"]
 async fn every_period_stays_within_the_rate_whenever_it_starts() {
-    let period = SECOND;
-    let (mut service, mut handle) = service(&RateLimitByKeyLayer::new(10, period, by_header()));
+    let window = SECOND;
+    let (mut service, mut handle) = service(&RateLimitByKeyLayer::new(10, window, by_header()));
     let mut started = Vec::new();
     for n in 0..200 {
         assert_ready_ok!(service.poll_ready());
@@ -80,11 +82,11 @@ async fn every_period_stays_within_the_rate_whenever_it_starts() {
         started.extend(reached(&mut handle).iter().map(|_| now));
         advance(Duration::from_millis(25)).await;
     }
-    let in_period =
-        |first| move |at: &&tokio::time::Instant| **at >= first && **at < first + period;
+    let in_window =
+        |first| move |at: &&tokio::time::Instant| **at >= first && **at < first + window;
     let counts = started
         .iter()
-        .map(|first| started.iter().filter(in_period(*first)).count());
+        .map(|first| started.iter().filter(in_window(*first)).count());
     assert_eq!(counts.max(), Some(10));
 }
 
@@ -94,18 +96,18 @@ async fn messages_that_are_put_off_return_at_different_times() {
     let _burst = ["1", "2"].map(|id| call(&mut service, task("k", id)));
     drop(reached(&mut handle));
     let waits: Vec<_> = (3..7)
-        .map(|id| back_after(&refused(&mut service, task("k", &id.to_string()))))
+        .map(|id| retry_after(&refused(&mut service, task("k", &id.to_string()))))
         .collect();
     assert_eq!(waits, [5, 10, 15, 20].map(Duration::from_secs));
     for id in 3..7 {
         advance(5 * SECOND).await;
         let id = id.to_string();
-        let _again = call(&mut service, task("k", &id));
-        let _kept = only_request(&mut handle, &id);
+        let _retried = call(&mut service, task("k", &id));
+        let _answer = only_request(&mut handle, &id);
     }
-    // No message is put off any more, so the next one returns after one period.
+    // No message waits for its return, so the next one returns after five seconds.
     assert_eq!(
-        back_after(&refused(&mut service, task("k", "8"))),
+        retry_after(&refused(&mut service, task("k", "8"))),
         5 * SECOND
     );
 }
@@ -116,8 +118,8 @@ async fn a_request_over_the_rate_is_answered_at_once() {
     let _first = call(&mut service, message(Kind::Rpc, "k", "1"));
     let error = refused(&mut service, message(Kind::Rpc, "k", "2"));
     assert_eq!(Settle::of(Kind::Rpc, &*error), None);
-    let answer = find::<campanile::RpcError>(&*error).unwrap();
-    assert_eq!(answer.code(), &RpcCode::Unavailable);
+    let reply = find::<campanile::RpcError>(&*error).unwrap();
+    assert_eq!(reply.code(), &RpcCode::Unavailable);
 }
 
 #[tokio::test(start_paused = true)]
@@ -125,7 +127,7 @@ async fn waiting_messages_start_in_order_and_one_per_period() {
     let layer = layer().burst(1).max_wait(12 * SECOND);
     let (mut service, mut handle) = service(&layer);
     let _first = call(&mut service, task("k", "1"));
-    let _kept = only_request(&mut handle, "1");
+    let _answer = only_request(&mut handle, "1");
     let mut second = call(&mut service, task("k", "2"));
     let mut third = call(&mut service, task("k", "3"));
     let mut fourth = call(&mut service, task("k", "4"));
@@ -133,18 +135,18 @@ async fn waiting_messages_start_in_order_and_one_per_period() {
     advance(5 * SECOND).await;
     assert!(second.is_woken() && !third.is_woken());
     assert_pending!(second.poll());
-    let answer = only_request(&mut handle, "2");
-    answer.send_response(Reply::default());
+    let response = only_request(&mut handle, "2");
+    response.send_response(Reply::default());
     assert_ready_ok!(second.poll());
     assert!(third.is_woken());
     assert_pending!(third.poll());
     no_request(&mut handle);
     advance(5 * SECOND).await;
     assert_pending!(third.poll());
-    let _kept = only_request(&mut handle, "3");
-    // The fourth message would start after fifteen seconds, and may wait for twelve.
+    let _answer = only_request(&mut handle, "3");
+    // The fourth message could start after fifteen seconds, but may wait for only twelve.
     let error = assert_ready!(fourth.poll()).unwrap_err();
-    assert_eq!(back_after(&error), 5 * SECOND);
+    assert_eq!(retry_after(&error), 5 * SECOND);
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,13 +154,13 @@ async fn a_message_that_waits_for_others_too_long_is_put_off() {
     let layer = layer().burst(1).max_wait(5 * SECOND);
     let (mut service, mut handle) = service(&layer);
     let _first = call(&mut service, task("k", "1"));
-    let _kept = only_request(&mut handle, "1");
+    let _answer = only_request(&mut handle, "1");
     let _second = call(&mut service, task("k", "2"));
     let mut third = call(&mut service, task("k", "3"));
     advance(5 * SECOND).await;
     assert!(third.is_woken());
     let error = assert_ready!(third.poll()).unwrap_err();
-    assert_eq!(back_after(&error), 5 * SECOND);
+    assert_eq!(retry_after(&error), 5 * SECOND);
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,7 +168,7 @@ async fn a_future_that_is_dropped_while_it_waits_does_not_count() {
     let layer = layer().burst(1).max_wait(6 * SECOND);
     let (mut service, mut handle) = service(&layer);
     let _first = call(&mut service, task("k", "1"));
-    let _kept = only_request(&mut handle, "1");
+    let _answer = only_request(&mut handle, "1");
     let second = call(&mut service, task("k", "2"));
     let mut third = call(&mut service, task("k", "3"));
     drop(second);
@@ -174,7 +176,7 @@ async fn a_future_that_is_dropped_while_it_waits_does_not_count() {
     assert_pending!(third.poll());
     advance(5 * SECOND).await;
     assert_pending!(third.poll());
-    let _kept = only_request(&mut handle, "3");
+    let _answer = only_request(&mut handle, "3");
 }
 
 #[tokio::test(start_paused = true)]

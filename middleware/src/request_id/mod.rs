@@ -86,7 +86,7 @@ use uuid::Uuid;
 use self::id::CURRENT;
 pub use self::id::{InvalidRequestId, MakeRequestId, RequestId};
 
-/// The hook that makes ids. `None` for random UUIDs.
+/// The hook that makes ids, or `None` for random UUIDs.
 type Make = Option<Arc<dyn MakeRequestId + Send + Sync>>;
 
 /// Makes [`WithRequestId`] services. See the [module](self).
@@ -185,7 +185,7 @@ impl<S> WithRequestId<S> {
     }
 }
 
-/// Inserts the header, unless the map is full: it holds at most 32,768 headers.
+/// Inserts the header, unless the map is full. A map has at most 32,768 headers.
 fn insert(headers: &mut HeaderMap, header: &HeaderName, id: &RequestId) {
     let _ = headers.try_insert(header, id.value().clone());
 }
@@ -231,7 +231,7 @@ impl<S: fmt::Debug> fmt::Debug for WithRequestId<S> {
 pub struct WithRequestIdFuture<W> {
     #[pin]
     work: TaskLocalFuture<RequestId, W>,
-    /// The header and the id for the reply. `None` if the message is not a request.
+    /// The header and the id for the reply, or `None` if the message is not a request.
     echo: Option<(HeaderName, RequestId)>,
 }
 

@@ -100,7 +100,7 @@ impl<S> Layer<S> for DurableRetryLayer {
     }
 }
 
-/// A service that has failed tasks delivered again, up to a maximum number of attempts. See the
+/// A service whose failed tasks are delivered again, up to a maximum number of attempts. See the
 /// [module](super).
 #[derive(Debug, Clone)]
 pub struct DurableRetry<S> {

@@ -121,9 +121,8 @@ impl RetryPolicy {
     }
 }
 
-/// Returns `true` if the transport may have accepted the message, so that a retry could duplicate
-/// it. A message with an id was delivered by a transport, so a retry handles it again and sends
-/// nothing.
+/// Returns `true` if the transport may have accepted the message, so that a retry could store it
+/// twice. A message with an id was delivered by a transport, and its retry sends nothing.
 fn may_have_been_sent(message: &Message, error: &(dyn StdError + 'static)) -> bool {
     let parts = message.parts();
     let sending = parts.id.is_none() && parts.idempotency_key.is_none();
@@ -297,7 +296,8 @@ mod tests {
         let mut keyed = task();
         keyed.parts_mut().idempotency_key = Some("k".into());
         assert_eq!(tries(policy(3), keyed, unknown).await.0, 3);
-        // A delivered message is handled again, also if it was its handler that could not send.
+        // A message with an id is handled again, even if the error comes from a call of its
+        // handler.
         let mut delivered = task();
         delivered.parts_mut().id = Some("1-0".into());
         assert_eq!(tries(policy(3), delivered.clone(), unknown).await.0, 3);

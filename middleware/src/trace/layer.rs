@@ -20,12 +20,12 @@ pub struct TraceLayer<M = DefaultMakeSpan, R = DefaultOnReply, F = DefaultOnFail
 }
 
 impl TraceLayer {
-    /// Creates a layer that traces messages that are handled, for a router or a handler.
+    /// Creates a layer for a router or a handler, which traces the messages that it handles.
     pub fn new() -> Self {
         Self::on(Side::Serving)
     }
 
-    /// Creates a layer that traces messages that are sent, for a client's transport.
+    /// Creates a layer for a client's transport, which traces the messages that are sent.
     pub fn new_for_client() -> Self {
         Self::on(Side::Client)
     }
@@ -88,8 +88,9 @@ impl<M, R, F> TraceLayer<M, R, F> {
         }
     }
 
-    /// Starts a new trace for each handled message of this kind. The new trace has a link to the
-    /// span that sent the message.
+    /// Starts a new trace for each handled message of this kind, instead of continuing the trace of
+    /// the sender. The new trace has a link to the span that sent the message. On a client's layer
+    /// this has no effect.
     #[cfg(feature = "opentelemetry")]
     #[must_use]
     pub fn own_trace_for(mut self, kind: Kind) -> Self {
@@ -97,8 +98,8 @@ impl<M, R, F> TraceLayer<M, R, F> {
         self
     }
 
-    /// Propagates contexts with the propagator that the application has set with
-    /// `opentelemetry::global::set_text_map_propagator`, instead of the W3C headers.
+    /// Reads and writes contexts with the global propagator, instead of as W3C headers. The
+    /// application sets it with `opentelemetry::global::set_text_map_propagator`.
     #[cfg(feature = "opentelemetry")]
     #[must_use]
     pub fn global_propagator(mut self) -> Self {

@@ -46,7 +46,7 @@ impl Propagation {
 
     /// Writes the span's context into the message.
     pub(super) fn inject(&self, message: &mut Message, span: &Span) {
-        // Transports refuse events with headers.
+        // A transport refuses an event with headers.
         if message.kind() == Kind::Event {
             return;
         }
@@ -55,12 +55,12 @@ impl Propagation {
         if !current.is_valid() {
             return;
         }
-        if let Some(given) = self.read(message.headers()) {
-            let given = given.span().span_context().clone();
+        if let Some(in_headers) = self.read(message.headers()) {
+            let in_headers = in_headers.span().span_context().clone();
             // A context of the same trace belongs to an ancestor of the span, and is replaced. A
             // context of another trace was set by the application, and is kept.
-            if given.trace_id() != current.trace_id() {
-                span.add_link(given);
+            if in_headers.trace_id() != current.trace_id() {
+                span.add_link(in_headers);
                 return;
             }
         }
@@ -141,8 +141,8 @@ impl Injector for HeaderInjector<'_> {
                 // This fails if the map is full.
                 let _ = self.0.try_insert(name, value);
             }
-            // An empty value need not be sent, and an invalid one cannot be. A value of an earlier
-            // context is removed, because it does not belong to the new context.
+            // An empty value need not be sent, and an invalid one cannot be sent. The header may
+            // have the value of an earlier context, which is then removed.
             Ok(_) | Err(_) => {
                 self.0.remove(name);
             }

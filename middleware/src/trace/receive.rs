@@ -24,9 +24,12 @@ use super::{DefaultMakeSpan, Operation, at_level, make_span::SpanName};
 /// # }
 /// ```
 ///
-/// The span has the number of messages (`messaging.batch.message_count`), and links to the spans
-/// that sent them. It is made when the batch has arrived, so its duration has no meaning, and a
-/// waiting worker has no span. Events are not counted, because the server pushes them.
+/// The span has the number of tasks and requests in the batch (`messaging.batch.message_count`),
+/// and links to the spans that sent them. It has no events, because the server pushes them: a batch
+/// that has only events has no span.
+///
+/// The span is made when the batch has arrived, so its duration has no meaning. A source that waits
+/// for messages has no span.
 #[derive(Debug, Clone)]
 pub struct TraceTransport<T> {
     inner: T,
@@ -34,7 +37,8 @@ pub struct TraceTransport<T> {
 }
 
 impl<T> TraceTransport<T> {
-    /// Wraps a transport. The spans have the level and the system of [`DefaultMakeSpan::new`].
+    /// Wraps a transport. The spans have the level and the system of [`DefaultMakeSpan::new`]
+    /// unless [`make_span`](Self::make_span) sets others.
     pub const fn new(inner: T) -> Self {
         Self {
             inner,
@@ -42,7 +46,8 @@ impl<T> TraceTransport<T> {
         }
     }
 
-    /// Sets the level and the system of the spans. Their group is the group of the transport.
+    /// Sets the level and the system of the spans. The group of `spans` is ignored: the spans have
+    /// the group of the source.
     #[must_use]
     pub fn make_span(mut self, spans: DefaultMakeSpan) -> Self {
         self.spans = spans;
@@ -112,19 +117,21 @@ impl<S: Source> Source for TraceSource<S> {
 }
 
 impl<S: Source> TraceSource<S> {
+    /// Makes the span of a batch, and ends it.
     fn report(&self, deliveries: &[Delivery<S::Settle>]) {
-        let asked_for = |delivery: &&Delivery<_>| match &delivery.content {
-            Ok(message) => message.kind() != Kind::Event,
-            Err(_) => true,
+        let is_event = |delivery: &Delivery<_>| match &delivery.content {
+            Ok(message) => message.kind() == Kind::Event,
+            Err(_undecodable) => false,
         };
-        let count = deliveries.iter().filter(asked_for).count();
+        let received = deliveries.iter().filter(|delivery| !is_event(delivery));
+        let count = received.clone().count();
         if count == 0 {
             return;
         }
         let span = self.span(count);
         #[cfg(feature = "opentelemetry")]
         if !span.is_disabled() {
-            let messages = deliveries.iter().flat_map(|delivery| &delivery.content);
+            let messages = received.flat_map(|delivery| &delivery.content);
             Propagation::default().link(messages, &span);
         }
         drop(span);
