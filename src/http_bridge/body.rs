@@ -59,7 +59,7 @@ impl fmt::Debug for Body {
 #[derive(Debug)]
 pub struct BodyError {
     limit: usize,
-    /// `None` if the body is longer than the limit.
+    /// The error of the body, or `None` if the body is longer than the limit.
     cause: Option<BoxError>,
 }
 
@@ -88,7 +88,7 @@ impl std::error::Error for BodyError {
 /// The future of [`read`].
 pub(super) type Reading<B> = Collect<Limited<B>>;
 
-/// Reads a body up to this number of bytes.
+/// Reads a body. Fails if it is longer than `limit` bytes.
 pub(super) fn read<B>(body: B, limit: usize) -> Reading<B>
 where
     B: http_body::Body<Error: Into<BoxError>>,
@@ -96,7 +96,7 @@ where
     Limited::new(body, limit).collect()
 }
 
-/// Converts the outcome of [`read`] into a payload.
+/// Converts the outcome of [`read`] into a payload. `limit` must be that of the call.
 pub(super) fn payload<D: bytes::Buf>(
     read: Result<Collected<D>, BoxError>,
     limit: usize,

@@ -4,8 +4,8 @@ use std::ops::Deref;
 
 use crate::message::{MessageId, Parts};
 
-/// The parts of a message, as an extension of the request that was made from it. The headers and
-/// extensions of the message are in the request instead.
+/// The parts of a message, as an extension of the request that was made from it. They are without
+/// the headers and extensions of the message, which are in the request.
 ///
 /// An axum handler extracts it as `Extension<Origin>`.
 #[derive(Debug, Clone)]

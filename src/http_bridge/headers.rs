@@ -57,9 +57,9 @@ pub(super) fn strip_connection(headers: &mut HeaderMap) {
 
 /// The names of the headers that a gateway forwards, in both directions.
 #[derive(Debug, Clone)]
-pub(super) struct Carried(Vec<HeaderName>);
+pub(super) struct ForwardedHeaders(Vec<HeaderName>);
 
-impl Default for Carried {
+impl Default for ForwardedHeaders {
     fn default() -> Self {
         Self(vec![
             CONTENT_TYPE,
@@ -72,20 +72,20 @@ impl Default for Carried {
     }
 }
 
-impl Carried {
+impl ForwardedHeaders {
     pub(super) fn add(&mut self, name: HeaderName) {
         self.0.push(name);
     }
 
-    /// Returns the headers that are forwarded.
+    /// Returns those of the headers that are forwarded.
     pub(super) fn of(&self, headers: &HeaderMap) -> HeaderMap {
-        let mut carried = HeaderMap::new();
+        let mut forwarded = HeaderMap::new();
         for (name, value) in headers {
             if name.as_str().starts_with(CLOUD_EVENTS) || self.0.contains(name) {
-                carried.append(name, value.clone());
+                forwarded.append(name, value.clone());
             }
         }
-        carried
+        forwarded
     }
 }
 
@@ -148,13 +148,13 @@ mod tests {
             ("traceparent", "00-1-2-01"),
             ("ce-id", "7"),
         ]);
-        let mut carried = Carried::default();
+        let mut forwarded = ForwardedHeaders::default();
         assert_eq!(
-            carried.of(&all),
+            forwarded.of(&all),
             headers(&[("traceparent", "00-1-2-01"), ("ce-id", "7")])
         );
-        carried.add(HeaderName::from_static("x-tenant"));
-        assert_eq!(carried.of(&all)["x-tenant"], "acme");
+        forwarded.add(HeaderName::from_static("x-tenant"));
+        assert_eq!(forwarded.of(&all)["x-tenant"], "acme");
     }
 
     #[test]

@@ -134,7 +134,8 @@ impl Problem {
         )
     }
 
-    /// Converts an error of sending a message or of reading its reply. `None` for any other error.
+    /// Converts an error of sending a message or of reading its reply. Returns `None` for any other
+    /// error.
     fn of_sending(error: &Error) -> Option<Self> {
         let (status, code, detail) = if error.is_disconnected() {
             (

@@ -86,7 +86,7 @@ pub fn status(code: &RpcCode) -> StatusCode {
 }
 
 /// Returns the wait that a [`Retry-After`](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)
-/// requests, in seconds or as a date, but at most a day. `None` if the header is missing or
+/// requests, in seconds or as a date, but at most a day. Returns `None` if the header is missing or
 /// malformed.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();

@@ -94,7 +94,8 @@ impl Responder {
         ))
     }
 
-    /// Returns the response after the gateway's timeout. The message may still take effect.
+    /// Returns the response to a request that took longer than the gateway's timeout. The message
+    /// may still take effect.
     pub(super) fn late(&self, route: &GatewayRoute) -> Response<Body> {
         self.answered(route, Err(Error::timeout("no answer in time").into()))
     }
@@ -110,7 +111,7 @@ impl Responder {
 
     fn replied(&self, reply: Reply) -> Response<Body> {
         let mut response = Response::new(Body::from(reply.payload));
-        *response.headers_mut() = self.options.carried.of(&reply.headers);
+        *response.headers_mut() = self.options.forwarded.of(&reply.headers);
         let headers = response.headers_mut();
         if !headers.contains_key(CONTENT_TYPE) {
             headers.insert(CONTENT_TYPE, self.options.content_type.clone());

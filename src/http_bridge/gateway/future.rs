@@ -29,11 +29,12 @@ pub struct GatewayFuture<S: Service<Message>, B: http_body::Body<Error: Into<Box
     stage: GatewayStage<S, B>,
 }
 
-// Not boxed: the future is rarely moved, so an allocation would cost more than the larger size.
+// The largest variant is not boxed: the future is rarely moved, so an allocation would cost more
+// than its size.
 #[allow(clippy::large_enum_variant)]
 #[pin_project(project = GatewayStageProjection)]
 pub(super) enum GatewayStage<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> {
-    /// The response is known.
+    /// The response is complete.
     Answered(Option<Response<Body>>),
     /// The body of the request is read.
     Reading {
@@ -87,18 +88,18 @@ where
                                 GatewayStage::Answered(Some(this.responder.failed(problem)))
                             }
                             Ok(message) => {
-                                let until = this.responder.options.answer_by(&message);
+                                let deadline = this.responder.options.answer_by(&message);
                                 let service = service.take().expect("it is read once");
                                 GatewayStage::Sending {
                                     route: route.clone(),
                                     call: service.oneshot(message),
-                                    timer: sleep_until(until.0),
+                                    timer: sleep_until(deadline.0),
                                 }
                             }
                         }
                     }
                 },
-                // Polls the call before the timer: a reply that has already arrived is not late.
+                // The call is polled before the timer, so a reply that has arrived in time counts.
                 GatewayStageProjection::Sending { route, call, timer } => {
                     let response = match call.poll(cx) {
                         Poll::Ready(result) => {

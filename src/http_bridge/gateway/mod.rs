@@ -20,7 +20,7 @@ pub use self::future::GatewayFuture;
 use self::{answer::Responder, future::GatewayStage, routes::Routes};
 use super::{
     body::{Body, read},
-    headers::{Carried, REQUEST_ID},
+    headers::{ForwardedHeaders, REQUEST_ID},
     names::path,
     problem::Problem,
     status::status,
@@ -116,7 +116,7 @@ pub(super) struct GatewayOptions {
     timeout: Duration,
     retry_after: Duration,
     content_type: HeaderValue,
-    carried: Carried,
+    forwarded: ForwardedHeaders,
     prepare: Option<Arc<Prepare>>,
     status: Arc<dyn Fn(&RpcCode) -> StatusCode + Send + Sync>,
 }
@@ -129,7 +129,7 @@ impl Default for GatewayOptions {
             timeout: Duration::from_secs(30),
             retry_after: Problem::WAIT,
             content_type: HeaderValue::from_static("application/octet-stream"),
-            carried: Carried::default(),
+            forwarded: ForwardedHeaders::default(),
             prepare: None,
             status: Arc::new(status),
         }
@@ -246,7 +246,7 @@ impl<S> Gateway<S> {
     /// at all.
     #[must_use]
     pub fn carry_header(self, name: HeaderName) -> Self {
-        self.with(|options| options.carried.add(name))
+        self.with(|options| options.forwarded.add(name))
     }
 
     /// Calls a function with each request and its message before the message is sent. The function

@@ -1,4 +1,4 @@
-//! Converts a request into a message.
+//! Converts an HTTP request into a message.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode, request};
@@ -13,6 +13,7 @@ use crate::message::{Deadline, IdempotencyKey, Kind, Message};
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl GatewayOptions {
+    /// Converts a request into a message. An invalid request is a problem, which is its response.
     pub(super) fn message(
         &self,
         route: &GatewayRoute,
@@ -22,19 +23,18 @@ impl GatewayOptions {
         let invalid =
             |fault: &str| Problem::new(StatusCode::BAD_REQUEST, "invalid", fault.to_owned());
         let mut message = Message::new(route.kind, route.name.clone(), payload);
-        // Events have no headers on Pub/Sub, so transports refuse an event with headers.
+        // A transport refuses an event with headers, because Pub/Sub has no place for them.
         if route.kind != Kind::Event {
             if let Some(fault) = cloud_events_fault(&head.headers) {
                 return Err(invalid(&fault));
             }
-            *message.headers_mut() = self.carried.of(&head.headers);
+            *message.headers_mut() = self.forwarded.of(&head.headers);
         }
         if let Some(key) = idempotency_key(&head.headers).map_err(invalid)? {
             if route.kind != Kind::Task {
                 return Err(invalid("only tasks can have an idempotency key"));
             }
-            // The name is part of the key, because tasks with different names may have the same
-            // key.
+            // With the name, tasks with different names can have the same key in their requests.
             let key = format!("{}\n{key}", route.name);
             if key.len() > IdempotencyKey::MAX_LEN {
                 return Err(invalid("the idempotency key is too long"));
@@ -45,43 +45,46 @@ impl GatewayOptions {
             message.parts_mut().deadline = Some(Deadline::after(self.timeout));
         }
         if let Some(prepare) = &self.prepare {
-            // The extensions are still in the request, because `prepare` reads them there.
-            prepare(&head, &mut message).map_err(|answer| {
-                let status = (self.status)(answer.code());
-                Problem::answered(&answer, status)
+            // `prepare` reads the extensions of the request, so they are moved to the message after
+            // it.
+            prepare(&head, &mut message).map_err(|error| {
+                let status = (self.status)(error.code());
+                Problem::answered(&error, status)
             })?;
         }
         // Extensions that `prepare` has set override those of the request.
-        let set = std::mem::take(message.extensions_mut());
+        let prepared = std::mem::take(message.extensions_mut());
         *message.extensions_mut() = std::mem::take(&mut head.extensions);
-        message.extensions_mut().extend(set);
+        message.extensions_mut().extend(prepared);
         Ok(message)
     }
 
-    /// Returns the time at which the gateway responds with a 504: the deadline of an RPC request,
-    /// or the gateway's timeout from now. The deadline of a task does not count, because it bounds
-    /// the start of the task, not its sending.
+    /// Returns the time at which the gateway responds with a 504 if the call of the message has not
+    /// ended: the deadline of an RPC request, and otherwise the gateway's timeout from now. The
+    /// deadline of a task bounds the start of its handler, so it does not limit the time of
+    /// sending.
     pub(super) fn answer_by(&self, message: &Message) -> Deadline {
-        let asked = message.parts().deadline;
-        asked
+        let deadline = message.parts().deadline;
+        deadline
             .filter(|_| message.kind() == Kind::Rpc)
             .unwrap_or_else(|| Deadline::after(self.timeout))
     }
 }
 
-/// Reads the idempotency key, which is a bare text or a quoted string as in the
-/// [draft](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/).
+/// Reads the idempotency key: visible ASCII, bare or as a quoted string. The
+/// [draft](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/) has only the
+/// quoted string. Returns `None` without the header.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
     let mut values = headers.get_all(&IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else {
         return Ok(None);
     };
     if values.next().is_some() {
-        return Err("more than one idempotency key");
+        return Err("the request has more than one idempotency key");
     }
     let text = value
         .to_str()
-        .map_err(|_| "the idempotency key is no text")?
+        .map_err(|_| "the idempotency key must be visible ASCII")?
         .trim();
     let quoted = text
         .strip_prefix('"')
@@ -90,10 +93,10 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, &'static str> 
         Some(inside) => inside.replace("\\\"", "\"").replace("\\\\", "\\"),
         None => text.to_owned(),
     };
-    match key.is_empty() {
-        true => Err("the idempotency key is empty"),
-        false => Ok(Some(key)),
+    if key.is_empty() {
+        return Err("the idempotency key is empty");
     }
+    Ok(Some(key))
 }
 
 #[cfg(test)]
@@ -120,10 +123,14 @@ mod tests {
     fn an_invalid_key_is_refused() {
         assert_eq!(key(b""), Err("the idempotency key is empty"));
         assert_eq!(key(b"\"\""), Err("the idempotency key is empty"));
-        assert_eq!(key(b"\xff"), Err("the idempotency key is no text"));
+        assert_eq!(
+            key(b"\xff"),
+            Err("the idempotency key must be visible ASCII")
+        );
         let mut two = HeaderMap::new();
         two.append(&IDEMPOTENCY_KEY, HeaderValue::from_static("a"));
         two.append(&IDEMPOTENCY_KEY, HeaderValue::from_static("b"));
-        assert_eq!(idempotency_key(&two), Err("more than one idempotency key"));
+        let error = Err("the request has more than one idempotency key");
+        assert_eq!(idempotency_key(&two), error);
     }
 }

@@ -1,4 +1,5 @@
-//! Converts a response into a reply, or into an error that decides how a task is settled.
+//! Converts an HTTP response into a reply, or into an error. The error decides how a task is
+//! settled.
 
 use std::sync::Arc;
 
@@ -37,8 +38,8 @@ impl ResponseReader {
         match (head.status.is_success(), body) {
             (true, Ok(payload)) => Ok(self.reply(head, payload)),
             (true, Err(error)) => Err(self.unread(error)),
-            // The body of an error response only explains the status. If it cannot be read, the
-            // status alone counts.
+            // The body of an error response only explains the status, so an error of the body is
+            // ignored.
             (false, body) => Err(self.refused(head.status, &head.headers, body.ok())),
         }
     }
@@ -65,7 +66,7 @@ impl ResponseReader {
                 tracing::warn!(%name, error = shown_chain(&error), "the answer of an HTTP service cannot be read");
                 RpcError::internal(format!("the answer cannot be read: {error}")).into()
             }
-            // The body would be too long at the next attempt, too.
+            // The body would be too long after a redelivery, too.
             _ if error.is_too_long() => Failure::dead_letter().because(error).into(),
             _ => error.into(),
         }

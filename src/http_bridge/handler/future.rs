@@ -1,4 +1,5 @@
-//! The future of a handler: calls the HTTP service, and reads its response.
+//! The future of a handler: waits for the response of the HTTP service, reads the body, and returns
+//! the reply.
 
 use std::{
     fmt,
@@ -20,26 +21,28 @@ use crate::{error::BoxError, reply::Reply};
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
 pub struct HttpHandlerFuture<F, B: http_body::Body<Error: Into<BoxError>>> {
+    /// Converts the response into a reply or an error.
     reader: ResponseReader,
     #[pin]
     stage: HandlerStage<F, B>,
 }
 
-// Not boxed: the future is rarely moved, so an allocation would cost more than the larger size.
+// The largest variant is not boxed: the future is rarely moved, so an allocation would cost more
+// than its size.
 #[allow(clippy::large_enum_variant)]
 #[pin_project(project = HandlerStageProjection)]
 enum HandlerStage<F, B: http_body::Body<Error: Into<BoxError>>> {
-    /// The message could not be converted into a request.
-    Refused(Option<BoxError>),
+    /// The message could not be converted into a request, so the HTTP service was not called.
+    Failed(Option<BoxError>),
     /// The HTTP service handles the request.
     Calling(#[pin] F),
-    /// The body of the response is read.
+    /// The body of the response is read, up to the limit of [`read`].
     Reading(Option<response::Parts>, #[pin] Reading<B>),
 }
 
 impl<F, B: http_body::Body<Error: Into<BoxError>>> HttpHandlerFuture<F, B> {
-    pub(super) fn refused(reader: ResponseReader, error: BoxError) -> Self {
-        let stage = HandlerStage::Refused(Some(error));
+    pub(super) fn failed(reader: ResponseReader, error: BoxError) -> Self {
+        let stage = HandlerStage::Failed(Some(error));
         Self { reader, stage }
     }
 
@@ -62,7 +65,7 @@ where
         let limit = this.reader.options.limit;
         loop {
             let next = match this.stage.as_mut().project() {
-                HandlerStageProjection::Refused(error) => {
+                HandlerStageProjection::Failed(error) => {
                     return Poll::Ready(Err(error.take().expect("polled after completion")));
                 }
                 HandlerStageProjection::Calling(work) => {

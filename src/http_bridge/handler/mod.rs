@@ -180,7 +180,7 @@ where
         };
         match self.options.request(message) {
             Ok(request) => HttpHandlerFuture::calling(reader, self.inner.call(request)),
-            Err(error) => HttpHandlerFuture::refused(reader, error),
+            Err(error) => HttpHandlerFuture::failed(reader, error),
         }
     }
 }

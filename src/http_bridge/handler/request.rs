@@ -1,4 +1,4 @@
-//! Converts a message into a request.
+//! Converts a message into an HTTP request.
 
 use std::{mem, sync::Arc};
 
@@ -24,8 +24,8 @@ pub(in crate::http_bridge) enum Form {
     /// For an HTTP service: Campanile's headers, and the message's headers except those that are
     /// valid only for one connection.
     Plain,
-    /// For an HTTP layer: exactly the message's headers, because the request becomes the same
-    /// message again inside the layer.
+    /// For an HTTP layer: exactly the message's headers, because inside the layer the request
+    /// becomes the message again.
     Whole,
 }
 
@@ -86,7 +86,7 @@ impl HandlerOptions {
         Ok(request)
     }
 
-    /// Adds Campanile's headers, and replaces those that a sender has set under the same names.
+    /// Adds Campanile's headers. They replace headers with the same names that a sender has set.
     fn add_headers(&self, parts: &Parts, headers: &mut HeaderMap) -> Result<(), BoxError> {
         let mut set = |name: HeaderName, value| headers.try_insert(name, value).map(drop);
         set(KIND.clone(), HeaderValue::from_static(parts.kind.as_str()))?;

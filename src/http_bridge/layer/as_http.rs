@@ -52,7 +52,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (head, body) = request.into_parts();
-        // The future takes the service that is ready, because its reservation is for this message.
+        // The future takes the service that is ready, and leaves a clone, which has no reservation.
         let clone = self.inner.clone();
         AsHttpFuture {
             limit: self.limit,
@@ -74,7 +74,8 @@ pub struct AsHttpFuture<S: Service<Message>, B: http_body::Body<Error: Into<BoxE
     stage: AsHttpStage<S, B>,
 }
 
-// Not boxed: the future is rarely moved, so an allocation would cost more than the larger size.
+// The largest variant is not boxed: the future is rarely moved, so an allocation would cost more
+// than its size.
 #[allow(clippy::large_enum_variant)]
 #[pin_project(project = AsHttpStageProjection)]
 enum AsHttpStage<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> {
