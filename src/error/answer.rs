@@ -8,12 +8,12 @@ use tower::{
 
 use super::{NotFound, Rejection, RpcError, chain, find};
 
-/// Returns the reply to a request that failed with this error. The types below are looked for in
-/// the error's chain, in this order. `None` if none of them is found: the text of such an error is
+/// Returns the error reply to a request that failed with this error. Searches the error's chain for
+/// the types below, in this order. Returns `None` if it finds none: the text of such an error is
 /// for logs, not for callers.
 pub(crate) fn answer(name: &str, error: &(dyn std::error::Error + 'static)) -> Option<RpcError> {
-    if let Some(answer) = find::<RpcError>(error) {
-        Some(answer.clone())
+    if let Some(reply) = find::<RpcError>(error) {
+        Some(reply.clone())
     } else if let Some(rejection) = find::<Rejection>(error).filter(|r| r.is_permanent()) {
         Some(RpcError::invalid(chain(rejection)))
     } else if find::<NotFound>(error).is_some() {

@@ -49,8 +49,8 @@ pub enum Settle {
 
 impl Settle {
     /// Returns how [`serve`](crate::serve()) settles a delivery of this kind that failed with
-    /// `error`. Layers use this to know whether the message is delivered again. `None` means that
-    /// the request is answered with the error.
+    /// `error`, for layers that have to know whether the message is delivered again. `None` means
+    /// that the delivery is a request, which is answered with the error.
     ///
     /// The nearest [`Failure`] in the chain decides. Without one, a request is answered, a
     /// permanent [`Rejection`] makes a dead letter, tower's [`Overloaded`] and a `Buffer`'s
@@ -78,7 +78,7 @@ impl Settle {
         }
         Some(Settle::Redeliver {
             after: None,
-            // With either of these errors no service has received the message, so this was not an
+            // After either of these errors no handler has got the message, so this was not an
             // attempt.
             counted: find::<Overloaded>(error).is_none() && find::<ServiceError>(error).is_none(),
         })
@@ -123,7 +123,7 @@ impl Failure {
     }
 
     /// Does not count this delivery as an attempt. For failures that the message did not cause,
-    /// such as overload or a dependency that is down. Only redeliveries are affected, and without a
+    /// such as overload or a dependency that is down. This affects only redeliveries. Without a
     /// count they may repeat forever.
     pub fn uncounted(mut self) -> Self {
         if let Settle::Redeliver { counted, .. } = &mut self.settle {

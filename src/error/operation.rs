@@ -72,7 +72,7 @@ impl Error {
         Self::new(ErrorKind::Disconnected, message)
     }
 
-    /// Creates the error of a message that was sent, if it is unknown whether the server stored it.
+    /// Creates the error of a message that was sent and may or may not be stored.
     pub fn unknown_outcome(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unknown, message)
     }
@@ -181,7 +181,7 @@ impl Error {
     /// message, unless a failover loses it. [`stored_id`](Self::stored_id) returns its id.
     ///
     /// Sending the message again stores a second one, unless it has an idempotency key. With the
-    /// same key the call only asks the replicas about the first message again.
+    /// same key the call stores nothing, and only waits for the replicas again.
     pub fn is_unreplicated(&self) -> bool {
         self.kind == ErrorKind::Unreplicated
     }
@@ -242,8 +242,8 @@ impl Error {
     }
 }
 
-/// Returns an error and its sources on one line, escaped and shortened for logs: errors of handlers
-/// and servers may quote text from senders.
+/// Returns an error and its sources on one line. Errors of handlers and servers may quote text from
+/// senders, so the line is escaped and shortened.
 pub(crate) fn shown_chain(error: &(dyn std::error::Error + 'static)) -> String {
     const MAX_LEN: usize = 2048;
     Shown::new(&chain(error)).at_most(MAX_LEN).to_string()
@@ -287,8 +287,8 @@ impl std::error::Error for Error {
     }
 }
 
-/// Keeps the id of a message that is stored although its call failed, as the source of an
-/// [`Error`].
+/// The source of an [`Error`] of a call that failed although its message is stored. It has the id
+/// of the message.
 #[derive(Debug)]
 struct StoredMessage {
     id: MessageId,

@@ -6,12 +6,12 @@ use std::{
     hash::{Hash, Hasher},
 };
 
-/// The kind of an [`RpcError`], for programs. A code is sent as its short text, and two codes with
-/// the same text are equal.
+/// The kind of an [`RpcError`], for programs. Each code has a short text, which is sent to the
+/// caller. Two codes with the same text are equal.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum RpcCode {
-    /// No handler has the name, or the requested object does not exist: `not_found`.
+    /// No handler has the name of the request, or the requested object does not exist: `not_found`.
     NotFound,
     /// The request is invalid, and sending it again cannot help: `invalid`.
     Invalid,
@@ -21,13 +21,13 @@ pub enum RpcCode {
     Deadline,
     /// The handler failed: `internal`.
     Internal,
-    /// A code of the application. If its text is that of a code above, [`RpcError::new`] replaces
-    /// it with that code, because the caller decodes the text to that code, too.
+    /// A code of the application. If its text is that of a variant above, [`RpcError::new`]
+    /// replaces it with that variant, so that the handler and its caller see the same variant.
     Other(Cow<'static, str>),
 }
 
 impl RpcCode {
-    /// Returns the text on the wire.
+    /// Returns the text of the code, as it is sent to the caller.
     pub fn as_str(&self) -> &str {
         match self {
             RpcCode::NotFound => "not_found",
@@ -41,8 +41,7 @@ impl RpcCode {
 }
 
 impl RpcCode {
-    /// Returns this crate's code with this text, or `None` if the text is a code of the
-    /// application.
+    /// Returns the variant with this fixed text, or `None` if the code is the application's.
     fn known(text: &str) -> Option<Self> {
         Some(match text {
             "not_found" => RpcCode::NotFound,
@@ -83,8 +82,9 @@ impl fmt::Display for RpcCode {
 
 /// An error reply of an RPC handler to its caller.
 ///
-/// The caller gets the message unchanged. If a handler returns an error of the application instead,
-/// the caller gets only `internal`, without the text.
+/// The caller gets its code and its text unchanged. If a handler returns an error of the
+/// application instead, the caller gets the code `internal`. It gets the text of that error only if
+/// the worker sets [`expose_error_text`](crate::serve::Serve::expose_error_text).
 ///
 /// ```
 /// use campanile::{RpcCode, RpcError};
@@ -102,8 +102,7 @@ impl RpcError {
     /// Creates an error with a code and a text.
     pub fn new(code: RpcCode, message: impl Into<String>) -> Self {
         Self {
-            // The caller decodes the code from its text. The same variant is used here, so that a
-            // `match` on the code gives the same result on both sides.
+            // The caller gets only the text of the code, and decodes it to this variant.
             code: RpcCode::known(code.as_str()).unwrap_or(code),
             message: message.into(),
         }
@@ -172,12 +171,12 @@ mod tests {
             RpcCode::Other("quota".into()),
         ];
         for code in codes {
-            let spelled = RpcCode::Other(code.as_str().to_owned().into());
-            let read = RpcCode::from(code.as_str());
-            assert_eq!((&spelled, &read), (&code, &code));
-            let error = RpcError::new(spelled, "why");
-            assert_eq!(error, RpcError::new(read, "why"));
-            // The variants are equal too, for code that matches on them.
+            let other = RpcCode::Other(code.as_str().to_owned().into());
+            let decoded = RpcCode::from(code.as_str());
+            assert_eq!((&other, &decoded), (&code, &code));
+            let error = RpcError::new(other, "why");
+            assert_eq!(error, RpcError::new(decoded, "why"));
+            // Codes of different variants can be equal, so the variants are compared, too.
             let variant = std::mem::discriminant::<RpcCode>;
             assert_eq!(variant(error.code()), variant(&code));
         }

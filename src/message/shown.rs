@@ -9,10 +9,12 @@ use std::{
 ///
 /// Senders choose names, header values and payloads, and handlers quote them in their errors. Such
 /// text may contain a line break that forges a log line, an escape character that moves the cursor,
-/// a character that reverses the writing direction to hide text, or a megabyte that fills the disk.
-/// Characters that cannot be printed are escaped as in Rust, and bytes that are not UTF-8 as
-/// `\xff`. Backslashes and quotes are not escaped, so JSON stays readable. Text longer than the
-/// limit is cut between two characters, and the length of the whole text follows.
+/// or a character that reverses the writing direction to hide text. Such characters are escaped as
+/// in Rust, and bytes that are not UTF-8 as `\xff`. Backslashes and quotes are not escaped, so JSON
+/// stays readable.
+///
+/// Text longer than the limit is cut between two characters, and the length of the whole text
+/// follows. So no text can fill the disk.
 ///
 /// ```
 /// use campanile::message::Shown;
@@ -27,7 +29,7 @@ pub struct Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    /// The default limit, in bytes of the original text.
+    /// The default limit, in bytes of the text before it is escaped.
     pub const MAX_LEN: usize = 256;
 
     /// Shows a text.
@@ -41,13 +43,13 @@ impl<'a> Shown<'a> {
         Self { bytes, max }
     }
 
-    /// Sets the limit, in bytes of the original text.
+    /// Sets the limit, in bytes of the text before it is escaped.
     #[must_use]
     pub fn at_most(self, max: usize) -> Self {
         Self { max, ..self }
     }
 
-    /// Returns the line as a string. Printable ASCII within the limit is borrowed, not copied.
+    /// Returns the line as a string. Borrows the text if it is printable ASCII within the limit.
     pub fn text(&self) -> Cow<'a, str> {
         let plain = |byte: &u8| matches!(byte, b' '..=b'~');
         match std::str::from_utf8(self.bytes) {
@@ -64,8 +66,9 @@ impl fmt::Display for Shown<'_> {
         if self.bytes.len() <= self.max {
             return escape(self.bytes, f);
         }
-        // Cuts at the start of a character. A UTF-8 character has at most four bytes, so at least
-        // one of these four positions is the start of a character.
+        // Cuts before a character. A UTF-8 character has at most four bytes, so one of these four
+        // positions is the start of a character. Bytes that are not UTF-8 may have no such position,
+        // and are cut at the limit.
         let end = (self.max.saturating_sub(3)..=self.max)
             .rev()
             .find(|&end| self.bytes[end] & 0b1100_0000 != 0b1000_0000)
@@ -82,10 +85,10 @@ impl fmt::Debug for Shown<'_> {
 }
 
 fn escape(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let stays = |c: char| matches!(c, '\\' | '"' | '\'');
+    let unescaped = |c: char| matches!(c, '\\' | '"' | '\'');
     for chunk in bytes.utf8_chunks() {
-        for piece in chunk.valid().split_inclusive(stays) {
-            let end = piece.trim_end_matches(stays).len();
+        for piece in chunk.valid().split_inclusive(unescaped) {
+            let end = piece.trim_end_matches(unescaped).len();
             for c in piece[..end].escape_debug() {
                 f.write_char(c)?;
             }
@@ -144,9 +147,9 @@ mod tests {
             let shown = Shown::bytes(&bytes).at_most(max);
             let line = shown.to_string();
             prop_assert!(!line.chars().any(char::is_control));
-            // The longest escape, `\u{10ffff}`, stands for a character of four bytes; `\u{1b}` and
-            // `\u{7f}` stand for one byte.
-            prop_assert!(line.len() <= 10 * max + 32, "{}", line.len());
+            // Escapes have at most six characters for each byte, such as `\u{1b}`. The text that
+            // follows a cut, `… (N bytes)`, has at most 32 bytes.
+            prop_assert!(line.len() <= 6 * max + 32, "{}", line.len());
             prop_assert_eq!(shown.text().into_owned(), line);
         }
     }

@@ -8,28 +8,29 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A timer for timeouts that rarely fire: a later deadline does not touch the runtime's timer. The
-/// runtime's timer is set again only after it has fired. To set it for each wait would cost more,
-/// and would wake the thread that waits for I/O if the deadline is near.
+/// A timer for timeouts that rarely fire. It uses one timer of the runtime, and sets it again only
+/// after it has fired. Setting it for each deadline would cost more, and a near deadline would wake
+/// the thread that waits for I/O.
 ///
-/// Each deadline should be later than the one before: for an earlier one the timer may fire late.
+/// Each deadline should be later than the one before. For an earlier one the timer may fire late.
 #[derive(Debug)]
 pub(crate) struct Clock(Pin<Box<Sleep>>);
 
 impl Clock {
-    /// A timer that fires no earlier than after this time.
-    pub(crate) fn new(first: Duration) -> Self {
-        Self(Box::pin(sleep(first)))
+    /// Creates a timer. `min_wait` is the time before which it does not fire, whatever the first
+    /// deadline is.
+    pub(crate) fn new(min_wait: Duration) -> Self {
+        Self(Box::pin(sleep(min_wait)))
     }
 
-    /// Returns `Ready` at this time or later.
-    pub(crate) fn poll_until(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
+    /// Returns `Ready` when the deadline has passed.
+    pub(crate) fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         loop {
             ready!(self.0.as_mut().poll(cx));
-            if until <= Instant::now() {
+            if deadline <= Instant::now() {
                 return Poll::Ready(());
             }
-            self.0.as_mut().reset(until);
+            self.0.as_mut().reset(deadline);
         }
     }
 }
@@ -45,8 +46,8 @@ mod tests {
         let started = Instant::now();
         let mut clock = Clock::new(Duration::ZERO);
         for seconds in [1, 5, 5, 9] {
-            let until = started + Duration::from_secs(seconds);
-            poll_fn(|cx| clock.poll_until(cx, until)).await;
+            let deadline = started + Duration::from_secs(seconds);
+            poll_fn(|cx| clock.poll_until(cx, deadline)).await;
             assert_eq!(started.elapsed().as_secs(), seconds);
         }
     }

@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 
 use super::lock;
 
-/// The outcomes of many operations, each with an index, in one vector. A channel for each outcome
-/// would cost an allocation, which another thread would free.
+/// The outcomes of many operations in one vector, which gives each an index. A channel for each
+/// outcome would cost an allocation, and often another thread would free it.
 #[derive(Debug)]
 pub(crate) struct CompletionSlab<T> {
     slots: Mutex<Slots<T>>,
@@ -42,7 +42,8 @@ impl<T> Slots<T> {
 }
 
 impl<T> CompletionSlab<T> {
-    /// An empty slab with memory for this many completions. It may hold more.
+    /// Creates an empty slab with memory for this number of completions. It grows if more are
+    /// added.
     pub(crate) fn with_capacity(completions: usize) -> Self {
         Self {
             slots: Mutex::new(Slots {
@@ -69,7 +70,7 @@ impl<T> CompletionSlab<T> {
         lock(&self.slots).dropped == 0
     }
 
-    /// For each index, `true` if its completion waits for an outcome.
+    /// Returns for each index whether its completion still waits for an outcome.
     pub(crate) fn pending(&self) -> Vec<bool> {
         let slots = lock(&self.slots);
         let is_pending = |slot: &Slot<T>| matches!(slot, Slot::Pending(_));
@@ -81,7 +82,8 @@ impl<T> CompletionSlab<T> {
         matches!(lock(&self.slots).all[index], Slot::Pending(_))
     }
 
-    /// Resolves the completions of these indices that still wait, and wakes their tasks at the end.
+    /// Resolves the completions of these indices, and then wakes their tasks. The outcome of a
+    /// completion that no longer waits is dropped.
     pub(crate) fn complete(&self, outcomes: impl IntoIterator<Item = (usize, T)>) {
         let (mut wakers, mut unwanted) = (Vec::new(), Vec::new());
         let mut slots = lock(&self.slots);
@@ -114,7 +116,8 @@ impl<T> CompletionSlab<T> {
     }
 }
 
-/// The future of one outcome. If it is dropped first, the outcome is dropped when it arrives.
+/// The future of one outcome. If the future is dropped first, the outcome is dropped when it
+/// arrives.
 #[derive(Debug)]
 pub(crate) struct Completion<T> {
     slab: Arc<CompletionSlab<T>>,
@@ -143,8 +146,8 @@ impl<T> Future for Completion<T> {
             before => {
                 *slot = Slot::Pending(Some(cx.waker().clone()));
                 drop(slots);
-                // After the lock: dropping a waker may drop its task, and with it another
-                // completion of this slab, which takes the lock.
+                // Dropping a waker may drop its task and another completion of this slab, which
+                // takes the lock. So the waker is dropped after the lock is released.
                 drop(before);
                 Poll::Pending
             }

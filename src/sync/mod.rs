@@ -17,8 +17,7 @@ pub(crate) use self::{
     turns::next_turn,
 };
 
-/// Locks a mutex and ignores poisoning. Only for state that is consistent at any point where a
-/// panic can happen.
+/// Locks a mutex and ignores poisoning. The state must be consistent wherever a panic can happen.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

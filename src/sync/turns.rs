@@ -1,4 +1,8 @@
-//! Yields to other tasks.
+//! Ways to yield to other tasks.
+//!
+//! tokio wakes a task that called `tokio::task::yield_now` when the thread of the task next polls
+//! for I/O events. If another task blocks this thread, the poll and the wake-up are delayed,
+//! although another thread could run the task.
 
 use std::{
     future::{Future, poll_fn},
@@ -11,18 +15,15 @@ use tokio::time::Instant;
 
 use super::Clock;
 
-/// Lets other ready tasks run first.
-///
-/// If one of these tasks blocks the thread, another thread can run this task.
-/// `tokio::task::yield_now` does not allow that: tokio wakes a task that yielded only when its
-/// thread polls for I/O events.
+/// Lets the ready tasks of this thread run first. The task wakes itself, so another thread can run
+/// it if one of these tasks blocks the thread.
 ///
 /// # Cancel safety
-/// Dropping the future loses nothing.
+/// Dropping the future has no effect.
 pub(crate) async fn next_turn() {
-    let mut has_waited = false;
+    let mut has_yielded = false;
     poll_fn(|cx| {
-        if std::mem::replace(&mut has_waited, true) {
+        if std::mem::replace(&mut has_yielded, true) {
             return Poll::Ready(());
         }
         cx.waker().wake_by_ref();
@@ -31,20 +32,19 @@ pub(crate) async fn next_turn() {
     .await;
 }
 
-/// Lets ready tasks run first, and the tasks that new I/O events make ready.
-///
-/// tokio wakes a task that yielded when its thread polls for I/O events. A task that blocks the
-/// thread delays the poll, so a timer wakes this task for another thread.
+/// Lets the ready tasks of this thread run first, and the tasks that new I/O events make ready. If
+/// one of these tasks blocks the thread, the timer wakes this task after 5 ms, and another thread
+/// can run it.
 ///
 /// # Cancel safety
-/// Dropping the future loses nothing.
+/// Dropping the future has no effect.
 pub(crate) async fn yield_to_all(timer: &mut Clock) {
     const MAX_WAIT: Duration = Duration::from_millis(5);
-    let until = Instant::now() + MAX_WAIT;
+    let wakes_at = Instant::now() + MAX_WAIT;
     let mut yielded = pin!(tokio::task::yield_now());
     poll_fn(|cx| match yielded.as_mut().poll(cx) {
         Poll::Ready(()) => Poll::Ready(()),
-        Poll::Pending => timer.poll_until(cx, until),
+        Poll::Pending => timer.poll_until(cx, wakes_at),
     })
     .await;
 }
@@ -66,7 +66,7 @@ mod tests {
             let (unblock, blocked) = mpsc::channel::<()>();
             let (resumed, has_resumed) = mpsc::channel();
             runtime.spawn(async move {
-                // This thread runs the spawned task as soon as this task yields.
+                // The spawned task runs on this thread as soon as this task yields, and blocks it.
                 tokio::spawn(async move { blocked.recv() });
                 match to_all {
                     true => yield_to_all(&mut Clock::new(Duration::ZERO)).await,
@@ -75,7 +75,7 @@ mod tests {
                 resumed.send(()).unwrap();
             });
             let resumed = has_resumed.recv_timeout(Duration::from_secs(10));
-            resumed.expect("another thread resumes it");
+            resumed.expect("another thread did not resume the task");
             unblock.send(()).unwrap();
         }
     }
