@@ -8,8 +8,8 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Tells the time of day. It starts with the time of the system's clock when the broker is created,
-/// and advances with tokio's clock, which a test can pause.
+/// The time of day in a broker. It starts with the time of the system's clock when the broker is
+/// created, and advances with tokio's clock, which a test can pause.
 #[derive(Debug)]
 pub(super) struct BrokerClock {
     started: Instant,
@@ -28,7 +28,7 @@ impl BrokerClock {
         }
     }
 
-    /// Milliseconds since 1970.
+    /// Returns the milliseconds since 1970.
     pub(super) fn milliseconds(&self) -> u64 {
         let now = self.anchor + self.started.elapsed();
         now.as_millis().try_into().unwrap_or(u64::MAX)
@@ -39,7 +39,7 @@ impl BrokerClock {
     }
 }
 
-/// Returns the instant at `after` from now, or a century from now if the sum overflows.
+/// Returns the instant at the end of `after`, or a century from now if that overflows.
 pub(super) fn instant_after(after: Duration) -> Instant {
     crate::Deadline::after(after).0
 }
@@ -52,8 +52,8 @@ pub(super) struct EntryId {
 }
 
 impl EntryId {
-    /// Returns the id of the next entry. It is greater than this id, even if the clock has not
-    /// advanced.
+    /// Returns the id of the next entry, which is added at `now`. It is greater than this id, even
+    /// if the clock has not advanced.
     pub(super) fn following(self, now: u64) -> Self {
         if now > self.milliseconds {
             Self {

@@ -24,8 +24,8 @@ struct Subscriber {
     events: BTreeSet<Name>,
     patterns: BTreeSet<Name>,
     sharded: BTreeSet<Name>,
-    waiting: VecDeque<Message>,
-    max: usize,
+    buffer: VecDeque<Message>,
+    max_buffered: usize,
     wake: Arc<Notify>,
 }
 
@@ -34,15 +34,15 @@ impl Subscribers {
         &self,
         consumer: Consumer,
         interest: Interest,
-        max: usize,
+        max_buffered: usize,
         wake: Arc<Notify>,
     ) {
         let subscriber = Subscriber {
             events: interest.events.into_iter().collect(),
             patterns: interest.patterns.into_iter().collect(),
             sharded: interest.sharded.into_iter().collect(),
-            waiting: VecDeque::new(),
-            max,
+            buffer: VecDeque::new(),
+            max_buffered,
             wake,
         };
         lock(&self.0).insert(consumer, subscriber);
@@ -51,7 +51,7 @@ impl Subscribers {
     /// Removes the subscriptions of a source, and drops and counts its buffered events.
     pub(super) fn remove(&self, consumer: Consumer, counters: &Counters) {
         if let Some(subscriber) = lock(&self.0).remove(&consumer) {
-            counters.events_dropped.add(subscriber.waiting.len() as u64);
+            counters.events_dropped.add(subscriber.buffer.len() as u64);
         }
     }
 
@@ -71,7 +71,7 @@ impl Subscribers {
                 .map(|pattern| Some(pattern.clone()));
             for pattern in exact.into_iter().chain(patterns) {
                 counters.events.increment();
-                if subscriber.waiting.len() >= subscriber.max {
+                if subscriber.buffer.len() >= subscriber.max_buffered {
                     counters.events_dropped.increment();
                     let name = Shown::new(name);
                     tracing::warn!(%name, "an event was dropped: the buffer of events is full");
@@ -80,14 +80,14 @@ impl Subscribers {
                 let mut message = Message::event(name, event.payload().clone());
                 message.parts_mut().pattern = pattern;
                 message.parts_mut().sharded = sharded;
-                subscriber.waiting.push_back(message);
+                subscriber.buffer.push_back(message);
             }
             subscriber.wake.notify_one();
         }
     }
 
-    /// Removes up to `max` buffered events of a source. Calls `hand_out` with each under the lock,
-    /// so that for the observer an event is always either buffered or in flight.
+    /// Removes up to `max` buffered events of a source, and converts each by `hand_out`. The lock
+    /// is held meanwhile, so the observer sees each event either in the buffer or in flight.
     pub(super) fn take<T>(
         &self,
         consumer: Consumer,
@@ -98,14 +98,14 @@ impl Subscribers {
         let Some(subscriber) = subscribers.get_mut(&consumer) else {
             return Vec::new();
         };
-        let max = max.min(subscriber.waiting.len());
-        subscriber.waiting.drain(..max).map(hand_out).collect()
+        let max = max.min(subscriber.buffer.len());
+        subscriber.buffer.drain(..max).map(hand_out).collect()
     }
 
     /// Returns the number of buffered events of all subscribers.
     #[cfg(feature = "testing")]
     pub(super) fn waiting(&self) -> usize {
         let subscribers = lock(&self.0);
-        subscribers.values().map(|one| one.waiting.len()).sum()
+        subscribers.values().map(|one| one.buffer.len()).sum()
     }
 }

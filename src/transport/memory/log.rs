@@ -22,16 +22,16 @@ impl LogEntry {
             .find_map(|(field, value)| (field == name).then_some(value))
     }
 
-    /// Returns the id of the message: the id in its fields, which a delayed task has, or else the
-    /// id of the entry.
+    /// Returns the id of the message. It is the id in the fields if they have one, as those of a
+    /// delayed task do, and otherwise the id of the entry.
     pub(super) fn message_id(&self) -> MessageId {
-        let given = self.field(codec::ID).cloned().and_then(codec::given_id);
-        given.unwrap_or_else(|| MessageId::from(self.id.to_string()))
+        let id = self.field(codec::ID).cloned().and_then(codec::given_id);
+        id.unwrap_or_else(|| MessageId::from(self.id.to_string()))
     }
 }
 
 /// The entries of a stream, in order. The index of an entry is the number of entries that were
-/// added before it, including trimmed ones.
+/// added before it, so trimming does not change it.
 #[derive(Debug, Default)]
 pub(super) struct Log {
     entries: VecDeque<Arc<LogEntry>>,

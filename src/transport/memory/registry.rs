@@ -13,8 +13,8 @@ pub(super) struct Registries(Mutex<HashMap<Name, Registry>>);
 
 #[derive(Debug, Default)]
 struct Registry {
-    /// The streams in the order of their registration. They are never removed, because an empty
-    /// stream costs the workers of this transport nothing.
+    /// The streams in the order of their registration. They are never removed: for a worker of this
+    /// transport an empty stream is no work.
     streams: Vec<Name>,
     /// The same streams, for a fast lookup.
     known: HashSet<Name>,
@@ -44,10 +44,10 @@ impl Registries {
         registry.listeners.push(Arc::downgrade(wake));
     }
 
-    /// Returns the registered streams without the first `seen` of them.
-    pub(super) fn after(&self, registry: &Name, seen: usize) -> Vec<Name> {
+    /// Returns the registered streams without the first `count`.
+    pub(super) fn after(&self, registry: &Name, count: usize) -> Vec<Name> {
         let registries = lock(&self.0);
         let streams = registries.get(registry).map(|it| &it.streams[..]);
-        streams.unwrap_or_default()[seen..].to_vec()
+        streams.unwrap_or_default()[count..].to_vec()
     }
 }

@@ -25,13 +25,14 @@ use crate::{
     transport::{Counters, codec},
 };
 
-type Answer = Result<Reply, Error>;
+/// The outcome of a call.
+type Outcome = Result<Reply, Error>;
 
 /// The requests of a broker that wait for replies. All handles of a broker are one client.
 #[derive(Debug)]
 pub(super) struct Requests {
     client: String,
-    waiting: Mutex<HashMap<Uuid, oneshot::Sender<Answer>>>,
+    waiting: Mutex<HashMap<Uuid, oneshot::Sender<Outcome>>>,
 }
 
 impl Default for Requests {
@@ -61,13 +62,13 @@ impl Requests {
             .any(|prefix| address.starts_with(prefix.as_bytes()))
     }
 
-    fn register(&self, id: Uuid) -> oneshot::Receiver<Answer> {
+    fn register(&self, id: Uuid) -> oneshot::Receiver<Outcome> {
         let (sender, receiver) = oneshot::channel();
         lock(&self.waiting).insert(id, sender);
         receiver
     }
 
-    /// Decodes a reply, and completes the request that it answers.
+    /// Decodes a reply, and completes its request.
     pub(super) fn receive(&self, envelope: &[u8], counters: &Counters) {
         let decoded = match codec::decode_reply(envelope) {
             Ok(decoded) => decoded,
@@ -87,15 +88,15 @@ impl Requests {
             tracing::debug!(%id, "no request waits for this reply");
             return;
         };
-        let answer = match decoded.answer {
-            Ok(answer) => answer.map_err(Error::from),
+        let outcome = match decoded.answer {
+            Ok(reply) => reply.map_err(Error::from),
             Err(reason) => {
                 counters.bad_replies.increment();
                 Err(Error::new(ErrorKind::Decode, reason))
             }
         };
-        // Sending fails if the caller has just dropped its future.
-        if waiting.send(answer).is_err() {
+        // This fails if the caller has dropped the future of the request meanwhile.
+        if waiting.send(outcome).is_err() {
             counters.stray_replies.increment();
         }
     }
@@ -108,8 +109,8 @@ impl Requests {
 
 /// The future of a call on [`Memory`](super::Memory).
 ///
-/// The message was sent when the future was created. The future of a request waits for the reply;
-/// dropping it only ends this wait.
+/// The message was sent when the future was created. The future of a request waits for the reply.
+/// Dropping it only ends this wait.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 pub struct ResponseFuture(#[pin] ResponseState);
@@ -117,7 +118,7 @@ pub struct ResponseFuture(#[pin] ResponseState);
 #[pin_project(project = ResponseStateProjection)]
 enum ResponseState {
     /// The outcome of a message without a reply, or of a message that could not be sent.
-    Sent(Option<Answer>),
+    Sent(Option<Outcome>),
     /// A request that waits for its reply.
     Waiting(#[pin] WaitingRequest),
 }
@@ -127,18 +128,18 @@ struct WaitingRequest {
     requests: Arc<Requests>,
     id: Uuid,
     name: Name,
-    reply: oneshot::Receiver<Answer>,
+    reply: oneshot::Receiver<Outcome>,
     #[pin]
     timer: Sleep,
 }
 
 impl ResponseFuture {
-    pub(super) fn sent(outcome: Answer) -> Self {
+    pub(super) fn sent(outcome: Outcome) -> Self {
         Self(ResponseState::Sent(Some(outcome)))
     }
 
-    /// Registers a request, and returns the future of its reply. The caller must send the request
-    /// after that.
+    /// Registers a request, and returns the future of its reply. The caller sends the request after
+    /// that, so that no reply comes too early.
     pub(super) fn waiting(
         requests: Arc<Requests>,
         id: Uuid,
@@ -157,9 +158,9 @@ impl ResponseFuture {
 }
 
 impl Future for ResponseFuture {
-    type Output = Answer;
+    type Output = Outcome;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         match self.project().0.project() {
             ResponseStateProjection::Sent(outcome) => {
                 Poll::Ready(outcome.take().expect("polled after it was complete"))
@@ -170,11 +171,11 @@ impl Future for ResponseFuture {
 }
 
 impl Future for WaitingRequest {
-    type Output = Answer;
+    type Output = Outcome;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let this = self.project();
-        // Polls the reply before the timer: a reply that has already arrived is not late.
+        // The reply is polled before the timer, so a reply that has arrived in time counts.
         if let Poll::Ready(reply) = Pin::new(this.reply).poll(cx) {
             return Poll::Ready(reply.unwrap_or_else(|_| Err(Error::closed())));
         }

@@ -12,32 +12,33 @@ use super::clock::instant_after;
 use crate::message::{IdempotencyKey, MessageId};
 
 type Fields = Vec<(Bytes, Bytes)>;
-/// The time at which a task is due, and a number that orders tasks with the same time.
+/// The time at which a task is due, and a serial number, which orders tasks with the same time.
 type DueKey = (Instant, u64);
 
-/// The tasks that are not due.
+/// The delayed tasks of a stream, until they are moved to its log.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     waiting: BTreeMap<DueKey, (MessageId, Fields)>,
     due_keys: HashMap<MessageId, DueKey>,
-    last: u64,
+    last_number: u64,
 }
 
 impl Schedule {
+    /// Adds a task that is due at `at`.
     pub(super) fn add(&mut self, at: Instant, id: MessageId, fields: Fields) {
-        self.last += 1;
-        let due_key = (at, self.last);
+        self.last_number += 1;
+        let due_key = (at, self.last_number);
         self.due_keys.insert(id.clone(), due_key);
         self.waiting.insert(due_key, (id, fields));
     }
 
-    /// Removes a task and returns its fields. `None` if the task does not exist.
+    /// Removes a task and returns its fields. Returns `None` if the schedule does not contain it.
     pub(super) fn cancel(&mut self, id: &MessageId) -> Option<Fields> {
         let due_key = self.due_keys.remove(id)?;
         self.waiting.remove(&due_key).map(|(_, fields)| fields)
     }
 
-    /// Removes the next task that is due, and returns its fields.
+    /// Removes the first task if it is due, and returns its fields.
     pub(super) fn pop(&mut self, now: Instant) -> Option<Fields> {
         let first = self
             .waiting
@@ -48,7 +49,7 @@ impl Schedule {
         Some(fields)
     }
 
-    /// Returns the time at which the next task is due.
+    /// Returns the time at which the first task is due, or `None` without tasks.
     pub(super) fn next(&self) -> Option<Instant> {
         self.waiting.first_key_value().map(|((at, _), _)| *at)
     }
@@ -58,36 +59,42 @@ impl Schedule {
     }
 }
 
-/// The idempotency keys of a stream, with the tasks that were sent with them.
+/// The idempotency keys of a stream, each with the id of its task, until the time window of the key
+/// ends.
 #[derive(Debug, Default)]
 pub(super) struct IdempotencyKeys {
+    /// The id of the task, and the end of the window.
     ids: HashMap<IdempotencyKey, (MessageId, Instant)>,
-    ends: BTreeSet<(Instant, IdempotencyKey)>,
+    /// The same keys, ordered by the ends of their windows.
+    by_end: BTreeSet<(Instant, IdempotencyKey)>,
 }
 
 impl IdempotencyKeys {
-    /// Returns the id of the task that was sent with this key, if the key is remembered.
+    /// Returns the id of the task that was sent with this key, or `None` if the key is not
+    /// remembered. First removes all keys whose windows have ended.
     pub(super) fn get(&mut self, key: &IdempotencyKey) -> Option<MessageId> {
         let now = Instant::now();
-        while let Some((ends, _)) = self.ends.first()
-            && *ends <= now
+        while let Some((ends_at, _)) = self.by_end.first()
+            && *ends_at <= now
         {
-            let (_, key) = self.ends.pop_first().expect("checked above");
+            let (_, key) = self.by_end.pop_first().expect("checked above");
             self.ids.remove(&key);
         }
         self.ids.get(key).map(|(id, _)| id.clone())
     }
 
+    /// Remembers a key for `window`. The key must not be remembered yet, as [`get`](Self::get)
+    /// shows.
     pub(super) fn remember(&mut self, key: IdempotencyKey, id: MessageId, window: Duration) {
-        let ends = instant_after(window);
-        self.ends.insert((ends, key.clone()));
-        self.ids.insert(key, (id, ends));
+        let ends_at = instant_after(window);
+        self.by_end.insert((ends_at, key.clone()));
+        self.ids.insert(key, (id, ends_at));
     }
 
-    /// Forgets the key of a cancelled task.
+    /// Forgets a key if it belongs to the task with this id, which was cancelled.
     pub(super) fn forget(&mut self, key: &IdempotencyKey, id: &MessageId) {
-        if let Some((_, ends)) = self.ids.get(key).filter(|(known, _)| known == id) {
-            self.ends.remove(&(*ends, key.clone()));
+        if let Some((_, ends_at)) = self.ids.get(key).filter(|(known, _)| known == id) {
+            self.by_end.remove(&(*ends_at, key.clone()));
             self.ids.remove(key);
         }
     }
@@ -108,6 +115,6 @@ mod tests {
         assert_eq!(known.get(&key), None);
         known.remember(key.clone(), id.clone(), Duration::from_secs(1));
         known.forget(&key, &id);
-        assert_eq!((known.get(&key), known.ends.len()), (None, 0));
+        assert_eq!((known.get(&key), known.by_end.len()), (None, 0));
     }
 }
