@@ -1,4 +1,8 @@
 //! Claims deliveries whose consumers no longer renew their leases.
+//!
+//! A *scan* visits all pending entries of the group on a stream and on its retry stream. It runs in
+//! *steps*: each is one script call, which visits one page of the pending entries. A *poison
+//! candidate* is an entry that may have crashed several workers, so a worker runs one at a time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +31,7 @@ use crate::{
     },
 };
 
-/// The most steps of a scan before new entries are read again.
+/// The maximum number of steps before new entries are read again.
 const MAX_STEPS: usize = 64;
 
 /// Runs the steps of a scan on the server.
@@ -38,92 +42,112 @@ pub(super) struct Claimer {
     pub(super) health: Arc<RenewalHealth>,
     pub(super) poison: PoisonSlot,
     pub(super) report: Arc<Report>,
+    /// The lease of consumers of other libraries.
     pub(super) foreign_lease: Duration,
     pub(super) max_deliveries: u32,
     pub(super) max_dead_letters: usize,
     pub(super) allowed_reply_prefixes: Vec<Name>,
 }
 
-/// Scans the group's pending entries on one stream and its retry stream. A scan runs between two
-/// reads, and claims only as much as there is demand for, so every claimed delivery can start
+/// The scans of one stream and its retry stream. The steps of a scan run between two reads, and
+/// claim at most as many deliveries as are demanded, so each claimed delivery can start
 /// immediately.
 pub(super) struct Scan {
     stream: Arc<ServedStream>,
-    /// The time from which the next scan may start.
-    next: Instant,
-    /// The position at which the scan continues; `None` if the scan has reached the end.
-    position: Option<(WhichStream, String)>,
-    /// The position of the first poison candidate that was skipped because this worker already runs
-    /// another one.
-    left: Option<(WhichStream, String)>,
-    /// Set while the scan continues from `left`. Such a scan ends when it has claimed a poison
+    /// The earliest start of the next scan.
+    next_at: Instant,
+    /// The start of the next step, or `None` if no scan has begun: the next one starts at the first
+    /// pending entry.
+    position: Option<ScanPosition>,
+    /// The start of a further scan, which runs once this worker can run another poison candidate.
+    /// `None` if no scan has skipped a candidate.
+    resume_at: Option<ScanPosition>,
+    /// Set during a scan that has started at `resume_at`. It ends when it has claimed a poison
     /// candidate.
-    resumed: bool,
-    /// Idle entries that are pending for this consumer. The next scan claims those that are not in
-    /// flight.
-    mine: Vec<(WhichStream, StreamEntryId)>,
-    /// Set while the server refuses dead letters, so that the refusal is logged only once.
-    refused: bool,
+    is_resumed: bool,
+    /// Entries that are pending for this consumer, and whose leases have expired. The next scan
+    /// claims those that are not in flight.
+    own_idle: Vec<(WhichStream, StreamEntryId)>,
+    /// Set after the log line of a refused dead letter, until a scan meets no refusal.
+    refusal_logged: bool,
 }
 
-/// The result of one step of the scan.
+/// The start of a step: a stream, and the first id of an `XPENDING` on it.
+struct ScanPosition {
+    which: WhichStream,
+    cursor: String,
+}
+
+impl ScanPosition {
+    fn start_of(which: WhichStream) -> Self {
+        let cursor = "-".to_owned();
+        Self { which, cursor }
+    }
+}
+
+/// The result of one step.
 #[derive(Debug)]
 pub(super) struct ScanStep {
-    /// The start of the next step; empty at the end.
+    /// The start of the next step on this stream; empty at the end of the pending entries.
     cursor: String,
     /// The entries that were claimed.
-    taken: Vec<Entry>,
+    claimed: Vec<Entry>,
     /// The number of pending entries that were deleted from the stream.
     deleted: u64,
-    /// Entries that became dead letters, with only the fields of the reply address.
+    /// The entries that became dead letters, with only the fields of the reply address.
     dead: Vec<Entry>,
     /// The number of older dead letters that were removed to make room.
-    dropped: u64,
+    letters_dropped: u64,
     /// The first poison candidate that was skipped; empty if there was none.
-    left: String,
-    /// Idle entries that are pending for this consumer.
-    mine: Vec<StreamEntryId>,
-    /// The server's error when it refused dead letters; empty if there was none.
-    refused: String,
-    /// The consumers from which entries were taken, in the order of `taken`.
-    from: Vec<String>,
+    skipped_id: String,
+    /// Entries that are pending for this consumer, and whose leases have expired.
+    own_idle: Vec<StreamEntryId>,
+    /// The server's error when it refused a dead letter; empty if there was none.
+    refusal: String,
+    /// The former consumer of each entry in `claimed`.
+    former_consumers: Vec<String>,
 }
 
 impl ScanStep {
-    /// Decodes the script's response. `None` if the scan was throttled, or ran too late.
-    pub(super) fn read(answer: Value, which: WhichStream) -> Result<Option<Self>, Error> {
-        if answer == Value::Nil {
+    /// Decodes the script's response. `None` if the step was throttled, or ran too late.
+    pub(super) fn read(response: Value, which: WhichStream) -> Result<Option<Self>, Error> {
+        if response == Value::Nil {
             return Ok(None);
         }
         let [
             cursor,
-            taken,
+            claimed,
             deleted,
             dead,
-            dropped,
-            left,
-            mine,
-            refused,
-            from,
-        ] = exactly(answer)?;
+            letters_dropped,
+            skipped_id,
+            own_idle,
+            refusal,
+            former_consumers,
+        ] = exactly(response)?;
         let lossy = |text| Ok(String::from_utf8_lossy(&bytes(text)?).into_owned());
         let text = |text: Value, what| {
             String::from_utf8(bytes(text)?.into()).map_err(|_| unexpected(what, "another text"))
         };
         Ok(Some(Self {
             cursor: text(cursor, "a cursor")?,
-            taken: entry::claimed(taken, which)?,
+            claimed: entry::claimed(claimed, which)?,
             deleted: count(&deleted)?,
             dead: entry::claimed(dead, which)?,
-            dropped: count(&dropped)?,
-            left: text(left, "an id")?,
-            mine: entry::ids(mine)?,
-            refused: lossy(refused)?,
-            from: array(from)?
+            letters_dropped: count(&letters_dropped)?,
+            skipped_id: text(skipped_id, "an id")?,
+            own_idle: entry::ids(own_idle)?,
+            refusal: lossy(refusal)?,
+            former_consumers: array(former_consumers)?
                 .into_iter()
                 .map(lossy)
                 .collect::<Result<_, Error>>()?,
         }))
+    }
+
+    fn has_candidate(&self) -> bool {
+        let mut claimed = self.claimed.iter();
+        claimed.any(|entry| poison::is_candidate(entry.deliveries))
     }
 }
 
@@ -131,118 +155,124 @@ impl Scan {
     pub(super) fn new(stream: Arc<ServedStream>) -> Self {
         Self {
             stream,
-            next: Instant::now(),
+            next_at: Instant::now(),
             position: None,
-            left: None,
-            resumed: false,
-            mine: Vec::new(),
-            refused: false,
+            resume_at: None,
+            is_resumed: false,
+            own_idle: Vec::new(),
+            refusal_logged: false,
         }
     }
 
-    /// Returns `true` if a scan is due. `may_claim` is `false` while [`Claimer::until`] is `None`:
-    /// the scan then restarts at the beginning.
-    pub(super) fn is_due(&mut self, claimer: &Claimer, may_claim: bool) -> bool {
+    /// Chooses the start of the next step. Returns `true` if the step is due.
+    ///
+    /// `may_claim` is `false` while [`Claimer::until`] is `None`. A scan that has begun is then
+    /// given up, and no step is due.
+    pub(super) fn prepare_next(&mut self, claimer: &Claimer, may_claim: bool) -> bool {
         if !may_claim {
             self.position = None;
             return false;
         }
         if self.position.is_none() {
-            self.resumed = false;
-            if self.left.is_some() && !claimer.poison.is_taken() {
-                self.position = self.left.take();
-                self.resumed = true;
+            self.is_resumed = false;
+            if self.resume_at.is_some() && !claimer.poison.is_taken() {
+                self.position = self.resume_at.take();
+                self.is_resumed = true;
             }
         }
-        self.position.is_some() || (self.stream.has_pending() && Instant::now() >= self.next)
+        self.position.is_some() || (self.stream.has_pending() && Instant::now() >= self.next_at)
     }
 
-    /// Runs the next steps of the scan, and claims at most `room` deliveries. A step that Redis
-    /// runs after `until`, on its own clock, claims nothing.
+    /// Runs the next steps of the scan, and claims at most `room` deliveries. `until` is
+    /// [`Claimer::until`].
     pub(super) async fn claim(
         &mut self,
         claimer: &Claimer,
         until: i64,
         room: usize,
     ) -> Result<Vec<Entry>, Error> {
-        let mut taken = Vec::new();
-        // A scan that continues is not throttled.
-        let mut throttle = self.position.is_none();
-        let from_start = throttle;
-        // Set before the steps, so that a failed scan is not repeated immediately.
-        self.next = Instant::now() + claimer.member.interval();
-        if throttle {
-            self.left = None;
+        let mut claimed = Vec::new();
+        // The next scan waits for the interval even if this one fails.
+        self.next_at = Instant::now() + claimer.member.interval();
+        let from_start = self.position.is_none();
+        if from_start {
+            self.resume_at = None;
         }
-        let mut mine = std::mem::take(&mut self.mine);
-        mine.retain(|key| !claimer.in_flight.contains(*key));
-        let mut refused = String::new();
+        // Only the first step of a scan is throttled.
+        let mut throttle = from_start;
+        let mut refused = false;
+        let mut own_idle = std::mem::take(&mut self.own_idle);
+        own_idle.retain(|key| !claimer.in_flight.contains(*key));
         let [retry, primary] = self.stream.both();
-        let start = || (primary, "-".to_owned());
-        let (mut which, mut cursor) = self.position.take().unwrap_or_else(start);
+        let first = || ScanPosition::start_of(primary);
+        let mut position = self.position.take().unwrap_or_else(first);
         for _ in 0..MAX_STEPS {
-            if taken.len() >= room {
-                self.position = Some((which, cursor));
-                return Ok(taken);
+            if claimed.len() >= room {
+                self.position = Some(position);
+                return Ok(claimed);
             }
-            let place = (&*self.stream, which, &*cursor);
-            let step = claimer.step(place, room - taken.len(), throttle, until, &mine);
+            let room = room - claimed.len();
+            let step = claimer.step(&self.stream, &position, room, throttle, until, &own_idle);
             let step = match step.await {
                 Ok(step) => step,
-                // Return the entries that were claimed before the error. The next scan starts from
-                // the beginning.
-                Err(error) if taken.is_empty() => return Err(error),
-                Err(_) => return Ok(taken),
+                Err(error) if claimed.is_empty() => return Err(error),
+                // The entries of the earlier steps belong to this consumer, so they are returned
+                // instead of the error.
+                Err(_) => return Ok(claimed),
             };
-            let Some(step) = step else { return Ok(taken) };
+            let Some(step) = step else {
+                return Ok(claimed);
+            };
             throttle = false;
-            let has_candidate = step
-                .taken
-                .iter()
-                .any(|entry| poison::is_candidate(entry.deliveries));
-            if !step.left.is_empty() {
-                self.left.get_or_insert((which, step.left));
+            let which = position.which;
+            let has_candidate = step.has_candidate();
+            if !step.skipped_id.is_empty() {
+                self.resume_at.get_or_insert(ScanPosition {
+                    which,
+                    cursor: step.skipped_id,
+                });
             }
-            self.mine
-                .extend(step.mine.into_iter().map(|id| (which, id)));
-            self.report_refused(&step.refused, &mut refused);
-            taken.extend(step.taken);
-            if has_candidate && self.resumed {
-                // No other candidate can be claimed now, and the earlier scan has seen the rest of
-                // the list.
-                if !step.cursor.is_empty() {
-                    self.left.get_or_insert((which, step.cursor));
-                } else if which == primary {
-                    self.left.get_or_insert((retry, "-".to_owned()));
-                }
-                return Ok(taken);
+            let idle = step.own_idle.into_iter().map(|id| (which, id));
+            self.own_idle.extend(idle);
+            if !step.refusal.is_empty() {
+                refused = true;
+                self.log_refusal(&step.refusal);
             }
-            cursor = match (step.cursor.is_empty(), which) {
-                (false, _) => step.cursor,
-                (true, WhichStream::Primary(_)) => {
-                    which = retry;
-                    "-".to_owned()
-                }
-                (true, WhichStream::Retry(_)) => {
-                    // Only a scan of the whole list shows that dead letters are accepted again.
-                    self.refused &= !from_start || !refused.is_empty();
-                    return Ok(taken);
-                }
+            claimed.extend(step.claimed);
+            let next = match (step.cursor.is_empty(), which) {
+                (false, _) => Some(ScanPosition {
+                    which,
+                    cursor: step.cursor,
+                }),
+                (true, WhichStream::Primary(_)) => Some(ScanPosition::start_of(retry)),
+                (true, WhichStream::Retry(_)) => None,
             };
+            if has_candidate && self.is_resumed {
+                // The earlier scan has claimed everything else in the rest of the list. The next
+                // candidate there has to wait until this one is settled.
+                if self.resume_at.is_none() {
+                    self.resume_at = next;
+                }
+                return Ok(claimed);
+            }
+            let Some(next) = next else {
+                // Dead letters are accepted again if a scan of the whole list meets no refusal.
+                if from_start && !refused {
+                    self.refusal_logged = false;
+                }
+                return Ok(claimed);
+            };
+            position = next;
         }
-        // The next call continues here. A list that is longer than [`MAX_STEPS`] would otherwise
-        // never be scanned to its end.
-        self.position = Some((which, cursor));
-        Ok(taken)
+        // If each call started at the beginning, a list of more than `MAX_STEPS` pages would never
+        // be scanned to its end.
+        self.position = Some(position);
+        Ok(claimed)
     }
 
-    /// Logs the refusal of a dead letter, but only once until dead letters are accepted again.
-    fn report_refused(&mut self, error: &str, refused: &mut String) {
-        if error.is_empty() {
-            return;
-        }
-        error.clone_into(refused);
-        if !std::mem::replace(&mut self.refused, true) {
+    /// Logs the refusal of a dead letter, unless it was logged already.
+    fn log_refusal(&mut self, error: &str) {
+        if !std::mem::replace(&mut self.refusal_logged, true) {
             tracing::warn!(
                 stream = %self.stream.keys.stream,
                 group = %self.stream.keys.group,
@@ -254,90 +284,92 @@ impl Scan {
 }
 
 impl Claimer {
-    /// Returns the time on Redis's clock, in milliseconds, until which a scan may run. `None` while
-    /// this consumer may not claim.
+    /// Returns the time on Redis's clock, in milliseconds, until which this consumer may claim.
+    /// `None` if it may not claim, because it has not renewed its own leases for a whole lease
+    /// without a break.
     pub(super) fn until(&self) -> Option<i64> {
-        // After Redis was paused, every consumer looks silent. Only a consumer that has renewed its
-        // own leases for a whole lease knows that another one has not renewed its leases.
+        // After Redis was paused, the leases of all consumers look expired. A consumer that has
+        // renewed for a whole lease knows that Redis was not paused in that time.
         let max_between = self.member.max_between_renewals();
         let healthy = self.health.lasts(max_between) >= self.member.lease;
-        self.health.until(max_between).filter(|_| healthy)
+        self.health.ends_at(max_between).filter(|_| healthy)
     }
 
-    /// Runs one step of the scan. A server that was paused runs old commands when it continues, so
-    /// a step that runs after `until` on Redis's clock has no effect. `None` if the step was too
-    /// late or throttled.
+    /// Runs one step of the scan. Claims at most `room` deliveries, and the entries of `own_idle`
+    /// count as not in flight.
+    ///
+    /// Returns `None` if the step had no effect: it was throttled, or Redis ran it after `until`. A
+    /// paused Redis runs old commands when it continues, and the leases look expired then.
     async fn step(
         &self,
-        (stream, which, cursor): (&ServedStream, WhichStream, &str),
+        stream: &ServedStream,
+        position: &ScanPosition,
         room: usize,
         throttle: bool,
         until: i64,
-        mine: &[(WhichStream, StreamEntryId)],
+        own_idle: &[(WhichStream, StreamEntryId)],
     ) -> Result<Option<ScanStep>, Error> {
+        let which = position.which;
         let throttle_key = stream.keys.throttle("scan");
         let keys = [stream.key_of(which), &throttle_key, &stream.keys.dead];
-        // The throttle lasts a little less than the interval. Otherwise the worker that has set it
-        // would find it still set at its own next scan.
+        // A little less than the interval, so that the worker that sets the throttle finds it
+        // expired at its own next scan.
         let throttled_for =
             throttle.then(|| (self.member.interval().as_millis() * 9 / 10).to_string());
-        let candidates = !self.poison.is_taken();
-        let healthy = self.health.lasts(self.member.max_between_renewals());
+        let may_claim_candidate = !self.poison.is_taken();
+        let healthy_for = self.health.lasts(self.member.max_between_renewals());
         let args = |cmd: &mut Cmd| {
             cmd.arg(self.member.group.as_str())
                 .arg(&self.member.consumer)
                 .arg(which.flag())
-                .arg(cursor)
+                .arg(&position.cursor)
                 .arg(self.member.lease.as_millis() as u64)
                 .arg(self.foreign_lease.as_millis() as u64)
                 .arg(CONSUMER_PREFIX)
                 .arg(room)
-                .arg(u8::from(candidates))
+                .arg(u8::from(may_claim_candidate))
                 .arg(self.max_deliveries)
                 .arg(self.max_dead_letters)
                 .arg(throttled_for.as_deref().unwrap_or_default())
                 .arg(until)
-                .arg(healthy.as_millis() as u64);
-            for (_, id) in mine.iter().filter(|(of, _)| *of == which) {
+                .arg(healthy_for.as_millis() as u64);
+            for (_, id) in own_idle.iter().filter(|(of, _)| *of == which) {
                 cmd.arg(*id);
             }
         };
-        let answer = self
+        let response = self
             .pipeline
             .script(&scripts::CLAIM, &keys, args, Resend::Never)
             .await?;
-        let Some(mut step) = ScanStep::read(answer, which)? else {
+        let Some(mut step) = ScanStep::read(response, which)? else {
             return Ok(None);
         };
-        self.report.claimed(stream, &step.taken, &step.from);
-        if step
-            .taken
-            .iter()
-            .any(|entry| poison::is_candidate(entry.deliveries))
-        {
+        self.report
+            .claimed(stream, &step.claimed, &step.former_consumers);
+        if step.has_candidate() {
             self.poison.take();
         }
         if step.deleted > 0 {
             self.report.deleted(step.deleted);
         }
-        self.report.letters_dropped(stream, step.dropped);
+        self.report.letters_dropped(stream, step.letters_dropped);
         for entry in step.dead.drain(..) {
             let reason = "its deliveries were used up by dead workers";
             self.report.counters.dead.increment();
             self.report
                 .never_settled(stream, entry.id, entry.deliveries, reason);
-            self.answer_dead(stream, entry.id, ReplyTo::of_fields(&entry.fields));
+            self.reply_to_dead(stream, entry.id, ReplyTo::of_fields(&entry.fields));
         }
         Ok(Some(step))
     }
 
     /// Replies with an error to a request that became a dead letter.
-    fn answer_dead(&self, stream: &ServedStream, id: StreamEntryId, address: Option<ReplyTo>) {
+    fn reply_to_dead(&self, stream: &ServedStream, id: StreamEntryId, address: Option<ReplyTo>) {
         let Some(address) = address else { return };
-        let answer = Err(RpcError::unavailable("the request could not be handled"));
-        let envelope = address.envelope(&answer);
+        let reply = Err(RpcError::unavailable("the request could not be handled"));
+        let envelope = address.envelope(&reply);
         let retry = Resend::UntilAnswered;
-        let answered = match address.route(&stream.keys, &self.allowed_reply_prefixes) {
+        let response = match address.route(&stream.keys, &self.allowed_reply_prefixes) {
             ReplyRoute::Store(replies) => {
                 let mut cmd = redis::cmd("XADD");
                 cmd.arg(replies)
@@ -352,7 +384,7 @@ impl Claimer {
                 .submit(Publish::new(&channel[..], &envelope), retry),
             ReplyRoute::Nowhere => return self.report.unanswerable(id),
         };
-        // The pipeline sends a command even if its caller does not wait for the response.
-        drop(answered);
+        // The pipeline sends the command although nobody waits for its response.
+        drop(response);
     }
 }

@@ -6,52 +6,53 @@ use tokio::time::Instant;
 
 use crate::sync::lock;
 
-/// The current streak of successful renewals.
+/// The current *streak*: the successful renewals since the last one that failed or was late.
 ///
-/// After Redis was paused, every consumer looks silent. A consumer that has renewed its own leases
-/// for a whole lease knows that Redis was not paused meanwhile, and that a silent consumer has
-/// really not renewed.
+/// After Redis was paused, the leases of all consumers look expired. A consumer whose streak is a
+/// lease long knows that Redis was not paused in that time, so the consumers of expired leases are
+/// really dead.
 #[derive(Debug, Default)]
 pub(super) struct RenewalHealth(Mutex<Option<Streak>>);
 
-/// Consecutive renewals, none of them late.
 #[derive(Debug, Clone, Copy)]
 struct Streak {
-    first: Instant,
-    last: Instant,
+    first_at: Instant,
+    last_at: Instant,
     /// The reading of Redis's clock that came with the last renewal.
     reading: ClockReading,
 }
 
-/// A reading of Redis's clock, taken between `asked` and `answered`.
+/// A reading of Redis's clock.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClockReading {
+    /// The time at which the command was sent.
     pub(super) asked: Instant,
+    /// The time at which its response had arrived.
     pub(super) answered: Instant,
-    /// Redis's time, in milliseconds.
+    /// Redis's time between these two, in milliseconds.
     pub(super) on_server: i64,
 }
 
 impl RenewalHealth {
     /// Records a renewal that has just succeeded, with its reading of Redis's clock.
     ///
-    /// The streak restarts if the last renewal is longer ago than `max_between`. It also restarts
-    /// if Redis's clock stepped forward, that is, gained more than a `tick` on the monotonic clock:
-    /// all entries then look idle for the length of the step, until their consumers renew them.
-    /// After a step back no entry looks idle, so the streak continues.
+    /// A new streak begins if the last renewal is longer ago than `max_between`, or if Redis's
+    /// clock has jumped forward: if it gained more than a `tick` on the monotonic clock of this
+    /// process. After such a jump the leases of all consumers look expired until they are renewed.
+    /// A jump back makes no lease look expired, so the streak continues.
     pub(super) fn renewed(&self, reading: ClockReading, max_between: Duration, tick: Duration) {
         let now = Instant::now();
         let mut streak = lock(&self.0);
         let continues = |before: &Streak| {
             let max_passed = reading.answered.duration_since(before.reading.asked) + tick;
             let passed = reading.on_server - before.reading.on_server;
-            now.duration_since(before.last) <= max_between
+            now.duration_since(before.last_at) <= max_between
                 && passed <= max_passed.as_millis() as i64
         };
-        let first = streak.filter(continues).map_or(now, |streak| streak.first);
+        let first_at = streak.filter(continues).map_or(now, |it| it.first_at);
         *streak = Some(Streak {
-            first,
-            last: now,
+            first_at,
+            last_at: now,
             reading,
         });
     }
@@ -62,17 +63,19 @@ impl RenewalHealth {
     }
 
     /// Returns the time on Redis's clock, in milliseconds, at which the streak ends without another
-    /// renewal. `None` without a streak.
-    pub(super) fn until(&self, max_between: Duration) -> Option<i64> {
+    /// renewal. The time is in the past if the streak is over. `None` if the last renewal failed,
+    /// or before the first one.
+    pub(super) fn ends_at(&self, max_between: Duration) -> Option<i64> {
         let streak = *lock(&self.0);
         Some(streak?.reading.on_server + max_between.as_millis() as i64)
     }
 
-    /// Returns the length of the streak. Zero if the last renewal is longer ago than `max_between`.
+    /// Returns the time since the first renewal of the streak. Zero if the last renewal failed or
+    /// is longer ago than `max_between`, and before the first renewal.
     pub(super) fn lasts(&self, max_between: Duration) -> Duration {
         let streak = lock(&self.0);
         match *streak {
-            Some(streak) if streak.last.elapsed() <= max_between => streak.first.elapsed(),
+            Some(streak) if streak.last_at.elapsed() <= max_between => streak.first_at.elapsed(),
             _ => Duration::ZERO,
         }
     }
@@ -91,7 +94,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_late_renewal_starts_the_streak_again() {
+    async fn a_late_renewal_begins_a_new_streak() {
         let (health, second) = (RenewalHealth::default(), Duration::from_secs(1));
         let renew = |on_server| health.renewed(reading(on_server), second, second / 10);
         renew(0);

@@ -1,9 +1,11 @@
 //! Takes settlements from a queue and carries them out in batches.
 //!
-//! Settlements that store a reply have a separate queue and task. They wait while the server
-//! refuses writes, and acknowledgements must not wait with them. The next batch grows while earlier
-//! batches are in flight. So batches grow with the load, and a single settlement is sent without
-//! delay.
+//! A consumer has two queues, each with a task that runs [`carry_out`]. One is for settlements that
+//! store a reply, the other for the rest. While the server refuses writes, stored replies wait, and
+//! acknowledgements must not wait with them.
+//!
+//! The next batch grows while earlier ones are in flight, so batches grow with the load, and a
+//! single settlement is sent without delay.
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -17,64 +19,70 @@ use super::{
 };
 use crate::sync::{Clock, yield_to_all};
 
-/// The most settlements of one batch.
+/// The maximum number of settlements that are taken at a time.
 const MAX_TAKEN: usize = 512;
-/// The most times that the task yields to running handlers before it sends a batch.
+/// The maximum number of times that the task yields to running handlers before it sends a batch.
 const MAX_YIELDS: usize = 16;
-/// The most batches of acknowledgements in flight. Several, since a fast reply is published with
-/// its acknowledgement and should not wait until other batches are confirmed.
+/// `max_batches` for acknowledgements. More than one, so that a fast reply, which is published with
+/// its acknowledgement, does not wait for the responses to other batches.
 pub(super) const MAX_ACKNOWLEDGING: usize = 4;
-/// The most batches of stored replies in flight.
+/// `max_batches` for stored replies.
 pub(super) const MAX_REPLYING: usize = 1;
 
-/// The kind of work that has finished.
+/// A script call that has finished.
 #[derive(PartialEq)]
 enum Finished {
     /// A batch, which counts towards `max_batches`.
     Batch,
-    /// A settlement by a script call of its settlement alone.
+    /// The call of a fenced settlement, which does not count.
     Single,
 }
 
-/// Carries out settlements from a queue, with at most `max_batches` batches in flight. Returns when
-/// the queue is closed and everything in flight has finished.
+/// Carries out the settlements of a queue. Returns when the queue is closed and everything in
+/// flight has finished.
+///
+/// Takes no settlements while `max_batches` batches are in flight. If it takes acknowledgements and
+/// stored replies together, it sends two batches, so there may be one more.
 pub(super) async fn carry_out(
     settler: Arc<Settler>,
     mut queue: mpsc::UnboundedReceiver<Settlement>,
     max_batches: usize,
 ) {
     let settler = &*settler;
-    let (mut taken, mut timer) = (Vec::new(), Clock::new(Duration::ZERO));
-    let (mut batches, mut open) = (0, true);
+    let (mut settlements, mut timer) = (Vec::new(), Clock::new(Duration::ZERO));
+    let (mut batches, mut is_open) = (0, true);
     let mut running: FuturesUnordered<BoxFuture<'_, Finished>> = FuturesUnordered::new();
-    while open || !running.is_empty() {
+    while is_open || !running.is_empty() {
         tokio::select! {
             biased;
             Some(finished) = running.next() => {
                 batches -= usize::from(finished == Finished::Batch);
             }
-            // With `max_batches` in flight, new settlements do not wake this task.
-            count = queue.recv_many(&mut taken, MAX_TAKEN), if open && batches < max_batches => {
-                open = count > 0;
-                settler.in_flight.mark_settling(taken.iter().map(|it| &it.delivery.guard));
-                // Yields to running handlers, so that those about to finish join this batch.
+            count = queue.recv_many(&mut settlements, MAX_TAKEN),
+                if is_open && batches < max_batches =>
+            {
+                is_open = count > 0;
+                let guards = settlements.iter().map(|it| &it.delivery.guard);
+                settler.in_flight.mark_settling(guards);
+                // Handlers that are about to finish get time to add their settlements to this
+                // batch.
                 for _ in 0..MAX_YIELDS {
                     if !settler.in_flight.has_running() {
                         break;
                     }
                     yield_to_all(&mut timer).await;
-                    let marked = taken.len();
-                    while taken.len() < MAX_TAKEN && let Ok(next) = queue.try_recv() {
-                        taken.push(next);
+                    let old_len = settlements.len();
+                    while settlements.len() < MAX_TAKEN && let Ok(next) = queue.try_recv() {
+                        settlements.push(next);
                     }
-                    if taken.len() == marked {
+                    if settlements.len() == old_len {
                         break;
                     }
-                    let rest = taken[marked..].iter();
-                    settler.in_flight.mark_settling(rest.map(|it| &it.delivery.guard));
+                    let added = settlements[old_len..].iter();
+                    settler.in_flight.mark_settling(added.map(|it| &it.delivery.guard));
                 }
                 let (mut acknowledgements, mut stored) = (Vec::new(), Vec::new());
-                for mut settlement in taken.drain(..) {
+                for mut settlement in settlements.drain(..) {
                     let none = Effect::Acknowledge(None);
                     match mem::replace(&mut settlement.effect, none) {
                         Effect::Acknowledge(publish) => {
@@ -82,8 +90,8 @@ pub(super) async fn carry_out(
                         }
                         Effect::Reply(reply) => stored.push(settlement.with(reply)),
                         Effect::Fenced(effect) => {
-                            let carry_out = settler.carry_out(settlement.with(effect));
-                            running.push(carry_out.map(|()| Finished::Single).boxed());
+                            let call = settler.carry_out(settlement.with(effect));
+                            running.push(call.map(|()| Finished::Single).boxed());
                         }
                     }
                 }

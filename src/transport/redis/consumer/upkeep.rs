@@ -1,8 +1,11 @@
 //! The upkeep of a consumer: renews leases, and maintains the streams and the group.
 //!
 //! One thread does this for all consumers of the process. Its runtime is separate from the
-//! application's, so a handler that blocks its thread does not lose its lease. Each consumer has a
-//! separate connection there.
+//! application's, so a handler that blocks a thread of the application does not lose its lease. The
+//! upkeep also has separate connections, which the consumers of a source share.
+//!
+//! A *tick* is one periodic run of the upkeep. It is one script call, which renews leases and
+//! maintains the streams, and a few calls for the work that did not fit into it.
 
 use std::{
     sync::{Arc, Mutex, Weak},
@@ -41,48 +44,52 @@ use crate::{
     },
 };
 
-/// Renews leases and maintains the group, until stopped by [`Ends`].
+/// The upkeep of one consumer. It runs until a signal of [`Ends`] stops it.
 pub(super) struct Upkeep {
     pub(super) member: Arc<Member>,
     pub(super) connector: Connector,
-    /// The connection, which the slots of a source share. The first upkeep makes it.
+    /// The connections, which all consumers of a source share.
     pub(super) pipeline: UpkeepPipeline,
     pub(super) counters: Arc<Counters>,
     pub(super) renewer: LeaseRenewer,
     pub(super) maintenance: Maintenance,
-    /// The timers for the next delayed messages.
+    /// The times at which delayed messages of the streams are due.
     pub(super) due: Arc<DueTimers>,
-    /// The registry of the streams, if senders register them.
+    /// Reads the registry of the streams. `None` if senders do not register their streams.
     pub(super) registry: Option<RegistryReader>,
-    /// The record of the names that this worker serves.
+    /// Records the names of the messages that this worker serves. `None` if it does not record
+    /// them.
     pub(super) names: Option<NameRecorder>,
+    /// Detects that the application's runtime runs no tasks.
     pub(super) canary: Arc<Canary>,
+    /// Limits the warnings of the canary.
     pub(super) warnings: Limit,
-    /// The failed ticks since the last tick that succeeded.
+    /// Logs the ticks that fail.
     pub(super) outage: Outage,
     pub(super) ends: Ends,
 }
 
-/// Signals that stop the upkeep, and the signal that it has ended.
+/// The signals that stop the upkeep, and the signal that it has stopped.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ends {
     /// Cancelled when the source is dropped.
     pub(super) closed: CancellationToken,
-    /// Cancelled before the consumer leaves the group: a later command would create the consumer
-    /// again.
+    /// Cancelled before the consumer leaves the group, because a later command of the upkeep would
+    /// create the consumer again.
     pub(super) leaving: CancellationToken,
-    /// Cancelled by the upkeep when it has ended.
+    /// Cancelled when the upkeep has stopped.
     pub(super) ended: CancellationToken,
 }
 
 /// The thread of the upkeep. It ends with the last consumer of the process.
 struct UpkeepThread {
     runtime: Handle,
+    /// Ends the thread when it is dropped.
     _end: DropGuard,
 }
 
 impl UpkeepThread {
-    /// Returns the shared thread. Starts it if it is not running.
+    /// Returns the thread of the process. Starts it if it is not running.
     fn shared() -> Result<Arc<Self>, Error> {
         static THREAD: Mutex<Weak<UpkeepThread>> = Mutex::new(Weak::new());
         let mut shared = lock(&THREAD);
@@ -110,7 +117,7 @@ impl UpkeepThread {
     }
 }
 
-/// Spawns a future on the shared thread. The thread ends with the last such future.
+/// Spawns a future on the thread of the upkeep. The thread ends with the last such future.
 pub(super) fn spawn_on_upkeep(
     future: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
@@ -124,8 +131,9 @@ pub(super) fn spawn_on_upkeep(
 }
 
 impl Upkeep {
-    /// Starts the upkeep on the shared thread.
+    /// Starts the upkeep on its thread.
     pub(super) fn start(self) -> Result<(), Error> {
+        // The simulation runs the upkeep on its own runtime.
         #[cfg(test)]
         if let Some(runtime) = self.connector.upkeep_runtime() {
             runtime.spawn(self.run());
@@ -149,7 +157,7 @@ impl Upkeep {
                 () = self.ends.leaving.cancelled() => return,
                 _ = ticks.tick() => {
                     self.tick(&server).await;
-                    // With a registry no tick is skipped, since a stream may be added at any time.
+                    // A registry may get a new stream at any time, so its consumers skip no tick.
                     if self.registry.is_none() && self.maintenance.is_idle() {
                         ticks.reset_after(self.member.max_block());
                     }
@@ -190,40 +198,40 @@ impl Upkeep {
         }
     }
 
-    /// Runs one tick, even if there are no leases to renew: its success shows that this consumer
-    /// can reach the server.
+    /// Runs one tick. It also runs without leases to renew, because its success shows that this
+    /// consumer can reach the server.
     async fn try_tick(&mut self, server: &UpkeepConnection) -> Result<(), Error> {
-        let (renew, rest) = self.renewer.due().split();
-        let mut request = self.maintenance.request(|stream| renew.has(stream));
+        let (leases, further_leases) = self.renewer.due().split();
+        let mut request = self.maintenance.request(|stream| leases.has(stream));
         request.registry = self.registry.as_mut().map(RegistryReader::request);
         let keys = request.keys();
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
         let asked = Instant::now();
-        let args = |cmd: &mut Cmd| request.args(&self.member, &renew, cmd);
-        let tick = Tick::read(server.script(&scripts::TICK, &keys, args).await?)?;
-        if tick.streams.len() != request.streams.len() {
-            return Err(miscounted(request.streams.len(), tick.streams.len()));
+        let args = |cmd: &mut Cmd| request.args(&self.member, &leases, cmd);
+        let result = Tick::read(server.script(&scripts::TICK, &keys, args).await?)?;
+        if result.streams.len() != request.streams.len() {
+            return Err(miscounted(request.streams.len(), result.streams.len()));
         }
         let reading = ClockReading {
             asked,
             answered: Instant::now(),
-            on_server: tick.time,
+            on_server: result.time,
         };
-        self.maintenance.note_time(tick.time);
+        self.maintenance.note_time(result.time);
         let mut lost = Vec::new();
-        for ((stream, _), mut ticked) in request.streams.iter().zip(tick.streams) {
-            lost.extend(ticked.lost(stream));
-            if let Some(maintained) = ticked.maintained {
+        for ((stream, _), mut of_stream) in request.streams.iter().zip(result.streams) {
+            lost.extend(of_stream.lost(stream));
+            if let Some(maintained) = of_stream.maintained {
                 self.maintenance.ticked(stream, maintained);
             }
         }
         if let Some(registry) = &mut self.registry {
-            registry.registered(tick.time, tick.registered);
+            registry.registered(result.time, result.registered);
         }
-        let renewed = (renew, rest);
-        self.renewer.ticked(server, renewed, reading, lost).await?;
+        let leases = (leases, further_leases);
+        self.renewer.ticked(server, leases, reading, lost).await?;
         match &mut self.registry {
-            Some(registry) => registry.retire(server, tick.time).await,
+            Some(registry) => registry.retire(server, result.time).await,
             None => Ok(()),
         }
     }

@@ -1,4 +1,9 @@
-//! Fetches entries again whose response was lost, and drops entries whose response came too late.
+//! Recovers entries after a response of Redis was lost or came too late.
+//!
+//! Redis makes an entry pending for this consumer when it runs the read. If the response is lost,
+//! the entry is *unheld*: pending for this consumer and not in flight. A recovery fetches unheld
+//! entries again. If the response comes late, other workers may have claimed the entries in the
+//! meantime, and those entries are dropped.
 
 use std::{collections::HashSet, convert::Infallible, sync::Arc};
 
@@ -22,26 +27,29 @@ use crate::{
     },
 };
 
-/// The most pending entries that one step reads.
+/// The number of pending entries in a full page. A search reads pages until one is not full.
 pub(super) const MAX_LOOKED_AT: usize = 100;
 
-/// Fetches entries again that are *lost*: pending for this consumer and not in flight. It searches
-/// several times, since the server may run a read after the connection that sent it was lost.
+/// Fetches unheld entries again. A recovery searches in several steps, because the server may still
+/// run a read after the connection that sent it was lost.
 pub(in crate::transport::redis::consumer) struct Recovery {
     member: Arc<Member>,
     streams: Arc<StreamSet>,
     pipeline: Pipeline,
     in_flight: Arc<InFlightTable>,
     report: Arc<Report>,
+    /// `None` if no recovery runs.
     schedule: Option<Schedule>,
 }
 
-/// The times of the steps of a recovery.
+/// The times of a recovery.
 #[derive(Clone, Copy)]
 struct Schedule {
-    next: Instant,
-    /// The end of the recovery: two leases after the first step that succeeded.
-    until: Option<Instant>,
+    /// The time of the next step.
+    next_at: Instant,
+    /// The recovery ends with the first step after this time: two leases after the first step that
+    /// has searched all streams. `None` before that step.
+    ends_at: Option<Instant>,
 }
 
 impl Recovery {
@@ -62,64 +70,66 @@ impl Recovery {
         }
     }
 
-    /// Starts a recovery, after a response was lost that may have had entries.
+    /// Begins a recovery, or begins it again. Called if a lost response may have had entries.
     pub(super) fn begin(&mut self) {
         self.schedule = Some(Schedule {
-            next: Instant::now(),
-            until: None,
+            next_at: Instant::now(),
+            ends_at: None,
         });
     }
 
-    /// Returns the time of the next step; `None` if no recovery runs.
+    /// Returns the time of the next step, or `None` if no recovery runs.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.schedule.map(|schedule| schedule.next)
+        self.schedule.map(|schedule| schedule.next_at)
     }
 
     pub(super) fn is_due(&self) -> bool {
-        self.next().is_some_and(|next| next <= Instant::now())
+        self.next().is_some_and(|next_at| next_at <= Instant::now())
     }
 
-    /// Runs one step: fetches at most `room` lost entries again, and plans the next step.
+    /// Runs one step: fetches at most `room` unheld entries again, and sets the time of the next
+    /// step.
+    ///
+    /// A step that fails, or that fetches `room` entries, leaves the schedule unchanged. So the
+    /// next step is due immediately, and continues the search.
     pub(super) async fn recover(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         let mut found = Vec::new();
         let streams = self.streams.all();
         let both = streams
             .iter()
             .flat_map(|stream| stream.both().map(|which| (stream, which)));
-        // Searches all streams concurrently, and fetches only as much as there is room for.
-        let lost = join_all(both.map(async |(stream, which)| {
-            let lost = self.lost(stream, which, room).await;
-            lost.map(|lost| (stream, which, lost))
+        // Searches all streams concurrently.
+        let searches = join_all(both.map(async |(stream, which)| {
+            let ids = self.unheld(stream, which, room).await;
+            ids.map(|ids| (stream, which, ids))
         }));
-        for lost in lost.await {
-            let (stream, which, mut lost) = lost?;
-            lost.truncate(room - found.len());
-            if !lost.is_empty() {
-                found.extend(self.fetch_again(stream, which, &lost).await?);
+        for unheld in searches.await {
+            let (stream, which, mut ids) = unheld?;
+            ids.truncate(room - found.len());
+            if !ids.is_empty() {
+                found.extend(self.fetch_again(stream, which, &ids).await?);
             }
             if found.len() >= room {
-                // There may be more; the next fetch continues.
                 return Ok(found);
             }
         }
         let (now, lease) = (Instant::now(), self.member.lease);
-        let until = self.schedule.and_then(|schedule| schedule.until);
-        let until = until.unwrap_or(now + 2 * lease);
-        self.schedule = (now < until).then_some(Schedule {
-            next: now + lease / 3,
-            until: Some(until),
+        let ends_at = self.schedule.and_then(|schedule| schedule.ends_at);
+        let ends_at = ends_at.unwrap_or(now + 2 * lease);
+        self.schedule = (now < ends_at).then_some(Schedule {
+            next_at: now + lease / 3,
+            ends_at: Some(ends_at),
         });
         Ok(found)
     }
 
-    /// Renews entries whose response came late, and drops those that now belong to other consumers.
-    /// A response comes late if this process was suspended. Other workers may have handled the
-    /// entries meanwhile.
+    /// Renews the entries of a late response, and drops those that other workers have claimed. A
+    /// response comes late, for example, if this process was suspended.
     pub(super) async fn still_ours(
         &mut self,
         mut entries: Vec<Entry>,
     ) -> Result<Vec<Entry>, Error> {
-        let mut lost = HashSet::new();
+        let mut claimed = HashSet::new();
         for of_stream in entries.chunk_by(|a, b| a.which == b.which) {
             let which = of_stream[0].which;
             let Some(stream) = self.streams.get(which.index()) else {
@@ -128,7 +138,7 @@ impl Recovery {
             let ids: Vec<_> = of_stream.iter().map(|entry| entry.id).collect();
             for ids in ids.chunks(MAX_LOOKED_AT) {
                 match self.renew(&stream, which, ids).await {
-                    Ok(ids) => lost.extend(ids.into_iter().map(|id| (which, id))),
+                    Ok(ids) => claimed.extend(ids.into_iter().map(|id| (which, id))),
                     Err(error) => {
                         self.begin();
                         return Err(error);
@@ -136,27 +146,29 @@ impl Recovery {
                 }
             }
         }
-        entries.retain(|entry| !lost.contains(&(entry.which, entry.id)));
-        for (_, id) in lost {
+        entries.retain(|entry| !claimed.contains(&(entry.which, entry.id)));
+        for (_, id) in claimed {
             let message = "a delivery was lost to another worker before it arrived";
             self.report.lost(id, || (), message);
         }
         Ok(entries)
     }
 
-    /// Renews the entries of a response while it arrives, since they are pending for this consumer
-    /// and not in the in-flight table yet. Never returns.
+    /// Renews unheld entries while a large response arrives. Its entries are pending for this
+    /// consumer and get into the in-flight table only after the whole response, so nothing else
+    /// renews them. Never returns.
     pub(super) async fn renew_arriving(&self, progress: &Progress) -> Infallible {
-        let before = progress.bytes();
+        let bytes_before = progress.bytes();
         loop {
             sleep(self.member.lease / 3).await;
-            if progress.bytes() == before {
+            // Before its first bytes there is no response, and nothing to renew.
+            if progress.bytes() == bytes_before {
                 continue;
             }
             for stream in self.streams.all().iter() {
                 for which in stream.both() {
                     let renewed = async {
-                        let ids = self.lost(stream, which, MAX_LOOKED_AT).await?;
+                        let ids = self.unheld(stream, which, MAX_LOOKED_AT).await?;
                         self.renew(stream, which, &ids).await
                     };
                     if let Err(error) = renewed.await {
@@ -168,35 +180,36 @@ impl Recovery {
         }
     }
 
-    /// Returns the lost entries on a primary or a retry stream. Stops searching after about `max`
-    /// entries.
-    async fn lost(
+    /// Returns the ids of the unheld entries on a primary or a retry stream. The search ends with
+    /// the page that brings their number to `max`, so there may be more than `max`.
+    async fn unheld(
         &self,
         stream: &ServedStream,
         which: WhichStream,
         max: usize,
     ) -> Result<Vec<StreamEntryId>, Error> {
-        let (mut lost, mut from) = (Vec::new(), "-".to_owned());
+        let (mut unheld, mut from) = (Vec::new(), "-".to_owned());
         loop {
             let pending = match self.pending(stream, which, &from).await {
-                // Entries of a stream that cannot be read cannot be fetched again.
-                Err(_) if stream.is_failing() => return Ok(lost),
+                // The entries of a stream that cannot be read cannot be fetched again, and must not
+                // delay the other streams.
+                Err(_) if stream.is_failing() => return Ok(unheld),
                 pending => pending?,
             };
-            let looked_at = pending.len();
+            let page_len = pending.len();
             if let Some(last) = pending.last() {
                 from = format!("({last}");
             }
-            let is_lost = |id: &StreamEntryId| !self.in_flight.contains((which, *id));
-            lost.extend(pending.into_iter().filter(is_lost));
-            if looked_at < MAX_LOOKED_AT || lost.len() >= max {
-                return Ok(lost);
+            let is_unheld = |id: &StreamEntryId| !self.in_flight.contains((which, *id));
+            unheld.extend(pending.into_iter().filter(is_unheld));
+            if page_len < MAX_LOOKED_AT || unheld.len() >= max {
+                return Ok(unheld);
             }
         }
     }
 
-    /// Returns the ids of entries that are pending for this consumer, from `from` on, at most
-    /// [`MAX_LOOKED_AT`].
+    /// Returns a page of the ids of the entries that are pending for this consumer. `from` is the
+    /// start of the page, as `XPENDING` takes it.
     async fn pending(
         &self,
         stream: &ServedStream,
@@ -213,7 +226,8 @@ impl Recovery {
         entry::pending(self.pipeline.command(cmd, Resend::Never).await?)
     }
 
-    /// Renews the leases of these entries. Returns the entries that belong to other consumers.
+    /// Renews the leases of these entries. Returns the ids of those that are no longer pending for
+    /// this consumer.
     async fn renew(
         &self,
         stream: &ServedStream,
@@ -221,13 +235,13 @@ impl Recovery {
         ids: &[StreamEntryId],
     ) -> Result<Vec<StreamEntryId>, Error> {
         let (keys, args) = ([stream.key_of(which)], self.member.renewal(ids));
-        let answer = (self.pipeline)
+        let response = (self.pipeline)
             .script(&scripts::RENEW, &keys, args, Resend::Never)
             .await?;
-        Ok(entry::renewed(answer)?.1)
+        Ok(entry::renewed(response)?.1)
     }
 
-    /// Fetches these entries again, without counting an attempt.
+    /// Fetches these entries again. This does not count as a further attempt.
     async fn fetch_again(
         &self,
         stream: &ServedStream,
@@ -243,9 +257,9 @@ impl Recovery {
             }
         };
         let keys = [stream.key_of(which)];
-        let answer = (self.pipeline)
+        let response = (self.pipeline)
             .script(&scripts::RECOVER, &keys, args, Resend::Never)
             .await?;
-        entry::claimed(answer, which)
+        entry::claimed(response, which)
     }
 }

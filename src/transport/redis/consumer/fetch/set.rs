@@ -197,8 +197,8 @@ impl ReadSet {
         let count = self.streams.len();
         let mut due = None;
         for at in (0..count).map(|n| (self.next_scan + n) % count) {
-            // `is_due` is called for each stream, since it also resets scans that may not claim.
-            let is_due = self.streams[at].scan.is_due(claimer, may);
+            // Called for each stream, because it also gives up the scans that may not claim.
+            let is_due = self.streams[at].scan.prepare_next(claimer, may);
             if is_due && due.is_none() && !self.streams[at].stream.is_failing() {
                 due = Some(at);
             }
