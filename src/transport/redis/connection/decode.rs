@@ -7,17 +7,17 @@ use redis::{ErrorKind, RedisError, RedisResult};
 
 use crate::transport::redis::response::{Value, server_error};
 
-/// The most bytes of a line that contains a length.
+/// The maximum size of a line that contains a length, in bytes.
 const MAX_LENGTH_LINE: usize = 32;
-/// The most bytes of any other line.
+/// The maximum size of any other line, in bytes.
 const MAX_LINE: usize = 1 << 20;
-/// The most bytes of a string. A larger allocation is impossible.
+/// The maximum size of a string, in bytes. A larger allocation is impossible.
 const MAX_STRING: usize = isize::MAX as usize;
-/// The deepest nesting of aggregates. Responses to this crate's commands and scripts nest four
+/// The maximum nesting of aggregates. Responses to this crate's commands and scripts nest four
 /// deep.
 const MAX_DEPTH: usize = 16;
-/// The most elements for which memory is allocated in advance, since the announced length may be
-/// wrong.
+/// The maximum number of elements for which memory is allocated in advance. Bounded, because the
+/// announced length may be wrong.
 const PREALLOCATED: usize = 4096;
 
 /// Decodes the values of one connection.
@@ -46,20 +46,21 @@ enum Aggregate {
     Array,
     Map,
     Push,
-    /// Attributes of the value that follows. They are ignored.
+    /// Attributes of the next value. They are ignored.
     Attribute,
 }
 
 /// The smallest part of the input that is decoded at a time.
 enum Element {
-    /// A value that is no aggregate, or a null.
+    /// A value that is not an aggregate, or a null.
     Value(Value),
     /// The start of an aggregate with this many elements.
     Start(Aggregate, usize),
 }
 
 impl Decoder {
-    /// Decodes the next value; `None` if it is incomplete. After an error nothing can be decoded.
+    /// Decodes the next value. Returns `None` if it is incomplete. After an error the input cannot
+    /// be decoded any further.
     pub(super) fn decode(&mut self, read: &mut BytesMut) -> RedisResult<Option<Value>> {
         while let Some(element) = element(read)? {
             let mut value = match element {
@@ -114,7 +115,7 @@ impl Aggregate {
     }
 }
 
-/// Decodes the next element; `None` if it is incomplete.
+/// Decodes the next element. Returns `None` if it is incomplete.
 fn element(read: &mut BytesMut) -> RedisResult<Option<Element>> {
     let Some(&kind) = read.first() else {
         return Ok(None);
@@ -143,8 +144,8 @@ fn element(read: &mut BytesMut) -> RedisResult<Option<Element>> {
 
 const TOO_LONG: &str = "a length is too large";
 
-/// Decodes a line with a length, if it is complete. Returns the length, which is `None` for RESP2's
-/// null, and the end of the line.
+/// Decodes a line with a length. Returns the length, which is `None` for a null of RESP2, and the
+/// end of the line. Returns `None` if the line is incomplete.
 fn length(read: &[u8]) -> RedisResult<Option<(Option<usize>, usize)>> {
     const NULL: &[u8] = b"-1\r\n";
     let mut length = 0_usize;
@@ -248,8 +249,8 @@ fn malformed(why: &str) -> RedisError {
 mod tests {
     use super::*;
 
-    fn decoded(said: &str) -> RedisResult<Option<Value>> {
-        Decoder::default().decode(&mut said.as_bytes().into())
+    fn decoded(bytes: &str) -> RedisResult<Option<Value>> {
+        Decoder::default().decode(&mut bytes.as_bytes().into())
     }
 
     #[test]
@@ -261,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_length_is_a_number_that_ends() {
-        for (said, waits) in [
+        for (bytes, waits) in [
             ("*", true),
             ("*12\r", true),
             ("*1000000000000\r\n", true),
@@ -276,7 +277,7 @@ mod tests {
             ("$1000000000000\r\n", true),
             ("$18446744073709551615\r\n", false),
         ] {
-            assert_eq!(matches!(decoded(said), Ok(None)), waits, "{said:?}");
+            assert_eq!(matches!(decoded(bytes), Ok(None)), waits, "{bytes:?}");
         }
         for kind in ["*", "$"] {
             let endless = kind.to_owned() + &"1".repeat(MAX_LENGTH_LINE);
@@ -303,7 +304,7 @@ mod tests {
     #[test]
     fn types_of_resp3_are_decoded_as_their_equivalents_in_resp2() {
         let text = |text: &'static str| Value::Text(text.into());
-        for (said, expected) in [
+        for (bytes, expected) in [
             ("_\r\n", Value::Nil),
             ("#t\r\n", Value::Int(1)),
             ("#f\r\n", Value::Int(0)),
@@ -334,11 +335,11 @@ mod tests {
             ),
             ("|0\r\n:7\r\n", Value::Int(7)),
         ] {
-            assert_eq!(decoded(said).unwrap(), Some(expected), "{said:?}");
-            for end in 0..said.len() {
+            assert_eq!(decoded(bytes).unwrap(), Some(expected), "{bytes:?}");
+            for end in 0..bytes.len() {
                 assert!(
-                    decoded(&said[..end]).unwrap().is_none(),
-                    "{said:?} until {end}"
+                    decoded(&bytes[..end]).unwrap().is_none(),
+                    "{bytes:?} until {end}"
                 );
             }
         }
@@ -346,7 +347,7 @@ mod tests {
             panic!("no error");
         };
         assert_eq!((error.code(), error.details()), ("OOM", Some("a  lot b")));
-        for said in [
+        for bytes in [
             "#x\r\n",
             "_x\r\n",
             "=3\r\ntxt\r\n",
@@ -357,7 +358,7 @@ mod tests {
             ":x\r\n",
             "+a\n",
         ] {
-            decoded(said).expect_err(said);
+            decoded(bytes).expect_err(bytes);
         }
     }
 }

@@ -13,7 +13,7 @@ pub(in crate::transport::redis) trait Encode {
     fn size_hint(&self) -> usize;
 }
 
-/// The most bytes that encoding adds to an argument.
+/// The maximum number of bytes that encoding adds to an argument.
 const OVERHEAD: usize = 24;
 
 impl Encode for Cmd {
@@ -65,13 +65,13 @@ impl<P: Encode + ?Sized> Encode for &P {
 #[derive(Default)]
 pub(in crate::transport::redis) struct Commands {
     encoded: Vec<u8>,
-    /// The position of each command's end.
+    /// The end of each command in the buffer.
     ends: Vec<usize>,
 }
 
 impl Commands {
     pub(in crate::transport::redis) fn push(&mut self, command: impl Encode) {
-        // An encoder that panicked may have left a part of a command.
+        // If an encoder panicked, the buffer ends with a part of a command.
         self.encoded.truncate(self.bytes());
         self.encoded.reserve(command.size_hint());
         command.encode(&mut self.encoded);

@@ -1,6 +1,6 @@
 //! A connection to a server over any byte stream.
 //!
-//! It makes progress only while its responses are polled: it has no task and no timeout.
+//! The connection has no task and no timeout. It reads and writes only while a response is polled.
 
 mod decode;
 mod encode;
@@ -34,18 +34,18 @@ use super::{
     server::{Departure, Renewal},
 };
 
-/// The size of a read buffer. Responses are slices of it, and each slice keeps the whole buffer in
-/// memory (see [`copy_if_small`]).
+/// The size of a read buffer, in bytes. Responses are slices of it. Each slice keeps the whole
+/// buffer in memory (see [`copy_if_small`]).
 const READ_BUFFER: usize = 64 << 10;
-/// A new read buffer is allocated when less than this is free.
-const LEAST_FREE: usize = 4 << 10;
+/// A new read buffer is allocated when fewer bytes than this are free.
+const MIN_FREE: usize = 4 << 10;
 /// Payloads of fewer bytes are copied out of the read buffer.
 const SMALL: usize = 4 << 10;
-/// The largest write buffer that is kept for reuse.
-const KEPT: usize = 1 << 20;
+/// The maximum size of a write buffer that is kept for reuse, in bytes.
+const MAX_REUSED: usize = 1 << 20;
 
-/// Copies a small payload. As a slice it would keep its whole read buffer in memory for as long as
-/// the application keeps the payload: 64 KiB, or the size of a larger message beside it.
+/// Copies a small payload. Without the copy, an application that keeps the payload would keep the
+/// whole read buffer: 64 KiB, or more if a larger response is in the same buffer.
 pub(super) fn copy_if_small(payload: &mut Bytes) {
     if payload.len() < SMALL {
         *payload = Bytes::copy_from_slice(payload);
@@ -60,28 +60,29 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// A connection to a server.
 ///
 /// # Cancel safety
-/// If a caller stops waiting for its response, the next caller skips that response.
+/// If a caller stops waiting for its response, the response is skipped before the next caller gets
+/// its own.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
-    /// Encoded commands, of which the first `sent` bytes were written.
-    out: Vec<u8>,
-    /// The number of bytes of `out` that were written.
-    sent: usize,
+    /// Encoded commands.
+    write_buffer: Vec<u8>,
+    /// The number of bytes of `write_buffer` that were written.
+    written: usize,
     /// Bytes that were read and not decoded yet.
-    read: BytesMut,
+    read_buffer: BytesMut,
     decoder: Decoder,
     progress: Progress,
-    /// Set if the last write had to wait for the server to read.
-    blocked: bool,
-    /// The number of commands without a response.
+    /// Set if the last write was pending, because the server has not read the earlier bytes.
+    write_blocked: bool,
+    /// The number of commands whose responses are due.
     due: usize,
     /// Resolves when another server is the primary.
     departure: Option<Departure>,
     /// Renews credentials that expire.
     renewal: Option<Renewal>,
-    /// The number of responses that are due before the response to a renewal. `None` if no renewal
-    /// is in flight.
-    before_renewal: Option<usize>,
+    /// The number of responses that are due before the response to the renewal. `None` if no
+    /// renewal is in flight.
+    due_before_renewal: Option<usize>,
     is_resp3: bool,
 }
 
@@ -90,16 +91,16 @@ impl Connection {
     pub(super) fn new(stream: Box<dyn Stream>) -> Self {
         Self {
             stream,
-            out: Vec::new(),
-            sent: 0,
-            read: BytesMut::new(),
+            write_buffer: Vec::new(),
+            written: 0,
+            read_buffer: BytesMut::new(),
             decoder: Decoder::default(),
             progress: Progress::default(),
-            blocked: false,
+            write_blocked: false,
             due: 0,
             departure: None,
             renewal: None,
-            before_renewal: None,
+            due_before_renewal: None,
             is_resp3: false,
         }
     }
@@ -119,8 +120,8 @@ impl Connection {
         self.departure = Some(departure);
     }
 
-    /// Sends the command of this renewal, between the commands of callers, when it is due. The
-    /// renewal gets the response, and callers do not.
+    /// Sends the command of this renewal when it is due, between the commands of callers. Only the
+    /// renewal gets the response.
     pub(super) fn renews_with(&mut self, renewal: Renewal) {
         self.renewal = Some(renewal);
     }
@@ -130,90 +131,95 @@ impl Connection {
         self.progress.clone()
     }
 
-    /// Queues commands. They are written together when a response is polled.
+    /// Adds commands to the write buffer. They are written together when a response is polled.
     pub(super) fn send(&mut self, commands: impl IntoIterator<Item = impl Encode>) {
-        if self.sent >= KEPT {
-            self.out.drain(..self.sent);
-            self.sent = 0;
+        if self.written >= MAX_REUSED {
+            self.write_buffer.drain(..self.written);
+            self.written = 0;
         }
         for command in commands {
-            command.encode(&mut self.out);
+            command.encode(&mut self.write_buffer);
             self.due += 1;
         }
     }
 
-    /// Returns the number of bytes that are queued and not written.
+    /// Returns the number of bytes in the write buffer that are not written.
     pub(super) fn unsent(&self) -> usize {
-        self.out.len() - self.sent
+        self.write_buffer.len() - self.written
     }
 
-    /// Polls the response to the oldest command that has none yet. It may be an error of the
-    /// server. An `Err` means that the connection is lost, even if no response is due.
-    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
-        let answer = loop {
+    /// Polls the response to the oldest command that has none yet. The response may be an error of
+    /// the server. An `Err` means that the connection is lost. It may come although no response is
+    /// due.
+    pub(super) fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
+        let response = loop {
             self.poll_renewal(cx);
             match ready!(self.poll_value(cx))? {
-                // A push is a notice or a message of a subscription, and no response to a command.
+                // A push is not a response to a command.
                 Value::Push(_) => {}
-                answer if self.before_renewal == Some(0) => self.renewed(answer),
-                answer => break answer,
+                response if self.due_before_renewal == Some(0) => self.end_renewal(response),
+                response => break response,
             }
         };
-        // A server writes this error when it accepts a connection. It is no response to a command.
-        if let Value::ServerError(unasked) = &answer
-            && unasked.details().is_some_and(error::has_too_many_clients)
+        // A server with too many clients writes this error when it accepts the connection, and then
+        // closes it. The error is not a response to a command.
+        if let Value::ServerError(error) = &response
+            && error.details().is_some_and(error::has_too_many_clients)
         {
-            return Poll::Ready(answer.refused());
+            return Poll::Ready(response.refused());
         }
-        self.due = (self.due.checked_sub(1))
-            .ok_or((ErrorKind::Parse, "the server answered without being asked"))?;
-        self.before_renewal = self.before_renewal.map(|before| before - 1);
-        Poll::Ready(Ok(answer))
+        self.due = (self.due.checked_sub(1)).ok_or((
+            ErrorKind::Parse,
+            "the server sent a response without a command",
+        ))?;
+        self.due_before_renewal = self.due_before_renewal.map(|due| due - 1);
+        Poll::Ready(Ok(response))
     }
 
-    /// Queues the command of a renewal that is due, behind all commands so far.
+    /// If a renewal is due, adds its command to the write buffer.
     fn poll_renewal(&mut self, cx: &mut Context<'_>) {
         if let Some(renewal) = &mut self.renewal
             && let Poll::Ready(auth) = renewal.poll_command(cx)
         {
-            auth.encode(&mut self.out);
-            self.before_renewal = Some(self.due);
+            auth.encode(&mut self.write_buffer);
+            self.due_before_renewal = Some(self.due);
         }
     }
 
-    fn renewed(&mut self, answer: Value) {
-        self.before_renewal = None;
+    /// Passes the response to the renewal.
+    fn end_renewal(&mut self, response: Value) {
+        self.due_before_renewal = None;
         if let Some(renewal) = &mut self.renewal {
-            renewal.answered(answer.refused());
+            renewal.answered(response.refused());
         }
     }
 
-    /// Renews the credentials while no command is sent. Never returns: if the connection is lost,
-    /// the next command fails.
+    /// Renews the credentials while callers send no commands. Never returns, even if the connection
+    /// is lost: the next command then fails.
     ///
     /// # Cancel safety
-    /// Dropping the future loses no response to a caller.
+    /// If the future is dropped, callers still get all their responses.
     pub(super) async fn stay(&mut self) -> Infallible {
         if self.renewal.is_some() {
-            let _ = self.answer().await;
+            let _ = self.response().await;
         }
         pending().await
     }
 
     /// Polls the next value: a response or a push.
     fn poll_value(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
-        // A server that refuses a command writes an error and closes. Read that error and all
-        // responses before it, then report the failed write.
+        // A server that refuses a command writes an error and closes the connection. So a failed
+        // write is returned only after all values that can be read, such as this error.
         let written = self.write(cx);
         loop {
-            if let Some(value) = self.decoder.decode(&mut self.read)? {
+            if let Some(value) = self.decoder.decode(&mut self.read_buffer)? {
                 return Poll::Ready(Ok(value));
             }
-            if self.read.capacity() - self.read.len() < LEAST_FREE {
-                self.read.reserve(READ_BUFFER);
+            if self.read_buffer.capacity() - self.read_buffer.len() < MIN_FREE {
+                self.read_buffer.reserve(READ_BUFFER);
             }
             let stream = Pin::new(&mut self.stream);
-            let Poll::Ready(read) = poll_read_buf(stream, cx, &mut self.read) else {
+            let Poll::Ready(read) = poll_read_buf(stream, cx, &mut self.read_buffer) else {
                 return self.poll_departure(cx);
             };
             let read = match read {
@@ -244,27 +250,27 @@ impl Connection {
 
     /// Writes as much as the stream accepts.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        while self.sent < self.out.len() {
-            let rest = &self.out[self.sent..];
-            match Pin::new(&mut self.stream).poll_write(cx, rest)? {
+        while self.written < self.write_buffer.len() {
+            let unsent = &self.write_buffer[self.written..];
+            match Pin::new(&mut self.stream).poll_write(cx, unsent)? {
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(written) => {
-                    self.sent += written;
-                    // The kernel's buffer accepted these bytes. That says nothing about the server
-                    // unless the buffer was full before.
-                    if std::mem::take(&mut self.blocked) {
+                    self.written += written;
+                    // The kernel's buffer has accepted these bytes. If it was full before, the
+                    // server has read some, which is progress.
+                    if std::mem::take(&mut self.write_blocked) {
                         self.progress.add(written);
                     }
                 }
                 Poll::Pending => {
-                    self.blocked = true;
+                    self.write_blocked = true;
                     return Ok(());
                 }
             }
         }
-        self.out.clear();
-        self.out.shrink_to(KEPT);
-        self.sent = 0;
+        self.write_buffer.clear();
+        self.write_buffer.shrink_to(MAX_REUSED);
+        self.written = 0;
         // TLS has a write buffer that only a flush empties.
         if let Poll::Ready(flushed) = Pin::new(&mut self.stream).poll_flush(cx) {
             flushed?;
@@ -273,14 +279,14 @@ impl Connection {
     }
 
     /// Waits for the next response.
-    pub(super) async fn answer(&mut self) -> RedisResult<Value> {
-        poll_fn(|cx| self.poll_answer(cx)).await
+    pub(super) async fn response(&mut self) -> RedisResult<Value> {
+        poll_fn(|cx| self.poll_response(cx)).await
     }
 
     /// Sends a command and returns its response.
     pub(super) async fn command(&mut self, command: impl Encode) -> RedisResult<Value> {
-        self.ask([command]).await?;
-        self.answer().await
+        self.send_after_due([command]).await?;
+        self.response().await
     }
 
     /// Sends commands together and returns their responses.
@@ -288,27 +294,30 @@ impl Connection {
         self.pipeline_before(commands, commands.len()).await
     }
 
-    /// Sends commands together and returns the responses to the first `first` commands. The other
-    /// responses may come much later: [`answer`](Self::answer) returns them.
+    /// Sends commands together, and returns the responses to the first `count` commands. The other
+    /// responses may come much later, and [`response`](Self::response) returns them.
     pub(super) async fn pipeline_before(
         &mut self,
         commands: impl IntoIterator<Item = impl Encode>,
-        first: usize,
+        count: usize,
     ) -> RedisResult<Vec<Value>> {
-        self.ask(commands).await?;
-        let mut answers = Vec::with_capacity(first);
-        while answers.len() < first {
-            answers.push(self.answer().await?);
+        self.send_after_due(commands).await?;
+        let mut responses = Vec::with_capacity(count);
+        while responses.len() < count {
+            responses.push(self.response().await?);
         }
-        Ok(answers)
+        Ok(responses)
     }
 
-    /// Sends commands together, and skips the responses that are due before theirs.
-    async fn ask(&mut self, commands: impl IntoIterator<Item = impl Encode>) -> RedisResult<()> {
-        let before = self.due;
+    /// Sends commands together, and skips the responses of earlier callers that stopped waiting.
+    async fn send_after_due(
+        &mut self,
+        commands: impl IntoIterator<Item = impl Encode>,
+    ) -> RedisResult<()> {
+        let skipped = self.due;
         self.send(commands);
-        for _ in 0..before {
-            self.answer().await?;
+        for _ in 0..skipped {
+            self.response().await?;
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! Time limits for silence: progress on the connection restarts them. A large response over a slow
-//! network takes long although the connection is not lost.
+//! Time limits that restart with each progress on a connection. A large response over a slow
+//! network takes long, although the connection is not lost.
 
 use std::{
     future::Future,
@@ -13,9 +13,9 @@ use std::{
 
 use tokio::time::{error::Elapsed, timeout};
 
-/// The number of checks for progress within a time limit. The limit may be exceeded by the time
-/// between two checks.
-const STEPS: u32 = 5;
+/// The number of checks for progress within a time limit. A caller may wait longer than the limit
+/// by the time between two checks.
+const CHECKS: u32 = 5;
 
 /// Counts the bytes that show progress on a connection: bytes that were read, and bytes that were
 /// written after a write had to wait for the server. Clones share the count.
@@ -40,23 +40,25 @@ impl Progress {
         work: impl Future<Output = T>,
     ) -> Result<T, Elapsed> {
         let mut work = pin!(work);
-        let mut seen = self.bytes();
-        // The count starts at the limit, so the first step fails if it brings no progress.
-        let mut quiet = STEPS;
-        let mut step = first;
+        let mut last_bytes = self.bytes();
+        // Starts at the limit, so the first check fails if there was no progress.
+        let mut checks_without_progress = CHECKS;
+        let mut wait = first;
         loop {
-            let elapsed = match timeout(step, &mut work).await {
+            let elapsed = match timeout(wait, &mut work).await {
                 Ok(done) => return Ok(done),
                 Err(elapsed) => elapsed,
             };
-            quiet = match std::mem::replace(&mut seen, self.bytes()) {
-                before if before != seen => 0,
-                _ => quiet + 1,
-            };
-            if quiet >= STEPS {
+            let bytes = self.bytes();
+            if std::mem::replace(&mut last_bytes, bytes) != bytes {
+                checks_without_progress = 0;
+            } else {
+                checks_without_progress += 1;
+            }
+            if checks_without_progress >= CHECKS {
                 return Err(elapsed);
             }
-            step = silence / STEPS;
+            wait = silence / CHECKS;
         }
     }
 }

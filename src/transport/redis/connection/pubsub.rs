@@ -1,4 +1,7 @@
 //! A connection with subscriptions.
+//!
+//! It sends a *probe* every few seconds. Only a missing response shows that a connection is half
+//! open, and only the response to a `ROLE` shows that the server was demoted.
 
 use std::{
     collections::VecDeque,
@@ -16,16 +19,15 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use super::{Connection, Value};
 use crate::transport::redis::{error, server::is_replica};
 
-/// The time between two questions for the server's role. Only a missing response shows that a
-/// connection is half open, and only the role shows that the server was demoted.
-const ASK: Duration = Duration::from_millis(2500);
-/// The longest wait for the response to a question.
-const ANSWER: Duration = Duration::from_secs(5);
+/// The time between two probes.
+const PROBE_INTERVAL: Duration = Duration::from_millis(2500);
+/// The time limit for the response to a probe or a renewal of the credentials.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A published message.
 #[derive(Debug, PartialEq)]
 pub(in crate::transport::redis) struct Published {
-    /// The pattern of the subscription that matched; `None` if it was to a channel.
+    /// The pattern of the subscription, or `None` if the subscription is to a channel.
     pub(in crate::transport::redis) pattern: Option<Bytes>,
     pub(in crate::transport::redis) channel: Bytes,
     pub(in crate::transport::redis) payload: Bytes,
@@ -37,7 +39,8 @@ pub(in crate::transport::redis) struct Published {
 #[derive(Debug, PartialEq)]
 pub(in crate::transport::redis) enum Notice {
     Published(Published),
-    /// The server has ended the subscription to this sharded channel: its slot is at another node.
+    /// The server has ended the subscription to this sharded channel, because the channel's slot is
+    /// now at another node.
     Ended(Bytes),
 }
 
@@ -45,12 +48,13 @@ pub(in crate::transport::redis) enum Notice {
 pub(in crate::transport::redis) struct PubSub {
     connection: Connection,
     /// Notices that arrived before all subscriptions were confirmed.
-    early: VecDeque<Notice>,
-    questions: Interval,
-    /// The time of the question whose response is due.
-    asked: Option<Instant>,
-    /// Set if the open question is a renewal of the credentials.
-    renews: bool,
+    queued: VecDeque<Notice>,
+    probes: Interval,
+    /// The start of the wait for the response to a probe or a renewal. `None` if no response is
+    /// due.
+    waiting_since: Option<Instant>,
+    /// Set if the response that is due is that to a renewal of the credentials.
+    is_renewing: bool,
     /// Set if the connection ends when its server has become a replica.
     needs_primary: bool,
 }
@@ -60,27 +64,30 @@ enum Received {
     Notice(Notice),
     /// The confirmation of one channel or pattern.
     Confirmation,
-    /// A response to a question.
-    Answer,
+    /// The response to a probe or a renewal.
+    Response,
 }
 
 impl PubSub {
-    /// Uses a connection for subscriptions only. With `needs_primary` it ends when its server has
-    /// become a replica.
+    /// Uses a connection for subscriptions only. With `needs_primary` the connection ends when its
+    /// server has become a replica.
     pub(in crate::transport::redis) fn new(connection: Connection, needs_primary: bool) -> Self {
-        let mut questions = interval_at(Instant::now() + ASK, ASK);
-        questions.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut probes = interval_at(Instant::now() + PROBE_INTERVAL, PROBE_INTERVAL);
+        probes.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             connection,
-            early: VecDeque::new(),
-            questions,
+            queued: VecDeque::new(),
+            probes,
             needs_primary,
-            asked: None,
-            renews: false,
+            waiting_since: None,
+            is_renewing: false,
         }
     }
 
-    /// Subscribes, and waits for the server's confirmation. A refusal is an error with a code.
+    /// Subscribes, and waits for the server's confirmation.
+    ///
+    /// # Errors
+    /// An error with a code if the server refuses, otherwise the cause of a lost connection.
     pub(in crate::transport::redis) async fn subscribe(
         &mut self,
         channels: &[&[u8]],
@@ -93,10 +100,12 @@ impl PubSub {
         Ok(())
     }
 
-    /// Subscribes to sharded channels, which are in one slot if this is a node of a cluster, and
-    /// waits for the server's confirmation. After a refusal, which is an error with a code, the
-    /// connection keeps its other subscriptions.
-    /// <https://redis.io/docs/latest/commands/ssubscribe/>
+    /// Subscribes to [sharded channels](https://redis.io/docs/latest/commands/ssubscribe/), and waits
+    /// for the server's confirmation. On a node of a cluster all channels must be in one slot.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Self::subscribe). After a refusal the connection keeps its other
+    /// subscriptions.
     pub(in crate::transport::redis) async fn subscribe_sharded(
         &mut self,
         channels: &[&[u8]],
@@ -109,11 +118,11 @@ impl PubSub {
         let mut confirmed = 0;
         while confirmed < names.len() {
             match poll_fn(|cx| self.poll_received(cx)).await {
-                Ok(Received::Notice(notice)) => self.early.push_back(notice),
+                Ok(Received::Notice(notice)) => self.queued.push_back(notice),
                 Ok(Received::Confirmation) => confirmed += 1,
-                Ok(Received::Answer) => self.accept(Ok(())),
-                // The response to a question that was sent before.
-                Err(refusal) if refusal.code().is_some() && self.asked.is_some() => {
+                Ok(Received::Response) => self.accept(Ok(())),
+                // The response to a probe or a renewal comes before that to the subscription.
+                Err(refusal) if refusal.code().is_some() && self.waiting_since.is_some() => {
                     self.accept(Err(refusal));
                 }
                 Err(error) => return Err(error),
@@ -122,11 +131,13 @@ impl PubSub {
         Ok(())
     }
 
-    /// Waits for the next message. The error is the cause of a lost connection, which may be the
-    /// server's silence.
+    /// Waits for the next message.
+    ///
+    /// # Errors
+    /// The cause of a lost connection. A missing response to a probe is such a cause.
     ///
     /// # Cancel safety
-    /// No message is lost when the future is dropped.
+    /// If the future is dropped, the next call returns the message.
     pub(in crate::transport::redis) async fn next(&mut self) -> RedisResult<Published> {
         match self.notice().await? {
             Notice::Published(published) => Ok(published),
@@ -134,64 +145,67 @@ impl PubSub {
         }
     }
 
-    /// Returns the next message if it was received already.
+    /// Returns the next message if it has arrived.
     pub(in crate::transport::redis) fn received(&mut self) -> Option<Published> {
         match self.notice().now_or_never()? {
             Ok(Notice::Published(published)) => Some(published),
             Ok(ended) => {
-                self.early.push_front(ended);
+                self.queued.push_front(ended);
                 None
             }
-            // A connection's error is repeated by the next call, so it may be dropped here.
+            // The next call returns the error of a lost connection again.
             Err(_) => None,
         }
     }
 
-    /// Like [`next`](Self::next), for a connection with sharded channels of a cluster.
+    /// Waits for the next notice. For a connection with sharded channels of a cluster.
+    ///
+    /// Errors and cancel safety are those of [`next`](Self::next).
     pub(in crate::transport::redis) async fn notice(&mut self) -> RedisResult<Notice> {
         poll_fn(|cx| self.poll_notice(cx)).await
     }
 
     fn poll_notice(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Notice>> {
-        if let Some(notice) = self.early.pop_front() {
+        if let Some(notice) = self.queued.pop_front() {
             return Poll::Ready(Ok(notice));
         }
         self.poll_renewal(cx)?;
         loop {
-            // Received bytes are read before the timers are checked.
+            // Decodes all that was received before the timers are checked.
             while let Poll::Ready(received) = self.poll_received(cx) {
                 match received {
                     Ok(Received::Notice(notice)) => {
-                        // The response comes after the messages before it, so the wait for it
-                        // starts again.
-                        self.asked = self.asked.map(|_| Instant::now());
+                        // Messages may be ahead of the response, so the wait for it starts again.
+                        self.waiting_since = self.waiting_since.map(|_| Instant::now());
                         return Poll::Ready(Ok(notice));
                     }
                     Ok(Received::Confirmation) => {}
-                    Ok(Received::Answer) => self.answered(cx, Ok(()))?,
-                    // An error for a missing permission is a response, too.
-                    Err(refusal) if refusal.code().is_some() => self.answered(cx, Err(refusal))?,
+                    Ok(Received::Response) => self.responded(cx, Ok(()))?,
+                    // An error with a code is a response, too, for example without permission for
+                    // `ROLE`.
+                    Err(refusal) if refusal.code().is_some() => self.responded(cx, Err(refusal))?,
                     Err(lost) => return Poll::Ready(Err(lost)),
                 }
             }
-            ready!(self.questions.poll_tick(cx));
-            match self.asked {
-                Some(asked) if asked.elapsed() >= ANSWER => {
+            ready!(self.probes.poll_tick(cx));
+            match self.waiting_since {
+                Some(since) if since.elapsed() >= RESPONSE_TIMEOUT => {
                     return Poll::Ready(Err(io::Error::from(io::ErrorKind::TimedOut).into()));
                 }
                 Some(_) => {}
-                None => self.ask(),
+                None => self.probe(),
             }
         }
     }
 
-    /// Renews the credentials if that is due and no other question is open.
+    /// Renews the credentials if that is due, and if no other response is due.
     ///
     /// # Errors
-    /// With RESP2, in which a subscriber may not log in. A new connection can.
+    /// If the renewal is due over RESP2: a subscriber may not send `AUTH` there, so a new
+    /// connection has to take the place of this one.
     fn poll_renewal(&mut self, cx: &mut Context<'_>) -> RedisResult<()> {
         let renewal = self.connection.renewal.as_mut();
-        let Some(renewal) = renewal.filter(|_| self.asked.is_none()) else {
+        let Some(renewal) = renewal.filter(|_| self.waiting_since.is_none()) else {
             return Ok(());
         };
         let Poll::Ready(auth) = renewal.poll_command(cx) else {
@@ -202,36 +216,37 @@ impl PubSub {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, error).into());
         }
         self.connection.send([&auth]);
-        self.asked = Some(Instant::now());
-        self.renews = true;
+        self.waiting_since = Some(Instant::now());
+        self.is_renewing = true;
         Ok(())
     }
 
-    /// Takes the response to the open question. The next question may then be sent.
-    fn answered(&mut self, cx: &mut Context<'_>, answer: RedisResult<()>) -> RedisResult<()> {
-        self.accept(answer);
+    /// Handles the response that was due, and sends a renewal if that is due.
+    fn responded(&mut self, cx: &mut Context<'_>, response: RedisResult<()>) -> RedisResult<()> {
+        self.accept(response);
         self.poll_renewal(cx)
     }
 
-    fn accept(&mut self, answer: RedisResult<()>) {
-        self.asked = None;
-        if std::mem::take(&mut self.renews)
+    /// Handles the response that was due.
+    fn accept(&mut self, response: RedisResult<()>) {
+        self.waiting_since = None;
+        if std::mem::take(&mut self.is_renewing)
             && let Some(renewal) = &mut self.connection.renewal
         {
-            renewal.answered(answer);
+            renewal.answered(response);
         }
     }
 
-    /// Asks for the server's role. A demoted server still serves subscribers, but clients publish
-    /// to the new primary. With RESP2 a subscriber may send no `ROLE`, so a `PING` only asks
-    /// whether the server is there.
-    fn ask(&mut self) {
-        let question = match self.needs_primary && self.connection.speaks_resp3() {
+    /// Sends a probe. It is a `ROLE` if the server must be a primary: a demoted server still serves
+    /// subscribers, but clients publish to the new primary. Over RESP2 a subscriber may not send
+    /// `ROLE`, so the probe is a `PING`, which only shows that the server responds.
+    fn probe(&mut self) {
+        let command = match self.needs_primary && self.connection.speaks_resp3() {
             true => "ROLE",
             false => "PING",
         };
-        self.connection.send([&redis::cmd(question)]);
-        self.asked = Some(Instant::now());
+        self.connection.send([&redis::cmd(command)]);
+        self.waiting_since = Some(Instant::now());
     }
 
     fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Received>> {
@@ -239,8 +254,8 @@ impl PubSub {
     }
 }
 
-/// Decodes a value from a connection with subscriptions: RESP3 sends a push where RESP2 sends an
-/// array. <https://redis.io/docs/latest/develop/pubsub/#wire-protocol-messages>
+/// Decodes a [value](https://redis.io/docs/latest/develop/pubsub/#wire-protocol-messages) from a
+/// connection with subscriptions. It is a push over RESP3, and an array over RESP2.
 fn received(value: Value) -> RedisResult<Received> {
     if is_replica(&value) {
         let demoted = io::Error::new(io::ErrorKind::ConnectionAborted, error::DEMOTED);
@@ -248,8 +263,8 @@ fn received(value: Value) -> RedisResult<Received> {
     }
     let words = match value.refused()? {
         Value::Array(words) | Value::Push(words) => words,
-        // The response to a ping: with RESP3, or before the first subscription.
-        Value::Text(_) => return Ok(Received::Answer),
+        // The response to a `PING` over RESP3, or before the first subscription.
+        Value::Text(_) => return Ok(Received::Response),
         _ => return Err(unexpected()),
     };
     let mut words = words.into_iter();
@@ -261,7 +276,7 @@ fn received(value: Value) -> RedisResult<Received> {
     let pattern = match &kind[..] {
         b"message" | b"smessage" => None,
         b"pmessage" => Some(text()?),
-        b"pong" | b"master" => return Ok(Received::Answer),
+        b"pong" | b"master" => return Ok(Received::Response),
         b"subscribe" | b"psubscribe" | b"ssubscribe" => return Ok(Received::Confirmation),
         b"sunsubscribe" => return Ok(Received::Notice(Notice::Ended(text()?))),
         _ => return Err(unexpected()),
@@ -275,7 +290,11 @@ fn received(value: Value) -> RedisResult<Received> {
 }
 
 fn unexpected() -> RedisError {
-    (ErrorKind::Parse, "no server answers a subscriber like that").into()
+    (
+        ErrorKind::Parse,
+        "the server sent a response that no subscriber expects",
+    )
+        .into()
 }
 
 #[cfg(test)]
@@ -284,10 +303,11 @@ mod tests {
 
     use super::*;
 
-    /// A subscriber of a server that sends this text, and the server's end of the connection.
-    async fn subscriber_of(said: &str) -> (PubSub, DuplexStream) {
+    /// Returns a subscriber whose server has sent this text, and the server's end of the
+    /// connection.
+    async fn subscriber_of(sent: &str) -> (PubSub, DuplexStream) {
         let (ours, mut server) = duplex(4096);
-        server.write_all(said.as_bytes()).await.unwrap();
+        server.write_all(sent.as_bytes()).await.unwrap();
         (PubSub::new(Connection::new(Box::new(ours)), true), server)
     }
 
@@ -304,14 +324,14 @@ mod tests {
 
     #[tokio::test]
     async fn messages_between_the_confirmations_are_not_lost() {
-        let said = [
+        let sent = [
             confirmed("subscribe", "a"),
             words(&["message", "a", "first"]),
             confirmed("subscribe", "b"),
             confirmed("psubscribe", "c*"),
             words(&["pmessage", "c*", "c1", "second"]),
         ];
-        let (mut pubsub, mut server) = subscriber_of(&said.concat()).await;
+        let (mut pubsub, mut server) = subscriber_of(&sent.concat()).await;
         pubsub.subscribe(&[b"a", b"b"], &[b"c*"]).await.unwrap();
         let first = pubsub.next().await.unwrap();
         assert_eq!((first.pattern, &first.channel[..]), (None, &b"a"[..]));
@@ -323,18 +343,18 @@ mod tests {
             (&b"c1"[..], &b"second"[..])
         );
         drop(pubsub);
-        let mut asked = String::new();
-        server.read_to_string(&mut asked).await.unwrap();
+        let mut received = String::new();
+        server.read_to_string(&mut received).await.unwrap();
         let commands = [
             words(&["SUBSCRIBE", "a", "b"]),
             words(&["PSUBSCRIBE", "c*"]),
         ];
-        assert_eq!(asked, commands.concat());
+        assert_eq!(received, commands.concat());
     }
 
     #[tokio::test]
     async fn notices_between_sharded_confirmations_are_kept_in_their_order() {
-        let said = [
+        let sent = [
             confirmed("ssubscribe", "a"),
             words(&["smessage", "a", "first"]),
             confirmed("sunsubscribe", "a"),
@@ -342,7 +362,7 @@ mod tests {
             "-MOVED 7 :7000\r\n".into(),
             words(&["smessage", "b", "second"]),
         ];
-        let (mut pubsub, _server) = subscriber_of(&said.concat()).await;
+        let (mut pubsub, _server) = subscriber_of(&sent.concat()).await;
         pubsub.subscribe_sharded(&[b"a", b"b"]).await.unwrap();
         let refusal = pubsub.subscribe_sharded(&[b"c"]).await.unwrap_err();
         assert_eq!(refusal.code(), Some("MOVED"));
@@ -355,12 +375,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_answer_to_an_open_question_is_no_refusal_of_a_subscription() {
+    async fn the_response_to_a_probe_is_not_that_to_a_subscription() {
         let (mut pubsub, mut server) = subscriber_of("").await;
-        let asked = tokio::time::timeout(2 * ASK, pubsub.notice()).await;
-        assert!(asked.is_err(), "the question has no answer yet");
-        let answers = "-NOPERM no PING\r\n".to_owned() + &confirmed("ssubscribe", "a");
-        server.write_all(answers.as_bytes()).await.unwrap();
+        let notice = tokio::time::timeout(2 * PROBE_INTERVAL, pubsub.notice()).await;
+        assert!(notice.is_err(), "the probe has no response yet");
+        let responses = "-NOPERM no PING\r\n".to_owned() + &confirmed("ssubscribe", "a");
+        server.write_all(responses.as_bytes()).await.unwrap();
         pubsub.subscribe_sharded(&[b"a"]).await.unwrap();
     }
 
@@ -372,31 +392,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_answers_no_ping_is_lost() {
+    async fn a_server_without_a_response_to_a_probe_is_an_error() {
         let (mut pubsub, mut server) = subscriber_of("").await;
         let started = Instant::now();
         let error = pubsub.next().await.unwrap_err();
         assert!(error.is_timeout(), "{error}");
         assert!(
-            started.elapsed() <= 2 * ASK + ANSWER,
+            started.elapsed() <= 2 * PROBE_INTERVAL + RESPONSE_TIMEOUT,
             "{:?}",
             started.elapsed()
         );
         drop(pubsub);
-        let mut asked = String::new();
-        server.read_to_string(&mut asked).await.unwrap();
-        assert_eq!(asked, words(&["PING"]));
+        let mut received = String::new();
+        server.read_to_string(&mut received).await.unwrap();
+        assert_eq!(received, words(&["PING"]));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_refuses_pings_is_not_lost() {
-        for answer in [words(&["pong", ""]), "-NOPERM no PING\r\n".into()] {
+    async fn a_refused_probe_is_not_an_error() {
+        for response in [words(&["pong", ""]), "-NOPERM no PING\r\n".into()] {
             let (mut pubsub, mut server) = subscriber_of("").await;
             let serving = async {
                 for _ in 0..10 {
-                    let mut asked = vec![0; words(&["PING"]).len()];
-                    server.read_exact(&mut asked).await.unwrap();
-                    server.write_all(answer.as_bytes()).await.unwrap();
+                    let mut received = vec![0; words(&["PING"]).len()];
+                    server.read_exact(&mut received).await.unwrap();
+                    server.write_all(response.as_bytes()).await.unwrap();
                 }
                 let published = words(&["message", "a", "b"]);
                 server.write_all(published.as_bytes()).await.unwrap();
@@ -407,21 +427,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_demoted_server_is_left_although_it_sends_on() {
+    async fn a_demoted_server_is_an_error_although_it_still_publishes() {
         let (ours, mut server) = duplex(4096);
         let mut connection = Connection::new(Box::new(ours));
         connection.set_resp3();
         let mut pubsub = PubSub::new(connection, true);
-        let question = words(&["ROLE"]);
+        let probe = words(&["ROLE"]);
         let serving = async {
             for role in ["master", "slave"] {
-                let mut asked = vec![0; question.len()];
-                server.read_exact(&mut asked).await.unwrap();
-                assert_eq!(asked, question.as_bytes());
+                let mut received = vec![0; probe.len()];
+                server.read_exact(&mut received).await.unwrap();
+                assert_eq!(received, probe.as_bytes());
                 let published = words(&["message", "a", role]).replacen('*', ">", 1);
-                let answer = format!("*2\r\n${}\r\n{role}\r\n:1\r\n", role.len());
+                let response = format!("*2\r\n${}\r\n{role}\r\n:1\r\n", role.len());
                 server
-                    .write_all((published + &answer).as_bytes())
+                    .write_all((published + &response).as_bytes())
                     .await
                     .unwrap();
             }
@@ -436,14 +456,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_value_that_no_subscriber_gets_is_a_lost_connection() {
-        for said in [
+    async fn a_value_that_no_subscriber_expects_is_an_error() {
+        for sent in [
             ":1\r\n".to_owned(),
             words(&["message", "a"]),
             words(&["other"]),
         ] {
-            let (mut pubsub, _server) = subscriber_of(&said).await;
-            pubsub.next().await.expect_err(&said);
+            let (mut pubsub, _server) = subscriber_of(&sent).await;
+            pubsub.next().await.expect_err(&sent);
         }
     }
 }

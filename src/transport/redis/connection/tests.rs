@@ -1,4 +1,4 @@
-//! Tests a connection against the other end of its stream.
+//! Tests a connection over a stream in memory, with the test as the server.
 
 use std::{future::poll_fn, time::Duration};
 
@@ -11,13 +11,14 @@ use tokio::{
 use super::*;
 use crate::transport::redis::server::Credentials;
 
-/// A connection with buffers of this size, and the server's end of it.
-fn connected(room: usize) -> (Connection, DuplexStream) {
-    let (ours, servers) = duplex(room);
-    (Connection::new(Box::new(ours)), servers)
+/// Returns a connection whose stream has buffers of this size, in bytes, and the server's end of
+/// it.
+fn connected(buffer_size: usize) -> (Connection, DuplexStream) {
+    let (ours, server) = duplex(buffer_size);
+    (Connection::new(Box::new(ours)), server)
 }
 
-async fn answer(connection: &mut Connection) -> RedisResult<Value> {
+async fn next_response(connection: &mut Connection) -> RedisResult<Value> {
     poll_fn(|cx| connection.poll_value(cx)).await
 }
 
@@ -25,16 +26,16 @@ fn text(text: &'static str) -> Value {
     Value::Text(text.into())
 }
 
-fn runs<T>(work: impl Future<Output = T>) -> T {
+fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.unwrap().block_on(work)
 }
 
 #[tokio::test]
-async fn answers_are_decoded_as_the_server_sent_them() {
+async fn responses_are_decoded_in_their_order() {
     let (mut connection, mut server) = connected(1024);
-    let said = b"+OK\r\n:-7\r\n$-1\r\n*-1\r\n$0\r\n\r\n*2\r\n$4\r\na\r\nb\r\n*0\r\n";
-    server.write_all(said).await.unwrap();
+    let bytes = b"+OK\r\n:-7\r\n$-1\r\n*-1\r\n$0\r\n\r\n*2\r\n$4\r\na\r\nb\r\n*0\r\n";
+    server.write_all(bytes).await.unwrap();
     for expected in [
         text("OK"),
         Value::Int(-7),
@@ -43,25 +44,25 @@ async fn answers_are_decoded_as_the_server_sent_them() {
         text(""),
         Value::Array(vec![text("a\r\nb"), Value::Array(vec![])]),
     ] {
-        assert_eq!(answer(&mut connection).await.unwrap(), expected);
+        assert_eq!(next_response(&mut connection).await.unwrap(), expected);
     }
 }
 
 #[tokio::test]
-async fn a_refusal_is_an_answer_with_its_code_and_its_text() {
+async fn a_server_error_is_a_response_with_its_code_and_its_text() {
     let (mut connection, mut server) = connected(1024);
-    let said = b"-NOGROUP No such key 's'\r\n-ERR\r\n*1\r\n-LOADING wait\r\n";
-    server.write_all(said).await.unwrap();
-    let Value::ServerError(refusal) = answer(&mut connection).await.unwrap() else {
-        panic!("no refusal");
+    let bytes = b"-NOGROUP No such key 's'\r\n-ERR\r\n*1\r\n-LOADING wait\r\n";
+    server.write_all(bytes).await.unwrap();
+    let Value::ServerError(server_error) = next_response(&mut connection).await.unwrap() else {
+        panic!("no server_error");
     };
-    assert_eq!(refusal.code(), "NOGROUP");
-    assert_eq!(refusal.details(), Some("No such key 's'"));
+    assert_eq!(server_error.code(), "NOGROUP");
+    assert_eq!(server_error.details(), Some("No such key 's'"));
     assert!(matches!(
-        answer(&mut connection).await,
+        next_response(&mut connection).await,
         Ok(Value::ServerError(_))
     ));
-    let Value::Array(list) = answer(&mut connection).await.unwrap() else {
+    let Value::Array(list) = next_response(&mut connection).await.unwrap() else {
         panic!("no list");
     };
     assert!(matches!(&list[..], [Value::ServerError(_)]));
@@ -75,21 +76,26 @@ async fn bytes_that_the_stream_does_not_accept_at_once_are_sent_while_the_caller
     connection.send([&cmd, &cmd]);
     let expected = [cmd.get_packed_command(), cmd.get_packed_command()].concat();
     let serving = async {
-        let mut heard = vec![0; expected.len()];
-        server.read_exact(&mut heard).await.unwrap();
+        let mut received = vec![0; expected.len()];
+        server.read_exact(&mut received).await.unwrap();
         server.write_all(b"+a\r\n+b\r\n").await.unwrap();
-        heard
+        received
     };
-    let asking = async { (answer(&mut connection).await, answer(&mut connection).await) };
-    let (heard, answers) = tokio::join!(serving, asking);
-    assert_eq!(heard, expected);
-    assert_eq!(answers.0.unwrap(), text("a"));
-    assert_eq!(answers.1.unwrap(), text("b"));
+    let reading = async {
+        (
+            next_response(&mut connection).await,
+            next_response(&mut connection).await,
+        )
+    };
+    let (received, responses) = tokio::join!(serving, reading);
+    assert_eq!(received, expected);
+    assert_eq!(responses.0.unwrap(), text("a"));
+    assert_eq!(responses.1.unwrap(), text("b"));
 }
 
 #[tokio::test]
-async fn a_connection_that_ends_or_says_something_else_is_lost() {
-    for said in [
+async fn an_end_of_the_stream_or_bytes_that_are_not_resp_are_an_error() {
+    for bytes in [
         "",
         "$5\r\nab",
         "HTTP/1.1 400 Bad Request\r\n\r\n",
@@ -97,10 +103,10 @@ async fn a_connection_that_ends_or_says_something_else_is_lost() {
         "$-7\r\n",
     ] {
         let (mut connection, mut server) = connected(1024);
-        server.write_all(said.as_bytes()).await.unwrap();
+        server.write_all(bytes.as_bytes()).await.unwrap();
         drop(server);
-        let error = answer(&mut connection).await.expect_err(said);
-        assert!(error.code().is_none(), "{said}: {error}");
+        let error = next_response(&mut connection).await.expect_err(bytes);
+        assert!(error.code().is_none(), "{bytes}: {error}");
     }
 }
 
@@ -121,7 +127,7 @@ fn write(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
-fn any_answer() -> impl Strategy<Value = Value> {
+fn any_response() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Nil),
         any::<i64>().prop_map(Value::Int),
@@ -134,63 +140,63 @@ fn any_answer() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn answers_may_arrive_in_any_pieces(
-        answers in prop::collection::vec(any_answer(), 1..6),
+    fn responses_may_arrive_in_any_pieces(
+        responses in prop::collection::vec(any_response(), 1..6),
         pieces in prop::collection::vec(1..50_usize, 1..20),
     ) {
-        let mut said = Vec::new();
-        answers.iter().for_each(|answer| write(answer, &mut said));
-        runs(async {
+        let mut bytes = Vec::new();
+        responses.iter().for_each(|response| write(response, &mut bytes));
+        block_on(async {
             let (mut connection, mut server) = connected(64);
-            let saying = async {
-                let (mut rest, mut pieces) = (&said[..], pieces.iter().cycle());
-                while !rest.is_empty() {
-                    let (piece, after) = rest.split_at(rest.len().min(*pieces.next().unwrap()));
+            let writing = async {
+                let (mut unsent, mut pieces) = (&bytes[..], pieces.iter().cycle());
+                while !unsent.is_empty() {
+                    let (piece, after) = unsent.split_at(unsent.len().min(*pieces.next().unwrap()));
                     server.write_all(piece).await.unwrap();
                     tokio::task::yield_now().await;
-                    rest = after;
+                    unsent = after;
                 }
             };
-            let hearing = async {
-                for expected in &answers {
-                    assert_eq!(answer(&mut connection).await.unwrap(), *expected);
+            let reading = async {
+                for expected in &responses {
+                    assert_eq!(next_response(&mut connection).await.unwrap(), *expected);
                 }
             };
-            tokio::join!(saying, hearing);
+            tokio::join!(writing, reading);
         });
     }
 
     #[test]
-    fn any_bytes_are_answers_or_a_lost_connection(
-        said in prop_oneof![
+    fn any_bytes_are_responses_or_an_error(
+        bytes in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..80),
             "([*$:+-][0-9-]{0,3}\r\n){0,12}".prop_map(String::into_bytes),
         ],
     ) {
-        runs(async {
+        block_on(async {
             let (mut connection, mut server) = connected(1024);
-            server.write_all(&said).await.unwrap();
+            server.write_all(&bytes).await.unwrap();
             drop(server);
-            let mut answers = 0;
-            while answer(&mut connection).await.is_ok() {
-                answers += 1;
-                assert!(answers <= said.len());
+            let mut count = 0;
+            while next_response(&mut connection).await.is_ok() {
+                count += 1;
+                assert!(count <= bytes.len());
             }
         });
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_other_caller_gets_the_answer_to_a_command_that_was_given_up() {
+async fn no_other_caller_gets_the_response_to_a_cancelled_command() {
     let (ours, mut server) = duplex(1024);
     let mut connection = Connection::new(Box::new(ours));
     let ping = redis::cmd("PING");
     let pings = [ping.clone(), ping.clone()];
-    let moment = std::time::Duration::from_secs(1);
-    let given_up = tokio::time::timeout(moment, connection.command(&ping)).await;
-    given_up.unwrap_err();
-    let given_up = tokio::time::timeout(moment, connection.pipeline(&pings));
-    given_up.await.unwrap_err();
+    let timeout_after = Duration::from_secs(1);
+    let cancelled = tokio::time::timeout(timeout_after, connection.command(&ping)).await;
+    cancelled.unwrap_err();
+    let cancelled = tokio::time::timeout(timeout_after, connection.pipeline(&pings));
+    cancelled.await.unwrap_err();
     server
         .write_all(b":1\r\n:2\r\n:3\r\n:4\r\n:5\r\n")
         .await
@@ -199,13 +205,16 @@ async fn no_other_caller_gets_the_answer_to_a_command_that_was_given_up() {
     server.write_all(b":6\r\n").await.unwrap();
     let first = connection.pipeline_before(&pings, 1).await;
     assert_eq!(first.unwrap(), [Value::Int(5)]);
-    assert_eq!(connection.answer().await.unwrap(), Value::Int(6));
+    assert_eq!(connection.response().await.unwrap(), Value::Int(6));
     server.write_all(b":7\r\n").await.unwrap();
-    connection.answer().await.expect_err("nothing was asked");
+    connection
+        .response()
+        .await
+        .expect_err("no command was sent");
 }
 
-/// A connection whose credentials have to be renewed every three seconds.
-fn renewed() -> (Connection, DuplexStream) {
+/// Returns a connection whose credentials expire after four seconds. It renews them after three.
+fn connected_with_credentials() -> (Connection, DuplexStream) {
     let lifetime = Duration::from_secs(4);
     let provider = move || async move { Ok(Credentials::new("me", "pw").expires_in(lifetime)) };
     let (mut connection, server) = connected(1024);
@@ -216,31 +225,32 @@ fn renewed() -> (Connection, DuplexStream) {
 const AUTH: &[u8] = b"*3\r\n$4\r\nAUTH\r\n$2\r\nme\r\n$2\r\npw\r\n";
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
-async fn reads(server: &mut DuplexStream, expected: &[u8]) {
-    let mut asked = vec![0; expected.len()];
-    server.read_exact(&mut asked).await.unwrap();
-    assert_eq!(asked, expected);
+/// Asserts that the server receives these bytes next.
+async fn expect_bytes(server: &mut DuplexStream, expected: &[u8]) {
+    let mut received = vec![0; expected.len()];
+    server.read_exact(&mut received).await.unwrap();
+    assert_eq!(received, expected);
 }
 
 #[tokio::test(start_paused = true)]
 async fn credentials_are_renewed_between_commands_and_no_caller_gets_the_response() {
-    let (mut connection, mut server) = renewed();
+    let (mut connection, mut server) = connected_with_credentials();
     let serving = async {
-        reads(&mut server, PING).await;
-        // The renewal comes behind the command without a response.
-        reads(&mut server, AUTH).await;
+        expect_bytes(&mut server, PING).await;
+        // The renewal is due while the command waits for its response.
+        expect_bytes(&mut server, AUTH).await;
         server.write_all(b":1\r\n+OK\r\n").await.unwrap();
-        reads(&mut server, PING).await;
+        expect_bytes(&mut server, PING).await;
         server.write_all(b":2\r\n").await.unwrap();
-        // The credentials are also renewed while nothing is sent.
-        reads(&mut server, AUTH).await;
+        // The connection also renews them while it has no command.
+        expect_bytes(&mut server, AUTH).await;
         server.write_all(b"+OK\r\n").await.unwrap();
     };
     let calling = async {
         let ping = redis::cmd("PING");
         for expected in [1, 2] {
-            let answer = connection.command(&ping).await.unwrap();
-            assert_eq!(answer, Value::Int(expected));
+            let response = connection.command(&ping).await.unwrap();
+            assert_eq!(response, Value::Int(expected));
         }
         connection.stay().await
     };
@@ -251,13 +261,13 @@ async fn credentials_are_renewed_between_commands_and_no_caller_gets_the_respons
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_renewal_is_tried_again_and_the_connection_stays_in_use() {
-    let (mut connection, mut server) = renewed();
+async fn a_failed_renewal_is_repeated_and_the_connection_stays_in_use() {
+    let (mut connection, mut server) = connected_with_credentials();
     let started = Instant::now();
     let serving = async {
-        for answer in ["-WRONGPASS no\r\n", "-WRONGPASS no\r\n", "+OK\r\n"] {
-            reads(&mut server, AUTH).await;
-            server.write_all(answer.as_bytes()).await.unwrap();
+        for response in ["-WRONGPASS no\r\n", "-WRONGPASS no\r\n", "+OK\r\n"] {
+            expect_bytes(&mut server, AUTH).await;
+            server.write_all(response.as_bytes()).await.unwrap();
         }
         started.elapsed()
     };
@@ -269,41 +279,41 @@ async fn a_refused_renewal_is_tried_again_and_the_connection_stays_in_use() {
     assert!(seconds(3) < took && took < seconds(4), "{took:?}");
     let calling = connection.command(redis::cmd("PING"));
     let serving = async {
-        reads(&mut server, PING).await;
+        expect_bytes(&mut server, PING).await;
         server.write_all(b":7\r\n").await.unwrap();
     };
-    let (answer, ()) = tokio::join!(calling, serving);
-    assert_eq!(answer.unwrap(), Value::Int(7));
+    let (response, ()) = tokio::join!(calling, serving);
+    assert_eq!(response.unwrap(), Value::Int(7));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_renews_its_credentials_over_resp3_and_has_to_connect_again_over_resp2() {
     let message = b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nb\r\n";
-    let (mut connection, mut server) = renewed();
+    let (mut connection, mut server) = connected_with_credentials();
     connection.set_resp3();
     let mut pubsub = PubSub::new(connection, true);
     let serving = async {
-        // The first question comes before the renewal, whose response is not taken for that of a
-        // question.
-        reads(&mut server, b"*1\r\n$4\r\nROLE\r\n").await;
+        // The subscriber checks the role of the server first. Then it renews, and must not take the
+        // response to the `AUTH` for that of a later check.
+        expect_bytes(&mut server, b"*1\r\n$4\r\nROLE\r\n").await;
         server.write_all(b"-NOPERM no role\r\n").await.unwrap();
-        for answer in ["-WRONGPASS no\r\n", "+OK\r\n"] {
-            reads(&mut server, AUTH).await;
-            server.write_all(answer.as_bytes()).await.unwrap();
+        for response in ["-WRONGPASS no\r\n", "+OK\r\n"] {
+            expect_bytes(&mut server, AUTH).await;
+            server.write_all(response.as_bytes()).await.unwrap();
         }
         server.write_all(message).await.unwrap();
     };
     let (published, ()) = tokio::join!(pubsub.next(), serving);
     assert_eq!(published.unwrap().payload, "b");
 
-    let (connection, mut server) = renewed();
+    let (connection, mut server) = connected_with_credentials();
     let mut pubsub = PubSub::new(connection, true);
     let serving = async {
-        reads(&mut server, PING).await;
+        expect_bytes(&mut server, PING).await;
         let pong = b"*2\r\n$4\r\npong\r\n$0\r\n\r\n";
         server.write_all(pong).await.unwrap();
     };
-    let (ended, ()) = tokio::join!(pubsub.next(), serving);
-    let error = ended.unwrap_err();
+    let (result, ()) = tokio::join!(pubsub.next(), serving);
+    let error = result.unwrap_err();
     assert!(error.to_string().contains("RESP2"), "{error}");
 }

@@ -126,7 +126,7 @@ impl InFlightPipelines {
             last_byte,
         } = self;
         poll_fn(|cx| {
-            while let Poll::Ready(answer) = connection.poll_answer(cx) {
+            while let Poll::Ready(answer) = connection.poll_response(cx) {
                 let answer = answer.map_err(Some)?;
                 let oldest = pipelines.front_mut().expect("an answer was due");
                 if oldest.answer(answer) {

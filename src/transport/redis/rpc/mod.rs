@@ -43,7 +43,7 @@ use crate::{
     transport::Counters,
 };
 
-/// The longest time for which a request waits until its reply can be received.
+/// The maximum time for which a request waits before it is sent, until its reply can be received.
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The state of a channel or a stream for replies.
@@ -53,7 +53,7 @@ enum Ready {
     No,
     /// Replies can be received.
     Yes,
-    /// The connection was lost, after replies could be received, and is being restored.
+    /// Replies could be received, but the connection was lost and is being restored.
     Lost,
     /// Refused by the server.
     Refused(redis::RedisError),
@@ -135,21 +135,21 @@ impl Hub {
         self.pending.waiting()
     }
 
-    /// Waits until replies can be received. A reliable request does not wait for a lost connection
-    /// to be restored, since its reply is stored meanwhile.
+    /// Waits until replies can be received, at most until `deadline`. A reliable request does not
+    /// wait while a connection is lost, because the server stores its reply.
     async fn wait(
         &self,
         ready: &mut watch::Receiver<Ready>,
         mode: ReplyMode,
-        until: Instant,
+        deadline: Instant,
     ) -> Result<(), Error> {
-        let settled = |ready: &Ready| match ready {
+        let may_send = |ready: &Ready| match ready {
             Ready::No => false,
             Ready::Lost => mode == ReplyMode::Reliable,
             Ready::Yes | Ready::Refused(_) => true,
         };
-        let until = until.min(Instant::now() + READY_TIMEOUT);
-        match timeout_at(until, ready.wait_for(settled)).await {
+        let ends_at = deadline.min(Instant::now() + READY_TIMEOUT);
+        match timeout_at(ends_at, ready.wait_for(may_send)).await {
             Ok(Ok(state)) => match &*state {
                 Ready::Refused(refusal) => Err(error::replies_refused(refusal.clone())),
                 _ => Ok(()),
@@ -164,8 +164,9 @@ impl Hub {
     }
 }
 
-/// The readers of reliable replies: one, or on a cluster one for each slot with requests, since no
-/// command reads several slots. Each reader starts with its first request.
+/// The readers of reliable replies. On one server there is one reader. On a cluster there is one
+/// for each slot with requests, because no command can read streams of several slots. A reader
+/// starts with its first request.
 struct ReplyReaders {
     client: Uuid,
     connector: Connector,

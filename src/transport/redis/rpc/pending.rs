@@ -30,8 +30,8 @@ pub(super) struct PendingRequests {
 #[derive(Default)]
 struct PendingTable {
     requests: HashMap<Uuid, PendingRequest>,
-    /// Set while the channel is subscribed to. It shares the lock of the requests, so that no fast
-    /// request starts to wait after the subscription was lost.
+    /// Set while the channel is subscribed to. Changed under the lock of the requests, so that a
+    /// fast request cannot be registered after the subscription was lost.
     subscribed: bool,
 }
 
@@ -43,7 +43,7 @@ struct PendingRequest {
 
 /// The state of a pending request.
 enum RequestState {
-    /// There is no outcome yet. Holds the waker of the last poll.
+    /// The request has no outcome yet. Contains the waker of the last poll.
     Waiting(Option<Waker>),
     /// The outcome, which the next poll takes.
     Answered(Result<Reply, Error>),
@@ -54,7 +54,7 @@ impl PendingRequest {
         matches!(self.state, RequestState::Waiting(_))
     }
 
-    /// Stores the outcome of a waiting request. Returns the waker to call.
+    /// Stores the outcome of a waiting request. Returns the waker, which the caller must wake.
     fn answer(&mut self, answer: Result<Reply, Error>) -> Option<Waker> {
         match std::mem::replace(&mut self.state, RequestState::Answered(answer)) {
             RequestState::Waiting(waker) => waker,
@@ -75,7 +75,8 @@ impl PendingRequests {
         lock(&self.table)
     }
 
-    /// Registers a new request. `None` for a fast request while the channel is not subscribed to.
+    /// Registers a new request. Returns `None` for a fast request while the channel is not
+    /// subscribed to, because its reply would be lost.
     pub(super) fn register(self: &Arc<Self>, mode: ReplyMode) -> Option<PendingReply> {
         let id = unique();
         let mut table = self.table();
@@ -102,8 +103,8 @@ impl PendingRequests {
         self.table().subscribed = true;
     }
 
-    /// Records that the subscription was lost, and fails the fast requests: their replies may be
-    /// missed.
+    /// Records that the subscription was lost. Fails the fast requests, because their replies may
+    /// be lost.
     pub(super) fn unsubscribed(&self) {
         let mut wakers = Vec::new();
         let mut table = self.table();
@@ -133,8 +134,8 @@ impl PendingRequests {
         true
     }
 
-    /// Decodes a reply and delivers it to its request. Counts replies that cannot be read, or whose
-    /// request no longer waits.
+    /// Decodes a reply and delivers it to its request. Counts the replies that cannot be decoded,
+    /// and those whose request no longer waits.
     pub(super) fn resolve(&self, envelope: &[u8]) {
         let decoded = match codec::decode_reply(envelope) {
             Ok(decoded) => decoded,
@@ -173,8 +174,8 @@ impl CompletionHandler for PendingRequests {
         };
         let id = Uuid::from_u128(id);
         let mode = self.table().requests.get(&id).map(|request| request.mode);
-        // The request may be on the stream. Its reply will be stored then, so the request goes on
-        // waiting.
+        // The request may be on the stream, and a worker then stores its reply. So the request
+        // still waits.
         if !(error.is_unknown_outcome() && mode == Some(ReplyMode::Reliable)) {
             self.answer(id, Err(error));
         }
@@ -219,9 +220,9 @@ impl Future for PendingReply {
 
 impl Drop for PendingReply {
     fn drop(&mut self) {
-        // The lock is released before the reply is dropped.
-        let left = self.pending.table().requests.remove(&self.id);
-        drop(left);
+        // Bound to a variable, so that the lock is released before the request is dropped.
+        let request = self.pending.table().requests.remove(&self.id);
+        drop(request);
     }
 }
 

@@ -52,25 +52,25 @@ use crate::{
 
 /// The time to live of a reply stream. Stored replies survive an outage of at most this length.
 const TIME_TO_LIVE: Duration = Duration::from_secs(300);
-/// The shortest time between two renewals of the time to live.
+/// The minimum time between two renewals of the time to live.
 const RENEW: Duration = Duration::from_secs(1);
 /// The time for which a read blocks.
 const BLOCK: Duration = Duration::from_secs(2);
-/// The time for which the last of several reads blocks. It is short, since it delays the next reads
-/// of the other streams.
+/// The time for which the last of several reads blocks. Short, because it delays the next reads of
+/// the other streams.
 const SHORT_BLOCK: Duration = Duration::from_millis(20);
 /// A connection counts as lost if it is silent for this time after the `BLOCK` of its read.
 const GRACE: Duration = Duration::from_secs(5);
-/// The most streams that one command reads.
+/// The maximum number of streams that one command reads.
 const MAX_KEYS: usize = 128;
-/// The most replies that one read returns.
+/// The maximum number of replies that one read returns.
 const COUNT: usize = 256;
-/// A stream is trimmed after this many of its entries were read.
+/// The number of entries read from a stream after which it is trimmed.
 const TRIM: usize = 512;
-/// A stream is still read for this time after its last request, so that it is ready for the next
-/// one.
+/// The time for which a stream is still read after its last request, so that the next request does
+/// not wait for it.
 const LINGER: Duration = Duration::from_secs(60);
-/// The pause after the server has refused a stream.
+/// The time for which a stream is not read after the server has refused it.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The reply streams of a client.
@@ -85,9 +85,10 @@ pub(super) struct ReplyStreams {
 #[derive(Default)]
 struct ReplyStreamTable {
     streams: HashMap<Name, Arc<ReplyStream>>,
-    /// New streams that the reader has not taken yet.
+    /// New streams that the reader does not read yet.
     joined: Vec<Arc<ReplyStream>>,
-    /// A stream of the read that blocks, or is about to block. A new entry there ends the read.
+    /// A stream of the blocking read. An entry that is added to this stream ends the read, so that
+    /// the reader can add a new stream.
     blocked: Option<Arc<ReplyStream>>,
 }
 
@@ -97,8 +98,8 @@ struct ReplyStream {
     name: Name,
     /// The key of the reply stream.
     key: String,
-    /// The number of requests that wait for a reply here. Incremented only under the lock of the
-    /// table, so that the reader does not drop a stream that a request starts to use.
+    /// The number of requests that wait for a reply on this stream. Incremented only under the lock
+    /// of the table: the reader stops reading a stream without requests under the same lock.
     outstanding: AtomicUsize,
     ready: watch::Sender<Ready>,
 }
@@ -128,8 +129,8 @@ impl ReplyStreams {
         }
     }
 
-    /// Registers a request on `stream`, a name with its namespace, and starts to read the reply
-    /// stream if that is not read yet.
+    /// Registers a request to `stream`, a name with its namespace. The reader starts to read the
+    /// reply stream unless it does so already.
     pub(super) fn join(&self, stream: &Name) -> Result<Outstanding, Error> {
         let mut table = lock(&self.table);
         if let Some(stream) = table.streams.get(stream) {
@@ -154,28 +155,28 @@ impl ReplyStreams {
                 .arg("*")
                 .arg("h")
                 .arg("");
-            // The command is sent even if its response is dropped.
+            // The pipeline sends the command although nobody waits for its response.
             drop(self.pipeline.submit(end, Resend::UntilAnswered));
         }
         Ok(Outstanding(joining))
     }
 }
 
-/// A reply stream that is read, with the reader's state of it.
+/// The reader's state of a reply stream.
 struct Reading {
     stream: Arc<ReplyStream>,
-    /// The last entry that was read; `None` until the stream exists.
+    /// The id of the last entry that was read, or `None` until the reader has created the stream.
     cursor: Option<Bytes>,
     /// The time of the last renewal of the stream's time to live.
-    renewed: Option<Instant>,
+    renewed_at: Option<Instant>,
     /// The number of entries up to the cursor that were not trimmed yet.
     untrimmed: usize,
-    /// Set if the last read returned nothing.
+    /// Set if the last read returned no entries.
     idle: bool,
-    /// The time since which no request waits here; `None` while one does.
-    unused: Option<Instant>,
-    /// The end of the pause after the server has refused the stream.
-    refused: Option<Instant>,
+    /// The time since which no request waits for a reply on this stream. `None` while one does.
+    unused_since: Option<Instant>,
+    /// The end of the pause after the server has refused the stream. `None` without a refusal.
+    paused_until: Option<Instant>,
 }
 
 impl Reading {
@@ -183,17 +184,17 @@ impl Reading {
         Self {
             stream,
             cursor: None,
-            renewed: None,
+            renewed_at: None,
             untrimmed: 0,
             idle: false,
-            unused: None,
-            refused: None,
+            unused_since: None,
+            paused_until: None,
         }
     }
 
     /// Returns `true` unless the stream is paused after a refusal.
     fn is_allowed(&self, now: Instant) -> bool {
-        self.refused.is_none_or(|until| until <= now)
+        self.paused_until.is_none_or(|end| end <= now)
     }
 
     /// Makes the command that renews the stream's time to live.
@@ -204,8 +205,8 @@ impl Reading {
         renew
     }
 
-    /// Makes the command that trims entries that were read. `None` unless there are many of them,
-    /// or some on an idle stream.
+    /// Makes the command that trims the entries that were read. Returns `None` if there are too
+    /// few: an idle stream is trimmed for one entry, another stream for [`TRIM`].
     fn trim(&mut self) -> Option<Cmd> {
         let cursor = self.cursor.as_ref()?;
         if self.untrimmed < TRIM && !(self.idle && self.untrimmed > 0) {
@@ -229,8 +230,8 @@ pub(super) struct ReplyReader {
     counters: Arc<Counters>,
     /// The streams that are read, by key.
     reading: HashMap<String, Reading>,
-    /// The most streams that one command reads. Set to one after the server has refused a command,
-    /// to find the stream that it refuses.
+    /// The maximum number of streams that one command reads. It is 1 after the server has refused a
+    /// command, to find the stream that it refuses.
     max_keys: usize,
     /// Set if the server refuses to read several streams in one command, but allows to read each
     /// alone. The streams are then in several slots of a cluster, or different selectors of an ACL
@@ -273,7 +274,7 @@ impl ReplyReader {
             remove.arg(key);
             self.streams.pipeline.submit(remove, Resend::Never)
         });
-        // If that fails, the streams expire.
+        // If the command fails, the streams expire.
         let removed = join_all(removed);
         let _ = timeout(Duration::from_secs(1), removed).await;
     }
@@ -300,15 +301,15 @@ impl ReplyReader {
         }
     }
 
-    /// Reads until the connection is lost, and returns the error. On a cluster, returns `None` when
-    /// no stream of the slot is left to read, which closes the connection.
+    /// Reads until the connection is lost, and returns the error. On a cluster, closes the
+    /// connection and returns `None` when no stream of the slot is in use.
     async fn read(
         &mut self,
         mut connection: Connection,
         outage: &mut Outage,
     ) -> Option<RedisError> {
         for reading in self.reading.values_mut() {
-            (reading.renewed, reading.refused) = (None, None);
+            (reading.renewed_at, reading.paused_until) = (None, None);
         }
         (self.one_by_one, self.max_keys) = (false, MAX_KEYS);
         loop {
@@ -344,14 +345,14 @@ impl ReplyReader {
                 biased;
                 () = self.streams.joined.notified() => Ok(()),
                 () = sleep(PAUSE) => Ok(()),
-                unasked = connection.answer() => Err(unasked.err().unwrap_or_else(unexpected)),
+                surplus = connection.response() => Err(surplus.err().unwrap_or_else(unexpected)),
             };
         }
         let mut keys = keys(known);
         let max_keys = self.max_keys;
         if keys.len() > max_keys {
-            // Only the last of the reads blocks. The order rotates, so that each stream has its
-            // turn in the last read.
+            // Only the last of the reads blocks. The order rotates, so that the last read contains
+            // each stream in turn.
             keys.sort_unstable();
             self.turn = (self.turn + max_keys) % keys.len();
             keys.rotate_left(self.turn);
@@ -365,12 +366,12 @@ impl ReplyReader {
         if !self.announce(&keys) {
             return Ok(());
         }
-        let renewed = |it: &&String| {
-            let renewed = self.reading[*it].renewed;
-            renewed.is_none_or(|last| now - last >= RENEW)
+        let is_due = |it: &&String| {
+            let renewed_at = self.reading[*it].renewed_at;
+            renewed_at.is_none_or(|last| now - last >= RENEW)
         };
-        let renewed: Vec<_> = keys.iter().filter(renewed).cloned().collect();
-        let renewals = renewed.iter().map(|key| self.reading[key].renewal());
+        let due: Vec<_> = keys.iter().filter(is_due).cloned().collect();
+        let renewals = due.iter().map(|key| self.reading[key].renewal());
         let mut commands: Vec<_> = renewals.collect();
         for key in &keys {
             commands.extend(self.reading.get_mut(key).and_then(Reading::trim));
@@ -382,19 +383,20 @@ impl ReplyReader {
             commands.push(self.command(keys, block));
         }
 
-        let answers = ask(connection, &commands, block + GRACE).await;
+        let responses = ask(connection, &commands, block + GRACE).await;
         lock(&self.streams.table).blocked = None;
-        let mut answers = answers?;
-        let replies = answers.split_off(upkeep);
-        for (key, answer) in renewed.into_iter().zip(answers) {
-            self.note_renewal(&key, now, answer)?;
+        let mut responses = responses?;
+        let replies = responses.split_off(upkeep);
+        for (key, response) in due.into_iter().zip(responses) {
+            self.note_renewal(&key, now, response)?;
         }
         let mut sizes = Vec::new();
         let mut has_refused = false;
-        for (keys, answer) in keys.chunks(max_keys).zip(replies) {
-            match (answer.refused(), keys) {
+        for (keys, response) in keys.chunks(max_keys).zip(replies) {
+            match (response.refused(), keys) {
                 (Ok(replies), _) => self.hand_out(keys, replies, &mut sizes)?,
-                // The server is not ready. The caller connects again, perhaps to another server.
+                // The server is not ready. The caller makes a new connection, perhaps to another
+                // server.
                 (Err(refusal), _) if refusal.code().is_none_or(error::is_passing) => {
                     return Err(refusal);
                 }
@@ -406,8 +408,8 @@ impl ReplyReader {
             }
         }
         self.size.note(sizes);
-        // After a refused command, reads each stream by a separate command, to find the stream that
-        // is refused. If none is refused alone, keeps reading them separately.
+        // After a refused command, each stream is read by a separate command, to find the stream
+        // that is refused. If the server refuses none of them, they are always read separately.
         self.one_by_one |= max_keys == 1 && keys.len() > 1 && !has_refused;
         self.max_keys = match self.one_by_one || (has_refused && max_keys > 1) {
             true => 1,
@@ -430,10 +432,10 @@ impl ReplyReader {
         };
         self.reading.retain(|_, it| {
             if it.stream.outstanding.load(Ordering::Relaxed) > 0 {
-                it.unused = None;
+                it.unused_since = None;
                 return true;
             }
-            let is_read = now - *it.unused.get_or_insert(now) < linger;
+            let is_read = now - *it.unused_since.get_or_insert(now) < linger;
             if !is_read {
                 table.streams.remove(&it.stream.name);
             }
@@ -441,8 +443,8 @@ impl ReplyReader {
         });
     }
 
-    /// Publishes a stream of the next blocking read, so that a new stream can end that read.
-    /// Returns `false` if there is a new stream already.
+    /// Sets the stream on which a new entry ends the next blocking read. Returns `false` if there
+    /// is a new stream already, so that the read must not block.
     fn announce(&self, keys: &[String]) -> bool {
         let mut table = lock(&self.streams.table);
         if !table.joined.is_empty() {
@@ -495,7 +497,7 @@ impl ReplyReader {
                     let id = response::bytes(id).map_err(|_| unexpected())?;
                     if let Some(reading) = self.reading.get_mut(key) {
                         reading.cursor = Some(id);
-                        reading.renewed = Some(now);
+                        reading.renewed_at = Some(now);
                         reading.untrimmed = 1;
                         reading.stream.ready.send_replace(Ready::Yes);
                     }
@@ -517,7 +519,7 @@ impl ReplyReader {
         let Some(reading) = self.reading.get_mut(key) else {
             return;
         };
-        reading.refused = Some(Instant::now() + PAUSE);
+        reading.paused_until = Some(Instant::now() + PAUSE);
         if let Some(withheld) = self.refusals.admit() {
             let (address, error) = (self.connector.address(), &refusal);
             tracing::warn!(address, key, %error, withheld, "cannot read replies; trying again");
@@ -532,7 +534,7 @@ impl ReplyReader {
         let Some(reading) = self.reading.get_mut(key) else {
             return Ok(());
         };
-        reading.renewed = Some(now);
+        reading.renewed_at = Some(now);
         match answer {
             // The stream has expired, or the server was flushed.
             Value::Int(0) => {

@@ -59,12 +59,12 @@ impl Hub {
     ) -> Result<Reply, Error> {
         let mode = message.parts().reply_mode;
         let mut subscribed = self.subscribed.clone();
-        // The reply stream is read until this is dropped.
+        // The reply stream is read until this value is dropped.
         let mut outstanding = None;
         if mode == ReplyMode::Reliable {
             let joined = outstanding.insert(self.replies.join(&key)?);
-            // Waits for the subscription first, since only this wait fails immediately if the hub's
-            // runtime has ended.
+            // If the hub's runtime has ended, only the wait for the subscription fails immediately.
+            // So it comes first.
             self.wait(&mut subscribed, mode, deadline.0).await?;
             self.wait(&mut joined.ready(), mode, deadline.0).await?;
         }
@@ -73,7 +73,7 @@ impl Hub {
             if let Some(reply) = self.pending.register(mode) {
                 break reply;
             }
-            // The subscription was lost after it was reported as active.
+            // The subscription was lost between the wait and the registration.
             next_turn().await;
         };
 
@@ -92,8 +92,7 @@ impl Hub {
             message: &message,
             more: &reply_fields[..fields],
         };
-        // The outcome of sending goes to the pending reply, so this task is woken once, not once
-        // for the outcome and once for the reply.
+        // The pending reply also receives the outcome of sending, so this task is woken only once.
         let number = reply.id().as_u128();
         (self.pipeline.of(&key))
             .post(add, Resend::Never, &self.pending, number)

@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// The longest wait for the server to confirm a subscription.
+/// The time limit for the server's confirmation of a subscription.
 const CONFIRMATION: Duration = Duration::from_secs(5);
 
 /// The task that keeps a client subscribed, and delivers the replies.
@@ -34,7 +34,7 @@ impl Subscription {
     /// it is dropped.
     pub(super) async fn run(self) {
         let mut outage = Outage::default();
-        // The state to publish after a failed attempt: `Lost` if an earlier attempt has succeeded.
+        // The state after a failed attempt. It is `Lost` once an attempt has succeeded.
         let mut down = Ready::No;
         loop {
             match self.subscribe().await {
@@ -79,8 +79,8 @@ impl Subscription {
         .await
         {
             Ok(Ok(())) => Ok(Ok(pubsub)),
-            // A transient error, such as `LOADING`, is not a refusal: it is retried like a lost
-            // connection.
+            // A transient error, such as `LOADING`, is not a refusal. Like a lost connection, it is
+            // followed by another attempt.
             Ok(Err(refusal)) if refusal.code().is_some_and(|code| !error::is_passing(code)) => {
                 Ok(Err(refusal))
             }

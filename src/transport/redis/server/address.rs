@@ -39,7 +39,7 @@ impl Address {
         Some(Self::tcp(host, port.parse().ok()?))
     }
 
-    /// Returns the host; empty for a Unix socket.
+    /// Returns the host, which is empty for a Unix socket.
     pub(super) fn host(&self) -> &str {
         match self {
             Self::Tcp(host, _) => host,
@@ -76,9 +76,8 @@ pub(super) fn listed(addresses: &[Address]) -> String {
     all.join(", ")
 }
 
-/// Connects to a host over TCP. Looks the name up each time. Tries the addresses of the name with a
-/// staggered start, and uses the first connection.
-/// <https://www.rfc-editor.org/rfc/rfc8305>
+/// Connects to a host over TCP. Looks up the name each time, tries its addresses with a [staggered
+/// start](https://www.rfc-editor.org/rfc/rfc8305), and uses the first connection.
 pub(super) async fn connect(
     host: &str,
     port: u16,
@@ -92,7 +91,7 @@ pub(super) async fn connect(
         let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         errors.pop().unwrap_or_else(none)
     })?;
-    // An error is ignored, since the socket works without the options.
+    // The socket works without the options, so an error is ignored.
     let _ = set_options(&stream, settings);
     Ok(stream)
 }
@@ -113,8 +112,8 @@ fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// Adds defaults to the given settings: `TCP_NODELAY`, and the keep-alive probes and the user
-/// timeout with which the kernel detects a dead peer.
+/// Adds defaults to the settings: `TCP_NODELAY`, and the keep-alive probes and the user timeout by
+/// which the kernel detects a dead peer.
 pub(super) fn tcp_settings(given: &TcpSettings) -> TcpSettings {
     let mut settings = given.clone().set_nodelay(true);
     if given.keepalive().is_none() {

@@ -2,13 +2,13 @@
 
 use crate::message::Shown;
 
-/// The most bytes of an error's text in a log line.
+/// The maximum length of an error's text in a log line, in bytes.
 const MAX_LOGGED: usize = 1024;
 
 /// Maps a substring of an error's text to a description of its cause. The first match is used.
 ///
-/// The texts come from the server, the operating system and this library. They are matched as text
-/// since a failed name resolution has no distinct error code.
+/// The texts come from the server, the operating system and this library. A failed name resolution
+/// has no error code of its kind, so only its text can be matched.
 const CAUSES: [(&str, &str); 17] = [
     (
         "WRONGPASS",

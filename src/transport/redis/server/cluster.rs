@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// A map younger than this is not read again.
+/// The minimum time between two attempts to read the map.
 const MIN_REREAD_AGE: Duration = Duration::from_millis(200);
 
 /// A cluster: the nodes in its URL, and the map that a node last returned.
@@ -32,7 +32,7 @@ pub(super) struct Cluster {
     seeds: Vec<Address>,
     map: watch::Sender<Map>,
     /// The time of the last attempt to read the map. Locked during an attempt, so that concurrent
-    /// callers share it.
+    /// callers wait for the attempt and use its result.
     read: Mutex<Option<Instant>>,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Map {
 }
 
 impl Map {
-    /// Returns the primary of a slot; `None` if it is not known.
+    /// Returns the primary of a slot, or `None` if it is not known.
     pub(super) fn owner(&self, slot: HashSlot) -> Option<&Arc<Address>> {
         let position = (*self.owners.get(usize::from(slot.0))?)?;
         self.primaries.get(usize::from(position))
@@ -92,8 +92,8 @@ impl Cluster {
         self.map.subscribe()
     }
 
-    /// Returns the primary of a slot. If it is unknown, returns any node, which redirects to the
-    /// primary.
+    /// Returns the primary of a slot. If it is unknown, returns any node: that node redirects
+    /// commands to the primary.
     pub(super) fn owner(&self, slot: HashSlot) -> Address {
         let map = self.map();
         let known = map.owner(slot).or_else(|| map.primaries.first());
@@ -161,8 +161,8 @@ impl Cluster {
     }
 }
 
-/// Reads the map from one node. Fails if the node says that the cluster is down, as a node does
-/// that is cut off from the others.
+/// Reads the map from one node. Fails if the node reports that the cluster is down: a node that is
+/// cut off from the others does so, and its map may be old.
 async fn ask(login: &Login, node: &Address) -> Result<Map, Error> {
     let mut connection = login.connection(node, Purpose::Commands).await?;
     let info = redis::cmd("CLUSTER").arg("INFO").to_owned();
@@ -174,7 +174,7 @@ async fn ask(login: &Login, node: &Address) -> Result<Map, Error> {
             ))
             .with_source(redis::RedisError::from(refusal)));
         }
-        // The user may lack permission for `CLUSTER INFO`: the check is skipped.
+        // Without permission for `CLUSTER INFO` the check is skipped.
         Value::ServerError(_) => {}
         info if text(info.clone()).contains("cluster_state:fail") => {
             return Err(Error::disconnected(format!(
@@ -226,12 +226,12 @@ pub(super) fn map(answer: Value, node: &Address) -> Result<Map, Error> {
     Ok(map)
 }
 
-/// Decodes the address of a node in a response from the node at `from`. `None` if the response has
-/// no known host.
+/// Decodes the address of a node in a response from the node at `from`. Returns `None` if the
+/// response marks the host as unknown.
 fn node_address(node: Value, from: &Address) -> Result<Option<Address>, Error> {
     let mut parts = array(node)?.into_iter();
     let host = match parts.next().unwrap_or_default() {
-        // Without a host, the address has the host of the node that has responded.
+        // An empty host stands for the host of the node that has responded.
         Value::Nil => String::new(),
         host => String::from_utf8_lossy(&bytes(host)?).into_owned(),
     };
@@ -244,8 +244,8 @@ fn node_address(node: Value, from: &Address) -> Result<Option<Address>, Error> {
     })
 }
 
-/// Parses the slot and the address in a `MOVED` or `ASK` error from the node at `from`. `None` if
-/// its text is malformed.
+/// Parses the slot and the address in a `MOVED` or `ASK` error from the node at `from`. Returns
+/// `None` if the error is malformed.
 pub(in crate::transport::redis) fn redirection(
     details: &str,
     from: &Address,

@@ -30,7 +30,7 @@ const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 /// ```
 #[derive(Clone)]
 pub struct Credentials {
-    /// `None` for the default user.
+    /// The user, or `None` for the default user.
     user: Option<String>,
     password: String,
     /// The time until the credentials expire. `None` if they do not.
@@ -65,7 +65,7 @@ impl Credentials {
         auth
     }
 
-    /// Returns the credentials in a URL; `None` if it has no password.
+    /// Returns the credentials in a URL, or `None` if it has no password.
     fn of_url(settings: &RedisConnectionInfo) -> Option<Self> {
         let user = settings.username().unwrap_or_default();
         Some(Self::new(user, settings.password()?))
@@ -88,8 +88,8 @@ pub type CredentialsFuture<'a> =
 /// arguments that return a future implement it.
 ///
 /// Each new connection calls the provider, and calls it again before its credentials expire. A
-/// handle has several connections, so a provider should cache credentials that are expensive to
-/// get.
+/// handle has several connections. So a provider should cache its credentials if each call takes
+/// long or costs money.
 ///
 /// [`RedisBuilder::credentials`]: super::RedisBuilder::credentials
 pub trait CredentialsProvider: Send + Sync + 'static {
@@ -115,7 +115,7 @@ where
 
 /// Supplies the credentials of new connections.
 pub(super) enum CredentialsSource {
-    /// Always the same credentials; `None` to connect without a login.
+    /// The same credentials for all connections. With `None` they do not log in.
     Fixed(Option<Credentials>),
     /// Asks the application's provider for each connection.
     Provider(Arc<ProviderTask>),

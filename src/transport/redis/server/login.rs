@@ -48,7 +48,7 @@ pub(super) struct Login {
 pub(super) enum Purpose {
     /// RESP2, or RESP3 if the URL asks for it.
     Commands,
-    /// RESP3 if the server supports it, since a RESP2 subscriber cannot send `ROLE`.
+    /// RESP3 if the server supports it, because a subscriber cannot send `ROLE` over RESP2.
     Subscriptions,
 }
 
@@ -138,12 +138,13 @@ impl Login {
             connection.send(commands.iter().map(|(_, command)| command));
             for (command, _) in &commands {
                 let is_hello = *command == Handshake::Hello;
-                match connection.answer().await? {
+                match connection.response().await? {
                     Value::ServerError(refusal)
                         if is_hello && !needs_resp3 && error::is_without_resp3(&refusal) => {}
                     Value::ServerError(refusal) => {
                         refusals.push((*command, refusal));
-                        // After a refusal the server may close without further responses.
+                        // After a refusal the server may close the connection without further
+                        // responses.
                         break;
                     }
                     _ if is_hello => connection.set_resp3(),

@@ -139,8 +139,8 @@ impl Connector {
         }
     }
 
-    /// Returns the runtime on which a simulation runs the upkeep. `None` outside a simulation: a
-    /// separate thread runs the upkeep there.
+    /// Returns the runtime on which a simulation runs the upkeep. Returns `None` outside a
+    /// simulation, for a separate thread.
     #[cfg(test)]
     pub(super) fn upkeep_runtime(&self) -> Option<tokio::runtime::Handle> {
         let dial = self.servers.login.dial.as_ref();
@@ -161,13 +161,13 @@ impl Connector {
         self.to(Place::Node(address))
     }
 
-    /// A connector to any of the servers.
+    /// Returns a connector to any of the servers.
     pub(super) fn anywhere(&self) -> Self {
         self.to(Place::Any)
     }
 
-    /// A connector to this node of a cluster, whose connections end when the node serves no slot any
-    /// more.
+    /// Returns a connector to this node of a cluster. Its connections end when the node serves no
+    /// slot.
     pub(super) fn primary(&self, address: Address) -> Self {
         self.to(Place::Primary(address))
     }
@@ -179,8 +179,8 @@ impl Connector {
         }
     }
 
-    /// Returns the slot whose primary this connector connects to. `None` if it was not made for a
-    /// slot.
+    /// Returns the slot whose primary this connector connects to, or `None` if it was not made for
+    /// a slot.
     pub(super) fn slot(&self) -> Option<HashSlot> {
         match self.place {
             Place::Slot(slot) => Some(slot),
@@ -196,7 +196,7 @@ impl Connector {
     /// returns any node, which redirects to the primary.
     ///
     /// # Panics
-    /// If this is no cluster.
+    /// If the URL is not that of a cluster.
     pub(super) fn owner(&self, slot: HashSlot) -> Address {
         self.cluster().expect("it is a cluster").owner(slot)
     }
@@ -228,13 +228,13 @@ impl Connector {
         self.servers.described(&self.place)
     }
 
-    /// Looks the servers up again. Keeps the known servers if that fails.
+    /// Looks the servers up again. If that fails, the known servers stay in use.
     pub(super) async fn refresh(&self) {
         self.servers.refresh().await;
     }
 
-    /// Connects and logs in. Commands on the connection have no time limit: the caller sets one.
-    /// The connection fails once a look-up names another server as the primary.
+    /// Connects and logs in. Commands on the connection have no time limit, so the caller must set
+    /// one. The connection fails when a look-up names another server as the primary.
     pub(super) async fn connection(&self) -> Result<Connection, Error> {
         let connection = self.servers.connection(&self.place, Purpose::Commands);
         Ok(connection.await?.1)
@@ -243,7 +243,8 @@ impl Connector {
     /// Connects and logs in, for subscriptions.
     pub(super) async fn pubsub(&self) -> Result<PubSub, Error> {
         let connection = self.servers.connection(&self.place, Purpose::Subscriptions);
-        // Every node of a cluster passes events on, whatever its role, unless they are sharded.
+        // On a cluster, replicas and primaries forward events to all nodes, unless they are
+        // sharded.
         let needs_primary = !self.is_cluster() || matches!(self.place, Place::Primary(_));
         Ok(PubSub::new(connection.await?.1, needs_primary))
     }

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use super::{BACKOFF, cause::Cause};
 use crate::error::Error;
 
-/// The shortest time between two equal log lines. Equal lines in between are counted, not logged.
+/// The minimum time between two equal log lines. Equal lines in between are counted, not logged.
 const MIN_BETWEEN_LINES: Duration = Duration::from_secs(5);
-/// The most distinct lines that are remembered.
+/// The maximum number of distinct lines that are remembered.
 const MAX_LINES: usize = 8;
 
 /// The failures of one supervised connection since the last response.
@@ -21,18 +21,18 @@ const MAX_LINES: usize = 8;
 pub(in crate::transport::redis) struct Outage {
     /// The failures since the last response.
     failures: u32,
-    /// The outage that is not over; `None` while there is a connection.
+    /// The current outage, or `None` while there is a connection.
     current: Option<Current>,
     /// The last distinct log lines, each with its limit.
     lines: VecDeque<(String, Limit)>,
 }
 
-/// An outage that is not over.
+/// The current outage.
 #[derive(Debug)]
 struct Current {
     began: Instant,
     address: String,
-    /// The log line for the end of the outage. The outage's length is appended.
+    /// The start of the log line for the end of the outage. The length of the outage follows.
     over: String,
     /// Set if a line about the outage was logged.
     is_logged: bool,
@@ -40,15 +40,15 @@ struct Current {
 
 impl Outage {
     /// Ends the outage and resets the delay, after the server has responded to a command. A new
-    /// connection does not reset the delay, since a server, or a proxy before it, may accept and
-    /// then close.
+    /// connection does not reset the delay: a server, or a proxy before it, may accept each
+    /// connection and then close it.
     pub(in crate::transport::redis) fn answered(&mut self) {
         self.failures = 0;
         self.connected();
     }
 
-    /// Ends the outage, after a connection was made. Logs the length of the outage if a line about
-    /// it was logged.
+    /// Ends the outage, after a connection was made. Logs the length of the outage if its beginning
+    /// or a cause was logged.
     pub(in crate::transport::redis) fn connected(&mut self) {
         let Some(outage) = self.current.take().filter(|outage| outage.is_logged) else {
             return;
@@ -58,7 +58,7 @@ impl Outage {
         tracing::info!(address, "{over} after {length:?}");
     }
 
-    /// Records a lost connection. The log line names it by `what`.
+    /// Records a lost connection. `what` is its name in the log line.
     pub(in crate::transport::redis) fn lost(
         &mut self,
         address: &str,
@@ -70,7 +70,7 @@ impl Outage {
         self.failed(address, line, &cause, || format!("{what} is back"));
     }
 
-    /// Records a failed attempt. The log line begins with "cannot" and `what`.
+    /// Records a failed attempt. `what` is a verb phrase, which follows "cannot" in the log line.
     pub(in crate::transport::redis) fn refused(
         &mut self,
         address: &str,
@@ -132,8 +132,8 @@ pub(in crate::transport::redis) struct Limit {
 }
 
 impl Limit {
-    /// Returns `Some` if the line may be logged now, with the number of lines withheld since the
-    /// last one. Otherwise counts the line as withheld and returns `None`.
+    /// If the line may be logged now, returns the number of lines that were withheld before it.
+    /// Otherwise counts this line as withheld, and returns `None`.
     pub(in crate::transport::redis) fn admit(&mut self) -> Option<u64> {
         let now = Instant::now();
         if self.last.is_some_and(|last| now - last < MIN_BETWEEN_LINES) {

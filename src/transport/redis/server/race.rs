@@ -26,7 +26,7 @@ pub(super) async fn first<T, E>(attempts: Vec<BoxFuture<'_, Result<T, E>>>) -> R
         let started = attempts.next().map(|attempt| running.push(attempt));
         tokio::select! {
             biased;
-            ended = running.next() => match ended {
+            finished = running.next() => match finished {
                 Some(Ok(done)) => return Ok(done),
                 Some(Err(error)) => errors.push(error),
                 None => return Err(errors),
@@ -37,8 +37,8 @@ pub(super) async fn first<T, E>(attempts: Vec<BoxFuture<'_, Result<T, E>>>) -> R
 }
 
 /// Combines the errors of attempts that have all failed. Returns the first error that is no lost
-/// connection, such as a refused login. Otherwise returns `unreachable`, with the first error as
-/// its source.
+/// connection, such as a refused login. If all are lost connections, returns `unreachable`, with
+/// the first error as its source.
 pub(super) fn failure(errors: Vec<Error>, unreachable: String) -> Error {
     let (down, mistakes): (Vec<_>, Vec<_>) = errors.into_iter().partition(Error::is_disconnected);
     let unreachable = Error::disconnected(unreachable);

@@ -18,13 +18,14 @@ use super::{
 };
 use crate::{error::Error, transport::redis::error};
 
-/// Credentials are renewed at most this long before they expire.
+/// The maximum time by which credentials are renewed before they expire.
 const MAX_MARGIN: Duration = Duration::from_secs(5 * 60);
-/// The shortest time between two renewals.
+/// The minimum time between two renewals.
 const MIN_PERIOD: Duration = Duration::from_secs(1);
 
 /// Renews the credentials of one connection. The connection polls for an `AUTH` command, sends it,
-/// and passes the response to `answered`. The old login stays valid until then.
+/// and passes the response to [`answered`](Self::answered). The login with the old credentials
+/// stays valid until then.
 pub(in crate::transport::redis) struct Renewal {
     provider: Arc<ProviderTask>,
     address: String,
@@ -33,7 +34,7 @@ pub(in crate::transport::redis) struct Renewal {
     warnings: Limit,
 }
 
-/// The step of a renewal.
+/// The state of a renewal.
 enum RenewalState {
     /// Waits until the next renewal, or the next attempt, is due.
     Waiting(Pin<Box<Sleep>>),
@@ -41,7 +42,7 @@ enum RenewalState {
     Asking(Pin<Box<dyn Future<Output = Result<Credentials, Error>> + Send>>),
     /// Waits for the response to the command. The new credentials have this lifetime.
     Sent(Option<Duration>),
-    /// The credentials do not expire: no renewal follows.
+    /// The credentials do not expire, so no renewal follows.
     Ended,
 }
 
@@ -54,8 +55,8 @@ impl RenewalState {
     }
 }
 
-/// Returns the age at which credentials with this lifetime are renewed: three quarters of the
-/// lifetime, or five minutes before its end if that is later, but at least [`MIN_PERIOD`].
+/// Returns the age at which credentials with this lifetime are renewed. It is three quarters of the
+/// lifetime, or five minutes less than the lifetime if that is more, and at least [`MIN_PERIOD`].
 fn period(lifetime: Duration) -> Duration {
     let margin = (lifetime / 4).min(MAX_MARGIN);
     (lifetime - margin).max(MIN_PERIOD)
@@ -97,7 +98,7 @@ impl Renewal {
                     let asking = async move { provider.ask(&address).await };
                     self.state = RenewalState::Asking(Box::pin(asking));
                 }
-                RenewalState::Asking(asked) => match ready!(asked.as_mut().poll(cx)) {
+                RenewalState::Asking(request) => match ready!(request.as_mut().poll(cx)) {
                     Ok(credentials) => {
                         self.state = RenewalState::Sent(credentials.lifetime());
                         return Poll::Ready(credentials.command());
@@ -110,7 +111,7 @@ impl Renewal {
         }
     }
 
-    /// Takes the response to the command. After a refusal the old login stays valid, and another
+    /// Handles the response to the command. After a refusal the old login stays valid, and another
     /// attempt follows.
     pub(in crate::transport::redis) fn answered<T>(&mut self, answer: RedisResult<T>) {
         let RenewalState::Sent(lifetime) = self.state else {

@@ -23,7 +23,7 @@ pub(super) struct Sentinels {
     /// The name of the primary in the configuration of the Sentinels.
     pub(super) name: String,
     pub(super) login: Login,
-    /// The primary in the last answer; `None` before the first answer.
+    /// The primary in the last response, or `None` before the first one.
     primary: watch::Sender<Option<Address>>,
 }
 
@@ -37,7 +37,7 @@ impl Sentinels {
         }
     }
 
-    /// Returns a receiver of the primary in the last answer.
+    /// Returns a receiver of the primary in the last response.
     pub(super) fn last(&self) -> watch::Receiver<Option<Address>> {
         self.primary.subscribe()
     }
@@ -46,7 +46,7 @@ impl Sentinels {
     /// success.
     ///
     /// # Errors
-    /// If all Sentinels fail: each is unreachable, refuses the request, or does not know the name.
+    /// If every Sentinel is unreachable, refuses the request, or does not know the name.
     pub(super) async fn find(&self) -> Result<Address, Error> {
         let attempts = self.addresses.iter().map(|it| self.ask(it).boxed());
         let found = race::first(attempts.collect()).await;

@@ -11,7 +11,7 @@ pub(super) const SLOTS: u16 = 16384;
 pub(in crate::transport::redis) struct HashSlot(pub(super) u16);
 
 impl HashSlot {
-    /// A placeholder for commands whose server does not depend on a slot.
+    /// A placeholder for commands that any server can run.
     pub(in crate::transport::redis) const ANY: Self = Self(0);
 
     /// Computes the slot of a key.
@@ -25,8 +25,8 @@ impl HashSlot {
     }
 }
 
-/// Returns the part of a key that is hashed: the text between the first `{` and the first `}` after
-/// it, or the whole key if that text is empty or missing.
+/// Returns the part of a key that is hashed: the text between the first `{` and the next `}`, or
+/// the whole key if there is no such text.
 pub(in crate::transport::redis) fn tag(key: &[u8]) -> &[u8] {
     let position = |text: &[u8], byte| text.iter().position(|it| *it == byte);
     let tag = position(key, b'{').and_then(|open| {
@@ -40,7 +40,7 @@ pub(in crate::transport::redis) fn tag(key: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
-    // The slots are answers of `CLUSTER KEYSLOT`.
+    // The expected slots were returned by `CLUSTER KEYSLOT`.
     #[test]
     fn a_key_has_the_slot_that_the_server_computes() {
         for (key, slot) in [

@@ -42,12 +42,12 @@ impl TlsOptions {
 
 /// The parsed TLS settings of connections.
 pub(super) struct Tls {
-    /// The authorities to trust; `None` for the system's.
+    /// The trusted authorities, or `None` for those of the system.
     roots: Option<RootCertStore>,
     client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     accept_invalid: bool,
     server_name: Option<ServerName<'static>>,
-    /// Made once, since reading the system's certificates is slow.
+    /// Made once, because reading the system's certificates is slow.
     config: OnceLock<Arc<ClientConfig>>,
 }
 
@@ -92,8 +92,8 @@ impl Tls {
             server_name: server_name.transpose()?,
             config: OnceLock::new(),
         };
-        // Made now, so that a key of another certificate is found here and not at the first
-        // connection.
+        // Made now, so that a key that does not belong to the certificate is an error here, and not
+        // at the first connection.
         if tls.client.is_some() {
             tls.config().map_err(|error| {
                 Error::config("the client certificate and its key do not belong together")
@@ -144,7 +144,7 @@ impl Tls {
 fn system_roots() -> Result<RootCertStore, BoxError> {
     let mut roots = RootCertStore::empty();
     let mut found = rustls_native_certs::load_native_certs();
-    // A certificate that cannot be read is skipped, since the others are usable.
+    // Certificates that cannot be parsed are skipped, and the others are used.
     roots.add_parsable_certificates(found.certs);
     match found.errors.pop() {
         Some(error) if roots.is_empty() => Err(error.into()),

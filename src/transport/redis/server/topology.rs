@@ -39,7 +39,7 @@ pub(super) enum Topology {
 /// Selects the server that a connection is made to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
-    /// The primary; on a cluster, any primary.
+    /// The only primary, or on a cluster any primary.
     Any,
     /// The primary of a slot of a cluster.
     Slot(HashSlot),
@@ -49,7 +49,8 @@ pub(super) enum Place {
     Primary(Address),
 }
 
-/// Resolves when a connection should move, since a look-up names another server for its [`Place`].
+/// Resolves when a look-up names another server for the [`Place`] of a connection. The connection
+/// then has to end.
 pub(in crate::transport::redis) type Departure = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 impl Servers {
@@ -89,7 +90,7 @@ impl Servers {
         }
     }
 
-    /// Looks the servers up again. Keeps the known servers if that fails.
+    /// Looks the servers up again. If that fails, the known servers stay in use.
     pub(super) async fn refresh(&self) {
         let found = match &self.topology {
             Topology::Server(_) => Ok(()),
@@ -101,7 +102,7 @@ impl Servers {
         }
     }
 
-    /// Fails if a server is a replica: Sentinels may name a replica that is not promoted yet.
+    /// Fails if a server is a replica. Sentinels may name a replica before it is promoted.
     async fn check_role(
         &self,
         address: &Address,
@@ -117,8 +118,8 @@ impl Servers {
         }
     }
 
-    /// Returns the last known address of the server at a place, for errors and log lines. If it is
-    /// unknown, returns the primary's name, or the seeds of the cluster.
+    /// Returns the last known address of the server at a place, for errors and log lines. If no
+    /// address is known, returns the name of the primary or the seeds of the cluster.
     pub(super) fn described(&self, place: &Place) -> String {
         match (&self.topology, place) {
             (Topology::Server(address), _)
@@ -136,8 +137,8 @@ impl Servers {
         }
     }
 
-    /// Returns a future that resolves when a connection to `address` should move to another server.
-    /// `None` if the server at this place never changes.
+    /// Returns a future that resolves when the server at this place is no longer the one at
+    /// `address`. Returns `None` if the server at this place never changes.
     pub(super) fn departure(&self, place: &Place, address: Address) -> Option<Departure> {
         match (&self.topology, place) {
             (Topology::Server(_), _) | (_, Place::Node(_)) => None,
@@ -158,9 +159,9 @@ impl Servers {
                 Some(Box::pin(until(cluster.changes(), is_elsewhere)))
             }
             (Topology::Cluster(cluster), Place::Any) => {
-                // The connection may stay on a replica, since every node of a cluster forwards
-                // events. Right after a failover the map may omit the demoted node for a moment, so
-                // the map is checked twice.
+                // Every node of a cluster forwards events, so the connection may stay on a replica.
+                // After a failover the map may omit the demoted node for a moment, so two maps in
+                // sequence must omit it.
                 let changes = cluster.changes();
                 Some(Box::pin(async move {
                     loop {
@@ -191,7 +192,7 @@ impl Servers {
 /// is dropped first.
 async fn until<T>(mut last: watch::Receiver<T>, is_elsewhere: impl FnMut(&T) -> bool) {
     if last.wait_for(is_elsewhere).await.is_err() {
-        // The sender was dropped with the handle and all that the handle has opened.
+        // The sender is dropped with the handle and everything that the handle has opened.
         std::future::pending::<()>().await;
     }
 }

@@ -1,4 +1,4 @@
-//! Parses the URLs of servers. Errors never quote the URL, since it may contain a password.
+//! Parses the URLs of servers. A URL may contain a password, so errors never quote it.
 
 use std::borrow::Cow;
 
@@ -7,13 +7,13 @@ use redis::{ConnectionInfo, IntoConnectionInfo};
 use super::address::Address;
 use crate::{error::Error, transport::redis::namespace::Namespace};
 
-/// The default port of a Sentinel, with the `:` before it.
+/// The default port of a Sentinel, after a `:`.
 const SENTINEL_PORT: &str = ":26379";
 
 /// A URL, parsed.
 pub(super) struct ParsedUrl {
-    /// The login and the settings of connections to Redis servers. Its address is a placeholder,
-    /// unless the topology is [`UrlTopology::Server`].
+    /// The login and the settings of connections to Redis servers. The address in it is used only
+    /// with [`UrlTopology::Server`], and is otherwise a placeholder.
     pub(super) info: ConnectionInfo,
     pub(super) topology: UrlTopology,
     /// The namespace in the parameter `namespace`.
@@ -26,13 +26,14 @@ pub(super) enum UrlTopology {
     Server,
     /// A primary that Sentinels watch.
     Sentinel {
-        /// The login and the settings of connections to Sentinels. Its address is a placeholder.
+        /// The login and the settings of connections to Sentinels. The address in it is a
+        /// placeholder.
         info: Box<ConnectionInfo>,
         addresses: Vec<Address>,
         /// The name of the primary.
         name: String,
     },
-    /// A cluster, with the nodes to ask first.
+    /// A cluster, with the nodes from which its map is read first.
     Cluster(Vec<Address>),
 }
 
@@ -203,7 +204,7 @@ fn sentinel(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
 }
 
 fn cluster(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
-    // `db` is left out here because `server` would refuse it with advice for single servers. The
+    // `server` would refuse `db` with advice for single servers. So `db` is removed here, and the
     // check below refuses it with advice for clusters.
     let has_database = url.query.split('&').any(|it| it.starts_with("db="));
     let info = url.info(
