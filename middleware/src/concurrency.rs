@@ -179,7 +179,8 @@ where
             Ok(Some(key)) => match layer.permits.request(key.clone(), layer.max_waiting) {
                 None => Gated::refused(TooManyWaiting::new(key)),
                 Some(permit) if permit.is_acquired() => Gated::waiting(permit, ready, message),
-                // Drops `ready`, so that other messages can use its reservation during the wait.
+                // Dropping `ready` returns its reservation to other messages for the time of the
+                // wait.
                 Some(permit) => Gated::waiting(permit, self.inner.clone(), message),
             },
         })
@@ -197,8 +198,8 @@ gated_future! {
     ConcurrencyByKeyFuture, KeyedPermit
 }
 
-/// The error of a message that found too many messages waiting for its key. Its source is tower's
-/// [`Overloaded`].
+/// The error of a message that was not allowed to wait, because too many messages wait for its key.
+/// Its source is tower's [`Overloaded`].
 #[derive(Debug)]
 pub struct TooManyWaiting {
     key: Key,

@@ -72,8 +72,7 @@ where
             match key? {
                 None => service.oneshot(message).await.map_err(Into::into),
                 Some(key) => {
-                    // The length makes the text unambiguous, because a name may contain any
-                    // character.
+                    // A name may contain any character, so its length makes the text unambiguous.
                     let (kind, name) = (message.kind(), message.name());
                     let key = format!("{kind}:{}:{name}:{key}", name.len());
                     let call = KeyedCall {
@@ -124,12 +123,12 @@ impl<St: Store> KeyedCall<St> {
         let token = Token::new();
         match self.claim(token, &message).await {
             Ok(ClaimResult::Won) => {
-                let held = HeldClaim {
+                let claim = HeldClaim {
                     call: self,
                     token,
-                    ended: false,
+                    is_finished: false,
                 };
-                held.run(service, message).await
+                claim.run(service, message).await
             }
             Ok(ClaimResult::Taken) => Err(InProgress::error(self.config.retry_after)),
             Ok(ClaimResult::Ended(outcome)) => {
@@ -190,7 +189,7 @@ struct HeldClaim<St: Store> {
     token: Token,
     /// Set after the attempt to store the outcome or to release the claim, even if the attempt
     /// failed. Dropping the value then does nothing.
-    ended: bool,
+    is_finished: bool,
 }
 
 impl<St: Store> HeldClaim<St> {
@@ -251,7 +250,7 @@ impl<St: Store> HeldClaim<St> {
             Some(record) => store.finish(key, self.token, record, config.keep_for).await,
             None => store.release(key, self.token).await.map(|()| true),
         };
-        self.ended = true;
+        self.is_finished = true;
         match stored {
             Ok(true) => {}
             Ok(false) => {
@@ -266,7 +265,7 @@ impl<St: Store> HeldClaim<St> {
 
 impl<St: Store> Drop for HeldClaim<St> {
     fn drop(&mut self) {
-        if self.ended {
+        if self.is_finished {
             return;
         }
         // Without a runtime the claim cannot be released, and expires.

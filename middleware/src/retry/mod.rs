@@ -69,8 +69,8 @@
 //! # Unknown outcomes
 //! After a lost connection or a timeout, a client cannot know whether the transport accepted its
 //! message. Such a call is retried only if the message has an [idempotency
-//! key](campanile::client::Call::idempotency_key), because of tasks with the same key only one is
-//! stored. A message without an id is treated as one that a client sends. This includes events, and
+//! key](campanile::client::Call::idempotency_key): the transport stores only one task with this
+//! key. A message without an id is treated as one that a client sends. This includes events, and
 //! messages of a client that calls a router in place.
 //!
 //! # Delivery guarantee

@@ -480,14 +480,14 @@ impl ReplyReader {
         });
         let commands: Vec<_> = commands.collect();
         let now = Instant::now();
-        let answers = ask(connection, &commands, GRACE).await?;
-        let mut answers = answers.into_iter();
+        let responses = ask(connection, &commands, GRACE).await?;
+        let mut responses = responses.into_iter();
         for key in keys {
-            let [added, kept] = [answers.next(), answers.next()].map(Option::unwrap_or_default);
+            let [added, kept] = [responses.next(), responses.next()].map(Option::unwrap_or_default);
             let refusal = match (added.refused(), kept.refused()) {
                 (Err(refusal), _) => refusal,
                 (Ok(_), Err(refusal)) => {
-                    // Without a time to live the stream would remain for ever.
+                    // Without a time to live the stream would never be deleted.
                     let mut remove = redis::cmd("UNLINK");
                     remove.arg(key);
                     ask(connection, &[remove], GRACE).await?;
@@ -504,7 +504,7 @@ impl ReplyReader {
                     continue;
                 }
             };
-            // A refusal fails the waiting requests. If the server is not ready, they go on waiting.
+            // If the server is not ready, the requests still wait. A refusal fails them.
             if refusal.code().is_none_or(error::is_passing) {
                 return Err(refusal);
             }
@@ -530,19 +530,19 @@ impl ReplyReader {
     }
 
     /// Records the response to a renewal. Fails if the server was demoted.
-    fn note_renewal(&mut self, key: &str, now: Instant, answer: Value) -> RedisResult<()> {
+    fn note_renewal(&mut self, key: &str, now: Instant, response: Value) -> RedisResult<()> {
         let Some(reading) = self.reading.get_mut(key) else {
             return Ok(());
         };
         reading.renewed_at = Some(now);
-        match answer {
+        match response {
             // The stream has expired, or the server was flushed.
             Value::Int(0) => {
                 reading.cursor = None;
                 reading.stream.ready.send_replace(Ready::No);
             }
-            // A demoted server still serves reads. Only the error of a write shows that workers
-            // reply elsewhere.
+            // A demoted server still serves reads. Only a refused write shows that workers now
+            // reply on another server.
             Value::ServerError(refusal) if error::is_demoted(&refusal) => {
                 return Err(refusal.into());
             }
@@ -555,7 +555,7 @@ impl ReplyReader {
     fn hand_out(
         &mut self,
         keys: &[String],
-        answer: Value,
+        response: Value,
         sizes: &mut Vec<usize>,
     ) -> RedisResult<()> {
         for key in keys {
@@ -563,7 +563,7 @@ impl ReplyReader {
                 reading.idle = true;
             }
         }
-        let handed_out = entry::each(answer, |key, id, list| {
+        let handed_out = entry::each(response, |key, id, list| {
             for (field, envelopes) in response::fields(list)? {
                 if field == "r" {
                     sizes.push(envelopes.len());
@@ -593,8 +593,8 @@ async fn ask(
     limit: Duration,
 ) -> RedisResult<Vec<Value>> {
     let progress = connection.progress();
-    let answers = connection.pipeline(commands);
-    (progress.watch(limit, GRACE, answers).await)
+    let responses = connection.pipeline(commands);
+    (progress.watch(limit, GRACE, responses).await)
         .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The minimum time between two attempts to read the map.
-const MIN_REREAD_AGE: Duration = Duration::from_millis(200);
+const MIN_READ_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A cluster: the nodes in its URL, and the map that a node last returned.
 pub(super) struct Cluster {
@@ -33,7 +33,7 @@ pub(super) struct Cluster {
     map: watch::Sender<Map>,
     /// The time of the last attempt to read the map. Locked during an attempt, so that concurrent
     /// callers wait for the attempt and use its result.
-    read: Mutex<Option<Instant>>,
+    last_read_at: Mutex<Option<Instant>>,
 }
 
 /// The primary of each slot, and all replicas.
@@ -58,8 +58,8 @@ impl Map {
         self.primaries.iter().any(|it| **it == *address)
     }
 
-    /// Returns `true` if the node at `address` is known as a primary or a replica. `CLUSTER SLOTS`
-    /// does not list replicas that have failed.
+    /// Returns `true` if the node at `address` is known as a primary or a replica. A replica that
+    /// has failed is not known, because `CLUSTER SLOTS` does not list it.
     pub(super) fn is_node(&self, address: &Address) -> bool {
         self.is_primary(address) || self.replicas.contains(address)
     }
@@ -80,7 +80,7 @@ impl Cluster {
         Self {
             seeds,
             map: watch::Sender::new(Map::default()),
-            read: Mutex::new(None),
+            last_read_at: Mutex::new(None),
         }
     }
 
@@ -111,21 +111,21 @@ impl Cluster {
         });
     }
 
-    /// Reads the map, unless the last attempt was less than [`MIN_REREAD_AGE`] ago. Asks the known
-    /// nodes with a staggered start, and uses the first success.
+    /// Reads the map, unless the last attempt was less than [`MIN_READ_INTERVAL`] ago. Asks the
+    /// known nodes with a staggered start, and uses the first success.
     ///
     /// # Errors
-    /// If all nodes fail and no older map is known.
+    /// If all nodes fail and no map is known. Otherwise the known map stays in use.
     pub(super) async fn refresh(&self, login: &Login) -> Result<(), Error> {
-        let mut read = self.read.lock().await;
-        if read.is_some_and(|at| at.elapsed() < MIN_REREAD_AGE) {
+        let mut last_read_at = self.last_read_at.lock().await;
+        if last_read_at.is_some_and(|at| at.elapsed() < MIN_READ_INTERVAL) {
             return Ok(());
         }
         let nodes = self.nodes();
         let attempts = nodes.iter().map(|node| ask(login, node).boxed());
-        let asked = race::first(attempts.collect()).await;
-        *read = Some(Instant::now());
-        match asked {
+        let result = race::first(attempts.collect()).await;
+        *last_read_at = Some(Instant::now());
+        match result {
             Ok(map) => {
                 self.map.send_if_modified(|known| {
                     let is_new = *known != map;

@@ -111,8 +111,9 @@ impl Login {
     /// Logs in, and selects the protocol and the database.
     ///
     /// The handshake ends with a `PING`, so it has at least one response. A server at its
-    /// `maxclients`, or a proxy without a server, accepts the connection, may write an error, and
-    /// closes. Without the `PING`, that error would be read as the response to the first command.
+    /// `maxclients`, or a proxy without a server, accepts a connection, may write an error, and
+    /// closes it. Without the `PING`, this error would be read as the response to the first
+    /// command.
     async fn greet(
         &self,
         address: &Address,
