@@ -92,11 +92,11 @@ pub async fn a_pattern_gets_the_events_that_it_matches<F: Factory>(factory: &F) 
         .worker_for(listening(&[], std::slice::from_ref(&pattern)))
         .await;
     publish::<F>(&handle, &scene.name("it.hxard"), "no").await;
-    publish::<F>(&handle, &scene.name("received"), "no").await;
-    for name in ["it.hoard", "it.received", "that.was.haxrd"] {
+    publish::<F>(&handle, &scene.name("heard"), "no").await;
+    for name in ["it.hoard", "it.heard", "that.was.haxrd"] {
         publish::<F>(&handle, &scene.name(name), "event").await;
     }
-    for name in ["it.received", "that.was.haxrd"] {
+    for name in ["it.heard", "that.was.haxrd"] {
         let expected = (scene.name(name), Some(pattern.clone()), "event".to_owned());
         assert_eq!(next_event(&mut worker).await, expected);
     }
