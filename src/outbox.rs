@@ -14,10 +14,10 @@ use crate::{
     client::{Call, receipt::Receipt, typed::Client},
     error::{Error, ErrorKind, Rejection},
     extract::{FromMessageParts, OptionalFromMessageParts},
-    message::{FollowUp, FollowUps, Kind, Message, Name, Parts, Write},
+    message::{FollowUp, FollowUps, Kind, MAX_INTEGER, Message, Name, Parts, Write},
     payload::IntoPayload,
     reply::Reply,
-    transport::check,
+    transport::{check, check_key},
 };
 
 /// Collects tasks and events that are sent if, and only if, the delivery succeeds. An extractor.
@@ -132,17 +132,8 @@ impl Outbox {
     }
 
     fn write(&self, key: String, write: Write) -> Result<(), Error> {
-        match key.len() {
-            0 => Err(Error::new(
-                ErrorKind::Invalid,
-                "the key of a value is empty",
-            )),
-            1..=MAX_KEY_LEN => self.0.add(FollowUp::Write { key, write }),
-            _ => Err(Error::new(
-                ErrorKind::Invalid,
-                "the key of a value is longer than 1024 bytes",
-            )),
-        }
+        check_key("key of a value", &key)?;
+        self.0.add(FollowUp::Write { key, write })
     }
 
     fn add(&self, message: Message) -> Result<(), Error> {
@@ -164,11 +155,6 @@ impl Outbox {
         parts.lease.as_ref()?.start_outbox().map(Self)
     }
 }
-
-/// Integers below this are exact in a Lua script.
-pub(crate) const MAX_INTEGER: u64 = 1_000_000_000_000_000;
-/// The most bytes of the key of a value.
-const MAX_KEY_LEN: usize = 1024;
 
 impl<S: Sync> FromMessageParts<S> for Outbox {
     type Rejection = Rejection;

@@ -148,8 +148,8 @@ impl<S> Call<S, Receipt> {
     /// since it was stored, on the server's clock. Zero means no delay. A delay of more than a
     /// hundred years is refused.
     ///
-    /// Until the task is due, the transport's [`tasks`](crate::transport::Tasks) can cancel it by its id. If both
-    /// `delay` and [`at`](Self::at) are called, the last call wins.
+    /// Until the task is due, the transport's [`tasks`](crate::transport::Tasks) can cancel it by its
+    /// id. If both `delay` and [`at`](Self::at) are called, the last call wins.
     pub fn delay(mut self, delay: Duration) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().due = (!delay.is_zero()).then_some(Due::After(delay));

@@ -32,10 +32,14 @@ fn unique(key: &str, on_conflict: OnConflict) -> Message {
     task
 }
 
-/// The tasks of a scene's group.
-async fn tasks<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> Tasks {
-    let tasks = factory.tasks(&scene.handle().await);
-    tasks.expect("the factory declares `tasks` and gives none")
+/// Returns a sender's handle for a scene, and the tasks of its group.
+async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> (F::Handle, Tasks) {
+    let handle = scene.handle().await;
+    let tasks = factory.tasks(&handle);
+    (
+        handle,
+        tasks.expect("the factory declares `tasks` and gives none"),
+    )
 }
 
 async fn status(tasks: &Tasks, id: &MessageId) -> TaskStatus {
@@ -54,8 +58,7 @@ pub async fn the_status_of_a_task_follows_it<F: Factory>(factory: &F) {
         return;
     }
     let scene = Scene::new(factory);
-    let tasks = tasks(factory, &scene).await;
-    let handle = scene.handle().await;
+    let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
     let receipt = send(&handle, tracked("first")).await;
     let waiting = status(&tasks, &receipt).await;
@@ -104,8 +107,7 @@ pub async fn the_status_of_a_dead_task_follows_its_replay<F: Factory>(factory: &
         return;
     }
     let scene = Scene::new(factory);
-    let tasks = tasks(factory, &scene).await;
-    let handle = scene.handle().await;
+    let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
     let mut task = unique("k", OnConflict::Keep);
     task.parts_mut().tracked = Some(KEEP);
@@ -148,8 +150,7 @@ pub async fn a_unique_key_is_held_until_its_task_has_ended<F: Factory>(factory: 
         return;
     }
     let scene = Scene::new(factory);
-    let tasks = tasks(factory, &scene).await;
-    let handle = scene.handle().await;
+    let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
     let mut delayed = unique("k", OnConflict::Keep);
     delayed.parts_mut().due = Some(crate::Due::After(Duration::from_millis(500)));
@@ -198,8 +199,7 @@ pub async fn a_unique_task_replaces_one_that_is_not_due<F: Factory>(factory: &F)
         return;
     }
     let scene = Scene::new(factory);
-    let tasks = tasks(factory, &scene).await;
-    let handle = scene.handle().await;
+    let (handle, tasks) = connect(factory, &scene).await;
     let debounced = |payload: &'static str| {
         let mut task = unique("k", OnConflict::Replace);
         *task.payload_mut() = payload.into();
@@ -251,8 +251,7 @@ pub async fn a_task_that_is_not_running_is_cancelled_and_does_not_run<F: Factory
         return;
     }
     let scene = Scene::new(factory);
-    let tasks = tasks(factory, &scene).await;
-    let handle = scene.handle().await;
+    let (handle, tasks) = connect(factory, &scene).await;
     let cancel = async |id: &MessageId| {
         assert!(must("cancelling", tasks.cancel(id, "not needed")).await);
         assert!(!must("cancelling", tasks.cancel(id, "again")).await);
@@ -295,8 +294,7 @@ pub async fn a_running_task_learns_that_it_is_cancelled<F: Factory>(factory: &F)
     }
     // A longer lease would not matter: the worker looks for cancellations every second.
     let scene = Scene::new(factory);
-    let tasks = tasks(factory, &scene).await;
-    let handle = scene.handle().await;
+    let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
     let running = send(&handle, unique("k", OnConflict::Keep)).await;
     let delivery = worker.one().await;
@@ -325,8 +323,7 @@ pub async fn a_task_that_kills_its_workers_frees_its_key<F: Factory>(factory: &F
         settings.lease = LEASE;
         settings.max_deliveries = 1;
     });
-    let tasks = tasks(factory, &scene).await;
-    let handle = scene.handle().await;
+    let (handle, tasks) = connect(factory, &scene).await;
     let mut task = unique("k", OnConflict::Keep);
     task.parts_mut().tracked = Some(KEEP);
     let poison = send(&handle, task).await;
@@ -353,8 +350,7 @@ pub async fn a_follow_up_can_be_unique<F: Factory>(factory: &F) {
         return;
     }
     let scene = Scene::new(factory);
-    let tasks = tasks(factory, &scene).await;
-    let handle = scene.handle().await;
+    let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
     send(&handle, tracked("first")).await;
     send(&handle, tracked("first")).await;

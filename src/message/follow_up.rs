@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Message;
 use crate::{
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, RpcError},
     sync::lock,
 };
 
@@ -14,6 +14,9 @@ use crate::{
 const MOST: usize = 1_000;
 /// The most bytes in the follow-ups of a delivery.
 const MOST_BYTES: usize = 16 << 20;
+
+/// Integers below this are exact in a Lua script.
+pub(crate) const MAX_INTEGER: u64 = 1_000_000_000_000_000;
 
 /// A follow-up of a delivery: see [`Outbox`](crate::Outbox).
 #[derive(Debug, Clone)]
@@ -43,6 +46,14 @@ pub enum Write {
 }
 
 impl FollowUp {
+    /// Returns the reason of the dead letter of a delivery whose follow-up was refused, and the error
+    /// reply to a request.
+    pub(crate) fn refused(reason: &str) -> (String, RpcError) {
+        let reason = format!("a follow-up in the outbox was refused: {reason}");
+        let reply = RpcError::internal("the request could not be handled");
+        (reason, reply)
+    }
+
     /// Returns the approximate size in bytes.
     fn size(&self) -> usize {
         match self {

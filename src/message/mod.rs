@@ -36,7 +36,7 @@ mod unique;
 
 pub(crate) use self::{
     correlation::CorrelationId,
-    follow_up::FollowUps,
+    follow_up::{FollowUps, MAX_INTEGER},
     lease::Lease,
     name::{DeadLetterId, IdempotencyKey, MessageId, Name, PartitionKey, UniqueKey},
     parts::{Attempt, Deadline, Due, Kind, MatchedRoute, Message, Parts, ReplyMode},

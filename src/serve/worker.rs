@@ -401,7 +401,10 @@ where
             handled = handled => handled,
             () = Box::pin(dropped) => {
                 // The server has ended the delivery already, so the verdict has no effect.
-                return Verdict::Discard { reason: Discarded::Requested, answer: None };
+                return Verdict::Discard {
+                    reason: Discarded::Requested,
+                    answer: None,
+                };
             }
         },
     };

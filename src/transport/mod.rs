@@ -68,6 +68,7 @@ pub(crate) use self::{
 pub(crate) use self::{
     dead::{DroppedLetters, PAGE_BYTES},
     dead_partitions::PartitionedDeadLetters,
+    sending::check_key,
 };
 
 /// The messages that a service wants from a source.

@@ -65,11 +65,8 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
                 "events are published, not put on a stream: leave the partition key out",
             );
         }
-        Some(key) if key.is_empty() => return invalid("the partition key is empty"),
-        Some(key) if key.len() > PartitionKey::MAX_LEN => {
-            return invalid("the partition key is longer than 1024 bytes");
-        }
-        _ => {}
+        Some(key) => check_key("partition key", key)?,
+        None => {}
     }
     if parts.kind != Kind::Task {
         if parts.due.is_some() {
@@ -86,22 +83,14 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
         }
         return Ok(());
     }
-    match &parts.idempotency_key {
-        Some(key) if key.is_empty() => return invalid("the idempotency key is empty"),
-        Some(key) if key.len() > IdempotencyKey::MAX_LEN => {
-            return invalid("the idempotency key is longer than 1024 bytes");
-        }
-        _ => {}
+    if let Some(key) = &parts.idempotency_key {
+        check_key("idempotency key", key)?;
     }
-    match parts.unique.as_ref().map(|unique| &unique.key) {
-        Some(_) if parts.idempotency_key.is_some() => {
+    if let Some(unique) = &parts.unique {
+        if parts.idempotency_key.is_some() {
             return invalid("a task has an idempotency key or a unique key, not both");
         }
-        Some(key) if key.is_empty() => return invalid("the unique key is empty"),
-        Some(key) if key.len() > UniqueKey::MAX_LEN => {
-            return invalid("the unique key is longer than 1024 bytes");
-        }
-        _ => {}
+        check_key("unique key", &unique.key)?;
     }
     if parts.tracked.is_some_and(|keep| keep > LONGEST_DELAY) {
         return invalid("the status of a task cannot be kept for more than a hundred years");
@@ -132,4 +121,26 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// The most bytes of a key.
+const MAX_KEY_LEN: usize = 1024;
+
+const _: () = assert!(
+    IdempotencyKey::MAX_LEN == MAX_KEY_LEN
+        && PartitionKey::MAX_LEN == MAX_KEY_LEN
+        && UniqueKey::MAX_LEN == MAX_KEY_LEN
+);
+
+/// Refuses a key that is empty or too long.
+pub(crate) fn check_key(what: &str, key: &str) -> Result<(), Error> {
+    let fault = match key.len() {
+        0 => "is empty",
+        1..=MAX_KEY_LEN => return Ok(()),
+        _ => "is longer than 1024 bytes",
+    };
+    Err(Error::new(
+        ErrorKind::Invalid,
+        format!("the {what} {fault}"),
+    ))
 }

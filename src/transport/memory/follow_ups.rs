@@ -9,9 +9,7 @@ use super::{
     group::Serial,
 };
 use crate::{
-    error::RpcError,
-    message::{FollowUp, Kind, Message, Name, Write},
-    outbox::MAX_INTEGER,
+    message::{FollowUp, Kind, MAX_INTEGER, Message, Name, Write},
     transport::{Settings, Verdict},
 };
 
@@ -47,10 +45,9 @@ impl Shared {
         let follow_ups = follow_ups.unwrap_or_default();
         let stream = stream_of(&mut streams, &settings.stream);
         let prepared = prepare(source, settings, stream, follow_ups).unwrap_or_else(|reason| {
-            verdict = Verdict::DeadLetter {
-                reason: format!("a follow-up in the outbox was refused: {reason}"),
-                answer: Some(RpcError::internal("the request could not be handled")),
-            };
+            let (reason, reply) = FollowUp::refused(&reason);
+            let answer = Some(reply);
+            verdict = Verdict::DeadLetter { reason, answer };
             Prepared::default()
         });
         let settled = with_group(&mut streams, &self.context, settings, |group, _| {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use campanile::{Client, Error, Json, Receipt, Router};
+use campanile::{Client, Error, Json, Receipt, Router, client::Call};
 use futures_util::future::{FutureExt, join_all};
 use tokio::{sync::mpsc, time::sleep};
 
@@ -106,17 +106,22 @@ async fn a_stopped_replica_fails_the_call_in_time_and_the_task_is_stored() {
     );
 }
 
+/// Sends a task with a key that `keyed` adds, over a new handle, whose connection has written nothing
+/// before.
+async fn send_anew(
+    server: &RedisServer,
+    keyed: impl FnOnce(Call<Redis, Receipt>) -> Call<Redis, Receipt>,
+) -> Result<Receipt, Error> {
+    let task = client(server).await.enqueue("n", "");
+    keyed(task).replicas(1, BRIEF).await
+}
+
 #[tokio::test]
 async fn a_task_that_is_sent_again_with_its_key_is_confirmed_and_stored_once() {
     let server = RedisServer::start().await;
     let replica = server.replica().await;
     replica.signal(Signal::Stop);
-    // Each send has a new handle, whose connection has written nothing before.
-    let send = async || {
-        let client = client(&server).await;
-        let task = client.enqueue("n", "").idempotency_key("k");
-        task.replicas(1, BRIEF).await
-    };
+    let send = async || send_anew(&server, |task| task.idempotency_key("k")).await;
     let first = assert_stored(&server, send().await).await;
     let second = assert_stored(&server, send().await).await;
     assert_eq!(first.stored_id(), second.stored_id());
@@ -135,12 +140,7 @@ async fn a_unique_task_that_is_sent_again_is_confirmed_only_by_replicas() {
     let server = RedisServer::start().await;
     let replica = server.replica().await;
     replica.signal(Signal::Stop);
-    // Each send has a new handle, whose connection has written nothing before.
-    let send = async || {
-        let client = client(&server).await;
-        let task = client.enqueue("n", "").unique("k");
-        task.replicas(1, BRIEF).await
-    };
+    let send = async || send_anew(&server, |task| task.unique("k")).await;
     let first = send().await.expect_err("no replica has it");
     let second = send().await.expect_err("no replica has it");
     assert!(first.is_unreplicated() && second.is_unreplicated());

@@ -13,7 +13,7 @@ use super::{
     streams::ServedStream,
 };
 use crate::{
-    error::{Error, RpcError},
+    error::Error,
     message::{Due, FollowUp, Kind, Message, Name, Write},
     transport::redis::{
         Redis,
@@ -29,21 +29,12 @@ use crate::{
     },
 };
 
-/// The parts of a handle that carry out follow-ups.
+/// The parts that carry out the follow-ups of one consumer's deliveries.
 pub(super) struct FollowUpContext {
+    /// A handle with the settings of the source, which sends over its connections.
     pub(super) redis: Redis,
     /// Notified after tasks were added to an outbox for streams in other slots.
     pub(super) forwards: Arc<Notify>,
-}
-
-/// Returns the reason of a dead letter whose follow-up was refused.
-pub(super) fn refused(reason: &str) -> String {
-    format!("a follow-up in the outbox was refused: {reason}")
-}
-
-/// Encodes the follow-ups of one consumer's deliveries, with the settings of its handle.
-pub(super) struct FollowUpEncoder {
-    pub(super) redis: Redis,
 }
 
 /// The follow-ups of a delivery, as keys and arguments of the script `COMPLETE`.
@@ -61,7 +52,7 @@ pub(super) struct EncodedFollowUps {
     pub(super) has_forwards: bool,
 }
 
-impl FollowUpEncoder {
+impl FollowUpContext {
     /// Encodes the follow-ups of a delivery from this stream.
     ///
     /// # Errors
@@ -154,7 +145,7 @@ impl Settler {
         follow_ups: EncodedFollowUps,
         reply: Option<(ReplyRoute, Vec<u8>)>,
     ) -> Result<(), Error> {
-        let FollowUpContext { redis, forwards } = &self.follow_ups;
+        let FollowUpContext { redis, forwards } = &*self.follow_ups;
         for target in &follow_ups.targets {
             if let Some(registration) = redis.registration(target) {
                 registration.await?;
@@ -206,11 +197,10 @@ impl Settler {
             id = %delivery.origin, stream = %delivery.stream.keys.stream, reason,
             "a follow-up was refused; its task becomes a dead letter"
         );
-        let error = RpcError::internal("the request could not be handled");
+        let (reason, error) = FollowUp::refused(reason);
         let reply = delivery.reply_to.as_ref().zip(reply);
         let reply = reply.map(|(to, (route, _))| (route, to.envelope(&Err(error))));
-        self.end(delivery, End::DeadLetter(refused(reason)), reply)
-            .await
+        self.end(delivery, End::DeadLetter(reason), reply).await
     }
 
     fn submit_complete(

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use tokio::sync::mpsc;
 
 use super::{
-    follow_ups::{self, FollowUpEncoder},
+    follow_ups::FollowUpContext,
     key_order::Turn,
     last_read::LastRead,
     reply_to::{ReplyRoute, ReplyTo},
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::{Error, RpcError},
-    message::{Name, PartitionKey},
+    message::{FollowUp, Name, PartitionKey},
     reply::Reply,
     transport::{Backoff, SettleDelivery, Verdict, redis::error},
 };
@@ -29,7 +29,7 @@ pub(super) struct SettlePolicy {
     pub(super) queue: mpsc::UnboundedSender<Settlement>,
     /// The queue of settlements that store a reply.
     pub(super) replies: mpsc::UnboundedSender<Settlement>,
-    pub(super) follow_ups: FollowUpEncoder,
+    pub(super) follow_ups: Arc<FollowUpContext>,
     /// Takes acknowledgements while the next read waits for them.
     pub(super) last_read: Arc<LastRead>,
 }
@@ -114,9 +114,8 @@ impl SettlePolicy {
                 reply: self.reply(delivery, Some(reply)),
             }),
             Err(error) => {
-                let end = End::DeadLetter(follow_ups::refused(&error.chain()));
-                let reply = RpcError::internal("the request could not be handled");
-                self.end(delivery, end, Some(reply))
+                let (reason, reply) = FollowUp::refused(&error.chain());
+                self.end(delivery, End::DeadLetter(reason), Some(reply))
             }
         }
     }

@@ -49,7 +49,7 @@ pub(super) struct Settler {
     pub(super) report: Arc<Report>,
     /// The timers for the next delayed messages.
     pub(super) due: Arc<DueTimers>,
-    pub(super) follow_ups: FollowUpContext,
+    pub(super) follow_ups: Arc<FollowUpContext>,
     /// Cancelled to stop repeating commands that the server refuses.
     pub(super) closed: CancellationToken,
     published: Arc<PublishFailures>,
@@ -64,7 +64,7 @@ impl Settler {
         in_flight: Arc<InFlightTable>,
         report: Arc<Report>,
         due: Arc<DueTimers>,
-        follow_ups: FollowUpContext,
+        follow_ups: Arc<FollowUpContext>,
         closed: CancellationToken,
     ) -> Self {
         let published = Arc::new(PublishFailures(report.counters.clone()));

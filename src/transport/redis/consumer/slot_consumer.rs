@@ -17,7 +17,7 @@ use super::{
     deliver::Deliverer,
     due_timers::DueTimers,
     fetch::{Fetch, FetchParts, Recovery},
-    follow_ups::{FollowUpContext, FollowUpEncoder},
+    follow_ups::FollowUpContext,
     forward::Forwarder,
     group::Membership,
     health::RenewalHealth,
@@ -246,6 +246,10 @@ impl SlotConsumer {
             };
             tokio::spawn(forwarder.run(forwards.clone()));
         }
+        let follow_ups = Arc::new(FollowUpContext {
+            redis: sender,
+            forwards,
+        });
 
         let (queue, settlements) = mpsc::unbounded_channel();
         let (replies, with_replies) = mpsc::unbounded_channel();
@@ -255,10 +259,7 @@ impl SlotConsumer {
             in_flight.clone(),
             report.clone(),
             due,
-            FollowUpContext {
-                redis: sender.clone(),
-                forwards: forwards.clone(),
-            },
+            follow_ups.clone(),
             ends.closed.clone(),
         ));
         tokio::spawn(carry_out(settler.clone(), settlements, MAX_ACKNOWLEDGING));
@@ -271,7 +272,7 @@ impl SlotConsumer {
             report: report.clone(),
             queue,
             replies,
-            follow_ups: FollowUpEncoder { redis: sender },
+            follow_ups,
             last_read: last_read.clone(),
         };
         let order = term.map(|term| {

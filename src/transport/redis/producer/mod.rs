@@ -273,8 +273,24 @@ impl Encode for Publish<'_> {
     }
 }
 
+/// A task that is stored: its id, and whether it is an earlier task.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) id: MessageId,
+    is_duplicate: bool,
+}
+
+impl From<Stored> for Reply {
+    fn from(stored: Stored) -> Self {
+        match stored.is_duplicate {
+            true => Reply::duplicate(stored.id),
+            false => Reply::accepted(stored.id),
+        }
+    }
+}
+
 /// Decodes the response to an `XADD`, or to the script `ACCEPT`.
-pub(super) fn accepted(answer: Value) -> Result<Reply, Error> {
+pub(super) fn accepted(answer: Value) -> Result<Stored, Error> {
     let without_id = || Error::new(ErrorKind::Decode, "Redis answered `XADD` without an id");
     let (id, outcome) = match error::check(answer)? {
         Value::Text(id) => (id, 0),
@@ -284,12 +300,13 @@ pub(super) fn accepted(answer: Value) -> Result<Reply, Error> {
         }
     };
     let id = MessageId::from_utf8(&id).map_err(|_| without_id())?;
-    match outcome {
-        0 => Ok(Reply::accepted(id)),
-        1 => Ok(Reply::duplicate(id)),
-        2 => Err(Error::duplicate(id)),
-        _ => Err(without_id()),
-    }
+    let is_duplicate = match outcome {
+        0 => false,
+        1 => true,
+        2 => return Err(Error::duplicate(id)),
+        _ => return Err(without_id()),
+    };
+    Ok(Stored { id, is_duplicate })
 }
 
 /// The future of [`Redis`] as a service.
@@ -334,7 +351,7 @@ impl Future for SendFuture {
             SendWork::Boxed(reply) => return reply.as_mut().poll(cx),
             SendWork::Task(answer) => {
                 let answer = ready!(Pin::new(answer).poll(cx));
-                answer.and_then(accepted)
+                answer.and_then(accepted).map(Reply::from)
             }
             SendWork::Replicated(answer, asked) => {
                 let asked = *asked;
@@ -344,7 +361,7 @@ impl Future for SendFuture {
                 if reply.as_ref().is_err_and(Error::is_unreplicated) {
                     self.counters.sent.increment();
                 }
-                reply
+                reply.map(Reply::from)
             }
             SendWork::Event(answer) => {
                 let answer = ready!(Pin::new(answer).poll(cx));

@@ -4,11 +4,10 @@ use std::sync::OnceLock;
 
 use tokio::runtime::Handle;
 
-use super::accepted;
+use super::{Stored, accepted};
 use crate::{
     error::{BoxError, Error},
     message::Replicas,
-    reply::Reply,
     transport::redis::{
         Redis, error,
         pipeline::Pipeline,
@@ -51,18 +50,18 @@ impl Redis {
     }
 }
 
-/// Decodes the response to a task that replicas confirm. Returns the reply if enough replicas have
+/// Decodes the response to a task that replicas confirm. Returns the task if enough replicas have
 /// confirmed the task.
 pub(in crate::transport::redis) fn confirmed(
     answer: Value,
     asked: Replicas,
-) -> Result<Reply, Error> {
+) -> Result<Stored, Error> {
     let answers = array(error::check(answer)?)?;
     let count = answers.len();
     let Ok([stored, confirmation]) = <[Value; 2]>::try_from(answers) else {
         return Err(miscounted(2, count));
     };
-    let reply = accepted(stored)?;
+    let stored = accepted(stored)?;
     let Replicas {
         count: wanted,
         within,
@@ -73,7 +72,7 @@ pub(in crate::transport::redis) fn confirmed(
             None,
         ),
         confirmation => match error::check(confirmation).and_then(|it| integer(&it)) {
-            Ok(count) if count >= i64::from(wanted) => return Ok(reply),
+            Ok(count) if count >= i64::from(wanted) => return Ok(stored),
             Ok(count) => (
                 format!("{count} of {wanted} replicas have confirmed it within {within:?}"),
                 None,
@@ -88,8 +87,5 @@ pub(in crate::transport::redis) fn confirmed(
         "the task is stored, but {found}; send it again only with its idempotency key; `INFO \
          replication` shows the replicas and how far they lag"
     );
-    match reply.receipt() {
-        Some(id) => Err(Error::stored(id.clone(), text, source)),
-        None => Ok(reply),
-    }
+    Err(Error::stored(stored.id, text, source))
 }

@@ -20,12 +20,11 @@ local function accept(keys, args, at, last)
 
   local keep, conflict, unique, group = args[at + 5], args[at + 6], args[at + 7], args[at + 8]
   -- The record and the unique key are in the slot of the stream. `due_key` is `<base>:due`.
-  local base = string.sub(due_key, 1, -5)
+  local base = base_of(due_key, ':due')
   local holding = holder_of(base, group, unique)
   local holder = conflict ~= '' and redis.call('GET', holding)
   if holder then
-    local record = record_of(base, group, holder)
-    local where, place = place_of(record)
+    local where, place = place_of(record_of(base, group, holder))
     if where and is_there(base, group, stream, where, place) then
       if conflict == 'refuse' then return holder, 2 end
       if conflict == 'keep' or where ~= 'due' then
@@ -33,7 +32,7 @@ local function accept(keys, args, at, last)
         if args[at + 4] == '1' then redis.call('SET', holding, holder) end
         return holder, 1
       end
-      ended(base, group, record, holder, 'cancelled', 'replaced by a newer task')
+      ended(base, group, holder, 'cancelled', 'replaced by a newer task')
       redis.call('ZREM', due_key, place)
       redis.call('HDEL', bodies, place)
     end

@@ -4,7 +4,7 @@
 -- ARGV: group, the task's id, the reason, '1' if the task may have a record, the stream.
 -- Returns: 1 cancelled | 0 it has ended, or is unknown.
 local due, bodies, group, id = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
-local base = string.sub(due, 1, -5)
+local base = base_of(due, ':due')
 -- These keys cannot be declared, since a sender may have no right to them. They are in the slot.
 local record, stream, retry = nil, ARGV[5], base .. ':retry:' .. group
 local where, at = 'due', id
@@ -18,7 +18,7 @@ if not is_there(base, group, stream, where, at) then return 0 end
 
 if where == 'due' or where == 'later' then
   if where == 'later' then due, bodies = base .. ':due:' .. group, base .. ':bodies:' .. group end
-  if record then ended(base, group, record, id, 'cancelled', ARGV[3]) end
+  if record then ended(base, group, id, 'cancelled', ARGV[3]) end
   redis.call('ZREM', due, at)
   redis.call('HDEL', bodies, at)
   if KEYS[3] and redis.call('GET', KEYS[3]) == id then redis.call('DEL', KEYS[3]) end
@@ -27,7 +27,7 @@ end
 
 local src = where == 'retry' and retry or stream
 local good, pending = pcall(redis.call, 'XPENDING', src, group, at, at, 1)
-ended(base, group, record, id, 'cancelled', ARGV[3])
+ended(base, group, id, 'cancelled', ARGV[3])
 -- Its worker reads the reason after it has found that the entry is no longer pending.
 local MIN_KEPT = 60000
 if redis.call('PTTL', record) < MIN_KEPT then redis.call('PEXPIRE', record, MIN_KEPT) end

@@ -99,9 +99,9 @@ for _, entry in ipairs(pending) do
         local surplus, err =
           dead_letter(redis.pcall, KEYS[3], group, origin(id, found[2]), reason, so_far, fields, ARGV[11])
         if surplus then
-          local base = base_of(KEYS[3], 'dead', group)
+          local base = base_of(KEYS[3], ':dead:' .. group)
           local record, task = recorded(base, group, found[2])
-          if record then ended(base, group, record, task, 'dead', reason) end
+          if record then ended(base, group, task, 'dead', reason) end
           dropped = dropped + surplus
           finish(src, group, id, retry)
           dead[#dead + 1] = { id, so_far, address(found[2]) }

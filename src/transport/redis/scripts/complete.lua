@@ -106,10 +106,7 @@ if reason then return { 2, 0, reason } end
 -- Redis refuses a script without memory at its first write, and an event cannot be taken back. So
 -- events are published after the writes.
 each(function(kind, keys, at, last) if kind ~= kinds.publish then kind.run(keys, at, last) end end)
-if ARGV[9] ~= '' then
-  local record = record_of(ARGV[8], group, ARGV[9])
-  if redis.call('TYPE', record).ok == 'hash' then ended(ARGV[8], group, record, ARGV[9], 'done', '') end
-end
+if ARGV[9] ~= '' then ended(ARGV[8], group, ARGV[9], 'done', '') end
 local stored = tonumber(ARGV[7]) > 1 and KEYS[2] or nil
 local answered = answer(stored, ARGV[6], ARGV[5])
 each(function(kind, keys, at, last) if kind == kinds.publish then kind.run(keys, at, last) end end)

@@ -43,7 +43,7 @@ local function replay(origin, fields)
   end
   append(copy, sent(kept, false))
   local entry = redis.call('XADD', KEYS[2], '*', unpack(copy))
-  local base = base_of(KEYS[2], 'retry', group)
+  local base = base_of(KEYS[2], ':retry:' .. group)
   local record, id = recorded(base, group, fields)
   if record then
     redis.call('PERSIST', record)

@@ -20,11 +20,7 @@ if ARGV[9] then
   end
 end
 if ARGV[8] ~= '' then
-  local base = base_of(KEYS[2], 'dead', group)
-  local record = record_of(base, group, ARGV[8])
-  if redis.call('TYPE', record).ok == 'hash' then
-    ended(base, group, record, ARGV[8], ARGV[7], ARGV[11] or '')
-  end
+  ended(base_of(KEYS[2], ':dead:' .. group), group, ARGV[8], ARGV[7], ARGV[11] or '')
 end
 local answered = answer(KEYS[3], ARGV[6], ARGV[5])
 finish(src, group, id, retry)

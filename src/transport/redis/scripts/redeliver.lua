@@ -10,7 +10,7 @@ if not entry then
   finish(src, group, id, retry)
   return 2
 end
-local base = base_of(KEYS[2], 'retry', group)
+local base = base_of(KEYS[2], ':retry:' .. group)
 local record = recorded(base, group, entry[2])
 local place
 local copy = { '~o', ARGV[5], '~a', ARGV[6] }

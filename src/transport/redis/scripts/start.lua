@@ -4,12 +4,11 @@
 -- Returns: 1 started | 0 not pending for this consumer | 2 ended, since the task was cancelled.
 local src, group, entry, retry, id = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1', ARGV[5]
 if not own(src, group, entry, ARGV[2]) then return 0 end
-local base = base_of(KEYS[2], 'dead', group)
-local record = record_of(base, group, id)
-local state = redis.call('TYPE', record).ok == 'hash' and redis.call('HGET', record, 'state')
+local record = record_of(base_of(KEYS[2], ':dead:' .. group), group, id)
+local state = field_of(record, 'state')
 if state == 'cancelled' then
   finish(src, group, entry, retry)
-  redis.call('PEXPIRE', record, string.format('%.0f', math.max(tonumber(redis.call('HGET', record, 'keep')), 1)))
+  expire(record)
   return 2
 end
 if state then

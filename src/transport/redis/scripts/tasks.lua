@@ -7,10 +7,15 @@
 --   unique: the key that the task holds until it has ended; '' without one
 -- A task's entry names the group of its record in the field '~j'.
 
--- Returns the prefix of the keys of a stream, from a key of the group for this purpose.
-local function base_of(key, purpose, group) return string.sub(key, 1, -(#purpose + #group + 3)) end
+-- Returns the prefix of the keys of a stream, from the key with this end.
+local function base_of(key, ending) return string.sub(key, 1, -(#ending + 1)) end
 
 local function record_of(base, group, id) return base .. ':task:' .. group .. ':' .. id end
+
+-- Returns a field of a record, or false without the record or the field.
+local function field_of(record, field)
+  return redis.call('TYPE', record).ok == 'hash' and redis.call('HGET', record, field)
+end
 
 -- Returns the record of an entry's task, and the task's id. Nil if the task has no record of this
 -- group.
@@ -22,7 +27,7 @@ local function recorded(base, group, fields)
   end
   if owner ~= group or not id then return nil end
   local record = record_of(base, group, id)
-  if redis.call('TYPE', record).ok == 'hash' then return record, id end
+  if field_of(record, 'state') then return record, id end
 end
 
 -- Returns the key that stores the id of the task that holds a unique key. The length of the group
@@ -39,19 +44,26 @@ local function free(base, group, record, id)
   if redis.call('GET', key) == id then redis.call('DEL', key) end
 end
 
--- Records the end of a task, and frees the key that it holds.
-local function ended(base, group, record, id, state, reason)
-  -- First, since Redis refuses only the first write of a script for lack of memory.
-  redis.call('HSET', record, 'state', state, 'reason', reason, 'ended', string.format('%.0f', clock()))
-  redis.call('HDEL', record, 'place')
-  free(base, group, record, id)
+-- Keeps the record of a task that has ended for the time that its sender has chosen.
+local function expire(record)
   local keep = tonumber(redis.call('HGET', record, 'keep'))
   redis.call('PEXPIRE', record, string.format('%.0f', math.max(keep, 1)))
 end
 
+-- Records the end of a task, if it has a record, and frees the key that it holds.
+local function ended(base, group, id, state, reason)
+  local record = record_of(base, group, id)
+  if not field_of(record, 'state') then return end
+  -- First, since Redis refuses only the first write of a script for lack of memory.
+  redis.call('HSET', record, 'state', state, 'reason', reason, 'ended', string.format('%.0f', clock()))
+  redis.call('HDEL', record, 'place')
+  free(base, group, record, id)
+  expire(record)
+end
+
 -- Returns the two parts of the place of a task that has not ended.
 local function place_of(record)
-  local place = redis.call('TYPE', record).ok == 'hash' and redis.call('HGET', record, 'place')
+  local place = field_of(record, 'place')
   if place then return string.match(place, '^(%a+) (.+)$') end
 end
 

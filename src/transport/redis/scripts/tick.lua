@@ -68,7 +68,7 @@ while arg <= #ARGV do
   }
   local function has(step) return string.find(steps, step, 1, true) end
   if has('m') then
-    local base = string.sub(KEYS[key + 5], 1, -5)
+    local base = base_of(KEYS[key + 5], ':due')
     result[3] = try(promote, base, 'retry', KEYS[key + 3], KEYS[key + 4], retry, most, bytes)
     result[4] = try(promote, base, 'stream', KEYS[key + 5], KEYS[key + 6], stream, most, bytes)
     result[5] = try(facts, stream, retry, has('s'))
