@@ -186,6 +186,7 @@ fn class(error: &(dyn std::error::Error + 'static)) -> &'static str {
     } else if let Some(failure) = find::<Failure>(error) {
         match failure.settle() {
             Settle::Redeliver { .. } => "redeliver",
+            Settle::Park => "park",
             Settle::DeadLetter => "dead_letter",
             Settle::Discard => "discard",
             _ => OTHER,

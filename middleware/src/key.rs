@@ -161,6 +161,11 @@ pub fn header(name: &str) -> Header {
     }
 }
 
+/// Returns a key function that gives all messages the same key.
+pub const fn all() -> All {
+    All
+}
+
 /// Returns a key function that takes the message's id with its stream and group, because an id is
 /// unique only within its stream. Redelivered and claimed messages keep this key.
 pub const fn message_id() -> ById {
@@ -196,6 +201,16 @@ pub struct ById;
 impl KeyOf for ById {
     fn key_of(&self, message: &Message) -> Option<Key> {
         MessageIdentity::of(message.parts()).as_ref().map(Key::from)
+    }
+}
+
+/// The key function that [`all`] returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct All;
+
+impl KeyOf for All {
+    fn key_of(&self, _: &Message) -> Option<Key> {
+        Some(Key::from("all"))
     }
 }
 

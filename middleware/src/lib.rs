@@ -16,6 +16,7 @@
 //! | `OrderedByKeyLayer` | `ordered` | runs the messages of a key one after the other, also after failures |
 //! | `RateLimitByKeyLayer` | `rate-limit` | limits how many messages of a key run in a period |
 //! | `RequestIdLayer` | `request-id` | carries one id through a chain of messages |
+//! | `SharedLimitLayer` | `shared-limit` | limits how many messages of a key run at once, or in a period, over all workers |
 //! | `DurableRetryLayer` | `retry` | retries later, by redelivery, and ends with a dead letter |
 //! | `RetryPolicy` | `retry` | retries in place, with tower's `Retry` |
 //! | `TimeoutLayer` | `timeout` | limits the time of a message by its own deadline or a default |
@@ -57,7 +58,12 @@ pub mod concurrency;
 pub mod conventions;
 #[cfg(feature = "filter")]
 pub mod filter;
-#[cfg(any(feature = "concurrency", feature = "ordered", feature = "rate-limit"))]
+#[cfg(any(
+    feature = "concurrency",
+    feature = "ordered",
+    feature = "rate-limit",
+    feature = "shared-limit"
+))]
 mod gated;
 #[cfg(feature = "idempotency")]
 pub mod idempotency;
@@ -86,6 +92,8 @@ pub mod rate_limit;
 pub mod request_id;
 #[cfg(feature = "retry")]
 pub mod retry;
+#[cfg(feature = "shared-limit")]
+pub mod shared_limit;
 pub mod stack;
 #[cfg(any(
     feature = "chaos",
@@ -127,6 +135,8 @@ pub use self::rate_limit::{RateLimitByKey, RateLimitByKeyLayer};
 pub use self::request_id::{RequestId, RequestIdLayer};
 #[cfg(feature = "retry")]
 pub use self::retry::{DurableRetry, DurableRetryLayer, RetryPolicy};
+#[cfg(feature = "shared-limit")]
+pub use self::shared_limit::{SharedLimit, SharedLimitLayer};
 pub use self::stack::TimeBudget;
 #[cfg(feature = "timeout")]
 pub use self::timeout::{Timeout, TimeoutLayer};

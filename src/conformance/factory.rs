@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     message::{Message, Name},
     reply::Reply,
-    transport::{DeadLetters, Settings, StreamStats, Tasks, Transport, memory::Memory},
+    transport::{DeadLetters, Limit, Settings, StreamStats, Tasks, Transport, memory::Memory},
 };
 
 /// Connects handles of the transport under test.
@@ -69,6 +69,13 @@ pub trait Factory: Send + Sync {
     /// [`Capabilities::delayed_tasks`] and [`Capabilities::tasks`].
     fn tasks(&self, handle: &Self::Handle) -> Option<Tasks> {
         let _ = handle;
+        None
+    }
+
+    /// Returns a limit that the workers of the handle's group share. Needed for
+    /// [`Capabilities::limits`].
+    fn limit(&self, handle: &Self::Handle, name: &str) -> Option<Result<Limit, Error>> {
+        let _ = (handle, name);
         None
     }
 
@@ -145,6 +152,8 @@ pub struct Capabilities {
     /// A task can be [unique](crate::client::Call::unique) and
     /// [tracked](crate::client::Call::tracked), and [`Factory::tasks`] is implemented.
     pub tasks: bool,
+    /// Workers can share [limits](crate::transport::Limit), and [`Factory::limit`] is implemented.
+    pub limits: bool,
     /// [`Factory::end_leases`] is implemented.
     pub end_leases: bool,
     /// [`Factory::restart`] is implemented.
@@ -173,6 +182,7 @@ impl Capabilities {
             partitions: true,
             outbox: true,
             tasks: true,
+            limits: true,
             end_leases: true,
             restart: true,
         }
@@ -199,6 +209,7 @@ impl Capabilities {
             partitions: false,
             outbox: false,
             tasks: false,
+            limits: false,
             end_leases: false,
             restart: false,
         }
@@ -236,6 +247,10 @@ impl Factory for Memory {
 
     fn tasks(&self, handle: &Memory) -> Option<Tasks> {
         Some(handle.tasks())
+    }
+
+    fn limit(&self, handle: &Memory, name: &str) -> Option<Result<Limit, Error>> {
+        Some(handle.limit(name))
     }
 
     async fn end_leases(&self, settings: &Settings) -> Result<(), Error> {

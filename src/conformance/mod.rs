@@ -71,6 +71,7 @@ mod dead;
 mod events;
 mod factory;
 mod groups;
+mod limits;
 mod messages;
 mod outbox;
 mod partitions;
@@ -111,6 +112,10 @@ pub use self::{
         beside_another_group_unknown_names_must_be_set, every_group_gets_every_message,
         messages_sent_before_the_first_worker_are_delivered, streams_are_isolated_from_each_other,
         the_work_of_one_group_is_invisible_to_others, workers_of_a_group_share_its_messages,
+    },
+    limits::{
+        a_parked_task_can_be_cancelled, a_permit_that_is_not_taken_is_passed_on,
+        a_rate_gives_each_message_its_time, parked_messages_get_the_permits_that_are_returned,
     },
     messages::{
         a_message_has_the_id_of_its_receipt, a_message_names_its_stream_and_group,
@@ -257,6 +262,10 @@ macro_rules! conformance_tests {
             a_running_task_learns_that_it_is_cancelled
             a_task_that_kills_its_workers_frees_its_key
             a_follow_up_can_be_unique
+            parked_messages_get_the_permits_that_are_returned
+            a_permit_that_is_not_taken_is_passed_on
+            a_parked_task_can_be_cancelled
+            a_rate_gives_each_message_its_time
             an_undecodable_entry_does_not_hold_up_others
             a_message_in_any_field_order_with_unknown_fields_is_read
             a_request_that_cannot_be_answered_is_settled

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use tower::{buffer::error::ServiceError, load_shed::error::Overloaded};
 
 use super::{BoxError, Rejection, find};
-use crate::message::Kind;
+use crate::{message::Kind, transport::PermitRequest};
 
 /// An error that decides how its delivery is settled.
 ///
@@ -27,6 +27,8 @@ use crate::message::Kind;
 pub struct Failure {
     settle: Settle,
     cause: Option<BoxError>,
+    /// Set for [`Settle::Park`].
+    park: Option<PermitRequest>,
 }
 
 /// The settlement that a [`Failure`] requests.
@@ -41,6 +43,8 @@ pub enum Settle {
         /// `false` if this delivery does not count as an attempt.
         counted: bool,
     },
+    /// Parks the message until it gets a permit: see [`Failure::park`].
+    Park,
     /// Turns the message into a dead letter, without further attempts.
     DeadLetter,
     /// Drops the message without storing it. The drop is counted and logged.
@@ -90,6 +94,7 @@ impl Failure {
         Self {
             settle,
             cause: None,
+            park: None,
         }
     }
 
@@ -110,6 +115,16 @@ impl Failure {
             after: Some(after),
             counted: true,
         })
+    }
+
+    /// Creates a failure that parks the message until it gets a permit of a
+    /// [`Limit`](crate::transport::Limit), without counting an attempt.
+    pub fn park(request: PermitRequest) -> Self {
+        let park = Some(request);
+        Self {
+            park,
+            ..Self::new(Settle::Park)
+        }
     }
 
     /// Creates a failure that turns the message into a dead letter now, without further attempts.
@@ -138,6 +153,12 @@ impl Failure {
         self
     }
 
+    /// Returns the key for whose permit the message waits. `None` unless the settlement is
+    /// [`Settle::Park`].
+    pub fn parks(&self) -> Option<&PermitRequest> {
+        self.park.as_ref()
+    }
+
     /// Returns the requested settlement.
     pub fn settle(&self) -> Settle {
         self.settle
@@ -145,7 +166,8 @@ impl Failure {
 }
 
 impl From<Settle> for Failure {
-    /// Creates a failure that requests this settlement, without a cause.
+    /// Creates a failure that requests this settlement, without a cause. [`Settle::Park`] without a
+    /// key is an uncounted redelivery.
     fn from(settle: Settle) -> Self {
         Self::new(settle)
     }
@@ -155,6 +177,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.settle {
             Settle::Redeliver { .. } => "the delivery failed and is to be redelivered",
+            Settle::Park => "the message waits for a permit",
             Settle::DeadLetter => "the delivery failed for good",
             Settle::Discard => "the delivery is to be discarded",
         })

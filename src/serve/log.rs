@@ -36,7 +36,7 @@ impl Tally {
     pub(super) fn count(&self, verdict: &Verdict) {
         let counter = match verdict {
             Verdict::Done(Ok(_)) => &self.handled,
-            Verdict::Redeliver { counted: false, .. } => &self.uncounted,
+            Verdict::Redeliver { counted: false, .. } | Verdict::Park(_) => &self.uncounted,
             Verdict::Done(Err(_)) | Verdict::Redeliver { .. } | Verdict::DeadLetter { .. } => {
                 &self.failed
             }
@@ -173,7 +173,9 @@ impl MessageLog {
         let is_debug = match verdict {
             Verdict::Discard { reason, .. } => *reason == Discarded::Ignored,
             // An expected failure that loses no message needs no attention from an operator.
-            Verdict::Done(_) | Verdict::Redeliver { counted: false, .. } => reason.is_expected,
+            Verdict::Done(_) | Verdict::Redeliver { counted: false, .. } | Verdict::Park(_) => {
+                reason.is_expected
+            }
             _ => false,
         };
         let line = match verdict {
@@ -223,6 +225,7 @@ impl MessageLog {
                     false => format!("delivered again {when} (this was not counted as an attempt)"),
                 }
             }
+            Verdict::Park(_) => "parked until it gets a permit".to_owned(),
             Verdict::DeadLetter { .. } => "a dead letter".to_owned(),
         })
     }

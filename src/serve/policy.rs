@@ -59,9 +59,10 @@ impl Outcome {
             let answer = answer(name, error).filter(|_| kind == Kind::Rpc);
             answer.is_some_and(|answer| is_caused_by_caller(answer.code()))
         };
+        let is_parked = || find::<Failure>(error).is_some_and(|it| it.settle() == Settle::Park);
         Some(Reason {
             text,
-            is_expected: find::<Overloaded>(error).is_some() || is_answer(),
+            is_expected: find::<Overloaded>(error).is_some() || is_parked() || is_answer(),
         })
     }
 }
@@ -147,6 +148,14 @@ impl Policy {
                 after,
                 counted,
                 reason: reason(),
+            },
+            Some(Settle::Park) => match find::<Failure>(&**error).and_then(Failure::parks) {
+                Some(park) => Verdict::Park(park.clone()),
+                None => Verdict::Redeliver {
+                    after: None,
+                    counted: false,
+                    reason: reason(),
+                },
             },
             Some(Settle::DeadLetter) => Verdict::DeadLetter {
                 reason: reason(),

@@ -47,6 +47,8 @@ counters! {
     /// Deliveries that were scheduled for redelivery and did not count as attempts, for example
     /// because of overload.
     uncounted,
+    /// Deliveries that were parked until they get a permit of a limit that workers share.
+    parked,
     /// Deliveries that were released before they were started.
     released,
     /// Messages that became dead letters.

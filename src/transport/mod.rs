@@ -19,6 +19,7 @@ mod counters;
 mod dead;
 mod dead_partitions;
 pub(crate) mod glob;
+pub(crate) mod limits;
 pub mod memory;
 pub(crate) mod partitions;
 #[cfg(feature = "redis")]
@@ -49,6 +50,7 @@ pub use self::{
         Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, Page, Selection,
         Step, Steps, StoreFuture,
     },
+    limits::{Limit, LimitStore, Permit, PermitRequest},
     partitions::PartitionTerm,
     sending::check,
     settings::{Expired, Settings, Start, UnknownNames},
@@ -293,6 +295,9 @@ pub enum Verdict {
         /// The error reply, if the message is an RPC request.
         answer: Option<RpcError>,
     },
+    /// The message waits for a permit of a [`Limit`], outside of the workers. It does not count
+    /// as an attempt. A transport without such limits delivers the message again.
+    Park(PermitRequest),
     /// The delivery was not started: it is released immediately, so that another worker gets the
     /// message, and does not count as an attempt.
     Release,

@@ -87,6 +87,10 @@ pub struct GroupStats {
     pub oldest_pending: Option<Duration>,
     /// The number of messages that wait for their next attempt.
     pub delayed: u64,
+    /// The number of messages that wait for a permit of a
+    /// [`Limit`](super::Limit). On Redis at least this number, if they have more than
+    /// 1,000 keys.
+    pub parked: u64,
     /// The number of dead letters.
     pub dead: u64,
     /// The number of live workers: those whose leases have not ended.
@@ -111,6 +115,7 @@ impl GroupStats {
         self.pending += other.pending;
         self.oldest_pending = self.oldest_pending.max(other.oldest_pending);
         self.delayed += other.delayed;
+        self.parked += other.parked;
         self.dead += other.dead;
         self.consumers = self.consumers.max(other.consumers);
     }

@@ -19,7 +19,7 @@ mod redis {
     use campanile::{
         Error, Name, Redis,
         conformance::{Capabilities, Factory},
-        transport::{DeadLetters, Settings, StreamStats, Tasks},
+        transport::{DeadLetters, Limit, Settings, StreamStats, Tasks},
     };
 
     use crate::support::{RedisServer, version};
@@ -59,6 +59,10 @@ mod redis {
 
         fn tasks(&self, handle: &Redis) -> Option<Tasks> {
             Some(handle.tasks())
+        }
+
+        fn limit(&self, handle: &Redis, name: &str) -> Option<Result<Limit, Error>> {
+            Some(handle.limit(name))
         }
 
         /// Gives all pending deliveries to a consumer that has been silent for an hour.

@@ -88,6 +88,7 @@ impl TransportMetrics {
         set("campanile.group.pending", stats.pending as f64);
         set("campanile.group.oldest_pending", oldest.as_secs_f64());
         set("campanile.group.delayed", stats.delayed as f64);
+        set("campanile.group.parked", stats.parked as f64);
         set("campanile.group.dead", stats.dead as f64);
         set("campanile.group.consumers", stats.consumers as f64);
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use campanile::{
     Redis,
-    transport::{Broker, Counts, DeadLetters, Settings, memory::Memory},
+    transport::{Broker, Counts, DeadLetters, Limit, Settings, memory::Memory},
 };
 use tokio::time::sleep;
 
@@ -16,6 +16,7 @@ pub(crate) trait Transport: Broker {
     fn set(self, settings: Settings) -> Self;
     fn counts(&self) -> Counts;
     fn dead_letters(&self) -> DeadLetters;
+    fn limit(&self, name: &str) -> Limit;
 }
 
 macro_rules! transports {
@@ -31,6 +32,10 @@ macro_rules! transports {
 
             fn dead_letters(&self) -> DeadLetters {
                 self.dead_letters()
+            }
+
+            fn limit(&self, name: &str) -> Limit {
+                self.limit(name).expect("the name of the limit is valid")
             }
         }
     )*};

@@ -134,6 +134,7 @@ fn lines(stats: &StreamStats) -> Vec<String> {
         ">PENDING",
         ">OLDEST",
         ">DELAYED",
+        ">PARKED",
         ">DEAD",
         ">CONSUMERS",
     ]);
@@ -144,6 +145,7 @@ fn lines(stats: &StreamStats) -> Vec<String> {
             group.pending.to_string(),
             group.oldest_pending.map_or("-".into(), text::duration),
             group.delayed.to_string(),
+            group.parked.to_string(),
             group.dead.to_string(),
             group.consumers.to_string(),
         ]);
@@ -166,6 +168,7 @@ pub(crate) fn document(stats: &StreamStats) -> Value {
             "pending": group.pending,
             "oldest_pending_ms": group.oldest_pending.map(json::milliseconds),
             "delayed": group.delayed,
+            "parked": group.parked,
             "dead": group.dead,
             "consumers": group.consumers,
             "last_delivered_id": group.last_delivered,

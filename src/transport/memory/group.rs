@@ -13,6 +13,7 @@ use super::{
     clock::{BrokerClock, EntryId, instant_after},
     context::GroupContext,
     dead::DeadLetterLog,
+    limits::Limits,
     log::{Log, LogEntry},
     observer::{Happened, ObservedDelivery, ObservedMessage},
 };
@@ -20,7 +21,8 @@ use crate::{
     error::RpcError,
     message::{Attempt, FollowUp, Lease, MessageId, Name},
     transport::{
-        Claims, Discarded, DroppedLetters, GroupStats, Settings, TaskState, Verdict, codec,
+        Claims, Discarded, DroppedLetters, GroupStats, PermitRequest, Settings, TaskState, Verdict,
+        codec, limits::holder,
     },
 };
 
@@ -58,13 +60,21 @@ pub(super) struct Group {
     members: HashMap<Consumer, Arc<Notify>>,
     last_serial: Serial,
     last_was_a_retry: bool,
+    pub(super) limits: Limits,
 }
 
 /// A message to deliver, and the number of its attempts so far.
 #[derive(Debug)]
-struct Retry {
+pub(super) struct Retry {
     entry: Arc<LogEntry>,
     attempts: u32,
+}
+
+impl Retry {
+    /// Names the next delivery as the holder of a permit.
+    pub(super) fn holder(&self) -> String {
+        holder(&self.entry.message_id(), Attempt(self.attempts + 1))
+    }
 }
 
 /// A delivery that is not settled.
@@ -104,6 +114,8 @@ pub struct Backlog {
     pub waiting: usize,
     /// Delayed tasks and redeliveries that are not due.
     pub delayed: usize,
+    /// Messages that wait for a permit of a [`Limit`](crate::transport::Limit).
+    pub parked: usize,
     /// Deliveries that are not settled.
     pub in_flight: usize,
 }
@@ -115,6 +127,7 @@ impl Backlog {
             entries: self.entries + other.entries,
             waiting: self.waiting + other.waiting,
             delayed: self.delayed + other.delayed,
+            parked: self.parked + other.parked,
             in_flight: self.in_flight + other.in_flight,
         }
     }
@@ -304,6 +317,7 @@ impl Group {
                 context.counters.lost_leases.increment();
                 pending.lease.lose();
             }
+            self.end_reservation(&pending.entry, pending.attempt);
             self.ready.push_back(Retry {
                 entry: pending.entry,
                 attempts: pending.attempt,
@@ -382,6 +396,9 @@ impl Group {
         context: &GroupContext,
     ) -> Option<Arc<LogEntry>> {
         let Pending { entry, attempt, .. } = self.finish(serial)?;
+        if !matches!(verdict, Verdict::Park(_)) {
+            self.end_reservation(&entry, attempt);
+        }
         let counters = &context.counters;
         // The observer is called before the reply is sent, so that its record is complete when the
         // sender of the request continues.
@@ -460,6 +477,15 @@ impl Group {
                     context.answer(&entry, || Err(answer));
                 }
             }
+            Verdict::Park(park) => {
+                counters.parked.increment();
+                waits(Duration::ZERO, "");
+                observe(&|| Happened::Parked);
+                let (entry, attempts) = (Arc::clone(&entry), attempt - 1);
+                let message = Retry { entry, attempts };
+                let delivered = self.limits.park(park.key, park.permits, message);
+                self.deliver_now(delivered);
+            }
             Verdict::Release => {
                 counters.released.increment();
                 waits(Duration::ZERO, "");
@@ -469,6 +495,26 @@ impl Group {
             }
         }
         Some(entry)
+    }
+
+    /// Returns a permit of a limit that workers share.
+    pub(super) fn release_permit(&mut self, permit: &PermitRequest) {
+        let delivered = self.limits.release(&permit.key, &permit.holder);
+        self.deliver_now(delivered);
+    }
+
+    /// Returns the permit that is reserved for a delivery, because the delivery has ended.
+    fn end_reservation(&mut self, entry: &LogEntry, attempt: u32) {
+        let delivered = self
+            .limits
+            .end(|| holder(&entry.message_id(), Attempt(attempt)));
+        self.deliver_now(delivered);
+    }
+
+    fn deliver_now(&mut self, messages: Vec<Retry>) {
+        for message in messages {
+            self.deliver_again(message, Duration::ZERO);
+        }
     }
 
     fn deliver_again(&mut self, retry: Retry, after: Duration) {
@@ -517,6 +563,9 @@ impl Group {
     pub(super) fn cancel(&mut self, id: &MessageId, reason: &str) -> bool {
         let is_it = |entry: &LogEntry| entry.message_id() == *id;
         let waiting = self.ready.len() + self.due.len();
+        if self.limits.remove(|retry| is_it(&retry.entry)) {
+            return true;
+        }
         self.ready.retain(|retry| !is_it(&retry.entry));
         self.due.retain(|_, retry| !is_it(&retry.entry));
         let mut pending = self.pending.iter();
@@ -556,6 +605,7 @@ impl Group {
             entries: log.len(),
             waiting: self.ready.len() + due + fresh,
             delayed: self.due.len() - due,
+            parked: self.limits.parked(),
             in_flight: self.pending.len(),
         }
     }
@@ -573,6 +623,7 @@ impl Group {
             Duration::from_millis(age)
         });
         stats.delayed = backlog.delayed as u64;
+        stats.parked = backlog.parked as u64;
         stats.dead = self.dead.len() as u64;
         stats.consumers = self.members.len() as u64;
         stats.last_delivered = self.last_read.map(|id| id.to_string());

@@ -85,6 +85,7 @@ mod dead_letters;
 mod events;
 mod follow_ups;
 mod group;
+mod limits;
 mod log;
 // Only the test kit observes the broker.
 #[cfg_attr(not(feature = "testing"), allow(dead_code, unreachable_pub))]
@@ -120,8 +121,8 @@ use crate::{
     message::{Deadline, Kind, Message, MessageId, Name, ReplyMode},
     reply::Reply,
     transport::{
-        ConnectionState, Counts, DeadLetters, Interest, PartitionedDeadLetters, Role, Settings,
-        StreamStats, Tasks, Transport, codec, consumer_settings, sending,
+        ConnectionState, Counts, DeadLetters, Interest, Limit, PartitionedDeadLetters, Role,
+        Settings, StreamStats, Tasks, Transport, codec, consumer_settings, sending,
     },
 };
 
@@ -213,6 +214,15 @@ impl Memory {
             broker: Arc::clone(&self.broker),
             streams: parts.map(|part| self.settings.of_stream(part)).collect(),
         })
+    }
+
+    /// Returns a limit that all workers of the group share. Limits with the same name are one.
+    ///
+    /// # Errors
+    /// If the name is empty, longer than 512 bytes, or has a colon.
+    pub fn limit(&self, name: impl Into<Name>) -> Result<Limit, Error> {
+        let (broker, settings) = (Arc::clone(&self.broker), self.settings.clone());
+        Limit::new(name, limits::MemoryLimits { broker, settings })
     }
 
     /// Returns a value that handlers of the stream have changed through their

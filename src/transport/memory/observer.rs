@@ -44,6 +44,8 @@ pub enum Happened {
         /// The reason.
         reason: String,
     },
+    /// The message was parked until it gets a permit of a limit that workers share.
+    Parked,
     /// The message became a dead letter.
     DeadLettered {
         /// The reason.
@@ -244,6 +246,7 @@ impl Happened {
                 }
             }
             Verdict::Discard { reason, .. } => Self::Discarded(*reason),
+            Verdict::Park(_) => Self::Parked,
             Verdict::Release => Self::Released,
         }
     }

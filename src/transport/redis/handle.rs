@@ -8,6 +8,7 @@ use std::{
 use super::{
     error,
     keys::Keys,
+    limits::RedisLimits,
     options::Options,
     partitions::CheckedPartitions,
     pipeline::Pipeline,
@@ -17,7 +18,8 @@ use super::{
 };
 use crate::{
     error::Error,
-    transport::{Counters, Counts, Settings, consumer_settings},
+    message::Name,
+    transport::{Counters, Counts, Limit, Settings, consumer_settings},
 };
 
 /// A handle of a Redis server, to send to and to serve from. See the [module](super).
@@ -137,6 +139,16 @@ impl Redis {
             shared: Arc::new(SharedHandle::new(connector, pipeline, counters)),
             rpc: Arc::default(),
         })
+    }
+
+    /// Returns a limit that all workers of the group share. Limits with the same name are one.
+    ///
+    /// A permit of a worker that has died ends with the lease of this handle.
+    ///
+    /// # Errors
+    /// If the name is empty, longer than 512 bytes, or has a colon.
+    pub fn limit(&self, name: impl Into<Name>) -> Result<Limit, Error> {
+        Limit::new(name, RedisLimits::new(self.clone()))
     }
 
     /// Returns the key under which handlers of the stream store the value `name` through their

@@ -104,6 +104,25 @@ impl Keys {
         format!("{base}:unique:{}:{group}:{key}", group.len())
     }
 
+    /// Returns the key of the sorted set of the limits' keys for which messages are parked.
+    /// `scripts/parking.lua` describes it.
+    pub(super) fn parking(&self) -> String {
+        format!("{}:parking:{}", self.base, self.group)
+    }
+
+    /// Returns the key of the permits of a key of a limit.
+    pub(super) fn permits(&self, key: &str) -> String {
+        // Both the group and the key may contain a colon, so the length of the group is needed.
+        let Self { base, group, .. } = self;
+        format!("{base}:permits:{}:{group}:{key}", group.len())
+    }
+
+    /// Returns the key of the times at which messages with a key of a rate limit start.
+    pub(super) fn starts(&self, key: &str) -> String {
+        let Self { base, group, .. } = self;
+        format!("{base}:starts:{}:{group}:{key}", group.len())
+    }
+
     /// Returns the key of a value that handlers change through their outboxes.
     pub(super) fn value(&self, name: impl Display) -> String {
         format!("{}:value:{name}", self.base)

@@ -207,6 +207,7 @@ mod error;
 pub(crate) mod handle;
 mod ids;
 mod keys;
+mod limits;
 mod msgpack;
 mod namespace;
 mod options;

@@ -150,7 +150,8 @@ impl Redis {
     /// Returns the statistics of a group; `None` if the group was just deleted.
     async fn group_stats(&self, stream: &Name, group: Name) -> Result<Option<GroupStats>, Error> {
         let keys = Keys::new(&self.options.namespace, stream, &group)?;
-        let names = [&*keys.primary, &keys.retry, &keys.due, &keys.dead];
+        let parking = keys.parking();
+        let names = [&*keys.primary, &keys.retry, &keys.due, &keys.dead, &parking];
         let args = |cmd: &mut Cmd| {
             cmd.arg(group.as_str())
                 .arg(CONSUMER_PREFIX)
@@ -170,9 +171,9 @@ pub(super) fn read(answer: Value, group: Name) -> Result<Option<GroupStats>, Err
     if answer == Value::Nil {
         return Ok(None);
     }
-    let [numbers @ .., last_delivered] = exactly::<7>(answer)?;
+    let [numbers @ .., last_delivered] = exactly::<8>(answer)?;
     let numbers = Value::Array(numbers.into());
-    let [lag, pending, oldest, delayed, dead, consumers] = integers(numbers)?;
+    let [lag, pending, oldest, delayed, dead, consumers, parked] = integers(numbers)?;
     let mut stats = GroupStats::new(group);
     stats.lag = u64::try_from(lag).ok();
     stats.pending = pending.unsigned_abs();
@@ -180,6 +181,7 @@ pub(super) fn read(answer: Value, group: Name) -> Result<Option<GroupStats>, Err
     stats.delayed = delayed.unsigned_abs();
     stats.dead = dead.unsigned_abs();
     stats.consumers = consumers.unsigned_abs();
+    stats.parked = parked.unsigned_abs();
     let last_delivered = text(last_delivered)?;
     stats.last_delivered = (last_delivered != "0-0").then_some(last_delivered);
     Ok(Some(stats))

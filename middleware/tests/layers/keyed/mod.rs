@@ -5,6 +5,7 @@ mod idempotency;
 mod ordered;
 mod rate_limit;
 mod redis_store;
+mod shared_limit;
 mod stores;
 mod topologies;
 mod two_streams;

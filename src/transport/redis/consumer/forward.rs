@@ -24,7 +24,7 @@ use crate::{
         codec,
         redis::{
             Redis, dead_letters, entry::value_of, ids::unique, keys::Keys, pipeline::Resend,
-            producer::schedule::RECORD_ARGS, scripts, server::Limit,
+            producer::schedule::RECORD_ARGS, scripts, server::LogLimit,
         },
     },
 };
@@ -38,7 +38,7 @@ pub(super) struct Forwarder {
     pub(super) streams: Arc<StreamSet>,
     /// The time between two looks at the outboxes, for tasks that other workers have left there.
     pub(super) interval: Duration,
-    pub(super) warnings: Limit,
+    pub(super) warnings: LogLimit,
     pub(super) closed: CancellationToken,
 }
 

@@ -270,6 +270,9 @@ impl Maintenance {
             }
             Err(error) => failed(stream, "the stream could not be trimmed", &error),
         }
+        if let Err(error) = tick.handed_over {
+            failed(stream, "parked messages could not be handed over", &error);
+        }
         if let Err(error) = tick.reaped {
             failed(stream, "dead consumers could not be deleted", &error);
         }

@@ -1,6 +1,6 @@
 //! Turns verdicts into settlements.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
@@ -18,6 +18,9 @@ use crate::{
     reply::Reply,
     transport::{Backoff, SettleDelivery, Verdict, redis::error},
 };
+
+/// The time after which a delivery of an owned partition asks for a permit again.
+const BETWEEN_PERMITS: Duration = Duration::from_millis(100);
 
 /// Turns the verdicts of one consumer's deliveries into settlements, and queues them.
 pub(super) struct SettlePolicy {
@@ -153,6 +156,11 @@ impl SettlePolicy {
                 let effect = self.success(&delivery, reply);
                 self.queue_settlement(delivery, effect, on_settled);
             }
+            // The delivery keeps its place, so it asks for a permit again.
+            Verdict::Park(_) => {
+                order.again(delivery, self, BETWEEN_PERMITS, false);
+                on_settled(Ok(()));
+            }
             verdict => {
                 turn.end();
                 self.settle(delivery, verdict, on_settled);
@@ -214,6 +222,7 @@ impl SettlePolicy {
             Verdict::Discard { reason, answer } => {
                 self.end(delivery, End::Discarded(reason), answer)
             }
+            Verdict::Park(park) => Effect::Fenced(FencedEffect::Park(park)),
             Verdict::Release => Effect::Fenced(FencedEffect::Redeliver {
                 after: None,
                 attempts: attempt - 1,

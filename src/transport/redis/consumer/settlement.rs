@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    transport::{Discarded, redis::entry::StreamEntryId},
+    transport::{Discarded, PermitRequest, redis::entry::StreamEntryId},
 };
 
 /// The most bytes of a reply that is published over the connection that reads.
@@ -57,6 +57,8 @@ pub(super) enum FencedEffect {
         /// The reason of the failure, for the record of the task.
         reason: String,
     },
+    /// Parks the delivery until it gets a permit.
+    Park(PermitRequest),
     /// Ends the delivery.
     End {
         end: End,

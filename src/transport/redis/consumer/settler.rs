@@ -22,7 +22,7 @@ use crate::{
     error::Error,
     sync::lock,
     transport::{
-        Counters, Discarded,
+        Counters, Discarded, PermitRequest,
         redis::{
             connection::Commands,
             entry::{StreamEntryId, WhichStream},
@@ -31,7 +31,7 @@ use crate::{
             producer::Publish,
             response::{Value, integer, integers},
             scripts,
-            server::Limit,
+            server::LogLimit,
         },
     },
 };
@@ -54,7 +54,7 @@ pub(super) struct Settler {
     pub(super) closed: CancellationToken,
     published: Arc<PublishFailures>,
     /// Limits the warnings about refused writes.
-    refusals: std::sync::Mutex<Limit>,
+    refusals: std::sync::Mutex<LogLimit>,
 }
 
 impl Settler {
@@ -175,6 +175,7 @@ impl Settler {
                 let attempts = (attempts, released);
                 self.redeliver(&delivery, after, attempts, &reason).await
             }
+            FencedEffect::Park(request) => self.park(&delivery, &request).await,
             FencedEffect::End { end, reply } => self.end(&delivery, end, reply).await,
             FencedEffect::Complete { follow_ups, reply } => {
                 self.complete(&delivery, *follow_ups, reply).await
@@ -227,6 +228,36 @@ impl Settler {
                     self.due.set(delivery.stream.index, after);
                 }
             }
+            2 => self.report.deleted(1),
+            _ => self.fenced_out(delivery),
+        }
+        Ok(())
+    }
+
+    /// Parks a delivery until it gets a permit.
+    async fn park(&self, delivery: &Unsettled, request: &PermitRequest) -> Result<(), Error> {
+        let member = &*self.member;
+        let (which, id) = delivery.guard.key;
+        let stream = &delivery.stream;
+        let keys = [stream.key_of(which), &stream.keys.retry];
+        let submit = || {
+            let args = |cmd: &mut Cmd| {
+                cmd.arg(member.group.as_str())
+                    .arg(&member.consumer)
+                    .arg(id)
+                    .arg(which.flag())
+                    .arg(delivery.origin)
+                    .arg(delivery.attempt - 1)
+                    .arg(&request.key)
+                    .arg(request.permits)
+                    .arg(member.lease.as_millis() as u64)
+                    .arg(&request.holder);
+            };
+            let (script, retry) = (&scripts::PARK, Resend::UntilAnswered);
+            self.pipeline.submit_script(script, &keys, args, retry)
+        };
+        match integer(&self.insist(stream, submit).await?)? {
+            1 => self.report.counters.parked.increment(),
             2 => self.report.deleted(1),
             _ => self.fenced_out(delivery),
         }

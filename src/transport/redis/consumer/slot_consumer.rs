@@ -51,7 +51,7 @@ use crate::{
             keys,
             options::Options,
             pipeline::{Pipeline, Resend},
-            server::{Limit, Outage},
+            server::{LogLimit, Outage},
             source_state::{Heartbeat, SourceState},
         },
     },
@@ -213,7 +213,7 @@ impl SlotConsumer {
             registry,
             names: names.cloned().map(NameRecorder::new),
             canary: Canary::start(options.stall_limit, ends.closed.clone()),
-            warnings: Limit::default(),
+            warnings: LogLimit::default(),
             outage: Outage::default(),
             ends: ends.clone(),
         };
@@ -241,7 +241,7 @@ impl SlotConsumer {
                 redis: sender.clone(),
                 streams: streams.clone(),
                 interval: settings.lease,
-                warnings: Limit::default(),
+                warnings: LogLimit::default(),
                 closed: ends.closed.clone(),
             };
             tokio::spawn(forwarder.run(forwards.clone()));

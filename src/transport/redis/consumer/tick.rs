@@ -159,6 +159,7 @@ pub(super) struct Maintained {
     /// The group and the consumer that prevent trimming; `None` if none does.
     pub(super) trim_blocked: Result<Option<(Bytes, Bytes)>, String>,
     pub(super) reaped: Result<(), String>,
+    pub(super) handed_over: Result<(), String>,
 }
 
 /// The state of a group.
@@ -194,7 +195,8 @@ impl StreamTick {
         }
         let lost = parts.drain(..parts.len().min(2)).collect();
         let [retry, primary] = exactly(Value::Array(lost))?;
-        let [retried, sent_later, facts, trimmed, reaped] = exactly(Value::Array(parts))?;
+        let [retried, sent_later, facts, trimmed, reaped, handed_over] =
+            exactly(Value::Array(parts))?;
         Ok(Self {
             lost: [entry::ids(retry)?, entry::ids(primary)?],
             maintained: Some(Maintained {
@@ -204,10 +206,8 @@ impl StreamTick {
                 ],
                 group: step(facts, GroupFacts::read)?,
                 trim_blocked: step(trimmed, trim_blocked)?,
-                reaped: match reaped {
-                    Value::Int(_) => Ok(()),
-                    error => Err(text(error)?),
-                },
+                reaped: is_done(reaped)?,
+                handed_over: is_done(handed_over)?,
             }),
         })
     }
@@ -250,6 +250,14 @@ fn step<T>(
 ) -> Result<Result<T, String>, Error> {
     match answer {
         Value::Array(_) => read(answer).map(Ok),
+        error => text(error).map(Err),
+    }
+}
+
+/// Decodes the number that a step returns, or its error.
+fn is_done(answer: Value) -> Result<Result<(), String>, Error> {
+    match answer {
+        Value::Int(_) => Ok(Ok(())),
         error => text(error).map(Err),
     }
 }

@@ -39,7 +39,7 @@ use crate::{
         redis::{
             response::miscounted,
             scripts,
-            server::{Connector, Limit, Outage},
+            server::{Connector, LogLimit, Outage},
         },
     },
 };
@@ -63,7 +63,7 @@ pub(super) struct Upkeep {
     /// Detects that the application's runtime runs no tasks.
     pub(super) canary: Arc<Canary>,
     /// Limits the warnings of the canary.
-    pub(super) warnings: Limit,
+    pub(super) warnings: LogLimit,
     /// Logs the ticks that fail.
     pub(super) outage: Outage,
     pub(super) ends: Ends,

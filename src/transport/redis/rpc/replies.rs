@@ -45,7 +45,7 @@ use crate::{
             namespace::Namespace,
             pipeline::{Pipeline, Resend},
             response::{self, Value},
-            server::{Connector, Limit, Outage},
+            server::{Connector, LogLimit, Outage},
         },
     },
 };
@@ -240,7 +240,7 @@ pub(super) struct ReplyReader {
     /// The position of the first stream of the next read, if one command does not read all streams.
     turn: usize,
     size: EntrySize,
-    refusals: Limit,
+    refusals: LogLimit,
 }
 
 impl ReplyReader {
@@ -260,7 +260,7 @@ impl ReplyReader {
             one_by_one: false,
             turn: 0,
             size: EntrySize::default(),
-            refusals: Limit::default(),
+            refusals: LogLimit::default(),
         }
     }
 

@@ -25,6 +25,13 @@ if where == 'due' or where == 'later' then
   return 1
 end
 
+if where == 'parked' then
+  local entry, key = string.match(at, '^(%S+) (.*)$')
+  ended(base, group, id, 'cancelled', ARGV[3])
+  redis.call('XDEL', parked_of(base, group, key), entry)
+  return 1
+end
+
 local src = where == 'retry' and retry or stream
 local good, pending = pcall(redis.call, 'XPENDING', src, group, at, at, 1)
 ended(base, group, id, 'cancelled', ARGV[3])

@@ -37,6 +37,14 @@ scripts! {
     ACKNOWLEDGE = "acknowledge";
     /// Redelivers an entry, now or after a delay.
     REDELIVER = "fence" "fields" "tasks" "redeliver";
+    /// Parks a delivery until it gets a permit.
+    PARK = "fence" "fields" "tasks" "parking" "park";
+    /// Takes a permit of a limit, or keeps it for longer.
+    ACQUIRE = "fence" "tasks" "parking" "acquire";
+    /// Returns a permit of a limit.
+    RELEASE = "fence" "tasks" "parking" "release";
+    /// Books the next free time of a rate limit.
+    BOOK = "fence" "book";
     /// Ends a delivery: as done in an owned partition, as a dead letter, or discarded.
     FINISH = "fence" "fields" "tasks" "answering" "finish";
     /// Ends a delivery as done, with its follow-ups.
@@ -46,7 +54,7 @@ scripts! {
     /// Renews leases.
     RENEW = "fence" "renewal" "renew";
     /// Renews leases, and does the rest of a consumer's upkeep.
-    TICK = "throttle" "holder" "order" "fence" "fields" "tasks" "renewal" "promotion" "trimming" "reaping" "tick";
+    TICK = "throttle" "holder" "order" "fence" "fields" "tasks" "parking" "renewal" "promotion" "trimming" "reaping" "tick";
     /// Reads new entries of several streams.
     FETCH = "fetch";
     /// Records the names that a worker serves, and lists those of the group's other workers.

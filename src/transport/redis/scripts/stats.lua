@@ -1,8 +1,8 @@
 -- The statistics of a group.
--- KEYS: stream, retry, due, dead.
+-- KEYS: stream, retry, due, dead, the index of parked messages.
 -- ARGV: group, prefix of our consumers, lease in ms, lease of other libraries' consumers in ms.
 -- Returns: {lag (-1 = unknown), pending, age of the oldest pending in ms (-1 = none), delayed,
---           dead, live consumers, last delivered id}, or nil if the group does not exist.
+--           dead, live consumers, parked, last delivered id}, or nil if the group does not exist.
 local group = ARGV[1]
 
 local function info(key)
@@ -40,6 +40,12 @@ if retry then
   if lag then lag = lag + math.max(0, redis.call('XLEN', KEYS[2]) - retry.pending) end
 end
 
+local parked, MOST_KEYS = 0, 1000
+local base = string.sub(KEYS[5], 1, -(#':parking:' + #group + 1))
+for _, key in ipairs(redis.call('ZRANGE', KEYS[5], 0, MOST_KEYS - 1)) do
+  parked = parked + redis.call('XLEN', base .. ':parked:' .. #group .. ':' .. group .. ':' .. key)
+end
+
 local alive = 0
 for _, list in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], group)) do
   local consumer = {}
@@ -48,5 +54,6 @@ for _, list in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], group)) do
 end
 return {
   lag or -1, pending, age(KEYS[2], retry, age(KEYS[1], primary, -1)),
-  redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[4]), alive, primary['last-delivered-id']
+  redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[4]), alive, parked,
+  primary['last-delivered-id']
 }

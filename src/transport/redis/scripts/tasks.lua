@@ -1,7 +1,8 @@
 -- The records of tasks that are tracked or unique. The record of a task is a hash:
 --   state: 'waiting' | 'delayed' | 'running' | 'done' | 'dead' | 'discarded' | 'cancelled'
 --   place: where the task is, until it has ended: 'stream' or 'retry' and the entry's id, or 'due'
---          (delayed by its sender) or 'later' (a delayed redelivery) and the member
+--          (delayed by its sender) or 'later' (a delayed redelivery) and the member, or 'parked', the
+--          parked entry's id and the limit's key
 --   name, attempt, reason, and the times in ms: accepted, started, ended
 --   keep: for how many ms the record is kept after the end
 --   unique: the key that the task holds until it has ended; '' without one
@@ -34,6 +35,12 @@ end
 -- keeps it apart from the keys of other groups.
 local function holder_of(base, group, unique)
   return base .. ':unique:' .. #group .. ':' .. group .. ':' .. unique
+end
+
+-- Returns the stream of the messages that are parked for a key of a limit. The length of the group
+-- keeps it apart from those of other groups.
+local function parked_of(base, group, key)
+  return base .. ':parked:' .. #group .. ':' .. group .. ':' .. key
 end
 
 -- Frees the key that a task holds.
@@ -71,6 +78,10 @@ end
 local function is_there(base, group, stream, where, at)
   if where == 'stream' then return #redis.call('XRANGE', stream, at, at) > 0 end
   if where == 'retry' then return #redis.call('XRANGE', base .. ':retry:' .. group, at, at) > 0 end
+  if where == 'parked' then
+    local entry, key = string.match(at, '^(%S+) (.*)$')
+    return #redis.call('XRANGE', parked_of(base, group, key), entry, entry) > 0
+  end
   if where == 'due' then return redis.call('ZSCORE', base .. ':due', at) end
   if where == 'later' then return redis.call('ZSCORE', base .. ':due:' .. group, at) end
 end

@@ -14,8 +14,8 @@
 --           the stream}}, and if the steps have 'm': moved to the retry stream {moved, lost, ms
 --           until the next is due}, moved to the stream: the same, {last id delivered, number of
 --           pending entries}, trimmed {number} or {0, group, consumer that prevents it}, number of
---           consumers deleted}, {registered stream, time…}}. A failed step has its error, a string,
---           as its result.
+--           consumers deleted, number of parked messages moved}, {registered stream, time…}}. A failed
+--           step has its error, a string, as its result.
 local group, me, prefix, most, bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local foreign, beside_foreign, trim_period = ARGV[6], ARGV[7] == '1', ARGV[8]
 local silence, reap_period, last = tonumber(ARGV[9]), ARGV[10], ARGV[11]
@@ -73,6 +73,7 @@ while arg <= #ARGV do
     result[4] = try(promote, base, 'stream', KEYS[key + 5], KEYS[key + 6], stream, most, bytes)
     result[5] = try(facts, stream, retry, has('s'))
     result[6], result[7] = { 0 }, 0
+    result[8] = try(hand_over_ended, base, group)
     if has('t') then
       result[6] = try(trim, stream, KEYS[key + 7], me, prefix, trim_period, beside_foreign, foreign)
     end

@@ -32,7 +32,7 @@ pub(super) use self::tls::fault as tls_fault;
 pub(super) use self::{
     address::Address,
     cluster::redirection,
-    outage::{Limit, Outage},
+    outage::{LogLimit, Outage},
     renewal::Renewal,
     slot::{HashSlot, tag},
     topology::{Departure, is_replica},

@@ -24,7 +24,7 @@ pub(in crate::transport::redis) struct Outage {
     /// The current outage, or `None` while there is a connection.
     current: Option<Current>,
     /// The last distinct log lines, each with its limit.
-    lines: VecDeque<(String, Limit)>,
+    lines: VecDeque<(String, LogLimit)>,
 }
 
 /// The current outage.
@@ -104,7 +104,7 @@ impl Outage {
         }
     }
 
-    /// Applies the limit of this line. See [`Limit::admit`].
+    /// Applies the limit of this line. See [`LogLimit::admit`].
     fn admit(&mut self, line: &str) -> Option<u64> {
         if let Some((_, limit)) = self.lines.iter_mut().find(|(known, _)| known == line) {
             return limit.admit();
@@ -112,7 +112,7 @@ impl Outage {
         if self.lines.len() == MAX_LINES {
             self.lines.pop_front();
         }
-        let mut limit = Limit::default();
+        let mut limit = LogLimit::default();
         let admitted = limit.admit();
         self.lines.push_back((line.to_owned(), limit));
         admitted
@@ -126,12 +126,12 @@ impl Outage {
 
 /// Limits a log line to one every few seconds.
 #[derive(Debug, Default)]
-pub(in crate::transport::redis) struct Limit {
+pub(in crate::transport::redis) struct LogLimit {
     last: Option<Instant>,
     withheld: u64,
 }
 
-impl Limit {
+impl LogLimit {
     /// If the line may be logged now, returns the number of lines that were withheld before it.
     /// Otherwise counts this line as withheld, and returns `None`.
     pub(in crate::transport::redis) fn admit(&mut self) -> Option<u64> {
@@ -206,7 +206,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_limit_admits_one_line_in_some_seconds_and_counts_the_others() {
-        let mut limit = Limit::default();
+        let mut limit = LogLimit::default();
         assert_eq!(limit.admit(), Some(0));
         assert_eq!(limit.admit(), None);
         assert_eq!(limit.admit(), None);

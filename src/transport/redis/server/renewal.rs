@@ -14,7 +14,7 @@ use tokio::time::{Sleep, sleep};
 use super::{
     BACKOFF,
     credentials::{Credentials, ProviderTask},
-    outage::Limit,
+    outage::LogLimit,
 };
 use crate::{error::Error, transport::redis::error};
 
@@ -31,7 +31,7 @@ pub(in crate::transport::redis) struct Renewal {
     address: String,
     state: RenewalState,
     failures: u32,
-    warnings: Limit,
+    warnings: LogLimit,
 }
 
 /// The state of a renewal.
@@ -74,7 +74,7 @@ impl Renewal {
             address,
             state: RenewalState::after(lifetime),
             failures: 0,
-            warnings: Limit::default(),
+            warnings: LogLimit::default(),
         }
     }
 

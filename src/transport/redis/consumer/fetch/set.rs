@@ -18,7 +18,7 @@ use crate::{
             entry::Entry,
             entry_size::{ANSWER, EntrySize},
             scripts,
-            server::{BACKOFF, Limit},
+            server::{BACKOFF, LogLimit},
         },
     },
 };
@@ -90,7 +90,7 @@ pub(super) struct ReadStream {
 struct Failing {
     until: Instant,
     failures: u32,
-    warnings: Limit,
+    warnings: LogLimit,
 }
 
 impl ReadSet {
@@ -293,7 +293,7 @@ impl ReadSet {
         let failing = read.failing.get_or_insert_with(|| Failing {
             until: Instant::now(),
             failures: 0,
-            warnings: Limit::default(),
+            warnings: LogLimit::default(),
         });
         failing.failures += 1;
         failing.until = Instant::now() + BACKOFF.after(failing.failures);

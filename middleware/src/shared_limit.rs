@@ -1,0 +1,280 @@
+//! Limits how many messages with the same key run at once, or in a period, over all workers of a
+//! group.
+//!
+//! `ConcurrencyByKeyLayer` and `RateLimitByKeyLayer` count the messages of one process. This layer
+//! counts those of all processes that serve the same stream in the same group, by the transport's
+//! [`Limit`](campanile::transport::Limit).
+//!
+//! ```
+//! use campanile::{Router, transport::memory::Memory};
+//! use campanile_middleware::{SharedLimitLayer, key};
+//! use std::time::Duration;
+//!
+//! async fn import() {}
+//! async fn mail() {}
+//!
+//! # fn main() -> Result<(), campanile::Error> {
+//! let memory = Memory::new(); // or `Redis`
+//! // Four imports of each tenant at once.
+//! let imports = SharedLimitLayer::concurrency(memory.limit("imports")?, 4, key::header("x-tenant"));
+//! // Ten mails in any second, whoever sends them.
+//! let mails = SharedLimitLayer::rate(memory.limit("mails")?, 10, Duration::from_secs(1), key::all());
+//!
+//! let app: Router = Router::new()
+//!     .merge(Router::new().task("import", import).layer(imports))
+//!     .merge(Router::new().task("mail", mail).layer(mails));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Waiting messages
+//! A message that gets no permit leaves its worker, and does not count as an attempt. For a
+//! concurrency limit it is [parked](campanile::transport::Limit#parking): the worker that
+//! returns a permit hands it to the first message that is parked for the key. For a rate limit it
+//! is delivered again at the next free time of the key, which is kept for it. So each waiting
+//! message leaves its worker once, however long the backlog of its key is, and messages with other
+//! keys do not wait for it.
+//!
+//! The rate is exact: in no period of this length, wherever it begins, do more messages start.
+//!
+//! # Failures of workers
+//! The permits of a worker that has died end with its lease, and go to the next messages. A worker
+//! that is stalled for longer than its lease, and still runs, exceeds the limit by the messages that
+//! it runs.
+//!
+//! # Back-pressure
+//! `poll_ready` does not know the message, so this layer is ready whenever the inner service is.
+//!
+//! # Cancel safety
+//! Dropping a future returns its permit.
+//!
+//! # Errors
+//! A message without a key fails as [`MissingKey::Reject`] says, unless
+//! [`missing_key`](SharedLimitLayer::missing_key) lets it pass. Events and messages that do not come
+//! from a stream pass without a permit. If the permit cannot be asked for, the message is delivered
+//! again without counting the attempt.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use campanile::{
+    BoxError, Failure, Message, MessageService, Parts, Reply,
+    transport::{Limit, Permit},
+};
+use tower::{Layer, Service};
+
+use crate::{
+    gated::{Admission, Gated, gated_future, take_ready},
+    key::{Key, KeyExtractor, KeyOf, MissingKey},
+};
+
+/// The time that is added to the delay of a redelivery, since the transport counts whole
+/// milliseconds. A message that returned too early would be put off again.
+const SLACK: Duration = Duration::from_millis(1);
+
+/// Makes [`SharedLimit`] services. See the [module](self).
+#[derive(Debug, Clone)]
+pub struct SharedLimitLayer<K> {
+    keys: KeyExtractor<K>,
+    limit: Limit,
+    rule: Rule,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Rule {
+    Concurrency { permits: usize },
+    Rate { messages: usize, per: Duration },
+}
+
+impl<K: KeyOf> SharedLimitLayer<K> {
+    /// Creates a layer that runs at most `permits` messages at once for each key.
+    ///
+    /// # Panics
+    /// If `permits` is zero.
+    #[track_caller]
+    pub fn concurrency(limit: Limit, permits: usize, key: K) -> Self {
+        assert!(permits > 0, "a concurrency limit needs at least one permit");
+        Self::with_rule(limit, key, Rule::Concurrency { permits })
+    }
+
+    /// Creates a layer that starts at most `messages` messages in any period `per` for each key.
+    ///
+    /// # Panics
+    /// If `messages` is zero, or `per` is shorter than a millisecond or longer than a year.
+    #[track_caller]
+    pub fn rate(limit: Limit, messages: usize, per: Duration, key: K) -> Self {
+        const YEAR: Duration = Duration::from_secs(31_557_600);
+        assert!(messages > 0, "a rate limit needs at least one message");
+        assert!(
+            (Duration::from_millis(1)..=YEAR).contains(&per),
+            "the period of a rate limit must be between a millisecond and a year"
+        );
+        Self::with_rule(limit, key, Rule::Rate { messages, per })
+    }
+
+    fn with_rule(limit: Limit, key: K, rule: Rule) -> Self {
+        let keys = KeyExtractor::new(key);
+        Self { keys, limit, rule }
+    }
+
+    /// Sets the handling of messages without a key. [`MissingKey::Reject`] unless set.
+    #[must_use]
+    pub fn missing_key(mut self, missing: MissingKey) -> Self {
+        self.keys.missing = missing;
+        self
+    }
+}
+
+impl Rule {
+    /// Asks for a permit. `None` if the rule admits the message without one.
+    ///
+    /// # Errors
+    /// If the message must leave its worker.
+    async fn ask(self, limit: Limit, parts: Parts, key: Key) -> Result<Option<Permit>, Failure> {
+        let unasked = |error: campanile::Error| Failure::redeliver().uncounted().because(error);
+        match self {
+            Self::Concurrency { permits } => {
+                match limit.acquire(&parts, key.as_str(), permits).await {
+                    Ok(Ok(permit)) => Ok(Some(permit)),
+                    Ok(Err(request)) => Err(Failure::park(request)),
+                    Err(error) => Err(unasked(error)),
+                }
+            }
+            Self::Rate { messages, per } => {
+                match limit.book(&parts, key.as_str(), messages, per).await {
+                    Ok(wait) if wait.is_zero() => Ok(None),
+                    Ok(wait) => Err(Failure::redeliver_after(wait + SLACK)
+                        .uncounted()
+                        .because(LimitReached)),
+                    Err(error) => Err(unasked(error)),
+                }
+            }
+        }
+    }
+}
+
+impl<S, K: Clone> Layer<S> for SharedLimitLayer<K> {
+    type Service = SharedLimit<S, K>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        let layer = self.clone();
+        SharedLimit { inner, layer }
+    }
+}
+
+/// A service with a limit that workers share. See the [module](self).
+#[derive(Debug, Clone)]
+pub struct SharedLimit<S, K> {
+    inner: S,
+    layer: SharedLimitLayer<K>,
+}
+
+impl<S, K: KeyOf> SharedLimit<S, K> {
+    /// Wraps a service, as [`SharedLimitLayer::concurrency`] does.
+    ///
+    /// # Panics
+    /// As [`SharedLimitLayer::concurrency`].
+    #[track_caller]
+    pub fn concurrency(inner: S, limit: Limit, permits: usize, key: K) -> Self {
+        let layer = SharedLimitLayer::concurrency(limit, permits, key);
+        Self { inner, layer }
+    }
+
+    /// Wraps a service, as [`SharedLimitLayer::rate`] does.
+    ///
+    /// # Panics
+    /// As [`SharedLimitLayer::rate`].
+    #[track_caller]
+    pub fn rate(inner: S, limit: Limit, messages: usize, per: Duration, key: K) -> Self {
+        let layer = SharedLimitLayer::rate(limit, messages, per, key);
+        Self { inner, layer }
+    }
+}
+
+inner_accessors!(SharedLimit<S, K>);
+
+impl<S, K> Service<Message> for SharedLimit<S, K>
+where
+    S: MessageService + Clone,
+    K: KeyOf,
+{
+    type Response = Reply;
+    type Error = BoxError;
+    type Future = SharedLimitFuture<S>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, message: Message) -> Self::Future {
+        let ready = take_ready(&mut self.inner);
+        let layer = &self.layer;
+        if message.parts().stream.is_none() {
+            return SharedLimitFuture(Gated::free(ready, message));
+        }
+        SharedLimitFuture(match layer.keys.of(&message) {
+            Err(rejection) => Gated::refused(rejection),
+            Ok(None) => Gated::free(ready, message),
+            Ok(Some(key)) => {
+                let asks = layer.rule.ask(layer.limit.clone(), identity(&message), key);
+                // Dropping `ready` returns its reservation to other messages for the time of the
+                // wait.
+                Gated::waiting(Asked::Asking(Box::pin(asks)), self.inner.clone(), message)
+            }
+        })
+    }
+}
+
+/// Returns the parts of a message that name it as the holder of a permit.
+fn identity(message: &Message) -> Parts {
+    let of = message.parts();
+    let mut parts = Parts::new(of.kind, of.name.clone());
+    parts.stream = of.stream.clone();
+    parts.id = of.id.clone();
+    parts.attempt = of.attempt;
+    parts
+}
+
+/// The request for a permit, and then the permit.
+enum Asked {
+    Asking(Pin<Box<dyn Future<Output = Result<Option<Permit>, Failure>> + Send>>),
+    Admitted { _permit: Option<Permit> },
+}
+
+impl Admission for Asked {
+    fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        let Self::Asking(asks) = self else {
+            return Poll::Ready(Ok(()));
+        };
+        let answer = std::task::ready!(asks.as_mut().poll(cx));
+        Poll::Ready(match answer {
+            Ok(permit) => {
+                *self = Self::Admitted { _permit: permit };
+                Ok(())
+            }
+            Err(failure) => Err(failure.into()),
+        })
+    }
+}
+
+gated_future! {
+    /// The future of [`SharedLimit`].
+    SharedLimitFuture, Asked
+}
+
+/// The reason why a message is delivered again later.
+#[derive(Debug)]
+struct LimitReached;
+
+impl fmt::Display for LimitReached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("over the rate that all workers share")
+    }
+}
+
+impl std::error::Error for LimitReached {}

@@ -1,0 +1,196 @@
+//! Checks of the limits that workers share, and of parked messages.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{
+    Factory,
+    scene::{QUIET, Scene, attempt, call, done, id, message, must, settle},
+};
+use crate::{
+    message::Message,
+    transport::{Delivery, Discarded, Limit, Permit, PermitRequest, TaskState, Verdict},
+};
+
+/// Returns a sender's handle for a scene, and a limit.
+async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> (F::Handle, Limit) {
+    let handle = scene.handle().await;
+    let limit = factory.limit(&handle, "limit");
+    let limit = limit.expect("the factory declares `limits` and gives none");
+    (handle, limit.expect("the name of the limit is valid"))
+}
+
+/// Asks for the one permit of a key.
+async fn ask<H>(limit: &Limit, delivery: &Delivery<H>) -> Result<Permit, PermitRequest> {
+    let parts = message(delivery).parts();
+    must("asking for a permit", limit.acquire(parts, "key", 1)).await
+}
+
+async fn granted<H>(limit: &Limit, delivery: &Delivery<H>) -> Permit {
+    let answer = ask(limit, delivery).await;
+    answer.unwrap_or_else(|request| panic!("the permit is taken: {request:?}"))
+}
+
+async fn refused<H>(limit: &Limit, delivery: &Delivery<H>) -> PermitRequest {
+    let answer = ask(limit, delivery).await;
+    answer.expect_err("the only permit is taken")
+}
+
+/// Checks that parked messages get returned permits in their order, and count no attempts.
+pub async fn parked_messages_get_the_permits_that_are_returned<F: Factory>(factory: &F) {
+    if !factory.capabilities().limits {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let (handle, limit) = connect(factory, &scene).await;
+    let mut worker = scene.worker().await;
+    for payload in ["first", "second", "third"] {
+        scene.task(payload).await;
+    }
+    let mut deliveries = worker.exactly(3).await;
+    let first = granted(&limit, &deliveries[0]).await;
+    for delivery in deliveries.drain(1..) {
+        let request = refused(&limit, &delivery).await;
+        settle(delivery, Verdict::Park(request)).await;
+    }
+    worker.nothing_for(QUIET, "parked messages wait").await;
+    if factory.capabilities().statistics {
+        let stats = must("reading statistics", factory.stats(&handle)).await;
+        let group = stats.group(&scene.settings.group);
+        assert_eq!(group.expect("the group exists").parked, 2);
+    }
+
+    drop(first);
+    let second = worker.one().await;
+    assert_eq!(
+        (&message(&second).payload()[..], attempt(&second)),
+        (&b"second"[..], 1)
+    );
+    worker.nothing_for(QUIET, "one permit was returned").await;
+    scene.task("fourth").await;
+    let fourth = worker.one().await;
+    let request = refused(&limit, &fourth).await;
+    let permit = granted(&limit, &second).await;
+    settle(fourth, Verdict::Park(request)).await;
+    done(second).await;
+    drop(permit);
+    for payload in ["third", "fourth"] {
+        let delivery = worker.one().await;
+        assert_eq!(message(&delivery).payload(), payload.as_bytes());
+        let _permit = granted(&limit, &delivery).await;
+        done(delivery).await;
+    }
+    done(deliveries.remove(0)).await;
+    worker.close().await;
+}
+
+/// Checks that a permit is passed on if its message ends without taking it, and if it is returned
+/// while another message is about to be parked.
+pub async fn a_permit_that_is_not_taken_is_passed_on<F: Factory>(factory: &F) {
+    if !factory.capabilities().limits {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let (_handle, limit) = connect(factory, &scene).await;
+    let mut worker = scene.worker().await;
+    for payload in ["first", "second", "third"] {
+        scene.task(payload).await;
+    }
+    let mut deliveries = worker.exactly(3).await;
+    let permit = granted(&limit, &deliveries[0]).await;
+    let requests = [
+        refused(&limit, &deliveries[1]).await,
+        refused(&limit, &deliveries[2]).await,
+    ];
+    // Returned before the messages are parked.
+    drop(permit);
+    done(deliveries.remove(0)).await;
+    for (delivery, request) in deliveries.into_iter().zip(requests) {
+        settle(delivery, Verdict::Park(request)).await;
+    }
+    let second = worker.one().await;
+    let discard = Verdict::Discard {
+        reason: Discarded::Requested,
+        answer: None,
+    };
+    settle(second, discard).await;
+    let third = worker.one().await;
+    assert_eq!(message(&third).payload(), "third");
+    let _permit = granted(&limit, &third).await;
+    done(third).await;
+    worker.close().await;
+}
+
+/// Checks that a parked task can be cancelled, and then does not run.
+pub async fn a_parked_task_can_be_cancelled<F: Factory>(factory: &F) {
+    if !factory.capabilities().limits || !factory.capabilities().tasks {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let (handle, limit) = connect(factory, &scene).await;
+    let tasks = factory.tasks(&handle).expect("the factory has tasks");
+    let mut worker = scene.worker().await;
+    for payload in ["first", "second"] {
+        let mut task = Message::task("task", payload);
+        task.parts_mut().tracked = Some(Duration::from_secs(60));
+        call(&handle, task).await.expect("the task is accepted");
+    }
+    let mut deliveries = worker.exactly(2).await;
+    let permit = granted(&limit, &deliveries[0]).await;
+    let second = deliveries.remove(1);
+    let parked = id(&second).clone();
+    let request = refused(&limit, &second).await;
+    settle(second, Verdict::Park(request)).await;
+    let status = must("looking up a task", tasks.status(&parked)).await;
+    assert_eq!(status.map(|status| status.state), Some(TaskState::Waiting));
+    assert!(must("cancelling a task", tasks.cancel(&parked, "no need")).await);
+    let status = must("looking up a task", tasks.status(&parked)).await;
+    assert_eq!(
+        status.map(|status| status.state),
+        Some(TaskState::Cancelled)
+    );
+    done(deliveries.remove(0)).await;
+    drop(permit);
+    worker
+        .nothing_for(QUIET, "the parked task is cancelled")
+        .await;
+    worker.close().await;
+}
+
+/// Checks that a rate gives each message its time, and keeps it.
+pub async fn a_rate_gives_each_message_its_time<F: Factory>(factory: &F) {
+    if !factory.capabilities().limits {
+        return;
+    }
+    const PERIOD: Duration = Duration::from_millis(400);
+    let scene = Scene::new(factory);
+    let (_handle, limit) = connect(factory, &scene).await;
+    let mut worker = scene.worker().await;
+    for payload in ["1", "2", "3", "4", "5"] {
+        scene.task(payload).await;
+    }
+    let deliveries = worker.exactly(5).await;
+    let book = async |index: usize| {
+        let parts = message::<_>(&deliveries[index]).parts();
+        must("booking a time", limit.book(parts, "key", 2, PERIOD)).await
+    };
+    assert_eq!(
+        (book(0).await, book(1).await),
+        (Duration::ZERO, Duration::ZERO)
+    );
+    let (third, fourth, fifth) = (book(2).await, book(3).await, book(4).await);
+    assert!(!third.is_zero() && third <= PERIOD, "{third:?}");
+    assert!(fourth <= PERIOD && fifth > PERIOD, "{fourth:?}, {fifth:?}");
+    sleep(fourth.max(third) + Duration::from_millis(2)).await;
+    assert_eq!(
+        (book(2).await, book(3).await),
+        (Duration::ZERO, Duration::ZERO)
+    );
+    let fifth = book(4).await;
+    assert!(!fifth.is_zero() && fifth <= PERIOD, "{fifth:?}");
+    for delivery in deliveries {
+        done(delivery).await;
+    }
+    worker.close().await;
+}

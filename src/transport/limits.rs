@@ -1,0 +1,172 @@
+//! Limits that all workers of a group share.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::StoreFuture;
+use crate::{
+    error::{Error, ErrorKind},
+    message::{Attempt, MessageId, Name, Parts},
+};
+
+/// The most bytes of a limit's name, and of a key under a limit.
+const MAX_LEN: usize = 512;
+
+/// A limit that all workers of a group share, whatever their number and their processes. Returned by
+/// the `limit` method of a transport's handle.
+///
+/// The layers of `campanile-middleware` that limit by key use it in place of limits of their own
+/// process. The limit itself knows no numbers: each use says how many permits, or how many messages
+/// in which time, a key has.
+///
+/// A limit holds for each group of each stream: on a partitioned stream, for each partition.
+///
+/// # Parking
+/// A message that gets no permit fails with [`Failure::park`](crate::error::Failure::park). The
+/// transport then parks it: in the order of arrival, outside of the workers, and without counting an
+/// attempt. Whoever returns a permit hands it to the first message that is parked for the key. So a
+/// backlog of one key occupies no worker, and each of its messages is parked once.
+#[derive(Clone)]
+pub struct Limit {
+    name: Name,
+    store: Arc<dyn LimitStore>,
+}
+
+impl Limit {
+    /// Creates a limit of a store. For transports.
+    ///
+    /// # Errors
+    /// If the name is empty, longer than 512 bytes, or has a colon.
+    pub fn new(name: impl Into<Name>, store: impl LimitStore + 'static) -> Result<Self, Error> {
+        let name = name.into();
+        if name.is_empty() || name.len() > MAX_LEN || name.contains(':') {
+            return Err(Error::new(
+                ErrorKind::Config,
+                format!("the name of a limit must have 1 to {MAX_LEN} bytes and no colon"),
+            ));
+        }
+        let store = Arc::new(store);
+        Ok(Self { name, store })
+    }
+
+    /// Takes one of the `permits` of a key, for a message that was delivered. If all are taken, the
+    /// message can [wait](crate::error::Failure::park) for the one that is returned.
+    ///
+    /// # Errors
+    /// If the key is too long, the message was not delivered from a stream, or the store cannot be
+    /// reached.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the store takes a permit that was granted back when the worker's
+    /// lease would have ended.
+    pub async fn acquire(
+        &self,
+        parts: &Parts,
+        key: &str,
+        permits: usize,
+    ) -> Result<Result<Permit, PermitRequest>, Error> {
+        let request = self.request(parts, key, permits)?;
+        if self.store.acquire(&request).await? {
+            let store = Arc::clone(&self.store);
+            return Ok(Ok(Permit { request, store }));
+        }
+        Ok(Err(request))
+    }
+
+    /// Takes the next free time of a key that starts at most `messages` in any `period`, for a
+    /// message that was delivered. Returns the wait until then, zero if it may start now. If the
+    /// message is delivered again after the wait, without counting an attempt, this returns zero,
+    /// unless it comes so late that others have taken its place.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub async fn book(
+        &self,
+        parts: &Parts,
+        key: &str,
+        messages: usize,
+        period: Duration,
+    ) -> Result<Duration, Error> {
+        let request = self.request(parts, key, messages)?;
+        self.store.book(&request, period).await
+    }
+
+    fn request(&self, parts: &Parts, key: &str, permits: usize) -> Result<PermitRequest, Error> {
+        if key.len() > MAX_LEN {
+            let text = format!("a key of a shared limit has at most {MAX_LEN} bytes");
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        let (Some(stream), Some(id)) = (&parts.stream, &parts.id) else {
+            let text = "a shared limit takes only messages that were delivered from a stream";
+            return Err(Error::new(ErrorKind::Invalid, text));
+        };
+        Ok(PermitRequest {
+            stream: stream.clone(),
+            key: format!("{}:{key}", self.name),
+            holder: holder(id, parts.attempt),
+            permits,
+        })
+    }
+}
+
+impl fmt::Debug for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Limit").field(&self.name).finish()
+    }
+}
+
+/// Names the holder of a permit. The attempt is a part of it, so that a delivery that was claimed
+/// from a stalled worker has another permit.
+pub(crate) fn holder(id: &MessageId, attempt: Attempt) -> String {
+    format!("{id}:{}", attempt.0)
+}
+
+/// A permit of a [`Limit`]. Dropping it returns it.
+#[must_use = "a permit is returned when it is dropped"]
+pub struct Permit {
+    request: PermitRequest,
+    store: Arc<dyn LimitStore>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.store.release(&self.request);
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").finish_non_exhaustive()
+    }
+}
+
+/// The permit that a message asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PermitRequest {
+    /// The stream of the message.
+    pub stream: Name,
+    /// The name of the limit and the key, with a colon between.
+    pub key: String,
+    /// The delivery that holds the permit: the message's id and the attempt.
+    pub holder: String,
+    /// The number of permits of the key.
+    pub permits: usize,
+}
+
+/// Stores the permits of a group's limits. For transports.
+pub trait LimitStore: Send + Sync {
+    /// Takes a permit. Returns `false` if all are taken. A holder that has one already gets it
+    /// again.
+    fn acquire<'a>(&'a self, request: &'a PermitRequest) -> StoreFuture<'a, bool>;
+
+    /// Returns a permit, and hands it to the first message that is parked for its key. Must not
+    /// block.
+    fn release(&self, request: &PermitRequest);
+
+    /// See [`Limit::book`].
+    fn book<'a>(
+        &'a self,
+        request: &'a PermitRequest,
+        period: Duration,
+    ) -> StoreFuture<'a, Duration>;
+}

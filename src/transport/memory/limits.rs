@@ -1,0 +1,200 @@
+//! The shared limits of a group: their permits, their bookings, and the messages that are parked.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    future::ready,
+    time::Duration,
+};
+
+use foldhash::HashMap;
+use tokio::time::Instant;
+
+use super::{broker::Broker, clock::instant_after, group::Retry};
+use crate::transport::{LimitStore, PermitRequest, Settings, StoreFuture};
+
+/// The number of bookings after which unused keys are removed.
+const BETWEEN_SWEEPS: usize = 1024;
+
+/// The limits of a group.
+#[derive(Debug, Default)]
+pub(super) struct Limits {
+    keys: HashMap<String, Key>,
+    /// The holders that a permit was reserved for when their messages left their places, with the
+    /// keys. A holder takes its permit once it is delivered.
+    reserved: HashMap<String, String>,
+    /// The number of bookings since unused keys were removed.
+    bookings: usize,
+}
+
+/// A key of a limit.
+#[derive(Debug, Default)]
+struct Key {
+    permits: usize,
+    /// The holders of permits, those with reserved ones included.
+    held: Vec<String>,
+    parked: VecDeque<Retry>,
+    /// The times at which messages start or have started, with the holders.
+    starts: BTreeSet<(Instant, String)>,
+    /// The time for which a start counts.
+    period: Duration,
+}
+
+impl Limits {
+    /// Takes a permit. Returns `false` if all are taken.
+    pub(super) fn acquire(&mut self, permit: &PermitRequest) -> bool {
+        self.reserved.remove(&permit.holder);
+        let key = self.keys.entry(permit.key.clone()).or_default();
+        key.permits = permit.permits;
+        if key.held.contains(&permit.holder) {
+            return true;
+        }
+        let is_free = key.held.len() < key.permits;
+        if is_free {
+            key.held.push(permit.holder.clone());
+        }
+        is_free
+    }
+
+    /// Returns a permit. Returns the messages that are delivered now, with permits of their own.
+    pub(super) fn release(&mut self, key: &str, holder: &str) -> Vec<Retry> {
+        if let Some(key) = self.keys.get_mut(key) {
+            key.held.retain(|it| it != holder);
+        }
+        self.hand_over(key)
+    }
+
+    /// Returns the permit that is reserved for a delivery that has ended without taking it.
+    pub(super) fn end(&mut self, holder: impl FnOnce() -> String) -> Vec<Retry> {
+        if self.reserved.is_empty() {
+            return Vec::new();
+        }
+        let holder = holder();
+        match self.reserved.remove(&holder) {
+            Some(key) => self.release(&key, &holder),
+            None => Vec::new(),
+        }
+    }
+
+    /// Parks a message. Returns the messages that are delivered now, because permits were returned
+    /// in between.
+    pub(super) fn park(&mut self, key: String, permits: usize, message: Retry) -> Vec<Retry> {
+        let of_key = self.keys.entry(key.clone()).or_default();
+        of_key.permits = permits;
+        of_key.parked.push_back(message);
+        self.hand_over(&key)
+    }
+
+    /// Hands free permits to parked messages.
+    fn hand_over(&mut self, key: &str) -> Vec<Retry> {
+        let Some(of_key) = self.keys.get_mut(key) else {
+            return Vec::new();
+        };
+        let mut delivered = Vec::new();
+        while of_key.held.len() < of_key.permits
+            && let Some(message) = of_key.parked.pop_front()
+        {
+            let holder = message.holder();
+            of_key.held.push(holder.clone());
+            self.reserved.insert(holder, key.to_owned());
+            delivered.push(message);
+        }
+        if of_key.is_unused(Instant::now()) {
+            self.keys.remove(key);
+        }
+        delivered
+    }
+
+    /// Takes the next free time of a key. Returns the wait until then.
+    pub(super) fn book(&mut self, permit: &PermitRequest, period: Duration) -> Duration {
+        let now = Instant::now();
+        self.bookings += 1;
+        if self.bookings.is_multiple_of(BETWEEN_SWEEPS) {
+            self.keys.retain(|_, key| !key.is_unused(now));
+        }
+        let key = self.keys.entry(permit.key.clone()).or_default();
+        key.period = period;
+        key.forget_past(now);
+        let own = key
+            .starts
+            .iter()
+            .find(|(_, holder)| *holder == permit.holder);
+        let own = own.cloned();
+        let is_booked = own.is_some_and(|own| key.starts.remove(&own));
+        // A message that has waited for its time does not count those that come after it.
+        let before_it = key.starts.iter();
+        let before_it = before_it.filter(|(at, _)| !is_booked || *at <= now).count();
+        let at = match key.starts.iter().rev().nth(permit.permits - 1) {
+            Some((last, _)) if before_it >= permit.permits => later(*last, period).max(now),
+            _ => now,
+        };
+        key.starts.insert((at, permit.holder.clone()));
+        at - now
+    }
+
+    /// Removes parked messages that `is_it` selects. Returns `true` if there were any.
+    pub(super) fn remove(&mut self, is_it: impl Fn(&Retry) -> bool) -> bool {
+        let mut removed = false;
+        for key in self.keys.values_mut() {
+            let before = key.parked.len();
+            key.parked.retain(|message| !is_it(message));
+            removed |= key.parked.len() < before;
+        }
+        removed
+    }
+
+    /// Returns the number of parked messages.
+    pub(super) fn parked(&self) -> usize {
+        self.keys.values().map(|key| key.parked.len()).sum()
+    }
+}
+
+impl Key {
+    fn forget_past(&mut self, now: Instant) {
+        self.starts.retain(|(at, _)| later(*at, self.period) > now);
+    }
+
+    fn is_unused(&mut self, now: Instant) -> bool {
+        self.forget_past(now);
+        self.held.is_empty() && self.parked.is_empty() && self.starts.is_empty()
+    }
+}
+
+fn later(at: Instant, period: Duration) -> Instant {
+    at.checked_add(period)
+        .unwrap_or_else(|| instant_after(Duration::MAX))
+}
+
+/// The limits of a handle's group, on any of its streams.
+pub(super) struct MemoryLimits {
+    pub(super) broker: Broker,
+    pub(super) settings: Settings,
+}
+
+impl LimitStore for MemoryLimits {
+    fn acquire<'a>(&'a self, permit: &'a PermitRequest) -> StoreFuture<'a, bool> {
+        let settings = self.settings.of_stream(&permit.stream);
+        let acquired = self
+            .broker
+            .with_group(&settings, |group, _| group.limits.acquire(permit));
+        // Without a group there is nothing to limit.
+        Box::pin(ready(Ok(acquired.unwrap_or(true))))
+    }
+
+    fn release(&self, permit: &PermitRequest) {
+        let settings = self.settings.of_stream(&permit.stream);
+        self.broker
+            .with_group(&settings, |group, _| group.release_permit(permit));
+    }
+
+    fn book<'a>(
+        &'a self,
+        permit: &'a PermitRequest,
+        period: Duration,
+    ) -> StoreFuture<'a, Duration> {
+        let settings = self.settings.of_stream(&permit.stream);
+        let wait = self
+            .broker
+            .with_group(&settings, |group, _| group.limits.book(permit, period));
+        Box::pin(ready(Ok(wait.unwrap_or_default())))
+    }
+}

@@ -1,0 +1,18 @@
+-- Books the next free time of a key that starts at most so many messages in any period.
+-- KEYS: the starts, a sorted set: holder → ms. ARGV: messages, ms of the period, the holder.
+-- Returns: ms until the message may start.
+local starts, most, period, holder = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local now = clock()
+redis.call('ZREMRANGEBYSCORE', starts, '-inf', string.format('%.0f', now - period))
+local booked = redis.call('ZREM', starts, holder) == 1
+-- A message that has waited for its time does not count those that come after it.
+local before = booked and redis.call('ZCOUNT', starts, '-inf', string.format('%.0f', now))
+  or redis.call('ZCARD', starts)
+local at = now
+if before >= most then
+  local last = redis.call('ZREVRANGE', starts, most - 1, most - 1, 'WITHSCORES')[2]
+  at = math.max(now, last + period)
+end
+redis.call('ZADD', starts, string.format('%.0f', at), holder)
+redis.call('PEXPIRE', starts, string.format('%.0f', at - now + period))
+return at - now

@@ -1,0 +1,25 @@
+-- Parks a delivery until it gets a permit.
+-- KEYS: source, retry.
+-- ARGV: group, consumer, id, '1' on the retry stream, origin, attempts before this delivery, the
+--       limit's key, the number of permits, ms of a permit, the holder.
+-- Returns: 1 parked | 0 not pending for this consumer | 2 ended, since the entry was deleted.
+local src, group, id, retry = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1'
+if not own(src, group, id, ARGV[2]) then return 0 end
+local entry = redis.call('XRANGE', src, id, id)[1]
+if not entry then
+  finish(src, group, id, retry)
+  return 2
+end
+local base, key = base_of(KEYS[2], ':retry:' .. group), ARGV[7]
+local copy = { '~h', ARGV[10], '~o', ARGV[5], '~a', ARGV[6] }
+append(copy, sent(entry[2], retry))
+local at = redis.call('XADD', parked_of(base, group, key), '*', unpack(copy))
+redis.call('HSET', base .. ':limits:' .. group, key, ARGV[8] .. ' ' .. ARGV[9])
+local record = recorded(base, group, entry[2])
+if record then
+  redis.call('HSET', record, 'state', 'waiting', 'place', 'parked ' .. at .. ' ' .. key, 'attempt', ARGV[6])
+end
+finish(src, group, id, retry)
+-- A permit may have been returned since this delivery got none.
+hand_over(base, group, key)
+return 1
