@@ -9,7 +9,9 @@ use crate::{
     error::Error,
     message::{Message, Name},
     reply::Reply,
-    transport::{DeadLetters, Limit, Settings, StreamStats, Tasks, Transport, memory::Memory},
+    transport::{
+        Control, DeadLetters, Limit, Settings, StreamStats, Tasks, Transport, memory::Memory,
+    },
 };
 
 /// Connects handles of the transport under test.
@@ -68,6 +70,12 @@ pub trait Factory: Send + Sync {
     /// Returns the tasks of the handle's stream and group. Needed for
     /// [`Capabilities::delayed_tasks`] and [`Capabilities::tasks`].
     fn tasks(&self, handle: &Self::Handle) -> Option<Tasks> {
+        let _ = handle;
+        None
+    }
+
+    /// Returns the control of the handle's stream. Needed for [`Capabilities::control`].
+    fn control(&self, handle: &Self::Handle) -> Option<Control> {
         let _ = handle;
         None
     }
@@ -154,6 +162,9 @@ pub struct Capabilities {
     pub tasks: bool,
     /// Workers can share [limits](crate::transport::Limit), and [`Factory::limit`] is implemented.
     pub limits: bool,
+    /// Streams and names can be [paused](crate::transport::Control), and [`Factory::control`] is
+    /// implemented.
+    pub control: bool,
     /// [`Factory::end_leases`] is implemented.
     pub end_leases: bool,
     /// [`Factory::restart`] is implemented.
@@ -183,6 +194,7 @@ impl Capabilities {
             outbox: true,
             tasks: true,
             limits: true,
+            control: true,
             end_leases: true,
             restart: true,
         }
@@ -210,6 +222,7 @@ impl Capabilities {
             outbox: false,
             tasks: false,
             limits: false,
+            control: false,
             end_leases: false,
             restart: false,
         }
@@ -247,6 +260,10 @@ impl Factory for Memory {
 
     fn tasks(&self, handle: &Memory) -> Option<Tasks> {
         Some(handle.tasks())
+    }
+
+    fn control(&self, handle: &Memory) -> Option<Control> {
+        Some(handle.control())
     }
 
     fn limit(&self, handle: &Memory, name: &str) -> Option<Result<Limit, Error>> {

@@ -66,6 +66,7 @@
 //! A check that fails panics with the reason. Each check takes a bounded time: most take less than
 //! a second, and checks that wait for a lease take a few seconds.
 
+mod control;
 mod crowds;
 mod dead;
 mod events;
@@ -86,6 +87,10 @@ mod undecodable;
 mod workers;
 
 pub use self::{
+    control::{
+        a_paused_stream_delivers_nothing_until_it_is_resumed, a_purge_removes_what_waits,
+        messages_with_a_paused_name_wait_in_their_order,
+    },
     crowds::{
         a_backlog_is_worked_off_in_batches_by_workers_that_come_and_go,
         a_restart_of_the_server_loses_nothing_that_was_accepted,
@@ -266,6 +271,9 @@ macro_rules! conformance_tests {
             a_permit_that_is_not_taken_is_passed_on
             a_parked_task_can_be_cancelled
             a_rate_gives_each_message_its_time
+            a_paused_stream_delivers_nothing_until_it_is_resumed
+            messages_with_a_paused_name_wait_in_their_order
+            a_purge_removes_what_waits
             an_undecodable_entry_does_not_hold_up_others
             a_message_in_any_field_order_with_unknown_fields_is_read
             a_request_that_cannot_be_answered_is_settled

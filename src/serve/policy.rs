@@ -98,8 +98,9 @@ impl Policy {
         }
     }
 
-    /// Returns the verdict on a delivery. A redelivery without a delay gets the back-off for this
-    /// attempt, so that the log can show it.
+    /// Returns the verdict on a delivery. A redelivery that counts and has no delay gets the back-off
+    /// for this attempt, so that the log can show it. The transport knows the back-off of one that
+    /// does not count.
     pub(super) fn verdict(
         &self,
         kind: Kind,
@@ -122,11 +123,11 @@ impl Policy {
         match verdict {
             Verdict::Redeliver {
                 after: None,
-                counted,
+                counted: true,
                 reason,
             } => Verdict::Redeliver {
                 after: Some(self.backoff.after(attempt)),
-                counted,
+                counted: true,
                 reason,
             },
             verdict => verdict,

@@ -153,6 +153,29 @@ pub struct PermitRequest {
     pub permits: usize,
 }
 
+impl PermitRequest {
+    /// Creates the request that parks a message while its name is paused. No limit has an empty name,
+    /// so its key is no limit's key.
+    pub(crate) fn of_paused(parts: &Parts) -> Self {
+        Self {
+            stream: parts.stream.clone().unwrap_or_default(),
+            key: parked_under(&parts.name),
+            holder: String::new(),
+            permits: 0,
+        }
+    }
+
+    /// Returns the name for whose resumption the message waits. `None` if it waits for a permit.
+    pub(crate) fn paused_name(&self) -> Option<&str> {
+        self.key.strip_prefix(':')
+    }
+}
+
+/// Returns the key for which messages with a paused name are parked.
+pub(crate) fn parked_under(name: &Name) -> String {
+    format!(":{name}")
+}
+
 /// Stores the permits of a group's limits. For transports.
 pub trait LimitStore: Send + Sync {
     /// Takes a permit. Returns `false` if all are taken. A holder that has one already gets it

@@ -15,6 +15,7 @@
 mod backoff;
 mod claims;
 pub mod codec;
+pub(crate) mod control;
 mod counters;
 mod dead;
 mod dead_partitions;
@@ -45,6 +46,7 @@ use crate::{
 
 pub use self::{
     backoff::Backoff,
+    control::{Control, ControlStore, Pause, PauseTarget},
     counters::Counts,
     dead::{
         Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, Page, Selection,

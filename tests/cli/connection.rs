@@ -93,7 +93,7 @@ async fn a_missing_right_is_named() {
 
 #[tokio::test]
 async fn the_rights_that_the_guide_names_are_enough() {
-    let acl = "user stats on >pw ~app_stream ~{app_stream}:* +xlen +zcard +xinfo +xpending +xrange \
+    let acl = "user stats on >pw ~app_stream ~{app_stream}:* +xlen +zcard +zrange +xinfo +xpending +xrange \
                +exists +time +evalsha +eval\n\
                user watcher on >pw ~app_stream ~{app_stream}:retry:* +xinfo\n\
                user reader on >pw ~app_stream ~{app_stream}:dead:* +xinfo +xlen +xrange +evalsha +eval\n\

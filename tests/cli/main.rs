@@ -4,6 +4,7 @@ mod connection;
 mod dead;
 mod groups;
 mod namespaces;
+mod pause;
 #[path = "../support/program.rs"]
 mod program;
 mod send;

@@ -38,7 +38,7 @@ async fn the_groups_are_shown_in_a_table_and_as_json() {
         .lines()
         .map(|line| line.split_whitespace().collect())
         .collect();
-    let titles = "GROUP LAG PENDING OLDEST DELAYED DEAD CONSUMERS";
+    let titles = "GROUP LAG PENDING OLDEST DELAYED PARKED DEAD CONSUMERS";
     assert_eq!(
         lines[0].join(" "),
         "stream app_stream: 3 entries, 1 delayed"
@@ -51,9 +51,9 @@ async fn the_groups_are_shown_in_a_table_and_as_json() {
     };
     assert_eq!(
         [&lines[2][..3], &lines[2][4..]].concat(),
-        ["app_group", text, "1", "0", "1", "1"]
+        ["app_group", text, "1", "0", "0", "1", "1"]
     );
-    assert_eq!(lines[3], ["other", "3", "0", "-", "0", "0", "0"]);
+    assert_eq!(lines[3], ["other", "3", "0", "-", "0", "0", "0", "0"]);
 
     let shown = run(campanile(&server, "stats --json")).await.ended_with(0);
     let mut stats = shown.json();
@@ -64,7 +64,7 @@ async fn the_groups_are_shown_in_a_table_and_as_json() {
     let group = |group, lag, pending, dead, consumers| {
         json!({
             "group": group, "lag": lag, "pending": pending, "oldest_pending_ms": null,
-            "delayed": 0, "dead": dead, "consumers": consumers, "last_delivered_id": null,
+            "delayed": 0, "parked": 0, "dead": dead, "consumers": consumers, "last_delivered_id": null,
         })
     };
     let expected = json!({

@@ -19,7 +19,7 @@ mod redis {
     use campanile::{
         Error, Name, Redis,
         conformance::{Capabilities, Factory},
-        transport::{DeadLetters, Limit, Settings, StreamStats, Tasks},
+        transport::{Control, DeadLetters, Limit, Settings, StreamStats, Tasks},
     };
 
     use crate::support::{RedisServer, version};
@@ -59,6 +59,10 @@ mod redis {
 
         fn tasks(&self, handle: &Redis) -> Option<Tasks> {
             Some(handle.tasks())
+        }
+
+        fn control(&self, handle: &Redis) -> Option<Control> {
+            Some(handle.control())
         }
 
         fn limit(&self, handle: &Redis, name: &str) -> Option<Result<Limit, Error>> {

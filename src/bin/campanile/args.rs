@@ -3,8 +3,15 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    consumers::ConsumersCommand, dead::DeadCommand, groups::GroupsCommand, send::Send,
-    stats::Stats, tail::TailCommand, target::Target, tasks::TasksCommand,
+    consumers::ConsumersCommand,
+    dead::DeadCommand,
+    groups::GroupsCommand,
+    pause::{PauseCommand, PausesCommand, PurgeCommand, ResumeCommand},
+    send::Send,
+    stats::Stats,
+    tail::TailCommand,
+    target::Target,
+    tasks::TasksCommand,
 };
 
 const EXIT_CODES: &str = "\
@@ -43,6 +50,14 @@ pub(crate) enum Command {
     /// Shows the status of tasks, and cancels them.
     #[command(subcommand)]
     Tasks(TasksCommand),
+    /// Pauses the group, all groups of the stream, or a name. All workers follow within about a second.
+    Pause(PauseCommand),
+    /// Ends a pause.
+    Resume(ResumeCommand),
+    /// Lists what is paused.
+    Pauses(PausesCommand),
+    /// Removes the messages that wait for the group.
+    Purge(PurgeCommand),
     /// Sends a task, an event or a request.
     #[command(subcommand)]
     Send(Send),

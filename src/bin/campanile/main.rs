@@ -9,6 +9,7 @@ mod confirm;
 mod consumers;
 mod dead;
 mod groups;
+mod pause;
 mod send;
 mod show;
 mod signals;
@@ -60,6 +61,10 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
         Command::Consumers(consumers) => consumers.run(target, &out).await,
         Command::Dead(dead) => dead.run(target, &out).await,
         Command::Tasks(tasks) => tasks.run(target, &out).await,
+        Command::Pause(pause) => pause.run(target, &out).await,
+        Command::Resume(resume) => resume.run(target, &out).await,
+        Command::Pauses(pauses) => pauses.run(target, &out).await,
+        Command::Purge(purge) => purge.run(target, &out).await,
         Command::Send(send) => send.run(target, &out).await,
         Command::Tail(tail) => tail.run(target, &out).await,
     }

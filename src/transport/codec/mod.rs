@@ -40,6 +40,8 @@ pub(crate) const GO_REPLY_PREFIX: &str = "reply:";
 pub const ORIGIN: &str = "~o";
 /// The internal field of the number of attempts so far, in decimal.
 pub const ATTEMPTS: &str = "~a";
+/// The internal field of the number of redeliveries in a row that did not count, in decimal.
+pub const PUT_OFFS: &str = "~u";
 /// The internal field of the time to live in milliseconds, counted from the origin id's time.
 pub const TIME_TO_LIVE: &str = "~t";
 /// The internal field of the UUID in the receipt of a delayed task.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    clock::BrokerClock, log::LogEntry, observer::Observation, records::Records, request::Requests,
+    clock::BrokerClock, control::Pauses, log::LogEntry, observer::Observation, records::Records,
+    request::Requests,
 };
 use crate::{
     error::RpcError,
@@ -19,6 +20,7 @@ pub(super) struct GroupContext {
     pub(super) requests: Arc<Requests>,
     pub(super) observation: Observation,
     pub(super) records: Records,
+    pub(super) pauses: Pauses,
 }
 
 impl GroupContext {
@@ -29,6 +31,7 @@ impl GroupContext {
             requests: Arc::default(),
             observation: Observation::default(),
             records: Records::default(),
+            pauses: Pauses::default(),
         }
     }
 

@@ -22,7 +22,7 @@ use crate::{
     message::{Attempt, FollowUp, Lease, MessageId, Name},
     transport::{
         Claims, Discarded, DroppedLetters, GroupStats, PermitRequest, Settings, TaskState, Verdict,
-        codec, limits::holder,
+        codec, limits::holder, limits::parked_under,
     },
 };
 
@@ -68,9 +68,21 @@ pub(super) struct Group {
 pub(super) struct Retry {
     entry: Arc<LogEntry>,
     attempts: u32,
+    /// The number of redeliveries in a row that did not count.
+    put_offs: u32,
 }
 
 impl Retry {
+    /// Creates a message without attempts.
+    fn first(entry: Arc<LogEntry>) -> Self {
+        let (attempts, put_offs) = (0, 0);
+        Self {
+            entry,
+            attempts,
+            put_offs,
+        }
+    }
+
     /// Names the next delivery as the holder of a permit.
     pub(super) fn holder(&self) -> String {
         holder(&self.entry.message_id(), Attempt(self.attempts + 1))
@@ -83,6 +95,8 @@ struct Pending {
     entry: Arc<LogEntry>,
     /// The number of the attempt.
     attempt: u32,
+    /// The number of earlier redeliveries in a row that did not count.
+    put_offs: u32,
     /// The entry's index in the log. `None` for a redelivery.
     index: Option<u64>,
     consumer: Consumer,
@@ -231,6 +245,10 @@ impl Group {
     ) -> Vec<Taken> {
         self.promote();
         self.claim(settings, context);
+        let pauses = context.pauses.of_group(settings);
+        if pauses.is_paused() {
+            return Vec::new();
+        }
         let ahead = self.ready.len() + log.end().saturating_sub(self.next) as usize;
         let mut taken = Vec::with_capacity(max.min(ahead));
         while taken.len() < max {
@@ -253,6 +271,13 @@ impl Group {
             }
             if context.records.skips(settings, &retry.entry.fields) {
                 index.map(|index| self.unfinished.remove(&index));
+                continue;
+            }
+            if let Some(key) = pauses.key_of(&retry.entry) {
+                context.counters.parked.increment();
+                index.map(|index| self.unfinished.remove(&index));
+                let delivered = self.limits.park(key, 0, retry);
+                self.deliver_now(delivered);
                 continue;
             }
             let mut delivery = self.hand_out(retry, index, consumer);
@@ -321,6 +346,7 @@ impl Group {
             self.ready.push_back(Retry {
                 entry: pending.entry,
                 attempts: pending.attempt,
+                put_offs: pending.put_offs,
             });
         }
         claims.log(&settings.stream, &settings.group);
@@ -341,11 +367,12 @@ impl Group {
         self.next += 1;
         self.last_read = Some(entry.id);
         self.unfinished.insert(index);
-        Some((Retry { entry, attempts: 0 }, Some(index)))
+        Some((Retry::first(entry), Some(index)))
     }
 
     fn hand_out(&mut self, retry: Retry, index: Option<u64>, consumer: Consumer) -> Taken {
         self.last_serial += 1;
+        let put_offs = retry.put_offs;
         let taken = Taken {
             serial: self.last_serial,
             entry: retry.entry,
@@ -358,6 +385,7 @@ impl Group {
             Pending {
                 entry: Arc::clone(&taken.entry),
                 attempt: taken.attempt,
+                put_offs,
                 index,
                 consumer,
                 lease: taken.lease.clone(),
@@ -395,7 +423,13 @@ impl Group {
         settings: &Settings,
         context: &GroupContext,
     ) -> Option<Arc<LogEntry>> {
-        let Pending { entry, attempt, .. } = self.finish(serial)?;
+        let pending = self.finish(serial)?;
+        let (entry, attempt, put_offs) = (pending.entry, pending.attempt, pending.put_offs);
+        let again = |attempts, put_offs| Retry {
+            entry: Arc::clone(&entry),
+            attempts,
+            put_offs,
+        };
         if !matches!(verdict, Verdict::Park(_)) {
             self.end_reservation(&entry, attempt);
         }
@@ -448,16 +482,21 @@ impl Group {
                 if !counted {
                     counters.uncounted.increment();
                 }
-                let after = after.unwrap_or_else(|| settings.backoff.after(attempt));
+                // Each put-off is twice as long as the one before, so that a long backlog of them
+                // becomes quiet.
+                let failures = attempt.saturating_add(put_offs);
+                let after = after.unwrap_or_else(|| settings.backoff.after(failures));
                 observe(&|| Happened::Redelivered {
                     after,
                     counted,
                     reason: reason.clone(),
                 });
-                let attempts = if counted { attempt } else { attempt - 1 };
+                let message = match counted {
+                    true => again(attempt, 0),
+                    false => again(attempt - 1, put_offs + 1),
+                };
                 waits(after, &reason);
-                let entry = Arc::clone(&entry);
-                self.deliver_again(Retry { entry, attempts }, after);
+                self.deliver_again(message, after);
             }
             Verdict::DeadLetter { reason, answer } => {
                 self.dead_letter(&entry, attempt, reason, settings, context);
@@ -481,8 +520,7 @@ impl Group {
                 counters.parked.increment();
                 waits(Duration::ZERO, "");
                 observe(&|| Happened::Parked);
-                let (entry, attempts) = (Arc::clone(&entry), attempt - 1);
-                let message = Retry { entry, attempts };
+                let message = again(attempt - 1, 0);
                 let delivered = self.limits.park(park.key, park.permits, message);
                 self.deliver_now(delivered);
             }
@@ -490,8 +528,7 @@ impl Group {
                 counters.released.increment();
                 waits(Duration::ZERO, "");
                 observe(&|| Happened::Released);
-                let (entry, attempts) = (Arc::clone(&entry), attempt - 1);
-                self.deliver_again(Retry { entry, attempts }, Duration::ZERO);
+                self.deliver_again(again(attempt - 1, put_offs), Duration::ZERO);
             }
         }
         Some(entry)
@@ -511,7 +548,7 @@ impl Group {
         self.deliver_now(delivered);
     }
 
-    fn deliver_now(&mut self, messages: Vec<Retry>) {
+    fn deliver_now(&mut self, messages: impl IntoIterator<Item = Retry>) {
         for message in messages {
             self.deliver_again(message, Duration::ZERO);
         }
@@ -578,6 +615,26 @@ impl Group {
         self.ready.len() + self.due.len() < waiting
     }
 
+    /// Delivers the messages that are parked for a paused name.
+    pub(super) fn resume(&mut self, name: &Name) {
+        let parked = self.limits.take_parked(&parked_under(name));
+        self.deliver_now(parked);
+    }
+
+    /// Removes and returns all messages that wait.
+    pub(super) fn take_waiting(&mut self, log: &Log) -> Vec<Arc<LogEntry>> {
+        let mut waiting: Vec<_> = self.ready.drain(..).collect();
+        waiting.extend(std::mem::take(&mut self.due).into_values());
+        waiting.extend(self.limits.take_all_parked());
+        let mut entries: Vec<_> = waiting.into_iter().map(|retry| retry.entry).collect();
+        while let Some(entry) = log.get(self.next) {
+            self.next += 1;
+            self.last_read = Some(entry.id);
+            entries.push(Arc::clone(entry));
+        }
+        entries
+    }
+
     /// Delivers the message of a dead letter again, as its first attempt.
     pub(super) fn replay(&mut self, entry: Arc<LogEntry>) {
         // A replayed task loses its time to live, because it would expire immediately. A request
@@ -589,7 +646,7 @@ impl Group {
             id: entry.id,
             fields: fields.cloned().collect(),
         });
-        self.deliver_again(Retry { entry, attempts: 0 }, Duration::ZERO);
+        self.deliver_again(Retry::first(entry), Duration::ZERO);
     }
 
     /// Returns the index before which this group has finished all entries.

@@ -131,6 +131,18 @@ impl Limits {
         at - now
     }
 
+    /// Removes and returns the messages that are parked for a key.
+    pub(super) fn take_parked(&mut self, key: &str) -> VecDeque<Retry> {
+        let parked = self.keys.get_mut(key).map(|key| &mut key.parked);
+        parked.map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Removes and returns all parked messages.
+    pub(super) fn take_all_parked(&mut self) -> Vec<Retry> {
+        let parked = self.keys.values_mut().flat_map(|key| key.parked.drain(..));
+        parked.collect()
+    }
+
     /// Removes parked messages that `is_it` selects. Returns `true` if there were any.
     pub(super) fn remove(&mut self, is_it: impl Fn(&Retry) -> bool) -> bool {
         let mut removed = false;

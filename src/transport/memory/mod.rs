@@ -80,6 +80,7 @@
 mod broker;
 mod clock;
 mod context;
+mod control;
 mod dead;
 mod dead_letters;
 mod events;
@@ -121,8 +122,8 @@ use crate::{
     message::{Deadline, Kind, Message, MessageId, Name, ReplyMode},
     reply::Reply,
     transport::{
-        ConnectionState, Counts, DeadLetters, Interest, Limit, PartitionedDeadLetters, Role,
-        Settings, StreamStats, Tasks, Transport, codec, consumer_settings, sending,
+        ConnectionState, Control, Counts, DeadLetters, Interest, Limit, PartitionedDeadLetters,
+        Role, Settings, StreamStats, Tasks, Transport, codec, consumer_settings, sending,
     },
 };
 
@@ -211,6 +212,17 @@ impl Memory {
         let parts = self.settings.stream_and_parts();
         let parts = parts.map_or_else(|_| &[][..], |(_, parts)| parts).iter();
         Tasks::new(tasks::MemoryTasks {
+            broker: Arc::clone(&self.broker),
+            streams: parts.map(|part| self.settings.of_stream(part)).collect(),
+        })
+    }
+
+    /// Returns access to the pauses of the stream, and to the purge of its waiting messages. Without
+    /// effect if the handle has a set of streams, unless it is a partitioned stream.
+    pub fn control(&self) -> Control {
+        let parts = self.settings.stream_and_parts();
+        let parts = parts.map_or_else(|_| &[][..], |(_, parts)| parts).iter();
+        Control::new(control::MemoryControl {
             broker: Arc::clone(&self.broker),
             streams: parts.map(|part| self.settings.of_stream(part)).collect(),
         })

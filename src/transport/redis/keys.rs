@@ -15,7 +15,7 @@
 use std::fmt::{Display, Write as _};
 
 use super::{namespace::Namespace, server::tag};
-use crate::{error::Error, message::Name};
+use crate::{error::Error, message::Name, transport::PauseTarget};
 
 /// The first part of our consumers' names. The consumer's lease follows, and `scripts/holder.lua`
 /// reads it there. Consumers with other names renew no leases.
@@ -108,6 +108,41 @@ impl Keys {
     /// `scripts/parking.lua` describes it.
     pub(super) fn parking(&self) -> String {
         format!("{}:parking:{}", self.base, self.group)
+    }
+
+    /// The hash of the pauses of the stream: [field](Self::pause) → time in milliseconds and reason.
+    pub(super) fn control(&self) -> String {
+        format!("{}:control", self.base)
+    }
+
+    /// Returns the field of a pause in [`control`](Self::control).
+    pub(super) fn pause(&self, target: &PauseTarget) -> String {
+        let group = &self.group;
+        match target {
+            PauseTarget::Stream => "stream".to_owned(),
+            PauseTarget::Group => format!("group:{group}"),
+            PauseTarget::Name(name) => format!("name:{}:{group}:{name}", group.len()),
+        }
+    }
+
+    /// Returns the target of a pause by its field. `Ok(None)` for a pause of another group.
+    ///
+    /// # Errors
+    /// If the field is not one of those that [`pause`](Self::pause) returns: a newer version may have
+    /// written it.
+    pub(super) fn paused(&self, field: &[u8]) -> Result<Option<PauseTarget>, ()> {
+        let field = std::str::from_utf8(field).map_err(drop)?;
+        let group = self.group.as_str();
+        match field.split_once(':') {
+            None if field == "stream" => Ok(Some(PauseTarget::Stream)),
+            Some(("group", of)) => Ok((of == group).then_some(PauseTarget::Group)),
+            Some(("name", _)) => {
+                let of_group = format!("name:{}:{group}:", group.len());
+                let name = field.strip_prefix(&of_group);
+                Ok(name.map(|name| PauseTarget::Name(name.into())))
+            }
+            _ => Err(()),
+        }
     }
 
     /// Returns the key of the permits of a key of a limit.

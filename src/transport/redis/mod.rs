@@ -177,15 +177,17 @@
 //! | … that are [unique](crate::client::Call::unique) or [tracked](crate::client::Call::tracked) | `(~s ~{s}:* +time +xadd +xrange +zscore +get +set +del +zadd +zrem +hset +hget +hdel +type +pexpire +evalsha +eval)` |
 //! | … to partitions, with `~s:*` in place of `~s` | `(~{s}:partitions +lrange +rpush +evalsha +eval)` |
 //! | … that replicas confirm | `+wait` |
-//! | serves tasks and requests | `~s ~{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +hset +hget +hmget +hdel +get +set +del +persist +pttl +pexpire +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
+//! | serves tasks and requests | `~s ~{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +zcard +zscore +zremrangebyscore +hset +hget +hmget +hgetall +hexists +hdel +get +set +del +persist +pttl +pexpire +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
 //! | … whose [outboxes](crate::Outbox) send to a stream `t` | `~t ~{t}:due ~{t}:bodies ~{t}:idem:*` |
+//! | … with rates that workers [share](Redis::limit) | `+zcount +zrevrange` |
 //! | looks up and cancels [`tasks`](Redis::tasks) | `~s ~{s}:* +hgetall +hget +hset +hdel +get +del +exists +type +zscore +zrem +xrange +xpending +xack +xdel +pttl +pexpire +persist +time +evalsha +eval` |
 //! | … and handles [dead letters](Redis::dead_letters) | `+xrevrange` |
 //! | … on partitions, with `~s:* ~{s:*` in place of the keys above | `~{s}:partitions +lrange +rpush +hlen` |
 //! | … that workers own | `~{s}:members:* +hlen +hincrby +hgetall` |
 //! | listens to events | `&<event names and patterns> +subscribe +psubscribe +ping +role` |
 //! | … and to sharded events | `&<event names> +ssubscribe +ping +role` |
-//! | scrapes [`stats`](Redis::stats), lists [`consumers`](Redis::consumers) | `~s ~{s}:* +xlen +zcard +xinfo +xpending +xrange +exists +time +evalsha +eval` |
+//! | scrapes [`stats`](Redis::stats), lists [`consumers`](Redis::consumers) | `~s ~{s}:* +xlen +zcard +zrange +xinfo +xpending +xrange +exists +time +evalsha +eval` |
+//! | pauses and purges, with [`control`](Redis::control) | `~s ~{s}:* +hset +hget +hdel +hgetall +exists +xrange +xadd +xdel +xinfo +xgroup +zadd +zrange +zrem +zcard +zscore +zremrangebyscore +pexpire +get +del +type +time +evalsha +eval` |
 //! | looks at a stream with [`tail`](Redis::tail) | `~s +xread +xrevrange` |
 //! | publishes events | `&<event names> +publish +role` |
 //! | … that are sharded | `&<event names> +spublish +role` |
@@ -200,6 +202,7 @@
 
 mod connection;
 mod consumer;
+mod control;
 mod dead_letters;
 mod entry;
 mod entry_size;

@@ -100,7 +100,16 @@ pub(super) fn count(value: &Value) -> Result<u64, Error> {
 
 /// Decodes a flat list of fields and values.
 pub(super) fn fields(list: Value) -> Result<Vec<(Bytes, Bytes)>, Error> {
-    let list = array(list)?;
+    let list = match list {
+        // RESP3 sends a hash as a map.
+        Value::Map(pairs) => {
+            let pairs = pairs.into_iter();
+            return pairs
+                .map(|(field, value)| Ok((bytes(field)?, bytes(value)?)))
+                .collect();
+        }
+        list => array(list)?,
+    };
     let mut fields = Vec::with_capacity(list.len() / 2);
     let mut list = list.into_iter();
     while let Some(field) = list.next() {

@@ -27,7 +27,7 @@ impl Redis {
     }
 
     /// Returns the keys of the handle's stream, or of all its partitions.
-    fn all_keys(&self) -> Result<Vec<Keys>, Error> {
+    pub(super) fn all_keys(&self) -> Result<Vec<Keys>, Error> {
         let (_, parts) = self.settings.stream_and_parts()?;
         let keys = |stream| Keys::new(&self.options.namespace, stream, &self.settings.group);
         parts.iter().map(keys).collect()

@@ -121,7 +121,6 @@ async fn a_message_without_a_key_is_a_dead_letter_and_a_request_is_answered_inva
 
 /// Uses the default settings, under which the back-off doubles from one second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fault 25"]
 async fn the_backlog_of_one_key_comes_back_ever_more_slowly_and_does_not_delay_other_keys() {
     const BACKLOG: u64 = 4_000;
     logs::keep();

@@ -89,15 +89,19 @@ impl Deliverer {
             deliveries,
             fields,
         } = entry;
-        let (text, origin, before) = match which {
-            WhichStream::Primary(_) => (text, id, 0),
-            WhichStream::Retry(_) => origin(&fields, text, id),
+        let (text, origin, before, put_offs) = match which {
+            WhichStream::Primary(_) => (text, id, 0, 0),
+            WhichStream::Retry(_) => {
+                let (text, origin, before) = origin(&fields, text, id);
+                (text, origin, before, number(&fields, codec::PUT_OFFS))
+            }
         };
         let mut delivery = Unsettled {
             stream: stream.clone(),
             guard,
             origin,
             attempt: before.saturating_add(deliveries),
+            put_offs,
             reply_to: None,
             task: None,
             turn: None,
@@ -212,13 +216,18 @@ pub(super) fn origin(
     text: Bytes,
     id: StreamEntryId,
 ) -> (Bytes, StreamEntryId, u32) {
-    let before = value_of(fields, codec::ATTEMPTS)
-        .and_then(|attempts| std::str::from_utf8(attempts).ok()?.parse().ok())
-        .unwrap_or(0);
+    let before = number(fields, codec::ATTEMPTS);
     let origin = value_of(fields, codec::ORIGIN)
         .and_then(|origin| Some((origin.clone(), StreamEntryId::parse(origin)?)));
     let (text, id) = origin.unwrap_or((text, id));
     (text, id, before)
+}
+
+/// Decodes the number in a field. Zero without one.
+fn number(fields: &[(Bytes, Bytes)], field: &str) -> u32 {
+    value_of(fields, field)
+        .and_then(|number| std::str::from_utf8(number).ok()?.parse().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]

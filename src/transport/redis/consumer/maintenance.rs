@@ -4,6 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use foldhash::HashSet;
 use tokio::time::Instant;
 
 use super::{
@@ -11,15 +12,19 @@ use super::{
     due_timers::DueTimers,
     health::RenewalHealth,
     member::Member,
+    pause::PauseSignal,
     prefetch::PrefetchBuffer,
     report::Report,
     streams::{ServedStream, StreamSet},
     tick::{GroupFacts, Maintained, TickRequest, TickSteps},
     upkeep_connection::UpkeepConnection,
 };
-use crate::transport::redis::{
-    producer::schedule::{MOVED_AT_ONCE, MOVED_BYTES, Promoted},
-    scripts,
+use crate::transport::{
+    PauseTarget,
+    redis::{
+        producer::schedule::{MOVED_AT_ONCE, MOVED_BYTES, Promoted},
+        scripts,
+    },
 };
 
 /// The most streams that one tick maintains, since a script blocks the server. The other streams
@@ -50,6 +55,8 @@ pub(super) struct Maintenance {
     pub(super) buffer: Arc<PrefetchBuffer>,
     pub(super) trim_beside_foreign: bool,
     pub(super) foreign_lease: Duration,
+    /// Notified when the pause of a stream has changed.
+    pub(super) pauses: Arc<PauseSignal>,
     pub(super) turns: Turns,
 }
 
@@ -224,12 +231,6 @@ impl Maintenance {
         }
     }
 
-    /// Returns `true` if the last ticks found nothing pending in the group on any stream.
-    pub(super) fn is_idle(&self) -> bool {
-        let nothing = |last: &LastRuns| last.facts.is_some_and(|it| it.pending == 0);
-        self.turns.last.len() == self.streams.all().len() && self.turns.last.values().all(nothing)
-    }
-
     /// Sets the clock to Redis's time, in milliseconds.
     pub(super) fn note_time(&self, time: i64) {
         self.clock.set_to(time);
@@ -270,6 +271,10 @@ impl Maintenance {
             }
             Err(error) => failed(stream, "the stream could not be trimmed", &error),
         }
+        match tick.pauses {
+            Ok(fields) => self.paused(stream, &fields),
+            Err(error) => failed(stream, "its pauses could not be read", &error),
+        }
         if let Err(error) = tick.handed_over {
             failed(stream, "parked messages could not be handed over", &error);
         }
@@ -277,6 +282,29 @@ impl Maintenance {
             failed(stream, "dead consumers could not be deleted", &error);
         }
         self.report.letters_dropped(stream, 0);
+    }
+}
+
+impl Maintenance {
+    /// Records the pauses of a stream, and lets the fetch know if one has begun or ended.
+    fn paused(&self, stream: &ServedStream, fields: &[Bytes]) {
+        let (mut all, mut names) = (false, HashSet::default());
+        for field in fields {
+            match stream.keys.paused(field) {
+                Ok(Some(PauseTarget::Name(name))) => drop(names.insert(name)),
+                Ok(Some(_)) => all = true,
+                Ok(None) => {}
+                Err(()) => self.pauses.unknown(stream, field),
+            }
+        }
+        if stream.set_pauses(all, names) {
+            let (stream, group) = (&stream.keys.stream, &self.member.group);
+            match all {
+                true => tracing::info!(%stream, %group, "the stream is paused"),
+                false => tracing::info!(%stream, %group, "the stream is resumed"),
+            }
+            self.pauses.changed();
+        }
     }
 }
 

@@ -34,8 +34,7 @@ impl Member {
         (self.lease / 10).clamp(Duration::from_millis(20), Duration::from_secs(1))
     }
 
-    /// Returns the longest time for which a read blocks. It is also the time between two ticks of
-    /// the upkeep while the group has nothing pending.
+    /// Returns the longest time for which a read blocks.
     pub(super) fn max_block(&self) -> Duration {
         2 * self.interval()
     }

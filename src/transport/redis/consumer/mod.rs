@@ -48,6 +48,7 @@ mod lease;
 mod maintenance;
 mod member;
 mod ownership;
+mod pause;
 mod poison;
 mod prefetch;
 #[cfg(any(test, fuzzing))]

@@ -11,6 +11,7 @@ use super::{
     reply_to::{ReplyRoute, ReplyTo},
     report::Report,
     settlement::{Effect, End, FencedEffect, OnSettled, Settlement, StoredReply, Unsettled},
+    streams::ServedStream,
 };
 use crate::{
     error::{Error, RpcError},
@@ -71,6 +72,11 @@ impl RedisSettle {
     /// without a key.
     pub(super) fn partition_key(&self) -> Option<PartitionKey> {
         self.0.as_ref()?.0.turn.as_ref()?.key().cloned()
+    }
+
+    /// Returns the stream of the delivery. `None` for an event.
+    pub(super) fn stream(&self) -> Option<&ServedStream> {
+        self.0.as_ref().map(|(delivery, _)| &*delivery.stream)
     }
 
     /// Returns `true` for a delivery from a stream, and `false` for an event.
@@ -208,10 +214,14 @@ impl SettlePolicy {
                 counted,
                 reason,
             } => {
-                let after = after.unwrap_or_else(|| self.backoff.after(attempt));
+                // Each put-off is twice as long as the one before, so that a long backlog of them
+                // becomes quiet.
+                let failures = attempt.saturating_add(delivery.put_offs);
+                let after = after.unwrap_or_else(|| self.backoff.after(failures));
                 Effect::Fenced(FencedEffect::Redeliver {
                     after: (!after.is_zero()).then_some(after),
                     attempts: attempt - u32::from(!counted),
+                    put_offs: if counted { 0 } else { delivery.put_offs + 1 },
                     released: false,
                     reason,
                 })
@@ -226,6 +236,7 @@ impl SettlePolicy {
             Verdict::Release => Effect::Fenced(FencedEffect::Redeliver {
                 after: None,
                 attempts: attempt - 1,
+                put_offs: delivery.put_offs,
                 released: true,
                 reason: String::new(),
             }),

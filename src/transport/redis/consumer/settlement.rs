@@ -52,6 +52,8 @@ pub(super) enum FencedEffect {
         after: Option<Duration>,
         /// The number of attempts that count so far.
         attempts: u32,
+        /// The number of redeliveries in a row that did not count.
+        put_offs: u32,
         /// Set for a release, which has a separate counter.
         released: bool,
         /// The reason of the failure, for the record of the task.
@@ -103,6 +105,8 @@ pub(super) struct Unsettled {
     /// The id of the message's first entry.
     pub(super) origin: StreamEntryId,
     pub(super) attempt: u32,
+    /// The number of earlier redeliveries in a row that did not count.
+    pub(super) put_offs: u32,
     pub(super) reply_to: Option<Box<ReplyTo>>,
     /// The id of the task, if this group records the task's status.
     pub(super) task: Option<Box<str>>,

@@ -22,7 +22,7 @@ use crate::{
     error::Error,
     sync::lock,
     transport::{
-        Counters, Discarded, PermitRequest,
+        Counters, Discarded, PauseTarget, PermitRequest,
         redis::{
             connection::Commands,
             entry::{StreamEntryId, WhichStream},
@@ -169,10 +169,11 @@ impl Settler {
             FencedEffect::Redeliver {
                 after,
                 attempts,
+                put_offs,
                 released,
                 reason,
             } => {
-                let attempts = (attempts, released);
+                let attempts = (attempts, put_offs, released);
                 self.redeliver(&delivery, after, attempts, &reason).await
             }
             FencedEffect::Park(request) => self.park(&delivery, &request).await,
@@ -193,7 +194,7 @@ impl Settler {
         &self,
         delivery: &Unsettled,
         after: Option<Duration>,
-        (attempts, released): (u32, bool),
+        (attempts, put_offs, released): (u32, u32, bool),
         reason: &str,
     ) -> Result<(), Error> {
         let (member, counters) = (&*self.member, &self.report.counters);
@@ -210,7 +211,8 @@ impl Settler {
                     .arg(delivery.origin)
                     .arg(attempts)
                     .arg(delay.as_deref().unwrap_or_default())
-                    .arg(reason);
+                    .arg(reason)
+                    .arg(put_offs);
             };
             let (script, retry) = (&scripts::REDELIVER, Resend::UntilAnswered);
             self.pipeline.submit_script(script, &keys, args, retry)
@@ -240,6 +242,14 @@ impl Settler {
         let (which, id) = delivery.guard.key;
         let stream = &delivery.stream;
         let keys = [stream.key_of(which), &stream.keys.retry];
+        let paused = request
+            .paused_name()
+            .map(|name| PauseTarget::Name(name.into()));
+        let paused = paused.map(|target| stream.keys.pause(&target));
+        let permits = match paused {
+            Some(_) => String::new(),
+            None => request.permits.to_string(),
+        };
         let submit = || {
             let args = |cmd: &mut Cmd| {
                 cmd.arg(member.group.as_str())
@@ -249,9 +259,10 @@ impl Settler {
                     .arg(delivery.origin)
                     .arg(delivery.attempt - 1)
                     .arg(&request.key)
-                    .arg(request.permits)
+                    .arg(&permits)
                     .arg(member.lease.as_millis() as u64)
-                    .arg(&request.holder);
+                    .arg(&request.holder)
+                    .arg(paused.as_deref().unwrap_or_default());
             };
             let (script, retry) = (&scripts::PARK, Resend::UntilAnswered);
             self.pipeline.submit_script(script, &keys, args, retry)

@@ -27,6 +27,7 @@ use super::{
     lease::LeaseRenewer,
     maintenance::{Maintenance, Turns},
     member::Member,
+    pause::PauseSignal,
     poison::PoisonSlot,
     prefetch::PrefetchWriter,
     registry::{Changes, RegistryReader},
@@ -164,6 +165,7 @@ impl SlotConsumer {
             reading: Arc::new(Heartbeat::default()),
             closed: ends.closed.clone(),
         });
+        let pauses = Arc::new(PauseSignal::new(blocked.clone()));
         let address = connector.address();
 
         group.join_all(&streams).await?;
@@ -198,6 +200,7 @@ impl SlotConsumer {
             buffer: buffer.buffer().clone(),
             trim_beside_foreign: options.trim_beside_foreign,
             foreign_lease: options.foreign_lease,
+            pauses: pauses.clone(),
             turns: Turns::default(),
         };
         let upkeep = Upkeep {
@@ -339,6 +342,7 @@ impl SlotConsumer {
             blocked: blocked.clone(),
             max_in_flight: settings.max_in_flight,
             order: order.clone(),
+            pauses,
             closed: ends.closed.clone(),
         });
         let of_source: std::sync::Weak<dyn SourceState> = Arc::<ConsumerState>::downgrade(&state);

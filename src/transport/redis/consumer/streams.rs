@@ -5,9 +5,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 
 use crate::{
+    message::Name,
     sync::lock,
     transport::{
         DroppedLetters,
@@ -34,6 +35,10 @@ pub(super) struct ServedStream {
     pending: AtomicBool,
     /// Set while the stream cannot be read. It is skipped meanwhile.
     failing: AtomicBool,
+    /// Set while the stream is paused for this group.
+    paused: AtomicBool,
+    /// The names that are paused. `None` if there are none.
+    paused_names: Mutex<Option<Arc<HashSet<Name>>>>,
     /// Removed dead letters that were not reported yet.
     pub(super) dropped: DroppedLetters,
 }
@@ -47,6 +52,8 @@ impl ServedStream {
             delivered: Mutex::new(StreamEntryId::ZERO),
             pending: AtomicBool::new(true),
             failing: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            paused_names: Mutex::default(),
             dropped: DroppedLetters::default(),
         }
     }
@@ -80,6 +87,29 @@ impl ServedStream {
 
     pub(super) fn has_pending(&self) -> bool {
         self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Sets the pauses. Returns `true` if the pause of the stream has changed.
+    pub(super) fn set_pauses(&self, paused: bool, names: HashSet<Name>) -> bool {
+        *lock(&self.paused_names) = (!names.is_empty()).then(|| Arc::new(names));
+        self.paused.swap(paused, Ordering::SeqCst) != paused
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
+    }
+
+    /// Removes a name from those that are paused.
+    pub(super) fn resume(&self, name: &Name) {
+        let mut names = lock(&self.paused_names);
+        if let Some(names) = &mut *names {
+            Arc::make_mut(names).remove(name);
+        }
+    }
+
+    /// Returns the names that are paused. `None` if there are none.
+    pub(super) fn paused_names(&self) -> Option<Arc<HashSet<Name>>> {
+        lock(&self.paused_names).clone()
     }
 
     pub(super) fn set_failing(&self, failing: bool) {

@@ -160,6 +160,8 @@ pub(super) struct Maintained {
     pub(super) trim_blocked: Result<Option<(Bytes, Bytes)>, String>,
     pub(super) reaped: Result<(), String>,
     pub(super) handed_over: Result<(), String>,
+    /// The fields of the stream's pauses.
+    pub(super) pauses: Result<Vec<Bytes>, String>,
 }
 
 /// The state of a group.
@@ -195,8 +197,15 @@ impl StreamTick {
         }
         let lost = parts.drain(..parts.len().min(2)).collect();
         let [retry, primary] = exactly(Value::Array(lost))?;
-        let [retried, sent_later, facts, trimmed, reaped, handed_over] =
-            exactly(Value::Array(parts))?;
+        let [
+            retried,
+            sent_later,
+            facts,
+            trimmed,
+            reaped,
+            handed_over,
+            pauses,
+        ] = exactly(Value::Array(parts))?;
         Ok(Self {
             lost: [entry::ids(retry)?, entry::ids(primary)?],
             maintained: Some(Maintained {
@@ -208,6 +217,7 @@ impl StreamTick {
                 trim_blocked: step(trimmed, trim_blocked)?,
                 reaped: is_done(reaped)?,
                 handed_over: is_done(handed_over)?,
+                pauses: step(pauses, pause_fields)?,
             }),
         })
     }
@@ -252,6 +262,11 @@ fn step<T>(
         Value::Array(_) => read(answer).map(Ok),
         error => text(error).map(Err),
     }
+}
+
+/// Decodes `[field, value, …]`, without the values.
+fn pause_fields(answer: Value) -> Result<Vec<Bytes>, Error> {
+    array(answer)?.into_iter().step_by(2).map(bytes).collect()
 }
 
 /// Decodes the number that a step returns, or its error.

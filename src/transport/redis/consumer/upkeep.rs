@@ -157,10 +157,6 @@ impl Upkeep {
                 () = self.ends.leaving.cancelled() => return,
                 _ = ticks.tick() => {
                     self.tick(&server).await;
-                    // A registry may get a new stream at any time, so its consumers skip no tick.
-                    if self.registry.is_none() && self.maintenance.is_idle() {
-                        ticks.reset_after(self.member.max_block());
-                    }
                 }
                 due = self.due.expired() => self.maintenance.promote(&server, due).await,
             }

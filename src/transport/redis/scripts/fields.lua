@@ -18,7 +18,7 @@ local function sent(fields, retry)
   local kept = {}
   for i = 1, #fields, 2 do
     local field = fields[i]
-    if field ~= '~o' and field ~= '~a' and (retry or field ~= '~f') then
+    if field ~= '~o' and field ~= '~a' and field ~= '~u' and (retry or field ~= '~f') then
       kept[#kept + 1] = field
       kept[#kept + 1] = fields[i + 1]
     end
@@ -33,6 +33,14 @@ local function unpacked(blob)
   if not good or type(fields) ~= 'table' or #fields % 2 ~= 0 then return nil end
   for i = 1, #fields do
     if type(fields[i]) ~= 'string' then return nil end
+  end
+  return fields
+end
+
+-- The fields of an entry on a retry stream or a parked one, those in a `~f` included.
+local function unpacked_entry(fields)
+  for i = 1, #fields, 2 do
+    if fields[i] == '~f' then return unpacked(fields[i + 1]) or fields end
   end
   return fields
 end

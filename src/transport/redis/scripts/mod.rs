@@ -40,9 +40,13 @@ scripts! {
     /// Parks a delivery until it gets a permit.
     PARK = "fence" "fields" "tasks" "parking" "park";
     /// Takes a permit of a limit, or keeps it for longer.
-    ACQUIRE = "fence" "tasks" "parking" "acquire";
+    ACQUIRE = "fence" "fields" "tasks" "parking" "acquire";
+    /// Begins or ends a pause.
+    CONTROL = "fence" "fields" "tasks" "parking" "control";
+    /// Removes messages that wait for a group.
+    PURGE = "fence" "fields" "tasks" "parking" "purge";
     /// Returns a permit of a limit.
-    RELEASE = "fence" "tasks" "parking" "release";
+    RELEASE = "fence" "fields" "tasks" "parking" "release";
     /// Books the next free time of a rate limit.
     BOOK = "fence" "book";
     /// Ends a delivery: as done in an owned partition, as a dead letter, or discarded.

@@ -1,7 +1,8 @@
 -- Parks a delivery until it gets a permit.
 -- KEYS: source, retry.
 -- ARGV: group, consumer, id, '1' on the retry stream, origin, attempts before this delivery, the
---       limit's key, the number of permits, ms of a permit, the holder.
+--       limit's key, the number of permits ('' for a paused name), ms of a permit, the holder, the
+--       field of the name's pause.
 -- Returns: 1 parked | 0 not pending for this consumer | 2 ended, since the entry was deleted.
 local src, group, id, retry = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1'
 if not own(src, group, id, ARGV[2]) then return 0 end
@@ -14,7 +15,12 @@ local base, key = base_of(KEYS[2], ':retry:' .. group), ARGV[7]
 local copy = { '~h', ARGV[10], '~o', ARGV[5], '~a', ARGV[6] }
 append(copy, sent(entry[2], retry))
 local at = redis.call('XADD', parked_of(base, group, key), '*', unpack(copy))
-redis.call('HSET', base .. ':limits:' .. group, key, ARGV[8] .. ' ' .. ARGV[9])
+local limit = ARGV[8] .. ' ' .. ARGV[9]
+if ARGV[8] == '' then
+  -- The pause may have ended since this worker has looked.
+  limit = redis.call('HEXISTS', base .. ':control', ARGV[11]) == 1 and PAUSED or UNLIMITED
+end
+redis.call('HSET', base .. ':limits:' .. group, key, limit)
 local record = recorded(base, group, entry[2])
 if record then
   redis.call('HSET', record, 'state', 'waiting', 'place', 'parked ' .. at .. ' ' .. key, 'attempt', ARGV[6])

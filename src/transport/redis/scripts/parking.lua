@@ -23,27 +23,44 @@ local function take(permits, most, life, holder)
   return true
 end
 
+-- The limits of a name that is paused, and of one that no longer is.
+local PAUSED, UNLIMITED = 'paused', 'unlimited'
+
 -- Moves the first messages that are parked for a key to the retry stream, each with a permit, while
 -- there are free ones. Returns the number of messages moved.
 local function hand_over(base, group, key)
+  local MOST_AT_ONCE, MOST_BYTES = 500, 4194304
   local parked, index, limits = parked_of(base, group, key), base .. ':parking:' .. group, base .. ':limits:' .. group
-  local most, life = string.match(redis.call('HGET', limits, key) or '', '^(%d+) (%d+)$')
-  if not most then return 0 end
-  local MOST_AT_ONCE = 100
-  local permits, moved = permits_of(base, group, key), 0
-  local first = redis.call('XRANGE', parked, '-', '+', 'COUNT', 1)[1]
-  while first and moved < MOST_AT_ONCE and take(permits, tonumber(most), tonumber(life), first[2][2]) do
-    local fields = { unpack(first[2], 3) }
-    local record = recorded(base, group, fields)
-    local entry = redis.call('XADD', base .. ':retry:' .. group, '*', unpack(fields))
-    if record then redis.call('HSET', record, 'place', 'retry ' .. entry) end
-    redis.call('XDEL', parked, first[1])
+  local limit = redis.call('HGET', limits, key)
+  if not limit then return 0 end
+  local permits, most, life = permits_of(base, group, key), string.match(limit, '^(%d+) (%d+)$')
+  local moved, bytes, next_look = 0, 0, '+inf'
+  local function first() return redis.call('XRANGE', parked, '-', '+', 'COUNT', 1)[1] end
+  local entry = first()
+  while entry do
+    if moved == MOST_AT_ONCE or bytes >= MOST_BYTES then
+      next_look = 0
+      break
+    end
+    if limit == PAUSED then break end
+    if most and not take(permits, tonumber(most), tonumber(life), entry[2][2]) then
+      next_look = redis.call('ZRANGE', permits, 0, 0, 'WITHSCORES')[2]
+      break
+    end
+    local fields = {}
+    for i = 3, #entry[2] do
+      fields[i - 2] = entry[2][i]
+      bytes = bytes + #entry[2][i]
+    end
+    local record = recorded(base, group, unpacked_entry(fields))
+    local at = redis.call('XADD', base .. ':retry:' .. group, '*', unpack(fields))
+    if record then redis.call('HSET', record, 'place', 'retry ' .. at) end
+    redis.call('XDEL', parked, entry[1])
     moved = moved + 1
-    first = redis.call('XRANGE', parked, '-', '+', 'COUNT', 1)[1]
+    entry = first()
   end
-  if first then
-    local ends = redis.call('ZRANGE', permits, 0, 0, 'WITHSCORES')[2]
-    redis.call('ZADD', index, moved < MOST_AT_ONCE and ends or 0, key)
+  if entry then
+    redis.call('ZADD', index, next_look, key)
   else
     redis.call('DEL', parked)
     redis.call('ZREM', index, key)

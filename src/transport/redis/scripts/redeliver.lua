@@ -1,7 +1,7 @@
 -- Moves a delivery to the retry stream, now or later.
 -- KEYS: source, retry, due, bodies.
 -- ARGV: group, consumer, id, '1' on the retry stream, origin, attempts, delay in ms ('' = now),
---       the reason, for the task's record.
+--       the reason, for the task's record, redeliveries in a row that did not count.
 -- Returns: 1 moved | 0 not pending for this consumer | 2 ended, since the entry was deleted.
 local src, group, id, retry = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1'
 if not own(src, group, id, ARGV[2]) then return 0 end
@@ -14,6 +14,9 @@ local base = base_of(KEYS[2], ':retry:' .. group)
 local record = recorded(base, group, entry[2])
 local place
 local copy = { '~o', ARGV[5], '~a', ARGV[6] }
+if ARGV[9] ~= '0' then
+  copy[5], copy[6] = '~u', ARGV[9]
+end
 append(copy, sent(entry[2], retry))
 if ARGV[7] == '' then
   place = 'retry ' .. redis.call('XADD', KEYS[2], '*', unpack(copy))

@@ -14,7 +14,8 @@
 --           the stream}}, and if the steps have 'm': moved to the retry stream {moved, lost, ms
 --           until the next is due}, moved to the stream: the same, {last id delivered, number of
 --           pending entries}, trimmed {number} or {0, group, consumer that prevents it}, number of
---           consumers deleted, number of parked messages moved}, {registered stream, time…}}. A failed
+--           consumers deleted, number of parked messages moved, {field of
+--           a pause, its time and reason…}}, {registered stream, time…}}. A failed
 --           step has its error, a string, as its result.
 local group, me, prefix, most, bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local foreign, beside_foreign, trim_period = ARGV[6], ARGV[7] == '1', ARGV[8]
@@ -74,6 +75,7 @@ while arg <= #ARGV do
     result[5] = try(facts, stream, retry, has('s'))
     result[6], result[7] = { 0 }, 0
     result[8] = try(hand_over_ended, base, group)
+    result[9] = try(redis.call, 'HGETALL', base .. ':control')
     if has('t') then
       result[6] = try(trim, stream, KEYS[key + 7], me, prefix, trim_period, beside_foreign, foreign)
     end

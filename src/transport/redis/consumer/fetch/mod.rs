@@ -24,6 +24,7 @@ use super::{
     key_order::KeyOrder,
     last_read::LastRead,
     member::Member,
+    pause::PauseSignal,
     prefetch::{Demand, PrefetchWriter},
     registry::{Change, Changes},
     report::Report,
@@ -86,6 +87,7 @@ pub(super) struct FetchParts {
     pub(super) max_in_flight: usize,
     /// The order of the deliveries, if this consumer owns its partition.
     pub(super) order: Option<Arc<KeyOrder>>,
+    pub(super) pauses: Arc<PauseSignal>,
     pub(super) closed: CancellationToken,
 }
 
@@ -119,6 +121,8 @@ pub(super) struct Fetch {
     lost_connection: i64,
     /// The index for the next stream that is added.
     next_index: u32,
+    /// The number of changes of pauses before the current read.
+    pauses: u64,
     outage: Outage,
 }
 
@@ -177,6 +181,7 @@ impl Fetch {
         let set = ReadSet::new(parts.streams.clone(), schedule);
         Self {
             next_index: set.len() as u32,
+            pauses: 0,
             set,
             parts,
             connection: None,
@@ -286,10 +291,15 @@ impl Fetch {
             deliverer,
             order,
             starter,
+            pipeline,
             ..
         } = &self.parts;
         let is_inherited = order.is_some() && recovered;
         let deliveries = deliverer.deliver(entries, asked, is_inherited);
+        let deliveries = match order {
+            None => self.parts.pauses.keep_others(deliveries, pipeline).await,
+            Some(_) => deliveries,
+        };
         let deliveries = starter.start(deliveries).await;
         let Some(order) = order else {
             return deliveries;
@@ -397,6 +407,12 @@ impl Fetch {
     /// else new entries.
     async fn fetch(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         self.full = false;
+        self.pauses = self.parts.pauses.count();
+        if self.set.is_paused() {
+            let longest = self.parts.member.max_block();
+            self.wait_for_streams(longest).await;
+            return Ok(Vec::new());
+        }
         self.change_streams().await;
         self.inherit().await?;
         if self.parts.recovery.is_due() {
@@ -592,6 +608,7 @@ impl Fetch {
             biased;
             () = self.parts.buffer.stopped() => {}
             () = changed => {}
+            () = self.parts.pauses.wait() => {}
             () = tokio::time::sleep(longest) => {}
         }
         self.parts.reading.begin();
@@ -702,7 +719,8 @@ impl Fetch {
             parts.blocked.set(id);
             // A stop or a change of the streams ends the read that was just set. Both are checked
             // only now, so neither is missed.
-            let is_changed = parts.changes.as_ref().is_some_and(|it| !it.is_empty());
+            let is_changed = parts.changes.as_ref().is_some_and(|it| !it.is_empty())
+                || parts.pauses.count() != self.pauses;
             if parts.buffer.is_stopped() || is_changed {
                 parts.blocked.set(0);
                 return Ok(Vec::new());
@@ -908,17 +926,19 @@ pub(super) fn by_script(answer: Value) -> Result<(Value, Vec<(usize, String)>), 
     Ok((Value::Array(array(found)?), failed))
 }
 
+pub(super) fn log_unsettled(settled: impl IntoIterator<Item = Result<(), Error>>) {
+    for error in settled.into_iter().filter_map(Result::err) {
+        tracing::warn!(
+            error = error.chain(),
+            "a delivery could not be released; its lease will expire"
+        );
+    }
+}
+
 /// Releases deliveries that were not handed out.
 pub(super) async fn release(deliveries: Vec<Delivery<RedisSettle>>) {
     let settle = |delivery: Delivery<RedisSettle>| delivery.settle(Verdict::Release);
-    for given in join_all(deliveries.into_iter().map(settle)).await {
-        if let Err(error) = given {
-            tracing::warn!(
-                error = error.chain(),
-                "a delivery could not be released; its lease will expire"
-            );
-        }
-    }
+    log_unsettled(join_all(deliveries.into_iter().map(settle)).await);
 }
 
 /// Returns `true` if the server's error has this code. If a command of a script failed,

@@ -93,6 +93,12 @@ struct Failing {
     warnings: LogLimit,
 }
 
+impl ReadStream {
+    fn is_readable(&self) -> bool {
+        self.failing.is_none() && !self.stream.is_paused()
+    }
+}
+
 impl ReadSet {
     pub(super) fn new(shared: Arc<StreamSet>, schedule: StreamSchedule) -> Self {
         let mut set = Self {
@@ -180,6 +186,11 @@ impl ReadSet {
         }
     }
 
+    /// Returns `true` if all streams are paused.
+    pub(super) fn is_paused(&self) -> bool {
+        !self.streams.is_empty() && self.streams.iter().all(|it| it.stream.is_paused())
+    }
+
     /// Returns `true` if a scan is due.
     pub(super) fn has_due_scan(&mut self, claimer: &Claimer, may: bool) -> bool {
         self.due_place(claimer, may).is_some()
@@ -199,7 +210,7 @@ impl ReadSet {
         for at in (0..count).map(|n| (self.next_scan + n) % count) {
             // Called for each stream, because it also gives up the scans that may not claim.
             let is_due = self.streams[at].scan.prepare_next(claimer, may);
-            if is_due && due.is_none() && !self.streams[at].stream.is_failing() {
+            if is_due && due.is_none() && self.streams[at].is_readable() {
                 due = Some(at);
             }
         }
@@ -217,7 +228,7 @@ impl ReadSet {
         let (mut keys, mut order, mut quotas) = (Vec::new(), Vec::new(), Vec::new());
         for quota in self.schedule.quotas(room) {
             let read = self.place(quota.stream).map(|place| &self.streams[place]);
-            let Some(read) = read.filter(|it| it.failing.is_none()) else {
+            let Some(read) = read.filter(|it| it.is_readable()) else {
                 continue;
             };
             let of = &read.stream.keys;
@@ -250,7 +261,7 @@ impl ReadSet {
         let active = in_turn
             .into_iter()
             .filter_map(|index| Some(&self.streams[self.place(index)?]))
-            .filter(|it| it.failing.is_none() && it.last_read + RECENT_READS >= self.reads);
+            .filter(|it| it.is_readable() && it.last_read + RECENT_READS >= self.reads);
         let streams: Vec<_> = active.take(room).collect();
         let count = room.checked_div(streams.len())?;
         let bytes: usize = streams.iter().map(|it| count * it.size.expected()).sum();
@@ -270,7 +281,7 @@ impl ReadSet {
     /// last.
     pub(super) fn blocked_on(&self) -> Vec<&Arc<ServedStream>> {
         let mut readable: Vec<_> = (self.streams.iter())
-            .filter(|it| it.failing.is_none())
+            .filter(|it| it.is_readable())
             .collect();
         if readable.len() > MAX_BLOCKED {
             readable.sort_by_key(|it| std::cmp::Reverse(it.last_read));

@@ -1,0 +1,154 @@
+//! `campanile pause`, `campanile resume`, `campanile pauses` and `campanile purge`
+
+use campanile::transport::{Control, Pause, PauseTarget};
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::{
+    command_error::CommandError,
+    confirm::Confirm,
+    show::{Out, Table, json, text},
+    target::Target,
+};
+
+/// What is paused: the group of `--group`, unless one of these is given.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct PauseOf {
+    /// Only the tasks and requests with this name.
+    #[arg(long)]
+    name: Option<String>,
+    /// All groups of the stream.
+    #[arg(long)]
+    all_groups: bool,
+}
+
+impl PauseOf {
+    fn target(&self) -> PauseTarget {
+        match &self.name {
+            Some(name) => PauseTarget::Name(name.as_str().into()),
+            None if self.all_groups => PauseTarget::Stream,
+            None => PauseTarget::Group,
+        }
+    }
+
+    /// Connects with the group that is to be paused, which must exist.
+    async fn connect(&self, target: &Target) -> Result<Control, CommandError> {
+        Ok(match self.all_groups {
+            true => target.connect().await?.control(),
+            false => target.connect_to_group().await?.0.control(),
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PauseCommand {
+    #[command(flatten)]
+    of: PauseOf,
+    /// The reason, which `campanile pauses` shows.
+    #[arg(long, default_value = "paused from a terminal")]
+    reason: String,
+}
+
+impl PauseCommand {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
+        let control = self.of.connect(target).await?;
+        let paused = self.of.target();
+        let is_new = control.pause(paused.clone(), &self.reason).await?;
+        match out.json {
+            true => out.document(&json!({ "paused": title(&paused), "new": is_new })),
+            false if is_new => out.lines([format!("paused {}", title(&paused))]),
+            false => out.lines([format!("{} was paused already", title(&paused))]),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResumeCommand {
+    #[command(flatten)]
+    of: PauseOf,
+}
+
+impl ResumeCommand {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
+        let control = self.of.connect(target).await?;
+        let resumed = self.of.target();
+        match control.resume(resumed.clone()).await? {
+            true if out.json => out.document(&json!({ "resumed": title(&resumed) })),
+            true => out.lines([format!("resumed {}", title(&resumed))]),
+            false => Err(CommandError::Missing(format!(
+                "{} is not paused; `campanile pauses` lists what is",
+                title(&resumed)
+            ))),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PausesCommand {}
+
+impl PausesCommand {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
+        let pauses = target
+            .connect_to_group()
+            .await?
+            .0
+            .control()
+            .pauses()
+            .await?;
+        if out.json {
+            return out.document(&pauses.iter().map(document).collect());
+        }
+        if pauses.is_empty() {
+            return out.lines(["nothing is paused"]);
+        }
+        let mut table = Table::new(&["PAUSED", "SINCE", "REASON"]);
+        for pause in pauses {
+            table.row([title(&pause.target), text::time(pause.since), pause.reason]);
+        }
+        out.lines(table.lines())
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PurgeCommand {
+    #[command(flatten)]
+    confirm: Confirm,
+}
+
+impl PurgeCommand {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
+        let (redis, group) = target.connect_to_group().await?;
+        let stats = redis.stats().await?;
+        let waiting = stats.group(&group).and_then(|stats| {
+            let lag = stats.lag?;
+            Some((lag + stats.delayed + stats.parked).to_string())
+        });
+        let waiting = waiting.as_deref().unwrap_or("an unknown number of");
+        let question =
+            format!("Remove {waiting} waiting messages of the group `{group}` for good?");
+        self.confirm.ask(&question).await?;
+        let purged = redis.control().purge_waiting().await?;
+        match out.json {
+            true => out.document(&json!({ "purged": purged })),
+            false => out.lines([format!("purged {purged}")]),
+        }
+    }
+}
+
+fn title(target: &PauseTarget) -> String {
+    match target {
+        PauseTarget::Stream => "all groups of the stream".to_owned(),
+        PauseTarget::Group => "the group".to_owned(),
+        PauseTarget::Name(name) => format!("the name {}", text::line(&**name)),
+        other => format!("{other:?}"),
+    }
+}
+
+fn document(pause: &Pause) -> Value {
+    json!({
+        "paused": title(&pause.target),
+        "since": json::time(pause.since),
+        "reason": pause.reason,
+    })
+}

@@ -1,0 +1,147 @@
+//! Checks of pauses, and of the purge of waiting messages.
+
+use std::time::Duration;
+
+use super::{
+    Factory,
+    scene::{QUIET, Scene, WorkerOf, again, attempt, call, done, id, message, must, settle},
+};
+use crate::{
+    message::Message,
+    transport::{Control, PauseTarget, TaskState},
+};
+
+/// Returns a sender's handle for a scene, and the control of its stream.
+async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> (F::Handle, Control) {
+    let handle = scene.handle().await;
+    let control = factory.control(&handle);
+    let control = control.expect("the factory declares `control` and gives none");
+    (handle, control)
+}
+
+/// Waits until the workers follow a pause, which they do within about a second.
+async fn until_followed<F: Factory>(worker: &mut WorkerOf<F>) {
+    worker
+        .nothing_for(Duration::from_millis(1500), "nothing is sent")
+        .await;
+}
+
+/// Checks that a paused stream and a paused group deliver nothing until they are resumed, and that
+/// what runs is settled.
+pub async fn a_paused_stream_delivers_nothing_until_it_is_resumed<F: Factory>(factory: &F) {
+    if !factory.capabilities().control {
+        return;
+    }
+    for target in [PauseTarget::Stream, PauseTarget::Group] {
+        let scene = Scene::new(factory);
+        let (_handle, control) = connect(factory, &scene).await;
+        let mut worker = scene.worker().await;
+        scene.task("runs").await;
+        let runs = worker.one().await;
+        assert!(must("pausing", control.pause(target.clone(), "first")).await);
+        assert!(!must("pausing again", control.pause(target.clone(), "a deploy")).await);
+        let pauses = must("listing pauses", control.pauses()).await;
+        assert_eq!(pauses.len(), 1);
+        assert_eq!(
+            (&pauses[0].target, &*pauses[0].reason),
+            (&target, "a deploy")
+        );
+        until_followed::<F>(&mut worker).await;
+        let first = scene.task("first").await;
+        settle(runs, again(Duration::ZERO)).await;
+        worker.nothing_for(QUIET, "the stream is paused").await;
+
+        // A worker that starts meanwhile follows the pause, too.
+        assert!(must("resuming", control.resume(target.clone())).await);
+        assert!(!must("resuming again", control.resume(target)).await);
+        let mut deliveries = worker.exactly(2).await;
+        deliveries.sort_by_key(|delivery| attempt(delivery));
+        assert_eq!((id(&deliveries[0]), attempt(&deliveries[0])), (&first, 1));
+        assert_eq!(attempt(&deliveries[1]), 2);
+        for delivery in deliveries {
+            done(delivery).await;
+        }
+        worker.close().await;
+    }
+}
+
+/// Checks that messages with a paused name wait in their order, and that other messages go on.
+pub async fn messages_with_a_paused_name_wait_in_their_order<F: Factory>(factory: &F) {
+    if !factory.capabilities().control {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let (handle, control) = connect(factory, &scene).await;
+    let target = || PauseTarget::Name("paused".into());
+    must("pausing", control.pause(target(), "")).await;
+    let mut worker = scene.worker().await;
+    until_followed::<F>(&mut worker).await;
+    for payload in ["1", "2", "3"] {
+        let sent = call(&handle, Message::task("paused", payload)).await;
+        sent.expect("the task is accepted");
+    }
+    scene.task("goes on").await;
+    let delivery = worker.one().await;
+    assert_eq!(message(&delivery).payload(), "goes on");
+    done(delivery).await;
+    worker.nothing_for(QUIET, "the name is paused").await;
+    assert!(must("resuming", control.resume(target())).await);
+    for payload in ["1", "2", "3"] {
+        let delivery = worker.one().await;
+        assert_eq!(message(&delivery).payload(), payload);
+        assert_eq!(attempt(&delivery), 1);
+        done(delivery).await;
+    }
+    worker.close().await;
+}
+
+/// Checks that a purge removes what waits for a group, and nothing else.
+pub async fn a_purge_removes_what_waits<F: Factory>(factory: &F) {
+    let can = factory.capabilities();
+    if !can.control || !can.tasks {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let (handle, control) = connect(factory, &scene).await;
+    let tasks = factory.tasks(&handle).expect("the factory has tasks");
+    let mut worker = scene.worker().await;
+    for payload in ["runs", "later"] {
+        scene.task(payload).await;
+    }
+    let mut deliveries = worker.exactly(2).await;
+    settle(deliveries.remove(1), again(Duration::from_secs(60))).await;
+    worker.stop().await;
+    let mut tracked = Message::task("task", "waits");
+    tracked.parts_mut().tracked = Some(Duration::from_secs(60));
+    let reply = call(&handle, tracked).await.expect("the task is accepted");
+    for _ in 0..1_200 {
+        scene.task("waits").await;
+    }
+    let purged = must("purging", control.purge_waiting()).await;
+    assert_eq!(purged, 1_202);
+    assert_eq!(must("purging again", control.purge_waiting()).await, 0);
+    let receipt = reply.receipt().expect("a task has a receipt");
+    let status = must("looking up a task", tasks.status(receipt)).await;
+    let status = status.expect("the status is recorded");
+    assert_eq!(
+        (status.state, &*status.reason),
+        (TaskState::Discarded, "purged")
+    );
+    done(deliveries.remove(0)).await;
+    worker.close().await;
+
+    let mut worker = scene.worker().await;
+    worker.nothing_for(QUIET, "all is purged").await;
+    scene.task("new").await;
+    let delivery = worker.one().await;
+    assert_eq!(message(&delivery).payload(), "new");
+    done(delivery).await;
+    if can.statistics {
+        let stats = must("reading statistics", factory.stats(&handle)).await;
+        let group = stats
+            .group(&scene.settings.group)
+            .expect("the group exists");
+        assert_eq!((group.lag, group.pending, group.delayed), (Some(0), 0, 0));
+    }
+    worker.close().await;
+}

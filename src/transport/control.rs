@@ -1,0 +1,155 @@
+//! Pauses of a stream, a group or a name, and the purge of waiting messages.
+
+use std::{fmt, sync::Arc, time::SystemTime};
+
+use super::StoreFuture;
+use crate::{
+    error::{Error, ErrorKind},
+    message::Name,
+};
+
+/// The most bytes of the reason of a pause.
+const MAX_REASON: usize = 1024;
+
+/// Pauses and empties the queues of a stream, from any process. Returned by the `control` method of
+/// a transport's handle.
+///
+/// All workers follow a pause within about a second, without a restart. What runs ends as usual, and
+/// keeps its leases. Senders go on, so messages accumulate. A pause lasts until it is ended: it
+/// outlives all processes.
+///
+/// ```
+/// use campanile::{Client, transport::{PauseTarget, memory::Memory}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), campanile::Error> {
+/// let memory = Memory::new();
+/// let control = memory.control();
+/// control.pause(PauseTarget::Name("mail.send".into()), "the mail server is down").await?;
+/// assert_eq!(control.pauses().await?[0].reason, "the mail server is down");
+/// assert!(control.resume(PauseTarget::Name("mail.send".into())).await?);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Control(Arc<dyn ControlStore>);
+
+impl Control {
+    /// Creates a handle of a store. For transports.
+    pub fn new(store: impl ControlStore + 'static) -> Self {
+        Self(Arc::new(store))
+    }
+
+    /// Pauses a stream, a group or a name. Returns `false` if it was paused already; the new reason
+    /// replaces the old one.
+    ///
+    /// # Errors
+    /// If a name cannot be used, the reason is longer than 1,024 bytes, or the store cannot be
+    /// reached.
+    pub async fn pause(&self, target: PauseTarget, reason: &str) -> Result<bool, Error> {
+        if let PauseTarget::Name(name) = &target
+            && let Some(fault) = name.fault()
+        {
+            let text = format!("the name cannot be used: {fault}");
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        if reason.len() > MAX_REASON {
+            let text = format!("the reason of a pause has at most {MAX_REASON} bytes");
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        self.0.pause(&target, reason).await
+    }
+
+    /// Ends a pause. Returns `false` if there was none.
+    ///
+    /// # Errors
+    /// If the store cannot be reached.
+    pub async fn resume(&self, target: PauseTarget) -> Result<bool, Error> {
+        self.0.resume(&target).await
+    }
+
+    /// Returns the pauses that concern the handle's group, sorted by target.
+    ///
+    /// # Errors
+    /// If the store cannot be reached.
+    pub async fn pauses(&self) -> Result<Vec<Pause>, Error> {
+        let mut pauses = self.0.pauses().await?;
+        pauses.sort_by(|a, b| a.target.cmp(&b.target));
+        pauses.dedup_by(|a, b| a.target == b.target);
+        Ok(pauses)
+    }
+
+    /// Removes the messages that wait for the handle's group: those that no worker has fetched, that
+    /// wait for their next attempt, or that are parked. Returns their number. Messages that run, tasks
+    /// that their senders have delayed, and other groups are not affected. Messages that arrive
+    /// meanwhile may be removed or not.
+    ///
+    /// Tracked tasks end as discarded, with the reason `purged`.
+    ///
+    /// # Errors
+    /// If the store cannot be reached. Some messages may have been removed.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, some messages may have been removed.
+    pub async fn purge_waiting(&self) -> Result<u64, Error> {
+        self.0.purge_waiting().await
+    }
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").finish_non_exhaustive()
+    }
+}
+
+/// The subject of a pause.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum PauseTarget {
+    /// The stream, for all its groups.
+    Stream,
+    /// The stream, for the handle's group.
+    Group,
+    /// The tasks and requests with this full name, for the handle's group. They are parked, in their
+    /// order, and other messages go on. Where workers own partitions, a name cannot be paused.
+    Name(Name),
+}
+
+/// A pause.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pause {
+    /// The subject.
+    pub target: PauseTarget,
+    /// The reason that was given.
+    pub reason: String,
+    /// The time of the pause, on the server's clock.
+    pub since: SystemTime,
+}
+
+impl Pause {
+    /// Creates a pause. For transports.
+    pub fn new(target: PauseTarget, reason: impl Into<String>, since: SystemTime) -> Self {
+        let reason = reason.into();
+        Self {
+            target,
+            reason,
+            since,
+        }
+    }
+}
+
+/// Stores the pauses of a group. Implemented by transports, for [`Control`].
+pub trait ControlStore: Send + Sync {
+    /// See [`Control::pause`].
+    fn pause<'a>(&'a self, target: &'a PauseTarget, reason: &'a str) -> StoreFuture<'a, bool>;
+
+    /// See [`Control::resume`].
+    fn resume<'a>(&'a self, target: &'a PauseTarget) -> StoreFuture<'a, bool>;
+
+    /// See [`Control::pauses`].
+    fn pauses(&self) -> StoreFuture<'_, Vec<Pause>>;
+
+    /// See [`Control::purge_waiting`].
+    fn purge_waiting(&self) -> StoreFuture<'_, u64>;
+}

@@ -1,0 +1,127 @@
+//! Follows the pauses of streams and of names.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::{
+    blocked::BlockedRead, fetch::log_unsettled, settle::RedisSettle, streams::ServedStream,
+};
+use crate::{
+    message::Name,
+    sync::lock,
+    transport::{
+        Delivery, PauseTarget, PermitRequest, Verdict,
+        redis::{
+            pipeline::{Pipeline, Resend},
+            response::Value,
+        },
+    },
+};
+
+/// The number of changes, for the fetch to wait on.
+pub(super) struct PauseSignal {
+    changes: AtomicU64,
+    notify: Notify,
+    blocked: Arc<BlockedRead>,
+    /// The fields of pauses that this version does not know, and that were logged.
+    unknown: Mutex<HashSet<Bytes>>,
+}
+
+impl PauseSignal {
+    pub(super) fn new(blocked: Arc<BlockedRead>) -> Self {
+        Self {
+            changes: AtomicU64::new(0),
+            notify: Notify::new(),
+            blocked,
+            unknown: Mutex::default(),
+        }
+    }
+
+    /// Ends a blocked read, and wakes the fetch.
+    pub(super) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.notify.notify_one();
+        self.blocked.end_once();
+    }
+
+    /// Returns the number of changes so far.
+    pub(super) fn count(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
+    /// Waits for a change since the last call.
+    pub(super) async fn wait(&self) {
+        self.notify.notified().await;
+    }
+
+    /// Releases the deliveries of paused streams, and parks those with paused names. Returns the
+    /// others.
+    pub(super) async fn keep_others(
+        &self,
+        deliveries: Vec<Delivery<RedisSettle>>,
+        pipeline: &Pipeline,
+    ) -> Vec<Delivery<RedisSettle>> {
+        let mut kept = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            match verdict(&delivery, pipeline).await {
+                None => kept.push(delivery),
+                // One after the other, so that they wait in their order.
+                Some(verdict) => log_unsettled([delivery.settle(verdict).await]),
+            }
+        }
+        kept
+    }
+
+    /// Logs a pause that this version does not know, once.
+    pub(super) fn unknown(&self, stream: &ServedStream, field: &Bytes) {
+        const MOST_KEPT: usize = 100;
+        let mut unknown = lock(&self.unknown);
+        if unknown.len() < MOST_KEPT && unknown.insert(field.clone()) {
+            tracing::warn!(
+                stream = %stream.keys.stream,
+                pause = %field.escape_ascii(),
+                "a pause of an unknown kind is ignored: a newer version may have set it"
+            );
+        }
+    }
+}
+
+/// Returns the verdict on a delivery that is paused. `None` if it is not.
+async fn verdict(delivery: &Delivery<RedisSettle>, pipeline: &Pipeline) -> Option<Verdict> {
+    let stream = delivery.settle.stream()?;
+    if stream.is_paused() {
+        return Some(Verdict::Release);
+    }
+    let names = stream.paused_names()?;
+    let message = delivery.content.as_ref().ok()?;
+    let name = message.name();
+    if !names.contains(name) {
+        return None;
+    }
+    // The last tick may be older than the end of the pause. Then the message would be parked and
+    // moved back, again and again.
+    if !is_paused(stream, name, pipeline).await {
+        stream.resume(name);
+        return None;
+    }
+    Some(Verdict::Park(PermitRequest::of_paused(message.parts())))
+}
+
+/// Asks the server whether a name is paused.
+async fn is_paused(stream: &ServedStream, name: &Name, pipeline: &Pipeline) -> bool {
+    let target = PauseTarget::Name(name.clone());
+    let mut cmd = redis::cmd("HEXISTS");
+    cmd.arg(stream.keys.control())
+        .arg(stream.keys.pause(&target));
+    let paused = pipeline.command(cmd, Resend::UntilAnswered).await;
+    // If the server refuses to answer, the last tick decides.
+    !matches!(paused, Ok(Value::Int(0)))
+}

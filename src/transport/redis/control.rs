@@ -1,0 +1,126 @@
+//! Pauses, and the purge of waiting messages.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use redis::Cmd;
+
+use super::{
+    Redis,
+    keys::Keys,
+    pipeline::Resend,
+    response::{bytes, exactly, fields, integer},
+    scripts,
+};
+use crate::{
+    error::Error,
+    transport::{Control, ControlStore, Pause, PauseTarget, StoreFuture, limits::parked_under},
+};
+
+/// The most messages of each sort that one script call removes, since a script blocks the server.
+const PURGED_AT_ONCE: usize = 500;
+
+impl Redis {
+    /// Returns access to the pauses of the stream, and to the purge of its waiting messages.
+    pub fn control(&self) -> Control {
+        Control::new(Store(self.clone()))
+    }
+}
+
+/// The pauses of the handle's group.
+struct Store(Redis);
+
+impl Store {
+    /// Begins or ends a pause on all partitions. Returns `true` if one of them has changed.
+    async fn set(&self, target: &PauseTarget, begin: Option<&str>) -> Result<bool, Error> {
+        let all = self.0.all_keys()?;
+        let set = all.iter().map(|keys| self.set_on(keys, target, begin));
+        Ok(try_join_all(set).await?.contains(&true))
+    }
+
+    async fn set_on(
+        &self,
+        keys: &Keys,
+        target: &PauseTarget,
+        begin: Option<&str>,
+    ) -> Result<bool, Error> {
+        let control = keys.control();
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(u8::from(begin.is_some()))
+                .arg(keys.pause(target))
+                .arg(begin.unwrap_or_default());
+            if let PauseTarget::Name(name) = target {
+                cmd.arg(keys.group.as_str()).arg(parked_under(name));
+            }
+        };
+        let pipeline = self.0.shared.pipeline.of(&keys.primary);
+        let keys = [control.as_str()];
+        let set = pipeline.script(&scripts::CONTROL, &keys, args, Resend::UntilAnswered);
+        Ok(integer(&set.await?)? == 1)
+    }
+
+    async fn pauses_on(&self, keys: &Keys) -> Result<Vec<Pause>, Error> {
+        let mut cmd = redis::cmd("HGETALL");
+        cmd.arg(keys.control());
+        let pipeline = self.0.shared.pipeline.of(&keys.primary);
+        let found = fields(pipeline.command(cmd, Resend::Never).await?)?;
+        let pauses = found.into_iter().filter_map(|(field, value)| {
+            let target = keys.paused(&field).ok().flatten()?;
+            let value = String::from_utf8_lossy(&value);
+            let (since, reason) = value.split_once(' ').unwrap_or((&value, ""));
+            let since = Duration::from_millis(since.parse().unwrap_or(0));
+            Some(Pause::new(target, reason, UNIX_EPOCH + since))
+        });
+        Ok(pauses.collect())
+    }
+
+    async fn purge_on(&self, keys: &Keys) -> Result<u64, Error> {
+        let (mut purged, mut last) = (0, Bytes::new());
+        loop {
+            let names = [&*keys.primary, &keys.retry, &keys.due, &keys.bodies];
+            let args = |cmd: &mut Cmd| {
+                cmd.arg(keys.group.as_str())
+                    .arg(PURGED_AT_ONCE)
+                    .arg(&last[..]);
+            };
+            let pipeline = self.0.shared.pipeline.of(&keys.primary);
+            let answer = pipeline.script(&scripts::PURGE, &names, args, Resend::Never);
+            let [count, until] = exactly(answer.await?)?;
+            let count = integer(&count)?.unsigned_abs();
+            if count == 0 {
+                return Ok(purged);
+            }
+            purged += count;
+            last = bytes(until)?;
+        }
+    }
+}
+
+impl ControlStore for Store {
+    fn pause<'a>(&'a self, target: &'a PauseTarget, reason: &'a str) -> StoreFuture<'a, bool> {
+        Box::pin(self.set(target, Some(reason)))
+    }
+
+    fn resume<'a>(&'a self, target: &'a PauseTarget) -> StoreFuture<'a, bool> {
+        Box::pin(self.set(target, None))
+    }
+
+    fn pauses(&self) -> StoreFuture<'_, Vec<Pause>> {
+        Box::pin(async move {
+            let all = self.0.all_keys()?;
+            let pauses = all.iter().map(|keys| self.pauses_on(keys));
+            Ok(try_join_all(pauses).await?.concat())
+        })
+    }
+
+    fn purge_waiting(&self) -> StoreFuture<'_, u64> {
+        Box::pin(async move {
+            let mut purged = 0;
+            for keys in self.0.all_keys()? {
+                purged += self.purge_on(&keys).await?;
+            }
+            Ok(purged)
+        })
+    }
+}
