@@ -49,7 +49,7 @@ pub(crate) fn all() -> Vec<Reader> {
         Reader {
             of: "stats",
             read: |answer| Ok(format!("{:?}", stats::read(answer, "g".into())?)),
-            answer: list((0..6).map(Value::Int).chain([text("7-1")])),
+            answer: list((0..7).map(Value::Int).chain([text("7-1")])),
         },
         Reader {
             of: "XINFO GROUPS",

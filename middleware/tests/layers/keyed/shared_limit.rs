@@ -58,7 +58,7 @@ async fn all_workers_together_keep_to_the_permits_of_each_key(transport: impl Tr
     let gauges = Gauges::default();
     let workers: Vec<_> = (0..3)
         .map(|_| {
-            // Each worker has a limit of its own, with the same name.
+            // Each worker has a separate limit with the same name.
             let layer = SharedLimitLayer::concurrency(transport.limit("test"), 3, key::name());
             Worker::start(transport.clone(), app(&gauges).layer(layer))
         })

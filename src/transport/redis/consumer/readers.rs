@@ -100,6 +100,8 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
                         list([text("7-1"), Value::Int(3)]),
                         list([Value::Int(0), text("g"), text("c")]),
                         Value::Int(1),
+                        Value::Int(2),
+                        list([text("stream"), text("7 a deploy")]),
                     ]),
                 ]),
                 texts("tenant-7 1795430237570"),

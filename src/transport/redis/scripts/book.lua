@@ -1,4 +1,4 @@
--- Books the next free time of a key that starts at most so many messages in any period.
+-- Books the next free time of a key that starts at most `most` messages in any period.
 -- KEYS: the starts, a sorted set: holder → ms. ARGV: messages, ms of the period, the holder.
 -- Returns: ms until the message may start.
 local starts, most, period, holder = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
