@@ -222,7 +222,8 @@ impl Shared {
             records.accept(place, id.clone(), parts, state, now);
         }
         if let Some(key) = key {
-            let window = settings.idempotency_window;
+            // Counted from the time at which the task is due.
+            let window = wait.saturating_add(settings.idempotency_window);
             contents
                 .idempotency_keys
                 .remember(key.clone(), id.clone(), window);
@@ -418,8 +419,17 @@ pub(super) fn with_group<T>(
 ) -> Option<T> {
     let stream = streams.get_mut(&settings.stream)?;
     stream.promote(context, &settings.stream);
-    let BrokerStream { log, groups, .. } = stream;
-    let result = act(groups.get_mut(&settings.group)?, log);
+    let BrokerStream {
+        log,
+        groups,
+        idempotency_keys,
+        ..
+    } = stream;
+    let group = groups.get_mut(&settings.group)?;
+    let result = act(group, log);
+    for id in group.given_up.drain(..) {
+        idempotency_keys.forget(&id);
+    }
     if let Some(finished) = groups.values().map(Group::finished_before).min() {
         log.trim(finished);
     }

@@ -53,6 +53,9 @@ pub(super) struct Group {
     /// Deliveries whose leases are no longer renewed, by the time at which the leases end.
     ending: BTreeSet<(Instant, Serial)>,
     pub(super) dead: DeadLetterLog,
+    /// The tasks with an idempotency key that have ended without success. The stream frees their
+    /// keys.
+    pub(super) given_up: Vec<MessageId>,
     dropped: DroppedLetters,
     /// The wakers of the open sources.
     members: HashMap<Consumer, Arc<Notify>>,
@@ -455,6 +458,10 @@ impl Group {
                     Discarded::Ignored => counters.ignored.increment(),
                 }
                 ended(TaskState::Discarded, "");
+                // A task that this group ignores belongs to other groups.
+                if reason != Discarded::Ignored {
+                    self.give_up(&entry);
+                }
                 observe(&|| Happened::Discarded(reason));
                 if let Some(answer) = answer {
                     context.answer(&entry, || Err(answer));
@@ -491,6 +498,7 @@ impl Group {
         context: &GroupContext,
     ) {
         context.counters.dead.increment();
+        self.give_up(entry);
         let end = (TaskState::Dead, &*reason);
         let now = context.clock.now();
         context.records.end(settings, &entry.fields, end, now);
@@ -510,6 +518,12 @@ impl Group {
         } = settings;
         self.dropped
             .report(dropped, stream, group, *max_dead_letters);
+    }
+
+    fn give_up(&mut self, entry: &LogEntry) {
+        if entry.field(codec::IDEMPOTENCY_KEY).is_some() {
+            self.given_up.push(entry.message_id());
+        }
     }
 
     /// Cancels a task that is running, or that waits to be delivered again. Returns `false` if there

@@ -65,6 +65,8 @@ impl Schedule {
 pub(super) struct IdempotencyKeys {
     /// The id of the task, and the end of the window.
     ids: HashMap<IdempotencyKey, (MessageId, Instant)>,
+    /// The keys of these tasks.
+    by_task: HashMap<MessageId, IdempotencyKey>,
     /// The same keys, ordered by the ends of their windows.
     by_end: BTreeSet<(Instant, IdempotencyKey)>,
 }
@@ -78,7 +80,7 @@ impl IdempotencyKeys {
             && *ends_at <= now
         {
             let (_, key) = self.by_end.pop_first().expect("checked above");
-            self.ids.remove(&key);
+            self.remove(&key);
         }
         self.ids.get(key).map(|(id, _)| id.clone())
     }
@@ -88,15 +90,24 @@ impl IdempotencyKeys {
     pub(super) fn remember(&mut self, key: IdempotencyKey, id: MessageId, window: Duration) {
         let ends_at = instant_after(window);
         self.by_end.insert((ends_at, key.clone()));
+        self.by_task.insert(id.clone(), key.clone());
         self.ids.insert(key, (id, ends_at));
     }
 
-    /// Forgets a key if it belongs to the task with this id, which was cancelled.
-    pub(super) fn forget(&mut self, key: &IdempotencyKey, id: &MessageId) {
-        if let Some((_, ends_at)) = self.ids.get(key).filter(|(known, _)| known == id) {
-            self.by_end.remove(&(*ends_at, key.clone()));
-            self.ids.remove(key);
+    /// Forgets the key of a task that has ended without success, so that it can be sent again.
+    pub(super) fn forget(&mut self, id: &MessageId) {
+        if let Some(key) = self.by_task.get(id).cloned()
+            && let Some(ends_at) = self.remove(&key)
+        {
+            self.by_end.remove(&(ends_at, key));
         }
+    }
+
+    /// Removes a key, but not its end. Returns the end of its window.
+    fn remove(&mut self, key: &IdempotencyKey) -> Option<Instant> {
+        let (id, ends_at) = self.ids.remove(key)?;
+        self.by_task.remove(&id);
+        Some(ends_at)
     }
 }
 
@@ -109,12 +120,13 @@ mod tests {
         let mut known = IdempotencyKeys::default();
         let (key, id) = (IdempotencyKey::from("k"), MessageId::from("1"));
         known.remember(key.clone(), id.clone(), Duration::from_secs(1));
-        known.forget(&key, &"2".into());
+        known.forget(&"2".into());
         assert_eq!(known.get(&key), Some(id.clone()));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(known.get(&key), None);
         known.remember(key.clone(), id.clone(), Duration::from_secs(1));
-        known.forget(&key, &id);
+        known.forget(&id);
         assert_eq!((known.get(&key), known.by_end.len()), (None, 0));
+        assert!(known.by_task.is_empty());
     }
 }

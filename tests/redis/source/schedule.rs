@@ -241,7 +241,6 @@ async fn a_message_that_is_sent_on_is_not_delayed_again() {
 
 /// The receipts are compared by their ids: there is no other way yet.
 #[tokio::test]
-#[ignore = "fault 20"]
 async fn a_key_whose_task_became_a_dead_letter_lets_the_task_be_sent_again() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
@@ -260,7 +259,6 @@ async fn a_key_whose_task_became_a_dead_letter_lets_the_task_be_sent_again() {
 }
 
 #[tokio::test]
-#[ignore = "fault 20"]
 async fn a_key_whose_dead_letter_was_purged_lets_the_task_be_sent_again() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
@@ -280,7 +278,6 @@ async fn a_key_whose_dead_letter_was_purged_lets_the_task_be_sent_again() {
 
 /// The delay is longer than the window, and the second call comes between the two.
 #[tokio::test]
-#[ignore = "fault 21"]
 async fn a_key_is_remembered_until_its_delayed_task_is_due_and_for_its_window_after_that() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await.idempotency_window(SECOND / 2);

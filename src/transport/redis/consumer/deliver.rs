@@ -100,6 +100,7 @@ impl Deliverer {
             attempt: before.saturating_add(deliveries),
             reply_to: None,
             task: None,
+            sent_with: None,
             turn: None,
             // An owned partition delivers inherited entries one at a time instead.
             _poison: (self.order.is_none() && poison::is_candidate(deliveries))
@@ -139,6 +140,10 @@ impl Deliverer {
                 parts.stream = Some(stream.keys.stream.clone());
                 parts.group = Some(stream.keys.group.clone());
                 parts.id = given.or_else(|| MessageId::from_utf8(&text).ok());
+                if let Some(key) = &parts.idempotency_key {
+                    let sent_with = parts.id.clone().map(|id| (key.clone(), id));
+                    delivery.sent_with = sent_with.map(Box::new);
+                }
                 parts.attempt = Attempt(attempt);
                 parts.lease = Some(lease);
                 if let Some(order) = &self.order {

@@ -1,9 +1,13 @@
+-- A hundred years in ms, which Redis accepts without overflow.
+local LONGEST_WINDOW = 3155760000000
+
 -- Accepts a task: now or later, and once for each idempotency key and each unique key.
 -- keys: stream, due, bodies, and the idempotency key's record, if there is a key.
 -- args, from `at` to `last`: 'now' | 'after' | 'at', ms, the task's id until it is on the stream,
---       ms to keep the idempotency key, 1 if replicas confirm the task, ms to keep the task's record
---       ('' = it has none), for a conflict of its unique key: 'keep' | 'replace' | 'refuse' ('' = it
---       has no unique key), the unique key, the group of the record, field, value….
+--       ms to keep the idempotency key once the task is due, 1 if replicas confirm the task, ms to
+--       keep the task's record ('' = it has none), for a conflict of its unique key: 'keep' |
+--       'replace' | 'refuse' ('' = it has no unique key), the unique key, the group of the record,
+--       field, value….
 -- Returns: the id of the task, and 0 if it is new | 1 it is an earlier task | 2 refused for that
 --          earlier task.
 local function accept(keys, args, at, last)
@@ -62,7 +66,10 @@ local function accept(keys, args, at, last)
     place = 'stream ' .. entry
     if keep == '' then id = entry end
   end
-  if idempotency then redis.call('SET', idempotency, id, 'PX', args[at + 3]) end
+  if idempotency then
+    local window = math.min(math.max(due - now, 0) + args[at + 3], LONGEST_WINDOW)
+    redis.call('SET', idempotency, id, 'PX', string.format('%.0f', window))
+  end
   if keep ~= '' then
     redis.call('HSET', record_of(base, group, id), 'state', due > now and 'delayed' or 'waiting',
       'place', place, 'name', name, 'attempt', 0, 'keep', keep, 'unique', unique,

@@ -102,6 +102,8 @@ for _, entry in ipairs(pending) do
           local base = base_of(KEYS[3], ':dead:' .. group)
           local record, task = recorded(base, group, found[2])
           if record then ended(base, group, task, 'dead', reason) end
+          local key, sent_id = sent_with(found[2], origin(id, found[2]))
+          if key then free_idempotency(base, key, sent_id) end
           dropped = dropped + surplus
           finish(src, group, id, retry)
           dead[#dead + 1] = { id, so_far, address(found[2]) }
