@@ -4,48 +4,48 @@ use std::{any::Any, error::Error as StdError};
 
 use tower::load_shed::error::Overloaded;
 
+use super::give_up::OnGiveUp;
 use crate::{
     RpcCode,
     error::{BoxError, Failure, NotFound, RpcError, Settle, answer, chain, find, panic_text},
     message::{Kind, Name},
-    reply::Reply,
     transport::{Backoff, Discarded, Expired, UnknownNames, Verdict},
 };
 
 /// Decides the verdict on each delivery, by the settings of the worker.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Policy {
     pub(super) expose_error_text: bool,
     pub(super) unknown_names: UnknownNames,
     pub(super) expired: Expired,
     pub(super) max_deliveries: u32,
     pub(super) backoff: Backoff,
+    pub(super) on_give_up: Option<OnGiveUp>,
 }
 
-/// The outcome of a service's future.
-pub(super) enum Outcome {
-    Returned(Result<Reply, BoxError>),
+/// The failure of a service's future.
+pub(super) enum ServiceFailure {
+    Returned(BoxError),
     /// The service panicked with this text.
     Panicked(String),
 }
 
-impl Outcome {
-    /// Creates the outcome for the payload of a panic.
+impl ServiceFailure {
+    /// Creates the failure for the payload of a panic.
     pub(super) fn panicked(payload: &(dyn Any + Send)) -> Self {
         let text = panic_text(payload);
         Self::Panicked(bounded(format!("the handler panicked: {text}")))
     }
 
-    /// Returns the reason if the service failed.
-    pub(super) fn reason(&self, kind: Kind, name: &Name) -> Option<Reason> {
+    /// Returns the reason for the log.
+    pub(super) fn reason(&self, kind: Kind, name: &Name) -> Reason {
         let error = match self {
-            Self::Returned(Ok(_)) => return None,
-            Self::Returned(Err(error)) => &**error,
+            Self::Returned(error) => &**error,
             Self::Panicked(text) => {
-                return Some(Reason {
+                return Reason {
                     text: text.clone(),
                     is_expected: false,
-                });
+                };
             }
         };
         // The text of a `Failure` only names the verdict, and the log line has the verdict already.
@@ -59,10 +59,18 @@ impl Outcome {
             let answer = answer(name, error).filter(|_| kind == Kind::Rpc);
             answer.is_some_and(|answer| is_caused_by_caller(answer.code()))
         };
-        Some(Reason {
+        Reason {
             text,
             is_expected: find::<Overloaded>(error).is_some() || is_answer(),
-        })
+        }
+    }
+
+    /// Returns the error that the service returned. `None` after a panic.
+    pub(super) fn into_error(self) -> Option<BoxError> {
+        match self {
+            Self::Returned(error) => Some(error),
+            Self::Panicked(_) => None,
+        }
     }
 }
 
@@ -97,28 +105,27 @@ impl Policy {
         }
     }
 
-    /// Returns the verdict on a delivery. A redelivery without a delay gets the back-off for this
-    /// attempt, so that the log can show it.
+    /// Returns the verdict on a failed delivery: a dead letter if this was the last attempt. A
+    /// redelivery without a delay gets the back-off for this attempt, so that the log can show it.
     pub(super) fn verdict(
         &self,
         kind: Kind,
         name: &Name,
-        attempt: u32,
-        outcome: Outcome,
+        (attempt, max_attempts): (u32, u32),
+        failure: &ServiceFailure,
     ) -> Verdict {
-        let verdict = match outcome {
-            Outcome::Returned(Ok(reply)) => return Verdict::Done(Ok(reply)),
-            Outcome::Returned(Err(error)) => self.failed(kind, name, &error),
-            Outcome::Panicked(reason) => match kind {
+        let verdict = match failure {
+            ServiceFailure::Returned(error) => self.failed(kind, name, error),
+            ServiceFailure::Panicked(reason) => match kind {
                 Kind::Rpc => Verdict::Done(Err(internal())),
                 Kind::Task | Kind::Event => Verdict::Redeliver {
                     after: None,
                     counted: true,
-                    reason,
+                    reason: reason.clone(),
                 },
             },
         };
-        match verdict {
+        match verdict.limited(attempt, max_attempts) {
             Verdict::Redeliver {
                 after: None,
                 counted,
@@ -149,7 +156,11 @@ impl Policy {
                 reason: reason(),
             },
             Some(Settle::DeadLetter) => Verdict::DeadLetter {
-                reason: reason(),
+                // A `Failure` says who has decided.
+                reason: match find::<Failure>(&**error) {
+                    Some(_) => reason(),
+                    None => format!("given up by the worker as permanent: {}", reason()),
+                },
                 answer: answer(),
             },
             Some(Settle::Discard) => Verdict::Discard {
@@ -205,10 +216,11 @@ mod tests {
         expired: Expired::Drop,
         max_deliveries: 10,
         backoff: Backoff::exponential(Duration::from_secs(1), Duration::from_secs(60)).jitter(0.0),
+        on_give_up: None,
     };
 
     fn failed(kind: Kind, error: impl Into<BoxError>) -> Verdict {
-        POLICY.verdict(kind, &"a".into(), 1, Outcome::Returned(Err(error.into())))
+        POLICY.verdict(kind, &"a".into(), (1, 10), &ServiceFailure::Returned(error.into()))
     }
 
     fn answered(verdict: Verdict) -> RpcError {
@@ -274,9 +286,9 @@ mod tests {
         let answer = answered(failed(Kind::Rpc, NotFound::new(Kind::Rpc, "a".into())));
         assert_eq!(answer.code(), &RpcCode::NotFound);
         assert_eq!(answered(failed(Kind::Rpc, "password=1")), internal());
-        let panicked = Outcome::panicked(&"password=1");
+        let panicked = ServiceFailure::panicked(&"password=1");
         assert_eq!(
-            answered(POLICY.verdict(Kind::Rpc, &"a".into(), 1, panicked)),
+            answered(POLICY.verdict(Kind::Rpc, &"a".into(), (1, 10), &panicked)),
             internal()
         );
         let open = Policy {
@@ -286,8 +298,8 @@ mod tests {
         let shown = open.verdict(
             Kind::Rpc,
             &"a".into(),
-            1,
-            Outcome::Returned(Err("disk full".into())),
+            (1, 10),
+            &ServiceFailure::Returned("disk full".into()),
         );
         assert_eq!(answered(shown).message(), "disk full");
     }
@@ -304,9 +316,9 @@ mod tests {
             ..POLICY
         };
         for kind in [Kind::Task, Kind::Rpc] {
-            let outcome = Outcome::Returned(Err(unknown().into()));
+            let failure = ServiceFailure::Returned(unknown().into());
             assert!(matches!(
-                ignoring.verdict(kind, &"a".into(), 1, outcome),
+                ignoring.verdict(kind, &"a".into(), (1, 10), &failure),
                 Verdict::Discard {
                     reason: Discarded::Ignored,
                     answer: None

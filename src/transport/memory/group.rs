@@ -228,17 +228,15 @@ impl Group {
                 break;
             };
             // Checked before the message is decoded, because decoding it may kill the worker.
-            if retry.attempts >= settings.max_deliveries {
-                let reason = format!(
-                    "no worker settled it: {} of {} deliveries are used up",
-                    retry.attempts, settings.max_deliveries
-                );
+            if retry.attempts >= retry.entry.max_attempts(settings) {
+                let reason = format!("delivered {} times and never settled", retry.attempts);
                 tracing::warn!(
                     id = %retry.entry.id, stream = %settings.stream, group = %settings.group,
                     "a dead letter: {reason}"
                 );
                 self.dead_letter(&retry.entry, retry.attempts, reason, settings, context);
-                context.answer(&retry.entry, || Err(used_up()));
+                let error = "the request could not be handled";
+                context.answer(&retry.entry, || Err(RpcError::unavailable(error)));
                 continue;
             }
             if context.records.skips(settings, &retry.entry.fields) {
@@ -410,20 +408,12 @@ impl Group {
                     reason.clone_into(&mut status.reason);
                 });
         };
-        match verdict {
+        match verdict.limited(attempt, entry.max_attempts(settings)) {
             Verdict::Done(answer) => {
                 counters.done.increment();
                 ended(TaskState::Done, "");
                 observe(&|| Happened::answered(&answer));
                 context.answer(&entry, || answer);
-            }
-            Verdict::Redeliver {
-                counted: true,
-                reason,
-                ..
-            } if attempt >= settings.max_deliveries => {
-                self.dead_letter(&entry, attempt, reason, settings, context);
-                context.answer(&entry, || Err(used_up()));
             }
             Verdict::Redeliver {
                 after,
@@ -608,8 +598,4 @@ impl Group {
         let over = self.ending.range(..=(Instant::now(), Serial::MAX));
         self.backlog(log).waiting + over.count()
     }
-}
-
-fn used_up() -> RpcError {
-    RpcError::unavailable("the request has used up its deliveries")
 }

@@ -98,6 +98,7 @@ impl Deliverer {
             guard,
             origin,
             attempt: before.saturating_add(deliveries),
+            max_attempts: self.settle.max_deliveries,
             reply_to: None,
             task: None,
             sent_with: None,
@@ -112,7 +113,13 @@ impl Deliverer {
         };
         // The next attempt of an inherited entry is counted when it starts.
         let next = delivery.attempt.saturating_add(u32::from(is_inherited));
-        if next > self.settle.max_deliveries {
+        if let Some(max) = max_attempts(&fields) {
+            delivery.max_attempts = max;
+        }
+        // A sender cannot raise the number of deliveries in a row that no worker settles. In an owned
+        // partition the count of an entry is that of its attempts.
+        let is_poison = self.order.is_none() && deliveries > self.settle.max_deliveries;
+        if next > delivery.max_attempts || is_poison {
             delivery.attempt = next;
             // The payload is not decoded, since that may have crashed its workers.
             delivery.reply_to = ReplyTo::of_fields(&fields).map(Box::new);
@@ -207,6 +214,12 @@ impl Deliverer {
             }
         });
     }
+}
+
+/// Returns the number of attempts that the sender of a task has chosen.
+fn max_attempts(fields: &[(Bytes, Bytes)]) -> Option<u32> {
+    let max = value_of(fields, codec::MAX_ATTEMPTS)?;
+    std::str::from_utf8(max).ok()?.parse().ok()
 }
 
 /// Decodes the transport's fields of an entry on the retry stream. Returns the id of the message's

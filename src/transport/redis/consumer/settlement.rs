@@ -102,6 +102,8 @@ pub(super) struct Unsettled {
     /// The id of the message's first entry.
     pub(super) origin: StreamEntryId,
     pub(super) attempt: u32,
+    /// The number of attempts after which the message is given up.
+    pub(super) max_attempts: u32,
     pub(super) reply_to: Option<Box<ReplyTo>>,
     /// The id of the task, if this group records the task's status.
     pub(super) task: Option<Box<str>>,
