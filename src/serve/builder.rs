@@ -5,8 +5,8 @@ use std::{fmt, future::IntoFuture, time::Duration};
 use futures_util::future::{self, BoxFuture};
 
 use super::{
-    log::WorkerLog,
     give_up::{GivenUp, OnGiveUp},
+    log::WorkerLog,
     policy::Policy,
     signals::ShutdownSignals,
     worker::{Stop, Worker},

@@ -158,12 +158,7 @@ impl MessageLog {
     }
 
     /// Logs a failure and its consequence, in the message's span if a layer has set one.
-    pub(super) fn failed(
-        &self,
-        reason: &Reason,
-        verdict: &Verdict,
-        span: Option<Span>,
-    ) {
+    pub(super) fn failed(&self, reason: &Reason, verdict: &Verdict, span: Option<Span>) {
         let Some(consequence) = self.consequence(verdict) else {
             return;
         };
@@ -221,9 +216,10 @@ impl MessageLog {
                     false => format!("delivered again {when} (this was not counted as an attempt)"),
                 }
             }
-            Verdict::DeadLetter { .. } => {
+            Verdict::DeadLetter { .. } if attempt >= max_attempts => {
                 format!("a dead letter after attempt {attempt} of {max_attempts}")
             }
+            Verdict::DeadLetter { .. } => "a dead letter".to_owned(),
         })
     }
 }

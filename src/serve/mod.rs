@@ -71,6 +71,4 @@ mod policy;
 mod signals;
 mod worker;
 
-pub use self::{
-    builder::Serve, failure_span::log_failure_in_current_span, give_up::GivenUp,
-};
+pub use self::{builder::Serve, failure_span::log_failure_in_current_span, give_up::GivenUp};

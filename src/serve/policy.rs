@@ -125,7 +125,11 @@ impl Policy {
                 },
             },
         };
-        match verdict.limited(attempt, max_attempts) {
+        let verdict = match kind {
+            Kind::Event => verdict,
+            Kind::Task | Kind::Rpc => verdict.limited(attempt, max_attempts),
+        };
+        match verdict {
             Verdict::Redeliver {
                 after: None,
                 counted,
@@ -220,7 +224,12 @@ mod tests {
     };
 
     fn failed(kind: Kind, error: impl Into<BoxError>) -> Verdict {
-        POLICY.verdict(kind, &"a".into(), (1, 10), &ServiceFailure::Returned(error.into()))
+        POLICY.verdict(
+            kind,
+            &"a".into(),
+            (1, 10),
+            &ServiceFailure::Returned(error.into()),
+        )
     }
 
     fn answered(verdict: Verdict) -> RpcError {

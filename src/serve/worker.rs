@@ -14,9 +14,9 @@ use tower::{Service, ServiceExt, timeout::error::Elapsed};
 
 use super::{
     failure_span::observe,
+    give_up::GivenUp,
     in_flight::{Handle, InFlight, InFlightGuard},
     log::{self, MessageLog, WorkerLog},
-    give_up::GivenUp,
     policy::{Policy, ServiceFailure},
 };
 use crate::{
@@ -361,13 +361,20 @@ where
     S: MessageService,
 {
     let message_log = MessageLog::new(&message);
-    let kept = policy.on_give_up.as_ref().map(|_| message.clone());
+    let hooked = policy.on_give_up.as_ref();
+    // An event is not stored, so it is not given up either.
+    let kept = hooked.filter(|_| message.kind() != Kind::Event);
+    let kept = kept.map(|hook| (hook, message.clone()));
     let give_up = |verdict: &Verdict, error| {
         if let Verdict::DeadLetter { reason, .. } = verdict
-            && let (Some(hook), Some(message)) = (&policy.on_give_up, kept)
+            && let Some((hook, message)) = kept
         {
             let reason = reason.clone();
-            hook.call(GivenUp { message, reason, error });
+            hook.call(GivenUp {
+                message,
+                reason,
+                error,
+            });
         }
     };
     let attempt_timeout = message.parts().attempt_timeout;

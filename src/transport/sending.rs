@@ -101,7 +101,10 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
     if parts.max_attempts == Some(0) {
         return invalid("a task needs at least one attempt");
     }
-    if parts.attempt_timeout.is_some_and(|timeout| timeout.is_zero()) {
+    if parts
+        .attempt_timeout
+        .is_some_and(|timeout| timeout.is_zero())
+    {
         return invalid("an attempt needs some time");
     }
     match parts.replicas {

@@ -252,7 +252,10 @@ async fn a_key_whose_task_became_a_dead_letter_lets_the_task_be_sent_again() {
     assert!(again.is_duplicate() && !first.is_duplicate());
     settle(next(&mut source).await, dead("it failed")).await;
     let second = send().await.unwrap();
-    assert!(!second.is_duplicate(), "the receipt is that of the task which died");
+    assert!(
+        !second.is_duplicate(),
+        "the receipt is that of the task which died"
+    );
     assert_ne!(second.id(), first.id());
     let delivery = next(&mut source).await;
     assert_eq!(message(&delivery).parts().id.as_ref(), second.id());
@@ -272,7 +275,10 @@ async fn a_key_whose_dead_letter_was_purged_lets_the_task_be_sent_again() {
     let purged = redis.dead_letters().purge(Selection::All).await;
     assert_eq!(purged.unwrap(), 1);
     let second = send().await.unwrap();
-    assert!(!second.is_duplicate(), "the receipt is that of the purged task");
+    assert!(
+        !second.is_duplicate(),
+        "the receipt is that of the purged task"
+    );
     assert_ne!(second.id(), first.id());
     let delivery = next(&mut source).await;
     assert_eq!(message(&delivery).parts().id.as_ref(), second.id());
