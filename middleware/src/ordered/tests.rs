@@ -15,7 +15,6 @@ use crate::{
     keyed_mocks::{
         self, Handle, Inner, by_header, call, message, no_request, only_request, reached, task,
     },
-    panics::panic_text,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
