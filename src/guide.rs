@@ -261,6 +261,8 @@ pub mod http {
     //! [`Gateway::carry_header`]: crate::http_bridge::Gateway::carry_header
     //! [`max_body_bytes`]: crate::http_bridge::Gateway::max_body_bytes
     //! [`timeout`]: crate::http_bridge::Gateway::timeout
+    //! [`accept_content_type`]: crate::http_bridge::Gateway::accept_content_type
+    //! [`trust_header`]: crate::http_bridge::HttpHandler::trust_header
     //! [`HttpLayer`]: crate::http_bridge::HttpLayer
     //! [`Health`]: crate::http_bridge::Health
     //! [`Problem`]: crate::http_bridge::Problem

@@ -163,7 +163,10 @@ impl Policy {
                 // A `Failure` says who has decided.
                 reason: match find::<Failure>(&**error) {
                     Some(_) => reason(),
-                    None => format!("given up by the worker as permanent: {}", reason()),
+                    None => {
+                        let chain = chain(&**error);
+                        bounded(format!("given up by the worker as permanent: {chain}"))
+                    }
                 },
                 answer: answer(),
             },

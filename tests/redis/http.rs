@@ -73,7 +73,6 @@ const NOT_A_SENDERS: [&str; 8] = [
 ];
 
 #[tokio::test]
-#[ignore = "fault 31"]
 async fn credentials_and_origins_that_a_sender_has_made_up_do_not_reach_an_http_service() {
     let server = RedisServer::start().await;
     let redis = Redis::connect(&server.url()).await.unwrap().stream("s");

@@ -192,7 +192,11 @@ async fn only_listed_headers_go_along_in_both_directions() {
     ]
     .iter()
     .fold(post("/ping"), |request, name| {
-        request.header(*name, "value")
+        let value = match *name {
+            "content-encoding" => "identity",
+            _ => "value",
+        };
+        request.header(*name, value)
     });
     let response = ask(&gateway, request.body(Body::default()).unwrap()).await;
     let mut names: Vec<_> = response
