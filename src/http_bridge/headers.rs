@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use http::{
     HeaderMap, HeaderName,
     header::{
-        AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE,
-        COOKIE, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+        AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH,
+        CONTENT_TYPE, COOKIE, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -64,7 +65,10 @@ pub(super) fn strip_claims(headers: &mut HeaderMap, trusted: &[HeaderName]) {
             || name.as_str().starts_with("x-forwarded-")
     };
     let claims = headers.keys().filter(|name| is_claim(name));
-    let claims: Vec<_> = claims.filter(|name| !trusted.contains(name)).cloned().collect();
+    let claims: Vec<_> = claims
+        .filter(|name| !trusted.contains(name))
+        .cloned()
+        .collect();
     for name in claims {
         headers.remove(name);
     }

@@ -74,6 +74,7 @@
 //! | the body is too long, breaks off, or does not arrive within the [timeout](Gateway::timeout) | 413, 400, 408 |
 //! | the body is compressed, or forms of other sites can send its [type](Gateway::accept_content_type) | 415 |
 //! | `Idempotency-Key` or CloudEvents headers are invalid | 400 |
+//! | the `Idempotency-Key` is that of a request with another body | 422 |
 //!
 //! Every error is a [`Problem`]; a 503 has a `Retry-After`.
 //!

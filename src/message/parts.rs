@@ -221,6 +221,10 @@ pub struct Parts {
     /// For sending a task: of the tasks with the same key, only one is stored within the
     /// transport's idempotency window. Ignored by services that handle the task in this process.
     pub idempotency_key: Option<IdempotencyKey>,
+    /// For sending a task with an idempotency key: a digest of its content. If the key is that of an
+    /// earlier task with another digest, the call fails with a
+    /// [reused key](crate::Error::is_reused_key).
+    pub content_digest: Option<u64>,
     /// For sending a task: its unique key. Ignored by services that handle the task in this process.
     pub unique: Option<Unique>,
     /// For sending a task: the time for which its status is kept after its end. `None` if its status
@@ -273,6 +277,7 @@ impl Parts {
             to: None,
             due: None,
             idempotency_key: None,
+            content_digest: None,
             unique: None,
             tracked: None,
             max_attempts: None,

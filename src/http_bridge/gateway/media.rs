@@ -57,11 +57,17 @@ mod tests {
 
     #[test]
     fn types_of_forms_are_refused_unless_they_are_accepted() {
-        assert!(is_taken(Method::POST, &[("content-type", "Text/Plain; charset=utf-8")]));
+        assert!(is_taken(
+            Method::POST,
+            &[("content-type", "Text/Plain; charset=utf-8")]
+        ));
         assert!(is_taken(Method::POST, &[("content-type", "image/png")]));
         let form = ("content-type", "Multipart/Form-Data;boundary=x");
         assert!(!is_taken(Method::POST, &[form]));
-        assert!(!is_taken(Method::POST, &[("content-type", "application/json"), form]));
+        assert!(!is_taken(
+            Method::POST,
+            &[("content-type", "application/json"), form]
+        ));
     }
 
     #[test]
@@ -70,13 +76,22 @@ mod tests {
         assert!(!is_taken(Method::POST, &[origin]));
         assert!(is_taken(Method::POST, &[]));
         assert!(is_taken(Method::GET, &[origin]));
-        assert!(is_taken(Method::POST, &[origin, ("content-type", "application/json")]));
+        assert!(is_taken(
+            Method::POST,
+            &[origin, ("content-type", "application/json")]
+        ));
     }
 
     #[test]
     fn an_encoding_other_than_identity_is_refused() {
-        assert!(is_taken(Method::POST, &[("content-encoding", " Identity ")]));
-        let twice = [("content-encoding", "identity"), ("content-encoding", "zstd")];
+        assert!(is_taken(
+            Method::POST,
+            &[("content-encoding", " Identity ")]
+        ));
+        let twice = [
+            ("content-encoding", "identity"),
+            ("content-encoding", "zstd"),
+        ];
         assert!(!is_taken(Method::POST, &twice));
         assert!(!is_taken(Method::POST, &[("content-encoding", "")]));
     }

@@ -134,7 +134,7 @@ async fn nothing_but_the_routes_is_taken() {
     for (method, path, allow) in [
         (Method::GET, "/ping", "POST"),
         (Method::OPTIONS, "/orders/create", "POST"),
-        (Method::POST, "/v1/ping", "GET"),
+        (Method::POST, "/v1/ping", "GET, HEAD"),
     ] {
         let request = Request::builder().method(method).uri(path);
         let response = ask(&gateway, request.body(Body::default()).unwrap()).await;

@@ -7,9 +7,9 @@ local LONGEST_WINDOW = 3155760000000
 --       ms to keep the idempotency key once the task is due, 1 if replicas confirm the task, ms to
 --       keep the task's record ('' = it has none), for a conflict of its unique key: 'keep' |
 --       'replace' | 'refuse' ('' = it has no unique key), the unique key, the group of the record,
---       field, value….
+--       the digest of the content ('' = none), field, value….
 -- Returns: the id of the task, and 0 if it is new | 1 it is an earlier task | 2 refused for that
---          earlier task.
+--          earlier task | 3 refused, since that earlier task has other content.
 local function accept(keys, args, at, last)
   local stream, due_key, bodies, idempotency = keys[1], keys[2], keys[3], keys[4]
   local when, time, id = args[at], args[at + 1], args[at + 2]
@@ -18,7 +18,9 @@ local function accept(keys, args, at, last)
     if known then
       -- `WAIT` covers only the writes of one connection, so this connection writes the record too.
       if args[at + 4] == '1' then redis.call('SET', idempotency, known, 'KEEPTTL') end
-      return known, 1
+      local other, digest = string.match(known, '^(%S+) ?(.*)$')
+      if digest ~= '' and args[at + 9] ~= '' and digest ~= args[at + 9] then return other, 3 end
+      return other, 1
     end
   end
 
@@ -43,7 +45,7 @@ local function accept(keys, args, at, last)
   end
 
   local fields, name = {}, ''
-  for i = at + 9, last do fields[#fields + 1] = args[i] end
+  for i = at + 10, last do fields[#fields + 1] = args[i] end
   for i = 1, #fields, 2 do
     if fields[i] == 'name' then name = fields[i + 1] end
   end
@@ -68,7 +70,8 @@ local function accept(keys, args, at, last)
   end
   if idempotency then
     local window = math.min(math.max(due - now, 0) + args[at + 3], LONGEST_WINDOW)
-    redis.call('SET', idempotency, id, 'PX', string.format('%.0f', window))
+    local value = args[at + 9] == '' and id or id .. ' ' .. args[at + 9]
+    redis.call('SET', idempotency, value, 'PX', string.format('%.0f', window))
   end
   if keep ~= '' then
     redis.call('HSET', record_of(base, group, id), 'state', due > now and 'delayed' or 'waiting',

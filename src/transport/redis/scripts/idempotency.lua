@@ -1,5 +1,5 @@
--- Idempotency keys. `<base>:idem:<key>` is the id of the task that was sent with the key, with a
--- time to live. The task's entry has the key in the field '~k'.
+-- Idempotency keys. `<base>:idem:<key>` is the id of the task that was sent with the key, and, behind
+-- a space, the digest of its content, if its sender has given one. It has a time to live. The task's entry has the key in the field '~k'.
 
 -- Returns the idempotency key of an entry's task, or nil, and the id that its sender has got.
 local function sent_with(fields, origin)
@@ -16,5 +16,6 @@ end
 -- worker without a right to the key leaves it, since the task ends all the same.
 local function free_idempotency(base, key, id)
   local name = base .. ':idem:' .. key
-  if redis.pcall('GET', name) == id then redis.pcall('DEL', name) end
+  local holder = redis.pcall('GET', name)
+  if type(holder) == 'string' and string.match(holder, '^%S+') == id then redis.pcall('DEL', name) end
 end
