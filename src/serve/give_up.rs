@@ -38,7 +38,7 @@ impl OnGiveUp {
         let name = given_up.message.name().clone();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.0)(given_up))) {
             let text = panic_text(&*panic);
-            let (name, text) = (Shown::new(&name), Shown::new(&text));
+            let (name, text) = (Shown::new(&name), Shown::new(text));
             tracing::error!(%name, "the function for messages that are given up panicked: {text}");
         }
     }
