@@ -79,8 +79,13 @@ pub mod guarantees {
 }
 
 pub mod jobs {
-    //! Follow-ups, unique tasks, and the status of tasks.
+    //! Follow-ups, unique tasks, the status of tasks, and their attempts.
     //!
+    //! [`max_deliveries`]: crate::transport::Settings::max_deliveries
+    //! [`Parts::max_attempts`]: crate::Parts::max_attempts
+    //! [`Failure`]: crate::Failure
+    //! [`on_give_up`]: crate::serve::Serve::on_give_up
+    //! [`enqueue_calls`]: crate::Client::enqueue_calls
     //! [`Outbox`]: crate::Outbox
     //! [`Lease`]: crate::Lease
     //! [`Lease::cancelled`]: crate::Lease::cancelled
@@ -91,6 +96,18 @@ pub mod jobs {
     #![cfg_attr(feature = "redis", doc = "[`value_key`]: crate::Redis::value_key")]
     //!
     #![doc = include_str!("../docs/jobs.md")]
+}
+
+pub mod databases {
+    //! Recipes for an outbox table and an inbox table.
+    //!
+    //! [`Outbox`]: crate::Outbox
+    //! [`enqueue_calls`]: crate::Client::enqueue_calls
+    //! [`idempotency_window`]: crate::transport::Settings::idempotency_window
+    //! [idempotency key]: crate::client::Call::idempotency_key
+    //!
+    // Its code needs sqlx, so `examples/database` tests it.
+    #![cfg_attr(not(doctest), doc = include_str!("../docs/databases.md"))]
 }
 
 pub mod layers {
@@ -123,6 +140,7 @@ pub mod durability {
     //! The effect of a Redis server's settings on the guarantees.
     //!
     //! [guarantees]: crate::guide::guarantees
+    //! [databases]: crate::guide::databases
     //! [`Redis::state`]: crate::Redis::state
     //! [`Redis::stats`]: crate::Redis::stats
     //! [`Redis::counts`]: crate::Redis::counts
@@ -243,6 +261,8 @@ pub mod http {
     //! [`Gateway::carry_header`]: crate::http_bridge::Gateway::carry_header
     //! [`max_body_bytes`]: crate::http_bridge::Gateway::max_body_bytes
     //! [`timeout`]: crate::http_bridge::Gateway::timeout
+    //! [`accept_content_type`]: crate::http_bridge::Gateway::accept_content_type
+    //! [`trust_header`]: crate::http_bridge::HttpHandler::trust_header
     //! [`HttpLayer`]: crate::http_bridge::HttpLayer
     //! [`Health`]: crate::http_bridge::Health
     //! [`Problem`]: crate::http_bridge::Problem

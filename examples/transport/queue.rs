@@ -175,7 +175,10 @@ impl Queue {
             parts.deadline = left.map(Deadline::after);
             message
         });
+        let chosen = content.as_ref().ok();
+        let chosen = chosen.and_then(|message| message.parts().max_attempts);
         let held = Held {
+            max_attempts: chosen.unwrap_or(self.settings.max_deliveries),
             queue: self.clone(),
             entry: Some(entry),
         };
@@ -185,6 +188,7 @@ impl Queue {
 
 /// The right to settle one delivery.
 pub(crate) struct Held {
+    max_attempts: u32,
     queue: Queue,
     entry: Option<Entry>,
 }
@@ -198,16 +202,10 @@ impl SettleDelivery for Held {
         let Some(mut entry) = self.entry.take() else {
             return on_settled(Ok(()));
         };
-        let settings = &self.queue.settings;
-        let used_up = entry.attempts >= settings.max_deliveries;
-        match verdict {
-            Verdict::Redeliver {
-                counted, reason, ..
-            } if counted && used_up => {
-                eprintln!("{} is given up: {reason}", entry.id);
-            }
+        match verdict.limited(entry.attempts, self.max_attempts) {
             Verdict::Redeliver { after, counted, .. } => {
-                let after = after.unwrap_or_else(|| settings.backoff.after(entry.attempts));
+                let backoff = self.queue.settings.backoff;
+                let after = after.unwrap_or_else(|| backoff.after(entry.attempts));
                 entry.attempts -= u32::from(!counted);
                 self.queue.put_later(entry, after);
             }

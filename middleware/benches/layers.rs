@@ -61,7 +61,7 @@ fn lines(bench: &Bench) {
     bench.line("rate_limit, by key", rate_limit);
     bench.line("request_id", RequestIdLayer::new());
     bench.line("retry, policy", RetryLayer::new(RetryPolicy::new(3)));
-    bench.line("retry, durable", DurableRetryLayer::new(5));
+    bench.line("retry, durable", DurableRetryLayer::new().max_attempts(5));
     let timeout = campanile_middleware::TimeoutLayer::new(30 * SECOND);
     bench.line("timeout", timeout);
     bench.line("trace, no subscriber", TraceLayer::new());

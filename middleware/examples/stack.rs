@@ -93,7 +93,7 @@ fn app() -> Router<Prices> {
                 .concurrency_limit(32)
                 .layer(by_tenant)
                 .layer(IdempotencyLayer::new(MemoryStore::new()))
-                .layer(DurableRetryLayer::new(5))
+                .layer(DurableRetryLayer::new().max_attempts(5))
                 .layer(MapFailureLayer::new(|error| {
                     find::<ParseIntError>(&**error).map(|_| Failure::dead_letter())
                 }))

@@ -7,7 +7,7 @@
 //! use campanile_middleware::{Class, DurableRetryLayer, class};
 //! use std::io;
 //!
-//! let layer = DurableRetryLayer::new(5).classify(|error| match campanile::error::find::<io::Error>(error) {
+//! let layer = DurableRetryLayer::new().classify(|error| match campanile::error::find::<io::Error>(error) {
 //!     Some(error) if error.kind() == io::ErrorKind::NotFound => Class::Permanent,
 //!     _ => class::classify(error),
 //! });

@@ -31,8 +31,10 @@
 //! layers and the handler inside, that time is the [`Deadline`] of the message. A request whose
 //! deadline has passed before the call, for example in the queue of a limit, is not started.
 //!
-//! A task or an event ends after the default. Its deadline does not limit its work: that is the
-//! time until which a task must [start](campanile::client::Call::expires_after).
+//! A task or an event ends after the default; a task with a limit of [its
+//! own](campanile::client::Call::attempt_timeout) ends after that instead. Its deadline does not
+//! limit its work: that is the time until which a task must
+//! [start](campanile::client::Call::expires_after).
 //!
 //! # Clocks
 //! A transport sends a deadline as a time to live, which starts when the server accepts the message
@@ -129,8 +131,9 @@ impl<S> Timeout<S> {
     }
 
     fn limit(&self, message: &mut Message) -> Option<Deadline> {
-        let default = self.default.map(Deadline::after);
         let parts = message.parts_mut();
+        let default = parts.attempt_timeout.or(self.default);
+        let default = default.map(Deadline::after);
         // The deadline of a task limits only its start, so it is not changed: a client's transport
         // would send it as the task's time to live.
         if parts.kind != Kind::Rpc {
@@ -266,6 +269,17 @@ mod tests {
             waited(layer, Message::event("a", "")).await,
             (3 * SECOND, None)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_with_a_limit_of_its_own_ends_after_that() {
+        for layer in [TimeoutLayer::new(3 * SECOND), TimeoutLayer::by_deadline()] {
+            for limit in [SECOND, 9 * SECOND] {
+                let mut task = Message::task("a", "");
+                task.parts_mut().attempt_timeout = Some(limit);
+                assert_eq!(waited(layer, task).await, (limit, None));
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -184,8 +184,14 @@ impl<S> Call<S, Receipt> {
     /// [outcome is unknown](Error::is_unknown_outcome).
     ///
     /// The server keeps the key for the transport's
-    /// [`idempotency_window`](crate::transport::Settings::idempotency_window), even if the task
-    /// ends earlier. A key that is empty or longer than 1024 bytes is refused.
+    /// [`idempotency_window`](crate::transport::Settings::idempotency_window), which starts when
+    /// the task is due, even if the task is done earlier. A task that is given up, discarded or
+    /// cancelled frees its key, so it can be sent again. If the stream has several groups, the first
+    /// group that gives the task up frees the key. A key that is empty or longer than 1024 bytes is
+    /// refused.
+    ///
+    /// The receipt of a repeated call has the id of the first task, and
+    /// [is a duplicate](Receipt::is_duplicate).
     pub fn idempotency_key(mut self, key: impl Into<IdempotencyKey>) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().idempotency_key = Some(key.into());
@@ -235,6 +241,44 @@ impl<S> Call<S, Receipt> {
     pub fn tracked(mut self, keep: Duration) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().tracked = Some(keep);
+        }
+        self
+    }
+
+    /// Sets how long each attempt at the task may run. An attempt that takes longer is dropped at its
+    /// current `.await` and has failed, so the task is delivered again. The time of an attempt
+    /// starts when the layers are ready and the handler is called.
+    ///
+    /// This limits neither the call ([`timeout`](Self::timeout)) nor the wait for the first attempt
+    /// ([`expires_after`](Self::expires_after)). Zero is refused.
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        if let Ok(message) = &mut self.message {
+            message.parts_mut().attempt_timeout = Some(timeout);
+        }
+        self
+    }
+
+    /// Sets the number of attempts after which the task is given up and becomes a dead letter,
+    /// instead of the workers'
+    /// [`max_deliveries`](crate::transport::Settings::max_deliveries). Zero is refused.
+    ///
+    /// ```
+    /// # async fn run() -> Result<(), campanile::Error> {
+    /// use std::time::Duration;
+    /// use campanile::{Client, transport::memory::Memory};
+    ///
+    /// let client = Client::new(Memory::new());
+    /// client
+    ///     .enqueue("payments.book", "7")
+    ///     .max_attempts(3)
+    ///     .attempt_timeout(Duration::from_secs(10))
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        if let Ok(message) = &mut self.message {
+            message.parts_mut().max_attempts = Some(attempts);
         }
         self
     }
@@ -290,6 +334,44 @@ impl<S> Call<S, Receipt> {
     }
 }
 
+impl<S, R> Call<S, R> {
+    /// Returns the message as it is sent, and the timeout of the call.
+    pub(super) fn prepare(self) -> PreparedCall {
+        self.into_parts().1
+    }
+
+    fn into_parts(self) -> (S, PreparedCall) {
+        let message = self.message.map(|mut message| {
+            // The timeout of a task bounds only the sending. `expires_after` sets the deadline for
+            // workers.
+            let parts = message.parts_mut();
+            if parts.kind == Kind::Rpc {
+                parts.deadline = self.timeout.map(Deadline::after);
+            } else if let Some(time_to_live) = self.time_to_live {
+                let wait = parts.due.map(Due::wait).unwrap_or_default();
+                parts.deadline = Some(Deadline::after(wait.saturating_add(time_to_live)));
+            }
+            message
+        });
+        let call = PreparedCall {
+            message,
+            timeout: self.timeout,
+        };
+        (self.service, call)
+    }
+}
+
+/// A message as it is sent, and the timeout of its call.
+pub(super) struct PreparedCall {
+    pub(super) message: Result<Message, Error>,
+    pub(super) timeout: Option<Duration>,
+}
+
+/// Returns the error of a call that has timed out.
+pub(super) fn no_answer(timeout: Duration) -> Error {
+    Error::new(ErrorKind::Timeout, format!("no answer within {timeout:?}"))
+}
+
 fn append<K, V>(message: &mut Message, name: K, value: V) -> Result<(), Error>
 where
     HeaderName: TryFrom<K, Error: Into<http::Error>>,
@@ -326,26 +408,16 @@ where
 
     fn into_future(self) -> CallFuture<S, R> {
         let deadline = self.timeout.map(Deadline::after);
-        let (call, refused) = match self.message {
-            Ok(mut message) => {
-                // The timeout of a task bounds only the sending. `expires_after` sets the deadline
-                // for workers.
-                let parts = message.parts_mut();
-                if parts.kind == Kind::Rpc {
-                    parts.deadline = deadline;
-                } else if let Some(time_to_live) = self.time_to_live {
-                    let wait = parts.due.map(Due::wait).unwrap_or_default();
-                    parts.deadline = Some(Deadline::after(wait.saturating_add(time_to_live)));
-                }
-                (Some(self.service.oneshot(message)), None)
-            }
+        let (service, PreparedCall { message, timeout }) = self.into_parts();
+        let (call, refused) = match message {
+            Ok(message) => (Some(service.oneshot(message)), None),
             Err(error) => (None, Some(error)),
         };
         CallFuture {
             call,
             refused,
             timer: deadline.map(|deadline| sleep_until(deadline.0)),
-            timeout: self.timeout,
+            timeout,
             reply: PhantomData,
         }
     }
@@ -394,10 +466,7 @@ where
             None => Poll::Pending,
             Some(timer) => {
                 ready!(timer.poll(cx));
-                Poll::Ready(Err(Error::new(
-                    ErrorKind::Timeout,
-                    format!("no answer within {:?}", this.timeout.unwrap_or_default()),
-                )))
+                Poll::Ready(Err(no_answer(this.timeout.unwrap_or_default())))
             }
         }
     }

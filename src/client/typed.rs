@@ -5,7 +5,10 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use tower::ServiceExt;
 
-use super::{Call, Receipt};
+use super::{
+    Call, Receipt,
+    call::{PreparedCall, no_answer},
+};
 use crate::{
     error::{Error, ErrorKind},
     message::{Deadline, Kind, Message, Name, ReplyMode},
@@ -143,13 +146,58 @@ where
         name: impl Into<Name>,
         payloads: impl IntoIterator<Item = P>,
     ) -> Vec<Result<Receipt, Error>> {
-        const MAX_CALLS: usize = 1_024;
         let name = self.full_name(&name.into());
-        let payloads = payloads.into_iter();
-        let mut results = Vec::with_capacity(payloads.size_hint().0);
+        let tasks = payloads.into_iter().map(|payload| PreparedCall {
+            message: build(Kind::Task, name.clone(), payload),
+            timeout: None,
+        });
+        self.send_tasks(tasks).await
+    }
+
+    /// Sends many tasks, each with its own name and options, in few round trips. The results are in
+    /// the order of the calls.
+    ///
+    /// Otherwise it is as [`enqueue_all`](Self::enqueue_all). The calls may be those of a clone of
+    /// this client with another prefix; all tasks are sent by the service of this client.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use campanile::{Client, transport::memory::Memory};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), campanile::Error> {
+    /// let client = Client::new(Memory::new());
+    /// let reminders = (1..=3).map(|day| {
+    ///     client
+    ///         .enqueue("orders.remind", "7")
+    ///         .delay(Duration::from_secs(day * 24 * 3600))
+    ///         .idempotency_key(format!("order 7, day {day}"))
+    /// });
+    /// for receipt in client.enqueue_calls(reminders).await {
+    ///     println!("{}", receipt?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, it is unknown which tasks were sent.
+    pub async fn enqueue_calls(
+        &self,
+        calls: impl IntoIterator<Item = Call<S, Receipt>>,
+    ) -> Vec<Result<Receipt, Error>> {
+        self.send_tasks(calls.into_iter().map(Call::prepare)).await
+    }
+
+    async fn send_tasks(
+        &self,
+        tasks: impl Iterator<Item = PreparedCall>,
+    ) -> Vec<Result<Receipt, Error>> {
+        const MAX_CALLS: usize = 1_024;
+        let mut results = Vec::with_capacity(tasks.size_hint().0);
         let mut calls = FuturesOrdered::new();
         let mut service = self.service.clone();
-        for payload in payloads {
+        for task in tasks {
             // Polls the calls during the wait, because the service may become ready only after a
             // call ends.
             let ready = loop {
@@ -160,7 +208,8 @@ where
                     Some(result) = calls.next() => results.push(result),
                 }
             };
-            let started = match (ready, build(Kind::Task, name.clone(), payload)) {
+            let PreparedCall { message, timeout } = task;
+            let started = match (ready, message) {
                 (Ok(()), Ok(message)) => Ok(service.call(message)),
                 (Err(error), _) => {
                     // A service that failed to become ready must not be used again.
@@ -169,9 +218,16 @@ where
                 }
                 (_, Err(error)) => Err(error),
             };
-            calls.push_back(async {
-                let reply = started?.await.map_err(Error::from_service)?;
-                Ok(Receipt::from(reply))
+            calls.push_back(async move {
+                let sent = started?;
+                let reply = match timeout {
+                    None => sent.await,
+                    Some(timeout) => match tokio::time::timeout(timeout, sent).await {
+                        Ok(reply) => reply,
+                        Err(_) => return Err(no_answer(timeout)),
+                    },
+                };
+                Ok(Receipt::from(reply.map_err(Error::from_service)?))
             });
         }
         // This clone may hold a reservation that was not used.

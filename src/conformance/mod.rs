@@ -71,6 +71,7 @@ mod crowds;
 mod dead;
 mod events;
 mod factory;
+mod giving_up;
 mod groups;
 mod limits;
 mod messages;
@@ -111,6 +112,12 @@ pub use self::{
         sharded_events_have_their_own_audience,
     },
     factory::{Capabilities, Factory},
+    giving_up::{
+        a_key_is_free_once_its_task_was_given_up,
+        a_task_is_given_up_after_its_own_number_of_attempts,
+        a_task_that_is_given_up_frees_no_key_of_another,
+        a_task_that_kills_its_workers_frees_its_idempotency_key,
+    },
     groups::{
         a_group_continues_at_its_position, a_group_starts_at_its_start,
         a_new_group_beside_another_must_choose_its_start,
@@ -225,6 +232,10 @@ macro_rules! conformance_tests {
             an_uncounted_redelivery_is_no_attempt
             a_released_delivery_goes_to_another_worker_at_once
             a_message_whose_deliveries_are_used_up_becomes_a_dead_letter
+            a_task_is_given_up_after_its_own_number_of_attempts
+            a_key_is_free_once_its_task_was_given_up
+            a_task_that_is_given_up_frees_no_key_of_another
+            a_task_that_kills_its_workers_frees_its_idempotency_key
             a_dead_letter_keeps_its_fields_and_the_reason
             a_discarded_message_is_not_delivered_again
             dead_letters_are_listed_in_pages_and_found_by_id

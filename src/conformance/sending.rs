@@ -280,7 +280,16 @@ pub async fn an_invalid_message_is_refused<F: Factory>(factory: &F) {
         message
     };
     let brief = Duration::from_millis(1);
+    let limited = |mut message: Message, attempts, timeout| {
+        message.parts_mut().max_attempts = attempts;
+        message.parts_mut().attempt_timeout = timeout;
+        message
+    };
     let mut invalid = vec![
+        limited(Message::rpc("a", ""), Some(1), None),
+        limited(Message::rpc("a", ""), None, Some(brief)),
+        limited(task(), Some(0), None),
+        limited(task(), None, Some(Duration::ZERO)),
         replicated(Message::event("a", ""), 1, brief),
         replicated(Message::rpc("a", ""), 1, brief),
         replicated(task(), 0, brief),

@@ -29,6 +29,8 @@ pub(crate) enum ErrorKind {
     Unreplicated,
     /// The message is not stored, since another task has its unique key.
     Duplicate,
+    /// The message is not stored, since an earlier task with other content has its idempotency key.
+    ReusedKey,
     /// The server refused the command.
     Refused,
     /// The caller's input cannot be sent.
@@ -98,6 +100,13 @@ impl Error {
     pub fn duplicate(id: MessageId) -> Self {
         let text = format!("the task `{id}` has the same unique key and has not ended");
         Self::new(ErrorKind::Duplicate, text).with_source(StoredMessage { id, source: None })
+    }
+
+    /// Creates the error of a task that was refused because the earlier task with this id has the
+    /// same idempotency key and other content.
+    pub fn reused_key(id: MessageId) -> Self {
+        let text = format!("the task `{id}` has the same idempotency key and other content");
+        Self::new(ErrorKind::ReusedKey, text).with_source(StoredMessage { id, source: None })
     }
 
     /// Creates the error of an operation whose timeout passed.
@@ -193,8 +202,16 @@ impl Error {
         self.kind == ErrorKind::Duplicate
     }
 
+    /// Returns `true` if the task was refused because an earlier task has the same idempotency key
+    /// and another [digest](crate::Parts::content_digest). [`stored_id`](Self::stored_id) returns
+    /// the id of that task.
+    pub fn is_reused_key(&self) -> bool {
+        self.kind == ErrorKind::ReusedKey
+    }
+
     /// Returns the id of the message if it is stored although the call failed. For a
-    /// [duplicate](Self::is_duplicate), returns the id of the other task.
+    /// [duplicate](Self::is_duplicate) or a [reused key](Self::is_reused_key), returns the id of the
+    /// other task.
     pub fn stored_id(&self) -> Option<&MessageId> {
         find::<StoredMessage>(self.source.as_deref()?).map(|stored| &stored.id)
     }

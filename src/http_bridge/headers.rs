@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use http::{
     HeaderMap, HeaderName,
     header::{
-        CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, HOST,
-        PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+        AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH,
+        CONTENT_TYPE, COOKIE, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -51,6 +52,24 @@ pub(super) fn strip_connection(headers: &mut HeaderMap) {
         TRANSFER_ENCODING,
         UPGRADE,
     ] {
+        headers.remove(name);
+    }
+}
+
+/// Removes the headers by which an HTTP service knows who is calling, since the sender of a message
+/// has set them. `trusted` are kept.
+pub(super) fn strip_claims(headers: &mut HeaderMap, trusted: &[HeaderName]) {
+    let is_claim = |name: &HeaderName| {
+        [AUTHORIZATION, COOKIE, FORWARDED].contains(name)
+            || name == "x-real-ip"
+            || name.as_str().starts_with("x-forwarded-")
+    };
+    let claims = headers.keys().filter(|name| is_claim(name));
+    let claims: Vec<_> = claims
+        .filter(|name| !trusted.contains(name))
+        .cloned()
+        .collect();
+    for name in claims {
         headers.remove(name);
     }
 }
@@ -137,6 +156,19 @@ mod tests {
         ]);
         strip_connection(&mut all);
         assert_eq!(all, headers(&[("x-tenant", "acme")]));
+    }
+
+    #[test]
+    fn headers_by_which_a_service_knows_its_caller_are_removed_unless_they_are_trusted() {
+        let mut all = headers(&[
+            ("authorization", "Bearer forged"),
+            ("x-forwarded-port", "443"),
+            ("cookie", "session=forged"),
+            ("x-tenant", "acme"),
+        ]);
+        strip_claims(&mut all, &[COOKIE]);
+        let kept = [("cookie", "session=forged"), ("x-tenant", "acme")];
+        assert_eq!(all, headers(&kept));
     }
 
     #[test]

@@ -45,7 +45,7 @@
 //! An [`HttpHandler`] turns a message into a `POST` to the [path](path()) of its name,
 //! `/orders/create` for `orders.create`, unless a [target](HttpHandler::target) is set. The body is
 //! the payload. The request has the message's headers, except those that are valid only for one
-//! connection, and the headers [`KIND`], [`NAME`], [`ATTEMPT`] and [`ID`]. Its extensions are the
+//! connection and those that a service [trusts](HttpHandler::trust_header), and the headers [`KIND`], [`NAME`], [`ATTEMPT`] and [`ID`]. Its extensions are the
 //! message's extensions, and an [`Origin`] with the message's other parts. CloudEvents headers of
 //! the message are kept; if it has none, they can be [added](HttpHandler::cloud_events).
 //!
@@ -71,8 +71,10 @@
 //! | a request was answered with an error | [by its code](status()) |
 //! | a message could not be sent | 502, 503, 504 or 400, as [`Problem`] says |
 //! | the gateway has no route for the path, or not for the method | 404, 405 |
-//! | the body is too long, or breaks off | 413, 400 |
+//! | the body is too long, breaks off, or does not arrive within the [timeout](Gateway::timeout) | 413, 400, 408 |
+//! | the body is compressed, or forms of other sites can send its [type](Gateway::accept_content_type) | 415 |
 //! | `Idempotency-Key` or CloudEvents headers are invalid | 400 |
+//! | the `Idempotency-Key` is that of a request with another body | 422 |
 //!
 //! Every error is a [`Problem`]; a 503 has a `Retry-After`.
 //!

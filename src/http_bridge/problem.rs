@@ -163,6 +163,12 @@ impl Problem {
                 "unreplicated",
                 "the message is stored, and not confirmed by enough replicas",
             )
+        } else if error.is_reused_key() {
+            (
+                422,
+                "reused_key",
+                "the idempotency key is that of a request with another body",
+            )
         } else if error.is_timeout() {
             (
                 504,

@@ -221,11 +221,22 @@ pub struct Parts {
     /// For sending a task: of the tasks with the same key, only one is stored within the
     /// transport's idempotency window. Ignored by services that handle the task in this process.
     pub idempotency_key: Option<IdempotencyKey>,
+    /// For sending a task with an idempotency key: a digest of its content. If the key is that of an
+    /// earlier task with another digest, the call fails with a
+    /// [reused key](crate::Error::is_reused_key).
+    pub content_digest: Option<u64>,
     /// For sending a task: its unique key. Ignored by services that handle the task in this process.
     pub unique: Option<Unique>,
     /// For sending a task: the time for which its status is kept after its end. `None` if its status
     /// is not recorded. Ignored by services that handle the task in this process.
     pub tracked: Option<Duration>,
+    /// For a task: the number of attempts after which it is given up, if its sender has chosen one.
+    /// Sent with the task. In a delivery that [`serve`](crate::serve()) handles, the number that
+    /// counts: that of the sender, or else the worker's
+    /// [`max_deliveries`](crate::transport::Settings::max_deliveries).
+    pub max_attempts: Option<u32>,
+    /// For a task: the maximum duration of each attempt. Sent with the task.
+    pub attempt_timeout: Option<Duration>,
     /// For a task or a request: the key that chooses its partition, if its sender has a
     /// [partitioned](crate::transport::Streams::partitioned) stream. Sent with the message.
     pub partition_key: Option<PartitionKey>,
@@ -266,8 +277,11 @@ impl Parts {
             to: None,
             due: None,
             idempotency_key: None,
+            content_digest: None,
             unique: None,
             tracked: None,
+            max_attempts: None,
+            attempt_timeout: None,
             partition_key: None,
             replicas: None,
             reply_mode: ReplyMode::default(),
@@ -279,6 +293,12 @@ impl Parts {
             lease: None,
             matched: None,
         }
+    }
+
+    /// Returns `true` if the message is given up when this attempt fails. Returns `false` for a
+    /// message that was not delivered by [`serve`](crate::serve()).
+    pub fn is_last_attempt(&self) -> bool {
+        self.max_attempts.is_some_and(|max| self.attempt.0 >= max)
     }
 
     /// Returns the route that the router chose for the message; `None` outside a router. Layers of

@@ -5,6 +5,7 @@ use std::{fmt, future::IntoFuture, time::Duration};
 use futures_util::future::{self, BoxFuture};
 
 use super::{
+    give_up::{GivenUp, OnGiveUp},
     log::WorkerLog,
     policy::Policy,
     signals::ShutdownSignals,
@@ -30,6 +31,7 @@ where
         transport,
         app,
         expose_error_text: false,
+        on_give_up: None,
         graceful: Box::pin(future::pending()),
         forced: Box::pin(future::pending()),
         shutdown_deadline: Duration::from_secs(30),
@@ -42,6 +44,7 @@ pub struct Serve<T, A> {
     transport: T,
     app: A,
     expose_error_text: bool,
+    on_give_up: Option<OnGiveUp>,
     graceful: BoxFuture<'static, ()>,
     forced: BoxFuture<'static, ()>,
     shutdown_deadline: Duration,
@@ -99,6 +102,30 @@ impl<T, A> Serve<T, A> {
         self.expose_error_text = true;
         self
     }
+
+    /// Calls this function with each message that the worker gives up, just before the message
+    /// becomes a dead letter: after its last attempt, after an error that no attempt can cure, or
+    /// because it expired. For example, to undo an order or to notify a person.
+    ///
+    /// The function is called once for each dead letter, or twice if the worker ends in between: the
+    /// message is then delivered and given up again. It is not called for entries that cannot be
+    /// decoded, nor for messages that no worker has settled, because their workers ended each time.
+    /// It runs on a thread of the runtime, so it must not block; it may spawn a task.
+    ///
+    /// ```
+    /// use campanile::{Router, serve, transport::memory::Memory};
+    ///
+    /// # let app: Router = Router::new();
+    /// let worker = serve(Memory::new(), app).on_give_up(|given_up| {
+    ///     let parts = given_up.message.parts();
+    ///     eprintln!("{} after attempt {}: {}", parts.name, parts.attempt.0, given_up.reason);
+    /// });
+    /// # drop(worker);
+    /// ```
+    pub fn on_give_up(mut self, hook: impl Fn(GivenUp) + Send + Sync + 'static) -> Self {
+        self.on_give_up = Some(OnGiveUp::new(hook));
+        self
+    }
 }
 
 #[cfg(feature = "testing")]
@@ -154,6 +181,7 @@ where
                 expired: source.settings().expired,
                 max_deliveries: source.settings().max_deliveries,
                 backoff: source.settings().backoff,
+                on_give_up: self.on_give_up,
             };
             Worker::new(source, app, policy)
                 .run(stop, self.shutdown_deadline, log)

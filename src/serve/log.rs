@@ -132,6 +132,7 @@ pub(super) struct MessageLog {
     pub(super) name: Name,
     pub(super) id: Option<MessageId>,
     pub(super) attempt: u32,
+    pub(super) max_attempts: u32,
 }
 
 impl MessageLog {
@@ -142,6 +143,7 @@ impl MessageLog {
             name: parts.name.clone(),
             id: parts.id.clone(),
             attempt: parts.attempt.0,
+            max_attempts: parts.max_attempts.unwrap_or(u32::MAX),
         }
     }
 
@@ -156,14 +158,8 @@ impl MessageLog {
     }
 
     /// Logs a failure and its consequence, in the message's span if a layer has set one.
-    pub(super) fn failed(
-        &self,
-        reason: &Reason,
-        verdict: &Verdict,
-        max_deliveries: u32,
-        span: Option<Span>,
-    ) {
-        let Some(consequence) = self.consequence(verdict, max_deliveries) else {
+    pub(super) fn failed(&self, reason: &Reason, verdict: &Verdict, span: Option<Span>) {
+        let Some(consequence) = self.consequence(verdict) else {
             return;
         };
         let (kind, name) = (self.kind, Shown::new(&self.name));
@@ -193,8 +189,8 @@ impl MessageLog {
     }
 
     /// Describes the consequence of a failure. `None` if the verdict is not about a failure.
-    fn consequence(&self, verdict: &Verdict, max_deliveries: u32) -> Option<String> {
-        let attempt = self.attempt;
+    fn consequence(&self, verdict: &Verdict) -> Option<String> {
+        let (attempt, max_attempts) = (self.attempt, self.max_attempts);
         Some(match verdict {
             Verdict::Done(Ok(_)) | Verdict::Release => return None,
             Verdict::Discard {
@@ -208,9 +204,6 @@ impl MessageLog {
             Verdict::Done(Err(answer)) => {
                 format!("answered `{}`", Shown::new(answer.code().as_str()))
             }
-            Verdict::Redeliver { counted: true, .. } if attempt >= max_deliveries => {
-                format!("a dead letter after {attempt} of {max_deliveries} deliveries")
-            }
             Verdict::Redeliver { after, counted, .. } => {
                 let when = match after {
                     None => "after the back-off".to_owned(),
@@ -220,12 +213,15 @@ impl MessageLog {
                 match counted {
                     true => {
                         let next = attempt.saturating_add(1);
-                        format!("delivered again {when} (attempt {next} of {max_deliveries})")
+                        format!("delivered again {when} (attempt {next} of {max_attempts})")
                     }
                     false => format!("delivered again {when} (this was not counted as an attempt)"),
                 }
             }
             Verdict::Park(_) => "parked until it gets a permit".to_owned(),
+            Verdict::DeadLetter { .. } if attempt >= max_attempts => {
+                format!("a dead letter after attempt {attempt} of {max_attempts}")
+            }
             Verdict::DeadLetter { .. } => "a dead letter".to_owned(),
         })
     }

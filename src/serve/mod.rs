@@ -64,10 +64,11 @@
 
 pub(crate) mod builder;
 mod failure_span;
+mod give_up;
 mod in_flight;
 mod log;
 mod policy;
 mod signals;
 mod worker;
 
-pub use self::{builder::Serve, failure_span::log_failure_in_current_span};
+pub use self::{builder::Serve, failure_span::log_failure_in_current_span, give_up::GivenUp};

@@ -4,48 +4,48 @@ use std::{any::Any, error::Error as StdError};
 
 use tower::load_shed::error::Overloaded;
 
+use super::give_up::OnGiveUp;
 use crate::{
     RpcCode,
     error::{BoxError, Failure, NotFound, RpcError, Settle, answer, chain, find, panic_text},
     message::{Kind, Name},
-    reply::Reply,
     transport::{Backoff, Discarded, Expired, UnknownNames, Verdict},
 };
 
 /// Decides the verdict on each delivery, by the settings of the worker.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Policy {
     pub(super) expose_error_text: bool,
     pub(super) unknown_names: UnknownNames,
     pub(super) expired: Expired,
     pub(super) max_deliveries: u32,
     pub(super) backoff: Backoff,
+    pub(super) on_give_up: Option<OnGiveUp>,
 }
 
-/// The outcome of a service's future.
-pub(super) enum Outcome {
-    Returned(Result<Reply, BoxError>),
+/// The failure of a service's future.
+pub(super) enum ServiceFailure {
+    Returned(BoxError),
     /// The service panicked with this text.
     Panicked(String),
 }
 
-impl Outcome {
-    /// Creates the outcome for the payload of a panic.
+impl ServiceFailure {
+    /// Creates the failure for the payload of a panic.
     pub(super) fn panicked(payload: &(dyn Any + Send)) -> Self {
         let text = panic_text(payload);
         Self::Panicked(bounded(format!("the handler panicked: {text}")))
     }
 
-    /// Returns the reason if the service failed.
-    pub(super) fn reason(&self, kind: Kind, name: &Name) -> Option<Reason> {
+    /// Returns the reason for the log.
+    pub(super) fn reason(&self, kind: Kind, name: &Name) -> Reason {
         let error = match self {
-            Self::Returned(Ok(_)) => return None,
-            Self::Returned(Err(error)) => &**error,
+            Self::Returned(error) => &**error,
             Self::Panicked(text) => {
-                return Some(Reason {
+                return Reason {
                     text: text.clone(),
                     is_expected: false,
-                });
+                };
             }
         };
         // The text of a `Failure` only names the verdict, and the log line has the verdict already.
@@ -60,10 +60,18 @@ impl Outcome {
             answer.is_some_and(|answer| is_caused_by_caller(answer.code()))
         };
         let is_parked = || find::<Failure>(error).is_some_and(|it| it.settle() == Settle::Park);
-        Some(Reason {
+        Reason {
             text,
             is_expected: find::<Overloaded>(error).is_some() || is_parked() || is_answer(),
-        })
+        }
+    }
+
+    /// Returns the error that the service returned. `None` after a panic.
+    pub(super) fn into_error(self) -> Option<BoxError> {
+        match self {
+            Self::Returned(error) => Some(error),
+            Self::Panicked(_) => None,
+        }
     }
 }
 
@@ -98,27 +106,30 @@ impl Policy {
         }
     }
 
-    /// Returns the verdict on a delivery. A redelivery that counts and has no delay gets the back-off
-    /// for this attempt, so that the log can show it. The transport knows the back-off of one that
-    /// does not count.
+    /// Returns the verdict on a failed delivery: a dead letter if this was the last attempt. A
+    /// redelivery that counts and has no delay gets the back-off for this attempt, so that the log can
+    /// show it. The transport knows the back-off of one that does not count.
     pub(super) fn verdict(
         &self,
         kind: Kind,
         name: &Name,
-        attempt: u32,
-        outcome: Outcome,
+        (attempt, max_attempts): (u32, u32),
+        failure: &ServiceFailure,
     ) -> Verdict {
-        let verdict = match outcome {
-            Outcome::Returned(Ok(reply)) => return Verdict::Done(Ok(reply)),
-            Outcome::Returned(Err(error)) => self.failed(kind, name, &error),
-            Outcome::Panicked(reason) => match kind {
+        let verdict = match failure {
+            ServiceFailure::Returned(error) => self.failed(kind, name, error),
+            ServiceFailure::Panicked(reason) => match kind {
                 Kind::Rpc => Verdict::Done(Err(internal())),
                 Kind::Task | Kind::Event => Verdict::Redeliver {
                     after: None,
                     counted: true,
-                    reason,
+                    reason: reason.clone(),
                 },
             },
+        };
+        let verdict = match kind {
+            Kind::Event => verdict,
+            Kind::Task | Kind::Rpc => verdict.limited(attempt, max_attempts),
         };
         match verdict {
             Verdict::Redeliver {
@@ -159,7 +170,14 @@ impl Policy {
                 },
             },
             Some(Settle::DeadLetter) => Verdict::DeadLetter {
-                reason: reason(),
+                // A `Failure` says who has decided.
+                reason: match find::<Failure>(&**error) {
+                    Some(_) => reason(),
+                    None => {
+                        let chain = chain(&**error);
+                        bounded(format!("given up by the worker as permanent: {chain}"))
+                    }
+                },
                 answer: answer(),
             },
             Some(Settle::Discard) => Verdict::Discard {
@@ -215,10 +233,16 @@ mod tests {
         expired: Expired::Drop,
         max_deliveries: 10,
         backoff: Backoff::exponential(Duration::from_secs(1), Duration::from_secs(60)).jitter(0.0),
+        on_give_up: None,
     };
 
     fn failed(kind: Kind, error: impl Into<BoxError>) -> Verdict {
-        POLICY.verdict(kind, &"a".into(), 1, Outcome::Returned(Err(error.into())))
+        POLICY.verdict(
+            kind,
+            &"a".into(),
+            (1, 10),
+            &ServiceFailure::Returned(error.into()),
+        )
     }
 
     fn answered(verdict: Verdict) -> RpcError {
@@ -284,9 +308,9 @@ mod tests {
         let answer = answered(failed(Kind::Rpc, NotFound::new(Kind::Rpc, "a".into())));
         assert_eq!(answer.code(), &RpcCode::NotFound);
         assert_eq!(answered(failed(Kind::Rpc, "password=1")), internal());
-        let panicked = Outcome::panicked(&"password=1");
+        let panicked = ServiceFailure::panicked(&"password=1");
         assert_eq!(
-            answered(POLICY.verdict(Kind::Rpc, &"a".into(), 1, panicked)),
+            answered(POLICY.verdict(Kind::Rpc, &"a".into(), (1, 10), &panicked)),
             internal()
         );
         let open = Policy {
@@ -296,8 +320,8 @@ mod tests {
         let shown = open.verdict(
             Kind::Rpc,
             &"a".into(),
-            1,
-            Outcome::Returned(Err("disk full".into())),
+            (1, 10),
+            &ServiceFailure::Returned("disk full".into()),
         );
         assert_eq!(answered(shown).message(), "disk full");
     }
@@ -314,9 +338,9 @@ mod tests {
             ..POLICY
         };
         for kind in [Kind::Task, Kind::Rpc] {
-            let outcome = Outcome::Returned(Err(unknown().into()));
+            let failure = ServiceFailure::Returned(unknown().into());
             assert!(matches!(
-                ignoring.verdict(kind, &"a".into(), 1, outcome),
+                ignoring.verdict(kind, &"a".into(), (1, 10), &failure),
                 Verdict::Discard {
                     reason: Discarded::Ignored,
                     answer: None

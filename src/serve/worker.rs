@@ -9,14 +9,15 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use tokio::time::Instant;
-use tower::{Service, ServiceExt};
+use tokio::time::{Instant, timeout};
+use tower::{Service, ServiceExt, timeout::error::Elapsed};
 
 use super::{
     failure_span::observe,
+    give_up::GivenUp,
     in_flight::{Handle, InFlight, InFlightGuard},
     log::{self, MessageLog, WorkerLog},
-    policy::{Outcome, Policy},
+    policy::{Policy, ServiceFailure},
 };
 use crate::{
     error::{BoxError, Error, ErrorKind},
@@ -187,7 +188,7 @@ where
                 () = &mut stop.graceful => return Ended::Gracefully,
                 deliveries = self.source.next(free) => match deliveries {
                     Ok(deliveries) => {
-                        let work = |delivery| Work::new(&self.app, self.policy, delivery);
+                        let work = |delivery| Work::new(&self.app, &self.policy, delivery);
                         self.in_flight.start(deliveries.into_iter().map(work));
                         last_started = Instant::now();
                     }
@@ -306,9 +307,11 @@ struct Work<S, H> {
 }
 
 impl<S: Service<Message> + Clone, H> Work<S, H> {
-    fn new(app: &S, policy: Policy, delivery: Delivery<H>) -> Self {
+    fn new(app: &S, policy: &Policy, delivery: Delivery<H>) -> Self {
         let Delivery { content, settle } = delivery;
         let content = content.map(|mut message| {
+            let parts = message.parts_mut();
+            parts.max_attempts.get_or_insert(policy.max_deliveries);
             if message.kind() == Kind::Event {
                 message.parts_mut().extensions.insert(FromSubscription);
             }
@@ -323,7 +326,7 @@ impl<S: Service<Message> + Clone, H> Work<S, H> {
         Self {
             content,
             settle,
-            policy,
+            policy: policy.clone(),
         }
     }
 }
@@ -342,7 +345,7 @@ where
 
     async fn handle(self, guard: InFlightGuard) {
         let verdict = match self.content {
-            Ok((app, message)) => decide(app, message, self.policy, &guard).await,
+            Ok((app, message)) => decide(app, message, &self.policy, &guard).await,
             Err(undecodable) => dead_letter(undecodable),
         };
         guard.tally().count(&verdict);
@@ -353,11 +356,28 @@ where
 /// Runs the service and returns the verdict on the delivery. If the message expires before the
 /// service is ready, it is not handled. If the worker stops before the service is ready, the
 /// delivery is released.
-async fn decide<S>(mut app: S, message: Message, policy: Policy, guard: &InFlightGuard) -> Verdict
+async fn decide<S>(mut app: S, message: Message, policy: &Policy, guard: &InFlightGuard) -> Verdict
 where
     S: MessageService,
 {
     let message_log = MessageLog::new(&message);
+    let hooked = policy.on_give_up.as_ref();
+    // An event is not stored, so it is not given up either.
+    let kept = hooked.filter(|_| message.kind() != Kind::Event);
+    let kept = kept.map(|hook| (hook, message.clone()));
+    let give_up = |verdict: &Verdict, error| {
+        if let Verdict::DeadLetter { reason, .. } = verdict
+            && let Some((hook, message)) = kept
+        {
+            let reason = reason.clone();
+            hook.call(GivenUp {
+                message,
+                reason,
+                error,
+            });
+        }
+    };
+    let attempt_timeout = message.parts().attempt_timeout;
     let deadline = message.parts().deadline;
     let dropped = message.parts().lease.as_ref().and_then(Lease::drop_signal);
     let is_late = || deadline.is_some_and(|deadline| deadline.has_passed());
@@ -367,7 +387,9 @@ where
         verdict
     };
     if is_late() {
-        return expired();
+        let verdict = expired();
+        give_up(&verdict, None);
+        return verdict;
     }
     let mut handling = pin!(async {
         match poll_fn(|cx| Poll::Ready(app.poll_ready(cx).map_err(Into::into))).await {
@@ -382,7 +404,14 @@ where
                 }
             }
         }
-        app.call(message).await.map_err(Into::into).map(Ok)
+        match attempt_timeout {
+            None => app.call(message).await.map_err(Into::into).map(Ok),
+            // Boxed because few tasks have this limit.
+            Some(limit) => match Box::pin(timeout(limit, app.call(message))).await {
+                Ok(handled) => handled.map_err(Into::into).map(Ok),
+                Err(_) => Err(Elapsed::new().into()),
+            },
+        }
     });
     // `AssertUnwindSafe` is sound because nothing uses the service after a panic. The future is
     // polled in place: moving it into the `catch_unwind` of `futures` costs as much as routing.
@@ -408,22 +437,20 @@ where
             }
         },
     };
-    let outcome = match handled {
-        Ok(Ok(Err(not_started))) => return not_started,
-        Ok(Ok(Ok(reply))) => Outcome::Returned(Ok(reply)),
-        Ok(Err(error)) => Outcome::Returned(Err(error)),
-        Err(panic) => Outcome::panicked(&*panic),
+    let failure = match handled {
+        Ok(Ok(Ok(reply))) => return Verdict::Done(Ok(reply)),
+        Ok(Ok(Err(not_started))) => {
+            give_up(&not_started, None);
+            return not_started;
+        }
+        Ok(Err(error)) => ServiceFailure::Returned(error),
+        Err(panic) => ServiceFailure::panicked(&*panic),
     };
-    let reason = outcome.reason(message_log.kind, &message_log.name);
-    let verdict = policy.verdict(
-        message_log.kind,
-        &message_log.name,
-        message_log.attempt,
-        outcome,
-    );
-    if let Some(reason) = reason {
-        message_log.failed(&reason, &verdict, policy.max_deliveries, span);
-    }
+    let (kind, name) = (message_log.kind, &message_log.name);
+    let attempts = (message_log.attempt, message_log.max_attempts);
+    let verdict = policy.verdict(kind, name, attempts, &failure);
+    message_log.failed(&failure.reason(kind, name), &verdict, span);
+    give_up(&verdict, failure.into_error());
     verdict
 }
 

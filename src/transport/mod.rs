@@ -305,6 +305,30 @@ pub enum Verdict {
     Release,
 }
 
+impl Verdict {
+    /// Turns a counted redelivery into a dead letter if this attempt was the last one. `attempt` is
+    /// the number of this delivery, and `max_attempts` that of the message: see
+    /// [`Parts::max_attempts`](crate::Parts::max_attempts). Other verdicts do not change.
+    ///
+    /// Every source calls this function before it settles a delivery.
+    #[must_use]
+    pub fn limited(self, attempt: u32, max_attempts: u32) -> Self {
+        match self {
+            Self::Redeliver {
+                counted: true,
+                reason,
+                ..
+            } if attempt >= max_attempts => Self::DeadLetter {
+                reason: format!(
+                    "given up by the worker after attempt {attempt} of {max_attempts}: {reason}"
+                ),
+                answer: Some(RpcError::unavailable("the request could not be handled")),
+            },
+            verdict => verdict,
+        }
+    }
+}
+
 /// The reason why a message was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -78,6 +78,9 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
         if parts.unique.is_some() || parts.tracked.is_some() {
             return invalid("only tasks can be unique or tracked");
         }
+        if parts.max_attempts.is_some() || parts.attempt_timeout.is_some() {
+            return invalid("only tasks can have limits for their attempts");
+        }
         if parts.replicas.is_some() {
             return invalid("only tasks can wait for replicas");
         }
@@ -94,6 +97,15 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
     }
     if parts.tracked.is_some_and(|keep| keep > LONGEST_DELAY) {
         return invalid("the status of a task cannot be kept for more than a hundred years");
+    }
+    if parts.max_attempts == Some(0) {
+        return invalid("a task needs at least one attempt");
+    }
+    if parts
+        .attempt_timeout
+        .is_some_and(|timeout| timeout.is_zero())
+    {
+        return invalid("an attempt needs some time");
     }
     match parts.replicas {
         Some(Replicas { count: 0, .. }) => {

@@ -67,7 +67,8 @@ pub struct Settings {
     pub max_in_flight: usize,
     /// The bytes of payload in flight at which nothing more is fetched. 64 MiB.
     pub max_in_flight_bytes: usize,
-    /// The maximum number of deliveries of a message. After that it becomes a dead letter. 10.
+    /// The number of attempts after which a message is given up and becomes a dead letter, unless
+    /// its sender has [chosen another](crate::client::Call::max_attempts). 10.
     pub max_deliveries: u32,
     /// The time after which the deliveries of a dead worker are claimed. 10 s.
     pub lease: Duration,
@@ -84,7 +85,7 @@ pub struct Settings {
     pub event_buffer: usize,
     /// Decides about tasks that expire before they are started. [`Expired::Drop`].
     pub expired: Expired,
-    /// The time for which the sending half remembers an idempotency key. 24 h.
+    /// The time for which an idempotency key is remembered after its task is due. 24 h.
     pub idempotency_window: Duration,
 }
 
@@ -290,9 +291,14 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the maximum number of deliveries of a message. After that it becomes a dead letter.
+        /// Sets the number of attempts after which a message is given up and becomes a dead letter,
+        /// unless its sender has [chosen another](crate::client::Call::max_attempts). Layers read
+        /// the number that counts from [`Parts::max_attempts`](crate::Parts::max_attempts). 10
+        /// unless set.
+        ///
         /// The number is checked before the message is decoded, so that even a message that kills
-        /// its worker is not delivered forever. 10 unless set.
+        /// its worker is not delivered forever. A sender cannot raise the number of deliveries in a
+        /// row that no worker settles.
         ///
         /// # Panics
         /// If it is zero.
@@ -367,8 +373,9 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the time for which the idempotency key of a task is remembered after it was sent.
-        /// Choose a time that is longer than senders retry. 24 h unless set.
+        /// Sets the time for which the idempotency key of a task is remembered after the task was
+        /// sent or, if it is delayed, after it is due. Choose a time that is longer than senders
+        /// retry. 24 h unless set.
         ///
         /// # Panics
         /// If it is shorter than a millisecond.

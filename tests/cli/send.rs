@@ -137,6 +137,18 @@ async fn a_task_is_sent_at_its_time_and_once_per_key() {
 }
 
 #[tokio::test]
+async fn a_task_is_sent_with_the_limits_of_its_attempts() {
+    let server = RedisServer::start().await;
+    let line = "send task n --attempt-timeout 1m30s --max-attempts 3";
+    run(campanile(&server, line)).await.ended_with(0);
+    let sent = sent(&server).await;
+    assert_eq!((&*sent["~l"], &*sent["~n"]), (&b"90000"[..], &b"3"[..]));
+    let none = run(campanile(&server, "send task n --max-attempts 0")).await;
+    none.ended_with(1).tells(&["at least one attempt"]);
+    assert_eq!(raw::len(&server, "app_stream").await, 1);
+}
+
+#[tokio::test]
 async fn a_request_prints_its_reply_and_leaves_nothing_on_the_server() {
     let server = RedisServer::start().await;
     let redis = Redis::connect(&server.url()).await.unwrap();

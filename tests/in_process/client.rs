@@ -105,6 +105,51 @@ async fn many_tasks_have_a_result_each_in_their_order() {
 }
 
 #[tokio::test]
+async fn many_calls_keep_their_own_names_and_options() {
+    let (client, sent) = recording();
+    let shop = client.nest("shop");
+    let calls = (1..=3).map(|n: u32| {
+        let call = shop.enqueue(format!("n{n}"), "x").max_attempts(n);
+        call.delay(Duration::from_secs(60))
+            .expires_after(Duration::from_secs(5))
+            .idempotency_key(format!("k{n}"))
+    });
+    let bad = client.enqueue("bad", "x").expires_after(Duration::ZERO);
+    let results = client.enqueue_calls(calls.chain([bad])).await;
+    let ids: Vec<_> = results[..3]
+        .iter()
+        .map(|it| it.as_ref().unwrap().to_string())
+        .collect();
+    assert_eq!(ids, ["1-0", "2-0", "3-0"]);
+    assert!(results[3].as_ref().unwrap_err().is_invalid());
+    let sent = sent.lock().unwrap();
+    for (n, message) in (1..).zip(&*sent) {
+        let parts = message.parts();
+        assert_eq!(message.name().as_str(), format!("shop.n{n}"));
+        assert_eq!(parts.max_attempts, Some(n));
+        assert_eq!(parts.idempotency_key, Some(format!("k{n}").into()));
+        let life = parts.deadline.unwrap().remaining();
+        assert!(life > Duration::from_secs(60) && life <= Duration::from_secs(65));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_of_many_calls_has_its_own_timeout() {
+    let never = Client::new(service_fn(|_: Message| {
+        pending::<Result<Reply, BoxError>>()
+    }));
+    let started = Instant::now();
+    let calls = [1, 2].map(|n| never.enqueue("a", "").timeout(Duration::from_secs(n)));
+    let results = never.enqueue_calls(calls).await;
+    assert!(
+        results
+            .iter()
+            .all(|it| it.as_ref().unwrap_err().is_timeout())
+    );
+    assert_eq!(started.elapsed(), Duration::from_secs(2));
+}
+
+#[tokio::test]
 async fn a_limit_that_waits_for_what_is_under_way_does_not_stop_the_rest() {
     let service = ServiceBuilder::new()
         .concurrency_limit(2)

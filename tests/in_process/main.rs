@@ -4,6 +4,7 @@ mod batch;
 mod client;
 mod errors;
 mod extract;
+mod giving_up;
 mod guarantees;
 #[cfg(feature = "http")]
 mod http;

@@ -464,7 +464,6 @@ async fn send_once(memory: &Memory, after: Duration) -> MessageId {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fault 20"]
 async fn a_key_whose_task_became_a_dead_letter_lets_the_task_be_sent_again() {
     let memory = Memory::new();
     let mut worker = open(&memory).await;
@@ -483,7 +482,6 @@ async fn a_key_whose_task_became_a_dead_letter_lets_the_task_be_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fault 21"]
 async fn a_key_is_remembered_until_its_delayed_task_is_due_and_for_its_window_after_that() {
     let memory = Memory::new().idempotency_window(HOUR);
     let first = send_once(&memory, 3 * HOUR).await;

@@ -593,7 +593,7 @@ async fn the_log_of_a_failure_says_which_attempt_is_next() {
     assert_words(&warned(failure).await, &[next]);
     let mut last = Message::task("orders.create", "");
     last.parts_mut().attempt.0 = 10;
-    let next = "failed: no disk; a dead letter after 10 of 10 deliveries";
+    let next = "failed: no disk; a dead letter after attempt 10 of 10";
     assert_words(&warned_of(last, || "no disk").await, &[next]);
     let event = Message::event("orders.create", "");
     let next = "failed: no disk; an event is not delivered again";

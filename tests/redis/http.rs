@@ -44,7 +44,6 @@ async fn a_key_belongs_to_one_body(broker: impl Broker) {
 }
 
 #[tokio::test]
-#[ignore = "fault 31"]
 async fn an_idempotency_key_with_another_body_is_422_in_memory() {
     let memory = Memory::new();
     a_key_belongs_to_one_body(memory.clone()).await;
@@ -52,7 +51,6 @@ async fn an_idempotency_key_with_another_body_is_422_in_memory() {
 }
 
 #[tokio::test]
-#[ignore = "fault 31"]
 async fn an_idempotency_key_with_another_body_is_422_on_redis() {
     let server = RedisServer::start().await;
     let redis = Redis::connect(&server.url()).await.unwrap().stream("s");
@@ -73,7 +71,6 @@ const NOT_A_SENDERS: [&str; 8] = [
 ];
 
 #[tokio::test]
-#[ignore = "fault 31"]
 async fn credentials_and_origins_that_a_sender_has_made_up_do_not_reach_an_http_service() {
     let server = RedisServer::start().await;
     let redis = Redis::connect(&server.url()).await.unwrap().stream("s");

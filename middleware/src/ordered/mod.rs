@@ -12,8 +12,8 @@
 //!     .layer(OrderedByKeyLayer::new(key::header("x-account")));
 //! ```
 //!
-//! The layer must have the same back-off and the same `max_deliveries` as the source. Set both if
-//! the source does not have the default settings:
+//! The layer must have the same back-off as the source. Set it if the source does not have the
+//! default one:
 //!
 //! ```
 //! use campanile::{
@@ -27,7 +27,7 @@
 //! const BACKOFF: Backoff =
 //!     Backoff::exponential(Duration::from_millis(200), Duration::from_secs(20));
 //!
-//! let memory = Memory::new().backoff(BACKOFF).max_deliveries(4);
+//! let memory = Memory::new().backoff(BACKOFF);
 //! let by_group = |message: &Message| message.name().split('.').next().map(str::to_owned);
 //! let app: Router = Router::new()
 //!     .task("accounts.update", update)
@@ -35,7 +35,6 @@
 //!         OrderedByKeyLayer::new(by_group)
 //!             .missing_key(MissingKey::Pass)
 //!             .backoff(BACKOFF)
-//!             .max_deliveries(4)
 //!             .redelivery_timeout(Duration::from_secs(120)),
 //!     );
 //! # let _ = memory;
@@ -137,7 +136,6 @@ pub struct OrderedByKeyLayer<K> {
 #[derive(Debug, Clone, Copy)]
 struct OrderConfig {
     backoff: Backoff,
-    max_deliveries: u32,
     redelivery_timeout: Duration,
     max_put_off: usize,
 }
@@ -150,7 +148,6 @@ impl<K: KeyOf> OrderedByKeyLayer<K> {
             keys: KeyExtractor::new(key),
             config: OrderConfig {
                 backoff: settings.backoff,
-                max_deliveries: settings.max_deliveries,
                 redelivery_timeout: Duration::from_secs(60),
                 max_put_off: 10_000,
             },
@@ -170,20 +167,6 @@ impl<K: KeyOf> OrderedByKeyLayer<K> {
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.config.backoff = backoff;
-        self
-    }
-
-    /// Sets the maximum number of deliveries of a message. A message that fails in its last
-    /// delivery becomes a dead letter, and does not keep its turn. The number must equal that of
-    /// the source. 10 unless set.
-    ///
-    /// # Panics
-    /// If `deliveries` is zero.
-    #[must_use]
-    #[track_caller]
-    pub fn max_deliveries(mut self, deliveries: u32) -> Self {
-        assert!(deliveries > 0, "max_deliveries must be at least 1");
-        self.config.max_deliveries = deliveries;
         self
     }
 

@@ -45,6 +45,7 @@ struct DeliveryInfo {
     kind: Kind,
     identity: Option<MessageIdentity>,
     attempt: Attempt,
+    is_last_attempt: bool,
     deadline: Option<Deadline>,
 }
 
@@ -68,6 +69,7 @@ impl QueuedMessage {
             kind: parts.kind,
             identity: MessageIdentity::of(parts),
             attempt: parts.attempt,
+            is_last_attempt: parts.is_last_attempt(),
             deadline: parts.deadline,
         };
         let turn = reserved.arrive(&key, delivery.redeliverable());
@@ -131,7 +133,7 @@ impl QueuedMessage {
     /// that the failure sets, if it sets one.
     fn wait(&self, after: Option<Duration>, counted: bool) -> Option<Duration> {
         let attempt = self.delivery.attempt.0;
-        if counted && attempt >= self.config.max_deliveries {
+        if counted && self.delivery.is_last_attempt {
             return None;
         }
         Some(after.unwrap_or_else(|| self.config.backoff.after(attempt)))

@@ -15,7 +15,6 @@ use crate::{
     keyed_mocks::{
         self, Handle, Inner, by_header, call, message, no_request, only_request, reached, task,
     },
-    panics::panic_text,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -224,7 +223,7 @@ async fn a_message_loses_its_turn_at_its_deadline() {
 #[tokio::test(start_paused = true)]
 async fn the_layer_sets_the_wait_of_a_redelivery_that_has_none() {
     let backoff = Backoff::exponential(4 * SECOND, MINUTE);
-    let layer = layer().backoff(backoff).max_deliveries(3);
+    let layer = layer().backoff(backoff);
     let (mut service, mut handle) = service(&layer);
     for (attempt, least, most) in [(1, 2, 4), (2, 4, 8)] {
         let mut again = task("k", "1");
@@ -246,6 +245,7 @@ async fn the_layer_sets_the_wait_of_a_redelivery_that_has_none() {
     // A failure of the last attempt is a dead letter, so the message is not delivered again.
     let mut last = task("k", "1");
     last.parts_mut().attempt.0 = 3;
+    last.parts_mut().max_attempts = Some(3);
     let mut first = call(&mut service, last);
     let settled = fail(only_request(&mut handle, "1"), &mut first, "disk full");
     assert!(matches!(
@@ -395,10 +395,4 @@ async fn readiness_reservations_and_missing_keys_are_handled_as_in_every_layer()
         &layer(),
         &layer().missing_key(MissingKey::Pass),
     );
-}
-
-#[test]
-fn invalid_numbers_panic_at_the_callers_location() {
-    let layer = layer();
-    panic_text(|| layer.max_deliveries(0));
 }

@@ -27,31 +27,27 @@ pub struct DurableRetryLayer {
 
 #[derive(Debug, Clone)]
 struct DurableRetryConfig {
-    attempts: u32,
-    backoff: Backoff,
+    max_attempts: Option<u32>,
+    transient: Backoff,
+    lasting: Backoff,
     classifier: Classifier,
     requests: bool,
 }
 
 impl DurableRetryLayer {
-    /// Creates a layer that delivers a task up to `attempts` times, including the first. After that
-    /// the task is a dead letter.
+    /// Creates a layer that delivers a failed task again until its last attempt. After that the task
+    /// is a dead letter.
     ///
-    /// The transport's [`max_deliveries`](campanile::transport::Settings::max_deliveries) (10
-    /// unless set) also limits the deliveries, so it must not be lower.
-    ///
-    /// # Panics
-    /// If `attempts` is zero.
-    #[track_caller]
-    pub fn new(attempts: u32) -> Self {
-        assert!(
-            attempts > 0,
-            "a durable retry must have at least one attempt"
-        );
+    /// The number of attempts is that of the [task](campanile::client::Call::max_attempts), or else
+    /// the worker's [`max_deliveries`](campanile::transport::Settings::max_deliveries), 10 unless
+    /// set.
+    pub fn new() -> Self {
+        let backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(300));
         Self {
             config: Arc::new(DurableRetryConfig {
-                attempts,
-                backoff: Backoff::exponential(Duration::from_secs(1), Duration::from_secs(300)),
+                max_attempts: None,
+                transient: backoff,
+                lasting: backoff,
                 classifier: Classifier::default(),
                 requests: false,
             }),
@@ -63,10 +59,54 @@ impl DurableRetryLayer {
         self
     }
 
+    /// Gives messages up after this number of attempts, including the first, if they are not given
+    /// up earlier. For a layer around some of the routes. A number above that of the message has no
+    /// effect: raise the worker's `max_deliveries` instead.
+    ///
+    /// # Panics
+    /// If `attempts` is zero.
+    #[must_use]
+    #[track_caller]
+    pub fn max_attempts(self, attempts: u32) -> Self {
+        assert!(
+            attempts > 0,
+            "a durable retry must have at least one attempt"
+        );
+        self.with(|config| config.max_attempts = Some(attempts))
+    }
+
     /// Sets the delay before a redelivery. From 1 s, doubling up to 5 min, unless set.
     #[must_use]
     pub fn backoff(self, backoff: Backoff) -> Self {
-        self.with(|config| config.backoff = backoff)
+        self.with(|config| (config.transient, config.lasting) = (backoff, backoff))
+    }
+
+    /// Sets the delay before a redelivery after an error of this class. Call it after
+    /// [`backoff`](Self::backoff), which sets the delay for all classes.
+    ///
+    /// ```
+    /// use campanile::transport::Backoff;
+    /// use campanile_middleware::{Class, DurableRetryLayer};
+    /// use std::time::Duration;
+    ///
+    /// let hours = Backoff::exponential(Duration::from_secs(60), Duration::from_secs(3600));
+    /// let layer = DurableRetryLayer::new().on(Class::Lasting, hours);
+    /// # drop(layer);
+    /// ```
+    ///
+    /// # Panics
+    /// For [`Class::Permanent`], since such an error makes a dead letter.
+    #[must_use]
+    #[track_caller]
+    pub fn on(self, class: Class, backoff: Backoff) -> Self {
+        assert!(
+            class != Class::Permanent,
+            "a permanent error is not retried, so it has no delay"
+        );
+        self.with(|config| match class {
+            Class::Lasting => config.lasting = backoff,
+            _ => config.transient = backoff,
+        })
     }
 
     /// Classifies errors with this function instead of [`classify`](crate::class::classify). Only a
@@ -86,6 +126,12 @@ impl DurableRetryLayer {
     #[must_use]
     pub fn requests(self) -> Self {
         self.with(|config| config.requests = true)
+    }
+}
+
+impl Default for DurableRetryLayer {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -110,12 +156,8 @@ pub struct DurableRetry<S> {
 
 impl<S> DurableRetry<S> {
     /// Wraps a service, as [`DurableRetryLayer::new`] does.
-    ///
-    /// # Panics
-    /// If `attempts` is zero.
-    #[track_caller]
-    pub fn new(inner: S, attempts: u32) -> Self {
-        DurableRetryLayer::new(attempts).layer(inner)
+    pub fn new(inner: S) -> Self {
+        DurableRetryLayer::new().layer(inner)
     }
 }
 
@@ -138,6 +180,7 @@ where
         let delivery = Delivery {
             kind: parts.kind,
             attempt: parts.attempt,
+            max_attempts: parts.max_attempts,
             deadline: parts.deadline,
         };
         DurableRetryFuture {
@@ -153,10 +196,17 @@ where
 struct Delivery {
     kind: Kind,
     attempt: Attempt,
+    max_attempts: Option<u32>,
     deadline: Option<Deadline>,
 }
 
 impl DurableRetryConfig {
+    /// Returns the lower one of the limits of the layer and of the message.
+    fn limit(&self, delivery: Delivery) -> Option<u32> {
+        let limits = [self.max_attempts, delivery.max_attempts];
+        limits.into_iter().flatten().min()
+    }
+
     fn settle(&self, delivery: Delivery, error: BoxError) -> BoxError {
         // With a `Failure` the application has decided already. After overload the transport
         // redelivers the message without counting the attempt.
@@ -164,16 +214,24 @@ impl DurableRetryConfig {
             return error;
         }
         let class = self.classifier.class(&*error);
-        let last = delivery.attempt.0 >= self.attempts;
-        let after = self.backoff.after(delivery.attempt.0);
-        match delivery.kind {
-            Kind::Task if class == Class::Permanent => Failure::dead_letter().because(error),
-            Kind::Task if last => Failure::dead_letter().because(Exhausted {
-                attempts: delivery.attempt.0,
+        let attempt = delivery.attempt.0;
+        let limit = self.limit(delivery).filter(|limit| attempt >= *limit);
+        let backoff = match class {
+            Class::Lasting => self.lasting,
+            _ => self.transient,
+        };
+        let after = backoff.after(attempt);
+        match (delivery.kind, limit) {
+            (Kind::Task, _) if class == Class::Permanent => {
+                Failure::dead_letter().because(Permanent(error))
+            }
+            (Kind::Task, Some(limit)) => Failure::dead_letter().because(Exhausted {
+                attempt,
+                limit,
                 cause: error,
             }),
-            Kind::Task => Failure::redeliver_after(after).because(error),
-            Kind::Rpc if self.requests && class == Class::Transient && !last => {
+            (Kind::Task, None) => Failure::redeliver_after(after).because(error),
+            (Kind::Rpc, None) if self.requests && class == Class::Transient => {
                 match delivery.deadline {
                     Some(deadline) if deadline.remaining() <= after => return error,
                     _ => Failure::redeliver_after(after).because(error),
@@ -220,26 +278,47 @@ impl<W> fmt::Debug for DurableRetryFuture<W> {
 /// The error of a task whose last attempt failed. Its source is the error of that attempt.
 #[derive(Debug)]
 pub struct Exhausted {
-    attempts: u32,
+    attempt: u32,
+    limit: u32,
     cause: BoxError,
 }
 
 impl Exhausted {
     /// Returns the number of attempts at the task.
     pub fn attempts(&self) -> u32 {
-        self.attempts
+        self.attempt
     }
 }
 
 impl fmt::Display for Exhausted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the last of {} attempts has failed", self.attempts)
+        write!(
+            f,
+            "given up by DurableRetryLayer after attempt {} of {}",
+            self.attempt, self.limit
+        )
     }
 }
 
 impl StdError for Exhausted {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         Some(&*self.cause)
+    }
+}
+
+/// The error of a task whose error is permanent. Its source is that error.
+#[derive(Debug)]
+struct Permanent(BoxError);
+
+impl fmt::Display for Permanent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("given up by DurableRetryLayer as permanent")
+    }
+}
+
+impl StdError for Permanent {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.0)
     }
 }
 
@@ -257,7 +336,7 @@ mod tests {
 
     fn layer() -> DurableRetryLayer {
         let backoff = Backoff::exponential(SECOND, 60 * SECOND).jitter(0.0);
-        DurableRetryLayer::new(3).backoff(backoff)
+        DurableRetryLayer::new().max_attempts(3).backoff(backoff)
     }
 
     /// Returns the error of the layered service if the inner service fails with `error`.
@@ -330,6 +409,43 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn the_lower_limit_of_the_layer_and_of_the_message_counts() {
+        let unlimited = DurableRetryLayer::new();
+        for (layer, of_message, last) in [
+            (&unlimited, None, None),
+            (&unlimited, Some(5), Some(5)),
+            (&layer(), Some(5), Some(3)),
+            (&layer(), Some(2), Some(2)),
+        ] {
+            let delivery = |attempt| Delivery {
+                kind: Kind::Task,
+                attempt: Attempt(attempt),
+                max_attempts: of_message,
+                deadline: None,
+            };
+            let settle = |attempt| {
+                let error = layer.config.settle(delivery(attempt), "disk full".into());
+                settled(&error) == Some(Settle::DeadLetter)
+            };
+            assert_eq!((1..=100).find(|attempt| settle(*attempt)), last);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_class_of_errors_has_its_back_off() {
+        let fixed = |wait| Backoff::exponential(wait, wait).jitter(0.0);
+        let layer = layer()
+            .backoff(fixed(SECOND))
+            .on(Class::Lasting, fixed(60 * SECOND));
+        let error = failing(&layer, Kind::Task, 1, "disk full").await;
+        assert_eq!(settled(&error), again(SECOND));
+        let error = failing(&layer, Kind::Task, 1, Rejection::ordinary("no layer")).await;
+        assert_eq!(settled(&error), again(60 * SECOND));
+        let text = panic_text(move || layer.on(Class::Permanent, fixed(SECOND)));
+        assert_eq!(text, "a permanent error is not retried, so it has no delay");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn overload_passes_and_does_not_count_as_an_attempt() {
         let error = failing(&layer(), Kind::Task, 3, Overloaded::new()).await;
         assert!(error.is::<Overloaded>());
@@ -374,7 +490,7 @@ mod tests {
 
     #[test]
     fn a_layer_without_an_attempt_panics_at_the_callers_location() {
-        let text = panic_text(|| DurableRetryLayer::new(0));
+        let text = panic_text(|| DurableRetryLayer::new().max_attempts(0));
         assert_eq!(text, "a durable retry must have at least one attempt");
     }
 }

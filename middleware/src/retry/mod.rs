@@ -36,19 +36,33 @@
 //!     .backoff(Backoff::exponential(Duration::from_millis(20), Duration::from_millis(200)))
 //!     // One retry for ten successful calls, and ten retries per second besides.
 //!     .budget(TpsBudget::new(Duration::from_secs(10), 10, 0.1));
-//! let durable = DurableRetryLayer::new(8)
+//! let durable = DurableRetryLayer::new()
 //!     .backoff(Backoff::exponential(Duration::from_secs(2), Duration::from_secs(600)));
 //! let app: Router = Router::new()
 //!     .task("charge", charge)
 //!     .layer(ServiceBuilder::new().layer(durable).layer(RetryLayer::new(quick)));
 //! ```
 //!
-//! With these numbers a task is tried 24 times: eight deliveries with three tries each, and waits
-//! of 2, 4, 8, … 128 s between the deliveries.
+//! With these numbers a task is tried 30 times: ten deliveries with three tries each, and waits of
+//! 2, 4, 8, … 512 s between the deliveries.
+//!
+//! # Number of attempts
+//! One setting limits the deliveries of a message: the
+//! [`max_deliveries`](campanile::transport::Settings::max_deliveries) of its worker, 10 unless set.
+//! A task that its sender has given [its own number](campanile::client::Call::max_attempts) uses
+//! that instead. Layers read the number that counts from
+//! [`Parts::max_attempts`](campanile::Parts::max_attempts). A layer around some of the routes can
+//! [lower](DurableRetryLayer::max_attempts) it for them.
+//!
+//! The reason of a dead letter says who has decided: `given up by DurableRetryLayer after attempt 3
+//! of 3`, `given up by DurableRetryLayer as permanent`, `given up by the worker after attempt 10 of
+//! 10`, `given up by the worker as permanent`. A worker can
+//! [call a function](campanile::serve::Serve::on_give_up) for each message that it gives up.
 //!
 //! # Classes of errors
 //! The [`Class`](crate::Class) of the error decides. Transient errors are retried in place.
-//! Transient and lasting errors are retried durably. A permanent error makes a dead letter
+//! Transient and lasting errors are retried durably, each with [its
+//! own](DurableRetryLayer::on) back-off if you like. A permanent error makes a dead letter
 //! immediately. If the application has decided already, with a [`Failure`] in the chain of sources,
 //! neither kind of retry changes that decision.
 //!

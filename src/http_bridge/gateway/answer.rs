@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{
     HeaderValue, Response, StatusCode,
-    header::{ALLOW, CONTENT_TYPE},
+    header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE},
 };
 
 use super::{
@@ -26,6 +26,8 @@ use crate::{
 /// Makes the response to one request.
 pub(super) struct Responder {
     pub(super) options: Arc<GatewayOptions>,
+    /// Set for a `HEAD` request. Its response has no body.
+    pub(super) is_head: bool,
     /// The `x-request-id` of the request, which is copied to the response.
     pub(super) request_id: Option<HeaderValue>,
 }
@@ -79,6 +81,17 @@ impl Responder {
         ))
     }
 
+    pub(super) fn unsupported(&self, fault: String) -> Response<Body> {
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        self.failed(Problem::new(status, "unsupported_media_type", fault))
+    }
+
+    /// Returns the response to a request whose body did not arrive within the gateway's timeout.
+    pub(super) fn not_arrived(&self) -> Response<Body> {
+        let text = format!("the body did not arrive within {:?}", self.options.timeout);
+        self.failed(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", text))
+    }
+
     pub(super) fn unread(&self, error: BodyError) -> Response<Body> {
         if error.is_too_long() {
             return self.too_long();
@@ -124,6 +137,11 @@ impl Responder {
             response
                 .headers_mut()
                 .insert(REQUEST_ID.clone(), id.clone());
+        }
+        if self.is_head {
+            let body = std::mem::take(response.body_mut());
+            let length = http_body::Body::size_hint(&body).lower();
+            response.headers_mut().insert(CONTENT_LENGTH, length.into());
         }
         response
     }

@@ -43,6 +43,8 @@ pub(super) enum GatewayStage<S: Service<Message>, B: http_body::Body<Error: Into
         head: Option<request::Parts>,
         #[pin]
         body: Reading<B>,
+        #[pin]
+        timer: Sleep,
     },
     /// The inner service handles the message.
     Sending {
@@ -79,26 +81,36 @@ where
                     route,
                     head,
                     body,
-                } => match payload(ready!(body.poll(cx)), this.responder.options.limit) {
-                    Err(error) => GatewayStage::Answered(Some(this.responder.unread(error))),
-                    Ok(payload) => {
-                        let head = head.take().expect("it is read once");
-                        match this.responder.options.message(route, head, payload) {
-                            Err(problem) => {
-                                GatewayStage::Answered(Some(this.responder.failed(problem)))
-                            }
-                            Ok(message) => {
-                                let deadline = this.responder.options.answer_by(&message);
-                                let service = service.take().expect("it is read once");
-                                GatewayStage::Sending {
-                                    route: route.clone(),
-                                    call: service.oneshot(message),
-                                    timer: sleep_until(deadline.0),
-                                }
+                    timer,
+                } => {
+                    let Poll::Ready(read) = body.poll(cx) else {
+                        ready!(timer.poll(cx));
+                        let response = this.responder.not_arrived();
+                        this.stage.set(GatewayStage::Answered(Some(response)));
+                        continue;
+                    };
+                    let options = &this.responder.options;
+                    let message = match payload(read, options.limit) {
+                        Err(error) => Err(this.responder.unread(error)),
+                        Ok(payload) => {
+                            let head = head.take().expect("it is read once");
+                            let message = options.message(route, head, payload);
+                            message.map_err(|problem| this.responder.failed(problem))
+                        }
+                    };
+                    match message {
+                        Err(response) => GatewayStage::Answered(Some(response)),
+                        Ok(message) => {
+                            let deadline = options.answer_by(&message);
+                            let service = service.take().expect("it is read once");
+                            GatewayStage::Sending {
+                                route: route.clone(),
+                                call: service.oneshot(message),
+                                timer: sleep_until(deadline.0),
                             }
                         }
                     }
-                },
+                }
                 // The call is polled before the timer, so a reply that has arrived in time counts.
                 GatewayStageProjection::Sending { route, call, timer } => {
                     let response = match call.poll(cx) {

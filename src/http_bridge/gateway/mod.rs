@@ -2,6 +2,7 @@
 
 mod answer;
 mod future;
+mod media;
 mod request;
 mod routes;
 
@@ -14,6 +15,7 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, request::Parts};
+use tokio::time::sleep;
 use tower::Service;
 
 pub use self::future::GatewayFuture;
@@ -114,6 +116,8 @@ pub(super) struct GatewayOptions {
     routes: Routes,
     limit: usize,
     timeout: Duration,
+    /// The accepted types of bodies that forms of other sites can send.
+    accepted_types: Vec<String>,
     retry_after: Duration,
     content_type: HeaderValue,
     forwarded: ForwardedHeaders,
@@ -127,6 +131,7 @@ impl Default for GatewayOptions {
             routes: Routes::default(),
             limit: 2 * 1024 * 1024,
             timeout: Duration::from_secs(30),
+            accepted_types: Vec::new(),
             retry_after: Problem::WAIT,
             content_type: HeaderValue::from_static("application/octet-stream"),
             forwarded: ForwardedHeaders::default(),
@@ -212,7 +217,18 @@ impl<S> Gateway<S> {
         self.with(|options| options.limit = limit)
     }
 
-    /// Sets the maximum time to send a message, and for an RPC request to get its reply. After that
+    /// Takes bodies of this type, although forms of other sites can send them: `text/plain`,
+    /// `application/x-www-form-urlencoded` or `multipart/form-data`. A browser sends such a body
+    /// to any site without asking it first, and with the user's cookies. So a gateway whose callers
+    /// are known by cookies, or by their place in a network, refuses these types with a 415, as it
+    /// does unless they are accepted. Other types are always taken.
+    #[must_use]
+    pub fn accept_content_type(self, content_type: &str) -> Self {
+        self.with(|options| options.accepted_types.push(content_type.to_owned()))
+    }
+
+    /// Sets the maximum time in which the body of a request arrives; after that the response is a
+    /// 408. It is also the maximum time to send a message, and for an RPC request to get its reply. After that
     /// the response is a 504. For an RPC request it is also the deadline: a worker does not start
     /// it later. 30 s unless set.
     #[must_use]
@@ -291,6 +307,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let responder = Responder {
             options: self.options.clone(),
+            is_head: request.method() == Method::HEAD,
             request_id: request.headers().get(&REQUEST_ID).cloned(),
         };
         let route = match self
@@ -310,11 +327,17 @@ where
             let response = responder.too_long();
             return GatewayFuture::new(responder, GatewayStage::Answered(Some(response)));
         }
+        let accepted = &self.options.accepted_types;
+        if let Some(fault) = media::fault(&head.method, &head.headers, accepted) {
+            let response = responder.unsupported(fault);
+            return GatewayFuture::new(responder, GatewayStage::Answered(Some(response)));
+        }
         let stage = GatewayStage::Reading {
             service: Some(self.service.clone()),
             route,
             head: Some(head),
             body: read(body, self.options.limit),
+            timer: sleep(self.options.timeout),
         };
         GatewayFuture::new(responder, stage)
     }

@@ -1,6 +1,7 @@
 //! Converts an HTTP request into a message.
 
 use bytes::Bytes;
+use crc::{CRC_64_XZ, Crc};
 use http::{HeaderMap, HeaderName, StatusCode, request};
 
 use super::{
@@ -9,6 +10,9 @@ use super::{
     routes::GatewayRoute,
 };
 use crate::message::{Deadline, IdempotencyKey, Kind, Message};
+
+/// Digests the bodies of requests with an idempotency key.
+const CRC: Crc<u64> = Crc::<u64>::new(&CRC_64_XZ);
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -39,7 +43,10 @@ impl GatewayOptions {
             if key.len() > IdempotencyKey::MAX_LEN {
                 return Err(invalid("the idempotency key is too long"));
             }
-            message.parts_mut().idempotency_key = Some(key.into());
+            let digest = CRC.checksum(message.payload());
+            let parts = message.parts_mut();
+            parts.idempotency_key = Some(key.into());
+            parts.content_digest = Some(digest);
         }
         if route.kind == Kind::Rpc {
             message.parts_mut().deadline = Some(Deadline::after(self.timeout));

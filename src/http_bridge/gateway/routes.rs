@@ -46,10 +46,19 @@ impl Routes {
 
     pub(super) fn find(&self, method: &Method, path: &str) -> Result<&GatewayRoute, Missing> {
         let here = self.0.get(&*canonical(path)).ok_or(Missing::Path)?;
-        if let Some((_, route)) = here.iter().find(|(known, _)| known == method) {
+        let of = |method: &Method| {
+            let found = here.iter().find(|(known, _)| known == method);
+            found.map(|(_, route)| route)
+        };
+        // A response to `HEAD` is that to `GET`, without its body.
+        let get = || of(&Method::GET).filter(|_| *method == Method::HEAD);
+        if let Some(route) = of(method).or_else(get) {
             return Ok(route);
         }
-        let methods: Vec<_> = here.iter().map(|(known, _)| known.as_str()).collect();
+        let mut methods: Vec<_> = here.iter().map(|(known, _)| known.as_str()).collect();
+        if of(&Method::GET).is_some() && of(&Method::HEAD).is_none() {
+            methods.push("HEAD");
+        }
         let allow = HeaderValue::from_str(&methods.join(", ")).expect("methods are tokens");
         Err(Missing::Method(allow))
     }
@@ -85,7 +94,7 @@ mod tests {
                 "{path}"
             );
         }
-        let allow = HeaderValue::from_static("GET, POST");
+        let allow = HeaderValue::from_static("GET, POST, HEAD");
         assert_eq!(
             routes.find(&Method::PUT, "/users"),
             Err(Missing::Method(allow))

@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use tower::Service;
 
 pub use self::future::HttpHandlerFuture;
@@ -130,6 +130,16 @@ impl<S> HttpHandler<S> {
         let value = HeaderValue::from_str(content_type);
         let value = value.expect("a content type is visible ASCII");
         self.with(|options| options.content_type = Some(value))
+    }
+
+    /// Passes a header of a message on, although an HTTP service trusts it: one of `authorization`,
+    /// `cookie`, `forwarded`, `x-real-ip` and those that begin with `x-forwarded-`. An HTTP server
+    /// gets these from a logged-in user or from its proxy; in a message its sender has set them, and
+    /// anyone who may add to the stream can send any. So they are dropped unless you trust
+    /// all senders.
+    #[must_use]
+    pub fn trust_header(self, name: HeaderName) -> Self {
+        self.with(|options| options.trusted.push(name))
     }
 
     /// Adds CloudEvents headers to each message that has none, in

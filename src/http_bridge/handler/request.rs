@@ -9,7 +9,7 @@ use http::{
 use super::super::{
     body::Body,
     extensions::Origin,
-    headers::{ATTEMPT, ID, KIND, NAME, strip_connection},
+    headers::{ATTEMPT, ID, KIND, NAME, strip_claims, strip_connection},
     names::{header_text, path},
     status::settle,
 };
@@ -22,7 +22,7 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::http_bridge) enum Form {
     /// For an HTTP service: Campanile's headers, and the message's headers except those that are
-    /// valid only for one connection.
+    /// valid only for one connection, and those that the service would trust.
     Plain,
     /// For an HTTP layer: exactly the message's headers, because inside the layer the request
     /// becomes the message again.
@@ -36,6 +36,8 @@ pub(in crate::http_bridge) struct HandlerOptions {
     pub(in crate::http_bridge) form: Form,
     pub(super) target: Option<Arc<Target>>,
     pub(super) content_type: Option<HeaderValue>,
+    /// The headers that are passed on although an HTTP service trusts them.
+    pub(super) trusted: Vec<HeaderName>,
     /// The `ce-source`, if messages get CloudEvents headers.
     pub(super) cloud_events: Option<HeaderValue>,
     pub(super) settle: Arc<dyn Fn(StatusCode) -> Settle + Send + Sync>,
@@ -48,6 +50,7 @@ impl Default for HandlerOptions {
             form: Form::Plain,
             target: None,
             content_type: None,
+            trusted: Vec::new(),
             cloud_events: None,
             settle: Arc::new(settle),
             limit: 16 * 1024 * 1024,
@@ -77,6 +80,7 @@ impl HandlerOptions {
         *request.extensions_mut() = mem::take(&mut parts.extensions);
         if self.form == Form::Plain {
             strip_connection(request.headers_mut());
+            strip_claims(request.headers_mut(), &self.trusted);
             self.add_headers(&parts, request.headers_mut())
                 .map_err(|error| {
                     Rejection::permanent("more headers than HTTP allows").because(error)

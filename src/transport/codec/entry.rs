@@ -5,7 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::{ATTEMPTS, IDEMPOTENCY_KEY, PARTITION_KEY, TIME_TO_LIVE, excerpt, header};
+use super::{
+    ATTEMPT_TIMEOUT, ATTEMPTS, IDEMPOTENCY_KEY, MAX_ATTEMPTS, PARTITION_KEY, TIME_TO_LIVE, excerpt,
+    header,
+};
 use crate::{
     message::{
         CorrelationId, Due, IdempotencyKey, Kind, Message, MessageId, Name, PartitionKey, Parts,
@@ -15,7 +18,7 @@ use crate::{
 };
 
 /// Calls `put` with each field of a message: `type`, `name`, `payload`, the time to live, the
-/// idempotency key, the partition key, then the headers. A message with a deadline has a time to
+/// idempotency key, the partition key, the limits of attempts, then the headers. A message with a deadline has a time to
 /// live, which starts when the message is due. The transport adds the reply channel of a request.
 pub fn encode(message: &Message, mut put: impl FnMut(&[u8], &[u8])) {
     let parts = message.parts();
@@ -34,6 +37,13 @@ pub fn encode(message: &Message, mut put: impl FnMut(&[u8], &[u8])) {
     }
     if let Some(key) = &parts.partition_key {
         put(PARTITION_KEY.as_bytes(), key.as_bytes());
+    }
+    if let Some(max) = parts.max_attempts {
+        put(MAX_ATTEMPTS.as_bytes(), max.to_string().as_bytes());
+    }
+    if let Some(timeout) = parts.attempt_timeout {
+        let millis = timeout.as_millis().clamp(1, u64::MAX.into());
+        put(ATTEMPT_TIMEOUT.as_bytes(), millis.to_string().as_bytes());
     }
     let mut field = Vec::new();
     for (name, value) in &parts.headers {
@@ -104,6 +114,8 @@ struct ParsedEntry {
     record: Option<usize>,
     idempotency_key: Option<usize>,
     partition_key: Option<usize>,
+    max_attempts: Option<u32>,
+    attempt_timeout: Option<Duration>,
 }
 
 /// The indices of the fields that an entry may have once.
@@ -122,6 +134,8 @@ struct FieldIndices {
     record: Option<usize>,
     idempotency_key: Option<usize>,
     partition_key: Option<usize>,
+    max_attempts: Option<usize>,
+    attempt_timeout: Option<usize>,
 }
 
 impl ParsedEntry {
@@ -140,6 +154,8 @@ impl ParsedEntry {
                 b"~i" => &mut indices.id,
                 b"~j" => &mut indices.record,
                 b"~k" => &mut indices.idempotency_key,
+                b"~n" => &mut indices.max_attempts,
+                b"~l" => &mut indices.attempt_timeout,
                 b"~p" => &mut indices.partition_key,
                 b"~t" => &mut indices.time_to_live,
                 b"~c" => &mut indices.client,
@@ -213,6 +229,11 @@ impl ParsedEntry {
             record: indices.record,
             idempotency_key: indices.idempotency_key,
             partition_key: indices.partition_key,
+            // At least one attempt has started when this is read.
+            max_attempts: number(value(indices.max_attempts), MAX_ATTEMPTS)?
+                .map(|max: u32| max.max(1)),
+            attempt_timeout: number(value(indices.attempt_timeout), ATTEMPT_TIMEOUT)?
+                .map(Duration::from_millis),
         })
     }
 
@@ -227,6 +248,8 @@ impl ParsedEntry {
         parts.idempotency_key = key.and_then(|key| IdempotencyKey::from_utf8(&key).ok());
         let key = self.partition_key.map(&mut value);
         parts.partition_key = key.and_then(|key| PartitionKey::from_utf8(&key).ok());
+        parts.max_attempts = self.max_attempts;
+        parts.attempt_timeout = self.attempt_timeout;
         let correlation_id = self.correlation_id.map(&mut value);
         if parts.kind == Kind::Rpc {
             let id = correlation_id.as_deref();

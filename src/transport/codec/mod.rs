@@ -50,6 +50,10 @@ pub const ID: &str = "~i";
 pub const IDEMPOTENCY_KEY: &str = "~k";
 /// The internal field of the group that records the status of the task.
 pub const RECORD: &str = "~j";
+/// The internal field of the number of attempts after which the task is given up, in decimal.
+pub const MAX_ATTEMPTS: &str = "~n";
+/// The internal field of the maximum duration of each attempt, in milliseconds.
+pub const ATTEMPT_TIMEOUT: &str = "~l";
 /// The internal field of the partition key.
 pub const PARTITION_KEY: &str = "~p";
 /// The internal field of the client that waits for a reliable reply: its UUID.

@@ -164,8 +164,12 @@ impl Shared {
         mut fields: Vec<(Bytes, Bytes)>,
     ) -> Result<Reply, Error> {
         let key = parts.idempotency_key.as_ref();
-        if let Some(id) = key.and_then(|key| contents.idempotency_keys.get(key)) {
-            return Ok(Reply::duplicate(id));
+        if let Some(holder) = key.and_then(|key| contents.idempotency_keys.get(key)) {
+            let digests = holder.digest.zip(parts.content_digest);
+            return match digests.is_some_and(|(one, other)| one != other) {
+                true => Err(Error::reused_key(holder.id.clone())),
+                false => Ok(Reply::duplicate(holder.id.clone())),
+            };
         }
         let place = (stream, &settings.group);
         if let Some(unique) = &parts.unique {
@@ -222,10 +226,12 @@ impl Shared {
             records.accept(place, id.clone(), parts, state, now);
         }
         if let Some(key) = key {
-            let window = settings.idempotency_window;
+            // Counted from the time at which the task is due.
+            let window = wait.saturating_add(settings.idempotency_window);
+            let digest = parts.content_digest;
             contents
                 .idempotency_keys
-                .remember(key.clone(), id.clone(), window);
+                .remember(key.clone(), id.clone(), digest, window);
         }
         self.context.counters.sent.increment();
         Ok(Reply::accepted(id))
@@ -418,8 +424,17 @@ pub(super) fn with_group<T>(
 ) -> Option<T> {
     let stream = streams.get_mut(&settings.stream)?;
     stream.promote(context, &settings.stream);
-    let BrokerStream { log, groups, .. } = stream;
-    let result = act(groups.get_mut(&settings.group)?, log);
+    let BrokerStream {
+        log,
+        groups,
+        idempotency_keys,
+        ..
+    } = stream;
+    let group = groups.get_mut(&settings.group)?;
+    let result = act(group, log);
+    for id in group.given_up.drain(..) {
+        idempotency_keys.forget(&id);
+    }
     if let Some(finished) = groups.values().map(Group::finished_before).min() {
         log.trim(finished);
     }

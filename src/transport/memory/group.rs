@@ -55,6 +55,9 @@ pub(super) struct Group {
     /// Deliveries whose leases are no longer renewed, by the time at which the leases end.
     ending: BTreeSet<(Instant, Serial)>,
     pub(super) dead: DeadLetterLog,
+    /// The tasks with an idempotency key that have ended without success. The stream frees their
+    /// keys.
+    pub(super) given_up: Vec<MessageId>,
     dropped: DroppedLetters,
     /// The wakers of the open sources.
     members: HashMap<Consumer, Arc<Notify>>,
@@ -256,17 +259,15 @@ impl Group {
                 break;
             };
             // Checked before the message is decoded, because decoding it may kill the worker.
-            if retry.attempts >= settings.max_deliveries {
-                let reason = format!(
-                    "no worker settled it: {} of {} deliveries are used up",
-                    retry.attempts, settings.max_deliveries
-                );
+            if retry.attempts >= retry.entry.max_attempts(settings) {
+                let reason = format!("delivered {} times and never settled", retry.attempts);
                 tracing::warn!(
                     id = %retry.entry.id, stream = %settings.stream, group = %settings.group,
                     "a dead letter: {reason}"
                 );
                 self.dead_letter(&retry.entry, retry.attempts, reason, settings, context);
-                context.answer(&retry.entry, || Err(used_up()));
+                let error = "the request could not be handled";
+                context.answer(&retry.entry, || Err(RpcError::unavailable(error)));
                 continue;
             }
             if context.records.skips(settings, &retry.entry.fields) {
@@ -458,20 +459,12 @@ impl Group {
                     reason.clone_into(&mut status.reason);
                 });
         };
-        match verdict {
+        match verdict.limited(attempt, entry.max_attempts(settings)) {
             Verdict::Done(answer) => {
                 counters.done.increment();
                 ended(TaskState::Done, "");
                 observe(&|| Happened::answered(&answer));
                 context.answer(&entry, || answer);
-            }
-            Verdict::Redeliver {
-                counted: true,
-                reason,
-                ..
-            } if attempt >= settings.max_deliveries => {
-                self.dead_letter(&entry, attempt, reason, settings, context);
-                context.answer(&entry, || Err(used_up()));
             }
             Verdict::Redeliver {
                 after,
@@ -511,6 +504,10 @@ impl Group {
                     Discarded::Ignored => counters.ignored.increment(),
                 }
                 ended(TaskState::Discarded, "");
+                // A task that this group ignores belongs to other groups.
+                if reason != Discarded::Ignored {
+                    self.give_up(&entry);
+                }
                 observe(&|| Happened::Discarded(reason));
                 if let Some(answer) = answer {
                     context.answer(&entry, || Err(answer));
@@ -574,6 +571,7 @@ impl Group {
         context: &GroupContext,
     ) {
         context.counters.dead.increment();
+        self.give_up(entry);
         let end = (TaskState::Dead, &*reason);
         let now = context.clock.now();
         context.records.end(settings, &entry.fields, end, now);
@@ -593,6 +591,12 @@ impl Group {
         } = settings;
         self.dropped
             .report(dropped, stream, group, *max_dead_letters);
+    }
+
+    fn give_up(&mut self, entry: &LogEntry) {
+        if entry.field(codec::IDEMPOTENCY_KEY).is_some() {
+            self.given_up.push(entry.message_id());
+        }
     }
 
     /// Cancels a task that is running, or that waits to be delivered again. Returns `false` if there
@@ -632,6 +636,8 @@ impl Group {
             self.last_read = Some(entry.id);
             entries.push(Arc::clone(entry));
         }
+        self.given_up
+            .extend(entries.iter().map(|entry| entry.message_id()));
         entries
     }
 
@@ -702,8 +708,4 @@ impl Group {
         let over = self.ending.range(..=(Instant::now(), Serial::MAX));
         self.backlog(log).waiting + over.count()
     }
-}
-
-fn used_up() -> RpcError {
-    RpcError::unavailable("the request has used up its deliveries")
 }

@@ -5,7 +5,10 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 
 use super::clock::EntryId;
-use crate::{message::MessageId, transport::codec};
+use crate::{
+    message::MessageId,
+    transport::{Settings, codec},
+};
 
 /// An entry, with its fields as on the wire.
 #[derive(Debug)]
@@ -20,6 +23,13 @@ impl LogEntry {
         self.fields
             .iter()
             .find_map(|(field, value)| (field == name).then_some(value))
+    }
+
+    /// Returns the number of attempts after which the message is given up.
+    pub(super) fn max_attempts(&self, settings: &Settings) -> u32 {
+        let chosen = self.field(codec::MAX_ATTEMPTS);
+        let chosen = chosen.and_then(|max| std::str::from_utf8(max).ok()?.parse().ok());
+        chosen.unwrap_or(settings.max_deliveries)
     }
 
     /// Returns the id of the message. It is the id in the fields if they have one, as those of a

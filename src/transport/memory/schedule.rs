@@ -59,44 +59,75 @@ impl Schedule {
     }
 }
 
+/// The task that was sent with an idempotency key.
+#[derive(Debug, Clone)]
+pub(super) struct Holder {
+    pub(super) id: MessageId,
+    /// The digest of the task's content, if its sender has given one.
+    pub(super) digest: Option<u64>,
+    /// The end of the key's window.
+    ends_at: Instant,
+}
+
 /// The idempotency keys of a stream, each with the id of its task, until the time window of the key
 /// ends.
 #[derive(Debug, Default)]
 pub(super) struct IdempotencyKeys {
-    /// The id of the task, and the end of the window.
-    ids: HashMap<IdempotencyKey, (MessageId, Instant)>,
+    ids: HashMap<IdempotencyKey, Holder>,
+    /// The keys of these tasks.
+    by_task: HashMap<MessageId, IdempotencyKey>,
     /// The same keys, ordered by the ends of their windows.
     by_end: BTreeSet<(Instant, IdempotencyKey)>,
 }
 
 impl IdempotencyKeys {
-    /// Returns the id of the task that was sent with this key, or `None` if the key is not
-    /// remembered. First removes all keys whose windows have ended.
-    pub(super) fn get(&mut self, key: &IdempotencyKey) -> Option<MessageId> {
+    /// Returns the task that was sent with this key, or `None` if the key is not remembered. First
+    /// removes all keys whose windows have ended.
+    pub(super) fn get(&mut self, key: &IdempotencyKey) -> Option<&Holder> {
         let now = Instant::now();
         while let Some((ends_at, _)) = self.by_end.first()
             && *ends_at <= now
         {
             let (_, key) = self.by_end.pop_first().expect("checked above");
-            self.ids.remove(&key);
+            self.remove(&key);
         }
-        self.ids.get(key).map(|(id, _)| id.clone())
+        self.ids.get(key)
     }
 
     /// Remembers a key for `window`. The key must not be remembered yet, as [`get`](Self::get)
     /// shows.
-    pub(super) fn remember(&mut self, key: IdempotencyKey, id: MessageId, window: Duration) {
+    pub(super) fn remember(
+        &mut self,
+        key: IdempotencyKey,
+        id: MessageId,
+        digest: Option<u64>,
+        window: Duration,
+    ) {
         let ends_at = instant_after(window);
         self.by_end.insert((ends_at, key.clone()));
-        self.ids.insert(key, (id, ends_at));
+        self.by_task.insert(id.clone(), key.clone());
+        let holder = Holder {
+            id,
+            digest,
+            ends_at,
+        };
+        self.ids.insert(key, holder);
     }
 
-    /// Forgets a key if it belongs to the task with this id, which was cancelled.
-    pub(super) fn forget(&mut self, key: &IdempotencyKey, id: &MessageId) {
-        if let Some((_, ends_at)) = self.ids.get(key).filter(|(known, _)| known == id) {
-            self.by_end.remove(&(*ends_at, key.clone()));
-            self.ids.remove(key);
+    /// Forgets the key of a task that has ended without success, so that it can be sent again.
+    pub(super) fn forget(&mut self, id: &MessageId) {
+        if let Some(key) = self.by_task.get(id).cloned()
+            && let Some(ends_at) = self.remove(&key)
+        {
+            self.by_end.remove(&(ends_at, key));
         }
+    }
+
+    /// Removes a key, but not its end. Returns the end of its window.
+    fn remove(&mut self, key: &IdempotencyKey) -> Option<Instant> {
+        let holder = self.ids.remove(key)?;
+        self.by_task.remove(&holder.id);
+        Some(holder.ends_at)
     }
 }
 
@@ -108,13 +139,14 @@ mod tests {
     async fn a_key_is_forgotten_after_its_window_or_with_its_task() {
         let mut known = IdempotencyKeys::default();
         let (key, id) = (IdempotencyKey::from("k"), MessageId::from("1"));
-        known.remember(key.clone(), id.clone(), Duration::from_secs(1));
-        known.forget(&key, &"2".into());
-        assert_eq!(known.get(&key), Some(id.clone()));
+        known.remember(key.clone(), id.clone(), None, Duration::from_secs(1));
+        known.forget(&"2".into());
+        assert_eq!(known.get(&key).map(|holder| &holder.id), Some(&id));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(known.get(&key), None);
-        known.remember(key.clone(), id.clone(), Duration::from_secs(1));
-        known.forget(&key, &id);
-        assert_eq!((known.get(&key), known.by_end.len()), (None, 0));
+        assert!(known.get(&key).is_none());
+        known.remember(key.clone(), id.clone(), None, Duration::from_secs(1));
+        known.forget(&id);
+        assert!(known.get(&key).is_none() && known.by_end.is_empty());
+        assert!(known.by_task.is_empty());
     }
 }

@@ -7,8 +7,8 @@ use super::{
     records::place_of,
 };
 use crate::{
-    message::{IdempotencyKey, MessageId, UniqueKey},
-    transport::{Settings, StoreFuture, TaskState, TaskStatus, TaskStore, codec},
+    message::{MessageId, UniqueKey},
+    transport::{Settings, StoreFuture, TaskState, TaskStatus, TaskStore},
 };
 
 /// The tasks of a handle's group, on one stream or on all partitions of a stream.
@@ -64,12 +64,8 @@ impl Shared {
                     records.keep(&place, id);
                 }
             };
-            if let Some(fields) = stream.schedule.cancel(id) {
-                let mut fields = fields.into_iter();
-                let key = fields.find(|(field, _)| field == codec::IDEMPOTENCY_KEY);
-                if let Some(key) = key.and_then(|(_, key)| IdempotencyKey::from_utf8(&key).ok()) {
-                    stream.idempotency_keys.forget(&key, id);
-                }
+            if stream.schedule.cancel(id).is_some() {
+                stream.idempotency_keys.forget(id);
                 end(false);
                 return true;
             }
@@ -82,6 +78,7 @@ impl Shared {
             }
             let group = stream.groups.get_mut(&settings.group);
             let found = group.is_some_and(|group| group.cancel(id, reason));
+            stream.idempotency_keys.forget(id);
             end(!found);
             true
         })

@@ -182,7 +182,7 @@ mod tests {
             );
             return;
         }
-        if error.is_duplicate() {
+        if error.is_duplicate() || error.is_reused_key() {
             // The number for a refused task, in place of that for an accepted one.
             return;
         }

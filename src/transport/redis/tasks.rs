@@ -51,13 +51,7 @@ impl Redis {
         // A task that is not delayed by its sender can be cancelled only if it has a record.
         let may_have_record =
             (body.as_ref()).is_none_or(|fields| value_of(fields, codec::RECORD).is_some());
-        // A script's keys must be declared, so the key of the task's idempotency record is looked
-        // up first.
-        let fields = body.unwrap_or_default();
-        let key = value_of(&fields, codec::IDEMPOTENCY_KEY);
-        let key = key.map(|key| keys.idempotency(String::from_utf8_lossy(key)));
-        let mut names = vec![&*keys.stream_due, &keys.stream_bodies];
-        names.extend(key.as_deref());
+        let names = [&*keys.stream_due, &keys.stream_bodies];
         let args = |cmd: &mut Cmd| {
             cmd.arg(keys.group.as_str())
                 .arg(id.as_str())

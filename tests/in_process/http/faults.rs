@@ -84,7 +84,6 @@ fn assert_problem(response: &Response<Body>, status: StatusCode, about: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fault 31"]
 async fn a_body_that_does_not_arrive_within_the_time_out_is_408() {
     for path in PATHS {
         let taken = Taken::default();
@@ -115,7 +114,6 @@ async fn a_body_that_arrives_slowly_but_within_the_time_out_is_taken() {
 }
 
 #[tokio::test]
-#[ignore = "fault 31"]
 async fn a_compressed_body_is_415_and_nothing_is_sent() {
     for path in PATHS {
         for coding in ["gzip", "br", "identity, gzip"] {
@@ -136,7 +134,6 @@ async fn a_compressed_body_is_415_and_nothing_is_sent() {
 /// A browser sends bodies of these types to any site, with the user's cookies and without asking
 /// that site first. <https://fetch.spec.whatwg.org/#cors-safelisted-request-header>
 #[tokio::test]
-#[ignore = "fault 31"]
 async fn a_form_of_another_site_is_415_and_nothing_is_sent() {
     for path in PATHS {
         for content_type in [
@@ -189,7 +186,6 @@ fn allowed(response: &Response<Body>) -> Vec<String> {
 }
 
 #[tokio::test]
-#[ignore = "fault 31"]
 async fn head_of_a_get_route_is_answered_as_get_without_a_body() {
     let taken = Taken::default();
     let gateway = every_kind(&taken);
@@ -205,7 +201,6 @@ async fn head_of_a_get_route_is_answered_as_get_without_a_body() {
 }
 
 #[tokio::test]
-#[ignore = "fault 31"]
 async fn options_of_a_route_names_its_methods() {
     let taken = Taken::default();
     let gateway = every_kind(&taken);

@@ -134,7 +134,7 @@ async fn nothing_but_the_routes_is_taken() {
     for (method, path, allow) in [
         (Method::GET, "/ping", "POST"),
         (Method::OPTIONS, "/orders/create", "POST"),
-        (Method::POST, "/v1/ping", "GET"),
+        (Method::POST, "/v1/ping", "GET, HEAD"),
     ] {
         let request = Request::builder().method(method).uri(path);
         let response = ask(&gateway, request.body(Body::default()).unwrap()).await;
@@ -192,7 +192,11 @@ async fn only_listed_headers_go_along_in_both_directions() {
     ]
     .iter()
     .fold(post("/ping"), |request, name| {
-        request.header(*name, "value")
+        let value = match *name {
+            "content-encoding" => "identity",
+            _ => "value",
+        };
+        request.header(*name, value)
     });
     let response = ask(&gateway, request.body(Body::default()).unwrap()).await;
     let mut names: Vec<_> = response

@@ -330,7 +330,7 @@ async fn deliveries_used_up_make_a_dead_letter_with_the_last_reason() {
     let letters = letters(&redis).await;
     assert_eq!(
         (letters[0].reason.as_str(), letters[0].attempts),
-        ("it failed", 2)
+        ("given up by the worker after attempt 2 of 2: it failed", 2)
     );
     let counts = redis.counts();
     assert_eq!((counts.redelivered, counts.dead), (1, 1));

@@ -120,7 +120,6 @@ async fn a_handler_behind_a_gateway_is_the_original_service() {
 }
 
 #[tokio::test]
-#[ignore = "fault 31"]
 async fn every_method_of_a_route_is_answered_as_axum_answers_it() {
     use campanile::Kind;
     use http::Method;

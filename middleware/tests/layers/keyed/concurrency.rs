@@ -110,7 +110,8 @@ async fn a_message_without_a_key_is_a_dead_letter_and_a_request_is_answered_inva
     until(async || transport.counts().dead == 1).await;
     let letters = transport.dead_letters().list(Page::first(1)).await;
     let letters = letters.expect("the dead letters are listed").letters;
-    assert_eq!(letters[0].reason, "the message has no key");
+    let reason = "given up by the worker as permanent: the message has no key";
+    assert_eq!(letters[0].reason, reason);
     let error = client.request::<String>("a", ()).await.unwrap_err();
     assert_eq!(error.rpc().unwrap().code(), &RpcCode::Invalid);
     let request = client.request::<String>("a", ());

@@ -27,9 +27,7 @@ on_both! {
 
 fn layer() -> OrderedByKeyLayer<ByName> {
     let settings = settings();
-    OrderedByKeyLayer::new(key::name())
-        .backoff(settings.backoff)
-        .max_deliveries(settings.max_deliveries)
+    OrderedByKeyLayer::new(key::name()).backoff(settings.backoff)
 }
 
 /// Records the messages of each key, and violations of their order.

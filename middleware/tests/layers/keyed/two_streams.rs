@@ -129,9 +129,7 @@ async fn messages_of_two_redis_streams_with_equal_ids_all_run() {
 async fn ordered(one: impl Transport, two: impl Transport) {
     let ran = Ran::default();
     let settings = settings();
-    let layer = OrderedByKeyLayer::new(key::name())
-        .backoff(settings.backoff)
-        .max_deliveries(settings.max_deliveries);
+    let layer = OrderedByKeyLayer::new(key::name()).backoff(settings.backoff);
     let app = || {
         let noted = ran.clone();
         let handler = async move |id: MessageId, attempt: Attempt, payload: String| {

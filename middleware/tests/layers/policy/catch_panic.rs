@@ -46,7 +46,7 @@ async fn a_request_is_answered_internal_and_a_task_is_redelivered(transport: imp
 
 async fn a_retry_around_the_layer_sees_the_panic(transport: impl Transport) {
     let stack = ServiceBuilder::new()
-        .layer(DurableRetryLayer::new(1))
+        .layer(DurableRetryLayer::new().max_attempts(1))
         .layer(CatchPanicLayer::new());
     let app = Router::new()
         .task("a", async || panic!("a bug") as ())

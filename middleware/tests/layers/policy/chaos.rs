@@ -16,7 +16,7 @@ async fn every_task_is_done_at_least_once_behind_a_stack_of_policies(transport: 
     const TASKS: usize = 100;
     let short = Backoff::exponential(Duration::from_millis(1), Duration::from_millis(20));
     let stack = ServiceBuilder::new()
-        .layer(DurableRetryLayer::new(10).backoff(short))
+        .layer(DurableRetryLayer::new().backoff(short))
         .layer(RetryLayer::new(RetryPolicy::new(2).backoff(short)))
         .layer(TimeoutLayer::new(Duration::from_secs(10)))
         .layer(CatchPanicLayer::new())

@@ -140,7 +140,7 @@ async fn an_open_circuit_of_a_client_means_unavailable_and_is_no_attempt(
             down.request::<()>("x", "").await
         })
         .rpc("b", async move || of_rpc.request::<()>("x", "").await)
-        .layer(DurableRetryLayer::new(2));
+        .layer(DurableRetryLayer::new().max_attempts(2));
     let worker = Worker::start(transport.clone(), app);
     let client = Client::new(transport.clone());
     let error = client.request::<()>("b", "").await.unwrap_err();

@@ -34,7 +34,8 @@ async fn a_rejected_message_is_settled_as_its_error_says(transport: impl Transpo
         client.enqueue("a", payload).await.unwrap();
     }
     let letter = dead(&transport).await;
-    assert_eq!((letter.attempts, &*letter.reason), (1, "it is bad"));
+    let reason = "given up by the worker as permanent: it is bad";
+    assert_eq!((letter.attempts, &*letter.reason), (1, reason));
     until(async || transport.counts().discarded == 1 && transport.counts().done == 1).await;
     let answer = async |payload| {
         let error = client.request::<()>("b", payload).await.unwrap_err();

@@ -2,6 +2,7 @@
 
 use campanile::{
     Attempt, BoxError, Client, Error, Failure, Handler, Json, Redis, Router, RpcError,
+    transport::Selection,
 };
 use campanile_middleware::{DurableRetryLayer, RetryPolicy};
 use tokio::time::Instant;
@@ -12,6 +13,7 @@ use super::*;
 on_both!(
     a_failed_task_is_redelivered_after_its_back_off_and_is_a_dead_letter_in_the_end,
     a_permanent_error_is_a_dead_letter_at_once,
+    the_number_of_attempts_is_that_of_the_task_or_else_of_the_worker,
     a_failure_is_not_overridden,
     retries_in_place_and_durable_retries_combine,
     a_request_is_redelivered_while_its_caller_waits,
@@ -21,7 +23,9 @@ const BACKOFF: Backoff =
     Backoff::exponential(Duration::from_millis(100), Duration::from_millis(200)).jitter(0.0);
 
 fn durable(attempts: u32) -> DurableRetryLayer {
-    DurableRetryLayer::new(attempts).backoff(BACKOFF)
+    DurableRetryLayer::new()
+        .max_attempts(attempts)
+        .backoff(BACKOFF)
 }
 
 fn in_place(tries: u32) -> RetryLayer<RetryPolicy> {
@@ -44,7 +48,7 @@ async fn a_failed_task_is_redelivered_after_its_back_off_and_is_a_dead_letter_in
         .await
         .unwrap();
     let letter = dead(&transport).await;
-    let chain = "the delivery failed for good: the last of 3 attempts has failed: disk full";
+    let chain = "the delivery failed for good: given up by DurableRetryLayer after attempt 3 of 3: disk full";
     assert_eq!((letter.attempts, &*letter.reason), (3, chain));
     assert_eq!(letter.message().unwrap().payload(), "x");
     let seen = log.all();
@@ -66,6 +70,50 @@ async fn a_permanent_error_is_a_dead_letter_at_once(transport: impl Transport) {
         .await
         .unwrap();
     assert_eq!(dead(&transport).await.attempts, 1);
+    worker.stop().await.unwrap();
+}
+
+async fn the_number_of_attempts_is_that_of_the_task_or_else_of_the_worker(
+    transport: impl Transport,
+) {
+    let short = Backoff::exponential(Duration::from_millis(1), Duration::from_millis(5));
+    let app = Router::new()
+        .task("a", async || Err::<(), BoxError>("disk full".into()))
+        .layer(DurableRetryLayer::new().backoff(short));
+    let worker = Worker::start(transport.clone(), app);
+    let client = Client::new(transport.clone());
+    client.enqueue("a", "x").await.unwrap();
+    let max = Settings::default().max_deliveries;
+    let chain = |attempts| {
+        format!(
+            "the delivery failed for good: given up by DurableRetryLayer after attempt {attempts} of \
+             {attempts}: disk full"
+        )
+    };
+    let letter = dead(&transport).await;
+    assert_eq!((letter.attempts, letter.reason), (max, chain(max)));
+    transport
+        .dead_letters()
+        .purge(Selection::All)
+        .await
+        .unwrap();
+    for attempts in [1, max + 2] {
+        client
+            .enqueue("a", "x")
+            .max_attempts(attempts)
+            .await
+            .unwrap();
+        let letter = dead(&transport).await;
+        assert_eq!(
+            (letter.attempts, letter.reason),
+            (attempts, chain(attempts))
+        );
+        transport
+            .dead_letters()
+            .purge(Selection::All)
+            .await
+            .unwrap();
+    }
     worker.stop().await.unwrap();
 }
 

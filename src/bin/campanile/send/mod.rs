@@ -39,6 +39,12 @@ pub(crate) struct Task {
     /// Drops the task if it was not started within this time after it was due.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     expires: Option<Duration>,
+    /// Ends each attempt at the task after this time; the task is then delivered again.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    attempt_timeout: Option<Duration>,
+    /// Gives the task up after this number of attempts, instead of the workers' number.
+    #[arg(long, value_name = "COUNT")]
+    max_attempts: Option<u32>,
     /// Sends the task only if no task with this key was sent before. Prints the id of the first.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
@@ -105,6 +111,12 @@ impl Task {
         }
         if let Some(life) = self.expires {
             call = call.expires_after(life);
+        }
+        if let Some(timeout) = self.attempt_timeout {
+            call = call.attempt_timeout(timeout);
+        }
+        if let Some(attempts) = self.max_attempts {
+            call = call.max_attempts(attempts);
         }
         if let Some(key) = self.idempotency_key {
             call = call.idempotency_key(key);

@@ -102,8 +102,10 @@ impl Deliverer {
             origin,
             attempt: before.saturating_add(deliveries),
             put_offs,
+            max_attempts: self.settle.max_deliveries,
             reply_to: None,
             task: None,
+            sent_with: None,
             turn: None,
             // An owned partition delivers inherited entries one at a time instead.
             _poison: (self.order.is_none() && poison::is_candidate(deliveries))
@@ -115,7 +117,13 @@ impl Deliverer {
         };
         // The next attempt of an inherited entry is counted when it starts.
         let next = delivery.attempt.saturating_add(u32::from(is_inherited));
-        if next > self.settle.max_deliveries {
+        if let Some(max) = max_attempts(&fields) {
+            delivery.max_attempts = max;
+        }
+        // A sender cannot raise the number of deliveries in a row that no worker settles. In an owned
+        // partition the count of an entry is that of its attempts.
+        let is_poison = self.order.is_none() && deliveries > self.settle.max_deliveries;
+        if next > delivery.max_attempts || is_poison {
             delivery.attempt = next;
             // The payload is not decoded, since that may have crashed its workers.
             delivery.reply_to = ReplyTo::of_fields(&fields).map(Box::new);
@@ -143,6 +151,10 @@ impl Deliverer {
                 parts.stream = Some(stream.keys.stream.clone());
                 parts.group = Some(stream.keys.group.clone());
                 parts.id = given.or_else(|| MessageId::from_utf8(&text).ok());
+                if let Some(key) = &parts.idempotency_key {
+                    let sent_with = parts.id.clone().map(|id| (key.clone(), id));
+                    delivery.sent_with = sent_with.map(Box::new);
+                }
                 parts.attempt = Attempt(attempt);
                 parts.lease = Some(lease);
                 if let Some(order) = &self.order {
@@ -206,6 +218,12 @@ impl Deliverer {
             }
         });
     }
+}
+
+/// Returns the number of attempts that the sender of a task has chosen.
+fn max_attempts(fields: &[(Bytes, Bytes)]) -> Option<u32> {
+    let max = value_of(fields, codec::MAX_ATTEMPTS)?;
+    std::str::from_utf8(max).ok()?.parse().ok()
 }
 
 /// Decodes the transport's fields of an entry on the retry stream. Returns the id of the message's

@@ -25,6 +25,7 @@ const BETWEEN_PERMITS: Duration = Duration::from_millis(100);
 
 /// Turns the verdicts of one consumer's deliveries into settlements, and queues them.
 pub(super) struct SettlePolicy {
+    /// The number of attempts of messages whose sender has not chosen one.
     pub(super) max_deliveries: u32,
     pub(super) backoff: Backoff,
     pub(super) allowed_reply_prefixes: Vec<Name>,
@@ -145,14 +146,12 @@ impl SettlePolicy {
         }
         let order = turn.order();
         let attempt = delivery.attempt;
-        match verdict {
+        match verdict.limited(attempt, delivery.max_attempts) {
             Verdict::Release => {
                 order.put_back(delivery, self);
                 on_settled(Ok(()));
             }
-            Verdict::Redeliver { after, counted, .. }
-                if !counted || attempt < self.max_deliveries =>
-            {
+            Verdict::Redeliver { after, counted, .. } => {
                 let after = after.unwrap_or_else(|| self.backoff.after(attempt));
                 order.again(delivery, self, after, counted);
                 on_settled(Ok(()));
@@ -199,16 +198,8 @@ impl SettlePolicy {
     /// Maps a verdict to its effect on the server.
     fn effect(&self, delivery: &Unsettled, verdict: Verdict) -> Effect {
         let attempt = delivery.attempt;
-        match verdict {
+        match verdict.limited(attempt, delivery.max_attempts) {
             Verdict::Done(reply) => self.success(delivery, reply),
-            Verdict::Redeliver {
-                counted: true,
-                reason,
-                ..
-            } if attempt >= self.max_deliveries => {
-                let reply = RpcError::unavailable("the request could not be handled");
-                self.end(delivery, End::DeadLetter(reason), Some(reply))
-            }
             Verdict::Redeliver {
                 after,
                 counted,

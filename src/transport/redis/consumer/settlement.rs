@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
+    message::{IdempotencyKey, MessageId},
     transport::{Discarded, PermitRequest, redis::entry::StreamEntryId},
 };
 
@@ -107,9 +108,13 @@ pub(super) struct Unsettled {
     pub(super) attempt: u32,
     /// The number of earlier redeliveries in a row that did not count.
     pub(super) put_offs: u32,
+    /// The number of attempts after which the message is given up.
+    pub(super) max_attempts: u32,
     pub(super) reply_to: Option<Box<ReplyTo>>,
     /// The id of the task, if this group records the task's status.
     pub(super) task: Option<Box<str>>,
+    /// The idempotency key of the task, and the id that was sent with it. `None` without a key.
+    pub(super) sent_with: Option<Box<(IdempotencyKey, MessageId)>>,
     /// The delivery's place in the order of an owned partition. `None` for other streams.
     pub(super) turn: Option<Turn>,
     /// Frees the slot for poison candidates when this delivery is dropped. `None` if it is no
@@ -132,6 +137,12 @@ impl End {
             Self::DeadLetter(_) => "dead",
             Self::Discarded(_) => "discarded",
         }
+    }
+
+    /// Returns `true` if the task has ended without success, so that it may be sent again. A task
+    /// that this group ignores belongs to other groups.
+    pub(super) fn frees_idempotency_key(&self) -> bool {
+        !matches!(self, Self::Done | Self::Discarded(Discarded::Ignored))
     }
 }
 

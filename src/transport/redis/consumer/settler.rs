@@ -320,6 +320,9 @@ impl Settler {
         let stream = &delivery.stream;
         let mut keys = vec![stream.key_of(which), &stream.keys.dead];
         let (channel, envelope) = reply_args(reply, &mut keys);
+        let sent_with = delivery.sent_with.as_deref();
+        let sent_with = sent_with.filter(|_| end.frees_idempotency_key());
+        let (key, sent_id) = sent_with.map_or(("", ""), |(key, id)| (key.as_str(), id.as_str()));
         let args = |cmd: &mut Cmd| {
             cmd.arg(member.group.as_str())
                 .arg(&member.consumer)
@@ -328,7 +331,9 @@ impl Settler {
                 .arg(envelope)
                 .arg(channel)
                 .arg(end.state())
-                .arg(delivery.task_id());
+                .arg(delivery.task_id())
+                .arg(key)
+                .arg(sent_id);
             if let End::DeadLetter(reason) = end {
                 cmd.arg(delivery.origin)
                     .arg(delivery.attempt)

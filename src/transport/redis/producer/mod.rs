@@ -304,6 +304,7 @@ pub(super) fn accepted(answer: Value) -> Result<Stored, Error> {
         0 => false,
         1 => true,
         2 => return Err(Error::duplicate(id)),
+        3 => return Err(Error::reused_key(id)),
         _ => return Err(without_id()),
     };
     Ok(Stored { id, is_duplicate })

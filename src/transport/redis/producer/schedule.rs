@@ -28,9 +28,9 @@ use crate::{
     transport::codec,
 };
 
-/// The names of the arguments of a task's record, in an entry of the outbox.
-pub(in crate::transport::redis) const RECORD_ARGS: [&str; 4] =
-    ["keep", "conflict", "unique", "group"];
+/// The names of the arguments of a task's record and of its digest, in an entry of the outbox.
+pub(in crate::transport::redis) const RECORD_ARGS: [&str; 5] =
+    ["keep", "conflict", "unique", "group", "digest"];
 /// The most due messages that one call moves.
 pub(in crate::transport::redis) const MOVED_AT_ONCE: usize = 100;
 /// A call moves no further message after this many bytes.
@@ -163,8 +163,8 @@ impl Accept {
         });
     }
 
-    /// Returns the arguments of the task's record, in the order of [`RECORD_ARGS`].
-    fn record_args(&self) -> [Cow<'_, str>; 4] {
+    /// Returns the arguments of the task's record and its digest, in the order of [`RECORD_ARGS`].
+    fn record_args(&self) -> [Cow<'_, str>; 5] {
         let parts = self.message.parts();
         let unique = parts.unique.as_ref();
         let keep = match (parts.tracked, unique) {
@@ -177,11 +177,13 @@ impl Accept {
             OnConflict::Refuse => "refuse",
         });
         let key = unique.map_or("", |unique| unique.key.as_str());
+        let digest = parts.content_digest.map(|digest| format!("{digest:x}"));
         [
             keep,
             conflict.into(),
             key.into(),
             self.group.as_str().into(),
+            digest.unwrap_or_default().into(),
         ]
     }
 

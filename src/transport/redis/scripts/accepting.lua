@@ -1,11 +1,15 @@
+-- A hundred years in ms, which Redis accepts without overflow.
+local LONGEST_WINDOW = 3155760000000
+
 -- Accepts a task: now or later, and once for each idempotency key and each unique key.
 -- keys: stream, due, bodies, and the idempotency key's record, if there is a key.
 -- args, from `at` to `last`: 'now' | 'after' | 'at', ms, the task's id until it is on the stream,
---       ms to keep the idempotency key, 1 if replicas confirm the task, ms to keep the task's record
---       ('' = it has none), for a conflict of its unique key: 'keep' | 'replace' | 'refuse' ('' = it
---       has no unique key), the unique key, the group of the record, field, value….
+--       ms to keep the idempotency key once the task is due, 1 if replicas confirm the task, ms to
+--       keep the task's record ('' = it has none), for a conflict of its unique key: 'keep' |
+--       'replace' | 'refuse' ('' = it has no unique key), the unique key, the group of the record,
+--       the digest of the content ('' = none), field, value….
 -- Returns: the id of the task, and 0 if it is new | 1 it is an earlier task | 2 refused for that
---          earlier task.
+--          earlier task | 3 refused, since that earlier task has other content.
 local function accept(keys, args, at, last)
   local stream, due_key, bodies, idempotency = keys[1], keys[2], keys[3], keys[4]
   local when, time, id = args[at], args[at + 1], args[at + 2]
@@ -14,7 +18,9 @@ local function accept(keys, args, at, last)
     if known then
       -- `WAIT` covers only the writes of one connection, so this connection writes the record too.
       if args[at + 4] == '1' then redis.call('SET', idempotency, known, 'KEEPTTL') end
-      return known, 1
+      local other, digest = string.match(known, '^(%S+) ?(.*)$')
+      if digest ~= '' and args[at + 9] ~= '' and digest ~= args[at + 9] then return other, 3 end
+      return other, 1
     end
   end
 
@@ -39,7 +45,7 @@ local function accept(keys, args, at, last)
   end
 
   local fields, name = {}, ''
-  for i = at + 9, last do fields[#fields + 1] = args[i] end
+  for i = at + 10, last do fields[#fields + 1] = args[i] end
   for i = 1, #fields, 2 do
     if fields[i] == 'name' then name = fields[i + 1] end
   end
@@ -62,7 +68,11 @@ local function accept(keys, args, at, last)
     place = 'stream ' .. entry
     if keep == '' then id = entry end
   end
-  if idempotency then redis.call('SET', idempotency, id, 'PX', args[at + 3]) end
+  if idempotency then
+    local window = math.min(math.max(due - now, 0) + args[at + 3], LONGEST_WINDOW)
+    local value = args[at + 9] == '' and id or id .. ' ' .. args[at + 9]
+    redis.call('SET', idempotency, value, 'PX', string.format('%.0f', window))
+  end
   if keep ~= '' then
     redis.call('HSET', record_of(base, group, id), 'state', due > now and 'delayed' or 'waiting',
       'place', place, 'name', name, 'attempt', 0, 'keep', keep, 'unique', unique,

@@ -1,6 +1,5 @@
 -- Cancels a task: one that is delayed by its sender, or one with a record, in any state.
--- KEYS: the stream's due, the stream's bodies, and the record of the idempotency key, if there is a
---       key.
+-- KEYS: the stream's due, the stream's bodies.
 -- ARGV: group, the task's id, the reason, '1' if the task may have a record, the stream.
 -- Returns: 1 cancelled | 0 it has ended, or is unknown.
 local due, bodies, group, id = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
@@ -15,26 +14,40 @@ if ARGV[4] == '1' then
   if redis.call('HGET', record, 'state') == 'cancelled' then return 0 end
 end
 if not is_there(base, group, stream, where, at) then return 0 end
+local src, entry = where == 'retry' and retry or stream, at
+if where == 'parked' then
+  local key
+  entry, key = string.match(at, '^(%S+) (.*)$')
+  src = parked_of(base, group, key)
+end
+if where == 'later' then due, bodies = base .. ':due:' .. group, base .. ':bodies:' .. group end
+
+local fields
+if where == 'due' or where == 'later' then
+  fields = unpacked(redis.call('HGET', bodies, at) or '') or {}
+else
+  fields = redis.call('XRANGE', src, entry, entry)[1][2]
+end
+local key = sent_with(fields, id)
 
 if where == 'due' or where == 'later' then
-  if where == 'later' then due, bodies = base .. ':due:' .. group, base .. ':bodies:' .. group end
   if record then ended(base, group, id, 'cancelled', ARGV[3]) end
   redis.call('ZREM', due, at)
   redis.call('HDEL', bodies, at)
-  if KEYS[3] and redis.call('GET', KEYS[3]) == id then redis.call('DEL', KEYS[3]) end
+  if key then free_idempotency(base, key, id) end
   return 1
 end
 
 if where == 'parked' then
-  local entry, key = string.match(at, '^(%S+) (.*)$')
   ended(base, group, id, 'cancelled', ARGV[3])
-  redis.call('XDEL', parked_of(base, group, key), entry)
+  redis.call('XDEL', src, entry)
+  if key then free_idempotency(base, key, id) end
   return 1
 end
 
-local src = where == 'retry' and retry or stream
 local good, pending = pcall(redis.call, 'XPENDING', src, group, at, at, 1)
 ended(base, group, id, 'cancelled', ARGV[3])
+if key then free_idempotency(base, key, id) end
 -- Its worker reads the reason after it has found that the entry is no longer pending.
 local MIN_KEPT = 60000
 if redis.call('PTTL', record) < MIN_KEPT then redis.call('PEXPIRE', record, MIN_KEPT) end

@@ -38,6 +38,15 @@ local function attempts_before(fields)
   return 0
 end
 
+-- Returns the number of attempts after which an entry is given up. A sender cannot raise the number of
+-- deliveries that no worker settles.
+local function attempts_of(fields)
+  for i = 1, #fields, 2 do
+    if fields[i] == '~n' then return tonumber(fields[i + 1]) or most end
+  end
+  return most
+end
+
 local function origin(id, fields)
   if retry then
     for i = 1, #fields, 2 do
@@ -94,7 +103,7 @@ for _, entry in ipairs(pending) do
       if not found then
         finish(src, group, id, retry)
         deleted = deleted + 1
-      elseif so_far >= most then
+      elseif count >= most or so_far >= attempts_of(found[2]) then
         local fields, reason = sent(found[2], retry), 'delivered ' .. so_far .. ' times and never settled'
         local surplus, err =
           dead_letter(redis.pcall, KEYS[3], group, origin(id, found[2]), reason, so_far, fields, ARGV[11])
@@ -102,6 +111,8 @@ for _, entry in ipairs(pending) do
           local base = base_of(KEYS[3], ':dead:' .. group)
           local record, task = recorded(base, group, found[2])
           if record then ended(base, group, task, 'dead', reason) end
+          local key, sent_id = sent_with(found[2], origin(id, found[2]))
+          if key then free_idempotency(base, key, sent_id) end
           dropped = dropped + surplus
           finish(src, group, id, retry)
           dead[#dead + 1] = { id, so_far, address(found[2]) }

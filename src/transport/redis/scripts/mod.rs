@@ -24,7 +24,7 @@ scripts! {
     /// Accepts a task with a delay, a key or a record.
     ACCEPT = "fence" "tasks" "accepting" "accept";
     /// Cancels a task.
-    CANCEL = "fence" "tasks" "cancel";
+    CANCEL = "fence" "fields" "tasks" "idempotency" "cancel";
     /// Moves due messages to a stream.
     PROMOTE = "fence" "fields" "tasks" "promotion" "promote";
     /// Records that a worker starts a task.
@@ -44,13 +44,13 @@ scripts! {
     /// Begins or ends a pause.
     CONTROL = "fence" "fields" "tasks" "parking" "control";
     /// Removes messages that wait for a group.
-    PURGE = "fence" "fields" "tasks" "parking" "purge";
+    PURGE = "fence" "fields" "tasks" "idempotency" "parking" "purge";
     /// Returns a permit of a limit.
     RELEASE = "fence" "fields" "tasks" "parking" "release";
     /// Books the next free time of a rate limit.
     BOOK = "fence" "book";
     /// Ends a delivery: as done in an owned partition, as a dead letter, or discarded.
-    FINISH = "fence" "fields" "tasks" "answering" "finish";
+    FINISH = "fence" "fields" "tasks" "idempotency" "answering" "finish";
     /// Ends a delivery as done, with its follow-ups.
     COMPLETE = "fence" "tasks" "accepting" "answering" "complete";
     /// Stores replies and acknowledges their requests.
@@ -82,7 +82,7 @@ scripts! {
     /// Fetches entries again whose read succeeded and whose response was lost.
     RECOVER = "fence" "recover";
     /// Claims entries whose leases have expired.
-    CLAIM = "throttle" "holder" "fence" "fields" "tasks" "claim";
+    CLAIM = "throttle" "holder" "fence" "fields" "tasks" "idempotency" "claim";
     /// Replays or purges dead letters.
     DEAD = "fence" "fields" "tasks" "dead";
     /// Lists dead letters.
