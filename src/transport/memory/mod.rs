@@ -82,6 +82,7 @@ mod clock;
 mod context;
 mod dead;
 mod dead_letters;
+mod delayed;
 mod events;
 mod follow_ups;
 mod group;
@@ -92,7 +93,8 @@ pub(crate) mod observer;
 mod records;
 mod registry;
 mod request;
-mod schedule;
+#[cfg(feature = "schedule")]
+mod schedules;
 mod source;
 mod tasks;
 
@@ -213,6 +215,13 @@ impl Memory {
             broker: Arc::clone(&self.broker),
             streams: parts.map(|part| self.settings.of_stream(part)).collect(),
         })
+    }
+
+    /// Returns the scheduled tasks of the stream. Each call fails if the handle has a set of streams, or
+    /// a partitioned stream.
+    #[cfg(feature = "schedule")]
+    pub fn schedules(&self) -> crate::transport::Schedules {
+        crate::transport::Schedules::new(schedules::MemorySchedules(self.clone()))
     }
 
     /// Returns a value that handlers of the stream have changed through their
