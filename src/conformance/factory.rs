@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     message::{Message, Name},
     reply::Reply,
-    transport::{DeadLetters, Settings, StreamStats, Tasks, Transport, memory::Memory},
+    transport::{DeadLetters, Schedules, Settings, StreamStats, Tasks, Transport, memory::Memory},
 };
 
 /// Connects handles of the transport under test.
@@ -68,6 +68,12 @@ pub trait Factory: Send + Sync {
     /// Returns the tasks of the handle's stream and group. Needed for
     /// [`Capabilities::delayed_tasks`] and [`Capabilities::tasks`].
     fn tasks(&self, handle: &Self::Handle) -> Option<Tasks> {
+        let _ = handle;
+        None
+    }
+
+    /// Returns the scheduled tasks of the handle's stream. Needed for [`Capabilities::schedules`].
+    fn schedules(&self, handle: &Self::Handle) -> Option<Schedules> {
         let _ = handle;
         None
     }
@@ -145,6 +151,8 @@ pub struct Capabilities {
     /// A task can be [unique](crate::client::Call::unique) and
     /// [tracked](crate::client::Call::tracked), and [`Factory::tasks`] is implemented.
     pub tasks: bool,
+    /// Tasks can be [scheduled](crate::schedule), and [`Factory::schedules`] is implemented.
+    pub schedules: bool,
     /// [`Factory::end_leases`] is implemented.
     pub end_leases: bool,
     /// [`Factory::restart`] is implemented.
@@ -173,6 +181,7 @@ impl Capabilities {
             partitions: true,
             outbox: true,
             tasks: true,
+            schedules: true,
             end_leases: true,
             restart: true,
         }
@@ -199,6 +208,7 @@ impl Capabilities {
             partitions: false,
             outbox: false,
             tasks: false,
+            schedules: false,
             end_leases: false,
             restart: false,
         }
@@ -236,6 +246,10 @@ impl Factory for Memory {
 
     fn tasks(&self, handle: &Memory) -> Option<Tasks> {
         Some(handle.tasks())
+    }
+
+    fn schedules(&self, handle: &Memory) -> Option<Schedules> {
+        Some(handle.schedules())
     }
 
     async fn end_leases(&self, settings: &Settings) -> Result<(), Error> {

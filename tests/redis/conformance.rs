@@ -19,7 +19,7 @@ mod redis {
     use campanile::{
         Error, Name, Redis,
         conformance::{Capabilities, Factory},
-        transport::{DeadLetters, Settings, StreamStats, Tasks},
+        transport::{DeadLetters, Schedules, Settings, StreamStats, Tasks},
     };
 
     use crate::support::{RedisServer, version};
@@ -59,6 +59,10 @@ mod redis {
 
         fn tasks(&self, handle: &Redis) -> Option<Tasks> {
             Some(handle.tasks())
+        }
+
+        fn schedules(&self, handle: &Redis) -> Option<Schedules> {
+            Some(handle.schedules())
         }
 
         /// Gives all pending deliveries to a consumer that has been silent for an hour.

@@ -38,8 +38,9 @@ impl StreamSchedules {
             next.paused = stored.paused;
             next.runs.clone_from(&stored.runs);
         }
-        self.by_name.insert(task.name().clone(), next);
         self.changes += 1;
+        next.revision = self.changes;
+        self.by_name.insert(task.name().clone(), next);
         true
     }
 
@@ -47,17 +48,18 @@ impl StreamSchedules {
         let Some(stored) = self.by_name.get_mut(name) else {
             return false;
         };
-        match change {
-            ScheduleChange::Remove => drop(self.by_name.remove(name)),
-            ScheduleChange::Pause if stored.paused => return true,
-            ScheduleChange::Pause => stored.paused = true,
-            ScheduleChange::Resume if !stored.paused => return true,
-            ScheduleChange::Resume => {
-                stored.paused = false;
+        let pauses = change == ScheduleChange::Pause;
+        if change == ScheduleChange::Remove {
+            self.by_name.remove(name);
+            self.changes += 1;
+        } else if stored.paused != pauses {
+            stored.paused = pauses;
+            if !pauses {
                 stored.last_tick = stored.last_tick.max(now);
             }
+            self.changes += 1;
+            stored.revision = self.changes;
         }
-        self.changes += 1;
         true
     }
 
@@ -69,7 +71,7 @@ impl StreamSchedules {
         now: SystemTime,
     ) -> Option<FireOutcome> {
         let stored = self.by_name.get(&schedule.name);
-        let Some(stored) = stored.filter(|stored| stored.version == schedule.version) else {
+        let Some(stored) = stored.filter(|stored| stored.revision == schedule.revision) else {
             return Some(FireOutcome::Changed);
         };
         let tick = tick?;

@@ -113,7 +113,7 @@ pub(crate) fn all() -> Vec<Reader> {
             answer: list([
                 text("1795430237570"),
                 text("1"),
-                texts("version:s 1 last:s 1795430237570 group:s g definition:s {} runs:s 7"),
+                texts("version:s 1 revision:s 1 last:s 1795430237570 group:s g definition:s {} runs:s 7"),
             ]),
         },
         Reader {

@@ -84,7 +84,7 @@ impl RedisSchedules {
         names.extend(accept.keys().iter().map(String::as_str));
         let args = |cmd: &mut Cmd| {
             cmd.arg(schedule.name.as_str())
-                .arg(schedule.version)
+                .arg(schedule.revision)
                 .arg(milliseconds(schedule.last_tick));
             match tick {
                 Some(tick) => cmd.arg(milliseconds(tick)),
@@ -122,7 +122,15 @@ impl ScheduleStore for RedisSchedules {
             let args = |cmd: &mut Cmd| {
                 cmd.arg(name.as_str()).arg(change);
             };
-            let changed = self.call(&scripts::CHANGE_SCHEDULE, args).await?;
+            // Not sent again: a second removal would find no schedule.
+            let (script, keys) = (
+                &scripts::CHANGE_SCHEDULE,
+                self.keys(&self.0.settings.group)?,
+            );
+            let pipeline = self.0.shared.pipeline.of(&keys.primary);
+            let changed = pipeline
+                .script(script, &[&keys.schedules()], args, Resend::Never)
+                .await?;
             Ok(integer(&changed)? == 1)
         })
     }
@@ -199,8 +207,7 @@ fn schedules_of(hash: Value, now: SystemTime) -> Result<Vec<ScheduleStatus>, Err
         .collect())
 }
 
-/// Reads a schedule from its fields. `None` if the version or the last tick is missing, without which no
-/// script takes it for a schedule.
+/// Reads a schedule from its fields. `None` if one is missing that the scripts always write.
 fn schedule_of(
     name: Name,
     parts: &HashMap<Bytes, Bytes>,
@@ -208,12 +215,14 @@ fn schedule_of(
 ) -> Option<ScheduleStatus> {
     let text = |part: &str| std::str::from_utf8(parts.get(part.as_bytes())?).ok();
     let version = text("version")?.parse().ok()?;
+    let revision = text("revision")?.parse().ok()?;
     let last_tick = from_milliseconds(text("last")?.parse().ok()?);
     let definition = parts.get(&b"definition"[..]).cloned().unwrap_or_default();
     Some(ScheduleStatus {
         task: ScheduledTask::from_json(name.clone(), version, &definition),
         name,
         version,
+        revision,
         group: Name::from(text("group")?),
         paused: text("paused").is_some(),
         last_tick,

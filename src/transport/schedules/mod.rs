@@ -184,7 +184,7 @@ pub trait ScheduleStore: Send + Sync {
     fn list(&self, known: Option<u64>) -> StoreFuture<'_, ScheduleList>;
 
     /// Sends the message of a tick, or without one that of a run between the ticks. In one atomic step
-    /// this checks that the stored schedule has the version, and for a tick the last tick, of `schedule`,
+    /// this checks that the stored schedule has the revision, and for a tick the last tick, of `schedule`,
     /// that it is not paused, and that the store's clock has reached the tick; it stores the task; and it
     /// records the run and the tick.
     fn fire<'a>(
@@ -251,6 +251,9 @@ pub struct ScheduleStatus {
     pub name: Name,
     /// The version of its definition.
     pub version: u64,
+    /// The [number of the change](ScheduleList::changes) that made the definition and the pause as they
+    /// are.
+    pub revision: u64,
     /// The group of the handle that has put it into the store: its unique and tracked tasks belong to it.
     pub group: Name,
     /// The definition, or the reason why this version of the library cannot read it.
@@ -274,6 +277,7 @@ impl ScheduleStatus {
         Self {
             name: task.name().clone(),
             version: task.version_number(),
+            revision: 0,
             group,
             task: Ok(task),
             paused: false,

@@ -6,7 +6,10 @@ local version, paused, last = unpack(redis.call('HMGET', key, 'version:' .. name
 if not version then return 0 end
 if change == 'remove' then
   for _, part in ipairs(PARTS) do redis.call('HDEL', key, part .. ':' .. name) end
-elseif change == 'pause' then
+  changed(key)
+  return 1
+end
+if change == 'pause' then
   if paused then return 1 end
   redis.call('HSET', key, 'paused:' .. name, '1')
 else
@@ -14,5 +17,5 @@ else
   redis.call('HSET', key, 'last:' .. name, milliseconds(math.max(clock(), tonumber(last))))
   redis.call('HDEL', key, 'paused:' .. name)
 end
-changed(key)
+redis.call('HSET', key, 'revision:' .. name, changed(key))
 return 1

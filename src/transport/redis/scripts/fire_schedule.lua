@@ -1,16 +1,16 @@
 -- Sends the task of a schedule: at a tick, or between the ticks.
 -- KEYS: the schedules, the stream, its due, its bodies.
--- ARGV: name, version, the last tick that the caller knows, the tick ('' = none), the most runs that
+-- ARGV: name, revision, the last tick that the caller knows, the tick ('' = none), the most runs that
 --       are kept, then the arguments of the function `accept`.
 -- Returns: 'sent' | 'skipped' | 'early' | 'taken' | 'changed', ms on Redis's clock, and the id of the
 --          task that was sent or has not ended, or the last tick of a tick that is taken.
 local FIRST = 6
 local key, name, tick = KEYS[1], ARGV[1], ARGV[4]
-local fields = { 'version:' .. name, 'last:' .. name, 'paused:' .. name, 'runs:' .. name }
-local version, last, paused, runs = unpack(redis.call('HMGET', key, unpack(fields)))
+local fields = { 'revision:' .. name, 'last:' .. name, 'paused:' .. name, 'runs:' .. name }
+local revision, last, paused, runs = unpack(redis.call('HMGET', key, unpack(fields)))
 local now = clock()
 local function result(outcome, text) return { outcome, milliseconds(now), text } end
-if version ~= ARGV[2] then return result('changed', '') end
+if revision ~= ARGV[2] then return result('changed', '') end
 if tick ~= '' then
   if paused then return result('changed', '') end
   if last ~= ARGV[3] then return result('taken', last) end
