@@ -45,11 +45,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use http::HeaderName;
 use serde::{Deserialize, Serialize};
 
 pub use self::task::ScheduledTask;
 pub(crate) use self::ticks::{Ticks, from_milliseconds, milliseconds};
 use crate::error::Error;
+
+/// The header of a scheduled task with the time of its tick, such as `2026-03-29T01:00:00Z`. A task that was
+/// run by hand has none.
+pub const TICK: HeaderName = HeaderName::from_static("schedule-tick");
 
 /// The times at which a task is sent, called *ticks*. See the [module](self).
 ///
@@ -187,7 +192,7 @@ impl Schedule {
 
     /// Returns the delay by the jitter of a tick of the schedule with this name.
     pub(crate) fn delay(&self, name: &str, tick: u64) -> Duration {
-        const HASH: crc::Crc<u64> = crc::Crc::<u64>::new(&crc::CRC_64_XZ);
+        static HASH: crc::Crc<u64> = crc::Crc::<u64>::new(&crc::CRC_64_XZ);
         let mut digest = HASH.digest();
         digest.update(name.as_bytes());
         digest.update(&tick.to_le_bytes());

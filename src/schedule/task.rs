@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
-use super::{Schedule, whole_milliseconds};
+use super::{Schedule, TICK, whole_milliseconds};
 use crate::{
     error::{BoxError, Error, chain},
     message::{Deadline, Due, MAX_INTEGER, Message, Name, Unique},
@@ -219,6 +219,9 @@ impl ScheduledTask {
             append(&mut message, name, value).map_err(|error| error.to_string())?;
         }
         let delay = tick.map_or(Duration::ZERO, |tick| schedule.delay(&self.name, tick));
+        if let Some(time) = tick.and_then(shown) {
+            message.headers_mut().insert(TICK, time);
+        }
         let parts = message.parts_mut();
         parts.due = (!delay.is_zero()).then_some(Due::After(delay));
         parts.tracked = tracked.map(Duration::from_millis);
@@ -250,6 +253,12 @@ impl ScheduledTask {
             mistake,
         })
     }
+}
+
+/// Formats a tick for the header.
+fn shown(tick: u64) -> Option<HeaderValue> {
+    let time = jiff::Timestamp::from_millisecond(tick.try_into().ok()?).ok()?;
+    HeaderValue::from_str(&time.to_string()).ok()
 }
 
 fn append(message: &mut Message, name: &str, value: &Blob) -> Result<(), BoxError> {
@@ -322,7 +331,16 @@ mod tests {
             let read =
                 ScheduledTask::from_json("s".into(), 7, json.as_bytes()).expect("it is JSON");
             assert_eq!(read, written, "{json}");
-            assert_eq!(read.message(None).expect("valid").payload(), payload);
+            let message = read.message(Some(1_774_746_000_000)).expect("valid");
+            assert_eq!(message.payload(), payload);
+            assert_eq!(message.headers()[TICK], "2026-03-29T01:00:00Z");
+            assert!(
+                !read
+                    .message(None)
+                    .expect("valid")
+                    .headers()
+                    .contains_key(TICK)
+            );
         }
     }
 

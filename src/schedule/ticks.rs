@@ -337,7 +337,7 @@ mod tests {
         assert!((200..300).contains(&mean.as_millis()), "{mean:?}");
         assert_eq!(delays[7], schedule.delay("a", 7_000));
         assert_ne!(delays[7], schedule.delay("b", 7_000));
-        let fixed = Duration::from_millis(263);
+        let fixed = Duration::from_millis(466);
         assert_eq!(
             schedule.delay("nightly", 1_790_000_000_000),
             fixed,

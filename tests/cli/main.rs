@@ -6,6 +6,7 @@ mod groups;
 mod namespaces;
 #[path = "../support/program.rs"]
 mod program;
+mod schedules;
 mod send;
 mod stats;
 #[path = "../support/mod.rs"]

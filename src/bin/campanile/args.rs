@@ -3,8 +3,9 @@
 use clap::{Parser, Subcommand};
 
 use crate::{
-    consumers::ConsumersCommand, dead::DeadCommand, groups::GroupsCommand, send::Send,
-    stats::Stats, tail::TailCommand, target::Target, tasks::TasksCommand,
+    consumers::ConsumersCommand, dead::DeadCommand, groups::GroupsCommand,
+    schedules::SchedulesCommand, send::Send, stats::Stats, tail::TailCommand, target::Target,
+    tasks::TasksCommand,
 };
 
 const EXIT_CODES: &str = "\
@@ -43,6 +44,9 @@ pub(crate) enum Command {
     /// Shows the status of tasks, and cancels them.
     #[command(subcommand)]
     Tasks(TasksCommand),
+    /// Lists, runs, pauses and removes the schedules of the stream.
+    #[command(subcommand)]
+    Schedules(SchedulesCommand),
     /// Sends a task, an event or a request.
     #[command(subcommand)]
     Send(Send),

@@ -9,6 +9,7 @@ mod confirm;
 mod consumers;
 mod dead;
 mod groups;
+mod schedules;
 mod send;
 mod show;
 mod signals;
@@ -60,6 +61,7 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
         Command::Consumers(consumers) => consumers.run(target, &out).await,
         Command::Dead(dead) => dead.run(target, &out).await,
         Command::Tasks(tasks) => tasks.run(target, &out).await,
+        Command::Schedules(schedules) => schedules.run(target, &out).await,
         Command::Send(send) => send.run(target, &out).await,
         Command::Tail(tail) => tail.run(target, &out).await,
     }
