@@ -76,7 +76,7 @@ async fn schedules_are_listed_and_shown_with_their_next_ticks_and_last_runs() {
         .ended_with(0)
         .json();
     assert_eq!(shown["version"], 2);
-    assert_eq!(shown["next"].as_array().map(Vec::len), Some(5));
+    assert_eq!(shown["next_ms"].as_array().map(Vec::len), Some(5));
     assert_eq!(shown["schedule"], "0 3 * * * (Europe/Berlin)");
 }
 

@@ -69,7 +69,7 @@ async fn each_tick_has_one_task_whichever_processes_are_killed() {
     let last = status().await.last_tick;
     let mut sent = BTreeMap::<String, u32>::new();
     for (_, fields) in raw::entries(&scene.server, "jobs").await {
-        let tick = fields.iter().find(|(field, _)| *field == "h:schedule-tick");
+        let tick = fields.iter().find(|(field, _)| field == b"h:schedule-tick");
         let (_, tick) = tick.expect("the task of a tick names it");
         *sent
             .entry(String::from_utf8_lossy(tick).into_owned())

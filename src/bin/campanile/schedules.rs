@@ -189,8 +189,8 @@ fn document(schedule: &ScheduleStatus) -> Value {
         "skip_while_running": task.map(|task| task.skips_while_running()),
         "fault": schedule.task.as_ref().err(),
         "paused": schedule.paused,
-        "last_tick": json::time(schedule.last_tick),
-        "next": times(&next),
+        "last_tick_ms": json::time(schedule.last_tick),
+        "next_ms": times(&next),
         "runs": schedule.runs.iter().map(run_document).collect::<Value>(),
     })
 }
@@ -201,7 +201,7 @@ fn times(times: &[SystemTime]) -> Value {
 
 fn run_document(run: &ScheduleRun) -> Value {
     json!({
-        "at": json::time(run.at),
+        "at_ms": json::time(run.at),
         "task": &*run.task,
         "skipped": run.is_skipped,
         "manual": run.is_manual,
