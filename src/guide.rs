@@ -2,7 +2,8 @@
 //!
 //! - [Tour](tour): the parts of the library, and where to read about each.
 //! - [Guarantees](guarantees): the promises of the library, each with the tests that prove it.
-//! - [Jobs](jobs): follow-ups in one step, unique tasks, their status, and how to cancel them.
+//! - [Jobs](jobs): follow-ups in one step, unique tasks, their status, how to cancel them, and
+//!   schedules.
 //! - [Layers](layers): tower's middleware around routers and clients, and the meaning of its
 //!   errors.
 //! - [Troubleshooting](troubleshooting): symptoms, causes and remedies.
@@ -79,7 +80,7 @@ pub mod guarantees {
 }
 
 pub mod jobs {
-    //! Follow-ups, unique tasks, and the status of tasks.
+    //! Follow-ups, unique tasks, the status of tasks, and schedules.
     //!
     //! [`Outbox`]: crate::Outbox
     //! [`Lease`]: crate::Lease
