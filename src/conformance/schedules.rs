@@ -17,9 +17,9 @@ use crate::{
 const NAME: Name = Name::from_static("often");
 
 /// A process that runs the schedules, until this value is dropped.
-struct Running(JoinHandle<()>);
+struct RunningSchedules(JoinHandle<()>);
 
-impl Running {
+impl RunningSchedules {
     fn start(schedules: &Schedules, entries: Vec<ScheduledTask>) -> Self {
         let schedules = schedules.clone();
         Self(tokio::spawn(async move {
@@ -29,7 +29,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningSchedules {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -96,7 +96,7 @@ pub async fn ticks_are_sent_once_by_any_number_of_processes<F: Factory>(factory:
     let mut running = Vec::new();
     for _ in 0..4 {
         let schedules = connect(factory, &scene).await;
-        running.push(Running::start(&schedules, vec![task.clone()]));
+        running.push(RunningSchedules::start(&schedules, vec![task.clone()]));
     }
     until(&schedules, |status| {
         status.last_tick >= began + Duration::from_secs(2)
@@ -142,7 +142,7 @@ pub async fn missed_ticks_are_sent_together_or_each_as_chosen<F: Factory>(factor
         put(&schedules, &task).await;
         let began = status(&schedules).await.last_tick;
         sleep(Duration::from_secs(1)).await;
-        let running = Running::start(&schedules, vec![]);
+        let running = RunningSchedules::start(&schedules, vec![]);
         let caught_up = until(&schedules, |status| status.runs.len() >= 2).await;
         drop(running);
         let all = must("computing ticks", async { every.next_ticks(began, 100) }).await;
@@ -169,7 +169,7 @@ pub async fn schedules_are_changed_at_run_time<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let schedules = connect(factory, &scene).await;
     assert_eq!(must("listing", schedules.list()).await, []);
-    let _running = Running::start(&connect(factory, &scene).await, vec![]);
+    let _running = RunningSchedules::start(&connect(factory, &scene).await, vec![]);
     let mut worker = scene.worker().await;
 
     put(&schedules, &often(200, "first").version(2)).await;
@@ -220,7 +220,7 @@ pub async fn a_schedule_is_paused_resumed_and_run_by_hand<F: Factory>(factory: &
 
     put(&schedules, &often(150, "x")).await;
     assert!(must("pausing", schedules.pause(&NAME)).await);
-    let running = Running::start(&schedules, vec![]);
+    let running = RunningSchedules::start(&schedules, vec![]);
     let mut worker = scene.worker().await;
     worker
         .nothing_for(3 * QUIET, "a paused schedule has sent a task")
@@ -260,7 +260,7 @@ pub async fn a_tick_is_skipped_while_the_last_task_has_not_ended<F: Factory>(fac
     let scene = Scene::new(factory);
     let schedules = connect(factory, &scene).await;
     put(&schedules, &often(100, "x").skip_while_running()).await;
-    let running = Running::start(&schedules, vec![]);
+    let running = RunningSchedules::start(&schedules, vec![]);
     let mut worker = scene.worker().await;
     let delivery = worker.one().await;
     let first = id(&delivery).clone();
@@ -300,7 +300,7 @@ pub async fn the_jitter_of_a_schedule_delays_its_tasks<F: Factory>(factory: &F) 
     let every = Schedule::every(Duration::from_millis(100)).jitter(Duration::from_secs(3600));
     let task = ScheduledTask::new(NAME, every, "task", "x");
     put(&schedules, &task).await;
-    let running = Running::start(&schedules, vec![]);
+    let running = RunningSchedules::start(&schedules, vec![]);
     until(&schedules, |status| {
         status.runs.len() == ScheduleStatus::MAX_RUNS
     })

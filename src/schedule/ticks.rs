@@ -15,10 +15,10 @@ const LONGEST_PERIOD: u64 = 3_155_760_000_000;
 
 /// The ticks of a schedule that was checked.
 #[derive(Debug, Clone)]
-pub(crate) struct Ticks(Kind);
+pub(crate) struct Ticks(TickSource);
 
 #[derive(Debug, Clone)]
-enum Kind {
+enum TickSource {
     Cron(Box<Cron>, TimeZone),
     Every(u64),
 }
@@ -30,7 +30,7 @@ impl Ticks {
     /// If the cron line, the zone or the period is invalid.
     pub(crate) fn of(schedule: &Schedule) -> Result<Self, Error> {
         let kind = match &schedule.timing {
-            Timing::Cron { line, zone } => Kind::Cron(Box::new(parse(line)?), zone_of(zone)?),
+            Timing::Cron { line, zone } => TickSource::Cron(Box::new(parse(line)?), zone_of(zone)?),
             Timing::Every(0) => {
                 let text = "the period of a schedule must be at least a millisecond";
                 return Err(Error::invalid(text));
@@ -39,7 +39,7 @@ impl Ticks {
                 let text = "the period of a schedule must be at most a hundred years";
                 return Err(Error::invalid(text));
             }
-            Timing::Every(period) => Kind::Every(*period),
+            Timing::Every(period) => TickSource::Every(*period),
         };
         Ok(Self(kind))
     }
@@ -47,8 +47,8 @@ impl Ticks {
     /// Returns the first tick after this time. `None` if there is none.
     pub(crate) fn after(&self, time: u64) -> Option<u64> {
         match &self.0 {
-            Kind::Every(period) => (time / period + 1).checked_mul(*period),
-            Kind::Cron(cron, zone) => {
+            TickSource::Every(period) => (time / period + 1).checked_mul(*period),
+            TickSource::Cron(cron, zone) => {
                 let next = cron.find_next_occurrence(&zoned(time, zone)?, false);
                 next.ok().and_then(|tick| instant(&tick))
             }
@@ -58,8 +58,8 @@ impl Ticks {
     /// Returns the last tick that is not after this time. `None` if there is none.
     fn until(&self, time: u64) -> Option<u64> {
         match &self.0 {
-            Kind::Every(period) => Some(time / period * period),
-            Kind::Cron(cron, zone) => {
+            TickSource::Every(period) => Some(time / period * period),
+            TickSource::Cron(cron, zone) => {
                 let last = cron.find_previous_occurrence(&zoned(time, zone)?, true);
                 last.ok().and_then(|tick| instant(&tick))
             }
