@@ -2,7 +2,8 @@
 //!
 //! - [Tour](tour): the parts of the library, and where to read about each.
 //! - [Guarantees](guarantees): the promises of the library, each with the tests that prove it.
-//! - [Jobs](jobs): follow-ups in one step, unique tasks, their status, and how to cancel them.
+//! - [Jobs](jobs): follow-ups in one step, unique tasks, their status, how to cancel them, and
+//!   schedules.
 //! - [Layers](layers): tower's middleware around routers and clients, and the meaning of its
 //!   errors.
 //! - [Troubleshooting](troubleshooting): symptoms, causes and remedies.
@@ -79,13 +80,16 @@ pub mod guarantees {
 }
 
 pub mod jobs {
-    //! Follow-ups, unique tasks, the status of tasks, and their attempts.
+    //! Follow-ups, unique tasks, the status of tasks, their attempts, shared limits, pauses, and schedules.
     //!
     //! [`max_deliveries`]: crate::transport::Settings::max_deliveries
     //! [`Parts::max_attempts`]: crate::Parts::max_attempts
     //! [`Failure`]: crate::Failure
     //! [`on_give_up`]: crate::serve::Serve::on_give_up
     //! [`enqueue_calls`]: crate::Client::enqueue_calls
+    //! [terminal]: crate::guide::terminal
+    //! [`Limit`]: crate::transport::Limit
+    //! [`Control::purge_waiting`]: crate::transport::Control::purge_waiting
     //! [`Outbox`]: crate::Outbox
     //! [`Lease`]: crate::Lease
     //! [`Lease::cancelled`]: crate::Lease::cancelled

@@ -41,6 +41,7 @@
 //! | [`client`] | calls |
 //! | [`serve`](mod@serve) | the serving loop and its shutdown |
 //! | [`transport`] | Redis, memory, and custom transports |
+//! | `schedule` (a feature) | tasks that are sent again and again |
 //! | [`error`] | the ways in which a handler can fail |
 //! | [`guide`] | the guarantees, the server's settings, and more pages |
 //!
@@ -49,6 +50,7 @@
 //! - `redis-rustls`: TLS for `rediss://` URLs.
 //! - `conformance`: the test suite for transports.
 //! - `http`: HTTP services that handle messages, and HTTP requests that become messages.
+//! - `schedule`: tasks that are sent at the times of a cron line, or in fixed intervals.
 //! - `testing`: the test kit for applications. For `dev-dependencies`.
 //! - `full`: all of these.
 //! - `cli`: the program `campanile`, for a [terminal](guide::terminal). Not in `full`, since no
@@ -76,6 +78,8 @@ mod outbox;
 mod payload;
 mod reply;
 pub mod routing;
+#[cfg(feature = "schedule")]
+pub mod schedule;
 pub mod serve;
 mod service;
 mod sync;

@@ -10,7 +10,8 @@ use crate::{
     message::{Message, Name},
     reply::Reply,
     transport::{
-        Control, DeadLetters, Limit, Settings, StreamStats, Tasks, Transport, memory::Memory,
+        Control, DeadLetters, Limit, Schedules, Settings, StreamStats, Tasks, Transport,
+        memory::Memory,
     },
 };
 
@@ -76,6 +77,12 @@ pub trait Factory: Send + Sync {
 
     /// Returns the control of the handle's stream. Needed for [`Capabilities::control`].
     fn control(&self, handle: &Self::Handle) -> Option<Control> {
+        let _ = handle;
+        None
+    }
+
+    /// Returns the scheduled tasks of the handle's stream. Needed for [`Capabilities::schedules`].
+    fn schedules(&self, handle: &Self::Handle) -> Option<Schedules> {
         let _ = handle;
         None
     }
@@ -165,6 +172,8 @@ pub struct Capabilities {
     /// Streams and names can be [paused](crate::transport::Control), and [`Factory::control`] is
     /// implemented.
     pub control: bool,
+    /// Tasks can be [scheduled](crate::schedule), and [`Factory::schedules`] is implemented.
+    pub schedules: bool,
     /// [`Factory::end_leases`] is implemented.
     pub end_leases: bool,
     /// [`Factory::restart`] is implemented.
@@ -195,6 +204,7 @@ impl Capabilities {
             tasks: true,
             limits: true,
             control: true,
+            schedules: true,
             end_leases: true,
             restart: true,
         }
@@ -223,6 +233,7 @@ impl Capabilities {
             tasks: false,
             limits: false,
             control: false,
+            schedules: false,
             end_leases: false,
             restart: false,
         }
@@ -268,6 +279,10 @@ impl Factory for Memory {
 
     fn limit(&self, handle: &Memory, name: &str) -> Option<Result<Limit, Error>> {
         Some(handle.limit(name))
+    }
+
+    fn schedules(&self, handle: &Memory) -> Option<Schedules> {
+        Some(handle.schedules())
     }
 
     async fn end_leases(&self, settings: &Settings) -> Result<(), Error> {

@@ -47,6 +47,7 @@
 //!         capabilities.partitions = false;
 //!         capabilities.outbox = false;
 //!         capabilities.tasks = false;
+//!         capabilities.schedules = false;
 //!         capabilities.end_leases = false;
 //!         capabilities.restart = false;
 //!         capabilities
@@ -80,6 +81,7 @@ mod partitions;
 mod redelivery;
 mod rpc;
 mod scene;
+mod schedules;
 mod sending;
 mod stats;
 mod streams;
@@ -159,6 +161,12 @@ pub use self::{
         a_request_ends_at_its_deadline, a_request_gets_its_error, a_request_gets_its_reply,
         a_request_that_is_given_up_is_answered, a_request_without_a_worker_ends_at_its_deadline,
         concurrent_requests_get_their_own_replies,
+    },
+    schedules::{
+        a_schedule_is_paused_resumed_and_run_by_hand,
+        a_tick_is_skipped_while_the_last_task_has_not_ended, an_invalid_schedule_is_refused,
+        missed_ticks_are_sent_together_or_each_as_chosen, schedules_are_changed_at_run_time,
+        the_jitter_of_a_schedule_delays_its_tasks, ticks_are_sent_once_by_any_number_of_processes,
     },
     sending::{
         a_cancelled_task_frees_its_idempotency_key,
@@ -285,6 +293,13 @@ macro_rules! conformance_tests {
             a_paused_stream_delivers_nothing_until_it_is_resumed
             messages_with_a_paused_name_wait_in_their_order
             a_purge_removes_what_waits
+            ticks_are_sent_once_by_any_number_of_processes
+            missed_ticks_are_sent_together_or_each_as_chosen
+            schedules_are_changed_at_run_time
+            a_schedule_is_paused_resumed_and_run_by_hand
+            a_tick_is_skipped_while_the_last_task_has_not_ended
+            the_jitter_of_a_schedule_delays_its_tasks
+            an_invalid_schedule_is_refused
             an_undecodable_entry_does_not_hold_up_others
             a_message_in_any_field_order_with_unknown_fields_is_read
             a_request_that_cannot_be_answered_is_settled

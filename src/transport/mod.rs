@@ -25,6 +25,8 @@ pub mod memory;
 pub(crate) mod partitions;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(feature = "schedule")]
+mod schedules;
 mod sending;
 mod settings;
 mod state;
@@ -44,6 +46,11 @@ use crate::{
     reply::Reply,
 };
 
+#[cfg(feature = "schedule")]
+pub use self::schedules::{
+    FireOutcome, Fired, ScheduleChange, ScheduleList, ScheduleRun, ScheduleStatus, ScheduleStore,
+    Schedules,
+};
 pub use self::{
     backoff::Backoff,
     control::{Control, ControlStore, Pause, PauseTarget},

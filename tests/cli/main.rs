@@ -7,6 +7,7 @@ mod namespaces;
 mod pause;
 #[path = "../support/program.rs"]
 mod program;
+mod schedules;
 mod send;
 mod stats;
 #[path = "../support/mod.rs"]

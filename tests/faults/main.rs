@@ -30,6 +30,7 @@
 //! | `outbox` | follow-ups of workers that are killed and frozen |
 //! | `owned` | workers that own partitions, killed, terminated and frozen |
 //! | `cluster` | a server in cluster mode; a stream on another node, a fail-over |
+//! | `schedules` | processes that run a schedule, killed |
 //! | `signals` | a worker that gets a second signal |
 //!
 //! The same protocol is simulated with thousands of faults in `src/transport/redis/simulation/`.
@@ -51,6 +52,8 @@ mod outbox;
 mod owned;
 mod requests;
 mod scene;
+#[cfg(feature = "schedule")]
+mod schedules;
 mod server;
 mod signals;
 mod slow;

@@ -37,6 +37,7 @@ impl Scene {
             max_deliveries: 10,
             one_at_a_time: false,
             beside_others: false,
+            schedule: None,
             partitions: None,
             ledger: server.dir().join("ledger"),
             log: server.dir().join("workers.log"),

@@ -48,6 +48,8 @@ pub(crate) struct Setup {
     pub(crate) one_at_a_time: bool,
     /// True if the stream has other groups.
     pub(crate) beside_others: bool,
+    /// The period of a schedule. `None` if the process serves, and otherwise only runs the schedule.
+    pub(crate) schedule: Option<Duration>,
     /// The number of partitions of the stream, which workers own. `None` if it has none.
     pub(crate) partitions: Option<usize>,
     pub(crate) ledger: PathBuf,
@@ -197,6 +199,10 @@ fn worker_process() {
         .build();
     runtime.expect("a runtime").block_on(async {
         let redis = setup.redis().await;
+        #[cfg(feature = "schedule")]
+        if let Some(period) = setup.schedule {
+            crate::schedules::run(&redis, period).await;
+        }
         let served = serve(redis, setup.app()).with_signals().await;
         if let Err(error) = &served
             && error.is_forced_shutdown()

@@ -19,7 +19,7 @@ mod redis {
     use campanile::{
         Error, Name, Redis,
         conformance::{Capabilities, Factory},
-        transport::{Control, DeadLetters, Limit, Settings, StreamStats, Tasks},
+        transport::{Control, DeadLetters, Limit, Schedules, Settings, StreamStats, Tasks},
     };
 
     use crate::support::{RedisServer, version};
@@ -67,6 +67,10 @@ mod redis {
 
         fn limit(&self, handle: &Redis, name: &str) -> Option<Result<Limit, Error>> {
             Some(handle.limit(name))
+        }
+
+        fn schedules(&self, handle: &Redis) -> Option<Schedules> {
+            Some(handle.schedules())
         }
 
         /// Gives all pending deliveries to a consumer that has been silent for an hour.

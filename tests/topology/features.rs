@@ -351,3 +351,41 @@ async fn the_program_works_with_the_url_of_a_cluster() {
     };
     assert!(heard.text().contains("good"), "{}", heard.text());
 }
+
+#[cfg(feature = "schedule")]
+#[tokio::test]
+async fn schedules_of_streams_on_every_node_send_each_tick_once() {
+    use campanile::schedule::{Missed, Schedule, ScheduledTask};
+
+    let scene = Scene::start().await;
+    let every = Schedule::every(SECOND / 10)
+        .missed(Missed::All)
+        .jitter(SECOND / 20);
+    let task = ScheduledTask::new("often", every.clone(), "often", "").tracked(SECOND);
+    for redis in scene.handles() {
+        let schedules = redis.schedules();
+        assert!(schedules.put(&task).await.unwrap());
+        let began = schedules.list().await.unwrap()[0].last_tick;
+        let last = async || schedules.list().await.unwrap()[0].last_tick;
+        let ran = async || {
+            let ran = eventually(
+                async || (last().await > began + SECOND).then_some(()),
+                FOUND,
+            );
+            ran.await;
+        };
+        // Two processes.
+        tokio::select! {
+            ended = schedules.run([task.clone()]) => panic!("{ended:?}"),
+            ended = schedules.run([]) => panic!("{ended:?}"),
+            () = ran() => {}
+        }
+        // The handle sends its commands in order, so a tick on its way is before this.
+        assert!(schedules.pause(task.name()).await.unwrap());
+        let last = last().await;
+        let ticks = every.next_ticks(began, 10_000).unwrap().into_iter();
+        let ticks = ticks.take_while(|tick| *tick <= last).count();
+        let stats = redis.stats().await.unwrap();
+        assert_eq!((stats.entries + stats.delayed) as usize, ticks);
+    }
+}

@@ -7,6 +7,7 @@ use crate::{
     dead::DeadCommand,
     groups::GroupsCommand,
     pause::{PauseCommand, PausesCommand, PurgeCommand, ResumeCommand},
+    schedules::SchedulesCommand,
     send::Send,
     stats::Stats,
     tail::TailCommand,
@@ -58,6 +59,9 @@ pub(crate) enum Command {
     Pauses(PausesCommand),
     /// Removes the messages that wait for the group.
     Purge(PurgeCommand),
+    /// Lists, runs, pauses and removes the schedules of the stream.
+    #[command(subcommand)]
+    Schedules(SchedulesCommand),
     /// Sends a task, an event or a request.
     #[command(subcommand)]
     Send(Send),

@@ -10,6 +10,7 @@ mod consumers;
 mod dead;
 mod groups;
 mod pause;
+mod schedules;
 mod send;
 mod show;
 mod signals;
@@ -65,6 +66,7 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
         Command::Resume(resume) => resume.run(target, &out).await,
         Command::Pauses(pauses) => pauses.run(target, &out).await,
         Command::Purge(purge) => purge.run(target, &out).await,
+        Command::Schedules(schedules) => schedules.run(target, &out).await,
         Command::Send(send) => send.run(target, &out).await,
         Command::Tail(tail) => tail.run(target, &out).await,
     }

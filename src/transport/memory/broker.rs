@@ -16,12 +16,12 @@ use uuid::Uuid;
 use super::{
     clock::{BrokerClock, EntryId, instant_after},
     context::GroupContext,
+    delayed::{DelayedTasks, IdempotencyKeys},
     events::Subscribers,
     group::{Backlog, Consumer, Group},
     log::{Log, LogEntry},
     observer::Happened,
     registry::Registries,
-    schedule::{IdempotencyKeys, Schedule},
 };
 use crate::{
     error::Error,
@@ -49,10 +49,13 @@ pub(super) struct Shared {
 pub(super) struct BrokerStream {
     log: Log,
     pub(super) groups: HashMap<Name, Group>,
-    pub(super) schedule: Schedule,
+    pub(super) schedule: DelayedTasks,
     pub(super) idempotency_keys: IdempotencyKeys,
     /// The values that handlers change through their outboxes.
     pub(super) values: HashMap<String, Bytes>,
+    /// The scheduled tasks of the stream.
+    #[cfg(feature = "schedule")]
+    pub(super) schedules: super::schedules::StreamSchedules,
 }
 
 impl BrokerStream {

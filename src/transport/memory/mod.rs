@@ -83,6 +83,7 @@ mod context;
 mod control;
 mod dead;
 mod dead_letters;
+mod delayed;
 mod events;
 mod follow_ups;
 mod group;
@@ -94,7 +95,8 @@ pub(crate) mod observer;
 mod records;
 mod registry;
 mod request;
-mod schedule;
+#[cfg(feature = "schedule")]
+mod schedules;
 mod source;
 mod tasks;
 
@@ -235,6 +237,13 @@ impl Memory {
     pub fn limit(&self, name: impl Into<Name>) -> Result<Limit, Error> {
         let (broker, settings) = (Arc::clone(&self.broker), self.settings.clone());
         Limit::new(name, limits::MemoryLimits { broker, settings })
+    }
+
+    /// Returns the scheduled tasks of the stream. Each call fails if the handle has a set of streams, or
+    /// a partitioned stream.
+    #[cfg(feature = "schedule")]
+    pub fn schedules(&self) -> crate::transport::Schedules {
+        crate::transport::Schedules::new(schedules::MemorySchedules(self.clone()))
     }
 
     /// Returns a value that handlers of the stream have changed through their

@@ -168,6 +168,12 @@ impl Keys {
         format!("{}:outbox", self.base)
     }
 
+    /// The hash of the stream's scheduled tasks, which `scripts/schedules.lua` describes.
+    #[cfg(any(feature = "schedule", test))]
+    pub(super) fn schedules(&self) -> String {
+        format!("{}:schedules", self.base)
+    }
+
     /// The list of the numbers of partitions that this stream has had.
     pub(super) fn partitions(&self) -> String {
         format!("{}:partitions", self.base)
@@ -244,7 +250,7 @@ pub(super) fn base(namespace: &Namespace, stream: &Name) -> Result<String, Error
 /// Returns the stream to which a key with this name would belong; `None` if it is no key of a
 /// stream.
 fn owner(key: &str) -> Option<&str> {
-    const PURPOSES: [&str; 15] = [
+    const PURPOSES: [&str; 16] = [
         "retry",
         "due",
         "bodies",
@@ -257,6 +263,7 @@ fn owner(key: &str) -> Option<&str> {
         "unique",
         "value",
         "outbox",
+        "schedules",
         "partitions",
         "members",
         "owner",
@@ -378,7 +385,12 @@ mod tests {
             keys.value("v"),
             keys.outbox(),
         ]);
-        all.extend([keys.partitions(), keys.members(), keys.owner()]);
+        all.extend([
+            keys.partitions(),
+            keys.members(),
+            keys.owner(),
+            keys.schedules(),
+        ]);
         let id = uuid::Uuid::nil();
         all.extend([keys.task(id), keys.unique("k"), keys.unique("g:k")]);
         all
@@ -389,7 +401,12 @@ mod tests {
         let mut shared = vec![keys.primary.to_string()];
         shared.extend([&keys.stream_due, &keys.stream_bodies].into_iter().cloned());
         shared.extend([keys.replies("c"), keys.idempotency("k")]);
-        shared.extend([keys.value("v"), keys.outbox(), keys.partitions()]);
+        shared.extend([
+            keys.value("v"),
+            keys.outbox(),
+            keys.partitions(),
+            keys.schedules(),
+        ]);
         shared
     }
 
@@ -448,6 +465,7 @@ mod tests {
             "partitions",
             "members",
             "owner",
+            "schedules",
         ]);
         prop::collection::vec(part, 1..6).prop_map(|parts| parts.concat())
     }

@@ -184,6 +184,7 @@
 //! | … and handles [dead letters](Redis::dead_letters) | `+xrevrange` |
 //! | … on partitions, with `~s:* ~{s:*` in place of the keys above | `~{s}:partitions +lrange +rpush +hlen` |
 //! | … that workers own | `~{s}:members:* +hlen +hincrby +hgetall` |
+//! | stores, runs and lists [`schedules`](Redis::schedules) | `(~s ~{s}:* +time +xadd +xrange +zscore +get +set +del +zadd +zrem +hset +hget +hmget +hgetall +hdel +hincrby +type +pexpire +evalsha +eval)` |
 //! | listens to events | `&<event names and patterns> +subscribe +psubscribe +ping +role` |
 //! | … and to sharded events | `&<event names> +ssubscribe +ping +role` |
 //! | scrapes [`stats`](Redis::stats), lists [`consumers`](Redis::consumers) | `~s ~{s}:* +xlen +zcard +zrange +xinfo +xpending +xrange +exists +time +evalsha +eval` |
@@ -221,6 +222,8 @@ mod producer;
 pub(crate) mod readers;
 mod response;
 mod rpc;
+#[cfg(feature = "schedule")]
+mod schedules;
 mod script_call;
 mod scripts;
 mod server;

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "schedule")]
+use super::schedules;
 use super::{
     consumer::readers, dead_letters, producer, producer::schedule::Promoted, response::Value,
     stats, tail,
@@ -97,6 +99,22 @@ pub(crate) fn all() -> Vec<Reader> {
                 text("7-1"),
                 texts("~g g ~o 3-0 ~r it~failed ~a 2 ~d 1795430237570 type task name a"),
             ])]),
+        },
+        #[cfg(feature = "schedule")]
+        Reader {
+            of: "fire_schedule",
+            read: |answer| Ok(format!("{:?}", schedules::fired_of(answer)?)),
+            answer: list([text("sent"), text("1795430237570"), text("7-1")]),
+        },
+        #[cfg(feature = "schedule")]
+        Reader {
+            of: "list_schedules",
+            read: |answer| Ok(format!("{:?}", schedules::list_of(answer)?)),
+            answer: list([
+                text("1795430237570"),
+                text("1"),
+                texts("version:s 1 revision:s 1 last:s 1795430237570 group:s g definition:s {} runs:s 7"),
+            ]),
         },
         Reader {
             of: "XREAD of a tail",

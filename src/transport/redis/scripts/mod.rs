@@ -87,6 +87,18 @@ scripts! {
     DEAD = "fence" "fields" "tasks" "dead";
     /// Lists dead letters.
     LIST_DEAD = "list_dead";
+    /// Stores a scheduled task.
+    #[cfg(feature = "schedule")]
+    PUT_SCHEDULE = "fence" "schedules" "put_schedule";
+    /// Removes, pauses or resumes a schedule.
+    #[cfg(feature = "schedule")]
+    CHANGE_SCHEDULE = "fence" "schedules" "change_schedule";
+    /// Lists the schedules of a stream.
+    #[cfg(feature = "schedule")]
+    LIST_SCHEDULES = "fence" "list_schedules";
+    /// Sends the task of a schedule.
+    #[cfg(feature = "schedule")]
+    FIRE_SCHEDULE = "fence" "tasks" "accepting" "schedules" "fire_schedule";
     /// Counts a group's entries and consumers.
     STATS = "fence" "holder" "stats";
 }

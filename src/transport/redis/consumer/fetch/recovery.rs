@@ -39,12 +39,12 @@ pub(in crate::transport::redis::consumer) struct Recovery {
     in_flight: Arc<InFlightTable>,
     report: Arc<Report>,
     /// `None` if no recovery runs.
-    schedule: Option<Schedule>,
+    times: Option<RecoveryTimes>,
 }
 
 /// The times of a recovery.
 #[derive(Clone, Copy)]
-struct Schedule {
+struct RecoveryTimes {
     /// The time of the next step.
     next_at: Instant,
     /// The recovery ends with the first step after this time: two leases after the first step that
@@ -66,13 +66,13 @@ impl Recovery {
             pipeline,
             in_flight,
             report,
-            schedule: None,
+            times: None,
         }
     }
 
     /// Begins a recovery, or begins it again. Called if a lost response may have had entries.
     pub(super) fn begin(&mut self) {
-        self.schedule = Some(Schedule {
+        self.times = Some(RecoveryTimes {
             next_at: Instant::now(),
             ends_at: None,
         });
@@ -80,7 +80,7 @@ impl Recovery {
 
     /// Returns the time of the next step, or `None` if no recovery runs.
     pub(super) fn next(&self) -> Option<Instant> {
-        self.schedule.map(|schedule| schedule.next_at)
+        self.times.map(|times| times.next_at)
     }
 
     pub(super) fn is_due(&self) -> bool {
@@ -90,7 +90,7 @@ impl Recovery {
     /// Runs one step: fetches at most `room` unheld entries again, and sets the time of the next
     /// step.
     ///
-    /// A step that fails, or that fetches `room` entries, leaves the schedule unchanged. So the
+    /// A step that fails, or that fetches `room` entries, leaves the times unchanged. So the
     /// next step is due immediately, and continues the search.
     pub(super) async fn recover(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         let mut found = Vec::new();
@@ -114,9 +114,9 @@ impl Recovery {
             }
         }
         let (now, lease) = (Instant::now(), self.member.lease);
-        let ends_at = self.schedule.and_then(|schedule| schedule.ends_at);
+        let ends_at = self.times.and_then(|times| times.ends_at);
         let ends_at = ends_at.unwrap_or(now + 2 * lease);
-        self.schedule = (now < ends_at).then_some(Schedule {
+        self.times = (now < ends_at).then_some(RecoveryTimes {
             next_at: now + lease / 3,
             ends_at: Some(ends_at),
         });

@@ -17,13 +17,13 @@ type DueKey = (Instant, u64);
 
 /// The delayed tasks of a stream, until they are moved to its log.
 #[derive(Debug, Default)]
-pub(super) struct Schedule {
+pub(super) struct DelayedTasks {
     waiting: BTreeMap<DueKey, (MessageId, Fields)>,
     due_keys: HashMap<MessageId, DueKey>,
     last_number: u64,
 }
 
-impl Schedule {
+impl DelayedTasks {
     /// Adds a task that is due at `at`.
     pub(super) fn add(&mut self, at: Instant, id: MessageId, fields: Fields) {
         self.last_number += 1;
@@ -32,7 +32,7 @@ impl Schedule {
         self.waiting.insert(due_key, (id, fields));
     }
 
-    /// Removes a task and returns its fields. Returns `None` if the schedule does not contain it.
+    /// Removes a task and returns its fields. Returns `None` if it is not among them.
     pub(super) fn cancel(&mut self, id: &MessageId) -> Option<Fields> {
         let due_key = self.due_keys.remove(id)?;
         self.waiting.remove(&due_key).map(|(_, fields)| fields)

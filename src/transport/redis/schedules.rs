@@ -1,0 +1,245 @@
+//! Scheduled tasks on Redis. `scripts/schedules.lua` describes the hash that stores them.
+
+use std::{collections::HashMap, time::SystemTime};
+
+use bytes::Bytes;
+use redis::Cmd;
+
+use super::{
+    Redis,
+    keys::Keys,
+    pipeline::Resend,
+    producer::schedule::{Accept, check_headers},
+    response::{Value, array, bytes, count, exactly, fields, integer, miscounted, unexpected},
+    scripts,
+};
+use crate::{
+    error::Error,
+    message::{Message, MessageId, Name},
+    schedule::{ScheduledTask, from_milliseconds, milliseconds},
+    transport::{
+        FireOutcome, Fired, ScheduleChange, ScheduleList, ScheduleRun, ScheduleStatus,
+        ScheduleStore, Schedules, StoreFuture,
+    },
+};
+
+impl Redis {
+    /// Returns the scheduled tasks of the stream. They are stored in the slot of the stream. Each call
+    /// fails if the handle has a set of streams, or a partitioned stream: use a handle of one partition.
+    pub fn schedules(&self) -> Schedules {
+        Schedules::new(RedisSchedules(self.clone()))
+    }
+}
+
+/// The scheduled tasks of a handle's stream.
+struct RedisSchedules(Redis);
+
+impl RedisSchedules {
+    fn keys(&self, group: &Name) -> Result<Keys, Error> {
+        let stream = self.0.settings.one_stream()?;
+        Keys::new(&self.0.options.namespace, stream, group)
+    }
+
+    /// Runs a script that changes nothing if it runs again.
+    async fn call(
+        &self,
+        script: &'static scripts::Script,
+        args: impl Fn(&mut Cmd),
+    ) -> Result<Value, Error> {
+        let keys = self.keys(&self.0.settings.group)?;
+        let pipeline = self.0.shared.pipeline.of(&keys.primary);
+        let key = keys.schedules();
+        pipeline.script_until_known(script, &[&*key], args).await
+    }
+
+    async fn put_task(&self, task: &ScheduledTask) -> Result<bool, Error> {
+        check_headers(&task.message(None).map_err(Error::invalid)?)?;
+        let (json, ticks) = (task.to_json(), task.schedule().to_string());
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(task.name().as_str())
+                .arg(task.version_number())
+                .arg(&json)
+                .arg(&ticks)
+                .arg(self.0.settings.group.as_str());
+        };
+        let stored = self.call(&scripts::PUT_SCHEDULE, args).await?;
+        Ok(integer(&stored)? == 1)
+    }
+
+    async fn fire_at(
+        &self,
+        schedule: &ScheduleStatus,
+        message: Message,
+        tick: Option<SystemTime>,
+    ) -> Result<Fired, Error> {
+        let redis = &self.0;
+        let keys = self.keys(&schedule.group)?;
+        if let Some(registration) = redis.registration(&keys.stream) {
+            registration.await?;
+        }
+        let due = message.parts().due;
+        let accept = Accept::new(&keys, redis.settings.idempotency_window, message);
+        let key = keys.schedules();
+        let mut names = vec![&*key];
+        names.extend(accept.keys().iter().map(String::as_str));
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(schedule.name.as_str())
+                .arg(schedule.revision)
+                .arg(milliseconds(schedule.last_tick));
+            match tick {
+                Some(tick) => cmd.arg(milliseconds(tick)),
+                None => cmd.arg(""),
+            };
+            cmd.arg(ScheduleStatus::MAX_RUNS);
+            accept.args(|arg| {
+                cmd.arg(arg);
+            });
+        };
+        let pipeline = redis.shared.pipeline.of(&keys.primary);
+        let script = &scripts::FIRE_SCHEDULE;
+        let fired = pipeline.script(script, &names, args, Resend::Never);
+        let fired = fired_of(fired.await?)?;
+        if let FireOutcome::Sent(_) = fired.outcome {
+            redis.shared.counters.sent.increment();
+            redis.promote_soon(keys, due);
+        }
+        Ok(fired)
+    }
+}
+
+impl ScheduleStore for RedisSchedules {
+    fn put<'a>(&'a self, task: &'a ScheduledTask) -> StoreFuture<'a, bool> {
+        Box::pin(self.put_task(task))
+    }
+
+    fn change<'a>(&'a self, name: &'a Name, change: ScheduleChange) -> StoreFuture<'a, bool> {
+        let change = match change {
+            ScheduleChange::Remove => "remove",
+            ScheduleChange::Pause => "pause",
+            ScheduleChange::Resume => "resume",
+        };
+        Box::pin(async move {
+            let args = |cmd: &mut Cmd| {
+                cmd.arg(name.as_str()).arg(change);
+            };
+            // Not sent again: a second removal would find no schedule.
+            let (script, keys) = (
+                &scripts::CHANGE_SCHEDULE,
+                self.keys(&self.0.settings.group)?,
+            );
+            let pipeline = self.0.shared.pipeline.of(&keys.primary);
+            let changed = pipeline
+                .script(script, &[&keys.schedules()], args, Resend::Never)
+                .await?;
+            Ok(integer(&changed)? == 1)
+        })
+    }
+
+    fn list(&self, known: Option<u64>) -> StoreFuture<'_, ScheduleList> {
+        let known = known.map_or_else(String::new, |known| known.to_string());
+        Box::pin(async move {
+            let args = |cmd: &mut Cmd| {
+                cmd.arg(&known);
+            };
+            list_of(self.call(&scripts::LIST_SCHEDULES, args).await?)
+        })
+    }
+
+    fn fire<'a>(
+        &'a self,
+        schedule: &'a ScheduleStatus,
+        message: Message,
+        tick: Option<SystemTime>,
+    ) -> StoreFuture<'a, Fired> {
+        Box::pin(self.fire_at(schedule, message, tick))
+    }
+}
+
+/// Decodes the response of the script `FIRE_SCHEDULE`.
+pub(super) fn fired_of(response: Value) -> Result<Fired, Error> {
+    let [outcome, now, text] = exactly(response)?;
+    let (outcome, now) = (bytes(outcome)?, from_milliseconds(count(&now)?));
+    let id = |text: Value| {
+        let id = MessageId::from_utf8(&bytes(text)?);
+        id.map_err(|_| unexpected("an id", "another text"))
+    };
+    let outcome = match &outcome[..] {
+        b"sent" => FireOutcome::Sent(id(text)?),
+        b"skipped" => FireOutcome::Skipped(id(text)?),
+        b"early" => FireOutcome::Early,
+        b"taken" => FireOutcome::Taken(from_milliseconds(count(&text)?)),
+        b"changed" => FireOutcome::Changed,
+        _ => return Err(unexpected("the outcome of a tick", "another text")),
+    };
+    Ok(Fired { now, outcome })
+}
+
+/// Decodes the response of the script `LIST_SCHEDULES`.
+pub(super) fn list_of(response: Value) -> Result<ScheduleList, Error> {
+    let mut response = array(response)?.into_iter();
+    let (Some(now), Some(changes)) = (response.next(), response.next()) else {
+        return Err(miscounted(3, 0));
+    };
+    let now = from_milliseconds(count(&now)?);
+    let schedules = response.next().map(|hash| schedules_of(hash, now));
+    Ok(ScheduleList {
+        now,
+        changes: count(&changes)?,
+        schedules: schedules.transpose()?,
+    })
+}
+
+fn schedules_of(hash: Value, now: SystemTime) -> Result<Vec<ScheduleStatus>, Error> {
+    let mut by_name: HashMap<Name, HashMap<Bytes, Bytes>> = HashMap::new();
+    for (field, value) in fields(hash)? {
+        // A field of another program is no schedule.
+        let Some(colon) = field.iter().position(|byte| *byte == b':') else {
+            continue;
+        };
+        if let Ok(name) = Name::from_utf8(&field[colon + 1..]) {
+            let parts = by_name.entry(name).or_default();
+            parts.insert(field.slice(..colon), value);
+        }
+    }
+    let schedules = by_name.into_iter();
+    Ok(schedules
+        .filter_map(|(name, parts)| schedule_of(name, &parts, now))
+        .collect())
+}
+
+/// Reads a schedule from its fields. `None` if one is missing that the scripts always write.
+fn schedule_of(
+    name: Name,
+    parts: &HashMap<Bytes, Bytes>,
+    now: SystemTime,
+) -> Option<ScheduleStatus> {
+    let text = |part: &str| std::str::from_utf8(parts.get(part.as_bytes())?).ok();
+    let version = text("version")?.parse().ok()?;
+    let revision = text("revision")?.parse().ok()?;
+    let last_tick = from_milliseconds(text("last")?.parse().ok()?);
+    let definition = parts.get(&b"definition"[..]).cloned().unwrap_or_default();
+    Some(ScheduleStatus {
+        task: ScheduledTask::from_json(name.clone(), version, &definition),
+        name,
+        version,
+        revision,
+        group: Name::from(text("group")?),
+        paused: text("paused").is_some(),
+        last_tick,
+        runs: text("runs")
+            .unwrap_or_default()
+            .lines()
+            .filter_map(run_of)
+            .collect(),
+        as_of: now,
+    })
+}
+
+fn run_of(line: &str) -> Option<ScheduleRun> {
+    let mut words = line.splitn(4, ' ');
+    let at = from_milliseconds(words.next()?.parse().ok()?);
+    let (outcome, kind) = (words.next()?, words.next()?);
+    let mut run = ScheduleRun::new(at, MessageId::from(words.next()?));
+    (run.is_skipped, run.is_manual) = (outcome == "skipped", kind == "manual");
+    Some(run)
+}
