@@ -74,6 +74,7 @@ pub mod http_bridge;
 pub mod message;
 mod outbox;
 mod payload;
+mod progress;
 mod reply;
 pub mod routing;
 pub mod serve;
@@ -109,6 +110,7 @@ pub use self::{
     },
     outbox::Outbox,
     payload::{IntoPayload, Json},
+    progress::{Checkpoint, Progress},
     reply::{FromReply, IntoReply, Reply},
     routing::router::Router,
     serve::builder::serve,

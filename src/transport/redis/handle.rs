@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    transport::{Counters, Counts, Settings, consumer_settings},
+    transport::{Counters, Counts, Settings, SharedTasks, consumer_settings},
 };
 
 /// A handle of a Redis server, to send to and to serve from. See the [module](super).
@@ -39,6 +39,7 @@ pub(super) struct SharedHandle {
     pub(super) registrations: producer::Registrations,
     pub(super) checked_partitions: CheckedPartitions,
     pub(super) sources: SourceStates,
+    pub(super) tasks: SharedTasks,
 }
 
 impl SharedHandle {
@@ -53,6 +54,7 @@ impl SharedHandle {
             registrations: Default::default(),
             checked_partitions: Default::default(),
             sources: Default::default(),
+            tasks: Default::default(),
         }
     }
 }

@@ -226,6 +226,7 @@ mod source_state;
 mod state;
 mod stats;
 mod tail;
+mod task_feed;
 mod tasks;
 pub(crate) mod value;
 

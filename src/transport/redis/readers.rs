@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     consumer::readers, dead_letters, producer, producer::schedule::Promoted, response::Value,
-    stats, tail,
+    stats, tail, task_feed, tasks,
 };
 use crate::{error::Error, message::Replicas};
 
@@ -96,6 +96,28 @@ pub(crate) fn all() -> Vec<Reader> {
             answer: list([list([
                 text("7-1"),
                 texts("~g g ~o 3-0 ~r it~failed ~a 2 ~d 1795430237570 type task name a"),
+            ])]),
+        },
+        Reader {
+            of: "list_tasks",
+            read: |answer| Ok(format!("{:?}", tasks::listed(answer)?)),
+            answer: list([
+                texts("1795430237570 7-1"),
+                list([
+                    text("7-1"),
+                    texts("done a 1 no k 60000 1795430237570 1795430237570 1795430237570 7 70000"),
+                ]),
+            ]),
+        },
+        Reader {
+            of: "changes",
+            read: |answer| Ok(format!("{:?}", task_feed::read(answer, 1)?)),
+            answer: list([list([
+                Value::Int(1),
+                list([list([
+                    text("7-1"),
+                    texts("id 3-0 name a state dead attempt 2 reason failed"),
+                ])]),
             ])]),
         },
         Reader {

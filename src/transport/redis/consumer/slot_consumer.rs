@@ -37,6 +37,7 @@ use super::{
     settler::Settler,
     state::ConsumerState,
     streams::{ServedStream, StreamSet},
+    task_notes::TaskNotes,
     task_starter::TaskStarter,
     upkeep::{Ends, Upkeep},
     upkeep_connection::UpkeepPipeline,
@@ -291,6 +292,10 @@ impl SlotConsumer {
             clock: clock.clone(),
             poison: poison.clone(),
             settle: Arc::new(policy),
+            notes: TaskNotes {
+                member: member.clone(),
+                pipeline: pipeline.clone(),
+            },
             report: report.clone(),
             order: order.clone(),
         };

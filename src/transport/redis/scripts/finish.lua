@@ -1,26 +1,28 @@
 -- Ends a delivery: as done, as a dead letter, or discarded, with or without a reply.
 -- KEYS: source, dead, reply stream (if the reply is stored).
 -- ARGV: group, consumer, id, '1' on the retry stream, envelope, channel (if it is published), the
---       state and the id of its task, if the task has a record ('' = it has none), and for a dead
---       letter: origin, attempts, reason, how many to keep.
+--       state and the id of its task, if the task has a record ('' = it has none), the result, the
+--       length of a result that is too large, the progress ('' = none), and for a dead letter:
+--       origin, attempts, reason, how many to keep.
 -- Returns: {1 ended | 0 not pending for this consumer | 2 ended without a dead letter, since the
 --           entry was deleted, dead letters dropped, 1 replied | 0 not possible}.
 local src, group, id, retry = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1'
 if not own(src, group, id, ARGV[2]) then return { 0, 0, 0 } end
 local outcome, dropped = 1, 0
-if ARGV[9] then
+if ARGV[12] then
   local entry = redis.call('XRANGE', src, id, id)[1]
   if entry then
     -- `sent` removes fields with the names of the transport's. Otherwise a replay would use those
     -- that a sender has set.
     local fields = sent(entry[2], retry)
-    dropped = dead_letter(redis.call, KEYS[2], group, ARGV[9], ARGV[11], ARGV[10], fields, ARGV[12])
+    dropped = dead_letter(redis.call, KEYS[2], group, ARGV[12], ARGV[14], ARGV[13], fields, ARGV[15])
   else
     outcome = 2
   end
 end
 if ARGV[8] ~= '' then
-  ended(base_of(KEYS[2], ':dead:' .. group), group, ARGV[8], ARGV[7], ARGV[11] or '')
+  local outcome = { 'result', ARGV[9], 'result_too_large', ARGV[10], 'progress', ARGV[11] }
+  ended(base_of(KEYS[2], ':dead:' .. group), group, ARGV[8], ARGV[7], ARGV[14] or '', outcome)
 end
 local answered = answer(KEYS[3], ARGV[6], ARGV[5])
 finish(src, group, id, retry)
