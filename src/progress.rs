@@ -62,7 +62,8 @@ impl Progress {
         Ok(())
     }
 
-    fn of(parts: &Parts) -> Self {
+    /// Returns the progress of a delivery.
+    pub(crate) fn of(parts: &Parts) -> Self {
         let record = parts.lease.as_ref().and_then(|lease| lease.record());
         // A report may come from a thread without a runtime.
         Self(record.map(|record| (record.clone(), Handle::current())))
@@ -104,8 +105,7 @@ impl<S: Sync> OptionalFromMessageParts<S> for Progress {
 /// ```
 ///
 /// The next attempt may run in another process: after a failure, or after the death of the worker. The
-/// checkpoint is kept through both, and is deleted when the task ends, except that a replayed dead
-/// letter starts without one.
+/// checkpoint is kept through both, and is deleted when the task ends.
 ///
 /// # Rejection
 /// A [permanent](Rejection::permanent) rejection, if the task has no record: it was sent without
@@ -148,19 +148,31 @@ impl Checkpoint {
             )),
         }
     }
+
+    /// Returns the checkpoint of a delivery. `None` if its task has no record.
+    pub(crate) fn of(parts: &Parts) -> Option<Self> {
+        parts.lease.as_ref()?.record().cloned().map(Self)
+    }
 }
 
 impl<S: Sync> FromMessageParts<S> for Checkpoint {
     type Rejection = Rejection;
 
     async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
-        let record = parts.lease.as_ref().and_then(|lease| lease.record());
-        record.cloned().map(Self).ok_or_else(|| {
+        Self::of(parts).ok_or_else(|| {
             Rejection::permanent(
                 "this message has no checkpoint: only a task with a record has one; send it with \
                  `.tracked(…)`, for the group of this worker",
             )
         })
+    }
+}
+
+impl<S: Sync> OptionalFromMessageParts<S> for Checkpoint {
+    type Rejection = Infallible;
+
+    async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
+        Ok(Self::of(parts))
     }
 }
 

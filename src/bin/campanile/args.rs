@@ -40,7 +40,7 @@ pub(crate) enum Command {
     /// Lists, shows, replays and purges the dead letters of the group.
     #[command(subcommand)]
     Dead(DeadCommand),
-    /// Shows the status of tasks, and cancels them.
+    /// Shows, lists, watches and cancels tasks that are tracked or unique.
     #[command(subcommand)]
     Tasks(TasksCommand),
     /// Sends a task, an event or a request.

@@ -213,7 +213,10 @@ impl Memory {
         let name = format!("{parts:?} {:?}", self.settings.group);
         self.broker.tasks.get(name, || tasks::MemoryTasks {
             broker: Arc::clone(&self.broker),
-            streams: parts.iter().map(|part| self.settings.of_stream(part)).collect(),
+            streams: parts
+                .iter()
+                .map(|part| self.settings.of_stream(part))
+                .collect(),
         })
     }
 

@@ -80,7 +80,9 @@ impl TaskStore for MemoryTasks {
             broker: self.broker.clone(),
             parts: parts.collect::<Result<_, Error>>()?,
         };
-        let steps = stream::unfold(reader, async |mut reader| Some((Ok(reader.next().await), reader)));
+        let steps = stream::unfold(reader, async |mut reader| {
+            Some((Ok(reader.next().await), reader))
+        });
         Ok(Box::pin(steps))
     }
 }

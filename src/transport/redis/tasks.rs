@@ -58,7 +58,10 @@ impl Redis {
     async fn list_on(&self, keys: &Keys, step: ListStep) -> Result<Listed, Error> {
         let ListStep { state, .. } = step;
         // The time of the last task, and its id.
-        let after = step.after.as_deref().and_then(|after| after.split_once(' '));
+        let after = step
+            .after
+            .as_deref()
+            .and_then(|after| after.split_once(' '));
         let (time, id) = after.unwrap_or_default();
         let args = |cmd: &mut Cmd| {
             cmd.arg(keys.group.as_str())
@@ -72,7 +75,11 @@ impl Redis {
         };
         let pipeline = self.shared.pipeline.of(&keys.primary);
         let (script, list) = (&scripts::LIST_TASKS, keys.tasks(state));
-        listed(pipeline.script(script, &[&list], args, Resend::Never).await?)
+        listed(
+            pipeline
+                .script(script, &[&list], args, Resend::Never)
+                .await?,
+        )
     }
 
     async fn cancel_on(&self, keys: &Keys, id: &MessageId, reason: &str) -> Result<bool, Error> {
@@ -132,7 +139,10 @@ impl TaskStore for Store {
     }
 
     fn parts(&self) -> usize {
-        self.0.settings.stream_and_parts().map_or(1, |(_, parts)| parts.len())
+        self.0
+            .settings
+            .stream_and_parts()
+            .map_or(1, |(_, parts)| parts.len())
     }
 
     fn list(&self, step: ListStep) -> StoreFuture<'_, Listed> {
@@ -214,7 +224,10 @@ pub(super) fn listed(answer: Value) -> Result<Listed, Error> {
     let mut tasks = Vec::new();
     while let (Some(id), Some(record)) = (found.next(), found.next()) {
         let record: [Value; LISTED.len()] = exactly(record)?;
-        let record = record.map(bytes).into_iter().collect::<Result<Vec<_>, _>>()?;
+        let record = record
+            .map(bytes)
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()?;
         let record: Vec<_> = LISTED.map(Bytes::from).into_iter().zip(record).collect();
         // Only another program adds an id that is no text.
         if let Ok(id) = MessageId::from_utf8(&bytes(id)?) {

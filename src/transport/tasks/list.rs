@@ -172,7 +172,9 @@ mod tests {
 
     #[test]
     fn a_list_goes_on_at_its_position_with_the_states_that_are_selected() {
-        let query = TaskQuery::all().state(TaskState::Done).state(TaskState::Dead);
+        let query = TaskQuery::all()
+            .state(TaskState::Done)
+            .state(TaskState::Dead);
         let places = |query: &TaskQuery| -> Vec<_> {
             let steps = query.steps(2).unwrap().into_iter();
             steps.map(|step| step.position()).collect()

@@ -10,6 +10,7 @@ mod leases;
 mod outages;
 mod outbox;
 mod owned;
+mod records;
 mod schedule;
 mod served_names;
 mod set_up;

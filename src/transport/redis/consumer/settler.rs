@@ -15,9 +15,7 @@ use super::{
     member::Member,
     reply_to::ReplyRoute,
     report::Report,
-    settlement::{
-        Effect, End, FencedEffect, PublishedReply, Settlement, Unsettled, task_args,
-    },
+    settlement::{Effect, End, FencedEffect, PublishedReply, Settlement, Unsettled, task_args},
     streams::ServedStream,
 };
 use crate::{
