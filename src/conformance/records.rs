@@ -6,6 +6,7 @@ use tokio::time::sleep;
 
 use super::{
     Factory,
+    partitions::{keyed, scene_of},
     scene::{LEASE, Scene, again, answer, attempt, done, id, in_time, message, must, send, settle},
     tasks::{KEEP, assert_same, connect, status, tracked, unique},
 };
@@ -295,7 +296,6 @@ pub async fn changes_are_followed_from_a_cursor<F: Factory>(factory: &F) {
     ];
     let mut cursor = None;
     for (number, expected) in expected.into_iter().enumerate() {
-        // A transport may deliver a delayed message without another state in between.
         let found = change(&mut changes).await;
         assert_eq!((&found.id, &*found.name), (&receipt, "task"));
         assert_eq!((found.state, found.attempt.0, &*found.reason), expected);

@@ -92,7 +92,7 @@ async fn tasks_are_listed_watched_waited_for_and_cancelled_together() {
     let wait = run(campanile(&server, &format!("tasks wait {unique}")));
     let cancel = async {
         // In any case the program tells the end, also if it begins to wait later.
-        let key = "tasks cancel --key page-7 --reason unwanted";
+        let key = "tasks cancel --unique page-7 --reason unwanted";
         run(campanile(&server, key)).await.ended_with(0);
         run(campanile(&server, key)).await.ended_with(4);
     };

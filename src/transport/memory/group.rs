@@ -220,7 +220,7 @@ impl Group {
         settings: &Settings,
         context: &GroupContext,
     ) -> Vec<Taken> {
-        self.promote();
+        self.promote(settings, context);
         self.claim(settings, context);
         let ahead = self.ready.len() + log.end().saturating_sub(self.next) as usize;
         let mut taken = Vec::with_capacity(max.min(ahead));
@@ -269,7 +269,7 @@ impl Group {
         taken
     }
 
-    fn promote(&mut self) {
+    fn promote(&mut self, settings: &Settings, context: &GroupContext) {
         if self.due.is_empty() {
             return;
         }
@@ -277,7 +277,13 @@ impl Group {
         while let Some(first) = self.due.first_entry()
             && first.key().0 <= now
         {
-            self.ready.push_back(first.remove());
+            let retry = first.remove();
+            let of_group = (&settings.stream, Some(&settings.group));
+            let (fields, clock) = (&retry.entry.fields, &context.clock);
+            context.records.change(of_group, fields, clock, |status| {
+                status.state = TaskState::Waiting;
+            });
+            self.ready.push_back(retry);
         }
     }
 

@@ -223,7 +223,7 @@ impl Contents {
         record.and_then(|record| record.checkpoint.clone())
     }
 
-    /// Stores what the handler of a running task notes. Returns `false` without a record.
+    /// Stores a note of the handler of a running task. Returns `false` without a record.
     pub(super) fn note(&mut self, place: &Place, id: &MessageId, note: Note) -> bool {
         let Some(record) = self.by_id.get_mut(&(place.clone(), id.clone())) else {
             return false;
@@ -333,7 +333,7 @@ impl Contents {
     }
 }
 
-/// What the handler of a running task notes in its record.
+/// A note of the handler of a running task.
 #[derive(Debug)]
 pub(super) enum Note {
     Progress(Bytes),

@@ -113,7 +113,7 @@ pub(crate) fn all() -> Vec<Reader> {
             of: "changes",
             read: |answer| Ok(format!("{:?}", task_feed::read(answer, 1)?)),
             answer: list([list([
-                Value::Int(1),
+                text("5-1"),
                 list([list([
                     text("7-1"),
                     texts("id 3-0 name a state dead attempt 2 reason failed"),

@@ -17,7 +17,7 @@ use super::{
     error,
     keys::Keys,
     pipeline::{Pipeline, Resend},
-    response::{Value, array, exactly, integer, miscounted},
+    response::{Value, array, bytes, exactly, miscounted, unexpected},
     scripts,
     server::{Connector, HashSlot, Outage},
 };
@@ -103,12 +103,9 @@ struct Reader {
 struct FeedPart {
     part: usize,
     key: String,
-    /// The last change that was read. Zero at the beginning, and after a gap.
+    /// The last change that was read. Zero at the beginning.
     cursor: StreamEntryId,
 }
-
-/// Set if the receiver of the steps is gone.
-struct Gone;
 
 impl Reader {
     async fn run(mut self) {
@@ -117,13 +114,13 @@ impl Reader {
             let mut connection = None;
             loop {
                 match self.step(&mut connection).await {
-                    Ok(Ok(())) => outage.answered(),
-                    Ok(Err(Gone)) => return,
+                    Ok(()) => outage.answered(),
                     Err(error) => {
                         connection = None;
                         outage.refused(&self.connector.address(), "read changes of tasks", &error);
-                        if error.is_refused() && self.steps.send(Err(error)).await.is_err() {
-                            return;
+                        // One error is enough until it is taken.
+                        if error.is_refused() && self.steps.capacity() == BUFFER {
+                            self.send(Err(error)).await;
                         }
                         sleep(outage.wait()).await;
                     }
@@ -137,11 +134,8 @@ impl Reader {
         }
     }
 
-    /// Reads what is there, and waits for more if there is nothing.
-    async fn step(
-        &mut self,
-        connection: &mut Option<Connection>,
-    ) -> Result<Result<(), Gone>, Error> {
+    /// Reads the next changes. If there are none, waits until there may be some.
+    async fn step(&mut self, connection: &mut Option<Connection>) -> Result<(), Error> {
         let keys: Vec<_> = self.parts.iter().map(|part| part.key.as_str()).collect();
         let args = |cmd: &mut redis::Cmd| {
             cmd.arg(COUNT);
@@ -153,38 +147,30 @@ impl Reader {
         let answer = self.pipeline.script(script, &keys, args, retry).await?;
         let read = read(answer, keys.len())?;
         let mut is_empty = true;
-        for (part, read) in self.parts.iter_mut().zip(read) {
-            if read.has_gap {
-                part.cursor = StreamEntryId::ZERO;
+        for (index, read) in read.into_iter().enumerate() {
+            let gap = read.gap.map(|after| (after, Some(FeedItem::Gap)));
+            let changes = read.changes.into_iter();
+            let changes = changes.map(|(id, change)| (id, change.map(FeedItem::Change)));
+            for (cursor, item) in gap.into_iter().chain(changes) {
                 is_empty = false;
-                let step = FeedStep {
-                    part: part.part,
-                    cursor: String::new(),
-                    item: FeedItem::Gap,
-                };
-                if self.steps.send(Ok(step)).await.is_err() {
-                    return Ok(Err(Gone));
-                }
-            }
-            for (id, change) in read.changes {
-                part.cursor = id;
-                is_empty = false;
-                // An entry that another program has added.
-                let Some(change) = change else { continue };
-                let step = FeedStep {
-                    part: part.part,
-                    cursor: id.to_string(),
-                    item: FeedItem::Change(change),
-                };
-                if self.steps.send(Ok(step)).await.is_err() {
-                    return Ok(Err(Gone));
+                let part = &mut self.parts[index];
+                part.cursor = cursor;
+                // There is no item for an entry that another program has added.
+                if let Some(item) = item {
+                    let (part, cursor) = (part.part, cursor.to_string());
+                    self.send(Ok(FeedStep { part, cursor, item })).await;
                 }
             }
         }
-        if is_empty {
-            self.wait(connection).await?;
+        match is_empty {
+            true => self.wait(connection).await,
+            false => Ok(()),
         }
-        Ok(Ok(()))
+    }
+
+    async fn send(&self, step: Result<FeedStep, Error>) {
+        // Without a receiver the reader ends.
+        let _ = self.steps.send(step).await;
     }
 
     /// Waits until there is a change behind a cursor, for at most [`BLOCK`].
@@ -219,13 +205,13 @@ impl Reader {
 /// The changes that were read from one feed.
 #[derive(Debug)]
 pub(super) struct FeedRead {
-    /// Set if changes before these were dropped.
-    has_gap: bool,
+    /// The id behind which these changes are, if changes before them were dropped.
+    gap: Option<StreamEntryId>,
     /// `None` for an entry that cannot be decoded.
     changes: Vec<(StreamEntryId, Option<TaskChange>)>,
 }
 
-/// Decodes the script's response: for each feed, whether it has a gap, and its changes.
+/// Decodes the script's response: for each feed, its gap and its changes.
 pub(super) fn read(answer: Value, feeds: usize) -> Result<Vec<FeedRead>, Error> {
     let read = array(answer)?;
     if read.len() != feeds {
@@ -238,8 +224,15 @@ pub(super) fn read(answer: Value, feeds: usize) -> Result<Vec<FeedRead>, Error> 
             let id = StreamEntryId::parse(id.as_bytes())?;
             Some((id, change(id, &fields)))
         });
+        let gap = match bytes(gap)? {
+            none if none.is_empty() => None,
+            id => Some(
+                StreamEntryId::parse(&id)
+                    .ok_or_else(|| unexpected("the id of an entry", "another text"))?,
+            ),
+        };
         Ok(FeedRead {
-            has_gap: integer(&gap)? != 0,
+            gap,
             changes: changes.collect(),
         })
     });

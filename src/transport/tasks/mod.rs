@@ -91,8 +91,8 @@ impl Tasks {
     /// open while a call waits. On a Redis Cluster there is one for each slot of the stream. A lost
     /// connection is no error: the call goes on once the server can be reached again.
     ///
-    /// If the status is kept for so short a time that it is gone before it was read, its end is
-    /// returned without a result.
+    /// If the status is kept for so short a time that it expires before it was read, it is returned
+    /// without a result.
     ///
     /// # Errors
     /// If the task is not recorded, or no longer kept; if the server cannot be reached at the start,

@@ -22,7 +22,7 @@ use crate::{
 
 /// The pause before another attempt while the store cannot be reached.
 const PAUSE: Duration = Duration::from_secs(1);
-/// A waiter that was told nothing for this time looks at the record. Only needed if the server has
+/// A waiter without a signal for this time looks at the record. Only needed if the server has
 /// refused to write the feed, or has dropped a record or the feed by itself.
 const SILENCE: Duration = Duration::from_secs(60);
 

@@ -13,12 +13,12 @@ use crate::{command_error::CommandError, confirm::Confirm, show::Out};
 #[derive(Debug, Args)]
 pub(crate) struct Cancel {
     /// The id of the task, as in its receipt.
-    #[arg(required_unless_present_any = ["key", "name", "states", "all"])]
-    #[arg(conflicts_with_all = ["key", "name", "states", "all"])]
+    #[arg(required_unless_present_any = ["unique", "name", "states", "all"])]
+    #[arg(conflicts_with_all = ["unique", "name", "states", "all"])]
     id: Option<String>,
     /// The task that holds this unique key.
     #[arg(long, conflicts_with_all = ["name", "states", "all"])]
-    key: Option<String>,
+    unique: Option<String>,
     /// All tasks with this name that have not ended.
     #[arg(long)]
     name: Option<String>,
@@ -45,7 +45,7 @@ fn live(text: &str) -> Result<TaskState, String> {
 
 impl Cancel {
     pub(crate) async fn run(self, tasks: &Tasks, out: &Out) -> Result<(), CommandError> {
-        let cancelled = match (&self.id, &self.key) {
+        let cancelled = match (&self.id, &self.unique) {
             (Some(id), _) => {
                 let id = MessageId::from(&**id);
                 tasks.cancel(&id, &self.reason).await?.then_some(id)

@@ -1,4 +1,4 @@
-//! Stores what the handler of a running task notes in its record: its progress and its checkpoint.
+//! Stores the notes of the handler of a running task in its record: its progress and its checkpoint.
 
 use std::sync::Arc;
 

@@ -1,11 +1,18 @@
 -- Reads the feeds of a group behind the cursors.
 -- KEYS: feeds. ARGV: most changes of each feed, then for each feed the id of the last change read.
--- Returns for each feed: {1 if changes in between were dropped | 0, {change…}}.
+-- Returns for each feed: {the id to go on behind, if changes may have been dropped ('' = none were),
+--           {change…}}.
 local results = {}
 for i, feed in ipairs(KEYS) do
-  local after = ARGV[i + 1]
-  local changes = redis.call('XRANGE', feed, '(' .. after, '+', 'COUNT', ARGV[1])
-  local known = after == '0-0' or #redis.call('XRANGE', feed, after, after) > 0
-  results[i] = { known and 0 or 1, changes }
+  local after, gap = ARGV[i + 1], ''
+  if after ~= '0-0' and #redis.call('XRANGE', feed, after, after) == 0 then
+    -- Trimmed, or deleted, or a replica that did not have it has become the primary. That one may
+    -- add changes with lower ids.
+    local newest = redis.call('XREVRANGE', feed, '+', '-', 'COUNT', 1)[1]
+    newest = newest and newest[1] or '0-0'
+    if below(newest, after) then after = newest end
+    gap = after
+  end
+  results[i] = { gap, redis.call('XRANGE', feed, '(' .. after, '+', 'COUNT', ARGV[1]) }
 end
 return results

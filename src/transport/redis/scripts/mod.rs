@@ -34,7 +34,7 @@ scripts! {
     /// Lists a group's tasks in a state.
     LIST_TASKS = "fence" "tasks" "list_tasks";
     /// Reads changes of tasks from feeds.
-    CHANGES = "changes";
+    CHANGES = "order" "changes";
     /// Creates the group if it does not exist.
     JOIN = "order" "join";
     /// Deletes a consumer for which nothing is pending.
