@@ -330,15 +330,15 @@ pub async fn a_wait_ends_with_its_task<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    let waiting = async |id: MessageId| {
+    let waiting = |id: MessageId| {
         let tasks = tasks.clone();
         tokio::spawn(async move { tasks.wait(&id).await })
     };
     let first = send(&handle, tracked("first")).await;
-    let early = [waiting(first.clone()).await, waiting(first.clone()).await];
+    let early = [waiting(first.clone()), waiting(first.clone())];
     let second = send(&handle, unique("k", OnConflict::Keep)).await;
-    let cancelled = waiting(second.clone()).await;
-    let dropped = waiting(second.clone()).await;
+    let cancelled = waiting(second.clone());
+    let dropped = waiting(second.clone());
     let delivery = worker.one().await;
     sleep(Duration::from_millis(100)).await;
     dropped.abort();

@@ -119,7 +119,8 @@ impl Reader {
                         connection = None;
                         outage.refused(&self.connector.address(), "read changes of tasks", &error);
                         // One error is enough until it is taken.
-                        if error.is_refused() && self.steps.capacity() == BUFFER {
+                        let is_read = self.steps.capacity() == BUFFER;
+                        if !error::is_temporary(&error) && is_read {
                             self.send(Err(error)).await;
                         }
                         sleep(outage.wait()).await;
@@ -193,6 +194,8 @@ impl Reader {
         let answer = blocked.command(&cmd);
         let lost = || Error::disconnected("the connection that waits for changes was lost");
         match progress.watch(BLOCK + GRACE, GRACE, answer).await {
+            // The server has become a replica, or has to end the read.
+            Ok(Ok(answer)) if error::code(&answer) == Some("UNBLOCKED") => return Err(lost()),
             Ok(Ok(answer)) => error::check(answer).map(drop)?,
             Ok(Err(cause)) => return Err(lost().with_source(cause)),
             Err(_) => return Err(lost()),
@@ -241,7 +244,7 @@ pub(super) fn read(answer: Value, feeds: usize) -> Result<Vec<FeedRead>, Error> 
 
 fn change(entry: StreamEntryId, fields: &[(Bytes, Bytes)]) -> Option<TaskChange> {
     let value = |name| value_of(fields, name).map(Bytes::as_ref);
-    let text = |name| Some(std::str::from_utf8(value(name)?).ok()?);
+    let text = |name| std::str::from_utf8(value(name)?).ok();
     let id = MessageId::from_utf8(value("id")?).ok()?;
     let name = Name::from_utf8(value("name")?).ok()?;
     let state = TaskState::from_name(text("state")?)?;
