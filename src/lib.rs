@@ -76,6 +76,7 @@ pub mod http_bridge;
 pub mod message;
 mod outbox;
 mod payload;
+mod progress;
 mod reply;
 pub mod routing;
 #[cfg(feature = "schedule")]
@@ -113,6 +114,7 @@ pub use self::{
     },
     outbox::Outbox,
     payload::{IntoPayload, Json},
+    progress::{Checkpoint, Progress},
     reply::{FromReply, IntoReply, Reply},
     routing::router::Router,
     serve::builder::serve,

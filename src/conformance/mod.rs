@@ -78,6 +78,7 @@ mod limits;
 mod messages;
 mod outbox;
 mod partitions;
+mod records;
 mod redelivery;
 mod rpc;
 mod scene;
@@ -146,6 +147,14 @@ pub use self::{
     partitions::{
         a_key_has_one_partition, a_partitioned_stream_is_used_as_one_stream,
         numbers_of_partitions_that_differ_are_refused,
+    },
+    records::{
+        a_checkpoint_is_read_by_the_next_attempt, a_list_of_tasks_has_pages_by_state_and_name,
+        a_task_is_cancelled_by_its_key, a_wait_ends_with_its_task,
+        a_worker_that_lost_its_task_notes_nothing, changes_are_followed_from_a_cursor,
+        input_about_tasks_that_is_invalid_is_refused, tasks_are_cancelled_by_state_and_name,
+        the_progress_of_a_task_is_recorded, the_result_of_a_task_is_recorded_up_to_a_size,
+        the_tasks_of_all_partitions_are_seen_together,
     },
     redelivery::{
         a_dead_letter_keeps_its_fields_and_the_reason,
@@ -300,6 +309,17 @@ macro_rules! conformance_tests {
             a_tick_is_skipped_while_the_last_task_has_not_ended
             the_jitter_of_a_schedule_delays_its_tasks
             an_invalid_schedule_is_refused
+            the_result_of_a_task_is_recorded_up_to_a_size
+            the_progress_of_a_task_is_recorded
+            a_checkpoint_is_read_by_the_next_attempt
+            a_worker_that_lost_its_task_notes_nothing
+            a_list_of_tasks_has_pages_by_state_and_name
+            changes_are_followed_from_a_cursor
+            a_wait_ends_with_its_task
+            a_task_is_cancelled_by_its_key
+            tasks_are_cancelled_by_state_and_name
+            the_tasks_of_all_partitions_are_seen_together
+            input_about_tasks_that_is_invalid_is_refused
             an_undecodable_entry_does_not_hold_up_others
             a_message_in_any_field_order_with_unknown_fields_is_read
             a_request_that_cannot_be_answered_is_settled

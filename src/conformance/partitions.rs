@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Returns a scene whose stream has this number of partitions.
-fn scene_of<F: Factory>(factory: &F, partitions: usize) -> (Scene<'_, F>, Name) {
+pub(super) fn scene_of<F: Factory>(factory: &F, partitions: usize) -> (Scene<'_, F>, Name) {
     let scene = Scene::new(factory);
     let stream = scene.name("partitioned");
     let scene = partitioned(scene, &stream, partitions);
@@ -33,7 +33,7 @@ fn partitioned<'a, F: Factory>(
     scene.with(|settings| settings.streams = Some(streams))
 }
 
-fn keyed(key: &str, payload: impl ToString) -> Message {
+pub(super) fn keyed(key: &str, payload: impl ToString) -> Message {
     let mut task = Message::task("task", payload.to_string());
     task.parts_mut().partition_key = Some(key.into());
     task

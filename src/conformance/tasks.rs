@@ -16,15 +16,15 @@ use crate::{
     transport::{Discarded, Page, Selection, TaskState, TaskStatus, Tasks, Verdict},
 };
 
-const KEEP: Duration = Duration::from_secs(60);
+pub(super) const KEEP: Duration = Duration::from_secs(60);
 
-fn tracked(payload: &'static str) -> Message {
+pub(super) fn tracked(payload: &'static str) -> Message {
     let mut task = Message::task("task", payload);
     task.parts_mut().tracked = Some(KEEP);
     task
 }
 
-fn unique(key: &str, on_conflict: OnConflict) -> Message {
+pub(super) fn unique(key: &str, on_conflict: OnConflict) -> Message {
     let mut task = Message::task("task", key.to_owned());
     let mut unique = Unique::new(key);
     unique.on_conflict = on_conflict;
@@ -33,7 +33,7 @@ fn unique(key: &str, on_conflict: OnConflict) -> Message {
 }
 
 /// Returns a sender's handle for a scene, and the tasks of its group.
-async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> (F::Handle, Tasks) {
+pub(super) async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> (F::Handle, Tasks) {
     let handle = scene.handle().await;
     let tasks = factory.tasks(&handle);
     (
@@ -42,13 +42,13 @@ async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> (F::Handle, T
     )
 }
 
-async fn status(tasks: &Tasks, id: &MessageId) -> TaskStatus {
+pub(super) async fn status(tasks: &Tasks, id: &MessageId) -> TaskStatus {
     let status = must("looking up a task", tasks.status(id)).await;
     status.expect("the status is recorded")
 }
 
 #[track_caller]
-fn assert_same<T: PartialEq + Debug>(found: T, expected: T) {
+pub(super) fn assert_same<T: PartialEq + Debug>(found: T, expected: T) {
     assert_eq!(found, expected);
 }
 

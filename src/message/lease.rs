@@ -8,9 +8,10 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::{FollowUp, FollowUps};
+use super::{FollowUp, FollowUps, RunningRecord, TaskRecord};
 use crate::sync::lock;
 
 /// A worker's lease on one delivery, for its handler.
@@ -30,8 +31,8 @@ struct Inner {
     token: OnceLock<CancellationToken>,
     /// The reason why the task was cancelled. Set before the lease is lost.
     cancelled: OnceLock<String>,
-    /// Set if the task can be cancelled while it runs.
-    is_cancellable: AtomicBool,
+    /// The record of the task. Empty if the task has none.
+    record: OnceLock<Arc<RunningRecord>>,
     /// Set if the handler has taken a token, and so notices the end of its lease by itself.
     is_watched: AtomicBool,
     /// The delivery's outbox. `None` if the transport carries out no follow-ups.
@@ -101,18 +102,28 @@ impl Lease {
         self.0.cancelled.get().map(String::as_str)
     }
 
-    /// Declares that the task can be cancelled while it runs. For transports, before they return the
-    /// delivery: otherwise `serve` does not drop the handler of a cancelled task.
-    pub fn set_cancellable(&self) {
-        self.0.is_cancellable.store(true, Ordering::Release);
+    /// Sets the record of the task. The task can then be cancelled while it runs. For transports,
+    /// before they return the delivery: otherwise `serve` does not drop the handler of a cancelled
+    /// task.
+    pub fn set_record(&self, record: impl TaskRecord) {
+        let _ = self.0.record.set(Arc::new(RunningRecord::new(record)));
+    }
+
+    /// Returns the record of the task. `None` if the task has none.
+    pub(crate) fn record(&self) -> Option<&Arc<RunningRecord>> {
+        self.0.record.get()
+    }
+
+    /// Ends the reports of the task's [progress](crate::Progress), and returns the last one if it is
+    /// not written yet. For transports, which store it in the same step as the end of the task.
+    pub fn take_progress(&self) -> Option<Bytes> {
+        self.record()?.close()
     }
 
     /// Waits until the task is cancelled and its handler is to be dropped. Waits for ever if the
     /// handler has taken a token. `None` if the task cannot be cancelled.
     pub(crate) fn drop_signal(&self) -> Option<impl Future<Output = ()> + use<>> {
-        if !self.0.is_cancellable.load(Ordering::Acquire) {
-            return None;
-        }
+        self.record()?;
         let (lease, ended) = (self.clone(), self.own_token());
         Some(async move {
             ended.cancelled().await;

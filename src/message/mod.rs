@@ -32,6 +32,7 @@ pub(crate) mod lease;
 pub(crate) mod name;
 pub(crate) mod parts;
 mod shown;
+mod task_record;
 mod unique;
 
 pub(crate) use self::{
@@ -40,10 +41,12 @@ pub(crate) use self::{
     lease::Lease,
     name::{DeadLetterId, IdempotencyKey, MessageId, Name, PartitionKey, UniqueKey},
     parts::{Attempt, Deadline, Due, Kind, MatchedRoute, Message, Parts, ReplyMode},
+    task_record::RunningRecord,
 };
 pub use self::{
     follow_up::{FollowUp, Write},
     parts::{ByKind, Replicas},
     shown::Shown,
+    task_record::{RecordFuture, TaskRecord},
     unique::{OnConflict, Unique},
 };

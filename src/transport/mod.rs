@@ -66,7 +66,10 @@ pub use self::{
     state::ConnectionState,
     stats::{ConsumerStats, GroupStats, StreamStats},
     streams::Streams,
-    tasks::{TaskState, TaskStatus, TaskStore, Tasks},
+    tasks::{
+        Changes, ChangesFrom, Feed, FeedItem, FeedStep, ListStep, Listed, TaskChange, TaskPage,
+        TaskQuery, TaskState, TaskStatus, TaskStore, Tasks,
+    },
 };
 #[allow(unused_imports)]
 pub(crate) use self::{
@@ -80,6 +83,7 @@ pub(crate) use self::{
     dead::{DroppedLetters, PAGE_BYTES},
     dead_partitions::PartitionedDeadLetters,
     sending::check_key,
+    tasks::{SharedTasks, TaskOutcome},
 };
 
 /// The messages that a service wants from a source.

@@ -56,3 +56,75 @@ async fn an_unknown_task_is_not_found_and_the_error_says_why() {
         ran.tells(&["1-1", "--group"]);
     }
 }
+
+#[tokio::test]
+async fn tasks_are_listed_watched_waited_for_and_cancelled_together() {
+    let server = RedisServer::start().await;
+    let none = run(campanile(&server, "tasks list")).await.ended_with(0);
+    assert_eq!(none.text(), "no tasks\n");
+    let send = async |options: &str| {
+        let sent = run(campanile(&server, &format!("send task {options} --json")));
+        let sent = sent.await.ended_with(0).json();
+        sent["id"].as_str().expect("an id").to_owned()
+    };
+    let unique = send("print 1 --unique page-7 --tracked 1h").await;
+    assert_eq!(send("print 1 --unique page-7 --tracked 1h").await, unique);
+    let mut ids = vec![unique.clone()];
+    for name in ["scan", "scan", "print"] {
+        ids.push(send(&format!("{name} 1 --tracked 1h --delay 1h")).await);
+    }
+    let list = async |options: &str| {
+        let list = run(campanile(&server, &format!("tasks list {options} --json")));
+        list.await.ended_with(0).json()
+    };
+    let scans = list("--state delayed --name scan").await;
+    assert_eq!(scans["tasks"][0]["id"], json!(ids[2]));
+    assert_eq!(scans["tasks"].as_array().map(Vec::len), Some(2));
+    let first = list("--limit 3").await;
+    let next = first["next"].as_str().expect("there are more");
+    let mut rest = campanile(&server, "tasks list --json --after");
+    rest.arg(next);
+    let rest = run(rest).await.ended_with(0).json();
+    assert_eq!(rest["tasks"].as_array().map(Vec::len), Some(1));
+    let table = run(campanile(&server, "tasks list")).await.ended_with(0);
+    assert_eq!(table.text().lines().count(), 5);
+
+    let wait = run(campanile(&server, &format!("tasks wait {unique}")));
+    let cancel = async {
+        // In any case the program tells the end, also if it begins to wait later.
+        let key = "tasks cancel --unique page-7 --reason unwanted";
+        run(campanile(&server, key)).await.ended_with(0);
+        run(campanile(&server, key)).await.ended_with(4);
+    };
+    let (waited, ()) = tokio::join!(wait, cancel);
+    waited.ended_with(1).tells(&["cancelled"]);
+
+    let unconfirmed = run(campanile(&server, "tasks cancel --name scan"));
+    unconfirmed.await.ended_with(2).tells(&["--yes"]);
+    let cancel = "tasks cancel --name scan --state delayed --yes --json";
+    let cancelled = run(campanile(&server, cancel)).await.ended_with(0).json();
+    assert_eq!(cancelled["cancelled"], json!(2));
+    let wrong = run(campanile(&server, "tasks cancel --state done --yes"));
+    wrong.await.ended_with(2);
+    run(campanile(&server, "tasks cancel")).await.ended_with(2);
+
+    let watch = "tasks watch --from beginning -n 7 --json";
+    let watched = run(campanile(&server, watch)).await.ended_with(0);
+    let changes = watched.lines_of_json();
+    assert_eq!(changes.len(), 7);
+    assert_eq!(
+        (&changes[4]["id"], &changes[4]["state"]),
+        (&json!(unique), &json!("cancelled"))
+    );
+    let cursor = changes[5]["cursor"].as_str().expect("a cursor");
+    let rest = format!("tasks watch --from {cursor} -n 1");
+    let rest = run(campanile(&server, &rest)).await.ended_with(0);
+    let last = changes[6]["id"].as_str().expect("an id");
+    assert!(
+        rest.text().contains(last) && rest.text().contains("cancelled"),
+        "{}",
+        rest.text()
+    );
+    let unknown = run(campanile(&server, "tasks wait 1-1")).await;
+    unknown.ended_with(4).tells(&["1-1", "tracked"]);
+}

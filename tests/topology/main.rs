@@ -19,6 +19,7 @@
 //! | `names` | a host name that leads to another server after a failover |
 //! | `outbox` | follow-ups for other nodes, over failovers |
 //! | `partitions` | partitioned streams over all nodes, served in turn and owned |
+//! | `records` | recorded tasks of partitions on all nodes, over a failover |
 //! | `bad_input` | URLs of another topology than the server's |
 //!
 //! During a fault, `load` sends tasks at a steady rate and keeps the ledger, as in `tests/faults`.
@@ -38,6 +39,7 @@ mod partitions;
 #[cfg(feature = "cli")]
 #[path = "../support/program.rs"]
 mod program;
+mod records;
 mod sentinel;
 mod servers;
 mod sharded;

@@ -48,7 +48,7 @@ pub(crate) enum Command {
     /// Lists, shows, replays and purges the dead letters of the group.
     #[command(subcommand)]
     Dead(DeadCommand),
-    /// Shows the status of tasks, and cancels them.
+    /// Shows, lists, watches and cancels tasks that are tracked or unique.
     #[command(subcommand)]
     Tasks(TasksCommand),
     /// Pauses the group, all groups of the stream, or a name. All workers follow within about a second.

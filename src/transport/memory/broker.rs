@@ -21,6 +21,7 @@ use super::{
     group::{Backlog, Consumer, Group},
     log::{Log, LogEntry},
     observer::Happened,
+    records::TaskEnd,
     registry::Registries,
 };
 use crate::{
@@ -28,7 +29,7 @@ use crate::{
     message::{Due, Message, MessageId, Name, OnConflict, Parts},
     reply::Reply,
     sync::lock,
-    transport::{Role, Settings, Start, StreamStats, TaskState, TaskStatus, codec},
+    transport::{Role, Settings, SharedTasks, Start, StreamStats, TaskState, TaskStatus, codec},
 };
 
 /// The state of a broker: its streams, its subscribers and its registries.
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub(super) context: GroupContext,
     pub(super) subscribers: Subscribers,
     pub(super) registries: Registries,
+    pub(super) tasks: SharedTasks,
     /// For each partitioned stream, every number of partitions that it has had, the current one
     /// last.
     partitions: Mutex<HashMap<Name, Vec<usize>>>,
@@ -78,7 +80,8 @@ impl BrokerStream {
             && let Some(fields) = self.schedule.pop(Instant::now())
         {
             let waits = |status: &mut TaskStatus| status.state = TaskState::Waiting;
-            context.records.change(name, &fields, waits);
+            let (of_any_group, clock) = ((name, None), &context.clock);
+            context.records.change(of_any_group, &fields, clock, waits);
             self.append(&context.clock, fields);
         }
     }
@@ -90,6 +93,7 @@ impl Shared {
             context: GroupContext::new(),
             subscribers: Subscribers::default(),
             registries: Registries::default(),
+            tasks: SharedTasks::default(),
             partitions: Mutex::default(),
             streams: Mutex::default(),
             last_consumer: AtomicU64::new(0),
@@ -183,9 +187,9 @@ impl Shared {
                     OnConflict::Refuse => return Err(Error::duplicate(holder)),
                     OnConflict::Replace if contents.schedule.cancel(&holder).is_some() => {
                         let place = (stream.clone(), settings.group.clone());
-                        let (state, reason) = (TaskState::Cancelled, "replaced by a newer task");
-                        let now = self.context.clock.now();
-                        records.end(place, &holder, state, reason, now);
+                        let end = TaskEnd::new(TaskState::Cancelled, "replaced by a newer task");
+                        records.end(&place, &holder, end, &self.context.clock);
+                        self.context.records.changed.notify_waiters();
                     }
                     OnConflict::Keep | OnConflict::Replace => return Ok(Reply::duplicate(holder)),
                 }
@@ -225,8 +229,8 @@ impl Shared {
                 true => TaskState::Waiting,
                 false => TaskState::Delayed,
             };
-            let (records, now) = (&self.context.records, self.context.clock.now());
-            records.accept(place, id.clone(), parts, state, now);
+            let GroupContext { records, clock, .. } = &self.context;
+            records.accept(place, id.clone(), parts, state, clock);
         }
         if let Some(key) = key {
             // Counted from the time at which the task is due.

@@ -9,7 +9,9 @@ use std::{
 
 use super::{
     broker::{Broker, Shared},
+    context::GroupContext,
     log::LogEntry,
+    records::TaskEnd,
 };
 use crate::{
     message::Name,
@@ -145,10 +147,10 @@ impl Shared {
     fn purge_waiting(&self, settings: &Settings) -> u64 {
         let purged = self.with_group(settings, |group, log| group.take_waiting(log));
         let purged = purged.unwrap_or_default();
-        let now = self.context.clock.now();
+        let GroupContext { records, clock, .. } = &self.context;
         for entry in &purged {
-            let end = (TaskState::Discarded, "purged");
-            self.context.records.end(settings, &entry.fields, end, now);
+            let end = TaskEnd::new(TaskState::Discarded, "purged");
+            records.end(settings, &entry.fields, end, clock);
         }
         purged.len() as u64
     }

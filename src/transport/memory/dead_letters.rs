@@ -2,7 +2,7 @@
 
 use std::future::ready;
 
-use super::{broker::Broker, dead::DeadLetterLog};
+use super::{broker::Broker, context::GroupContext, dead::DeadLetterLog};
 use crate::{
     message::DeadLetterId,
     transport::{
@@ -56,7 +56,8 @@ impl DeadLetterStore for MemoryDeadLetters {
             let (entries, acted) = group.dead.take(step);
             if action == Action::Replay {
                 for entry in entries {
-                    broker.context.records.replay(settings, &entry.fields);
+                    let GroupContext { records, clock, .. } = &broker.context;
+                    records.replay(settings, &entry.fields, clock);
                     group.replay(entry);
                 }
             }

@@ -16,13 +16,15 @@ use super::{
     limits::Limits,
     log::{Log, LogEntry},
     observer::{Happened, ObservedDelivery, ObservedMessage},
+    records::TaskEnd,
 };
 use crate::{
     error::RpcError,
     message::{Attempt, FollowUp, Lease, MessageId, Name},
     transport::{
-        Claims, Discarded, DroppedLetters, GroupStats, PermitRequest, Settings, TaskState, Verdict,
-        codec, limits::holder, limits::parked_under,
+        Claims, Discarded, DroppedLetters, GroupStats, PermitRequest, Settings, TaskOutcome,
+        TaskState, Verdict, codec,
+        limits::{holder, parked_under},
     },
 };
 
@@ -117,6 +119,8 @@ pub(super) struct Taken {
     pub(super) entry: Arc<LogEntry>,
     pub(super) attempt: u32,
     pub(super) lease: Lease,
+    /// The id of the task, if the group records its status.
+    pub(super) task: Option<MessageId>,
     /// Set if the broker is observed. Boxed, because few brokers are observed.
     pub(super) in_flight: Option<Box<ObservedDelivery>>,
 }
@@ -246,7 +250,7 @@ impl Group {
         settings: &Settings,
         context: &GroupContext,
     ) -> Vec<Taken> {
-        self.promote();
+        self.promote(settings, context);
         self.claim(settings, context);
         let pauses = context.pauses.of_group(settings);
         if pauses.is_paused() {
@@ -265,7 +269,8 @@ impl Group {
                     id = %retry.entry.id, stream = %settings.stream, group = %settings.group,
                     "a dead letter: {reason}"
                 );
-                self.dead_letter(&retry.entry, retry.attempts, reason, settings, context);
+                let end = (reason, TaskOutcome::default());
+                self.dead_letter(&retry.entry, retry.attempts, end, settings, context);
                 let error = "the request could not be handled";
                 context.answer(&retry.entry, || Err(RpcError::unavailable(error)));
                 continue;
@@ -282,20 +287,16 @@ impl Group {
                 continue;
             }
             let mut delivery = self.hand_out(retry, index, consumer);
+            let GroupContext { records, clock, .. } = context;
+            let fields = &delivery.entry.fields;
+            let of_group = (&settings.stream, Some(&settings.group));
             let attempt = Attempt(delivery.attempt);
-            context
-                .records
-                .change(&settings.stream, &delivery.entry.fields, |status| {
-                    status.state = TaskState::Running;
-                    status.attempt = attempt;
-                    status.started_at = Some(context.clock.now());
-                });
-            if context
-                .records
-                .is_recorded(settings, &delivery.entry.fields)
-            {
-                delivery.lease.set_cancellable();
-            }
+            records.change(of_group, fields, clock, |status| {
+                status.state = TaskState::Running;
+                status.attempt = attempt;
+                status.started_at = Some(clock.now());
+            });
+            delivery.task = records.recorded_id(settings, fields);
             context.counters.delivered.increment();
             // Reported under the lock, so that for the observer an entry is always either waiting
             // or in flight.
@@ -307,7 +308,7 @@ impl Group {
         taken
     }
 
-    fn promote(&mut self) {
+    fn promote(&mut self, settings: &Settings, context: &GroupContext) {
         if self.due.is_empty() {
             return;
         }
@@ -315,7 +316,13 @@ impl Group {
         while let Some(first) = self.due.first_entry()
             && first.key().0 <= now
         {
-            self.ready.push_back(first.remove());
+            let retry = first.remove();
+            let of_group = (&settings.stream, Some(&settings.group));
+            let (fields, clock) = (&retry.entry.fields, &context.clock);
+            context.records.change(of_group, fields, clock, |status| {
+                status.state = TaskState::Waiting;
+            });
+            self.ready.push_back(retry);
         }
     }
 
@@ -333,11 +340,11 @@ impl Group {
                 .finish(serial)
                 .expect("a delivery whose lease ends is pending");
             context.counters.claimed.increment();
-            context
-                .records
-                .change(&settings.stream, &pending.entry.fields, |status| {
-                    status.state = TaskState::Waiting;
-                });
+            let (fields, clock) = (&pending.entry.fields, &context.clock);
+            let of_group = (&settings.stream, Some(&settings.group));
+            context.records.change(of_group, fields, clock, |status| {
+                status.state = TaskState::Waiting;
+            });
             claims.add(&name_of(pending.consumer), || pending.entry.id.to_string());
             if pending.held {
                 context.counters.lost_leases.increment();
@@ -379,6 +386,7 @@ impl Group {
             entry: retry.entry,
             attempt: retry.attempts + 1,
             lease: Lease::with_outbox(),
+            task: None,
             in_flight: None,
         };
         self.pending.insert(
@@ -395,6 +403,11 @@ impl Group {
             },
         );
         taken
+    }
+
+    /// Returns `true` if a delivery is not settled, and no other worker has claimed it.
+    pub(super) fn is_pending(&self, serial: Serial) -> bool {
+        self.pending.contains_key(&serial)
     }
 
     /// Removes a pending delivery.
@@ -424,8 +437,13 @@ impl Group {
         settings: &Settings,
         context: &GroupContext,
     ) -> Option<Arc<LogEntry>> {
-        let pending = self.finish(serial)?;
-        let (entry, attempt, put_offs) = (pending.entry, pending.attempt, pending.put_offs);
+        let Pending {
+            entry,
+            attempt,
+            put_offs,
+            lease,
+            ..
+        } = self.finish(serial)?;
         let again = |attempts, put_offs| Retry {
             entry: Arc::clone(&entry),
             attempts,
@@ -442,27 +460,36 @@ impl Group {
                 .observation
                 .report_delivery(settings, &entry, attempt, what);
         };
-        let ended = |state, reason: &str| {
-            let now = context.clock.now();
-            context
-                .records
-                .end(settings, &entry.fields, (state, reason), now);
+        let GroupContext { records, clock, .. } = context;
+        let outcome = || TaskOutcome {
+            progress: lease.take_progress(),
+            ..TaskOutcome::default()
+        };
+        let ended = |state, outcome| {
+            let end = TaskEnd {
+                outcome,
+                ..TaskEnd::new(state, "")
+            };
+            records.end(settings, &entry.fields, end, clock);
         };
         let waits = |after: Duration, reason: &str| {
-            context
-                .records
-                .change(&settings.stream, &entry.fields, |status| {
-                    status.state = match after.is_zero() {
-                        true => TaskState::Waiting,
-                        false => TaskState::Delayed,
-                    };
-                    reason.clone_into(&mut status.reason);
-                });
+            let of_group = (&settings.stream, Some(&settings.group));
+            records.change(of_group, &entry.fields, clock, |status| {
+                status.state = match after.is_zero() {
+                    true => TaskState::Waiting,
+                    false => TaskState::Delayed,
+                };
+                reason.clone_into(&mut status.reason);
+            });
         };
         match verdict.limited(attempt, entry.max_attempts(settings)) {
             Verdict::Done(answer) => {
                 counters.done.increment();
-                ended(TaskState::Done, "");
+                let outcome = match &answer {
+                    Ok(reply) if lease.record().is_some() => outcome().with_result(reply),
+                    _ => outcome(),
+                };
+                ended(TaskState::Done, outcome);
                 observe(&|| Happened::answered(&answer));
                 context.answer(&entry, || answer);
             }
@@ -492,7 +519,7 @@ impl Group {
                 self.deliver_again(message, after);
             }
             Verdict::DeadLetter { reason, answer } => {
-                self.dead_letter(&entry, attempt, reason, settings, context);
+                self.dead_letter(&entry, attempt, (reason, outcome()), settings, context);
                 if let Some(answer) = answer {
                     context.answer(&entry, || Err(answer));
                 }
@@ -503,7 +530,7 @@ impl Group {
                     Discarded::Requested => counters.discarded.increment(),
                     Discarded::Ignored => counters.ignored.increment(),
                 }
-                ended(TaskState::Discarded, "");
+                ended(TaskState::Discarded, outcome());
                 // A task that this group ignores belongs to other groups.
                 if reason != Discarded::Ignored {
                     self.give_up(&entry);
@@ -566,15 +593,18 @@ impl Group {
         &mut self,
         entry: &Arc<LogEntry>,
         attempts: u32,
-        reason: String,
+        (reason, outcome): (String, TaskOutcome),
         settings: &Settings,
         context: &GroupContext,
     ) {
         context.counters.dead.increment();
         self.give_up(entry);
-        let end = (TaskState::Dead, &*reason);
-        let now = context.clock.now();
-        context.records.end(settings, &entry.fields, end, now);
+        let end = TaskEnd {
+            outcome,
+            ..TaskEnd::new(TaskState::Dead, &reason)
+        };
+        let GroupContext { records, clock, .. } = context;
+        records.end(settings, &entry.fields, end, clock);
         context
             .observation
             .report_delivery(settings, entry, attempts, || Happened::DeadLettered {

@@ -98,6 +98,7 @@ mod request;
 #[cfg(feature = "schedule")]
 mod schedules;
 mod source;
+mod task_lists;
 mod tasks;
 
 use std::{
@@ -212,10 +213,14 @@ impl Memory {
     /// has a set of streams, unless it is a partitioned stream.
     pub fn tasks(&self) -> Tasks {
         let parts = self.settings.stream_and_parts();
-        let parts = parts.map_or_else(|_| &[][..], |(_, parts)| parts).iter();
-        Tasks::new(tasks::MemoryTasks {
+        let parts = parts.map_or_else(|_| &[][..], |(_, parts)| parts);
+        let name = format!("{parts:?} {:?}", self.settings.group);
+        self.broker.tasks.get(name, || tasks::MemoryTasks {
             broker: Arc::clone(&self.broker),
-            streams: parts.map(|part| self.settings.of_stream(part)).collect(),
+            streams: parts
+                .iter()
+                .map(|part| self.settings.of_stream(part))
+                .collect(),
         })
     }
 

@@ -6,21 +6,23 @@ use std::{
         Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
-    time::SystemTime,
 };
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
-use super::clock::instant_after;
+use super::{
+    clock::{BrokerClock, instant_after},
+    task_lists::TaskLists,
+};
 use crate::{
     message::{MessageId, Name, Parts, UniqueKey},
     sync::lock,
-    transport::{Settings, TaskState, TaskStatus, codec},
+    transport::{Settings, TaskChange, TaskOutcome, TaskState, TaskStatus, codec},
 };
 
 /// A stream and a group.
-type Place = (Name, Name);
+pub(super) type Place = (Name, Name);
 
 /// The records of all streams and groups of a broker.
 #[derive(Debug, Default)]
@@ -28,29 +30,61 @@ pub(super) struct Records {
     /// Set once a task was recorded, so that a broker without such tasks takes no lock.
     used: AtomicBool,
     contents: Mutex<Contents>,
+    /// Notified when a task has changed its state.
+    pub(super) changed: Notify,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Contents {
-    by_id: HashMap<(Place, MessageId), TaskStatus>,
+    by_id: HashMap<(Place, MessageId), Record>,
     holders: HashMap<(Place, UniqueKey), MessageId>,
+    pub(super) lists: HashMap<Place, TaskLists>,
     /// The times at which the records of ended tasks are removed.
     ends: BTreeSet<(Instant, Place, MessageId)>,
 }
 
+/// The record of a task.
+#[derive(Debug)]
+struct Record {
+    status: TaskStatus,
+    checkpoint: Option<Bytes>,
+    /// The number of the last change of the state.
+    number: u64,
+}
+
+/// The end of a task.
+#[derive(Debug)]
+pub(super) struct TaskEnd<'a> {
+    pub(super) state: TaskState,
+    pub(super) reason: &'a str,
+    pub(super) outcome: TaskOutcome,
+}
+
+impl<'a> TaskEnd<'a> {
+    pub(super) fn new(state: TaskState, reason: &'a str) -> Self {
+        Self {
+            state,
+            reason,
+            outcome: TaskOutcome::default(),
+        }
+    }
+}
+
 impl Records {
-    /// Changes the record of an entry's task, if there is one.
+    /// Changes the record of an entry's task, if the group records one. Without a group, any group's.
     pub(super) fn change(
         &self,
-        stream: &Name,
+        (stream, group): (&Name, Option<&Name>),
         fields: &[(Bytes, Bytes)],
+        clock: &BrokerClock,
         change: impl FnOnce(&mut TaskStatus),
     ) {
         let recorded = self.used().and_then(|it| Some((it, recorded(fields)?)));
-        if let Some((mut contents, (group, id))) = recorded
-            && let Some(status) = contents.by_id.get_mut(&((stream.clone(), group), id))
+        if let Some((mut contents, (owner, id))) = recorded
+            && group.is_none_or(|group| *group == owner)
         {
-            change(status);
+            contents.change(&(stream.clone(), owner), &id, clock, change);
+            self.changed.notify_waiters();
         }
     }
 
@@ -59,37 +93,47 @@ impl Records {
         &self,
         settings: &Settings,
         fields: &[(Bytes, Bytes)],
-        (state, reason): (TaskState, &str),
-        now: SystemTime,
+        end: TaskEnd<'_>,
+        clock: &BrokerClock,
     ) {
         let recorded = self.used().and_then(|it| Some((it, recorded(fields)?)));
         if let Some((mut contents, (group, id))) = recorded
             && group == settings.group
         {
-            contents.end((settings.stream.clone(), group), &id, state, reason, now);
+            contents.end(&(settings.stream.clone(), group), &id, end, clock);
+            self.changed.notify_waiters();
         }
     }
 
-    /// Returns `true` if the status of an entry's task is recorded by this group.
-    pub(super) fn is_recorded(&self, settings: &Settings, fields: &[(Bytes, Bytes)]) -> bool {
-        self.state(settings, fields).is_some()
+    /// Returns the id of an entry's task, if this group records its status.
+    pub(super) fn recorded_id(
+        &self,
+        settings: &Settings,
+        fields: &[(Bytes, Bytes)],
+    ) -> Option<MessageId> {
+        self.state(settings, fields).map(|(id, _)| id)
     }
 
     /// Returns `true` if an entry's task was cancelled, so that the entry is skipped.
     pub(super) fn skips(&self, settings: &Settings, fields: &[(Bytes, Bytes)]) -> bool {
-        let is_cancelled = self.state(settings, fields) == Some(TaskState::Cancelled);
-        if is_cancelled && let Some((group, id)) = recorded(fields) {
-            self.lock()
-                .remove_later((settings.stream.clone(), group), &id);
+        match self.state(settings, fields) {
+            Some((id, TaskState::Cancelled)) => {
+                self.lock().remove_later(&place_of(settings), &id);
+                true
+            }
+            _ => false,
         }
-        is_cancelled
     }
 
-    fn state(&self, settings: &Settings, fields: &[(Bytes, Bytes)]) -> Option<TaskState> {
+    fn state(
+        &self,
+        settings: &Settings,
+        fields: &[(Bytes, Bytes)],
+    ) -> Option<(MessageId, TaskState)> {
         let contents = self.used()?;
-        let (group, id) = recorded(fields).filter(|(group, _)| *group == settings.group)?;
-        let place = (settings.stream.clone(), group);
-        contents.by_id.get(&(place, id)).map(|status| status.state)
+        let (_, id) = recorded(fields).filter(|(group, _)| *group == settings.group)?;
+        let state = contents.status(settings, &id)?.state;
+        Some((id, state))
     }
 
     /// Returns the contents, or `None` if no task was ever recorded.
@@ -110,11 +154,11 @@ impl Records {
         id: MessageId,
         parts: &Parts,
         state: TaskState,
-        now: SystemTime,
+        clock: &BrokerClock,
     ) {
         self.used.store(true, Ordering::Release);
         let place = (place.0.clone(), place.1.clone());
-        let mut status = TaskStatus::waiting(id.clone(), parts.name.clone(), now);
+        let mut status = TaskStatus::waiting(id.clone(), parts.name.clone(), clock.now());
         status.state = state;
         status.keep = parts.tracked.unwrap_or_default();
         status.unique = parts.unique.as_ref().map(|unique| unique.key.clone());
@@ -123,35 +167,49 @@ impl Records {
             let holder = (place.clone(), key.clone());
             contents.holders.insert(holder, id.clone());
         }
-        contents.by_id.insert((place, id), status);
+        let number = contents.show_change(&place, &status, clock);
+        let record = Record {
+            status,
+            checkpoint: None,
+            number,
+        };
+        contents.by_id.insert((place, id), record);
+        self.changed.notify_waiters();
     }
 
     /// Records that a dead letter is replayed. The task takes its key again, if the key is free.
-    pub(super) fn replay(&self, settings: &Settings, fields: &[(Bytes, Bytes)]) {
+    pub(super) fn replay(
+        &self,
+        settings: &Settings,
+        fields: &[(Bytes, Bytes)],
+        clock: &BrokerClock,
+    ) {
         let Some((group, id)) = recorded(fields) else {
             return;
         };
         let mut contents = self.lock();
         let place = (settings.stream.clone(), group);
-        contents
-            .ends
-            .retain(|(_, of, ended)| (of, ended) != (&place, &id));
-        let Some(status) = contents.by_id.get_mut(&(place.clone(), id.clone())) else {
-            return;
-        };
-        status.state = TaskState::Waiting;
-        status.attempt.0 = 0;
-        status.reason.clear();
-        status.ended_at = None;
-        if let Some(key) = status.unique.clone() {
+        contents.keep(&place, &id);
+        let mut unique = None;
+        contents.change(&place, &id, clock, |status| {
+            status.state = TaskState::Waiting;
+            status.attempt.0 = 0;
+            status.reason.clear();
+            status.progress = None;
+            status.ended_at = None;
+            unique.clone_from(&status.unique);
+        });
+        if let Some(key) = unique {
             contents.holders.entry((place, key)).or_insert(id);
         }
+        self.changed.notify_waiters();
     }
 }
 
 impl Contents {
     pub(super) fn status(&self, settings: &Settings, id: &MessageId) -> Option<&TaskStatus> {
-        self.by_id.get(&(place_of(settings), id.clone()))
+        let record = self.by_id.get(&(place_of(settings), id.clone()));
+        record.map(|record| &record.status)
     }
 
     pub(super) fn holder(&self, place: (&Name, &Name), key: &UniqueKey) -> Option<&MessageId> {
@@ -159,22 +217,84 @@ impl Contents {
         self.holders.get(&(place, key.clone()))
     }
 
+    /// Returns the checkpoint of a task.
+    pub(super) fn checkpoint(&self, place: &Place, id: &MessageId) -> Option<Bytes> {
+        let record = self.by_id.get(&(place.clone(), id.clone()));
+        record.and_then(|record| record.checkpoint.clone())
+    }
+
+    /// Stores a note of the handler of a running task. Returns `false` without a record.
+    pub(super) fn note(&mut self, place: &Place, id: &MessageId, note: Note) -> bool {
+        let Some(record) = self.by_id.get_mut(&(place.clone(), id.clone())) else {
+            return false;
+        };
+        match note {
+            Note::Progress(progress) => record.status.progress = Some(progress),
+            Note::Checkpoint(checkpoint) => record.checkpoint = Some(checkpoint),
+        }
+        true
+    }
+
+    /// Changes the status of a task. The lists and the feed follow.
+    fn change(
+        &mut self,
+        place: &Place,
+        id: &MessageId,
+        clock: &BrokerClock,
+        change: impl FnOnce(&mut TaskStatus),
+    ) {
+        let key = (place.clone(), id.clone());
+        let Some(mut record) = self.by_id.remove(&key) else {
+            return;
+        };
+        let before = (record.status.state, record.status.attempt);
+        change(&mut record.status);
+        if (record.status.state, record.status.attempt) != before {
+            let lists = self.lists.entry(place.clone()).or_default();
+            lists.remove(before.0, record.number);
+            record.number = self.show_change(place, &record.status, clock);
+        }
+        self.by_id.insert(key, record);
+    }
+
+    /// Adds a change to the feed, and the task to the list of its state. Returns the number of the
+    /// change.
+    fn show_change(&mut self, place: &Place, status: &TaskStatus, clock: &BrokerClock) -> u64 {
+        let TaskStatus {
+            id, name, state, ..
+        } = status;
+        let mut change = TaskChange::new(id.clone(), name.clone(), *state, clock.now());
+        change.attempt = status.attempt;
+        change.reason.clone_from(&status.reason);
+        let is_listed = !state.has_ended() || !status.keep.is_zero();
+        let lists = self.lists.entry(place.clone()).or_default();
+        lists.add(change, is_listed)
+    }
+
     /// Records the end of a task, and frees its key.
     pub(super) fn end(
         &mut self,
-        place: Place,
+        place: &Place,
         id: &MessageId,
-        state: TaskState,
-        reason: &str,
-        now: SystemTime,
+        end: TaskEnd<'_>,
+        clock: &BrokerClock,
     ) {
-        let Some(status) = self.by_id.get_mut(&(place.clone(), id.clone())) else {
-            return;
-        };
-        status.state = state;
-        reason.clone_into(&mut status.reason);
-        status.ended_at = Some(now);
-        if let Some(key) = status.unique.clone() {
+        let mut unique = None;
+        self.change(place, id, clock, |status| {
+            status.state = end.state;
+            end.reason.clone_into(&mut status.reason);
+            status.ended_at = Some(clock.now());
+            status.result = end.outcome.result;
+            status.result_too_large = end.outcome.result_too_large;
+            if end.outcome.progress.is_some() {
+                status.progress = end.outcome.progress;
+            }
+            unique.clone_from(&status.unique);
+        });
+        if let Some(record) = self.by_id.get_mut(&(place.clone(), id.clone())) {
+            record.checkpoint = None;
+        }
+        if let Some(key) = unique {
             let holder = (place.clone(), key);
             if self.holders.get(&holder) == Some(id) {
                 self.holders.remove(&holder);
@@ -184,14 +304,14 @@ impl Contents {
     }
 
     /// Removes the record of a task that has ended, once the time is over for which it is kept.
-    fn remove_later(&mut self, place: Place, id: &MessageId) {
-        if let Some(status) = self.by_id.get(&(place.clone(), id.clone())) {
-            let removed_at = instant_after(status.keep);
-            self.ends.insert((removed_at, place, id.clone()));
+    fn remove_later(&mut self, place: &Place, id: &MessageId) {
+        if let Some(record) = self.by_id.get(&(place.clone(), id.clone())) {
+            let removed_at = instant_after(record.status.keep);
+            self.ends.insert((removed_at, place.clone(), id.clone()));
         }
     }
 
-    /// Keeps the record of a cancelled task until its entry is skipped.
+    /// Keeps the record of a task that has ended.
     pub(super) fn keep(&mut self, place: &Place, id: &MessageId) {
         self.ends
             .retain(|(_, of, ended)| (of, ended) != (place, id));
@@ -204,9 +324,20 @@ impl Contents {
             && *removed_at <= now
         {
             let (_, place, id) = self.ends.pop_first().expect("checked above");
-            self.by_id.remove(&(place, id));
+            let lists = self.lists.get_mut(&place);
+            let removed = self.by_id.remove(&(place, id));
+            if let Some((lists, record)) = lists.zip(removed) {
+                lists.remove(record.status.state, record.number);
+            }
         }
     }
+}
+
+/// A note of the handler of a running task.
+#[derive(Debug)]
+pub(super) enum Note {
+    Progress(Bytes),
+    Checkpoint(Bytes),
 }
 
 pub(super) fn place_of(settings: &Settings) -> Place {

@@ -12,6 +12,7 @@ use super::{
     clock::EntryId,
     group::{self, Consumer, Serial, Taken},
     observer::{Happened, ObservedDelivery, ObservedMessage},
+    tasks::MemoryRecord,
 };
 use crate::{
     error::Error,
@@ -198,6 +199,10 @@ impl MemorySource {
         let count = entries.len();
         taken.extend(entries.into_iter().map(|mut entry| {
             let in_flight = entry.in_flight.take();
+            if let Some(task) = entry.task.take() {
+                let record = MemoryRecord::new(&self.broker, stream, entry.serial, task);
+                entry.lease.set_record(record);
+            }
             let held = Some(SettleRight {
                 broker: Arc::clone(&self.broker),
                 source: Arc::clone(&self.settings),

@@ -1,14 +1,27 @@
-//! The status of tasks in memory, and their cancellation.
+//! The recorded tasks in memory: their status, their lists and changes, and their cancellation.
 
-use std::future::ready;
+use std::{
+    future::ready,
+    sync::{Arc, Weak},
+};
+
+use bytes::Bytes;
+use futures_util::stream;
 
 use super::{
     broker::{Broker, Shared},
-    records::place_of,
+    context::GroupContext,
+    group::Serial,
+    records::{Note, TaskEnd, place_of},
+    task_lists::NextChange,
 };
 use crate::{
-    message::{MessageId, UniqueKey},
-    transport::{Settings, StoreFuture, TaskState, TaskStatus, TaskStore},
+    error::{Error, ErrorKind},
+    message::{MessageId, RecordFuture, TaskRecord, UniqueKey},
+    transport::{
+        Feed, FeedItem, FeedStep, ListStep, Listed, Settings, StoreFuture, TaskState, TaskStatus,
+        TaskStore,
+    },
 };
 
 /// The tasks of a handle's group, on one stream or on all partitions of a stream.
@@ -39,6 +52,158 @@ impl TaskStore for MemoryTasks {
         });
         Box::pin(ready(Ok(holder)))
     }
+
+    fn parts(&self) -> usize {
+        self.streams.len()
+    }
+
+    fn list(&self, step: ListStep) -> StoreFuture<'_, Listed> {
+        let listed = self.streams.get(step.part);
+        let listed = listed.map(|settings| self.broker.list(settings, &step));
+        Box::pin(ready(Ok(listed.unwrap_or_default())))
+    }
+
+    fn feed_ends(&self) -> StoreFuture<'_, Vec<String>> {
+        let records = self.broker.context.records.lock();
+        let ends = self.streams.iter().map(|settings| {
+            let lists = records.lists.get(&place_of(settings));
+            let last = lists.map_or(0, |lists| lists.last());
+            cursor_of(last)
+        });
+        Box::pin(ready(Ok(ends.collect())))
+    }
+
+    fn feed(&self, cursors: Vec<String>) -> Result<Feed, Error> {
+        let parts = self.streams.iter().zip(&cursors);
+        let parts = parts.map(|(settings, cursor)| Ok((settings.clone(), number_of(cursor)?)));
+        let reader = FeedReader {
+            broker: self.broker.clone(),
+            parts: parts.collect::<Result<_, Error>>()?,
+        };
+        let steps = stream::unfold(reader, async |mut reader| {
+            Some((Ok(reader.next().await), reader))
+        });
+        Ok(Box::pin(steps))
+    }
+}
+
+/// Returns the position after the change with this number.
+fn cursor_of(number: u64) -> String {
+    match number {
+        0 => String::new(),
+        number => number.to_string(),
+    }
+}
+
+fn number_of(cursor: &str) -> Result<u64, Error> {
+    if cursor.is_empty() {
+        return Ok(0);
+    }
+    cursor.parse().map_err(|_| {
+        let text = format!("`{cursor}` is no position in a feed; one looks like 1234");
+        Error::new(ErrorKind::Invalid, text)
+    })
+}
+
+/// Reads the feeds of all parts of a stream.
+struct FeedReader {
+    broker: Broker,
+    /// The settings of each part, and the number of the last change that was read.
+    parts: Vec<(Settings, u64)>,
+}
+
+impl FeedReader {
+    /// Waits for the next change.
+    async fn next(&mut self) -> FeedStep {
+        let broker = self.broker.clone();
+        loop {
+            let changed = broker.context.records.changed.notified();
+            tokio::pin!(changed);
+            // From here on a change is not missed.
+            changed.as_mut().enable();
+            if let Some(step) = self.read() {
+                return step;
+            }
+            changed.await;
+        }
+    }
+
+    fn read(&mut self) -> Option<FeedStep> {
+        let records = self.broker.context.records.lock();
+        for (part, (settings, read)) in self.parts.iter_mut().enumerate() {
+            let lists = records.lists.get(&place_of(settings));
+            let Some(next) = lists.and_then(|lists| lists.after(*read)) else {
+                continue;
+            };
+            let item = match next {
+                NextChange::Dropped => {
+                    *read = 0;
+                    FeedItem::Gap
+                }
+                NextChange::Change(number, change) => {
+                    *read = number;
+                    FeedItem::Change(change)
+                }
+            };
+            let cursor = cursor_of(*read);
+            return Some(FeedStep { part, cursor, item });
+        }
+        None
+    }
+}
+
+/// The record of a running task, for its handler.
+pub(super) struct MemoryRecord {
+    /// Weak, since the broker has the leases, and so the records.
+    broker: Weak<Shared>,
+    settings: Arc<Settings>,
+    serial: Serial,
+    task: MessageId,
+}
+
+impl MemoryRecord {
+    pub(super) fn new(
+        broker: &Broker,
+        settings: &Arc<Settings>,
+        serial: Serial,
+        task: MessageId,
+    ) -> Self {
+        Self {
+            broker: Arc::downgrade(broker),
+            settings: settings.clone(),
+            serial,
+            task,
+        }
+    }
+
+    fn note(&self, note: Note) -> RecordFuture<'_, bool> {
+        let noted = self.broker.upgrade().and_then(|broker| {
+            broker.with_group(&self.settings, |group, _| {
+                let is_held = group.is_pending(self.serial);
+                let mut records = broker.context.records.lock();
+                is_held && records.note(&place_of(&self.settings), &self.task, note)
+            })
+        });
+        Box::pin(ready(Ok(noted.unwrap_or_default())))
+    }
+}
+
+impl TaskRecord for MemoryRecord {
+    fn set_progress(&self, progress: Bytes) -> RecordFuture<'_, bool> {
+        self.note(Note::Progress(progress))
+    }
+
+    fn set_checkpoint(&self, checkpoint: Bytes) -> RecordFuture<'_, bool> {
+        self.note(Note::Checkpoint(checkpoint))
+    }
+
+    fn checkpoint(&self) -> RecordFuture<'_, Option<Bytes>> {
+        let checkpoint = self.broker.upgrade().and_then(|broker| {
+            let records = broker.context.records.lock();
+            records.checkpoint(&place_of(&self.settings), &self.task)
+        });
+        Box::pin(ready(Ok(checkpoint)))
+    }
 }
 
 impl Shared {
@@ -50,19 +215,42 @@ impl Shared {
         self.context.records.lock().status(settings, id).cloned()
     }
 
+    fn list(&self, settings: &Settings, step: &ListStep) -> Listed {
+        self.with_stream(&settings.stream, |stream| {
+            stream.promote(&self.context, &settings.stream);
+        });
+        let records = self.context.records.lock();
+        let Some(lists) = records.lists.get(&place_of(settings)) else {
+            return Listed::default();
+        };
+        let (tasks, next) = lists.list(step, |id| {
+            let status = records.status(settings, id)?;
+            let is_it = step.name.as_ref().is_none_or(|name| *name == status.name);
+            is_it.then(|| TaskStatus {
+                result: None,
+                ..status.clone()
+            })
+        });
+        Listed { tasks, next }
+    }
+
     /// Cancels a task. Returns `false` if it has ended or is unknown.
     fn cancel(&self, settings: &Settings, id: &MessageId, reason: &str) -> bool {
         self.with_stream(&settings.stream, |stream| {
             stream.promote(&self.context, &settings.stream);
-            let (records, now) = (&self.context.records, self.context.clock.now());
+            let GroupContext { records, clock, .. } = &self.context;
             // Other groups may want an entry of the stream, so it stays. This group skips it.
             let end = |skips: bool| {
-                let (place, state) = (place_of(settings), TaskState::Cancelled);
-                let mut records = records.lock();
-                records.end(place.clone(), id, state, reason, now);
+                let (place, end) = (
+                    place_of(settings),
+                    TaskEnd::new(TaskState::Cancelled, reason),
+                );
+                let mut contents = records.lock();
+                contents.end(&place, id, end, clock);
                 if skips {
-                    records.keep(&place, id);
+                    contents.keep(&place, id);
                 }
+                records.changed.notify_waiters();
             };
             if stream.schedule.cancel(id).is_some() {
                 stream.idempotency_keys.forget(id);

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     error::Error,
     message::Name,
-    transport::{Counters, Counts, Limit, Settings, consumer_settings},
+    transport::{Counters, Counts, Limit, Settings, SharedTasks, consumer_settings},
 };
 
 /// A handle of a Redis server, to send to and to serve from. See the [module](super).
@@ -41,6 +41,7 @@ pub(super) struct SharedHandle {
     pub(super) registrations: producer::Registrations,
     pub(super) checked_partitions: CheckedPartitions,
     pub(super) sources: SourceStates,
+    pub(super) tasks: SharedTasks,
 }
 
 impl SharedHandle {
@@ -55,6 +56,7 @@ impl SharedHandle {
             registrations: Default::default(),
             checked_partitions: Default::default(),
             sources: Default::default(),
+            tasks: Default::default(),
         }
     }
 }

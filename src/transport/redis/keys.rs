@@ -97,6 +97,16 @@ impl Keys {
         format!("{}:task:{}:{id}", self.base, self.group)
     }
 
+    /// Returns the key of the list of the group's tasks in this state, by the time of the change.
+    pub(super) fn tasks(&self, state: impl Display) -> String {
+        format!("{}:tasks:{state}:{}", self.base, self.group)
+    }
+
+    /// Returns the key of the stream of the changes of the group's tasks.
+    pub(super) fn feed(&self) -> String {
+        format!("{}:feed:{}", self.base, self.group)
+    }
+
     /// Returns the key that stores the id of the task that holds this unique key.
     pub(super) fn unique(&self, key: impl Display) -> String {
         // Both the group and the key may contain a colon, so the length of the group is needed.
@@ -250,7 +260,7 @@ pub(super) fn base(namespace: &Namespace, stream: &Name) -> Result<String, Error
 /// Returns the stream to which a key with this name would belong; `None` if it is no key of a
 /// stream.
 fn owner(key: &str) -> Option<&str> {
-    const PURPOSES: [&str; 16] = [
+    const PURPOSES: [&str; 24] = [
         "retry",
         "due",
         "bodies",
@@ -260,6 +270,8 @@ fn owner(key: &str) -> Option<&str> {
         "rpc",
         "gate",
         "task",
+        "tasks",
+        "feed",
         "unique",
         "value",
         "outbox",
@@ -267,6 +279,12 @@ fn owner(key: &str) -> Option<&str> {
         "partitions",
         "members",
         "owner",
+        "parked",
+        "parking",
+        "limits",
+        "permits",
+        "starts",
+        "control",
     ];
     let (name, purpose) = match key.strip_prefix('{') {
         Some(wrapped) => {
@@ -393,6 +411,13 @@ mod tests {
         ]);
         let id = uuid::Uuid::nil();
         all.extend([keys.task(id), keys.unique("k"), keys.unique("g:k")]);
+        all.extend([keys.tasks("done"), keys.feed()]);
+        all.extend([
+            keys.parking(),
+            keys.permits("k"),
+            keys.starts("k"),
+            keys.control(),
+        ]);
         all
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::schedules;
 use super::{
     consumer::readers, dead_letters, producer, producer::schedule::Promoted, response::Value,
-    stats, tail,
+    stats, tail, task_feed, tasks,
 };
 use crate::{error::Error, message::Replicas};
 
@@ -115,6 +115,28 @@ pub(crate) fn all() -> Vec<Reader> {
                 text("1"),
                 texts("version:s 1 revision:s 1 last:s 1795430237570 group:s g definition:s {} runs:s 7"),
             ]),
+        },
+        Reader {
+            of: "list_tasks",
+            read: |answer| Ok(format!("{:?}", tasks::listed(answer)?)),
+            answer: list([
+                texts("1795430237570 7-1"),
+                list([
+                    text("7-1"),
+                    texts("done a 1 no k 60000 1795430237570 1795430237570 1795430237570 7 70000"),
+                ]),
+            ]),
+        },
+        Reader {
+            of: "changes",
+            read: |answer| Ok(format!("{:?}", task_feed::read(answer, 1)?)),
+            answer: list([list([
+                text("5-1"),
+                list([list([
+                    text("7-1"),
+                    texts("id 3-0 name a state dead attempt 2 reason failed"),
+                ])]),
+            ])]),
         },
         Reader {
             of: "XREAD of a tail",

@@ -1,4 +1,5 @@
-//! The status of tasks, and their cancellation. `scripts/tasks.lua` describes the records.
+//! The recorded tasks: their status, their lists, and their cancellation. `scripts/tasks.lua` describes
+//! the records.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,19 +12,33 @@ use super::{
     keys::Keys,
     msgpack,
     pipeline::Resend,
-    response::{self, Value, bytes, fields, integer, unexpected},
-    scripts,
+    response::{self, Value, array, bytes, exactly, fields, integer, unexpected},
+    scripts, task_feed,
 };
 use crate::{
     error::Error,
     message::{Attempt, MessageId, Name, UniqueKey},
-    transport::{StoreFuture, TaskState, TaskStatus, TaskStore, Tasks, codec},
+    transport::{
+        Feed, ListStep, Listed, PAGE_BYTES, StoreFuture, TaskState, TaskStatus, TaskStore, Tasks,
+        codec,
+    },
 };
+
+/// The most tasks that one step of a list looks at, unless it returns more.
+const LOOKED_AT: usize = 500;
 
 impl Redis {
     /// Returns access to the tasks of the stream, as this handle's group sees them.
     pub fn tasks(&self) -> Tasks {
-        Tasks::new(Store(self.clone()))
+        let store = || Store(self.clone());
+        match self.all_keys() {
+            Ok(keys) => {
+                let feeds: Vec<_> = keys.iter().map(Keys::feed).collect();
+                self.shared.tasks.get(feeds.join(" "), store)
+            }
+            // Each call returns the error.
+            Err(_) => Tasks::new(store()),
+        }
     }
 
     /// Returns the keys of the handle's stream, or of all its partitions.
@@ -38,6 +53,33 @@ impl Redis {
         cmd.arg(keys.task(id));
         let pipeline = self.shared.pipeline.of(&keys.primary);
         status(id, pipeline.command(cmd, Resend::Never).await?)
+    }
+
+    async fn list_on(&self, keys: &Keys, step: ListStep) -> Result<Listed, Error> {
+        let ListStep { state, .. } = step;
+        // The time of the last task, and its id.
+        let after = step
+            .after
+            .as_deref()
+            .and_then(|after| after.split_once(' '));
+        let (time, id) = after.unwrap_or_default();
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(keys.group.as_str())
+                .arg(state.as_str())
+                .arg(step.name.as_deref().unwrap_or_default())
+                .arg(time)
+                .arg(id)
+                .arg(step.max)
+                .arg(step.max.max(LOOKED_AT))
+                .arg(PAGE_BYTES);
+        };
+        let pipeline = self.shared.pipeline.of(&keys.primary);
+        let (script, list) = (&scripts::LIST_TASKS, keys.tasks(state));
+        listed(
+            pipeline
+                .script(script, &[&list], args, Resend::Never)
+                .await?,
+        )
     }
 
     async fn cancel_on(&self, keys: &Keys, id: &MessageId, reason: &str) -> Result<bool, Error> {
@@ -90,6 +132,31 @@ impl TaskStore for Store {
         })
     }
 
+    fn parts(&self) -> usize {
+        self.0
+            .settings
+            .stream_and_parts()
+            .map_or(1, |(_, parts)| parts.len())
+    }
+
+    fn list(&self, step: ListStep) -> StoreFuture<'_, Listed> {
+        Box::pin(async move {
+            let keys = self.0.all_keys()?;
+            match keys.get(step.part) {
+                Some(keys) => self.0.list_on(keys, step).await,
+                None => Ok(Listed::default()),
+            }
+        })
+    }
+
+    fn feed_ends(&self) -> StoreFuture<'_, Vec<String>> {
+        Box::pin(async move { task_feed::ends(&self.0, &self.0.all_keys()?).await })
+    }
+
+    fn feed(&self, cursors: Vec<String>) -> Result<Feed, Error> {
+        task_feed::open(&self.0, &self.0.all_keys()?, &cursors)
+    }
+
     fn holder<'a>(&'a self, key: &'a UniqueKey) -> StoreFuture<'a, Option<MessageId>> {
         Box::pin(async move {
             for keys in self.0.all_keys()? {
@@ -118,29 +185,78 @@ pub(super) fn status(id: &MessageId, record: Value) -> Result<Option<TaskStatus>
     if record.is_empty() {
         return Ok(None);
     }
+    decoded(id.clone(), &record).map(Some)
+}
+
+/// The fields of a record that `list_tasks.lua` returns.
+const LISTED: [&str; 11] = [
+    "state",
+    "name",
+    "attempt",
+    "reason",
+    "unique",
+    "keep",
+    "accepted",
+    "started",
+    "ended",
+    "progress",
+    "result_too_large",
+];
+
+/// Decodes the script's response: the position of the next step, and the tasks.
+pub(super) fn listed(answer: Value) -> Result<Listed, Error> {
+    let [last, found] = exactly(answer)?;
+    let next = match last {
+        Value::Text(last) if last.is_empty() => None,
+        last => {
+            let [time, id] = exactly(last)?;
+            let text = |value| Ok::<_, Error>(String::from_utf8_lossy(&bytes(value)?).into_owned());
+            Some(format!("{} {}", text(time)?, text(id)?))
+        }
+    };
+    let mut found = array(found)?.into_iter();
+    let mut tasks = Vec::new();
+    while let (Some(id), Some(record)) = (found.next(), found.next()) {
+        let record: [Value; LISTED.len()] = exactly(record)?;
+        let record = record
+            .map(bytes)
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()?;
+        let record: Vec<_> = LISTED.map(Bytes::from).into_iter().zip(record).collect();
+        // Only another program adds an id that is no text.
+        if let Ok(id) = MessageId::from_utf8(&bytes(id)?) {
+            tasks.push(decoded(id, &record)?);
+        }
+    }
+    Ok(Listed { tasks, next })
+}
+
+/// Decodes a record from its fields.
+fn decoded(id: MessageId, record: &[(Bytes, Bytes)]) -> Result<TaskStatus, Error> {
+    let value = |field| value_of(record, field);
     let text = |field| {
-        let value = value_of(&record, field).map(Bytes::as_ref);
+        let value = value(field).map(Bytes::as_ref);
         String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
     };
     let number = |field| text(field).parse::<u64>().ok();
-    let time = |field| Some(UNIX_EPOCH + Duration::from_millis(number(field)?));
+    let time = |field| UNIX_EPOCH.checked_add(Duration::from_millis(number(field)?));
+    let given = |field| value(field).filter(|value| !value.is_empty()).cloned();
     let state = TaskState::from_name(&text("state"));
     let unknown = || unexpected("the record of a task", "another hash");
     let accepted_at: SystemTime = time("accepted").ok_or_else(unknown)?;
-    let mut status = TaskStatus::waiting(id.clone(), Name::from(text("name")), accepted_at);
+    let mut status = TaskStatus::waiting(id, Name::from(text("name")), accepted_at);
     status.state = state.ok_or_else(unknown)?;
-    status.attempt = Attempt(
-        number("attempt")
-            .unwrap_or(0)
-            .try_into()
-            .unwrap_or(u32::MAX),
-    );
+    let attempt = number("attempt").unwrap_or(0);
+    status.attempt = Attempt(attempt.try_into().unwrap_or(u32::MAX));
     status.reason = text("reason");
+    status.progress = given("progress");
+    status.result = given("result");
+    status.result_too_large = number("result_too_large");
     status.unique = Some(text("unique"))
         .filter(|key| !key.is_empty())
         .map(UniqueKey::from);
     status.keep = Duration::from_millis(number("keep").unwrap_or(0));
     status.started_at = time("started");
     status.ended_at = time("ended");
-    Ok(Some(status))
+    Ok(status)
 }

@@ -11,6 +11,7 @@ mod outages;
 mod outbox;
 mod owned;
 mod pauses;
+mod records;
 mod schedule;
 mod served_names;
 mod set_up;

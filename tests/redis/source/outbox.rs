@@ -1,6 +1,9 @@
 //! Follow-ups and values that are stored with the acknowledgement of a delivery.
 
-use campanile::{Attempt, BoxError, Client, Error, Failure, Outbox, Router, transport::TaskState};
+use campanile::{
+    Attempt, BoxError, Checkpoint, Client, Error, Failure, Outbox, Progress, Router,
+    transport::{ChangesFrom, TaskQuery, TaskState},
+};
 
 use super::*;
 use crate::support::{Options, rights::documented, version, worker::Worker};
@@ -186,7 +189,7 @@ async fn the_rights_that_the_docs_name_are_enough_for_outboxes_and_recorded_task
     let worker = documented(&["serves tasks", "… whose [outboxes]"]).replace("~t", "~other");
     let worker = worker.replace("~{t}", "~{other}");
     let sender = documented(&["sends tasks", "… with a delay", "… that are [unique]"]);
-    let operator = documented(&["looks up and cancels"]);
+    let operator = documented(&["looks up and cancels", "… lists them"]);
     let user = |name: &str, rights: &str| format!("user {name} on >pw resetchannels {rights}\n");
     let users = user("worker", &worker) + &user("sender", &sender) + &user("operator", &operator);
     let users = users + "user default on nopass ~* &* +@all";
@@ -198,7 +201,16 @@ async fn the_rights_that_the_docs_name_are_enough_for_outboxes_and_recorded_task
     };
     let client = Client::new(login("sender").await);
     let tasks = login("operator").await.tasks();
-    let handler = async |outbox: Outbox, attempt: Attempt, payload: String| {
+    let handler = async |outbox: Outbox,
+                         progress: Progress,
+                         checkpoint: Option<Checkpoint>,
+                         attempt: Attempt,
+                         payload: String| {
+        progress.set(&payload)?;
+        if let Some(checkpoint) = checkpoint {
+            checkpoint.load::<String>().await?;
+            checkpoint.save(&payload).await?;
+        }
         outbox
             .enqueue("n", "")
             .stream("other")
@@ -218,6 +230,7 @@ async fn the_rights_that_the_docs_name_are_enough_for_outboxes_and_recorded_task
     };
     let app = Router::new().task("n", handler);
     let worker = Worker::start(login("worker").await, app);
+    let mut changes = tasks.changes(ChangesFrom::Now).await.expect("the right");
     let mut ids = Vec::new();
     for payload in ["done", "again", "dead"] {
         let call = client.enqueue("n", payload).unique(payload);
@@ -229,12 +242,14 @@ async fn the_rights_that_the_docs_name_are_enough_for_outboxes_and_recorded_task
         .iter()
         .zip([TaskState::Done, TaskState::Done, TaskState::Dead])
     {
-        let ended = async || {
-            let status = tasks.status(id).await.expect("the operator has the right");
-            (status?.state == expected).then_some(())
-        };
-        raw::eventually(ended, 20 * SECOND).await;
+        let ended = within(20 * SECOND, tasks.wait(id)).await;
+        assert_eq!(ended.expect("the operator has the right").state, expected);
     }
+    changes.next().await.expect("the operator has the right");
+    let list = tasks.list(TaskQuery::all().max(1)).await;
+    let next = list.expect("the operator has the right").next;
+    let list = tasks.list(next.expect("there are more")).await;
+    list.expect("the operator has the right");
     let cancelled = client.enqueue("n", "x").tracked(SECOND).delay(60 * SECOND);
     let cancelled = cancelled.await.expect("the sender has the right");
     let cancelled = tasks

@@ -48,6 +48,12 @@ pub(crate) struct Task {
     /// Sends the task only if no task with this key was sent before. Prints the id of the first.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
+    /// Sends the task only if no task with this key waits or runs. Prints the id of that task.
+    #[arg(long, value_name = "KEY", conflicts_with = "idempotency_key")]
+    unique: Option<String>,
+    /// Records the status of the task, and keeps it for this time after the end.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    tracked: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -120,6 +126,12 @@ impl Task {
         }
         if let Some(key) = self.idempotency_key {
             call = call.idempotency_key(key);
+        }
+        if let Some(key) = self.unique {
+            call = call.unique(key);
+        }
+        if let Some(keep) = self.tracked {
+            call = call.tracked(keep);
         }
         let receipt = call.await?;
         match out.json {

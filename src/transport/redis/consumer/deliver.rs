@@ -18,6 +18,7 @@ use super::{
     settle::{RedisSettle, SettlePolicy},
     settlement::Unsettled,
     streams::{ServedStream, StreamSet},
+    task_notes::TaskNotes,
 };
 use crate::{
     Message,
@@ -41,6 +42,7 @@ pub(super) struct Deliverer {
     pub(super) clock: Arc<ServerClock>,
     pub(super) poison: PoisonSlot,
     pub(super) settle: Arc<SettlePolicy>,
+    pub(super) notes: TaskNotes,
     pub(super) report: Arc<Report>,
     /// The order of the deliveries, if this consumer owns its partition.
     pub(super) order: Option<Arc<KeyOrder>>,
@@ -144,6 +146,7 @@ impl Deliverer {
                     .map(Box::from);
                 if let Some(task) = &delivery.task {
                     delivery.guard.set_task(task);
+                    lease.set_record(self.notes.record(&delivery, task));
                 }
                 let mut message = self.dated(decoded, origin);
                 copy_if_small(message.payload_mut());

@@ -8,24 +8,27 @@ use tokio::sync::Notify;
 
 use super::{
     reply_to::ReplyRoute,
-    settlement::{End, Unsettled},
+    settlement::{End, Unsettled, task_args},
     settler::{Settler, reply_args},
     streams::ServedStream,
 };
 use crate::{
     error::Error,
     message::{Due, FollowUp, Kind, Message, Name, Write},
-    transport::redis::{
-        Redis,
-        keys::{self, Keys},
-        pipeline::{Resend, Submit},
-        producer::{
-            event_channel,
-            schedule::{Accept, check_headers},
+    transport::{
+        TaskOutcome,
+        redis::{
+            Redis,
+            keys::{self, Keys},
+            pipeline::{Resend, Submit},
+            producer::{
+                event_channel,
+                schedule::{Accept, check_headers},
+            },
+            response::{bytes, exactly, integer},
+            scripts,
+            server::HashSlot,
         },
-        response::{bytes, exactly, integer},
-        scripts,
-        server::HashSlot,
     },
 };
 
@@ -142,7 +145,7 @@ impl Settler {
     pub(super) async fn complete(
         &self,
         delivery: &Unsettled,
-        follow_ups: EncodedFollowUps,
+        (follow_ups, outcome): (EncodedFollowUps, &TaskOutcome),
         reply: Option<(ReplyRoute, Vec<u8>)>,
     ) -> Result<(), Error> {
         let FollowUpContext { redis, forwards } = &*self.follow_ups;
@@ -151,7 +154,7 @@ impl Settler {
                 registration.await?;
             }
         }
-        let submit = || self.submit_complete(delivery, &follow_ups, reply.as_ref());
+        let submit = || self.submit_complete(delivery, (&follow_ups, outcome), reply.as_ref());
         let response = match self.insist(&delivery.stream, submit).await {
             // Redis has checked the permissions for the keys before it ran the script.
             Err(error) if error.is_refused() => {
@@ -200,13 +203,15 @@ impl Settler {
         let (reason, error) = FollowUp::refused(reason);
         let reply = delivery.reply_to.as_ref().zip(reply);
         let reply = reply.map(|(to, (route, _))| (route, to.envelope(&Err(error))));
-        self.end(delivery, End::DeadLetter(reason), reply).await
+        let outcome = TaskOutcome::default();
+        let end = (End::DeadLetter(reason), &outcome);
+        self.end(delivery, end, reply).await
     }
 
     fn submit_complete(
         &self,
         delivery: &Unsettled,
-        follow_ups: &EncodedFollowUps,
+        (follow_ups, outcome): (&EncodedFollowUps, &TaskOutcome),
         reply: Option<&(ReplyRoute, Vec<u8>)>,
     ) -> Submit {
         let (which, id) = delivery.guard.key;
@@ -222,8 +227,8 @@ impl Settler {
                 .arg(envelope)
                 .arg(channel)
                 .arg(before)
-                .arg(delivery.stream.keys.base())
-                .arg(delivery.task_id());
+                .arg(delivery.stream.keys.base());
+            task_args(delivery, outcome, cmd);
             for arg in &follow_ups.args {
                 cmd.arg(&arg[..]);
             }

@@ -232,7 +232,6 @@ impl LeaseGuard {
         if let Some(entry) = self.table.lock().of(self) {
             entry.task = Some(id.into());
         }
-        self.lease.set_cancellable();
     }
 
     /// Counts the verdict as given until the guard is dropped or released.

@@ -67,6 +67,7 @@ mod sharded;
 mod slot_consumer;
 mod state;
 mod streams;
+mod task_notes;
 mod task_starter;
 mod tick;
 mod upkeep;

@@ -121,6 +121,7 @@ impl SettlePolicy {
         match self.follow_ups.encode(&delivery.stream, follow_ups) {
             Ok(follow_ups) => Effect::Fenced(FencedEffect::Complete {
                 follow_ups: Box::new(follow_ups),
+                outcome: delivery.outcome(Some(&reply)),
                 reply: self.reply(delivery, Some(reply)),
             }),
             Err(error) => {
@@ -275,8 +276,13 @@ impl SettlePolicy {
         end: End,
         reply: Option<Result<Reply, RpcError>>,
     ) -> Effect {
+        let outcome = delivery.outcome(reply.as_ref());
         let reply = self.reply(delivery, reply);
-        Effect::Fenced(FencedEffect::End { end, reply })
+        Effect::Fenced(FencedEffect::End {
+            end,
+            outcome,
+            reply,
+        })
     }
 
     /// Returns the route and the envelope of a reply. `None` if the message is no request.

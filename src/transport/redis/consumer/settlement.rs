@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use redis::Cmd;
+
 use super::{
     follow_ups::EncodedFollowUps,
     in_flight::LeaseGuard,
@@ -11,9 +13,10 @@ use super::{
     streams::ServedStream,
 };
 use crate::{
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, RpcError},
     message::{IdempotencyKey, MessageId},
-    transport::{Discarded, PermitRequest, redis::entry::StreamEntryId},
+    reply::Reply,
+    transport::{Discarded, PermitRequest, TaskOutcome, redis::entry::StreamEntryId},
 };
 
 /// The most bytes of a reply that is published over the connection that reads.
@@ -65,12 +68,16 @@ pub(super) enum FencedEffect {
     /// Ends the delivery.
     End {
         end: End,
+        /// The outcome of a task with a record.
+        outcome: TaskOutcome,
         /// The route and the envelope of the reply to a request.
         reply: Option<(ReplyRoute, Vec<u8>)>,
     },
     /// Ends the delivery as done, and carries out its follow-ups.
     Complete {
         follow_ups: Box<EncodedFollowUps>,
+        /// The outcome of a task with a record.
+        outcome: TaskOutcome,
         reply: Option<(ReplyRoute, Vec<u8>)>,
     },
 }
@@ -127,6 +134,28 @@ impl Unsettled {
     pub(super) fn task_id(&self) -> &str {
         self.task.as_deref().unwrap_or_default()
     }
+
+    /// Returns the outcome of a task with a record: the result of a success, and the last progress.
+    pub(super) fn outcome(&self, reply: Option<&Result<Reply, RpcError>>) -> TaskOutcome {
+        let outcome = TaskOutcome {
+            progress: self.guard.lease.take_progress(),
+            ..TaskOutcome::default()
+        };
+        match reply {
+            Some(Ok(reply)) if self.task.is_some() => outcome.with_result(reply),
+            _ => outcome,
+        }
+    }
+}
+
+/// Adds the arguments of a task that ends: its id, its result, the length of a result that is too
+/// large, and its progress.
+pub(super) fn task_args(delivery: &Unsettled, outcome: &TaskOutcome, cmd: &mut Cmd) {
+    let too_large = outcome.result_too_large.map(|length| length.to_string());
+    cmd.arg(delivery.task_id())
+        .arg(outcome.result.as_deref().unwrap_or_default())
+        .arg(too_large.unwrap_or_default())
+        .arg(outcome.progress.as_deref().unwrap_or_default());
 }
 
 impl End {

@@ -15,14 +15,14 @@ use super::{
     member::Member,
     reply_to::ReplyRoute,
     report::Report,
-    settlement::{Effect, End, FencedEffect, PublishedReply, Settlement, Unsettled},
+    settlement::{Effect, End, FencedEffect, PublishedReply, Settlement, Unsettled, task_args},
     streams::ServedStream,
 };
 use crate::{
     error::Error,
     sync::lock,
     transport::{
-        Counters, Discarded, PauseTarget, PermitRequest,
+        Counters, Discarded, PauseTarget, PermitRequest, TaskOutcome,
         redis::{
             connection::Commands,
             entry::{StreamEntryId, WhichStream},
@@ -177,9 +177,18 @@ impl Settler {
                 self.redeliver(&delivery, after, attempts, &reason).await
             }
             FencedEffect::Park(request) => self.park(&delivery, &request).await,
-            FencedEffect::End { end, reply } => self.end(&delivery, end, reply).await,
-            FencedEffect::Complete { follow_ups, reply } => {
-                self.complete(&delivery, *follow_ups, reply).await
+            FencedEffect::End {
+                end,
+                outcome,
+                reply,
+            } => self.end(&delivery, (end, &outcome), reply).await,
+            FencedEffect::Complete {
+                follow_ups,
+                outcome,
+                reply,
+            } => {
+                self.complete(&delivery, (*follow_ups, &outcome), reply)
+                    .await
             }
         };
         if let Some(turn) = delivery.turn.as_ref().filter(|_| settled.is_err()) {
@@ -279,10 +288,10 @@ impl Settler {
     pub(super) async fn end(
         &self,
         delivery: &Unsettled,
-        end: End,
+        (end, outcome): (End, &TaskOutcome),
         reply: Option<(ReplyRoute, Vec<u8>)>,
     ) -> Result<(), Error> {
-        let submit = || self.submit_end(delivery, &end, reply.as_ref());
+        let submit = || self.submit_end(delivery, (&end, outcome), reply.as_ref());
         let [ended @ 1..=2, dropped, answered] =
             integers(self.insist(&delivery.stream, submit).await?)?
         else {
@@ -312,7 +321,7 @@ impl Settler {
     fn submit_end(
         &self,
         delivery: &Unsettled,
-        end: &End,
+        (end, outcome): (&End, &TaskOutcome),
         reply: Option<&(ReplyRoute, Vec<u8>)>,
     ) -> Submit {
         let member = &*self.member;
@@ -330,10 +339,9 @@ impl Settler {
                 .arg(which.flag())
                 .arg(envelope)
                 .arg(channel)
-                .arg(end.state())
-                .arg(delivery.task_id())
-                .arg(key)
-                .arg(sent_id);
+                .arg(end.state());
+            task_args(delivery, outcome, cmd);
+            cmd.arg(key).arg(sent_id);
             if let End::DeadLetter(reason) = end {
                 cmd.arg(delivery.origin)
                     .arg(delivery.attempt)

@@ -38,6 +38,7 @@ use super::{
     settler::Settler,
     state::ConsumerState,
     streams::{ServedStream, StreamSet},
+    task_notes::TaskNotes,
     task_starter::TaskStarter,
     upkeep::{Ends, Upkeep},
     upkeep_connection::UpkeepPipeline,
@@ -294,6 +295,10 @@ impl SlotConsumer {
             clock: clock.clone(),
             poison: poison.clone(),
             settle: Arc::new(policy),
+            notes: TaskNotes {
+                member: member.clone(),
+                pipeline: pipeline.clone(),
+            },
             report: report.clone(),
             order: order.clone(),
         };

@@ -74,7 +74,7 @@ local function accept(keys, args, at, last)
     redis.call('SET', idempotency, value, 'PX', string.format('%.0f', window))
   end
   if keep ~= '' then
-    redis.call('HSET', record_of(base, group, id), 'state', due > now and 'delayed' or 'waiting',
+    change(base, group, record_of(base, group, id), id, due > now and 'delayed' or 'waiting',
       'place', place, 'name', name, 'attempt', 0, 'keep', keep, 'unique', unique,
       'accepted', string.format('%.0f', now))
   end

@@ -2,7 +2,8 @@
 -- KEYS: source, the reply stream (if the reply is stored), then the keys of the follow-ups.
 -- ARGV: group, consumer, id, '1' on the retry stream, envelope, channel (if it is published), the
 --       number of keys before those of the follow-ups, the prefix of the stream's keys, the id of
---       its task, if the task has a record ('' = it has none), then for each follow-up: its kind, the
+--       its task, if the task has a record ('' = it has none), the task's result, the length of a
+--       result that is too large, the progress ('' = none), then for each follow-up: its kind, the
 --       number of its keys, the number of its arguments, its arguments.
 -- Returns: {1 ended | 0 not pending for this consumer, 1 replied | 0 not possible, ''}, or {2, 0,
 --          the reason} if a follow-up cannot be carried out. Then nothing was changed.
@@ -63,7 +64,7 @@ local kinds = {
 
 -- Calls `act` with each follow-up, until `act` returns a value. Returns that value.
 local function each(act)
-  local at, key = 10, tonumber(ARGV[7])
+  local at, key = 13, tonumber(ARGV[7])
   while ARGV[at] do
     local kind, count, last = kinds[ARGV[at]], tonumber(ARGV[at + 1]), at + 2 + ARGV[at + 2]
     local keys = {}
@@ -106,7 +107,10 @@ if reason then return { 2, 0, reason } end
 -- Redis refuses a script without memory at its first write, and an event cannot be taken back. So
 -- events are published after the writes.
 each(function(kind, keys, at, last) if kind ~= kinds.publish then kind.run(keys, at, last) end end)
-if ARGV[9] ~= '' then ended(ARGV[8], group, ARGV[9], 'done', '') end
+if ARGV[9] ~= '' then
+  local outcome = { 'result', ARGV[10], 'result_too_large', ARGV[11], 'progress', ARGV[12] }
+  ended(ARGV[8], group, ARGV[9], 'done', '', outcome)
+end
 local stored = tonumber(ARGV[7]) > 1 and KEYS[2] or nil
 local answered = answer(stored, ARGV[6], ARGV[5])
 each(function(kind, keys, at, last) if kind == kinds.publish then kind.run(keys, at, last) end end)

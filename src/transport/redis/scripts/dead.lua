@@ -47,8 +47,8 @@ local function replay(origin, fields)
   local record, id = recorded(base, group, fields)
   if record then
     redis.call('PERSIST', record)
-    redis.call('HSET', record, 'state', 'waiting', 'place', 'retry ' .. entry, 'attempt', 0)
-    redis.call('HDEL', record, 'ended', 'reason')
+    redis.call('HDEL', record, 'ended', 'progress')
+    change(base, group, record, id, 'waiting', 'place', 'retry ' .. entry, 'attempt', 0, 'reason', '')
     local unique = redis.call('HGET', record, 'unique')
     -- Another task may hold the key by now.
     if unique and unique ~= '' then

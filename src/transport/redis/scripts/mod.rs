@@ -29,6 +29,12 @@ scripts! {
     PROMOTE = "fence" "fields" "tasks" "promotion" "promote";
     /// Records that a worker starts a task.
     START = "fence" "tasks" "start";
+    /// Stores the progress or the checkpoint of a running task.
+    NOTE = "fence" "tasks" "note";
+    /// Lists a group's tasks in a state.
+    LIST_TASKS = "fence" "tasks" "list_tasks";
+    /// Reads changes of tasks from feeds.
+    CHANGES = "order" "changes";
     /// Creates the group if it does not exist.
     JOIN = "order" "join";
     /// Deletes a consumer for which nothing is pending.

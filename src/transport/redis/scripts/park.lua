@@ -21,9 +21,9 @@ if ARGV[8] == '' then
   limit = redis.call('HEXISTS', base .. ':control', ARGV[11]) == 1 and PAUSED or UNLIMITED
 end
 redis.call('HSET', base .. ':limits:' .. group, key, limit)
-local record = recorded(base, group, entry[2])
+local record, task = recorded(base, group, entry[2])
 if record then
-  redis.call('HSET', record, 'state', 'waiting', 'place', 'parked ' .. at .. ' ' .. key, 'attempt', ARGV[6])
+  change(base, group, record, task, 'waiting', 'place', 'parked ' .. at .. ' ' .. key, 'attempt', ARGV[6])
 end
 finish(src, group, id, retry)
 -- A permit may have been returned since this delivery got none.

@@ -20,8 +20,10 @@ local function promote(base, where, due_key, bodies, stream, most, most_bytes)
       for i = 1, #fields, 2 do
         if fields[i] == '~j' then group = fields[i + 1] end
       end
-      local record = group and recorded(base, group, fields)
-      if record then redis.call('HSET', record, 'state', 'waiting', 'place', where .. ' ' .. entry) end
+      if group then
+        local record, id = recorded(base, group, fields)
+        if record then change(base, group, record, id, 'waiting', 'place', where .. ' ' .. entry) end
+      end
       moved = moved + 1
     else
       lost = lost + 1

@@ -11,7 +11,7 @@ if not entry then
   return 2
 end
 local base = base_of(KEYS[2], ':retry:' .. group)
-local record = recorded(base, group, entry[2])
+local record, task = recorded(base, group, entry[2])
 local place
 local copy = { '~o', ARGV[5], '~a', ARGV[6] }
 if ARGV[9] ~= '0' then
@@ -29,7 +29,7 @@ else
 end
 if record then
   local state = ARGV[7] == '' and 'waiting' or 'delayed'
-  redis.call('HSET', record, 'state', state, 'place', place, 'attempt', ARGV[6], 'reason', ARGV[8])
+  change(base, group, record, task, state, 'place', place, 'attempt', ARGV[6], 'reason', ARGV[8])
 end
 finish(src, group, id, retry)
 return 1

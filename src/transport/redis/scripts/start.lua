@@ -4,7 +4,8 @@
 -- Returns: 1 started | 0 not pending for this consumer | 2 ended, since the task was cancelled.
 local src, group, entry, retry, id = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1', ARGV[5]
 if not own(src, group, entry, ARGV[2]) then return 0 end
-local record = record_of(base_of(KEYS[2], ':dead:' .. group), group, id)
+local base = base_of(KEYS[2], ':dead:' .. group)
+local record = record_of(base, group, id)
 local state = field_of(record, 'state')
 if state == 'cancelled' then
   finish(src, group, entry, retry)
@@ -12,7 +13,7 @@ if state == 'cancelled' then
   return 2
 end
 if state then
-  redis.call('HSET', record, 'state', 'running', 'attempt', ARGV[6],
+  change(base, group, record, id, 'running', 'attempt', ARGV[6],
     'started', string.format('%.0f', clock()), 'place', (retry and 'retry ' or 'stream ') .. entry)
 end
 return 1

@@ -6,7 +6,16 @@
 --   name, attempt, reason, and the times in ms: accepted, started, ended
 --   keep: for how many ms the record is kept after the end
 --   unique: the key that the task holds until it has ended; '' without one
+--   progress, checkpoint: JSON of the handler; the checkpoint is deleted at the end
+--   result: the payload of the handler's reply, or result_too_large: its length
 -- A task's entry names the group of its record in the field '~j'.
+-- Each group has a list of its tasks for each state, a sorted set by the time of the last change,
+-- and a feed, a stream of the changes.
+
+-- The most tasks in the list of a state in which tasks have ended.
+local MOST_ENDED = 10000
+-- The approximate number of changes in the feed, and for how many ms it is kept after the last one.
+local MOST_CHANGES, KEEP_CHANGES = 10000, 604800000
 
 -- Returns the prefix of the keys of a stream, from the key with this end.
 local function base_of(key, ending) return string.sub(key, 1, -(#ending + 1)) end
@@ -51,19 +60,57 @@ local function free(base, group, record, id)
   if redis.call('GET', key) == id then redis.call('DEL', key) end
 end
 
+local function list_of(base, group, state) return base .. ':tasks:' .. state .. ':' .. group end
+
+local function has_ended(state) return state ~= 'waiting' and state ~= 'delayed' and state ~= 'running' end
+
+-- Changes the state of a task, with further fields of its record: field, value…. The list and the
+-- feed follow. Without a right to them, or if they have another type, the task goes on all the same.
+local function change(base, group, record, id, state, ...)
+  local before = redis.call('HMGET', record, 'state', 'attempt')
+  -- First, since Redis refuses only the first write of a script for lack of memory.
+  redis.call('HSET', record, 'state', state, ...)
+  local now = redis.call('HMGET', record, 'name', 'attempt', 'reason', 'keep')
+  -- A script that is sent again changes nothing.
+  if before[1] == state and before[2] == now[2] then return end
+  local time, keep = string.format('%.0f', clock()), tonumber(now[4]) or 0
+  if before[1] then redis.pcall('ZREM', list_of(base, group, before[1]), id) end
+  local list, ended = list_of(base, group, state), has_ended(state)
+  if not ended or keep > 0 then redis.pcall('ZADD', list, time, id) end
+  if ended and keep > 0 then
+    redis.pcall('ZREMRANGEBYRANK', list, 0, -MOST_ENDED - 1)
+    local left = redis.pcall('PTTL', list)
+    if type(left) == 'number' and left < keep then
+      redis.pcall('PEXPIRE', list, string.format('%.0f', keep))
+    end
+  end
+  local feed = base .. ':feed:' .. group
+  redis.pcall('XADD', feed, 'MAXLEN', '~', MOST_CHANGES, '*', 'id', id, 'name', now[1] or '',
+    'state', state, 'attempt', now[2] or 0, 'reason', now[3] or '')
+  redis.pcall('PEXPIRE', feed, KEEP_CHANGES)
+end
+
 -- Keeps the record of a task that has ended for the time that its sender has chosen.
 local function expire(record)
   local keep = tonumber(redis.call('HGET', record, 'keep'))
   redis.call('PEXPIRE', record, string.format('%.0f', math.max(keep, 1)))
 end
 
--- Records the end of a task, if it has a record, and frees the key that it holds.
-local function ended(base, group, id, state, reason)
+-- Records the end of a task, if it has a record, and frees the key that it holds. The outcome is a
+-- list of further fields of the record: field, value…. Those with an empty value are left out.
+local function ended(base, group, id, state, reason, outcome)
   local record = record_of(base, group, id)
   if not field_of(record, 'state') then return end
-  -- First, since Redis refuses only the first write of a script for lack of memory.
-  redis.call('HSET', record, 'state', state, 'reason', reason, 'ended', string.format('%.0f', clock()))
-  redis.call('HDEL', record, 'place')
+  local fields = { 'reason', reason, 'ended', string.format('%.0f', clock()) }
+  outcome = outcome or {}
+  for i = 1, #outcome, 2 do
+    if outcome[i + 1] ~= '' then
+      fields[#fields + 1] = outcome[i]
+      fields[#fields + 1] = outcome[i + 1]
+    end
+  end
+  change(base, group, record, id, state, unpack(fields))
+  redis.call('HDEL', record, 'place', 'checkpoint')
   free(base, group, record, id)
   expire(record)
 end

@@ -1,0 +1,192 @@
+//! The progress of a task, which its handler reports, and the checkpoint that the next attempt reads.
+
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::runtime::Handle;
+
+use crate::{
+    error::{Error, ErrorKind, Rejection},
+    extract::{FromMessageParts, OptionalFromMessageParts},
+    message::{Parts, RunningRecord},
+    payload::{IntoPayload, Json},
+};
+
+/// The most bytes of a progress.
+const MAX_PROGRESS: usize = 4 << 10;
+/// The most bytes of a checkpoint.
+const MAX_CHECKPOINT: usize = 64 << 10;
+
+/// Reports the progress of a task that is [tracked](crate::client::Call::tracked) or
+/// [unique](crate::client::Call::unique). An extractor.
+///
+/// ```
+/// use campanile::{Error, Json, Progress, Router};
+///
+/// async fn import(progress: Progress, Json(files): Json<Vec<String>>) -> Result<(), Error> {
+///     for (done, file) in files.iter().enumerate() {
+///         progress.set((done, files.len(), file))?;
+///         // …
+///     }
+///     Ok(())
+/// }
+///
+/// let app: Router = Router::new().task("files.import", import);
+/// ```
+///
+/// The progress is in the [status](crate::transport::TaskStatus::progress) of the task. A report is
+/// cheap: it replaces the last one, and a background task writes the last one at most once a second,
+/// the first at once. The last report before the handler returns is stored with the end of the task;
+/// a failed attempt may lose the reports of its last second. The next attempt starts with the
+/// progress of the one before.
+///
+/// For any other task a report does nothing. `Option<Progress>` is `None` there, and tells that
+/// nobody would see it.
+///
+/// Clones report for the same task.
+#[derive(Debug, Clone)]
+pub struct Progress(Option<(Arc<RunningRecord>, Handle)>);
+
+impl Progress {
+    /// Reports a value: a number, a text, or anything else that can be serialized as JSON. After the
+    /// handler has returned, and after the lease is lost, this does nothing.
+    ///
+    /// # Errors
+    /// If the value cannot be serialized, or has more than 4 KiB as JSON. The last report stays.
+    pub fn set(&self, progress: impl Serialize) -> Result<(), Error> {
+        let Some((record, runtime)) = &self.0 else {
+            return Ok(());
+        };
+        record.report(encode("progress", progress, MAX_PROGRESS)?, runtime);
+        Ok(())
+    }
+
+    /// Returns the progress of a delivery.
+    pub(crate) fn of(parts: &Parts) -> Self {
+        let record = parts.lease.as_ref().and_then(|lease| lease.record());
+        // A report may come from a thread without a runtime.
+        Self(record.map(|record| (record.clone(), Handle::current())))
+    }
+}
+
+impl<S: Sync> FromMessageParts<S> for Progress {
+    type Rejection = Infallible;
+
+    async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::of(parts))
+    }
+}
+
+impl<S: Sync> OptionalFromMessageParts<S> for Progress {
+    type Rejection = Infallible;
+
+    async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
+        Ok(Some(Self::of(parts)).filter(|progress| progress.0.is_some()))
+    }
+}
+
+/// Saves the state of a task that is [tracked](crate::client::Call::tracked) or
+/// [unique](crate::client::Call::unique), so that its next attempt goes on from there. An extractor.
+///
+/// ```
+/// use campanile::{Checkpoint, Error, Router};
+///
+/// async fn import(checkpoint: Checkpoint) -> Result<(), Error> {
+///     let first: u64 = checkpoint.load().await?.unwrap_or_default();
+///     for page in first..100 {
+///         // …
+///         checkpoint.save(page + 1).await?;
+///     }
+///     Ok(())
+/// }
+///
+/// let app: Router = Router::new().task("pages.import", import);
+/// ```
+///
+/// The next attempt may run in another process: after a failure, or after the death of the worker. The
+/// checkpoint is kept through both, and is deleted when the task ends.
+///
+/// # Rejection
+/// A [permanent](Rejection::permanent) rejection, if the task has no record: it was sent without
+/// `tracked`. Requests and events have none.
+#[derive(Debug, Clone)]
+pub struct Checkpoint(Arc<RunningRecord>);
+
+impl Checkpoint {
+    /// Returns the value that was saved last, by this attempt or by an earlier one. `None` if there is
+    /// none.
+    ///
+    /// # Errors
+    /// If the store cannot be reached, or the value is of another type.
+    ///
+    /// # Cancel safety
+    /// The future can be dropped at any time.
+    pub async fn load<T: DeserializeOwned>(&self) -> Result<Option<T>, Error> {
+        let saved = self.0.record.checkpoint().await?;
+        let value = saved.as_deref().map(serde_json::from_slice).transpose();
+        value.map_err(|error| {
+            Error::new(ErrorKind::Decode, "the checkpoint cannot be read").with_source(error)
+        })
+    }
+
+    /// Saves a value as JSON. Once this returns, the next attempt will find it. While the server cannot
+    /// be reached, this waits.
+    ///
+    /// # Errors
+    /// If the value cannot be serialized, or has more than 64 KiB as JSON; if the worker has lost the
+    /// task to another one, or the task was cancelled.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the value may have been saved.
+    pub async fn save(&self, value: impl Serialize) -> Result<(), Error> {
+        let value = encode("checkpoint", value, MAX_CHECKPOINT)?;
+        match self.0.record.set_checkpoint(value).await? {
+            true => Ok(()),
+            false => Err(Error::refused(
+                "the checkpoint was not saved: the task was cancelled, or another worker has it",
+            )),
+        }
+    }
+
+    /// Returns the checkpoint of a delivery. `None` if its task has no record.
+    pub(crate) fn of(parts: &Parts) -> Option<Self> {
+        parts.lease.as_ref()?.record().cloned().map(Self)
+    }
+}
+
+impl<S: Sync> FromMessageParts<S> for Checkpoint {
+    type Rejection = Rejection;
+
+    async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
+        Self::of(parts).ok_or_else(|| {
+            Rejection::permanent(
+                "this message has no checkpoint: only a task with a record has one; send it with \
+                 `.tracked(…)`, for the group of this worker",
+            )
+        })
+    }
+}
+
+impl<S: Sync> OptionalFromMessageParts<S> for Checkpoint {
+    type Rejection = Infallible;
+
+    async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
+        Ok(Self::of(parts))
+    }
+}
+
+fn encode(what: &str, value: impl Serialize, most: usize) -> Result<Bytes, Error> {
+    let invalid = |text: String| Error::new(ErrorKind::Invalid, text);
+    let json = Json(value).into_payload().map_err(|error| {
+        invalid(format!("the {what} cannot be written as JSON")).with_source(error)
+    })?;
+    match json.len() > most {
+        false => Ok(json),
+        true => Err(invalid(format!(
+            "the {what} has {} bytes as JSON, and the most is {most}; store it elsewhere, and report \
+             where it is",
+            json.len()
+        ))),
+    }
+}

@@ -1,0 +1,99 @@
+//! The lists of the tasks of a group by state, and the feed of their changes.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use crate::{
+    message::MessageId,
+    transport::{ListStep, TaskChange, TaskState},
+};
+
+/// The most tasks in the list of a state in which tasks have ended.
+const MOST_ENDED: usize = 10_000;
+/// The most changes in a feed.
+const MOST_CHANGES: usize = 10_000;
+
+/// The lists and the feed of one group of a stream.
+#[derive(Debug, Default)]
+pub(super) struct TaskLists {
+    /// The tasks of each state, by the number of their last change.
+    by_state: HashMap<TaskState, BTreeMap<u64, MessageId>>,
+    /// The last changes.
+    feed: VecDeque<TaskChange>,
+    /// The number of the last change. The first one has the number 1.
+    last: u64,
+}
+
+impl TaskLists {
+    /// Adds a change to the feed, and the task to the list of its new state. Returns the number of
+    /// the change.
+    pub(super) fn add(&mut self, change: TaskChange, is_listed: bool) -> u64 {
+        self.last += 1;
+        if is_listed {
+            let list = self.by_state.entry(change.state).or_default();
+            list.insert(self.last, change.id.clone());
+            if change.state.has_ended() && list.len() > MOST_ENDED {
+                list.pop_first();
+            }
+        }
+        self.feed.push_back(change);
+        if self.feed.len() > MOST_CHANGES {
+            self.feed.pop_front();
+        }
+        self.last
+    }
+
+    /// Removes a task from the list of its state.
+    pub(super) fn remove(&mut self, state: TaskState, number: u64) {
+        if let Some(list) = self.by_state.get_mut(&state) {
+            list.remove(&number);
+        }
+    }
+
+    /// Returns the tasks of a step that `show` accepts, those first that changed last, and the
+    /// position of the next step.
+    pub(super) fn list<T>(
+        &self,
+        step: &ListStep,
+        mut show: impl FnMut(&MessageId) -> Option<T>,
+    ) -> (Vec<T>, Option<String>) {
+        let before = step.after.as_deref().and_then(|after| after.parse().ok());
+        let mut found = Vec::new();
+        let list = self.by_state.get(&step.state).into_iter();
+        let list = list.flat_map(|list| list.range(..before.unwrap_or(u64::MAX)).rev());
+        for (number, id) in list {
+            found.extend(show(id));
+            if found.len() == step.max {
+                return (found, Some(number.to_string()));
+            }
+        }
+        (found, None)
+    }
+
+    /// Returns the number of the last change.
+    pub(super) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Returns the change after the one with this number. `None` if it is the last one.
+    pub(super) fn after(&self, number: u64) -> Option<NextChange> {
+        if number >= self.last {
+            return None;
+        }
+        let first = self.last + 1 - self.feed.len() as u64;
+        if number + 1 < first && number > 0 {
+            return Some(NextChange::Dropped);
+        }
+        let next = (number + 1).max(first);
+        let change = self.feed.get((next - first) as usize)?;
+        Some(NextChange::Change(next, change.clone()))
+    }
+}
+
+/// The change after another one.
+#[derive(Debug)]
+pub(super) enum NextChange {
+    /// Changes in between were dropped.
+    Dropped,
+    /// The change, with its number.
+    Change(u64, TaskChange),
+}

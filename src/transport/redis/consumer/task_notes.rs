@@ -1,0 +1,86 @@
+//! Stores the notes of the handler of a running task in its record: its progress and its checkpoint.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redis::Cmd;
+
+use super::{in_flight, member::Member, settlement::Unsettled, streams::ServedStream};
+use crate::{
+    error::Error,
+    message::{RecordFuture, TaskRecord},
+    transport::redis::{
+        pipeline::{Pipeline, Resend},
+        response::{Value, bytes, integer},
+        scripts,
+    },
+};
+
+/// Makes the records of one consumer's tasks.
+#[derive(Clone)]
+pub(super) struct TaskNotes {
+    pub(super) member: Arc<Member>,
+    pub(super) pipeline: Pipeline,
+}
+
+impl TaskNotes {
+    /// Returns the record of a task, for its handler.
+    pub(super) fn record(&self, delivery: &Unsettled, task: &str) -> impl TaskRecord + use<> {
+        NotedTask {
+            notes: self.clone(),
+            stream: delivery.stream.clone(),
+            key: delivery.guard.key,
+            task: task.into(),
+        }
+    }
+}
+
+/// The record of one task.
+struct NotedTask {
+    notes: TaskNotes,
+    stream: Arc<ServedStream>,
+    key: in_flight::Key,
+    task: Box<str>,
+}
+
+impl NotedTask {
+    /// Stores a field of the record. Returns `false` if the delivery is not pending for this
+    /// consumer.
+    async fn note(&self, field: &str, value: Bytes, retry: Resend) -> Result<bool, Error> {
+        let TaskNotes { member, pipeline } = &self.notes;
+        let (which, entry) = self.key;
+        let keys = [self.stream.key_of(which), &self.stream.keys.dead];
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(member.group.as_str())
+                .arg(&member.consumer)
+                .arg(entry)
+                .arg(&*self.task)
+                .arg(field)
+                .arg(&value[..]);
+        };
+        let noted = pipeline.script(&scripts::NOTE, &keys, args, retry);
+        Ok(integer(&noted.await?)? == 1)
+    }
+}
+
+impl TaskRecord for NotedTask {
+    fn set_progress(&self, progress: Bytes) -> RecordFuture<'_, bool> {
+        Box::pin(self.note("progress", progress, Resend::Never))
+    }
+
+    fn set_checkpoint(&self, checkpoint: Bytes) -> RecordFuture<'_, bool> {
+        Box::pin(self.note("checkpoint", checkpoint, Resend::UntilAnswered))
+    }
+
+    fn checkpoint(&self) -> RecordFuture<'_, Option<Bytes>> {
+        Box::pin(async {
+            let mut get = redis::cmd("HGET");
+            get.arg(self.stream.keys.task(&self.task)).arg("checkpoint");
+            let pipeline = &self.notes.pipeline;
+            match pipeline.command(get, Resend::UntilAnswered).await? {
+                Value::Nil => Ok(None),
+                checkpoint => bytes(checkpoint).map(Some),
+            }
+        })
+    }
+}

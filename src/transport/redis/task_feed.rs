@@ -1,0 +1,256 @@
+//! Reads the feeds of changes of tasks. `scripts/tasks.lua` writes them.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures_util::{future::join_all, stream};
+use tokio::{
+    sync::mpsc::{self, Sender},
+    time::sleep,
+};
+
+use super::{
+    Redis,
+    connection::Connection,
+    dead_letters,
+    entry::{StreamEntryId, value_of},
+    error,
+    keys::Keys,
+    pipeline::{Pipeline, Resend},
+    response::{Value, array, bytes, exactly, miscounted, unexpected},
+    scripts,
+    server::{Connector, HashSlot, Outage},
+};
+use crate::{
+    error::{Error, ErrorKind},
+    message::{Attempt, MessageId, Name},
+    transport::{Feed, FeedItem, FeedStep, TaskChange, TaskState},
+};
+
+/// The most changes of a feed that one read returns.
+const COUNT: usize = 100;
+/// The time for which a read blocks.
+const BLOCK: Duration = Duration::from_secs(2);
+/// A connection counts as lost if it is silent for this time after the `BLOCK` of its read.
+const GRACE: Duration = Duration::from_secs(5);
+/// The most steps that were read and not taken yet.
+const BUFFER: usize = 2 * COUNT;
+
+/// Returns the ids of the last changes. Empty for a feed without changes.
+pub(super) async fn ends(redis: &Redis, keys: &[Keys]) -> Result<Vec<String>, Error> {
+    let last = keys.iter().map(async |keys| {
+        let mut cmd = redis::cmd("XREVRANGE");
+        cmd.arg(keys.feed()).arg("+").arg("-").arg("COUNT").arg(1);
+        let pipeline = redis.shared.pipeline.of(&keys.primary);
+        let found = dead_letters::entries(pipeline.command(cmd, Resend::Never).await?)?;
+        let last = found.into_iter().next();
+        Ok(last.map_or_else(String::new, |(id, _)| id.to_string()))
+    });
+    join_all(last).await.into_iter().collect()
+}
+
+/// Reads the feeds of these streams behind the cursors. Each slot has a reader.
+pub(super) fn open(redis: &Redis, keys: &[Keys], cursors: &[String]) -> Result<Feed, Error> {
+    let (steps, read) = mpsc::channel(BUFFER);
+    let mut readers: Vec<(Option<HashSlot>, Reader)> = Vec::new();
+    for (part, (keys, cursor)) in keys.iter().zip(cursors).enumerate() {
+        let connector = redis.shared.connector.of(&keys.primary);
+        let slot = connector.slot();
+        let part = FeedPart {
+            part,
+            key: keys.feed(),
+            cursor: parse(cursor)?,
+        };
+        match readers.iter_mut().find(|(of, _)| *of == slot) {
+            Some((_, reader)) => reader.parts.push(part),
+            None => {
+                let reader = Reader {
+                    connector,
+                    pipeline: redis.shared.pipeline.of(&keys.primary),
+                    parts: vec![part],
+                    steps: steps.clone(),
+                };
+                readers.push((slot, reader));
+            }
+        }
+    }
+    for (_, reader) in readers {
+        tokio::spawn(reader.run());
+    }
+    let steps = stream::unfold(read, async |mut read| Some((read.recv().await?, read)));
+    Ok(Box::pin(steps))
+}
+
+fn parse(cursor: &str) -> Result<StreamEntryId, Error> {
+    if cursor.is_empty() {
+        return Ok(StreamEntryId::ZERO);
+    }
+    StreamEntryId::parse(cursor.as_bytes()).ok_or_else(|| {
+        let text = format!("`{cursor}` is no position in a feed; one looks like 1795430237570-0");
+        Error::new(ErrorKind::Invalid, text)
+    })
+}
+
+/// Reads the feeds of one slot. Ends once nobody takes its steps.
+struct Reader {
+    connector: Connector,
+    pipeline: Pipeline,
+    parts: Vec<FeedPart>,
+    steps: Sender<Result<FeedStep, Error>>,
+}
+
+/// The feed of one part of a stream.
+struct FeedPart {
+    part: usize,
+    key: String,
+    /// The last change that was read. Zero at the beginning.
+    cursor: StreamEntryId,
+}
+
+impl Reader {
+    async fn run(mut self) {
+        let (steps, mut outage) = (self.steps.clone(), Outage::default());
+        let reading = async {
+            let mut connection = None;
+            loop {
+                match self.step(&mut connection).await {
+                    Ok(()) => outage.answered(),
+                    Err(error) => {
+                        connection = None;
+                        outage.refused(&self.connector.address(), "read changes of tasks", &error);
+                        // One error is enough until it is taken.
+                        let is_read = self.steps.capacity() == BUFFER;
+                        if !error::is_temporary(&error) && is_read {
+                            self.send(Err(error)).await;
+                        }
+                        sleep(outage.wait()).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = steps.closed() => {}
+            () = reading => {}
+        }
+    }
+
+    /// Reads the next changes. If there are none, waits until there may be some.
+    async fn step(&mut self, connection: &mut Option<Connection>) -> Result<(), Error> {
+        let keys: Vec<_> = self.parts.iter().map(|part| part.key.as_str()).collect();
+        let args = |cmd: &mut redis::Cmd| {
+            cmd.arg(COUNT);
+            for part in &self.parts {
+                cmd.arg(part.cursor);
+            }
+        };
+        let (script, retry) = (&scripts::CHANGES, Resend::Never);
+        let answer = self.pipeline.script(script, &keys, args, retry).await?;
+        let read = read(answer, keys.len())?;
+        let mut is_empty = true;
+        for (index, read) in read.into_iter().enumerate() {
+            let gap = read.gap.map(|after| (after, Some(FeedItem::Gap)));
+            let changes = read.changes.into_iter();
+            let changes = changes.map(|(id, change)| (id, change.map(FeedItem::Change)));
+            for (cursor, item) in gap.into_iter().chain(changes) {
+                is_empty = false;
+                let part = &mut self.parts[index];
+                part.cursor = cursor;
+                // There is no item for an entry that another program has added.
+                if let Some(item) = item {
+                    let (part, cursor) = (part.part, cursor.to_string());
+                    self.send(Ok(FeedStep { part, cursor, item })).await;
+                }
+            }
+        }
+        match is_empty {
+            true => self.wait(connection).await,
+            false => Ok(()),
+        }
+    }
+
+    async fn send(&self, step: Result<FeedStep, Error>) {
+        // Without a receiver the reader ends.
+        let _ = self.steps.send(step).await;
+    }
+
+    /// Waits until there is a change behind a cursor, for at most [`BLOCK`].
+    async fn wait(&self, connection: &mut Option<Connection>) -> Result<(), Error> {
+        let mut blocked = match connection.take() {
+            Some(connection) => connection,
+            None => self.connector.connection().await?,
+        };
+        let mut cmd = redis::cmd("XREAD");
+        cmd.arg("COUNT").arg(1);
+        cmd.arg("BLOCK").arg(BLOCK.as_millis() as u64);
+        cmd.arg("STREAMS");
+        for part in &self.parts {
+            cmd.arg(&part.key);
+        }
+        for part in &self.parts {
+            cmd.arg(part.cursor);
+        }
+        let progress = blocked.progress();
+        let answer = blocked.command(&cmd);
+        let lost = || Error::disconnected("the connection that waits for changes was lost");
+        match progress.watch(BLOCK + GRACE, GRACE, answer).await {
+            // The server has become a replica, or has to end the read.
+            Ok(Ok(answer)) if error::code(&answer) == Some("UNBLOCKED") => return Err(lost()),
+            Ok(Ok(answer)) => error::check(answer).map(drop)?,
+            Ok(Err(cause)) => return Err(lost().with_source(cause)),
+            Err(_) => return Err(lost()),
+        }
+        *connection = Some(blocked);
+        Ok(())
+    }
+}
+
+/// The changes that were read from one feed.
+#[derive(Debug)]
+pub(super) struct FeedRead {
+    /// The id behind which these changes are, if changes before them were dropped.
+    gap: Option<StreamEntryId>,
+    /// `None` for an entry that cannot be decoded.
+    changes: Vec<(StreamEntryId, Option<TaskChange>)>,
+}
+
+/// Decodes the script's response: for each feed, its gap and its changes.
+pub(super) fn read(answer: Value, feeds: usize) -> Result<Vec<FeedRead>, Error> {
+    let read = array(answer)?;
+    if read.len() != feeds {
+        return Err(miscounted(feeds, read.len()));
+    }
+    let read = read.into_iter().map(|feed| {
+        let [gap, entries] = exactly(feed)?;
+        let changes = dead_letters::entries(entries)?.into_iter();
+        let changes = changes.filter_map(|(id, fields)| {
+            let id = StreamEntryId::parse(id.as_bytes())?;
+            Some((id, change(id, &fields)))
+        });
+        let gap = match bytes(gap)? {
+            none if none.is_empty() => None,
+            id => Some(
+                StreamEntryId::parse(&id)
+                    .ok_or_else(|| unexpected("the id of an entry", "another text"))?,
+            ),
+        };
+        Ok(FeedRead {
+            gap,
+            changes: changes.collect(),
+        })
+    });
+    read.collect()
+}
+
+fn change(entry: StreamEntryId, fields: &[(Bytes, Bytes)]) -> Option<TaskChange> {
+    let value = |name| value_of(fields, name).map(Bytes::as_ref);
+    let text = |name| std::str::from_utf8(value(name)?).ok();
+    let id = MessageId::from_utf8(value("id")?).ok()?;
+    let name = Name::from_utf8(value("name")?).ok()?;
+    let state = TaskState::from_name(text("state")?)?;
+    let at = UNIX_EPOCH.checked_add(Duration::from_millis(entry.milliseconds))?;
+    let mut change = TaskChange::new(id, name, state, at);
+    change.attempt = Attempt(text("attempt")?.parse().ok()?);
+    change.reason = String::from_utf8_lossy(value("reason")?).into_owned();
+    Some(change)
+}

@@ -1,0 +1,167 @@
+//! The feed of changes of tasks.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::SystemTime,
+};
+
+use futures_util::{Stream, StreamExt};
+
+use super::TaskState;
+use crate::{
+    error::{Error, ErrorKind},
+    message::{Attempt, MessageId, Name},
+};
+
+/// A change of the state of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TaskChange {
+    /// The id of the task, as in its receipt.
+    pub id: MessageId,
+    /// The name of the task.
+    pub name: Name,
+    /// The new state.
+    pub state: TaskState,
+    /// The number of the last attempt. Zero if no attempt was started.
+    pub attempt: Attempt,
+    /// The reason of the last failure, of the end, or of the cancellation. Empty if there is none.
+    pub reason: String,
+    /// The time of the change, on the server's clock.
+    pub at: SystemTime,
+}
+
+impl TaskChange {
+    /// Creates a change. For transports.
+    pub fn new(id: MessageId, name: Name, state: TaskState, at: SystemTime) -> Self {
+        Self {
+            id,
+            name,
+            state,
+            attempt: Attempt(0),
+            reason: String::new(),
+            at,
+        }
+    }
+}
+
+/// An item of the feed of changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FeedItem {
+    /// A task has changed its state.
+    Change(TaskChange),
+    /// Changes were dropped before they were read, since the feed is bounded. To see the states as
+    /// they are now, [list](super::Tasks::list) the tasks.
+    Gap,
+}
+
+/// The start of a feed of changes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ChangesFrom {
+    /// The next change.
+    #[default]
+    Now,
+    /// The oldest change that is kept.
+    Beginning,
+    /// The changes after this [cursor](Changes::cursor).
+    Cursor(String),
+}
+
+impl ChangesFrom {
+    /// Returns the cursor of each part of the stream. `None` for the ends of the feeds.
+    pub(super) fn cursors(&self, parts: usize) -> Result<Option<Vec<String>>, Error> {
+        match self {
+            Self::Now => Ok(None),
+            Self::Beginning => Ok(Some(vec![String::new(); parts])),
+            Self::Cursor(text) => {
+                let cursors: Vec<_> = text.split(',').map(str::to_owned).collect();
+                if cursors.len() != parts {
+                    return Err(Error::new(
+                        ErrorKind::Invalid,
+                        format!(
+                            "the cursor is of a feed with {} partitions, and the stream has {parts}; \
+                             start at the beginning or with the next change",
+                            cursors.len()
+                        ),
+                    ));
+                }
+                Ok(Some(cursors))
+            }
+        }
+    }
+}
+
+/// A step of a feed. For [`TaskStore::feed`](super::TaskStore::feed).
+#[derive(Debug, Clone)]
+pub struct FeedStep {
+    /// The number of the part of the stream, from zero.
+    pub part: usize,
+    /// The position after this step in the part's feed.
+    pub cursor: String,
+    /// The item.
+    pub item: FeedItem,
+}
+
+/// The feeds of all parts of a stream. It never ends.
+pub type Feed = Pin<Box<dyn Stream<Item = Result<FeedStep, Error>> + Send>>;
+
+/// Follows the changes of tasks: see [`Tasks::changes`](super::Tasks::changes). Also a `Stream`, which
+/// never ends.
+#[must_use = "nothing is read until `next` is called"]
+pub struct Changes {
+    feed: Feed,
+    cursors: Vec<String>,
+}
+
+impl Changes {
+    pub(super) fn new(feed: Feed, cursors: Vec<String>) -> Self {
+        Self { feed, cursors }
+    }
+
+    /// Waits for the next item. A lost connection is no error: the feed connects again, and goes on
+    /// where it was.
+    ///
+    /// # Errors
+    /// If the server refuses to read the feed. The next call tries again.
+    ///
+    /// # Cancel safety
+    /// No item is skipped if the future is dropped.
+    pub async fn next(&mut self) -> Result<FeedItem, Error> {
+        let next = StreamExt::next(self).await;
+        next.unwrap_or_else(|| Err(Error::closed()))
+    }
+
+    /// Returns the position after the last item that was returned, for
+    /// [`ChangesFrom::Cursor`]: another process can go on from here.
+    pub fn cursor(&self) -> String {
+        self.cursors.join(",")
+    }
+}
+
+impl Stream for Changes {
+    type Item = Result<FeedItem, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let step = ready!(self.feed.as_mut().poll_next(cx));
+        Poll::Ready(step.map(|step| {
+            step.map(|step| {
+                if let Some(cursor) = self.cursors.get_mut(step.part) {
+                    *cursor = step.cursor;
+                }
+                step.item
+            })
+        }))
+    }
+}
+
+impl fmt::Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Changes")
+            .field("cursor", &self.cursor())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,190 @@
+//! Lists of tasks.
+
+use super::{TaskState, TaskStatus};
+use crate::{
+    error::{Error, ErrorKind},
+    message::Name,
+};
+
+/// The most tasks of a page.
+const MOST: usize = 1_000;
+
+/// Selects tasks by their states and their name, and a page of their list. The default selects all
+/// tasks, in pages of 100.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use]
+pub struct TaskQuery {
+    /// The states of the tasks. Empty for all states.
+    pub states: Vec<TaskState>,
+    /// The name of the tasks. `None` for all names.
+    pub name: Option<Name>,
+    /// The largest number of tasks on a page, from 1 to 1,000.
+    pub max: usize,
+    /// The position in the list at which the page starts: that of [`TaskPage::next`]. `None` for the
+    /// start of the list.
+    pub after: Option<String>,
+}
+
+impl TaskQuery {
+    /// Selects all tasks.
+    pub fn all() -> Self {
+        Self {
+            states: Vec::new(),
+            name: None,
+            max: 100,
+            after: None,
+        }
+    }
+
+    /// Selects tasks in this state, in addition to other states that were selected.
+    pub fn state(mut self, state: TaskState) -> Self {
+        self.states.push(state);
+        self
+    }
+
+    /// Selects tasks with this name.
+    pub fn named(mut self, name: impl Into<Name>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets the largest number of tasks on a page. It is bounded to 1 to 1,000.
+    pub fn max(mut self, max: usize) -> Self {
+        self.max = max.clamp(1, MOST);
+        self
+    }
+
+    /// Starts at this position in the list.
+    pub fn after(mut self, position: impl Into<String>) -> Self {
+        self.after = Some(position.into());
+        self
+    }
+
+    fn selects(&self, state: TaskState) -> bool {
+        self.states.is_empty() || self.states.contains(&state)
+    }
+
+    /// Returns the steps of the list from its position: each state on each part of the stream.
+    pub(super) fn steps(&self, parts: usize) -> Result<Vec<ListStep>, Error> {
+        let start = self.after.as_deref().map(Position::parse).transpose()?;
+        let (first, part, after) = match start {
+            Some(start) => (start.state, start.part, start.after),
+            None => (TaskState::ALL[0], 0, None),
+        };
+        let states = TaskState::ALL.into_iter();
+        let states = states.skip_while(|state| *state != first);
+        let all = states.flat_map(|state| (0..parts).map(move |part| (state, part)));
+        let rest = all.skip_while(|at| *at != (first, part));
+        let steps = rest.enumerate().map(|(index, (state, part))| ListStep {
+            state,
+            part,
+            name: self.name.clone(),
+            after: after.clone().filter(|_| index == 0),
+            max: self.max.clamp(1, MOST),
+        });
+        Ok(steps.filter(|step| self.selects(step.state)).collect())
+    }
+}
+
+impl Default for TaskQuery {
+    fn default() -> Self {
+        Self::all()
+    }
+}
+
+/// A page of a list of tasks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TaskPage {
+    /// The tasks: by state, and in each state those first that changed last. The tasks of a
+    /// partitioned stream are listed one partition after the other.
+    pub tasks: Vec<TaskStatus>,
+    /// The query for the next page, or `None` at the end.
+    pub next: Option<TaskQuery>,
+}
+
+/// A position in a list: `<state>/<part>/<position in the list of the state>`.
+#[derive(Debug, PartialEq)]
+struct Position {
+    state: TaskState,
+    part: usize,
+    after: Option<String>,
+}
+
+impl Position {
+    fn parse(text: &str) -> Result<Self, Error> {
+        let parsed = || {
+            let mut parts = text.splitn(3, '/');
+            Some(Self {
+                state: TaskState::from_name(parts.next()?)?,
+                part: parts.next()?.parse().ok()?,
+                after: Some(parts.next()?.to_owned()).filter(|after| !after.is_empty()),
+            })
+        };
+        parsed().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Invalid,
+                "this is no position in a list of tasks; pass the one of the page before",
+            )
+        })
+    }
+}
+
+/// A step of a list: the tasks in one state, on one part of the stream. For [`TaskStore::list`].
+///
+/// [`TaskStore::list`]: super::TaskStore::list
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListStep {
+    /// The state.
+    pub state: TaskState,
+    /// The number of the part of the stream, from zero.
+    pub part: usize,
+    /// The name of the tasks. `None` for all names.
+    pub name: Option<Name>,
+    /// The position that the last step of this state and part has returned. `None` for the first.
+    pub after: Option<String>,
+    /// The most tasks to return.
+    pub max: usize,
+}
+
+impl ListStep {
+    /// Returns the position of this step in the whole list.
+    pub(super) fn position(&self) -> String {
+        let after = self.after.as_deref().unwrap_or_default();
+        format!("{}/{}/{after}", self.state, self.part)
+    }
+}
+
+/// The result of a [`ListStep`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// The tasks, those first that changed last.
+    pub tasks: Vec<TaskStatus>,
+    /// The position of the next step of this state and part. `None` at the end.
+    pub next: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_goes_on_at_its_position_with_the_states_that_are_selected() {
+        let query = TaskQuery::all()
+            .state(TaskState::Done)
+            .state(TaskState::Dead);
+        let places = |query: &TaskQuery| -> Vec<_> {
+            let steps = query.steps(2).unwrap().into_iter();
+            steps.map(|step| step.position()).collect()
+        };
+        assert_eq!(places(&query), ["done/0/", "done/1/", "dead/0/", "dead/1/"]);
+        let query = query.after("done/1/7 a/b");
+        assert_eq!(places(&query), ["done/1/7 a/b", "dead/0/", "dead/1/"]);
+        for text in ["", "done", "done/x/", "gone/1/", "\0/0/0"] {
+            let error = TaskQuery::all().after(text).steps(1).unwrap_err();
+            assert!(error.is_invalid(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! The status of tasks, their lists and changes, and their cancellation.
+
+mod changes;
+mod list;
+mod status;
+mod wait;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, Weak},
+};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+pub(crate) use self::status::TaskOutcome;
+use self::wait::Waiters;
+pub use self::{
+    changes::{Changes, ChangesFrom, Feed, FeedItem, FeedStep, TaskChange},
+    list::{ListStep, Listed, TaskPage, TaskQuery},
+    status::{TaskState, TaskStatus},
+};
+use super::{StoreFuture, check_key};
+use crate::{
+    error::{Error, ErrorKind},
+    message::{MessageId, UniqueKey},
+    sync::lock,
+};
+
+/// The most tasks that are cancelled at the same time.
+const MAX_CANCELLING: usize = 32;
+/// The most bytes of the reason of a cancellation.
+const MAX_REASON: usize = 4 << 10;
+
+/// The tasks of a stream, as one group sees them: their status and results, lists, a feed of their
+/// changes, and their cancellation. Returned by the `tasks` method of a transport's handle.
+///
+/// A transport records the status of a task that is [tracked](crate::client::Call::tracked) or
+/// [unique](crate::client::Call::unique). Only the group of the sender's handle records it.
+///
+/// ```
+/// use std::time::Duration;
+/// use campanile::{Client, transport::{TaskState, memory::Memory}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), campanile::Error> {
+/// let memory = Memory::new();
+/// let client = Client::new(memory.clone());
+/// let receipt = client.enqueue("report.make", "7").tracked(Duration::from_secs(3600)).await?;
+/// let id = receipt.id().expect("it is stored");
+///
+/// let status = memory.tasks().status(id).await?.expect("it is tracked");
+/// assert_eq!(status.state, TaskState::Waiting);
+///
+/// assert!(memory.tasks().cancel(id, "no longer needed").await?);
+/// let status = memory.tasks().status(id).await?.expect("it is kept for an hour");
+/// assert_eq!(status.state, TaskState::Cancelled);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Tasks(Arc<Inner>);
+
+struct Inner {
+    store: Box<dyn TaskStore>,
+    waiters: Waiters,
+}
+
+impl Tasks {
+    /// Creates a handle of a store. For transports.
+    pub fn new(store: impl TaskStore + 'static) -> Self {
+        Self(Arc::new(Inner {
+            store: Box::new(store),
+            waiters: Waiters::default(),
+        }))
+    }
+
+    /// Returns the status of a task. `None` if it is not recorded, or no longer kept.
+    ///
+    /// # Errors
+    /// If the store cannot be reached, or the id is empty or longer than 1024 bytes.
+    pub async fn status(&self, id: &MessageId) -> Result<Option<TaskStatus>, Error> {
+        check_key("id of a task", id)?;
+        self.0.store.status(id).await
+    }
+
+    /// Waits until a task has ended, and returns its last status, with its
+    /// [result](TaskStatus::read_result).
+    ///
+    /// Nothing is polled: the calls of a handle share one reader of the [feed](Self::changes), which is
+    /// open while a call waits. On a Redis Cluster there is one for each slot of the stream. A lost
+    /// connection is no error: the call goes on once the server can be reached again.
+    ///
+    /// If the status is kept for so short a time that it expires before it was read, it is returned
+    /// without a result.
+    ///
+    /// # Errors
+    /// If the task is not recorded, or no longer kept; if the server cannot be reached at the start,
+    /// or refuses to read the feed.
+    ///
+    /// # Cancel safety
+    /// The future can be dropped at any time. For a time limit, use `tokio::time::timeout`.
+    pub async fn wait(&self, id: &MessageId) -> Result<TaskStatus, Error> {
+        check_key("id of a task", id)?;
+        wait::wait(&self.0, id).await
+    }
+
+    /// Lists a page of tasks, without their results: by state, and in each state those first that
+    /// changed last. Of the tasks that have ended, the last 10,000 of each state are listed, for as
+    /// long as their status is kept.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use campanile::{Client, transport::{TaskQuery, TaskState, memory::Memory}};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), campanile::Error> {
+    /// let memory = Memory::new();
+    /// let client = Client::new(memory.clone());
+    /// client.enqueue("report.make", "7").tracked(Duration::from_secs(3600)).await?;
+    ///
+    /// let waiting = TaskQuery::all().state(TaskState::Waiting).named("report.make");
+    /// let page = memory.tasks().list(waiting).await?;
+    /// assert_eq!(page.tasks.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// If the store cannot be reached, or the position of the query is invalid.
+    pub async fn list(&self, query: TaskQuery) -> Result<TaskPage, Error> {
+        let max = query.max.max(1);
+        let mut steps = query.steps(self.0.store.parts())?.into_iter();
+        let mut tasks = Vec::new();
+        while let Some(mut step) = steps.next() {
+            loop {
+                step.max = max - tasks.len();
+                let listed = self.0.store.list(step.clone()).await?;
+                tasks.extend(listed.tasks);
+                let is_over = listed.next.is_none();
+                step.after = listed.next;
+                if tasks.len() >= max {
+                    let next = if is_over { steps.next() } else { Some(step) };
+                    let next = next.map(|next| query.after(next.position()));
+                    return Ok(TaskPage { tasks, next });
+                }
+                if is_over {
+                    break;
+                }
+            }
+        }
+        Ok(TaskPage { tasks, next: None })
+    }
+
+    /// Follows the changes of the tasks' states, as a dashboard does. The transport keeps about the
+    /// last 10,000 changes, so a reader that has the [cursor](Changes::cursor) of an earlier one
+    /// misses nothing, unless the feed says that there is a [gap](FeedItem::Gap).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use campanile::{Client, transport::{ChangesFrom, FeedItem, TaskState, memory::Memory}};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), campanile::Error> {
+    /// let memory = Memory::new();
+    /// let mut changes = memory.tasks().changes(ChangesFrom::Now).await?;
+    /// let client = Client::new(memory);
+    /// client.enqueue("report.make", "7").tracked(Duration::from_secs(3600)).await?;
+    /// let FeedItem::Change(change) = changes.next().await? else { panic!("nothing was dropped") };
+    /// assert_eq!(change.state, TaskState::Waiting);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// If the store cannot be reached, or the cursor is invalid.
+    pub async fn changes(&self, from: ChangesFrom) -> Result<Changes, Error> {
+        let store = &self.0.store;
+        let cursors = match from.cursors(store.parts())? {
+            Some(cursors) => cursors,
+            None => store.feed_ends().await?,
+        };
+        Ok(Changes::new(store.feed(cursors.clone())?, cursors))
+    }
+
+    /// Cancels a task, and frees its keys. Returns `false` if the task has ended, or is unknown.
+    ///
+    /// A delayed task can always be cancelled. Any other task must be recorded. A task that waits is
+    /// not started. If the task is running, its worker learns about it within about a second: the
+    /// task's [lease](crate::Lease) is cancelled, and its handler is dropped, unless the handler has
+    /// taken the lease's [token](crate::Lease::token), and so ends by itself. A handler that has
+    /// already succeeded wins if the server gets its acknowledgement first.
+    ///
+    /// Only this group does not handle the task. Other groups of the stream do.
+    ///
+    /// # Errors
+    /// If the store cannot be reached, the id is empty or longer than 1024 bytes, or the reason is
+    /// longer than 4 KiB.
+    pub async fn cancel(&self, id: &MessageId, reason: &str) -> Result<bool, Error> {
+        check_key("id of a task", id)?;
+        check_reason(reason)?;
+        self.0.store.cancel(id, reason).await
+    }
+
+    /// Cancels the task that holds a [unique](crate::client::Call::unique) key, as
+    /// [`cancel`](Self::cancel) does. Returns its id, or `None` if no task holds the key.
+    ///
+    /// # Errors
+    /// If the store cannot be reached, the key is empty or longer than 1024 bytes, or the reason is
+    /// longer than 4 KiB.
+    pub async fn cancel_key(
+        &self,
+        key: &UniqueKey,
+        reason: &str,
+    ) -> Result<Option<MessageId>, Error> {
+        let mut last = None;
+        // Another task may take the key meanwhile.
+        while let Some(holder) = self.holder(key).await?
+            && last.as_ref() != Some(&holder)
+        {
+            if self.cancel(&holder, reason).await? {
+                return Ok(Some(holder));
+            }
+            last = Some(holder);
+        }
+        Ok(None)
+    }
+
+    /// Cancels all recorded tasks that a query selects, from its position on, as
+    /// [`cancel`](Self::cancel) does. Returns the number of tasks that were cancelled. States in which
+    /// tasks have ended are ignored.
+    ///
+    /// The tasks that are sent meanwhile are not cancelled. A task that changes its state meanwhile
+    /// may be missed: a repetition of the call finds it.
+    ///
+    /// # Errors
+    /// If the store cannot be reached, the position of the query is invalid, or the reason is longer
+    /// than 4 KiB. Some of the tasks may have been cancelled.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, some of the tasks may have been cancelled.
+    pub async fn cancel_all(&self, query: TaskQuery, reason: &str) -> Result<u64, Error> {
+        check_reason(reason)?;
+        // In the order in which a task goes through them, so that few tasks are missed.
+        let live = [TaskState::Delayed, TaskState::Waiting, TaskState::Running];
+        let selects = |state| query.states.is_empty() || query.states.contains(&state);
+        let mut cancelled = 0;
+        for state in live.into_iter().filter(|state| selects(*state)) {
+            let mut next = Some(TaskQuery {
+                states: vec![state],
+                ..query.clone()
+            });
+            while let Some(query) = next {
+                let page = self.list(query).await?;
+                next = page.next;
+                let cancelling = stream::iter(page.tasks)
+                    .map(async |task| self.cancel(&task.id, reason).await)
+                    .buffer_unordered(MAX_CANCELLING);
+                let count = async |count, was_live| Ok(count + u64::from(was_live));
+                cancelled += cancelling.try_fold(0, count).await?;
+            }
+        }
+        Ok(cancelled)
+    }
+
+    /// Returns the id of the task that holds a [unique](crate::client::Call::unique) key. `None` if no
+    /// task holds it.
+    ///
+    /// # Errors
+    /// If the store cannot be reached, or the key is empty or longer than 1024 bytes.
+    pub async fn holder(&self, key: &UniqueKey) -> Result<Option<MessageId>, Error> {
+        check_key("unique key", key)?;
+        self.0.store.holder(key).await
+    }
+}
+
+fn check_reason(reason: &str) -> Result<(), Error> {
+    if reason.len() <= MAX_REASON {
+        return Ok(());
+    }
+    let text = format!("the reason of a cancellation is longer than {MAX_REASON} bytes");
+    Err(Error::new(ErrorKind::Invalid, text))
+}
+
+impl fmt::Debug for Tasks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tasks").finish_non_exhaustive()
+    }
+}
+
+/// The tasks that are in use, by the name of their feed. So all calls of a handle that wait for tasks
+/// share one reader.
+#[derive(Default)]
+pub(crate) struct SharedTasks(Mutex<HashMap<String, Weak<Inner>>>);
+
+impl SharedTasks {
+    /// Returns the tasks with this name, or makes them.
+    pub(crate) fn get<S: TaskStore + 'static>(
+        &self,
+        name: String,
+        make: impl FnOnce() -> S,
+    ) -> Tasks {
+        let mut shared = lock(&self.0);
+        if let Some(inner) = shared.get(&name).and_then(Weak::upgrade) {
+            return Tasks(inner);
+        }
+        shared.retain(|_, inner| inner.strong_count() > 0);
+        let tasks = Tasks::new(make());
+        shared.insert(name, Arc::downgrade(&tasks.0));
+        tasks
+    }
+}
+
+impl fmt::Debug for SharedTasks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedTasks").finish_non_exhaustive()
+    }
+}
+
+/// The recorded tasks of a transport. Implemented by transports, for [`Tasks`].
+///
+/// A stream has parts, numbered from zero, if it is partitioned. Otherwise it has one.
+pub trait TaskStore: Send + Sync {
+    /// See [`Tasks::status`].
+    fn status<'a>(&'a self, id: &'a MessageId) -> StoreFuture<'a, Option<TaskStatus>>;
+
+    /// See [`Tasks::cancel`].
+    fn cancel<'a>(&'a self, id: &'a MessageId, reason: &'a str) -> StoreFuture<'a, bool>;
+
+    /// See [`Tasks::holder`].
+    fn holder<'a>(&'a self, key: &'a UniqueKey) -> StoreFuture<'a, Option<MessageId>>;
+
+    /// Returns the number of parts of the stream.
+    fn parts(&self) -> usize;
+
+    /// Lists tasks in one state on one part. May return fewer tasks than there are, with the position
+    /// at which the next step goes on.
+    fn list(&self, step: ListStep) -> StoreFuture<'_, Listed>;
+
+    /// Returns the positions of the ends of the feeds of all parts. Empty for a feed without changes.
+    fn feed_ends(&self) -> StoreFuture<'_, Vec<String>>;
+
+    /// Reads the feeds of all parts behind these positions. An empty one is the beginning of a feed.
+    ///
+    /// # Errors
+    /// If a position is invalid.
+    fn feed(&self, cursors: Vec<String>) -> Result<Feed, Error>;
+}

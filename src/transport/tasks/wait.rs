@@ -1,0 +1,233 @@
+//! Waits for the ends of tasks. One reader of the feed serves all who wait.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use tokio::{
+    sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Feed, FeedItem, Inner, TaskChange, TaskStatus};
+use crate::{
+    error::{Error, ErrorKind},
+    message::MessageId,
+    sync::lock,
+};
+
+/// The pause before another attempt while the store cannot be reached.
+const PAUSE: Duration = Duration::from_secs(1);
+/// A waiter without a signal for this time looks at the record. Only needed if the server has
+/// refused to write the feed, or has dropped a record or the feed by itself.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Those who wait for tasks of one group.
+#[derive(Default)]
+pub(super) struct Waiters(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    waiting: HashMap<MessageId, Vec<(u64, UnboundedSender<Signal>)>>,
+    last_number: u64,
+    /// The reader of the feed. `None` while nobody waits.
+    reader: Option<Reader>,
+}
+
+struct Reader {
+    end: CancellationToken,
+    /// Set once the reader has its position, so that it misses no later change.
+    is_open: bool,
+}
+
+/// A message of the reader to a waiter.
+enum Signal {
+    /// The task has ended.
+    Ended(TaskChange),
+    /// The reader has its position, or has missed changes: the waiter looks at the record.
+    Look,
+    /// The feed cannot be read, for this reason.
+    Failed(String),
+}
+
+/// One waiter. It leaves when this is dropped.
+struct Waiter {
+    inner: Arc<Inner>,
+    id: MessageId,
+    number: u64,
+    signals: UnboundedReceiver<Signal>,
+}
+
+/// Waits until a task has ended.
+pub(super) async fn wait(inner: &Arc<Inner>, id: &MessageId) -> Result<TaskStatus, Error> {
+    let mut last = known(inner.store.status(id).await?, id)?;
+    if last.state.has_ended() {
+        return Ok(last);
+    }
+    let mut waiter = Waiter::join(inner, id);
+    loop {
+        let signal = timeout(SILENCE, waiter.signals.recv()).await;
+        let change = match signal {
+            Ok(Some(Signal::Ended(change))) => Some(change),
+            Ok(Some(Signal::Look)) | Err(_) => None,
+            Ok(Some(Signal::Failed(reason))) => return Err(Error::refused(reason)),
+            Ok(None) => return Err(Error::closed()),
+        };
+        let found = look(inner, id).await?;
+        match (found, change) {
+            (Some(status), _) if status.state.has_ended() => return Ok(status),
+            // The record was kept for a shorter time than this look took, or the task was replayed.
+            (_, Some(change)) => {
+                last.state = change.state;
+                last.attempt = change.attempt;
+                last.reason = change.reason;
+                last.ended_at = Some(change.at);
+                return Ok(last);
+            }
+            (found, None) => last = known(found, id)?,
+        }
+    }
+}
+
+/// Returns the status of a task, once the store can be reached.
+async fn look(inner: &Inner, id: &MessageId) -> Result<Option<TaskStatus>, Error> {
+    loop {
+        match inner.store.status(id).await {
+            Err(error) if is_passing(&error) => sleep(PAUSE).await,
+            found => return found,
+        }
+    }
+}
+
+fn is_passing(error: &Error) -> bool {
+    error.is_disconnected() || error.is_unknown_outcome()
+}
+
+fn known(status: Option<TaskStatus>, id: &MessageId) -> Result<TaskStatus, Error> {
+    status.ok_or_else(|| {
+        Error::new(
+            ErrorKind::Invalid,
+            format!(
+                "no status of the task `{id}` is recorded: it was sent without `tracked`, to another \
+                 stream or for another group, or it ended longer ago than its status is kept"
+            ),
+        )
+    })
+}
+
+impl Waiter {
+    /// Registers a waiter. The first one starts the reader.
+    fn join(inner: &Arc<Inner>, id: &MessageId) -> Self {
+        let (sender, signals) = mpsc::unbounded_channel();
+        let mut table = lock(&inner.waiters.0);
+        table.last_number += 1;
+        let number = table.last_number;
+        match &table.reader {
+            Some(reader) if reader.is_open => drop(sender.send(Signal::Look)),
+            Some(_) => {}
+            None => {
+                let end = CancellationToken::new();
+                let reading = read(inner.clone(), end.clone());
+                tokio::spawn(end.clone().run_until_cancelled_owned(reading));
+                table.reader = Some(Reader {
+                    end,
+                    is_open: false,
+                });
+            }
+        }
+        let of_task = table.waiting.entry(id.clone()).or_default();
+        of_task.push((number, sender));
+        Self {
+            inner: inner.clone(),
+            id: id.clone(),
+            number,
+            signals,
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let mut table = lock(&self.inner.waiters.0);
+        if let Some(of_task) = table.waiting.get_mut(&self.id) {
+            of_task.retain(|(number, _)| *number != self.number);
+            if of_task.is_empty() {
+                table.waiting.remove(&self.id);
+            }
+        }
+        if table.waiting.is_empty()
+            && let Some(reader) = table.reader.take()
+        {
+            reader.end.cancel();
+        }
+    }
+}
+
+/// Reads the feed until all waiters have left.
+async fn read(inner: Arc<Inner>, end: CancellationToken) {
+    let mut feed = loop {
+        match open(&inner).await {
+            Ok(feed) => break feed,
+            Err(error) if is_passing(&error) => sleep(PAUSE).await,
+            Err(error) => return inner.waiters.fail(&error, &end),
+        }
+    };
+    inner.waiters.open(&end);
+    while let Some(step) = feed.next().await {
+        match step.map(|step| step.item) {
+            Ok(FeedItem::Change(change)) => inner.waiters.changed(change),
+            Ok(FeedItem::Gap) => inner.waiters.look(),
+            Err(error) => return inner.waiters.fail(&error, &end),
+        }
+    }
+}
+
+async fn open(inner: &Inner) -> Result<Feed, Error> {
+    let ends = inner.store.feed_ends().await?;
+    inner.store.feed(ends)
+}
+
+impl Waiters {
+    /// Marks the reader as open. All who wait look at their records.
+    fn open(&self, end: &CancellationToken) {
+        // A reader whose last waiter has left may have a successor.
+        if let Some(reader) = &mut lock(&self.0).reader
+            && !end.is_cancelled()
+        {
+            reader.is_open = true;
+        }
+        self.look();
+    }
+
+    fn look(&self) {
+        for (_, waiter) in lock(&self.0).waiting.values().flatten() {
+            drop(waiter.send(Signal::Look));
+        }
+    }
+
+    fn changed(&self, change: TaskChange) {
+        if !change.state.has_ended() {
+            return;
+        }
+        let waiting = &lock(&self.0).waiting;
+        for (_, waiter) in waiting.get(&change.id).into_iter().flatten() {
+            drop(waiter.send(Signal::Ended(change.clone())));
+        }
+    }
+
+    /// Fails all who wait. The next one starts another reader.
+    fn fail(&self, error: &Error, end: &CancellationToken) {
+        let mut table = lock(&self.0);
+        if end.is_cancelled() {
+            return;
+        }
+        table.reader = None;
+        for (_, waiter) in table.waiting.values().flatten() {
+            drop(waiter.send(Signal::Failed(error.chain())));
+        }
+    }
+}
