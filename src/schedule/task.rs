@@ -241,6 +241,7 @@ impl ScheduledTask {
     ///
     /// # Errors
     /// If this version of the library cannot read it.
+    #[cfg(any(feature = "redis", test))]
     pub(crate) fn from_json(name: Name, version: u64, json: &[u8]) -> Result<Self, String> {
         let definition = serde_json::from_slice(json).map_err(|error| {
             format!("this version of campanile cannot read its definition: {error}")
