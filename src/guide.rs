@@ -88,6 +88,7 @@ pub mod jobs {
     //! [`on_give_up`]: crate::serve::Serve::on_give_up
     //! [`enqueue_calls`]: crate::Client::enqueue_calls
     //! [terminal]: crate::guide::terminal
+    //! [`max_in_flight_of_group`]: crate::transport::memory::Memory::max_in_flight_of_group
     //! [`Limit`]: crate::transport::Limit
     //! [`Control::purge_waiting`]: crate::transport::Control::purge_waiting
     //! [`Outbox`]: crate::Outbox

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::{
     Factory,
-    scene::{QUIET, Scene, attempt, call, done, id, message, must, settle},
+    scene::{QUIET, Scene, attempt, call, done, id, in_time, message, must, settle},
 };
 use crate::{
     message::Message,
@@ -193,4 +193,41 @@ pub async fn a_rate_gives_each_message_its_time<F: Factory>(factory: &F) {
         done(delivery).await;
     }
     worker.close().await;
+}
+
+/// Checks that the workers of a group together have no more deliveries in flight than their limit, and
+/// that the end of one lets another worker fetch.
+pub async fn the_workers_of_a_group_keep_to_their_limit<F: Factory>(factory: &F) {
+    if !factory.capabilities().limits {
+        return;
+    }
+    let scene = Scene::new(factory).with(|settings| settings.max_in_flight_of_group = Some(3));
+    let mut one = scene.worker().await;
+    let mut two = scene.worker().await;
+    let waits = in_time("two waiting workers", async {
+        // Both wait when the first tasks come.
+        let sent = async {
+            sleep(QUIET).await;
+            for payload in ["1", "2", "3", "4", "5"] {
+                scene.task(payload).await;
+            }
+        };
+        let ((), first, second) = tokio::join!(sent, one.batch(1), two.batch(1));
+        [first, second].into_iter().flatten().collect::<Vec<_>>()
+    });
+    let mut held = waits.await;
+    held.extend(one.batch(4).await);
+    assert_eq!(held.len(), 3);
+    one.nothing_for(QUIET, "the group is at its limit").await;
+    two.nothing_for(QUIET, "the group is at its limit").await;
+    for delivery in held.drain(..2) {
+        done(delivery).await;
+    }
+    held.extend(two.exactly(2).await);
+    two.nothing_for(QUIET, "no task is left").await;
+    for delivery in held {
+        done(delivery).await;
+    }
+    one.close().await;
+    two.close().await;
 }

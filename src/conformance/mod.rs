@@ -131,6 +131,7 @@ pub use self::{
     limits::{
         a_parked_task_can_be_cancelled, a_permit_that_is_not_taken_is_passed_on,
         a_rate_gives_each_message_its_time, parked_messages_get_the_permits_that_are_returned,
+        the_workers_of_a_group_keep_to_their_limit,
     },
     messages::{
         a_message_has_the_id_of_its_receipt, a_message_names_its_stream_and_group,
@@ -299,6 +300,7 @@ macro_rules! conformance_tests {
             a_permit_that_is_not_taken_is_passed_on
             a_parked_task_can_be_cancelled
             a_rate_gives_each_message_its_time
+            the_workers_of_a_group_keep_to_their_limit
             a_paused_stream_delivers_nothing_until_it_is_resumed
             messages_with_a_paused_name_wait_in_their_order
             a_purge_removes_what_waits

@@ -65,6 +65,9 @@ pub struct Settings {
     pub start: Start,
     /// The maximum number of deliveries in flight, that is, fetched and not settled. 64.
     pub max_in_flight: usize,
+    /// The maximum number of deliveries in flight of all workers of the group together. `None`, which
+    /// means no limit.
+    pub max_in_flight_of_group: Option<usize>,
     /// The bytes of payload in flight at which nothing more is fetched. 64 MiB.
     pub max_in_flight_bytes: usize,
     /// The number of attempts after which a message is given up and becomes a dead letter, unless
@@ -98,6 +101,7 @@ impl Default for Settings {
             group: Name::from_static("app_group"),
             start: Start::default(),
             max_in_flight: 64,
+            max_in_flight_of_group: None,
             max_in_flight_bytes: 64 << 20,
             max_deliveries: 10,
             lease: Duration::from_secs(10),
@@ -280,6 +284,25 @@ macro_rules! consumer_settings {
         pub fn max_in_flight(mut self, deliveries: usize) -> Self {
             assert!(deliveries > 0, "max_in_flight must be at least 1");
             self.settings.max_in_flight = deliveries;
+            self
+        }
+
+        /// Sets the maximum number of deliveries in flight of all workers of the group together. The
+        /// limit is applied before the fetch: what it does not admit stays on the stream, and an idle
+        /// worker takes nothing from the others. The deliveries of a worker that has died count until
+        /// another worker has claimed and settled them. No limit unless set.
+        ///
+        /// All workers of the group must set the same number. It holds for the streams that a worker
+        /// serves; on a Redis Cluster, for those in each slot. For limits by key, see
+        /// [`limit`](Self::limit).
+        ///
+        /// # Panics
+        /// If it is zero.
+        #[must_use]
+        #[track_caller]
+        pub fn max_in_flight_of_group(mut self, deliveries: usize) -> Self {
+            assert!(deliveries > 0, "max_in_flight_of_group must be at least 1");
+            self.settings.max_in_flight_of_group = Some(deliveries);
             self
         }
 

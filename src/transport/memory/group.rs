@@ -256,6 +256,10 @@ impl Group {
         if pauses.is_paused() {
             return Vec::new();
         }
+        let max = match settings.max_in_flight_of_group {
+            Some(most) => max.min(most.saturating_sub(self.pending.len())),
+            None => max,
+        };
         let ahead = self.ready.len() + log.end().saturating_sub(self.next) as usize;
         let mut taken = Vec::with_capacity(max.min(ahead));
         while taken.len() < max {
@@ -449,6 +453,9 @@ impl Group {
             attempts,
             put_offs,
         };
+        if settings.max_in_flight_of_group.is_some() {
+            self.wake();
+        }
         if !matches!(verdict, Verdict::Park(_)) {
             self.end_reservation(&entry, attempt);
         }

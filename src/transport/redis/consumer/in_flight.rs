@@ -31,6 +31,8 @@ pub(super) struct InFlightTable {
     settling: AtomicUsize,
     /// Notified when `settling` falls to zero.
     settled: Notify,
+    /// Notified when deliveries leave the table.
+    freed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -122,7 +124,13 @@ impl InFlightTable {
             deliveries.remove(guard);
         }
         drop(deliveries);
+        self.freed.notify_one();
         self.confirm(confirmed);
+    }
+
+    /// Waits until deliveries have left the table since the last call.
+    pub(super) async fn freed(&self) {
+        self.freed.notified().await;
     }
 
     /// Waits until no delivery with a verdict has a guard: each is settled, or has failed to

@@ -19,8 +19,9 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
         Reader {
             of: "fetch",
             read: |answer| {
-                let (found, failed) = fetch::by_script(answer)?;
-                Ok(format!("{:?} {failed:?}", entry::read(found, which)?))
+                let (found, failed, at_limit) = fetch::by_script(answer)?;
+                let entries = entry::read(found, which)?;
+                Ok(format!("{entries:?} {failed:?} {at_limit}"))
             },
             answer: list([
                 list([list([text("s"), list([entry("7-1"), entry("7-2")])])]),
@@ -30,6 +31,7 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
                     Value::Int(3),
                     text("WRONGTYPE"),
                 ]),
+                Value::Int(1),
             ]),
         },
         Reader {

@@ -348,6 +348,8 @@ impl SlotConsumer {
             max_in_flight: settings.max_in_flight,
             order: order.clone(),
             pauses,
+            in_flight: in_flight.clone(),
+            group_limit: settings.max_in_flight_of_group,
             closed: ends.closed.clone(),
         });
         let of_source: std::sync::Weak<dyn SourceState> = Arc::<ConsumerState>::downgrade(&state);

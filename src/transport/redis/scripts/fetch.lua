@@ -1,12 +1,20 @@
 -- Reads new entries of several streams in their order, within the room. Each XREADGROUP reads
 -- several streams, but no more than together stay within the room and the bytes.
--- KEYS: for each stream: retry, stream. ARGV: group, consumer, room, bytes, then for each stream:
---       the most entries of it, and the bytes of one entry.
+-- KEYS: for each stream: retry, stream. ARGV: group, consumer, room, bytes, the most entries that may
+--       be pending for the group ('' = no limit), then for each stream: the most entries of it, and
+--       the bytes of one entry.
 -- Returns: {{key, {entry…}}…, as XREADGROUP does, {number of a stream that cannot be read,
---           error…}}.
+--           error…}, 1 if the limit admits no more}.
 local group, me, room, bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local count = #KEYS / 2
 local found, failed, full = {}, {}, {}
+
+local limit, free = tonumber(ARGV[5]), nil
+if limit then
+  free = limit - pending_of(group, KEYS)
+  room = math.max(0, math.min(room, free))
+end
+local before = room
 
 -- Reads at most `max` entries of each key. Returns the number of entries by key, or nil and the
 -- error.
@@ -69,17 +77,17 @@ end
 
 -- Reads these streams: at most `share` entries of each, or its quota if `share` is nil.
 local function pass(streams, share)
-  local function quota(i) return share or tonumber(ARGV[3 + 2 * i]) end
+  local function quota(i) return share or tonumber(ARGV[4 + 2 * i]) end
   local at = 1
   while at <= #streams and room > 0 and bytes > 0 do
     local first = streams[at]
-    local max, size = quota(first), tonumber(ARGV[4 + 2 * first])
+    local max, size = quota(first), tonumber(ARGV[5 + 2 * first])
     local cost = 2 * max * size
     local last, sum = at, cost
     -- Add the next stream while it has the same quota, is adjacent, and fits.
     while last < #streams and streams[last + 1] == streams[last] + 1
       and quota(streams[last + 1]) == max do
-      local more = 2 * max * tonumber(ARGV[4 + 2 * streams[last + 1]])
+      local more = 2 * max * tonumber(ARGV[5 + 2 * streams[last + 1]])
       if 2 * max * (last - at + 2) > room or sum + more > bytes then break end
       last, sum = last + 1, sum + more
     end
@@ -101,4 +109,4 @@ while #full > 0 and room > 0 and bytes > 0 do
   full = {}
   pass(again, math.max(1, math.floor(room / #again)))
 end
-return { found, failed }
+return { found, failed, free and free <= before - room and 1 or 0 }

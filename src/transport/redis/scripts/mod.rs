@@ -66,7 +66,9 @@ scripts! {
     /// Renews leases, and does the rest of a consumer's upkeep.
     TICK = "throttle" "holder" "order" "fence" "fields" "tasks" "parking" "renewal" "promotion" "trimming" "reaping" "tick";
     /// Reads new entries of several streams.
-    FETCH = "fetch";
+    FETCH = "pending" "fetch";
+    /// Counts the pending entries of a group.
+    COUNT_PENDING = "pending" "count_pending";
     /// Records the names that a worker serves, and lists those of the group's other workers.
     SERVED_NAMES = "fence" "served_names";
     /// Registers a stream for the workers of a registry.

@@ -28,7 +28,9 @@ impl Fetch {
     /// nothing else is due first. The read does not block, so its response comes soon. A task that
     /// shares the demand with others sends no read ahead, so that each task has its turn.
     pub(super) fn read_ahead(&mut self, come: usize) {
-        let is_alone = self.parts.buffer.is_alone() && self.parts.order.is_none();
+        let is_alone = self.parts.buffer.is_alone()
+            && self.parts.order.is_none()
+            && self.parts.group_limit.is_none();
         if !self.full || !is_alone || Mechanism::ReadAhead.is_off() {
             return;
         }

@@ -21,6 +21,7 @@ use super::{
     clock::ServerClock,
     deliver::Deliverer,
     group::Membership,
+    in_flight::InFlightTable,
     key_order::KeyOrder,
     last_read::LastRead,
     member::Member,
@@ -57,6 +58,10 @@ use crate::{
 /// the read could stay blocked on the server, and take entries that never arrive.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// The mean time between two looks at the limit of the group while it admits no more. The end of a
+/// delivery of this worker ends the wait.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+
 /// The lowest limit for the entries of one read. A lower limit would cause smaller batches of
 /// acknowledgements, which in turn cause smaller reads.
 const MIN_PART: usize = 64;
@@ -88,6 +93,9 @@ pub(super) struct FetchParts {
     /// The order of the deliveries, if this consumer owns its partition.
     pub(super) order: Option<Arc<KeyOrder>>,
     pub(super) pauses: Arc<PauseSignal>,
+    pub(super) in_flight: Arc<InFlightTable>,
+    /// The most deliveries in flight of all workers of the group. `None` without a limit.
+    pub(super) group_limit: Option<usize>,
     pub(super) closed: CancellationToken,
 }
 
@@ -121,6 +129,10 @@ pub(super) struct Fetch {
     lost_connection: i64,
     /// The index for the next stream that is added.
     next_index: u32,
+    /// Set if the last read found that the limit of the group admits no more.
+    at_limit: bool,
+    /// Set if the entries that were read last exceed the limit of the group.
+    over_limit: bool,
     /// The number of changes of pauses before the current read.
     pauses: u64,
     outage: Outage,
@@ -181,6 +193,8 @@ impl Fetch {
         let set = ReadSet::new(parts.streams.clone(), schedule);
         Self {
             next_index: set.len() as u32,
+            at_limit: false,
+            over_limit: false,
             pauses: 0,
             set,
             parts,
@@ -200,7 +214,7 @@ impl Fetch {
 
     /// Returns `true` if there is a single listed stream, which plain commands read.
     fn reads_one_stream(&self) -> bool {
-        self.parts.changes.is_none() && self.set.len() == 1
+        self.parts.changes.is_none() && self.set.len() == 1 && self.parts.group_limit.is_none()
     }
 
     /// Fetches until the source is stopped. A read is never cancelled, since it may have claimed
@@ -296,6 +310,10 @@ impl Fetch {
         } = &self.parts;
         let is_inherited = order.is_some() && recovered;
         let deliveries = deliverer.deliver(entries, asked, is_inherited);
+        if std::mem::take(&mut self.over_limit) {
+            release(deliveries).await;
+            return Vec::new();
+        }
         let deliveries = match order {
             None => self.parts.pauses.keep_others(deliveries, pipeline).await,
             Some(_) => deliveries,
@@ -431,10 +449,64 @@ impl Fetch {
         if !claimed.is_empty() {
             return Ok(claimed);
         }
-        match self.reads_one_stream() {
-            true => self.read_one(room).await,
-            false => self.read_set(room).await,
+        match self.parts.group_limit {
+            Some(limit) => self.read_within(limit, room).await,
+            None if self.reads_one_stream() => self.read_one(room).await,
+            None => self.read_set(room).await,
         }
+    }
+
+    /// Reads as many entries as the limit of the group admits.
+    async fn read_within(&mut self, limit: usize, room: usize) -> Result<Vec<Entry>, Error> {
+        let max_block = self.parts.member.max_block();
+        self.try_failing_again().await;
+        let room = room.min(self.part());
+        let member = &self.parts.member;
+        let Some((cmd, order)) = self.set.fetch_command(member, room, Some(limit)) else {
+            self.wait_for_streams(self.set.until_next_try(max_block))
+                .await;
+            return Ok(Vec::new());
+        };
+        let by = ReadBy::Script(order);
+        let entries = self.run_read(&ReadCommand { cmd, room, by }, None).await?;
+        if !entries.is_empty() {
+            return Ok(entries);
+        }
+        if self.at_limit {
+            let wait = BETWEEN_LOOKS.mul_f64(0.5 + fastrand::f64());
+            tokio::select! {
+                biased;
+                () = self.parts.buffer.stopped() => {}
+                () = self.parts.in_flight.freed() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+            return Ok(Vec::new());
+        }
+        let streams = self.set.blocked_on();
+        if streams.is_empty() {
+            return Ok(Vec::new());
+        }
+        let block = Some(self.set.until_next_try(max_block));
+        let keys: Vec<_> = streams
+            .iter()
+            .flat_map(|stream| [stream.keys.retry.clone(), stream.keys.primary.to_string()])
+            .collect();
+        let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+        let command = self.plain_read(1, block, keys.iter().copied());
+        let entries = self.run_read(&command, block).await?;
+        if !entries.is_empty() {
+            // Several workers may have been blocked, and each has got an entry.
+            let FetchParts {
+                pipeline, member, ..
+            } = &self.parts;
+            let args = |cmd: &mut Cmd| {
+                cmd.arg(member.group.as_str());
+            };
+            let (script, retry) = (&scripts::COUNT_PENDING, Resend::UntilAnswered);
+            let pending = pipeline.script(script, &keys, args, retry).await?;
+            self.over_limit = usize::try_from(integer(&pending)?).is_ok_and(|it| it > limit);
+        }
+        Ok(entries)
     }
 
     /// Claims entries of one stream if its scan is due.
@@ -552,7 +624,7 @@ impl Fetch {
             let by = ReadBy::Part;
             return Some(ReadCommand { cmd, room, by });
         }
-        let (cmd, order) = self.set.fetch_command(member, room)?;
+        let (cmd, order) = self.set.fetch_command(member, room, None)?;
         let by = ReadBy::Script(order);
         Some(ReadCommand { cmd, room, by })
     }
@@ -775,15 +847,15 @@ impl Fetch {
             Err(_) => return Err(self.lost()),
         };
         let read = match command.by {
-            ReadBy::Plain | ReadBy::Part => Ok((answer, Vec::new())),
+            ReadBy::Plain | ReadBy::Part => Ok((answer, Vec::new(), false)),
             ReadBy::Script(_) => by_script(answer),
         };
         let names = self.set.names();
-        let read = read.and_then(|(found, failed)| {
+        let read = read.and_then(|(found, failed, at_limit)| {
             let entries = entry::read(found, |name| names.get(name))?;
-            Ok((entries, failed))
+            Ok((entries, failed, at_limit))
         });
-        let (entries, failed) = match read {
+        let (entries, failed, at_limit) = match read {
             Ok(read) => read,
             Err(error) => {
                 // The response's entries are pending for this consumer, but could not be decoded.
@@ -791,6 +863,7 @@ impl Fetch {
                 return Err(error);
             }
         };
+        self.at_limit = at_limit;
         let order = match &command.by {
             ReadBy::Plain => &[][..],
             ReadBy::Part => {
@@ -911,10 +984,15 @@ fn rejoined(stream: &ServedStream) {
     );
 }
 
-/// Splits the script's response into the entries, and the streams that could not be read: the
-/// position of each, from 0, with its error.
-pub(super) fn by_script(answer: Value) -> Result<(Value, Vec<(usize, String)>), Error> {
-    let [found, failed] = exactly(answer)?;
+/// The entries in a response of the script, the streams that could not be read, and `true` if the
+/// limit of the group admits no more.
+type ByScript = (Value, Vec<(usize, String)>, bool);
+
+/// Splits the script's response. For a stream that could not be read it has the position of the
+/// stream, from 0, and the error.
+pub(super) fn by_script(answer: Value) -> Result<ByScript, Error> {
+    let [found, failed, at_limit] = exactly(answer)?;
+    let at_limit = integer(&at_limit)? == 1;
     let mut parts = array(failed)?.into_iter();
     let mut failed = Vec::new();
     while let Some(number) = parts.next() {
@@ -923,7 +1001,7 @@ pub(super) fn by_script(answer: Value) -> Result<(Value, Vec<(usize, String)>), 
         let [error] = exactly(Value::Array(parts.next().into_iter().collect()))?;
         failed.push((number, String::from_utf8_lossy(&bytes(error)?).into_owned()));
     }
-    Ok((Value::Array(array(found)?), failed))
+    Ok((Value::Array(array(found)?), failed, at_limit))
 }
 
 pub(super) fn log_unsettled(settled: impl IntoIterator<Item = Result<(), Error>>) {

@@ -219,11 +219,12 @@ impl ReadSet {
 
     /// Makes the call of the script that reads all streams, for at most `room` entries. Returns it
     /// with the indexes of the streams, in the order of the call. `None` if all streams are
-    /// skipped.
+    /// skipped. `limit` is the most entries that may be pending for the group.
     pub(super) fn fetch_command(
         &mut self,
         member: &Member,
         room: usize,
+        limit: Option<usize>,
     ) -> Option<(Cmd, Vec<u32>)> {
         let (mut keys, mut order, mut quotas) = (Vec::new(), Vec::new(), Vec::new());
         for quota in self.schedule.quotas(room) {
@@ -243,7 +244,8 @@ impl ReadSet {
             cmd.arg(member.group.as_str())
                 .arg(&member.consumer)
                 .arg(room)
-                .arg(ANSWER);
+                .arg(ANSWER)
+                .arg(limit.map_or(String::new(), |limit| limit.to_string()));
             for (max, size) in &quotas {
                 cmd.arg(*max).arg(*size);
             }
