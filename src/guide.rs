@@ -2,8 +2,10 @@
 //!
 //! - [Tour](tour): the parts of the library, and where to read about each.
 //! - [Guarantees](guarantees): the promises of the library, each with the tests that prove it.
-//! - [Jobs](jobs): follow-ups in one step, unique tasks, their status, how to cancel them, and
-//!   schedules.
+//! - [Jobs](jobs): follow-ups in one step, unique tasks, their status and results, how to cancel
+//!   them, shared limits, pauses, and schedules.
+//! - [Databases](databases): an outbox table and an inbox table, so that a change and a task happen
+//!   both or not at all.
 //! - [Layers](layers): tower's middleware around routers and clients, and the meaning of its
 //!   errors.
 //! - [Troubleshooting](troubleshooting): symptoms, causes and remedies.
@@ -80,7 +82,8 @@ pub mod guarantees {
 }
 
 pub mod jobs {
-    //! Follow-ups, unique tasks, the status of tasks, their attempts, shared limits, pauses, and schedules.
+    //! Follow-ups, unique tasks, the status and the results of tasks, their attempts, shared limits,
+    //! pauses, and schedules.
     //!
     //! [`max_deliveries`]: crate::transport::Settings::max_deliveries
     //! [`Parts::max_attempts`]: crate::Parts::max_attempts
@@ -90,6 +93,7 @@ pub mod jobs {
     //! [terminal]: crate::guide::terminal
     //! [`Limit`]: crate::transport::Limit
     //! [`Control::purge_waiting`]: crate::transport::Control::purge_waiting
+    //! [statistics]: crate::transport::GroupStats::parked
     //! [`Outbox`]: crate::Outbox
     //! [`Lease`]: crate::Lease
     //! [`Lease::cancelled`]: crate::Lease::cancelled
