@@ -33,7 +33,7 @@ impl OnGiveUp {
         Self(Arc::new(hook))
     }
 
-    /// Calls the function. A panic is logged, since the message is given up all the same.
+    /// Calls the function. A panic is only logged, so that the message still becomes a dead letter.
     pub(super) fn call(&self, given_up: GivenUp) {
         let name = given_up.message.name().clone();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.0)(given_up))) {
