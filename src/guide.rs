@@ -35,6 +35,8 @@
 pub mod tour {
     //! The parts of Campanile, and where to read about each.
     //!
+    //! [jobs]: crate::guide::jobs
+    //!
     #![doc = include_str!("../docs/tour.md")]
 }
 
@@ -90,7 +92,6 @@ pub mod jobs {
     //! [`Failure`]: crate::Failure
     //! [`on_give_up`]: crate::serve::Serve::on_give_up
     //! [`enqueue_calls`]: crate::Client::enqueue_calls
-    //! [terminal]: crate::guide::terminal
     //! [`Limit`]: crate::transport::Limit
     //! [`Control::purge_waiting`]: crate::transport::Control::purge_waiting
     //! [statistics]: crate::transport::GroupStats::parked
@@ -100,6 +101,15 @@ pub mod jobs {
     //! [`token`]: crate::Lease::token
     //! [`tracked`]: crate::client::Call::tracked
     //! [`idempotency_key`]: crate::client::Call::idempotency_key
+    //! [`wait`]: crate::transport::Tasks::wait
+    //! [`list`]: crate::transport::Tasks::list
+    //! [`changes`]: crate::transport::Tasks::changes
+    //! [`cancel_key`]: crate::transport::Tasks::cancel_key
+    //! [`cancel_all`]: crate::transport::Tasks::cancel_all
+    //! [`Gap`]: crate::transport::FeedItem::Gap
+    //! [`Progress`]: crate::Progress
+    //! [`Checkpoint`]: crate::Checkpoint
+    #![cfg_attr(feature = "redis", doc = "[terminal]: crate::guide::terminal")]
     #![cfg_attr(feature = "redis", doc = "[`tasks`]: crate::Redis::tasks")]
     #![cfg_attr(feature = "redis", doc = "[`value_key`]: crate::Redis::value_key")]
     //!
@@ -208,6 +218,9 @@ pub mod own_transport {
     //! [`Undecodable`]: crate::transport::Undecodable
     //! [`SettleDelivery::settle`]: crate::transport::SettleDelivery::settle
     //! [`Verdict`]: crate::transport::Verdict
+    //! [`Verdict::limited`]: crate::transport::Verdict::limited
+    //! [`Parts::max_attempts`]: crate::Parts::max_attempts
+    //! [`Limit`]: crate::transport::Limit
     //! [`Settings`]: crate::transport::Settings
     //! [`Factory`]: crate::conformance::Factory
     //! [`Capabilities`]: crate::conformance::Capabilities

@@ -8,8 +8,8 @@
 --       two trims by any worker, ms of silence of a dead consumer, ms between two searches for
 --       them, an id behind every entry, the time of the first registrations to list ('' = no
 --       registry), then for each stream: its steps ('m' = deliver due messages, hand over permits that
---       have ended, and return the group's state and pauses, 's' = mark as alive, 't' = trim, 'r' = reap), the number of ids on the retry
---       stream, the number on the stream, the ids.
+--       have ended, and return the group's state and pauses, 's' = mark as alive, 't' = trim, 'r' =
+--       reap), the number of ids on the retry stream, the number on the stream, the ids.
 -- Returns: {time on Redis's clock, {for each stream: {{lost ids on the retry stream}, {lost ids on
 --           the stream}}, and if the steps have 'm': moved to the retry stream {moved, lost, ms
 --           until the next is due}, moved to the stream: the same, {last id delivered, number of
