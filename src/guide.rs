@@ -2,8 +2,10 @@
 //!
 //! - [Tour](tour): the parts of the library, and where to read about each.
 //! - [Guarantees](guarantees): the promises of the library, each with the tests that prove it.
-//! - [Jobs](jobs): follow-ups in one step, unique tasks, their status, how to cancel them, and
-//!   schedules.
+//! - [Jobs](jobs): follow-ups in one step, unique tasks, their status and results, how to cancel
+//!   them, shared limits, pauses, and schedules.
+//! - [Databases](databases): an outbox table and an inbox table, so that a change and a task happen
+//!   both or not at all.
 //! - [Layers](layers): tower's middleware around routers and clients, and the meaning of its
 //!   errors.
 //! - [Troubleshooting](troubleshooting): symptoms, causes and remedies.
@@ -32,6 +34,8 @@
 
 pub mod tour {
     //! The parts of Campanile, and where to read about each.
+    //!
+    //! [jobs]: crate::guide::jobs
     //!
     #![doc = include_str!("../docs/tour.md")]
 }
@@ -80,23 +84,33 @@ pub mod guarantees {
 }
 
 pub mod jobs {
-    //! Follow-ups, unique tasks, the status of tasks, their attempts, shared limits, pauses, and schedules.
+    //! Follow-ups, unique tasks, the status and the results of tasks, their attempts, shared limits,
+    //! pauses, and schedules.
     //!
     //! [`max_deliveries`]: crate::transport::Settings::max_deliveries
     //! [`Parts::max_attempts`]: crate::Parts::max_attempts
     //! [`Failure`]: crate::Failure
     //! [`on_give_up`]: crate::serve::Serve::on_give_up
     //! [`enqueue_calls`]: crate::Client::enqueue_calls
-    //! [terminal]: crate::guide::terminal
     //! [`max_in_flight_of_group`]: crate::transport::memory::Memory::max_in_flight_of_group
     //! [`Limit`]: crate::transport::Limit
     //! [`Control::purge_waiting`]: crate::transport::Control::purge_waiting
+    //! [statistics]: crate::transport::GroupStats::parked
     //! [`Outbox`]: crate::Outbox
     //! [`Lease`]: crate::Lease
     //! [`Lease::cancelled`]: crate::Lease::cancelled
     //! [`token`]: crate::Lease::token
     //! [`tracked`]: crate::client::Call::tracked
     //! [`idempotency_key`]: crate::client::Call::idempotency_key
+    //! [`wait`]: crate::transport::Tasks::wait
+    //! [`list`]: crate::transport::Tasks::list
+    //! [`changes`]: crate::transport::Tasks::changes
+    //! [`cancel_key`]: crate::transport::Tasks::cancel_key
+    //! [`cancel_all`]: crate::transport::Tasks::cancel_all
+    //! [`Gap`]: crate::transport::FeedItem::Gap
+    //! [`Progress`]: crate::Progress
+    //! [`Checkpoint`]: crate::Checkpoint
+    #![cfg_attr(feature = "redis", doc = "[terminal]: crate::guide::terminal")]
     #![cfg_attr(feature = "redis", doc = "[`tasks`]: crate::Redis::tasks")]
     #![cfg_attr(feature = "redis", doc = "[`value_key`]: crate::Redis::value_key")]
     //!
@@ -205,6 +219,9 @@ pub mod own_transport {
     //! [`Undecodable`]: crate::transport::Undecodable
     //! [`SettleDelivery::settle`]: crate::transport::SettleDelivery::settle
     //! [`Verdict`]: crate::transport::Verdict
+    //! [`Verdict::limited`]: crate::transport::Verdict::limited
+    //! [`Parts::max_attempts`]: crate::Parts::max_attempts
+    //! [`Limit`]: crate::transport::Limit
     //! [`Settings`]: crate::transport::Settings
     //! [`Factory`]: crate::conformance::Factory
     //! [`Capabilities`]: crate::conformance::Capabilities

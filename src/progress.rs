@@ -41,8 +41,7 @@ const MAX_CHECKPOINT: usize = 64 << 10;
 /// a failed attempt may lose the reports of its last second. The next attempt starts with the
 /// progress of the one before.
 ///
-/// For any other task a report does nothing. `Option<Progress>` is `None` there, and tells that
-/// nobody would see it.
+/// For any other task a report does nothing. `Option<Progress>` is `None` for such a task.
 ///
 /// Clones report for the same task.
 #[derive(Debug, Clone)]

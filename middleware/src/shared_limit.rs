@@ -35,7 +35,7 @@
 //! message leaves its worker once, however long the backlog of its key is, and messages with other
 //! keys do not wait for it.
 //!
-//! The rate is exact: in no period of this length, wherever it begins, do more messages start.
+//! The rate is exact: no period of this length has more starts, wherever it begins.
 //!
 //! # Failures of workers
 //! The permits of a worker that has died end with its lease, and go to the next messages. A worker
@@ -51,8 +51,8 @@
 //! # Errors
 //! A message without a key fails as [`MissingKey::Reject`] says, unless
 //! [`missing_key`](SharedLimitLayer::missing_key) lets it pass. Events and messages that do not come
-//! from a stream pass without a permit. If the permit cannot be asked for, the message is delivered
-//! again without counting the attempt.
+//! from a stream pass without a permit. If the store of the limit cannot be reached, the message is
+//! delivered again without counting the attempt.
 
 use std::{
     fmt,
@@ -74,7 +74,7 @@ use crate::{
 };
 
 /// The time that is added to the delay of a redelivery, since the transport counts whole
-/// milliseconds. A message that returned too early would be put off again.
+/// milliseconds. A message that returned too early would be redelivered once more.
 const SLACK: Duration = Duration::from_millis(1);
 
 /// Makes [`SharedLimit`] services. See the [module](self).

@@ -72,7 +72,7 @@ pub async fn the_result_of_a_task_is_recorded_up_to_a_size<F: Factory>(factory: 
     worker.close().await;
 }
 
-/// Checks that the progress of a handler is recorded, that of very many reports few are written, and
+/// Checks that the progress of a handler is recorded, that very many reports cause few writes, and
 /// that the last one is recorded with the end of the task. A task without a record has no progress.
 pub async fn the_progress_of_a_task_is_recorded<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {

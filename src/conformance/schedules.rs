@@ -264,7 +264,7 @@ pub async fn a_tick_is_skipped_while_the_last_task_has_not_ended<F: Factory>(fac
     let mut worker = scene.worker().await;
     let delivery = worker.one().await;
     let first = id(&delivery).clone();
-    // It also holds its place between its attempts.
+    // The task holds its key between its attempts, too.
     settle(delivery, again(Duration::from_millis(300))).await;
     let skipped = until(&schedules, |status| status.runs.len() >= 3).await;
     assert_eq!(
@@ -307,7 +307,7 @@ pub async fn the_jitter_of_a_schedule_delays_its_tasks<F: Factory>(factory: &F) 
     .await;
     drop(running);
     let mut worker = scene.worker().await;
-    // Each of ten tasks is due within this time by one in thousands.
+    // The jitter is so long that hardly any of the ten tasks is due within this time.
     assert!(
         worker.within(QUIET).await.is_none(),
         "a task came without its delay"

@@ -153,8 +153,8 @@ impl Failure {
         self
     }
 
-    /// Returns the key for whose permit the message waits. `None` unless the settlement is
-    /// [`Settle::Park`].
+    /// Returns the request for a permit with which the message is parked. `None` unless the failure was
+    /// created by [`park`](Self::park).
     pub fn parks(&self) -> Option<&PermitRequest> {
         self.park.as_ref()
     }
@@ -167,7 +167,7 @@ impl Failure {
 
 impl From<Settle> for Failure {
     /// Creates a failure that requests this settlement, without a cause. [`Settle::Park`] without a
-    /// key is an uncounted redelivery.
+    /// request is an uncounted redelivery.
     fn from(settle: Settle) -> Self {
         Self::new(settle)
     }

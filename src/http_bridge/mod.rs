@@ -45,9 +45,10 @@
 //! An [`HttpHandler`] turns a message into a `POST` to the [path](path()) of its name,
 //! `/orders/create` for `orders.create`, unless a [target](HttpHandler::target) is set. The body is
 //! the payload. The request has the message's headers, except those that are valid only for one
-//! connection and those that a service [trusts](HttpHandler::trust_header), and the headers [`KIND`], [`NAME`], [`ATTEMPT`] and [`ID`]. Its extensions are the
-//! message's extensions, and an [`Origin`] with the message's other parts. CloudEvents headers of
-//! the message are kept; if it has none, they can be [added](HttpHandler::cloud_events).
+//! connection and those that a service [trusts](HttpHandler::trust_header), and the headers [`KIND`],
+//! [`NAME`], [`ATTEMPT`] and [`ID`]. Its extensions are the message's extensions, and an [`Origin`]
+//! with the message's other parts. CloudEvents headers of the message are kept; if it has none, they
+//! can be [added](HttpHandler::cloud_events).
 //!
 //! # The meaning of a status
 //! | status | task | request | event |

@@ -232,7 +232,7 @@ pub struct Parts {
     pub tracked: Option<Duration>,
     /// For a task: the number of attempts after which it is given up, if its sender has chosen one.
     /// Sent with the task. In a delivery that [`serve`](crate::serve()) handles, the number that
-    /// counts: that of the sender, or else the worker's
+    /// applies: that of the sender, or else the worker's
     /// [`max_deliveries`](crate::transport::Settings::max_deliveries).
     pub max_attempts: Option<u32>,
     /// For a task: the maximum duration of each attempt. Sent with the task.

@@ -21,7 +21,7 @@ pub type RecordFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + S
 
 /// The record of a running task. Implemented by transports, for [`Progress`](crate::Progress) and
 /// [`Checkpoint`](crate::Checkpoint). The writes have no effect, and return `false`, once the worker
-/// does not hold the delivery any more.
+/// no longer holds the delivery.
 pub trait TaskRecord: Send + Sync + 'static {
     /// Stores the progress.
     fn set_progress(&self, progress: Bytes) -> RecordFuture<'_, bool>;
@@ -43,7 +43,7 @@ pub(crate) struct RunningRecord {
 #[derive(Default)]
 struct Unwritten {
     last: Option<Bytes>,
-    /// Set while a task writes, or waits until it may write again.
+    /// Set while a background task writes, or waits until it may write again.
     is_writing: bool,
     /// Set once nothing is written any more.
     is_closed: bool,
@@ -57,7 +57,8 @@ impl RunningRecord {
         }
     }
 
-    /// Replaces the progress that is not written yet. A task writes it, at most once a second.
+    /// Replaces the progress that is not written yet. A background task writes it, at most once a
+    /// second.
     pub(crate) fn report(self: &Arc<Self>, progress: Bytes, runtime: &Handle) {
         let mut unwritten = lock(&self.progress);
         if unwritten.is_closed {
@@ -69,7 +70,7 @@ impl RunningRecord {
         }
     }
 
-    /// Writes nothing any more. Returns the progress that is not written yet.
+    /// Ends the writes. Returns the progress that is not written yet.
     pub(crate) fn close(&self) -> Option<Bytes> {
         let mut unwritten = lock(&self.progress);
         unwritten.is_closed = true;

@@ -52,8 +52,8 @@ pub use self::task::ScheduledTask;
 pub(crate) use self::ticks::{Ticks, from_milliseconds, milliseconds};
 use crate::error::Error;
 
-/// The header of a scheduled task with the time of its tick, such as `2026-03-29T01:00:00Z`. A task that was
-/// run by hand has none.
+/// The header of a scheduled task with the time of its tick, such as `2026-03-29T01:00:00Z`. A task of
+/// [`run_now`](crate::transport::Schedules::run_now) has none.
 pub const TICK: HeaderName = HeaderName::from_static("schedule-tick");
 
 /// The times at which a task is sent, called *ticks*. See the [module](self).
@@ -141,9 +141,9 @@ impl Schedule {
         self
     }
 
-    /// Delays the task of each tick by a part of this time. The part follows from the name of the
-    /// schedule and from the tick, so schedules with the same ticks do not start together. None unless
-    /// set. Parts of a millisecond are cut off.
+    /// Delays the task of each tick by up to this time, so that schedules with the same ticks do not
+    /// start together. The delay follows from the name of the schedule and from the tick, so it is the
+    /// same in every process. No delay unless set. Parts of a millisecond are cut off.
     #[must_use]
     pub fn jitter(mut self, longest: Duration) -> Self {
         self.jitter = whole_milliseconds(longest);
@@ -190,7 +190,7 @@ impl Schedule {
         Ok(next.take(count).map(from_milliseconds).collect())
     }
 
-    /// Returns the delay by the jitter of a tick of the schedule with this name.
+    /// Returns the delay of a tick by the jitter, for the schedule with this name.
     pub(crate) fn delay(&self, name: &str, tick: u64) -> Duration {
         static HASH: crc::Crc<u64> = crc::Crc::<u64>::new(&crc::CRC_64_XZ);
         let mut digest = HASH.digest();

@@ -117,6 +117,7 @@ pub(crate) fn milliseconds(time: SystemTime) -> u64 {
     super::whole_milliseconds(since)
 }
 
+/// Returns the time that is this many milliseconds after 1970. One that is too late counts as 1970.
 pub(crate) fn from_milliseconds(time: u64) -> SystemTime {
     let time = UNIX_EPOCH.checked_add(Duration::from_millis(time));
     time.unwrap_or(UNIX_EPOCH)

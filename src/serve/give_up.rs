@@ -17,7 +17,7 @@ use crate::{
 pub struct GivenUp {
     /// The message. Its parts have the number of the last attempt.
     pub message: Message,
-    /// The reason, as it is stored with the dead letter. It begins with who has decided.
+    /// The reason, as it is stored with the dead letter. It says who has decided.
     pub reason: String,
     /// The error of the last attempt. `None` if the handler panicked, or if the message expired
     /// before it was started.
@@ -33,7 +33,7 @@ impl OnGiveUp {
         Self(Arc::new(hook))
     }
 
-    /// Calls the function. A panic is logged, since the message is given up all the same.
+    /// Calls the function. A panic is only logged, so that the message still becomes a dead letter.
     pub(super) fn call(&self, given_up: GivenUp) {
         let name = given_up.message.name().clone();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.0)(given_up))) {

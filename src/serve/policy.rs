@@ -108,7 +108,7 @@ impl Policy {
 
     /// Returns the verdict on a failed delivery: a dead letter if this was the last attempt. A
     /// redelivery that counts and has no delay gets the back-off for this attempt, so that the log can
-    /// show it. The transport knows the back-off of one that does not count.
+    /// show it. The transport computes the back-off of one that does not count.
     pub(super) fn verdict(
         &self,
         kind: Kind,

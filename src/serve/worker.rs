@@ -362,7 +362,7 @@ where
 {
     let message_log = MessageLog::new(&message);
     let hooked = policy.on_give_up.as_ref();
-    // An event is not stored, so it is not given up either.
+    // An event is not stored, so it cannot become a dead letter.
     let kept = hooked.filter(|_| message.kind() != Kind::Event);
     let kept = kept.map(|hook| (hook, message.clone()));
     let give_up = |verdict: &Verdict, error| {
@@ -406,7 +406,7 @@ where
         }
         match attempt_timeout {
             None => app.call(message).await.map_err(Into::into).map(Ok),
-            // Boxed because few tasks have this limit.
+            // Boxed, so that the futures of all other tasks do not grow.
             Some(limit) => match Box::pin(timeout(limit, app.call(message))).await {
                 Ok(handled) => handled.map_err(Into::into).map(Ok),
                 Err(_) => Err(Elapsed::new().into()),

@@ -14,9 +14,9 @@ const MAX_REASON: usize = 1024;
 /// Pauses and empties the queues of a stream, from any process. Returned by the `control` method of
 /// a transport's handle.
 ///
-/// All workers follow a pause within about a second, without a restart. What runs ends as usual, and
-/// keeps its leases. Senders go on, so messages accumulate. A pause lasts until it is ended: it
-/// outlives all processes.
+/// All workers follow a pause within about a second, without a restart. Handlers that run end as
+/// usual, and their leases are renewed. Senders go on, so messages accumulate. A pause is stored, so
+/// it outlives all processes and lasts until it is ended.
 ///
 /// ```
 /// use campanile::{Client, transport::{PauseTarget, memory::Memory}};
@@ -41,7 +41,7 @@ impl Control {
     }
 
     /// Pauses a stream, a group or a name. Returns `false` if it was paused already; the new reason
-    /// replaces the old one.
+    /// and time replace the old ones.
     ///
     /// # Errors
     /// If a name cannot be used, the reason is longer than 1,024 bytes, or the store cannot be
@@ -139,7 +139,7 @@ impl Pause {
     }
 }
 
-/// Stores the pauses of a group. Implemented by transports, for [`Control`].
+/// The pauses and the waiting messages of a group. Implemented by transports, for [`Control`].
 pub trait ControlStore: Send + Sync {
     /// See [`Control::pause`].
     fn pause<'a>(&'a self, target: &'a PauseTarget, reason: &'a str) -> StoreFuture<'a, bool>;

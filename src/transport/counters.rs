@@ -47,7 +47,8 @@ counters! {
     /// Deliveries that were scheduled for redelivery and did not count as attempts, for example
     /// because of overload.
     uncounted,
-    /// Deliveries that were parked until they get a permit of a limit that workers share.
+    /// Deliveries that were parked, until they get a permit of a shared limit or their name is
+    /// resumed.
     parked,
     /// Deliveries that were released before they were started.
     released,

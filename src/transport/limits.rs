@@ -14,16 +14,15 @@ const MAX_LEN: usize = 512;
 /// A limit that all workers of a group share, whatever their number and their processes. Returned by
 /// the `limit` method of a transport's handle.
 ///
-/// The layers of `campanile-middleware` that limit by key use it in place of limits of their own
-/// process. The limit itself knows no numbers: each use says how many permits, or how many messages
-/// in which time, a key has.
+/// `SharedLimitLayer` of `campanile-middleware` uses it. A limit has a name and no numbers: each call
+/// says how many permits a key has, or how many messages may start in which period.
 ///
 /// A limit holds for each group of each stream: on a partitioned stream, for each partition.
 ///
 /// # Parking
 /// A message that gets no permit fails with [`Failure::park`](crate::error::Failure::park). The
 /// transport then parks it: in the order of arrival, outside of the workers, and without counting an
-/// attempt. Whoever returns a permit hands it to the first message that is parked for the key. So a
+/// attempt. A permit that is returned goes to the first message that is parked for the key. So the
 /// backlog of one key occupies no worker, and each of its messages is parked once.
 #[derive(Clone)]
 pub struct Limit {
@@ -48,16 +47,15 @@ impl Limit {
         Ok(Self { name, store })
     }
 
-    /// Takes one of the `permits` of a key, for a message that was delivered. If all are taken, the
-    /// message can [wait](crate::error::Failure::park) for the one that is returned.
+    /// Takes one of the `permits` of a key, for a message that was delivered. If all are taken,
+    /// returns the request with which the message can be [parked](crate::error::Failure::park).
     ///
     /// # Errors
     /// If the key is too long, the message was not delivered from a stream, or the store cannot be
     /// reached.
     ///
     /// # Cancel safety
-    /// If the future is dropped, the store takes a permit that was granted back when the worker's
-    /// lease would have ended.
+    /// If the future is dropped, a permit that was granted is not returned. It ends after a lease.
     pub async fn acquire(
         &self,
         parts: &Parts,
@@ -72,10 +70,10 @@ impl Limit {
         Ok(Err(request))
     }
 
-    /// Takes the next free time of a key that starts at most `messages` in any `period`, for a
-    /// message that was delivered. Returns the wait until then, zero if it may start now. If the
-    /// message is delivered again after the wait, without counting an attempt, this returns zero,
-    /// unless it comes so late that others have taken its place.
+    /// Books the next free start for a message that was delivered. At most `messages` messages of a
+    /// key start in any `period`. Returns the wait until that start, zero if the message may start
+    /// now. If the message is delivered again after the wait, without counting an attempt, this
+    /// returns zero, unless it comes so late that other messages have taken its place.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
@@ -139,7 +137,7 @@ impl fmt::Debug for Permit {
     }
 }
 
-/// The permit that a message asks for.
+/// The request of one delivery for a permit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PermitRequest {
@@ -149,7 +147,7 @@ pub struct PermitRequest {
     pub key: String,
     /// The delivery that holds the permit: the message's id and the attempt.
     pub holder: String,
-    /// The number of permits of the key.
+    /// The number of permits of the key. For a rate, the number of messages in a period.
     pub permits: usize,
 }
 
@@ -176,7 +174,7 @@ pub(crate) fn parked_under(name: &Name) -> String {
     format!(":{name}")
 }
 
-/// Stores the permits of a group's limits. For transports.
+/// The permits of a group's limits. Implemented by transports, for [`Limit`].
 pub trait LimitStore: Send + Sync {
     /// Takes a permit. Returns `false` if all are taken. A holder that has one already gets it
     /// again.

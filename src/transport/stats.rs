@@ -87,9 +87,9 @@ pub struct GroupStats {
     pub oldest_pending: Option<Duration>,
     /// The number of messages that wait for their next attempt.
     pub delayed: u64,
-    /// The number of messages that wait for a permit of a
-    /// [`Limit`](super::Limit). On Redis at least this number, if they have more than
-    /// 1,000 keys.
+    /// The number of parked messages. They wait for a permit of a [`Limit`](super::Limit), or for
+    /// the end of their name's [pause](super::PauseTarget::Name). On Redis, only the messages of
+    /// 1,000 keys are counted.
     pub parked: u64,
     /// The number of dead letters.
     pub dead: u64,

@@ -91,7 +91,7 @@ async fn tasks_are_listed_watched_waited_for_and_cancelled_together() {
 
     let wait = run(campanile(&server, &format!("tasks wait {unique}")));
     let cancel = async {
-        // In any case the program tells the end, also if it begins to wait later.
+        // The program shows the end also if it begins to wait after it.
         let key = "tasks cancel --unique page-7 --reason unwanted";
         run(campanile(&server, key)).await.ended_with(0);
         run(campanile(&server, key)).await.ended_with(4);

@@ -53,7 +53,7 @@ async fn each_tick_has_one_task_whichever_processes_are_killed() {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(50..300))).await;
         let unlucky = fastrand::usize(..PROCESSES);
         if fastrand::u32(..4) == 0 {
-            // It proposes old ticks when it wakes.
+            // The frozen process proposes old ticks when it continues.
             processes[unlucky].signal(Signal::Stop);
             tokio::time::sleep(SECOND / 5).await;
             processes[unlucky].signal(Signal::Cont);

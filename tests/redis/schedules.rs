@@ -129,7 +129,7 @@ async fn the_servers_clock_decides_and_missed_ticks_follow_their_rule() {
     let once = until(&schedules, "once", |status| !status.runs.is_empty()).await;
     assert_eq!((once.runs.len(), once.last_tick), (1, hours[2]));
 
-    // A clock that steps back sends no tick again. Nor does it when it comes forth.
+    // No tick is sent again, neither when the clock steps back nor when it steps forward again.
     server.step_clock(step + 3_600);
     tokio::time::sleep(2 * SECOND).await;
     server.step_clock(step + 3 * 3_600);
@@ -178,7 +178,7 @@ async fn an_outage_is_survived_and_its_ticks_are_caught_up() {
         .expect("valid")
         .into_iter();
     let expected = all.take_while(|tick| *tick <= last.last_tick).count();
-    // `since` may be a tick before which others were sent.
+    // Ticks before `since` may have been sent, too.
     assert!(ticks.len() > expected, "{} of {expected}", ticks.len());
     assert!(after.last_tick <= last.last_tick);
 }

@@ -39,7 +39,7 @@ async fn tasks_on_all_nodes_are_waited_for_and_followed_over_a_failover() {
             tokio::spawn(async move { tasks.wait(&id).await })
         })
         .collect();
-    // The calls have looked at their records.
+    // Gives the calls time to read their records.
     let mut seen = 0;
     while seen < ids.len() {
         let item = timeout(FOUND, changes.next()).await.expect("in time");

@@ -39,7 +39,7 @@ impl<S: Sync> FromMessageParts<S> for Inbox {
         // An id is unique in its stream only, and each group handles the message.
         let group = parts.group.as_deref().unwrap_or_default();
         let id = match (&parts.idempotency_key, &parts.stream, &parts.id) {
-            // The key is that of an outbox: the same for ever, also if the task is sent twice.
+            // The key of an outbox row: the same if the task is sent twice, and never another task's.
             (Some(key), ..) => format!("{group} key {key}"),
             (None, Some(stream), Some(id)) => format!("{group} {stream} {id}"),
             _ => return Err(Rejection::permanent("the message has no id")),

@@ -32,7 +32,7 @@ pub async fn add(db: &mut SqliteConnection, name: &str, payload: &[u8]) -> sqlx:
 /// Returns the number of tasks.
 ///
 /// A task that was sent and not deleted, because this future was dropped or the process ended, is sent
-/// again with the same key, so it is stored once. So any number of relays may run.
+/// again with the same key, and is stored once. So any number of relays may run.
 pub async fn relay<S>(db: &SqlitePool, client: &Client<S>) -> Result<usize, BoxError>
 where
     S: MessageService + Clone,

@@ -219,18 +219,18 @@ impl<S> Gateway<S> {
 
     /// Takes bodies of this type, although forms of other sites can send them: `text/plain`,
     /// `application/x-www-form-urlencoded` or `multipart/form-data`. A browser sends such a body
-    /// to any site without asking it first, and with the user's cookies. So a gateway whose callers
-    /// are known by cookies, or by their place in a network, refuses these types with a 415, as it
-    /// does unless they are accepted. Other types are always taken.
+    /// to any site without asking it first, and with the user's cookies. So these types are refused
+    /// with a 415 unless they are accepted. Do not accept them if callers are recognised by cookies,
+    /// or by their network. Other types are always taken.
     #[must_use]
     pub fn accept_content_type(self, content_type: &str) -> Self {
         self.with(|options| options.accepted_types.push(content_type.to_owned()))
     }
 
     /// Sets the maximum time in which the body of a request arrives; after that the response is a
-    /// 408. It is also the maximum time to send a message, and for an RPC request to get its reply. After that
-    /// the response is a 504. For an RPC request it is also the deadline: a worker does not start
-    /// it later. 30 s unless set.
+    /// 408. It is also the maximum time to send a message, and for an RPC request to get its reply.
+    /// After that the response is a 504. For an RPC request it is also the deadline: a worker does not
+    /// start it later. 30 s unless set.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         self.with(|options| options.timeout = timeout)

@@ -18,8 +18,9 @@ use crate::{
 };
 
 /// Calls `put` with each field of a message: `type`, `name`, `payload`, the time to live, the
-/// idempotency key, the partition key, the limits of attempts, then the headers. A message with a deadline has a time to
-/// live, which starts when the message is due. The transport adds the reply channel of a request.
+/// idempotency key, the partition key, the limits of attempts, then the headers. A message with a
+/// deadline has a time to live, which starts when the message is due. The transport adds the reply
+/// channel of a request.
 pub fn encode(message: &Message, mut put: impl FnMut(&[u8], &[u8])) {
     let parts = message.parts();
     put(b"type", parts.kind.as_str().as_bytes());

@@ -135,7 +135,8 @@ pub struct Backlog {
     pub waiting: usize,
     /// Delayed tasks and redeliveries that are not due.
     pub delayed: usize,
-    /// Messages that wait for a permit of a [`Limit`](crate::transport::Limit).
+    /// Messages that are parked: they wait for a permit of a [`Limit`](crate::transport::Limit), or
+    /// until their name is resumed.
     pub parked: usize,
     /// Deliveries that are not settled.
     pub in_flight: usize,
@@ -509,8 +510,8 @@ impl Group {
                 if !counted {
                     counters.uncounted.increment();
                 }
-                // Each put-off is twice as long as the one before, so that a long backlog of them
-                // becomes quiet.
+                // The waits of uncounted redeliveries in a row grow too, so that a long backlog costs
+                // little.
                 let failures = attempt.saturating_add(put_offs);
                 let after = after.unwrap_or_else(|| settings.backoff.after(failures));
                 observe(&|| Happened::Redelivered {
@@ -656,7 +657,7 @@ impl Group {
         self.ready.len() + self.due.len() < waiting
     }
 
-    /// Delivers the messages that are parked for a paused name.
+    /// Delivers the messages that were parked because this name was paused.
     pub(super) fn resume(&mut self, name: &Name) {
         let parked = self.limits.take_parked(&parked_under(name));
         self.deliver_now(parked);

@@ -19,8 +19,8 @@ const BETWEEN_SWEEPS: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     keys: HashMap<String, Key>,
-    /// The holders that a permit was reserved for when their messages left their places, with the
-    /// keys. A holder takes its permit once it is delivered.
+    /// The holders for which a permit is reserved, with the key of the permit. Their messages were
+    /// parked, and take the permit in their next delivery.
     reserved: HashMap<String, String>,
     /// The number of bookings since unused keys were removed.
     bookings: usize,
@@ -30,7 +30,7 @@ pub(super) struct Limits {
 #[derive(Debug, Default)]
 struct Key {
     permits: usize,
-    /// The holders of permits, those with reserved ones included.
+    /// The holders of permits, reserved ones included.
     held: Vec<String>,
     parked: VecDeque<Retry>,
     /// The times at which messages start or have started, with the holders.
@@ -55,7 +55,7 @@ impl Limits {
         is_free
     }
 
-    /// Returns a permit. Returns the messages that are delivered now, with permits of their own.
+    /// Frees a permit. Returns the parked messages that are delivered now, each with a permit.
     pub(super) fn release(&mut self, key: &str, holder: &str) -> Vec<Retry> {
         if let Some(key) = self.keys.get_mut(key) {
             key.held.retain(|it| it != holder);
@@ -63,7 +63,8 @@ impl Limits {
         self.hand_over(key)
     }
 
-    /// Returns the permit that is reserved for a delivery that has ended without taking it.
+    /// Frees the permit that is reserved for a delivery that has ended without taking it. Returns the
+    /// parked messages that are delivered now.
     pub(super) fn end(&mut self, holder: impl FnOnce() -> String) -> Vec<Retry> {
         if self.reserved.is_empty() {
             return Vec::new();
@@ -75,8 +76,8 @@ impl Limits {
         }
     }
 
-    /// Parks a message. Returns the messages that are delivered now, because permits were returned
-    /// in between.
+    /// Parks a message. Returns the parked messages that are delivered now: a permit may have become
+    /// free since this message was refused.
     pub(super) fn park(&mut self, key: String, permits: usize, message: Retry) -> Vec<Retry> {
         let of_key = self.keys.entry(key.clone()).or_default();
         of_key.permits = permits;
@@ -120,7 +121,7 @@ impl Limits {
             .find(|(_, holder)| *holder == permit.holder);
         let own = own.cloned();
         let is_booked = own.is_some_and(|own| key.starts.remove(&own));
-        // A message that has waited for its time does not count those that come after it.
+        // A message that has waited for its time is checked only against starts that have happened.
         let before_it = key.starts.iter();
         let before_it = before_it.filter(|(at, _)| !is_booked || *at <= now).count();
         let at = match key.starts.iter().rev().nth(permit.permits - 1) {

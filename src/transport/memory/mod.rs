@@ -235,7 +235,8 @@ impl Memory {
         })
     }
 
-    /// Returns a limit that all workers of the group share. Limits with the same name are one.
+    /// Returns a limit that all workers of the group share. Limits with the same name share their
+    /// permits.
     ///
     /// # Errors
     /// If the name is empty, longer than 512 bytes, or has a colon.

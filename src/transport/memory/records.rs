@@ -71,7 +71,8 @@ impl<'a> TaskEnd<'a> {
 }
 
 impl Records {
-    /// Changes the record of an entry's task, if the group records one. Without a group, any group's.
+    /// Changes the status of an entry's task, if the group records it. Without a group, the record may
+    /// be that of any group.
     pub(super) fn change(
         &self,
         (stream, group): (&Name, Option<&Name>),
@@ -235,7 +236,7 @@ impl Contents {
         true
     }
 
-    /// Changes the status of a task. The lists and the feed follow.
+    /// Changes the status of a task, and updates the lists and the feed.
     fn change(
         &mut self,
         place: &Place,

@@ -154,7 +154,7 @@ impl FeedReader {
 
 /// The record of a running task, for its handler.
 pub(super) struct MemoryRecord {
-    /// Weak, since the broker has the leases, and so the records.
+    /// Weak, because the broker owns the leases, and these own the records.
     broker: Weak<Shared>,
     settings: Arc<Settings>,
     serial: Serial,

@@ -143,9 +143,11 @@ impl Redis {
         })
     }
 
-    /// Returns a limit that all workers of the group share. Limits with the same name are one.
+    /// Returns a limit that all workers of the group share. Limits with the same name share their
+    /// permits.
     ///
-    /// A permit of a worker that has died ends with the lease of this handle.
+    /// A permit lasts for the lease of this handle and is renewed meanwhile. So the permits of a worker
+    /// that has died end after that time.
     ///
     /// # Errors
     /// If the name is empty, longer than 512 bytes, or has a colon.

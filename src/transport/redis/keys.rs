@@ -120,7 +120,8 @@ impl Keys {
         format!("{}:parking:{}", self.base, self.group)
     }
 
-    /// The hash of the pauses of the stream: [field](Self::pause) → time in milliseconds and reason.
+    /// Returns the key of the hash of the stream's pauses: [field](Self::pause) → time in milliseconds
+    /// and reason.
     pub(super) fn control(&self) -> String {
         format!("{}:control", self.base)
     }

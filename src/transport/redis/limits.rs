@@ -28,7 +28,7 @@ use crate::{
 /// The permits of a limit, on any stream of the handle.
 pub(super) struct RedisLimits {
     permits: Arc<Permits>,
-    /// The queue of the task that renews and returns permits, once a permit was taken.
+    /// The queue of the task that renews and returns permits. Set once a permit was taken.
     keeper: OnceLock<UnboundedSender<Change>>,
 }
 
@@ -86,8 +86,8 @@ impl LimitStore for RedisLimits {
     }
 }
 
-/// Renews the permits that this process holds, and returns those that it no longer needs. Ends with
-/// the limit and its last permit.
+/// Renews the permits that this process holds, and returns those that it no longer needs. Ends once the
+/// limit and its last permit are dropped.
 async fn keep(permits: Arc<Permits>, mut changes: UnboundedReceiver<Change>) {
     const AT_ONCE: usize = 256;
     let mut held = HashMap::new();
@@ -115,7 +115,7 @@ async fn keep(permits: Arc<Permits>, mut changes: UnboundedReceiver<Change>) {
                 }
             }
             _ = renewals.tick() => {
-                // One that has ended is taken again only if it is free.
+                // A permit that has ended meanwhile is taken again, if one is free.
                 let renewed = join_all(held.values().map(|request| permits.acquire(request))).await;
                 log(renewed.into_iter().map(|it| it.map(drop)));
             }

@@ -91,7 +91,7 @@ fn parse(cursor: &str) -> Result<StreamEntryId, Error> {
     })
 }
 
-/// Reads the feeds of one slot. Ends once nobody takes its steps.
+/// Reads the feeds of one slot. Ends once the receiver of its steps is dropped.
 struct Reader {
     connector: Connector,
     pipeline: Pipeline,
@@ -118,7 +118,7 @@ impl Reader {
                     Err(error) => {
                         connection = None;
                         outage.refused(&self.connector.address(), "read changes of tasks", &error);
-                        // One error is enough until it is taken.
+                        // No further error is queued behind steps that are not taken yet.
                         let is_read = self.steps.capacity() == BUFFER;
                         if !error::is_temporary(&error) && is_read {
                             self.send(Err(error)).await;
@@ -156,7 +156,7 @@ impl Reader {
                 is_empty = false;
                 let part = &mut self.parts[index];
                 part.cursor = cursor;
-                // There is no item for an entry that another program has added.
+                // An entry that another program has added may have no item.
                 if let Some(item) = item {
                     let (part, cursor) = (part.part, cursor.to_string());
                     self.send(Ok(FeedStep { part, cursor, item })).await;

@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// The most tasks that one step of a list looks at, unless it returns more.
+/// The most tasks that one step of a list looks at, unless more are asked for.
 const LOOKED_AT: usize = 500;
 
 impl Redis {

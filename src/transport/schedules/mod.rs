@@ -14,7 +14,8 @@ use crate::{
 /// The scheduled tasks of a stream. Returned by the `schedules` method of a transport's handle.
 ///
 /// The transport stores them. [`run`](Self::run) sends their tasks, in as many processes as you like,
-/// without a leader: the store lets the first process through for each tick, by its own clock.
+/// without a leader: the store decides by its own clock, and sends the task of a tick for the first
+/// process that proposes it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -180,10 +181,10 @@ pub trait ScheduleStore: Send + Sync {
     /// Changes a schedule. Returns `false` if there is none with this name.
     fn change<'a>(&'a self, name: &'a Name, change: ScheduleChange) -> StoreFuture<'a, bool>;
 
-    /// Returns all schedules of the stream, except if the number of changes is still `known`.
+    /// Returns all schedules of the stream, or none of them if the number of changes is still `known`.
     fn list(&self, known: Option<u64>) -> StoreFuture<'_, ScheduleList>;
 
-    /// Sends the message of a tick, or without one that of a run between the ticks. In one atomic step
+    /// Sends the task of a schedule: at `tick`, or between the ticks if there is none. In one atomic step
     /// this checks that the stored schedule has the revision, and for a tick the last tick, of `schedule`,
     /// that it is not paused, and that the store's clock has reached the tick; it stores the task; and it
     /// records the run and the tick.
@@ -233,11 +234,11 @@ pub struct Fired {
 pub enum FireOutcome {
     /// The task is stored under this id.
     Sent(MessageId),
-    /// The task was not stored, since this one has the same unique key.
+    /// The task was not stored, since the task with this id holds its unique key.
     Skipped(MessageId),
     /// The tick is not due on the store's clock.
     Early,
-    /// The last tick is this one, and not that of the caller.
+    /// Another process has sent or skipped a tick since the caller read the schedule: this one.
     Taken(SystemTime),
     /// The schedule was changed, paused or removed.
     Changed,
@@ -251,8 +252,7 @@ pub struct ScheduleStatus {
     pub name: Name,
     /// The version of its definition.
     pub version: u64,
-    /// The [number of the change](ScheduleList::changes) that made the definition and the pause as they
-    /// are.
+    /// The [number of the last change](ScheduleList::changes) of the definition or the pause.
     pub revision: u64,
     /// The group of the handle that has put it into the store: its unique and tracked tasks belong to it.
     pub group: Name,

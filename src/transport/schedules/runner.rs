@@ -32,7 +32,7 @@ pub(super) struct Runner<'a> {
     known: Option<u64>,
     /// `true` if the schedules are listed even if that number is the same.
     must_reload: bool,
-    /// The time at which the store was last looked at. `None` if it must be looked at now.
+    /// The time of the last listing. `None` if the schedules must be listed now.
     listed_at: Option<Instant>,
     clock: StoreClock,
     schedules: Vec<ActiveSchedule>,
@@ -87,7 +87,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Runs until an error that no retry can change.
+    /// Runs until an error that a retry cannot cure.
     pub(super) async fn run(mut self) -> Result<Infallible, Error> {
         let mut failures = 0;
         loop {
@@ -113,7 +113,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Looks for changes if it is time to, sends what is due, and returns the time until the next step.
+    /// Lists the schedules if it is time to, sends what is due, and returns the time until the next step.
     async fn step(&mut self) -> Result<Duration, Error> {
         if !self.is_put {
             self.put().await?;
@@ -232,7 +232,7 @@ impl<'a> Runner<'a> {
         schedule.plan(now);
     }
 
-    /// Returns the time until the next tick or the next look at the store.
+    /// Returns the time until the next tick or the next listing.
     fn wait(&self) -> Duration {
         let now = self.clock.now();
         let looked = self.listed_at.map(|at| POLL.saturating_sub(at.elapsed()));
@@ -293,7 +293,7 @@ impl ActiveSchedule {
         {
             return None;
         }
-        // The time may have passed a tick after the planned one.
+        // A tick after the planned one may be due by now.
         self.plan(now);
         self.due.filter(|due| *due <= now)
     }

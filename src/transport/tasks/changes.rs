@@ -58,7 +58,7 @@ pub enum FeedItem {
     Gap,
 }
 
-/// The start of a feed of changes.
+/// The position at which a reader of the feed starts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ChangesFrom {
@@ -72,7 +72,7 @@ pub enum ChangesFrom {
 }
 
 impl ChangesFrom {
-    /// Returns the cursor of each part of the stream. `None` for the ends of the feeds.
+    /// Returns the cursor of each part of the stream. `None` to start at the ends of the feeds.
     pub(super) fn cursors(&self, parts: usize) -> Result<Option<Vec<String>>, Error> {
         match self {
             Self::Now => Ok(None),

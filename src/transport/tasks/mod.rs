@@ -288,13 +288,13 @@ impl fmt::Debug for Tasks {
     }
 }
 
-/// The tasks that are in use, by the name of their feed. So all calls of a handle that wait for tasks
-/// share one reader.
+/// The handles that are in use, by the name of their feed, so that all calls that wait share one
+/// reader.
 #[derive(Default)]
 pub(crate) struct SharedTasks(Mutex<HashMap<String, Weak<Inner>>>);
 
 impl SharedTasks {
-    /// Returns the tasks with this name, or makes them.
+    /// Returns the handle with this name, or creates it.
     pub(crate) fn get<S: TaskStore + 'static>(
         &self,
         name: String,
@@ -319,7 +319,8 @@ impl fmt::Debug for SharedTasks {
 
 /// The recorded tasks of a transport. Implemented by transports, for [`Tasks`].
 ///
-/// A stream has parts, numbered from zero, if it is partitioned. Otherwise it has one.
+/// A partitioned stream has a part for each partition, numbered from zero. Any other stream has one
+/// part.
 pub trait TaskStore: Send + Sync {
     /// See [`Tasks::status`].
     fn status<'a>(&'a self, id: &'a MessageId) -> StoreFuture<'a, Option<TaskStatus>>;

@@ -28,7 +28,7 @@ pub enum TaskState {
     Done,
     /// The task became a dead letter.
     Dead,
-    /// The task was discarded, by its handler, or because it has expired.
+    /// The task was discarded: by its handler, because it has expired, or by a purge.
     Discarded,
     /// The task was cancelled.
     Cancelled,
@@ -129,6 +129,7 @@ impl TaskStatus {
             ended_at: None,
         }
     }
+
     /// Decodes the result of a task that is done: the value that its handler has returned. A task
     /// without a result reads as an empty payload.
     ///

@@ -1,4 +1,4 @@
-//! Waits for the ends of tasks. One reader of the feed serves all who wait.
+//! Waits for the ends of tasks. One reader of the feed serves all calls that wait.
 
 use std::{
     collections::HashMap,
@@ -22,11 +22,11 @@ use crate::{
 
 /// The pause before another attempt while the store cannot be reached.
 const PAUSE: Duration = Duration::from_secs(1);
-/// A waiter without a signal for this time looks at the record. Only needed if the server has
-/// refused to write the feed, or has dropped a record or the feed by itself.
+/// The time without a signal after which a waiter reads the record. Needed only if the server has
+/// refused a write to the feed, or has lost the record or the feed.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Those who wait for tasks of one group.
+/// The calls that wait for tasks of one group.
 #[derive(Default)]
 pub(super) struct Waiters(Mutex<Table>);
 
@@ -34,7 +34,7 @@ pub(super) struct Waiters(Mutex<Table>);
 struct Table {
     waiting: HashMap<MessageId, Vec<(u64, UnboundedSender<Signal>)>>,
     last_number: u64,
-    /// The reader of the feed. `None` while nobody waits.
+    /// The reader of the feed. `None` while no call waits.
     reader: Option<Reader>,
 }
 
@@ -48,13 +48,13 @@ struct Reader {
 enum Signal {
     /// The task has ended.
     Ended(TaskChange),
-    /// The reader has its position, or has missed changes: the waiter looks at the record.
+    /// The reader has its position, or has missed changes: the waiter reads the record.
     Look,
     /// The feed cannot be read, for this reason.
     Failed(String),
 }
 
-/// One waiter. It leaves when this is dropped.
+/// A call that waits. Dropping it removes it from the table, and ends the reader with the last one.
 struct Waiter {
     inner: Arc<Inner>,
     id: MessageId,
@@ -80,7 +80,7 @@ pub(super) async fn wait(inner: &Arc<Inner>, id: &MessageId) -> Result<TaskStatu
         let found = look(inner, id).await?;
         match (found, change) {
             (Some(status), _) if status.state.has_ended() => return Ok(status),
-            // The record was kept for a shorter time than this look took, or the task was replayed.
+            // The record has expired already, or the task was replayed.
             (_, Some(change)) => {
                 last.state = change.state;
                 last.attempt = change.attempt;
@@ -192,9 +192,9 @@ async fn open(inner: &Inner) -> Result<Feed, Error> {
 }
 
 impl Waiters {
-    /// Marks the reader as open. All who wait look at their records.
+    /// Marks the reader as open. All waiters read their records.
     fn open(&self, end: &CancellationToken) {
-        // A reader whose last waiter has left may have a successor.
+        // If the last waiter of this reader has left, the table may have another reader.
         if let Some(reader) = &mut lock(&self.0).reader
             && !end.is_cancelled()
         {
@@ -219,7 +219,7 @@ impl Waiters {
         }
     }
 
-    /// Fails all who wait. The next one starts another reader.
+    /// Fails all waiters. The next one starts another reader.
     fn fail(&self, error: &Error, end: &CancellationToken) {
         let mut table = lock(&self.0);
         if end.is_cancelled() {

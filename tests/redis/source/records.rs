@@ -194,7 +194,7 @@ async fn a_feed_says_that_changes_were_dropped() {
     let third = tracked(&redis, 60 * SECOND).await;
     assert_eq!(next_id().await, Some(third));
 
-    // A bound is kept over many changes.
+    // The feed stays bounded over many changes.
     for _ in 0..3 {
         let add = "for i = 1, 5000 do redis.call('XADD', KEYS[1], '*', 'id', i) end";
         server.command(&["EVAL", add, "1", "{s}:feed:g"]).await;
@@ -235,7 +235,7 @@ async fn a_wait_survives_lost_connections() {
 async fn cancelled(tasks: &Tasks, id: &MessageId) -> bool {
     let attempt = || async {
         match tasks.cancel(id, "").await {
-            // The outcome of an attempt before may have been unknown.
+            // An earlier attempt with an unknown outcome may have cancelled it.
             Ok(false) => tasks.status(id).await.ok()??.ended_at.map(|_| true),
             Ok(true) => Some(true),
             Err(_) => None,
@@ -284,7 +284,7 @@ async fn a_feed_or_a_list_of_another_type_stops_no_task() {
     assert_eq!(ended.state, TaskState::Done);
     server.command(&["DEL", "{s}:feed:g"]).await;
     tracked(&redis, SECOND).await;
-    // An error from before may be left.
+    // Errors of earlier reads may be left in the feed's queue.
     let goes_on = async { while changes.next().await.is_err() {} };
     within(10 * SECOND, goes_on).await;
 }

@@ -55,7 +55,7 @@ pub(super) struct Maintenance {
     pub(super) buffer: Arc<PrefetchBuffer>,
     pub(super) trim_beside_foreign: bool,
     pub(super) foreign_lease: Duration,
-    /// Notified when the pause of a stream has changed.
+    /// Wakes the fetch when the pause of a stream has begun or ended.
     pub(super) pauses: Arc<PauseSignal>,
     pub(super) turns: Turns,
 }
@@ -286,7 +286,8 @@ impl Maintenance {
 }
 
 impl Maintenance {
-    /// Records the pauses of a stream, and lets the fetch know if one has begun or ended.
+    /// Stores the pauses of a stream. Wakes the fetch if the pause of the whole stream has begun or
+    /// ended.
     fn paused(&self, stream: &ServedStream, fields: &[Bytes]) {
         let (mut all, mut names) = (false, HashSet::default());
         for field in fields {

@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// The number of changes, for the fetch to wait on.
+/// Counts the changes of the pauses, and wakes the fetch at each change.
 pub(super) struct PauseSignal {
     changes: AtomicU64,
     notify: Notify,
@@ -106,8 +106,8 @@ async fn verdict(delivery: &Delivery<RedisSettle>, pipeline: &Pipeline) -> Optio
     if !names.contains(name) {
         return None;
     }
-    // The last tick may be older than the end of the pause. Then the message would be parked and
-    // moved back, again and again.
+    // The pause may have ended since the last tick. Then a message that is parked would be moved back
+    // at once, and parked again, until the next tick.
     if !is_paused(stream, name, pipeline).await {
         stream.resume(name);
         return None;

@@ -162,7 +162,7 @@ impl SettlePolicy {
                 let effect = self.success(&delivery, reply);
                 self.queue_settlement(delivery, effect, on_settled);
             }
-            // The delivery keeps its place, so it asks for a permit again.
+            // The delivery keeps its place in the order, and asks for a permit again after this time.
             Verdict::Park(_) => {
                 order.again(delivery, self, BETWEEN_PERMITS, false);
                 on_settled(Ok(()));
@@ -206,8 +206,8 @@ impl SettlePolicy {
                 counted,
                 reason,
             } => {
-                // Each put-off is twice as long as the one before, so that a long backlog of them
-                // becomes quiet.
+                // The waits of uncounted redeliveries in a row grow too, so that a long backlog costs
+                // little.
                 let failures = attempt.saturating_add(delivery.put_offs);
                 let after = after.unwrap_or_else(|| self.backoff.after(failures));
                 Effect::Fenced(FencedEffect::Redeliver {

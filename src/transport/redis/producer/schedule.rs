@@ -39,7 +39,7 @@ pub(in crate::transport::redis) const MOVED_BYTES: usize = 4 << 20;
 /// a command.
 const MOST_HEADERS: usize = 1_000;
 /// The sender itself moves tasks that are due within this time, since idle workers look for due
-/// messages only every two seconds.
+/// messages only about once a second.
 const SOON: Duration = Duration::from_secs(2);
 /// The most timers of a sender. Each moves all due messages of its stream.
 const TIMERS: usize = 64;

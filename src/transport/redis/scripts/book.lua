@@ -5,7 +5,7 @@ local starts, most, period, holder = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2
 local now = clock()
 redis.call('ZREMRANGEBYSCORE', starts, '-inf', string.format('%.0f', now - period))
 local booked = redis.call('ZREM', starts, holder) == 1
--- A message that has waited for its time does not count those that come after it.
+-- A message that has waited for its time is checked only against starts that have happened.
 local before = booked and redis.call('ZCOUNT', starts, '-inf', string.format('%.0f', now))
   or redis.call('ZCARD', starts)
 local at = now

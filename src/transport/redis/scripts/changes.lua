@@ -6,8 +6,8 @@ local results = {}
 for i, feed in ipairs(KEYS) do
   local after, gap = ARGV[i + 1], ''
   if after ~= '0-0' and #redis.call('XRANGE', feed, after, after) == 0 then
-    -- Trimmed, or deleted, or a replica that did not have it has become the primary. That one may
-    -- add changes with lower ids.
+    -- The change was trimmed or deleted, or a replica that did not have it has become the primary,
+    -- which may add changes with lower ids.
     local newest = redis.call('XREVRANGE', feed, '+', '-', 'COUNT', 1)[1]
     newest = newest and newest[1] or '0-0'
     if below(newest, after) then after = newest end

@@ -15,7 +15,7 @@ local base = base_of(list, ':tasks:' .. state .. ':' .. group)
 local from = 0
 if ARGV[5] ~= '' then
   local rank = redis.call('ZSCORE', list, ARGV[5]) == ARGV[4] and redis.call('ZREVRANK', list, ARGV[5])
-  -- A task that is not at its place any more is followed by those that changed before it.
+  -- If the task has changed since, the list goes on with those that changed before its time.
   from = rank and rank + 1 or redis.call('ZCOUNT', list, '(' .. ARGV[4], '+inf')
 end
 local members = redis.call('ZREVRANGE', list, from, from + looks - 1, 'WITHSCORES')

@@ -4,7 +4,8 @@
 --   <base>:parked:<length of the group>:<group>:<key>   stream: the parked messages, in order. Before
 --         their fields is '~h', the holder of their permit.
 --   <base>:parking:<group>  sorted set: keys with parked messages → when a permit of theirs ends next
---   <base>:limits:<group>   hash: keys with parked messages → '<permits> <ms of a permit>'
+--   <base>:limits:<group>   hash: keys with parked messages → '<permits> <ms of a permit>', or for a name
+--         'paused' or 'unlimited'
 -- The length of the group keeps the keys of groups apart.
 local function permits_of(base, group, key)
   return base .. ':permits:' .. #group .. ':' .. group .. ':' .. key
@@ -18,7 +19,7 @@ local function take(permits, most, life, holder)
     return false
   end
   redis.call('ZADD', permits, string.format('%.0f', now + life), holder)
-  -- A permit of an ended worker is removed by the next one that takes a permit, if there is one.
+  -- Permits that have ended are removed by the next call. Without one, the whole set expires.
   redis.call('PEXPIRE', permits, life)
   return true
 end

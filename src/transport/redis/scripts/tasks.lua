@@ -64,8 +64,9 @@ local function list_of(base, group, state) return base .. ':tasks:' .. state .. 
 
 local function has_ended(state) return state ~= 'waiting' and state ~= 'delayed' and state ~= 'running' end
 
--- Changes the state of a task, with further fields of its record: field, value…. The list and the
--- feed follow. Without a right to them, or if they have another type, the task goes on all the same.
+-- Changes the state of a task, with further fields of its record: field, value…. Also updates the lists
+-- and the feed. Their errors, such as a missing right or another type, are ignored, so that they do not
+-- stop the task.
 local function change(base, group, record, id, state, ...)
   local before = redis.call('HMGET', record, 'state', 'attempt')
   -- First, since Redis refuses only the first write of a script for lack of memory.

@@ -7,16 +7,16 @@
 --       of other libraries' consumers in ms, '1' to trim although they read the stream, ms between
 --       two trims by any worker, ms of silence of a dead consumer, ms between two searches for
 --       them, an id behind every entry, the time of the first registrations to list ('' = no
---       registry), then for each stream: its steps ('m' = deliver due messages and return the
---       group's state, 's' = mark as alive, 't' = trim, 'r' = reap), the number of ids on the retry
---       stream, the number on the stream, the ids.
+--       registry), then for each stream: its steps ('m' = deliver due messages, hand over permits that
+--       have ended, and return the group's state and pauses, 's' = mark as alive, 't' = trim, 'r' =
+--       reap), the number of ids on the retry stream, the number on the stream, the ids.
 -- Returns: {time on Redis's clock, {for each stream: {{lost ids on the retry stream}, {lost ids on
 --           the stream}}, and if the steps have 'm': moved to the retry stream {moved, lost, ms
 --           until the next is due}, moved to the stream: the same, {last id delivered, number of
 --           pending entries}, trimmed {number} or {0, group, consumer that prevents it}, number of
---           consumers deleted, number of parked messages moved, {field of
---           a pause, its time and reason…}}, {registered stream, time…}}. A failed
---           step has its error, a string, as its result.
+--           consumers deleted, number of parked messages moved, {field of a pause, its time and
+--           reason…}}, {registered stream, time…}}. A failed step has its error, a string, as its
+--           result.
 local group, me, prefix, most, bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local foreign, beside_foreign, trim_period = ARGV[6], ARGV[7] == '1', ARGV[8]
 local silence, reap_period, last = tonumber(ARGV[9]), ARGV[10], ARGV[11]
