@@ -9,8 +9,8 @@ use super::{
     scene::{QUIET, Scene, attempt, call, done, id, in_time, message, must, settle},
 };
 use crate::{
-    message::Message,
-    transport::{Delivery, Discarded, Limit, Permit, PermitRequest, TaskState, Verdict},
+    message::{Message, PermitRequest},
+    transport::{Delivery, Discarded, Limit, Permit, TaskState, Verdict},
 };
 
 /// Returns a sender's handle for a scene, and a limit.

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use tower::{buffer::error::ServiceError, load_shed::error::Overloaded};
 
 use super::{BoxError, Rejection, find};
-use crate::{message::Kind, transport::PermitRequest};
+use crate::message::{Kind, PermitRequest};
 
 /// An error that decides how its delivery is settled.
 ///

@@ -31,6 +31,7 @@ mod follow_up;
 pub(crate) mod lease;
 pub(crate) mod name;
 pub(crate) mod parts;
+mod permit;
 mod shown;
 mod task_record;
 mod unique;
@@ -41,11 +42,13 @@ pub(crate) use self::{
     lease::Lease,
     name::{DeadLetterId, IdempotencyKey, MessageId, Name, PartitionKey, UniqueKey},
     parts::{Attempt, Deadline, Due, Kind, MatchedRoute, Message, Parts, ReplyMode},
+    permit::{holder, parked_under},
     task_record::RunningRecord,
 };
 pub use self::{
     follow_up::{FollowUp, Write},
     parts::{ByKind, Replicas},
+    permit::PermitRequest,
     shown::Shown,
     task_record::{RecordFuture, TaskRecord},
     unique::{OnConflict, Unique},

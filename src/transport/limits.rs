@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::StoreFuture;
 use crate::{
     error::{Error, ErrorKind},
-    message::{Attempt, MessageId, Name, Parts},
+    message::{Name, Parts, PermitRequest, holder},
 };
 
 /// The most bytes of a limit's name, and of a key under a limit.
@@ -84,6 +84,10 @@ impl Limit {
         messages: usize,
         period: Duration,
     ) -> Result<Duration, Error> {
+        if period.is_zero() {
+            let text = "the period of a rate must be above zero";
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
         let request = self.request(parts, key, messages)?;
         self.store.book(&request, period).await
     }
@@ -91,6 +95,10 @@ impl Limit {
     fn request(&self, parts: &Parts, key: &str, permits: usize) -> Result<PermitRequest, Error> {
         if key.len() > MAX_LEN {
             let text = format!("a key of a shared limit has at most {MAX_LEN} bytes");
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        if permits == 0 {
+            let text = "a shared limit needs at least one permit, or one message in each period";
             return Err(Error::new(ErrorKind::Invalid, text));
         }
         let (Some(stream), Some(id)) = (&parts.stream, &parts.id) else {
@@ -112,12 +120,6 @@ impl fmt::Debug for Limit {
     }
 }
 
-/// Names the holder of a permit. The attempt is a part of it, so that a delivery that was claimed
-/// from a stalled worker has another permit.
-pub(crate) fn holder(id: &MessageId, attempt: Attempt) -> String {
-    format!("{id}:{}", attempt.0)
-}
-
 /// A permit of a [`Limit`]. Dropping it returns it.
 #[must_use = "a permit is returned when it is dropped"]
 pub struct Permit {
@@ -135,43 +137,6 @@ impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit").finish_non_exhaustive()
     }
-}
-
-/// The request of one delivery for a permit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PermitRequest {
-    /// The stream of the message.
-    pub stream: Name,
-    /// The name of the limit and the key, with a colon between.
-    pub key: String,
-    /// The delivery that holds the permit: the message's id and the attempt.
-    pub holder: String,
-    /// The number of permits of the key. For a rate, the number of messages in a period.
-    pub permits: usize,
-}
-
-impl PermitRequest {
-    /// Creates the request that parks a message while its name is paused. No limit has an empty name,
-    /// so its key is no limit's key.
-    pub(crate) fn of_paused(parts: &Parts) -> Self {
-        Self {
-            stream: parts.stream.clone().unwrap_or_default(),
-            key: parked_under(&parts.name),
-            holder: String::new(),
-            permits: 0,
-        }
-    }
-
-    /// Returns the name for whose resumption the message waits. `None` if it waits for a permit.
-    pub(crate) fn paused_name(&self) -> Option<&str> {
-        self.key.strip_prefix(':')
-    }
-}
-
-/// Returns the key for which messages with a paused name are parked.
-pub(crate) fn parked_under(name: &Name) -> String {
-    format!(":{name}")
 }
 
 /// The permits of a group's limits. Implemented by transports, for [`Limit`].

@@ -42,7 +42,7 @@ use tower::Service;
 
 use crate::{
     error::{Error, RpcError},
-    message::{Kind, Message, MessageId, Name},
+    message::{Kind, Message, MessageId, Name, PermitRequest},
     reply::Reply,
 };
 
@@ -59,7 +59,7 @@ pub use self::{
         Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, Page, Selection,
         Step, Steps, StoreFuture,
     },
-    limits::{Limit, LimitStore, Permit, PermitRequest},
+    limits::{Limit, LimitStore, Permit},
     partitions::PartitionTerm,
     sending::check,
     settings::{Expired, Settings, Start, UnknownNames},

@@ -14,11 +14,9 @@ use super::{
     records::TaskEnd,
 };
 use crate::{
-    message::Name,
+    message::{Name, parked_under},
     sync::lock,
-    transport::{
-        ControlStore, Pause, PauseTarget, Settings, StoreFuture, TaskState, limits::parked_under,
-    },
+    transport::{ControlStore, Pause, PauseTarget, Settings, StoreFuture, TaskState},
 };
 
 /// The stream of a pause, its group, and its target. A pause of all groups has no group.

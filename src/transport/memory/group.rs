@@ -20,11 +20,10 @@ use super::{
 };
 use crate::{
     error::RpcError,
-    message::{Attempt, FollowUp, Lease, MessageId, Name},
+    message::{Attempt, FollowUp, Lease, MessageId, Name, PermitRequest, holder, parked_under},
     transport::{
-        Claims, Discarded, DroppedLetters, GroupStats, PermitRequest, Settings, TaskOutcome,
-        TaskState, Verdict, codec,
-        limits::{holder, parked_under},
+        Claims, Discarded, DroppedLetters, GroupStats, Settings, TaskOutcome, TaskState, Verdict,
+        codec,
     },
 };
 

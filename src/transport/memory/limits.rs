@@ -10,7 +10,10 @@ use foldhash::HashMap;
 use tokio::time::Instant;
 
 use super::{broker::Broker, clock::instant_after, group::Retry};
-use crate::transport::{LimitStore, PermitRequest, Settings, StoreFuture};
+use crate::{
+    message::PermitRequest,
+    transport::{LimitStore, Settings, StoreFuture},
+};
 
 /// The number of bookings after which unused keys are removed.
 const BETWEEN_SWEEPS: usize = 1024;
@@ -110,7 +113,7 @@ impl Limits {
         let now = Instant::now();
         self.bookings += 1;
         if self.bookings.is_multiple_of(BETWEEN_SWEEPS) {
-            self.keys.retain(|_, key| !key.is_unused(now));
+            self.sweep();
         }
         let key = self.keys.entry(permit.key.clone()).or_default();
         key.period = period;
@@ -135,13 +138,17 @@ impl Limits {
     /// Removes and returns the messages that are parked for a key.
     pub(super) fn take_parked(&mut self, key: &str) -> VecDeque<Retry> {
         let parked = self.keys.get_mut(key).map(|key| &mut key.parked);
-        parked.map(std::mem::take).unwrap_or_default()
+        let parked = parked.map(std::mem::take).unwrap_or_default();
+        self.sweep();
+        parked
     }
 
     /// Removes and returns all parked messages.
     pub(super) fn take_all_parked(&mut self) -> Vec<Retry> {
         let parked = self.keys.values_mut().flat_map(|key| key.parked.drain(..));
-        parked.collect()
+        let parked = parked.collect();
+        self.sweep();
+        parked
     }
 
     /// Removes parked messages that `is_it` selects. Returns `true` if there were any.
@@ -152,7 +159,14 @@ impl Limits {
             key.parked.retain(|message| !is_it(message));
             removed |= key.parked.len() < before;
         }
+        self.sweep();
         removed
+    }
+
+    /// Removes the keys that are not in use.
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        self.keys.retain(|_, key| !key.is_unused(now));
     }
 
     /// Returns the number of parked messages.

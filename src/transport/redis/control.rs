@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     error::Error,
-    transport::{Control, ControlStore, Pause, PauseTarget, StoreFuture, limits::parked_under},
+    message::parked_under,
+    transport::{Control, ControlStore, Pause, PauseTarget, StoreFuture},
 };
 
 /// The most messages of each sort that one script call removes, since a script blocks the server.
@@ -70,7 +71,8 @@ impl Store {
             let value = String::from_utf8_lossy(&value);
             let (since, reason) = value.split_once(' ').unwrap_or((&value, ""));
             let since = Duration::from_millis(since.parse().unwrap_or(0));
-            Some(Pause::new(target, reason, UNIX_EPOCH + since))
+            let since = UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH);
+            Some(Pause::new(target, reason, since))
         });
         Ok(pauses.collect())
     }

@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{
     error::Error,
-    transport::{LimitStore, PermitRequest, StoreFuture},
+    message::PermitRequest,
+    transport::{LimitStore, StoreFuture},
 };
 
 /// The permits of a limit, on any stream of the handle.

@@ -400,3 +400,33 @@ async fn failures_dead_letters_replays_requests_and_delays_work_in_owned_partiti
     let counts = redis.counts();
     assert_eq!((counts.done, counts.dead), (4, 1), "{counts:?}");
 }
+
+#[tokio::test]
+async fn a_unique_task_that_ends_its_owners_frees_its_key_as_a_dead_letter() {
+    let server = RedisServer::start().await;
+    let redis = owning(&server.url(), 1).await.max_deliveries(2);
+    let call = Client::new(redis.clone()).enqueue("n", "1").unique("k");
+    let receipt = call.partition_key("a").tracked(60 * SECOND).await;
+    let receipt = receipt.expect("it is sent");
+    for attempt in 1..=2 {
+        let mut source = open(&redis).await;
+        let delivery = next(&mut source).await;
+        assert_eq!(message(&delivery).parts().attempt, Attempt(attempt));
+        // The worker ends without settling it.
+        drop((source, delivery));
+    }
+    let source = open(&redis).await;
+    let dead = || async { (redis.counts().dead == 1).then_some(()) };
+    let mut source = source;
+    tokio::select! {
+        found = source.next(1) => panic!("it is delivered again: {found:?}"),
+        () = raw::eventually(dead, 20 * SECOND) => {}
+    }
+    let tasks = redis.tasks();
+    let key = "k".into();
+    assert_eq!(tasks.holder(&key).await.expect("the server answers"), None);
+    let status = tasks.status(receipt.id().expect("it is stored")).await;
+    let status = status.expect("the server answers").expect("it is kept");
+    assert_eq!(status.state, campanile::transport::TaskState::Dead);
+    source.close().await.expect("the source closes");
+}

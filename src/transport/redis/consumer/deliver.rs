@@ -23,7 +23,7 @@ use super::{
 use crate::{
     Message,
     error::RpcError,
-    message::{Attempt, Deadline, MessageId},
+    message::{Attempt, Deadline, IdempotencyKey, MessageId},
     transport::{
         Delivery, SettleDelivery, Undecodable, Verdict,
         codec::{self, Decoded},
@@ -117,6 +117,17 @@ impl Deliverer {
             WhichStream::Primary(_) => fields,
             WhichStream::Retry(_) => msgpack::unpacked(fields),
         };
+        // Known before the message is decoded, so that it frees its keys also if it is never decoded.
+        let given = value_of(&fields, codec::ID).cloned();
+        let given = given.and_then(codec::given_id);
+        delivery.task = value_of(&fields, codec::RECORD)
+            .filter(|group| *group == stream.keys.group.as_bytes())
+            .and(given.as_deref())
+            .map(Box::from);
+        let id = given.or_else(|| MessageId::from_utf8(&text).ok());
+        let key = value_of(&fields, codec::IDEMPOTENCY_KEY);
+        let key = key.and_then(|key| IdempotencyKey::from_utf8(key).ok());
+        delivery.sent_with = key.zip(id.clone()).map(Box::new);
         // The next attempt of an inherited entry is counted when it starts.
         let next = delivery.attempt.saturating_add(u32::from(is_inherited));
         if let Some(max) = max_attempts(&fields) {
@@ -137,13 +148,6 @@ impl Deliverer {
                 delivery.reply_to = ReplyTo::of(&mut decoded).map(Box::new);
                 let lease = delivery.guard.lease.clone();
                 let attempt = delivery.attempt;
-                let given = decoded.id.take();
-                delivery.task = decoded
-                    .record
-                    .take()
-                    .filter(|group| *group == stream.keys.group.as_bytes())
-                    .and(given.as_deref())
-                    .map(Box::from);
                 if let Some(task) = &delivery.task {
                     delivery.guard.set_task(task);
                     lease.set_record(self.notes.record(&delivery, task));
@@ -153,11 +157,7 @@ impl Deliverer {
                 let parts = message.parts_mut();
                 parts.stream = Some(stream.keys.stream.clone());
                 parts.group = Some(stream.keys.group.clone());
-                parts.id = given.or_else(|| MessageId::from_utf8(&text).ok());
-                if let Some(key) = &parts.idempotency_key {
-                    let sent_with = parts.id.clone().map(|id| (key.clone(), id));
-                    delivery.sent_with = sent_with.map(Box::new);
-                }
+                parts.id = id;
                 parts.attempt = Attempt(attempt);
                 parts.lease = Some(lease);
                 if let Some(order) = &self.order {
@@ -167,7 +167,7 @@ impl Deliverer {
             }
             Err(mut undecodable) => {
                 self.report.counters.undecodable.increment();
-                undecodable.id = MessageId::from_utf8(&text).ok();
+                undecodable.id = id;
                 undecodable.stream = Some(stream.keys.stream.clone());
                 delivery.reply_to = ReplyTo::of_fields(&undecodable.fields).map(Box::new);
                 Some(self.with_turn(Err(undecodable), delivery))

@@ -141,7 +141,8 @@ impl Forwarder {
         let due = std::str::from_utf8(due)
             .ok()
             .and_then(|due| due.parse().ok());
-        let due = UNIX_EPOCH + Duration::from_millis(due.unwrap_or(0));
+        let due = UNIX_EPOCH.checked_add(Duration::from_millis(due.unwrap_or(0)));
+        let due = due.unwrap_or(UNIX_EPOCH);
         self.redis.promote_soon(keys, Some(Due::At(due)));
         Ok(())
     }

@@ -15,10 +15,10 @@ use super::{
     blocked::BlockedRead, fetch::log_unsettled, settle::RedisSettle, streams::ServedStream,
 };
 use crate::{
-    message::Name,
+    message::{Name, PermitRequest},
     sync::lock,
     transport::{
-        Delivery, PauseTarget, PermitRequest, Verdict,
+        Delivery, PauseTarget, Verdict,
         redis::{
             pipeline::{Pipeline, Resend},
             response::Value,

@@ -14,9 +14,9 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind, RpcError},
-    message::{IdempotencyKey, MessageId},
+    message::{IdempotencyKey, MessageId, PermitRequest},
     reply::Reply,
-    transport::{Discarded, PermitRequest, TaskOutcome, redis::entry::StreamEntryId},
+    transport::{Discarded, TaskOutcome, redis::entry::StreamEntryId},
 };
 
 /// The most bytes of a reply that is published over the connection that reads.

@@ -20,9 +20,10 @@ use super::{
 };
 use crate::{
     error::Error,
+    message::PermitRequest,
     sync::lock,
     transport::{
-        Counters, Discarded, PauseTarget, PermitRequest, TaskOutcome,
+        Counters, Discarded, PauseTarget, TaskOutcome,
         redis::{
             connection::Commands,
             entry::{StreamEntryId, WhichStream},
