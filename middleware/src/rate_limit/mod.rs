@@ -31,6 +31,12 @@
 //! );
 //! ```
 //!
+//! # The rate in a period
+//! This is not a sliding window. After a pause, a burst starts at once, and the rate goes on behind it: the period that
+//! begins with the burst has up to `messages + burst - 1` messages, which is almost twice the rate unless
+//! [`burst`](RateLimitByKeyLayer::burst) is set. With `.burst(1)` no period has more than `messages`. A rate that is exact in
+//! every period, with bursts, and over all processes, is `SharedLimitLayer::rate`.
+//!
 //! # Ordering
 //! Messages that [wait](RateLimitByKeyLayer::max_wait) start in the order in which their futures
 //! were first polled. Messages that are put off return approximately in the order in which they

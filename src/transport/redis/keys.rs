@@ -432,6 +432,7 @@ mod tests {
             keys.outbox(),
             keys.partitions(),
             keys.schedules(),
+            keys.control(),
         ]);
         shared
     }

@@ -283,9 +283,7 @@ impl Maintenance {
         }
         self.report.letters_dropped(stream, 0);
     }
-}
 
-impl Maintenance {
     /// Stores the pauses of a stream. Wakes the fetch if the pause of the whole stream has begun or
     /// ended.
     fn paused(&self, stream: &ServedStream, fields: &[Bytes]) {

@@ -50,7 +50,7 @@ scripts! {
     /// Begins or ends a pause.
     CONTROL = "fence" "fields" "tasks" "parking" "control";
     /// Removes messages that wait for a group.
-    PURGE = "fence" "fields" "tasks" "idempotency" "parking" "purge";
+    PURGE = "fence" "fields" "tasks" "idempotency" "parking" "group_info" "purge";
     /// Returns a permit of a limit.
     RELEASE = "fence" "fields" "tasks" "parking" "release";
     /// Books the next free time of a rate limit.
@@ -108,7 +108,7 @@ scripts! {
     #[cfg(feature = "schedule")]
     FIRE_SCHEDULE = "fence" "tasks" "accepting" "schedules" "fire_schedule";
     /// Counts a group's entries and consumers.
-    STATS = "fence" "holder" "stats";
+    STATS = "fence" "holder" "group_info" "stats";
 }
 
 /// A Lua script with one key, for state that several processes of an application share, such as

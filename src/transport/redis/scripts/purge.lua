@@ -18,16 +18,7 @@ local function remove(fields, origin)
   removed = removed + 1
 end
 
-local function info(key)
-  if redis.call('EXISTS', key) == 0 then return nil end
-  for _, list in ipairs(redis.call('XINFO', 'GROUPS', key)) do
-    local found = {}
-    for i = 1, #list, 2 do found[list[i]] = list[i + 1] end
-    if found.name == group then return found end
-  end
-end
-
-local primary, again = info(stream), info(retry)
+local primary, again = group_info(stream, group), group_info(retry, group)
 if primary then
   if last == '' then last = redis.call('XINFO', 'STREAM', stream)[8] end
   local from = '(' .. primary['last-delivered-id']

@@ -5,22 +5,13 @@
 --           dead, live consumers, parked, last delivered id}, or nil if the group does not exist.
 local group = ARGV[1]
 
-local function info(key)
-  if redis.call('EXISTS', key) == 0 then return nil end
-  for _, list in ipairs(redis.call('XINFO', 'GROUPS', key)) do
-    local found = {}
-    for i = 1, #list, 2 do found[list[i]] = list[i + 1] end
-    if found.name == group then return found end
-  end
-end
-
 local function age(key, found, oldest)
   if not found or found.pending == 0 then return oldest end
   local id = redis.call('XPENDING', key, group, '-', '+', 1)[1][1]
   return math.max(oldest, clock() - string.match(id, '^%d+'))
 end
 
-local primary, retry = info(KEYS[1]), info(KEYS[2])
+local primary, retry = group_info(KEYS[1], group), group_info(KEYS[2], group)
 if not primary then return false end
 -- Redis returns no lag before 7.0, nor if entries that the group has not read were deleted.
 local lag = primary.lag
