@@ -239,7 +239,7 @@ pub mod own_transport {
 pub mod testing {
     //! Testing an application.
     //!
-    //! [`examples/shop/app.rs`]: #the-whole-application
+    //! [`examples/testing/app.rs`]: #the-whole-application
     //! [`Memory`]: crate::transport::memory::Memory
     //! [`Harness`]: crate::testing::Harness
     //! [`Recorder`]: crate::testing::Recorder
@@ -261,7 +261,7 @@ pub mod testing {
     //! # The whole application
     //!
     //! ```
-    #![doc = include_str!("../examples/shop/app.rs")]
+    #![doc = include_str!("../examples/testing/app.rs")]
     //! # fn main() {}
     //! ```
 }

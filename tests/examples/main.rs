@@ -35,7 +35,7 @@ async fn one_worker_serves_streams_of_several_slots_of_a_cluster() {
 
 #[tokio::test]
 async fn the_shop_sells_to_customers_who_can_pay() {
-    let output = output(example("shop")).await;
+    let output = output(example("testing")).await;
     shows(
         &output,
         &[

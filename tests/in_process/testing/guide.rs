@@ -1,6 +1,6 @@
 //! The tests in the guide, `docs/testing.md`, with the same text.
 
-#[path = "../../../examples/shop/app.rs"]
+#[path = "../../../examples/testing/app.rs"]
 mod app;
 
 use std::{fs, path::Path, time::Duration};
@@ -132,7 +132,7 @@ fn read(path: &str) -> String {
 #[test]
 fn the_guide_shows_code_that_is_tested() {
     let sources = [
-        read("examples/shop/app.rs"),
+        read("examples/testing/app.rs"),
         read("tests/in_process/testing/guide.rs"),
     ];
     let guide = guide();

@@ -1,7 +1,7 @@
 //! An application that sends messages to itself, and requests to another application.
 //!
 //! ```text
-//! cargo run --example shop
+//! cargo run --example testing
 //! ```
 //!
 //! The shop is in `app.rs`; `docs/testing.md` shows how it is tested.
