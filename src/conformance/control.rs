@@ -95,6 +95,70 @@ pub async fn messages_with_a_paused_name_wait_in_their_order<F: Factory>(factory
     worker.close().await;
 }
 
+/// Checks that a worker that starts during a pause starts nothing.
+pub async fn a_worker_that_starts_during_a_pause_follows_it<F: Factory>(factory: &F) {
+    if !factory.capabilities().control {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let (_handle, control) = connect(factory, &scene).await;
+    scene.worker().await.close().await;
+    scene.task("waits").await;
+    must("pausing", control.pause(PauseTarget::Group, "")).await;
+    for _ in 0..3 {
+        let mut worker = scene.worker().await;
+        worker.nothing_for(QUIET, "the group is paused").await;
+        worker.close().await;
+    }
+    must("resuming", control.resume(PauseTarget::Group)).await;
+    let mut worker = scene.worker().await;
+    done(worker.one().await).await;
+    worker.close().await;
+}
+
+/// Checks that neither a pause nor a purge changes the end of a task that was cancelled while it
+/// waited.
+pub async fn a_cancelled_task_stays_cancelled_over_a_pause_and_a_purge<F: Factory>(factory: &F) {
+    let can = factory.capabilities();
+    if !can.control || !can.tasks {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let (handle, control) = connect(factory, &scene).await;
+    let tasks = factory.tasks(&handle).expect("the factory has tasks");
+    scene.worker().await.close().await;
+    let cancelled = async || {
+        let mut tracked = Message::task("task", "cancelled");
+        tracked.parts_mut().tracked = Some(Duration::from_secs(60));
+        let reply = call(&handle, tracked).await.expect("the task is accepted");
+        let receipt = reply.receipt().expect("a task has a receipt").clone();
+        assert!(must("cancelling a task", tasks.cancel(&receipt, "no need")).await);
+        receipt
+    };
+    let is_cancelled = async |receipt| {
+        let status = must("looking up a task", tasks.status(receipt)).await;
+        let status = status.expect("the status is recorded");
+        assert_eq!(
+            (status.state, &*status.reason),
+            (TaskState::Cancelled, "no need")
+        );
+    };
+    let receipt = cancelled().await;
+    let name = || PauseTarget::Name("task".into());
+    must("pausing", control.pause(name(), "")).await;
+    let mut worker = scene.worker().await;
+    worker.nothing_for(QUIET, "the task was cancelled").await;
+    is_cancelled(&receipt).await;
+    must("resuming", control.resume(name())).await;
+    worker.nothing_for(QUIET, "the task was cancelled").await;
+    is_cancelled(&receipt).await;
+    worker.close().await;
+
+    let receipt = cancelled().await;
+    assert_eq!(must("purging", control.purge_waiting()).await, 0);
+    is_cancelled(&receipt).await;
+}
+
 /// Checks that a purge removes what waits for a group, and nothing else.
 pub async fn a_purge_removes_what_waits<F: Factory>(factory: &F) {
     let can = factory.capabilities();

@@ -13,6 +13,9 @@ use crate::{
     transport::{Delivery, Discarded, Limit, Permit, TaskState, Verdict},
 };
 
+/// A lease that does not end during a check.
+const LONG: Duration = Duration::from_secs(300);
+
 /// Returns a sender's handle for a scene, and a limit.
 async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> (F::Handle, Limit) {
     let handle = scene.handle().await;
@@ -119,6 +122,121 @@ pub async fn a_permit_that_is_not_taken_is_passed_on<F: Factory>(factory: &F) {
     assert_eq!(message(&third).payload(), "third");
     let _permit = granted(&limit, &third).await;
     done(third).await;
+    worker.close().await;
+}
+
+/// Checks that a message that was handed a permit, and is cancelled or purged before its delivery,
+/// leaves the permit to others.
+pub async fn a_permit_that_is_handed_over_returns_if_its_message_is_removed<F: Factory>(
+    factory: &F,
+) {
+    let can = factory.capabilities();
+    if !can.limits || !can.tasks || !can.control {
+        return;
+    }
+    let scene = Scene::new(factory).with(|settings| settings.lease = LONG);
+    let (handle, limit) = connect(factory, &scene).await;
+    let tasks = factory.tasks(&handle).expect("the factory has tasks");
+    let control = factory.control(&handle).expect("the factory has `control`");
+    let mut worker = scene.worker().await;
+    for purges in [false, true] {
+        for payload in ["first", "second"] {
+            let mut task = Message::task("task", payload);
+            task.parts_mut().tracked = Some(Duration::from_secs(60));
+            call(&handle, task).await.expect("the task is accepted");
+        }
+        let mut deliveries = worker.exactly(2).await;
+        let permit = granted(&limit, &deliveries[0]).await;
+        let second = deliveries.remove(1);
+        let waits = id(&second).clone();
+        let request = refused(&limit, &second).await;
+        settle(second, Verdict::Park(request)).await;
+        drop(permit);
+        done(deliveries.remove(0)).await;
+        // Until the permit is handed over.
+        sleep(QUIET).await;
+        match purges {
+            true => assert_eq!(must("purging", control.purge_waiting()).await, 1),
+            false => assert!(must("cancelling", tasks.cancel(&waits, "")).await),
+        }
+        scene.task("third").await;
+        let third = worker.one().await;
+        assert_eq!(message(&third).payload(), "third");
+        let permit = granted(&limit, &third).await;
+        done(third).await;
+        drop(permit);
+        sleep(QUIET).await;
+    }
+    worker.close().await;
+}
+
+/// Checks that a message that was handed a permit of one key, and is parked for another key, leaves
+/// the permit to others.
+pub async fn a_message_that_is_parked_again_returns_its_permit<F: Factory>(factory: &F) {
+    if !factory.capabilities().limits {
+        return;
+    }
+    let scene = Scene::new(factory).with(|settings| settings.lease = LONG);
+    let (handle, limit) = connect(factory, &scene).await;
+    let outer = factory.limit(&handle, "outer").expect("it has limits");
+    let outer = outer.expect("the name of the limit is valid");
+    let mut worker = scene.worker().await;
+    for payload in ["first", "second", "third"] {
+        scene.task(payload).await;
+    }
+    let mut deliveries = worker.exactly(3).await;
+    let third = deliveries.pop().expect("three");
+    let second = deliveries.pop().expect("three");
+    let first = deliveries.pop().expect("three");
+    let of_third = granted(&outer, &third).await;
+    let of_first = granted(&limit, &first).await;
+    let request = refused(&limit, &second).await;
+    settle(second, Verdict::Park(request)).await;
+    drop(of_first);
+    done(first).await;
+    let second = worker.one().await;
+    assert_eq!(message(&second).payload(), "second");
+    let request = refused(&outer, &second).await;
+    settle(second, Verdict::Park(request)).await;
+    let inner_of_third = granted(&limit, &third).await;
+    drop((of_third, inner_of_third));
+    done(third).await;
+    let second = worker.one().await;
+    assert_eq!(message(&second).payload(), "second");
+    let _permits = [
+        granted(&outer, &second).await,
+        granted(&limit, &second).await,
+    ];
+    done(second).await;
+    worker.close().await;
+}
+
+/// Checks that a delivery that takes its permit again holds it until it has returned both.
+pub async fn a_permit_that_is_taken_again_is_returned_after_its_last_use<F: Factory>(factory: &F) {
+    if !factory.capabilities().limits {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let (_handle, limit) = connect(factory, &scene).await;
+    let mut worker = scene.worker().await;
+    for payload in ["first", "second"] {
+        scene.task(payload).await;
+    }
+    let mut deliveries = worker.exactly(2).await;
+    let mut permit = granted(&limit, &deliveries[0]).await;
+    for _ in 0..20 {
+        // As a layer does that repeats its handler at once, and by a use within another.
+        drop(permit);
+        permit = granted(&limit, &deliveries[0]).await;
+        drop(granted(&limit, &deliveries[0]).await);
+    }
+    sleep(QUIET).await;
+    let request = refused(&limit, &deliveries[1]).await;
+    settle(deliveries.remove(1), Verdict::Park(request)).await;
+    worker.nothing_for(QUIET, "the permit is taken").await;
+    drop(permit);
+    done(worker.one().await).await;
+    done(deliveries.remove(0)).await;
     worker.close().await;
 }
 
@@ -230,4 +348,40 @@ pub async fn the_workers_of_a_group_keep_to_their_limit<F: Factory>(factory: &F)
     }
     one.close().await;
     two.close().await;
+}
+
+/// Checks that the times that wait for their messages are kept, although earlier messages start.
+pub async fn a_rate_keeps_the_times_of_those_that_wait<F: Factory>(factory: &F) {
+    if !factory.capabilities().limits {
+        return;
+    }
+    const PERIOD: Duration = Duration::from_millis(400);
+    let scene = Scene::new(factory);
+    let (_handle, limit) = connect(factory, &scene).await;
+    let mut worker = scene.worker().await;
+    for payload in ["1", "2", "3", "4", "5"] {
+        scene.task(payload).await;
+    }
+    let deliveries = worker.exactly(5).await;
+    let book = async |index: usize| {
+        let parts = message::<_>(&deliveries[index]).parts();
+        must("booking a time", limit.book(parts, "key", 1, PERIOD)).await
+    };
+    assert_eq!(book(0).await, Duration::ZERO);
+    let second = book(1).await;
+    let (third, fourth) = (book(2).await, book(3).await);
+    assert!(
+        third > PERIOD && fourth > 2 * PERIOD,
+        "{third:?}, {fourth:?}"
+    );
+    sleep(second + Duration::from_millis(2)).await;
+    assert_eq!(book(1).await, Duration::ZERO);
+    // The third and the fourth may start at their times, even if they come late.
+    sleep(PERIOD + PERIOD / 4).await;
+    let fifth = book(4).await;
+    assert!(fifth > PERIOD, "{fifth:?}");
+    for delivery in deliveries {
+        done(delivery).await;
+    }
+    worker.close().await;
 }

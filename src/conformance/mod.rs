@@ -92,7 +92,9 @@ mod workers;
 
 pub use self::{
     control::{
+        a_cancelled_task_stays_cancelled_over_a_pause_and_a_purge,
         a_paused_stream_delivers_nothing_until_it_is_resumed, a_purge_removes_what_waits,
+        a_worker_that_starts_during_a_pause_follows_it,
         messages_with_a_paused_name_wait_in_their_order,
     },
     crowds::{
@@ -129,8 +131,12 @@ pub use self::{
         the_work_of_one_group_is_invisible_to_others, workers_of_a_group_share_its_messages,
     },
     limits::{
-        a_parked_task_can_be_cancelled, a_permit_that_is_not_taken_is_passed_on,
-        a_rate_gives_each_message_its_time, parked_messages_get_the_permits_that_are_returned,
+        a_message_that_is_parked_again_returns_its_permit, a_parked_task_can_be_cancelled,
+        a_permit_that_is_handed_over_returns_if_its_message_is_removed,
+        a_permit_that_is_not_taken_is_passed_on,
+        a_permit_that_is_taken_again_is_returned_after_its_last_use,
+        a_rate_gives_each_message_its_time, a_rate_keeps_the_times_of_those_that_wait,
+        parked_messages_get_the_permits_that_are_returned,
         the_workers_of_a_group_keep_to_their_limit,
     },
     messages::{
@@ -301,9 +307,15 @@ macro_rules! conformance_tests {
             a_parked_task_can_be_cancelled
             a_rate_gives_each_message_its_time
             the_workers_of_a_group_keep_to_their_limit
+            a_rate_keeps_the_times_of_those_that_wait
+            a_permit_that_is_taken_again_is_returned_after_its_last_use
+            a_permit_that_is_handed_over_returns_if_its_message_is_removed
+            a_message_that_is_parked_again_returns_its_permit
             a_paused_stream_delivers_nothing_until_it_is_resumed
             messages_with_a_paused_name_wait_in_their_order
             a_purge_removes_what_waits
+            a_worker_that_starts_during_a_pause_follows_it
+            a_cancelled_task_stays_cancelled_over_a_pause_and_a_purge
             ticks_are_sent_once_by_any_number_of_processes
             missed_ticks_are_sent_together_or_each_as_chosen
             schedules_are_changed_at_run_time

@@ -146,10 +146,13 @@ impl Shared {
         let purged = self.with_group(settings, |group, log| group.take_waiting(log));
         let purged = purged.unwrap_or_default();
         let GroupContext { records, clock, .. } = &self.context;
-        for entry in &purged {
+        let purged = purged
+            .iter()
+            .filter(|entry| !records.skips(settings, &entry.fields));
+        let ended = purged.map(|entry| {
             let end = TaskEnd::new(TaskState::Discarded, "purged");
             records.end(settings, &entry.fields, end, clock);
-        }
-        purged.len() as u64
+        });
+        ended.count() as u64
     }
 }

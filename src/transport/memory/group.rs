@@ -86,10 +86,24 @@ impl Retry {
             put_offs,
         }
     }
+}
 
-    /// Names the next delivery as the holder of a permit.
-    pub(super) fn holder(&self) -> String {
+/// A delivery as the holder of a permit.
+pub(super) trait Holder {
+    /// Returns the name of the holder.
+    fn holder(&self) -> String;
+}
+
+impl Holder for Retry {
+    /// Names the next delivery.
+    fn holder(&self) -> String {
         holder(&self.entry.message_id(), Attempt(self.attempts + 1))
+    }
+}
+
+impl Holder for Pending {
+    fn holder(&self) -> String {
+        holder(&self.entry.message_id(), Attempt(self.attempt))
     }
 }
 
@@ -281,11 +295,13 @@ impl Group {
             }
             if context.records.skips(settings, &retry.entry.fields) {
                 index.map(|index| self.unfinished.remove(&index));
+                self.end_reservation(&retry);
                 continue;
             }
             if let Some(key) = pauses.key_of(&retry.entry) {
                 context.counters.parked.increment();
                 index.map(|index| self.unfinished.remove(&index));
+                self.end_reservation(&retry);
                 let delivered = self.limits.park(key, 0, retry);
                 self.deliver_now(delivered);
                 continue;
@@ -354,7 +370,7 @@ impl Group {
                 context.counters.lost_leases.increment();
                 pending.lease.lose();
             }
-            self.end_reservation(&pending.entry, pending.attempt);
+            self.end_reservation(&pending);
             self.ready.push_back(Retry {
                 entry: pending.entry,
                 attempts: pending.attempt,
@@ -441,13 +457,15 @@ impl Group {
         settings: &Settings,
         context: &GroupContext,
     ) -> Option<Arc<LogEntry>> {
+        let pending = self.finish(serial)?;
+        self.end_reservation(&pending);
         let Pending {
             entry,
             attempt,
             put_offs,
             lease,
             ..
-        } = self.finish(serial)?;
+        } = pending;
         let again = |attempts, put_offs| Retry {
             entry: Arc::clone(&entry),
             attempts,
@@ -455,9 +473,6 @@ impl Group {
         };
         if settings.max_in_flight_of_group.is_some() {
             self.wake();
-        }
-        if !matches!(verdict, Verdict::Park(_)) {
-            self.end_reservation(&entry, attempt);
         }
         let counters = &context.counters;
         // The observer is called before the reply is sent, so that its record is complete when the
@@ -571,11 +586,10 @@ impl Group {
         self.deliver_now(delivered);
     }
 
-    /// Returns the permit that is reserved for a delivery, because the delivery has ended.
-    fn end_reservation(&mut self, entry: &LogEntry, attempt: u32) {
-        let delivered = self
-            .limits
-            .end(|| holder(&entry.message_id(), Attempt(attempt)));
+    /// Returns the permit that is reserved for a delivery, because the delivery has ended, or is not
+    /// made.
+    fn end_reservation(&mut self, of: &impl Holder) {
+        let delivered = self.limits.end(|| of.holder());
         self.deliver_now(delivered);
     }
 
@@ -640,20 +654,25 @@ impl Group {
     /// is none.
     pub(super) fn cancel(&mut self, id: &MessageId, reason: &str) -> bool {
         let is_it = |entry: &LogEntry| entry.message_id() == *id;
-        let waiting = self.ready.len() + self.due.len();
         if self.limits.remove(|retry| is_it(&retry.entry)) {
             return true;
         }
-        self.ready.retain(|retry| !is_it(&retry.entry));
+        let at = self.ready.iter().position(|retry| is_it(&retry.entry));
+        if let Some(retry) = at.and_then(|at| self.ready.remove(at)) {
+            self.end_reservation(&retry);
+            return true;
+        }
+        let due = self.due.len();
         self.due.retain(|_, retry| !is_it(&retry.entry));
         let mut pending = self.pending.iter();
         let running = pending.find(|(_, pending)| is_it(&pending.entry));
         let running = running.map(|(serial, _)| *serial);
         if let Some(pending) = running.and_then(|serial| self.finish(serial)) {
+            self.end_reservation(&pending);
             pending.lease.cancel(reason);
             return true;
         }
-        self.ready.len() + self.due.len() < waiting
+        self.due.len() < due
     }
 
     /// Delivers the messages that were parked because this name was paused.
@@ -667,6 +686,10 @@ impl Group {
         let mut waiting: Vec<_> = self.ready.drain(..).collect();
         waiting.extend(std::mem::take(&mut self.due).into_values());
         waiting.extend(self.limits.take_all_parked());
+        // After all are removed, so that no permit goes to one of them.
+        for retry in &waiting {
+            self.end_reservation(retry);
+        }
         let mut entries: Vec<_> = waiting.into_iter().map(|retry| retry.entry).collect();
         while let Some(entry) = log.get(self.next) {
             self.next += 1;

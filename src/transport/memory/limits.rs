@@ -9,7 +9,11 @@ use std::{
 use foldhash::HashMap;
 use tokio::time::Instant;
 
-use super::{broker::Broker, clock::instant_after, group::Retry};
+use super::{
+    broker::Broker,
+    clock::instant_after,
+    group::{Holder, Retry},
+};
 use crate::{
     message::PermitRequest,
     transport::{LimitStore, Settings, StoreFuture},
@@ -33,8 +37,8 @@ pub(super) struct Limits {
 #[derive(Debug, Default)]
 struct Key {
     permits: usize,
-    /// The holders of permits, reserved ones included.
-    held: Vec<String>,
+    /// The holders of permits, and how often each has taken its permit: not yet, if it is reserved.
+    held: HashMap<String, usize>,
     parked: VecDeque<Retry>,
     /// The times at which messages start or have started, with the holders.
     starts: BTreeSet<(Instant, String)>,
@@ -45,23 +49,31 @@ struct Key {
 impl Limits {
     /// Takes a permit. Returns `false` if all are taken.
     pub(super) fn acquire(&mut self, permit: &PermitRequest) -> bool {
-        self.reserved.remove(&permit.holder);
+        if self.reserved.get(&permit.holder) == Some(&permit.key) {
+            self.reserved.remove(&permit.holder);
+        }
         let key = self.keys.entry(permit.key.clone()).or_default();
         key.permits = permit.permits;
-        if key.held.contains(&permit.holder) {
+        if let Some(times) = key.held.get_mut(&permit.holder) {
+            *times += 1;
             return true;
         }
         let is_free = key.held.len() < key.permits;
         if is_free {
-            key.held.push(permit.holder.clone());
+            key.held.insert(permit.holder.clone(), 1);
         }
         is_free
     }
 
     /// Frees a permit. Returns the parked messages that are delivered now, each with a permit.
     pub(super) fn release(&mut self, key: &str, holder: &str) -> Vec<Retry> {
-        if let Some(key) = self.keys.get_mut(key) {
-            key.held.retain(|it| it != holder);
+        if let Some(key) = self.keys.get_mut(key)
+            && let Some(times) = key.held.get_mut(holder)
+        {
+            *times = times.saturating_sub(1);
+            if *times == 0 {
+                key.held.remove(holder);
+            }
         }
         self.hand_over(key)
     }
@@ -98,7 +110,7 @@ impl Limits {
             && let Some(message) = of_key.parked.pop_front()
         {
             let holder = message.holder();
-            of_key.held.push(holder.clone());
+            of_key.held.entry(holder.clone()).or_default();
             self.reserved.insert(holder, key.to_owned());
             delivered.push(message);
         }

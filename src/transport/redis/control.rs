@@ -88,12 +88,11 @@ impl Store {
             };
             let pipeline = self.0.shared.pipeline.of(&keys.primary);
             let answer = pipeline.script(&scripts::PURGE, &names, args, Resend::Never);
-            let [count, until] = exactly(answer.await?)?;
-            let count = integer(&count)?.unsigned_abs();
-            if count == 0 {
+            let [count, until, more] = exactly(answer.await?)?;
+            purged += integer(&count)?.unsigned_abs();
+            if integer(&more)? == 0 {
                 return Ok(purged);
             }
-            purged += count;
             last = bytes(until)?;
         }
     }

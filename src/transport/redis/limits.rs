@@ -2,14 +2,18 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, OnceLock},
+    pin::pin,
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
 use futures_util::future::join_all;
 use redis::Cmd;
 use tokio::{
-    sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
+    sync::{
+        Notify,
+        mpsc::{self, UnboundedReceiver, UnboundedSender},
+    },
     time::{MissedTickBehavior, interval},
 };
 
@@ -22,21 +26,116 @@ use super::{
 };
 use crate::{
     error::Error,
-    message::PermitRequest,
+    message::{Name, PermitRequest},
+    sync::lock,
     transport::{LimitStore, StoreFuture},
 };
 
 /// The permits of a limit, on any stream of the handle.
 pub(super) struct RedisLimits {
     permits: Arc<Permits>,
-    /// The queue of the task that renews and returns permits. Set once a permit was taken.
+    uses: Arc<Uses>,
+    /// The queue of the task that renews and returns permits. Set once a permit was asked for.
     keeper: OnceLock<UnboundedSender<Change>>,
 }
 
 /// A change of the permits that this process holds.
 enum Change {
     Taken(PermitRequest),
-    Returned(PermitRequest),
+    /// A use has ended, with a permit or without.
+    Ended(PermitRequest),
+}
+
+/// The stream, the key and the holder of a permit.
+type PermitName = (Name, String, String);
+
+fn name_of(request: &PermitRequest) -> PermitName {
+    let (stream, key) = (request.stream.clone(), request.key.clone());
+    (stream, key, request.holder.clone())
+}
+
+/// The uses of the permits that this process holds or asks for. A delivery may take its permit again,
+/// for example if a layer repeats its handler. On the server it is the same permit, so it is returned
+/// after its last use, and not while it is asked for.
+#[derive(Default)]
+struct Uses {
+    by_permit: Mutex<HashMap<PermitName, Use>>,
+    /// Notified when permits were returned to the server.
+    returned: Notify,
+}
+
+#[derive(Default)]
+struct Use {
+    times: usize,
+    /// Set while the permit is returned to the server.
+    is_returning: bool,
+}
+
+impl Uses {
+    /// Begins a use. Waits while the permit is returned.
+    async fn begin(&self, name: &PermitName) {
+        loop {
+            let mut returned = pin!(self.returned.notified());
+            returned.as_mut().enable();
+            {
+                let mut uses = lock(&self.by_permit);
+                let found = uses.entry(name.clone()).or_default();
+                if !found.is_returning {
+                    found.times += 1;
+                    return;
+                }
+            }
+            returned.await;
+        }
+    }
+
+    /// Ends a use. Returns `true` if it was the last one. The permit then counts as being returned if
+    /// this process holds it.
+    fn end(&self, name: &PermitName, is_held: bool) -> bool {
+        let mut uses = lock(&self.by_permit);
+        let Some(found) = uses.get_mut(name) else {
+            return false;
+        };
+        found.times -= 1;
+        let is_last = found.times == 0;
+        match is_last && is_held {
+            true => found.is_returning = true,
+            false if is_last => drop(uses.remove(name)),
+            false => {}
+        }
+        is_last
+    }
+}
+
+/// A use for which a permit is asked. Dropping it without a permit ends the use.
+struct Asking<'a> {
+    limits: &'a RedisLimits,
+    request: &'a PermitRequest,
+    is_taken: bool,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.is_taken {
+            self.limits.release(self.request);
+        }
+    }
+}
+
+/// The permits that are returned to the server. Dropping it lets their holders ask again.
+struct Returning<'a> {
+    uses: &'a Uses,
+    requests: Vec<PermitRequest>,
+}
+
+impl Drop for Returning<'_> {
+    fn drop(&mut self) {
+        let mut uses = lock(&self.uses.by_permit);
+        for request in &self.requests {
+            uses.remove(&name_of(request));
+        }
+        self.uses.returned.notify_waiters();
+    }
 }
 
 /// Calls the scripts of permits.
@@ -46,7 +145,12 @@ impl RedisLimits {
     pub(super) fn new(redis: Redis) -> Self {
         let keeper = OnceLock::new();
         let permits = Arc::new(Permits(redis));
-        Self { permits, keeper }
+        let uses = Arc::default();
+        Self {
+            permits,
+            uses,
+            keeper,
+        }
     }
 
     /// Queues a change for the task that keeps the permits. If its runtime has ended, the permits end
@@ -55,7 +159,8 @@ impl RedisLimits {
         let keeper = self.keeper.get_or_init(|| {
             let (queue, changes) = mpsc::unbounded_channel();
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                runtime.spawn(keep(Arc::clone(&self.permits), changes));
+                let (permits, uses) = (Arc::clone(&self.permits), Arc::clone(&self.uses));
+                runtime.spawn(keep(permits, uses, changes));
             }
             queue
         });
@@ -66,16 +171,22 @@ impl RedisLimits {
 impl LimitStore for RedisLimits {
     fn acquire<'a>(&'a self, request: &'a PermitRequest) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let is_taken = self.permits.acquire(request).await?;
-            if is_taken {
+            self.uses.begin(&name_of(request)).await;
+            let mut asking = Asking {
+                limits: self,
+                request,
+                is_taken: false,
+            };
+            asking.is_taken = self.permits.acquire(request).await?;
+            if asking.is_taken {
                 self.change(Change::Taken(request.clone()));
             }
-            Ok(is_taken)
+            Ok(asking.is_taken)
         })
     }
 
     fn release(&self, request: &PermitRequest) {
-        self.change(Change::Returned(request.clone()));
+        self.change(Change::Ended(request.clone()));
     }
 
     fn book<'a>(
@@ -89,14 +200,18 @@ impl LimitStore for RedisLimits {
 
 /// Renews the permits that this process holds, and returns those that it no longer needs. Ends once the
 /// limit and its last permit are dropped.
-async fn keep(permits: Arc<Permits>, mut changes: UnboundedReceiver<Change>) {
+async fn keep(permits: Arc<Permits>, uses: Arc<Uses>, mut changes: UnboundedReceiver<Change>) {
     const AT_ONCE: usize = 256;
     let mut held = HashMap::new();
     let mut renewals = interval(permits.lease() / 3);
     renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::new();
     loop {
-        let mut returned = Vec::new();
+        let requests = Vec::new();
+        let mut returned = Returning {
+            uses: &uses,
+            requests,
+        };
         tokio::select! {
             biased;
             count = changes.recv_many(&mut batch, AT_ONCE) => {
@@ -106,11 +221,14 @@ async fn keep(permits: Arc<Permits>, mut changes: UnboundedReceiver<Change>) {
                 for change in batch.drain(..) {
                     match change {
                         Change::Taken(request) => {
-                            held.insert((request.key.clone(), request.holder.clone()), request);
+                            held.insert(name_of(&request), request);
                         }
-                        Change::Returned(request) => {
-                            held.remove(&(request.key.clone(), request.holder.clone()));
-                            returned.push(request);
+                        Change::Ended(request) => {
+                            let name = name_of(&request);
+                            let is_last = uses.end(&name, held.contains_key(&name));
+                            if is_last && held.remove(&name).is_some() {
+                                returned.requests.push(request);
+                            }
                         }
                     }
                 }
@@ -121,7 +239,13 @@ async fn keep(permits: Arc<Permits>, mut changes: UnboundedReceiver<Change>) {
                 log(renewed.into_iter().map(|it| it.map(drop)));
             }
         }
-        log(join_all(returned.iter().map(|request| permits.release(request))).await);
+        log(join_all(
+            returned
+                .requests
+                .iter()
+                .map(|request| permits.release(request)),
+        )
+        .await);
     }
 }
 

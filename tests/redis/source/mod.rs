@@ -7,6 +7,7 @@ mod dead_letters;
 mod events;
 mod faults;
 mod leases;
+mod limits;
 mod outages;
 mod outbox;
 mod owned;

@@ -183,5 +183,41 @@ async fn the_rights_that_the_docs_name_are_enough_to_pause_and_to_purge() {
         assert_eq!(control.pauses().await.expect("it is permitted").len(), 1);
         assert!(control.resume(target).await.expect("it is permitted"));
     }
-    assert_eq!(control.purge_waiting().await.expect("it is permitted"), 0);
+    // A task with a record, as a sender stores it.
+    server
+        .command(&["XGROUP", "CREATE", "s", "g", "0", "MKSTREAM"])
+        .await;
+    let fields = [
+        ("type", &b"task"[..]),
+        ("name", b"n"),
+        ("payload", b""),
+        ("~i", b"1"),
+        ("~j", b"g"),
+    ];
+    raw::add(&server, "s", &fields).await;
+    let record: Vec<_> = "HSET {s}:task:g:1 state waiting name n attempt 0 keep 1000 unique k"
+        .split(' ')
+        .collect();
+    server.command(&record).await;
+    assert_eq!(control.purge_waiting().await.expect("it is permitted"), 1);
+}
+
+#[tokio::test]
+async fn a_purge_of_a_stream_that_was_trimmed_leaves_no_lag() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    open(&redis).await.close().await.expect("the source closes");
+    for _ in 0..20 {
+        task(&server, "1").await;
+    }
+    server.command(&["XTRIM", "s", "MAXLEN", "5"]).await;
+    let purged = redis.control().purge_waiting().await;
+    assert_eq!(purged.expect("the server answers"), 5);
+    let lag = async || {
+        let stats = redis.stats().await.expect("the server answers");
+        stats.group("g").expect("the group exists").lag
+    };
+    assert_eq!(lag().await, Some(0));
+    task(&server, "2").await;
+    assert_eq!(lag().await, Some(1));
 }

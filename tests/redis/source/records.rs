@@ -302,3 +302,37 @@ async fn a_task_without_a_record_is_dead_at_once_if_it_needs_a_checkpoint() {
     assert!(reason.contains(".tracked("), "{reason}");
     worker.stop().await.expect("it stops");
 }
+
+#[tokio::test]
+async fn the_record_of_a_task_with_very_many_headers_follows_its_retries() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let tasks = redis.tasks();
+    let mut call = Client::new(redis.clone()).enqueue("n", "p");
+    for n in 0..1_000 {
+        call = call.header(format!("h{n}"), "x");
+    }
+    let receipt = call.tracked(60 * SECOND).unique("k").await;
+    let receipt = receipt.expect("it is sent");
+    let id = receipt.id().expect("it is stored");
+    let mut source = open(&redis).await;
+    for attempt in 1..4 {
+        let delivery = next(&mut source).await;
+        assert_eq!(message(&delivery).parts().attempt.0, attempt);
+        let again = Verdict::Redeliver {
+            after: Some(Duration::ZERO),
+            counted: true,
+            reason: format!("failure {attempt}"),
+        };
+        settle(delivery, again).await;
+        let status = tasks.status(id).await.expect("the server answers");
+        let status = status.expect("it is recorded");
+        assert_eq!(status.state, TaskState::Waiting);
+        assert_eq!(status.reason, format!("failure {attempt}"));
+        let again = Client::new(redis.clone()).enqueue("n", "p").unique("k");
+        assert!(again.await.expect("it is answered").is_duplicate());
+    }
+    assert!(tasks.cancel(id, "").await.expect("the server answers"));
+    nothing(&mut source, SECOND / 2).await;
+    source.close().await.expect("the source closes");
+}

@@ -272,9 +272,16 @@ async fn a_registered_stream_that_is_not_used_any_more_is_retired_once_nothing_i
         .stream("used")
         .await
         .expect("the message is sent");
+    // A message of the group is parked on this stream.
+    server
+        .command(&["ZADD", "{parked}:parking:g", "+inf", "limit:key"])
+        .await;
+    server
+        .command(&["XGROUP", "CREATE", "parked", "g", "0", "MKSTREAM"])
+        .await;
     let (time, _): (u64, u64) = server.query(&["TIME"]).await;
     let long_ago = ((time - 100) * 1000).to_string();
-    for stream in ["later", "now"] {
+    for stream in ["later", "now", "parked"] {
         server.command(&["ZADD", REGISTRY, &long_ago, stream]).await;
     }
     let mut source = open(&handle_of(&server, Streams::registered("tenants")).await).await;
@@ -298,8 +305,8 @@ async fn a_registered_stream_that_is_not_used_any_more_is_retired_once_nothing_i
     };
     assert_eq!(
         left,
-        ["later", "used"],
-        "a stream with a delayed task stays"
+        ["later", "parked", "used"],
+        "streams with a delayed or a parked task stay"
     );
     // Another sender registers the stream again with its first task.
     let other = Redis::connect(&server.url()).await.expect("a handle");

@@ -13,7 +13,7 @@ use crate::{
             error,
             keys::Keys,
             pipeline::{Pipeline, Resend},
-            response::{Value, array, bytes, unexpected},
+            response::{Value, array, bytes, fields, unexpected},
             scripts,
         },
     },
@@ -93,7 +93,27 @@ impl Membership {
                 others.join(", ")
             )));
         }
-        Ok(())
+        self.read_pauses(stream).await
+    }
+
+    /// Reads the pauses of a stream, since the first read of entries may be earlier than the first
+    /// tick. If the server refuses, the ticks bring them.
+    async fn read_pauses(&self, stream: &ServedStream) -> Result<(), Error> {
+        let mut cmd = redis::cmd("HGETALL");
+        cmd.arg(stream.keys.control());
+        let answer = self.pipeline.command(cmd, Resend::Never).await;
+        match answer.and_then(fields) {
+            Ok(pauses) => {
+                let fields: Vec<_> = pauses.into_iter().map(|(field, _)| field).collect();
+                if stream.follow(&fields, |_| {}) && stream.is_paused() {
+                    let (stream, group) = (&stream.keys.stream, &stream.keys.group);
+                    tracing::info!(%stream, %group, "the stream is paused");
+                }
+                Ok(())
+            }
+            Err(error) if error::is_temporary(&error) => Err(error),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Creates the group again after it was deleted. The group continues behind the last entry that

@@ -4,7 +4,6 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use foldhash::HashSet;
 use tokio::time::Instant;
 
 use super::{
@@ -19,12 +18,9 @@ use super::{
     tick::{GroupFacts, Maintained, TickRequest, TickSteps},
     upkeep_connection::UpkeepConnection,
 };
-use crate::transport::{
-    PauseTarget,
-    redis::{
-        producer::schedule::{MOVED_AT_ONCE, MOVED_BYTES, Promoted},
-        scripts,
-    },
+use crate::transport::redis::{
+    producer::schedule::{MOVED_AT_ONCE, MOVED_BYTES, Promoted},
+    scripts,
 };
 
 /// The most streams that one tick maintains, since a script blocks the server. The other streams
@@ -287,18 +283,11 @@ impl Maintenance {
     /// Stores the pauses of a stream. Wakes the fetch if the pause of the whole stream has begun or
     /// ended.
     fn paused(&self, stream: &ServedStream, fields: &[Bytes]) {
-        let (mut all, mut names) = (false, HashSet::default());
-        for field in fields {
-            match stream.keys.paused(field) {
-                Ok(Some(PauseTarget::Name(name))) => drop(names.insert(name)),
-                Ok(Some(_)) => all = true,
-                Ok(None) => {}
-                Err(()) => self.pauses.unknown(stream, field),
-            }
-        }
-        if stream.set_pauses(all, names) {
+        let has_changed = stream.follow(fields, |field| self.pauses.unknown(stream, field));
+        if has_changed {
+            let is_paused = stream.is_paused();
             let (stream, group) = (&stream.keys.stream, &self.member.group);
-            match all {
+            match is_paused {
                 true => tracing::info!(%stream, %group, "the stream is paused"),
                 false => tracing::info!(%stream, %group, "the stream is resumed"),
             }

@@ -241,6 +241,8 @@ impl Settler {
                 }
             }
             2 => self.report.deleted(1),
+            // The task was cancelled while it waited.
+            3 => {}
             _ => self.fenced_out(delivery),
         }
         Ok(())
@@ -280,6 +282,8 @@ impl Settler {
         match integer(&self.insist(stream, submit).await?)? {
             1 => self.report.counters.parked.increment(),
             2 => self.report.deleted(1),
+            // The task was cancelled while it waited.
+            3 => {}
             _ => self.fenced_out(delivery),
         }
         Ok(())

@@ -5,13 +5,14 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use bytes::Bytes;
 use foldhash::{HashMap, HashSet};
 
 use crate::{
     message::Name,
     sync::lock,
     transport::{
-        DroppedLetters,
+        DroppedLetters, PauseTarget,
         redis::{
             entry::{StreamEntryId, WhichStream},
             keys::Keys,
@@ -89,8 +90,18 @@ impl ServedStream {
         self.pending.load(Ordering::Relaxed)
     }
 
-    /// Sets the pauses. Returns `true` if the pause of the stream has changed.
-    pub(super) fn set_pauses(&self, paused: bool, names: HashSet<Name>) -> bool {
+    /// Follows the pauses with these fields. Calls `unknown` with each field of a kind that this version
+    /// does not know. Returns `true` if the pause of the stream has changed.
+    pub(super) fn follow(&self, fields: &[Bytes], mut unknown: impl FnMut(&Bytes)) -> bool {
+        let (mut paused, mut names) = (false, HashSet::default());
+        for field in fields {
+            match self.keys.paused(field) {
+                Ok(Some(PauseTarget::Name(name))) => drop(names.insert(name)),
+                Ok(Some(_)) => paused = true,
+                Ok(None) => {}
+                Err(()) => unknown(field),
+            }
+        }
         *lock(&self.paused_names) = (!names.is_empty()).then(|| Arc::new(names));
         self.paused.swap(paused, Ordering::SeqCst) != paused
     }

@@ -14,5 +14,7 @@ if before >= most then
   at = math.max(now, last + period)
 end
 redis.call('ZADD', starts, string.format('%.0f', at), holder)
-redis.call('PEXPIRE', starts, string.format('%.0f', at - now + period))
+-- Until the last booking does not count any more.
+local last = redis.call('ZREVRANGE', starts, 0, 0, 'WITHSCORES')[2]
+redis.call('PEXPIRE', starts, string.format('%.0f', last - now + period))
 return at - now

@@ -60,4 +60,5 @@ else
   -- fetches it ends it, by the record.
   redis.call('PERSIST', record)
 end
+give_back(base, group, fields, where == 'retry')
 return 1

@@ -103,18 +103,19 @@ for _, entry in ipairs(pending) do
       if not found then
         finish(src, group, id, retry)
         deleted = deleted + 1
-      elseif count >= most or so_far >= attempts_of(found[2]) then
+      elseif count >= most or so_far >= attempts_of(all_fields(found[2], retry)) then
         local fields, reason = sent(found[2], retry), 'delivered ' .. so_far .. ' times and never settled'
         local surplus, err =
           dead_letter(redis.pcall, KEYS[3], group, origin(id, found[2]), reason, so_far, fields, ARGV[11])
         if surplus then
           local base = base_of(KEYS[3], ':dead:' .. group)
-          local record, task = recorded(base, group, found[2])
+          local record, task = recorded(base, group, all_fields(found[2], retry))
           if record then ended(base, group, task, 'dead', reason) end
           local key, sent_id = sent_with(found[2], origin(id, found[2]))
           if key then free_idempotency(base, key, sent_id) end
           dropped = dropped + surplus
           finish(src, group, id, retry)
+          give_back(base, group, found[2], retry)
           dead[#dead + 1] = { id, so_far, address(found[2]) }
         else
           -- The server refuses the dead letter, for example without memory. The entry stays

@@ -18,7 +18,8 @@ local function sent(fields, retry)
   local kept = {}
   for i = 1, #fields, 2 do
     local field = fields[i]
-    if field ~= '~o' and field ~= '~a' and field ~= '~u' and (retry or field ~= '~f') then
+    local facts = field == '~o' or field == '~a' or field == '~u' or field == '~h'
+    if not facts and (retry or field ~= '~f') then
       kept[#kept + 1] = field
       kept[#kept + 1] = fields[i + 1]
     end
@@ -44,6 +45,10 @@ local function unpacked_entry(fields)
   end
   return fields
 end
+
+-- The fields of an entry. Those in a `~f` are included only on a retry stream, since elsewhere a
+-- sender may have written it.
+local function all_fields(fields, retry) return retry and unpacked_entry(fields) or fields end
 
 -- Adds a dead letter and keeps at most `most`. Returns the number of letters dropped, or nil and
 -- the error if `add` is `redis.pcall` and the server refuses. The facts come first, in this order,

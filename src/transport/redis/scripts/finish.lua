@@ -10,8 +10,8 @@
 local src, group, id, retry = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1'
 if not own(src, group, id, ARGV[2]) then return { 0, 0, 0 } end
 local outcome, dropped = 1, 0
+local entry = (ARGV[14] or retry) and redis.call('XRANGE', src, id, id)[1]
 if ARGV[14] then
-  local entry = redis.call('XRANGE', src, id, id)[1]
   if entry then
     -- `sent` removes fields with the names of the transport's. Otherwise a replay would use those
     -- that a sender has set.
@@ -29,4 +29,5 @@ end
 if ARGV[12] ~= '' then free_idempotency(base, ARGV[12], ARGV[13]) end
 local answered = answer(KEYS[3], ARGV[6], ARGV[5])
 finish(src, group, id, retry)
+if entry then give_back(base, group, entry[2], retry) end
 return { outcome, dropped, answered }

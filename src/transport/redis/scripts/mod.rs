@@ -24,7 +24,7 @@ scripts! {
     /// Accepts a task with a delay, a key or a record.
     ACCEPT = "fence" "tasks" "accepting" "accept";
     /// Cancels a task.
-    CANCEL = "fence" "fields" "tasks" "idempotency" "cancel";
+    CANCEL = "fence" "fields" "tasks" "idempotency" "parking" "cancel";
     /// Moves due messages to a stream.
     PROMOTE = "fence" "fields" "tasks" "promotion" "promote";
     /// Records that a worker starts a task.
@@ -42,7 +42,7 @@ scripts! {
     /// Acknowledges entries of the retry stream.
     ACKNOWLEDGE = "acknowledge";
     /// Redelivers an entry, now or after a delay.
-    REDELIVER = "fence" "fields" "tasks" "redeliver";
+    REDELIVER = "fence" "fields" "tasks" "parking" "redeliver";
     /// Parks a delivery until it gets a permit.
     PARK = "fence" "fields" "tasks" "parking" "park";
     /// Takes a permit of a limit, or keeps it for longer.
@@ -56,7 +56,7 @@ scripts! {
     /// Books the next free time of a rate limit.
     BOOK = "fence" "book";
     /// Ends a delivery: as done in an owned partition, as a dead letter, or discarded.
-    FINISH = "fence" "fields" "tasks" "idempotency" "answering" "finish";
+    FINISH = "fence" "fields" "tasks" "idempotency" "parking" "answering" "finish";
     /// Ends a delivery as done, with its follow-ups.
     COMPLETE = "fence" "tasks" "accepting" "answering" "complete";
     /// Stores replies and acknowledges their requests.
@@ -90,7 +90,7 @@ scripts! {
     /// Fetches entries again whose read succeeded and whose response was lost.
     RECOVER = "fence" "recover";
     /// Claims entries whose leases have expired.
-    CLAIM = "throttle" "holder" "fence" "fields" "tasks" "idempotency" "claim";
+    CLAIM = "throttle" "holder" "fence" "fields" "tasks" "idempotency" "parking" "claim";
     /// Replays or purges dead letters.
     DEAD = "fence" "fields" "tasks" "dead";
     /// Lists dead letters.

@@ -3,7 +3,8 @@
 -- ARGV: group, consumer, id, '1' on the retry stream, origin, attempts before this delivery, the
 --       limit's key, the number of permits ('' for a paused name), ms of a permit, the holder, the
 --       field of the name's pause.
--- Returns: 1 parked | 0 not pending for this consumer | 2 ended, since the entry was deleted.
+-- Returns: 1 parked | 0 not pending for this consumer | 2 ended, since the entry was deleted |
+--          3 ended, since the task was cancelled.
 local src, group, id, retry = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1'
 if not own(src, group, id, ARGV[2]) then return 0 end
 local entry = redis.call('XRANGE', src, id, id)[1]
@@ -12,6 +13,12 @@ if not entry then
   return 2
 end
 local base, key = base_of(KEYS[2], ':retry:' .. group), ARGV[7]
+local record, task = recorded(base, group, all_fields(entry[2], retry))
+if record and is_cancelled(record) then
+  end_cancelled(src, group, id, retry, record)
+  give_back(base, group, entry[2], retry)
+  return 3
+end
 local copy = { '~h', ARGV[10], '~o', ARGV[5], '~a', ARGV[6] }
 append(copy, sent(entry[2], retry))
 local at = redis.call('XADD', parked_of(base, group, key), '*', unpack(copy))
@@ -21,11 +28,12 @@ if ARGV[8] == '' then
   limit = redis.call('HEXISTS', base .. ':control', ARGV[11]) == 1 and PAUSED or UNLIMITED
 end
 redis.call('HSET', base .. ':limits:' .. group, key, limit)
-local record, task = recorded(base, group, entry[2])
 if record then
   change(base, group, record, task, 'waiting', 'place', 'parked ' .. at .. ' ' .. key, 'attempt', ARGV[6])
 end
 finish(src, group, id, retry)
+-- It may have had a permit of another key.
+give_back(base, group, entry[2], retry)
 -- A permit may have been returned since this delivery got none.
 hand_over(base, group, key)
 return 1

@@ -2,7 +2,8 @@
 -- they get one:
 --   <base>:permits:<length of the group>:<group>:<key>  sorted set: holder → when the permit ends
 --   <base>:parked:<length of the group>:<group>:<key>   stream: the parked messages, in order. Before
---         their fields is '~h', the holder of their permit.
+--         their fields is '~h', the holder of their permit. On the retry stream, '~h' is the first
+--         field of a message that was moved there with a permit: '<holder> <key>'.
 --   <base>:parking:<group>  sorted set: keys with parked messages → when a permit of theirs ends next
 --   <base>:limits:<group>   hash: keys with parked messages → '<permits> <ms of a permit>', or for a name
 --         'paused' or 'unlimited'
@@ -19,8 +20,10 @@ local function take(permits, most, life, holder)
     return false
   end
   redis.call('ZADD', permits, string.format('%.0f', now + life), holder)
-  -- Permits that have ended are removed by the next call. Without one, the whole set expires.
-  redis.call('PEXPIRE', permits, life)
+  -- A permit of an ended worker is removed by the next one that takes a permit, if there is one. The
+  -- leases of workers may differ, so the key lasts as long as the last permit.
+  local last = redis.call('ZRANGE', permits, -1, -1, 'WITHSCORES')[2]
+  redis.call('PEXPIRE', permits, string.format('%.0f', last - now))
   return true
 end
 
@@ -48,9 +51,9 @@ local function hand_over(base, group, key)
       next_look = redis.call('ZRANGE', permits, 0, 0, 'WITHSCORES')[2]
       break
     end
-    local fields = {}
+    local fields = most and { '~h', entry[2][2] .. ' ' .. key } or {}
     for i = 3, #entry[2] do
-      fields[i - 2] = entry[2][i]
+      fields[#fields + 1] = entry[2][i]
       bytes = bytes + #entry[2][i]
     end
     local record = recorded(base, group, unpacked_entry(fields))
@@ -68,6 +71,16 @@ local function hand_over(base, group, key)
     redis.call('HDEL', limits, key)
   end
   return moved
+end
+
+-- Returns the permit with which an entry was moved to the retry stream, since its delivery ends. Has
+-- no effect if the delivery has returned it.
+local function give_back(base, group, fields, retry)
+  if not retry or fields[1] ~= '~h' then return end
+  local holder, key = string.match(fields[2], '^(%S+) (.*)$')
+  if not holder then return end
+  redis.call('ZREM', permits_of(base, group, key), holder)
+  hand_over(base, group, key)
 end
 
 -- Hands over the permits that have ended since workers died. Returns the number of messages moved.

@@ -17,6 +17,7 @@ local function promote(base, where, due_key, bodies, stream, most, most_bytes)
     if fields and #fields > 0 and #fields <= MOST then
       local entry = redis.call('XADD', stream, '*', unpack(fields))
       local group
+      fields = all_fields(fields, where == 'retry')
       for i = 1, #fields, 2 do
         if fields[i] == '~j' then group = fields[i + 1] end
       end

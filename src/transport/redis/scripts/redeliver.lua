@@ -2,7 +2,8 @@
 -- KEYS: source, retry, due, bodies.
 -- ARGV: group, consumer, id, '1' on the retry stream, origin, attempts, delay in ms ('' = now),
 --       the reason, for the task's record, redeliveries in a row that did not count.
--- Returns: 1 moved | 0 not pending for this consumer | 2 ended, since the entry was deleted.
+-- Returns: 1 moved | 0 not pending for this consumer | 2 ended, since the entry was deleted |
+--          3 ended, since the task was cancelled.
 local src, group, id, retry = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1'
 if not own(src, group, id, ARGV[2]) then return 0 end
 local entry = redis.call('XRANGE', src, id, id)[1]
@@ -11,7 +12,12 @@ if not entry then
   return 2
 end
 local base = base_of(KEYS[2], ':retry:' .. group)
-local record, task = recorded(base, group, entry[2])
+local record, task = recorded(base, group, all_fields(entry[2], retry))
+if record and is_cancelled(record) then
+  end_cancelled(src, group, id, retry, record)
+  give_back(base, group, entry[2], retry)
+  return 3
+end
 local place
 local copy = { '~o', ARGV[5], '~a', ARGV[6] }
 if ARGV[9] ~= '0' then
@@ -32,4 +38,5 @@ if record then
   change(base, group, record, task, state, 'place', place, 'attempt', ARGV[6], 'reason', ARGV[8])
 end
 finish(src, group, id, retry)
+give_back(base, group, entry[2], retry)
 return 1

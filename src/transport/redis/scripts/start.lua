@@ -6,13 +6,11 @@ local src, group, entry, retry, id = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1', 
 if not own(src, group, entry, ARGV[2]) then return 0 end
 local base = base_of(KEYS[2], ':dead:' .. group)
 local record = record_of(base, group, id)
-local state = field_of(record, 'state')
-if state == 'cancelled' then
-  finish(src, group, entry, retry)
-  expire(record)
+if is_cancelled(record) then
+  end_cancelled(src, group, entry, retry, record)
   return 2
 end
-if state then
+if field_of(record, 'state') then
   change(base, group, record, id, 'running', 'attempt', ARGV[6],
     'started', string.format('%.0f', clock()), 'place', (retry and 'retry ' or 'stream ') .. entry)
 end

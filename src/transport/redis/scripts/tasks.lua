@@ -46,6 +46,10 @@ local function holder_of(base, group, unique)
   return base .. ':unique:' .. #group .. ':' .. group .. ':' .. unique
 end
 
+-- Returns true if a task was cancelled while it waited on a stream. Its record then says so until its
+-- entry is fetched.
+local function is_cancelled(record) return field_of(record, 'state') == 'cancelled' end
+
 -- Returns the stream of the messages that are parked for a key of a limit. The length of the group
 -- keeps it apart from those of other groups.
 local function parked_of(base, group, key)
@@ -95,6 +99,12 @@ end
 local function expire(record)
   local keep = tonumber(redis.call('HGET', record, 'keep'))
   redis.call('PEXPIRE', record, string.format('%.0f', math.max(keep, 1)))
+end
+
+-- Ends a delivery of a task that was cancelled while it waited.
+local function end_cancelled(src, group, id, retry, record)
+  finish(src, group, id, retry)
+  expire(record)
 end
 
 -- Records the end of a task, if it has a record, and frees the key that it holds. The outcome is a
