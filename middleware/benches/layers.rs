@@ -11,9 +11,14 @@
 //! are measured in turns. The second line compares that router with itself, and shows the accuracy
 //! of the figures. Times are medians of the rounds, and of the differences of each two rounds.
 //! Allocations are counted, not sampled, including those of tasks that a layer spawns.
+//!
+//! The last lines are those of jobs, and of a limit that workers share. They need a transport, so each
+//! is a task that a client sends over the memory transport, until it is acknowledged. There *none* is a
+//! task without a job.
 
 #[path = "../../benches/cost/mod.rs"]
 mod cost;
+mod jobs;
 
 use std::{future::Ready, hint::black_box, time::Duration};
 
@@ -92,6 +97,9 @@ fn main() {
     show("none", bench.measure(&router()), None);
     bench.line("one that does nothing", Identity::new());
     lines(&bench);
+
+    println!("\njobs, over the memory transport");
+    jobs::lines(&bench);
 }
 
 fn router() -> Router {

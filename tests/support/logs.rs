@@ -10,9 +10,11 @@ use std::{
 };
 
 use tracing::{
+    Level,
     level_filters::LevelFilter,
-    subscriber::{DefaultGuard, set_default},
+    subscriber::{DefaultGuard, set_default, set_global_default},
 };
+use tracing_subscriber::fmt::writer::MakeWriterExt;
 
 /// Collects the lines that the current thread logs at INFO and above, until this value is dropped.
 /// On a runtime of one thread these are the lines of the test's own worker, and of no other test.
@@ -23,6 +25,7 @@ pub(crate) struct Logs {
 
 impl Logs {
     pub(crate) fn start() -> Self {
+        keep();
         let written = Buffer::default();
         let writer = written.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -52,11 +55,14 @@ pub(crate) fn keep() {
     WARNINGS.get_or_init(|| {
         let written = Buffer::default();
         let writer = written.clone();
-        tracing_subscriber::fmt()
-            .with_max_level(LevelFilter::WARN)
+        // It also takes the lines of INFO that `Logs` collects, and drops them: where no subscriber of
+        // any thread wants a line, `tracing` may remember that, and `Logs` would not get the line.
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(LevelFilter::INFO)
             .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .init();
+            .with_writer((move || writer.clone()).with_max_level(Level::WARN))
+            .finish();
+        set_global_default(subscriber).expect("no other subscriber is global");
         written
     });
 }

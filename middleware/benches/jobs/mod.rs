@@ -1,0 +1,151 @@
+//! The cost of jobs for one task: from the client to the acknowledgement, over the memory transport.
+
+use std::{hint::black_box, time::Duration};
+
+use bytes::Bytes;
+use campanile::{
+    Client, Error, Outbox, Progress, Receipt, Router, client::Call, serve,
+    transport::memory::Memory,
+};
+use campanile_middleware::{SharedLimitLayer, key};
+
+use super::{
+    Bench,
+    cost::{Cost, measure, median},
+    show,
+};
+
+const NAME: &str = "orders.create";
+/// The number of tasks that are sent before the bench waits for their acknowledgements.
+const TASKS: usize = 50;
+
+/// Measures each job in one line.
+pub(super) fn lines(bench: &Bench) {
+    let plain = Job::new(router, |call, _| call);
+    let kept = Duration::from_secs(3600);
+    show("none", bench.job(&plain), None);
+    bench.job_line("none again", &plain, &plain);
+    let tracked = Job::new(router, move |call, _| call.tracked(kept));
+    bench.job_line("tracked", &plain, &tracked);
+    let unique = Job::new(router, |call, task| call.unique(format!("order {task}")));
+    bench.job_line("unique", &plain, &unique);
+    let progress = Job::new(
+        |_| Router::new().task(NAME, report),
+        move |call, _| call.tracked(kept),
+    );
+    bench.job_line("tracked, a report", &plain, &progress);
+    let mut outbox = Job::new(
+        |_| {
+            Router::new()
+                .task(NAME, follow_up)
+                .task("orders.ship", handle)
+        },
+        |call, _| call,
+    );
+    outbox.deliveries = 2;
+    bench.job_line("outbox, a follow-up", &plain, &outbox);
+    let limited = |memory: &Memory| {
+        let limit = memory.limit("orders").expect("the name is valid");
+        let layer = SharedLimitLayer::concurrency(limit, 1024, key::header("x-tenant"));
+        router(memory).layer(layer)
+    };
+    bench.job_line("shared limit", &plain, &Job::new(limited, |call, _| call));
+}
+
+fn router(_: &Memory) -> Router {
+    Router::new().task(NAME, handle)
+}
+
+async fn handle(payload: Bytes) {
+    black_box(payload);
+}
+
+async fn report(progress: Progress, payload: Bytes) -> Result<(), Error> {
+    progress.set(1)?;
+    black_box(payload);
+    Ok(())
+}
+
+async fn follow_up(outbox: Outbox, payload: Bytes) -> Result<(), Error> {
+    outbox.enqueue("orders.ship", payload).await?;
+    Ok(())
+}
+
+struct Job<A, C> {
+    app: A,
+    call: C,
+    /// The number of acknowledgements for each task that is sent.
+    deliveries: u64,
+}
+
+impl<A, C> Job<A, C>
+where
+    A: Fn(&Memory) -> Router,
+    C: Fn(Call<Memory, Receipt>, usize) -> Call<Memory, Receipt>,
+{
+    fn new(app: A, call: C) -> Self {
+        Self {
+            app,
+            call,
+            deliveries: 1,
+        }
+    }
+}
+
+impl Bench {
+    fn job_line(&self, name: &str, plain: &impl Round, job: &impl Round) {
+        let (mut with, mut more) = (Vec::new(), Vec::new());
+        for _ in 0..self.rounds {
+            let without = plain.round(self);
+            let cost = job.round(self);
+            with.push(cost);
+            more.push(Cost {
+                nanoseconds: cost.nanoseconds - without.nanoseconds,
+                allocations: cost.allocations - without.allocations,
+            });
+        }
+        show(name, median(with), Some(median(more)));
+    }
+
+    fn job(&self, job: &impl Round) -> Cost {
+        median((0..self.rounds).map(|_| job.round(self)).collect())
+    }
+}
+
+trait Round {
+    /// Returns the cost of a task in a round over an empty transport.
+    fn round(&self, bench: &Bench) -> Cost;
+}
+
+impl<A, C> Round for Job<A, C>
+where
+    A: Fn(&Memory) -> Router,
+    C: Fn(Call<Memory, Receipt>, usize) -> Call<Memory, Receipt>,
+{
+    fn round(&self, bench: &Bench) -> Cost {
+        let memory = Memory::new();
+        let app = (self.app)(&memory);
+        let worker = bench
+            .runtime
+            .spawn(serve(memory.clone(), app).into_future());
+        let client = Client::new(memory.clone());
+        let bursts = (0..bench.messages / TASKS).collect();
+        let cost = measure(&bench.runtime, bursts, async |burst: usize| {
+            let first = burst * TASKS;
+            for task in first..first + TASKS {
+                let call = client.enqueue(NAME, &br#"{"id":7,"title":"a title"}"#[..]);
+                let call = (self.call)(call.header("x-tenant", "acme"), task);
+                black_box(call.await.expect("the task is stored"));
+            }
+            let done = (first + TASKS) as u64 * self.deliveries;
+            while memory.counts().done < done {
+                tokio::task::yield_now().await;
+            }
+        });
+        worker.abort();
+        Cost {
+            nanoseconds: cost.nanoseconds / TASKS as f64,
+            allocations: cost.allocations / TASKS as f64,
+        }
+    }
+}
