@@ -7,8 +7,8 @@ use std::{
 };
 
 use campanile::{
-    Attempt, BoxError, Client, Failure, Json, Redis, Router,
-    transport::{Backoff, Page, Selection, Streams, redis::TailFrom},
+    Attempt, BoxError, Client, Failure, Json, Message, Redis, Router,
+    transport::{Backoff, Page, PauseTarget, Selection, Streams, redis::TailFrom},
 };
 use futures_util::future::join_all;
 
@@ -387,5 +387,57 @@ async fn schedules_of_streams_on_every_node_send_each_tick_once() {
         let ticks = ticks.take_while(|tick| *tick <= last).count();
         let stats = redis.stats().await.unwrap();
         assert_eq!((stats.entries + stats.delayed) as usize, ticks);
+    }
+}
+
+#[tokio::test]
+async fn limits_pauses_and_purges_work_on_every_node() {
+    let scene = Scene::start().await;
+    for redis in scene.handles() {
+        let (runs, limit) = (Runs::default(), redis.limit("jobs").unwrap());
+        // The number of tasks that run now, and the most that ran at once.
+        let running = Arc::new(Mutex::new((0, 0)));
+        let (ran, now) = (runs.clone(), running.clone());
+        let handler = async move |message: Message| {
+            let parts = message.parts();
+            let _permit = match limit.acquire(parts, "all", 2).await? {
+                Ok(permit) => permit,
+                Err(request) => return Err(Failure::park(request).into()),
+            };
+            {
+                let mut now = now.lock().unwrap();
+                now.0 += 1;
+                now.1 = now.0.max(now.1);
+            }
+            tokio::time::sleep(SECOND / 50).await;
+            now.lock().unwrap().0 -= 1;
+            let n = std::str::from_utf8(message.payload())?.parse()?;
+            ran.add(n, parts.attempt);
+            Ok::<_, BoxError>(())
+        };
+        let worker = Worker::start(redis.clone(), Router::new().task("job", handler));
+        let client = Client::new(redis.clone());
+        for n in 0..20 {
+            client.enqueue("job", n.to_string()).await.unwrap();
+        }
+        let attempts = runs.all(20).await;
+        assert!(
+            attempts.values().all(|attempts| *attempts == [1]),
+            "{attempts:?}"
+        );
+        assert_eq!(running.lock().unwrap().1, 2);
+        assert!(redis.counts().parked > 0);
+
+        let control = redis.control();
+        assert!(control.pause(PauseTarget::Group, "").await.unwrap());
+        tokio::time::sleep(SECOND * 3 / 2).await;
+        for n in 20..30 {
+            client.enqueue("job", n.to_string()).await.unwrap();
+        }
+        assert_eq!(control.purge_waiting().await.unwrap(), 10);
+        assert!(control.resume(PauseTarget::Group).await.unwrap());
+        client.enqueue("job", "30").await.unwrap();
+        assert_eq!(runs.all(21).await.len(), 21);
+        worker.stop().await.unwrap();
     }
 }
