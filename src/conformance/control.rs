@@ -55,7 +55,7 @@ pub async fn a_paused_stream_delivers_nothing_until_it_is_resumed<F: Factory>(fa
         assert!(must("resuming", control.resume(target.clone())).await);
         assert!(!must("resuming again", control.resume(target)).await);
         let mut deliveries = worker.exactly(2).await;
-        deliveries.sort_by_key(|delivery| attempt(delivery));
+        deliveries.sort_by_key(attempt);
         assert_eq!((id(&deliveries[0]), attempt(&deliveries[0])), (&first, 1));
         assert_eq!(attempt(&deliveries[1]), 2);
         for delivery in deliveries {
