@@ -3,7 +3,7 @@
 //!
 //! `ConcurrencyByKeyLayer` and `RateLimitByKeyLayer` count the messages of one process. This layer
 //! counts those of all processes that serve the same stream in the same group, by the transport's
-//! [`Limit`](campanile::transport::Limit).
+//! [`Limit`].
 //!
 //! ```
 //! use campanile::{Router, transport::memory::Memory};

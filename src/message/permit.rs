@@ -1,6 +1,8 @@
 //! The permit for which a message waits outside of the workers.
 
-use super::{Attempt, MessageId, Name, Parts};
+#[cfg(feature = "redis")]
+use super::Parts;
+use super::{Attempt, MessageId, Name};
 
 /// The request of one delivery for a permit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +18,9 @@ pub struct PermitRequest {
     pub permits: usize,
 }
 
+// Only the transport over Redis settles paused messages as parked. In memory they are parked before they are
+// delivered.
+#[cfg(feature = "redis")]
 impl PermitRequest {
     /// Creates the request that parks a message while its name is paused. No limit has an empty name,
     /// so its key is no limit's key.
