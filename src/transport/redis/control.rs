@@ -56,9 +56,36 @@ impl Store {
             }
         };
         let pipeline = self.0.shared.pipeline.of(&keys.primary);
-        let keys = [control.as_str()];
-        let set = pipeline.script(&scripts::CONTROL, &keys, args, Resend::UntilAnswered);
-        Ok(integer(&set.await?)? == 1)
+        let names = [control.as_str()];
+        let set = pipeline.script(&scripts::CONTROL, &names, args, Resend::UntilAnswered);
+        let is_changed = integer(&set.await?)? == 1;
+        if let PauseTarget::Name(name) = target
+            && begin.is_none()
+        {
+            self.move_parked(keys, &parked_under(name)).await?;
+        }
+        Ok(is_changed)
+    }
+
+    /// Moves all messages that are parked for a key to the retry stream, in slices.
+    async fn move_parked(&self, keys: &Keys, key: &str) -> Result<(), Error> {
+        let permits = keys.permits(key);
+        let names = [permits.as_str()];
+        let pipeline = self.0.shared.pipeline.of(&keys.primary);
+        loop {
+            // No delivery holds a permit of this key. The script hands over what is free: everything.
+            let args = |cmd: &mut Cmd| {
+                cmd.arg("")
+                    .arg(keys.base())
+                    .arg(keys.group.as_str())
+                    .arg(key);
+            };
+            let script = &scripts::RELEASE;
+            let moved = pipeline.script(script, &names, args, Resend::UntilAnswered);
+            if integer(&moved.await?)? == 0 {
+                return Ok(());
+            }
+        }
     }
 
     async fn pauses_on(&self, keys: &Keys) -> Result<Vec<Pause>, Error> {

@@ -221,3 +221,25 @@ async fn a_purge_of_a_stream_that_was_trimmed_leaves_no_lag() {
     task(&server, "2").await;
     assert_eq!(lag().await, Some(1));
 }
+
+#[tokio::test]
+async fn all_messages_of_a_resumed_name_are_moved_before_the_call_returns() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let control = redis.control();
+    let name = || PauseTarget::Name("n".into());
+    control.pause(name(), "").await.expect("the server answers");
+    let mut source = open(&redis).await;
+    for n in 0..1_200 {
+        task(&server, n.to_string()).await;
+    }
+    let parked = || async { (redis.counts().parked == 1_200).then_some(()) };
+    tokio::select! {
+        found = source.next(1) => panic!("the name is paused: {found:?}"),
+        () = raw::eventually(parked, 30 * SECOND) => {}
+    }
+    source.close().await.expect("the source closes");
+    control.resume(name()).await.expect("the server answers");
+    assert_eq!(raw::len(&server, "{s}:retry:g").await, 1_200);
+    assert!(!server.query::<bool>(&["EXISTS", "{s}:parking:g"]).await);
+}

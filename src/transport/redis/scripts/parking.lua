@@ -85,7 +85,7 @@ end
 
 -- Hands over the permits that have ended since workers died. Returns the number of messages moved.
 local function hand_over_ended(base, group)
-  local KEYS_AT_ONCE = 20
+  local KEYS_AT_ONCE = 100
   local now, moved = string.format('%.0f', clock()), 0
   local keys = redis.call('ZRANGEBYSCORE', base .. ':parking:' .. group, '-inf', now, 'LIMIT', 0, KEYS_AT_ONCE)
   for _, key in ipairs(keys) do moved = moved + hand_over(base, group, key) end
