@@ -507,6 +507,7 @@ async fn a_key_is_remembered_until_its_delayed_task_is_due_and_for_its_window_af
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_names_the_dead_worker_and_its_first_messages() {
+    crate::logs::keep();
     let memory = Memory::new();
     let mut dead = open(&memory).await;
     let mut ids = Vec::new();

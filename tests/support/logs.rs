@@ -25,7 +25,6 @@ pub(crate) struct Logs {
 
 impl Logs {
     pub(crate) fn start() -> Self {
-        keep();
         let written = Buffer::default();
         let writer = written.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -56,7 +55,8 @@ pub(crate) fn keep() {
         let written = Buffer::default();
         let writer = written.clone();
         // It also takes the lines of INFO that `Logs` collects, and drops them: where no subscriber of
-        // any thread wants a line, `tracing` may remember that, and `Logs` would not get the line.
+        // any thread wants a line, `tracing` may remember that, and `Logs` would not get the line. A
+        // test that shares its lines with other tests calls this first.
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(LevelFilter::INFO)
             .with_ansi(false)
