@@ -72,6 +72,8 @@ struct LastRuns {
     reap: Instant,
     /// The state of the group at the last trim.
     trimmed_at: Option<GroupFacts>,
+    /// The state of the group when a trim was requested whose tick has no response yet.
+    trimming: Option<GroupFacts>,
     /// The state of the group at the last tick.
     facts: Option<GroupFacts>,
     /// The consumer that was last reported to prevent trimming.
@@ -86,6 +88,7 @@ impl LastRuns {
             trim: now,
             reap: now,
             trimmed_at: None,
+            trimming: None,
             facts: None,
             blocked: None,
         }
@@ -216,9 +219,8 @@ impl Maintenance {
             &mut last.trim,
             if has_changed { TRIM_PERIOD } else { IDLE_TRIM },
         );
-        if trim {
-            last.trimmed_at = last.facts;
-        }
+        // It counts with the response: a tick that is lost has trimmed nothing.
+        last.trimming = last.facts.filter(|_| trim);
         TickSteps {
             maintain: true,
             sign_of_life: !self.buffer.is_stopped() && is_due(&mut last.sign_of_life, lease / 3),
@@ -258,6 +260,9 @@ impl Maintenance {
         }
         match tick.trim_blocked {
             Ok(by) => {
+                if let Some(facts) = last.trimming.take() {
+                    last.trimmed_at = Some(facts);
+                }
                 if by.is_some() {
                     // The next trim follows soon, even without progress of this group, since the
                     // consumer that prevents it may leave.
