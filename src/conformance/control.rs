@@ -51,7 +51,6 @@ pub async fn a_paused_stream_delivers_nothing_until_it_is_resumed<F: Factory>(fa
         settle(runs, again(Duration::ZERO)).await;
         worker.nothing_for(QUIET, "the stream is paused").await;
 
-        // A worker that starts meanwhile follows the pause, too.
         assert!(must("resuming", control.resume(target.clone())).await);
         assert!(!must("resuming again", control.resume(target)).await);
         let mut deliveries = worker.exactly(2).await;

@@ -6,11 +6,11 @@ use tokio::time::sleep;
 
 use super::{
     Factory,
-    scene::{QUIET, Scene, attempt, call, done, id, in_time, message, must, settle},
+    scene::{QUIET, Scene, WorkerOf, attempt, call, done, id, in_time, message, must, settle},
 };
 use crate::{
     message::{Message, PermitRequest},
-    transport::{Delivery, Discarded, Limit, Permit, TaskState, Verdict},
+    transport::{Delivery, Discarded, Limit, Permit, Source, TaskState, Transport, Verdict},
 };
 
 /// A lease that does not end during a check.
@@ -22,6 +22,19 @@ async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> (F::Handle, L
     let limit = factory.limit(&handle, "limit");
     let limit = limit.expect("the factory declares `limits` and gives none");
     (handle, limit.expect("the name of the limit is valid"))
+}
+
+/// A delivery of a factory's transport.
+type DeliveryOf<F> = Delivery<<<<F as Factory>::Handle as Transport>::Source as Source>::Settle>;
+
+/// Sends five tasks, and returns a worker that has fetched them, with its deliveries.
+async fn five<F: Factory>(scene: &Scene<'_, F>) -> (WorkerOf<F>, Vec<DeliveryOf<F>>) {
+    let mut worker = scene.worker().await;
+    for payload in ["1", "2", "3", "4", "5"] {
+        scene.task(payload).await;
+    }
+    let deliveries = worker.exactly(5).await;
+    (worker, deliveries)
 }
 
 /// Asks for the one permit of a key.
@@ -284,11 +297,7 @@ pub async fn a_rate_gives_each_message_its_time<F: Factory>(factory: &F) {
     const PERIOD: Duration = Duration::from_millis(400);
     let scene = Scene::new(factory);
     let (_handle, limit) = connect(factory, &scene).await;
-    let mut worker = scene.worker().await;
-    for payload in ["1", "2", "3", "4", "5"] {
-        scene.task(payload).await;
-    }
-    let deliveries = worker.exactly(5).await;
+    let (worker, deliveries) = five(&scene).await;
     let book = async |index: usize| {
         let parts = message::<_>(&deliveries[index]).parts();
         must("booking a time", limit.book(parts, "key", 2, PERIOD)).await
@@ -358,11 +367,7 @@ pub async fn a_rate_keeps_the_times_of_those_that_wait<F: Factory>(factory: &F) 
     const PERIOD: Duration = Duration::from_millis(400);
     let scene = Scene::new(factory);
     let (_handle, limit) = connect(factory, &scene).await;
-    let mut worker = scene.worker().await;
-    for payload in ["1", "2", "3", "4", "5"] {
-        scene.task(payload).await;
-    }
-    let deliveries = worker.exactly(5).await;
+    let (worker, deliveries) = five(&scene).await;
     let book = async |index: usize| {
         let parts = message::<_>(&deliveries[index]).parts();
         must("booking a time", limit.book(parts, "key", 1, PERIOD)).await

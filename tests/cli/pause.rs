@@ -5,23 +5,23 @@ use serde_json::Value;
 
 use super::*;
 
+async fn start() -> (RedisServer, Redis) {
+    let server = RedisServer::start().await;
+    let redis = Redis::connect(&server.url()).await;
+    (server, redis.expect("the server is there"))
+}
+
+async fn make_group(server: &RedisServer) {
+    let command = "XGROUP CREATE app_stream app_group 0 MKSTREAM";
+    let words: Vec<_> = command.split(' ').collect();
+    server.command(&words).await;
+}
+
 #[tokio::test]
 async fn a_pause_is_listed_until_it_is_ended() {
-    let server = RedisServer::start().await;
-    let redis = Redis::connect(&server.url())
-        .await
-        .expect("the server is there");
+    let (server, redis) = start().await;
     run(campanile(&server, "pause")).await.ended_with(4);
-    server
-        .command(&[
-            "XGROUP",
-            "CREATE",
-            "app_stream",
-            "app_group",
-            "0",
-            "MKSTREAM",
-        ])
-        .await;
+    make_group(&server).await;
 
     run(campanile(&server, "pause --reason deploy"))
         .await
@@ -57,20 +57,8 @@ async fn a_pause_is_listed_until_it_is_ended() {
 
 #[tokio::test]
 async fn a_purge_asks_and_says_how_many_it_has_removed() {
-    let server = RedisServer::start().await;
-    let redis = Redis::connect(&server.url())
-        .await
-        .expect("the server is there");
-    server
-        .command(&[
-            "XGROUP",
-            "CREATE",
-            "app_stream",
-            "app_group",
-            "0",
-            "MKSTREAM",
-        ])
-        .await;
+    let (server, redis) = start().await;
+    make_group(&server).await;
     let client = Client::new(redis.clone());
     for _ in 0..3 {
         client.enqueue("mail.send", ()).await.expect("it is sent");

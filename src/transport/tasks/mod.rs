@@ -87,8 +87,8 @@ impl Tasks {
     /// Waits until a task has ended, and returns its last status, with its
     /// [result](TaskStatus::read_result).
     ///
-    /// Nothing is polled: the calls of a handle share one reader of the [feed](Self::changes), which is
-    /// open while a call waits. On a Redis Cluster there is one for each slot of the stream. A lost
+    /// Does not ask again and again: all calls of a handle that wait share one reader of the
+    /// [feed](Self::changes). It is open as long as a call waits. On a Redis Cluster there is one for each slot of the stream. A lost
     /// connection is no error: the call goes on once the server can be reached again.
     ///
     /// If the status is kept for so short a time that it expires before it was read, it is returned

@@ -214,16 +214,13 @@ impl Settler {
         (follow_ups, outcome): (&EncodedFollowUps, &TaskOutcome),
         reply: Option<&(ReplyRoute, Vec<u8>)>,
     ) -> Submit {
-        let (which, id) = delivery.guard.key;
-        let mut keys = vec![delivery.stream.key_of(which)];
+        let mut keys = vec![delivery.stream.key_of(delivery.guard.key.0)];
         let (channel, envelope) = reply_args(reply, &mut keys);
         let before = keys.len();
         keys.extend(follow_ups.keys.iter().map(String::as_str));
         let args = |cmd: &mut Cmd| {
-            cmd.arg(self.member.group.as_str())
-                .arg(&self.member.consumer)
-                .arg(id)
-                .arg(which.flag())
+            self.member
+                .fence(cmd, delivery.guard.key)
                 .arg(envelope)
                 .arg(channel)
                 .arg(before)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use redis::Cmd;
 
+use super::in_flight::Key;
 use crate::{
     message::Name,
     transport::redis::{entry::StreamEntryId, ids::unique, keys::CONSUMER_PREFIX},
@@ -42,6 +43,14 @@ impl Member {
     /// Returns the longest time between two renewals of a healthy consumer.
     pub(super) fn max_between_renewals(&self) -> Duration {
         self.lease / 3 + self.interval()
+    }
+
+    /// Appends the arguments with which a script checks that a delivery is pending for this consumer.
+    pub(super) fn fence<'a>(&self, cmd: &'a mut Cmd, (which, id): Key) -> &'a mut Cmd {
+        cmd.arg(self.group.as_str())
+            .arg(&self.consumer)
+            .arg(id)
+            .arg(which.flag())
     }
 
     /// Returns a function that appends the arguments of `renew.lua` for these entries.

@@ -69,6 +69,13 @@ impl PauseSignal {
         deliveries: Vec<Delivery<RedisSettle>>,
         pipeline: &Pipeline,
     ) -> Vec<Delivery<RedisSettle>> {
+        let may_be_paused = |delivery: &Delivery<RedisSettle>| {
+            let stream = delivery.settle.stream();
+            stream.is_some_and(ServedStream::has_pauses)
+        };
+        if !deliveries.iter().any(may_be_paused) {
+            return deliveries;
+        }
         let mut kept = Vec::with_capacity(deliveries.len());
         for delivery in deliveries {
             match verdict(&delivery, pipeline).await {

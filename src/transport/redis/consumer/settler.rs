@@ -208,16 +208,14 @@ impl Settler {
         reason: &str,
     ) -> Result<(), Error> {
         let (member, counters) = (&*self.member, &self.report.counters);
-        let (which, id) = delivery.guard.key;
+        let (which, _) = delivery.guard.key;
         let delay = after.map(|after| after.as_millis().max(1).to_string());
         let (stream, keys) = (&delivery.stream, &delivery.stream.keys);
         let keys = [stream.key_of(which), &keys.retry, &keys.due, &keys.bodies];
         let submit = || {
             let args = |cmd: &mut Cmd| {
-                cmd.arg(member.group.as_str())
-                    .arg(&member.consumer)
-                    .arg(id)
-                    .arg(which.flag())
+                member
+                    .fence(cmd, delivery.guard.key)
                     .arg(delivery.origin)
                     .arg(attempts)
                     .arg(delay.as_deref().unwrap_or_default())
@@ -227,31 +225,43 @@ impl Settler {
             let (script, retry) = (&scripts::REDELIVER, Resend::UntilAnswered);
             self.pipeline.submit_script(script, &keys, args, retry)
         };
+        if !self.is_moved(delivery, submit).await? {
+            return Ok(());
+        }
+        match released {
+            true => counters.released.increment(),
+            false => counters.redelivered.increment(),
+        }
+        if !released && attempts < delivery.attempt {
+            counters.uncounted.increment();
+        }
+        if let Some(after) = after {
+            self.due.set(delivery.stream.index, after);
+        }
+        Ok(())
+    }
+
+    /// Calls a script that moves a delivery to another key. Returns `false` if the script ended the
+    /// delivery instead, or did nothing.
+    async fn is_moved(
+        &self,
+        delivery: &Unsettled,
+        submit: impl Fn() -> Submit,
+    ) -> Result<bool, Error> {
         match integer(&self.insist(&delivery.stream, submit).await?)? {
-            1 => {
-                match released {
-                    true => counters.released.increment(),
-                    false => counters.redelivered.increment(),
-                }
-                if !released && attempts < delivery.attempt {
-                    counters.uncounted.increment();
-                }
-                if let Some(after) = after {
-                    self.due.set(delivery.stream.index, after);
-                }
-            }
+            1 => return Ok(true),
             2 => self.report.deleted(1),
             // The task was cancelled while it waited.
             3 => {}
             _ => self.fenced_out(delivery),
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Parks a delivery until it gets a permit.
     async fn park(&self, delivery: &Unsettled, request: &PermitRequest) -> Result<(), Error> {
         let member = &*self.member;
-        let (which, id) = delivery.guard.key;
+        let (which, _) = delivery.guard.key;
         let stream = &delivery.stream;
         let keys = [stream.key_of(which), &stream.keys.retry];
         let paused = request
@@ -264,10 +274,8 @@ impl Settler {
         };
         let submit = || {
             let args = |cmd: &mut Cmd| {
-                cmd.arg(member.group.as_str())
-                    .arg(&member.consumer)
-                    .arg(id)
-                    .arg(which.flag())
+                member
+                    .fence(cmd, delivery.guard.key)
                     .arg(delivery.origin)
                     .arg(delivery.attempt - 1)
                     .arg(&request.key)
@@ -279,12 +287,8 @@ impl Settler {
             let (script, retry) = (&scripts::PARK, Resend::UntilAnswered);
             self.pipeline.submit_script(script, &keys, args, retry)
         };
-        match integer(&self.insist(stream, submit).await?)? {
-            1 => self.report.counters.parked.increment(),
-            2 => self.report.deleted(1),
-            // The task was cancelled while it waited.
-            3 => {}
-            _ => self.fenced_out(delivery),
+        if self.is_moved(delivery, submit).await? {
+            self.report.counters.parked.increment();
         }
         Ok(())
     }
@@ -330,7 +334,7 @@ impl Settler {
         reply: Option<&(ReplyRoute, Vec<u8>)>,
     ) -> Submit {
         let member = &*self.member;
-        let (which, id) = delivery.guard.key;
+        let (which, _) = delivery.guard.key;
         let stream = &delivery.stream;
         let mut keys = vec![stream.key_of(which), &stream.keys.dead];
         let (channel, envelope) = reply_args(reply, &mut keys);
@@ -338,10 +342,8 @@ impl Settler {
         let sent_with = sent_with.filter(|_| end.frees_idempotency_key());
         let (key, sent_id) = sent_with.map_or(("", ""), |(key, id)| (key.as_str(), id.as_str()));
         let args = |cmd: &mut Cmd| {
-            cmd.arg(member.group.as_str())
-                .arg(&member.consumer)
-                .arg(id)
-                .arg(which.flag())
+            member
+                .fence(cmd, delivery.guard.key)
                 .arg(envelope)
                 .arg(channel)
                 .arg(end.state());

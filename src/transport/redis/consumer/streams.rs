@@ -38,6 +38,8 @@ pub(super) struct ServedStream {
     failing: AtomicBool,
     /// Set while the stream is paused for this group.
     paused: AtomicBool,
+    /// Set while the stream or a name is paused.
+    has_pauses: AtomicBool,
     /// The names that are paused. `None` if there are none.
     paused_names: Mutex<Option<Arc<HashSet<Name>>>>,
     /// Removed dead letters that were not reported yet.
@@ -54,6 +56,7 @@ impl ServedStream {
             pending: AtomicBool::new(true),
             failing: AtomicBool::new(false),
             paused: AtomicBool::new(false),
+            has_pauses: AtomicBool::new(false),
             paused_names: Mutex::default(),
             dropped: DroppedLetters::default(),
         }
@@ -102,8 +105,15 @@ impl ServedStream {
                 Err(()) => unknown(field),
             }
         }
+        let has_pauses = paused || !names.is_empty();
+        self.has_pauses.store(has_pauses, Ordering::SeqCst);
         *lock(&self.paused_names) = (!names.is_empty()).then(|| Arc::new(names));
         self.paused.swap(paused, Ordering::SeqCst) != paused
+    }
+
+    /// Returns `false` if neither the stream nor a name is paused.
+    pub(super) fn has_pauses(&self) -> bool {
+        self.has_pauses.load(Ordering::SeqCst)
     }
 
     pub(super) fn is_paused(&self) -> bool {

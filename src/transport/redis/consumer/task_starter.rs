@@ -58,14 +58,11 @@ impl TaskStarter {
 
     /// Records the start of a task. Returns `false` if it must not run.
     async fn record(&self, delivery: &Unsettled) -> Result<bool, Error> {
-        let (which, entry) = delivery.guard.key;
         let stream = &delivery.stream;
-        let keys = [stream.key_of(which), &stream.keys.dead];
+        let keys = [stream.key_of(delivery.guard.key.0), &stream.keys.dead];
         let args = |cmd: &mut Cmd| {
-            cmd.arg(self.member.group.as_str())
-                .arg(&self.member.consumer)
-                .arg(entry)
-                .arg(which.flag())
+            self.member
+                .fence(cmd, delivery.guard.key)
                 .arg(delivery.task_id())
                 .arg(delivery.attempt);
         };

@@ -17,7 +17,14 @@ macro_rules! scripts {
         $(#[$doc])*
         pub(in crate::transport::redis) static $name: Script =
             Script::new(concat!($(include_str!(concat!($file, ".lua"))),+));
-    )*};
+    )*
+
+        /// The sources of all scripts.
+        #[cfg(test)]
+        pub(in crate::transport::redis) fn sources() -> impl Iterator<Item = &'static str> {
+            [$(&$name),*].into_iter().map(|script: &Script| script.text)
+        }
+    };
 }
 
 scripts! {
@@ -42,9 +49,9 @@ scripts! {
     /// Acknowledges entries of the retry stream.
     ACKNOWLEDGE = "acknowledge";
     /// Redelivers an entry, now or after a delay.
-    REDELIVER = "fence" "fields" "tasks" "parking" "redeliver";
+    REDELIVER = "fence" "fields" "tasks" "parking" "moving" "redeliver";
     /// Parks a delivery until it gets a permit.
-    PARK = "fence" "fields" "tasks" "parking" "park";
+    PARK = "fence" "fields" "tasks" "parking" "moving" "park";
     /// Takes a permit of a limit, or keeps it for longer.
     ACQUIRE = "fence" "fields" "tasks" "parking" "acquire";
     /// Begins or ends a pause.

@@ -6,21 +6,11 @@
 -- Returns: 1 parked | 0 not pending for this consumer | 2 ended, since the entry was deleted |
 --          3 ended, since the task was cancelled.
 local src, group, id, retry = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1'
-if not own(src, group, id, ARGV[2]) then return 0 end
-local entry = redis.call('XRANGE', src, id, id)[1]
-if not entry then
-  finish(src, group, id, retry)
-  return 2
-end
 local base, key = base_of(KEYS[2], ':retry:' .. group), ARGV[7]
-local record, task = recorded(base, group, all_fields(entry[2], retry))
-if record and is_cancelled(record) then
-  end_cancelled(src, group, id, retry, record)
-  give_back(base, group, entry[2], retry)
-  return 3
-end
+local code, fields, record, task = to_move(base, src, group, ARGV[2], id, retry)
+if code ~= 1 then return code end
 local copy = { '~h', ARGV[10], '~o', ARGV[5], '~a', ARGV[6] }
-append(copy, sent(entry[2], retry))
+append(copy, sent(fields, retry))
 local at = redis.call('XADD', parked_of(base, group, key), '*', unpack(copy))
 local limit = ARGV[8] .. ' ' .. ARGV[9]
 if ARGV[8] == '' then
@@ -33,7 +23,7 @@ if record then
 end
 finish(src, group, id, retry)
 -- It may have had a permit of another key.
-give_back(base, group, entry[2], retry)
+give_back(base, group, fields, retry)
 -- A permit may have been returned since this delivery got none.
 hand_over(base, group, key)
 return 1

@@ -5,25 +5,15 @@
 -- Returns: 1 moved | 0 not pending for this consumer | 2 ended, since the entry was deleted |
 --          3 ended, since the task was cancelled.
 local src, group, id, retry = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1'
-if not own(src, group, id, ARGV[2]) then return 0 end
-local entry = redis.call('XRANGE', src, id, id)[1]
-if not entry then
-  finish(src, group, id, retry)
-  return 2
-end
 local base = base_of(KEYS[2], ':retry:' .. group)
-local record, task = recorded(base, group, all_fields(entry[2], retry))
-if record and is_cancelled(record) then
-  end_cancelled(src, group, id, retry, record)
-  give_back(base, group, entry[2], retry)
-  return 3
-end
+local code, fields, record, task = to_move(base, src, group, ARGV[2], id, retry)
+if code ~= 1 then return code end
 local place
 local copy = { '~o', ARGV[5], '~a', ARGV[6] }
 if ARGV[9] ~= '0' then
   copy[5], copy[6] = '~u', ARGV[9]
 end
-append(copy, sent(entry[2], retry))
+append(copy, sent(fields, retry))
 if ARGV[7] == '' then
   place = 'retry ' .. redis.call('XADD', KEYS[2], '*', unpack(copy))
 else
@@ -38,5 +28,5 @@ if record then
   change(base, group, record, task, state, 'place', place, 'attempt', ARGV[6], 'reason', ARGV[8])
 end
 finish(src, group, id, retry)
-give_back(base, group, entry[2], retry)
+give_back(base, group, fields, retry)
 return 1
