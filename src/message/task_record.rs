@@ -42,6 +42,8 @@ pub(crate) struct RunningRecord {
 /// The progress that is not written yet.
 #[derive(Default)]
 struct Unwritten {
+    /// The last report, until its write is confirmed: the end of the task must store what a write that
+    /// is on its way would store too late.
     last: Option<Bytes>,
     /// Set while a background task writes, or waits until it may write again.
     is_writing: bool,
@@ -80,13 +82,14 @@ impl RunningRecord {
     async fn write(self: Arc<Self>) {
         while let Some(progress) = self.next() {
             match self.record.set_progress(progress.clone()).await {
-                Ok(true) => {}
+                Ok(true) => {
+                    let mut unwritten = lock(&self.progress);
+                    // A newer one may have been reported meanwhile.
+                    unwritten.last.take_if(|last| *last == progress);
+                }
                 Ok(false) => drop(self.close()),
                 Err(error) => {
                     tracing::debug!(error = error.chain(), "a progress could not be recorded");
-                    let mut unwritten = lock(&self.progress);
-                    // A newer one may have been reported meanwhile.
-                    unwritten.last.get_or_insert(progress);
                 }
             }
             sleep(BETWEEN_WRITES).await;
@@ -95,7 +98,7 @@ impl RunningRecord {
 
     fn next(&self) -> Option<Bytes> {
         let mut unwritten = lock(&self.progress);
-        let next = unwritten.last.take().filter(|_| !unwritten.is_closed);
+        let next = unwritten.last.clone().filter(|_| !unwritten.is_closed);
         unwritten.is_writing = next.is_some();
         next
     }
@@ -123,6 +126,7 @@ mod tests {
             Box::pin(async move {
                 match &progress[..] {
                     b"fails" if is_first => Err(Error::disconnected("")),
+                    b"hangs" => std::future::pending().await,
                     progress => Ok(progress != b"lost"),
                 }
             })
@@ -174,6 +178,19 @@ mod tests {
         record.report("late".into(), &runtime);
         sleep(2 * BETWEEN_WRITES).await;
         assert_eq!(*lock(&written), ["fails", "fails", "lost"]);
+        assert_eq!(record.close(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_has_the_report_whose_write_is_not_confirmed() {
+        let (record, written) = start();
+        record.report("hangs".into(), &Handle::current());
+        sleep(BETWEEN_WRITES).await;
+        assert_eq!(*lock(&written), ["hangs"]);
+        assert_eq!(record.close().as_deref(), Some(&b"hangs"[..]));
+        let (record, _) = start();
+        record.report("written".into(), &Handle::current());
+        sleep(BETWEEN_WRITES / 2).await;
         assert_eq!(record.close(), None);
     }
 }
