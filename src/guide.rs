@@ -1,6 +1,7 @@
 //! The guide: pages about the whole library.
 //!
 //! - [Tour](tour): the parts of the library, and where to read about each.
+//! - [Recipes](recipes): a small program for each common job.
 //! - [Guarantees](guarantees): the promises of the library, each with the tests that prove it.
 //! - [Jobs](jobs): follow-ups in one step, unique tasks, their status and results, how to cancel
 //!   them, shared limits, pauses, and schedules.
@@ -38,6 +39,11 @@ pub mod tour {
     //! [jobs]: crate::guide::jobs
     //!
     #![doc = include_str!("../docs/tour.md")]
+}
+
+pub mod recipes {
+    //! A small program for each common job.
+    #![doc = include_str!("../docs/recipes.md")]
 }
 
 #[cfg(feature = "redis")]

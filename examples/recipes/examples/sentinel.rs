@@ -1,0 +1,52 @@
+//! A worker and a client that follow the primary through a failover.
+//!
+//! ```text
+//! REDIS_URL=redis+sentinel://10.0.0.1,10.0.0.2,10.0.0.3/mymaster \
+//!     cargo run -p example-recipes --example sentinel
+//! ```
+//!
+//! Meanwhile: `redis-cli -p 26379 SENTINEL FAILOVER mymaster`. Nothing in the program changes for
+//! one server or a cluster but the URL.
+
+use std::{env, time::Duration};
+
+use campanile::{BoxError, Client, Redis, Router, serve};
+use tokio::{sync::mpsc, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let url =
+        env::var("REDIS_URL").unwrap_or_else(|_| "redis+sentinel://127.0.0.1/mymaster".into());
+    let tasks: u32 = env::var("TASKS").map_or(Ok(100), |tasks| tasks.parse())?;
+    // Waits for a server that is not there yet, such as at the start of a whole cluster of machines.
+    let redis = Redis::connect_when_ready(&url).await?.stream("shop");
+
+    let (done, mut handled) = mpsc::unbounded_channel();
+    let app = Router::new().task("count", async move |number: String| drop(done.send(number)));
+    let stop = CancellationToken::new();
+    let worker = serve(redis.clone(), app).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let worker = tokio::spawn(worker.into_future());
+
+    let client = Client::new(redis);
+    for number in 1..=tasks {
+        // An idempotency key lets the send be repeated whatever became of the one before.
+        let send = || {
+            client
+                .enqueue("count", number.to_string())
+                .idempotency_key(format!("count {number}"))
+        };
+        while let Err(error) = send().await {
+            println!("task {number} is sent again: {error}");
+            sleep(Duration::from_millis(200)).await;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    for _ in 0..tasks {
+        handled.recv().await.ok_or("the worker has ended")?;
+    }
+    println!("{tasks} tasks handled");
+    stop.cancel();
+    worker.await??;
+    Ok(())
+}
