@@ -2,6 +2,7 @@
 //!
 //! - [Tour](tour): the parts of the library, and where to read about each.
 //! - [Recipes](recipes): a small program for each common job.
+//! - [Choosing](choosing): when something else fits better.
 //! - [Guarantees](guarantees): the promises of the library, each with the tests that prove it.
 //! - [Jobs](jobs): follow-ups in one step, unique tasks, their status and results, how to cancel
 //!   them, shared limits, pauses, and schedules.
@@ -12,7 +13,9 @@
 //! - [Troubleshooting](troubleshooting): symptoms, causes and remedies.
 #![cfg_attr(
     feature = "redis",
-    doc = "- [Migrating from Go](migrating_from_go): how to move a service from Go-Broker.
+    doc = "- [Security](security): who may do what, and what a stranger's message can and cannot do.
+- [Migrating from Go](migrating_from_go): how to move a service from Go-Broker.
+- [Migrating from a list](migrating_from_lists): how to move from a queue in a Redis list.
 - [Topologies](topologies): one server, Sentinels, or a Redis Cluster.
 - [Durability](durability): how the settings of a Redis server affect the guarantees.
 - [From a terminal](terminal): the program `campanile`, for operators."
@@ -44,6 +47,23 @@ pub mod tour {
 pub mod recipes {
     //! A small program for each common job.
     #![doc = include_str!("../docs/recipes.md")]
+}
+
+pub mod choosing {
+    //! When Campanile fits, and when something else does.
+    #![doc = include_str!("../docs/choosing.md")]
+}
+
+#[cfg(feature = "redis")]
+pub mod security {
+    //! Users of Redis and their rights, and what messages of a stranger can do.
+    #![doc = include_str!("../docs/security.md")]
+}
+
+#[cfg(feature = "redis")]
+pub mod migrating_from_lists {
+    //! Moving from a queue in a Redis list.
+    #![doc = include_str!("../docs/migrating-from-lists.md")]
 }
 
 #[cfg(feature = "redis")]

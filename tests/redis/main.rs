@@ -12,6 +12,7 @@ mod logs;
 mod namespaces;
 #[path = "../support/panics.rs"]
 mod panics;
+mod rights;
 #[cfg(feature = "schedule")]
 mod schedules;
 mod script;
