@@ -16,6 +16,7 @@
     doc = "- [Security](security): who may do what, and what a stranger's message can and cannot do.
 - [Migrating from Go](migrating_from_go): how to move a service from Go-Broker.
 - [Migrating from a list](migrating_from_lists): how to move from a queue in a Redis list.
+- [In Persian](fa): the quick start, and moving from Go-Broker.
 - [Topologies](topologies): one server, Sentinels, or a Redis Cluster.
 - [Durability](durability): how the settings of a Redis server affect the guarantees.
 - [From a terminal](terminal): the program `campanile`, for operators."
@@ -58,6 +59,21 @@ pub mod choosing {
 pub mod security {
     //! Users of Redis and their rights, and what messages of a stranger can do.
     #![doc = include_str!("../docs/security.md")]
+}
+
+#[cfg(feature = "redis")]
+pub mod fa {
+    //! Pages in Persian.
+
+    pub mod quickstart {
+        //! A worker and a client.
+        #![doc = include_str!("../docs/fa/quickstart.md")]
+    }
+
+    pub mod migrating_from_go {
+        //! Moving a service from Go-Broker to Campanile.
+        #![doc = include_str!("../docs/fa/migrating-from-go.md")]
+    }
 }
 
 #[cfg(feature = "redis")]
