@@ -12,6 +12,8 @@ mod logs;
 mod namespaces;
 #[path = "../support/panics.rs"]
 mod panics;
+#[cfg(feature = "schedule")]
+mod promises;
 mod rights;
 #[cfg(feature = "schedule")]
 mod schedules;
