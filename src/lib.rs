@@ -55,6 +55,7 @@
 //! - `full`: all of these.
 //! - `cli`: the program `campanile`, for a [terminal](guide::terminal). Not in `full`, since no
 //!   library needs it.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "ablation")]
 #[doc(hidden)]

@@ -34,6 +34,7 @@
 //! a service without a layer, call `X::new` with the inner service and the arguments of
 //! `XLayer::new`. The methods `get_ref`, `get_mut` and `into_inner` of each service return its
 //! inner service.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[macro_use]
 mod accessors;
@@ -142,3 +143,8 @@ pub use self::stack::TimeBudget;
 pub use self::timeout::{Timeout, TimeoutLayer};
 #[cfg(feature = "trace")]
 pub use self::trace::{Trace, TraceLayer, TraceTransport};
+
+// Tests the code of the page for readers of the repository.
+#[cfg(all(doctest, feature = "timeout"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
