@@ -85,6 +85,6 @@ pub use self::{
     expected::{Expected, anything, event, rpc, task},
     harness::Harness,
     record::Record,
-    recorder::Recorder,
+    recorder::{Recorder, RecorderFuture},
 };
 pub use crate::transport::memory::observer::Happened;

@@ -3,12 +3,11 @@
 use std::{
     collections::VecDeque,
     fmt,
-    future::{Pending, Ready, pending, ready},
+    pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
 };
 
-use futures_util::future::Either;
 use tower::Service;
 
 use super::{Expected, expected::miscount, record::Title};
@@ -178,17 +177,27 @@ fn default_answer(message: &Message, number: usize) -> Answer {
 impl Service<Message> for Recorder {
     type Response = Reply;
     type Error = Error;
-    type Future = Either<Ready<Answer>, Pending<Answer>>;
+    type Future = RecorderFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, message: Message) -> Self::Future {
-        match self.answer(message) {
-            Some(answer) => Either::Left(ready(answer)),
-            None => Either::Right(pending()),
-        }
+    fn call(&mut self, message: Message) -> RecorderFuture {
+        RecorderFuture(self.answer(message))
+    }
+}
+
+/// The future of a [`Recorder`]. It is ready at once, or never if the script has no answer.
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct RecorderFuture(Option<Answer>);
+
+impl Future for RecorderFuture {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Answer> {
+        self.0.take().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
