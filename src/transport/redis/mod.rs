@@ -237,6 +237,7 @@ mod tail;
 mod task_feed;
 mod tasks;
 pub(crate) mod value;
+mod workers;
 
 pub(crate) use self::handle::Redis;
 pub use self::{
