@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::{
     Factory,
-    scene::{Scene, again, call, done, in_time, message, must, settle},
+    scene::{Scene, WorkerOf, again, call, done, in_time, message, must, settle},
 };
 use crate::{
     message::Message,
@@ -240,19 +240,25 @@ pub async fn the_history_of_a_group_has_what_its_workers_did<F: Factory>(factory
         let sent = call(&handle, Message::task("task", payload)).await;
         sent.expect("the task is accepted");
     }
-    for delivery in worker.exactly(3).await {
-        let counted = monitor.clone().start(message(&delivery));
-        let verdict = match &message(&delivery).payload()[..] {
-            b"3" => Verdict::DeadLetter {
-                reason: "it failed in a check".into(),
-                answer: None,
-            },
-            _ => Verdict::Done(Ok(Reply::default())),
-        };
-        counted.end(&verdict);
-        settle(delivery, verdict).await;
-    }
+    let handle_all = async |worker: &mut WorkerOf<F>, count| {
+        for delivery in worker.exactly(count).await {
+            let counted = monitor.clone().start(message(&delivery));
+            let verdict = match &message(&delivery).payload()[..] {
+                b"3" => Verdict::DeadLetter {
+                    reason: "it failed in a check".into(),
+                    answer: None,
+                },
+                _ => Verdict::Done(Ok(Reply::default())),
+            };
+            counted.end(&verdict);
+            settle(delivery, verdict).await;
+        }
+    };
+    handle_all(&mut worker, 3).await;
     until_true("the history", async || sums().await == [2, 0, 1, 3, 3]).await;
+    // The end of a worker loses nothing of it.
+    scene.task("4").await;
+    handle_all(&mut worker, 1).await;
     worker.close().await;
-    assert_eq!(sums().await, [2, 0, 1, 3, 3]);
+    assert_eq!(sums().await, [3, 0, 1, 4, 4]);
 }

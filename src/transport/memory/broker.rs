@@ -381,6 +381,7 @@ impl Shared {
             .map(|(name, group)| group.stats(name, &stream.log, &self.context.clock))
             .collect();
         stats.groups.sort_by(|a, b| a.group.cmp(&b.group));
+        stats.compare_groups();
         stats
     }
 

@@ -221,6 +221,7 @@ mod pipeline;
 mod producer;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod readers;
+mod removal;
 mod response;
 mod rpc;
 #[cfg(feature = "schedule")]

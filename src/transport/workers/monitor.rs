@@ -312,7 +312,14 @@ impl WorkerMonitor {
         taken
     }
 
+    /// Returns `true` if something has happened on a stream since its counts were last taken.
+    #[cfg(feature = "redis")]
+    pub(crate) fn has_counts(&self, stream: &Name) -> bool {
+        (self.shards.iter()).any(|shard| lock(shard).minutes.contains_key(stream))
+    }
+
     /// Puts counts back that could not be stored.
+    #[cfg(feature = "redis")]
     pub(crate) fn put_back(&self, stream: &Name, counts: &MinuteCounts) {
         let mut shard = lock(&self.shards[0]);
         shard

@@ -124,6 +124,12 @@ impl Announcer {
         })
     }
 
+    /// Returns `true` if something has happened on a stream since the last tick.
+    pub(super) fn has_counts(&self, stream: &ServedStream) -> bool {
+        let monitor = self.monitor.get();
+        monitor.is_some_and(|monitor| monitor.has_counts(&stream.keys.stream))
+    }
+
     /// Returns the arguments of a tick with these steps.
     pub(super) fn announcement<'a>(
         &self,

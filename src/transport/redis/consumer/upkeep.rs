@@ -154,7 +154,13 @@ impl Upkeep {
             tokio::select! {
                 biased;
                 () = self.ends.closed.cancelled() => return,
-                () = self.ends.leaving.cancelled() => return,
+                () = self.ends.leaving.cancelled() => {
+                    // The history has what was done since the last tick, too.
+                    if self.maintenance.has_counts() {
+                        self.tick(&server).await;
+                    }
+                    return;
+                }
                 _ = ticks.tick() => {
                     self.tick(&server).await;
                 }

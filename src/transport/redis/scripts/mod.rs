@@ -124,6 +124,10 @@ scripts! {
     ORDER = "order_worker";
     /// Reads the history of a group.
     HISTORY = "fence" "tasks" "history";
+    /// Deletes a group.
+    DROP_GROUP = "fence" "tasks" "holder" "group_info" "drop_group";
+    /// Deletes a consumer.
+    DROP_CONSUMER = "holder" "group_info" "drop_consumer";
     /// Counts a group's entries and consumers.
     STATS = "fence" "holder" "group_info" "stats";
 }
