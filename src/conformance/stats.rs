@@ -37,7 +37,10 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
     let group = &mut found.groups[0];
     // A transport may not know when a worker has given its last sign of life.
     let idle = group.idle.take();
-    assert!(idle.is_none_or(|idle| idle < Duration::from_secs(60)), "{idle:?}");
+    assert!(
+        idle.is_none_or(|idle| idle < Duration::from_secs(60)),
+        "{idle:?}"
+    );
     expected.groups[0].unfinished = Some(10);
     expected.groups[0].holds_up = Some(10);
     assert_eq!(found, expected);

@@ -192,6 +192,7 @@ where
                 biased;
                 () = &mut stop.forced => return Ended::ByForce,
                 () = &mut stop.graceful => return Ended::Gracefully,
+                () = self.monitor.changed() => {}
                 deliveries = self.source.next(free) => match deliveries {
                     Ok(deliveries) => {
                         let work = |delivery| {
@@ -203,7 +204,6 @@ where
                     Err(error) => return Ended::Broken(error),
                 },
                 () = self.in_flight.ended(), if !roomy => {}
-                () = self.monitor.changed() => {}
                 () = poll_fn(|cx| start_timer.poll_until(cx, last_started + MAX_START_DELAY)),
                     if self.in_flight.is_starting() =>
                 {

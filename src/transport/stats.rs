@@ -68,11 +68,19 @@ impl StreamStats {
     pub(crate) fn compare_groups(&mut self) {
         let unfinished: Vec<_> = self.groups.iter().map(|group| group.unfinished).collect();
         for (at, group) in self.groups.iter_mut().enumerate() {
-            let others = unfinished.iter().enumerate().filter(|(other, _)| *other != at);
+            let others = unfinished
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != at);
             let others = others.map(|(_, unfinished)| *unfinished);
             // Unknown if one of the others is unknown.
-            let most = others.into_iter().try_fold(0, |most, of| of.map(|of| most.max(of)));
-            group.holds_up = group.unfinished.zip(most).map(|(own, most)| own.saturating_sub(most));
+            let most = others
+                .into_iter()
+                .try_fold(0, |most, of| of.map(|of| most.max(of)));
+            group.holds_up = group
+                .unfinished
+                .zip(most)
+                .map(|(own, most)| own.saturating_sub(most));
         }
     }
 

@@ -50,7 +50,9 @@ impl Scene {
                 running.fetch_sub(1, Ordering::SeqCst);
             })
             .task("quick", async || {})
-            .task("fail", async || Err::<(), _>(Failure::dead_letter().because("no")));
+            .task("fail", async || {
+                Err::<(), _>(Failure::dead_letter().because("no"))
+            });
         let known = self.list().await.len();
         let worker = serve(self.memory.clone(), app).service("shop", "1.2.3");
         let worker = tokio::spawn(worker.into_future());
@@ -131,19 +133,28 @@ async fn a_name_that_is_paused_on_one_worker_runs_on_another() {
     let scene = Scene::new();
     let _first = scene.serve().await;
     let first = scene.list().await[0].worker.clone();
-    scene.order(&first, WorkerOrder::PauseName("work".into())).await;
+    scene
+        .order(&first, WorkerOrder::PauseName("work".into()))
+        .await;
     scene.send("work", 4).await;
     scene.send("quick", 4).await;
     sleep(MOMENT).await;
     assert_eq!(scene.running(), 0);
-    let stats = scene.memory.workers().stats().await.expect("it is in memory");
+    let stats = scene
+        .memory
+        .workers()
+        .stats()
+        .await
+        .expect("it is in memory");
     assert_eq!((stats.answers[0].done, stats.answers[0].failed), (4, 0));
     let second = scene.serve().await;
     sleep(LONG).await;
     assert_eq!(scene.running(), 4);
     assert_eq!(scene.list().await[0].paused, ["work"]);
     second.abort();
-    scene.order(&first, WorkerOrder::ResumeName("work".into())).await;
+    scene
+        .order(&first, WorkerOrder::ResumeName("work".into()))
+        .await;
     sleep(LONG).await;
     assert_eq!(scene.list().await[0].paused, [""; 0]);
 }
@@ -159,7 +170,10 @@ async fn a_drained_worker_ends_after_what_runs() {
     sleep(MOMENT).await;
     let info = scene.list().await.remove(0);
     assert_eq!(info.state, WorkerState::Draining);
-    assert_eq!((&*info.orders[0].order, &*info.orders[0].by), ("drain", "ada"));
+    assert_eq!(
+        (&*info.orders[0].order, &*info.orders[0].by),
+        ("drain", "ada")
+    );
     assert!(!worker.is_finished());
     scene.permits.add_permits(1);
     let ended = timeout(LONG, worker).await.expect("it ends");
@@ -179,13 +193,25 @@ async fn a_worker_announces_its_service_and_counts_by_route() {
     scene.send("nothing-for-this", 2).await;
     scene.send("nor-for-this", 1).await;
     sleep(MOMENT).await;
-    let stats = scene.memory.workers().stats().await.expect("it is in memory");
+    let stats = scene
+        .memory
+        .workers()
+        .stats()
+        .await
+        .expect("it is in memory");
     let stats = &stats.answers[0];
     let route = |name: &str| stats.routes.iter().find(|route| route.name == name);
     assert_eq!(route("quick").expect("it has run").done, 3);
     let failed = route("fail").expect("it has run");
     assert_eq!(failed.dead, 1);
-    assert!(failed.last_error.as_ref().expect("it has failed").reason.contains("no"));
+    assert!(
+        failed
+            .last_error
+            .as_ref()
+            .expect("it has failed")
+            .reason
+            .contains("no")
+    );
     // Senders choose these names, so they are counted together.
     assert_eq!(route("(other)").expect("they have failed").failed, 3);
     assert_eq!(stats.routes.len(), 3);

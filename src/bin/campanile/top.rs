@@ -90,7 +90,7 @@ struct View {
     last: Option<Sample>,
 }
 
-/// What one look has found.
+/// The results of one look.
 struct Sample {
     at: Instant,
     group: GroupStats,
@@ -154,15 +154,23 @@ impl View {
     fn workers(&self, sample: &Sample) -> Vec<String> {
         let before = self.last.as_ref().map(|last| (last.at, by_worker(last)));
         let titles = [
-            "WORKER", "SERVICE", "STATE", ">IN FLIGHT", ">DONE/S", ">FAILED/S", ">P50", ">P95", ">MAX",
+            "WORKER",
+            "SERVICE",
+            "STATE",
+            ">IN FLIGHT",
+            ">DONE/S",
+            ">FAILED/S",
+            ">P50",
+            ">P95",
+            ">MAX",
         ];
         let mut table = Table::new(&titles);
         let stats = by_worker(sample);
         for worker in sample.workers.iter().take(MAX_WORKERS) {
             let now = stats.get(&*worker.worker).copied();
-            let before = before.as_ref().and_then(|(at, before)| {
-                Some((sample.at - *at, *before.get(&*worker.worker)?))
-            });
+            let before = before
+                .as_ref()
+                .and_then(|(at, before)| Some((sample.at - *at, *before.get(&*worker.worker)?)));
             let rate = |count: fn(&WorkerStats) -> u64| match (now, before) {
                 (Some(now), Some((time, before))) => {
                     let count = count(now).saturating_sub(count(before));

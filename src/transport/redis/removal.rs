@@ -56,7 +56,13 @@ impl Redis {
 
     async fn drop_on(&self, keys: &Keys, force: bool) -> Result<u64, Error> {
         let group = keys.group.as_str();
-        let names = [&*keys.primary, &keys.retry, &keys.due, &keys.bodies, &keys.served_names];
+        let names = [
+            &*keys.primary,
+            &keys.retry,
+            &keys.due,
+            &keys.bodies,
+            &keys.served_names,
+        ];
         let args = |cmd: &mut Cmd| {
             cmd.arg(group);
             self.leases(cmd);
@@ -112,7 +118,10 @@ impl Redis {
             true => Ok(lost),
             false => Err(Error::new(
                 ErrorKind::Invalid,
-                format!("the group `{}` has no consumer `{consumer}`", self.settings.group),
+                format!(
+                    "the group `{}` has no consumer `{consumer}`",
+                    self.settings.group
+                ),
             )),
         }
     }

@@ -80,7 +80,7 @@ pub enum WorkerState {
     Running,
     /// An operator has paused the worker: it fetches nothing.
     Paused,
-    /// The worker ends: it fetches nothing and waits for what runs.
+    /// The worker ends: it fetches nothing, and its running handlers end as usual.
     Draining,
     /// A state of a newer version.
     #[serde(other)]

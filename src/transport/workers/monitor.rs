@@ -1,4 +1,4 @@
-//! What a worker knows about itself: its announcement, its statistics, and the orders that it follows.
+//! The state of one worker: its announcement, its statistics, and the orders that it follows.
 
 use std::{
     cell::Cell,

@@ -149,7 +149,10 @@ async fn the_rights_that_the_docs_name_let_operators_give_orders_and_workers_rea
     let users = [
         ("worker", documented(&["serves tasks"])),
         ("sender", documented(&["sends tasks", "… with a delay"])),
-        ("operator", documented(&["lists [`workers`]", "… and gives them orders"])),
+        (
+            "operator",
+            documented(&["lists [`workers`]", "… and gives them orders"]),
+        ),
         ("admin", documented(&["[drops groups]"])),
     ];
     let users = users.map(|(name, rights)| format!("user {name} on >pw resetchannels {rights}"));
@@ -170,10 +173,23 @@ async fn the_rights_that_the_docs_name_let_operators_give_orders_and_workers_rea
         history.iter().any(|minute| minute.done == 1).then_some(())
     };
     raw::eventually(done, 20 * SECOND).await;
-    assert_eq!(workers.stats().await.expect("it is permitted").answers.len(), 1);
-    assert_eq!(workers.ping().await.expect("it is permitted").answers.len(), 1);
+    assert_eq!(
+        workers
+            .stats()
+            .await
+            .expect("it is permitted")
+            .answers
+            .len(),
+        1
+    );
+    assert_eq!(
+        workers.ping().await.expect("it is permitted").answers.len(),
+        1
+    );
     let name = &found[0].worker;
-    let ordered = workers.order(name, WorkerOrder::Limit(Some(2)), "ada").await;
+    let ordered = workers
+        .order(name, WorkerOrder::Limit(Some(2)), "ada")
+        .await;
     assert!(ordered.expect("it is permitted"));
     until(&workers, |found| found[0].limit == Some(2)).await;
     for user in ["worker", "sender"] {
@@ -211,8 +227,16 @@ async fn announcements_and_answers_of_others_are_read_or_named() {
     let workers = handle(&server).await.workers();
     let found = workers.list().await.expect("the server answers");
     assert_eq!(found.len(), 7);
-    let info = |name: &str| found.iter().find(|it| it.worker.ends_with(name)).expect(name);
-    assert_eq!((info("newer").state, &*info("newer").service), (WorkerState::Unknown, "s"));
+    let info = |name: &str| {
+        found
+            .iter()
+            .find(|it| it.worker.ends_with(name))
+            .expect(name)
+    };
+    assert_eq!(
+        (info("newer").state, &*info("newer").service),
+        (WorkerState::Unknown, "s")
+    );
     for (name, part) in [
         ("garbage", "cannot be read"),
         ("anonymous", "does not name it"),
@@ -226,12 +250,20 @@ async fn announcements_and_answers_of_others_are_read_or_named() {
 
     let stats = json!({ "worker": "newer", "routes": [], "done": 7, "mood": 3 });
     answer(&server, &newer, &stats.to_string()).await;
-    answer(&server, &liar, &json!({ "worker": "newer", "routes": [] }).to_string()).await;
+    answer(
+        &server,
+        &liar,
+        &json!({ "worker": "newer", "routes": [] }).to_string(),
+    )
+    .await;
     let asked = Instant::now();
     let found = workers.stats().await.expect("the server answers");
     assert!(asked.elapsed() < 4 * SECOND, "{:?}", asked.elapsed());
     assert_eq!(found.answers.len(), 1);
-    assert_eq!((&*found.answers[0].worker, found.answers[0].done), ("newer", 7));
+    assert_eq!(
+        (&*found.answers[0].worker, found.answers[0].done),
+        ("newer", 7)
+    );
     assert_eq!(found.silent.len(), 6);
     assert!(found.silent.contains(&"liar".to_owned()));
     let found = workers.ping().await.expect("the server answers");
@@ -253,9 +285,13 @@ async fn an_order_of_a_newer_version_is_ignored_and_logged_once() {
             "XADD", orders, "*", "worker", name, "do", "dance", "to", "a\x1bb", "by", "ada",
         ];
         server.command(&unknown).await;
-        server.command(&["XADD", orders, "*", "other", "fields"]).await;
+        server
+            .command(&["XADD", orders, "*", "other", "fields"])
+            .await;
     }
-    let ordered = workers.order(name, WorkerOrder::Limit(Some(5)), "ada").await;
+    let ordered = workers
+        .order(name, WorkerOrder::Limit(Some(5)), "ada")
+        .await;
     assert!(ordered.expect("the server answers"));
     let found = until(&workers, |found| found[0].limit == Some(5)).await;
     assert_eq!(found[0].orders.len(), 1);
@@ -269,11 +305,16 @@ async fn keys_of_another_type_stop_no_worker_and_are_named() {
     logs::keep();
     let server = RedisServer::start().await;
     let redis = handle(&server).await.stream("wrong-types");
-    let keys = ["{wrong-types}:workers:g", "campanile:orders:{wrong-types}:g"];
+    let keys = [
+        "{wrong-types}:workers:g",
+        "campanile:orders:{wrong-types}:g",
+    ];
     for key in keys {
         server.command(&["SET", key, "x"]).await;
     }
-    server.command(&["LPUSH", "{wrong-types}:asked:g", "x"]).await;
+    server
+        .command(&["LPUSH", "{wrong-types}:asked:g", "x"])
+        .await;
     let worker = serve(&redis);
     let workers = redis.workers();
     let client = Client::new(redis.clone());
@@ -285,7 +326,10 @@ async fn keys_of_another_type_stop_no_worker_and_are_named() {
     raw::eventually(is_done, 20 * SECOND).await;
     let refused = workers.list().await.expect_err("the key has another type");
     assert!(refused.is_invalid(), "{refused}");
-    assert!(refused.to_string().contains("{wrong-types}:workers:g"), "{refused}");
+    assert!(
+        refused.to_string().contains("{wrong-types}:workers:g"),
+        "{refused}"
+    );
     let logged = async || {
         let lines = logs::warnings(&["wrong-types", "the worker cannot be announced"]);
         (!lines.is_empty()).then_some(())
@@ -305,7 +349,9 @@ async fn keys_of_another_type_stop_no_worker_and_are_named() {
 async fn three_hundred_workers_are_listed_and_asked_in_steps() {
     let server = RedisServer::start().await;
     make_group(&server).await;
-    let routes: Vec<_> = (0..100).map(|n| format!("task orders.create-{n}")).collect();
+    let routes: Vec<_> = (0..100)
+        .map(|n| format!("task orders.create-{n}"))
+        .collect();
     let running = json!({ "id": "1-1", "kind": "task", "name": "n", "running_for": 7.0 });
     let running: Vec<Value> = vec![running; 100];
     for number in 0..300 {
@@ -318,7 +364,11 @@ async fn three_hundred_workers_are_listed_and_asked_in_steps() {
     let workers = Arc::new(handle(&server).await.workers());
     let found = workers.list().await.expect("the server answers");
     assert_eq!(found.len(), 300);
-    assert!(found.iter().all(|worker| worker.alive && worker.routes.len() == 100));
+    assert!(
+        found
+            .iter()
+            .all(|worker| worker.alive && worker.routes.len() == 100)
+    );
     // Several at once, as dashboards do.
     let asked = (0..4).map(|_| {
         let workers = workers.clone();
@@ -334,16 +384,30 @@ async fn three_hundred_workers_are_listed_and_asked_in_steps() {
 #[tokio::test]
 async fn a_group_without_workers_shows_what_it_holds_up_until_it_is_dropped() {
     let server = RedisServer::start().await;
-    let served = handle(&server).await.unknown_names(campanile::transport::UnknownNames::Ignore);
+    let served = handle(&server)
+        .await
+        .unknown_names(campanile::transport::UnknownNames::Ignore);
     let old = served.clone().group("old");
     for group in ["g", "old"] {
-        server.command(&["XGROUP", "CREATE", "s", group, "0", "MKSTREAM"]).await;
+        server
+            .command(&["XGROUP", "CREATE", "s", group, "0", "MKSTREAM"])
+            .await;
     }
     let worker = serve(&served);
     for _ in 0..20 {
         task(&server, "x").await;
     }
-    let read = ["XREADGROUP", "GROUP", "old", "alien", "COUNT", "2", "STREAMS", "s", ">"];
+    let read = [
+        "XREADGROUP",
+        "GROUP",
+        "old",
+        "alien",
+        "COUNT",
+        "2",
+        "STREAMS",
+        "s",
+        ">",
+    ];
     server.command(&read).await;
     let all_done = async || {
         let stats = served.stats().await.expect("the server answers");
@@ -351,19 +415,47 @@ async fn a_group_without_workers_shows_what_it_holds_up_until_it_is_dropped() {
     };
     let stats = raw::eventually(all_done, 20 * SECOND).await;
     let (group, old_group) = (stats.group("g").unwrap(), stats.group("old").unwrap());
-    assert_eq!((group.foreign, group.holds_up, group.consumers), (0, Some(0), 1));
+    assert_eq!(
+        (group.foreign, group.holds_up, group.consumers),
+        (0, Some(0), 1)
+    );
     assert_eq!((old_group.foreign, old_group.foreign_pending), (1, 2));
-    assert_eq!((old_group.unfinished, old_group.holds_up), (Some(20), Some(20)));
+    assert_eq!(
+        (old_group.unfinished, old_group.holds_up),
+        (Some(20), Some(20))
+    );
     assert!(old_group.idle.is_some());
 
     // The foreign consumer was active just now.
     let refused = old.drop_group(false).await.expect_err("it is live");
-    assert!(refused.is_invalid() && refused.to_string().contains("1 live"), "{refused}");
-    let refused = old.drop_consumer("alien", false).await.expect_err("it is live");
-    assert!(refused.to_string().contains("`alien` is live, with 2 pending"), "{refused}");
-    let missing = old.drop_consumer("nobody", true).await.expect_err("it does not exist");
-    assert!(missing.to_string().contains("no consumer `nobody`"), "{missing}");
-    assert_eq!(old.drop_consumer("alien", true).await.expect("it is forced"), 2);
+    assert!(
+        refused.is_invalid() && refused.to_string().contains("1 live"),
+        "{refused}"
+    );
+    let refused = old
+        .drop_consumer("alien", false)
+        .await
+        .expect_err("it is live");
+    assert!(
+        refused
+            .to_string()
+            .contains("`alien` is live, with 2 pending"),
+        "{refused}"
+    );
+    let missing = old
+        .drop_consumer("nobody", true)
+        .await
+        .expect_err("it does not exist");
+    assert!(
+        missing.to_string().contains("no consumer `nobody`"),
+        "{missing}"
+    );
+    assert_eq!(
+        old.drop_consumer("alien", true)
+            .await
+            .expect("it is forced"),
+        2
+    );
     assert_eq!(old.drop_group(false).await.expect("nobody is live"), 18);
     let gone = old.drop_group(false).await.expect_err("it is gone");
     assert!(gone.to_string().contains("no group `old`"), "{gone}");

@@ -50,7 +50,9 @@ fn by_key() -> Option<rustix::termios::Termios> {
 
     let before = tcgetattr(io::stdin()).ok()?;
     let mut by_key = before.clone();
-    by_key.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
+    by_key
+        .local_modes
+        .remove(LocalModes::ICANON | LocalModes::ECHO);
     tcsetattr(io::stdin(), OptionalActions::Now, &by_key).ok()?;
     Some(before)
 }

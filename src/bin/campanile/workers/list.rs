@@ -23,11 +23,24 @@ pub(super) async fn list(workers: &Workers, out: &Out) -> Result<(), CommandErro
 }
 
 fn lines(workers: &[WorkerInfo]) -> Vec<String> {
-    let titles = ["WORKER", "SERVICE", "VERSION", "STATE", ">IN FLIGHT", ">UP", "ROUTES"];
+    let titles = [
+        "WORKER",
+        "SERVICE",
+        "VERSION",
+        "STATE",
+        ">IN FLIGHT",
+        ">UP",
+        "ROUTES",
+    ];
     let mut table = Table::new(&titles);
     for worker in workers {
-        let up = SystemTime::now().duration_since(worker.since).unwrap_or_default();
-        let max = worker.limit.unwrap_or(worker.max_in_flight).min(worker.max_in_flight);
+        let up = SystemTime::now()
+            .duration_since(worker.since)
+            .unwrap_or_default();
+        let max = worker
+            .limit
+            .unwrap_or(worker.max_in_flight)
+            .min(worker.max_in_flight);
         let is_known = worker.fault.is_none();
         let known = |text: String| if is_known { text } else { "?".to_owned() };
         table.row([
@@ -52,7 +65,11 @@ fn lines(workers: &[WorkerInfo]) -> Vec<String> {
         }
         for order in &worker.orders {
             let (at, what, by) = (text::time(order.at), &order.order, &order.by);
-            lines.push(format!("{name}: {at} {} by {}", text::line(what), text::line(by)));
+            lines.push(format!(
+                "{name}: {at} {} by {}",
+                text::line(what),
+                text::line(by)
+            ));
         }
     }
     lines

@@ -16,7 +16,7 @@ pub(crate) enum WorkersCommand {
     List,
     /// Asks the workers for a sign of life, and names those that do not answer.
     Ping,
-    /// Ends a worker: it fetches nothing more, and waits for what runs.
+    /// Ends a worker: it fetches nothing more, and its running handlers end as usual.
     ///
     /// A supervisor may start its process again.
     Drain {
@@ -92,14 +92,20 @@ pub(crate) fn short(worker: &str) -> &str {
     let name = worker.strip_prefix("campanile-lease=");
     let name = name.and_then(|rest| Some(rest.split_once("ms-")?.1));
     let Some(name) = name else { return worker };
-    let id = name.len().checked_sub(36).filter(|at| name.is_char_boundary(*at));
+    let id = name
+        .len()
+        .checked_sub(36)
+        .filter(|at| name.is_char_boundary(*at));
     id.map_or(name, |at| &name[..at + SHOWN_OF_ID])
 }
 
 /// Returns the only worker whose name contains this text.
 async fn find(workers: &Workers, text: &str) -> Result<WorkerInfo, CommandError> {
     let listed = workers.list().await?;
-    let mut found: Vec<_> = listed.into_iter().filter(|it| it.worker.contains(text)).collect();
+    let mut found: Vec<_> = listed
+        .into_iter()
+        .filter(|it| it.worker.contains(text))
+        .collect();
     if let Some(at) = found.iter().position(|it| it.worker == text) {
         return Ok(found.swap_remove(at));
     }
@@ -124,7 +130,12 @@ mod tests {
         let name = "campanile-lease=10000ms-web-1-77-0c9d8fd0-1f1e-4a7a-8d1f-3f5b7c1a2b3c";
         assert_eq!(short(name), "web-1-77-0c9d8fd0");
         assert!(name.contains(short(name)));
-        for other in ["memory-7", "campanile-lease=1ms-x", "", "campanile-lease=1ms-ä"] {
+        for other in [
+            "memory-7",
+            "campanile-lease=1ms-x",
+            "",
+            "campanile-lease=1ms-ä",
+        ] {
             assert!(other.contains(short(other)), "{other}");
         }
     }

@@ -19,7 +19,7 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 pub(crate) struct Order {
     /// The worker, or a part of its name that no other worker has.
     pub(super) worker: String,
-    /// Who gives the order. The worker logs it.
+    /// The name of the operator. The worker logs it.
     #[arg(long, env = "USER", default_value = "a terminal")]
     by: String,
 }

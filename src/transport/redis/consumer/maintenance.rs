@@ -246,7 +246,9 @@ impl Maintenance {
     /// Returns `true` if the next tick stores counts.
     pub(super) fn has_counts(&self) -> bool {
         let streams = self.streams.all();
-        streams.iter().any(|stream| self.announcer.has_counts(stream))
+        streams
+            .iter()
+            .any(|stream| self.announcer.has_counts(stream))
     }
 
     /// Keeps what a failed tick should have stored.
