@@ -10,6 +10,7 @@
 //!   both or not at all.
 //! - [Layers](layers): tower's middleware around routers and clients, and the meaning of its
 //!   errors.
+//! - [Operations](operations): who works, what runs, and what holds up a stream.
 //! - [Troubleshooting](troubleshooting): symptoms, causes and remedies.
 #![cfg_attr(
     feature = "redis",
@@ -41,6 +42,7 @@ pub mod tour {
     //! The parts of Campanile, and where to read about each.
     //!
     //! [jobs]: crate::guide::jobs
+    //! [operations]: crate::guide::operations
     //!
     #![doc = include_str!("../docs/tour.md")]
 }
@@ -99,6 +101,17 @@ pub mod migrating_from_go {
     //! [`trim_beside_foreign_groups`]: crate::Redis::trim_beside_foreign_groups
     //!
     #![doc = include_str!("../docs/migrating-from-go.md")]
+}
+
+pub mod operations {
+    //! The workers of an application, what they run, and what holds up a stream.
+    //!
+    //! [jobs]: crate::guide::jobs
+    //! [Workers]: crate::transport::Workers
+    #![cfg_attr(feature = "redis", doc = "[rights]: crate::transport::redis#rights")]
+    //! [stats]: crate::transport::StreamStats
+    //!
+    #![doc = include_str!("../docs/operations.md")]
 }
 
 pub mod troubleshooting {

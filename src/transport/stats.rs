@@ -64,6 +64,26 @@ impl StreamStats {
         joined
     }
 
+    /// Sets [`GroupStats::holds_up`] of each group of this stream.
+    pub(crate) fn compare_groups(&mut self) {
+        let unfinished: Vec<_> = self.groups.iter().map(|group| group.unfinished).collect();
+        for (at, group) in self.groups.iter_mut().enumerate() {
+            let others = unfinished
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != at);
+            let others = others.map(|(_, unfinished)| *unfinished);
+            // Unknown if one of the others is unknown.
+            let most = others
+                .into_iter()
+                .try_fold(0, |most, of| of.map(|of| most.max(of)));
+            group.holds_up = group
+                .unfinished
+                .zip(most)
+                .map(|(own, most)| own.saturating_sub(most));
+        }
+    }
+
     /// Returns the statistics of a group.
     pub fn group(&self, name: &str) -> Option<&GroupStats> {
         self.groups.iter().find(|group| group.group == *name)
@@ -93,8 +113,23 @@ pub struct GroupStats {
     pub parked: u64,
     /// The number of dead letters.
     pub dead: u64,
-    /// The number of live workers: those whose leases have not ended.
+    /// The number of live workers: those whose leases have not ended. A group without any is
+    /// *abandoned* if its service does not come back: nobody handles its messages, and the stream keeps
+    /// every entry that it has not handled.
     pub consumers: u64,
+    /// The number of entries of the stream that the group has not handled, at least: the stream keeps
+    /// also those that were handled and are newer than a pending one. `None` if [`lag`](Self::lag) is.
+    pub unfinished: Option<u64>,
+    /// The number of entries that the stream keeps for this group alone, at least: the other groups have
+    /// handled them. `None` if it is unknown.
+    pub holds_up: Option<u64>,
+    /// The time since the last sign of life of any consumer. `None` if the group has none.
+    pub idle: Option<Duration>,
+    /// The number of consumers of other libraries. The stream is not trimmed while such a consumer
+    /// holds entries or was active of late.
+    pub foreign: u64,
+    /// The number of deliveries of such consumers that are not settled.
+    pub foreign_pending: u64,
     /// The id of the newest entry that was delivered to the group, or `None` before the first
     /// delivery. On Redis the entries before the group's start count as delivered.
     pub last_delivered: Option<String>,
@@ -118,6 +153,12 @@ impl GroupStats {
         self.parked += other.parked;
         self.dead += other.dead;
         self.consumers = self.consumers.max(other.consumers);
+        let sum = |one: Option<u64>, other: Option<u64>| Some(one? + other?);
+        self.unfinished = sum(self.unfinished, other.unfinished);
+        self.holds_up = sum(self.holds_up, other.holds_up);
+        self.idle = [self.idle, other.idle].into_iter().flatten().min();
+        self.foreign = self.foreign.max(other.foreign);
+        self.foreign_pending += other.foreign_pending;
     }
 }
 

@@ -45,12 +45,22 @@ async fn the_groups_of_a_stream_are_listed_in_a_table_and_as_json() {
     let server = RedisServer::start().await;
     let first = scene(&server).await;
     let listed = run(campanile(&server, "groups list")).await.ended_with(0);
-    let titles = "GROUP PENDING LAG CONSUMERS LAST DELIVERED DEAD DELAYED";
+    let titles = "GROUP PENDING LAG CONSUMERS LAST DELIVERED DEAD DELAYED HOLDS UP FOREIGN IDLE";
     let lines = words(&listed);
     assert_eq!(lines[0].join(" "), titles);
-    let lag = if version() < (7, 0) { "?" } else { "1" };
-    assert_eq!(lines[1], ["app_group", "1", lag, "2", &first, "1", "0"]);
-    assert_eq!(lines[2], ["other", "0", "2", "0", "-", "0", "0"]);
+    let (lag, up) = if version() < (7, 0) {
+        ("?", "?")
+    } else {
+        ("1", "0")
+    };
+    assert_eq!(
+        lines[1][..9],
+        ["app_group", "1", lag, "2", &first, "1", "0", up, "1"]
+    );
+    assert_eq!(
+        lines[2],
+        ["other", "0", "2", "0", "-", "0", "0", up, "0", "-"]
+    );
     assert_eq!(lines.len(), 3);
 
     let listed = run(campanile(&server, "groups list --json"))
@@ -59,7 +69,9 @@ async fn the_groups_of_a_stream_are_listed_in_a_table_and_as_json() {
     let stats = run(campanile(&server, "stats --json")).await.ended_with(0);
     let (mut listed, mut stats) = (listed.json(), stats.json());
     for document in [&mut listed, &mut stats] {
-        document["groups"][0]["oldest_pending_ms"].take();
+        for changing in ["oldest_pending_ms", "idle_ms"] {
+            document["groups"][0][changing].take();
+        }
     }
     assert_eq!(listed, stats);
     assert_eq!(listed["groups"][0]["last_delivered_id"], json!(first));

@@ -15,6 +15,7 @@ mod support;
 mod tail;
 mod tasks;
 mod terminal;
+mod workers;
 
 use std::time::Duration;
 

@@ -27,3 +27,4 @@ mod support;
 mod testing;
 #[cfg(feature = "redis")]
 mod tower;
+mod workers;

@@ -26,7 +26,7 @@ pub(crate) fn documented(who: &[&str]) -> String {
     let rights = rights.collect::<Vec<_>>().join(" ");
     match has_selectors() {
         true => rights,
-        false => rights.replace(['(', ')'], ""),
+        false => rights.replace(['(', ')'], "").replace("%R~", "~"),
     }
 }
 

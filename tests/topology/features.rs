@@ -8,7 +8,7 @@ use std::{
 
 use campanile::{
     Attempt, BoxError, Client, Failure, Json, Message, Redis, Router,
-    transport::{Backoff, Page, PauseTarget, Selection, Streams, redis::TailFrom},
+    transport::{Backoff, Page, PauseTarget, Selection, Streams, WorkerOrder, redis::TailFrom},
 };
 use futures_util::future::join_all;
 
@@ -440,4 +440,79 @@ async fn limits_pauses_and_purges_work_on_every_node() {
         assert_eq!(runs.all(21).await.len(), 21);
         worker.stop().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn workers_on_all_nodes_are_listed_asked_and_given_orders() {
+    let scene = Scene::start().await;
+    let app = Router::new().task("job", async || {});
+    let started = scene.workers(&app);
+    for redis in scene.handles() {
+        let client = Client::new(redis.clone());
+        client.enqueue("job", ()).await.unwrap();
+        let workers = redis.workers();
+        let announced = async || {
+            let found = workers.list().await.unwrap();
+            let found = found.into_iter().find(|worker| worker.fault.is_none())?;
+            Some(found)
+        };
+        let info = eventually(announced, FOUND).await;
+        assert_eq!(info.transport, "redis cluster");
+        let done = async || {
+            let found = workers.stats().await.unwrap();
+            assert_eq!(found.silent, [""; 0]);
+            let history = redis.history().await.unwrap();
+            let minutes = history.iter().map(|minute| minute.done);
+            (found.answers[0].done == 1 && minutes.sum::<u64>() == 1).then_some(())
+        };
+        eventually(done, FOUND).await;
+        let order = workers.order(&info.worker, WorkerOrder::Limit(Some(3)), "ada");
+        assert!(order.await.unwrap());
+        let is_followed = async || {
+            let found = workers.list().await.unwrap();
+            (found[0].limit == Some(3)).then_some(())
+        };
+        eventually(is_followed, FOUND).await;
+    }
+    for worker in started {
+        worker.stop().await.unwrap();
+    }
+    for redis in scene.handles() {
+        assert_eq!(redis.workers().list().await.unwrap(), []);
+        assert_eq!(redis.drop_group(false).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_worker_of_partitions_that_it_owns_is_listed_once() {
+    let scene = Scene::start().await;
+    let stream = scene.streams[0].as_str();
+    let redis = scene.redis.clone().group(GROUP);
+    let redis = redis.streams(Streams::partitioned(stream, 3).owned());
+    let worker = Worker::start(redis.clone(), Router::new().task("job", async || {}));
+    let workers = redis.workers();
+    let announced = async || {
+        let found = workers.list().await.unwrap();
+        (found.len() == 1 && found[0].fault.is_none()).then_some(found)
+    };
+    let found = eventually(announced, FOUND).await;
+    assert_eq!(found[0].streams, [stream]);
+    let client = Client::new(redis.clone());
+    for n in 0..9 {
+        client
+            .enqueue("job", ())
+            .partition_key(n.to_string())
+            .await
+            .unwrap();
+    }
+    let done = async || {
+        let found = workers.stats().await.unwrap();
+        let history = redis.history().await.unwrap();
+        let minutes = history.iter().map(|minute| minute.done);
+        let all = found.answers.len() == 1 && found.answers[0].done == 9;
+        (all && minutes.sum::<u64>() == 9).then_some(())
+    };
+    eventually(done, FOUND).await;
+    worker.stop().await.unwrap();
+    assert_eq!(workers.list().await.unwrap(), []);
 }

@@ -13,6 +13,8 @@ use crate::{
     tail::TailCommand,
     target::Target,
     tasks::TasksCommand,
+    top::Top,
+    workers::WorkersCommand,
 };
 
 const EXIT_CODES: &str = "\
@@ -39,12 +41,21 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Shows statistics of the stream and its groups.
     Stats(Stats),
-    /// Lists the groups of the stream.
+    /// Lists the groups of the stream, and drops groups.
     #[command(subcommand)]
     Groups(GroupsCommand),
-    /// Lists the consumers of the group.
+    /// Lists the consumers of the group, and drops consumers.
     #[command(subcommand)]
     Consumers(ConsumersCommand),
+    /// Lists the workers of the group, and gives orders to single workers.
+    Workers {
+        #[command(subcommand)]
+        command: Option<WorkersCommand>,
+    },
+    /// Shows the workers and what they run, once a second, until q or Ctrl-C.
+    ///
+    /// Without a terminal it shows them once.
+    Top(Top),
     /// Lists, shows, replays and purges the dead letters of the group.
     #[command(subcommand)]
     Dead(DeadCommand),

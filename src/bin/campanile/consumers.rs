@@ -1,11 +1,12 @@
 //! `campanile consumers`
 
-use campanile::transport::ConsumerStats;
+use campanile::{Redis, transport::ConsumerStats};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use crate::{
     command_error::CommandError,
+    confirm::Confirm,
     show::{Out, Table, json, text},
     target::Target,
 };
@@ -16,12 +17,30 @@ pub(crate) enum ConsumersCommand {
     ///
     /// A consumer is `foreign` if it is of another library.
     List,
+    /// Deletes a consumer. Messages that are pending for it are lost for the group.
+    Drop {
+        /// The consumer.
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Also if it is live, or messages are pending for it.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
 }
 
 impl ConsumersCommand {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
-        let ConsumersCommand::List = self;
         let (redis, group) = target.connect_to_group().await?;
+        if let Self::Drop {
+            name,
+            force,
+            confirm,
+        } = self
+        {
+            return drop(&redis, &name, force, &confirm, out).await;
+        }
         // A group that was deleted in the meantime has no consumers.
         let consumers = redis.consumers().await?.unwrap_or_default();
         if out.json {
@@ -48,6 +67,40 @@ impl ConsumersCommand {
             ]);
         }
         out.lines(table.lines())
+    }
+}
+
+async fn drop(
+    redis: &Redis,
+    name: &str,
+    force: bool,
+    confirm: &Confirm,
+    out: &Out,
+) -> Result<(), CommandError> {
+    let listed = redis.consumers().await?.unwrap_or_default();
+    let Some(consumer) = listed.into_iter().find(|it| it.consumer == name) else {
+        let text = format!("there is no consumer `{name}`; `campanile consumers list` lists them");
+        return Err(CommandError::Missing(text));
+    };
+    let pending = consumer.pending;
+    if pending > 0 && !force {
+        return Err(CommandError::Failed(format!(
+            "{pending} messages are pending for the consumer `{name}` and would be lost; workers claim \
+             them once its lease has ended; to drop it now, pass --force"
+        )));
+    }
+    let idle = text::duration(consumer.idle);
+    let question = format!(
+        "Drop the consumer `{name}`, which was silent for {idle}, with {pending} pending messages?"
+    );
+    confirm.ask(&question).await?;
+    let lost = redis.drop_consumer(name, force).await?;
+    match out.json {
+        true => out.document(&json!({ "dropped": name, "lost": lost })),
+        false => out.lines([format!(
+            "dropped the consumer {}, with {lost} messages",
+            text::line(name)
+        )]),
     }
 }
 

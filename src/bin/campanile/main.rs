@@ -20,6 +20,8 @@ mod target;
 mod tasks;
 #[cfg(feature = "redis-rustls")]
 mod tls_args;
+mod top;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -29,6 +31,7 @@ use self::{
     args::{Arguments, Command},
     command_error::CommandError,
     show::Out,
+    workers::WorkersCommand,
 };
 
 fn main() -> ExitCode {
@@ -60,6 +63,11 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
         Command::Stats(stats) => stats.run(target, &out).await,
         Command::Groups(groups) => groups.run(target, &out).await,
         Command::Consumers(consumers) => consumers.run(target, &out).await,
+        Command::Workers { command } => {
+            let command = command.unwrap_or(WorkersCommand::List);
+            command.run(target, &out).await
+        }
+        Command::Top(top) => top.run(target, &out).await,
         Command::Dead(dead) => dead.run(target, &out).await,
         Command::Tasks(tasks) => tasks.run(target, &out).await,
         Command::Pause(pause) => pause.run(target, &out).await,

@@ -172,6 +172,11 @@ pub(crate) fn document(stats: &StreamStats) -> Value {
             "dead": group.dead,
             "consumers": group.consumers,
             "last_delivered_id": group.last_delivered,
+            "unfinished": group.unfinished,
+            "holds_up": group.holds_up,
+            "idle_ms": group.idle.map(json::milliseconds),
+            "foreign": group.foreign,
+            "foreign_pending": group.foreign_pending,
         })
     };
     json!({

@@ -749,6 +749,7 @@ impl Group {
         stats.parked = backlog.parked as u64;
         stats.dead = self.dead.len() as u64;
         stats.consumers = self.members.len() as u64;
+        stats.unfinished = Some(log.end() - self.finished_before());
         stats.last_delivered = self.last_read.map(|id| id.to_string());
         stats
     }

@@ -167,8 +167,9 @@
 //! The permissions for the stream `s`. Keys of a stream whose name contains a hash tag begin with
 //! its length: `6:{s}.v2:dead:g` for the stream `{s}.v2`. The parts in parentheses are selectors,
 //! which need Redis 7.0: with them a user who adds to the stream may not read or delete it. For
-//! Redis 6.2 leave out the parentheses and begin with `resetchannels`; the user may then use each
-//! command on each of the keys.
+//! Redis 6.2 leave out the parentheses, write `~` in place of `%R~`, and begin with `resetchannels`;
+//! the user may then use each command on each of the keys. `%R~` lets a worker read the orders of
+//! operators and write none.
 //!
 //! | who | `ACL SETUSER …` |
 //! |---|---|
@@ -177,7 +178,7 @@
 //! | … that are [unique](crate::client::Call::unique) or [tracked](crate::client::Call::tracked) | `(~s ~{s}:* +time +xadd +xrange +zscore +get +set +del +zadd +zrem +zremrangebyrank +hset +hget +hmget +hdel +type +pttl +pexpire +evalsha +eval)` |
 //! | … to partitions, with `~s:*` in place of `~s` | `(~{s}:partitions +lrange +rpush +evalsha +eval)` |
 //! | … that replicas confirm | `+wait` |
-//! | serves tasks and requests | `~s ~{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +zcard +zscore +zremrangebyscore +zremrangebyrank +hset +hget +hmget +hgetall +hexists +hdel +get +set +del +persist +pttl +pexpire +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
+//! | serves tasks and requests | `~s ~{s}:* %R~campanile:orders:{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +zcard +zscore +zremrangebyscore +zremrangebyrank +hset +hget +hmget +hgetall +hexists +hdel +hkeys +hincrby +get +set +del +persist +pttl +pexpire +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
 //! | … whose [outboxes](crate::Outbox) send to a stream `t` | `~t ~{t}:due ~{t}:bodies ~{t}:idem:*` |
 //! | … with rates that workers [share](Redis::limit) | `+zcount +zrevrange` |
 //! | looks up and cancels [`tasks`](Redis::tasks) | `~s ~{s}:* +hgetall +hget +hmget +hset +hdel +get +del +exists +type +zscore +zadd +zrem +zremrangebyrank +zremrangebyscore +zrange +zcard +xadd +xrange +xpending +xack +xdel +pttl +pexpire +persist +time +evalsha +eval` |
@@ -190,6 +191,9 @@
 //! | … and to sharded events | `&<event names> +ssubscribe +ping +role` |
 //! | scrapes [`stats`](Redis::stats), lists [`consumers`](Redis::consumers) | `~s ~{s}:* +xlen +zcard +zrange +xinfo +xpending +xrange +exists +time +evalsha +eval` |
 //! | pauses and purges, with [`control`](Redis::control) | `~s ~{s}:* +hset +hget +hdel +hgetall +exists +xrange +xadd +xdel +xinfo +xgroup +zadd +zrange +zrem +zcard +zscore +zremrangebyscore +zremrangebyrank +hmget +pttl +pexpire +get +del +type +time +evalsha +eval` |
+//! | lists [`workers`](Redis::workers), asks them and reads the [`history`](Redis::history) | `~s ~{s}:* +hscan +hgetall +xinfo +get +set +time +evalsha +eval` |
+//! | … and gives them orders | `(~{s}:workers:* ~campanile:orders:{s}:* +hexists +xadd +pexpire +evalsha +eval)` |
+//! | [drops groups](Redis::drop_group) and consumers | `~s ~{s}:* +xgroup +xinfo +xlen +xrange +xadd +xack +xdel +xpending +zadd +zrem +zrange +zrevrange +zrevrank +zcount +zcard +zscore +zremrangebyscore +zremrangebyrank +hset +hget +hmget +hgetall +hdel +get +del +persist +pttl +pexpire +type +exists +time +evalsha +eval` |
 //! | looks at a stream with [`tail`](Redis::tail) | `~s +xread +xrevrange` |
 //! | publishes events | `&<event names> +publish +role` |
 //! | … that are sharded | `&<event names> +spublish +role` |
@@ -221,6 +225,7 @@ mod pipeline;
 mod producer;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod readers;
+mod removal;
 mod response;
 mod rpc;
 #[cfg(feature = "schedule")]
@@ -237,6 +242,7 @@ mod tail;
 mod task_feed;
 mod tasks;
 pub(crate) mod value;
+mod workers;
 
 pub(crate) use self::handle::Redis;
 pub use self::{

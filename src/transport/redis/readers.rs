@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::schedules;
 use super::{
     consumer::readers, dead_letters, producer, producer::schedule::Promoted, response::Value,
-    stats, tail, task_feed, tasks,
+    stats, tail, task_feed, tasks, workers,
 };
 use crate::{error::Error, message::Replicas};
 
@@ -51,7 +51,7 @@ pub(crate) fn all() -> Vec<Reader> {
         Reader {
             of: "stats",
             read: |answer| Ok(format!("{:?}", stats::read(answer, "g".into())?)),
-            answer: list((0..7).map(Value::Int).chain([text("7-1")])),
+            answer: list((0..11).map(Value::Int).chain([text("7-1")])),
         },
         Reader {
             of: "XINFO GROUPS",
@@ -126,6 +126,19 @@ pub(crate) fn all() -> Vec<Reader> {
                     texts("done a 1 no k 60000 1795430237570 1795430237570 1795430237570 7 70000"),
                 ]),
             ]),
+        },
+        Reader {
+            of: "history",
+            read: |answer| Ok(format!("{:?}", workers::PartOfHistory::read(answer)?)),
+            answer: list([
+                Value::Int(29_923_837),
+                list([Value::Int(29_923_836), texts("done 7 l12 7 w30 5")]),
+            ]),
+        },
+        Reader {
+            of: "HSCAN",
+            read: |answer| Ok(format!("{:?}", workers::scanned(answer)?)),
+            answer: list([text("0"), texts("campanile-1 {} campanile-2 {}")]),
         },
         Reader {
             of: "changes",

@@ -65,6 +65,7 @@ impl Redis {
         let groups = try_join_all(groups).await?;
         stats.groups = groups.into_iter().flatten().collect();
         stats.groups.sort_by(|a, b| a.group.cmp(&b.group));
+        stats.compare_groups();
         Ok(stats)
     }
 
@@ -129,7 +130,10 @@ impl Redis {
 
     /// Returns the consumers of a stream, and then those of its retry stream. A consumer of both is
     /// listed twice.
-    async fn consumers_of(&self, stream: &Name) -> Result<Option<Vec<ConsumerStats>>, Error> {
+    pub(super) async fn consumers_of(
+        &self,
+        stream: &Name,
+    ) -> Result<Option<Vec<ConsumerStats>>, Error> {
         let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
         let pipeline = self.shared.pipeline.of(&keys.primary);
         let ask = |stream: &str| {
@@ -171,9 +175,11 @@ pub(super) fn read(answer: Value, group: Name) -> Result<Option<GroupStats>, Err
     if answer == Value::Nil {
         return Ok(None);
     }
-    let [numbers @ .., last_delivered] = exactly::<8>(answer)?;
-    let numbers = Value::Array(numbers.into());
-    let [lag, pending, oldest, delayed, dead, consumers, parked] = integers(numbers)?;
+    let [numbers @ .., last_delivered] = exactly::<12>(answer)?;
+    let (first, others) = numbers.split_at(7);
+    let [lag, pending, oldest, delayed, dead, consumers, parked] =
+        integers(Value::Array(first.to_vec()))?;
+    let [unfinished, idle, foreign, foreign_pending] = integers(Value::Array(others.to_vec()))?;
     let mut stats = GroupStats::new(group);
     stats.lag = u64::try_from(lag).ok();
     stats.pending = pending.unsigned_abs();
@@ -182,6 +188,10 @@ pub(super) fn read(answer: Value, group: Name) -> Result<Option<GroupStats>, Err
     stats.dead = dead.unsigned_abs();
     stats.consumers = consumers.unsigned_abs();
     stats.parked = parked.unsigned_abs();
+    stats.unfinished = u64::try_from(unfinished).ok();
+    stats.idle = u64::try_from(idle).ok().map(Duration::from_millis);
+    stats.foreign = foreign.unsigned_abs();
+    stats.foreign_pending = foreign_pending.unsigned_abs();
     let last_delivered = text(last_delivered)?;
     stats.last_delivered = (last_delivered != "0-0").then_some(last_delivered);
     Ok(Some(stats))

@@ -21,6 +21,7 @@ mod settling;
 mod stats;
 mod tail;
 mod upkeep;
+mod workers;
 
 use std::time::Duration;
 

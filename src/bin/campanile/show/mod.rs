@@ -5,9 +5,10 @@
 //! all JSON through [`json`].
 
 pub(crate) mod json;
+mod keys;
 mod out;
 mod screen;
 mod table;
 pub(crate) mod text;
 
-pub(crate) use self::{out::Out, screen::Screen, table::Table};
+pub(crate) use self::{keys::Keys, out::Out, screen::Screen, table::Table};

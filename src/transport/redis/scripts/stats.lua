@@ -2,7 +2,10 @@
 -- KEYS: stream, retry, due, dead, the index of parked messages.
 -- ARGV: group, prefix of our consumers, lease in ms, lease of other libraries' consumers in ms.
 -- Returns: {lag (-1 = unknown), pending, age of the oldest pending in ms (-1 = none), delayed,
---           dead, live consumers, parked, last delivered id}, or nil if the group does not exist.
+--           dead, live consumers, parked, entries of the stream that the group has not finished (-1 =
+--           unknown), ms since the last sign of life of any consumer (-1 = none), consumers of other
+--           libraries, entries that are pending for them, last delivered id}, or nil if the group does
+--           not exist.
 local group = ARGV[1]
 
 local function age(key, found, oldest)
@@ -24,6 +27,7 @@ if not lag then
   end
 end
 local pending = primary.pending
+local unfinished = lag and lag + pending or -1
 if retry then
   pending = pending + retry.pending
   -- Finished entries are deleted from the retry stream, so all that are not pending are
@@ -37,14 +41,17 @@ for _, key in ipairs(redis.call('ZRANGE', KEYS[5], 0, MOST_KEYS - 1)) do
   parked = parked + redis.call('XLEN', base .. ':parked:' .. #group .. ':' .. group .. ':' .. key)
 end
 
-local alive = 0
+local alive, idle, foreign, held = 0, -1, 0, 0
 for _, list in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], group)) do
   local consumer = {}
   for i = 1, #list, 2 do consumer[list[i]] = list[i + 1] end
-  if consumer.idle < lease_of(consumer.name, ARGV[2], ARGV[3], ARGV[4]) then alive = alive + 1 end
+  local lease, ours = lease_of(consumer.name, ARGV[2], ARGV[3], ARGV[4])
+  if consumer.idle < lease then alive = alive + 1 end
+  if idle < 0 or consumer.idle < idle then idle = consumer.idle end
+  if not ours then foreign, held = foreign + 1, held + consumer.pending end
 end
 return {
   lag or -1, pending, age(KEYS[2], retry, age(KEYS[1], primary, -1)),
   redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[4]), alive, parked,
-  primary['last-delivered-id']
+  unfinished, idle, foreign, held, primary['last-delivered-id']
 }

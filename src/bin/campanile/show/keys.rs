@@ -1,0 +1,68 @@
+//! Keys that are pressed while a live view is shown.
+
+use std::io::{self, IsTerminal, Read};
+
+use tokio::sync::mpsc;
+
+/// The keys of the terminal, without echo and without the wait for a line. Dropping it restores the
+/// terminal. Without a terminal no key is ever pressed.
+pub(crate) struct Keys {
+    pressed: mpsc::UnboundedReceiver<u8>,
+    #[cfg(unix)]
+    before: Option<rustix::termios::Termios>,
+}
+
+impl Keys {
+    pub(crate) fn listen() -> Self {
+        let (sender, pressed) = mpsc::unbounded_channel();
+        if io::stdin().is_terminal() {
+            // The read cannot be cancelled. It ends with the process.
+            std::thread::spawn(move || {
+                for key in io::stdin().lock().bytes().map_while(Result::ok) {
+                    if sender.send(key).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Self {
+            pressed,
+            #[cfg(unix)]
+            before: by_key(),
+        }
+    }
+
+    /// Waits until this key is pressed.
+    pub(crate) async fn pressed(&mut self, wanted: u8) {
+        while let Some(key) = self.pressed.recv().await {
+            if key == wanted {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// Makes the terminal hand over each key. Returns its settings before. `None` without a terminal.
+#[cfg(unix)]
+fn by_key() -> Option<rustix::termios::Termios> {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+
+    let before = tcgetattr(io::stdin()).ok()?;
+    let mut by_key = before.clone();
+    by_key
+        .local_modes
+        .remove(LocalModes::ICANON | LocalModes::ECHO);
+    tcsetattr(io::stdin(), OptionalActions::Now, &by_key).ok()?;
+    Some(before)
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Some(before) = &self.before {
+            let now = rustix::termios::OptionalActions::Now;
+            let _ = rustix::termios::tcsetattr(io::stdin(), now, before);
+        }
+    }
+}

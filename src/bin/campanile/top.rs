@@ -1,0 +1,276 @@
+//! `campanile top`
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant, SystemTime},
+};
+
+use campanile::{
+    Error, Redis,
+    transport::{Answers, GroupStats, Minute, Quantiles, WorkerInfo, WorkerStats},
+};
+use clap::Args;
+use serde_json::{Value, json};
+use tokio::time::sleep_until;
+
+use crate::{
+    command_error::{CommandError, chain},
+    show::{Keys, Out, Screen, Table, text},
+    signals,
+    stats::lag,
+    target::Target,
+    workers::{short, state},
+};
+
+/// The time between two updates.
+const PERIOD: Duration = Duration::from_secs(1);
+/// The most workers that are shown.
+const MAX_WORKERS: usize = 50;
+/// The most running deliveries that are shown.
+const MAX_RUNNING: usize = 20;
+
+#[derive(Debug, Args)]
+pub(crate) struct Top {}
+
+impl Top {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
+        let (redis, group) = target.connect_to_group().await?;
+        let mut view = View::new(redis, &group);
+        if out.json {
+            return out.document(&view.look().await?.document()?);
+        }
+        if !out.terminal {
+            let sample = view.look().await?;
+            return out.lines(view.lines(&sample));
+        }
+        let ended = signals::ended()?;
+        let screen = Screen::enter(out)?;
+        let mut keys = Keys::listen();
+        let mut last = vec!["asking the workers …".to_owned()];
+        screen.draw(&last)?;
+        let looking = async {
+            loop {
+                let next = tokio::time::Instant::now() + PERIOD;
+                match view.look().await {
+                    Ok(sample) => {
+                        last = view.lines(&sample);
+                        screen.draw(&last)?;
+                        view.last = Some(sample);
+                    }
+                    // A server that cannot be reached may come back.
+                    Err(error) if error.is_disconnected() || error.is_unknown_outcome() => {
+                        let mut frame = last.clone();
+                        frame.insert(0, text::line(chain(&error)));
+                        screen.draw(&frame)?;
+                    }
+                    Err(error) => return Err(CommandError::from(error)),
+                }
+                sleep_until(next).await;
+            }
+        };
+        let result = tokio::select! {
+            biased;
+            () = ended.cancelled() => Ok(()),
+            () = keys.pressed(b'q') => Ok(()),
+            result = looking => result,
+        };
+        drop(keys);
+        drop(screen);
+        result?;
+        // Leaves the last view on the terminal.
+        out.lines(last)
+    }
+}
+
+/// The view of a group.
+struct View {
+    redis: Redis,
+    group: String,
+    /// The sample before, for rates.
+    last: Option<Sample>,
+}
+
+/// The results of one look.
+struct Sample {
+    at: Instant,
+    group: GroupStats,
+    workers: Vec<WorkerInfo>,
+    stats: Answers<WorkerStats>,
+    history: Vec<Minute>,
+}
+
+impl View {
+    fn new(redis: Redis, group: &str) -> Self {
+        Self {
+            redis,
+            group: group.to_owned(),
+            last: None,
+        }
+    }
+
+    async fn look(&self) -> Result<Sample, Error> {
+        let workers = self.redis.workers();
+        let (stats, listed, answers, history) = tokio::try_join!(
+            self.redis.stats(),
+            workers.list(),
+            workers.stats(),
+            self.redis.history(),
+        )?;
+        Ok(Sample {
+            at: Instant::now(),
+            group: stats.group(&self.group).cloned().unwrap_or_default(),
+            workers: listed,
+            stats: answers,
+            history,
+        })
+    }
+
+    fn lines(&self, sample: &Sample) -> Vec<String> {
+        let group = &sample.group;
+        let (live, silent) = (sample.stats.answers.len(), sample.stats.silent.len());
+        let mut lines = vec![
+            format!(
+                "{}  group {}: {live} workers, {silent} silent; q ends it",
+                text::time(SystemTime::now()),
+                text::line(&self.group)
+            ),
+            format!(
+                "waiting {}, pending {}, delayed {}, parked {}, dead {}",
+                lag(group),
+                group.pending,
+                group.delayed,
+                group.parked,
+                group.dead
+            ),
+        ];
+        lines.extend(sample.history.iter().rev().take(2).rev().map(minute));
+        lines.push(String::new());
+        lines.extend(self.workers(sample));
+        lines.push(String::new());
+        lines.extend(running(sample));
+        lines
+    }
+
+    fn workers(&self, sample: &Sample) -> Vec<String> {
+        let before = self.last.as_ref().map(|last| (last.at, by_worker(last)));
+        let titles = [
+            "WORKER",
+            "SERVICE",
+            "STATE",
+            ">IN FLIGHT",
+            ">DONE/S",
+            ">FAILED/S",
+            ">P50",
+            ">P95",
+            ">MAX",
+        ];
+        let mut table = Table::new(&titles);
+        let stats = by_worker(sample);
+        for worker in sample.workers.iter().take(MAX_WORKERS) {
+            let now = stats.get(&*worker.worker).copied();
+            let before = before
+                .as_ref()
+                .and_then(|(at, before)| Some((sample.at - *at, *before.get(&*worker.worker)?)));
+            let rate = |count: fn(&WorkerStats) -> u64| match (now, before) {
+                (Some(now), Some((time, before))) => {
+                    let count = count(now).saturating_sub(count(before));
+                    format!("{:.1}", count as f64 / time.as_secs_f64().max(0.001))
+                }
+                _ => "-".to_owned(),
+            };
+            let latency = now.map(slowest).unwrap_or_default();
+            let shown = |time| now.map_or("-".to_owned(), |_| short_time(time));
+            let state = match now {
+                None if worker.alive => "no answer".to_owned(),
+                _ => state(worker),
+            };
+            table.row([
+                short(&worker.worker).to_owned(),
+                worker.service.clone(),
+                state,
+                now.map_or("-".to_owned(), |now| now.in_flight.to_string()),
+                rate(|stats| stats.done),
+                rate(|stats| stats.failed + stats.dead),
+                shown(latency.p50),
+                shown(latency.p95),
+                shown(latency.max),
+            ]);
+        }
+        let mut lines = table.lines();
+        if let Some(more) = sample.workers.len().checked_sub(MAX_WORKERS + 1) {
+            lines.push(format!("and {} more workers", more + 1));
+        }
+        lines
+    }
+}
+
+impl Sample {
+    fn document(&self) -> Result<Value, CommandError> {
+        let failed = |error: serde_json::Error| CommandError::Failed(error.to_string());
+        let minutes = self.history.iter().rev().take(2).rev();
+        Ok(json!({
+            "workers": serde_json::to_value(&self.workers).map_err(failed)?,
+            "stats": serde_json::to_value(&self.stats.answers).map_err(failed)?,
+            "silent": self.stats.silent,
+            "minutes": serde_json::to_value(minutes.collect::<Vec<_>>()).map_err(failed)?,
+        }))
+    }
+}
+
+fn by_worker(sample: &Sample) -> HashMap<&str, &WorkerStats> {
+    let answers = sample.stats.answers.iter();
+    answers.map(|stats| (&*stats.worker, stats)).collect()
+}
+
+/// Returns the latencies of the busiest route of a worker.
+fn slowest(stats: &WorkerStats) -> Quantiles {
+    let busiest = stats.routes.first();
+    busiest.map(|route| route.latency).unwrap_or_default()
+}
+
+fn minute(minute: &Minute) -> String {
+    let time = text::time(minute.start);
+    let time = time.get(11..16).unwrap_or("?");
+    format!(
+        "{time}  {} done, {} failed, {} dead; took p50 {}, p95 {}; waited p95 {}",
+        minute.done,
+        minute.failed,
+        minute.dead,
+        short_time(minute.latency.p50),
+        short_time(minute.latency.p95),
+        short_time(minute.waiting.p95)
+    )
+}
+
+/// Lists what runs longest.
+fn running(sample: &Sample) -> Vec<String> {
+    let mut running: Vec<_> = (sample.stats.answers.iter())
+        .flat_map(|stats| stats.running.iter().map(move |it| (&stats.worker, it)))
+        .collect();
+    running.sort_by_key(|(_, running)| std::cmp::Reverse(running.running_for));
+    if running.is_empty() {
+        return vec!["nothing runs".to_owned()];
+    }
+    let mut table = Table::new(&["RUNS FOR", "NAME", "KIND", ">ATTEMPT", "ID", "WORKER"]);
+    for (worker, running) in running.into_iter().take(MAX_RUNNING) {
+        table.row([
+            short_time(running.running_for),
+            running.name.clone(),
+            running.kind.clone(),
+            running.attempt.to_string(),
+            running.id.clone(),
+            short(worker).to_owned(),
+        ]);
+    }
+    table.lines()
+}
+
+/// Formats a duration in one unit below a second, and as [`text::duration`] above.
+fn short_time(time: Duration) -> String {
+    match time.as_micros() {
+        0 => "0".to_owned(),
+        micros @ 1..1_000 => format!("{micros}us"),
+        micros @ 1_000..10_000 => format!("{:.1}ms", micros as f64 / 1000.0),
+        _ => text::duration(time),
+    }
+}

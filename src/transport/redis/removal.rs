@@ -1,0 +1,145 @@
+//! Deletes groups that nobody serves any more, and single consumers.
+
+use redis::Cmd;
+
+use super::{
+    Redis,
+    keys::{CONSUMER_PREFIX, Keys},
+    pipeline::Resend,
+    response::{Value, integers},
+    scripts,
+};
+use crate::{
+    error::{Error, ErrorKind},
+    transport::{TaskQuery, TaskState},
+};
+
+/// The reason of tasks that end because their group was deleted.
+const DROPPED: &str = "the group was dropped";
+
+impl Redis {
+    /// Deletes this handle's group from the stream, for example because its service does not exist any
+    /// more: such a group prevents that the stream is trimmed. The group's waiting messages are removed
+    /// as by [`purge_waiting`](crate::transport::Control::purge_waiting), and those that are pending are
+    /// lost for it. Other groups are not affected. Dead letters and the records of tasks are kept.
+    ///
+    /// Returns the number of messages that were lost: those that waited or were pending.
+    ///
+    /// With `force`, the group is deleted although it has live workers. Workers of Campanile create it
+    /// again, behind the last entry that they have read.
+    ///
+    /// # Errors
+    /// If the group does not exist, or has live workers and `force` is not set: then nothing was
+    /// changed. If the server cannot be reached or refuses.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, some messages may have been removed.
+    pub async fn drop_group(&self, force: bool) -> Result<u64, Error> {
+        let all = self.all_keys()?;
+        let group = &self.settings.group;
+        let stats = self.stats().await?;
+        let Some(stats) = stats.group(group) else {
+            let text = format!("the stream has no group `{group}`");
+            return Err(Error::new(ErrorKind::Invalid, text));
+        };
+        if stats.consumers > 0 && !force {
+            return Err(is_served(group, stats.consumers));
+        }
+        let mut lost = self.control().purge_waiting().await?;
+        let running = TaskQuery::all().state(TaskState::Running);
+        lost += self.tasks().cancel_all(running, DROPPED).await?;
+        for keys in &all {
+            lost += self.drop_on(keys, force).await?;
+        }
+        Ok(lost)
+    }
+
+    async fn drop_on(&self, keys: &Keys, force: bool) -> Result<u64, Error> {
+        let group = keys.group.as_str();
+        let names = [
+            &*keys.primary,
+            &keys.retry,
+            &keys.due,
+            &keys.bodies,
+            &keys.served_names,
+        ];
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(group);
+            self.leases(cmd);
+            cmd.arg(u8::from(force));
+        };
+        let pipeline = self.shared.pipeline.of(&keys.primary);
+        let dropped = pipeline.script(&scripts::DROP_GROUP, &names, args, Resend::Never);
+        match integers(dropped.await?)? {
+            [0, live, _] if live > 0 => Err(is_served(group, live.unsigned_abs())),
+            [_, _, pending] => Ok(pending.unsigned_abs()),
+        }
+    }
+
+    /// Deletes a consumer from this handle's group. Returns the number of messages that were pending for
+    /// it, which are lost for the group.
+    ///
+    /// # Errors
+    /// If the group has no such consumer. If the consumer is live, or messages are pending for it, and
+    /// `force` is not set: then nothing was changed. If the server cannot be reached or refuses.
+    pub async fn drop_consumer(&self, consumer: &str, force: bool) -> Result<u64, Error> {
+        let (mut found, mut lost) = (false, 0);
+        for keys in self.all_keys()? {
+            let workers = keys.workers();
+            let names = [&*keys.primary, &keys.retry, &workers];
+            let args = |cmd: &mut Cmd| {
+                cmd.arg(keys.group.as_str()).arg(consumer);
+                self.leases(cmd);
+                cmd.arg(u8::from(force));
+            };
+            let pipeline = self.shared.pipeline.of(&keys.primary);
+            let script = &scripts::DROP_CONSUMER;
+            let dropped = pipeline.script(script, &names, args, Resend::Never);
+            let (live, pending) = match dropped.await? {
+                Value::Nil => continue,
+                answer => match integers(answer)? {
+                    [0, live, pending] => (live, pending),
+                    [_, _, pending] => {
+                        (found, lost) = (true, lost + pending.unsigned_abs());
+                        continue;
+                    }
+                },
+            };
+            let text = match live {
+                0 => format!(
+                    "{pending} messages are pending for the consumer `{consumer}` and would be lost; \
+                     workers claim them once its lease has ended"
+                ),
+                _ => format!("the consumer `{consumer}` is live, with {pending} pending messages"),
+            };
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        match found {
+            true => Ok(lost),
+            false => Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "the group `{}` has no consumer `{consumer}`",
+                    self.settings.group
+                ),
+            )),
+        }
+    }
+
+    /// Appends the arguments with which scripts decide whether a consumer is live.
+    fn leases(&self, cmd: &mut Cmd) {
+        cmd.arg(CONSUMER_PREFIX)
+            .arg(self.settings.lease.as_millis() as u64)
+            .arg(self.options.foreign_lease.as_millis() as u64);
+    }
+}
+
+fn is_served(group: &str, live: u64) -> Error {
+    Error::new(
+        ErrorKind::Invalid,
+        format!(
+            "the group `{group}` has {live} live workers, so it was not dropped; stop them first, or \
+             wait until their leases have ended"
+        ),
+    )
+}
