@@ -39,6 +39,7 @@
 //! |---|---|
 //! | [`routing`], [`extract`] | applications: routes, handlers and their arguments |
 //! | [`client`] | calls |
+//! | [`contract`] | names with the types of their payloads, shared by senders and workers |
 //! | [`serve`](mod@serve) | the serving loop and its shutdown |
 //! | [`transport`] | Redis, memory, and custom transports |
 //! | `schedule` (a feature) | tasks that are sent again and again |
@@ -64,6 +65,7 @@ mod ablation;
 pub mod client;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod contract;
 pub mod error;
 pub mod extract;
 #[cfg(fuzzing)]

@@ -145,6 +145,22 @@ impl<T: Serialize> IntoReply for Json<T> {
     }
 }
 
+/// A value that the handler of an [`Rpc`](crate::contract::Rpc) may return whose reply is `R`. A
+/// router checks it where a route's name is a constant, and nowhere else.
+#[diagnostic::on_unimplemented(
+    message = "the handler returns `{Self}`, and the reply of this name is `{R}`",
+    label = "this handler does not return the reply of its name",
+    note = "the reply of a constant is returned as `Json<{R}>`, or unread as `Reply`, `Bytes` or `Vec<u8>`, or as a `Result` of one of these"
+)]
+pub trait Replies<R> {}
+
+impl<R> Replies<R> for Json<R> {}
+impl Replies<()> for () {}
+impl<R> Replies<R> for Reply {}
+impl<R> Replies<R> for Bytes {}
+impl<R> Replies<R> for Vec<u8> {}
+impl<R, T: Replies<R>, E> Replies<R> for Result<T, E> {}
+
 /// A type that a reply can be read as.
 #[diagnostic::on_unimplemented(
     message = "a reply cannot be read as `{Self}`",

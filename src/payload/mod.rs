@@ -12,6 +12,7 @@ mod json;
 use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use serde::Serialize;
 
 use crate::error::BoxError;
@@ -59,6 +60,12 @@ pub trait IntoPayload {
     /// # Errors
     /// If the value cannot be serialized.
     fn into_payload(self) -> Result<Bytes, BoxError>;
+
+    /// Returns the value of the header `content-type`, which is sent with the payload. `None`, and no
+    /// header, unless overridden: a payload without one is JSON, or of a format that both sides know.
+    fn content_type(&self) -> Option<HeaderValue> {
+        None
+    }
 }
 
 impl IntoPayload for () {

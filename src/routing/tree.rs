@@ -9,6 +9,7 @@ use std::{future::ready, pin::Pin, sync::Arc};
 
 use super::{fan_out, index::Resolver};
 use crate::{
+    contract::Named,
     error::NotFound,
     message::Message,
     service::{ErasedCall, ErasedService, Route, RouteFuture},
@@ -27,6 +28,9 @@ pub(super) struct Endpoint<S> {
     /// The maximum number of messages that the handler takes in one call. More than one for a
     /// batch.
     pub(super) batch_size: usize,
+    /// The name in the router that the handler was added to, with its constant. `None` for a pattern
+    /// and for a fallback.
+    pub(super) named: Option<Named>,
 }
 
 impl<S> Endpoint<S> {
@@ -35,7 +39,13 @@ impl<S> Endpoint<S> {
             make: Arc::new(make),
             layers: Vec::new(),
             batch_size: 1,
+            named: None,
         }
+    }
+
+    pub(super) fn contract(mut self, named: Named) -> Self {
+        self.named = Some(named);
+        self
     }
 
     /// Provides the handler's state, and keeps its layers.
@@ -48,6 +58,7 @@ impl<S> Endpoint<S> {
             make: Arc::new(move |_: &S2| make(&state)),
             layers: self.layers,
             batch_size: self.batch_size,
+            named: self.named,
         }
     }
 }
@@ -59,6 +70,7 @@ impl<S> Clone for Endpoint<S> {
             make: self.make.clone(),
             layers: self.layers.clone(),
             batch_size: self.batch_size,
+            named: self.named.clone(),
         }
     }
 }

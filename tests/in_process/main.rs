@@ -2,6 +2,7 @@
 
 mod batch;
 mod client;
+mod contract;
 mod errors;
 mod extract;
 mod giving_up;

@@ -1,0 +1,30 @@
+//! The replies to requests whose name is a constant.
+
+use serde::de::DeserializeOwned;
+
+use crate::{error::BoxError, reply::Reply};
+
+/// The reply type of an [`Rpc`](super::Rpc), as a caller reads it: any type that can be read from
+/// JSON.
+#[diagnostic::on_unimplemented(
+    message = "a reply cannot be read as `{Self}`",
+    note = "it must be `serde::de::DeserializeOwned`"
+)]
+pub trait ContractReply: Sized {
+    /// Reads the reply.
+    ///
+    /// # Errors
+    /// If the payload is not of this type.
+    #[doc(hidden)]
+    fn read(reply: Reply) -> Result<Self, BoxError>;
+}
+
+/// An empty reply is that of a handler that returns `()`, and is read as `null`.
+impl<R: DeserializeOwned> ContractReply for R {
+    fn read(reply: Reply) -> Result<Self, BoxError> {
+        match reply.payload.is_empty() {
+            true => Ok(serde_json::from_str("null")?),
+            false => Ok(serde_json::from_slice(&reply.payload)?),
+        }
+    }
+}
