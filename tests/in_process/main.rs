@@ -2,7 +2,6 @@
 
 mod batch;
 mod client;
-mod contract;
 mod errors;
 mod extract;
 mod giving_up;

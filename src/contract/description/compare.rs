@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Description, RouteDescription, TypeDescription,
-    form::{Form, counts, element, forms, property, range, required, tuple_len, type_of},
+    form::{Form, counts, element, forms, property, range, required, resolved, tuple_len, type_of},
 };
 use crate::message::Kind;
 
@@ -217,6 +217,8 @@ struct Problem {
 impl Comparison<'_> {
     fn schemas(&mut self, written: &Value, read: &Value, path: &str) -> Vec<Problem> {
         self.steps += 1;
+        let written = resolved(self.written, written);
+        let read = resolved(self.read, read);
         let same = |(a, b): &(Value, Value)| a == written && b == read;
         if self.steps >= MAX_STEPS || self.open.len() >= MAX_DEPTH || self.open.iter().any(same) {
             return Vec::new();

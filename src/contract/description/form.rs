@@ -40,6 +40,19 @@ struct Collector<'a> {
     found: Vec<Form>,
 }
 
+/// Returns the target of a schema that is only a reference, or else the schema.
+pub(super) fn resolved<'a>(root: &'a Value, mut schema: &'a Value) -> &'a Value {
+    for _ in 0..MAX_DEPTH {
+        let reference = schema.as_object().filter(|keywords| keywords.len() == 1);
+        let reference = reference.and_then(|keywords| keywords.get("$ref")?.as_str());
+        match reference.and_then(|reference| target(root, reference)) {
+            Some(target) => schema = target,
+            None => break,
+        }
+    }
+    schema
+}
+
 /// Finds the target of a local reference.
 fn target<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
     root.pointer(reference.strip_prefix('#')?)

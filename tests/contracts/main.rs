@@ -1,0 +1,6 @@
+//! Tests of contracts. Those of AsyncAPI documents install the official parser with npm, in the target
+//! directory.
+
+mod asyncapi;
+mod compare;
+mod typed;
