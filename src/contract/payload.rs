@@ -5,9 +5,15 @@ use http::HeaderValue;
 use serde::Serialize;
 
 use super::AnyPayload;
+#[cfg(feature = "cbor")]
+use crate::payload::Cbor;
+#[cfg(feature = "msgpack")]
+use crate::payload::MsgPack;
+#[cfg(feature = "protobuf")]
+use crate::payload::Protobuf;
 use crate::{
     error::BoxError,
-    payload::{IntoPayload, Json},
+    payload::{IntoPayload, Json, for_each_codec},
 };
 
 /// A payload as it is sent.
@@ -73,3 +79,16 @@ impl<T: Serialize> PayloadFor<T> for Json<&T> {
         Encoded::new(self)
     }
 }
+
+/// Under a constant of `MsgPack<T>` a `MsgPack<T>` is sent, and so on.
+macro_rules! payload_for {
+    ($codec:ident, [$($write:tt)*], [$($read:tt)*]) => {
+        impl<T: $($write)*> PayloadFor<$codec<T>> for $codec<T> {
+            fn encode(self) -> Result<Encoded, BoxError> {
+                Encoded::new(self)
+            }
+        }
+    };
+}
+
+for_each_codec!(payload_for);

@@ -2,7 +2,17 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::{error::BoxError, reply::Reply};
+#[cfg(feature = "cbor")]
+use crate::payload::Cbor;
+#[cfg(feature = "msgpack")]
+use crate::payload::MsgPack;
+#[cfg(feature = "protobuf")]
+use crate::payload::Protobuf;
+use crate::{
+    error::BoxError,
+    payload::{Json, for_each_codec},
+    reply::{FromReply, Reply},
+};
 
 /// The reply type of an [`Rpc`](super::Rpc), as a caller reads it: any type that can be read from
 /// JSON.
@@ -24,7 +34,20 @@ impl<R: DeserializeOwned> ContractReply for R {
     fn read(reply: Reply) -> Result<Self, BoxError> {
         match reply.payload.is_empty() {
             true => Ok(serde_json::from_str("null")?),
-            false => Ok(serde_json::from_slice(&reply.payload)?),
+            false => Json::from_reply(reply).map(|Json(value)| value),
         }
     }
 }
+
+/// The reply of a constant of `MsgPack<T>` is read as a `MsgPack<T>`, and so on.
+macro_rules! contract_reply {
+    ($codec:ident, [$($write:tt)*], [$($read:tt)*]) => {
+        impl<T: $($read)*> ContractReply for $codec<T> {
+            fn read(reply: Reply) -> Result<Self, BoxError> {
+                Self::from_reply(reply)
+            }
+        }
+    };
+}
+
+for_each_codec!(contract_reply);

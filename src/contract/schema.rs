@@ -4,6 +4,10 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
 
 use super::Direction;
+#[cfg(feature = "cbor")]
+use crate::payload::Cbor;
+#[cfg(feature = "msgpack")]
+use crate::payload::MsgPack;
 
 /// A type of a constant that has a JSON Schema. Implemented for every [`JsonSchema`].
 pub trait PayloadSchema {
@@ -23,10 +27,29 @@ impl<T: JsonSchema> PayloadSchema for T {
     }
 }
 
-pub(super) fn schema_of<T: JsonSchema>(direction: Direction) -> Value {
+fn schema_of<T: JsonSchema>(direction: Direction) -> Value {
     let settings = match direction {
         Direction::Payload => SchemaSettings::draft07().for_deserialize(),
         Direction::Reply => SchemaSettings::draft07().for_serialize(),
     };
     settings.into_generator().into_root_schema_for::<T>().into()
 }
+
+/// The schema of a format with serde's data model is that of the value.
+#[cfg(any(feature = "msgpack", feature = "cbor"))]
+macro_rules! codec_schema {
+    ($codec:ident) => {
+        impl<T: JsonSchema> PayloadSchema for $codec<T> {
+            const CONTENT_TYPE: &'static str = $codec::<T>::CONTENT_TYPE;
+
+            fn schema(direction: Direction) -> Value {
+                schema_of::<T>(direction)
+            }
+        }
+    };
+}
+
+#[cfg(feature = "msgpack")]
+codec_schema!(MsgPack);
+#[cfg(feature = "cbor")]
+codec_schema!(Cbor);

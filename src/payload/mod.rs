@@ -1,4 +1,4 @@
-//! Typed payloads: [`Json`] and raw bytes.
+//! Typed payloads: [`Json`], other formats, and raw bytes.
 //!
 //! ```
 //! use campanile::{IntoPayload, Json};
@@ -7,6 +7,9 @@
 //! assert_eq!(payload, r#"["a",1]"#);
 //! ```
 
+mod codec;
+mod content_type;
+mod fault;
 mod json;
 
 use std::ops::{Deref, DerefMut};
@@ -15,6 +18,17 @@ use bytes::Bytes;
 use http::HeaderValue;
 use serde::Serialize;
 
+#[cfg(feature = "cbor")]
+pub use self::codec::Cbor;
+#[cfg(feature = "msgpack")]
+pub use self::codec::MsgPack;
+#[cfg(feature = "protobuf")]
+pub use self::codec::Protobuf;
+pub(crate) use self::{
+    codec::for_each_codec,
+    content_type::{Format, guess},
+    fault::without_values,
+};
 use crate::error::BoxError;
 
 /// JSON: an extractor, a reply, and a payload to send.
@@ -22,6 +36,9 @@ use crate::error::BoxError;
 /// As an extractor it rejects a payload that is not the JSON of a `T`. A task with such a payload
 /// becomes a dead letter at once, since no retry can change it. A request is answered with
 /// `invalid`.
+///
+/// A message whose header `content-type` names another format is rejected, and so is a compressed one.
+/// `Json` itself writes no header: a message without a content type is JSON.
 ///
 /// A float that is NaN or infinite cannot be sent: JSON has no number for it, and `serde_json`
 /// would write `null`, which a receiver reads as another value.

@@ -2,5 +2,6 @@
 //! directory.
 
 mod asyncapi;
+mod codecs;
 mod compare;
 mod typed;

@@ -226,6 +226,8 @@ impl Comparison<'_> {
         self.open.push((written.clone(), read.clone()));
         let written = forms(self.written, written);
         let read = forms(self.read, read);
+        // Pairs of alternatives cost less than schemas, unless there are many.
+        self.steps += written.len() * read.len() / 16;
         let found = written.iter().flat_map(|form| self.form(form, &read, path));
         let found = found.collect();
         self.open.pop();
