@@ -117,6 +117,19 @@ macro_rules! constants {
                 self
             }
 
+            /// Sets the version of the payload. 1 unless set. Raise it with a change that old
+            /// workers cannot read. Senders write it into a [header](super::VERSION), and workers
+            /// check it: see the [module](super#versions).
+            ///
+            /// # Panics
+            /// When it is zero.
+            #[must_use]
+            pub const fn version(mut self, version: u32) -> Self {
+                assert!(version > 0, "the first version is 1");
+                self.terms.version = version;
+                self
+            }
+
             /// Adds the JSON Schemas of the types to a router's
             /// [description](crate::Router::describe).
             #[cfg(feature = "schema")]

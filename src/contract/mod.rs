@@ -64,6 +64,7 @@ mod payload;
 mod reply;
 #[cfg(feature = "schema")]
 mod schema;
+mod versions;
 
 #[cfg(all(feature = "schema", feature = "testing"))]
 pub use self::description::assert_schema_matches;
@@ -75,6 +76,7 @@ pub use self::{
     names::{AnyPayload, EventName, Named, RpcName, TaskName},
     payload::{Encoded, PayloadFor},
     reply::ContractReply,
+    versions::{Lifting, NewerVersion, VERSION},
 };
 #[cfg(feature = "schema")]
 pub use self::{description::ApiInfo, schema::PayloadSchema};

@@ -4,14 +4,22 @@ use std::fmt;
 
 use http::header::CONTENT_TYPE;
 
-use super::{Direction, Encoded, Event, RouteDescription, Rpc, Task, constants::Terms};
-use crate::message::{Message, Name};
+use super::{
+    Direction, Encoded, Event, Lifting, RouteDescription, Rpc, Task,
+    constants::Terms,
+    versions::{self, Steps},
+};
+use crate::{
+    error::BoxError,
+    message::{Message, Name},
+};
 
 /// A name, and the constant that it is from.
 #[derive(Clone)]
 pub struct Named {
     pub(crate) name: Name,
     terms: Option<Terms>,
+    steps: Steps,
 }
 
 impl Named {
@@ -19,6 +27,7 @@ impl Named {
         Self {
             name: name.into(),
             terms: None,
+            steps: Steps::default(),
         }
     }
 
@@ -26,12 +35,24 @@ impl Named {
         Self {
             name: Name::from_static(terms.name),
             terms: Some(*terms),
+            steps: Steps::default(),
+        }
+    }
+
+    /// Checks the version of a message for the route with this name, and lifts its payload to the
+    /// version of the constant.
+    pub(crate) fn admit(&self, message: Message) -> Result<Message, BoxError> {
+        match &self.terms {
+            Some(terms) => versions::admit(message, terms.version, &self.steps),
+            None => Ok(message),
         }
     }
 
     /// Adds the terms of the constant to the description of a route.
     pub(crate) fn describe(&self, route: &mut RouteDescription) {
         let Some(terms) = &self.terms else { return };
+        route.version = terms.version;
+        route.oldest_version = self.steps.oldest(terms.version);
         route.about = terms.about.map(str::to_owned);
         route.payload = Some(terms.payload.describe(Direction::Payload));
         route.reply = terms.reply.map(|reply| reply.describe(Direction::Reply));
@@ -47,6 +68,9 @@ impl Named {
         *message.payload_mut() = encoded.payload;
         if let Some(content_type) = encoded.content_type {
             message.headers_mut().insert(CONTENT_TYPE, content_type);
+        }
+        if let Some(terms) = &self.terms {
+            versions::write(terms.version, message.headers_mut());
         }
     }
 }
@@ -92,6 +116,17 @@ macro_rules! names {
 
             fn named(self) -> Named {
                 Named::of(self.terms())
+            }
+        }
+
+        impl<$payload $(, $reply)?> $trait for Lifting<$constant<$payload $(, $reply)?>> {
+            type Payload = $payload;
+
+            fn named(self) -> Named {
+                Named {
+                    steps: self.steps,
+                    ..self.constant.named()
+                }
             }
         }
     )*};

@@ -11,6 +11,7 @@ mod codec;
 mod content_type;
 mod fault;
 mod json;
+mod read;
 
 use std::ops::{Deref, DerefMut};
 
@@ -24,11 +25,7 @@ pub use self::codec::Cbor;
 pub use self::codec::MsgPack;
 #[cfg(feature = "protobuf")]
 pub use self::codec::Protobuf;
-pub(crate) use self::{
-    codec::for_each_codec,
-    content_type::{Format, guess},
-    fault::without_values,
-};
+pub(crate) use self::{codec::for_each_codec, content_type::Format};
 use crate::error::BoxError;
 
 /// JSON: an extractor, a reply, and a payload to send.

@@ -329,16 +329,13 @@ where
     fn add_named(self, kind: Kind, name: Named, endpoint: Endpoint<S>) -> Self {
         self.add(
             RouteInfo::named(kind, name.name.clone()),
-            endpoint.contract(name),
+            endpoint.named(name),
         )
     }
 
     #[track_caller]
     fn add_sharded(self, name: Named, endpoint: Endpoint<S>) -> Self {
-        self.add(
-            RouteInfo::sharded(name.name.clone()),
-            endpoint.contract(name),
-        )
+        self.add(RouteInfo::sharded(name.name.clone()), endpoint.named(name))
     }
 
     #[track_caller]

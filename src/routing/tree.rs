@@ -43,7 +43,19 @@ impl<S> Endpoint<S> {
         }
     }
 
-    pub(super) fn contract(mut self, named: Named) -> Self {
+    /// Names the endpoint. If the name is a constant, the endpoint checks the versions of messages.
+    pub(super) fn named(mut self, named: Named) -> Self
+    where
+        S: 'static,
+    {
+        if named.is_constant() {
+            let (make, named) = (self.make, named.clone());
+            self.make = Arc::new(move |state: &S| {
+                let inner = make(state).erased().clone();
+                let named = named.clone();
+                Route::from_erased(Arc::new(Versioned { inner, named }))
+            });
+        }
         self.named = Some(named);
         self
     }
@@ -71,6 +83,27 @@ impl<S> Clone for Endpoint<S> {
             layers: self.layers.clone(),
             batch_size: self.batch_size,
             named: self.named.clone(),
+        }
+    }
+}
+
+/// An endpoint that takes only payloads of the version of its constant, and of those that can be
+/// lifted to it.
+struct Versioned {
+    inner: Arc<dyn ErasedService>,
+    named: Named,
+}
+
+impl ErasedService for Versioned {
+    /// Endpoints are called by a [`Dispatch`], and wait for their readiness in the call.
+    fn prepare(&self) -> Option<Pin<Box<dyn ErasedCall>>> {
+        None
+    }
+
+    fn call(&self, message: Message) -> RouteFuture {
+        match self.named.admit(message) {
+            Ok(message) => self.inner.call(message),
+            Err(error) => RouteFuture::new(ready(Err(error))),
         }
     }
 }

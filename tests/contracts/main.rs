@@ -5,3 +5,4 @@ mod asyncapi;
 mod codecs;
 mod compare;
 mod typed;
+mod versions;

@@ -101,6 +101,9 @@ impl Document {
             "messages": [{ "$ref": pointer(&["channels", &id, "messages", "message"]) }],
             "tags": [{ "name": route.kind.as_str() }],
         });
+        if route.version > 1 {
+            operation["x-campanile-version"] = json!(route.version);
+        }
         if let Some(about) = &route.about {
             operation["summary"] = json!(about);
         }

@@ -86,6 +86,10 @@ impl fmt::Display for Breakage {
 /// type, with a variant or a number that the reader does not know, or of another content type. A
 /// field that the reader does not know is ignored, unless its type denies unknown fields.
 ///
+/// Payloads of different [versions](super::Task::version) are not compared: old workers leave newer ones
+/// to new workers. Old senders break if their version is no longer lifted, or is higher than the new
+/// one.
+///
 /// Payloads are compared only if both descriptions have their schemas. An added route breaks nobody:
 /// start its workers before its senders. Limits on the length and the pattern of texts are not
 /// compared.
@@ -142,7 +146,19 @@ fn compare_route(
     after: &RouteDescription,
     add: &mut impl FnMut(Affected, String),
 ) {
-    if let (Some(before), Some(after)) = (&before.payload, &after.payload) {
+    let (old, new) = (before.version, after.version);
+    if old > new {
+        let text = format!("their payloads have version {old}, and the version is {new} now");
+        add(Affected::OldSenders, text);
+    } else if old < after.oldest_version {
+        let oldest = after.oldest_version;
+        let text = format!("version {old} is no longer taken, the oldest is {oldest}");
+        add(Affected::OldSenders, text);
+    }
+    // Old workers leave a newer version to newer workers, and an older one is lifted.
+    if old == new
+        && let (Some(before), Some(after)) = (&before.payload, &after.payload)
+    {
         unread(before, after, "the payload", |text| {
             add(Affected::OldSenders, text)
         });
@@ -203,8 +219,9 @@ const MAX_DEPTH: usize = 64;
 struct Comparison<'a> {
     written: &'a Value,
     read: &'a Value,
-    /// The pairs of schemas that are being compared, since a schema may contain itself.
-    open: Vec<(Value, Value)>,
+    /// The pairs of schemas that are being compared, by their places in memory. A schema contains itself
+    /// only through a reference, and the targets of references stay where they are.
+    open: Vec<(*const Value, *const Value)>,
     steps: usize,
 }
 
@@ -219,11 +236,12 @@ impl Comparison<'_> {
         self.steps += 1;
         let written = resolved(self.written, written);
         let read = resolved(self.read, read);
-        let same = |(a, b): &(Value, Value)| a == written && b == read;
-        if self.steps >= MAX_STEPS || self.open.len() >= MAX_DEPTH || self.open.iter().any(same) {
+        let places = (std::ptr::from_ref(written), std::ptr::from_ref(read));
+        let is_open = self.open.contains(&places);
+        if self.steps >= MAX_STEPS || self.open.len() >= MAX_DEPTH || is_open {
             return Vec::new();
         }
-        self.open.push((written.clone(), read.clone()));
+        self.open.push(places);
         let written = forms(self.written, written);
         let read = forms(self.read, read);
         // Pairs of alternatives cost less than schemas, unless there are many.

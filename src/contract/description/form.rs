@@ -40,11 +40,10 @@ struct Collector<'a> {
     found: Vec<Form>,
 }
 
-/// Returns the target of a schema that is only a reference, or else the schema.
+/// Returns the target of a schema that is a reference, or else the schema.
 pub(super) fn resolved<'a>(root: &'a Value, mut schema: &'a Value) -> &'a Value {
     for _ in 0..MAX_DEPTH {
-        let reference = schema.as_object().filter(|keywords| keywords.len() == 1);
-        let reference = reference.and_then(|keywords| keywords.get("$ref")?.as_str());
+        let reference = schema.get("$ref").and_then(Value::as_str);
         match reference.and_then(|reference| target(root, reference)) {
             Some(target) => schema = target,
             None => break,

@@ -43,6 +43,12 @@ pub struct RouteDescription {
     /// `true` if the messages are sharded events.
     #[serde(default, skip_serializing_if = "is_false")]
     pub is_sharded: bool,
+    /// The version of the payload. 1 for a route that is not named by a constant.
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    pub version: u32,
+    /// The oldest version of the payload that the route takes.
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    pub oldest_version: u32,
     /// The text of the route's constant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
@@ -118,6 +124,8 @@ impl RouteDescription {
             name: name.to_owned(),
             is_pattern: false,
             is_sharded: false,
+            version: 1,
+            oldest_version: 1,
             about: None,
             payload: None,
             reply: None,
@@ -179,6 +187,18 @@ fn check_len(len: usize) -> Result<(), Error> {
 )]
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+fn first() -> u32 {
+    1
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde calls"
+)]
+fn is_first(version: &u32) -> bool {
+    *version == 1
 }
 
 /// A kind as its text on the wire.
