@@ -27,6 +27,11 @@
     doc = "- [Custom transports](own_transport): how to write and test a transport."
 )]
 #![cfg_attr(
+    all(feature = "schema", feature = "msgpack"),
+    doc = "- [Contracts](contracts): names with the types of their payloads, AsyncAPI documents, versions, and other
+  formats than JSON."
+)]
+#![cfg_attr(
     feature = "testing",
     doc = "- [Testing](testing): how to test an application, with an example."
 )]
@@ -136,6 +141,23 @@ pub mod guarantees {
     //! [`max_in_flight_bytes`]: crate::transport::Settings::max_in_flight_bytes
     //!
     #![doc = include_str!("../docs/guarantees.md")]
+}
+
+#[cfg(all(feature = "schema", feature = "msgpack"))]
+pub mod contracts {
+    //! Names with types, descriptions, versions and formats of payloads.
+    //!
+    //! [`Carries`]: crate::extract::Carries
+    //! [`Router::describe`]: crate::Router::describe
+    //! [`with_schema`]: crate::contract::Task::with_schema
+    //! [`to_json`]: crate::contract::Description::to_json
+    //! [`from_json`]: crate::contract::Description::from_json
+    //! [`breakages`]: crate::contract::breakages
+    //! [`backoff`]: crate::transport::Settings::backoff
+    //! [`Json`]: crate::Json
+    //! [`MsgPack`]: crate::MsgPack
+    //!
+    #![doc = include_str!("../docs/contracts.md")]
 }
 
 pub mod jobs {

@@ -39,6 +39,7 @@
 //! |---|---|
 //! | [`routing`], [`extract`] | applications: routes, handlers and their arguments |
 //! | [`client`] | calls |
+//! | [`contract`] | names with the types of their payloads, shared by senders and workers |
 //! | [`serve`](mod@serve) | the serving loop and its shutdown |
 //! | [`transport`] | Redis, memory, and custom transports |
 //! | `schedule` (a feature) | tasks that are sent again and again |
@@ -51,6 +52,8 @@
 //! - `conformance`: the test suite for transports.
 //! - `http`: HTTP services that handle messages, and HTTP requests that become messages.
 //! - `schedule`: tasks that are sent at the times of a cron line, or in fixed intervals.
+//! - `schema`: the JSON Schemas of [contracts](contract), and AsyncAPI documents.
+//! - `msgpack`, `cbor`, `protobuf`: payloads in these formats, beside JSON.
 //! - `testing`: the test kit for applications. For `dev-dependencies`.
 //! - `full`: all of these.
 //! - `cli`: the program `campanile`, for a [terminal](guide::terminal). Not in `full`, since no
@@ -65,6 +68,7 @@ mod ablation;
 pub mod client;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod contract;
 pub mod error;
 pub mod extract;
 #[cfg(fuzzing)]
@@ -89,6 +93,12 @@ mod sync;
 pub mod testing;
 pub mod transport;
 
+#[cfg(feature = "cbor")]
+pub use self::payload::Cbor;
+#[cfg(feature = "msgpack")]
+pub use self::payload::MsgPack;
+#[cfg(feature = "protobuf")]
+pub use self::payload::Protobuf;
 #[cfg(feature = "redis")]
 pub use self::transport::redis::handle::Redis;
 pub use self::{

@@ -12,10 +12,10 @@ use tower::Service;
 
 use crate::{
     client::{Call, receipt::Receipt, typed::Client},
+    contract::{EventName, PayloadFor, TaskName},
     error::{Error, ErrorKind, Rejection},
     extract::{FromMessageParts, OptionalFromMessageParts},
-    message::{FollowUp, FollowUps, Kind, MAX_INTEGER, Message, Name, Parts, Write},
-    payload::IntoPayload,
+    message::{FollowUp, FollowUps, Kind, MAX_INTEGER, Message, Parts, Write},
     reply::Reply,
     transport::{check, check_key},
 };
@@ -92,13 +92,21 @@ pub struct Outbox(Arc<FollowUps>);
 impl Outbox {
     /// Adds a task. The options of the call are those of [`Client::enqueue`], except
     /// [`replicas`](Call::replicas), which the call refuses.
-    pub fn enqueue(&self, name: impl Into<Name>, payload: impl IntoPayload) -> Call<Self, Receipt> {
+    pub fn enqueue<N: TaskName>(
+        &self,
+        name: N,
+        payload: impl PayloadFor<N::Payload>,
+    ) -> Call<Self, Receipt> {
         Client::new(self.clone()).enqueue(name, payload)
     }
 
     /// Adds an event. It is published with the acknowledgement, and has the delivery guarantee of
     /// any event. A [sharded](Call::sharded) event is refused.
-    pub fn publish(&self, name: impl Into<Name>, payload: impl IntoPayload) -> Call<Self, ()> {
+    pub fn publish<N: EventName>(
+        &self,
+        name: N,
+        payload: impl PayloadFor<N::Payload>,
+    ) -> Call<Self, ()> {
         Client::new(self.clone()).publish(name, payload)
     }
 

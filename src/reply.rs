@@ -19,10 +19,16 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap};
 use serde::{Serialize, de::DeserializeOwned};
 
+#[cfg(feature = "cbor")]
+use crate::payload::Cbor;
+#[cfg(feature = "msgpack")]
+use crate::payload::MsgPack;
+#[cfg(feature = "protobuf")]
+use crate::payload::Protobuf;
 use crate::{
     error::{BoxError, IntoBoxError},
     message::MessageId,
-    payload::{IntoPayload, Json},
+    payload::{Format, IntoPayload, Json, for_each_codec},
 };
 
 /// The reply of a `Service<Message>`.
@@ -145,6 +151,22 @@ impl<T: Serialize> IntoReply for Json<T> {
     }
 }
 
+/// A value that the handler of an [`Rpc`](crate::contract::Rpc) may return whose reply is `R`. A
+/// router checks it where a route's name is a constant, and nowhere else.
+#[diagnostic::on_unimplemented(
+    message = "the handler returns `{Self}`, and the reply of this name is `{R}`",
+    label = "this handler does not return the reply of its name",
+    note = "the reply of a constant is returned as `Json<{R}>`, or unread as `Reply`, `Bytes` or `Vec<u8>`, or as a `Result` of one of these"
+)]
+pub trait Replies<R> {}
+
+impl<R> Replies<R> for Json<R> {}
+impl Replies<()> for () {}
+impl<R> Replies<R> for Reply {}
+impl<R> Replies<R> for Bytes {}
+impl<R> Replies<R> for Vec<u8> {}
+impl<R, T: Replies<R>, E> Replies<R> for Result<T, E> {}
+
 /// A type that a reply can be read as.
 #[diagnostic::on_unimplemented(
     message = "a reply cannot be read as `{Self}`",
@@ -191,6 +213,40 @@ impl FromReply for String {
 
 impl<T: DeserializeOwned> FromReply for Json<T> {
     fn from_reply(reply: Reply) -> Result<Self, BoxError> {
+        of_format(&reply, Format::Json)?;
         Ok(Json(serde_json::from_slice(&reply.payload)?))
     }
 }
+
+/// Refuses a reply whose headers name another format.
+fn of_format(reply: &Reply, format: Format) -> Result<(), BoxError> {
+    format.check(&reply.headers).map_err(|other| {
+        let takes = format.content_type();
+        format!("the reply is {other}, and the caller reads {takes}").into()
+    })
+}
+
+/// Implements the traits of replies for a format.
+macro_rules! codec_replies {
+    ($codec:ident, [$($write:tt)*], [$($read:tt)*]) => {
+        impl<T: $($write)*> IntoReply for $codec<T> {
+            fn into_reply(self) -> Result<Reply, BoxError> {
+                let content_type = self.content_type();
+                let mut reply = Reply::new(self.into_payload()?);
+                reply.headers.extend(content_type.map(|value| (http::header::CONTENT_TYPE, value)));
+                Ok(reply)
+            }
+        }
+
+        impl<T: $($read)*> FromReply for $codec<T> {
+            fn from_reply(reply: Reply) -> Result<Self, BoxError> {
+                of_format(&reply, Self::FORMAT)?;
+                Self::decode(&reply.payload).map_err(Into::into)
+            }
+        }
+
+        impl<T> Replies<$codec<T>> for $codec<T> {}
+    };
+}
+
+for_each_codec!(codec_replies);

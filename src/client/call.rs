@@ -3,7 +3,6 @@
 use std::{
     fmt,
     future::{Future, IntoFuture},
-    marker::PhantomData,
     pin::Pin,
     task::{Context, Poll, ready},
     time::{Duration, SystemTime},
@@ -16,12 +15,12 @@ use tower::{Service, ServiceExt, util::Oneshot};
 
 use super::Receipt;
 use crate::{
-    error::{Error, ErrorKind},
+    error::{BoxError, Error, ErrorKind},
     message::{
         Deadline, Due, IdempotencyKey, Kind, Message, Name, PartitionKey, Replicas, ReplyMode,
         Unique,
     },
-    reply::FromReply,
+    reply::Reply,
     service::MessageService,
 };
 
@@ -34,17 +33,20 @@ pub struct Call<S, R> {
     timeout: Option<Duration>,
     /// The time that a task may wait for its start, counted from when it is due.
     time_to_live: Option<Duration>,
-    reply: PhantomData<fn() -> R>,
+    read: ReadReply<R>,
 }
 
+/// Reads a reply as the type that the caller asked for.
+pub(super) type ReadReply<R> = fn(Reply) -> Result<R, BoxError>;
+
 impl<S, R> Call<S, R> {
-    pub(super) fn new(service: S, message: Result<Message, Error>) -> Self {
+    pub(super) fn new(service: S, message: Result<Message, Error>, read: ReadReply<R>) -> Self {
         Self {
             service,
             message,
             timeout: None,
             time_to_live: None,
-            reply: PhantomData,
+            read,
         }
     }
 
@@ -401,13 +403,13 @@ impl<S, R> fmt::Debug for Call<S, R> {
 impl<S, R> IntoFuture for Call<S, R>
 where
     S: MessageService,
-    R: FromReply,
 {
     type Output = Result<R, Error>;
     type IntoFuture = CallFuture<S, R>;
 
     fn into_future(self) -> CallFuture<S, R> {
         let deadline = self.timeout.map(Deadline::after);
+        let read = self.read;
         let (service, PreparedCall { message, timeout }) = self.into_parts();
         let (call, refused) = match message {
             Ok(message) => (Some(service.oneshot(message)), None),
@@ -418,7 +420,7 @@ where
             refused,
             timer: deadline.map(|deadline| sleep_until(deadline.0)),
             timeout,
-            reply: PhantomData,
+            read,
         }
     }
 }
@@ -434,13 +436,12 @@ pub struct CallFuture<S: Service<Message>, R> {
     #[pin]
     timer: Option<Sleep>,
     timeout: Option<Duration>,
-    reply: PhantomData<fn() -> R>,
+    read: ReadReply<R>,
 }
 
 impl<S, R> Future for CallFuture<S, R>
 where
     S: MessageService,
-    R: FromReply,
 {
     type Output = Result<R, Error>;
 
@@ -455,7 +456,7 @@ where
             Some(call) => {
                 if let Poll::Ready(result) = call.poll(cx) {
                     let reply = result.map_err(Error::from_service)?;
-                    return Poll::Ready(R::from_reply(reply).map_err(|error| {
+                    return Poll::Ready((this.read)(reply).map_err(|error| {
                         Error::new(ErrorKind::Decode, "the reply is not what was asked for")
                             .with_source(error)
                     }));

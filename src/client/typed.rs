@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use tower::ServiceExt;
 
 use super::{
     Call, Receipt,
-    call::{PreparedCall, no_answer},
+    call::{PreparedCall, ReadReply, no_answer},
 };
 use crate::{
+    contract::{ContractReply, EventName, Named, PayloadFor, Rpc, RpcName, TaskName},
     error::{Error, ErrorKind},
     message::{Deadline, Kind, Message, Name, ReplyMode},
     payload::IntoPayload,
@@ -66,15 +68,28 @@ impl<S: Clone> Client<S> {
     }
 
     /// Sends a task. A worker of each group handles it at least once.
-    pub fn enqueue(&self, name: impl Into<Name>, payload: impl IntoPayload) -> Call<S, Receipt> {
-        self.message(Kind::Task, name.into(), payload)
+    ///
+    /// The name is a text or a [`Task`](crate::contract::Task), which says the type of the payload.
+    pub fn enqueue<N: TaskName>(
+        &self,
+        name: N,
+        payload: impl PayloadFor<N::Payload>,
+    ) -> Call<S, Receipt> {
+        self.message(Kind::Task, &name.named(), payload, Receipt::from_reply)
     }
 
     /// Publishes an event to its current listeners.
     ///
     /// Success means that the server accepted the event, even if there is no listener.
-    pub fn publish(&self, name: impl Into<Name>, payload: impl IntoPayload) -> Call<S, ()> {
-        self.message(Kind::Event, name.into(), payload)
+    ///
+    /// The name is a text or an [`Event`](crate::contract::Event), which says the type of the
+    /// payload.
+    pub fn publish<N: EventName>(
+        &self,
+        name: N,
+        payload: impl PayloadFor<N::Payload>,
+    ) -> Call<S, ()> {
+        self.message(Kind::Event, &name.named(), payload, <()>::from_reply)
     }
 
     /// Sends a request whose reply survives a lost connection on either side. The request is
@@ -84,9 +99,7 @@ impl<S: Clone> Client<S> {
         name: impl Into<Name>,
         payload: impl IntoPayload,
     ) -> Call<S, R> {
-        self.message(Kind::Rpc, name.into(), payload)
-            .reply_mode(ReplyMode::Reliable)
-            .timeout(self.request_timeout)
+        self.request_as(Named::plain(name), payload, ReplyMode::Reliable)
     }
 
     /// Sends a request with the lowest latency. The reply is published once, and is lost if the
@@ -96,14 +109,73 @@ impl<S: Clone> Client<S> {
         name: impl Into<Name>,
         payload: impl IntoPayload,
     ) -> Call<S, R> {
-        self.message(Kind::Rpc, name.into(), payload)
-            .reply_mode(ReplyMode::Fast)
+        self.request_as(Named::plain(name), payload, ReplyMode::Fast)
+    }
+
+    /// Sends a request whose name, payload and reply are those of a constant. Otherwise it is as
+    /// [`request`](Self::request).
+    ///
+    /// ```
+    /// use campanile::{Client, Json, Router, contract::Rpc};
+    ///
+    /// const DOUBLE: Rpc<u32, u32> = Rpc::new("double");
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), campanile::Error> {
+    /// let app: Router = Router::new().rpc(DOUBLE, async |Json(n): Json<u32>| Json(2 * n));
+    /// assert_eq!(Client::new(app).call(DOUBLE, 21).await?, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn call<Q, R: ContractReply>(
+        &self,
+        rpc: Rpc<Q, R>,
+        payload: impl PayloadFor<Q>,
+    ) -> Call<S, R> {
+        self.call_as(rpc, payload, ReplyMode::Reliable)
+    }
+
+    /// Sends the request of a constant with the lowest latency. Otherwise it is as
+    /// [`request_fast`](Self::request_fast).
+    pub fn call_fast<Q, R: ContractReply>(
+        &self,
+        rpc: Rpc<Q, R>,
+        payload: impl PayloadFor<Q>,
+    ) -> Call<S, R> {
+        self.call_as(rpc, payload, ReplyMode::Fast)
+    }
+
+    fn request_as<R: FromReply>(
+        &self,
+        name: Named,
+        payload: impl IntoPayload,
+        mode: ReplyMode,
+    ) -> Call<S, R> {
+        self.message(Kind::Rpc, &name, payload, R::from_reply)
+            .reply_mode(mode)
             .timeout(self.request_timeout)
     }
 
-    fn message<R>(&self, kind: Kind, name: Name, payload: impl IntoPayload) -> Call<S, R> {
-        let message = build(kind, self.full_name(&name), payload);
-        Call::new(self.service.clone(), message)
+    fn call_as<Q, R: ContractReply>(
+        &self,
+        rpc: Rpc<Q, R>,
+        payload: impl PayloadFor<Q>,
+        mode: ReplyMode,
+    ) -> Call<S, R> {
+        self.message(Kind::Rpc, &rpc.named(), payload, R::read)
+            .reply_mode(mode)
+            .timeout(self.request_timeout)
+    }
+
+    fn message<C, R>(
+        &self,
+        kind: Kind,
+        name: &Named,
+        payload: impl PayloadFor<C>,
+        read: ReadReply<R>,
+    ) -> Call<S, R> {
+        let message = build(kind, self.full_name(&name.name), name, payload);
+        Call::new(self.service.clone(), message, read)
     }
 
     /// Joins the prefix and the name, or returns the reason why either is invalid. The name is also
@@ -117,16 +189,19 @@ impl<S: Clone> Client<S> {
     }
 }
 
-fn build(
+fn build<C>(
     kind: Kind,
-    name: Result<Name, &'static str>,
-    payload: impl IntoPayload,
+    full_name: Result<Name, &'static str>,
+    name: &Named,
+    payload: impl PayloadFor<C>,
 ) -> Result<Message, Error> {
-    let name = name.map_err(|fault| Error::new(ErrorKind::Invalid, fault))?;
-    let payload = payload.into_payload().map_err(|error| {
+    let full_name = full_name.map_err(|fault| Error::new(ErrorKind::Invalid, fault))?;
+    let encoded = payload.encode().map_err(|error| {
         Error::new(ErrorKind::Invalid, "the payload cannot be serialized").with_source(error)
     })?;
-    Ok(Message::new(kind, name, payload))
+    let mut message = Message::new(kind, full_name, Bytes::new());
+    name.write(encoded, &mut message);
+    Ok(message)
 }
 
 impl<S> Client<S>
@@ -141,14 +216,15 @@ where
     ///
     /// # Cancel safety
     /// If the future is dropped, it is unknown which tasks were sent.
-    pub async fn enqueue_all<P: IntoPayload>(
+    pub async fn enqueue_all<N: TaskName, P: PayloadFor<N::Payload>>(
         &self,
-        name: impl Into<Name>,
+        name: N,
         payloads: impl IntoIterator<Item = P>,
     ) -> Vec<Result<Receipt, Error>> {
-        let name = self.full_name(&name.into());
+        let name = name.named();
+        let full_name = self.full_name(&name.name);
         let tasks = payloads.into_iter().map(|payload| PreparedCall {
-            message: build(Kind::Task, name.clone(), payload),
+            message: build(Kind::Task, full_name.clone(), &name, payload),
             timeout: None,
         });
         self.send_tasks(tasks).await

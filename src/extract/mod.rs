@@ -75,6 +75,7 @@
 //! # let _: Router = Router::new().task("create", create);
 //! ```
 
+mod carries;
 pub(crate) mod extension;
 mod optional;
 mod parts;
@@ -85,6 +86,7 @@ pub(crate) mod traits;
 #[doc(hidden)]
 pub use self::traits::via;
 pub use self::{
+    carries::Carries,
     extension::AddExtension,
     optional::{OptionalFromMessage, OptionalFromMessageParts},
 };

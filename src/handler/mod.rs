@@ -55,12 +55,14 @@
 //! Dropping the future of a call drops the handler at its current `.await`.
 
 pub mod batch;
+mod fits;
 mod function;
 mod service;
 pub(crate) mod traits;
 
 pub(crate) use self::traits::Handler;
 pub use self::{
+    fits::{Accepts, Answers, BatchAnswers, RepliesOfBatch, TakesPayload},
     service::{HandlerFuture, HandlerService},
     traits::Layered,
 };

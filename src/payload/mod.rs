@@ -1,4 +1,4 @@
-//! Typed payloads: [`Json`] and raw bytes.
+//! Typed payloads: [`Json`], other formats, and raw bytes.
 //!
 //! ```
 //! use campanile::{IntoPayload, Json};
@@ -7,13 +7,25 @@
 //! assert_eq!(payload, r#"["a",1]"#);
 //! ```
 
+mod codec;
+mod content_type;
+mod fault;
 mod json;
+mod read;
 
 use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use serde::Serialize;
 
+#[cfg(feature = "cbor")]
+pub use self::codec::Cbor;
+#[cfg(feature = "msgpack")]
+pub use self::codec::MsgPack;
+#[cfg(feature = "protobuf")]
+pub use self::codec::Protobuf;
+pub(crate) use self::{codec::for_each_codec, content_type::Format};
 use crate::error::BoxError;
 
 /// JSON: an extractor, a reply, and a payload to send.
@@ -21,6 +33,9 @@ use crate::error::BoxError;
 /// As an extractor it rejects a payload that is not the JSON of a `T`. A task with such a payload
 /// becomes a dead letter at once, since no retry can change it. A request is answered with
 /// `invalid`.
+///
+/// A message whose header `content-type` names another format is rejected, and so is a compressed one.
+/// `Json` itself writes no header: a message without a content type is JSON.
 ///
 /// A float that is NaN or infinite cannot be sent: JSON has no number for it, and `serde_json`
 /// would write `null`, which a receiver reads as another value.
@@ -59,6 +74,12 @@ pub trait IntoPayload {
     /// # Errors
     /// If the value cannot be serialized.
     fn into_payload(self) -> Result<Bytes, BoxError>;
+
+    /// Returns the value of the header `content-type`, which is sent with the payload. `None`, and no
+    /// header, unless overridden: a payload without one is JSON, or of a format that both sides know.
+    fn content_type(&self) -> Option<HeaderValue> {
+        None
+    }
 }
 
 impl IntoPayload for () {

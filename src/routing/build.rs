@@ -10,6 +10,7 @@ use super::{
     tree::{self, Endpoint, MakeLayer},
 };
 use crate::{
+    contract::{Description, RouteDescription},
     error::{BoxError, NotFound},
     handler::Handler,
     message::{Kind, Message, Name},
@@ -114,6 +115,23 @@ impl<S> Plan<S> {
 
     pub(super) fn routes(&self) -> &[RouteInfo] {
         self.index.routes()
+    }
+
+    /// Describes the routes. Of several handlers of an event, the first one that was added under a
+    /// constant counts.
+    pub(super) fn describe(&self) -> Description {
+        let described = |(info, endpoints): (&RouteInfo, &Vec<Endpoint<S>>)| {
+            let mut route = RouteDescription::new(info.kind, &info.name);
+            route.is_pattern = info.is_pattern;
+            route.is_sharded = info.is_sharded;
+            let mut named = endpoints.iter().filter_map(|it| it.named.as_ref());
+            if let Some(named) = named.find(|named| named.is_constant()) {
+                named.describe(&mut route);
+            }
+            route
+        };
+        let routes = self.routes().iter().zip(&self.routes).map(described);
+        Description::new(routes.collect())
     }
 
     pub(super) fn layers(&self) -> usize {

@@ -11,9 +11,11 @@ use tower::{Layer, Service};
 use super::{
     RouteInfo,
     build::{Plan, handler_endpoint, service_endpoint},
+    names::{EventRoute, RpcRoute, TaskRoute},
     tree::Endpoint,
 };
 use crate::{
+    contract::{Description, EventName, Named, RpcName, TaskName},
     error::BoxError,
     handler::Handler,
     message::{Kind, Message, Name},
@@ -69,14 +71,11 @@ where
     /// # Panics
     /// When the name is empty, longer than [`Name::MAX_LEN`] or already routed.
     #[track_caller]
-    pub fn task<H, T>(self, name: impl Into<Name>, handler: H) -> Self
+    pub fn task<H, T>(self, name: impl TaskRoute<T>, handler: H) -> Self
     where
         H: Handler<T, S>,
     {
-        self.add(
-            RouteInfo::named(Kind::Task, name.into()),
-            handler_endpoint(handler),
-        )
+        self.add_named(Kind::Task, name.named(), handler_endpoint(handler))
     }
 
     /// Adds a service for the tasks of this name. See [`task`](Self::task).
@@ -84,14 +83,11 @@ where
     /// # Panics
     /// As [`task`](Self::task) does.
     #[track_caller]
-    pub fn task_service<V>(self, name: impl Into<Name>, service: V) -> Self
+    pub fn task_service<V>(self, name: impl TaskName, service: V) -> Self
     where
         V: SharedService,
     {
-        self.add(
-            RouteInfo::named(Kind::Task, name.into()),
-            service_endpoint(service),
-        )
+        self.add_named(Kind::Task, name.named(), service_endpoint(service))
     }
 
     /// Adds a handler for the RPC requests of this name.
@@ -99,14 +95,11 @@ where
     /// # Panics
     /// When the name is empty, longer than [`Name::MAX_LEN`] or already routed.
     #[track_caller]
-    pub fn rpc<H, T>(self, name: impl Into<Name>, handler: H) -> Self
+    pub fn rpc<H, T>(self, name: impl RpcRoute<H, T>, handler: H) -> Self
     where
         H: Handler<T, S>,
     {
-        self.add(
-            RouteInfo::named(Kind::Rpc, name.into()),
-            handler_endpoint(handler),
-        )
+        self.add_named(Kind::Rpc, name.named(), handler_endpoint(handler))
     }
 
     /// Adds a service for the RPC requests of this name. See [`rpc`](Self::rpc).
@@ -114,14 +107,11 @@ where
     /// # Panics
     /// As [`rpc`](Self::rpc) does.
     #[track_caller]
-    pub fn rpc_service<V>(self, name: impl Into<Name>, service: V) -> Self
+    pub fn rpc_service<V>(self, name: impl RpcName, service: V) -> Self
     where
         V: SharedService,
     {
-        self.add(
-            RouteInfo::named(Kind::Rpc, name.into()),
-            service_endpoint(service),
-        )
+        self.add_named(Kind::Rpc, name.named(), service_endpoint(service))
     }
 
     /// Adds a handler for the events of this name.
@@ -132,14 +122,11 @@ where
     /// # Panics
     /// When the name is empty or longer than [`Name::MAX_LEN`].
     #[track_caller]
-    pub fn event<H, T>(self, name: impl Into<Name>, handler: H) -> Self
+    pub fn event<H, T>(self, name: impl EventRoute<T>, handler: H) -> Self
     where
         H: Handler<T, S>,
     {
-        self.add(
-            RouteInfo::named(Kind::Event, name.into()),
-            handler_endpoint(handler),
-        )
+        self.add_named(Kind::Event, name.named(), handler_endpoint(handler))
     }
 
     /// Adds a service for the events of this name. See [`event`](Self::event).
@@ -147,14 +134,11 @@ where
     /// # Panics
     /// As [`event`](Self::event) does.
     #[track_caller]
-    pub fn event_service<V>(self, name: impl Into<Name>, service: V) -> Self
+    pub fn event_service<V>(self, name: impl EventName, service: V) -> Self
     where
         V: SharedService,
     {
-        self.add(
-            RouteInfo::named(Kind::Event, name.into()),
-            service_endpoint(service),
-        )
+        self.add_named(Kind::Event, name.named(), service_endpoint(service))
     }
 
     /// Adds a handler for the sharded events of this name: those that are
@@ -181,11 +165,11 @@ where
     /// # Panics
     /// When the name is empty or longer than [`Name::MAX_LEN`].
     #[track_caller]
-    pub fn event_sharded<H, T>(self, name: impl Into<Name>, handler: H) -> Self
+    pub fn event_sharded<H, T>(self, name: impl EventRoute<T>, handler: H) -> Self
     where
         H: Handler<T, S>,
     {
-        self.add(RouteInfo::sharded(name.into()), handler_endpoint(handler))
+        self.add_sharded(name.named(), handler_endpoint(handler))
     }
 
     /// Adds a service for the sharded events of this name. See
@@ -194,11 +178,11 @@ where
     /// # Panics
     /// As [`event_sharded`](Self::event_sharded) does.
     #[track_caller]
-    pub fn event_sharded_service<V>(self, name: impl Into<Name>, service: V) -> Self
+    pub fn event_sharded_service<V>(self, name: impl EventName, service: V) -> Self
     where
         V: SharedService,
     {
-        self.add(RouteInfo::sharded(name.into()), service_endpoint(service))
+        self.add_sharded(name.named(), service_endpoint(service))
     }
 
     /// Adds a handler for the events whose names match a Redis glob pattern: `*`, `?`, `[abc]`,
@@ -342,6 +326,19 @@ where
     }
 
     #[track_caller]
+    fn add_named(self, kind: Kind, name: Named, endpoint: Endpoint<S>) -> Self {
+        self.add(
+            RouteInfo::named(kind, name.name.clone()),
+            endpoint.named(name),
+        )
+    }
+
+    #[track_caller]
+    fn add_sharded(self, name: Named, endpoint: Endpoint<S>) -> Self {
+        self.add(RouteInfo::sharded(name.name.clone()), endpoint.named(name))
+    }
+
+    #[track_caller]
     fn add(self, route: RouteInfo, endpoint: Endpoint<S>) -> Self {
         let mut plan = Plan::unshared(self.plan);
         plan.insert(route, [endpoint]);
@@ -367,6 +364,22 @@ impl<S> Router<S> {
     /// Returns the routes, in the order in which they were added.
     pub fn routes(&self) -> &[RouteInfo] {
         self.plan.routes()
+    }
+
+    /// Describes the routes, with the types of the [constants](crate::contract) that name them.
+    /// Fallbacks are not described.
+    ///
+    /// ```
+    /// use campanile::{Json, Router, contract::Task};
+    ///
+    /// const ADD: Task<u64> = Task::new("add").about("Adds to the total.");
+    ///
+    /// let app: Router = Router::new().task(ADD, async |Json(n): Json<u64>| println!("{n}"));
+    /// let description = app.describe();
+    /// assert_eq!(description.routes[0].payload.as_ref().unwrap().name, "u64");
+    /// ```
+    pub fn describe(&self) -> Description {
+        self.plan.describe()
     }
 
     /// Returns the messages that this router wants from a source. It subscribes to the events and

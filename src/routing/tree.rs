@@ -9,6 +9,7 @@ use std::{future::ready, pin::Pin, sync::Arc};
 
 use super::{fan_out, index::Resolver};
 use crate::{
+    contract::Named,
     error::NotFound,
     message::Message,
     service::{ErasedCall, ErasedService, Route, RouteFuture},
@@ -27,6 +28,9 @@ pub(super) struct Endpoint<S> {
     /// The maximum number of messages that the handler takes in one call. More than one for a
     /// batch.
     pub(super) batch_size: usize,
+    /// The name in the router that the handler was added to, with its constant. `None` for a pattern
+    /// and for a fallback.
+    pub(super) named: Option<Named>,
 }
 
 impl<S> Endpoint<S> {
@@ -35,7 +39,25 @@ impl<S> Endpoint<S> {
             make: Arc::new(make),
             layers: Vec::new(),
             batch_size: 1,
+            named: None,
         }
+    }
+
+    /// Names the endpoint. If the name is a constant, the endpoint checks the versions of messages.
+    pub(super) fn named(mut self, named: Named) -> Self
+    where
+        S: 'static,
+    {
+        if named.is_constant() {
+            let (make, named) = (self.make, named.clone());
+            self.make = Arc::new(move |state: &S| {
+                let inner = make(state).erased().clone();
+                let named = named.clone();
+                Route::from_erased(Arc::new(Versioned { inner, named }))
+            });
+        }
+        self.named = Some(named);
+        self
     }
 
     /// Provides the handler's state, and keeps its layers.
@@ -48,6 +70,7 @@ impl<S> Endpoint<S> {
             make: Arc::new(move |_: &S2| make(&state)),
             layers: self.layers,
             batch_size: self.batch_size,
+            named: self.named,
         }
     }
 }
@@ -59,6 +82,28 @@ impl<S> Clone for Endpoint<S> {
             make: self.make.clone(),
             layers: self.layers.clone(),
             batch_size: self.batch_size,
+            named: self.named.clone(),
+        }
+    }
+}
+
+/// An endpoint that takes only payloads of the version of its constant, and of those that can be
+/// lifted to it.
+struct Versioned {
+    inner: Arc<dyn ErasedService>,
+    named: Named,
+}
+
+impl ErasedService for Versioned {
+    /// Endpoints are called by a [`Dispatch`], and wait for their readiness in the call.
+    fn prepare(&self) -> Option<Pin<Box<dyn ErasedCall>>> {
+        None
+    }
+
+    fn call(&self, message: Message) -> RouteFuture {
+        match self.named.admit(message) {
+            Ok(message) => self.inner.call(message),
+            Err(error) => RouteFuture::new(ready(Err(error))),
         }
     }
 }

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Schedule, TICK, whole_milliseconds};
 use crate::{
+    contract::{PayloadFor, TaskName},
     error::{BoxError, Error, chain},
     message::{Deadline, Due, MAX_INTEGER, Message, Name, Unique},
-    payload::IntoPayload,
 };
 
 /// The largest definition, in bytes: every process that runs the schedules reads it.
@@ -52,27 +52,34 @@ struct Definition {
 impl ScheduledTask {
     /// Creates the task `task` with this payload, sent at the ticks of the schedule. `name` is the name of
     /// the schedule, unique within the stream.
-    pub fn new(
+    pub fn new<N: TaskName>(
         name: impl Into<Name>,
         schedule: Schedule,
-        task: impl Into<Name>,
-        payload: impl IntoPayload,
+        task: N,
+        payload: impl PayloadFor<N::Payload>,
     ) -> Self {
-        let (payload, mistake) = match payload.into_payload() {
-            Ok(payload) => (payload, None),
+        let task = task.named();
+        let mut message = Message::task(task.name.clone(), Bytes::new());
+        let mistake = match payload.encode() {
+            Ok(encoded) => {
+                task.write(encoded, &mut message);
+                None
+            }
             Err(error) => {
                 let text = format!("the payload cannot be serialized: {}", chain(&*error));
-                (Bytes::new(), Some(text))
+                Some(text)
             }
         };
+        let headers = message.headers().iter();
+        let headers = headers.map(|(name, value)| (name.as_str().to_owned(), Blob::of(value)));
         Self {
             name: name.into(),
             version: 0,
             definition: Definition {
                 schedule,
-                task: task.into().to_string(),
-                payload: Blob(payload),
-                headers: Vec::new(),
+                task: task.name.to_string(),
+                headers: headers.collect(),
+                payload: Blob(message.into_payload()),
                 tracked: None,
                 expires_after: None,
                 skip_while_running: false,
@@ -113,8 +120,7 @@ impl ScheduledTask {
             .and_then(|name| Ok((name, HeaderValue::try_from(value).map_err(Into::into)?)));
         match header {
             Ok((name, value)) => {
-                let value = Blob(Bytes::copy_from_slice(value.as_bytes()));
-                let header = (name.as_str().to_owned(), value);
+                let header = (name.as_str().to_owned(), Blob::of(&value));
                 self.definition.headers.push(header);
             }
             Err(error) => {
@@ -273,6 +279,12 @@ fn append(message: &mut Message, name: &str, value: &Blob) -> Result<(), BoxErro
 #[derive(Clone, PartialEq)]
 struct Blob(Bytes);
 
+impl Blob {
+    fn of(value: &HeaderValue) -> Self {
+        Self(Bytes::copy_from_slice(value.as_bytes()))
+    }
+}
+
 const ENCODED: &str = "base64:";
 
 impl Serialize for Blob {
@@ -307,6 +319,7 @@ impl fmt::Debug for Blob {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::payload::IntoPayload;
 
     fn task(payload: impl IntoPayload) -> ScheduledTask {
         ScheduledTask::new(

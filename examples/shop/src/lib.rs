@@ -5,10 +5,12 @@ use std::time::Duration;
 use campanile::{
     Attempt, BoxError, Checkpoint, Client, Error, Json, Lease, MessageService, Outbox, Progress,
     Receipt, Router,
+    contract::{Event, Task},
     schedule::{Schedule, ScheduledTask},
     transport::{Limit, Tasks},
 };
 use campanile_middleware::{SharedLimitLayer, key};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
@@ -16,8 +18,35 @@ const HOUR: Duration = Duration::from_secs(3600);
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 const CANCELLED: &str = "the customer has cancelled it";
 
+/// Starts all that an order needs.
+pub const PLACE: Task<Order> = Task::new("orders.place")
+    .about("Starts all that an order needs.")
+    .with_schema();
+/// An order is placed.
+pub const PLACED: Event<u64> = Event::new("orders.placed");
+/// Takes the money.
+pub const PAY: Task<Order> = Task::new("orders.pay")
+    .about("Takes the money, once at a time for each customer.")
+    .with_schema();
+/// Packs an order.
+pub const PACK: Task<u64> = Task::new("orders.pack")
+    .about("Packs an order, unless it is cancelled.")
+    .with_schema();
+/// Asks the customer for a review.
+pub const REVIEW: Task<u64> = Task::new("orders.review")
+    .about("Asks the customer for a review.")
+    .with_schema();
+/// Makes the invoice of an order.
+pub const INVOICE: Task<u64> = Task::new("invoices.make")
+    .about("Makes the invoice of an order.")
+    .with_schema();
+/// Imports this number of pages.
+pub const IMPORT: Task<u32> = Task::new("catalogue.import")
+    .about("Imports this number of pages of the supplier's catalogue.")
+    .with_schema();
+
 /// An order of a customer.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 pub struct Order {
     /// The number of the order.
     pub id: u64,
@@ -28,15 +57,15 @@ pub struct Order {
 /// Starts all that an order needs, in one step with its acknowledgement: all of it once, or nothing.
 async fn place(outbox: Outbox, Json(order): Json<Order>) -> Result<(), Error> {
     let id = order.id;
-    let payment = outbox.enqueue("orders.pay", Json(order));
+    let payment = outbox.enqueue(PAY, order);
     payment
         .header("x-customer", order.customer)
         .unique(format!("pay {id}"))
         .await?;
     request_invoice(&Client::new(outbox.clone()), id).await?;
-    let review = outbox.enqueue("orders.review", Json(id));
+    let review = outbox.enqueue(REVIEW, id);
     review.unique(format!("review {id}")).delay(WEEK).await?;
-    outbox.publish("orders.placed", Json(id)).await?;
+    outbox.publish(PLACED, id).await?;
     outbox.increment("orders", 1)?;
     println!("order {id}: placed by customer {}", order.customer);
     Ok(())
@@ -50,7 +79,7 @@ pub async fn request_invoice<S>(client: &Client<S>, id: u64) -> Result<Receipt, 
 where
     S: MessageService + Clone,
 {
-    let invoice = client.enqueue("invoices.make", Json(id));
+    let invoice = client.enqueue(INVOICE, id);
     invoice.unique(format!("invoice {id}")).await
 }
 
@@ -63,7 +92,7 @@ async fn make_invoice(Json(id): Json<u64>) {
 async fn pay(outbox: Outbox, Json(order): Json<Order>) -> Result<(), Error> {
     sleep(Duration::from_millis(300)).await;
     println!("order {}: paid", order.id);
-    let packing = outbox.enqueue("orders.pack", Json(order.id));
+    let packing = outbox.enqueue(PACK, order.id);
     packing.unique(format!("pack {}", order.id)).await?;
     Ok(())
 }
@@ -154,12 +183,12 @@ pub fn schedules() -> [ScheduledTask; 2] {
 pub fn app(payments: Limit) -> Router {
     let one_payment = SharedLimitLayer::concurrency(payments, 1, key::header("x-customer"));
     Router::new()
-        .task("orders.place", place)
-        .merge(Router::new().task("orders.pay", pay).layer(one_payment))
-        .task("orders.pack", pack)
-        .task("orders.review", ask_for_a_review)
-        .task("invoices.make", make_invoice)
-        .task("catalogue.import", import)
+        .task(PLACE, place)
+        .merge(Router::new().task(PAY, pay).layer(one_payment))
+        .task(PACK, pack)
+        .task(REVIEW, ask_for_a_review)
+        .task(INVOICE, make_invoice)
+        .task(IMPORT, import)
         .task("report", report)
         .task("clean_up", clean_up)
 }

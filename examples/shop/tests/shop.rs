@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use campanile::{
     Json, MessageId,
+    contract::ApiInfo,
     testing::{Happened, Harness, event, task},
     transport::{ChangesFrom, FeedItem, TaskQuery, TaskState, memory::Memory},
 };
@@ -255,4 +256,23 @@ async fn the_shop_runs_on_redis() {
     let mut shop = shop();
     shop.env("REDIS_URL", server.url());
     shows(&output(shop).await, &SHOWN);
+}
+
+/// `CAMPANILE_WRITE=1` writes the document.
+#[test]
+fn the_asyncapi_document_is_that_of_the_application() {
+    let memory = Memory::new();
+    let app = app(memory.limit("payments").expect("the name is valid"));
+    let info = ApiInfo::new("Shop", "1.0.0").description("A shop whose work is done by jobs.");
+    let document = app.describe().asyncapi(&info);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/asyncapi.json");
+    if std::env::var_os("CAMPANILE_WRITE").is_some() {
+        std::fs::write(path, format!("{document:#}\n")).unwrap();
+    }
+    let expected = std::fs::read_to_string(path).unwrap();
+    let expected: serde_json::Value = serde_json::from_str(&expected).unwrap();
+    assert_eq!(
+        document, expected,
+        "write it with CAMPANILE_WRITE=1, and look at the changes"
+    );
 }

@@ -20,15 +20,15 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum Send {
     /// Sends a task, and prints its id.
-    Task(Task),
+    Task(TaskOptions),
     /// Publishes an event.
-    Event(Event),
+    Event(EventOptions),
     /// Sends a request, and prints the reply.
-    Rpc(rpc::Rpc),
+    Rpc(rpc::RpcOptions),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Task {
+pub(crate) struct TaskOptions {
     #[command(flatten)]
     payload: Content,
     #[command(flatten)]
@@ -57,7 +57,7 @@ pub(crate) struct Task {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Event {
+pub(crate) struct EventOptions {
     #[command(flatten)]
     payload: Content,
 }
@@ -107,7 +107,7 @@ impl Send {
     }
 }
 
-impl Task {
+impl TaskOptions {
     async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let (name, payload) = self.payload.read()?;
         let client = Client::new(target.connect().await?);
@@ -141,7 +141,7 @@ impl Task {
     }
 }
 
-impl Event {
+impl EventOptions {
     async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let (name, payload) = self.payload.read()?;
         let client = Client::new(target.connect().await?);

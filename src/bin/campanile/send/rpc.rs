@@ -21,7 +21,7 @@ use crate::{
 const MAX_CLEANUP: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
-pub(crate) struct Rpc {
+pub(crate) struct RpcOptions {
     #[command(flatten)]
     payload: Content,
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub(crate) struct Rpc {
     raw: bool,
 }
 
-impl Rpc {
+impl RpcOptions {
     pub(super) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let raw = self.raw;
         let asked = self.ask(target).await;

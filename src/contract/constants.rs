@@ -1,0 +1,189 @@
+//! The constants that both sides share.
+
+use std::{any::type_name, fmt, marker::PhantomData};
+
+#[cfg(feature = "schema")]
+use super::PayloadSchema;
+use super::{Direction, TypeDescription};
+
+/// Everything in a constant except its types.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) name: &'static str,
+    pub(super) version: u32,
+    pub(super) about: Option<&'static str>,
+    pub(super) payload: TypeTerms,
+    /// The reply to a request.
+    pub(super) reply: Option<TypeTerms>,
+}
+
+/// The description of a type.
+#[derive(Clone, Copy)]
+pub(super) struct TypeTerms {
+    name: fn() -> &'static str,
+    #[cfg(feature = "schema")]
+    schema: Option<SchemaTerms>,
+}
+
+/// The schema of a type, and its content type.
+#[cfg(feature = "schema")]
+#[derive(Clone, Copy)]
+struct SchemaTerms {
+    schema: fn(Direction) -> serde_json::Value,
+    content_type: &'static str,
+}
+
+impl TypeTerms {
+    const fn of<T>() -> Self {
+        Self {
+            name: type_name::<T>,
+            #[cfg(feature = "schema")]
+            schema: None,
+        }
+    }
+
+    #[cfg(feature = "schema")]
+    const fn with_schema<T: PayloadSchema>() -> Self {
+        Self {
+            name: type_name::<T>,
+            schema: Some(SchemaTerms {
+                schema: T::schema,
+                content_type: T::CONTENT_TYPE,
+            }),
+        }
+    }
+
+    pub(super) fn describe(&self, direction: Direction) -> TypeDescription {
+        let mut description = TypeDescription::named((self.name)());
+        #[cfg(feature = "schema")]
+        if let Some(SchemaTerms {
+            schema,
+            content_type,
+        }) = self.schema
+        {
+            description.content_type = Some(content_type.to_owned());
+            description.schema = Some(schema(direction));
+        }
+        #[cfg(not(feature = "schema"))]
+        let _ = direction;
+        description
+    }
+}
+
+impl Terms {
+    const fn new(name: &'static str, payload: TypeTerms, reply: Option<TypeTerms>) -> Self {
+        Self {
+            name,
+            version: 1,
+            about: None,
+            payload,
+            reply,
+        }
+    }
+}
+
+/// Implements the constants. They differ in their types only.
+macro_rules! constants {
+    ($(
+        $(#[$doc:meta])*
+        $type:ident<$payload:ident $(, $reply:ident)?>, $messages:literal;
+    )*) => {$(
+        $(#[$doc])*
+        pub struct $type<$payload $(, $reply)?> {
+            terms: Terms,
+            types: PhantomData<fn() -> ($payload, $($reply)?)>,
+        }
+
+        impl<$payload $(, $reply)?> $type<$payload $(, $reply)?> {
+            #[doc = concat!("Names the ", $messages, " whose payload is of this type.")]
+            ///
+            /// An invalid name is reported where any other is: a router panics, and a call fails.
+            pub const fn new(name: &'static str) -> Self {
+                Self {
+                    terms: Terms::new(
+                        name,
+                        TypeTerms::of::<$payload>(),
+                        constants!(@reply $($reply)?),
+                    ),
+                    types: PhantomData,
+                }
+            }
+
+            /// Adds a text for people, which a router's
+            /// [description](crate::Router::describe) shows.
+            #[must_use]
+            pub const fn about(mut self, text: &'static str) -> Self {
+                self.terms.about = Some(text);
+                self
+            }
+
+            /// Sets the version of the payload. 1 unless set. Raise it with a change that old
+            /// workers cannot read. Senders write it into a [header](super::VERSION), and workers
+            /// check it: see the [module](super#versions).
+            ///
+            /// # Panics
+            /// When it is zero.
+            #[must_use]
+            pub const fn version(mut self, version: u32) -> Self {
+                assert!(version > 0, "the first version is 1");
+                self.terms.version = version;
+                self
+            }
+
+            /// Adds the JSON Schemas of the types to a router's
+            /// [description](crate::Router::describe).
+            #[cfg(feature = "schema")]
+            #[must_use]
+            pub const fn with_schema(mut self) -> Self
+            where
+                $payload: PayloadSchema,
+                $($reply: PayloadSchema,)?
+            {
+                self.terms.payload = TypeTerms::with_schema::<$payload>();
+                $(self.terms.reply = Some(TypeTerms::with_schema::<$reply>());)?
+                self
+            }
+
+            /// Returns the name, without the prefixes of routers and clients.
+            pub const fn name(&self) -> &'static str {
+                self.terms.name
+            }
+
+            pub(super) const fn terms(&self) -> &Terms {
+                &self.terms
+            }
+        }
+
+        impl<$payload $(, $reply)?> Clone for $type<$payload $(, $reply)?> {
+            fn clone(&self) -> Self {
+                *self
+            }
+        }
+
+        impl<$payload $(, $reply)?> Copy for $type<$payload $(, $reply)?> {}
+
+        impl<$payload $(, $reply)?> fmt::Debug for $type<$payload $(, $reply)?> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut shown = f.debug_struct(stringify!($type));
+                shown.field("name", &self.terms.name);
+                shown.field("payload", &(self.terms.payload.name)());
+                $(shown.field("reply", &type_name::<$reply>());)?
+                shown.finish_non_exhaustive()
+            }
+        }
+    )*};
+    (@reply) => { None };
+    (@reply $reply:ident) => { Some(TypeTerms::of::<$reply>()) };
+}
+
+constants! {
+    /// The name of tasks and the type of their payload. See the [module](super).
+    Task<T>, "tasks";
+
+    /// The name of events and the type of their payload. See the [module](super).
+    Event<T>, "events";
+
+    /// The name of requests, the type of their payload, and the type of their replies. See the
+    /// [module](super).
+    Rpc<Q, R>, "requests";
+}

@@ -1,0 +1,305 @@
+//! The description as an AsyncAPI document.
+
+use serde_json::{Map, Value, json};
+
+use super::{Description, RouteDescription, TypeDescription};
+use crate::message::Kind;
+
+/// The part of an [AsyncAPI document](Description::asyncapi) about the whole application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiInfo {
+    title: String,
+    version: String,
+    description: Option<String>,
+}
+
+impl ApiInfo {
+    /// The title of an application, and the version of its interface.
+    pub fn new(title: impl Into<String>, version: impl Into<String>) -> Self {
+        Self {
+            title: title.into(),
+            version: version.into(),
+            description: None,
+        }
+    }
+
+    /// Adds a text about the application.
+    #[must_use]
+    pub fn description(mut self, text: impl Into<String>) -> Self {
+        self.description = Some(text.into());
+        self
+    }
+}
+
+impl Description {
+    /// Returns the description as an [AsyncAPI 3](https://www.asyncapi.com/docs/reference/specification/v3.0.0)
+    /// document: a channel and a `receive` operation for each route, and the schemas of the constants.
+    ///
+    /// A route without a constant has a message without a schema. The channel of a pattern has no
+    /// address, and its pattern in `x-campanile-pattern`.
+    ///
+    /// ```
+    /// use campanile::{Json, Router, contract::{ApiInfo, Task}};
+    ///
+    /// const ADD: Task<u64> = Task::new("add").about("Adds to the total.").with_schema();
+    ///
+    /// let app: Router = Router::new().task(ADD, async |Json(n): Json<u64>| println!("{n}"));
+    /// let document = app.describe().asyncapi(&ApiInfo::new("Totals", "1.0.0"));
+    /// assert_eq!(document["asyncapi"], "3.0.0");
+    /// assert_eq!(document["channels"]["add"]["address"], "add");
+    /// println!("{document:#}");
+    /// ```
+    pub fn asyncapi(&self, info: &ApiInfo) -> Value {
+        let mut document = Document::default();
+        for route in &self.routes {
+            document.add(route);
+        }
+        let mut about = json!({ "title": info.title, "version": info.version });
+        if let Some(text) = &info.description {
+            about["description"] = json!(text);
+        }
+        json!({
+            "asyncapi": "3.0.0",
+            "info": about,
+            "defaultContentType": "application/json",
+            "channels": document.channels,
+            "operations": document.operations,
+            "components": { "schemas": document.schemas.schemas },
+        })
+    }
+}
+
+#[derive(Default)]
+struct Document {
+    channels: Map<String, Value>,
+    operations: Map<String, Value>,
+    schemas: Schemas,
+}
+
+impl Document {
+    fn add(&mut self, route: &RouteDescription) {
+        let id = free(&self.channels, &identifier(&route.name));
+        let mut channel = json!({ "title": route.name });
+        // Braces would be the parameters of an address.
+        let has_address = !route.is_pattern && !route.name.contains(['{', '}', '?', '#']);
+        channel["address"] = match has_address {
+            true => json!(route.name),
+            false => Value::Null,
+        };
+        if route.is_pattern {
+            channel["x-campanile-pattern"] = json!(route.name);
+        }
+        if route.is_sharded {
+            channel["x-campanile-sharded"] = json!(true);
+        }
+        let message = self.message(route.payload.as_ref(), "payload");
+        channel["messages"] = json!({ "message": message });
+        let mut operation = json!({
+            "action": "receive",
+            "title": route.name,
+            "channel": { "$ref": pointer(&["channels", &id]) },
+            "messages": [{ "$ref": pointer(&["channels", &id, "messages", "message"]) }],
+            "tags": [{ "name": route.kind.as_str() }],
+        });
+        if route.version > 1 {
+            operation["x-campanile-version"] = json!(route.version);
+        }
+        if let Some(about) = &route.about {
+            operation["summary"] = json!(about);
+        }
+        self.channels.insert(id.clone(), channel);
+        if route.kind == Kind::Rpc {
+            let reply = free(&self.channels, &format!("{id}.reply"));
+            let message = self.message(route.reply.as_ref(), "reply");
+            operation["reply"] = json!({
+                "channel": { "$ref": pointer(&["channels", &reply]) },
+                "messages": [{ "$ref": pointer(&["channels", &reply, "messages", "message"]) }],
+            });
+            // Each caller has its own address for replies.
+            let channel = json!({
+                "title": format!("replies to {}", route.name),
+                "address": null,
+                "messages": { "message": message },
+            });
+            self.channels.insert(reply, channel);
+        }
+        self.operations.insert(id, operation);
+    }
+
+    fn message(&mut self, of: Option<&TypeDescription>, unknown: &str) -> Value {
+        let Some(of) = of else {
+            return json!({ "title": unknown });
+        };
+        let mut message = json!({ "title": of.name });
+        if let Some(content_type) = &of.content_type {
+            message["contentType"] = json!(content_type);
+        }
+        if let Some(schema) = &of.schema {
+            let name = self.schemas.add(&identifier(&of.name), schema);
+            message["payload"] = json!({ "$ref": pointer(&["components", "schemas", &name]) });
+        }
+        message
+    }
+}
+
+/// The schemas of a document, each under its own name.
+#[derive(Default)]
+struct Schemas {
+    schemas: Map<String, Value>,
+}
+
+impl Schemas {
+    /// Adds a schema and its definitions, and returns its name. A schema that is there is not added
+    /// again.
+    fn add(&mut self, name: &str, schema: &Value) -> String {
+        let mut root = schema.clone();
+        let mut parts = Map::new();
+        if let Value::Object(keywords) = &mut root {
+            keywords.remove("$schema");
+            if let Some(Value::Object(definitions)) = keywords.remove("definitions") {
+                parts = definitions;
+            }
+        }
+        let mut number = 1;
+        loop {
+            let renamed = |name: &str| match number {
+                1 => identifier(name),
+                number => format!("{}_{number}", identifier(name)),
+            };
+            // The definition of a type within another type's schema may have the name of the whole.
+            let whole = match parts.contains_key(name) {
+                true => renamed(&format!("{name}_payload")),
+                false => renamed(name),
+            };
+            let moved = |schema: &Value| {
+                let mut schema = schema.clone();
+                move_references(&mut schema, &whole, &renamed);
+                schema
+            };
+            let mut added = Map::new();
+            added.insert(whole.clone(), moved(&root));
+            for (name, schema) in &parts {
+                added.insert(renamed(name), moved(schema));
+            }
+            let conflicts = added.len() != parts.len() + 1
+                || added.iter().any(|(name, schema)| {
+                    self.schemas.get(name).is_some_and(|known| known != schema)
+                });
+            if !conflicts || number > 10_000 {
+                self.schemas.extend(added);
+                return whole;
+            }
+            number += 1;
+        }
+    }
+}
+
+/// Makes the references within a schema those of the document.
+fn move_references(schema: &mut Value, whole: &str, renamed: &impl Fn(&str) -> String) {
+    match schema {
+        Value::Object(keywords) => {
+            for (keyword, value) in keywords {
+                match value {
+                    Value::String(reference) if keyword == "$ref" => {
+                        if reference == "#" {
+                            *reference = pointer(&["components", "schemas", whole]);
+                        } else if let Some(name) = reference.strip_prefix("#/definitions/") {
+                            let name = renamed(&name.replace("~1", "/").replace("~0", "~"));
+                            *reference = pointer(&["components", "schemas", &name]);
+                        }
+                    }
+                    // The values of these are data, and no schemas.
+                    _ if matches!(&keyword[..], "const" | "enum" | "default" | "examples") => {}
+                    value => move_references(value, whole, renamed),
+                }
+            }
+        }
+        Value::Array(list) => {
+            for value in list {
+                move_references(value, whole, renamed);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Returns a text with only the characters that an identifier of the document may have.
+fn identifier(text: &str) -> String {
+    let allowed = |c: char| match c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') {
+        true => c,
+        false => '_',
+    };
+    text.chars().map(allowed).collect()
+}
+
+/// Returns the identifier with a number behind it if it is taken.
+fn free(taken: &Map<String, Value>, identifier: &str) -> String {
+    let numbered = (2..).map(|number| format!("{identifier}_{number}"));
+    let mut candidates = std::iter::once(identifier.to_owned()).chain(numbered);
+    let free = candidates.find(|candidate| !taken.contains_key(candidate));
+    free.unwrap_or_default()
+}
+
+/// Returns a reference to this place in the document.
+fn pointer(path: &[&str]) -> String {
+    path.iter().fold("#".to_owned(), |pointer, part| {
+        format!("{pointer}/{}", part.replace('~', "~0").replace('/', "~1"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn route(kind: &str, name: &str, schema: Value) -> Value {
+        json!({ "kind": kind, "name": name, "payload": { "name": "Order", "schema": schema } })
+    }
+
+    fn document(routes: &[Value]) -> Value {
+        let json = json!({ "routes": routes }).to_string();
+        let description = Description::from_json(json.as_bytes()).unwrap();
+        description.asyncapi(&ApiInfo::new("Shop", "1"))
+    }
+
+    #[test]
+    fn types_of_the_same_name_with_different_schemas_are_kept_apart() {
+        let document = document(&[
+            route("task", "a", json!({ "type": "integer" })),
+            route("task", "b", json!({ "type": "string" })),
+            route("event", "a", json!({ "type": "integer" })),
+        ]);
+        let schemas = document["components"]["schemas"].as_object().unwrap();
+        let names: BTreeSet<_> = schemas.keys().map(String::as_str).collect();
+        assert_eq!(names, BTreeSet::from(["Order", "Order_2"]));
+        let channels = document["channels"].as_object().unwrap();
+        let ids: BTreeSet<_> = channels.keys().map(String::as_str).collect();
+        assert_eq!(ids, BTreeSet::from(["a", "a_2", "b"]));
+    }
+
+    #[test]
+    fn references_lead_to_the_schemas_of_the_document() {
+        let node = json!({
+            "properties": { "next": { "$ref": "#" }, "line": { "$ref": "#/definitions/Order" } },
+            "definitions": { "Order": { "enum": [{ "$ref": "#" }] } },
+        });
+        let document = document(&[route("task", "a", node)]);
+        let schemas = &document["components"]["schemas"];
+        assert_eq!(
+            schemas["Order_payload"]["properties"],
+            json!({
+                "next": { "$ref": "#/components/schemas/Order_payload" },
+                "line": { "$ref": "#/components/schemas/Order" },
+            })
+        );
+        assert_eq!(schemas["Order"]["enum"][0]["$ref"], "#");
+    }
+
+    #[test]
+    fn a_name_that_is_no_address_has_none() {
+        let document = document(&[route("task", "a/{b}", json!(true))]);
+        assert!(document["channels"]["a__b_"]["address"].is_null());
+        assert_eq!(document["channels"]["a__b_"]["title"], "a/{b}");
+    }
+}

@@ -1,0 +1,492 @@
+//! Compares the descriptions of two versions of an application.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use super::{
+    Description, RouteDescription, TypeDescription,
+    form::{Form, counts, element, forms, property, range, required, resolved, tuple_len, type_of},
+};
+use crate::message::Kind;
+
+/// The processes that a [`Breakage`] affects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Affected {
+    /// Senders of the old version, with workers of the new version.
+    OldSenders,
+    /// Workers of the old version, with senders of the new version.
+    OldWorkers,
+}
+
+impl fmt::Display for Affected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Affected::OldSenders => "old senders",
+            Affected::OldWorkers => "old workers",
+        })
+    }
+}
+
+/// A difference between two versions of an application that breaks processes of the old version.
+///
+/// `Display` shows it in one line, such as
+/// "old senders: task `orders.create`: the payload: the reader requires the field `customer`, which is not written".
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct Breakage {
+    /// The processes that no longer work.
+    pub affected: Affected,
+    /// The kind and the name of the route.
+    pub route: String,
+    /// The difference, in words.
+    pub text: String,
+}
+
+impl fmt::Display for Breakage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.affected, self.route, self.text)
+    }
+}
+
+/// Compares two versions of an application. Returns the differences that break processes of the old
+/// version during a deploy, sorted by the processes that break.
+///
+/// For a test: keep the description of the last release in a file, and compare with it.
+///
+/// ```
+/// use campanile::{Json, Router, contract::{Affected, Description, Task, breakages}};
+///
+/// const CREATE: Task<u64> = Task::new("orders.create");
+///
+/// let released = br#"{"routes":[{"kind":"task","name":"orders.create"}]}"#;
+/// let released = Description::from_json(released)?;
+///
+/// let app: Router = Router::new().task(CREATE, async |Json(id): Json<u64>| println!("{id}"));
+/// assert_eq!(breakages(&released, &app.describe()), []);
+///
+/// let broken = breakages(&released, &Router::<()>::new().describe());
+/// assert_eq!(broken[0].affected, Affected::OldSenders);
+/// assert_eq!(broken[0].to_string(), "old senders: task `orders.create`: the route was removed");
+/// # Ok::<(), campanile::Error>(())
+/// ```
+///
+/// # Rules
+/// Old senders break if
+/// - a route is removed, or
+/// - they can send a payload that the new workers cannot read, or
+/// - new workers can send a reply that they cannot read.
+///
+/// Old workers break if
+/// - new senders can send a payload that they cannot read, or
+/// - they can send a reply that new senders cannot read.
+///
+/// Such a payload or reply is one without a field that the reader requires, with a field of another
+/// type, with a variant or a number that the reader does not know, or of another content type. A
+/// field that the reader does not know is ignored, unless its type denies unknown fields.
+///
+/// Payloads of different [versions](super::Task::version) are not compared: old workers leave newer ones
+/// to new workers. Old senders break if their version is no longer lifted, or is higher than the new
+/// one.
+///
+/// Payloads are compared only if both descriptions have their schemas. An added route breaks nobody:
+/// start its workers before its senders. Limits on the length and the pattern of texts are not
+/// compared.
+pub fn breakages(old: &Description, new: &Description) -> Vec<Breakage> {
+    let mut found = Vec::new();
+    for before in &old.routes {
+        let mut add = |affected, text| {
+            found.push(Breakage {
+                affected,
+                route: before.shown(),
+                text,
+            });
+        };
+        let Some(after) = new.routes.iter().find(|route| route.same(before)) else {
+            let others = new.routes.iter().filter(|route| route.name == before.name);
+            let others: Vec<_> = others.map(RouteDescription::shown).collect();
+            add(
+                Affected::OldSenders,
+                match &others[..] {
+                    [] => "the route was removed".to_owned(),
+                    others => format!(
+                        "the route was removed; there is now {}",
+                        others.join(" and ")
+                    ),
+                },
+            );
+            continue;
+        };
+        compare_route(before, after, &mut add);
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+impl RouteDescription {
+    fn same(&self, other: &Self) -> bool {
+        let key = |route: &Self| (route.kind, route.is_pattern, route.is_sharded);
+        self.name == other.name && key(self) == key(other)
+    }
+
+    fn shown(&self) -> String {
+        let kind = match self.kind {
+            Kind::Event if self.is_sharded => "sharded event",
+            Kind::Event if self.is_pattern => "events",
+            kind => kind.as_str(),
+        };
+        format!("{kind} `{}`", self.name.escape_debug())
+    }
+}
+
+fn compare_route(
+    before: &RouteDescription,
+    after: &RouteDescription,
+    add: &mut impl FnMut(Affected, String),
+) {
+    let (old, new) = (before.version, after.version);
+    if old > new {
+        let text = format!("their payloads have version {old}, and the version is {new} now");
+        add(Affected::OldSenders, text);
+    } else if old < after.oldest_version {
+        let oldest = after.oldest_version;
+        let text = format!("version {old} is no longer taken, the oldest is {oldest}");
+        add(Affected::OldSenders, text);
+    }
+    // Old workers leave a newer version to newer workers, and an older one is lifted.
+    if old == new
+        && let (Some(before), Some(after)) = (&before.payload, &after.payload)
+    {
+        unread(before, after, "the payload", |text| {
+            add(Affected::OldSenders, text)
+        });
+        unread(after, before, "the payload", |text| {
+            add(Affected::OldWorkers, text)
+        });
+    }
+    if let (Some(before), Some(after)) = (&before.reply, &after.reply) {
+        unread(after, before, "the reply", |text| {
+            add(Affected::OldSenders, text)
+        });
+        unread(before, after, "the reply", |text| {
+            add(Affected::OldWorkers, text)
+        });
+    }
+}
+
+/// Finds values that are written as one type and cannot be read as another.
+fn unread(
+    written: &TypeDescription,
+    read: &TypeDescription,
+    what: &str,
+    mut add: impl FnMut(String),
+) {
+    if let (Some(written), Some(read)) = (&written.content_type, &read.content_type)
+        && written != read
+    {
+        add(format!(
+            "{what}: it is {written}, and the reader takes {read}"
+        ));
+        return;
+    }
+    let (Some(written), Some(read)) = (&written.schema, &read.schema) else {
+        return;
+    };
+    let mut comparison = Comparison {
+        written,
+        read,
+        open: Vec::new(),
+        steps: 0,
+    };
+    for problem in comparison.schemas(written, read, "") {
+        add(match problem.path.is_empty() {
+            true => format!("{what}: {}", problem.text),
+            false => format!("{what}: `{}`: {}", problem.path, problem.text),
+        });
+    }
+    if comparison.steps >= MAX_STEPS {
+        add(format!("{what}: the schemas are too large to be compared"));
+    }
+}
+
+/// The maximum number of pairs of schemas that are compared.
+const MAX_STEPS: usize = 20_000;
+/// The maximum nesting of schemas.
+const MAX_DEPTH: usize = 64;
+
+struct Comparison<'a> {
+    written: &'a Value,
+    read: &'a Value,
+    /// The pairs of schemas that are being compared, by their places in memory. A schema contains itself
+    /// only through a reference, and the targets of references stay where they are.
+    open: Vec<(*const Value, *const Value)>,
+    steps: usize,
+}
+
+struct Problem {
+    /// The place in the value, such as `lines[].sku`.
+    path: String,
+    text: String,
+}
+
+impl Comparison<'_> {
+    fn schemas(&mut self, written: &Value, read: &Value, path: &str) -> Vec<Problem> {
+        self.steps += 1;
+        let written = resolved(self.written, written);
+        let read = resolved(self.read, read);
+        let places = (std::ptr::from_ref(written), std::ptr::from_ref(read));
+        let is_open = self.open.contains(&places);
+        if self.steps >= MAX_STEPS || self.open.len() >= MAX_DEPTH || is_open {
+            return Vec::new();
+        }
+        self.open.push(places);
+        let written = forms(self.written, written);
+        let read = forms(self.read, read);
+        // Pairs of alternatives cost less than schemas, unless there are many.
+        self.steps += written.len() * read.len() / 16;
+        let found = written.iter().flat_map(|form| self.form(form, &read, path));
+        let found = found.collect();
+        self.open.pop();
+        found
+    }
+
+    /// Compares a form with the one of these that is most like it.
+    fn form(&mut self, written: &Form, read: &[Form], path: &str) -> Vec<Problem> {
+        let mut nearest: Option<Vec<Problem>> = None;
+        for read in read.iter().filter(|read| are_alike(written, read)) {
+            let found = self.forms(written, read, path);
+            if found.is_empty() {
+                return found;
+            }
+            if nearest
+                .as_ref()
+                .is_none_or(|known| found.len() < known.len())
+            {
+                nearest = Some(found);
+            }
+        }
+        nearest.unwrap_or_else(|| vec![Problem::at(path, unknown_form(written, read))])
+    }
+
+    /// Compares two forms that are alike.
+    fn forms(&mut self, written: &Form, read: &Form, path: &str) -> Vec<Problem> {
+        match (written, read) {
+            (Form::Typed("object", written), Form::Typed("object", read)) => {
+                self.objects(written, read, path)
+            }
+            (Form::Typed("array", written), Form::Typed("array", read)) => {
+                self.arrays(written, read, path)
+            }
+            (Form::Typed("integer" | "number", written), Form::Typed(_, read)) => {
+                let (written, read) = (range(written), range(read));
+                match written.0 >= read.0 && written.1 <= read.1 {
+                    true => Vec::new(),
+                    false => vec![Problem::at(path, numbers(written, read))],
+                }
+            }
+            (Form::Typed("string", written), Form::Typed("string", read)) => {
+                let format = |keywords: &Map<String, Value>| keywords.get("format").cloned();
+                match (format(written), format(read)) {
+                    (written, Some(Value::String(read)))
+                        if written.as_ref() != Some(&Value::String(read.clone())) =>
+                    {
+                        vec![Problem::at(
+                            path,
+                            format!("the reader takes only texts of the format {read}"),
+                        )]
+                    }
+                    _ => Vec::new(),
+                }
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn objects(
+        &mut self,
+        written: &Map<String, Value>,
+        read: &Map<String, Value>,
+        path: &str,
+    ) -> Vec<Problem> {
+        let mut found = Vec::new();
+        for name in required(read) {
+            if !required(written).any(|known| known == name) {
+                let text = match property(written, name) {
+                    None => format!("the reader requires the field `{name}`, which is not written"),
+                    Some(_) => {
+                        format!("the reader requires the field `{name}`, which may be left out")
+                    }
+                };
+                found.push(Problem::at(path, text));
+            }
+        }
+        let rest = read.get("additionalProperties");
+        let properties = written.get("properties").and_then(Value::as_object);
+        for (name, schema) in properties.into_iter().flatten() {
+            let path = match path.is_empty() {
+                true => name.clone(),
+                false => format!("{path}.{name}"),
+            };
+            match property(read, name).or(rest) {
+                Some(Value::Bool(false)) => {
+                    let text = "the reader refuses this field, which it does not know";
+                    found.push(Problem::at(&path, text.to_owned()));
+                }
+                Some(read) => found.extend(self.schemas(schema, read, &path)),
+                None => {}
+            }
+        }
+        // A map: its values are the fields that are not declared.
+        if let (Some(written @ Value::Object(_)), Some(read @ Value::Object(_))) =
+            (written.get("additionalProperties"), rest)
+        {
+            found.extend(self.schemas(written, read, &format!("{path}.*")));
+        }
+        found
+    }
+
+    fn arrays(
+        &mut self,
+        written: &Map<String, Value>,
+        read: &Map<String, Value>,
+        path: &str,
+    ) -> Vec<Problem> {
+        let lengths = (counts(written, "Items"), counts(read, "Items"));
+        let ((min, max), (read_min, read_max)) = lengths;
+        if min < read_min || max > read_max {
+            let text = format!(
+                "the reader takes {} elements",
+                shown_range(read_min, read_max)
+            );
+            return vec![Problem::at(path, text)];
+        }
+        let mut found = Vec::new();
+        // One more element than the longer tuple stands for the rest.
+        let len = tuple_len(written).max(tuple_len(read));
+        for index in 0..=len {
+            if index as u64 >= max {
+                break;
+            }
+            if let (Some(written), Some(read)) = (element(written, index), element(read, index)) {
+                let path = match index == len {
+                    true => format!("{path}[]"),
+                    false => format!("{path}[{index}]"),
+                };
+                found.extend(self.schemas(written, read, &path));
+            }
+        }
+        found
+    }
+}
+
+impl Problem {
+    fn at(path: &str, text: String) -> Self {
+        Self {
+            path: path.to_owned(),
+            text,
+        }
+    }
+}
+
+/// Returns `true` if a reader of the second form tries to read the first.
+fn are_alike(written: &Form, read: &Form) -> bool {
+    match (written, read) {
+        (_, Form::Any) => true,
+        (Form::Any, _) => false,
+        (Form::Const(written), Form::Const(read)) => written == read,
+        (Form::Const(value), Form::Typed(kind, _)) => fits(type_of(value), kind),
+        (Form::Typed(..), Form::Const(_)) => false,
+        (Form::Typed(written, fields), Form::Typed(read, known)) => {
+            fits(written, read) && tag(fields).is_none_or(|tag| has_tag(known, &tag))
+        }
+    }
+}
+
+fn fits(written: &str, read: &str) -> bool {
+    written == read || (written, read) == ("integer", "number")
+}
+
+/// The name of an enum's variant: the only field of an object that has no others, or the constant
+/// value of a field.
+#[derive(PartialEq)]
+enum Tag {
+    Field(String),
+    Value(String, Value),
+}
+
+fn tag(keywords: &Map<String, Value>) -> Option<Tag> {
+    let properties = keywords.get("properties")?.as_object()?;
+    let constant = properties.iter().find_map(|(name, schema)| {
+        let is_required = required(keywords).any(|required| required == name);
+        let value = schema.get("const").filter(|_| is_required)?;
+        Some(Tag::Value(name.clone(), value.clone()))
+    });
+    let only = || {
+        let is_closed = keywords.get("additionalProperties") == Some(&Value::Bool(false));
+        let name = properties.keys().next().filter(|_| properties.len() == 1)?;
+        (is_closed && required(keywords).eq([name])).then(|| Tag::Field(name.clone()))
+    };
+    constant.or_else(only)
+}
+
+/// Returns `false` if the object is the variant of an enum with another tag.
+fn has_tag(keywords: &Map<String, Value>, wanted: &Tag) -> bool {
+    match (tag(keywords), wanted) {
+        (None, _) => true,
+        (Some(Tag::Value(name, value)), Tag::Value(wanted, expected)) => {
+            name != *wanted || value == *expected
+        }
+        (Some(tag), wanted) => tag == *wanted,
+    }
+}
+
+/// Describes a form that the reader has no counterpart of.
+fn unknown_form(written: &Form, read: &[Form]) -> String {
+    let shown = |form: &Form| match form {
+        Form::Any => "any value".to_owned(),
+        Form::Const(value) => format!("the value {value}"),
+        Form::Typed(kind, keywords) => match tag(keywords) {
+            Some(Tag::Field(name)) => format!("the variant `{name}`"),
+            Some(Tag::Value(name, value)) => format!("the variant with `{name}` = {value}"),
+            None => (*kind).to_owned(),
+        },
+    };
+    let written = shown(written);
+    let mut known: Vec<String> = read.iter().map(shown).collect();
+    known.dedup();
+    const MAX_SHOWN: usize = 8;
+    let more = known.len().saturating_sub(MAX_SHOWN);
+    known.truncate(MAX_SHOWN);
+    let known = match &known[..] {
+        [] => "nothing".to_owned(),
+        known => known.join(", "),
+    };
+    match more {
+        0 => format!("{written} is written, and the reader takes {known}"),
+        more => format!("{written} is written, and the reader takes {known} and {more} more"),
+    }
+}
+
+fn numbers(written: (f64, f64), read: (f64, f64)) -> String {
+    let shown = |(low, high): (f64, f64)| match (low.is_finite(), high.is_finite()) {
+        (true, true) => format!("from {low} to {high}"),
+        (true, false) => format!("from {low}"),
+        (false, true) => format!("up to {high}"),
+        (false, false) => "of any size".to_owned(),
+    };
+    format!(
+        "numbers {} are written, and the reader takes those {}",
+        shown(written),
+        shown(read)
+    )
+}
+
+fn shown_range(min: u64, max: u64) -> String {
+    match (min, max) {
+        (min, u64::MAX) => format!("at least {min}"),
+        (min, max) if min == max => min.to_string(),
+        (min, max) => format!("{min} to {max}"),
+    }
+}

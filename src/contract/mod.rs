@@ -1,0 +1,83 @@
+//! Contracts: names with the types of their payloads, in code that senders and workers share.
+//!
+//! A constant has a name and the type of the payload. A router and a client take it where they take
+//! a name, and then a wrong type does not compile, on either side:
+//!
+//! ```
+//! use campanile::{Client, Json, Router, contract::{Event, Rpc, Task}};
+//!
+//! #[derive(serde::Serialize, serde::Deserialize)]
+//! pub struct Order {
+//!     id: u64,
+//! }
+//!
+//! pub const CREATE: Task<Order> = Task::new("orders.create");
+//! pub const CREATED: Event<u64> = Event::new("orders.created");
+//! pub const PRICE: Rpc<Order, u64> = Rpc::new("orders.price");
+//!
+//! async fn create(Json(order): Json<Order>) {
+//!     # let _ = order.id;
+//! }
+//!
+//! async fn price(Json(order): Json<Order>) -> Json<u64> {
+//!     Json(100 * order.id)
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), campanile::Error> {
+//! let app: Router = Router::new()
+//!     .task(CREATE, create)
+//!     .event(CREATED, async |Json(id): Json<u64>| println!("{id}"))
+//!     .rpc(PRICE, price);
+//!
+//! let client = Client::new(app);
+//! client.enqueue(CREATE, &Order { id: 7 }).await?;
+//! client.publish(CREATED, 7).await?;
+//! assert_eq!(client.call(PRICE, Order { id: 7 }).await?, 700);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A name that is a text takes any payload, as without this module.
+//!
+//! # Handlers
+//! A handler takes the payload of a constant of `T` as a `Json<T>`, an `Option` or a `Result` of
+//! it, or unread, as `Bytes`, `Vec<u8>` or a [`Message`](crate::Message). It may also leave the
+//! payload alone. A payload extractor of your own implements [`Carries<T>`](crate::extract::Carries).
+//!
+//! The handler of an [`Rpc<Q, R>`](Rpc) returns a `Json<R>` or an unread reply: a
+//! [`Reply`](crate::Reply), `Bytes` or `Vec<u8>`. If `R` is `()`, it may return `()`.
+//!
+//! A text (`String`) is neither, since the payload of a `Task<String>` is JSON, with quotes. The
+//! payload of a `Task<()>` is `null`.
+//!
+//! A service that is added to a router is not checked: it takes messages.
+//!
+//! # Prefixes
+//! The name of a constant is joined with the prefixes of [`Router::nest`](crate::Router::nest) and
+//! [`Client::nest`](crate::Client::nest), as any other name is.
+
+mod constants;
+mod description;
+mod names;
+mod payload;
+mod reply;
+#[cfg(feature = "schema")]
+mod schema;
+mod versions;
+
+#[cfg(all(feature = "schema", feature = "testing"))]
+pub use self::description::assert_schema_matches;
+pub use self::{
+    constants::{Event, Rpc, Task},
+    description::{
+        Affected, Breakage, Description, Direction, RouteDescription, TypeDescription, breakages,
+    },
+    names::{AnyPayload, EventName, Named, RpcName, TaskName},
+    payload::{Encoded, PayloadFor},
+    reply::ContractReply,
+    versions::{Lifting, NewerVersion, VERSION},
+};
+#[cfg(feature = "schema")]
+pub use self::{description::ApiInfo, schema::PayloadSchema};
+pub use crate::reply::Replies;

@@ -1,0 +1,159 @@
+//! The names that routers and clients take: a text, or a constant.
+
+use std::fmt;
+
+use http::header::CONTENT_TYPE;
+
+use super::{
+    Direction, Encoded, Event, Lifting, RouteDescription, Rpc, Task,
+    constants::Terms,
+    versions::{self, Steps},
+};
+use crate::{
+    error::BoxError,
+    message::{Message, Name},
+};
+
+/// A name, and the constant that it is from.
+#[derive(Clone)]
+pub struct Named {
+    pub(crate) name: Name,
+    terms: Option<Terms>,
+    steps: Steps,
+}
+
+impl Named {
+    pub(crate) fn plain(name: impl Into<Name>) -> Self {
+        Self {
+            name: name.into(),
+            terms: None,
+            steps: Steps::default(),
+        }
+    }
+
+    fn of(terms: &Terms) -> Self {
+        Self {
+            name: Name::from_static(terms.name),
+            terms: Some(*terms),
+            steps: Steps::default(),
+        }
+    }
+
+    /// Checks the version of a message for the route with this name, and lifts its payload to the
+    /// version of the constant.
+    pub(crate) fn admit(&self, message: Message) -> Result<Message, BoxError> {
+        match &self.terms {
+            Some(terms) => versions::admit(message, terms.version, &self.steps),
+            None => Ok(message),
+        }
+    }
+
+    /// Adds the terms of the constant to the description of a route.
+    pub(crate) fn describe(&self, route: &mut RouteDescription) {
+        let Some(terms) = &self.terms else { return };
+        route.version = terms.version;
+        route.oldest_version = self.steps.oldest(terms.version);
+        route.about = terms.about.map(str::to_owned);
+        route.payload = Some(terms.payload.describe(Direction::Payload));
+        route.reply = terms.reply.map(|reply| reply.describe(Direction::Reply));
+    }
+
+    /// Returns `true` if the name is that of a constant.
+    pub(crate) fn is_constant(&self) -> bool {
+        self.terms.is_some()
+    }
+
+    /// Puts the payload into a message, with the headers that describe it.
+    pub(crate) fn write(&self, encoded: Encoded, message: &mut Message) {
+        *message.payload_mut() = encoded.payload;
+        if let Some(content_type) = encoded.content_type {
+            message.headers_mut().insert(CONTENT_TYPE, content_type);
+        }
+        if let Some(terms) = &self.terms {
+            versions::write(terms.version, message.headers_mut());
+        }
+    }
+}
+
+impl fmt::Debug for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Named").field(&self.name).finish()
+    }
+}
+
+/// Stands for the payload of a name that is a text: any payload may be sent under it.
+#[derive(Debug, Clone, Copy)]
+pub enum AnyPayload {}
+
+/// Defines the trait of the names of a kind, and implements it for texts and for the constant. A
+/// constant is not an `Into<Name>`, so the two implementations do not overlap.
+macro_rules! names {
+    ($(
+        $(#[$attribute:meta])*
+        $trait:ident, $constant:ident<$payload:ident $(, $reply:ident)?>;
+    )*) => {$(
+        $(#[$attribute])*
+        pub trait $trait {
+            /// The type of the payload: that of the constant, or [`AnyPayload`].
+            type Payload;
+
+            /// Returns the name, with the rest of the constant.
+            #[doc(hidden)]
+            fn named(self) -> Named;
+        }
+
+        #[diagnostic::do_not_recommend]
+        impl<N: Into<Name>> $trait for N {
+            type Payload = AnyPayload;
+
+            fn named(self) -> Named {
+                Named::plain(self)
+            }
+        }
+
+        impl<$payload $(, $reply)?> $trait for $constant<$payload $(, $reply)?> {
+            type Payload = $payload;
+
+            fn named(self) -> Named {
+                Named::of(self.terms())
+            }
+        }
+
+        impl<$payload $(, $reply)?> $trait for Lifting<$constant<$payload $(, $reply)?>> {
+            type Payload = $payload;
+
+            fn named(self) -> Named {
+                Named {
+                    steps: self.steps,
+                    ..self.constant.named()
+                }
+            }
+        }
+    )*};
+}
+
+names! {
+    /// A name of tasks: anything that converts into a [`Name`], or a [`Task`].
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` is not a name of tasks",
+        label = "neither a text nor a `contract::Task`",
+        note = "a constant of another kind belongs to another method: an `Event` to `event` and `publish`, an `Rpc` to `rpc` and `call`"
+    )]
+    TaskName, Task<T>;
+
+    /// A name of events: anything that converts into a [`Name`], or an [`Event`].
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` is not a name of events",
+        label = "neither a text nor a `contract::Event`",
+        note = "a constant of another kind belongs to another method: a `Task` to `task` and `enqueue`, an `Rpc` to `rpc` and `call`"
+    )]
+    EventName, Event<T>;
+
+    /// A name of requests: anything that converts into a [`Name`], or an [`Rpc`].
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` is not a name of requests",
+        label = "neither a text nor a `contract::Rpc`",
+        note = "a constant of another kind belongs to another method: a `Task` to `task` and `enqueue`, an `Event` to `event` and `publish`"
+    )]
+    RpcName, Rpc<Q, R>;
+}

@@ -1,0 +1,94 @@
+//! The payloads that may be sent under a name.
+
+use bytes::Bytes;
+use http::HeaderValue;
+use serde::Serialize;
+
+use super::AnyPayload;
+#[cfg(feature = "cbor")]
+use crate::payload::Cbor;
+#[cfg(feature = "msgpack")]
+use crate::payload::MsgPack;
+#[cfg(feature = "protobuf")]
+use crate::payload::Protobuf;
+use crate::{
+    error::BoxError,
+    payload::{IntoPayload, Json, for_each_codec},
+};
+
+/// A payload as it is sent.
+#[derive(Debug)]
+pub struct Encoded {
+    pub(crate) payload: Bytes,
+    pub(crate) content_type: Option<HeaderValue>,
+}
+
+impl Encoded {
+    fn new(payload: impl IntoPayload) -> Result<Self, BoxError> {
+        let content_type = payload.content_type();
+        Ok(Self {
+            payload: payload.into_payload()?,
+            content_type,
+        })
+    }
+}
+
+/// A value that can be sent under a name whose payload is `C`: for a constant of `T` a `T`, a `&T`
+/// or a `Json<T>`; for a text any [`IntoPayload`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be sent under this name, whose payload is `{C}`",
+    label = "this is not the payload of the name",
+    note = "under a constant of `T`, send a `T`, a `&T` or a `Json(value)` of one",
+    note = "under a text, send `()`, `Json(value)`, `Bytes`, `Vec<u8>`, `&[u8]`, `String` or `&str`"
+)]
+pub trait PayloadFor<C> {
+    /// Converts the value into a payload.
+    ///
+    /// # Errors
+    /// If the value cannot be serialized.
+    #[doc(hidden)]
+    fn encode(self) -> Result<Encoded, BoxError>;
+}
+
+impl<P: IntoPayload> PayloadFor<AnyPayload> for P {
+    fn encode(self) -> Result<Encoded, BoxError> {
+        Encoded::new(self)
+    }
+}
+
+impl<T: Serialize> PayloadFor<T> for T {
+    fn encode(self) -> Result<Encoded, BoxError> {
+        Encoded::new(Json(self))
+    }
+}
+
+impl<T: Serialize> PayloadFor<T> for &T {
+    fn encode(self) -> Result<Encoded, BoxError> {
+        Encoded::new(Json(self))
+    }
+}
+
+impl<T: Serialize> PayloadFor<T> for Json<T> {
+    fn encode(self) -> Result<Encoded, BoxError> {
+        Encoded::new(self)
+    }
+}
+
+impl<T: Serialize> PayloadFor<T> for Json<&T> {
+    fn encode(self) -> Result<Encoded, BoxError> {
+        Encoded::new(self)
+    }
+}
+
+/// Under a constant of `MsgPack<T>` a `MsgPack<T>` is sent, and so on.
+macro_rules! payload_for {
+    ($codec:ident, [$($write:tt)*], [$($read:tt)*]) => {
+        impl<T: $($write)*> PayloadFor<$codec<T>> for $codec<T> {
+            fn encode(self) -> Result<Encoded, BoxError> {
+                Encoded::new(self)
+            }
+        }
+    };
+}
+
+for_each_codec!(payload_for);

@@ -1,0 +1,53 @@
+//! The replies to requests whose name is a constant.
+
+use serde::de::DeserializeOwned;
+
+#[cfg(feature = "cbor")]
+use crate::payload::Cbor;
+#[cfg(feature = "msgpack")]
+use crate::payload::MsgPack;
+#[cfg(feature = "protobuf")]
+use crate::payload::Protobuf;
+use crate::{
+    error::BoxError,
+    payload::{Json, for_each_codec},
+    reply::{FromReply, Reply},
+};
+
+/// The reply type of an [`Rpc`](super::Rpc), as a caller reads it: any type that can be read from
+/// JSON.
+#[diagnostic::on_unimplemented(
+    message = "a reply cannot be read as `{Self}`",
+    note = "it must be `serde::de::DeserializeOwned`"
+)]
+pub trait ContractReply: Sized {
+    /// Reads the reply.
+    ///
+    /// # Errors
+    /// If the payload is not of this type.
+    #[doc(hidden)]
+    fn read(reply: Reply) -> Result<Self, BoxError>;
+}
+
+/// An empty reply is that of a handler that returns `()`, and is read as `null`.
+impl<R: DeserializeOwned> ContractReply for R {
+    fn read(reply: Reply) -> Result<Self, BoxError> {
+        match reply.payload.is_empty() {
+            true => Ok(serde_json::from_str("null")?),
+            false => Json::from_reply(reply).map(|Json(value)| value),
+        }
+    }
+}
+
+/// The reply of a constant of `MsgPack<T>` is read as a `MsgPack<T>`, and so on.
+macro_rules! contract_reply {
+    ($codec:ident, [$($write:tt)*], [$($read:tt)*]) => {
+        impl<T: $($read)*> ContractReply for $codec<T> {
+            fn read(reply: Reply) -> Result<Self, BoxError> {
+                Self::from_reply(reply)
+            }
+        }
+    };
+}
+
+for_each_codec!(contract_reply);

@@ -1,0 +1,247 @@
+//! The versions of payloads.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Event, Rpc, Task};
+use crate::{
+    error::{BoxError, Failure, Rejection},
+    message::{Message, Name, Shown},
+    payload::{Format, IntoPayload, Json},
+};
+
+/// The header with the version of a message's payload. A message without it has version 1.
+pub const VERSION: HeaderName = HeaderName::from_static("contract-version");
+
+/// The error of a message whose payload is newer than the worker. It is wrapped in a [`Failure`] that
+/// delivers the message again, without counting an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewerVersion {
+    name: Name,
+    version: u32,
+    known: u32,
+}
+
+impl NewerVersion {
+    /// Returns the version of the message.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Returns the version that the worker knows.
+    pub fn known(&self) -> u32 {
+        self.known
+    }
+}
+
+impl fmt::Display for NewerVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Shown::new(&self.name).at_most(Name::MAX_LEN);
+        let Self { version, known, .. } = self;
+        write!(
+            f,
+            "version {version} of `{name}` is newer than version {known}, which this worker knows"
+        )
+    }
+}
+
+impl std::error::Error for NewerVersion {}
+
+/// Changes a payload of one version into that of the next.
+type Step = Arc<dyn Fn(&Bytes) -> Result<Bytes, String> + Send + Sync>;
+
+/// A constant with steps that lift payloads of older versions, created by [`Task::lift`] and the like.
+/// It names a route.
+#[must_use = "it names a route"]
+pub struct Lifting<C> {
+    pub(super) constant: C,
+    pub(super) steps: Steps,
+    current: u32,
+}
+
+/// The steps of a route, by the version that they begin with.
+#[derive(Clone, Default)]
+pub(super) struct Steps(Vec<(u32, Step)>);
+
+impl Steps {
+    fn from(&self, version: u32) -> Option<&Step> {
+        let step = self.0.iter().find(|(from, _)| *from == version);
+        step.map(|(_, step)| step)
+    }
+
+    /// Returns the oldest version from which there are steps to the current one.
+    pub(super) fn oldest(&self, current: u32) -> u32 {
+        let lifted = (1..current).rev();
+        let lifted = lifted.take_while(|version| self.from(*version).is_some());
+        lifted.last().unwrap_or(current)
+    }
+}
+
+impl<C> Lifting<C> {
+    #[track_caller]
+    fn new(constant: C, current: u32) -> Self {
+        Self {
+            constant,
+            steps: Steps::default(),
+            current,
+        }
+    }
+
+    /// Adds a step from another version. See [`Task::lift`].
+    ///
+    /// # Panics
+    /// As [`Task::lift`] does.
+    #[track_caller]
+    pub fn lift<Old, New>(
+        mut self,
+        from: u32,
+        step: impl Fn(Old) -> New + Send + Sync + 'static,
+    ) -> Self
+    where
+        Old: DeserializeOwned,
+        New: Serialize,
+    {
+        let current = self.current;
+        assert!(
+            (1..current).contains(&from),
+            "version {from} cannot be lifted to the next: the constant has version {current}"
+        );
+        assert!(
+            self.steps.from(from).is_none(),
+            "there is a step from version {from} already"
+        );
+        let step = move |payload: &Bytes| {
+            let old = Json::<Old>::read(payload)?;
+            let new = Json(step(old)).into_payload();
+            new.map_err(|error| format!("what it was lifted to is no JSON: {error}"))
+        };
+        self.steps.0.push((from, Arc::new(step)));
+        self
+    }
+}
+
+impl<C: fmt::Debug> fmt::Debug for Lifting<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let from: Vec<_> = self.steps.0.iter().map(|(from, _)| from).collect();
+        f.debug_struct("Lifting")
+            .field("constant", &self.constant)
+            .field("from", &from)
+            .finish()
+    }
+}
+
+/// Implements `lift` for the constants.
+macro_rules! lift {
+    ($($constant:ident<$payload:ident $(, $reply:ident)?>),*) => {$(
+        impl<$payload $(, $reply)?> $constant<$payload $(, $reply)?> {
+            /// Adds a step that lifts the payloads of an older [version](Self::version) to the next
+            /// one, before the handler gets them. Several steps follow each other.
+            ///
+            /// A step takes and returns any types that serde reads and writes as JSON, such as
+            /// `serde_json::Value`. A payload that the step cannot read is rejected, as by
+            /// [`Json`](crate::Json). See the [module](super#versions).
+            ///
+            /// # Panics
+            /// When the constant does not have a higher version than `from`, or has a step from it.
+            #[track_caller]
+            pub fn lift<Old, New>(
+                self,
+                from: u32,
+                step: impl Fn(Old) -> New + Send + Sync + 'static,
+            ) -> Lifting<Self>
+            where
+                Old: DeserializeOwned,
+                New: Serialize,
+            {
+                Lifting::new(self, self.terms().version).lift(from, step)
+            }
+        }
+    )*};
+}
+
+lift!(Task<T>, Event<T>, Rpc<Q, R>);
+
+/// Checks the version of a message, and lifts its payload to the current one.
+///
+/// # Errors
+/// If the header is malformed, the version is newer than the current one, or it is older and there is
+/// no step.
+pub(super) fn admit(
+    mut message: Message,
+    current: u32,
+    steps: &Steps,
+) -> Result<Message, BoxError> {
+    let version = match version_of(message.headers()) {
+        Ok(version) if version == current => return Ok(message),
+        Ok(version) => version,
+        Err(value) => {
+            let header = VERSION;
+            let text = format!("the header `{header}` is `{value}`, which is no version");
+            return Err(Rejection::permanent(text).into());
+        }
+    };
+    if version > current {
+        let newer = NewerVersion {
+            name: message.name().clone(),
+            version,
+            known: current,
+        };
+        return Err(Failure::redeliver().uncounted().because(newer).into());
+    }
+    let oldest = steps.oldest(current);
+    if version < oldest {
+        let text = format!(
+            "the payload has version {version}, and this worker reads versions {oldest} to {current}"
+        );
+        return Err(Rejection::permanent(text).into());
+    }
+    Format::Json.check(message.headers()).map_err(|other| {
+        Rejection::permanent(format!(
+            "this message is {other}, and only JSON can be lifted"
+        ))
+    })?;
+    for from in version..current {
+        let lifted = steps.from(from).map(|step| step(message.payload()));
+        match lifted {
+            Some(Ok(payload)) => *message.payload_mut() = payload,
+            Some(Err(fault)) => {
+                let text = format!("version {from} of the payload cannot be lifted: {fault}");
+                return Err(Rejection::permanent(text).into());
+            }
+            None => {}
+        }
+    }
+    message.headers_mut().insert(VERSION, current.into());
+    Ok(message)
+}
+
+/// Writes the version of a payload.
+pub(super) fn write(version: u32, headers: &mut HeaderMap) {
+    // Without the header it is version 1, as of senders that know no versions.
+    if version > 1 {
+        headers.insert(VERSION, HeaderValue::from(version));
+    }
+}
+
+/// Returns the version of a message. If the header is malformed, returns the beginning of its value.
+fn version_of(headers: &HeaderMap) -> Result<u32, String> {
+    /// The most digits of a version. With more, it would not fit into its type.
+    const MAX_DIGITS: usize = 9;
+    let Some(value) = headers.get(VERSION) else {
+        return Ok(1);
+    };
+    let text = value.as_bytes();
+    let is_number =
+        !text.is_empty() && text.len() <= MAX_DIGITS && text.iter().all(u8::is_ascii_digit);
+    let number = std::str::from_utf8(text).ok().filter(|_| is_number);
+    match number.and_then(|text| text.parse().ok()) {
+        Some(version) if version > 0 => Ok(version),
+        _ => {
+            let shown = &text[..text.len().min(2 * MAX_DIGITS)];
+            Err(String::from_utf8_lossy(shown).escape_debug().to_string())
+        }
+    }
+}

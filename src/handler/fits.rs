@@ -1,0 +1,100 @@
+//! Checks that a handler fits the types of the constant that its route is named by.
+
+use std::future::Future;
+
+use super::{
+    batch::{Batched, service::Batch},
+    function::Function,
+    traits::{Layered, WithinLayer},
+};
+use crate::{
+    extract::{Carries, State, via},
+    reply::Replies,
+};
+
+/// The arguments of a handler, as in [`Handler<T, S>`](crate::Handler), that take a payload of `P`
+/// or none.
+pub trait Accepts<P> {}
+
+/// The trait through which a handler's last argument `A` is extracted: if it takes the payload, then
+/// one of `P`. The compiler cannot infer this type from the check, since it is the `Self` of it.
+pub trait TakesPayload<A, P> {}
+
+impl<P, A> TakesPayload<A, P> for via::PartsOnly {}
+impl<P, A: Carries<P>> TakesPayload<A, P> for via::WholeMessage {}
+
+/// A handler with the arguments `T` that replies with an `R`.
+pub trait Answers<R, T> {}
+
+impl<R, M, A, F> Answers<R, (M, A)> for F where F: Function<A, Output: Future<Output: Replies<R>>> {}
+
+impl<R, T, H: Answers<R, T>, L, S> Answers<R, WithinLayer<T>> for Layered<L, H, T, S> {}
+
+impl<R, T, H: BatchAnswers<R, T>> Answers<R, Batched<T>> for Batch<H> {}
+
+/// A function that takes a batch of requests, and replies to each with an `R`.
+pub trait BatchAnswers<R, T> {}
+
+/// The return value of a function that takes a batch: replies of `R`.
+#[diagnostic::on_unimplemented(
+    message = "the batch's handler returns `{Self}`, and the reply of this name is `{R}`",
+    note = "return a `Vec<Json<{R}>>`, or a `Result` of one"
+)]
+pub trait RepliesOfBatch<R> {}
+
+impl RepliesOfBatch<()> for () {}
+impl<R, T: Replies<R>> RepliesOfBatch<R> for Vec<T> {}
+impl<R, T: RepliesOfBatch<R>, E> RepliesOfBatch<R> for Result<T, E> {}
+
+impl<P> Accepts<P> for ((), ()) {}
+impl<P, T: Accepts<P>> Accepts<P> for WithinLayer<T> {}
+
+macro_rules! arguments {
+    ($($part:ident)*) => {
+        impl<P, M, $($part,)* Last> Accepts<P> for (M, ($($part,)* Last,))
+        where
+            M: TakesPayload<Last, P>
+        {
+        }
+    };
+}
+
+arguments!();
+arguments!(T1);
+arguments!(T1 T2);
+arguments!(T1 T2 T3);
+arguments!(T1 T2 T3 T4);
+arguments!(T1 T2 T3 T4 T5);
+arguments!(T1 T2 T3 T4 T5 T6);
+arguments!(T1 T2 T3 T4 T5 T6 T7);
+arguments!(T1 T2 T3 T4 T5 T6 T7 T8);
+arguments!(T1 T2 T3 T4 T5 T6 T7 T8 T9);
+arguments!(T1 T2 T3 T4 T5 T6 T7 T8 T9 T10);
+arguments!(T1 T2 T3 T4 T5 T6 T7 T8 T9 T10 T11);
+arguments!(T1 T2 T3 T4 T5 T6 T7 T8 T9 T10 T11 T12);
+arguments!(T1 T2 T3 T4 T5 T6 T7 T8 T9 T10 T11 T12 T13);
+arguments!(T1 T2 T3 T4 T5 T6 T7 T8 T9 T10 T11 T12 T13 T14);
+arguments!(T1 T2 T3 T4 T5 T6 T7 T8 T9 T10 T11 T12 T13 T14 T15);
+
+macro_rules! batch {
+    ($($part:ident)*) => {
+        impl<P, M, $($part,)* Item> Accepts<P> for Batched<(M, $($part,)* Item)>
+        where
+            M: TakesPayload<Item, P>
+        {
+        }
+
+        impl<R, M, $($part,)* Item, F, Fut> BatchAnswers<R, (M, $($part,)* Item)> for F
+        where
+            F: FnOnce($(State<$part>,)* Vec<Item>) -> Fut,
+            Fut: Future<Output: RepliesOfBatch<R>>,
+        {
+        }
+    };
+}
+
+batch!();
+batch!(P1);
+batch!(P1 P2);
+batch!(P1 P2 P3);
+batch!(P1 P2 P3 P4);
