@@ -213,6 +213,7 @@ pub(crate) mod handle;
 mod ids;
 mod keys;
 mod limits;
+mod messages;
 mod msgpack;
 mod namespace;
 mod options;
