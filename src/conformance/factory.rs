@@ -10,8 +10,8 @@ use crate::{
     message::{Message, Name},
     reply::Reply,
     transport::{
-        Control, DeadLetters, Limit, Schedules, Settings, StreamStats, Tasks, Transport,
-        memory::Memory,
+        Control, DeadLetters, Limit, Minute, Schedules, Settings, StreamStats, Tasks, Transport,
+        Workers, memory::Memory,
     },
 };
 
@@ -79,6 +79,21 @@ pub trait Factory: Send + Sync {
     fn control(&self, handle: &Self::Handle) -> Option<Control> {
         let _ = handle;
         None
+    }
+
+    /// Returns the workers of the handle's group. Needed for [`Capabilities::workers`].
+    fn workers(&self, handle: &Self::Handle) -> Option<Workers> {
+        let _ = handle;
+        None
+    }
+
+    /// Returns the last hour of the handle's group. Needed for [`Capabilities::workers`].
+    fn history(
+        &self,
+        handle: &Self::Handle,
+    ) -> impl Future<Output = Result<Vec<Minute>, Error>> + Send {
+        let _ = handle;
+        async { Err(not_implemented("workers", "history")) }
     }
 
     /// Returns the scheduled tasks of the handle's stream. Needed for [`Capabilities::schedules`].
@@ -172,6 +187,9 @@ pub struct Capabilities {
     /// Streams and names can be [paused](crate::transport::Control), and [`Factory::control`] is
     /// implemented.
     pub control: bool,
+    /// A source announces its [worker](crate::transport::Workers), and [`Factory::workers`] and
+    /// [`Factory::history`] are implemented.
+    pub workers: bool,
     /// Tasks can be [scheduled](crate::schedule), and [`Factory::schedules`] is implemented.
     pub schedules: bool,
     /// [`Factory::end_leases`] is implemented.
@@ -204,6 +222,7 @@ impl Capabilities {
             tasks: true,
             limits: true,
             control: true,
+            workers: true,
             schedules: true,
             end_leases: true,
             restart: true,
@@ -233,6 +252,7 @@ impl Capabilities {
             tasks: false,
             limits: false,
             control: false,
+            workers: false,
             schedules: false,
             end_leases: false,
             restart: false,
@@ -275,6 +295,14 @@ impl Factory for Memory {
 
     fn control(&self, handle: &Memory) -> Option<Control> {
         Some(handle.control())
+    }
+
+    fn workers(&self, handle: &Memory) -> Option<Workers> {
+        Some(handle.workers())
+    }
+
+    async fn history(&self, handle: &Memory) -> Result<Vec<Minute>, Error> {
+        handle.history().await
     }
 
     fn limit(&self, handle: &Memory, name: &str) -> Option<Result<Limit, Error>> {

@@ -67,6 +67,7 @@
 //! A check that fails panics with the reason. Each check takes a bounded time: most take less than
 //! a second, and checks that wait for a lease take a few seconds.
 
+mod announced;
 mod control;
 mod crowds;
 mod dead;
@@ -91,6 +92,11 @@ mod undecodable;
 mod workers;
 
 pub use self::{
+    announced::{
+        a_worker_follows_the_orders_to_it, the_history_of_a_group_has_what_its_workers_did,
+        workers_answer_what_they_have_done_and_what_runs,
+        workers_are_listed_from_their_start_to_their_end,
+    },
     control::{
         a_cancelled_task_stays_cancelled_over_a_pause_and_a_purge,
         a_paused_stream_delivers_nothing_until_it_is_resumed, a_purge_removes_what_waits,
@@ -316,6 +322,10 @@ macro_rules! conformance_tests {
             a_purge_removes_what_waits
             a_worker_that_starts_during_a_pause_follows_it
             a_cancelled_task_stays_cancelled_over_a_pause_and_a_purge
+            workers_are_listed_from_their_start_to_their_end
+            workers_answer_what_they_have_done_and_what_runs
+            a_worker_follows_the_orders_to_it
+            the_history_of_a_group_has_what_its_workers_did
             ticks_are_sent_once_by_any_number_of_processes
             missed_ticks_are_sent_together_or_each_as_chosen
             schedules_are_changed_at_run_time

@@ -1,6 +1,6 @@
 //! Helpers for checks: a new stream, its workers, and assertions.
 
-use std::{collections::HashMap, fmt::Debug, future::Future, time::Duration};
+use std::{collections::HashMap, fmt::Debug, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{task::JoinHandle, time::timeout};
@@ -14,7 +14,7 @@ use crate::{
     reply::Reply,
     transport::{
         Backoff, DeadLetter, DeadLetters, Delivery, Interest, Page, Settings, SettleDelivery,
-        Source, Start, Transport, UnknownNames, Verdict,
+        Source, Start, Transport, UnknownNames, Verdict, WorkerMonitor,
     },
 };
 
@@ -186,6 +186,21 @@ impl<S: Source> OpenSource<S> {
         if let Some(delivery) = self.within(time).await {
             panic!("{why}: {:?}", delivery.content);
         }
+    }
+
+    /// Makes the source that of a worker, as `serve` does.
+    pub(super) fn announce(&mut self, service: &str, routes: &[&str]) -> Arc<WorkerMonitor> {
+        let monitor = Arc::new(WorkerMonitor::new(
+            self.0
+                .consumer()
+                .expect("a source that is announced has a name"),
+            self.0.settings(),
+            &Interest::stream(),
+            (service.to_owned(), "1.2.3".to_owned()),
+            routes.iter().map(|route| route.to_string()).collect(),
+        ));
+        self.0.monitor(monitor.clone());
+        monitor
     }
 
     pub(super) async fn stop(&mut self) {

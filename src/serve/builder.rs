@@ -1,8 +1,11 @@
 //! The builder of a worker: its transport, its application and its shutdown signals.
 
-use std::{fmt, future::IntoFuture, time::Duration};
+use std::{fmt, future::IntoFuture, sync::Arc, time::Duration};
 
-use futures_util::future::{self, BoxFuture};
+use futures_util::{
+    FutureExt,
+    future::{self, BoxFuture},
+};
 
 use super::{
     give_up::{GivenUp, OnGiveUp},
@@ -14,7 +17,7 @@ use super::{
 use crate::{
     error::Error,
     service::Servable,
-    transport::{Source, Transport, UnknownNames},
+    transport::{Source, Transport, UnknownNames, WorkerMonitor},
 };
 
 /// Handles the deliveries of a transport with a [`Router`](crate::Router). Any other
@@ -32,6 +35,7 @@ where
         app,
         expose_error_text: false,
         on_give_up: None,
+        service: Default::default(),
         graceful: Box::pin(future::pending()),
         forced: Box::pin(future::pending()),
         shutdown_deadline: Duration::from_secs(30),
@@ -45,6 +49,7 @@ pub struct Serve<T, A> {
     app: A,
     expose_error_text: bool,
     on_give_up: Option<OnGiveUp>,
+    service: (String, String),
     graceful: BoxFuture<'static, ()>,
     forced: BoxFuture<'static, ()>,
     shutdown_deadline: Duration,
@@ -103,6 +108,21 @@ impl<T, A> Serve<T, A> {
         self
     }
 
+    /// Sets the name and the version of the service, which the worker announces: see
+    /// [`Workers`](crate::transport::Workers). Each may have up to 200 bytes.
+    ///
+    /// ```
+    /// use campanile::{Router, serve, transport::memory::Memory};
+    ///
+    /// # let app: Router = Router::new();
+    /// let worker = serve(Memory::new(), app).service("orders", env!("CARGO_PKG_VERSION"));
+    /// # drop(worker);
+    /// ```
+    pub fn service(mut self, name: impl Into<String>, version: impl Into<String>) -> Self {
+        self.service = (name.into(), version.into());
+        self
+    }
+
     /// Calls this function with each message that the worker gives up, just before the message
     /// becomes a dead letter: after its last attempt, after an error that no attempt can cure, or
     /// because it expired. For example, to undo an order or to notify a person.
@@ -156,6 +176,7 @@ where
             let interest = app.interest();
             let (batch_size, reads_streams) = (interest.batch_size, interest.stream);
             let routes = app.route_names();
+            let announced = interest.clone();
             let mut source = tokio::select! {
                 biased;
                 source = self.transport.open(interest) => source?,
@@ -172,6 +193,16 @@ where
                 )));
             }
             let log = WorkerLog::start(&source, reads_streams, &routes);
+            let monitor = Arc::new(WorkerMonitor::new(
+                source.consumer().unwrap_or_default(),
+                source.settings(),
+                &announced,
+                self.service,
+                routes,
+            ));
+            source.monitor(monitor.clone());
+            let drained = future::select(stop.graceful, Box::pin(monitor.clone().drained()));
+            stop.graceful = drained.map(drop).boxed();
             let policy = Policy {
                 expose_error_text: self.expose_error_text,
                 unknown_names: source
@@ -183,7 +214,7 @@ where
                 backoff: source.settings().backoff,
                 on_give_up: self.on_give_up,
             };
-            Worker::new(source, app, policy)
+            Worker::new(source, app, policy, monitor)
                 .run(stop, self.shutdown_deadline, log)
                 .await
         })

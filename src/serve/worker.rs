@@ -4,6 +4,7 @@ use std::{
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -25,7 +26,7 @@ use crate::{
     routing::FromSubscription,
     service::MessageService,
     sync::{Clock, next_turn},
-    transport::{Delivery, Discarded, SettleDelivery, Source, Undecodable, Verdict},
+    transport::{Delivery, Discarded, SettleDelivery, Source, Undecodable, Verdict, WorkerMonitor},
 };
 
 /// The time for which all slots may be taken before a log line reports it.
@@ -47,6 +48,7 @@ pub(super) struct Worker<Src: Source, S> {
     app: S,
     policy: Policy,
     in_flight: InFlight<Work<S, Src::Settle>>,
+    monitor: Arc<WorkerMonitor>,
 }
 
 /// The signals that end a worker.
@@ -67,12 +69,13 @@ where
     Src: Source,
     S: MessageService + Clone + Send + 'static,
 {
-    pub(super) fn new(source: Src, app: S, policy: Policy) -> Self {
+    pub(super) fn new(source: Src, app: S, policy: Policy, monitor: Arc<WorkerMonitor>) -> Self {
         Self {
             source,
             app,
             policy,
             in_flight: InFlight::new(),
+            monitor,
         }
     }
 
@@ -100,6 +103,7 @@ where
             Ended::Gracefully => None,
             Ended::Broken(error) => Some(error),
         };
+        self.monitor.drain();
         log.drain(self.in_flight.deliveries(), deadline);
         // A second signal ends the graceful shutdown at any step.
         let finished = tokio::select! {
@@ -123,7 +127,6 @@ where
 
     /// Serves until a signal ends it, or the source or the service fails.
     async fn serve(&mut self, stop: &mut Stop) -> Ended {
-        let max = self.source.settings().max_in_flight;
         let max_bytes = self.source.settings().max_in_flight_bytes;
         // The time since which all slots are taken, and `true` once that was reported.
         let mut full_since = None;
@@ -133,24 +136,27 @@ where
         let mut last_started = Instant::now();
         let mut start_timer = Clock::new(Duration::ZERO);
         loop {
+            // An operator may lower it, and pause the worker.
+            let max = self.monitor.max_in_flight();
             self.let_end(max).await;
             // Panics of handlers are caught and fail their deliveries, so a panic here comes from
             // settling.
             while let Some(error) = self.in_flight.next_panic() {
                 tracing::error!(%error, "the task of a delivery failed");
             }
-            let free = max - self.in_flight.deliveries();
-            if free > 0 {
+            let free = max.saturating_sub(self.in_flight.deliveries());
+            if free > 0 || max == 0 {
                 full_since = None;
             }
             if free == 0 || self.in_flight.bytes() >= max_bytes {
                 let (since, reported) = *full_since.get_or_insert((Instant::now(), false));
-                let report = free == 0 && !reported;
+                let report = free == 0 && max > 0 && !reported;
                 tokio::select! {
                     biased;
                     () = &mut stop.forced => return Ended::ByForce,
                     () = &mut stop.graceful => return Ended::Gracefully,
                     () = self.in_flight.ended() => {}
+                    () = self.monitor.changed() => {}
                     () = poll_fn(|cx| start_timer.poll_until(cx, last_started + MAX_START_DELAY)),
                         if self.in_flight.is_starting() =>
                     {
@@ -188,13 +194,16 @@ where
                 () = &mut stop.graceful => return Ended::Gracefully,
                 deliveries = self.source.next(free) => match deliveries {
                     Ok(deliveries) => {
-                        let work = |delivery| Work::new(&self.app, &self.policy, delivery);
+                        let work = |delivery| {
+                            Work::new(&self.app, &self.policy, &self.monitor, delivery)
+                        };
                         self.in_flight.start(deliveries.into_iter().map(work));
                         last_started = Instant::now();
                     }
                     Err(error) => return Ended::Broken(error),
                 },
                 () = self.in_flight.ended(), if !roomy => {}
+                () = self.monitor.changed() => {}
                 () = poll_fn(|cx| start_timer.poll_until(cx, last_started + MAX_START_DELAY)),
                     if self.in_flight.is_starting() =>
                 {
@@ -209,7 +218,7 @@ where
     /// little more than reading one. First yields to handlers up to [`TURNS`] times, then waits for
     /// verdicts to be confirmed, for at most [`MAX_SETTLING`].
     async fn let_end(&mut self, max: usize) {
-        let free = || max - self.in_flight.deliveries();
+        let free = || max.saturating_sub(self.in_flight.deliveries());
         for _ in 0..TURNS {
             if free() >= max / 2 {
                 return;
@@ -304,10 +313,11 @@ struct Work<S, H> {
     content: Result<(S, Message), Undecodable>,
     settle: H,
     policy: Policy,
+    monitor: Arc<WorkerMonitor>,
 }
 
 impl<S: Service<Message> + Clone, H> Work<S, H> {
-    fn new(app: &S, policy: &Policy, delivery: Delivery<H>) -> Self {
+    fn new(app: &S, policy: &Policy, monitor: &Arc<WorkerMonitor>, delivery: Delivery<H>) -> Self {
         let Delivery { content, settle } = delivery;
         let content = content.map(|mut message| {
             let parts = message.parts_mut();
@@ -327,6 +337,7 @@ impl<S: Service<Message> + Clone, H> Work<S, H> {
             content,
             settle,
             policy: policy.clone(),
+            monitor: monitor.clone(),
         }
     }
 }
@@ -345,11 +356,32 @@ where
 
     async fn handle(self, guard: InFlightGuard) {
         let verdict = match self.content {
-            Ok((app, message)) => decide(app, message, &self.policy, &guard).await,
+            Ok((_, message)) if is_paused(&self.monitor, &message) => put_off(),
+            Ok((app, message)) => {
+                let running = self.monitor.start(&message);
+                let verdict = decide(app, message, &self.policy, &guard).await;
+                running.end(&verdict);
+                verdict
+            }
             Err(undecodable) => dead_letter(undecodable),
         };
         guard.tally().count(&verdict);
         self.settle.settle(verdict, confirmed(guard.settling()));
+    }
+}
+
+/// Returns `true` if an operator has paused the message's name on this worker. An event is never
+/// delivered again, so it is not paused.
+fn is_paused(monitor: &WorkerMonitor, message: &Message) -> bool {
+    monitor.has_paused(message.name()) && message.kind() != Kind::Event
+}
+
+/// Returns the verdict on a message whose name is paused on this worker.
+fn put_off() -> Verdict {
+    Verdict::Redeliver {
+        after: None,
+        counted: false,
+        reason: "its name is paused on this worker".to_owned(),
     }
 }
 

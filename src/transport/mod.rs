@@ -34,8 +34,9 @@ mod state;
 mod stats;
 mod streams;
 mod tasks;
+pub(crate) mod workers;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -75,6 +76,10 @@ pub use self::{
         Changes, ChangesFrom, Feed, FeedItem, FeedStep, ListStep, Listed, TaskChange, TaskPage,
         TaskQuery, TaskState, TaskStatus, TaskStore, Tasks,
     },
+    workers::{
+        Answers, FollowedOrder, LastError, Minute, Pong, Quantiles, RouteStats, Running,
+        WorkerInfo, WorkerMonitor, WorkerOrder, WorkerState, WorkerStats, WorkerStore, Workers,
+    },
 };
 #[allow(unused_imports)]
 pub(crate) use self::{
@@ -90,6 +95,7 @@ pub(crate) use self::{
     messages::{invalid_position, position},
     sending::check_key,
     tasks::{SharedTasks, TaskOutcome},
+    workers::{MINUTES, MinuteCounts, host_name},
 };
 
 /// The messages that a service wants from a source.
@@ -185,6 +191,14 @@ pub trait Source: Send + 'static {
     /// number returns 0.
     fn requests_waiting(&self) -> usize {
         0
+    }
+
+    /// Gets the state of the worker that the source belongs to. `serve` calls this once, before the first
+    /// [`next`](Self::next). A source that implements it announces the worker to others, answers their
+    /// questions, and passes their orders on: see [`Workers`]. The source keeps the worker announced
+    /// until it is closed or dropped. Unless overridden, does nothing.
+    fn monitor(&mut self, monitor: Arc<WorkerMonitor>) {
+        drop(monitor);
     }
 
     /// Waits for deliveries, and returns at least one and at most `max`. Never fetches more than

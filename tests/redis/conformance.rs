@@ -19,7 +19,9 @@ mod redis {
     use campanile::{
         Error, Name, Redis,
         conformance::{Capabilities, Factory},
-        transport::{Control, DeadLetters, Limit, Schedules, Settings, StreamStats, Tasks},
+        transport::{
+            Control, DeadLetters, Limit, Minute, Schedules, Settings, StreamStats, Tasks, Workers,
+        },
     };
 
     use crate::support::{RedisServer, version};
@@ -63,6 +65,14 @@ mod redis {
 
         fn control(&self, handle: &Redis) -> Option<Control> {
             Some(handle.control())
+        }
+
+        fn workers(&self, handle: &Redis) -> Option<Workers> {
+            Some(handle.workers())
+        }
+
+        async fn history(&self, handle: &Redis) -> Result<Vec<Minute>, Error> {
+            handle.history().await
         }
 
         fn limit(&self, handle: &Redis, name: &str) -> Option<Result<Limit, Error>> {

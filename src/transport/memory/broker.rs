@@ -23,6 +23,7 @@ use super::{
     observer::Happened,
     records::TaskEnd,
     registry::Registries,
+    workers::BrokerWorkers,
 };
 use crate::{
     error::Error,
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     pub(super) subscribers: Subscribers,
     pub(super) registries: Registries,
     pub(super) tasks: SharedTasks,
+    pub(super) workers: BrokerWorkers,
     /// For each partitioned stream, every number of partitions that it has had, the current one
     /// last.
     partitions: Mutex<HashMap<Name, Vec<usize>>>,
@@ -94,6 +96,7 @@ impl Shared {
             subscribers: Subscribers::default(),
             registries: Registries::default(),
             tasks: SharedTasks::default(),
+            workers: BrokerWorkers::default(),
             partitions: Mutex::default(),
             streams: Mutex::default(),
             last_consumer: AtomicU64::new(0),

@@ -101,6 +101,7 @@ mod schedules;
 mod source;
 mod task_lists;
 mod tasks;
+mod workers;
 
 use std::{
     fmt,
@@ -126,8 +127,9 @@ use crate::{
     message::{Deadline, Kind, Message, MessageId, Name, ReplyMode},
     reply::Reply,
     transport::{
-        ConnectionState, Control, Counts, DeadLetters, Interest, Limit, PartitionedDeadLetters,
-        Role, Settings, StreamStats, Tasks, Transport, codec, consumer_settings, sending,
+        ConnectionState, Control, Counts, DeadLetters, Interest, Limit, Minute,
+        PartitionedDeadLetters, Role, Settings, StreamStats, Tasks, Transport, Workers, codec,
+        consumer_settings, sending,
     },
 };
 
@@ -234,6 +236,31 @@ impl Memory {
             broker: Arc::clone(&self.broker),
             streams: parts.map(|part| self.settings.of_stream(part)).collect(),
         })
+    }
+
+    /// Returns the workers of the stream, as members of this handle's group. Empty if the handle has a
+    /// set of streams, unless it is a partitioned stream.
+    pub fn workers(&self) -> Workers {
+        let parts = self.settings.stream_and_parts();
+        let parts = parts.map_or_else(|_| &[][..], |(_, parts)| parts).iter();
+        Workers::new(workers::MemoryWorkers {
+            broker: Arc::clone(&self.broker),
+            streams: parts.map(|part| self.settings.of_stream(part)).collect(),
+        })
+    }
+
+    /// Returns the last 60 minutes of the group on the stream, the oldest first. The last one is the
+    /// current minute.
+    ///
+    /// # Errors
+    /// If the handle has a set of streams, unless it is a partitioned stream.
+    pub async fn history(&self) -> Result<Vec<Minute>, Error> {
+        let (_, parts) = self.settings.stream_and_parts()?;
+        let parts: Vec<_> = parts
+            .iter()
+            .map(|part| self.settings.of_stream(part))
+            .collect();
+        Ok(self.broker.history(&parts))
     }
 
     /// Returns a limit that all workers of the group share. Limits with the same name share their

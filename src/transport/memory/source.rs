@@ -19,7 +19,7 @@ use crate::{
     message::{Attempt, Deadline, Message, MessageId, Name},
     transport::{
         Delivery, Interest, Role, Settings, SettleDelivery, Source, StreamSchedule, Undecodable,
-        Verdict, codec,
+        Verdict, WorkerMonitor, codec,
     },
 };
 
@@ -41,6 +41,8 @@ pub struct MemorySource {
     wake: Arc<Notify>,
     /// `true` if the last fetch took events before entries.
     events_first: bool,
+    /// The minute to which the counts of the worker belong.
+    minute: u64,
     stopped: bool,
 }
 
@@ -74,6 +76,7 @@ impl MemorySource {
             consumer: broker.new_consumer(),
             wake: Arc::new(Notify::new()),
             events_first: false,
+            minute: broker.minute(),
             stopped: false,
             settings: Arc::new(settings),
             broker,
@@ -113,6 +116,7 @@ impl MemorySource {
         let (consumer, wake) = (self.consumer, self.wake.clone());
         self.broker
             .with_group(&settings, |group, _| group.join(consumer, wake));
+        self.broker.workers.joined(self.consumer, stream);
         self.schedule.add(self.streams.len() as u32, weight);
         self.streams.push(Arc::new(settings));
         Ok(())
@@ -283,12 +287,23 @@ impl Source for MemorySource {
         self.broker.context.requests.len()
     }
 
+    fn monitor(&mut self, monitor: Arc<WorkerMonitor>) {
+        let streams = self.streams.iter().map(|settings| settings.stream.clone());
+        let workers = &self.broker.workers;
+        workers.add(self.consumer, monitor, &self.settings.group, streams);
+    }
+
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery<MemorySettle>>, Error> {
         // Yields from time to time. Otherwise a worker with a long backlog would never yield.
         tokio::task::coop::consume_budget().await;
         loop {
             if self.stopped {
                 return Err(Error::closed());
+            }
+            let minute = self.broker.minute();
+            if minute != self.minute {
+                self.broker.workers.collect_of(self.consumer, self.minute);
+                self.minute = minute;
             }
             let taken = self.take(max);
             if !taken.is_empty() {
@@ -325,6 +340,9 @@ impl Source for MemorySource {
 impl Drop for MemorySource {
     fn drop(&mut self) {
         self.leave();
+        self.broker
+            .workers
+            .remove(self.consumer, self.broker.minute());
         for stream in &self.streams {
             self.broker.with_group(stream, |group, _| {
                 group.abandon(self.consumer, stream.lease);

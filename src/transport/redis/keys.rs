@@ -32,6 +32,9 @@ pub(super) struct Keys {
     pub(super) primary: Name,
     /// The prefix of all other keys.
     base: String,
+    /// The stream of operators' orders to workers of the group. It has another prefix than the other
+    /// keys, so that workers may be allowed to read it only.
+    pub(super) orders: String,
     /// The stream of the group's redeliveries.
     pub(super) retry: String,
     /// The sorted set of the group's delayed redeliveries, by time.
@@ -73,6 +76,7 @@ impl Keys {
             served_names: of_group("names"),
             stream_due: format!("{base}:due"),
             stream_bodies: format!("{base}:bodies"),
+            orders: format!("{}{ORDERS}{base}:{group}", namespace.prefix()),
             base,
         })
     }
@@ -156,6 +160,29 @@ impl Keys {
         }
     }
 
+    /// Returns the key of the hash of the group's workers: consumer → announcement.
+    pub(super) fn workers(&self) -> String {
+        format!("{}:workers:{}", self.base, self.group)
+    }
+
+    /// Returns the key of the question that the group's workers are asked.
+    pub(super) fn asked(&self) -> String {
+        format!("{}:asked:{}", self.base, self.group)
+    }
+
+    /// Returns the key of the answer of a consumer.
+    pub(super) fn report(&self, consumer: &str) -> String {
+        // Both the group and the consumer may contain a colon, so the length of the group is needed.
+        let Self { base, group, .. } = self;
+        format!("{base}:report:{}:{group}:{consumer}", group.len())
+    }
+
+    /// Returns the key of the counts of a minute since 1970.
+    #[cfg(test)]
+    fn minute(&self, number: u64) -> String {
+        format!("{}:minute:{number}:{}", self.base, self.group)
+    }
+
     /// Returns the key of the permits of a key of a limit.
     pub(super) fn permits(&self, key: &str) -> String {
         // Both the group and the key may contain a colon, so the length of the group is needed.
@@ -210,6 +237,9 @@ impl Keys {
 
 /// The prefix of the keys of registries, behind the namespace. No stream's name may begin with it.
 const REGISTRY: &str = "campanile:registry:";
+/// The prefix of the keys of orders to workers, behind the namespace. No stream's name may begin with
+/// it.
+const ORDERS: &str = "campanile:orders:";
 
 /// Returns the key of a registry: a sorted set of streams by the time of their last registration.
 /// Its members are names without the namespace.
@@ -217,15 +247,21 @@ pub(super) fn registry(namespace: &Namespace, name: &Name) -> String {
     format!("{}{REGISTRY}{name}", namespace.prefix())
 }
 
-/// Returns `true` if the key is that of a registry, in any namespace or in none.
-fn is_registry(key: &str) -> bool {
-    let in_namespace = key.split_once(':').map(|(_, rest)| rest);
-    key.starts_with(REGISTRY) || in_namespace.is_some_and(|rest| rest.starts_with(REGISTRY))
+/// Returns the use of a key that has no stream's prefix, in any namespace or in none. `None` if it may
+/// be a stream.
+fn reserved(key: &str) -> Option<&'static str> {
+    let rest = key.split_once(':').map_or("", |(_, rest)| rest);
+    let begins = |prefix| key.starts_with(prefix) || rest.starts_with(prefix);
+    match () {
+        () if begins(REGISTRY) => Some("a registry of streams"),
+        () if begins(ORDERS) => Some("orders to workers"),
+        () => None,
+    }
 }
 
 /// Checks that `stream` can be the name of a stream.
 pub(super) fn check(namespace: &Namespace, stream: &Name) -> Result<(), Error> {
-    if stream.contains('}') || is_registry(stream) {
+    if stream.contains('}') || reserved(stream).is_some() {
         base(namespace, stream)?;
     }
     match stream.fault() {
@@ -237,9 +273,9 @@ pub(super) fn check(namespace: &Namespace, stream: &Name) -> Result<(), Error> {
 /// Returns the prefix of the other keys of `stream`.
 pub(super) fn base(namespace: &Namespace, stream: &Name) -> Result<String, Error> {
     let key = namespace.apply(stream);
-    if is_registry(&key) {
+    if let Some(purpose) = reserved(&key) {
         Err(Error::config(format!(
-            "the stream name `{stream}` is that of a registry of streams; choose another"
+            "the stream name `{stream}` is that of {purpose}; choose another"
         )))
     } else if let Some(owner) = owner(&key) {
         Err(Error::config(format!(
@@ -261,7 +297,7 @@ pub(super) fn base(namespace: &Namespace, stream: &Name) -> Result<String, Error
 /// Returns the stream to which a key with this name would belong; `None` if it is no key of a
 /// stream.
 fn owner(key: &str) -> Option<&str> {
-    const PURPOSES: [&str; 24] = [
+    const PURPOSES: [&str; 28] = [
         "retry",
         "due",
         "bodies",
@@ -286,6 +322,10 @@ fn owner(key: &str) -> Option<&str> {
         "permits",
         "starts",
         "control",
+        "workers",
+        "asked",
+        "report",
+        "minute",
     ];
     let (name, purpose) = match key.strip_prefix('{') {
         Some(wrapped) => {
@@ -401,6 +441,11 @@ mod tests {
         all.extend([
             keys.replies("c"),
             keys.idempotency("k"),
+            keys.orders.clone(),
+            keys.workers(),
+            keys.asked(),
+            keys.report("c"),
+            keys.minute(7),
             keys.value("v"),
             keys.outbox(),
         ]);

@@ -238,6 +238,7 @@ mod tail;
 mod task_feed;
 mod tasks;
 pub(crate) mod value;
+mod workers;
 
 pub(crate) use self::handle::Redis;
 pub use self::{

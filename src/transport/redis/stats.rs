@@ -129,7 +129,10 @@ impl Redis {
 
     /// Returns the consumers of a stream, and then those of its retry stream. A consumer of both is
     /// listed twice.
-    async fn consumers_of(&self, stream: &Name) -> Result<Option<Vec<ConsumerStats>>, Error> {
+    pub(super) async fn consumers_of(
+        &self,
+        stream: &Name,
+    ) -> Result<Option<Vec<ConsumerStats>>, Error> {
         let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
         let pipeline = self.shared.pipeline.of(&keys.primary);
         let ask = |stream: &str| {

@@ -193,10 +193,11 @@ impl Membership {
     }
 
     /// Deletes this consumer from the group on a stream, unless entries are pending for it there.
-    /// Removes the record of its names.
+    /// Removes the record of its names, and the announcement of the worker.
     pub(super) async fn leave(&self, stream: &ServedStream) -> Result<(), Error> {
         let keys = &stream.keys;
-        let keys = [&*keys.primary, &keys.retry, &keys.served_names];
+        let workers = keys.workers();
+        let keys = [&*keys.primary, &keys.retry, &keys.served_names, &workers];
         let names = self.names.as_ref().map_or("", |names| names.list());
         let args = |cmd: &mut redis::Cmd| {
             cmd.arg(self.member.group.as_str())

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
+    announcer::{Announcer, Question},
     clock::ServerClock,
     due_timers::DueTimers,
     health::RenewalHealth,
@@ -15,7 +16,7 @@ use super::{
     prefetch::PrefetchBuffer,
     report::Report,
     streams::{ServedStream, StreamSet},
-    tick::{GroupFacts, Maintained, TickRequest, TickSteps},
+    tick::{GroupFacts, Maintained, TickRequest, TickSteps, TickStream},
     upkeep_connection::UpkeepConnection,
 };
 use crate::transport::redis::{
@@ -54,6 +55,7 @@ pub(super) struct Maintenance {
     /// Wakes the fetch when the pause of a stream has begun or ended.
     pub(super) pauses: Arc<PauseSignal>,
     pub(super) turns: Turns,
+    pub(super) announcer: Announcer,
 }
 
 /// The streams' turns to be maintained, and the last runs of the steps on each.
@@ -183,9 +185,20 @@ impl Maintenance {
                 false => TickSteps::default(),
             };
             if maintain || renews(stream) {
-                in_turn.push((stream.clone(), steps));
+                let worker = match maintain {
+                    true => self.announcer.step(stream),
+                    false => None,
+                };
+                let stream = stream.clone();
+                in_turn.push(TickStream {
+                    stream,
+                    steps,
+                    worker,
+                });
             }
         }
+        let worker_steps = in_turn.iter().filter_map(|it| it.worker.as_ref());
+        let announcement = self.announcer.announcement(worker_steps, self.member.lease);
         // A throttle lasts a little less than the period. Otherwise the worker that has set it
         // would find it still set at its own next step.
         let throttle = |period: Duration| period.as_millis() as u64 * 9 / 10;
@@ -196,6 +209,7 @@ impl Maintenance {
             gone: MAX_SILENCE.as_millis() as u64,
             reap_period: throttle(REAP_PERIOD),
             streams: in_turn,
+            announcement,
             registry: None,
         }
     }
@@ -229,13 +243,23 @@ impl Maintenance {
         }
     }
 
+    /// Keeps what a failed tick should have stored.
+    pub(super) fn failed(&self, request: &TickRequest) {
+        for of_tick in &request.streams {
+            if let Some(step) = &of_tick.worker {
+                self.announcer.failed(&of_tick.stream, step);
+            }
+        }
+    }
+
     /// Sets the clock to Redis's time, in milliseconds.
     pub(super) fn note_time(&self, time: i64) {
         self.clock.set_to(time);
     }
 
-    /// Records a tick's results for a stream.
-    pub(super) fn ticked(&mut self, stream: &ServedStream, tick: Maintained) {
+    /// Records a tick's results for a stream. Returns the question that the worker is asked there.
+    pub(super) fn ticked(&mut self, of_tick: &TickStream, tick: Maintained) -> Option<Question> {
+        let stream = &*of_tick.stream;
         for promoted in tick.promoted {
             if self.moved(stream, promoted) {
                 self.due.set(stream.index, Duration::ZERO);
@@ -283,6 +307,8 @@ impl Maintenance {
             failed(stream, "dead consumers could not be deleted", &error);
         }
         self.report.letters_dropped(stream, 0);
+        let (step, tick) = of_tick.worker.as_ref().zip(tick.worker)?;
+        self.announcer.ticked(stream, step, tick)
     }
 
     /// Stores the pauses of a stream. Wakes the fetch if the pause of the whole stream has begun or

@@ -8,7 +8,10 @@ use redis::Cmd;
 use super::in_flight::Key;
 use crate::{
     message::Name,
-    transport::redis::{entry::StreamEntryId, ids::unique, keys::CONSUMER_PREFIX},
+    transport::{
+        host_name,
+        redis::{entry::StreamEntryId, ids::unique, keys::CONSUMER_PREFIX},
+    },
 };
 
 /// A consumer of a group. The names of the group and of the consumer are the same on each stream.
@@ -96,14 +99,8 @@ impl Member {
 /// Makes a unique name from the lease, the host, the process and a random id. The `=` marks a name
 /// that contains a lease, since no host name contains a `=`.
 fn consumer(lease: Duration) -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .ok()
-        .or_else(|| std::env::var("HOSTNAME").ok());
-    let host = host
-        .as_deref()
-        .map(str::trim)
-        .filter(|host| !host.is_empty());
+    let host = host_name();
     let (process, id) = (std::process::id(), unique());
-    let (lease, host) = (lease.as_millis(), host.unwrap_or("host"));
+    let lease = lease.as_millis();
     format!("{CONSUMER_PREFIX}lease={lease}ms-{host}-{process}-{id}")
 }

@@ -26,6 +26,7 @@
 //! verdict *done* outside of owned partitions: the first worker to finish acknowledges the entry
 //! and replies.
 
+mod announcer;
 mod assignment;
 mod blocked;
 mod canary;
@@ -84,6 +85,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::settle::RedisSettle;
 use self::{
+    announcer::MonitorSlot,
     canary::Canary,
     event_sink::{EventChannels, EventGaps, EventSink},
     events::EventSubscriber,
@@ -111,7 +113,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    transport::{Delivery, Interest, Role, Settings, Source, Streams, Transport},
+    transport::{Delivery, Interest, Role, Settings, Source, Streams, Transport, WorkerMonitor},
 };
 
 /// The deliveries of one consumer on Redis. [`Redis`] opens it.
@@ -132,6 +134,8 @@ pub struct RedisSource {
     /// so the reference is weak.
     rpc: Weak<OnceLock<Arc<Hub>>>,
     closed: CancellationToken,
+    /// The state of the worker, for the upkeep of each consumer.
+    monitor: MonitorSlot,
 }
 
 impl Transport for Redis {
@@ -290,6 +294,7 @@ impl Redis {
             subscriptions: None,
             rpc: Arc::downgrade(&rpc),
             closed: closed.clone(),
+            monitor: MonitorSlot::default(),
         };
         if interest.has_events() {
             let channels = Arc::new(EventChannels::new(interest, options.event_channels()));
@@ -326,6 +331,7 @@ impl Redis {
                     closed: closed.clone(),
                     ..Ends::default()
                 },
+                monitor: &source.monitor,
                 pipelines: pipelines.as_ref(),
                 term: None,
             };
@@ -366,6 +372,7 @@ impl Redis {
                 buffer: source.buffer.clone(),
                 pipelines: pipelines.clone(),
                 names: names.clone(),
+                monitor: source.monitor.clone(),
                 ends: ends.clone(),
             };
             source.ownership = Some(Ownership::start(parts, owned, heartbeats.members()));
@@ -390,6 +397,11 @@ impl Source for RedisSource {
     fn requests_waiting(&self) -> usize {
         let hub = self.rpc.upgrade();
         hub.and_then(|hub| Some(hub.get()?.waiting())).unwrap_or(0)
+    }
+
+    fn monitor(&mut self, monitor: Arc<WorkerMonitor>) {
+        // `serve` calls this once.
+        let _ = self.monitor.set(monitor);
     }
 
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery<RedisSettle>>, Error> {

@@ -25,6 +25,7 @@ use tokio::{
 
 use super::{
     Report,
+    announcer::MonitorSlot,
     assignment::assigned,
     heartbeat::{Members, Strangers},
     member::Member,
@@ -61,6 +62,7 @@ pub(super) struct OwnershipParts {
     pub(super) buffer: Arc<PrefetchBuffer>,
     pub(super) pipelines: SharedPipelines,
     pub(super) names: Option<Arc<ServedNames>>,
+    pub(super) monitor: MonitorSlot,
     /// The signals that stop the partitions and the heartbeats of this worker.
     pub(super) ends: Ends,
 }
@@ -375,6 +377,7 @@ impl Term {
                 ..Ends::default()
             },
             names: parts.names.as_ref(),
+            monitor: &parts.monitor,
             pipelines: Some(&parts.pipelines),
             term: Some(term),
         };

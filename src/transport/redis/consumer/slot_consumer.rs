@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use super::{
+    announcer::{Announcer, MonitorSlot},
     blocked::BlockedRead,
     canary::Canary,
     claim::Claimer,
@@ -89,6 +90,7 @@ pub(super) struct SlotContext<'a> {
     /// `None` if the worker may serve any name.
     pub(super) names: Option<&'a Arc<ServedNames>>,
     pub(super) ends: Ends,
+    pub(super) monitor: &'a MonitorSlot,
     /// The connections that the slots or partitions of the source share. `None` if there is one slot.
     pub(super) pipelines: Option<&'a SharedPipelines>,
     /// The term in which the worker owns its only stream, a partition. `None` if it owns none.
@@ -132,6 +134,7 @@ impl SlotConsumer {
             poison,
             names,
             ends,
+            monitor,
             pipelines,
             term,
         } = context;
@@ -203,6 +206,7 @@ impl SlotConsumer {
             foreign_lease: options.foreign_lease,
             pauses: pauses.clone(),
             turns: Turns::default(),
+            announcer: Announcer::new(monitor.clone(), shared.connector.topology_name()),
         };
         let upkeep = Upkeep {
             member: member.clone(),

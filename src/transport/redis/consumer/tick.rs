@@ -5,15 +5,23 @@ use std::{fmt::Write as _, sync::Arc};
 use bytes::Bytes;
 use redis::Cmd;
 
-use super::{lease::DueLeases, member::Member, streams::ServedStream};
+use super::{
+    announcer::{Announcement, WorkerStep, WorkerTick},
+    lease::DueLeases,
+    member::Member,
+    streams::ServedStream,
+};
 use crate::{
     error::Error,
     message::Name,
-    transport::redis::{
-        entry::{self, StreamEntryId, WhichStream},
-        keys::CONSUMER_PREFIX,
-        producer::schedule::{MOVED_AT_ONCE, MOVED_BYTES, Promoted},
-        response::{Value, array, bytes, exactly, integer, unexpected},
+    transport::{
+        MinuteCounts,
+        redis::{
+            entry::{self, StreamEntryId, WhichStream},
+            keys::CONSUMER_PREFIX,
+            producer::schedule::{MOVED_AT_ONCE, MOVED_BYTES, Promoted},
+            response::{Value, array, bytes, exactly, integer, unexpected},
+        },
     },
 };
 
@@ -34,10 +42,21 @@ pub(super) struct TickRequest {
     /// The time between two searches for silent consumers, in milliseconds.
     pub(super) reap_period: u64,
     /// The streams of the tick, with their steps.
-    pub(super) streams: Vec<(Arc<ServedStream>, TickSteps)>,
+    pub(super) streams: Vec<TickStream>,
+    /// The announcement of the worker.
+    pub(super) announcement: Announcement,
     /// The key of the registry, and the time from which registrations are listed. `None` without a
     /// registry.
     pub(super) registry: Option<(String, i64)>,
+}
+
+/// A stream of a tick.
+pub(super) struct TickStream {
+    pub(super) stream: Arc<ServedStream>,
+    pub(super) steps: TickSteps,
+    /// The part that concerns the worker. `None` if there is no worker, or the stream is not
+    /// maintained by this tick.
+    pub(super) worker: Option<WorkerStep>,
 }
 
 /// The steps of a tick on one stream, in addition to the renewal of leases.
@@ -55,12 +74,14 @@ pub(super) struct TickSteps {
 
 impl TickSteps {
     /// Encodes the steps as letters for the script.
-    fn flags(self) -> String {
+    fn flags(self, worker: Option<&WorkerStep>) -> String {
         let flags = [
             (self.maintain, 'm'),
             (self.sign_of_life, 's'),
             (self.trim, 't'),
             (self.reap, 'r'),
+            (worker.is_some(), 'w'),
+            (worker.is_some_and(|it| it.announce.is_some()), 'a'),
         ];
         let set = flags.into_iter().filter(|(is_set, _)| *is_set);
         set.map(|(_, flag)| flag).collect()
@@ -71,7 +92,7 @@ impl TickRequest {
     /// Returns the script's keys.
     pub(super) fn keys(&self) -> Vec<String> {
         let mut keys = Vec::with_capacity(8 * self.streams.len() + 1);
-        for (stream, _) in &self.streams {
+        for TickStream { stream, .. } in &self.streams {
             let of = &stream.keys;
             keys.extend([
                 of.primary.as_str().to_owned(),
@@ -105,12 +126,26 @@ impl TickRequest {
             .arg(self.gone)
             .arg(self.reap_period)
             .arg(BEHIND_ALL)
-            .arg(since);
-        for (stream, steps) in &self.streams {
+            .arg(since)
+            .arg(&self.announcement.worker)
+            .arg(&self.announcement.text)
+            .arg(self.announcement.kept);
+        for of_tick in &self.streams {
+            let (stream, worker) = (&of_tick.stream, of_tick.worker.as_ref());
             let [retry, primary] = stream.both().map(|which| renew.of(which));
-            cmd.arg(steps.flags()).arg(retry.len()).arg(primary.len());
+            let counts = worker.and_then(|worker| worker.counts.as_ref());
+            let counts = counts.map(MinuteCounts::fields).unwrap_or_default();
+            cmd.arg(of_tick.steps.flags(worker))
+                .arg(&stream.keys.orders)
+                .arg(worker.map_or("", |worker| &worker.ordered))
+                .arg(retry.len())
+                .arg(primary.len())
+                .arg(2 * counts.len());
             for id in retry.iter().chain(primary) {
                 cmd.arg(*id);
+            }
+            for (field, count) in counts {
+                cmd.arg(field).arg(count);
             }
         }
     }
@@ -162,6 +197,8 @@ pub(super) struct Maintained {
     pub(super) handed_over: Result<(), String>,
     /// The fields of the stream's pauses.
     pub(super) pauses: Result<Vec<Bytes>, String>,
+    /// The part that concerns the worker.
+    pub(super) worker: Option<WorkerTick>,
 }
 
 /// The state of a group.
@@ -197,6 +234,12 @@ impl StreamTick {
         }
         let lost = parts.drain(..parts.len().min(2)).collect();
         let [retry, primary] = exactly(Value::Array(lost))?;
+        let worker = match parts.len() > 7 {
+            true => Some(WorkerTick::read(exactly(Value::Array(
+                parts.split_off(7),
+            ))?)?),
+            false => None,
+        };
         let [
             retried,
             sent_later,
@@ -218,6 +261,7 @@ impl StreamTick {
                 reaped: is_done(reaped)?,
                 handed_over: is_done(handed_over)?,
                 pauses: step(pauses, pause_fields)?,
+                worker,
             }),
         })
     }
@@ -254,7 +298,7 @@ impl GroupFacts {
 }
 
 /// Decodes the result of a step, or its error.
-fn step<T>(
+pub(super) fn step<T>(
     answer: Value,
     read: impl FnOnce(Value) -> Result<T, Error>,
 ) -> Result<Result<T, String>, Error> {
@@ -270,7 +314,7 @@ fn pause_fields(answer: Value) -> Result<Vec<Bytes>, Error> {
 }
 
 /// Decodes the number that a step returns, or its error.
-fn is_done(answer: Value) -> Result<Result<(), String>, Error> {
+pub(super) fn is_done(answer: Value) -> Result<Result<(), String>, Error> {
     match answer {
         Value::Int(_) => Ok(Ok(())),
         error => text(error).map(Err),

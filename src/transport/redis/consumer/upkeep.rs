@@ -204,21 +204,27 @@ impl Upkeep {
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
         let asked = Instant::now();
         let args = |cmd: &mut Cmd| request.args(&self.member, &leases, cmd);
-        let result = Tick::read(server.script(&scripts::TICK, &keys, args).await?)?;
-        if result.streams.len() != request.streams.len() {
-            return Err(miscounted(request.streams.len(), result.streams.len()));
-        }
+        let answer = server.script(&scripts::TICK, &keys, args).await;
+        let result = answer.and_then(Tick::read).and_then(|result| {
+            let counts = (request.streams.len(), result.streams.len());
+            match counts.0 == counts.1 {
+                true => Ok(result),
+                false => Err(miscounted(counts.0, counts.1)),
+            }
+        });
+        let result = result.inspect_err(|_| self.maintenance.failed(&request))?;
         let reading = ClockReading {
             asked,
             answered: Instant::now(),
             on_server: result.time,
         };
         self.maintenance.note_time(result.time);
-        let mut lost = Vec::new();
-        for ((stream, _), mut of_stream) in request.streams.iter().zip(result.streams) {
-            lost.extend(of_stream.lost(stream));
+        let (mut lost, mut asked) = (Vec::new(), Vec::new());
+        for (of_tick, mut of_stream) in request.streams.iter().zip(result.streams) {
+            lost.extend(of_stream.lost(&of_tick.stream));
             if let Some(maintained) = of_stream.maintained {
-                self.maintenance.ticked(stream, maintained);
+                let question = self.maintenance.ticked(of_tick, maintained);
+                asked.extend(question.map(|question| (of_tick.stream.clone(), question)));
             }
         }
         if let Some(registry) = &mut self.registry {
@@ -226,6 +232,11 @@ impl Upkeep {
         }
         let leases = (leases, further_leases);
         self.renewer.ticked(server, leases, reading, lost).await?;
+        let consumer = &self.member.consumer;
+        self.maintenance
+            .announcer
+            .answer(server, consumer, asked)
+            .await;
         match &mut self.registry {
             Some(registry) => registry.retire(server, result.time).await,
             None => Ok(()),

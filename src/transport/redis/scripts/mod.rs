@@ -71,7 +71,7 @@ scripts! {
     /// Renews leases.
     RENEW = "fence" "renewal" "renew";
     /// Renews leases, and does the rest of a consumer's upkeep.
-    TICK = "throttle" "holder" "order" "fence" "fields" "tasks" "parking" "renewal" "promotion" "trimming" "reaping" "tick";
+    TICK = "throttle" "holder" "order" "fence" "fields" "tasks" "parking" "renewal" "promotion" "trimming" "reaping" "workers" "tick";
     /// Reads new entries of several streams.
     FETCH = "pending" "fetch";
     /// Counts the pending entries of a group.
@@ -122,6 +122,16 @@ scripts! {
     /// Sends the task of a schedule.
     #[cfg(feature = "schedule")]
     FIRE_SCHEDULE = "fence" "tasks" "accepting" "schedules" "fire_schedule";
+    /// Asks the workers of a group a question.
+    ASK = "fence" "ask";
+    /// Stores the answer of a worker.
+    REPORT = "fence" "report";
+    /// Reads the answers of workers.
+    COLLECT = "fence" "tasks" "collect";
+    /// Gives an order to a worker.
+    ORDER = "order_worker";
+    /// Reads the history of a group.
+    HISTORY = "fence" "tasks" "history";
     /// Counts a group's entries and consumers.
     STATS = "fence" "holder" "group_info" "stats";
 }

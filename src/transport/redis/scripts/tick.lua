@@ -7,19 +7,24 @@
 --       of other libraries' consumers in ms, '1' to trim although they read the stream, ms between
 --       two trims by any worker, ms of silence of a dead consumer, ms between two searches for
 --       them, an id behind every entry, the time of the first registrations to list ('' = no
---       registry), then for each stream: its steps ('m' = deliver due messages, hand over permits that
---       have ended, and return the group's state and pauses, 's' = mark as alive, 't' = trim, 'r' =
---       reap), the number of ids on the retry stream, the number on the stream, the ids.
+--       registry), the worker, its announcement, ms for which announcements are kept, then for each
+--       stream: its steps ('m' = deliver due messages, hand over permits that have ended, and return
+--       the group's state and pauses, 's' = mark as alive, 't' = trim, 'r' = reap, 'w' = return
+--       whether the worker is announced, what it is asked, and its orders, 'a' = announce it), the key
+--       of the orders and the id of the last one known, the number of ids on the retry stream, the
+--       number on the stream, twice the number of counts, the ids, the counts: field, number, ….
 -- Returns: {time on Redis's clock, {for each stream: {{lost ids on the retry stream}, {lost ids on
 --           the stream}}, and if the steps have 'm': moved to the retry stream {moved, lost, ms
 --           until the next is due}, moved to the stream: the same, {last id delivered, number of
 --           pending entries}, trimmed {number} or {0, group, consumer that prevents it}, number of
 --           consumers deleted, number of parked messages moved, {field of a pause, its time and
---           reason…}}, {registered stream, time…}}. A failed step has its error, a string, as its
---           result.
+--           reason…}, and if the steps have 'w': {1 if the worker is announced, the question}, {id of
+--           the last order, {word, argument, operator}…}, 1 or 0}}, {registered stream, time…}}. A
+--           failed step has its error, a string, as its result.
 local group, me, prefix, most, bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local foreign, beside_foreign, trim_period = ARGV[6], ARGV[7] == '1', ARGV[8]
 local silence, reap_period, last = tonumber(ARGV[9]), ARGV[10], ARGV[11]
+local worker, announcement, kept = ARGV[13], ARGV[14], ARGV[15]
 
 local function try(step, ...)
   local good, result = pcall(step, ...)
@@ -58,14 +63,16 @@ local function facts(stream, retry, alive)
 end
 
 local time, streams = clock(), {}
-local key, arg = 0, 13
+local key, arg = 0, 16
 while arg <= #ARGV do
   local stream, retry = KEYS[key + 1], KEYS[key + 2]
-  local steps, retries, primaries = ARGV[arg], tonumber(ARGV[arg + 1]), tonumber(ARGV[arg + 2])
-  local middle = arg + 3 + retries
+  local steps, orders_key, ordered = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2]
+  local retries, primaries, counts = ARGV[arg + 3], ARGV[arg + 4], ARGV[arg + 5]
+  local middle = arg + 6 + retries
+  local behind = middle + primaries
   local result = {
-    renewed(retry, arg + 3, middle - 1),
-    renewed(stream, middle, middle + primaries - 1),
+    renewed(retry, arg + 6, middle - 1),
+    renewed(stream, middle, behind - 1),
   }
   local function has(step) return string.find(steps, step, 1, true) end
   if has('m') then
@@ -80,11 +87,20 @@ while arg <= #ARGV do
       result[6] = try(trim, stream, KEYS[key + 7], me, prefix, trim_period, beside_foreign, foreign)
     end
     if has('r') then
-      result[7] = try(reap, { stream, retry }, KEYS[key + 8], group, me, prefix, silence, reap_period)
+      local announced = base .. ':workers:' .. group
+      result[7] = try(
+        reap, { stream, retry }, announced, KEYS[key + 8], group, me, prefix, silence, reap_period
+      )
+    end
+    if has('w') then
+      local new = has('a') and announcement
+      result[10] = try(present, base, group, me, new, kept, has('s'))
+      result[11] = try(orders, orders_key, worker, ordered)
+      result[12] = try(add_counts, base, group, time, behind, behind + counts - 1)
     end
   end
   streams[#streams + 1] = result
-  key, arg = key + 8, middle + primaries
+  key, arg = key + 8, behind + counts
 end
 
 local registered = {}

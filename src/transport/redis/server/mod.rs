@@ -188,6 +188,15 @@ impl Connector {
         }
     }
 
+    /// Returns the name of the topology, for people.
+    pub(super) fn topology_name(&self) -> &'static str {
+        match self.servers.topology {
+            Topology::Server(_) => "redis",
+            Topology::Sentinel(_) => "redis sentinel",
+            Topology::Cluster(_) => "redis cluster",
+        }
+    }
+
     pub(super) fn is_cluster(&self) -> bool {
         self.cluster().is_some()
     }

@@ -1,0 +1,307 @@
+//! Announces a worker on its streams, answers questions about it, follows the orders of operators, and
+//! adds to the history of its group. All of that is a part of the tick.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use redis::Cmd;
+use serde_json::json;
+
+use super::{
+    streams::ServedStream,
+    tick::{is_done, step},
+    upkeep_connection::UpkeepConnection,
+};
+use crate::{
+    error::Error,
+    message::Shown,
+    transport::{
+        MinuteCounts, WorkerMonitor, WorkerOrder,
+        redis::{
+            response::{Value, array, bytes, exactly, integer},
+            scripts,
+        },
+    },
+};
+
+/// The time for which announcements are kept after the last sign of life of any worker of the group.
+/// At least twice the lease, since a sign of life is given three times in a lease.
+const MIN_KEPT: Duration = Duration::from_secs(600);
+/// The time for which an answer is kept.
+const ANSWER_KEPT: Duration = Duration::from_secs(5);
+/// The most unknown orders that are logged.
+const MAX_UNKNOWN: usize = 100;
+
+/// The state of the worker, once `serve` has given it to the source.
+pub(super) type MonitorSlot = Arc<OnceLock<Arc<WorkerMonitor>>>;
+
+/// The announcement of one worker, on the streams of one consumer.
+pub(super) struct Announcer {
+    monitor: MonitorSlot,
+    /// The name of the transport in the announcement.
+    transport: &'static str,
+    streams: HashMap<u32, OnStream>,
+    /// The orders of an unknown kind that were logged.
+    unknown: HashSet<String>,
+    /// The last failure that was logged.
+    failure: Option<String>,
+}
+
+/// The state of the announcement on a stream.
+#[derive(Debug, Default)]
+struct OnStream {
+    /// The revision of the announcement that is stored. 0 if none is.
+    announced: u64,
+    /// The id of the last order. Empty before the first tick.
+    ordered: String,
+    /// The question that was answered last.
+    answered: Bytes,
+}
+
+/// The part of a tick on one stream that concerns the worker.
+#[derive(Debug, Default)]
+pub(super) struct WorkerStep {
+    /// The revision of the announcement, if it is stored by this tick.
+    pub(super) announce: Option<u64>,
+    /// The id of the last order that is known.
+    pub(super) ordered: String,
+    /// The counts for the history.
+    pub(super) counts: Option<MinuteCounts>,
+}
+
+/// The arguments of a tick that concern the worker.
+#[derive(Debug, Default)]
+pub(super) struct Announcement {
+    pub(super) worker: String,
+    /// The announcement. Empty if no stream needs it.
+    pub(super) text: String,
+    /// The time for which announcements are kept, in milliseconds.
+    pub(super) kept: u64,
+}
+
+/// The results of a tick on one stream that concern the worker. A failed step has its error as its
+/// result.
+#[derive(Debug)]
+pub(super) struct WorkerTick {
+    /// `false` if the worker is not announced, and the question that it is asked.
+    present: Result<(bool, Bytes), String>,
+    orders: Result<NewOrders, String>,
+    counted: Result<(), String>,
+}
+
+#[derive(Debug)]
+struct NewOrders {
+    /// The id of the last order.
+    last: String,
+    /// For each order its word, its argument and the operator.
+    orders: Vec<[String; 3]>,
+}
+
+impl Announcer {
+    pub(super) fn new(monitor: MonitorSlot, transport: &'static str) -> Self {
+        Self {
+            monitor,
+            transport,
+            streams: HashMap::new(),
+            unknown: HashSet::new(),
+            failure: None,
+        }
+    }
+
+    /// Returns the step of the next tick on a stream. `None` if the source belongs to no worker.
+    pub(super) fn step(&mut self, stream: &ServedStream) -> Option<WorkerStep> {
+        let monitor = self.monitor.get()?;
+        let known = self.streams.entry(stream.index).or_default();
+        let revision = monitor.revision();
+        Some(WorkerStep {
+            announce: (known.announced != revision).then_some(revision),
+            ordered: known.ordered.clone(),
+            counts: monitor.take_counts(&stream.keys.stream),
+        })
+    }
+
+    /// Returns the arguments of a tick with these steps.
+    pub(super) fn announcement<'a>(
+        &self,
+        steps: impl IntoIterator<Item = &'a WorkerStep>,
+        lease: Duration,
+    ) -> Announcement {
+        let Some(monitor) = self.monitor.get() else {
+            return Announcement::default();
+        };
+        let is_needed = steps.into_iter().any(|step| step.announce.is_some());
+        let info = is_needed.then(|| monitor.info(self.transport));
+        let text = info.and_then(|info| serde_json::to_string(&info).ok());
+        Announcement {
+            worker: monitor.worker().to_owned(),
+            text: text.unwrap_or_default(),
+            kept: (2 * lease).max(MIN_KEPT).as_millis() as u64,
+        }
+    }
+
+    /// Keeps the counts of a tick that has failed for the next one.
+    pub(super) fn failed(&self, stream: &ServedStream, step: &WorkerStep) {
+        if let (Some(monitor), Some(counts)) = (self.monitor.get(), &step.counts) {
+            monitor.put_back(&stream.keys.stream, counts);
+        }
+    }
+
+    /// Handles the results of a tick on a stream. Returns `true` if the worker is asked for an answer on
+    /// this stream.
+    pub(super) fn ticked(
+        &mut self,
+        stream: &ServedStream,
+        step: &WorkerStep,
+        tick: WorkerTick,
+    ) -> Option<Question> {
+        let known = self.streams.entry(stream.index).or_default();
+        let mut failures = Vec::new();
+        let mut question = None;
+        match tick.present {
+            Ok((is_known, asked)) => {
+                match step.announce {
+                    Some(revision) => known.announced = revision,
+                    // Another program has removed it.
+                    None if !is_known => known.announced = 0,
+                    None => {}
+                }
+                if !asked.is_empty() && asked != known.answered {
+                    question = Some(Question::of(&asked));
+                    known.answered = asked;
+                }
+            }
+            Err(error) => failures.push(("the worker cannot be announced", error)),
+        }
+        let mut orders = Vec::new();
+        match tick.orders {
+            Ok(new) => {
+                known.ordered = new.last;
+                orders = new.orders;
+            }
+            Err(error) => failures.push(("the orders of operators cannot be read", error)),
+        }
+        if let Err(error) = tick.counted {
+            failures.push(("the history is not kept", error));
+            self.failed(stream, step);
+        }
+        for [word, argument, by] in orders {
+            self.follow(stream, &word, &argument, &by);
+        }
+        self.log(stream, &failures);
+        question
+    }
+
+    fn follow(&mut self, stream: &ServedStream, word: &str, argument: &str, by: &str) {
+        let Some(monitor) = self.monitor.get() else {
+            return;
+        };
+        if let Some(order) = WorkerOrder::parse(word, argument) {
+            return monitor.follow(&order, by);
+        }
+        if self.unknown.len() < MAX_UNKNOWN && self.unknown.insert(word.to_owned()) {
+            tracing::warn!(
+                stream = %stream.keys.stream,
+                order = %Shown::new(word).at_most(100),
+                argument = %Shown::new(argument).at_most(100),
+                by = %Shown::new(by).at_most(100),
+                "an order that this version does not know is ignored: a newer version may have \
+                 given it"
+            );
+        }
+    }
+
+    /// Logs each failure once, until a tick succeeds. Messages are handled all the same.
+    fn log(&mut self, stream: &ServedStream, failures: &[(&str, String)]) {
+        let Some((what, error)) = failures.first() else {
+            self.failure = None;
+            return;
+        };
+        if self.failure.as_deref() != Some(error) {
+            let stream = &stream.keys.stream;
+            tracing::warn!(%stream, error, "{what}; trying again");
+            self.failure = Some(error.clone());
+        }
+    }
+
+    /// Answers the question that the worker is asked on these streams. An error is only logged, since
+    /// whoever asks names the workers that do not answer.
+    pub(super) async fn answer(
+        &self,
+        server: &UpkeepConnection,
+        consumer: &str,
+        asked: Vec<(Arc<ServedStream>, Question)>,
+    ) {
+        let Some(monitor) = self.monitor.get() else {
+            return;
+        };
+        for (stream, question) in asked {
+            let answer = match question {
+                Question::Ping => serde_json::to_string(&json!({ "worker": monitor.worker() })),
+                Question::Stats => serde_json::to_string(&monitor.stats()),
+            };
+            let Ok(answer) = answer else { continue };
+            let key = stream.keys.report(consumer);
+            let args = |cmd: &mut Cmd| {
+                cmd.arg(answer).arg(ANSWER_KEPT.as_millis() as u64);
+            };
+            let stored = server.script(&scripts::REPORT, &[&key], args).await;
+            if let Err(error) = stored {
+                let (stream, error) = (&stream.keys.stream, error.chain());
+                tracing::debug!(%stream, error, "a question about this worker was not answered");
+            }
+        }
+    }
+}
+
+/// A question to a worker.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Question {
+    Ping,
+    Stats,
+}
+
+impl Question {
+    /// Decodes a question: an id, a space and a word. A word of a newer version is answered as a ping.
+    fn of(asked: &[u8]) -> Self {
+        match asked.ends_with(b" stats") {
+            true => Self::Stats,
+            false => Self::Ping,
+        }
+    }
+}
+
+impl WorkerTick {
+    pub(super) fn read([present, orders, counted]: [Value; 3]) -> Result<Self, Error> {
+        Ok(Self {
+            present: step(present, |answer| {
+                let [known, asked] = exactly(answer)?;
+                Ok((integer(&known)? != 0, bytes(asked)?))
+            })?,
+            orders: step(orders, NewOrders::read)?,
+            counted: is_done(counted)?,
+        })
+    }
+}
+
+impl NewOrders {
+    fn read(answer: Value) -> Result<Self, Error> {
+        let mut values = array(answer)?.into_iter();
+        let last = values.next().map(text).transpose()?.unwrap_or_default();
+        let orders = values.map(|order| {
+            let [word, argument, by] = exactly(order)?;
+            Ok([text(word)?, text(argument)?, text(by)?])
+        });
+        Ok(Self {
+            last,
+            orders: orders.collect::<Result<_, Error>>()?,
+        })
+    }
+}
+
+fn text(value: Value) -> Result<String, Error> {
+    Ok(String::from_utf8_lossy(&bytes(value)?).into_owned())
+}

@@ -1,0 +1,385 @@
+//! The workers of a group: their announcements, their answers to questions, orders to them, and the
+//! history of the group.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use futures_util::future::try_join_all;
+use redis::Cmd;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Redis, error,
+    ids::unique,
+    keys::{CONSUMER_PREFIX, Keys},
+    pipeline::Resend,
+    response::{Value, array, bytes, exactly, fields, integer},
+    scripts,
+};
+use crate::{
+    error::{Error, ErrorKind},
+    transport::{
+        Answers, MINUTES, Minute, MinuteCounts, Pong, StoreFuture, WorkerInfo, WorkerOrder,
+        WorkerStats, WorkerStore, Workers,
+    },
+};
+
+/// The number of announcements that one command reads, about.
+const READ_AT_ONCE: usize = 32;
+/// The number of workers whose answers one script looks for.
+const COLLECTED_AT_ONCE: usize = 100;
+/// About the most bytes of answers that one script returns.
+const COLLECTED_BYTES: usize = 1 << 20;
+/// The most bytes of an announcement or an answer. A longer one was not written by a worker.
+const MAX_TEXT: usize = 256 << 10;
+/// The time for which a question waits for answers.
+const MAX_WAIT: Duration = Duration::from_millis(2500);
+/// The time between two looks for answers.
+const LOOK_PERIOD: Duration = Duration::from_millis(100);
+/// About the most orders that are kept.
+const MAX_ORDERS: usize = 1000;
+/// The time for which orders are kept.
+const ORDERS_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Redis {
+    /// Returns the workers of the stream, as members of this handle's group.
+    pub fn workers(&self) -> Workers {
+        Workers::new(Store(self.clone()))
+    }
+
+    /// Returns the last 60 minutes of the group on the stream, the oldest first. The last one is the
+    /// current minute. Workers add what they have done to it once a second.
+    ///
+    /// # Errors
+    /// If the handle has a set of streams, unless it is a partitioned stream, or the server cannot be
+    /// reached or refuses.
+    pub async fn history(&self) -> Result<Vec<Minute>, Error> {
+        let all = self.all_keys()?;
+        let parts = try_join_all(all.iter().map(|keys| self.history_on(keys))).await?;
+        let now = parts.iter().map(|part| part.now).max().unwrap_or_default();
+        let minutes = (now + 1).saturating_sub(MINUTES)..=now;
+        let minutes = minutes.map(|number| {
+            let mut counts = MinuteCounts::default();
+            for part in &parts {
+                part.minutes.get(&number).inspect(|part| counts.merge(part));
+            }
+            counts.minute(number)
+        });
+        Ok(minutes.collect())
+    }
+
+    async fn history_on(&self, keys: &Keys) -> Result<PartOfHistory, Error> {
+        let (workers, group) = (keys.workers(), keys.group.as_str());
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(group).arg(MINUTES);
+        };
+        let pipeline = self.shared.pipeline.of(&keys.primary);
+        let names = [workers.as_str()];
+        let answer = pipeline.script(&scripts::HISTORY, &names, args, Resend::Never);
+        PartOfHistory::read(answer.await?)
+    }
+}
+
+/// The history of one stream.
+#[derive(Debug)]
+pub(super) struct PartOfHistory {
+    /// The current minute since 1970, on the server's clock.
+    now: u64,
+    minutes: BTreeMap<u64, MinuteCounts>,
+}
+
+impl PartOfHistory {
+    pub(super) fn read(answer: Value) -> Result<Self, Error> {
+        let mut values = array(answer)?.into_iter();
+        let number = |value: &Value| Ok::<_, Error>(integer(value)?.unsigned_abs());
+        let now = number(&values.next().unwrap_or_default())?;
+        let minutes = values.map(|minute| {
+            let [minute, found] = exactly(minute)?;
+            let mut counts = MinuteCounts::default();
+            for (field, count) in fields(found)? {
+                counts.add_field(&field, &count);
+            }
+            Ok((number(&minute)?, counts))
+        });
+        Ok(Self {
+            now,
+            minutes: minutes.collect::<Result<_, Error>>()?,
+        })
+    }
+}
+
+/// The workers of the handle's group.
+struct Store(Redis);
+
+/// A worker on one stream.
+#[derive(Debug)]
+struct OnStream {
+    /// The index of the stream among those of the handle.
+    stream: usize,
+    consumer: String,
+    info: WorkerInfo,
+}
+
+/// The answers to a question: the worker, the text and the time since the question.
+type Texts = Vec<(String, String, Duration)>;
+
+impl Store {
+    /// Returns each worker once, with a stream that it serves.
+    async fn all(&self, all: &[Keys]) -> Result<Vec<OnStream>, Error> {
+        let listed = all.iter().enumerate();
+        let listed = listed.map(|(stream, keys)| self.on_stream(stream, keys));
+        let mut workers = BTreeMap::<String, OnStream>::new();
+        for found in try_join_all(listed).await?.into_iter().flatten() {
+            let known = workers.get(&found.info.worker);
+            if known.is_none_or(|known| found.info.alive && !known.info.alive) {
+                workers.insert(found.info.worker.clone(), found);
+            }
+        }
+        Ok(workers.into_values().collect())
+    }
+
+    async fn on_stream(&self, stream: usize, keys: &Keys) -> Result<Vec<OnStream>, Error> {
+        let announced = self.announced(keys).await?;
+        let consumers = self.0.consumers_of(&keys.stream).await?;
+        let mut idle = HashMap::<String, Duration>::new();
+        for found in consumers.into_iter().flatten() {
+            let known = idle.entry(found.consumer).or_insert(found.idle);
+            *known = found.idle.min(*known);
+        }
+        let mut workers = Vec::with_capacity(announced.len());
+        for (consumer, text) in announced {
+            let mut info = read_info(&consumer, &text);
+            info.alive = (idle.remove(&consumer)).is_some_and(|idle| idle < lease_of(&consumer));
+            workers.push(OnStream {
+                stream,
+                consumer,
+                info,
+            });
+        }
+        let silent = idle.into_iter().filter(|(consumer, idle)| {
+            consumer.starts_with(CONSUMER_PREFIX) && *idle < lease_of(consumer)
+        });
+        workers.extend(silent.map(|(consumer, _)| OnStream {
+            stream,
+            info: WorkerInfo::unknown(
+                &consumer,
+                "it has announced nothing: its version is older, or it starts just now",
+            ),
+            consumer,
+        }));
+        Ok(workers)
+    }
+
+    /// Reads the announcements, by consumer.
+    async fn announced(&self, keys: &Keys) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+        let (key, mut cursor) = (keys.workers(), "0".to_owned());
+        let mut announced = BTreeMap::new();
+        let pipeline = self.0.shared.pipeline.of(&keys.primary);
+        loop {
+            let mut cmd = redis::cmd("HSCAN");
+            cmd.arg(&key).arg(&cursor).arg("COUNT").arg(READ_AT_ONCE);
+            let answer = pipeline.submit(cmd, Resend::Never).await?;
+            if error::code(&answer) == Some("WRONGTYPE") {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!(
+                        "the key `{key}` does not hold the announcements of workers, so another \
+                         program has written it; delete it"
+                    ),
+                ));
+            }
+            let (next, found) = scanned(error::check(answer)?)?;
+            announced.extend(found);
+            if next == "0" {
+                return Ok(announced);
+            }
+            cursor = next;
+        }
+    }
+
+    /// Asks all live workers, and waits for their answers. Returns the names of those that did not
+    /// answer in time.
+    async fn ask(&self, word: &str) -> Result<(Texts, Vec<String>), Error> {
+        let all = self.0.all_keys()?;
+        let asked = Instant::now();
+        let mut missing = vec![HashMap::new(); all.len()];
+        let mut silent = Vec::new();
+        for worker in self.all(&all).await? {
+            match (worker.info.alive, worker.info.fault) {
+                (false, _) => {}
+                (true, Some(_)) => silent.push(worker.info.worker),
+                (true, None) => {
+                    missing[worker.stream].insert(worker.consumer, worker.info.worker);
+                }
+            }
+        }
+        let streams = all.iter().zip(missing);
+        let streams = streams.filter(|(_, missing)| !missing.is_empty());
+        let found = streams.map(|(keys, missing)| self.ask_on(keys, missing, word, asked));
+        let mut texts = Vec::new();
+        for (found, missing) in try_join_all(found).await? {
+            texts.extend(found);
+            silent.extend(missing);
+        }
+        Ok((texts, silent))
+    }
+
+    /// Asks the workers on a stream. `missing` has their names by consumer.
+    async fn ask_on(
+        &self,
+        keys: &Keys,
+        mut missing: HashMap<String, String>,
+        word: &str,
+        asked: Instant,
+    ) -> Result<(Texts, Vec<String>), Error> {
+        let pipeline = self.0.shared.pipeline.of(&keys.primary);
+        let (question, workers) = (keys.asked(), keys.workers());
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(unique().to_string())
+                .arg(word)
+                .arg(MAX_WAIT.as_millis() as u64);
+        };
+        let names = [question.as_str()];
+        let since = pipeline.script(&scripts::ASK, &names, args, Resend::Never);
+        let since = integer(&since.await?)?;
+        let mut texts = Vec::new();
+        while !missing.is_empty() && asked.elapsed() < MAX_WAIT {
+            sleep(LOOK_PERIOD).await;
+            let consumers: Vec<_> = missing.keys().cloned().collect();
+            for consumers in consumers.chunks(COLLECTED_AT_ONCE) {
+                let mut rest = consumers;
+                loop {
+                    let args = |cmd: &mut Cmd| {
+                        cmd.arg(keys.group.as_str())
+                            .arg(since)
+                            .arg(COLLECTED_BYTES)
+                            .arg(rest);
+                    };
+                    let names = [workers.as_str()];
+                    let found = pipeline.script(&scripts::COLLECT, &names, args, Resend::Never);
+                    let found = fields(found.await?)?;
+                    let Some((last, _)) = found.last() else { break };
+                    let behind = rest.iter().position(|it| it.as_bytes() == last);
+                    rest = &rest[behind.map_or(rest.len(), |at| at + 1)..];
+                    for (consumer, text) in found {
+                        let consumer = String::from_utf8_lossy(&consumer).into_owned();
+                        if let Some(worker) = missing.remove(&consumer) {
+                            let text = String::from_utf8_lossy(&text).into_owned();
+                            texts.push((worker, text, asked.elapsed()));
+                        }
+                    }
+                    if rest.is_empty() {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok((texts, missing.into_values().collect()))
+    }
+}
+
+impl WorkerStore for Store {
+    fn list(&self) -> StoreFuture<'_, Vec<WorkerInfo>> {
+        Box::pin(async move {
+            let workers = self.all(&self.0.all_keys()?).await?;
+            Ok(workers.into_iter().map(|worker| worker.info).collect())
+        })
+    }
+
+    fn stats(&self) -> StoreFuture<'_, Answers<WorkerStats>> {
+        Box::pin(async move {
+            let (texts, mut silent) = self.ask("stats").await?;
+            let mut answers = Vec::with_capacity(texts.len());
+            for (worker, text, _) in texts {
+                match read_stats(&worker, &text) {
+                    Some(stats) => answers.push(stats),
+                    None => silent.push(worker),
+                }
+            }
+            Ok(Answers::new(answers, silent))
+        })
+    }
+
+    fn ping(&self) -> StoreFuture<'_, Answers<Pong>> {
+        Box::pin(async move {
+            let (texts, silent) = self.ask("ping").await?;
+            let pongs = texts.into_iter();
+            let pongs = pongs.map(|(worker, _, after)| Pong::new(worker, after));
+            Ok(Answers::new(pongs.collect(), silent))
+        })
+    }
+
+    fn order<'a>(
+        &'a self,
+        worker: &'a str,
+        order: &'a WorkerOrder,
+        by: &'a str,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            let all = self.0.all_keys()?;
+            let workers = self.all(&all).await?;
+            let found = workers.iter().find(|it| it.info.worker == worker);
+            let Some(found) = found.filter(|it| it.info.alive && it.info.fault.is_none()) else {
+                return Ok(false);
+            };
+            let keys = &all[found.stream];
+            let (workers, (word, argument)) = (keys.workers(), order.words());
+            let names = [workers.as_str(), &keys.orders];
+            let args = |cmd: &mut Cmd| {
+                cmd.arg(&found.consumer)
+                    .arg(worker)
+                    .arg(word)
+                    .arg(argument)
+                    .arg(by)
+                    .arg(MAX_ORDERS)
+                    .arg(ORDERS_KEPT.as_millis() as u64);
+            };
+            let pipeline = self.0.shared.pipeline.of(&keys.primary);
+            let script = &scripts::ORDER;
+            let given = pipeline.script(script, &names, args, Resend::Never);
+            Ok(integer(&given.await?)? == 1)
+        })
+    }
+}
+
+/// Decodes a response to `HSCAN`: the next cursor, and the fields with their values.
+pub(super) fn scanned(answer: Value) -> Result<(String, Vec<(String, Vec<u8>)>), Error> {
+    let [cursor, found] = exactly(answer)?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let found = fields(found)?.into_iter();
+    let found = found.map(|(field, value)| (text(&field), value.to_vec()));
+    Ok((text(&bytes(cursor)?), found.collect()))
+}
+
+/// Decodes an announcement.
+fn read_info(consumer: &str, text: &[u8]) -> WorkerInfo {
+    let unreadable = |fault: String| WorkerInfo::unknown(consumer, fault);
+    if text.len() > MAX_TEXT {
+        return unreadable(format!("its announcement has {} bytes", text.len()));
+    }
+    match serde_json::from_slice::<WorkerInfo>(text) {
+        Ok(info) if info.worker.is_empty() => {
+            unreadable("its announcement does not name it".to_owned())
+        }
+        Ok(info) => info,
+        Err(error) => unreadable(format!("its announcement cannot be read: {error}")),
+    }
+}
+
+/// Decodes the statistics of a worker. `None` if they cannot be read.
+fn read_stats(worker: &str, text: &str) -> Option<WorkerStats> {
+    let text = (text.len() <= MAX_TEXT).then_some(text)?;
+    let stats = serde_json::from_str::<WorkerStats>(text).ok()?;
+    // An answer to a ping has no numbers.
+    (stats.worker == worker && text.contains("\"routes\"")).then_some(stats)
+}
+
+/// Returns the lease in the name of one of our consumers.
+fn lease_of(consumer: &str) -> Duration {
+    let lease = consumer.strip_prefix(CONSUMER_PREFIX);
+    let lease = lease.and_then(|rest| rest.strip_prefix("lease=")?.split_once("ms-"));
+    let millis = lease.and_then(|(lease, _)| lease.parse().ok());
+    Duration::from_millis(millis.unwrap_or(10_000))
+}

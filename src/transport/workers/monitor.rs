@@ -1,0 +1,542 @@
+//! What a worker knows about itself: its announcement, its statistics, and the orders that it follows.
+
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use foldhash::{HashMap, HashSet};
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    FollowedOrder, LastError, RouteStats, Running, WorkerInfo, WorkerOrder, WorkerState,
+    WorkerStats,
+    histogram::Histogram,
+    history::{MinuteCounts, Outcome},
+    info::{cut, host_name},
+};
+use crate::{
+    message::{Kind, Message, MessageId, Name, Shown},
+    sync::lock,
+    transport::{Interest, Settings, Verdict},
+};
+
+/// The number of parts of the counts. Threads use different parts, so that they seldom wait for each
+/// other.
+const SHARDS: usize = 4;
+/// The most routes that are counted by name.
+const MAX_ROUTES: usize = 200;
+/// The most running deliveries in the statistics.
+const MAX_RUNNING: usize = 100;
+/// About the most bytes of the routes in the statistics.
+const MAX_ROUTE_BYTES: usize = 96 << 10;
+/// The most bytes of a reason in the statistics.
+const MAX_REASON: usize = 300;
+/// The most names that are paused on a worker.
+const MAX_PAUSED: usize = 100;
+/// The number of orders that are shown.
+const MAX_ORDERS: usize = 5;
+/// The name under which the routes behind the first 200 are counted.
+const OTHER: &str = "(other)";
+
+/// The state of one worker, which [`serve`](crate::serve()) shares with its source: `serve` counts
+/// deliveries and follows orders, the source shows the announcement and the statistics to others, and
+/// passes orders on. See [`Source::monitor`](crate::transport::Source::monitor).
+#[derive(Debug)]
+pub struct WorkerMonitor {
+    /// The announcement without the parts that change.
+    info: WorkerInfo,
+    /// The names of tasks and requests that the worker has routes for; `None` if it may handle any.
+    /// Other names are counted together, since senders choose them.
+    known: Option<HashSet<(Kind, Name)>>,
+    started: Instant,
+    shards: [Mutex<Shard>; SHARDS],
+    orders: Mutex<Orders>,
+    /// The limit of an operator. `usize::MAX` without one.
+    limit: AtomicUsize,
+    paused: AtomicBool,
+    has_paused_names: AtomicBool,
+    /// Changes with each change of the announcement.
+    revision: AtomicU64,
+    changed: Notify,
+    draining: CancellationToken,
+}
+
+/// The paused names, and the last orders.
+#[derive(Debug, Default)]
+struct Orders {
+    paused: HashSet<Name>,
+    followed: VecDeque<FollowedOrder>,
+}
+
+/// A part of the counts.
+#[derive(Debug, Default)]
+struct Shard {
+    running: Vec<Option<Started>>,
+    /// The unused places in `running`.
+    free: Vec<usize>,
+    routes: HashMap<(Kind, Name), RouteCounts>,
+    /// The counts since they were last taken, by stream.
+    minutes: HashMap<Name, MinuteCounts>,
+}
+
+/// A delivery that runs.
+#[derive(Debug)]
+struct Started {
+    id: Option<MessageId>,
+    kind: Kind,
+    name: Name,
+    /// The name of the route: the pattern of an event.
+    route: Name,
+    stream: Option<Name>,
+    attempt: u32,
+    waited: Option<Duration>,
+    at: Instant,
+}
+
+/// The counts of a route.
+#[derive(Debug, Default)]
+struct RouteCounts {
+    done: u64,
+    failed: u64,
+    dead: u64,
+    discarded: u64,
+    latency: Histogram,
+    last_error: Option<LastError>,
+}
+
+impl RouteCounts {
+    fn count(&mut self, outcome: Outcome, latency: Duration) {
+        *match outcome {
+            Outcome::Done => &mut self.done,
+            Outcome::Failed => &mut self.failed,
+            Outcome::Dead => &mut self.dead,
+            Outcome::Discarded => &mut self.discarded,
+        } += 1;
+        self.latency.record(latency);
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.done += other.done;
+        self.failed += other.failed;
+        self.dead += other.dead;
+        self.discarded += other.discarded;
+        self.latency.merge(&other.latency);
+        let last = |error: &Option<LastError>| error.as_ref().map(|error| error.at);
+        if last(&other.last_error) > last(&self.last_error) {
+            self.last_error.clone_from(&other.last_error);
+        }
+    }
+
+    fn total(&self) -> u64 {
+        self.done + self.failed + self.dead + self.discarded
+    }
+}
+
+impl WorkerMonitor {
+    /// Creates the state of a worker that starts now. `worker` is its unique name, `service` the name
+    /// and the version of its service, and `routes` are its routes, each as its kind and its name.
+    pub fn new(
+        worker: impl Into<String>,
+        settings: &Settings,
+        interest: &Interest,
+        service: (String, String),
+        routes: Vec<String>,
+    ) -> Self {
+        let streams = match (settings.served_registry(), settings.partitions()) {
+            _ if !interest.stream => Vec::new(),
+            (Some(registry), _) => vec![format!("registry {registry}")],
+            (None, Some(partitions)) => vec![partitions.stream.to_string()],
+            (None, None) => {
+                let listed = settings.listed_streams().into_iter();
+                listed.map(|(stream, _)| stream.to_string()).collect()
+            }
+        };
+        let known = interest.routes.as_ref();
+        let (service, version) = service;
+        let info = WorkerInfo {
+            worker: worker.into(),
+            service,
+            version,
+            host: host_name(),
+            pid: std::process::id(),
+            since: SystemTime::now(),
+            group: settings.group.to_string(),
+            streams,
+            routes,
+            max_in_flight: settings.max_in_flight,
+            lease: settings.lease,
+            campanile: env!("CARGO_PKG_VERSION").to_owned(),
+            ..WorkerInfo::default()
+        };
+        Self {
+            info: info.bounded(),
+            known: known.map(|names| names.iter().cloned().collect()),
+            started: Instant::now(),
+            shards: Default::default(),
+            orders: Mutex::default(),
+            limit: AtomicUsize::new(usize::MAX),
+            paused: AtomicBool::new(false),
+            has_paused_names: AtomicBool::new(false),
+            revision: AtomicU64::new(1),
+            changed: Notify::new(),
+            draining: CancellationToken::new(),
+        }
+    }
+
+    /// Returns the name of the worker.
+    pub fn worker(&self) -> &str {
+        &self.info.worker
+    }
+
+    /// Returns a number that changes with each change of [`info`](Self::info). It begins at 1.
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    /// Returns the announcement of the worker. `transport` is the name of the transport.
+    pub fn info(&self, transport: &str) -> WorkerInfo {
+        let orders = lock(&self.orders);
+        let mut paused: Vec<_> = orders.paused.iter().map(Name::to_string).collect();
+        paused.sort();
+        let info = WorkerInfo {
+            transport: transport.to_owned(),
+            limit: self.limit(),
+            state: self.state(),
+            paused,
+            orders: orders.followed.iter().cloned().collect(),
+            ..self.info.clone()
+        };
+        info.bounded()
+    }
+
+    fn limit(&self) -> Option<usize> {
+        let limit = self.limit.load(Ordering::Acquire);
+        (limit < usize::MAX).then_some(limit)
+    }
+
+    fn state(&self) -> WorkerState {
+        match self.draining.is_cancelled() {
+            true => WorkerState::Draining,
+            false if self.paused.load(Ordering::Acquire) => WorkerState::Paused,
+            false => WorkerState::Running,
+        }
+    }
+
+    /// Returns the time of day on the worker's clock.
+    fn now(&self) -> SystemTime {
+        self.info.since + self.started.elapsed()
+    }
+
+    /// Returns the statistics of the worker.
+    pub fn stats(&self) -> WorkerStats {
+        let mut routes: HashMap<(Kind, Name), RouteCounts> = HashMap::default();
+        let (mut in_flight, mut running) = (0, Vec::new());
+        for shard in &self.shards {
+            let shard = lock(shard);
+            for (route, counts) in &shard.routes {
+                let is_known = routes.contains_key(route);
+                let route = match is_known || routes.len() < MAX_ROUTES {
+                    true => route.clone(),
+                    false => (route.0, Name::from_static(OTHER)),
+                };
+                routes.entry(route).or_default().merge(counts);
+            }
+            let started = shard.running.iter().flatten();
+            let before = running.len();
+            running.extend(started.map(Started::shown));
+            in_flight += running.len() - before;
+            // So that memory stays bounded, whatever the number of deliveries in flight.
+            running.sort_by_key(|running: &Running| std::cmp::Reverse(running.running_for));
+            running.truncate(MAX_RUNNING);
+        }
+        let mut stats = WorkerStats {
+            worker: self.worker().to_owned(),
+            at: self.now(),
+            state: self.state(),
+            in_flight,
+            running,
+            ..WorkerStats::default()
+        };
+        let mut routes: Vec<_> = routes.into_iter().collect();
+        routes.sort_by(|(a, one), (b, other)| {
+            other.total().cmp(&one.total()).then_with(|| a.1.cmp(&b.1))
+        });
+        let mut bytes = 0;
+        for ((kind, name), counts) in routes {
+            stats.done += counts.done;
+            stats.failed += counts.failed;
+            stats.dead += counts.dead;
+            stats.discarded += counts.discarded;
+            let reason = counts
+                .last_error
+                .as_ref()
+                .map_or(0, |last| last.reason.len());
+            bytes += name.len() + reason + 250;
+            if bytes > MAX_ROUTE_BYTES {
+                stats.routes_left_out += 1;
+                continue;
+            }
+            stats.routes.push(RouteStats {
+                kind: kind.as_str().to_owned(),
+                name: name.to_string(),
+                done: counts.done,
+                failed: counts.failed,
+                dead: counts.dead,
+                discarded: counts.discarded,
+                latency: counts.latency.quantiles(),
+                last_error: counts.last_error,
+            });
+        }
+        stats
+    }
+
+    /// Takes the counts of a stream since they were last taken. `None` if nothing has happened.
+    pub(crate) fn take_counts(&self, stream: &Name) -> Option<MinuteCounts> {
+        let mut taken: Option<MinuteCounts> = None;
+        for shard in &self.shards {
+            let Some(counts) = lock(shard).minutes.remove(stream) else {
+                continue;
+            };
+            match &mut taken {
+                None => taken = Some(counts),
+                Some(taken) => taken.merge(&counts),
+            }
+        }
+        taken
+    }
+
+    /// Puts counts back that could not be stored.
+    pub(crate) fn put_back(&self, stream: &Name, counts: &MinuteCounts) {
+        let mut shard = lock(&self.shards[0]);
+        shard
+            .minutes
+            .entry(stream.clone())
+            .or_default()
+            .merge(counts);
+    }
+
+    /// Counts a delivery as running until the returned guard is dropped or gets the verdict.
+    pub(crate) fn start(self: Arc<Self>, message: &Message) -> RunningDelivery {
+        let parts = message.parts();
+        let waited = match (parts.accepted_at, parts.attempt.is_retry()) {
+            (Some(accepted), false) => self.now().duration_since(accepted).ok(),
+            _ => None,
+        };
+        let started = Started {
+            id: parts.id.clone(),
+            kind: parts.kind,
+            name: parts.name.clone(),
+            route: parts.pattern.as_ref().unwrap_or(&parts.name).clone(),
+            stream: parts.stream.clone(),
+            attempt: parts.attempt.0,
+            waited,
+            at: Instant::now(),
+        };
+        let shard = shard_of_thread();
+        let mut counts = lock(&self.shards[shard]);
+        let place = match counts.free.pop() {
+            Some(place) => place,
+            None => {
+                counts.running.push(None);
+                counts.running.len() - 1
+            }
+        };
+        counts.running[place] = Some(started);
+        drop(counts);
+        RunningDelivery {
+            monitor: self,
+            shard,
+            place,
+        }
+    }
+
+    /// Returns `true` if tasks and requests of this name must not start on this worker.
+    pub(crate) fn has_paused(&self, name: &Name) -> bool {
+        self.has_paused_names.load(Ordering::Relaxed) && lock(&self.orders).paused.contains(name)
+    }
+
+    /// Returns the number of deliveries that may be in flight.
+    pub(crate) fn max_in_flight(&self) -> usize {
+        match self.paused.load(Ordering::Acquire) {
+            true => 0,
+            false => (self.info.max_in_flight).min(self.limit.load(Ordering::Acquire)),
+        }
+    }
+
+    /// Waits until [`max_in_flight`](Self::max_in_flight) may have changed. One task may wait.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Waits until an operator drains the worker.
+    pub(crate) async fn drained(self: Arc<Self>) {
+        self.draining.cancelled().await;
+    }
+
+    /// Shows the worker as draining.
+    pub(crate) fn drain(&self) {
+        self.draining.cancel();
+        self.revision.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Follows an order of the operator `by`, and logs it.
+    pub fn follow(&self, order: &WorkerOrder, by: &str) {
+        let (worker, group) = (self.worker(), Shown::new(&self.info.group));
+        let by_shown = Shown::new(by).at_most(MAX_REASON).to_string();
+        let mut orders = lock(&self.orders);
+        match order {
+            WorkerOrder::Drain => self.draining.cancel(),
+            WorkerOrder::Limit(limit) => {
+                self.limit
+                    .store(limit.unwrap_or(usize::MAX), Ordering::Release);
+            }
+            WorkerOrder::Pause => self.paused.store(true, Ordering::Release),
+            WorkerOrder::Resume => self.paused.store(false, Ordering::Release),
+            WorkerOrder::PauseName(name) => {
+                if orders.paused.len() >= MAX_PAUSED && !orders.paused.contains(name) {
+                    tracing::warn!(
+                        worker, %group, by = by_shown,
+                        "an order to pause a name is not followed: {MAX_PAUSED} names are paused on \
+                         this worker"
+                    );
+                    return;
+                }
+                orders.paused.insert(name.clone());
+            }
+            WorkerOrder::ResumeName(name) => drop(orders.paused.remove(name)),
+        }
+        let is_any = !orders.paused.is_empty();
+        self.has_paused_names.store(is_any, Ordering::Relaxed);
+        let text = order.to_string();
+        let shown = Shown::new(&text).to_string();
+        tracing::info!(worker, %group, order = shown, by = by_shown, "the worker follows an order");
+        if orders.followed.len() == MAX_ORDERS {
+            orders.followed.pop_front();
+        }
+        let (mut order, mut by) = (text, by.to_owned());
+        cut(&mut order, MAX_REASON);
+        cut(&mut by, MAX_REASON);
+        let at = self.now();
+        orders.followed.push_back(FollowedOrder { order, by, at });
+        drop(orders);
+        self.revision.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_one();
+    }
+
+    /// Returns `true` if deliveries of this name are counted by name.
+    fn counts(&self, kind: Kind, name: &Name) -> bool {
+        let known = self.known.as_ref();
+        // Subscriptions choose the names of events, and senders those of other messages.
+        kind == Kind::Event || known.is_none_or(|known| known.contains(&(kind, name.clone())))
+    }
+}
+
+impl Started {
+    fn shown(&self) -> Running {
+        let mut id = self.id.as_deref().unwrap_or_default().to_owned();
+        cut(&mut id, 100);
+        Running {
+            id,
+            kind: self.kind.as_str().to_owned(),
+            name: self.name.to_string(),
+            attempt: self.attempt,
+            running_for: self.at.elapsed(),
+        }
+    }
+}
+
+/// A delivery that a worker runs, in the worker's statistics. It ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct RunningDelivery {
+    monitor: Arc<WorkerMonitor>,
+    shard: usize,
+    place: usize,
+}
+
+impl RunningDelivery {
+    /// Counts the verdict on the delivery, and ends it.
+    pub(crate) fn end(self, verdict: &Verdict) {
+        if let Some(outcome) = Outcome::of(verdict) {
+            self.count(outcome, verdict);
+        }
+    }
+
+    fn count(&self, outcome: Outcome, verdict: &Verdict) {
+        // Read before the lock is taken, so that it is held only briefly.
+        let now = Instant::now();
+        let last_error = reason(verdict).map(|mut reason| {
+            cut(&mut reason, MAX_REASON);
+            let at = self.monitor.now();
+            LastError { reason, at }
+        });
+        let mut shard = lock(&self.monitor.shards[self.shard]);
+        let Shard {
+            running,
+            routes,
+            minutes,
+            ..
+        } = &mut *shard;
+        let Some(started) = &running[self.place] else {
+            return;
+        };
+        let latency = now - started.at;
+        let key = (started.kind, started.route.clone());
+        let counts = match routes.get_mut(&key) {
+            Some(counts) => counts,
+            None => {
+                let by_name = routes.len() < MAX_ROUTES && self.monitor.counts(key.0, &key.1);
+                let key = match by_name {
+                    true => key,
+                    false => (key.0, Name::from_static(OTHER)),
+                };
+                routes.entry(key).or_default()
+            }
+        };
+        counts.count(outcome, latency);
+        if last_error.is_some() {
+            counts.last_error = last_error;
+        }
+        if let Some(stream) = &started.stream {
+            let counts = match minutes.get_mut(stream) {
+                Some(counts) => counts,
+                None => minutes.entry(stream.clone()).or_default(),
+            };
+            counts.count(outcome, latency, started.waited);
+        }
+    }
+}
+
+impl Drop for RunningDelivery {
+    fn drop(&mut self) {
+        let mut shard = lock(&self.monitor.shards[self.shard]);
+        shard.running[self.place] = None;
+        shard.free.push(self.place);
+    }
+}
+
+/// Returns the reason of a failure.
+fn reason(verdict: &Verdict) -> Option<String> {
+    match verdict {
+        Verdict::Redeliver { reason, .. } | Verdict::DeadLetter { reason, .. } => {
+            Some(reason.clone())
+        }
+        Verdict::Done(Err(answer)) => Some(answer.to_string()),
+        _ => None,
+    }
+}
+
+/// Returns the part of the counts that this thread uses.
+fn shard_of_thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static SHARD: Cell<usize> = Cell::new(NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS);
+    }
+    SHARD.get()
+}

@@ -1,0 +1,94 @@
+//! Orders of operators to single workers.
+
+use std::fmt;
+
+use crate::{
+    error::{Error, ErrorKind},
+    message::Name,
+};
+
+/// The most bytes of the text that names an operator.
+const MAX_BY: usize = 200;
+
+/// An order to one worker, for [`Workers::order`](super::Workers::order).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WorkerOrder {
+    /// Ends the worker like a signal for a graceful shutdown: it fetches nothing more, waits for the
+    /// handlers that run, and `serve` returns. The program decides what follows: a supervisor may start
+    /// the process again.
+    Drain,
+    /// Sets the maximum number of deliveries in flight. It lowers the configured maximum and cannot
+    /// raise it. `None` restores that.
+    Limit(Option<usize>),
+    /// Pauses the worker: it fetches nothing, and what runs ends as usual.
+    Pause,
+    /// Ends a [`Pause`](Self::Pause). Names stay paused.
+    Resume,
+    /// Pauses the tasks and requests of a name on this worker alone. Each that this worker gets is
+    /// delivered again, after a back-off and without counting an attempt, so that the other workers of
+    /// the group get it. To pause a name for the whole group, use
+    /// [`Control::pause`](crate::transport::Control::pause), which parks its messages.
+    PauseName(Name),
+    /// Ends a [`PauseName`](Self::PauseName).
+    ResumeName(Name),
+}
+
+impl WorkerOrder {
+    /// Returns the word of the order and its argument, as they are stored.
+    pub(crate) fn words(&self) -> (&'static str, String) {
+        match self {
+            Self::Drain => ("drain", String::new()),
+            Self::Limit(None) => ("limit", String::new()),
+            Self::Limit(Some(max)) => ("limit", max.to_string()),
+            Self::Pause => ("pause", String::new()),
+            Self::Resume => ("resume", String::new()),
+            Self::PauseName(name) => ("pause-name", name.to_string()),
+            Self::ResumeName(name) => ("resume-name", name.to_string()),
+        }
+    }
+
+    /// Decodes an order. `None` if this version does not know it.
+    pub(crate) fn parse(word: &str, argument: &str) -> Option<Self> {
+        let name = || (!argument.is_empty()).then(|| Name::from(argument));
+        Some(match word {
+            "drain" => Self::Drain,
+            "limit" if argument.is_empty() => Self::Limit(None),
+            "limit" => Self::Limit(Some(argument.parse().ok().filter(|max| *max > 0)?)),
+            "pause" => Self::Pause,
+            "resume" => Self::Resume,
+            "pause-name" => Self::PauseName(name()?),
+            "resume-name" => Self::ResumeName(name()?),
+            _ => return None,
+        })
+    }
+
+    /// Checks an order and the name of its operator before they are stored.
+    pub(super) fn check(&self, by: &str) -> Result<(), Error> {
+        let invalid = |text: String| Err(Error::new(ErrorKind::Invalid, text));
+        if by.is_empty() || by.len() > MAX_BY {
+            return invalid(format!(
+                "the name of an operator must have 1 to {MAX_BY} bytes"
+            ));
+        }
+        match self {
+            Self::Limit(Some(0)) => {
+                invalid("the limit of a worker must be at least 1; to stop it, pause it".to_owned())
+            }
+            Self::PauseName(name) | Self::ResumeName(name) => match name.fault() {
+                Some(fault) => invalid(format!("the name cannot be used: {fault}")),
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for WorkerOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.words() {
+            (word, argument) if argument.is_empty() => f.write_str(word),
+            (word, argument) => write!(f, "{word} {argument}"),
+        }
+    }
+}

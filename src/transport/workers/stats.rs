@@ -1,0 +1,147 @@
+//! The statistics of a worker.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Quantiles, WorkerState, json};
+
+/// The statistics of a worker since its start. Its texts are those of messages and of errors, so
+/// escape them before you show them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct WorkerStats {
+    /// The name of the worker: [`WorkerInfo::worker`](super::WorkerInfo::worker).
+    pub worker: String,
+    /// The time of these numbers, on the worker's clock.
+    #[serde(with = "json::time")]
+    pub at: SystemTime,
+    /// The state of the worker.
+    pub state: WorkerState,
+    /// The number of deliveries in flight.
+    pub in_flight: usize,
+    /// The number of deliveries that were handled with success.
+    pub done: u64,
+    /// The number of deliveries that failed: those that are delivered again, and requests that got an
+    /// error.
+    pub failed: u64,
+    /// The number of deliveries that became dead letters.
+    pub dead: u64,
+    /// The number of messages that were discarded.
+    pub discarded: u64,
+    /// The routes that had deliveries, the busiest first. At most 200: further names are together in one
+    /// with the name `(other)`.
+    pub routes: Vec<RouteStats>,
+    /// The number of routes that are not in `routes`, because the statistics would be too long.
+    pub routes_left_out: usize,
+    /// The deliveries that run now, the longest first. At most 100.
+    pub running: Vec<Running>,
+}
+
+/// The statistics of a route of a worker.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct RouteStats {
+    /// The kind of its messages: `task`, `rpc` or `event`.
+    pub kind: String,
+    /// The name of its messages, or the pattern of its events.
+    pub name: String,
+    /// The number of deliveries that were handled with success.
+    pub done: u64,
+    /// The number of deliveries that failed.
+    pub failed: u64,
+    /// The number of deliveries that became dead letters.
+    pub dead: u64,
+    /// The number of messages that were discarded.
+    pub discarded: u64,
+    /// The times from the start of a delivery to its verdict.
+    pub latency: Quantiles,
+    /// The last failure.
+    pub last_error: Option<LastError>,
+}
+
+/// The last failure of a route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LastError {
+    /// The reason, shortened.
+    pub reason: String,
+    /// The time, on the worker's clock.
+    #[serde(with = "json::time")]
+    pub at: SystemTime,
+}
+
+/// A delivery that runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Running {
+    /// The id of the message. Empty for an event.
+    pub id: String,
+    /// The kind of the message: `task`, `rpc` or `event`.
+    pub kind: String,
+    /// The name of the message.
+    pub name: String,
+    /// The number of the attempt.
+    pub attempt: u32,
+    /// The time since its start. Serialized in milliseconds.
+    #[serde(with = "json::millis")]
+    pub running_for: Duration,
+}
+
+impl Default for WorkerStats {
+    fn default() -> Self {
+        Self {
+            worker: String::new(),
+            at: UNIX_EPOCH,
+            state: WorkerState::default(),
+            in_flight: 0,
+            done: 0,
+            failed: 0,
+            dead: 0,
+            discarded: 0,
+            routes: Vec::new(),
+            routes_left_out: 0,
+            running: Vec::new(),
+        }
+    }
+}
+
+/// The answers of the workers of a group to a question.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Answers<T> {
+    /// The answers, sorted by worker.
+    pub answers: Vec<T>,
+    /// The workers that did not answer in time, or whose answers cannot be read, sorted by name.
+    pub silent: Vec<String>,
+}
+
+impl<T> Answers<T> {
+    /// Creates answers. For transports.
+    pub fn new(answers: Vec<T>, silent: Vec<String>) -> Self {
+        Self { answers, silent }
+    }
+}
+
+/// The answer of a worker to [`ping`](super::Workers::ping).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Pong {
+    /// The name of the worker.
+    pub worker: String,
+    /// The time from the question to the answer. On Redis it is up to a second, since a worker looks
+    /// for questions once a second. Serialized in milliseconds.
+    #[serde(with = "json::millis")]
+    pub after: Duration,
+}
+
+impl Pong {
+    /// Creates an answer. For transports.
+    pub fn new(worker: impl Into<String>, after: Duration) -> Self {
+        let worker = worker.into();
+        Self { worker, after }
+    }
+}
