@@ -13,6 +13,7 @@ use super::{
     context::Context,
     fault::Fault,
     form::Form,
+    history::Hour,
     layout::timestamp,
     pages,
     sampler::Sample,
@@ -47,6 +48,8 @@ pub(super) async fn get(cx: &Context, of: &str) -> Result<Response<DashboardBody
         "streams" => streams(cx).await?,
         "stream" => stream_stats(&cx.stream()?.1.stats().await?),
         "consumers" => consumers(cx).await?,
+        "history" => history(cx).await?,
+        "workers" => workers(cx).await?,
         "messages" => messages(cx).await?,
         "parked" => parked(cx).await?,
         "dead" => dead(cx).await?,
@@ -192,6 +195,24 @@ async fn consumers(cx: &Context) -> Result<Value, Fault> {
         })
     });
     Ok(json!({ "consumers": consumers.collect::<Vec<_>>() }))
+}
+
+async fn history(cx: &Context) -> Result<Value, Fault> {
+    let hour = match cx.form.get("stream") {
+        Some(_) => Hour::of(&cx.scope().await?.handle.history().await?),
+        None => cx.state.samples.hour(),
+    };
+    Ok(json!({ "minutes": hour.document() }))
+}
+
+async fn workers(cx: &Context) -> Result<Value, Fault> {
+    let workers = cx.scope().await?.handle.workers();
+    let listed = workers.list().await?;
+    let stats = match cx.form.get("stats") {
+        Some(_) => Some(workers.stats().await?),
+        None => None,
+    };
+    Ok(json!({ "workers": listed, "stats": stats }))
 }
 
 /// A payload: as text if it is UTF-8, otherwise in Base64, and no more than its beginning.

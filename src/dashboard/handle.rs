@@ -4,8 +4,8 @@ use crate::{
     error::Error,
     message::Name,
     transport::{
-        ConnectionState, ConsumerStats, Control, DeadLetters, Messages, Schedules, StreamPage,
-        StreamStats, Tasks, memory::Memory,
+        ConnectionState, ConsumerStats, Control, DeadLetters, Messages, Minute, Schedules,
+        StreamPage, StreamStats, Tasks, Workers, memory::Memory,
     },
 };
 
@@ -83,6 +83,14 @@ impl Handle {
 
     pub(super) async fn consumers(&self) -> Result<Option<Vec<ConsumerStats>>, Error> {
         either!(self, handle => handle.consumers().await)
+    }
+
+    pub(super) async fn history(&self) -> Result<Vec<Minute>, Error> {
+        either!(self, handle => handle.history().await)
+    }
+
+    pub(super) fn workers(&self) -> Workers {
+        either!(self, handle => handle.workers())
     }
 
     pub(super) fn messages(&self) -> Messages {

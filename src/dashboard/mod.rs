@@ -44,6 +44,7 @@ mod fault;
 mod forgery;
 mod form;
 mod handle;
+mod history;
 mod layout;
 mod live;
 mod pages;

@@ -14,7 +14,11 @@ use std::{
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
-use super::context::{Config, State};
+use super::{
+    context::{Config, State},
+    handle::Handle,
+    history::Hour,
+};
 use crate::{
     error::Error,
     message::Name,
@@ -38,6 +42,10 @@ const FRESH: Duration = Duration::from_secs(1);
 const WATCHED: Duration = Duration::from_secs(120);
 /// The time limit of a step, after which its other streams keep their old samples.
 const STEP_LIMIT: Duration = Duration::from_secs(8);
+/// The time between two looks at the history of a stream.
+const BETWEEN_HOURS: Duration = Duration::from_secs(30);
+/// The most groups of a stream whose pauses and history are read.
+const MOST_GROUPS: usize = 5;
 
 /// A sample of a stream.
 #[derive(Debug, Clone)]
@@ -45,6 +53,12 @@ pub(super) struct Sample {
     /// `None` until the first sample.
     pub(super) stats: Option<StreamStats>,
     pub(super) at: SystemTime,
+    /// `true` if the stream, one of its groups, or a name is paused.
+    pub(super) is_paused: bool,
+    /// The last hour of its groups, if anything has happened.
+    hour: Option<Arc<Hour>>,
+    /// The time at which the hour was read.
+    hour_at: Option<Instant>,
     /// The number of the last round that has listed the stream.
     round: u64,
 }
@@ -151,6 +165,9 @@ impl Samples {
                 let sample = Sample {
                     stats: None,
                     at: SystemTime::UNIX_EPOCH,
+                    is_paused: false,
+                    hour: None,
+                    hour_at: None,
                     round,
                 };
                 streams.insert(name, sample);
@@ -158,12 +175,28 @@ impl Samples {
         }
     }
 
-    fn put(&self, stats: StreamStats) {
+    fn put(&self, read: Read) {
         let mut streams = lock(&self.streams);
-        if let Some(sample) = streams.get_mut(&stats.stream) {
-            sample.stats = Some(stats);
+        if let Some(sample) = streams.get_mut(&read.stats.stream) {
+            sample.stats = Some(read.stats);
             sample.at = SystemTime::now();
+            sample.is_paused = read.is_paused;
+            if let Some(hour) = read.hour {
+                // Most of many streams are quiet.
+                sample.hour = (!hour.is_quiet()).then(|| Arc::new(hour));
+                sample.hour_at = Some(Instant::now());
+            }
         }
+    }
+
+    /// Returns the sum of the last hours of all streams.
+    pub(super) fn hour(&self) -> Hour {
+        let streams = lock(&self.streams);
+        let hours: Vec<_> = streams.values().filter_map(|it| it.hour.clone()).collect();
+        drop(streams);
+        let mut sum = Hour::default();
+        hours.iter().for_each(|hour| sum.add(hour));
+        sum
     }
 
     /// Reads the samples of these streams again, unless they are fresh.
@@ -181,16 +214,19 @@ impl Samples {
         };
         let stale: Vec<_> = names.iter().filter(is_stale).take(STEP).cloned().collect();
         let reading = stale.into_iter().map(|name| {
-            let handle = config.handle.stream(&name);
-            async move { handle.stats().await }
+            let known = lock(&self.streams)
+                .get(&name)
+                .and_then(|sample| sample.hour_at);
+            let with_hour = known.is_none_or(|at| at.elapsed() >= BETWEEN_HOURS);
+            read(config.handle.stream(&name), with_hour)
         });
-        let mut read = stream::iter(reading).buffer_unordered(AT_ONCE);
+        let mut samples = stream::iter(reading).buffer_unordered(AT_ONCE);
         let (mut refused, mut count) = (None, 0_usize);
-        while let Some(stats) = read.next().await {
-            match stats {
-                Ok(stats) => {
+        while let Some(sample) = samples.next().await {
+            match sample {
+                Ok(read) => {
                     count += 1;
-                    self.put(stats);
+                    self.put(read);
                 }
                 // The other streams will not answer either.
                 Err(error) if error.is_disconnected() => return Err(error),
@@ -216,6 +252,31 @@ impl Samples {
     fn is_watched(&self) -> bool {
         lock(&self.watched).is_some_and(|last| last.elapsed() < WATCHED)
     }
+}
+
+/// The numbers of a new sample.
+struct Read {
+    stats: StreamStats,
+    is_paused: bool,
+    hour: Option<Hour>,
+}
+
+/// Reads a sample of a stream.
+async fn read(handle: Handle, with_hour: bool) -> Result<Read, Error> {
+    let stats = handle.stats().await?;
+    let (mut is_paused, mut hour) = (false, with_hour.then(Hour::default));
+    for group in stats.groups.iter().take(MOST_GROUPS) {
+        let handle = handle.group(&group.group);
+        is_paused = is_paused || !handle.control().pauses().await?.is_empty();
+        if let Some(hour) = &mut hour {
+            hour.add(&Hour::of(&handle.history().await?));
+        }
+    }
+    Ok(Read {
+        stats,
+        is_paused,
+        hour,
+    })
 }
 
 /// Notes a request, and starts sampling unless it runs.

@@ -67,6 +67,7 @@ pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
         @if let Some(error) = cx.state.samples.error() {
             p.error { "The samples of the totals are not up to date: " (preview::line(&error)) }
         }
+        (cx.state.samples.hour().charts())
         (streams(cx, &listed))
     };
     Ok(Page::new("Overview", live).still(search(cx)))
@@ -163,7 +164,7 @@ fn row(cx: &Context, name: &Name, sample: Option<&Sample>) -> Markup {
                     } @else { (count(totals.dead, "dead")) }
                     @let workers = stats.groups.iter().map(|group| group.consumers).sum();
                     (count(workers, "plain"))
-                    td { (state(stats)) }
+                    td { (state(stats, sample.is_some_and(|sample| sample.is_paused))) }
                     td.quiet { (age(sample.map_or(SystemTime::UNIX_EPOCH, |sample| sample.at))) }
                 }
             }
@@ -172,7 +173,7 @@ fn row(cx: &Context, name: &Name, sample: Option<&Sample>) -> Markup {
 }
 
 /// Says what needs attention.
-fn state(stats: &StreamStats) -> Markup {
+fn state(stats: &StreamStats, is_paused: bool) -> Markup {
     let abandoned = stats.groups.iter().filter(|group| {
         let waits = group.lag.unwrap_or(1) + group.pending + group.delayed;
         group.consumers == 0 && waits > 0
@@ -180,6 +181,7 @@ fn state(stats: &StreamStats) -> Markup {
     let abandoned = abandoned.count();
     html! {
         @if stats.groups.is_empty() { span.quiet { "no group" } }
+        @else if is_paused { span.warn { "paused" } }
         @else if abandoned > 0 { span.warn { "no worker" } }
         @else { span.good { "ok" } }
     }

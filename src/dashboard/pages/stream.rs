@@ -6,6 +6,7 @@ use super::super::{
     change::target_text,
     context::{Context, Scope},
     fault::Fault,
+    history::Hour,
     layout::{Page, age, button, count, duration, number, table},
     preview,
 };
@@ -33,6 +34,7 @@ pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
     let scope = cx.scope().await?;
     let pauses = scope.handle.control().pauses().await?;
     let consumers = scope.handle.consumers().await?.unwrap_or_default();
+    let hour = Hour::of(&scope.handle.history().await?);
     let mut holders = Vec::new();
     for group in stats.groups.iter().take(MOST_GROUPS) {
         let query = MessageQuery::of(MessageState::Running)
@@ -54,6 +56,8 @@ pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
     let live = html! {
         (groups(cx, &stats))
         (paused(&pauses))
+        h2 { "The last hour of " (preview::line(&scope.group)) }
+        (hour.charts())
         (consumer_table(&scope, &consumers))
         (trimming(&stats, &holders))
         (clean_up(&scope, &stats, &consumers))
