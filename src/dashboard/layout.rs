@@ -144,7 +144,7 @@ fn frame(cx: &Context, status: StatusCode, page: &Page) -> Response<DashboardBod
 fn scope_bar(cx: &Context, page: &Page, stream: &Name, group: Option<&Name>) -> Markup {
     let group_text = group.map_or("", |group| group.as_str());
     html! {
-        div.scope {
+        section.scope aria-label="Stream and group" {
             p {
                 span.label { "stream " } strong { (preview::line(stream)) }
                 @if let Some(group) = group {

@@ -5,6 +5,7 @@
 
 mod axe;
 mod browser;
+mod pictures;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -156,13 +157,14 @@ async fn the_dashboard_works_in_a_browser() {
 async fn each_page_opens_without_errors_and_is_accessible(scene: &Scene, browser: &Browser) {
     let letter = format!("/letter?id={}", scene.a_letter().await);
     let confirm = "/confirm?do=purge&all=1";
+    let mut faults = Vec::new();
     for path in PAGES
         .iter()
         .copied()
         .chain([&*letter, confirm, "/task?id=1-1", "/nothing"])
     {
         browser.open(&scene.page(path)).await;
-        axe::check(browser, path).await;
+        faults.extend(axe::check(browser, path).await);
         let style = "return getComputedStyle(document.querySelector('header')).display";
         assert_eq!(
             browser.run(style).await,
@@ -179,8 +181,9 @@ async fn each_page_opens_without_errors_and_is_accessible(scene: &Scene, browser
             )
             .await;
         browser.open(&scene.page("/stream")).await;
-        axe::check(browser, scheme).await;
+        faults.extend(axe::check(browser, scheme).await);
     }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 async fn each_page_fits_a_phone(scene: &Scene, browser: &Browser) {
@@ -424,7 +427,8 @@ async fn an_outage_is_shown_and_ends(scene: &Scene, browser: &Browser) {
         "Redis does not answer in time",
     ];
     assert!(titles.contains(&&*title), "{title}");
-    axe::check(browser, "an error").await;
+    let faults = axe::check(browser, "an error").await;
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
     scene.server.signal(support::Signal::Cont);
     eventually(
         || async {

@@ -204,17 +204,17 @@ fn letters(cx: &Context, scope: &Scope, found: &Found) -> Markup {
     html! {
         @if found.letters.is_empty() {
             p { "No letter is found among the " (number(found.looked_at as u64)) " that were looked at." }
-        } @else {
+        } @else if may_change {
             form #letters method="get" action=(cx.link("/confirm", [])) {
                 (hidden(scope.parameters()))
                 (table("Dead letters", head, &rows))
-                @if may_change {
-                    p.buttons {
-                        button name="do" value="replay" { "Replay selected…" }
-                        button.danger name="do" value="purge" { "Delete selected…" }
-                    }
+                p.buttons {
+                    button name="do" value="replay" { "Replay selected…" }
+                    button.danger name="do" value="purge" { "Delete selected…" }
                 }
             }
+        } @else {
+            (table("Dead letters", head, &rows))
         }
         @if let Some(next) = next {
             p.pager {
