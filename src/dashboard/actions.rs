@@ -218,7 +218,7 @@ async fn carry_out(handle: &Handle, action: &Running) -> Result<Outcome, Fault> 
         }
         ChangeKind::CancelAll(state, name, reason) => {
             let mut query = TaskQuery::all();
-            query.states = state.into_iter().copied().collect();
+            query.states = state.iter().copied().collect();
             query.name = name.clone();
             let tasks = handle.tasks();
             tokio::select! {

@@ -179,11 +179,20 @@ pub(super) fn time(at: SystemTime) -> Markup {
 pub(super) fn age(at: SystemTime) -> Markup {
     let text = timestamp(at);
     let shown = match SystemTime::now().duration_since(at) {
-        Ok(age) if age < Duration::from_secs(1) => "now".to_owned(),
-        Ok(age) => format!("{} ago", duration(age)),
-        Err(ahead) => format!("in {}", duration(ahead.duration())),
+        Ok(age) if age < Duration::from_secs(1) => "just now".to_owned(),
+        Ok(age) => format!("{} ago", duration(coarse(age))),
+        Err(ahead) => format!("in {}", duration(coarse(ahead.duration()))),
     };
     html! { time datetime=(text) title=(text) { (shown) } }
+}
+
+/// Leaves out what does not matter in an age: seconds from ten minutes on.
+fn coarse(age: Duration) -> Duration {
+    let seconds = age.as_secs();
+    match seconds {
+        0..600 => age,
+        _ => Duration::from_secs(seconds - seconds % 60),
+    }
 }
 
 /// Formats a time as UTC, to the second.
@@ -199,10 +208,18 @@ pub(super) fn duration(duration: Duration) -> String {
     match seconds {
         0 => format!("{} ms", duration.as_millis()),
         1..=59 => format!("{seconds} s"),
+        60..=3_599 if seconds.is_multiple_of(60) => format!("{} min", seconds / 60),
         60..=3_599 => format!("{} min {} s", seconds / 60, seconds % 60),
         3_600..=86_399 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600),
     }
+}
+
+/// The name of a worker, without the part that says how long its lease is.
+pub(super) fn worker(name: &str) -> Markup {
+    let short = name.strip_prefix("campanile-lease=");
+    let short = short.and_then(|rest| Some(rest.split_once("ms-")?.1));
+    html! { code title=(preview::line(name)) { (preview::excerpt(short.unwrap_or(name), 60)) } }
 }
 
 /// Formats a number with spaces between groups of digits.
@@ -270,7 +287,7 @@ pub(super) fn table(caption: &str, head: &[&str], rows: &Markup) -> Markup {
     html! {
         div.wide tabindex="0" role="region" aria-label=(caption) {
             table {
-                caption.quiet { (caption) }
+                caption { (caption) }
                 thead { tr { @for column in head {
                     @let is_number = column.starts_with('#');
                     th.num[is_number] scope="col" { (column.trim_start_matches('#')) }

@@ -24,9 +24,8 @@ impl Preview {
             return form("empty", String::new(), false);
         }
         if payload.len() <= MOST
-            && let Ok(json) = serde_json::from_slice::<serde_json::Value>(payload)
-            && let Ok(pretty) = serde_json::to_string_pretty(&json)
-            && pretty.len() <= 4 * MOST
+            && serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok()
+            && let Some(pretty) = std::str::from_utf8(payload).ok().and_then(indented)
         {
             return form("JSON", escaped(&pretty, true), false);
         }
@@ -48,6 +47,57 @@ impl Preview {
             }
         }
     }
+}
+
+/// Indents valid JSON, and changes nothing else: the order of keys and the digits of numbers stay.
+/// `None` if that is too long.
+fn indented(json: &str) -> Option<String> {
+    let mut text = String::with_capacity(2 * json.len());
+    let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
+    let line = |text: &mut String, depth: usize| {
+        text.push('\n');
+        text.extend(std::iter::repeat_n("  ", depth));
+    };
+    let mut chars = json.chars().peekable();
+    while let Some(char) = chars.next() {
+        if text.len() > 4 * MOST {
+            return None;
+        }
+        if in_string {
+            text.push(char);
+            in_string = is_escaped || char != '"';
+            is_escaped = !is_escaped && char == '\\';
+            continue;
+        }
+        match char {
+            ' ' | '\t' | '\r' | '\n' => {}
+            '{' | '[' => {
+                text.push(char);
+                while chars.next_if(char::is_ascii_whitespace).is_some() {}
+                if let Some(end) = chars.next_if(|next| matches!(next, '}' | ']')) {
+                    text.push(end);
+                } else {
+                    depth += 1;
+                    line(&mut text, depth);
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                line(&mut text, depth);
+                text.push(char);
+            }
+            ',' => {
+                text.push(char);
+                line(&mut text, depth);
+            }
+            ':' => text.push_str(": "),
+            _ => {
+                in_string = char == '"';
+                text.push(char);
+            }
+        }
+    }
+    Some(text)
 }
 
 /// Formats bytes in lines of sixteen: their position, their numbers, and their ASCII characters.
@@ -112,6 +162,16 @@ mod tests {
     fn json_is_indented_and_text_and_bytes_are_shown_as_such() {
         let json = Preview::of(br#"{"a":[1]}"#);
         assert_eq!((json.form, json.text.lines().count()), ("JSON", 5));
+        let json = Preview::of(br#"{"b" : 1e99999,"a":"x, \\\"{y","a":[ ],"c":{}}"#).text;
+        let expected =
+            "{\n  \"b\": 1e99999,\n  \"a\": \"x, \\\\\\\"{y\",\n  \"a\": [],\n  \"c\": {}\n}";
+        assert_eq!(json, expected);
+        let nested = "[".repeat(120) + &"1,".repeat(20_000) + "1" + &"]".repeat(120);
+        assert_eq!(
+            Preview::of(nested.as_bytes()).form,
+            "text",
+            "it would be too long"
+        );
         assert_eq!(Preview::of(b"a\x1b[2J\n").text, "a\\u{1b}[2J\n");
         let bytes = Preview::of(b"\xff\x00A");
         assert_eq!(bytes.form, "bytes");

@@ -6,7 +6,7 @@ use super::{
     super::{
         context::{Context, Scope},
         fault::Fault,
-        layout::{Page, age, button, duration, number, size, table},
+        layout::{Page, age, button, duration, number, size, table, worker},
         preview,
     },
     letter,
@@ -66,14 +66,16 @@ pub(super) async fn page(cx: &Context, state: MessageState) -> Result<Page, Faul
 
 fn list(cx: &Context, scope: &Scope, state: MessageState, page: &MessagePage) -> Markup {
     let link = |before: Option<&ListedMessage>, message: &ListedMessage| {
-        // Only a position on the same list leads to this message alone.
-        let before = before.filter(|before| before.on_stream == message.on_stream);
-        let after = before.map(|before| position(state, before))?;
+        let after = match before {
+            None => cx.form.get("after").unwrap_or_default().to_owned(),
+            Some(before) if before.on_stream == message.on_stream => position(state, before),
+            Some(_) => "stream/".to_owned(),
+        };
         let parameters = scope.parameters().into_iter();
-        Some(cx.link(
-            &cx.path,
-            parameters.chain([("after", after.as_str()), ("entry", &message.entry)]),
-        ))
+        let of_message = [("after", after.as_str()), ("entry", &message.entry)];
+        // In memory a position is only a number, which soon is that of another message.
+        let is_stable = scope.handle.key().is_some();
+        is_stable.then(|| cx.link(&cx.path, parameters.chain(of_message)))
     };
     let rows = html! {
         @for (index, message) in page.messages.iter().enumerate() {
@@ -84,7 +86,7 @@ fn list(cx: &Context, scope: &Scope, state: MessageState, page: &MessagePage) ->
                         Ok(message) => preview::excerpt(message.name(), 60),
                         Err(_) => "(cannot be read)".to_owned(),
                     };
-                    @match link(before, message).filter(|_| scope.handle.key().is_some()) {
+                    @match link(before, message) {
                         Some(link) => { a href=(link) { (name) } }
                         None => { (name) }
                     }
@@ -93,7 +95,7 @@ fn list(cx: &Context, scope: &Scope, state: MessageState, page: &MessagePage) ->
                 td.num { (number(message.attempt.0.into())) }
                 @match state {
                     MessageState::Running => {
-                        td { code { (preview::excerpt(message.consumer.as_deref().unwrap_or("?"), 60)) } }
+                        td { (worker(message.consumer.as_deref().unwrap_or("?"))) }
                         td { @match message.idle { Some(idle) => { (duration(idle)) " ago" } None => { "–" } } }
                     }
                     MessageState::Delayed => { td { @match message.due { Some(due) => { (age(due)) } None => { "?" } } } }

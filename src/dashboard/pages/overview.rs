@@ -127,7 +127,8 @@ fn streams(cx: &Context, listed: &Listed) -> Markup {
         @if listed.streams.is_empty() {
             p { "No stream is found." }
         } @else {
-            (table(&caption, &head, &rows))
+            p.quiet { (caption) }
+            (table("Streams", &head, &rows))
         }
         @if listed.pages > 1 {
             nav.pager aria-label="Pages" {

@@ -7,7 +7,7 @@ use super::super::{
     context::{Context, Scope},
     fault::Fault,
     history::Hour,
-    layout::{Page, age, button, count, duration, number, table},
+    layout::{Page, age, button, count, duration, number, table, worker},
     preview,
 };
 use crate::{
@@ -69,7 +69,8 @@ pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
             (button(cx, "Purge what waits…", &[("do", "purge-waiting"), ("stream", &scope.stream), ("group", &scope.group)]))
         }
     };
-    Ok(Page::new("Stream", live).still(still).of(&scope))
+    let title = format!("Stream {}", preview::excerpt(&stream, 80));
+    Ok(Page::new(title, live).still(still).of(&scope))
 }
 
 fn groups(cx: &Context, stats: &StreamStats) -> Markup {
@@ -135,7 +136,7 @@ fn consumer_table(scope: &Scope, consumers: &[ConsumerStats]) -> Markup {
     let rows = html! {
         @for consumer in consumers.iter().take(MOST_CONSUMERS) {
             tr {
-                th scope="row" { code { (preview::line(&consumer.consumer)) } }
+                th scope="row" { (worker(&consumer.consumer)) }
                 (count(consumer.pending, "runs"))
                 td { (duration(consumer.idle)) }
                 td { @if consumer.foreign { span.warn { "foreign" } } @else { "campanile" } }
@@ -176,7 +177,7 @@ fn trimming(stats: &StreamStats, holders: &[(&GroupStats, Option<ListedMessage>)
                     @match oldest {
                         Some(message) => {
                             "is running in the group " strong { (preview::line(&group.group)) }
-                            @if let Some(consumer) = &message.consumer { " by " code { (preview::line(consumer)) } }
+                            @if let Some(consumer) = &message.consumer { " by " (worker(consumer)) }
                             "."
                         }
                         None => { "the group " strong { (preview::line(&group.group)) } " has read last." }

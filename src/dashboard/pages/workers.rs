@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::super::{
     context::{Context, Scope},
     fault::Fault,
-    layout::{Page, age, duration, number, table},
+    layout::{Page, age, duration, number, table, worker as name},
     preview,
 };
 use crate::transport::{Answers, WorkerInfo, WorkerState, WorkerStats};
@@ -40,7 +40,7 @@ fn list(workers: &[WorkerInfo], stats: Option<&Answers<WorkerStats>>) -> Markup 
             tr {
                 th scope="row" {
                     @if !worker.service.is_empty() { (preview::excerpt(&worker.service, 60)) " " span.quiet { (preview::excerpt(&worker.version, 30)) } br; }
-                    code { (preview::excerpt(&worker.worker, 80)) }
+                    (name(&worker.worker))
                 }
                 td { @match &worker.fault {
                     Some(fault) => { span.warn { (preview::excerpt(fault, 80)) } }
@@ -104,7 +104,7 @@ fn running(cx: &Context, scope: &Scope, stats: &Answers<WorkerStats>) -> Markup 
                 td { a href=(cx.link("/task", scope.parameters().into_iter().chain([("id", it.id.as_str())]))) { code { (preview::excerpt(&it.id, 48)) } } }
                 td.num { (number(it.attempt.into())) }
                 td.warn[it.running_for > Duration::from_secs(60)] { (duration(it.running_for)) }
-                td { code { (preview::excerpt(worker, 80)) } }
+                td { (name(worker)) }
             }
         }
     };

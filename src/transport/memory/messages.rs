@@ -190,16 +190,12 @@ impl MemoryMessages {
                 }
             }
             (MessageState::Running, Some(group)) => {
-                let running = group.running().into_iter();
-                let _ = running
-                    .map(|found| add(&mut filling, found))
-                    .all(|fits| fits);
+                let mut running = group.running().into_iter();
+                let _ = running.all(|found| add(&mut filling, found));
             }
             (MessageState::Waiting, Some(group)) => {
-                let waiting = group.waiting(&contents.log);
-                let _ = waiting
-                    .map(|found| add(&mut filling, found))
-                    .all(|fits| fits);
+                let mut waiting = group.waiting(&contents.log);
+                let _ = waiting.all(|found| add(&mut filling, found));
             }
             (_, None) => {}
         }
