@@ -266,7 +266,7 @@ async fn letters_are_replayed_and_deleted(scene: &Scene, browser: &Browser) {
         before,
         "nothing happens before the confirmation"
     );
-    browser.click("main form button").await;
+    browser.click("form[action$='/act'] button").await;
     browser.sees("done: 1 replayed").await;
     browser.sees("ada").await;
     // It dies again.
@@ -282,7 +282,7 @@ async fn letters_are_replayed_and_deleted(scene: &Scene, browser: &Browser) {
         .click(&format!("input[value='{}']", scene.a_letter().await))
         .await;
     browser.press("Delete selected").await;
-    browser.click("main form button").await;
+    browser.click("form[action$='/act'] button").await;
     browser.sees("done: 1 deleted").await;
     assert_eq!(scene.dead().await, before - 1);
     browser.press("Back").await;
@@ -305,7 +305,7 @@ async fn a_letter_is_edited_and_replayed(scene: &Scene, browser: &Browser) {
         .expect("it is written");
     browser.press("Look at the change").await;
     browser.sees("new payload").await;
-    browser.click("main form button").await;
+    browser.click("form[action$='/act'] button").await;
     browser.sees("done: replayed as edited").await;
     assert_eq!(scene.dead().await, before - 1);
 }
@@ -319,7 +319,7 @@ async fn a_group_is_paused_and_resumed(scene: &Scene, browser: &Browser) {
         .expect("it is written");
     browser.click("form.filter button").await;
     browser.sees("Pause the group?").await;
-    browser.click("main form button").await;
+    browser.click("form[action$='/act'] button").await;
     browser.sees("done: paused").await;
     let pauses = scene
         .redis
@@ -332,7 +332,7 @@ async fn a_group_is_paused_and_resumed(scene: &Scene, browser: &Browser) {
     browser.sees("Paused: the group").await;
     browser.open(&scene.page("/pauses")).await;
     browser.press("Resume").await;
-    browser.click("main form button").await;
+    browser.click("form[action$='/act'] button").await;
     browser.sees("done: resumed").await;
     let pauses = scene
         .redis
@@ -404,7 +404,7 @@ async fn everything_works_without_script(scene: &Scene, browser: &Browser) {
         .click(&format!("input[value='{}']", scene.a_letter().await))
         .await;
     browser.press("Delete selected").await;
-    browser.click("main form button").await;
+    browser.click("form[action$='/act'] button").await;
     browser.sees("done: 1 deleted").await;
     assert_eq!(scene.dead().await, before - 1);
     browser
