@@ -39,6 +39,10 @@
     feature = "http",
     doc = "- [HTTP](http): messages and axum, hyper and tower-http, in both directions."
 )]
+#![cfg_attr(
+    feature = "dashboard",
+    doc = "- [Dashboard](dashboard): pages for operators, behind your own login."
+)]
 
 // The first definition of a link counts. The definitions here are for rustdoc, and those at the end
 // of a page for readers of the file.
@@ -369,4 +373,19 @@ pub mod http {
     //!
     // Its code needs axum and tower-http, so `examples/axum` tests it.
     #![cfg_attr(not(doctest), doc = include_str!("../docs/http.md"))]
+}
+
+#[cfg(feature = "dashboard")]
+pub mod dashboard {
+    //! Pages for operators.
+    //!
+    //! [`Dashboard`]: crate::dashboard::Dashboard
+    //! [`at`]: crate::dashboard::Dashboard::at
+    //! [`user`]: crate::dashboard::Dashboard::user
+    //! [`read_only`]: crate::dashboard::Dashboard::read_only
+    //! [`stream`]: crate::dashboard::Dashboard::stream
+    //! [history]: crate::transport::memory::Memory::history
+    #![cfg_attr(feature = "redis", doc = "[rights]: crate::transport::redis#rights")]
+    //!
+    #![doc = include_str!("../docs/dashboard.md")]
 }

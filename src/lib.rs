@@ -49,6 +49,7 @@
 //! # Features
 //! - `redis` (default): the Redis transport.
 //! - `redis-rustls`: TLS for `rediss://` URLs.
+//! - `dashboard`: a [dashboard](guide::dashboard) for operators, as an HTTP service.
 //! - `conformance`: the test suite for transports.
 //! - `http`: HTTP services that handle messages, and HTTP requests that become messages.
 //! - `schedule`: tasks that are sent at the times of a cron line, or in fixed intervals.
@@ -69,6 +70,8 @@ pub mod client;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod contract;
+#[cfg(feature = "dashboard")]
+pub mod dashboard;
 pub mod error;
 pub mod extract;
 #[cfg(fuzzing)]

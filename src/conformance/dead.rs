@@ -211,3 +211,43 @@ pub async fn a_replay_reaches_only_the_group_of_the_dead_letter<F: Factory>(fact
     own_worker.close().await;
     other_worker.close().await;
 }
+
+/// Checks that an edited letter is delivered with its new content, under its id, once.
+pub async fn a_dead_letter_is_replayed_as_edited<F: Factory>(factory: &F) {
+    let scene = Scene::new(factory);
+    let Some(dead) = scene.dead().await else {
+        return;
+    };
+    let mut worker = scene.worker().await;
+    let ids = send_and_dead_letter(&scene, &mut worker, &["a", "b"]).await;
+    let all = letters(&dead).await;
+    let mut edited = all[0].message().expect("it was a message");
+    *edited.payload_mut() = "edited".into();
+    edited.parts_mut().name = "c".into();
+    let header = http::HeaderValue::from_static("1");
+    edited.headers_mut().insert("x-edited", header);
+    let replay = async || dead.replay_edited(&all[0].id, &edited).await;
+    assert!(must("replaying", replay()).await);
+    assert!(!must("replaying", replay()).await, "it was replayed before");
+    let delivery = worker.one().await;
+    assert_eq!((id(&delivery), attempt(&delivery)), (&ids[0], 1));
+    let found = message(&delivery);
+    assert_eq!(
+        (found.name().as_str(), &found.payload()[..]),
+        ("c", &b"edited"[..])
+    );
+    assert_eq!(
+        found.headers().get("x-edited").map(|it| it.as_bytes()),
+        Some(&b"1"[..])
+    );
+    done(delivery).await;
+    worker.nothing_for(QUIET, "it was replayed twice").await;
+    edited.parts_mut().name = "".into();
+    let refused = dead.replay_edited(&all[1].id, &edited).await;
+    assert!(refused.is_err_and(|error| error.is_invalid()));
+    let of_another_kind = Message::rpc("b", "1");
+    let refused = dead.replay_edited(&all[1].id, &of_another_kind).await;
+    assert!(refused.is_err_and(|error| error.is_invalid()));
+    assert_eq!(must("counting", dead.count()).await, 1);
+    worker.close().await;
+}

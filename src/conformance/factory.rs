@@ -10,8 +10,8 @@ use crate::{
     message::{Message, Name},
     reply::Reply,
     transport::{
-        Control, DeadLetters, Limit, Minute, Schedules, Settings, StreamStats, Tasks, Transport,
-        Workers, memory::Memory,
+        Control, DeadLetters, Limit, Messages, Minute, Schedules, Settings, StreamStats, Tasks,
+        Transport, Workers, memory::Memory,
     },
 };
 
@@ -71,6 +71,12 @@ pub trait Factory: Send + Sync {
     /// Returns the tasks of the handle's stream and group. Needed for
     /// [`Capabilities::delayed_tasks`] and [`Capabilities::tasks`].
     fn tasks(&self, handle: &Self::Handle) -> Option<Tasks> {
+        let _ = handle;
+        None
+    }
+
+    /// Returns the messages of the handle's stream and group. Needed for [`Capabilities::messages`].
+    fn messages(&self, handle: &Self::Handle) -> Option<Messages> {
         let _ = handle;
         None
     }
@@ -167,6 +173,8 @@ pub struct Capabilities {
     pub delayed_tasks: bool,
     /// [`Factory::stats`] is implemented.
     pub statistics: bool,
+    /// [`Factory::messages`] is implemented.
+    pub messages: bool,
     /// One worker can serve [several streams](crate::transport::Streams), and a sender can choose
     /// the stream of a message.
     pub stream_sets: bool,
@@ -216,6 +224,7 @@ impl Capabilities {
             idempotent_tasks: true,
             replicas: true,
             statistics: true,
+            messages: true,
             stream_sets: true,
             partitions: true,
             outbox: true,
@@ -246,6 +255,7 @@ impl Capabilities {
             idempotent_tasks: false,
             replicas: false,
             statistics: false,
+            messages: false,
             stream_sets: false,
             partitions: false,
             outbox: false,
@@ -291,6 +301,10 @@ impl Factory for Memory {
 
     fn tasks(&self, handle: &Memory) -> Option<Tasks> {
         Some(handle.tasks())
+    }
+
+    fn messages(&self, handle: &Memory) -> Option<Messages> {
+        Some(handle.messages())
     }
 
     fn control(&self, handle: &Memory) -> Option<Control> {

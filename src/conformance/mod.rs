@@ -76,6 +76,7 @@ mod factory;
 mod giving_up;
 mod groups;
 mod limits;
+mod listing;
 mod messages;
 mod outbox;
 mod partitions;
@@ -110,7 +111,7 @@ pub use self::{
         workers_that_open_and_close_at_the_same_time_lose_and_repeat_nothing,
     },
     dead::{
-        a_replay_reaches_only_the_group_of_the_dead_letter,
+        a_dead_letter_is_replayed_as_edited, a_replay_reaches_only_the_group_of_the_dead_letter,
         a_replayed_dead_letter_starts_from_its_first_attempt,
         dead_letters_are_listed_in_pages_and_found_by_id, many_dead_letters_are_replayed_once_each,
         only_selected_dead_letters_are_replayed_or_purged,
@@ -145,6 +146,7 @@ pub use self::{
         parked_messages_get_the_permits_that_are_returned,
         the_workers_of_a_group_keep_to_their_limit,
     },
+    listing::{messages_are_listed_by_their_state, parked_messages_are_listed_by_their_key},
     messages::{
         a_message_has_the_id_of_its_receipt, a_message_names_its_stream_and_group,
         a_name_that_cannot_be_used_is_refused, a_payload_of_16_mib_arrives_intact,
@@ -317,6 +319,9 @@ macro_rules! conformance_tests {
             a_permit_that_is_taken_again_is_returned_after_its_last_use
             a_permit_that_is_handed_over_returns_if_its_message_is_removed
             a_message_that_is_parked_again_returns_its_permit
+            messages_are_listed_by_their_state
+            parked_messages_are_listed_by_their_key
+            a_dead_letter_is_replayed_as_edited
             a_paused_stream_delivers_nothing_until_it_is_resumed
             messages_with_a_paused_name_wait_in_their_order
             a_purge_removes_what_waits

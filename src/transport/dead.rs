@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{Undecodable, codec};
 use crate::{
-    error::Error,
+    error::{Error, ErrorKind},
     message::{Attempt, DeadLetterId, Message, MessageId, Name},
     sync::lock,
 };
@@ -163,6 +163,60 @@ impl DeadLetters {
     /// If the server cannot be reached or refuses. Some of the letters may have been replayed.
     pub async fn replay(&self, selection: Selection) -> Result<u64, Error> {
         self.carry_out(Action::Replay, selection).await
+    }
+
+    /// Delivers the message of a letter again with another name, other headers and another payload:
+    /// those of `message`, which is best made from [`DeadLetter::message`]. The kind and everything
+    /// else, such as its id and the record of its task, stays. Returns `false` if the letter no longer
+    /// exists.
+    ///
+    /// ```
+    /// use campanile::transport::memory::Memory;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), campanile::Error> {
+    /// let dead = Memory::new().dead_letters();
+    /// for letter in dead.list(Default::default()).await?.letters {
+    ///     if let Ok(mut message) = letter.message() {
+    ///         *message.payload_mut() = r#"{"id":7}"#.into();
+    ///         dead.replay_edited(&letter.id, &message).await?;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// If the message is [invalid](super::check), the letter cannot be decoded or has another kind, or
+    /// the server cannot be reached or refuses.
+    pub async fn replay_edited(&self, id: &DeadLetterId, message: &Message) -> Result<bool, Error> {
+        super::check(message.parts())?;
+        let Some(letter) = self.0.get(id).await? else {
+            return Ok(false);
+        };
+        let old = letter.message().map_err(|undecodable| {
+            let text = format!(
+                "the dead letter `{id}` cannot be edited: {}",
+                undecodable.reason
+            );
+            Error::new(ErrorKind::Invalid, text)
+        })?;
+        if old.kind() != message.kind() {
+            let text = "a replay does not change the kind of a message";
+            return Err(Error::new(ErrorKind::Invalid, text));
+        }
+        let is_content = |field: &[u8]| {
+            matches!(field, b"type" | b"name" | b"payload") || field.starts_with(b"h:")
+        };
+        let kept = letter.fields.into_iter();
+        let mut fields: Vec<_> = kept.filter(|(field, _)| !is_content(field)).collect();
+        codec::encode(message, |field, value| {
+            if is_content(field) {
+                let copy = Bytes::copy_from_slice;
+                fields.push((copy(field), copy(value)));
+            }
+        });
+        self.0.replay_as(id, fields).await
     }
 
     /// Deletes the letters, and returns their number.
@@ -421,6 +475,14 @@ pub trait DeadLetterStore: Send + Sync + 'static {
 
     /// Replays or purges the letters that still exist. Each letter is handled atomically.
     fn act(&self, action: Action, step: Step) -> StoreFuture<'_, Acted>;
+
+    /// Delivers the message of a letter again, with these fields. Returns `false` if the letter does
+    /// not exist, or cannot be decoded.
+    fn replay_as<'a>(
+        &'a self,
+        id: &'a DeadLetterId,
+        fields: Vec<(Bytes, Bytes)>,
+    ) -> StoreFuture<'a, bool>;
 
     /// Returns the number of letters, without visiting each.
     fn count(&self) -> StoreFuture<'_, u64>;

@@ -1,5 +1,7 @@
 //! The dead letters of all partitions of a stream.
 
+use bytes::Bytes;
+
 use super::{Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, Page, Step, StoreFuture};
 use crate::{
     error::{Error, ErrorKind},
@@ -226,6 +228,17 @@ impl<S: DeadLetterStore> DeadLetterStore for PartitionedDeadLetters<S> {
                     self.act_in_range(action, after, &until, step).await
                 }
             }
+        })
+    }
+
+    fn replay_as<'a>(
+        &'a self,
+        id: &'a DeadLetterId,
+        fields: Vec<(Bytes, Bytes)>,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            let (partition, letter) = self.find(id)?;
+            self.stores[partition].replay_as(&letter, fields).await
         })
     }
 

@@ -22,6 +22,7 @@ mod dead_partitions;
 pub(crate) mod glob;
 pub(crate) mod limits;
 pub mod memory;
+mod messages;
 pub(crate) mod partitions;
 #[cfg(feature = "redis")]
 pub mod redis;
@@ -61,6 +62,10 @@ pub use self::{
         Step, Steps, StoreFuture,
     },
     limits::{Limit, LimitStore, Permit},
+    messages::{
+        ListedMessage, MessagePage, MessageQuery, MessageState, MessageStore, Messages, ParkedKey,
+        StreamPage,
+    },
     partitions::PartitionTerm,
     sending::check,
     settings::{Expired, Settings, Start, UnknownNames},
@@ -87,6 +92,7 @@ pub(crate) use self::{
 pub(crate) use self::{
     dead::{DroppedLetters, PAGE_BYTES},
     dead_partitions::PartitionedDeadLetters,
+    messages::{invalid_position, position},
     sending::check_key,
     tasks::{SharedTasks, TaskOutcome},
     workers::{MINUTES, MinuteCounts, host_name},

@@ -1,6 +1,7 @@
 //! Tests of the program `campanile` on real servers, in pipes and in a [`terminal`].
 
 mod connection;
+mod dashboard;
 mod dead;
 mod groups;
 mod namespaces;

@@ -2,6 +2,8 @@
 
 mod batch;
 mod client;
+#[cfg(feature = "dashboard")]
+mod dashboard;
 mod errors;
 mod extract;
 mod giving_up;

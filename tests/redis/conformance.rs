@@ -20,7 +20,8 @@ mod redis {
         Error, Name, Redis,
         conformance::{Capabilities, Factory},
         transport::{
-            Control, DeadLetters, Limit, Minute, Schedules, Settings, StreamStats, Tasks, Workers,
+            Control, DeadLetters, Limit, Messages, Minute, Schedules, Settings, StreamStats, Tasks,
+            Workers,
         },
     };
 
@@ -61,6 +62,10 @@ mod redis {
 
         fn tasks(&self, handle: &Redis) -> Option<Tasks> {
             Some(handle.tasks())
+        }
+
+        fn messages(&self, handle: &Redis) -> Option<Messages> {
+            Some(handle.messages())
         }
 
         fn control(&self, handle: &Redis) -> Option<Control> {

@@ -5,6 +5,8 @@ mod bad_input;
 #[cfg(feature = "conformance")]
 mod conformance;
 mod credentials;
+#[cfg(feature = "dashboard")]
+mod dashboard;
 #[cfg(feature = "http")]
 mod http;
 #[path = "../support/logs.rs"]

@@ -3,7 +3,7 @@
 use super::version;
 
 /// Selectors limit commands to keys. A user of an older server may use each command on each key.
-fn has_selectors() -> bool {
+pub(crate) fn has_selectors() -> bool {
     version() >= (7, 0)
 }
 

@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     consumers::ConsumersCommand,
+    dashboard::DashboardCommand,
     dead::DeadCommand,
     groups::GroupsCommand,
     pause::{PauseCommand, PausesCommand, PurgeCommand, ResumeCommand},
@@ -59,6 +60,8 @@ pub(crate) enum Command {
     /// Lists, shows, replays and purges the dead letters of the group.
     #[command(subcommand)]
     Dead(DeadCommand),
+    /// Serves a dashboard for browsers.
+    Dashboard(DashboardCommand),
     /// Shows, lists, watches and cancels tasks that are tracked or unique.
     #[command(subcommand)]
     Tasks(TasksCommand),

@@ -7,6 +7,7 @@ mod args;
 mod command_error;
 mod confirm;
 mod consumers;
+mod dashboard;
 mod dead;
 mod groups;
 mod pause;
@@ -68,6 +69,7 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
             command.run(target, &out).await
         }
         Command::Top(top) => top.run(target, &out).await,
+        Command::Dashboard(dashboard) => dashboard.run(target, &out).await,
         Command::Dead(dead) => dead.run(target, &out).await,
         Command::Tasks(tasks) => tasks.run(target, &out).await,
         Command::Pause(pause) => pause.run(target, &out).await,

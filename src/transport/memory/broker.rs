@@ -51,7 +51,7 @@ pub(super) struct Shared {
 /// A stream: its entries, its groups and its delayed tasks.
 #[derive(Debug, Default)]
 pub(super) struct BrokerStream {
-    log: Log,
+    pub(super) log: Log,
     pub(super) groups: HashMap<Name, Group>,
     pub(super) schedule: DelayedTasks,
     pub(super) idempotency_keys: IdempotencyKeys,

@@ -122,6 +122,12 @@ impl DeadLetterLog {
         DeadLetterPage::new(letters, next)
     }
 
+    /// Removes a letter. Returns its entry, or `None` if the log does not contain it.
+    pub(super) fn remove(&mut self, id: &DeadLetterId) -> Option<Arc<LogEntry>> {
+        let at = self.index_of(id)?;
+        self.letters.remove(at).map(|letter| letter.entry)
+    }
+
     /// Removes the letters that a step selects. Returns their entries and the result of the step.
     pub(super) fn take(&mut self, step: Step) -> (Vec<Arc<LogEntry>>, Acted) {
         let mut entries = Vec::new();

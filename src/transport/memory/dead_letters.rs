@@ -1,8 +1,10 @@
 //! The store that gives a handle access to the dead letters of its group.
 
-use std::future::ready;
+use std::{future::ready, sync::Arc};
 
-use super::{broker::Broker, context::GroupContext, dead::DeadLetterLog};
+use bytes::Bytes;
+
+use super::{broker::Broker, context::GroupContext, dead::DeadLetterLog, log::LogEntry};
 use crate::{
     message::DeadLetterId,
     transport::{
@@ -64,6 +66,28 @@ impl DeadLetterStore for MemoryDeadLetters {
             acted
         });
         Box::pin(ready(Ok(acted.unwrap_or_default())))
+    }
+
+    fn replay_as<'a>(
+        &'a self,
+        id: &'a DeadLetterId,
+        fields: Vec<(Bytes, Bytes)>,
+    ) -> StoreFuture<'a, bool> {
+        let Self { broker, settings } = self;
+        let replayed = broker.with_group(settings, |group, _| {
+            let Some(entry) = group.dead.remove(id) else {
+                return false;
+            };
+            let entry = LogEntry {
+                id: entry.id,
+                fields,
+            };
+            let GroupContext { records, clock, .. } = &broker.context;
+            records.replay(settings, &entry.fields, clock);
+            group.replay(Arc::new(entry));
+            true
+        });
+        Box::pin(ready(Ok(replayed.unwrap_or_default())))
     }
 
     fn count(&self) -> StoreFuture<'_, u64> {

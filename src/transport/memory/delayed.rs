@@ -57,6 +57,12 @@ impl DelayedTasks {
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
+
+    /// Returns the tasks with the times at which they are due, in this order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Instant, &MessageId, &Fields)> {
+        let waiting = self.waiting.iter();
+        waiting.map(|((at, _), (id, fields))| (*at, id, fields))
+    }
 }
 
 /// The task that was sent with an idempotency key.

@@ -734,6 +734,85 @@ impl Group {
     }
 }
 
+/// A message of a group, for lists.
+pub(super) struct GroupMessage<'a> {
+    pub(super) entry: &'a Arc<LogEntry>,
+    pub(super) on_stream: bool,
+    /// The number of the attempt that runs, or of the next one.
+    pub(super) attempt: u32,
+    /// The source that runs it.
+    pub(super) consumer: Option<Consumer>,
+    /// The time at which it is due.
+    pub(super) due: Option<Instant>,
+}
+
+impl<'a> GroupMessage<'a> {
+    fn of(retry: &'a Retry, due: Option<Instant>) -> Self {
+        Self {
+            entry: &retry.entry,
+            on_stream: false,
+            attempt: retry.attempts + 1,
+            consumer: None,
+            due,
+        }
+    }
+}
+
+/// Lists of messages.
+impl Group {
+    /// Returns the messages that could be delivered now, the redeliveries first.
+    pub(super) fn waiting<'a>(&'a self, log: &'a Log) -> impl Iterator<Item = GroupMessage<'a>> {
+        let due = self.due.range(..=(Instant::now(), Serial::MAX));
+        let again = self.ready.iter().chain(due.map(|(_, retry)| retry));
+        let fresh = (self.next..log.end()).filter_map(|index| log.get(index));
+        let fresh = fresh.map(|entry| GroupMessage {
+            entry,
+            on_stream: true,
+            attempt: 1,
+            consumer: None,
+            due: None,
+        });
+        again
+            .map(|retry| GroupMessage::of(retry, None))
+            .chain(fresh)
+    }
+
+    /// Returns the messages that wait for their next attempt.
+    pub(super) fn delayed(&self) -> impl Iterator<Item = GroupMessage<'_>> {
+        let due = self.due.range((Instant::now(), Serial::MAX)..);
+        due.map(|((at, _), retry)| GroupMessage::of(retry, Some(*at)))
+    }
+
+    /// Returns the deliveries that are not settled, in the order of the deliveries.
+    pub(super) fn running(&self) -> Vec<GroupMessage<'_>> {
+        let mut serials: Vec<_> = self.pending.keys().collect();
+        serials.sort_unstable();
+        let running = serials.into_iter().map(|serial| {
+            let pending = &self.pending[serial];
+            GroupMessage {
+                entry: &pending.entry,
+                on_stream: pending.index.is_some(),
+                attempt: pending.attempt,
+                consumer: Some(pending.consumer),
+                due: None,
+            }
+        });
+        running.collect()
+    }
+
+    /// Returns the open sources, and the number of deliveries of each that are not settled.
+    pub(super) fn consumers(&self) -> Vec<(Consumer, usize)> {
+        let mut consumers: Vec<_> = self.members.keys().map(|member| (*member, 0)).collect();
+        for pending in self.pending.values() {
+            match consumers.iter_mut().find(|(it, _)| *it == pending.consumer) {
+                Some((_, count)) => *count += 1,
+                None => consumers.push((pending.consumer, 1)),
+            }
+        }
+        consumers
+    }
+}
+
 impl Group {
     pub(super) fn stats(&self, name: &Name, log: &Log, clock: &BrokerClock) -> GroupStats {
         let backlog = self.backlog(log);

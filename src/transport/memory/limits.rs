@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     message::PermitRequest,
-    transport::{LimitStore, Settings, StoreFuture},
+    transport::{LimitStore, ParkedKey, Settings, StoreFuture},
 };
 
 /// The number of bookings after which unused keys are removed.
@@ -179,6 +179,19 @@ impl Limits {
     fn sweep(&mut self) {
         let now = Instant::now();
         self.keys.retain(|_, key| !key.is_unused(now));
+    }
+
+    /// Returns the keys with parked messages, in order.
+    pub(super) fn parked_keys(&self) -> Vec<ParkedKey> {
+        let keys = self.keys.iter().filter(|(_, of)| !of.parked.is_empty());
+        let keys = keys.map(|(key, of)| {
+            // A paused name has no permits.
+            let permits = Some(of.permits as u64).filter(|permits| *permits > 0);
+            ParkedKey::new(key, of.parked.len() as u64, of.held.len() as u64, permits)
+        });
+        let mut keys: Vec<_> = keys.collect();
+        keys.sort_by(|a, b| (&a.limit, &a.name).cmp(&(&b.limit, &b.name)));
+        keys
     }
 
     /// Returns the number of parked messages.

@@ -89,6 +89,7 @@ mod follow_ups;
 mod group;
 mod limits;
 mod log;
+mod messages;
 // Only the test kit observes the broker.
 #[cfg_attr(not(feature = "testing"), allow(dead_code, unreachable_pub))]
 pub(crate) mod observer;

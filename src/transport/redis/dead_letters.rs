@@ -147,6 +147,28 @@ impl DeadLetterStore for Store {
         })
     }
 
+    fn replay_as<'a>(
+        &'a self,
+        id: &'a DeadLetterId,
+        fields: Vec<(Bytes, Bytes)>,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(async move {
+            let (keys, id) = (self.0.keys()?, checked(id)?);
+            let args = |cmd: &mut Cmd| {
+                cmd.arg(keys.group.as_str()).arg("1").arg("edited").arg(id);
+                for (field, value) in &fields {
+                    cmd.arg(&field[..]).arg(&value[..]);
+                }
+            };
+            let names = [&*keys.dead, &keys.retry];
+            let answer = self
+                .pipeline(&keys)
+                .script(&scripts::DEAD, &names, args, Resend::Never)
+                .await?;
+            Ok(acted(answer)?.acted > 0)
+        })
+    }
+
     fn count(&self) -> StoreFuture<'_, u64> {
         Box::pin(async move {
             let keys = self.0.keys()?;

@@ -217,6 +217,7 @@ pub(crate) mod handle;
 mod ids;
 mod keys;
 mod limits;
+mod messages;
 mod msgpack;
 mod namespace;
 mod options;

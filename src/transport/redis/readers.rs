@@ -6,8 +6,8 @@ use std::time::Duration;
 #[cfg(feature = "schedule")]
 use super::schedules;
 use super::{
-    consumer::readers, dead_letters, producer, producer::schedule::Promoted, response::Value,
-    stats, tail, task_feed, tasks, workers,
+    consumer::readers, dead_letters, messages, producer, producer::schedule::Promoted,
+    response::Value, stats, tail, task_feed, tasks, workers,
 };
 use crate::{error::Error, message::Replicas};
 
@@ -87,6 +87,51 @@ pub(crate) fn all() -> Vec<Reader> {
                 list([list([text("7-1"), texts("~g g ~o 3-0")])]),
                 Value::Int(1),
             ]),
+        },
+        Reader {
+            of: "list_unread",
+            read: |answer| Ok(format!("{:?}", messages::waiting(answer, false)?)),
+            answer: list([
+                list([list([text("7-1"), texts("~o 3-0 ~a 2 type task name a payload b")])]),
+                Value::Int(1),
+            ]),
+        },
+        Reader {
+            of: "list_pending",
+            read: |answer| Ok(format!("{:?}", messages::running(answer, true)?)),
+            answer: list([
+                list([list([
+                    text("7-1"),
+                    text("c"),
+                    Value::Int(5),
+                    Value::Int(2),
+                    texts("type task name a payload b"),
+                ])]),
+                Value::Int(1),
+            ]),
+        },
+        Reader {
+            of: "list_due",
+            read: |answer| Ok(format!("{:?}", messages::delayed(answer, true)?)),
+            answer: list([
+                list([list([text("u"), text("1795430237570"), text("x")])]),
+                Value::Int(1),
+            ]),
+        },
+        Reader {
+            of: "list_parked",
+            read: |answer| Ok(format!("{:?}", messages::parked(answer)?)),
+            answer: list([list([
+                text("limit:key"),
+                Value::Int(3),
+                Value::Int(1),
+                Value::Int(4),
+            ])]),
+        },
+        Reader {
+            of: "ZSCAN",
+            read: |answer| Ok(format!("{:?}", messages::streams(answer)?)),
+            answer: list([text("0"), texts("orders 7")]),
         },
         Reader {
             of: "XRANGE",

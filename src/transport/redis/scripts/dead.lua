@@ -2,7 +2,8 @@
 -- KEYS: dead, retry.
 -- ARGV: group, '1' to replay | '0' to purge, and either 'ids', id… or
 --       'range', after ('' = the beginning), until, name ('' = any), most to read, most bytes: it
---       stops after the letter that reaches them.
+--       stops after the letter that reaches them; or
+--       'edited', id, field, value…: the letter is replayed with these fields.
 -- Returns: {number of letters, the last one read ('' = there are no more), {the ids of those that
 --           cannot be replayed}}.
 -- A letter of this library begins with this many values: five facts, each with its name.
@@ -78,6 +79,14 @@ if ARGV[3] == 'ids' then
     if found then act(found[1], found[2], '') end
   end
   return { acted, '', skipped }
+end
+if ARGV[3] == 'edited' then
+  local found = redis.call('XRANGE', KEYS[1], ARGV[4], ARGV[4])[1]
+  if not found or not message(found[2]) then return { 0, '', {} } end
+  local fields = {}
+  for i = 5, #ARGV do fields[#fields + 1] = ARGV[i] end
+  replay(found[2][4], fields)
+  return { redis.call('XDEL', KEYS[1], ARGV[4]), '', {} }
 end
 local after, most, room, seen = ARGV[4], tonumber(ARGV[7]), tonumber(ARGV[8]), 0
 while seen < most and room > 0 do

@@ -102,6 +102,14 @@ scripts! {
     DEAD = "fence" "fields" "tasks" "dead";
     /// Lists dead letters.
     LIST_DEAD = "list_dead";
+    /// Lists the messages of a stream that a group has not read.
+    LIST_UNREAD = "order" "group_info" "list_unread";
+    /// Lists the deliveries of a group that are not settled.
+    LIST_PENDING = "group_info" "list_pending";
+    /// Lists delayed messages.
+    LIST_DUE = "list_due";
+    /// Lists the keys for which messages are parked.
+    LIST_PARKED = "fence" "fields" "tasks" "parking" "list_parked";
     /// Stores a scheduled task.
     #[cfg(feature = "schedule")]
     PUT_SCHEDULE = "fence" "schedules" "put_schedule";

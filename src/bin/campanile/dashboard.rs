@@ -1,0 +1,192 @@
+//! `campanile dashboard`
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use campanile::{
+    Redis,
+    dashboard::{Dashboard, DashboardBody},
+    transport::Streams,
+};
+use clap::Args;
+use http::{Request, Response, StatusCode, header::HOST, uri::Authority};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tower::ServiceExt;
+
+use crate::{
+    command_error::{CommandError, note},
+    show::Out,
+    signals,
+    target::Target,
+};
+
+/// The most connections at the same time.
+const MAX_CONNECTIONS: usize = 256;
+/// The longest time for the head of a request.
+const HEAD: Duration = Duration::from_secs(10);
+/// The wait after a connection could not be accepted, as without free file descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Args)]
+pub(crate) struct DashboardCommand {
+    /// The address to listen on. Port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7070")]
+    listen: SocketAddr,
+    /// Listens on an address that other machines can reach, although the dashboard asks nobody for a
+    /// password.
+    #[arg(long)]
+    allow_unauthenticated: bool,
+    /// Shows everything, and changes nothing.
+    #[arg(long)]
+    read_only: bool,
+    /// Another stream to show. Can be repeated.
+    #[arg(long, value_name = "STREAM")]
+    also: Vec<String>,
+    /// Shows the streams in this registry, in place of the one of --stream.
+    #[arg(long, value_name = "NAME")]
+    registry: Option<String>,
+}
+
+impl DashboardCommand {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
+        self.check_address()?;
+        let redis = target.connect().await?;
+        let dashboard = self.dashboard(redis);
+        let listener = TcpListener::bind(self.listen).await.map_err(|error| {
+            let address = self.listen;
+            CommandError::Failed(format!("cannot listen on {address}: {error}"))
+        })?;
+        let ended = signals::ended()?;
+        let address = listener.local_addr()?;
+        out.lines([format!("the dashboard is at http://{address}/")])?;
+        if out.terminal {
+            note("Ctrl-C ends it");
+        }
+        let serving = serve(listener, dashboard, address.ip().is_loopback());
+        ended.run_until_cancelled(serving).await;
+        Ok(())
+    }
+
+    fn check_address(&self) -> Result<(), CommandError> {
+        if self.listen.ip().is_loopback() || self.allow_unauthenticated {
+            return Ok(());
+        }
+        Err(CommandError::Usage(format!(
+            "the dashboard has no login, and everyone who reaches {} could delete messages: listen on \
+             127.0.0.1 and use a tunnel, or add --allow-unauthenticated behind a proxy that asks for a \
+             login",
+            self.listen
+        )))
+    }
+
+    fn dashboard(&self, redis: Redis) -> Dashboard {
+        let redis = match &self.registry {
+            Some(registry) => redis.streams(Streams::registered(registry.as_str())),
+            None => redis,
+        };
+        let dashboard = Dashboard::new(redis);
+        let also = self.also.iter().map(String::as_str);
+        let dashboard = also.fold(dashboard, |dashboard, stream| dashboard.stream(stream));
+        match self.read_only {
+            true => dashboard.read_only(),
+            false => dashboard,
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, dashboard: Dashboard, is_local: bool) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let dashboard = dashboard.clone();
+                tokio::spawn(async move {
+                    connection(stream, dashboard, is_local).await;
+                    drop(permit);
+                });
+            }
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, dashboard: Dashboard, is_local: bool) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let dashboard = dashboard.clone();
+        async move {
+            match is_local && !is_of_this_machine(&request) {
+                true => Ok(misdirected()),
+                false => dashboard.oneshot(request).await,
+            }
+        }
+    });
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    let serving = server.serve_connection(TokioIo::new(stream), service);
+    // A connection that breaks off concerns nobody else.
+    let _ = serving.await;
+}
+
+/// Returns `true` if the request names this machine. A web site could let its own name point to
+/// 127.0.0.1, and a browser would then take the dashboard for a part of that site.
+fn is_of_this_machine<B>(request: &Request<B>) -> bool {
+    let host = request
+        .headers()
+        .get(HOST)
+        .and_then(|host| host.to_str().ok());
+    let Some(Ok(authority)) = host.map(str::parse::<Authority>) else {
+        return false;
+    };
+    let host = authority.host().trim_matches(['[', ']']);
+    host == "localhost"
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+fn misdirected() -> Response<DashboardBody> {
+    let text =
+        "open the dashboard by the address that it listens on, such as http://127.0.0.1:7070/\n";
+    let mut response = Response::new(DashboardBody::from(text));
+    *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_requests_that_name_this_machine_are_answered() {
+        let named = |host: &str| {
+            is_of_this_machine(&Request::get("/").header(HOST, host).body(()).unwrap())
+        };
+        for host in [
+            "127.0.0.1:7070",
+            "localhost:7070",
+            "[::1]:7070",
+            "127.0.0.1",
+        ] {
+            assert!(named(host), "{host}");
+        }
+        for host in [
+            "evil.example:7070",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+            "",
+        ] {
+            assert!(!named(host), "{host}");
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Carries out changes in the background, with their progress.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    change::{Change, ChangeKind, ScheduleChange},
+    context::{Config, State},
+    fault::Fault,
+    handle::Handle,
+    preview,
+};
+use crate::{
+    sync::lock,
+    transport::{Action, Selection, TaskQuery},
+};
+
+/// The most actions that are kept.
+const MOST: usize = 200;
+/// The most actions that run at the same time.
+const MOST_RUNNING: usize = 8;
+/// The time for which a request waits for the end of its action.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The actions of this process, the newest last.
+#[derive(Debug, Default)]
+pub(super) struct Actions(Mutex<VecDeque<Arc<Running>>>);
+
+/// A change that was begun.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) id: String,
+    pub(super) at: SystemTime,
+    pub(super) user: String,
+    pub(super) change: Change,
+    progress: Mutex<Progress>,
+    stop: CancellationToken,
+}
+
+/// The progress of an action.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Progress {
+    pub(super) done: u64,
+    /// The number of messages that the action is about, if it is known.
+    pub(super) of: Option<u64>,
+    /// The outcome. `None` while the action runs.
+    pub(super) outcome: Option<Outcome>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Outcome {
+    Done(String),
+    Stopped(String),
+    Failed(String),
+}
+
+impl Outcome {
+    /// Returns the name of the outcome.
+    pub(super) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Done(_) => "done",
+            Self::Stopped(_) => "stopped",
+            Self::Failed(_) => "failed",
+        }
+    }
+
+    pub(super) fn text(&self) -> &str {
+        let (Self::Done(text) | Self::Stopped(text) | Self::Failed(text)) = self;
+        text
+    }
+}
+
+impl Running {
+    pub(super) fn progress(&self) -> Progress {
+        lock(&self.progress).clone()
+    }
+
+    /// Stops the action after its current step.
+    pub(super) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    fn add(&self, done: u64) {
+        lock(&self.progress).done += done;
+    }
+}
+
+impl Actions {
+    /// Returns all actions, the newest first.
+    pub(super) fn list(&self) -> Vec<Arc<Running>> {
+        lock(&self.0).iter().rev().cloned().collect()
+    }
+
+    pub(super) fn get(&self, id: &str) -> Result<Arc<Running>, Fault> {
+        let found = lock(&self.0).iter().find(|action| action.id == id).cloned();
+        found.ok_or_else(|| {
+            Fault::missing("this action is unknown: another process has run it, or it is too old")
+        })
+    }
+
+    fn add(&self, action: Arc<Running>) -> Result<(), Fault> {
+        let mut actions = lock(&self.0);
+        let running = actions.iter().filter(|it| it.progress().outcome.is_none());
+        if running.count() >= MOST_RUNNING {
+            let text = format!("{MOST_RUNNING} actions run already; wait for one, or stop one");
+            return Err(Fault::busy(text));
+        }
+        actions.push_back(action);
+        while actions.len() > MOST {
+            actions.pop_front();
+        }
+        Ok(())
+    }
+}
+
+/// Begins a change, and waits a moment for its end. It goes on if the caller is dropped.
+pub(super) async fn begin(
+    config: &Arc<Config>,
+    state: &Arc<State>,
+    user: &str,
+    change: Change,
+) -> Result<Arc<Running>, Fault> {
+    let action = Arc::new(Running {
+        id: Uuid::new_v4().simple().to_string(),
+        at: SystemTime::now(),
+        user: user.to_owned(),
+        change,
+        progress: Mutex::default(),
+        stop: CancellationToken::new(),
+    });
+    state.actions.add(Arc::clone(&action))?;
+    let running = tokio::spawn(run(Arc::clone(config), Arc::clone(&action)));
+    // The caller looks at the progress.
+    let _ = tokio::time::timeout(PATIENCE, running).await;
+    Ok(action)
+}
+
+async fn run(config: Arc<Config>, action: Arc<Running>) {
+    let change = &action.change;
+    let handle = change.handle(&config);
+    let outcome = match carry_out(&handle, &action).await {
+        Ok(outcome) => outcome,
+        Err(fault) => Outcome::Failed(fault.text),
+    };
+    let (user, stream) = (preview::line(&action.user), preview::line(&change.stream));
+    let group = change.group.as_deref().map(preview::line);
+    tracing::info!(
+        target: "campanile::dashboard",
+        user,
+        action = change.verb(),
+        subject = change.title(),
+        stream,
+        group = group.unwrap_or_default(),
+        outcome = outcome.as_str(),
+        detail = preview::line(outcome.text()),
+        "an operator has made a change",
+    );
+    lock(&action.progress).outcome = Some(outcome);
+}
+
+async fn carry_out(handle: &Handle, action: &Running) -> Result<Outcome, Fault> {
+    let done = |text: &str| Ok(Outcome::Done(text.to_owned()));
+    let changed = |changed: bool, yes: &str, no: &str| done(if changed { yes } else { no });
+    match &action.change.kind {
+        ChangeKind::Dead(verb, selection) => act_on_letters(handle, action, *verb, selection).await,
+        ChangeKind::ReplayEdited(id, edit) => {
+            let letters = handle.dead_letters();
+            let gone = "the letter no longer exists";
+            let Some(letter) = letters.get(id).await? else {
+                return Ok(Outcome::Failed(gone.into()));
+            };
+            let message = letter.message();
+            let mut message = message.map_err(|undecodable| Fault::bad(undecodable.reason))?;
+            edit.apply(&mut message);
+            match letters.replay_edited(id, &message).await? {
+                true => done("replayed as edited"),
+                false => Ok(Outcome::Failed(gone.into())),
+            }
+        }
+        ChangeKind::Pause(target, reason) => {
+            let is_new = handle.control().pause(target.clone(), reason).await?;
+            changed(
+                is_new,
+                "paused",
+                "it was paused already; the reason is the new one",
+            )
+        }
+        ChangeKind::Resume(target) => {
+            let was_paused = handle.control().resume(target.clone()).await?;
+            changed(was_paused, "resumed", "it was not paused")
+        }
+        ChangeKind::PurgeWaiting => {
+            let control = handle.control();
+            tokio::select! {
+                purged = control.purge_waiting() => {
+                    let purged = purged?;
+                    action.add(purged);
+                    done(&format!("{purged} messages removed"))
+                }
+                () = action.stop.cancelled() => {
+                    Ok(Outcome::Stopped("some messages may have been removed".into()))
+                }
+            }
+        }
+        ChangeKind::Cancel(id, reason) => {
+            let cancelled = handle.tasks().cancel(id, reason).await?;
+            changed(
+                cancelled,
+                "cancelled",
+                "it has ended already, or it is unknown",
+            )
+        }
+        ChangeKind::CancelAll(state, name, reason) => {
+            let mut query = TaskQuery::all();
+            query.states = state.iter().copied().collect();
+            query.name = name.clone();
+            let tasks = handle.tasks();
+            tokio::select! {
+                cancelled = tasks.cancel_all(query, reason) => {
+                    let cancelled = cancelled?;
+                    action.add(cancelled);
+                    done(&format!("{cancelled} tasks cancelled"))
+                }
+                () = action.stop.cancelled() => {
+                    Ok(Outcome::Stopped("some tasks may have been cancelled".into()))
+                }
+            }
+        }
+        ChangeKind::Schedule(change, name) => {
+            let schedules = handle.schedules();
+            let none = "there is no such schedule";
+            match change {
+                ScheduleChange::Pause => changed(schedules.pause(name).await?, "paused", none),
+                ScheduleChange::Resume => changed(schedules.resume(name).await?, "resumed", none),
+                ScheduleChange::Remove => changed(schedules.remove(name).await?, "removed", none),
+                ScheduleChange::RunNow => match schedules.run_now(name).await? {
+                    None => Ok(Outcome::Failed(none.into())),
+                    Some(run) if run.is_skipped => done(&format!(
+                        "nothing was sent: the task {} of an earlier run has not ended",
+                        run.task
+                    )),
+                    Some(run) => done(&format!("sent the task {}", run.task)),
+                },
+            }
+        }
+    }
+}
+
+async fn act_on_letters(
+    handle: &Handle,
+    action: &Running,
+    verb: Action,
+    selection: &Selection,
+) -> Result<Outcome, Fault> {
+    let letters = handle.dead_letters();
+    lock(&action.progress).of = match selection {
+        Selection::Ids(ids) => Some(ids.len() as u64),
+        Selection::All => Some(letters.count().await?),
+        Selection::Named(_) => None,
+    };
+    let word = match verb {
+        Action::Replay => "replayed",
+        Action::Purge => "deleted",
+    };
+    let mut steps = letters.steps(verb, selection.clone());
+    loop {
+        if action.stop.is_cancelled() {
+            let done = action.progress().done;
+            return Ok(Outcome::Stopped(format!(
+                "{done} {word}, the others are as they were"
+            )));
+        }
+        match steps.next().await {
+            Ok(Some(acted)) => action.add(acted),
+            Ok(None) => break,
+            Err(error) => {
+                let (done, fault) = (action.progress().done, Fault::from(error));
+                let text = format!("{done} {word} before it failed: {}", fault.text);
+                return Ok(Outcome::Failed(text));
+            }
+        }
+    }
+    let progress = action.progress();
+    let mut text = format!("{} {word}", progress.done);
+    let skipped = steps.skipped().len() as u64;
+    if skipped > 0 {
+        text.push_str(&format!(
+            "; {skipped} cannot be replayed, since their fields cannot be read"
+        ));
+    }
+    if let (Selection::Ids(ids), true) = (selection, verb == Action::Replay || skipped == 0) {
+        let missing = (ids.len() as u64).saturating_sub(progress.done + skipped);
+        if missing > 0 {
+            text.push_str(&format!("; {missing} were not there any more"));
+        }
+    }
+    Ok(Outcome::Done(text))
+}

@@ -1,0 +1,337 @@
+//! The changes that a user can make.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+
+use super::{context::Config, fault::Fault, form::Form, handle::Handle, preview};
+use crate::{
+    message::{DeadLetterId, Message, MessageId, Name},
+    transport::{Action, PauseTarget, Selection, TaskState},
+};
+
+/// The most dead letters that are selected one by one.
+const MOST_SELECTED: usize = 500;
+
+/// A change of a stream.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    pub(super) stream: Name,
+    /// The group. `None` for a change of the stream.
+    pub(super) group: Option<Name>,
+    pub(super) kind: ChangeKind,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum ChangeKind {
+    Dead(Action, Selection),
+    ReplayEdited(DeadLetterId, Box<Edit>),
+    Pause(PauseTarget, String),
+    Resume(PauseTarget),
+    PurgeWaiting,
+    Cancel(MessageId, String),
+    CancelAll(Option<TaskState>, Option<Name>, String),
+    Schedule(ScheduleChange, Name),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ScheduleChange {
+    Pause,
+    Resume,
+    RunNow,
+    Remove,
+}
+
+/// The new content of a dead letter's message.
+#[derive(Debug, Clone)]
+pub(super) struct Edit {
+    name: Name,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    payload: String,
+}
+
+impl Edit {
+    fn of(form: &Form) -> Result<Self, Fault> {
+        let text = form.get("headers").unwrap_or_default();
+        let mut headers = Vec::new();
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            let header = line.split_once(':').and_then(|(name, value)| {
+                let name = HeaderName::try_from(name.trim()).ok()?;
+                Some((name, HeaderValue::try_from(value.trim()).ok()?))
+            });
+            let bad = || {
+                let line = preview::excerpt(line, 80);
+                Fault::bad(format!(
+                    "`{line}` is no header: write `name: value` on each line"
+                ))
+            };
+            headers.push(header.ok_or_else(bad)?);
+        }
+        let payload = form.get("payload").unwrap_or_default();
+        // Browsers send each line of a form with a carriage return.
+        let payload = match form.get("crlf") {
+            Some(_) => payload.to_owned(),
+            None => payload.replace("\r\n", "\n"),
+        };
+        Ok(Self {
+            name: form.name("name")?,
+            headers,
+            payload,
+        })
+    }
+
+    /// Changes a message.
+    pub(super) fn apply(&self, message: &mut Message) {
+        message.parts_mut().name = self.name.clone();
+        let headers = message.headers_mut();
+        // The form shows no headers with other bytes than text, so they stay.
+        let old = std::mem::take(headers);
+        for (name, value) in old.iter().filter(|(_, value)| value.to_str().is_err()) {
+            headers.append(name.clone(), value.clone());
+        }
+        for (name, value) in &self.headers {
+            headers.append(name.clone(), value.clone());
+        }
+        *message.payload_mut() = Bytes::from(self.payload.clone());
+    }
+
+    pub(super) fn payload(&self) -> &str {
+        &self.payload
+    }
+}
+
+impl Change {
+    /// Reads a change from a form or from the parameters of a query.
+    pub(super) fn of(form: &Form) -> Result<Self, Fault> {
+        let reason = || {
+            form.get("reason")
+                .unwrap_or("from the dashboard")
+                .to_owned()
+        };
+        let (is_of_group, kind) = match form.need("do")? {
+            "replay" => (true, ChangeKind::Dead(Action::Replay, selection(form)?)),
+            "purge" => (true, ChangeKind::Dead(Action::Purge, selection(form)?)),
+            "replay-edited" => {
+                let id = form.need("id")?.into();
+                (
+                    true,
+                    ChangeKind::ReplayEdited(id, Box::new(Edit::of(form)?)),
+                )
+            }
+            "pause" => (true, ChangeKind::Pause(target(form)?, reason())),
+            "resume" => (true, ChangeKind::Resume(target(form)?)),
+            "purge-waiting" => (true, ChangeKind::PurgeWaiting),
+            "cancel" => (true, ChangeKind::Cancel(form.need("id")?.into(), reason())),
+            "cancel-all" => {
+                let state = form.get("state").map(|state| {
+                    let state = TaskState::from_name(state);
+                    let live = state.filter(|state| !state.has_ended());
+                    live.ok_or_else(|| {
+                        Fault::bad("only waiting, delayed and running tasks can be cancelled")
+                    })
+                });
+                let name = form.get("name").map(Name::from);
+                (
+                    true,
+                    ChangeKind::CancelAll(state.transpose()?, name, reason()),
+                )
+            }
+            "schedule-pause" => (false, schedule(form, ScheduleChange::Pause)?),
+            "schedule-resume" => (false, schedule(form, ScheduleChange::Resume)?),
+            "schedule-run" => (false, schedule(form, ScheduleChange::RunNow)?),
+            "schedule-remove" => (false, schedule(form, ScheduleChange::Remove)?),
+            other => {
+                let other = preview::excerpt(other, 40);
+                return Err(Fault::bad(format!("there is no change `{other}`")));
+            }
+        };
+        let group = match &kind {
+            ChangeKind::Pause(PauseTarget::Stream, _) | ChangeKind::Resume(PauseTarget::Stream) => {
+                None
+            }
+            _ if is_of_group => Some(form.name("group")?),
+            _ => None,
+        };
+        let stream = form.name("stream")?;
+        Ok(Self {
+            stream,
+            group,
+            kind,
+        })
+    }
+
+    /// Returns a handle of the stream and the group.
+    pub(super) fn handle(&self, config: &Config) -> Handle {
+        let handle = config.handle.stream(&self.stream);
+        match &self.group {
+            Some(group) => handle.group(group),
+            None => handle,
+        }
+    }
+
+    /// Returns the name of the change, as in forms.
+    pub(super) fn verb(&self) -> &'static str {
+        match &self.kind {
+            ChangeKind::Dead(Action::Replay, _) => "replay",
+            ChangeKind::Dead(Action::Purge, _) => "purge",
+            ChangeKind::ReplayEdited(..) => "replay-edited",
+            ChangeKind::Pause(..) => "pause",
+            ChangeKind::Resume(_) => "resume",
+            ChangeKind::PurgeWaiting => "purge-waiting",
+            ChangeKind::Cancel(..) => "cancel",
+            ChangeKind::CancelAll(..) => "cancel-all",
+            ChangeKind::Schedule(change, _) => match change {
+                ScheduleChange::Pause => "schedule-pause",
+                ScheduleChange::Resume => "schedule-resume",
+                ScheduleChange::RunNow => "schedule-run",
+                ScheduleChange::Remove => "schedule-remove",
+            },
+        }
+    }
+
+    /// Returns `true` if the change cannot be undone.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(
+            &self.kind,
+            ChangeKind::Dead(Action::Purge, _)
+                | ChangeKind::PurgeWaiting
+                | ChangeKind::Cancel(..)
+                | ChangeKind::CancelAll(..)
+                | ChangeKind::Schedule(ScheduleChange::Remove, _)
+        )
+    }
+
+    /// Describes the change in the words of a button: `Replay 3 dead letters`.
+    pub(super) fn title(&self) -> String {
+        let letters = |selection: &Selection| match selection {
+            Selection::Ids(ids) if ids.len() == 1 => {
+                format!("the dead letter {}", preview::line(&ids[0]))
+            }
+            Selection::Ids(ids) => format!("{} dead letters", ids.len()),
+            Selection::Named(name) => format!("all dead letters named {}", preview::line(name)),
+            Selection::All => "all dead letters".to_owned(),
+        };
+        match &self.kind {
+            ChangeKind::Dead(Action::Replay, selection) => format!("Replay {}", letters(selection)),
+            ChangeKind::Dead(Action::Purge, selection) => {
+                format!("Delete {} for good", letters(selection))
+            }
+            ChangeKind::ReplayEdited(id, _) => {
+                format!("Replay the dead letter {} as edited", preview::line(id))
+            }
+            ChangeKind::Pause(target, _) => format!("Pause {}", target_text(target)),
+            ChangeKind::Resume(target) => format!("Resume {}", target_text(target)),
+            ChangeKind::PurgeWaiting => "Remove all messages that wait, for good".to_owned(),
+            ChangeKind::Cancel(id, _) => format!("Cancel the task {}", preview::line(id)),
+            ChangeKind::CancelAll(state, name, _) => {
+                let state = state.map_or(String::new(), |state| format!(" {state}"));
+                let name = name.as_ref();
+                let name = name.map_or(String::new(), |name| {
+                    format!(" named {}", preview::line(name))
+                });
+                format!("Cancel all{state} recorded tasks{name}")
+            }
+            ChangeKind::Schedule(change, name) => {
+                let verb = match change {
+                    ScheduleChange::Pause => "Pause",
+                    ScheduleChange::Resume => "Resume",
+                    ScheduleChange::RunNow => "Run",
+                    ScheduleChange::Remove => "Remove",
+                };
+                let now = if *change == ScheduleChange::RunNow {
+                    " now"
+                } else {
+                    ""
+                };
+                format!("{verb} the schedule {}{now}", preview::line(name))
+            }
+        }
+    }
+
+    /// Says what follows from the change.
+    pub(super) fn effect(&self) -> &'static str {
+        match &self.kind {
+            ChangeKind::Dead(Action::Replay, _) => {
+                "The messages are delivered again to this group, from their first attempt."
+            }
+            ChangeKind::Dead(Action::Purge, _) => "The letters are deleted. Nothing keeps a copy.",
+            ChangeKind::ReplayEdited(..) => {
+                "The message is delivered again to this group with the new content, from its first attempt."
+            }
+            ChangeKind::Pause(PauseTarget::Name(_), _) => {
+                "Messages with this name are parked, in their order. Other messages go on, and so do handlers that run."
+            }
+            ChangeKind::Pause(..) => {
+                "Workers deliver nothing new until you resume. Handlers that run end as usual, and senders go on."
+            }
+            ChangeKind::Resume(_) => "Workers go on within about a second.",
+            ChangeKind::PurgeWaiting => {
+                "Messages that no worker has fetched, that wait for their next attempt, or that are parked are removed. Running messages stay, and so do tasks that their senders have delayed."
+            }
+            ChangeKind::Cancel(..) | ChangeKind::CancelAll(..) => {
+                "A task that waits does not run. A running one is stopped at its next await, within about a second."
+            }
+            ChangeKind::Schedule(ScheduleChange::Pause, _) => {
+                "Its ticks send nothing until you resume it."
+            }
+            ChangeKind::Schedule(ScheduleChange::Resume, _) => {
+                "It goes on with its next tick. Ticks during the pause are left out."
+            }
+            ChangeKind::Schedule(ScheduleChange::RunNow, _) => {
+                "Its task is sent once, and its ticks stay as they are."
+            }
+            ChangeKind::Schedule(ScheduleChange::Remove, _) => {
+                "It sends nothing more, unless a process stores it again when it starts."
+            }
+        }
+    }
+
+    /// Returns the path of the page from which the change usually comes.
+    pub(super) fn page(&self) -> &'static str {
+        match &self.kind {
+            ChangeKind::Dead(..) | ChangeKind::ReplayEdited(..) => "/dead",
+            ChangeKind::Pause(..) | ChangeKind::Resume(_) => "/pauses",
+            ChangeKind::PurgeWaiting => "/waiting",
+            ChangeKind::Cancel(..) | ChangeKind::CancelAll(..) => "/tasks",
+            ChangeKind::Schedule(..) => "/schedules",
+        }
+    }
+}
+
+fn schedule(form: &Form, change: ScheduleChange) -> Result<ChangeKind, Fault> {
+    Ok(ChangeKind::Schedule(change, form.need("schedule")?.into()))
+}
+
+fn selection(form: &Form) -> Result<Selection, Fault> {
+    let ids: Vec<_> = form.all("id").collect();
+    match (ids.len(), form.get("name"), form.get("all")) {
+        (0, Some(name), _) => Ok(Selection::named(name)),
+        (0, None, Some(_)) => Ok(Selection::All),
+        (0, None, None) => Err(Fault::bad("no dead letter is selected: tick some first")),
+        (1..=MOST_SELECTED, ..) => Ok(Selection::ids(ids)),
+        (count, ..) => {
+            let text =
+                format!("{count} dead letters are selected, and at most {MOST_SELECTED} can be");
+            Err(Fault::bad(text))
+        }
+    }
+}
+
+fn target(form: &Form) -> Result<PauseTarget, Fault> {
+    match form.need("target")? {
+        "stream" => Ok(PauseTarget::Stream),
+        "group" => Ok(PauseTarget::Group),
+        "name" => Ok(PauseTarget::Name(form.name("name")?)),
+        _ => Err(Fault::bad(
+            "the `target` of a pause is `stream`, `group` or `name`",
+        )),
+    }
+}
+
+/// Names the target of a pause.
+pub(super) fn target_text(target: &PauseTarget) -> String {
+    match target {
+        PauseTarget::Stream => "the stream, for all its groups".to_owned(),
+        PauseTarget::Group => "the group".to_owned(),
+        PauseTarget::Name(name) => format!("the name {}", preview::line(name)),
+    }
+}

@@ -1,0 +1,29 @@
+//! Small charts as inline SVG, without styles and scripts.
+
+use maud::{Markup, html};
+
+const WIDTH: usize = 240;
+const HEIGHT: usize = 48;
+
+/// A chart of one value for each minute, the oldest first. `label` names it for those who cannot see
+/// it, and `class` chooses its colour.
+pub(super) fn bars(label: &str, class: &str, values: &[f64]) -> Markup {
+    let most = values.iter().copied().fold(0.0, f64::max);
+    let step = WIDTH as f64 / values.len().max(1) as f64;
+    let height = |value: f64| match most > 0.0 {
+        true => (value / most * (HEIGHT - 2) as f64).max(if value > 0.0 { 1.0 } else { 0.0 }),
+        false => 0.0,
+    };
+    html! {
+        svg.chart.(class) viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(label) preserveAspectRatio="none" {
+            line x1="0" y1=(HEIGHT) x2=(WIDTH) y2=(HEIGHT) {}
+            @for (index, value) in values.iter().enumerate() {
+                @let tall = height(*value);
+                @if tall > 0.0 {
+                    rect x=(format!("{:.1}", index as f64 * step)) y=(format!("{:.1}", HEIGHT as f64 - tall))
+                        width=(format!("{:.1}", (step - 1.0).max(1.0))) height=(format!("{tall:.1}")) {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Protects changes against requests that another site makes a browser send.
+//!
+//! A page sets a random cookie with `SameSite=Strict`, and each form repeats it in the field `token`.
+//! Another site can neither read the cookie nor send it. A site on the same domain may be able to set
+//! it, so a browser must also say that the request comes from the same origin. There is no state, so
+//! any process that serves the dashboard accepts the forms of any other.
+
+use http::{
+    HeaderMap, HeaderValue,
+    header::{COOKIE, HOST, ORIGIN},
+};
+use uuid::Uuid;
+
+use super::fault::Fault;
+
+const COOKIE_NAME: &str = "campanile-dashboard";
+/// The field of a form that repeats the cookie.
+pub(super) const FIELD: &str = "token";
+
+/// The token of a browser.
+#[derive(Debug, Clone)]
+pub(super) struct Token {
+    pub(super) text: String,
+    is_new: bool,
+}
+
+impl Token {
+    /// Returns the token of the request's cookie, or a new one.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        match from_cookie(headers) {
+            Some(text) => Self {
+                text: text.to_owned(),
+                is_new: false,
+            },
+            None => Self {
+                text: Uuid::new_v4().simple().to_string(),
+                is_new: true,
+            },
+        }
+    }
+
+    /// Returns the header that sets the cookie. `None` if the browser has it.
+    pub(super) fn set_cookie(&self, prefix: &str) -> Option<HeaderValue> {
+        let path = if prefix.is_empty() { "/" } else { prefix };
+        let text = &self.text;
+        let cookie = format!("{COOKIE_NAME}={text}; Path={path}; HttpOnly; SameSite=Strict");
+        self.is_new
+            .then(|| HeaderValue::try_from(cookie).ok())
+            .flatten()
+    }
+}
+
+fn from_cookie(headers: &HeaderMap) -> Option<&str> {
+    let cookies = headers.get_all(COOKIE).into_iter();
+    let mut cookies = cookies
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'));
+    let token = cookies.find_map(|cookie| {
+        let (name, value) = cookie.trim().split_once('=')?;
+        (name == COOKIE_NAME).then_some(value)
+    })?;
+    let is_valid = token.len() == 32 && token.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_valid.then_some(token)
+}
+
+/// Checks that a browser has sent the request from a page of the same origin. Other clients send
+/// none of these headers.
+pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Fault> {
+    let refused = || Err(Fault::forbidden("the request comes from another site"));
+    if let Some(site) = headers.get("sec-fetch-site")
+        && site != "same-origin"
+        && site != "none"
+    {
+        return refused();
+    }
+    let Some(origin) = headers.get(ORIGIN) else {
+        return Ok(());
+    };
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let origin = origin.to_str().ok();
+    let of_origin = origin.and_then(|origin| Some(origin.split_once("://")?.1));
+    // Behind a proxy that changes the host, the browser still says where the request comes from.
+    match host.is_some() && host == of_origin || headers.contains_key("sec-fetch-site") {
+        true => Ok(()),
+        false => refused(),
+    }
+}
+
+/// Checks the token of a form.
+pub(super) fn check(headers: &HeaderMap, token: Option<&str>) -> Result<(), Fault> {
+    check_origin(headers)?;
+    match from_cookie(headers) {
+        Some(cookie) if Some(cookie) == token => Ok(()),
+        _ => Err(Fault::forbidden(
+            "the form is too old, or your browser sends no cookies: go back, reload the page, and try \
+             again",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let pairs = pairs.iter();
+        let pairs = pairs.map(|(name, value)| {
+            let name = http::HeaderName::from_static(name);
+            (name, HeaderValue::from_str(value).unwrap())
+        });
+        pairs.collect()
+    }
+
+    #[test]
+    fn a_form_needs_the_token_of_the_cookie() {
+        let token = Token::of(&HeaderMap::new()).text;
+        let cookie = format!("a=b; {COOKIE_NAME}={token}");
+        let with_cookie = headers(&[("cookie", &cookie)]);
+        assert!(check(&with_cookie, Some(&token)).is_ok());
+        assert!(check(&with_cookie, Some("")).is_err());
+        assert!(check(&with_cookie, None).is_err());
+        assert!(check(&HeaderMap::new(), Some(&token)).is_err());
+        let empty = headers(&[("cookie", "campanile-dashboard=")]);
+        assert!(check(&empty, Some("")).is_err());
+    }
+
+    #[test]
+    fn a_request_of_another_site_is_refused() {
+        let origin = |site: &[(&'static str, &str)]| check_origin(&headers(site)).is_ok();
+        assert!(origin(&[]));
+        assert!(origin(&[("sec-fetch-site", "same-origin")]));
+        assert!(!origin(&[("sec-fetch-site", "cross-site")]));
+        assert!(!origin(&[("sec-fetch-site", "same-site")]));
+        assert!(origin(&[("origin", "http://a:1"), ("host", "a:1")]));
+        assert!(!origin(&[("origin", "http://b"), ("host", "a")]));
+        assert!(!origin(&[("origin", "null"), ("host", "a")]));
+    }
+}

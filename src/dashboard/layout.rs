@@ -1,0 +1,318 @@
+//! The frame of all pages, and the parts that they share.
+
+use std::time::{Duration, SystemTime};
+
+use http::{Response, StatusCode};
+use maud::{DOCTYPE, Markup, html};
+
+use super::{
+    DashboardBody,
+    context::{Context, Scope},
+    fault::Fault,
+    forgery, preview, service,
+};
+use crate::message::Name;
+
+/// A page.
+pub(super) struct Page {
+    pub(super) title: String,
+    /// The stream and the group of the page.
+    pub(super) scope: Option<(Name, Option<Name>)>,
+    /// All groups of the stream, to choose another one.
+    pub(super) groups: Vec<Name>,
+    /// The part that is replaced while the page is open.
+    pub(super) live: Markup,
+    /// The part below it that stays, since it has forms.
+    pub(super) still: Markup,
+}
+
+impl Page {
+    pub(super) fn new(title: impl Into<String>, live: Markup) -> Self {
+        Self {
+            title: title.into(),
+            scope: None,
+            groups: Vec::new(),
+            live,
+            still: html! {},
+        }
+    }
+
+    pub(super) fn still(mut self, still: Markup) -> Self {
+        self.still = still;
+        self
+    }
+
+    pub(super) fn of(mut self, scope: &Scope) -> Self {
+        self.scope = Some((scope.stream.clone(), Some(scope.group.clone())));
+        self.groups.clone_from(&scope.groups);
+        self
+    }
+
+    pub(super) fn of_stream(mut self, stream: &Name) -> Self {
+        self.scope = Some((stream.clone(), None));
+        self
+    }
+}
+
+/// The pages of a stream, in the order of the menu.
+const TABS: [(&str, &str); 10] = [
+    ("/stream", "Stream"),
+    ("/waiting", "Waiting"),
+    ("/running", "Running"),
+    ("/delayed", "Delayed"),
+    ("/dead", "Dead"),
+    ("/tasks", "Tasks"),
+    ("/workers", "Workers"),
+    ("/schedules", "Schedules"),
+    ("/pauses", "Pauses"),
+    ("/limits", "Limits"),
+];
+
+/// Makes the response of a page.
+pub(super) fn page(cx: &Context, page: Page) -> Response<DashboardBody> {
+    frame(cx, StatusCode::OK, &page)
+}
+
+/// Makes the page of an error.
+pub(super) fn problem(cx: &Context, fault: &Fault) -> Response<DashboardBody> {
+    let retry = matches!(
+        fault.status,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
+    );
+    let still = html! {
+        p.error role="alert" { (preview::line(&fault.text)) }
+        @if retry {
+            p { "The connection is " strong { (cx.config.handle.state().to_string()) } ". The dashboard goes on when the server answers. " a href=(cx.here(&[])) { "Try again" } }
+        }
+        p { a href=(cx.link("/", [])) { "Back to the overview" } }
+    };
+    let page = Page::new(fault.title, html! {}).still(still);
+    frame(cx, fault.status, &page)
+}
+
+fn frame(cx: &Context, status: StatusCode, page: &Page) -> Response<DashboardBody> {
+    let here = cx.here(&[]);
+    let of = here.strip_prefix(&cx.config.prefix).unwrap_or(&here);
+    let is_live = status == StatusCode::OK && !page.live.0.is_empty();
+    let live = is_live.then(|| cx.link("/live", [("of", of)]));
+    let menu = [
+        ("/", "Overview"),
+        ("/task", "Find a task"),
+        ("/actions", "Changes"),
+    ];
+    let current = |path: &str| (cx.path == path).then_some("page");
+    let html = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (page.title) " · Campanile" }
+                link rel="stylesheet" href=(cx.link("/style.css", []));
+                script defer src=(cx.link("/script.js", [])) {}
+            }
+            body data-live=[live] {
+                a.skip href="#main" { "Skip to the content" }
+                header {
+                    a.brand href=(cx.link("/", [])) { "Campanile" }
+                    nav aria-label="Dashboard" {
+                        @for (path, name) in menu {
+                            a href=(cx.link(path, [])) aria-current=[current(path)] { (name) }
+                        }
+                    }
+                    @if cx.config.is_read_only { span.badge { "read-only" } }
+                    button #toggle type="button" hidden aria-pressed="true" { "Live" }
+                }
+                @if let Some((stream, group)) = &page.scope { (scope_bar(cx, page, stream, group.as_ref())) }
+                main #main tabindex="-1" {
+                    h1 { (page.title) }
+                    p #fault.error role="alert" hidden {}
+                    div #live { (page.live) }
+                    (page.still)
+                }
+                footer {
+                    "As of " (time(SystemTime::now())) ". "
+                    a href=(here) { "Refresh" }
+                }
+            }
+        }
+    };
+    service::html(status, html.into_string())
+}
+
+/// The menu of a stream.
+fn scope_bar(cx: &Context, page: &Page, stream: &Name, group: Option<&Name>) -> Markup {
+    let group_text = group.map_or("", |group| group.as_str());
+    html! {
+        section.scope aria-label="Stream and group" {
+            p {
+                span.label { "stream " } strong { (preview::line(stream)) }
+                @if let Some(group) = group {
+                    " " span.label { "group " } strong { (preview::line(group)) }
+                }
+            }
+            nav aria-label="Stream" {
+                @for (path, name) in TABS {
+                    a href=(cx.link(path, [("stream", stream.as_str()), ("group", group_text)]))
+                        aria-current=[(cx.path == path).then_some("page")] { (name) }
+                }
+            }
+            @if page.groups.len() > 1 {
+                nav.groups aria-label="Groups" {
+                    span.label { "other groups" }
+                    @for other in page.groups.iter().filter(|it| Some(*it) != group).take(20) {
+                        " " a href=(cx.link(&cx.path, [("stream", stream.as_str()), ("group", other)])) { (preview::line(other)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A time, as UTC and as an age.
+pub(super) fn time(at: SystemTime) -> Markup {
+    let text = timestamp(at);
+    html! { time datetime=(text) { (text) } }
+}
+
+/// A time as its age, with the time itself for those who point at it.
+pub(super) fn age(at: SystemTime) -> Markup {
+    let text = timestamp(at);
+    let shown = match SystemTime::now().duration_since(at) {
+        Ok(age) if age < Duration::from_secs(1) => "just now".to_owned(),
+        Ok(age) => format!("{} ago", duration(coarse(age))),
+        Err(ahead) => format!("in {}", duration(coarse(ahead.duration()))),
+    };
+    html! { time datetime=(text) title=(text) { (shown) } }
+}
+
+/// Leaves out what does not matter in an age: seconds from ten minutes on.
+fn coarse(age: Duration) -> Duration {
+    let seconds = age.as_secs();
+    match seconds {
+        0..600 => age,
+        _ => Duration::from_secs(seconds - seconds % 60),
+    }
+}
+
+/// Formats a time as UTC, to the second.
+pub(super) fn timestamp(at: SystemTime) -> String {
+    let at = jiff::Timestamp::try_from(at).ok();
+    let at = at.and_then(|at| at.round(jiff::Unit::Second).ok());
+    at.map_or_else(|| "an unknown time".to_owned(), |at| at.to_string())
+}
+
+/// Formats a duration for a reader: two units at most.
+pub(super) fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0 => format!("{} ms", duration.as_millis()),
+        1..=59 => format!("{seconds} s"),
+        60..=3_599 if seconds.is_multiple_of(60) => format!("{} min", seconds / 60),
+        60..=3_599 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3_600..=86_399 => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3_600),
+    }
+}
+
+/// The name of a worker, without the part that says how long its lease is.
+pub(super) fn worker(name: &str) -> Markup {
+    let short = name.strip_prefix("campanile-lease=");
+    let short = short.and_then(|rest| Some(rest.split_once("ms-")?.1));
+    html! { code title=(preview::line(name)) { (preview::excerpt(short.unwrap_or(name), 60)) } }
+}
+
+/// Formats a number with spaces between groups of digits.
+pub(super) fn number(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            // A narrow space that breaks no line.
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Formats a size in bytes.
+pub(super) fn size(bytes: usize) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+    }
+}
+
+/// A cell with a number, which stands out unless it is zero.
+pub(super) fn count(value: u64, class: &str) -> Markup {
+    let class = if value == 0 { "zero" } else { class };
+    html! { td.num.(class) { (number(value)) } }
+}
+
+/// A button that leads to the confirmation of a change. Nothing in a read-only dashboard.
+pub(super) fn button(cx: &Context, text: &str, parameters: &[(&str, &str)]) -> Markup {
+    if cx.config.is_read_only {
+        return html! {};
+    }
+    let is_final = parameters.iter().any(|(name, value)| {
+        *name == "do"
+            && matches!(
+                *value,
+                "purge" | "purge-waiting" | "cancel" | "schedule-remove"
+            )
+    });
+    html! {
+        a.button.danger[is_final] href=(cx.link("/confirm", parameters.iter().copied())) { (text) }
+    }
+}
+
+/// The hidden fields of a form.
+pub(super) fn hidden<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> Markup {
+    html! {
+        @for (name, value) in parameters {
+            input type="hidden" name=(name) value=(value);
+        }
+    }
+}
+
+/// The hidden field against forgery.
+pub(super) fn token(cx: &Context) -> Markup {
+    hidden([(forgery::FIELD, cx.token.text.as_str())])
+}
+
+/// A table that scrolls by itself if it is wider than the screen.
+pub(super) fn table(caption: &str, head: &[&str], rows: &Markup) -> Markup {
+    html! {
+        div.wide tabindex="0" role="region" aria-label=(caption) {
+            table {
+                caption { (caption) }
+                thead { tr { @for column in head {
+                    @let is_number = column.starts_with('#');
+                    th.num[is_number] scope="col" { (column.trim_start_matches('#')) }
+                } } }
+                tbody { (rows) }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_sizes_times_and_durations_are_readable() {
+        assert_eq!(number(1_234_567), "1\u{202f}234\u{202f}567");
+        assert_eq!(
+            (number(7), number(1_000)),
+            ("7".into(), "1\u{202f}000".into())
+        );
+        assert_eq!(size(5 << 20), "5.0 MiB");
+        assert_eq!(duration(Duration::from_secs(3_725)), "1 h 2 min");
+        assert_eq!(duration(Duration::from_millis(12)), "12 ms");
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_430_237);
+        assert_eq!(timestamp(time), "2026-11-23T10:37:17Z");
+    }
+}

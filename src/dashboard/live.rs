@@ -1,0 +1,89 @@
+//! Live pages: the changing part of a page, again and again, as server-sent events.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderValue, Response, header::CONTENT_TYPE};
+use tokio::time::Instant;
+
+use super::{
+    DashboardBody,
+    context::{Context, LiveView},
+    fault::Fault,
+    form::Form,
+    pages, sampler, service,
+};
+
+/// The most live views that are open at the same time.
+const MOST: usize = 64;
+/// The time between two events.
+const PERIOD: Duration = Duration::from_secs(2);
+/// The time after which a view ends, and the browser opens another one.
+const LIFE: Duration = Duration::from_secs(600);
+
+struct View {
+    cx: Context,
+    until: Instant,
+    is_first: bool,
+    _open: LiveView,
+}
+
+/// Opens the live view of the page in the parameter `of`: its path, with its query.
+pub(super) fn open(cx: &Context) -> Result<Response<DashboardBody>, Fault> {
+    let of = cx.form.need("of")?;
+    let (path, query) = of.split_once('?').unwrap_or((of, ""));
+    let mut cx = cx.clone();
+    cx.form = Form::parse(query)?;
+    cx.path = path.to_owned();
+    if !pages::is_page(path) {
+        return Err(Fault::missing("there is no such page"));
+    }
+    let too_many = || Fault::busy(format!("{MOST} live views are open already"));
+    let open = cx.state.open_live(MOST).ok_or_else(too_many)?;
+    let view = View {
+        cx,
+        until: Instant::now() + LIFE,
+        is_first: true,
+        _open: open,
+    };
+    let events = stream::unfold(view, |mut view| async {
+        if !std::mem::take(&mut view.is_first) {
+            tokio::time::sleep(PERIOD).await;
+        }
+        if Instant::now() >= view.until {
+            return None;
+        }
+        let event = event(&view.cx).await;
+        Some((event, view))
+    });
+    let mut response = Response::new(DashboardBody::events(events));
+    let kind = HeaderValue::from_static("text/event-stream");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    // Asks nginx not to gather the events.
+    let no = HeaderValue::from_static("no");
+    response.headers_mut().insert("x-accel-buffering", no);
+    Ok(response)
+}
+
+async fn event(cx: &Context) -> Bytes {
+    sampler::keep_sampling(&cx.config, &Arc::clone(&cx.state));
+    let page = tokio::time::timeout(service::PAGE, pages::get(cx)).await;
+    match page {
+        Ok(Ok(page)) => {
+            let html = page.live.into_string();
+            format!(
+                "event: part\ndata: {}\n\n",
+                html.replace(['\r', '\n'], "\ndata: ")
+            )
+            .into()
+        }
+        Ok(Err(fault)) => fault_event(&fault),
+        Err(_) => fault_event(&Fault::slow(service::PAGE)),
+    }
+}
+
+fn fault_event(fault: &Fault) -> Bytes {
+    let text = format!("{}: {}", fault.title, super::preview::line(&fault.text));
+    format!("event: fault\ndata: {text}\n\n").into()
+}

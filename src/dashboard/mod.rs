@@ -1,0 +1,136 @@
+//! A dashboard for operators: what waits, what runs, why a message died, and the means to stop, to
+//! replay and to purge.
+//!
+//! A [`Dashboard`] is an HTTP service over the crates `http` and `http-body`, so it can be nested in
+//! every framework that is built on these. It has no authentication: put it behind your own.
+//!
+//! ```
+//! use campanile::{dashboard::Dashboard, transport::memory::Memory};
+//! use http::{Request, StatusCode};
+//! use tower::ServiceExt;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let dashboard = Dashboard::new(Memory::new());
+//! let request = Request::get("/").body(String::new()).unwrap();
+//! assert_eq!(dashboard.oneshot(request).await.unwrap().status(), StatusCode::OK);
+//! # }
+//! ```
+//!
+//! For those who may only look, under a path of an `axum::Router`, and with the names of the users in
+//! the log:
+//!
+//! ```
+//! use campanile::{dashboard::Dashboard, transport::memory::Memory};
+//!
+//! # #[derive(Clone)] struct User(String);
+//! let dashboard = Dashboard::new(Memory::new())
+//!     .at("/ops")
+//!     .read_only()
+//!     .user(|request| request.extensions.get::<User>().map(|user| user.0.clone()));
+//! // axum::Router::new().nest_service("/ops", dashboard)
+//! ```
+//!
+//! The [guide](crate::guide::dashboard) has its pages, its JSON API, and its rules of security.
+
+mod actions;
+mod api;
+mod assets;
+mod body;
+mod change;
+mod chart;
+mod context;
+mod fault;
+mod forgery;
+mod form;
+mod handle;
+mod history;
+mod layout;
+mod live;
+mod pages;
+mod preview;
+mod sampler;
+mod service;
+
+use std::{fmt, sync::Arc};
+
+use http::request::Parts;
+
+use self::context::{Config, State};
+pub use self::{body::DashboardBody, handle::Handle, service::DashboardFuture};
+use crate::message::Name;
+
+/// The dashboard of a transport's streams, as an HTTP service. See the [module](self).
+///
+/// Clones share their state: the samples of the streams, and the changes of the last hours. Both are
+/// in this process only.
+#[derive(Clone)]
+#[must_use]
+pub struct Dashboard {
+    config: Arc<Config>,
+    state: Arc<State>,
+}
+
+impl Dashboard {
+    /// Creates the dashboard of the streams of a handle, a `Redis` or a
+    /// [`Memory`](crate::transport::memory::Memory): its stream, the streams of its
+    /// [set](crate::transport::Streams), the partitions of its stream, or the streams in the registry
+    /// that it serves. Partitions are shown as streams. The handle's group is not used: all groups are
+    /// shown.
+    pub fn new(handle: impl Into<Handle>) -> Self {
+        Self {
+            config: Arc::new(Config::new(handle.into())),
+            state: Arc::default(),
+        }
+    }
+
+    /// Adds a stream.
+    pub fn stream(mut self, stream: impl Into<Name>) -> Self {
+        Arc::make_mut(&mut self.config).streams.push(stream.into());
+        self
+    }
+
+    /// Sets the path under which browsers see the dashboard, such as `/ops`. Its links begin with it.
+    /// None unless set. The framework must remove it from the path of requests, as
+    /// `axum::Router::nest_service` does.
+    ///
+    /// # Panics
+    /// If the path does not begin with a slash, ends with one, or has characters that a path of a URL
+    /// cannot have.
+    #[track_caller]
+    pub fn at(mut self, prefix: impl Into<String>) -> Self {
+        let prefix = prefix.into();
+        let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~%@:+,!".contains(&byte);
+        assert!(
+            prefix.starts_with('/') && !prefix.ends_with('/') && prefix.bytes().all(is_valid),
+            "the path of a dashboard looks like `/ops`, and not like {prefix:?}"
+        );
+        Arc::make_mut(&mut self.config).prefix = prefix;
+        self
+    }
+
+    /// Refuses all changes, and shows no buttons for them.
+    pub fn read_only(mut self) -> Self {
+        Arc::make_mut(&mut self.config).is_read_only = true;
+        self
+    }
+
+    /// Sets the function that returns the user of a request, for the log of changes. An authentication
+    /// layer usually puts the user into the request's extensions. Without it the log says `unknown`.
+    pub fn user<F>(mut self, user: F) -> Self
+    where
+        F: Fn(&Parts) -> Option<String> + Send + Sync + 'static,
+    {
+        Arc::make_mut(&mut self.config).user = Some(Arc::new(user));
+        self
+    }
+}
+
+impl fmt::Debug for Dashboard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dashboard")
+            .field("prefix", &self.config.prefix)
+            .field("is_read_only", &self.config.is_read_only)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,72 @@
+//! The confirmation of a change.
+
+use maud::html;
+
+use super::super::{
+    change::{Change, ChangeKind},
+    context::Context,
+    fault::Fault,
+    forgery,
+    layout::{Page, hidden, number, size, token},
+    preview::{self, Preview},
+};
+use crate::transport::Selection;
+
+pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
+    cx.may_change()?;
+    let change = Change::of(&cx.form)?;
+    let handle = change.handle(&cx.config);
+    let count = match &change.kind {
+        ChangeKind::Dead(_, Selection::All) => {
+            let count = handle.dead_letters().count().await?;
+            Some(format!("{} dead letters exist now.", number(count)))
+        }
+        ChangeKind::PurgeWaiting => {
+            let stats = handle.stats().await?;
+            let group = change.group.as_ref().and_then(|group| stats.group(group));
+            group.map(|group| match group.lag {
+                Some(lag) => format!(
+                    "{} messages would be removed now.",
+                    number(lag + group.delayed + group.parked)
+                ),
+                None => "Their number is unknown.".to_owned(),
+            })
+        }
+        _ => None,
+    };
+    let fields = cx.form.pairs().filter(|(name, _)| *name != forgery::FIELD);
+    let mut back = vec![("stream", change.stream.as_str())];
+    back.extend(change.group.as_ref().map(|group| ("group", group.as_str())));
+    let still = html! {
+        p { (change.effect()) }
+        @if let Some(count) = count { p { strong { (count) } } }
+        dl.facts {
+            div { dt { "stream" } dd { (preview::line(&change.stream)) } }
+            @if let Some(group) = &change.group { div { dt { "group" } dd { (preview::line(group)) } } }
+            @match &change.kind {
+                ChangeKind::Pause(_, reason) | ChangeKind::Cancel(_, reason) | ChangeKind::CancelAll(_, _, reason) => {
+                    div { dt { "reason" } dd { (preview::line(reason)) } }
+                }
+                ChangeKind::Dead(_, Selection::Ids(ids)) => {
+                    div { dt { "letters" } dd { @for id in ids.iter().take(20) { code { (preview::line(id)) } " " } @if ids.len() > 20 { "and " (ids.len() - 20) " more" } } }
+                }
+                ChangeKind::ReplayEdited(_, edit) => {
+                    div { dt { "new payload" } dd { (size(edit.payload().len())) } }
+                }
+                _ => {}
+            }
+        }
+        @if let ChangeKind::ReplayEdited(_, edit) = &change.kind {
+            pre.payload tabindex="0" role="region" aria-label="New payload" { code { (Preview::of(edit.payload().as_bytes()).text) } }
+        }
+        form method="post" action=(cx.link("/act", [])) {
+            (token(cx))
+            (hidden(fields))
+            p.buttons {
+                button.danger[change.is_final()] { (change.title()) }
+                a.button href=(cx.link(change.page(), back)) { "Do nothing" }
+            }
+        }
+    };
+    Ok(Page::new(format!("{}?", change.title()), html! {}).still(still))
+}

@@ -1,0 +1,250 @@
+//! The dead letters of a group, and the search among them, step by step.
+
+use std::time::{Duration, SystemTime};
+
+use maud::{Markup, html};
+
+use super::super::{
+    context::{Context, Scope},
+    fault::Fault,
+    layout::{Page, age, button, hidden, number, size, table},
+    preview,
+};
+use crate::{
+    message::{DeadLetterId, MessageId},
+    transport::{self, DeadLetters},
+};
+
+/// The most letters on a page.
+const MOST: usize = 50;
+/// The most letters that one request looks at.
+const LOOKED_AT: usize = 2_000;
+/// The time after which a request ends its search, with what it has found.
+const SEARCH: Duration = Duration::from_secs(3);
+/// The letters of one step of the search.
+const STEP: usize = 100;
+
+/// The part of a dead letter that lists show.
+pub(in crate::dashboard) struct Letter {
+    pub(in crate::dashboard) id: DeadLetterId,
+    pub(in crate::dashboard) message_id: MessageId,
+    /// The name of the message. `None` if it cannot be decoded.
+    pub(in crate::dashboard) name: Option<String>,
+    pub(in crate::dashboard) reason: String,
+    pub(in crate::dashboard) attempts: u32,
+    pub(in crate::dashboard) died_at: SystemTime,
+    /// The size of its fields.
+    pub(in crate::dashboard) bytes: usize,
+}
+
+/// The outcome of a search.
+pub(in crate::dashboard) struct Found {
+    pub(in crate::dashboard) letters: Vec<Letter>,
+    /// The letter after which the search goes on. `None` at the end.
+    pub(in crate::dashboard) next: Option<DeadLetterId>,
+    pub(in crate::dashboard) looked_at: usize,
+}
+
+/// The search of a request.
+struct Search<'a> {
+    name: &'a str,
+    reason: &'a str,
+    id: &'a str,
+}
+
+impl Search<'_> {
+    fn selects(&self, letter: &Letter) -> bool {
+        let name = letter.name.as_deref().unwrap_or_default();
+        let is_id = self.id.is_empty() || letter.id == self.id || letter.message_id == self.id;
+        is_id && name.contains(self.name) && letter.reason.contains(self.reason)
+    }
+}
+
+/// Returns how far back a search begins.
+fn reach(text: &str) -> Option<Duration> {
+    match text {
+        "10m" => Some(Duration::from_secs(600)),
+        "1h" => Some(Duration::from_secs(3_600)),
+        "1d" => Some(Duration::from_secs(86_400)),
+        _ => None,
+    }
+}
+
+/// Searches the letters as the request says, with bounded work.
+pub(in crate::dashboard) async fn find(cx: &Context, dead: &DeadLetters) -> Result<Found, Fault> {
+    let text = |name| cx.form.get(name).unwrap_or_default().trim();
+    let search = Search {
+        name: text("name"),
+        reason: text("reason"),
+        id: text("id"),
+    };
+    let max = cx.form.number("max")?.unwrap_or(MOST).clamp(1, STEP);
+    let since = match (cx.form.get("after"), cx.form.get("since")) {
+        (Some(after), _) => Some(after.to_owned()),
+        (None, Some("all") | None) => None,
+        (None, Some(since)) => {
+            let since =
+                reach(since).ok_or_else(|| Fault::bad("`since` is `10m`, `1h`, `1d` or `all`"))?;
+            let from = SystemTime::now().checked_sub(since);
+            let from = from.and_then(|from| from.duration_since(SystemTime::UNIX_EPOCH).ok());
+            from.map(|from| format!("{}-0", from.as_millis()))
+        }
+    };
+    let started = tokio::time::Instant::now();
+    let mut found = Found {
+        letters: Vec::new(),
+        next: since.map(DeadLetterId::from),
+        looked_at: 0,
+    };
+    loop {
+        let mut page = transport::Page::first(STEP.min(LOOKED_AT - found.looked_at));
+        page.after = found.next.take();
+        let read = dead.list(page).await?;
+        let mut is_full = false;
+        for letter in read.letters {
+            let id = letter.id.clone();
+            found.looked_at += 1;
+            let bytes = letter.fields.iter();
+            let bytes = bytes.map(|(field, value)| field.len() + value.len()).sum();
+            let name = letter.fields.iter().find(|(field, _)| field == "name");
+            let name = name.and_then(|(_, name)| String::from_utf8(name.to_vec()).ok());
+            let letter = Letter {
+                id: letter.id,
+                message_id: letter.message_id,
+                name,
+                reason: letter.reason,
+                attempts: letter.attempts,
+                died_at: letter.died_at,
+                bytes,
+            };
+            if search.selects(&letter) {
+                found.letters.push(letter);
+            }
+            found.next = Some(id);
+            if found.letters.len() >= max {
+                is_full = true;
+                break;
+            }
+        }
+        let last = read.next.and_then(|next| next.after);
+        if is_full {
+            // There may be no more, and then the next page is empty.
+            return Ok(found);
+        }
+        if last.is_none() {
+            found.next = None;
+            return Ok(found);
+        }
+        found.next = last;
+        if found.looked_at >= LOOKED_AT || started.elapsed() >= SEARCH {
+            return Ok(found);
+        }
+    }
+}
+
+pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
+    let scope = cx.scope().await?;
+    let dead = scope.handle.dead_letters();
+    let (count, found) = (dead.count().await?, find(cx, &dead).await?);
+    let live = html! {
+        p { strong.dead[count > 0] { (number(count)) } " dead letters in this group, the oldest first." }
+    };
+    let still = html! {
+        (filter(cx, &scope))
+        (letters(cx, &scope, &found))
+    };
+    Ok(Page::new("Dead letters", live).still(still).of(&scope))
+}
+
+fn filter(cx: &Context, scope: &Scope) -> Markup {
+    let since = cx.form.get("since").unwrap_or("all");
+    let times = [
+        ("all", "any time"),
+        ("10m", "last 10 minutes"),
+        ("1h", "last hour"),
+        ("1d", "last day"),
+    ];
+    html! {
+        form.filter method="get" action=(cx.link("/dead", [])) {
+            (hidden(scope.parameters()))
+            label { "Name contains " input name="name" value=[cx.form.get("name")] autocomplete="off"; }
+            label { "Reason contains " input name="reason" value=[cx.form.get("reason")] autocomplete="off"; }
+            label { "Id " input name="id" value=[cx.form.get("id")] autocomplete="off"; }
+            label { "Died " select name="since" {
+                @for (value, text) in times { option value=(value) selected[value == since] { (text) } }
+            } }
+            button { "Search" }
+        }
+    }
+}
+
+fn letters(cx: &Context, scope: &Scope, found: &Found) -> Markup {
+    let may_change = !cx.config.is_read_only;
+    let rows = html! {
+        @for letter in &found.letters {
+            tr {
+                @if may_change {
+                    td { input type="checkbox" name="id" value=(letter.id) aria-label={ "Select " (preview::line(&letter.id)) }; }
+                }
+                th scope="row" {
+                    a href=(cx.link("/letter", scope.parameters().into_iter().chain([("id", letter.id.as_str())]))) {
+                        @match &letter.name { Some(name) => { (preview::excerpt(name, 60)) } None => { "(cannot be read)" } }
+                    }
+                }
+                td.reason { (preview::excerpt(&letter.reason, 160)) }
+                td.num { (number(letter.attempts.into())) }
+                td { (age(letter.died_at)) }
+                td.num { (size(letter.bytes)) }
+            }
+        }
+    };
+    let head = ["select", "name", "reason", "#attempts", "died", "#size"];
+    let head = if may_change { &head[..] } else { &head[1..] };
+    let next = found.next.as_deref();
+    html! {
+        @if found.letters.is_empty() {
+            p { "No letter is found among the " (number(found.looked_at as u64)) " that were looked at." }
+        } @else if may_change {
+            form #letters method="get" action=(cx.link("/confirm", [])) {
+                (hidden(scope.parameters()))
+                (table("Dead letters", head, &rows))
+                p.buttons {
+                    button name="do" value="replay" { "Replay selected…" }
+                    button.danger name="do" value="purge" { "Delete selected…" }
+                }
+            }
+        } @else {
+            (table("Dead letters", head, &rows))
+        }
+        @if let Some(next) = next {
+            p.pager {
+                (number(found.looked_at as u64)) " letters were looked at. "
+                a href=(cx.here(&[("after", next)])) { "Go on" }
+            }
+        }
+        (bulk(cx, scope))
+    }
+}
+
+/// The changes of many letters at once.
+fn bulk(cx: &Context, scope: &Scope) -> Markup {
+    if cx.config.is_read_only {
+        return html! {};
+    }
+    let [stream, group] = scope.parameters();
+    html! {
+        section aria-labelledby="bulk" {
+            h2 #bulk { "All at once" }
+            p.buttons {
+                (button(cx, "Replay all…", &[("do", "replay"), ("all", "1"), stream, group]))
+                (button(cx, "Delete all…", &[("do", "purge"), ("all", "1"), stream, group]))
+            }
+            form.filter method="get" action=(cx.link("/confirm", [])) {
+                (hidden([stream, group]))
+                label { "All with the name " input name="name" required autocomplete="off"; }
+                button name="do" value="replay" { "Replay…" }
+                button.danger name="do" value="purge" { "Delete…" }
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The keys of limits for which messages are parked.
+
+use maud::{Markup, html};
+
+use super::super::{
+    context::Context,
+    fault::Fault,
+    layout::{Page, count, number, table},
+    preview,
+};
+use crate::transport::ParkedKey;
+
+pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
+    let scope = cx.scope().await?;
+    let parked = scope.handle.messages().parked().await?;
+    let live = html! {
+        p.quiet { "The first 100 keys of shared limits with parked messages, and the names that are parked by a pause. A key without parked messages is not listed." }
+        @if parked.is_empty() { p { "No message is parked." } } @else { (list(&parked)) }
+    };
+    Ok(Page::new("Limits", live).of(&scope))
+}
+
+fn list(parked: &[ParkedKey]) -> Markup {
+    let rows = html! {
+        @for key in parked {
+            tr {
+                th scope="row" {
+                    @match (&key.limit, &key.name) {
+                        (Some(limit), _) => {
+                            @let (limit, key) = limit.split_once(':').unwrap_or((limit, ""));
+                            (preview::excerpt(limit, 80)) " " code { (preview::excerpt(key, 80)) }
+                        }
+                        (None, Some(name)) => { "the paused name " (preview::excerpt(name, 80)) }
+                        (None, None) => { "?" }
+                    }
+                }
+                (count(key.parked, "waits"))
+                td.num { @if key.limit.is_some() { (number(key.taken)) } @else { "–" } }
+                td.num { @match key.permits { Some(permits) => { (number(permits)) } None => { "–" } } }
+            }
+        }
+    };
+    table(
+        "Keys",
+        &["limit and key", "#parked", "#permits taken", "#permits"],
+        &rows,
+    )
+}

@@ -1,0 +1,206 @@
+//! The messages that wait, run or are delayed.
+
+use maud::{Markup, html};
+
+use super::{
+    super::{
+        context::{Context, Scope},
+        fault::Fault,
+        layout::{Page, age, button, duration, number, size, table, worker},
+        preview,
+    },
+    letter,
+};
+use crate::transport::{ListedMessage, MessagePage, MessageQuery, MessageState};
+
+/// The most messages on a page.
+const MOST: usize = 50;
+
+pub(super) async fn page(cx: &Context, state: MessageState) -> Result<Page, Fault> {
+    let scope = cx.scope().await?;
+    let mut query = MessageQuery::of(state).max(MOST);
+    query.after = cx.form.get("after").map(str::to_owned);
+    let shown = cx.form.get("entry");
+    if shown.is_some() {
+        // The entry is the first one of this page.
+        query = query.max(1);
+    }
+    let page = scope.handle.messages().list(query).await?;
+    let (title, note) = match state {
+        MessageState::Waiting => (
+            "Waiting messages",
+            "Workers can fetch these now, redeliveries first.",
+        ),
+        MessageState::Running => (
+            "Running messages",
+            "Workers have fetched these and have not settled them. The last sign of life is a renewal of the lease, not the start.",
+        ),
+        MessageState::Delayed => (
+            "Delayed messages",
+            "These are not due: they wait for their next attempt, or their senders have delayed them.",
+        ),
+    };
+    if let (Some(entry), Some(message)) = (shown, page.messages.first()) {
+        if message.entry == entry {
+            return Ok(one(&scope, message));
+        }
+        return Err(Fault::missing(
+            "this message has moved on; list the messages again",
+        ));
+    } else if shown.is_some() {
+        return Err(Fault::missing(
+            "this message has moved on; list the messages again",
+        ));
+    }
+    let live = html! {
+        p.quiet { (note) }
+        (list(cx, &scope, state, &page))
+    };
+    let still = html! {
+        @if state == MessageState::Waiting {
+            p.buttons { (button(cx, "Purge what waits…", &[("do", "purge-waiting"), scope.parameters()[0], scope.parameters()[1]])) }
+        }
+    };
+    Ok(Page::new(title, live).still(still).of(&scope))
+}
+
+fn list(cx: &Context, scope: &Scope, state: MessageState, page: &MessagePage) -> Markup {
+    let link = |before: Option<&ListedMessage>, message: &ListedMessage| {
+        let after = match before {
+            None => cx.form.get("after").unwrap_or_default().to_owned(),
+            Some(before) if before.on_stream == message.on_stream => position(state, before),
+            Some(_) => "stream/".to_owned(),
+        };
+        let parameters = scope.parameters().into_iter();
+        let of_message = [("after", after.as_str()), ("entry", &message.entry)];
+        // In memory a position is only a number, which soon is that of another message.
+        let is_stable = scope.handle.key().is_some();
+        is_stable.then(|| cx.link(&cx.path, parameters.chain(of_message)))
+    };
+    let rows = html! {
+        @for (index, message) in page.messages.iter().enumerate() {
+            @let before = index.checked_sub(1).and_then(|before| page.messages.get(before));
+            tr {
+                th scope="row" {
+                    @let name = match &message.content {
+                        Ok(message) => preview::excerpt(message.name(), 60),
+                        Err(_) => "(cannot be read)".to_owned(),
+                    };
+                    @match link(before, message) {
+                        Some(link) => { a href=(link) { (name) } }
+                        None => { (name) }
+                    }
+                }
+                td { a href=(cx.link("/task", scope.parameters().into_iter().chain([("id", message.id.as_str())]))) { code { (preview::excerpt(&message.id, 48)) } } }
+                td.num { (number(message.attempt.0.into())) }
+                @match state {
+                    MessageState::Running => {
+                        td { (worker(message.consumer.as_deref().unwrap_or("?"))) }
+                        td { @match message.idle { Some(idle) => { (duration(idle)) " ago" } None => { "–" } } }
+                    }
+                    MessageState::Delayed => { td { @match message.due { Some(due) => { (age(due)) } None => { "?" } } } }
+                    MessageState::Waiting => {}
+                }
+                td { @match &message.content { Ok(it) => { @match it.parts().accepted_at { Some(at) => { (age(at)) } None => { "–" } } } Err(_) => { "–" } } }
+                td.num { (size(bytes(message))) }
+                td.excerpt { (excerpt(message)) }
+            }
+        }
+    };
+    let head: &[&str] = match state {
+        MessageState::Waiting => &[
+            "name",
+            "id",
+            "#next attempt",
+            "accepted",
+            "#size",
+            "payload",
+        ],
+        MessageState::Running => &[
+            "name",
+            "id",
+            "#attempt",
+            "consumer",
+            "last sign of life",
+            "accepted",
+            "#size",
+            "payload",
+        ],
+        MessageState::Delayed => &[
+            "name",
+            "id",
+            "#next attempt",
+            "due",
+            "accepted",
+            "#size",
+            "payload",
+        ],
+    };
+    html! {
+        @if page.messages.is_empty() { p { "There are none." } }
+        @else { (table("Messages", head, &rows)) }
+        @if let Some(next) = &page.next {
+            p.pager { a href=(cx.here(&[("after", next)])) { "Next page" } }
+        }
+    }
+}
+
+/// Returns the position behind a message.
+fn position(state: MessageState, message: &ListedMessage) -> String {
+    let list = if message.on_stream { "stream" } else { "again" };
+    let at = match (state, message.due) {
+        (MessageState::Delayed, Some(due)) => {
+            let due = due.duration_since(std::time::SystemTime::UNIX_EPOCH);
+            format!("{} {}", due.unwrap_or_default().as_millis(), message.entry)
+        }
+        _ => message.entry.clone(),
+    };
+    format!("{list}/{at}")
+}
+
+/// The size of a message's payload, or of its fields.
+pub(in crate::dashboard) fn bytes(message: &ListedMessage) -> usize {
+    match &message.content {
+        Ok(message) => message.payload().len(),
+        Err(undecodable) => {
+            let fields = undecodable.fields.iter();
+            fields.map(|(field, value)| field.len() + value.len()).sum()
+        }
+    }
+}
+
+fn excerpt(message: &ListedMessage) -> String {
+    match &message.content {
+        Ok(message) => {
+            let payload = message.payload();
+            preview::excerpt(
+                &String::from_utf8_lossy(&payload[..payload.len().min(400)]),
+                80,
+            )
+        }
+        Err(undecodable) => preview::excerpt(&undecodable.reason, 80),
+    }
+}
+
+fn one(scope: &Scope, message: &ListedMessage) -> Page {
+    let still = html! {
+        dl.facts {
+            div { dt { "id" } dd { code { (preview::line(&message.id)) } } }
+            div { dt { "entry" } dd { code { (preview::line(&message.entry)) } } }
+            div { dt { "attempt" } dd { (message.attempt.0) } }
+            @if let Some(consumer) = &message.consumer { div { dt { "consumer" } dd { code { (preview::line(consumer)) } } } }
+            @if let Some(due) = message.due { div { dt { "due" } dd { (age(due)) } } }
+        }
+        @match &message.content {
+            Ok(message) => { (letter::headers(message.headers())) (letter::payload(message.payload())) }
+            Err(undecodable) => { p.error { "The message cannot be read: " (preview::line(&undecodable.reason)) } }
+        }
+    };
+    let name = match &message.content {
+        Ok(message) => preview::excerpt(message.name(), 80),
+        Err(_) => preview::excerpt(&message.entry, 80),
+    };
+    Page::new(format!("Message {name}"), html! {})
+        .still(still)
+        .of(scope)
+}

@@ -1,0 +1,63 @@
+//! The pauses that concern a group.
+
+use maud::{Markup, html};
+
+use super::super::{
+    change::target_text,
+    context::{Context, Scope},
+    fault::Fault,
+    layout::{Page, age, button, hidden, table},
+    preview,
+};
+use crate::transport::{Pause, PauseTarget};
+
+pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
+    let scope = cx.scope().await?;
+    let pauses = scope.handle.control().pauses().await?;
+    let live = html! {
+        @if pauses.is_empty() { p { "Nothing is paused." } } @else { (list(cx, &scope, &pauses)) }
+    };
+    Ok(Page::new("Pauses", live).still(form(cx, &scope)).of(&scope))
+}
+
+fn list(cx: &Context, scope: &Scope, pauses: &[Pause]) -> Markup {
+    let [stream, group] = scope.parameters();
+    let rows = html! {
+        @for pause in pauses {
+            tr {
+                th scope="row" { (target_text(&pause.target)) }
+                td.reason { (preview::line(&pause.reason)) }
+                td { (age(pause.since)) }
+                td.buttons { @match &pause.target {
+                    PauseTarget::Stream => { (button(cx, "Resume…", &[("do", "resume"), ("target", "stream"), stream, group])) }
+                    PauseTarget::Group => { (button(cx, "Resume…", &[("do", "resume"), ("target", "group"), stream, group])) }
+                    PauseTarget::Name(name) => { (button(cx, "Resume…", &[("do", "resume"), ("target", "name"), ("name", name), stream, group])) }
+                } }
+            }
+        }
+    };
+    table("Pauses", &["paused", "reason", "since", "changes"], &rows)
+}
+
+fn form(cx: &Context, scope: &Scope) -> Markup {
+    if cx.config.is_read_only {
+        return html! {};
+    }
+    html! {
+        section aria-labelledby="pause" {
+            h2 #pause { "Pause" }
+            form.filter method="get" action=(cx.link("/confirm", [])) {
+                (hidden(scope.parameters()))
+                (hidden([("do", "pause")]))
+                label { "Subject " select name="target" {
+                    option value="group" { "this group" }
+                    option value="stream" { "the stream, all groups" }
+                    option value="name" { "the messages with a name" }
+                } }
+                label { "Name, for the last one " input name="name" autocomplete="off"; }
+                label { "Reason " input name="reason" maxlength="300" required autocomplete="off"; }
+                button { "Pause…" }
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! A stream: its groups, their consumers, pauses, and what keeps it from being trimmed.
+
+use maud::{Markup, html};
+
+use super::super::{
+    change::target_text,
+    context::{Context, Scope},
+    fault::Fault,
+    history::Hour,
+    layout::{Page, age, button, count, duration, number, table, worker},
+    preview,
+};
+use crate::{
+    message::Name,
+    transport::{
+        ConsumerStats, GroupStats, ListedMessage, MessageQuery, MessageState, Pause, StreamStats,
+    },
+};
+
+/// The most groups that a page shows in detail.
+const MOST_GROUPS: usize = 20;
+/// The most consumers that a page shows.
+const MOST_CONSUMERS: usize = 100;
+
+pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
+    let (stream, handle) = cx.stream()?;
+    let stats = handle.stats().await?;
+    if stats.groups.is_empty() {
+        let live = html! {
+            p { (number(stats.entries)) " entries, " (number(stats.delayed)) " delayed tasks, and no group yet: no worker has read the stream, or it does not exist." }
+        };
+        return Ok(Page::new("Stream", live).of_stream(&stream));
+    }
+    let scope = cx.scope().await?;
+    let pauses = scope.handle.control().pauses().await?;
+    let consumers = scope.handle.consumers().await?.unwrap_or_default();
+    let hour = Hour::of(&scope.handle.history().await?);
+    let mut holders = Vec::new();
+    for group in stats.groups.iter().take(MOST_GROUPS) {
+        let query = MessageQuery::of(MessageState::Running)
+            .max(1)
+            .after("stream/");
+        let of_group = handle.group(&group.group);
+        let oldest = match cx.config.handle.key() {
+            Some(_) => of_group
+                .messages()
+                .list(query)
+                .await?
+                .messages
+                .into_iter()
+                .next(),
+            None => None,
+        };
+        holders.push((group, oldest));
+    }
+    let live = html! {
+        (groups(cx, &stats))
+        (paused(&pauses))
+        h2 { "The last hour of " (preview::line(&scope.group)) }
+        (hour.charts())
+        (consumer_table(&scope, &consumers))
+        (trimming(&stats, &holders))
+        (clean_up(&scope, &stats, &consumers))
+    };
+    let still = html! {
+        p.buttons {
+            (button(cx, "Pause this group…", &[("do", "pause"), ("target", "group"), ("stream", &scope.stream), ("group", &scope.group)]))
+            (button(cx, "Pause the stream…", &[("do", "pause"), ("target", "stream"), ("stream", &scope.stream), ("group", &scope.group)]))
+            (button(cx, "Purge what waits…", &[("do", "purge-waiting"), ("stream", &scope.stream), ("group", &scope.group)]))
+        }
+    };
+    let title = format!("Stream {}", preview::excerpt(&stream, 80));
+    Ok(Page::new(title, live).still(still).of(&scope))
+}
+
+fn groups(cx: &Context, stats: &StreamStats) -> Markup {
+    let link = |path: &str, group: &Name| {
+        cx.link(
+            path,
+            [("stream", stats.stream.as_str()), ("group", group.as_str())],
+        )
+    };
+    let rows = html! {
+        @for group in stats.groups.iter().take(100) {
+            tr {
+                th scope="row" { a href=(link("/stream", &group.group)) { (preview::line(&group.group)) } }
+                @match group.lag {
+                    Some(lag) => { (linked(lag, "waits", &link("/waiting", &group.group))) }
+                    None => { td.num { a href=(link("/waiting", &group.group)) { "unknown" } } }
+                }
+                (linked(group.pending, "runs", &link("/running", &group.group)))
+                (linked(group.delayed, "waits", &link("/delayed", &group.group)))
+                (linked(group.parked, "waits", &link("/limits", &group.group)))
+                (linked(group.dead, "dead", &link("/dead", &group.group)))
+                td { @match group.oldest_pending { Some(oldest) => { (duration(oldest)) } None => { "–" } } }
+                (count(group.consumers, "plain"))
+            }
+        }
+    };
+    let head = [
+        "group",
+        "#waiting",
+        "#running",
+        "#delayed",
+        "#parked",
+        "#dead",
+        "oldest running",
+        "#workers",
+    ];
+    html! {
+        p { (number(stats.entries)) " entries on the stream, " (number(stats.delayed)) " tasks delayed by their senders." }
+        (table("Groups", &head, &rows))
+    }
+}
+
+fn linked(value: u64, class: &str, link: &str) -> Markup {
+    match value {
+        0 => count(0, class),
+        _ => html! { td.num.(class) { a href=(link) { (number(value)) } } },
+    }
+}
+
+fn paused(pauses: &[Pause]) -> Markup {
+    html! {
+        @if !pauses.is_empty() {
+            section.notice aria-label="Pauses" {
+                @for pause in pauses {
+                    p { strong { "Paused: " (target_text(&pause.target)) } ", " (age(pause.since)) ": " (preview::line(&pause.reason)) }
+                }
+            }
+        }
+    }
+}
+
+fn consumer_table(scope: &Scope, consumers: &[ConsumerStats]) -> Markup {
+    let rows = html! {
+        @for consumer in consumers.iter().take(MOST_CONSUMERS) {
+            tr {
+                th scope="row" { (worker(&consumer.consumer)) }
+                (count(consumer.pending, "runs"))
+                td { (duration(consumer.idle)) }
+                td { @if consumer.foreign { span.warn { "foreign" } } @else { "campanile" } }
+            }
+        }
+    };
+    html! {
+        h2 { "Consumers of " (preview::line(&scope.group)) }
+        @if consumers.is_empty() { p { "The group has no consumers." } }
+        @else { (table("Consumers", &["consumer", "#running", "last sign of life", "made by"], &rows)) }
+        @if consumers.len() > MOST_CONSUMERS {
+            p.quiet { (number((consumers.len() - MOST_CONSUMERS) as u64)) " more consumers are not shown." }
+        }
+    }
+}
+
+/// Lists the entries that the groups still need, the lowest first: nothing behind it is trimmed.
+fn trimming(stats: &StreamStats, holders: &[(&GroupStats, Option<ListedMessage>)]) -> Markup {
+    let mut holders: Vec<_> = holders
+        .iter()
+        .filter_map(|(group, oldest)| {
+            let needed = match oldest {
+                Some(message) => message.entry.clone(),
+                None if group.lag == Some(0) => return None,
+                None => group.last_delivered.clone().unwrap_or_else(|| "0-0".into()),
+            };
+            Some((key_of(&needed), needed, *group, oldest.as_ref()))
+        })
+        .collect();
+    holders.sort_by_key(|(key, ..)| *key);
+    html! {
+        h2 { "Kept entries" }
+        @match holders.first() {
+            None => { p { "No group needs an entry, so the stream is trimmed to its end." } }
+            Some((_, needed, group, oldest)) => {
+                p {
+                    "The stream is trimmed up to " code { (needed) } ", which "
+                    @match oldest {
+                        Some(message) => {
+                            "is running in the group " strong { (preview::line(&group.group)) }
+                            @if let Some(consumer) = &message.consumer { " by " (worker(consumer)) }
+                            "."
+                        }
+                        None => { "the group " strong { (preview::line(&group.group)) } " has read last." }
+                    }
+                    @if stats.groups.len() > MOST_GROUPS { " Only the first " (MOST_GROUPS) " groups were looked at." }
+                }
+            }
+        }
+    }
+}
+
+fn key_of(id: &str) -> (u64, u64) {
+    let (milliseconds, sequence) = id.split_once('-').unwrap_or((id, "0"));
+    (
+        milliseconds.parse().unwrap_or(0),
+        sequence.parse().unwrap_or(0),
+    )
+}
+
+/// Shows the commands that drop abandoned groups and foreign consumers.
+fn clean_up(scope: &Scope, stats: &StreamStats, consumers: &[ConsumerStats]) -> Markup {
+    let Some(key) = scope.handle.key() else {
+        return html! {};
+    };
+    let abandoned: Vec<_> = stats
+        .groups
+        .iter()
+        .filter(|group| group.consumers == 0 && group.lag != Some(0))
+        .take(20)
+        .collect();
+    let foreign: Vec<_> = consumers.iter().filter(|it| it.foreign).take(20).collect();
+    html! {
+        @if !abandoned.is_empty() || !foreign.is_empty() {
+            h2 { "Left behind" }
+            @if !abandoned.is_empty() {
+                p { "These groups have no worker, and keep entries on the stream. If nobody will serve a group again, drop it. Its dead letters stay." }
+                @for group in abandoned {
+                    pre tabindex="0" { code { "redis-cli XGROUP DESTROY " (quoted(&key)) " " (quoted(&group.group)) } }
+                }
+            }
+            @if !foreign.is_empty() {
+                p { "These consumers belong to another library. Deleting one drops its " em { "unsettled" } " deliveries, so look at what it runs first." }
+                @for consumer in foreign {
+                    pre tabindex="0" { code { "redis-cli XGROUP DELCONSUMER " (quoted(&key)) " " (quoted(&scope.group)) " " (quoted(&consumer.consumer)) } }
+                }
+            }
+        }
+    }
+}
+
+/// Quotes text for a shell.
+fn quoted(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
+    match !text.is_empty() && text.bytes().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", preview::line(text).replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_a_command_cannot_leave_its_quotes() {
+        assert_eq!(quoted("orders.v2"), "orders.v2");
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted("';rm -rf /;'"), r"''\'';rm -rf /;'\'''");
+        assert_eq!(quoted(""), "''");
+    }
+}

@@ -1,0 +1,362 @@
+//! Samples the statistics of all streams in the background, in steps of bounded work.
+//!
+//! Sampling stops while nobody looks, and goes on with the next request.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
+
+use super::{
+    context::{Config, State},
+    handle::Handle,
+    history::Hour,
+};
+use crate::{
+    error::Error,
+    message::Name,
+    sync::lock,
+    transport::{GroupStats, StreamStats},
+};
+
+/// The most streams that are sampled.
+pub(super) const MOST_STREAMS: usize = 20_000;
+/// The most streams whose statistics are read in one step, and for one page.
+pub(super) const STEP: usize = 100;
+/// The time between the starts of two steps.
+const BETWEEN_STEPS: Duration = Duration::from_millis(500);
+/// The time between the starts of two rounds over all streams.
+const BETWEEN_ROUNDS: Duration = Duration::from_secs(5);
+/// The most streams whose statistics are read at the same time.
+const AT_ONCE: usize = 8;
+/// A page reads samples again that are older than this.
+const FRESH: Duration = Duration::from_secs(1);
+/// The time after the last request at which sampling stops.
+const WATCHED: Duration = Duration::from_secs(120);
+/// The time limit of a step, after which its other streams keep their old samples.
+const STEP_LIMIT: Duration = Duration::from_secs(8);
+/// The time between two looks at the history of a stream.
+const BETWEEN_HOURS: Duration = Duration::from_secs(30);
+/// The most groups of a stream whose pauses and history are read.
+const MOST_GROUPS: usize = 5;
+
+/// A sample of a stream.
+#[derive(Debug, Clone)]
+pub(super) struct Sample {
+    /// `None` until the first sample.
+    pub(super) stats: Option<StreamStats>,
+    pub(super) at: SystemTime,
+    /// `true` if the stream, one of its groups, or a name is paused.
+    pub(super) is_paused: bool,
+    /// The last hour of its groups, if anything has happened.
+    hour: Option<Arc<Hour>>,
+    /// The time at which the hour was read.
+    hour_at: Option<Instant>,
+    /// The number of the last round that has listed the stream.
+    round: u64,
+}
+
+/// The numbers of all streams together.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Totals {
+    pub(super) streams: usize,
+    pub(super) waiting: u64,
+    /// The number of groups of which the number of waiting messages is unknown.
+    pub(super) unknown: usize,
+    pub(super) running: u64,
+    pub(super) delayed: u64,
+    pub(super) parked: u64,
+    pub(super) dead: u64,
+    /// The number of streams without a sample.
+    pub(super) unsampled: usize,
+    /// The time of the oldest sample in the sums.
+    pub(super) oldest: Option<SystemTime>,
+}
+
+impl Totals {
+    pub(super) fn add(&mut self, stats: &StreamStats) {
+        self.delayed += stats.delayed;
+        for group in &stats.groups {
+            self.add_group(group);
+        }
+    }
+
+    fn add_group(&mut self, group: &GroupStats) {
+        match group.lag {
+            Some(lag) => self.waiting += lag,
+            None => self.unknown += 1,
+        }
+        self.running += group.pending;
+        self.delayed += group.delayed;
+        self.parked += group.parked;
+        self.dead += group.dead;
+    }
+}
+
+/// The samples of all streams.
+#[derive(Debug, Default)]
+pub(super) struct Samples {
+    streams: Mutex<BTreeMap<Name, Sample>>,
+    /// The time of the last request.
+    watched: Mutex<Option<Instant>>,
+    is_running: AtomicBool,
+    /// The error of the last step, if it has failed.
+    error: Mutex<Option<String>>,
+}
+
+impl Samples {
+    pub(super) fn totals(&self) -> Totals {
+        let streams = lock(&self.streams);
+        let mut totals = Totals {
+            streams: streams.len(),
+            ..Totals::default()
+        };
+        for sample in streams.values() {
+            match &sample.stats {
+                None => totals.unsampled += 1,
+                Some(stats) => {
+                    totals.add(stats);
+                    let oldest = totals.oldest.get_or_insert(sample.at);
+                    *oldest = sample.at.min(*oldest);
+                }
+            }
+        }
+        totals
+    }
+
+    /// Returns the error of the last step.
+    pub(super) fn error(&self) -> Option<String> {
+        lock(&self.error).clone()
+    }
+
+    /// Returns the streams that `wanted` selects, ordered by name, with a number to order them by.
+    pub(super) fn select(
+        &self,
+        wanted: impl Fn(&Name) -> bool,
+        order: impl Fn(&StreamStats) -> u64,
+    ) -> Vec<(u64, Name)> {
+        let streams = lock(&self.streams);
+        let selected = streams.iter().filter(|(name, _)| wanted(name));
+        let selected = selected.map(|(name, sample)| {
+            let order = sample.stats.as_ref().map_or(0, &order);
+            (order, name.clone())
+        });
+        selected.collect()
+    }
+
+    pub(super) fn get(&self, stream: &Name) -> Option<Sample> {
+        lock(&self.streams).get(stream).cloned()
+    }
+
+    /// Adds streams without samples.
+    fn add(&self, names: impl IntoIterator<Item = Name>, round: u64) {
+        let mut streams = lock(&self.streams);
+        for name in names.into_iter().filter(|name| name.fault().is_none()) {
+            if let Some(known) = streams.get_mut(&name) {
+                known.round = round;
+            } else if streams.len() < MOST_STREAMS {
+                let sample = Sample {
+                    stats: None,
+                    at: SystemTime::UNIX_EPOCH,
+                    is_paused: false,
+                    hour: None,
+                    hour_at: None,
+                    round,
+                };
+                streams.insert(name, sample);
+            }
+        }
+    }
+
+    fn put(&self, read: Read) {
+        let mut streams = lock(&self.streams);
+        if let Some(sample) = streams.get_mut(&read.stats.stream) {
+            sample.stats = Some(read.stats);
+            sample.at = SystemTime::now();
+            sample.is_paused = read.is_paused;
+            if let Some(hour) = read.hour {
+                // Most of many streams are quiet.
+                sample.hour = (!hour.is_quiet()).then(|| Arc::new(hour));
+                sample.hour_at = Some(Instant::now());
+            }
+        }
+    }
+
+    /// Returns the sum of the last hours of all streams.
+    pub(super) fn hour(&self) -> Hour {
+        let streams = lock(&self.streams);
+        let hours: Vec<_> = streams.values().filter_map(|it| it.hour.clone()).collect();
+        drop(streams);
+        let mut sum = Hour::default();
+        hours.iter().for_each(|hour| sum.add(hour));
+        sum
+    }
+
+    /// Reads the samples of these streams again, unless they are fresh.
+    ///
+    /// # Errors
+    /// That of the first stream that could not be read, if none could.
+    pub(super) async fn refresh(&self, config: &Config, names: &[Name]) -> Result<(), Error> {
+        let now = SystemTime::now();
+        let is_stale = |name: &&Name| {
+            let streams = lock(&self.streams);
+            streams.get(*name).is_none_or(|sample| {
+                let age = now.duration_since(sample.at);
+                sample.stats.is_none() || age.is_ok_and(|age| age > FRESH)
+            })
+        };
+        let stale: Vec<_> = names.iter().filter(is_stale).take(STEP).cloned().collect();
+        let reading = stale.into_iter().map(|name| {
+            let known = lock(&self.streams)
+                .get(&name)
+                .and_then(|sample| sample.hour_at);
+            let with_hour = known.is_none_or(|at| at.elapsed() >= BETWEEN_HOURS);
+            read(config.handle.stream(&name), with_hour)
+        });
+        let mut samples = stream::iter(reading).buffer_unordered(AT_ONCE);
+        let (mut refused, mut count) = (None, 0_usize);
+        while let Some(sample) = samples.next().await {
+            match sample {
+                Ok(read) => {
+                    count += 1;
+                    self.put(read);
+                }
+                // The other streams will not answer either.
+                Err(error) if error.is_disconnected() => return Err(error),
+                Err(error) => refused = refused.or(Some(error)),
+            }
+        }
+        match refused {
+            Some(error) if count == 0 => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lists the first streams, if none is known, for the first page.
+    pub(super) async fn ensure_listed(&self, config: &Config) -> Result<(), Error> {
+        if !lock(&self.streams).is_empty() {
+            return Ok(());
+        }
+        let first = config.handle.list_streams(None).await?;
+        self.add(config.streams.iter().cloned().chain(first.streams), 0);
+        Ok(())
+    }
+
+    fn is_watched(&self) -> bool {
+        lock(&self.watched).is_some_and(|last| last.elapsed() < WATCHED)
+    }
+}
+
+/// The numbers of a new sample.
+struct Read {
+    stats: StreamStats,
+    is_paused: bool,
+    hour: Option<Hour>,
+}
+
+/// Reads a sample of a stream.
+async fn read(handle: Handle, with_hour: bool) -> Result<Read, Error> {
+    let stats = handle.stats().await?;
+    let (mut is_paused, mut hour) = (false, with_hour.then(Hour::default));
+    for group in stats.groups.iter().take(MOST_GROUPS) {
+        let handle = handle.group(&group.group);
+        is_paused = is_paused || !handle.control().pauses().await?.is_empty();
+        if let Some(hour) = &mut hour {
+            hour.add(&Hour::of(&handle.history().await?));
+        }
+    }
+    Ok(Read {
+        stats,
+        is_paused,
+        hour,
+    })
+}
+
+/// Notes a request, and starts sampling unless it runs.
+pub(super) fn keep_sampling(config: &Arc<Config>, state: &Arc<State>) {
+    *lock(&state.samples.watched) = Some(Instant::now());
+    if !state.samples.is_running.swap(true, Ordering::AcqRel) {
+        tokio::spawn(sample(Arc::clone(config), Arc::downgrade(state)));
+    }
+}
+
+/// Samples all streams, round after round, until nobody looks, or the last dashboard is dropped.
+async fn sample(config: Arc<Config>, state: Weak<State>) {
+    for round in 1.. {
+        let started = Instant::now();
+        if !sample_round(&config, &state, round).await {
+            break;
+        }
+        tokio::time::sleep_until(started + BETWEEN_ROUNDS).await;
+    }
+    if let Some(state) = state.upgrade() {
+        state.samples.is_running.store(false, Ordering::Release);
+    }
+}
+
+/// Samples all streams once. Returns `false` if sampling must stop.
+async fn sample_round(config: &Config, state: &Weak<State>, round: u64) -> bool {
+    let mut position = None;
+    let mut is_first = true;
+    loop {
+        let Some(state) = state.upgrade() else {
+            return false;
+        };
+        let samples = &state.samples;
+        if !samples.is_watched() {
+            return false;
+        }
+        let started = Instant::now();
+        let step = async {
+            let page = limited(config.handle.list_streams(position.as_deref())).await?;
+            let mut names = page.streams;
+            if is_first {
+                names.splice(0..0, config.streams.iter().cloned());
+            }
+            samples.add(names.iter().cloned(), round);
+            for names in names.chunks(STEP) {
+                let started = Instant::now();
+                limited(samples.refresh(config, names)).await?;
+                if names.len() == STEP {
+                    tokio::time::sleep_until(started + BETWEEN_STEPS).await;
+                }
+            }
+            Ok::<_, String>(page.next)
+        };
+        let failed = match step.await {
+            Ok(next) => {
+                *lock(&samples.error) = None;
+                position = next;
+                None
+            }
+            Err(failed) => Some(failed),
+        };
+        if let Some(failed) = failed {
+            *lock(&samples.error) = Some(failed);
+            return true;
+        }
+        is_first = false;
+        if position.is_none() {
+            // Streams that have left the registry.
+            lock(&samples.streams).retain(|_, sample| sample.round >= round);
+            return true;
+        }
+        drop(state);
+        tokio::time::sleep_until(started + BETWEEN_STEPS).await;
+    }
+}
+
+/// Limits the time of a step.
+async fn limited<T>(step: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
+    match tokio::time::timeout(STEP_LIMIT, step).await {
+        Ok(done) => done.map_err(|error| super::fault::chain(&error)),
+        Err(_) => Err("the server is too slow for the samples".into()),
+    }
+}

@@ -1,0 +1,241 @@
+//! The HTTP service: from a request to a page, a file, a document or an error.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{
+        ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY,
+        RETRY_AFTER, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
+    },
+    request::Parts,
+};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tower::Service;
+
+use super::{
+    Dashboard, DashboardBody, api, assets,
+    context::Context,
+    fault::Fault,
+    forgery::{self, Token},
+    form::Form,
+    layout, live, pages, sampler,
+};
+use crate::error::BoxError;
+
+/// The longest time for a page.
+pub(super) const PAGE: Duration = Duration::from_secs(10);
+/// The most bytes of a form.
+const FORM: usize = 4 << 20;
+
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+     img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// The future of a [`Dashboard`].
+pub struct DashboardFuture(
+    Pin<Box<dyn Future<Output = Result<Response<DashboardBody>, Infallible>> + Send>>,
+);
+
+impl Future for DashboardFuture {
+    type Output = Result<Response<DashboardBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl std::fmt::Debug for DashboardFuture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DashboardFuture").finish_non_exhaustive()
+    }
+}
+
+impl<B> Service<Request<B>> for Dashboard
+where
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<DashboardBody>;
+    type Error = Infallible;
+    type Future = DashboardFuture;
+
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> DashboardFuture {
+        let dashboard = self.clone();
+        DashboardFuture(Box::pin(
+            async move { Ok(dashboard.respond(request).await) },
+        ))
+    }
+}
+
+impl Dashboard {
+    async fn respond<B>(self, request: Request<B>) -> Response<DashboardBody>
+    where
+        B: http_body::Body + Send,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let (parts, body) = request.into_parts();
+        let path = match parts.uri.path() {
+            "" => "/",
+            path => path,
+        };
+        let is_api = path.starts_with("/api/");
+        let user = self.config.user.as_ref().and_then(|user| user(&parts));
+        let mut cx = Context {
+            path: path.to_owned(),
+            config: Arc::clone(&self.config),
+            state: Arc::clone(&self.state),
+            form: Form::default(),
+            token: Token::of(&parts.headers),
+            user: user.unwrap_or_else(|| "unknown".into()),
+        };
+        sampler::keep_sampling(&self.config, &self.state);
+        let responding = respond(&mut cx, &parts, body);
+        let response = match tokio::time::timeout(PAGE, responding).await {
+            Ok(response) => response,
+            Err(_) => Err(Fault::slow(PAGE)),
+        };
+        let mut response = match response {
+            Ok(response) => response,
+            Err(fault) if is_api => api::problem(&fault),
+            Err(fault) => layout::problem(&cx, &fault),
+        };
+        if parts.method == Method::HEAD {
+            *response.body_mut() = DashboardBody::from("");
+        }
+        let is_page = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind == HTML);
+        if is_page && let Some(cookie) = cx.token.set_cookie(&cx.config.prefix) {
+            response.headers_mut().insert(SET_COOKIE, cookie);
+        }
+        protect(response)
+    }
+}
+
+async fn respond<B>(
+    cx: &mut Context,
+    parts: &Parts,
+    body: B,
+) -> Result<Response<DashboardBody>, Fault>
+where
+    B: http_body::Body + Send,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let path = cx.path.clone();
+    let query = Form::parse(parts.uri.query().unwrap_or_default());
+    match parts.method {
+        Method::GET | Method::HEAD => {
+            cx.form = query?;
+            if let Some(file) = assets::get(&path) {
+                return Ok(file);
+            }
+            if let Some(of) = path.strip_prefix("/api/") {
+                return api::get(cx, of).await;
+            }
+            if path == "/live" {
+                return live::open(cx);
+            }
+            let page = pages::get(cx).await?;
+            Ok(layout::page(cx, page))
+        }
+        Method::POST => {
+            let kind = parts.headers.get(CONTENT_TYPE);
+            let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+            let kind = kind.split(';').next().unwrap_or_default().trim().to_owned();
+            if let Some(of) = path.strip_prefix("/api/") {
+                forgery::check_origin(&parts.headers)?;
+                // A form of another site cannot have this type.
+                if !kind.eq_ignore_ascii_case("application/json") {
+                    return Err(Fault::body_type());
+                }
+                let body = read(body).await?;
+                return api::post(cx, of, &body).await;
+            }
+            let body = read(body).await?;
+            let text = std::str::from_utf8(&body).map_err(|_| Fault::bad("the form is no text"))?;
+            cx.form = Form::parse(text)?;
+            forgery::check(&parts.headers, cx.form.get(forgery::FIELD))?;
+            match &*path {
+                "/confirm" => Ok(layout::page(cx, pages::get(cx).await?)),
+                "/act" => {
+                    let action = pages::act(cx).await?;
+                    Ok(see(&cx.link("/actions", [("id", action.as_str())])))
+                }
+                "/stop" => {
+                    let id = pages::stop(cx)?;
+                    Ok(see(&cx.link("/actions", [("id", id.as_str())])))
+                }
+                _ => Err(Fault::method()),
+            }
+        }
+        _ => Err(Fault::method()),
+    }
+}
+
+async fn read<B>(body: B) -> Result<Bytes, Fault>
+where
+    B: http_body::Body,
+    B::Error: Into<BoxError>,
+{
+    match Limited::new(body, FORM).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Fault::too_long(FORM)),
+        Err(_) => Err(Fault::bad("the body broke off")),
+    }
+}
+
+/// Sends the browser to another page, so that a reload repeats nothing.
+fn see(link: &str) -> Response<DashboardBody> {
+    let mut response = Response::new(DashboardBody::from(""));
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    if let Ok(link) = HeaderValue::try_from(link) {
+        response.headers_mut().insert(LOCATION, link);
+    }
+    response
+}
+
+/// The type of a page.
+const HTML: &str = "text/html; charset=utf-8";
+
+/// Makes a response of a page.
+pub(super) fn html(status: StatusCode, page: String) -> Response<DashboardBody> {
+    let mut response = Response::new(DashboardBody::from(page));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(HTML));
+    response
+}
+
+/// Adds the headers of all responses.
+fn protect(mut response: Response<DashboardBody>) -> Response<DashboardBody> {
+    let status = response.status();
+    let headers = response.headers_mut();
+    let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
+    set(CONTENT_SECURITY_POLICY, POLICY);
+    set(X_CONTENT_TYPE_OPTIONS, "nosniff");
+    set(REFERRER_POLICY, "no-referrer");
+    set(CACHE_CONTROL, "no-store");
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        set(ALLOW, "GET, HEAD, POST");
+    }
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        set(RETRY_AFTER, "5");
+    }
+    response
+}

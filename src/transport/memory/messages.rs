@@ -1,0 +1,246 @@
+//! Lists the messages of a group, its consumers, and the streams of a handle.
+
+use std::{
+    future::ready,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{
+    Memory,
+    broker::Broker,
+    clock::BrokerClock,
+    group::{GroupMessage, name_of},
+};
+use crate::{
+    error::Error,
+    message::{Attempt, MessageId, Name},
+    transport::{
+        ConsumerStats, ListedMessage, MessagePage, MessageQuery, MessageState, MessageStore,
+        Messages, PAGE_BYTES, ParkedKey, Settings, StoreFuture, StreamPage, codec,
+        invalid_position, position,
+    },
+};
+
+/// The most registered streams in a step.
+const MOST_STREAMS: usize = 100;
+
+impl Memory {
+    /// Returns access to the messages of the stream, as this handle's group sees them, without any
+    /// effect on them.
+    pub fn messages(&self) -> Messages {
+        Messages::new(MemoryMessages {
+            broker: self.broker.clone(),
+            settings: self.settings.clone(),
+        })
+    }
+
+    /// Lists the streams of this handle, step by step: its stream, the streams of its set, the
+    /// partitions of its stream, or those in the registry that it serves. Start without a position,
+    /// and go on with [`StreamPage::next`].
+    ///
+    /// # Errors
+    /// If the position is invalid.
+    pub async fn list_streams(&self, after: Option<&str>) -> Result<StreamPage, Error> {
+        let Some(registry) = self.settings.served_registry() else {
+            let listed = self.settings.listed_streams().into_iter();
+            return Ok(StreamPage::new(
+                listed.map(|(name, _)| name).collect(),
+                None,
+            ));
+        };
+        let from = after.map_or(Ok(0), |after| after.parse::<usize>());
+        let from = from.map_err(|_| invalid_position())?;
+        let mut streams = self.broker.registries.after(registry, from);
+        let next = (streams.len() > MOST_STREAMS).then(|| (from + MOST_STREAMS).to_string());
+        streams.truncate(MOST_STREAMS);
+        Ok(StreamPage::new(streams, next))
+    }
+
+    /// Returns the groups of the stream, sorted by name; `None` if the stream does not exist.
+    ///
+    /// # Errors
+    /// If the handle has a set of streams, unless it is a partitioned stream.
+    pub async fn groups(&self) -> Result<Option<Vec<Name>>, Error> {
+        let (_, parts) = self.settings.stream_and_parts()?;
+        let streams = self.broker.streams();
+        let found: Vec<_> = parts.iter().filter_map(|part| streams.get(part)).collect();
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let groups = found
+            .iter()
+            .flat_map(|stream| stream.groups.keys().cloned());
+        let mut groups: Vec<_> = groups.collect();
+        groups.sort();
+        groups.dedup();
+        Ok(Some(groups))
+    }
+
+    /// Returns the consumers of the group, sorted by name; `None` if the stream or the group does not
+    /// exist. None of them is ever idle, since their leases need no renewal.
+    ///
+    /// # Errors
+    /// If the handle has a set of streams, unless it is a partitioned stream.
+    pub async fn consumers(&self) -> Result<Option<Vec<ConsumerStats>>, Error> {
+        let (_, parts) = self.settings.stream_and_parts()?;
+        let mut found: Option<Vec<ConsumerStats>> = None;
+        for part in parts {
+            let settings = self.settings.of_stream(part);
+            let of_part = (self.broker).with_group(&settings, |group, _| group.consumers());
+            let Some(of_part) = of_part else { continue };
+            let found = found.get_or_insert_default();
+            for (consumer, pending) in of_part {
+                let (consumer, pending) = (name_of(consumer), pending as u64);
+                match found.iter_mut().find(|known| known.consumer == consumer) {
+                    Some(known) => known.pending += pending,
+                    None => found.push(ConsumerStats {
+                        consumer,
+                        pending,
+                        ..ConsumerStats::default()
+                    }),
+                }
+            }
+        }
+        if let Some(found) = &mut found {
+            found.sort_by(|a, b| a.consumer.cmp(&b.consumer));
+        }
+        Ok(found)
+    }
+}
+
+/// The messages of a handle's group.
+struct MemoryMessages {
+    broker: Broker,
+    settings: Settings,
+}
+
+/// A page that is being filled.
+struct Filling {
+    page: MessagePage,
+    /// The messages to leave out, which the pages before have listed.
+    skip: usize,
+    listed: usize,
+    max: usize,
+    bytes_left: usize,
+}
+
+impl Filling {
+    /// Adds a message. Returns `false` if the page is full.
+    fn add(&mut self, fields: &[(Bytes, Bytes)], make: impl FnOnce() -> ListedMessage) -> bool {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return true;
+        }
+        if self.page.messages.len() == self.max || self.bytes_left == 0 {
+            self.page.next = Some(position(false, &self.listed.to_string()));
+            return false;
+        }
+        let size = fields
+            .iter()
+            .map(|(field, value)| field.len() + value.len());
+        self.bytes_left = self.bytes_left.saturating_sub(size.sum());
+        self.listed += 1;
+        self.page.messages.push(make());
+        true
+    }
+}
+
+impl MemoryMessages {
+    fn fill(&self, query: &MessageQuery) -> Result<MessagePage, Error> {
+        let stream = self.settings.one_stream()?.clone();
+        let at = match query.place()? {
+            (false, "") => 0,
+            (false, at) => at.parse().map_err(|_| invalid_position())?,
+            (true, _) => return Err(invalid_position()),
+        };
+        let mut filling = Filling {
+            page: MessagePage::default(),
+            skip: at,
+            listed: at,
+            max: query.max.max(1),
+            bytes_left: PAGE_BYTES,
+        };
+        let (broker, clock) = (&self.broker, &self.broker.context.clock);
+        let mut streams = broker.streams();
+        let Some(contents) = streams.get_mut(&stream) else {
+            return Ok(filling.page);
+        };
+        contents.promote(&broker.context, &stream);
+        let group = contents.groups.get(&self.settings.group);
+        let add = |filling: &mut Filling, found: GroupMessage<'_>| {
+            filling.add(&found.entry.fields, || listed(&found, clock))
+        };
+        match (query.state, group) {
+            (MessageState::Delayed, group) => {
+                let again = group.into_iter().flat_map(|group| group.delayed());
+                let mut has_room = true;
+                for found in again {
+                    has_room = has_room && add(&mut filling, found);
+                }
+                for (at, id, fields) in contents.schedule.iter() {
+                    has_room = has_room
+                        && filling.add(fields, || {
+                            let mut listed = decoded(id.as_str(), id.clone(), fields);
+                            listed.due = Some(time_of(at, clock));
+                            listed
+                        });
+                }
+            }
+            (MessageState::Running, Some(group)) => {
+                let mut running = group.running().into_iter();
+                let _ = running.all(|found| add(&mut filling, found));
+            }
+            (MessageState::Waiting, Some(group)) => {
+                let mut waiting = group.waiting(&contents.log);
+                let _ = waiting.all(|found| add(&mut filling, found));
+            }
+            (_, None) => {}
+        }
+        Ok(filling.page)
+    }
+}
+
+fn decoded(entry: &str, id: MessageId, fields: &[(Bytes, Bytes)]) -> ListedMessage {
+    let content = codec::decode(fields.to_vec()).map(|decoded| {
+        let mut message = decoded.message;
+        message.parts_mut().id = Some(id.clone());
+        message
+    });
+    ListedMessage::new(entry, id, content)
+}
+
+fn listed(found: &GroupMessage<'_>, clock: &BrokerClock) -> ListedMessage {
+    let id = found.entry.message_id();
+    let mut listed = decoded(&found.entry.id.to_string(), id, &found.entry.fields);
+    if let Ok(message) = &mut listed.content {
+        let accepted = Duration::from_millis(found.entry.id.milliseconds);
+        message.parts_mut().accepted_at = SystemTime::UNIX_EPOCH.checked_add(accepted);
+    }
+    listed.on_stream = found.on_stream;
+    listed.attempt = Attempt(found.attempt);
+    listed.consumer = found.consumer.map(name_of);
+    listed.due = found.due.map(|at| time_of(at, clock));
+    listed
+}
+
+fn time_of(at: Instant, clock: &BrokerClock) -> SystemTime {
+    clock.now() + at.saturating_duration_since(Instant::now())
+}
+
+impl MessageStore for MemoryMessages {
+    fn list(&self, query: MessageQuery) -> StoreFuture<'_, MessagePage> {
+        Box::pin(ready(self.fill(&query)))
+    }
+
+    fn parked(&self) -> StoreFuture<'_, Vec<ParkedKey>> {
+        let parked = self.settings.one_stream().map(|_| {
+            let parked =
+                (self.broker).with_group(&self.settings, |group, _| group.limits.parked_keys());
+            parked.unwrap_or_default()
+        });
+        Box::pin(ready(parked))
+    }
+}

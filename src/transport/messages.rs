@@ -1,0 +1,259 @@
+//! Looks at the messages of a group, without any effect on them.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use super::{StoreFuture, Undecodable};
+use crate::{
+    error::{Error, ErrorKind},
+    message::{Attempt, Message, MessageId, Name},
+};
+
+/// The most messages of a page.
+const MOST: usize = 1_000;
+
+/// The messages of a stream, as one group sees them: those that wait, run, are delayed or parked,
+/// whether their tasks are recorded or not. Returned by the `messages` method of a transport's
+/// handle. Reading has no effect: workers get their messages as before.
+///
+/// ```
+/// use campanile::{Client, Router, serve, transport::{MessageQuery, MessageState, memory::Memory}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), campanile::Error> {
+/// let memory = Memory::new();
+/// Client::new(memory.clone()).enqueue("orders.create", "{}").await?;
+/// let page = memory.messages().list(MessageQuery::of(MessageState::Waiting)).await?;
+/// assert_eq!(page.messages.len(), 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Messages(Arc<dyn MessageStore>);
+
+impl Messages {
+    /// Creates a handle of a store. For transports.
+    pub fn new(store: impl MessageStore + 'static) -> Self {
+        Self(Arc::new(store))
+    }
+
+    /// Lists a page of messages: redeliveries first, then the messages of the stream, each in the
+    /// order in which they are or were delivered. A message that moves meanwhile may be missed, or
+    /// listed twice.
+    ///
+    /// # Errors
+    /// If the store cannot be reached, the position of the query is invalid, or the handle has a set of
+    /// streams or a partitioned stream: use a handle of one partition.
+    pub async fn list(&self, query: MessageQuery) -> Result<MessagePage, Error> {
+        self.0.list(query).await
+    }
+
+    /// Lists the keys of the group's limits for which messages are parked, at most 100, and the names
+    /// that are parked by a pause.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    pub async fn parked(&self) -> Result<Vec<ParkedKey>, Error> {
+        self.0.parked().await
+    }
+}
+
+impl fmt::Debug for Messages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Messages").finish_non_exhaustive()
+    }
+}
+
+/// The state of a listed message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MessageState {
+    /// A worker can fetch it now.
+    Waiting,
+    /// A worker has fetched it, and has not settled it.
+    Running,
+    /// It is not due: its sender has delayed it, or it waits for its next attempt.
+    Delayed,
+}
+
+/// Selects messages by their state, and a page of their list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+#[must_use]
+pub struct MessageQuery {
+    /// The state of the messages.
+    pub state: MessageState,
+    /// The largest number of messages on a page, from 1 to 1,000. A page also ends once its messages
+    /// exceed 4 MiB, and has at least one message, if there is any.
+    pub max: usize,
+    /// The position at which the page starts: that of [`MessagePage::next`]. `None` for the start.
+    pub after: Option<String>,
+}
+
+impl MessageQuery {
+    /// Selects the first 100 messages in this state.
+    pub fn of(state: MessageState) -> Self {
+        Self {
+            state,
+            max: 100,
+            after: None,
+        }
+    }
+
+    /// Sets the largest number of messages on a page. It is bounded to 1 to 1,000.
+    pub fn max(mut self, max: usize) -> Self {
+        self.max = max.clamp(1, MOST);
+        self
+    }
+
+    /// Starts at this position in the list.
+    pub fn after(mut self, position: impl Into<String>) -> Self {
+        self.after = Some(position.into());
+        self
+    }
+
+    /// Returns `true` and the position within the stream, or `false` and the position within the
+    /// redeliveries.
+    pub(crate) fn place(&self) -> Result<(bool, &str), Error> {
+        let Some(after) = &self.after else {
+            return Ok((false, ""));
+        };
+        match after.split_once('/') {
+            Some(("again", at)) => Ok((false, at)),
+            Some(("stream", at)) => Ok((true, at)),
+            _ => Err(invalid_position()),
+        }
+    }
+}
+
+/// Returns a position in a list, for [`MessageQuery::place`].
+pub(crate) fn position(is_stream: bool, at: &str) -> String {
+    let list = if is_stream { "stream" } else { "again" };
+    format!("{list}/{at}")
+}
+
+pub(crate) fn invalid_position() -> Error {
+    let text = "this is no position in a list of messages; pass the one of the page before";
+    Error::new(ErrorKind::Invalid, text)
+}
+
+/// A page of a list of messages.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct MessagePage {
+    /// The messages.
+    pub messages: Vec<ListedMessage>,
+    /// The position of the next page, for [`MessageQuery::after`]. `None` at the end.
+    pub next: Option<String>,
+}
+
+impl MessagePage {
+    /// Creates a page. For transports.
+    pub fn new(messages: Vec<ListedMessage>, next: Option<String>) -> Self {
+        Self { messages, next }
+    }
+}
+
+/// A message of a list.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ListedMessage {
+    /// The id of its entry on the stream or among the redeliveries, or of a delayed message.
+    pub entry: String,
+    /// The id of the message.
+    pub id: MessageId,
+    /// The message, or the fields that could not be decoded. The message is not a delivery: it has no
+    /// deadline and no lease.
+    pub content: Result<Message, Undecodable>,
+    /// `true` if the message is on the stream. `false` if it is a redelivery.
+    pub on_stream: bool,
+    /// The number of the attempt: the one that runs, or the next one.
+    pub attempt: Attempt,
+    /// The consumer that runs it. Bytes that are not UTF-8 are replaced.
+    pub consumer: Option<String>,
+    /// The time since the consumer's last sign of life for this message: its delivery, a claim or a
+    /// renewal.
+    pub idle: Option<Duration>,
+    /// The time at which a delayed message is due, on the server's clock.
+    pub due: Option<SystemTime>,
+}
+
+impl ListedMessage {
+    /// Creates a message that waits for its first attempt. For transports.
+    pub fn new(
+        entry: impl Into<String>,
+        id: MessageId,
+        content: Result<Message, Undecodable>,
+    ) -> Self {
+        Self {
+            entry: entry.into(),
+            id,
+            content,
+            on_stream: true,
+            attempt: Attempt(1),
+            consumer: None,
+            idle: None,
+            due: None,
+        }
+    }
+}
+
+/// A key of a limit, or a paused name, for which messages are parked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ParkedKey {
+    /// The name of the limit and the key, with a colon between them. `None` for a paused name.
+    pub limit: Option<String>,
+    /// The name whose pause has parked the messages.
+    pub name: Option<Name>,
+    /// The number of parked messages.
+    pub parked: u64,
+    /// The number of permits that are taken.
+    pub taken: u64,
+    /// The number of permits of the key.
+    pub permits: Option<u64>,
+}
+
+impl ParkedKey {
+    /// Creates a key under which messages are parked. For transports.
+    pub(crate) fn new(key: &str, parked: u64, taken: u64, permits: Option<u64>) -> Self {
+        // No limit has an empty name.
+        let name = key.strip_prefix(':').map(Name::from);
+        Self {
+            limit: name.is_none().then(|| key.to_owned()),
+            name,
+            parked,
+            taken,
+            permits,
+        }
+    }
+}
+
+/// A step of the list of a handle's streams.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamPage {
+    /// The streams. A registered stream may be in several steps.
+    pub streams: Vec<Name>,
+    /// The position of the next step. `None` at the end.
+    pub next: Option<String>,
+}
+
+impl StreamPage {
+    /// Creates a step. For transports.
+    pub fn new(streams: Vec<Name>, next: Option<String>) -> Self {
+        Self { streams, next }
+    }
+}
+
+/// The messages of a group in a transport. Implemented by transports, for [`Messages`].
+pub trait MessageStore: Send + Sync {
+    /// See [`Messages::list`].
+    fn list(&self, query: MessageQuery) -> StoreFuture<'_, MessagePage>;
+
+    /// See [`Messages::parked`].
+    fn parked(&self) -> StoreFuture<'_, Vec<ParkedKey>>;
+}

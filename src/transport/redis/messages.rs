@@ -1,0 +1,303 @@
+//! Lists the messages of a group, and the streams of a handle.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use redis::Cmd;
+
+use super::{
+    Redis, dead_letters,
+    entry::{StreamEntryId, value_of},
+    keys::{self, Keys},
+    msgpack,
+    pipeline::Resend,
+    response::{Value, array, bytes, count, exactly, fields, integer, unexpected},
+    scripts::{self, Script},
+};
+use crate::{
+    error::Error,
+    message::{Attempt, MessageId, Name},
+    transport::{
+        ListedMessage, MessagePage, MessageQuery, MessageState, MessageStore, Messages, PAGE_BYTES,
+        ParkedKey, StoreFuture, StreamPage, codec, invalid_position, position,
+    },
+};
+
+/// The most keys with parked messages that are listed.
+const MOST_PARKED: usize = 100;
+/// The approximate most registered streams in a step.
+const MOST_STREAMS: usize = 100;
+
+impl Redis {
+    /// Returns access to the messages of the stream, as this handle's group sees them, without any
+    /// effect on them.
+    pub fn messages(&self) -> Messages {
+        Messages::new(Store(self.clone()))
+    }
+
+    /// Returns the key of the handle's stream on the server: its name in the namespace.
+    ///
+    /// # Errors
+    /// If the handle has a set of streams, or a partitioned stream.
+    pub fn stream_key(&self) -> Result<Name, Error> {
+        Ok(self.options.namespace.apply(self.settings.one_stream()?))
+    }
+
+    /// Lists the streams of this handle, step by step: its stream, the streams of its set, the
+    /// partitions of its stream, or those in the registry that it serves. Start without a position,
+    /// and go on with [`StreamPage::next`].
+    ///
+    /// Uses [`ZSCAN`](https://redis.io/docs/latest/commands/zscan/), if the streams are registered.
+    ///
+    /// # Errors
+    /// If the server cannot be reached or refuses the command, or the position is invalid.
+    pub async fn list_streams(&self, after: Option<&str>) -> Result<StreamPage, Error> {
+        let Some(registry) = self.settings.served_registry() else {
+            let listed = self.settings.listed_streams().into_iter();
+            return Ok(StreamPage::new(
+                listed.map(|(name, _)| name).collect(),
+                None,
+            ));
+        };
+        let cursor = after.unwrap_or("0");
+        if cursor.is_empty() || !cursor.bytes().all(|digit| digit.is_ascii_digit()) {
+            return Err(invalid_position());
+        }
+        let key = keys::registry(&self.options.namespace, registry);
+        let mut cmd = redis::cmd("ZSCAN");
+        cmd.arg(&key).arg(cursor).arg("COUNT").arg(MOST_STREAMS);
+        let pipeline = self.shared.pipeline.of(&key);
+        streams(pipeline.command(cmd, Resend::Never).await?)
+    }
+}
+
+/// Decodes a response to `ZSCAN`: the next cursor, and a flat list of members and scores.
+pub(super) fn streams(answer: Value) -> Result<StreamPage, Error> {
+    let [next, members] = exactly(answer)?;
+    let next = text(next)?;
+    let names = fields(members)?.into_iter();
+    let names = names.filter_map(|(name, _)| Name::from_utf8(&name).ok());
+    let streams = names.filter(|name| name.fault().is_none()).collect();
+    Ok(StreamPage::new(streams, (next != "0").then_some(next)))
+}
+
+/// The messages of the handle's group.
+struct Store(Redis);
+
+impl Store {
+    fn keys(&self) -> Result<Keys, Error> {
+        let stream = self.0.settings.one_stream()?;
+        Keys::new(&self.0.options.namespace, stream, &self.0.settings.group)
+    }
+
+    async fn script(
+        &self,
+        keys: &Keys,
+        script: &'static Script,
+        names: &[&str],
+        args: impl Fn(&mut Cmd),
+    ) -> Result<Value, Error> {
+        let pipeline = self.0.shared.pipeline.of(&keys.primary);
+        pipeline.script(script, names, args, Resend::Never).await
+    }
+
+    async fn list_messages(&self, query: MessageQuery) -> Result<MessagePage, Error> {
+        let keys = self.keys()?;
+        let (mut on_stream, mut at) = query.place()?;
+        let mut page = MessagePage::default();
+        let max = query.max.max(1);
+        loop {
+            let room = max - page.messages.len();
+            let (found, next) = self
+                .list_part(&keys, query.state, on_stream, at, room)
+                .await?;
+            page.messages.extend(found);
+            page.next = match &next {
+                Some(next) => Some(position(on_stream, next)),
+                None if on_stream => None,
+                None => Some(position(true, "")),
+            };
+            let is_full = page.messages.len() >= max;
+            if is_full || next.is_some() || on_stream {
+                return Ok(page);
+            }
+            (on_stream, at) = (true, "");
+        }
+    }
+
+    /// Lists messages of the stream, or redeliveries. Also returns the position of the next ones.
+    async fn list_part(
+        &self,
+        keys: &Keys,
+        state: MessageState,
+        on_stream: bool,
+        at: &str,
+        max: usize,
+    ) -> Result<(Vec<ListedMessage>, Option<String>), Error> {
+        let (stream, due, bodies) = match on_stream {
+            true => (&*keys.primary, &keys.stream_due, &keys.stream_bodies),
+            false => (&*keys.retry, &keys.due, &keys.bodies),
+        };
+        if state == MessageState::Delayed {
+            let (time, member) = at.split_once(' ').unwrap_or_default();
+            let args = |cmd: &mut Cmd| {
+                cmd.arg(time).arg(member).arg(max).arg(PAGE_BYTES);
+            };
+            let names = [&**due, bodies];
+            let answer = self.script(keys, &scripts::LIST_DUE, &names, args);
+            return delayed(answer.await?, on_stream);
+        }
+        if !at.is_empty() && StreamEntryId::parse(at.as_bytes()).is_none() {
+            return Err(invalid_position());
+        }
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(keys.group.as_str())
+                .arg(at)
+                .arg(max)
+                .arg(PAGE_BYTES);
+        };
+        let names = [stream];
+        match state {
+            MessageState::Running => {
+                let answer = self.script(keys, &scripts::LIST_PENDING, &names, args);
+                running(answer.await?, on_stream)
+            }
+            _ => {
+                let answer = self.script(keys, &scripts::LIST_UNREAD, &names, args);
+                waiting(answer.await?, on_stream)
+            }
+        }
+    }
+}
+
+impl MessageStore for Store {
+    fn list(&self, query: MessageQuery) -> StoreFuture<'_, MessagePage> {
+        Box::pin(self.list_messages(query))
+    }
+
+    fn parked(&self) -> StoreFuture<'_, Vec<ParkedKey>> {
+        Box::pin(async move {
+            let keys = self.keys()?;
+            let args = |cmd: &mut Cmd| {
+                cmd.arg(keys.group.as_str()).arg(MOST_PARKED);
+            };
+            let parking = keys.parking();
+            let names = [&*parking];
+            let answer = self.script(&keys, &scripts::LIST_PARKED, &names, args);
+            parked(answer.await?)
+        })
+    }
+}
+
+/// A part of a list, and the position of the next one.
+type Part = (Vec<ListedMessage>, Option<String>);
+
+/// Decodes unread entries.
+pub(super) fn waiting(answer: Value, on_stream: bool) -> Result<Part, Error> {
+    let (found, more) = dead_letters::listed(answer)?;
+    let messages = found
+        .into_iter()
+        .map(|(id, fields)| message(&id, fields, on_stream));
+    let messages: Vec<_> = messages.collect();
+    let next = messages.last().filter(|_| more);
+    let next = next.map(|last| last.entry.clone());
+    Ok((messages, next))
+}
+
+/// Decodes pending entries.
+pub(super) fn running(answer: Value, on_stream: bool) -> Result<Part, Error> {
+    let [found, more] = exactly(answer)?;
+    let messages = array(found)?.into_iter().map(|found| {
+        let [id, consumer, idle, deliveries, list] = exactly(found)?;
+        let id = text(id)?;
+        if StreamEntryId::parse(id.as_bytes()).is_none() {
+            return Err(unexpected("the id of an entry", "another text"));
+        }
+        let mut message = message(&id, fields(list)?, on_stream);
+        let before = message.attempt.0.saturating_sub(1);
+        let deliveries = u32::try_from(count(&deliveries)?).unwrap_or(u32::MAX);
+        message.attempt = Attempt(before.saturating_add(deliveries));
+        message.consumer = Some(String::from_utf8_lossy(&bytes(consumer)?).into_owned());
+        message.idle = u64::try_from(integer(&idle)?)
+            .ok()
+            .map(Duration::from_millis);
+        Ok(message)
+    });
+    let messages = messages.collect::<Result<Vec<_>, _>>()?;
+    let is_over = count(&more)? == 0;
+    let next = messages.last().filter(|_| !is_over);
+    let next = next.map(|last| last.entry.clone());
+    Ok((messages, next))
+}
+
+/// Decodes delayed messages.
+pub(super) fn delayed(answer: Value, on_stream: bool) -> Result<Part, Error> {
+    let [found, more] = exactly(answer)?;
+    let (mut messages, mut next) = (Vec::new(), None);
+    for found in array(found)? {
+        let [member, time, body] = exactly(found)?;
+        let (member, time) = (text(member)?, text(time)?);
+        let milliseconds = time.parse::<f64>().unwrap_or_default().max(0.0);
+        let due = Duration::from_millis(milliseconds as u64);
+        let mut message = message(
+            &member,
+            msgpack::unpack(&bytes(body)?).unwrap_or_default(),
+            on_stream,
+        );
+        message.due = UNIX_EPOCH.checked_add(due);
+        next = Some(format!("{time} {member}"));
+        messages.push(message);
+    }
+    Ok((messages, next.filter(|_| matches!(count(&more), Ok(1..)))))
+}
+
+/// Decodes the keys with parked messages.
+pub(super) fn parked(answer: Value) -> Result<Vec<ParkedKey>, Error> {
+    let keys = array(answer)?.into_iter().map(|found| {
+        let [key, parked, taken, permits] = exactly(found)?;
+        let permits = u64::try_from(integer(&permits)?).ok();
+        let key = text(key)?;
+        Ok(ParkedKey::new(
+            &key,
+            count(&parked)?,
+            count(&taken)?,
+            permits,
+        ))
+    });
+    keys.collect()
+}
+
+/// Decodes a message. Its attempt is the next one.
+fn message(entry: &str, fields: Vec<(Bytes, Bytes)>, on_stream: bool) -> ListedMessage {
+    // Packed and internal fields are believed only where the transport has written them.
+    let fields = match on_stream {
+        true => fields,
+        false => msgpack::unpacked(fields),
+    };
+    let origin = value_of(&fields, codec::ORIGIN).filter(|_| !on_stream);
+    let origin = origin.and_then(|origin| String::from_utf8(origin.to_vec()).ok());
+    let attempts = value_of(&fields, codec::ATTEMPTS).filter(|_| !on_stream);
+    let attempts = attempts.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+    let given = value_of(&fields, codec::ID).cloned();
+    let first = origin.as_deref().unwrap_or(entry);
+    let accepted = StreamEntryId::parse(first.as_bytes())
+        .and_then(|id| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(id.milliseconds)));
+    let id = given
+        .and_then(codec::given_id)
+        .unwrap_or_else(|| MessageId::from(first));
+    let content = codec::decode(fields).map(|decoded| {
+        let mut message = decoded.message;
+        let parts = message.parts_mut();
+        parts.id = Some(id.clone());
+        parts.accepted_at = accepted;
+        message
+    });
+    let mut listed = ListedMessage::new(entry, id, content);
+    listed.on_stream = on_stream;
+    listed.attempt = Attempt(u32::saturating_add(attempts.unwrap_or(0), 1));
+    listed
+}
+
+fn text(value: Value) -> Result<String, Error> {
+    Ok(String::from_utf8_lossy(&bytes(value)?).into_owned())
+}

@@ -1,0 +1,162 @@
+//! Chromium, driven over WebDriver.
+
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    process::Stdio,
+    time::Duration,
+};
+
+use fantoccini::{
+    Client, ClientBuilder, Locator,
+    elements::Element,
+    wd::{Capabilities, WebDriverCompatibleCommand},
+};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use url::{ParseError, Url};
+
+use crate::support::raw::eventually;
+
+const INSTALL: &str = "install it with `apt-get install chromium chromium-driver`";
+const SOON: Duration = Duration::from_secs(20);
+
+/// A browser without a window. Its driver is killed when it is dropped.
+pub(crate) struct Browser {
+    pub(crate) client: Client,
+    _driver: Child,
+    _profile: TempDir,
+}
+
+impl Browser {
+    pub(crate) async fn start() -> Self {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|it| it.local_addr());
+        let port = port.expect("a free port").port();
+        let driver = Command::new("chromedriver")
+            .arg(format!("--port={port}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn();
+        let driver = driver.unwrap_or_else(|error| panic!("chromedriver: {error}; {INSTALL}"));
+        let profile = tempfile::tempdir().expect("a directory");
+        let args = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+            "--window-size=1280,900",
+            &format!("--user-data-dir={}", profile.path().display()),
+        ];
+        let capabilities = json!({ "goog:chromeOptions": { "args": args } });
+        let Value::Object(capabilities) = capabilities else {
+            unreachable!("it is an object")
+        };
+        let address = format!("http://127.0.0.1:{port}");
+        let client = eventually(
+            || async {
+                ClientBuilder::new(HttpConnector::new())
+                    .capabilities(Capabilities::from(capabilities.clone()))
+                    .connect(&address)
+                    .await
+                    .ok()
+            },
+            SOON,
+        );
+        Self {
+            client: client.await,
+            _driver: driver,
+            _profile: profile,
+        }
+    }
+
+    /// Opens a page, and checks that it is there.
+    pub(crate) async fn open(&self, url: &str) {
+        self.client.goto(url).await.expect("the page opens");
+        self.text("h1").await;
+    }
+
+    pub(crate) async fn find(&self, css: &str) -> Element {
+        let wait = self.client.wait().at_most(SOON);
+        let found = wait.for_element(Locator::Css(css)).await;
+        found.unwrap_or_else(|error| panic!("{css}: {error}"))
+    }
+
+    pub(crate) async fn text(&self, css: &str) -> String {
+        self.find(css).await.text().await.expect("it has a text")
+    }
+
+    pub(crate) async fn click(&self, css: &str) {
+        let element = self.find(css).await;
+        element
+            .click()
+            .await
+            .unwrap_or_else(|error| panic!("{css}: {error}"));
+    }
+
+    /// Clicks the link or the button with this text.
+    pub(crate) async fn press(&self, text: &str) {
+        let path = format!(
+            "//*[(self::a or self::button or self::summary) and contains(normalize-space(.), \"{text}\")]"
+        );
+        let wait = self.client.wait().at_most(SOON);
+        let element = wait.for_element(Locator::XPath(&path)).await;
+        let element = element.unwrap_or_else(|error| panic!("{text}: {error}"));
+        element
+            .click()
+            .await
+            .unwrap_or_else(|error| panic!("{text}: {error}"));
+    }
+
+    /// Waits until the page has this text.
+    pub(crate) async fn sees(&self, text: &str) {
+        let seen = eventually(
+            || async {
+                let body = self.client.find(Locator::Css("body")).await.ok()?;
+                body.text().await.ok()?.contains(text).then_some(())
+            },
+            SOON,
+        );
+        seen.await;
+    }
+
+    pub(crate) async fn run(&self, script: &str) -> Value {
+        let value = self.client.execute(script, Vec::new()).await;
+        value.unwrap_or_else(|error| panic!("{script}: {error}"))
+    }
+
+    /// Sends a command of the DevTools protocol.
+    pub(crate) async fn devtools(&self, command: &'static str, params: Value) {
+        let command = DevTools { command, params };
+        self.client
+            .issue_cmd(command)
+            .await
+            .expect("the command succeeds");
+    }
+}
+
+/// <https://chromedevtools.github.io/devtools-protocol/>
+#[derive(Debug)]
+struct DevTools {
+    command: &'static str,
+    params: Value,
+}
+
+impl WebDriverCompatibleCommand for DevTools {
+    fn endpoint(&self, base: &Url, session: Option<&str>) -> Result<Url, ParseError> {
+        let session = session.unwrap_or_default();
+        base.join(&format!("session/{session}/goog/cdp/execute"))
+    }
+
+    fn method_and_body(&self, _: &Url) -> (http::Method, Option<String>) {
+        let body = json!({ "cmd": self.command, "params": self.params });
+        (http::Method::POST, Some(body.to_string()))
+    }
+}
