@@ -344,8 +344,11 @@ impl WorkerStore for Store {
     }
 }
 
+/// Announcements, each with its consumer.
+type Announcements = Vec<(String, Vec<u8>)>;
+
 /// Decodes a response to `HSCAN`: the next cursor, and the fields with their values.
-pub(super) fn scanned(answer: Value) -> Result<(String, Vec<(String, Vec<u8>)>), Error> {
+pub(super) fn scanned(answer: Value) -> Result<(String, Announcements), Error> {
     let [cursor, found] = exactly(answer)?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let found = fields(found)?.into_iter();
