@@ -19,16 +19,10 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap};
 use serde::{Serialize, de::DeserializeOwned};
 
-#[cfg(feature = "cbor")]
-use crate::payload::Cbor;
-#[cfg(feature = "msgpack")]
-use crate::payload::MsgPack;
-#[cfg(feature = "protobuf")]
-use crate::payload::Protobuf;
 use crate::{
     error::{BoxError, IntoBoxError},
     message::MessageId,
-    payload::{Format, IntoPayload, Json, for_each_codec},
+    payload::{Format, IntoPayload, Json},
 };
 
 /// The reply of a `Service<Message>`.
@@ -226,27 +220,37 @@ fn of_format(reply: &Reply, format: Format) -> Result<(), BoxError> {
     })
 }
 
-/// Implements the traits of replies for a format.
-macro_rules! codec_replies {
-    ($codec:ident, [$($write:tt)*], [$($read:tt)*]) => {
-        impl<T: $($write)*> IntoReply for $codec<T> {
-            fn into_reply(self) -> Result<Reply, BoxError> {
-                let content_type = self.content_type();
-                let mut reply = Reply::new(self.into_payload()?);
-                reply.headers.extend(content_type.map(|value| (http::header::CONTENT_TYPE, value)));
-                Ok(reply)
-            }
-        }
-
-        impl<T: $($read)*> FromReply for $codec<T> {
-            fn from_reply(reply: Reply) -> Result<Self, BoxError> {
-                of_format(&reply, Self::FORMAT)?;
-                Self::decode(&reply.payload).map_err(Into::into)
-            }
-        }
-
-        impl<T> Replies<$codec<T>> for $codec<T> {}
+/// Replies in other formats than JSON.
+#[cfg(any(feature = "cbor", feature = "msgpack", feature = "protobuf"))]
+mod codec {
+    use super::{FromReply, IntoReply, Replies, Reply, of_format};
+    use crate::{
+        error::BoxError,
+        payload::{IntoPayload, for_each_codec},
     };
-}
 
-for_each_codec!(codec_replies);
+    /// Implements the traits of replies for a format.
+    macro_rules! codec_replies {
+        ([$($codec:tt)*], [$($write:tt)*], [$($read:tt)*]) => {
+            impl<T: $($write)*> IntoReply for $($codec)*<T> {
+                fn into_reply(self) -> Result<Reply, BoxError> {
+                    let content_type = self.content_type();
+                    let mut reply = Reply::new(self.into_payload()?);
+                    reply.headers.extend(content_type.map(|value| (http::header::CONTENT_TYPE, value)));
+                    Ok(reply)
+                }
+            }
+
+            impl<T: $($read)*> FromReply for $($codec)*<T> {
+                fn from_reply(reply: Reply) -> Result<Self, BoxError> {
+                    of_format(&reply, Self::FORMAT)?;
+                    Self::decode(&reply.payload).map_err(Into::into)
+                }
+            }
+
+            impl<T> Replies<$($codec)*<T>> for $($codec)*<T> {}
+        };
+    }
+
+    for_each_codec!(codec_replies);
+}

@@ -53,20 +53,26 @@ impl TypeTerms {
         }
     }
 
+    #[cfg(feature = "schema")]
     pub(super) fn describe(&self, direction: Direction) -> TypeDescription {
-        let mut description = TypeDescription::named((self.name)());
-        #[cfg(feature = "schema")]
-        if let Some(SchemaTerms {
+        let description = TypeDescription::named((self.name)());
+        let Some(SchemaTerms {
             schema,
             content_type,
         }) = self.schema
-        {
-            description.content_type = Some(content_type.to_owned());
-            description.schema = Some(schema(direction));
+        else {
+            return description;
+        };
+        TypeDescription {
+            content_type: Some(content_type.to_owned()),
+            schema: Some(schema(direction)),
+            ..description
         }
-        #[cfg(not(feature = "schema"))]
-        let _ = direction;
-        description
+    }
+
+    #[cfg(not(feature = "schema"))]
+    pub(super) fn describe(&self, _: Direction) -> TypeDescription {
+        TypeDescription::named((self.name)())
     }
 }
 

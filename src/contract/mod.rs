@@ -57,6 +57,8 @@
 //! The name of a constant is joined with the prefixes of [`Router::nest`](crate::Router::nest) and
 //! [`Client::nest`](crate::Client::nest), as any other name is.
 
+#[cfg(any(feature = "cbor", feature = "msgpack", feature = "protobuf"))]
+mod codec;
 mod constants;
 mod description;
 mod names;

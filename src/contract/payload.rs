@@ -5,15 +5,9 @@ use http::HeaderValue;
 use serde::Serialize;
 
 use super::AnyPayload;
-#[cfg(feature = "cbor")]
-use crate::payload::Cbor;
-#[cfg(feature = "msgpack")]
-use crate::payload::MsgPack;
-#[cfg(feature = "protobuf")]
-use crate::payload::Protobuf;
 use crate::{
     error::BoxError,
-    payload::{IntoPayload, Json, for_each_codec},
+    payload::{IntoPayload, Json},
 };
 
 /// A payload as it is sent.
@@ -24,7 +18,7 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    fn new(payload: impl IntoPayload) -> Result<Self, BoxError> {
+    pub(super) fn new(payload: impl IntoPayload) -> Result<Self, BoxError> {
         let content_type = payload.content_type();
         Ok(Self {
             payload: payload.into_payload()?,
@@ -79,16 +73,3 @@ impl<T: Serialize> PayloadFor<T> for Json<&T> {
         Encoded::new(self)
     }
 }
-
-/// Under a constant of `MsgPack<T>` a `MsgPack<T>` is sent, and so on.
-macro_rules! payload_for {
-    ($codec:ident, [$($write:tt)*], [$($read:tt)*]) => {
-        impl<T: $($write)*> PayloadFor<$codec<T>> for $codec<T> {
-            fn encode(self) -> Result<Encoded, BoxError> {
-                Encoded::new(self)
-            }
-        }
-    };
-}
-
-for_each_codec!(payload_for);

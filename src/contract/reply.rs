@@ -2,15 +2,9 @@
 
 use serde::de::DeserializeOwned;
 
-#[cfg(feature = "cbor")]
-use crate::payload::Cbor;
-#[cfg(feature = "msgpack")]
-use crate::payload::MsgPack;
-#[cfg(feature = "protobuf")]
-use crate::payload::Protobuf;
 use crate::{
     error::BoxError,
-    payload::{Json, for_each_codec},
+    payload::Json,
     reply::{FromReply, Reply},
 };
 
@@ -38,16 +32,3 @@ impl<R: DeserializeOwned> ContractReply for R {
         }
     }
 }
-
-/// The reply of a constant of `MsgPack<T>` is read as a `MsgPack<T>`, and so on.
-macro_rules! contract_reply {
-    ($codec:ident, [$($write:tt)*], [$($read:tt)*]) => {
-        impl<T: $($read)*> ContractReply for $codec<T> {
-            fn read(reply: Reply) -> Result<Self, BoxError> {
-                Self::from_reply(reply)
-            }
-        }
-    };
-}
-
-for_each_codec!(contract_reply);

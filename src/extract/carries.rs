@@ -2,16 +2,7 @@
 
 use bytes::Bytes;
 
-#[cfg(feature = "cbor")]
-use crate::payload::Cbor;
-#[cfg(feature = "msgpack")]
-use crate::payload::MsgPack;
-#[cfg(feature = "protobuf")]
-use crate::payload::Protobuf;
-use crate::{
-    message::Message,
-    payload::{Json, for_each_codec},
-};
+use crate::{message::Message, payload::Json};
 
 /// An extractor that takes the payload of a [constant](crate::contract) of `P`. A router checks it
 /// where a route's name is a constant, and nowhere else.
@@ -54,12 +45,3 @@ impl<P> Carries<P> for Vec<u8> {}
 impl<P> Carries<P> for Message {}
 impl<P, T: Carries<P>> Carries<P> for Option<T> {}
 impl<P, T: Carries<P>, E> Carries<P> for Result<T, E> {}
-
-/// A constant of `MsgPack<T>` is taken as a `MsgPack<T>`, and so on.
-macro_rules! carries {
-    ($codec:ident, [$($write:tt)*], [$($read:tt)*]) => {
-        impl<T> Carries<$codec<T>> for $codec<T> {}
-    };
-}
-
-for_each_codec!(carries);

@@ -76,6 +76,8 @@
 //! ```
 
 mod carries;
+#[cfg(any(feature = "cbor", feature = "msgpack", feature = "protobuf"))]
+mod codec;
 pub(crate) mod extension;
 mod optional;
 mod parts;

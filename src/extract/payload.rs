@@ -6,16 +6,10 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::{FromMessage, OptionalFromMessage};
-#[cfg(feature = "cbor")]
-use crate::payload::Cbor;
-#[cfg(feature = "msgpack")]
-use crate::payload::MsgPack;
-#[cfg(feature = "protobuf")]
-use crate::payload::Protobuf;
 use crate::{
     error::Rejection,
     message::Message,
-    payload::{Format, Json, for_each_codec},
+    payload::{Format, Json},
 };
 
 impl<S: Sync> FromMessage<S> for Message {
@@ -70,7 +64,7 @@ fn json<T: DeserializeOwned>(message: Message) -> Result<Json<T>, Rejection> {
 }
 
 /// Rejects a message whose headers name another format.
-fn of_format(message: &Message, format: Format) -> Result<(), Rejection> {
+pub(super) fn of_format(message: &Message, format: Format) -> Result<(), Rejection> {
     format.check(message.headers()).map_err(|other| {
         let takes = format.content_type();
         Rejection::permanent(format!(
@@ -78,31 +72,3 @@ fn of_format(message: &Message, format: Format) -> Result<(), Rejection> {
         ))
     })
 }
-
-/// Implements the extractors of a format. As an `Option`, an empty payload is `None`.
-#[cfg(any(feature = "msgpack", feature = "cbor", feature = "protobuf"))]
-macro_rules! codec_extractors {
-    ($codec:ident, [$($write:tt)*], [$($read:tt)*]) => {
-        impl<S: Sync, T: $($read)*> FromMessage<S> for $codec<T> {
-            type Rejection = Rejection;
-
-            async fn from_message(message: Message, _: &S) -> Result<Self, Rejection> {
-                of_format(&message, Self::FORMAT)?;
-                Self::decode(message.payload()).map_err(Rejection::permanent)
-            }
-        }
-
-        impl<S: Sync, T: $($read)*> OptionalFromMessage<S> for $codec<T> {
-            type Rejection = Rejection;
-
-            async fn from_message(message: Message, state: &S) -> Result<Option<Self>, Rejection> {
-                match message.payload().is_empty() {
-                    true => Ok(None),
-                    false => <Self as FromMessage<S>>::from_message(message, state).await.map(Some),
-                }
-            }
-        }
-    };
-}
-
-for_each_codec!(codec_extractors);

@@ -9,11 +9,23 @@ use crate::error::BoxError;
 macro_rules! for_each_codec {
     ($implement:ident) => {
         #[cfg(feature = "msgpack")]
-        $implement!(MsgPack, [serde::Serialize], [serde::de::DeserializeOwned]);
+        $implement!(
+            [crate::payload::MsgPack],
+            [serde::Serialize],
+            [serde::de::DeserializeOwned]
+        );
         #[cfg(feature = "cbor")]
-        $implement!(Cbor, [serde::Serialize], [serde::de::DeserializeOwned]);
+        $implement!(
+            [crate::payload::Cbor],
+            [serde::Serialize],
+            [serde::de::DeserializeOwned]
+        );
         #[cfg(feature = "protobuf")]
-        $implement!(Protobuf, [prost::Message], [prost::Message + Default]);
+        $implement!(
+            [crate::payload::Protobuf],
+            [prost::Message],
+            [prost::Message + Default]
+        );
     };
 }
 pub(crate) use for_each_codec;
@@ -181,8 +193,8 @@ impl<T: prost::Message + Default> Protobuf<T> {
 
 /// Implements [`IntoPayload`](super::IntoPayload).
 macro_rules! into_payload {
-    ($codec:ident, [$($write:tt)*], [$($read:tt)*]) => {
-        impl<T: $($write)*> super::IntoPayload for $codec<T> {
+    ([$($codec:tt)*], [$($write:tt)*], [$($read:tt)*]) => {
+        impl<T: $($write)*> super::IntoPayload for $($codec)*<T> {
             fn into_payload(self) -> Result<bytes::Bytes, BoxError> {
                 Ok(self.encode()?.into())
             }

@@ -7,6 +7,7 @@
 //! assert_eq!(payload, r#"["a",1]"#);
 //! ```
 
+#[cfg(any(feature = "cbor", feature = "msgpack", feature = "protobuf"))]
 mod codec;
 mod content_type;
 mod fault;
@@ -25,7 +26,9 @@ pub use self::codec::Cbor;
 pub use self::codec::MsgPack;
 #[cfg(feature = "protobuf")]
 pub use self::codec::Protobuf;
-pub(crate) use self::{codec::for_each_codec, content_type::Format};
+#[cfg(any(feature = "cbor", feature = "msgpack", feature = "protobuf"))]
+pub(crate) use self::codec::for_each_codec;
+pub(crate) use self::content_type::Format;
 use crate::error::BoxError;
 
 /// JSON: an extractor, a reply, and a payload to send.
