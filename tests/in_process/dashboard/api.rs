@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 
 async fn document(dashboard: &Dashboard, target: &str) -> Value {
-    let answer = get(dashboard, &format!("/api/{target}")).await.is_ok();
+    let answer = get(dashboard, &format!("/api/{target}")).await.succeeded();
     assert_eq!(answer.headers["content-type"], "application/json");
     answer.json()
 }

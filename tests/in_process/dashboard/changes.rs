@@ -43,7 +43,7 @@ async fn dead_letters_are_replayed_and_deleted() {
         .await
         .has(&["1 deleted"]);
     assert_eq!(waiting(&memory).await.len(), 2);
-    let all = get(&dashboard, "/actions").await.is_ok();
+    let all = get(&dashboard, "/actions").await.succeeded();
     all.has(&["Replay 2 dead letters", "Delete all dead letters for good"]);
 }
 
@@ -56,14 +56,14 @@ async fn a_dead_letter_is_replayed_as_edited() {
     let dashboard = Dashboard::new(memory.clone());
     let page = get(&dashboard, &format!("/letter?{SHOP}&id={}", ids[0]))
         .await
-        .is_ok();
+        .succeeded();
     page.has(&["Edit and replay", "<textarea", "&lt;x&gt;"]);
     // Browsers send lines with carriage returns.
     let edit = format!(
         "do=replay-edited&id={}&name=mail.again&headers=x-a%3A+1%0D%0Ax-b%3A2&payload=%7B%0D%0A%22to%22%3A1%7D&{SHOP}",
         ids[0]
     );
-    let confirm = post(&dashboard, "/confirm", &edit).await.is_ok();
+    let confirm = post(&dashboard, "/confirm", &edit).await.succeeded();
     confirm.has(&["as edited", "new payload", "name=\"payload\""]);
     assert_eq!(memory.dead_letters().count().await.unwrap(), 1);
     act(&dashboard, &edit).await.has(&["replayed as edited"]);
@@ -99,7 +99,9 @@ async fn pauses_are_made_and_ended_and_what_waits_is_removed() {
         .await
         .has(&["paused"]);
     }
-    let listed = get(&dashboard, &format!("/pauses?{SHOP}")).await.is_ok();
+    let listed = get(&dashboard, &format!("/pauses?{SHOP}"))
+        .await
+        .succeeded();
     listed.has(&["the name a.b", "the stream, for all its groups", "deploy"]);
     for target in ["target=group", "target=stream", "target=name&name=a.b"] {
         act(&dashboard, &format!("do=resume&{target}&{SHOP}"))
@@ -108,7 +110,7 @@ async fn pauses_are_made_and_ended_and_what_waits_is_removed() {
     }
     let confirm = get(&dashboard, &format!("/confirm?do=purge-waiting&{SHOP}"))
         .await
-        .is_ok();
+        .succeeded();
     confirm.has(&["5 messages would be removed now"]);
     act(&dashboard, &format!("do=purge-waiting&{SHOP}"))
         .await

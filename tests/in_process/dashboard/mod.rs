@@ -35,7 +35,7 @@ impl Answer {
     }
 
     #[track_caller]
-    fn is_ok(self) -> Self {
+    fn succeeded(self) -> Self {
         assert_eq!(self.status, StatusCode::OK, "{}", self.text);
         self
     }
@@ -88,7 +88,7 @@ async fn act(dashboard: &Dashboard, form: &str) -> Answer {
     let answer = post(dashboard, "/act", form).await;
     assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text);
     let place = answer.headers["location"].to_str().unwrap().to_owned();
-    get(dashboard, &place).await.is_ok()
+    get(dashboard, &place).await.succeeded()
 }
 
 /// Sends tasks that die at once. Returns the ids of their dead letters.

@@ -21,7 +21,7 @@ async fn the_overview_lists_the_streams_with_their_numbers() {
         client.enqueue("mail.later", "7").await.unwrap();
     }
     let dashboard = Dashboard::new(memory).stream("other").at("/ops");
-    let page = get(&dashboard, "/").await.is_ok();
+    let page = get(&dashboard, "/").await.succeeded();
     let page = page.has(&[
         "href=\"/ops/stream?stream=shop\"",
         "href=\"/ops/stream?stream=other\"",
@@ -34,7 +34,7 @@ async fn the_overview_lists_the_streams_with_their_numbers() {
         "{}",
         page.text
     );
-    let found = get(&dashboard, "/?q=oth").await.is_ok();
+    let found = get(&dashboard, "/?q=oth").await.succeeded();
     found.has(&["stream=other"]).lacks(&["stream=shop"]);
 }
 
@@ -60,7 +60,7 @@ async fn each_page_of_a_stream_opens_and_shows_its_state() {
     memory.schedules().put(&nightly).await.unwrap();
     let dashboard = Dashboard::new(memory);
     let page = async |path: &str| {
-        let page = get(&dashboard, &format!("{path}?{SHOP}")).await.is_ok();
+        let page = get(&dashboard, &format!("{path}?{SHOP}")).await.succeeded();
         page.has(&["<nav aria-label=\"Stream\">", "aria-current=\"page\""])
     };
     page("/stream").await.has(&[
@@ -84,12 +84,15 @@ async fn each_page_of_a_stream_opens_and_shows_its_state() {
     let id = receipt.id().unwrap();
     let task = get(&dashboard, &format!("/task?{SHOP}&id={id}"))
         .await
-        .is_ok();
+        .succeeded();
     task.has(&["Task mail.send", "Cancel…", id]);
-    get(&dashboard, "/task").await.is_ok().has(&["By its id"]);
+    get(&dashboard, "/task")
+        .await
+        .succeeded()
+        .has(&["By its id"]);
     get(&dashboard, "/actions")
         .await
-        .is_ok()
+        .succeeded()
         .has(&["There are none."]);
 }
 
@@ -111,12 +114,12 @@ async fn a_task_is_followed_through_its_attempts() {
     let dashboard = Dashboard::new(memory);
     let page = get(&dashboard, &format!("/task?{SHOP}&id={id}"))
         .await
-        .is_ok();
+        .succeeded();
     let page = page.has(&["waiting", "running", "dead", "it is broken"]);
     page.has(&[&format!("/dead?stream=shop&amp;group=mail&amp;id={id}")]);
     let found = get(&dashboard, &format!("/dead?{SHOP}&id={id}"))
         .await
-        .is_ok();
+        .succeeded();
     found.has(&["it is broken"]);
 }
 
@@ -136,9 +139,13 @@ async fn running_messages_and_workers_are_shown() {
         .unwrap();
     starts.recv().await.unwrap();
     let dashboard = Dashboard::new(memory);
-    let running = get(&dashboard, &format!("/running?{SHOP}")).await.is_ok();
+    let running = get(&dashboard, &format!("/running?{SHOP}"))
+        .await
+        .succeeded();
     running.has(&["mail.send", "memory-"]);
-    let workers = get(&dashboard, &format!("/workers?{SHOP}")).await.is_ok();
+    let workers = get(&dashboard, &format!("/workers?{SHOP}"))
+        .await
+        .succeeded();
     workers.has(&["mailer", "1.2.3", "mail.send", "What they run"]);
     worker.abort();
 }
@@ -157,30 +164,30 @@ async fn dead_letters_are_found_by_name_reason_and_id_in_pages() {
         .collect();
     let ids = make_letters(&memory, &tasks).await.unwrap();
     let dashboard = Dashboard::new(memory);
-    let first = get(&dashboard, &format!("/dead?{SHOP}")).await.is_ok();
+    let first = get(&dashboard, &format!("/dead?{SHOP}")).await.succeeded();
     let first = first.has(&["Go on", "the printer is on &lt;fire&gt;"]);
     assert_eq!(first.text.matches("type=\"checkbox\"").count(), 50);
     let next = get(&dashboard, &format!("/dead?{SHOP}&after={}", ids[49]))
         .await
-        .is_ok();
+        .succeeded();
     next.has(&[&ids[50]])
         .lacks(&[&format!("value=\"{}\"", ids[49])]);
     let found = get(&dashboard, &format!("/dead?{SHOP}&name=b.t"))
         .await
-        .is_ok();
+        .succeeded();
     let found = found.has(&["b.two"]);
     assert_eq!(found.text.matches("type=\"checkbox\"").count(), 1);
     let none = get(&dashboard, &format!("/dead?{SHOP}&reason=flood"))
         .await
-        .is_ok();
+        .succeeded();
     none.has(&["among the 120 that were looked at"]);
     let one = get(&dashboard, &format!("/dead?{SHOP}&id={}", ids[3]))
         .await
-        .is_ok();
+        .succeeded();
     assert_eq!(one.text.matches("type=\"checkbox\"").count(), 1);
     get(&dashboard, &format!("/dead?{SHOP}&since=10m"))
         .await
-        .is_ok()
+        .succeeded()
         .has(&["a.one"]);
 }
 
@@ -192,7 +199,7 @@ async fn a_search_looks_at_a_bounded_number_of_letters() {
     let dashboard = Dashboard::new(memory);
     let page = get(&dashboard, &format!("/dead?{SHOP}&reason=flood"))
         .await
-        .is_ok();
+        .succeeded();
     page.has(&["2\u{202f}000 letters were looked at", "Go on"]);
 }
 
@@ -207,12 +214,12 @@ async fn hostile_names_headers_and_payloads_are_escaped_and_bounded() {
     let tasks = [(evil, long.as_str()), ("a/b %\"'<>&", "\u{202e}x")];
     let ids = make_letters(&memory, &tasks).await.unwrap();
     let dashboard = Dashboard::new(memory);
-    let list = get(&dashboard, &format!("/dead?{SHOP}")).await.is_ok();
+    let list = get(&dashboard, &format!("/dead?{SHOP}")).await.succeeded();
     list.has(&["&lt;script&gt;"]).lacks(&[evil, "<fire>"]);
     for id in &ids {
         let page = get(&dashboard, &format!("/letter?{SHOP}&id={id}"))
             .await
-            .is_ok();
+            .succeeded();
         let page = page.lacks(&[evil, "<img", "\u{1b}", "\u{202e}"]);
         assert!(page.text.len() < 400_000, "{}", page.text.len());
     }
@@ -231,15 +238,17 @@ async fn names_of_any_text_work_in_links() {
     }
     worker.abort();
     let dashboard = Dashboard::new(memory);
-    let overview = get(&dashboard, "/").await.is_ok();
+    let overview = get(&dashboard, "/").await.succeeded();
     let link = overview.text.split("href=\"/stream?").nth(1).unwrap();
     let link = link.split('"').next().unwrap().replace("&amp;", "&");
-    let page = get(&dashboard, &format!("/stream?{link}")).await.is_ok();
+    let page = get(&dashboard, &format!("/stream?{link}"))
+        .await
+        .succeeded();
     let link = page.text.split("href=\"/dead?").nth(1).unwrap();
     let link = link.split('"').next().unwrap().replace("&amp;", "&");
     get(&dashboard, &format!("/dead?{link}"))
         .await
-        .is_ok()
+        .succeeded()
         .has(&["a/b %25 &lt;&quot;'&amp;+ ä .."]);
 }
 
@@ -253,13 +262,13 @@ async fn registered_streams_are_shown_in_pages_of_a_hundred() {
     }
     let dashboard = Dashboard::new(memory.streams(Streams::registered("all")));
     // The sampler lists the streams in steps.
-    let mut page = get(&dashboard, "/").await.is_ok();
+    let mut page = get(&dashboard, "/").await.succeeded();
     while !page.text.contains("page 1 of 3") {
         tokio::time::sleep(Duration::from_millis(20)).await;
-        page = get(&dashboard, "/").await.is_ok();
+        page = get(&dashboard, "/").await.succeeded();
     }
     assert_eq!(page.text.matches("<th scope=\"row\">").count(), 100);
-    let last = get(&dashboard, "/?page=3").await.is_ok();
+    let last = get(&dashboard, "/?page=3").await.succeeded();
     assert_eq!(last.text.matches("<th scope=\"row\">").count(), 50);
     last.has(&["s249"]);
 }

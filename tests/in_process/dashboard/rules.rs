@@ -91,7 +91,7 @@ async fn a_get_changes_nothing() {
     }
     let confirm = get(&dashboard, &format!("/confirm?do=purge&all=1&{SHOP}"))
         .await
-        .is_ok();
+        .succeeded();
     confirm.has(&[
         "Delete all dead letters for good",
         "1 dead letters exist now",
@@ -120,13 +120,13 @@ async fn a_read_only_dashboard_changes_nothing_and_shows_no_buttons() {
         "/schedules",
         "/workers",
     ] {
-        let page = get(&dashboard, &format!("{path}?{SHOP}")).await.is_ok();
+        let page = get(&dashboard, &format!("{path}?{SHOP}")).await.succeeded();
         page.lacks(&["/confirm", "/act\"", "checkbox"])
             .has(&["read-only"]);
     }
     let letter = get(&dashboard, &format!("/letter?{SHOP}&id={}", ids[0]))
         .await
-        .is_ok();
+        .succeeded();
     letter.lacks(&["/confirm", "<textarea"]);
     let form = format!("do=purge&all=1&{SHOP}");
     assert_eq!(
@@ -201,7 +201,7 @@ async fn garbage_is_answered_with_a_message() {
 async fn a_head_has_no_body() {
     let dashboard = Dashboard::new(Memory::new());
     let head = Request::head("/").body(String::new()).unwrap();
-    let head = send(&dashboard, head).await.is_ok();
+    let head = send(&dashboard, head).await.succeeded();
     assert_eq!(head.text, "");
 }
 
@@ -241,7 +241,7 @@ async fn the_log_says_who_has_changed_what() {
     let place = answer.headers["location"].to_str().unwrap().to_owned();
     get(&dashboard, &place)
         .await
-        .is_ok()
+        .succeeded()
         .has(&["ada", "2 replayed"]);
 }
 
