@@ -174,6 +174,8 @@ pub struct Capabilities {
     pub control: bool,
     /// Tasks can be [scheduled](crate::schedule), and [`Factory::schedules`] is implemented.
     pub schedules: bool,
+    /// A sender can have a [bound](crate::transport::Settings::max_waiting) on what waits on a stream.
+    pub bounds: bool,
     /// [`Factory::end_leases`] is implemented.
     pub end_leases: bool,
     /// [`Factory::restart`] is implemented.
@@ -205,6 +207,7 @@ impl Capabilities {
             limits: true,
             control: true,
             schedules: true,
+            bounds: true,
             end_leases: true,
             restart: true,
         }
@@ -234,6 +237,7 @@ impl Capabilities {
             limits: false,
             control: false,
             schedules: false,
+            bounds: false,
             end_leases: false,
             restart: false,
         }

@@ -67,6 +67,7 @@
 //! A check that fails panics with the reason. Each check takes a bounded time: most take less than
 //! a second, and checks that wait for a lease take a few seconds.
 
+mod bounds;
 mod control;
 mod crowds;
 mod dead;
@@ -91,6 +92,14 @@ mod undecodable;
 mod workers;
 
 pub use self::{
+    bounds::{
+        a_full_stream_refuses_senders_until_workers_take_messages,
+        a_full_stream_takes_follow_ups_redeliveries_and_delayed_tasks,
+        a_group_without_workers_does_not_stop_senders,
+        a_message_that_waits_for_too_long_stops_senders,
+        a_sender_waits_for_room_until_its_time_is_over, an_invalid_bound_is_refused,
+        each_partition_has_its_own_bound,
+    },
     control::{
         a_cancelled_task_stays_cancelled_over_a_pause_and_a_purge,
         a_paused_stream_delivers_nothing_until_it_is_resumed, a_purge_removes_what_waits,
@@ -277,6 +286,13 @@ macro_rules! conformance_tests {
             senders_of_one_key_at_the_same_time_send_one_task
             an_invalid_message_is_refused
             statistics_follow_what_happens_to_messages
+            a_full_stream_refuses_senders_until_workers_take_messages
+            a_full_stream_takes_follow_ups_redeliveries_and_delayed_tasks
+            a_sender_waits_for_room_until_its_time_is_over
+            a_group_without_workers_does_not_stop_senders
+            a_message_that_waits_for_too_long_stops_senders
+            each_partition_has_its_own_bound
+            an_invalid_bound_is_refused
             a_call_can_choose_its_stream
             a_stream_with_priority_is_emptied_first
             streams_share_by_their_weights

@@ -13,6 +13,7 @@
 //! ends, to this worker or to another.
 
 mod backoff;
+mod bound;
 mod claims;
 pub mod codec;
 pub(crate) mod control;
@@ -53,6 +54,7 @@ pub use self::schedules::{
 };
 pub use self::{
     backoff::Backoff,
+    bound::WhenFull,
     control::{Control, ControlStore, Pause, PauseTarget},
     counters::Counts,
     dead::{
@@ -73,6 +75,7 @@ pub use self::{
 };
 #[allow(unused_imports)]
 pub(crate) use self::{
+    bound::{Bound, DrainRate, Waiting},
     claims::Claims,
     counters::Counters,
     partitions::{Partitions, Role},

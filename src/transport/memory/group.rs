@@ -23,7 +23,7 @@ use crate::{
     message::{Attempt, FollowUp, Lease, MessageId, Name, PermitRequest, holder, parked_under},
     transport::{
         Claims, Discarded, DroppedLetters, GroupStats, Settings, TaskOutcome, TaskState, Verdict,
-        codec,
+        Waiting, codec,
     },
 };
 
@@ -47,8 +47,8 @@ pub(super) struct Group {
     last_read: Option<EntryId>,
     /// The indices of entries that were read, and whose first delivery is not settled or claimed.
     unfinished: BTreeSet<u64>,
-    /// Redeliveries that are due.
-    ready: VecDeque<Retry>,
+    /// Redeliveries that are due, and since when.
+    ready: VecDeque<(Instant, Retry)>,
     /// Redeliveries that are not due.
     due: BTreeMap<(Instant, Serial), Retry>,
     /// Deliveries that are not settled.
@@ -336,13 +336,14 @@ impl Group {
         while let Some(first) = self.due.first_entry()
             && first.key().0 <= now
         {
+            let (at, _) = *first.key();
             let retry = first.remove();
             let of_group = (&settings.stream, Some(&settings.group));
             let (fields, clock) = (&retry.entry.fields, &context.clock);
             context.records.change(of_group, fields, clock, |status| {
                 status.state = TaskState::Waiting;
             });
-            self.ready.push_back(retry);
+            self.ready.push_back((at, retry));
         }
     }
 
@@ -371,11 +372,12 @@ impl Group {
                 pending.lease.lose();
             }
             self.end_reservation(&pending);
-            self.ready.push_back(Retry {
+            let retry = Retry {
                 entry: pending.entry,
                 attempts: pending.attempt,
                 put_offs: pending.put_offs,
-            });
+            };
+            self.ready.push_back((now, retry));
         }
         claims.log(&settings.stream, &settings.group);
     }
@@ -385,7 +387,7 @@ impl Group {
     fn pick(&mut self, log: &Log) -> Option<(Retry, Option<u64>)> {
         let fresh = log.get(self.next);
         let retry_first = !self.last_was_a_retry || fresh.is_none();
-        if retry_first && let Some(retry) = self.ready.pop_front() {
+        if retry_first && let Some((_, retry)) = self.ready.pop_front() {
             self.last_was_a_retry = true;
             return Some((retry, None));
         }
@@ -601,7 +603,7 @@ impl Group {
 
     fn deliver_again(&mut self, retry: Retry, after: Duration) {
         if after.is_zero() {
-            self.ready.push_back(retry);
+            self.ready.push_back((Instant::now(), retry));
         } else {
             self.last_serial += 1;
             let at = instant_after(after);
@@ -657,8 +659,9 @@ impl Group {
         if self.limits.remove(|retry| is_it(&retry.entry)) {
             return true;
         }
-        let at = self.ready.iter().position(|retry| is_it(&retry.entry));
-        if let Some(retry) = at.and_then(|at| self.ready.remove(at)) {
+        let mut ready = self.ready.iter();
+        let at = ready.position(|(_, retry)| is_it(&retry.entry));
+        if let Some((_, retry)) = at.and_then(|at| self.ready.remove(at)) {
             self.end_reservation(&retry);
             return true;
         }
@@ -683,7 +686,7 @@ impl Group {
 
     /// Removes and returns all messages that wait.
     pub(super) fn take_waiting(&mut self, log: &Log) -> Vec<Arc<LogEntry>> {
-        let mut waiting: Vec<_> = self.ready.drain(..).collect();
+        let mut waiting: Vec<_> = self.ready.drain(..).map(|(_, retry)| retry).collect();
         waiting.extend(std::mem::take(&mut self.due).into_values());
         waiting.extend(self.limits.take_all_parked());
         // After all are removed, so that no permit goes to one of them.
@@ -754,14 +757,36 @@ impl Group {
     }
 }
 
-/// Methods for the test kit.
-#[cfg(feature = "testing")]
 impl Group {
     /// Returns `true` if the group has workers.
     pub(super) fn is_served(&self) -> bool {
         !self.members.is_empty()
     }
 
+    /// Returns the messages that wait for this group, which is named `name`.
+    pub(super) fn waiting(&self, name: &Name, log: &Log, clock: &BrokerClock) -> Waiting {
+        let now = Instant::now();
+        let unread = log.get(self.next).map(|entry| {
+            let age = clock.milliseconds().saturating_sub(entry.id.milliseconds);
+            Duration::from_millis(age)
+        });
+        // The first of each list has waited for the longest time.
+        let ready = self.ready.front().map(|(since, _)| *since);
+        let due = self.due.first_key_value().map(|((at, _), _)| *at);
+        let since = [ready, due.filter(|at| *at <= now)];
+        let again = since.into_iter().flatten().map(|at| now - at);
+        Waiting {
+            group: name.clone(),
+            messages: self.backlog(log).waiting as u64,
+            oldest: again.chain(unread).max().unwrap_or_default(),
+            read: Some(self.next),
+        }
+    }
+}
+
+/// Methods for the test kit.
+#[cfg(feature = "testing")]
+impl Group {
     /// Returns the number of messages that could be delivered now, including those whose leases
     /// have ended.
     pub(super) fn queued(&self, log: &Log) -> usize {

@@ -43,6 +43,9 @@
 //! flight. The future of a call beyond these limits waits, first come, first served. A message of
 //! more than 32 MiB waits until no other command is queued or in flight.
 //!
+//! These limits say nothing about the workers: what waits on a stream may grow without limit, unless
+//! the handle has a [bound](Redis::max_waiting). See [operations](crate::guide::operations).
+//!
 //! # Cancel safety
 //! Dropping the future of a call does not stop a message that was sent. A request is removed
 //! immediately, and a reply that comes later is counted as stray.
@@ -177,6 +180,7 @@
 //! | … that are [unique](crate::client::Call::unique) or [tracked](crate::client::Call::tracked) | `(~s ~{s}:* +time +xadd +xrange +zscore +get +set +del +zadd +zrem +zremrangebyrank +hset +hget +hmget +hdel +type +pttl +pexpire +evalsha +eval)` |
 //! | … to partitions, with `~s:*` in place of `~s` | `(~{s}:partitions +lrange +rpush +evalsha +eval)` |
 //! | … that replicas confirm | `+wait` |
+//! | … with a [bound](Redis::max_waiting) on what waits | `(~s ~{s}:retry:* +xinfo +xlen +xrange +exists +time +evalsha +eval)` |
 //! | serves tasks and requests | `~s ~{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +zcard +zscore +zremrangebyscore +zremrangebyrank +hset +hget +hmget +hgetall +hexists +hdel +get +set +del +persist +pttl +pexpire +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
 //! | … whose [outboxes](crate::Outbox) send to a stream `t` | `~t ~{t}:due ~{t}:bodies ~{t}:idem:*` |
 //! | … with rates that workers [share](Redis::limit) | `+zcount +zrevrange` |

@@ -54,6 +54,11 @@ pub(crate) fn all() -> Vec<Reader> {
             answer: list((0..7).map(Value::Int).chain([text("7-1")])),
         },
         Reader {
+            of: "bound",
+            read: |answer| Ok(format!("{:?}", producer::bound::read(answer)?)),
+            answer: list([list([text("g")].into_iter().chain((0..3).map(Value::Int)))]),
+        },
+        Reader {
             of: "XINFO GROUPS",
             read: |answer| Ok(format!("{:?}", stats::name(answer)?)),
             answer: list(

@@ -115,7 +115,9 @@ scripts! {
     #[cfg(feature = "schedule")]
     FIRE_SCHEDULE = "fence" "tasks" "accepting" "schedules" "fire_schedule";
     /// Counts a group's entries and consumers.
-    STATS = "fence" "holder" "group_info" "stats";
+    STATS = "fence" "holder" "group_info" "waiting" "stats";
+    /// Tells senders with a bound what waits on a stream.
+    BOUND = "fence" "holder" "group_info" "waiting" "bound";
 }
 
 /// A Lua script with one key, for state that several processes of an application share, such as
