@@ -6,6 +6,7 @@
 //!   them, shared limits, pauses, and schedules.
 //! - [Databases](databases): an outbox table and an inbox table, so that a change and a task happen
 //!   both or not at all.
+//! - [Operations](operations): back-pressure to senders, and scaling by what waits.
 //! - [Layers](layers): tower's middleware around routers and clients, and the meaning of its
 //!   errors.
 //! - [Troubleshooting](troubleshooting): symptoms, causes and remedies.
@@ -115,6 +116,17 @@ pub mod jobs {
     #![cfg_attr(feature = "redis", doc = "[`value_key`]: crate::Redis::value_key")]
     //!
     #![doc = include_str!("../docs/jobs.md")]
+}
+
+pub mod operations {
+    //! Back-pressure to senders, and scaling by what waits.
+    //!
+    //! [`max_waiting`]: crate::transport::memory::Memory::max_waiting
+    //! [`retry_after`]: crate::Error::retry_after
+    //! [outbox]: crate::Outbox
+    #![cfg_attr(feature = "http", doc = "[`Backlogs`]: crate::http_bridge::Backlogs")]
+    //!
+    #![doc = include_str!("../docs/operations.md")]
 }
 
 pub mod databases {

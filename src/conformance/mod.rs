@@ -43,6 +43,7 @@
 //!         capabilities.dead_letters = false;
 //!         capabilities.delayed_tasks = false;
 //!         capabilities.statistics = false;
+//!         capabilities.backlog = false;
 //!         capabilities.stream_sets = false;
 //!         capabilities.partitions = false;
 //!         capabilities.outbox = false;
@@ -202,7 +203,10 @@ pub use self::{
         an_idempotency_key_is_one_task_within_its_window, an_invalid_message_is_refused,
         senders_of_one_key_at_the_same_time_send_one_task,
     },
-    stats::statistics_follow_what_happens_to_messages,
+    stats::{
+        a_backlog_counts_each_message_by_what_it_waits_for,
+        statistics_follow_what_happens_to_messages,
+    },
     streams::{
         a_call_can_choose_its_stream, a_redelivery_in_a_set_stays_on_its_stream,
         a_set_that_cannot_be_served_is_refused, a_stream_with_priority_is_emptied_first,
@@ -286,6 +290,7 @@ macro_rules! conformance_tests {
             senders_of_one_key_at_the_same_time_send_one_task
             an_invalid_message_is_refused
             statistics_follow_what_happens_to_messages
+            a_backlog_counts_each_message_by_what_it_waits_for
             a_full_stream_refuses_senders_until_workers_take_messages
             a_full_stream_takes_follow_ups_redeliveries_and_delayed_tasks
             a_sender_waits_for_room_until_its_time_is_over

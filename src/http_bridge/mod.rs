@@ -9,6 +9,7 @@
 //! | [`Gateway`] | an HTTP service | a `Service<Message>`, such as a transport or a router |
 //! | [`HttpLayer`] | a layer for messages | a layer for HTTP, such as those of tower-http |
 //! | [`Health`] | an HTTP service for probes | the state of transports |
+//! | [`Backlogs`] | an HTTP service for scalers and Prometheus | the backlogs of streams |
 //! | [`Problem`] | an HTTP response | an [`Error`](crate::Error) of a call |
 //!
 //! `examples/axum` is one process that uses all of them, with one state and one shutdown. The
@@ -81,11 +82,15 @@
 //!
 //! Every error is a [`Problem`]; a 429 and a 503 have a `Retry-After`.
 //!
+//! # Back-pressure
+//! See [`Gateway`]: a full stream is a 429 that says when to try again.
+//!
 //! # Delivery guarantee
 //! The status 202 means that the transport accepted the message: a task will be handled at least
 //! once. With an `Idempotency-Key` the task is stored only once, even if the HTTP request is
 //! repeated.
 
+mod backlogs;
 mod body;
 mod extensions;
 mod gateway;
@@ -98,6 +103,7 @@ mod problem;
 mod status;
 
 pub use self::{
+    backlogs::{Backlogs, BacklogsFuture},
     body::{Body, BodyError},
     extensions::Origin,
     gateway::{Gateway, GatewayFuture},

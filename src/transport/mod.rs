@@ -12,6 +12,7 @@
 //! If a delivery is dropped before it is settled, its message is delivered again when its lease
 //! ends, to this worker or to another.
 
+mod backlog;
 mod backoff;
 mod bound;
 mod claims;
@@ -53,6 +54,7 @@ pub use self::schedules::{
     Schedules,
 };
 pub use self::{
+    backlog::Backlog,
     backoff::Backoff,
     bound::WhenFull,
     control::{Control, ControlStore, Pause, PauseTarget},

@@ -150,6 +150,27 @@ impl Settings {
         }
     }
 
+    /// Returns the streams whose backlogs are those of this handle.
+    ///
+    /// # Errors
+    /// If senders register the streams.
+    pub(crate) fn backlog_streams(&self) -> Result<Vec<Name>, Error> {
+        match self.served_registry() {
+            None => Ok(self
+                .listed_streams()
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect()),
+            Some(registry) => Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "the streams of the registry `{registry}` are not known to this handle: ask for \
+                     the backlog of each with `.stream(name)` on a clone of the handle"
+                ),
+            )),
+        }
+    }
+
     /// Returns the partitions of the stream, if it has any.
     pub(crate) fn partitions(&self) -> Option<&Partitions> {
         match self.streams.as_ref().map(|set| &set.members) {

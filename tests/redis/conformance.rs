@@ -19,7 +19,9 @@ mod redis {
     use campanile::{
         Error, Name, Redis,
         conformance::{Capabilities, Factory},
-        transport::{Control, DeadLetters, Limit, Schedules, Settings, StreamStats, Tasks},
+        transport::{
+            Backlog, Control, DeadLetters, Limit, Schedules, Settings, StreamStats, Tasks,
+        },
     };
 
     use crate::support::{RedisServer, version};
@@ -55,6 +57,10 @@ mod redis {
 
         async fn stats(&self, handle: &Redis) -> Result<StreamStats, Error> {
             handle.stats().await
+        }
+
+        async fn backlog(&self, handle: &Redis) -> Result<Backlog, Error> {
+            handle.backlog().await
         }
 
         fn tasks(&self, handle: &Redis) -> Option<Tasks> {

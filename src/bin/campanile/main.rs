@@ -10,6 +10,7 @@ mod consumers;
 mod dead;
 mod groups;
 mod pause;
+mod scale;
 mod schedules;
 mod send;
 mod show;
@@ -60,6 +61,7 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
         Command::Stats(stats) => stats.run(target, &out).await,
         Command::Groups(groups) => groups.run(target, &out).await,
         Command::Consumers(consumers) => consumers.run(target, &out).await,
+        Command::Scale(scale) => scale.run(target, &out).await,
         Command::Dead(dead) => dead.run(target, &out).await,
         Command::Tasks(tasks) => tasks.run(target, &out).await,
         Command::Pause(pause) => pause.run(target, &out).await,

@@ -18,7 +18,7 @@ use super::{
     context::GroupContext,
     delayed::{DelayedTasks, IdempotencyKeys},
     events::Subscribers,
-    group::{Backlog, Consumer, Group},
+    group::{Consumer, Group},
     log::{Log, LogEntry},
     observer::Happened,
     records::TaskEnd,
@@ -30,8 +30,8 @@ use crate::{
     reply::Reply,
     sync::lock,
     transport::{
-        Bound, DrainRate, Role, Settings, SharedTasks, Start, StreamStats, TaskState, TaskStatus,
-        Waiting, codec,
+        Backlog, Bound, DrainRate, Role, Settings, SharedTasks, Start, StreamStats, TaskState,
+        TaskStatus, Waiting, codec,
     },
 };
 
@@ -384,27 +384,22 @@ impl Shared {
         with_group(&mut self.streams(), &self.context, settings, act)
     }
 
-    pub(super) fn backlog(&self, settings: &Settings) -> Backlog {
+    pub(super) fn backlog(&self, settings: &Settings, horizon: Duration) -> Backlog {
         let mut streams = self.streams();
         let Some(stream) = streams.get_mut(&settings.stream) else {
             return Backlog::default();
         };
         stream.promote(&self.context, &settings.stream);
-        let BrokerStream {
-            log,
-            groups,
-            schedule,
-            ..
-        } = stream;
-        let mut backlog = match groups.get(&settings.group) {
-            Some(group) => group.backlog(log),
+        let horizon = instant_after(horizon);
+        let mut backlog = match stream.groups.get(&settings.group) {
+            Some(group) => group.backlog(&stream.log, &self.context.clock, horizon),
             None => Backlog {
-                entries: log.len(),
-                waiting: log.len(),
+                waiting: stream.log.len() as u64,
                 ..Backlog::default()
             },
         };
-        backlog.delayed += schedule.len();
+        backlog.delayed = stream.schedule.len() as u64;
+        backlog.due_soon += stream.schedule.due_by(horizon) as u64;
         backlog
     }
 

@@ -57,6 +57,11 @@ impl DelayedTasks {
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
+
+    /// Returns the number of tasks that are due by this time.
+    pub(super) fn due_by(&self, time: Instant) -> usize {
+        self.waiting.range(..=(time, u64::MAX)).count()
+    }
 }
 
 /// The task that was sent with an idempotency key.

@@ -22,8 +22,8 @@ use crate::{
     error::RpcError,
     message::{Attempt, FollowUp, Lease, MessageId, Name, PermitRequest, holder, parked_under},
     transport::{
-        Claims, Discarded, DroppedLetters, GroupStats, Settings, TaskOutcome, TaskState, Verdict,
-        Waiting, codec,
+        Backlog, Claims, Discarded, DroppedLetters, GroupStats, Settings, TaskOutcome, TaskState,
+        Verdict, Waiting, codec,
     },
 };
 
@@ -136,36 +136,6 @@ pub(super) struct Taken {
     pub(super) task: Option<MessageId>,
     /// Set if the broker is observed. Boxed, because few brokers are observed.
     pub(super) in_flight: Option<Box<ObservedDelivery>>,
-}
-
-/// The numbers of messages on a stream, as one group sees them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Backlog {
-    /// Entries of the stream that at least one group has not finished.
-    pub entries: usize,
-    /// Messages that could be delivered now.
-    pub waiting: usize,
-    /// Delayed tasks and redeliveries that are not due.
-    pub delayed: usize,
-    /// Messages that are parked: they wait for a permit of a [`Limit`](crate::transport::Limit), or
-    /// until their name is resumed.
-    pub parked: usize,
-    /// Deliveries that are not settled.
-    pub in_flight: usize,
-}
-
-impl Backlog {
-    /// Adds the numbers of another stream.
-    pub(super) fn add(self, other: Self) -> Self {
-        Self {
-            entries: self.entries + other.entries,
-            waiting: self.waiting + other.waiting,
-            delayed: self.delayed + other.delayed,
-            parked: self.parked + other.parked,
-            in_flight: self.in_flight + other.in_flight,
-        }
-    }
 }
 
 impl Group {
@@ -723,35 +693,49 @@ impl Group {
         self.unfinished.first().copied().unwrap_or(self.next)
     }
 
-    pub(super) fn backlog(&self, log: &Log) -> Backlog {
+    /// Returns the number of messages that could be delivered now.
+    fn deliverable(&self, log: &Log) -> u64 {
+        let due = self.due.range(..=(Instant::now(), Serial::MAX)).count();
+        (self.ready.len() + due) as u64 + (log.end() - self.next)
+    }
+
+    /// Returns all that waits for the group, except for delayed tasks. `horizon` is the end of what is
+    /// due soon.
+    pub(super) fn backlog(&self, log: &Log, clock: &BrokerClock, horizon: Instant) -> Backlog {
         let now = Instant::now();
         let due = self.due.range(..=(now, Serial::MAX)).count();
-        let fresh = usize::try_from(log.end() - self.next).unwrap_or(usize::MAX);
+        let soon = self.due.range(..=(horizon.max(now), Serial::MAX)).count();
+        let unclaimed = self.ending.range(..=(now, Serial::MAX)).count();
+        let waiting = self.deliverable(log);
         Backlog {
-            entries: log.len(),
-            waiting: self.ready.len() + due + fresh,
-            delayed: self.due.len() - due,
-            parked: self.limits.parked(),
-            in_flight: self.pending.len(),
+            waiting,
+            unclaimed: unclaimed as u64,
+            running: (self.pending.len() - unclaimed) as u64,
+            retrying: (self.due.len() - due) as u64,
+            due_soon: (soon - due) as u64,
+            parked: self.limits.parked() as u64,
+            oldest_waiting: (waiting > 0).then(|| self.oldest_waiting(log, clock)),
+            workers: self.members.len() as u64,
+            ..Backlog::default()
         }
     }
 }
 
 impl Group {
     pub(super) fn stats(&self, name: &Name, log: &Log, clock: &BrokerClock) -> GroupStats {
-        let backlog = self.backlog(log);
+        let backlog = self.backlog(log, clock, Instant::now());
         let mut stats = GroupStats::new(name);
-        stats.lag = Some(backlog.waiting as u64);
-        stats.pending = backlog.in_flight as u64;
+        stats.lag = Some(backlog.waiting);
+        stats.pending = self.pending.len() as u64;
         let oldest = self.pending.values().map(|pending| pending.entry.id).min();
         stats.oldest_pending = oldest.map(|oldest| {
             let age = clock.milliseconds().saturating_sub(oldest.milliseconds);
             Duration::from_millis(age)
         });
-        stats.delayed = backlog.delayed as u64;
-        stats.parked = backlog.parked as u64;
+        stats.delayed = backlog.retrying;
+        stats.parked = backlog.parked;
         stats.dead = self.dead.len() as u64;
-        stats.consumers = self.members.len() as u64;
+        stats.consumers = backlog.workers;
         stats.last_delivered = self.last_read.map(|id| id.to_string());
         stats
     }
@@ -765,6 +749,16 @@ impl Group {
 
     /// Returns the messages that wait for this group, which is named `name`.
     pub(super) fn waiting(&self, name: &Name, log: &Log, clock: &BrokerClock) -> Waiting {
+        Waiting {
+            group: name.clone(),
+            messages: self.deliverable(log),
+            oldest: self.oldest_waiting(log, clock),
+            read: Some(self.next),
+        }
+    }
+
+    /// Returns the time for which the oldest message has waited, zero if none waits.
+    fn oldest_waiting(&self, log: &Log, clock: &BrokerClock) -> Duration {
         let now = Instant::now();
         let unread = log.get(self.next).map(|entry| {
             let age = clock.milliseconds().saturating_sub(entry.id.milliseconds);
@@ -775,12 +769,7 @@ impl Group {
         let due = self.due.first_key_value().map(|((at, _), _)| *at);
         let since = [ready, due.filter(|at| *at <= now)];
         let again = since.into_iter().flatten().map(|at| now - at);
-        Waiting {
-            group: name.clone(),
-            messages: self.backlog(log).waiting as u64,
-            oldest: again.chain(unread).max().unwrap_or_default(),
-            read: Some(self.next),
-        }
+        again.chain(unread).max().unwrap_or_default()
     }
 }
 
@@ -791,6 +780,6 @@ impl Group {
     /// have ended.
     pub(super) fn queued(&self, log: &Log) -> usize {
         let over = self.ending.range(..=(Instant::now(), Serial::MAX));
-        self.backlog(log).waiting + over.count()
+        self.deliverable(log) as usize + over.count()
     }
 }

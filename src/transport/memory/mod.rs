@@ -107,6 +107,7 @@ use std::{
     pin::pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -119,7 +120,6 @@ use self::{
     request::Requests,
 };
 pub use self::{
-    group::Backlog,
     request::ResponseFuture,
     source::{MemorySettle, MemorySource},
 };
@@ -128,7 +128,7 @@ use crate::{
     message::{Deadline, Kind, Message, MessageId, Name, ReplyMode},
     reply::Reply,
     transport::{
-        Bound, ConnectionState, Control, Counts, DeadLetters, Interest, Limit,
+        Backlog, Bound, ConnectionState, Control, Counts, DeadLetters, Interest, Limit,
         PartitionedDeadLetters, Role, Settings, StreamStats, Tasks, Transport, codec,
         consumer_settings, sending,
     },
@@ -158,14 +158,30 @@ impl Memory {
         self.broker.context.counters.snapshot()
     }
 
-    /// Returns the numbers of waiting, delayed and running messages of the group.
-    pub fn backlog(&self) -> Backlog {
-        let listed = self.settings.listed_streams().into_iter();
-        let backlogs = listed.map(|(stream, _)| {
-            let settings = self.settings.of_stream(&stream);
-            self.broker.backlog(&settings)
-        });
-        backlogs.reduce(Backlog::add).unwrap_or_default()
+    /// Returns all that waits for the group, with what is due within
+    /// [30 s](Backlog::HORIZON). Of a set of streams, returns the sum.
+    ///
+    /// # Errors
+    /// If this handle serves the streams of a registry.
+    pub fn backlog(&self) -> impl Future<Output = Result<Backlog, Error>> + Send + use<> {
+        self.backlog_within(Backlog::HORIZON)
+    }
+
+    /// Returns all that waits for the group, with what is due within the horizon.
+    ///
+    /// # Errors
+    /// As of [`backlog`](Self::backlog).
+    pub fn backlog_within(
+        &self,
+        horizon: Duration,
+    ) -> impl Future<Output = Result<Backlog, Error>> + Send + use<> {
+        let Self { broker, settings } = self.clone();
+        async move {
+            let streams = settings.backlog_streams()?;
+            let streams = streams.iter().map(|stream| settings.of_stream(stream));
+            let backlogs = streams.map(|settings| broker.backlog(&settings, horizon));
+            Ok(backlogs.reduce(Backlog::join).unwrap_or_default())
+        }
     }
 
     /// Returns the state of this handle. It is always connected.

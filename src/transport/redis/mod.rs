@@ -193,6 +193,7 @@
 //! | listens to events | `&<event names and patterns> +subscribe +psubscribe +ping +role` |
 //! | … and to sharded events | `&<event names> +ssubscribe +ping +role` |
 //! | scrapes [`stats`](Redis::stats), lists [`consumers`](Redis::consumers) | `~s ~{s}:* +xlen +zcard +zrange +xinfo +xpending +xrange +exists +time +evalsha +eval` |
+//! | scales by the [`backlog`](Redis::backlog) | `~s ~{s}:* +xlen +zcard +zcount +zrange +xinfo +xrange +exists +time +evalsha +eval` |
 //! | pauses and purges, with [`control`](Redis::control) | `~s ~{s}:* +hset +hget +hdel +hgetall +exists +xrange +xadd +xdel +xinfo +xgroup +zadd +zrange +zrem +zcard +zscore +zremrangebyscore +zremrangebyrank +hmget +pttl +pexpire +get +del +type +time +evalsha +eval` |
 //! | looks at a stream with [`tail`](Redis::tail) | `~s +xread +xrevrange` |
 //! | publishes events | `&<event names> +publish +role` |
@@ -206,6 +207,7 @@
 //! `+cluster\|slots +cluster\|info +asking`; a Sentinel asks for
 //! `+sentinel\|get-master-addr-by-name +ping`.
 
+mod backlog;
 mod connection;
 mod consumer;
 mod control;

@@ -6,8 +6,8 @@ use std::time::Duration;
 #[cfg(feature = "schedule")]
 use super::schedules;
 use super::{
-    consumer::readers, dead_letters, producer, producer::schedule::Promoted, response::Value,
-    stats, tail, task_feed, tasks,
+    backlog, consumer::readers, dead_letters, producer, producer::schedule::Promoted,
+    response::Value, stats, tail, task_feed, tasks,
 };
 use crate::{error::Error, message::Replicas};
 
@@ -52,6 +52,11 @@ pub(crate) fn all() -> Vec<Reader> {
             of: "stats",
             read: |answer| Ok(format!("{:?}", stats::read(answer, "g".into())?)),
             answer: list((0..7).map(Value::Int).chain([text("7-1")])),
+        },
+        Reader {
+            of: "backlog",
+            read: |answer| Ok(format!("{:?}", backlog::read(answer)?)),
+            answer: list((0..9).map(Value::Int)),
         },
         Reader {
             of: "bound",

@@ -236,3 +236,20 @@ async fn a_sender_that_waits_for_room_ends_with_its_connection() {
     assert!(error.is_disconnected(), "{error}");
     drop(source);
 }
+
+#[tokio::test]
+async fn the_rights_for_a_backlog_are_enough() {
+    let server = RedisServer::start().await;
+    let redis = handle(&server).await;
+    let worker = open(&redis).await;
+    send(&redis, task()).await.expect("it is sent");
+    let rights = documented(&["scales by the [`backlog`]"]);
+    let user = ["ACL", "SETUSER", "scaler", "on", ">pw", "+info"];
+    let user = user.into_iter().chain(rights.split(' '));
+    server.command(&selectors(user)).await;
+    let url = server.url().replace("redis://", "redis://scaler:pw@");
+    let scaler = Redis::connect(&url).await.expect("the user may log in");
+    let found = scaler.stream("s").backlog().await.expect("it may be read");
+    assert_eq!((found.waiting, found.workers, found.total()), (1, 1, 1));
+    worker.close().await.expect("it closes");
+}

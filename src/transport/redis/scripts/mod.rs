@@ -116,6 +116,8 @@ scripts! {
     FIRE_SCHEDULE = "fence" "tasks" "accepting" "schedules" "fire_schedule";
     /// Counts a group's entries and consumers.
     STATS = "fence" "holder" "group_info" "waiting" "stats";
+    /// Counts all that waits for a group.
+    BACKLOG = "fence" "holder" "group_info" "waiting" "backlog";
     /// Tells senders with a bound what waits on a stream.
     BOUND = "fence" "holder" "group_info" "waiting" "bound";
 }

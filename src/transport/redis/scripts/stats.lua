@@ -17,15 +17,9 @@ local lag = unread(KEYS[1], primary)
 if lag then lag = lag + undelivered(KEYS[2], retry) end
 local pending = primary.pending + (retry and retry.pending or 0)
 
-local parked, MOST_KEYS = 0, 1000
-local base = string.sub(KEYS[5], 1, -(#':parking:' + #group + 1))
-for _, key in ipairs(redis.call('ZRANGE', KEYS[5], 0, MOST_KEYS - 1)) do
-  parked = parked + redis.call('XLEN', base .. ':parked:' .. #group .. ':' .. group .. ':' .. key)
-end
-
 local alive = live_consumers(KEYS[1], group, ARGV[2], ARGV[3], ARGV[4])
 return {
   lag or -1, pending, age(KEYS[2], retry, age(KEYS[1], primary, -1)),
-  redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[4]), alive, parked,
+  redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[4]), alive, parked(KEYS[5], group),
   primary['last-delivered-id']
 }

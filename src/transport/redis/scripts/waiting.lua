@@ -52,3 +52,14 @@ local function live_consumers(stream, group, prefix, lease, foreign)
   end
   return alive, running
 end
+
+-- Returns the number of messages that are parked for a group, of at most 1,000 keys. `index` is the key
+-- of their index.
+local function parked(index, group)
+  local count, MOST_KEYS = 0, 1000
+  local base = string.sub(index, 1, -(#':parking:' + #group + 1))
+  for _, key in ipairs(redis.call('ZRANGE', index, 0, MOST_KEYS - 1)) do
+    count = count + redis.call('XLEN', base .. ':parked:' .. #group .. ':' .. group .. ':' .. key)
+  end
+  return count
+end
