@@ -10,7 +10,7 @@
 //!   both or not at all.
 //! - [Layers](layers): tower's middleware around routers and clients, and the meaning of its
 //!   errors.
-//! - [Operations](operations): who works, what runs, and what holds up a stream.
+//! - [Operations](operations): who works, what holds up a stream, back-pressure, and scaling.
 //! - [Troubleshooting](troubleshooting): symptoms, causes and remedies.
 #![cfg_attr(
     feature = "redis",
@@ -113,12 +113,16 @@ pub mod migrating_from_go {
 }
 
 pub mod operations {
-    //! The workers of an application, what they run, and what holds up a stream.
+    //! The workers of an application, what holds up a stream, back-pressure, and scaling.
     //!
     //! [jobs]: crate::guide::jobs
+    //! [`max_waiting`]: crate::transport::memory::Memory::max_waiting
+    //! [`retry_after`]: crate::Error::retry_after
+    //! [outbox]: crate::Outbox
     //! [Workers]: crate::transport::Workers
     #![cfg_attr(feature = "redis", doc = "[rights]: crate::transport::redis#rights")]
     //! [stats]: crate::transport::StreamStats
+    #![cfg_attr(feature = "http", doc = "[`Backlogs`]: crate::http_bridge::Backlogs")]
     //!
     #![doc = include_str!("../docs/operations.md")]
 }

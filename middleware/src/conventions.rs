@@ -126,7 +126,7 @@ impl Fault<'_> {
     /// | `not_found` | [`NotFound`]: no route matches |
     /// | `rejected`, `misconfigured` | a [`Rejection`] that is permanent, or one that is not |
     /// | `timeout` | tower's `Elapsed`, or an [`Error`] of this kind |
-    /// | `overloaded` | tower's `Overloaded` |
+    /// | `overloaded` | tower's `Overloaded`, or an [`Error`] of this kind |
     /// | `disconnected`, `unknown_outcome`, `unreplicated`, `refused`, `unsendable`, `undecodable`, `config`, `closed` | an [`Error`] of this kind |
     /// | `redeliver`, `dead_letter`, `discard` | a [`Failure`] whose source is none of the above |
     /// | `panic` | a panic |
@@ -214,6 +214,7 @@ fn operation_error(error: &Error) -> Option<&'static str> {
         (error.is_disconnected(), "disconnected"),
         (error.is_unknown_outcome(), "unknown_outcome"),
         (error.is_unreplicated(), "unreplicated"),
+        (error.is_overloaded(), "overloaded"),
         (error.is_refused(), "refused"),
         (error.is_invalid(), "unsendable"),
         (error.is_decode(), "undecodable"),

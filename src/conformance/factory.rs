@@ -10,8 +10,8 @@ use crate::{
     message::{Message, Name},
     reply::Reply,
     transport::{
-        Control, DeadLetters, Limit, Messages, Minute, Schedules, Settings, StreamStats, Tasks,
-        Transport, Workers, memory::Memory,
+        Backlog, Control, DeadLetters, Limit, Messages, Minute, Schedules, Settings, StreamStats,
+        Tasks, Transport, Workers, memory::Memory,
     },
 };
 
@@ -66,6 +66,15 @@ pub trait Factory: Send + Sync {
     ) -> impl Future<Output = Result<StreamStats, Error>> + Send {
         let _ = handle;
         async { Err(not_implemented("statistics", "stats")) }
+    }
+
+    /// Returns what waits for the handle's group. Needed for [`Capabilities::backlog`].
+    fn backlog(
+        &self,
+        handle: &Self::Handle,
+    ) -> impl Future<Output = Result<Backlog, Error>> + Send {
+        let _ = handle;
+        async { Err(not_implemented("backlog", "backlog")) }
     }
 
     /// Returns the tasks of the handle's stream and group. Needed for
@@ -200,6 +209,10 @@ pub struct Capabilities {
     pub workers: bool,
     /// Tasks can be [scheduled](crate::schedule), and [`Factory::schedules`] is implemented.
     pub schedules: bool,
+    /// [`Factory::backlog`] is implemented.
+    pub backlog: bool,
+    /// A sender can have a [bound](crate::transport::Settings::max_waiting) on what waits on a stream.
+    pub bounds: bool,
     /// [`Factory::end_leases`] is implemented.
     pub end_leases: bool,
     /// [`Factory::restart`] is implemented.
@@ -233,6 +246,8 @@ impl Capabilities {
             control: true,
             workers: true,
             schedules: true,
+            backlog: true,
+            bounds: true,
             end_leases: true,
             restart: true,
         }
@@ -264,6 +279,8 @@ impl Capabilities {
             control: false,
             workers: false,
             schedules: false,
+            backlog: false,
+            bounds: false,
             end_leases: false,
             restart: false,
         }
@@ -297,6 +314,10 @@ impl Factory for Memory {
 
     async fn stats(&self, handle: &Memory) -> Result<StreamStats, Error> {
         handle.stats().await
+    }
+
+    async fn backlog(&self, handle: &Memory) -> Result<Backlog, Error> {
+        handle.backlog().await
     }
 
     fn tasks(&self, handle: &Memory) -> Option<Tasks> {

@@ -43,6 +43,7 @@
 //!         capabilities.dead_letters = false;
 //!         capabilities.delayed_tasks = false;
 //!         capabilities.statistics = false;
+//!         capabilities.backlog = false;
 //!         capabilities.stream_sets = false;
 //!         capabilities.partitions = false;
 //!         capabilities.outbox = false;
@@ -68,6 +69,7 @@
 //! a second, and checks that wait for a lease take a few seconds.
 
 mod announced;
+mod bounds;
 mod control;
 mod crowds;
 mod dead;
@@ -97,6 +99,14 @@ pub use self::{
         a_worker_follows_the_orders_to_it, the_history_of_a_group_has_what_its_workers_did,
         workers_answer_what_they_have_done_and_what_runs,
         workers_are_listed_from_their_start_to_their_end,
+    },
+    bounds::{
+        a_full_stream_refuses_senders_until_workers_take_messages,
+        a_full_stream_takes_follow_ups_redeliveries_and_delayed_tasks,
+        a_group_without_workers_does_not_stop_senders,
+        a_message_that_waits_for_too_long_stops_senders,
+        a_sender_waits_for_room_until_its_time_is_over, an_invalid_bound_is_refused,
+        each_partition_has_its_own_bound,
     },
     control::{
         a_cancelled_task_stays_cancelled_over_a_pause_and_a_purge,
@@ -201,7 +211,10 @@ pub use self::{
         an_idempotency_key_is_one_task_within_its_window, an_invalid_message_is_refused,
         senders_of_one_key_at_the_same_time_send_one_task,
     },
-    stats::statistics_follow_what_happens_to_messages,
+    stats::{
+        a_backlog_counts_each_message_by_what_it_waits_for,
+        statistics_follow_what_happens_to_messages,
+    },
     streams::{
         a_call_can_choose_its_stream, a_redelivery_in_a_set_stays_on_its_stream,
         a_set_that_cannot_be_served_is_refused, a_stream_with_priority_is_emptied_first,
@@ -285,6 +298,14 @@ macro_rules! conformance_tests {
             senders_of_one_key_at_the_same_time_send_one_task
             an_invalid_message_is_refused
             statistics_follow_what_happens_to_messages
+            a_backlog_counts_each_message_by_what_it_waits_for
+            a_full_stream_refuses_senders_until_workers_take_messages
+            a_full_stream_takes_follow_ups_redeliveries_and_delayed_tasks
+            a_sender_waits_for_room_until_its_time_is_over
+            a_group_without_workers_does_not_stop_senders
+            a_message_that_waits_for_too_long_stops_senders
+            each_partition_has_its_own_bound
+            an_invalid_bound_is_refused
             a_call_can_choose_its_stream
             a_stream_with_priority_is_emptied_first
             streams_share_by_their_weights

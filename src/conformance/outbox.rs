@@ -269,13 +269,13 @@ pub async fn an_invalid_follow_up_is_refused<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-async fn add<T>(follow_up: impl IntoFuture<Output = Result<T, Error>>) {
+pub(super) async fn add<T>(follow_up: impl IntoFuture<Output = Result<T, Error>>) {
     let added = follow_up.into_future().await;
     added.unwrap_or_else(|error| panic!("a follow-up was refused: {}", error.chain()));
 }
 
 /// Extracts the outbox of a delivery.
-fn outbox<H>(delivery: &Delivery<H>) -> Outbox {
+pub(super) fn outbox<H>(delivery: &Delivery<H>) -> Outbox {
     let outbox = Outbox::of(message(delivery).parts());
     outbox.expect("the factory declares `outbox`, and a delivery has none")
 }

@@ -6,11 +6,11 @@ use tokio::time::sleep;
 
 use super::{
     Factory,
-    scene::{Scene, again, done, must, send, settle},
+    scene::{LEASE, Scene, again, done, must, send, settle},
 };
 use crate::{
     message::{Due, Message},
-    transport::{GroupStats, Start, StreamStats, Verdict},
+    transport::{Backlog, GroupStats, Start, StreamStats, Verdict},
 };
 
 /// Checks that the statistics of each group change with its messages.
@@ -111,4 +111,73 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
     let found = stats().await;
     let group = found.group("workers").expect("it is there");
     assert_eq!((group.consumers, group.delayed, group.dead), (0, 1, 1));
+}
+
+/// Checks that the backlog has each message once, by what it waits for, also without the group and
+/// without the stream.
+pub async fn a_backlog_counts_each_message_by_what_it_waits_for<F: Factory>(factory: &F) {
+    if !factory.capabilities().backlog {
+        return;
+    }
+    let scene = Scene::new(factory).with(|settings| settings.lease = LEASE);
+    let handle = scene.handle().await;
+    let backlog = async || must("reading the backlog", factory.backlog(&handle)).await;
+    assert_eq!(backlog().await, Backlog::default(), "there is no stream");
+    for _ in 0..4 {
+        scene.task("x").await;
+    }
+    let found = backlog().await;
+    assert_eq!((found.waiting, found.workers), (4, 0), "there is no group");
+
+    let mut worker = scene.worker().await;
+    let mut held = worker.exactly(3).await;
+    settle(
+        held.pop().expect("three are held"),
+        again(Duration::from_secs(10)),
+    )
+    .await;
+    settle(
+        held.pop().expect("two are held"),
+        again(Duration::from_secs(3600)),
+    )
+    .await;
+    let mut delayed = 0;
+    if factory.capabilities().delayed_tasks {
+        for seconds in [10, 3600] {
+            let mut later = Message::task("task", "");
+            later.parts_mut().due = Some(Due::After(Duration::from_secs(seconds)));
+            send(&handle, later).await;
+            delayed += 1;
+        }
+    }
+    sleep(Duration::from_millis(50)).await;
+    let mut found = backlog().await;
+    let oldest = found.oldest_waiting.take().expect("one waits");
+    assert!(oldest >= Duration::from_millis(50), "{oldest:?}");
+    let expected = Backlog {
+        waiting: 1,
+        running: 1,
+        retrying: 2,
+        delayed,
+        due_soon: 1 + delayed / 2,
+        workers: 1,
+        ..Backlog::default()
+    };
+    assert_eq!(found, expected);
+    assert_eq!(found.total(), 3 + delayed / 2);
+    assert!(!found.is_empty());
+
+    if factory.capabilities().claim {
+        worker.vanish();
+        drop(held);
+        let end = tokio::time::Instant::now() + 2 * scene.settings.lease;
+        loop {
+            let found = backlog().await;
+            if (found.unclaimed, found.running, found.workers) == (1, 0, 0) {
+                break;
+            }
+            assert!(tokio::time::Instant::now() < end, "{found:?}");
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
 }

@@ -2,11 +2,10 @@
 
 use tower::{
     buffer::error::{Closed, ServiceError},
-    load_shed::error::Overloaded,
     timeout::error::Elapsed,
 };
 
-use super::{NotFound, Rejection, RpcError, chain, find};
+use super::{NotFound, Rejection, RpcError, chain, find, is_overload};
 
 /// Returns the error reply to a request that failed with this error. Searches the error's chain for
 /// the types below, in this order. Returns `None` if it finds none: the text of such an error is
@@ -20,7 +19,7 @@ pub(crate) fn answer(name: &str, error: &(dyn std::error::Error + 'static)) -> O
         Some(RpcError::not_found(format!("no handler for `{name}`")))
     } else if find::<Elapsed>(error).is_some() {
         Some(RpcError::deadline("the handler took too long"))
-    } else if find::<Overloaded>(error).is_some() {
+    } else if is_overload(error) {
         Some(RpcError::unavailable("overloaded"))
     } else if find::<ServiceError>(error).is_some() || find::<Closed>(error).is_some() {
         // No handler got the request, so another worker may be able to handle it.

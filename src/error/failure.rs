@@ -2,9 +2,9 @@
 
 use std::{fmt, time::Duration};
 
-use tower::{buffer::error::ServiceError, load_shed::error::Overloaded};
+use tower::buffer::error::ServiceError;
 
-use super::{BoxError, Rejection, find};
+use super::{BoxError, Rejection, find, is_overload};
 use crate::message::{Kind, PermitRequest};
 
 /// An error that decides how its delivery is settled.
@@ -57,8 +57,9 @@ impl Settle {
     /// that the delivery is a request, which is answered with the error.
     ///
     /// The nearest [`Failure`] in the chain decides. Without one, a request is answered, a
-    /// permanent [`Rejection`] makes a dead letter, tower's [`Overloaded`] and a `Buffer`'s
-    /// [`ServiceError`] are redelivered uncounted, and any other error is redelivered. Two results
+    /// permanent [`Rejection`] makes a dead letter, tower's [`Overloaded`](tower::load_shed::error::Overloaded), an
+    /// [overloaded](super::Error::is_overloaded) error and a `Buffer`'s [`ServiceError`] are redelivered
+    /// uncounted, and any other error is redelivered. Two results
     /// depend on the worker's settings: after `max_deliveries` a redelivery becomes a dead letter,
     /// and a worker that ignores unknown names drops a message that failed with
     /// [`NotFound`](super::NotFound).
@@ -82,9 +83,9 @@ impl Settle {
         }
         Some(Settle::Redeliver {
             after: None,
-            // After either of these errors no handler has got the message, so this was not an
-            // attempt.
-            counted: find::<Overloaded>(error).is_none() && find::<ServiceError>(error).is_none(),
+            // After these errors no handler has got the message, or the stream that it sends to is
+            // full. Neither is the fault of the message, so this was not an attempt.
+            counted: !is_overload(error) && find::<ServiceError>(error).is_none(),
         })
     }
 }
@@ -192,8 +193,10 @@ impl std::error::Error for Failure {
 
 #[cfg(test)]
 mod tests {
+    use tower::load_shed::error::Overloaded;
+
     use super::*;
-    use crate::error::{NotFound, RpcError};
+    use crate::error::{Error, NotFound, RpcError};
 
     #[test]
     fn the_nearest_failure_and_the_kind_decide_the_settlement() {
@@ -201,13 +204,17 @@ mod tests {
             let after = None;
             Some(Settle::Redeliver { after, counted })
         };
-        let cases: [(BoxError, [Option<Settle>; 2]); 6] = [
+        let cases: [(BoxError, [Option<Settle>; 2]); 7] = [
             ("disk full".into(), [redelivered(true), None]),
             (
                 NotFound::new(Kind::Task, "a".into()).into(),
                 [redelivered(true), None],
             ),
             (Overloaded::new().into(), [redelivered(false), None]),
+            (
+                Error::overloaded("full", Duration::from_secs(1)).into(),
+                [redelivered(false), None],
+            ),
             (RpcError::invalid("no").into(), [redelivered(true), None]),
             (
                 Rejection::permanent("no JSON").into(),

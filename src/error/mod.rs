@@ -43,6 +43,12 @@ pub(crate) use self::{
     rpc::RpcError,
 };
 
+/// Returns `true` if the chain has an error of overload: tower's, or that of a stream that is full.
+pub(crate) fn is_overload(error: &(dyn std::error::Error + 'static)) -> bool {
+    find::<tower::load_shed::error::Overloaded>(error).is_some()
+        || find::<Error>(error).is_some_and(Error::is_overloaded)
+}
+
 /// Finds the first error of type `E` in a chain: `error` itself, then its source, and so on.
 ///
 /// Two kinds of wrappers hide the error that they wrap: an error with thiserror's

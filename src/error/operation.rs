@@ -1,6 +1,6 @@
 //! The error of this crate's own operations.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use super::{BoxError, RpcError, find};
 use crate::message::{MessageId, Shown};
@@ -31,6 +31,8 @@ pub(crate) enum ErrorKind {
     Duplicate,
     /// The message is not stored, since an earlier task with other content has its idempotency key.
     ReusedKey,
+    /// The message is not stored, since too many messages wait on its stream.
+    Overloaded,
     /// The server refused the command.
     Refused,
     /// The caller's input cannot be sent.
@@ -107,6 +109,12 @@ impl Error {
     pub fn reused_key(id: MessageId) -> Self {
         let text = format!("the task `{id}` has the same idempotency key and other content");
         Self::new(ErrorKind::ReusedKey, text).with_source(StoredMessage { id, source: None })
+    }
+
+    /// Creates the error of a message that was refused because too many messages wait on its stream.
+    /// A sender may try again after `retry_after`.
+    pub fn overloaded(message: impl Into<String>, retry_after: Duration) -> Self {
+        Self::new(ErrorKind::Overloaded, message).with_source(RetryAfter(retry_after))
     }
 
     /// Creates the error of an operation whose timeout passed.
@@ -207,6 +215,24 @@ impl Error {
     /// the id of that task.
     pub fn is_reused_key(&self) -> bool {
         self.kind == ErrorKind::ReusedKey
+    }
+
+    /// Returns `true` if nothing was stored because too many messages wait on the stream, or because
+    /// one of them has waited for too long: more than the sender's
+    /// [bound](crate::transport::memory::Memory::max_waiting). [`retry_after`](Self::retry_after) says
+    /// when there may be room.
+    ///
+    /// A handler that fails with this error was not at fault, so its task is delivered again without
+    /// counting the attempt.
+    pub fn is_overloaded(&self) -> bool {
+        self.kind == ErrorKind::Overloaded
+    }
+
+    /// Returns the time after which a sender may try again, if the stream is
+    /// [full](Self::is_overloaded): the time in which workers take a tenth of the bound at the rate of
+    /// the last seconds, from 1 s to 5 min. It is 5 s if no rate was measured.
+    pub fn retry_after(&self) -> Option<Duration> {
+        find::<RetryAfter>(self.source.as_deref()?).map(|it| it.0)
     }
 
     /// Returns the id of the message if it is stored although the call failed. For a
@@ -323,3 +349,15 @@ impl std::error::Error for StoredMessage {
         self.source.as_deref().map(|source| source as _)
     }
 }
+
+/// The source of an [`Error`] of a call that failed because the stream is full.
+#[derive(Debug)]
+struct RetryAfter(Duration);
+
+impl fmt::Display for RetryAfter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "try again in {:.0?}", self.0)
+    }
+}
+
+impl std::error::Error for RetryAfter {}

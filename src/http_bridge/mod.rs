@@ -9,6 +9,7 @@
 //! | [`Gateway`] | an HTTP service | a `Service<Message>`, such as a transport or a router |
 //! | [`HttpLayer`] | a layer for messages | a layer for HTTP, such as those of tower-http |
 //! | [`Health`] | an HTTP service for probes | the state of transports |
+//! | [`Backlogs`] | an HTTP service for scalers and Prometheus | the backlogs of streams |
 //! | [`Problem`] | an HTTP response | an [`Error`](crate::Error) of a call |
 //!
 //! `examples/axum` is one process that uses all of them, with one state and one shutdown. The
@@ -71,19 +72,25 @@
 //! | a request was answered | 200 with the reply |
 //! | a request was answered with an error | [by its code](status()) |
 //! | a message could not be sent | 502, 503, 504 or 400, as [`Problem`] says |
-//! | the gateway has no route for the path, or not for the method | 404, 405 |
+//! | too many messages [wait](crate::transport::Settings::max_waiting) already | 429 with a `Retry-After` |
+//! | the gateway has no route for the path, or not for the method | 404, 405 with `Allow` |
+//! | the method is `OPTIONS` | 204 with `Allow` |
 //! | the body is too long, breaks off, or does not arrive within the [timeout](Gateway::timeout) | 413, 400, 408 |
-//! | the body is compressed, or forms of other sites can send its [type](Gateway::accept_content_type) | 415 |
+//! | the body is compressed, or forms of other sites can send its [type](Gateway::accept_content_type), or the route takes [others](Gateway::content_types) | 415 |
 //! | `Idempotency-Key` or CloudEvents headers are invalid | 400 |
 //! | the `Idempotency-Key` is that of a request with another body | 422 |
 //!
-//! Every error is a [`Problem`]; a 503 has a `Retry-After`.
+//! Every error is a [`Problem`]; a 429 and a 503 have a `Retry-After`.
+//!
+//! # Back-pressure
+//! See [`Gateway`]: a full stream is a 429 that says when to try again.
 //!
 //! # Delivery guarantee
 //! The status 202 means that the transport accepted the message: a task will be handled at least
 //! once. With an `Idempotency-Key` the task is stored only once, even if the HTTP request is
 //! repeated.
 
+mod backlogs;
 mod body;
 mod extensions;
 mod gateway;
@@ -96,6 +103,7 @@ mod problem;
 mod status;
 
 pub use self::{
+    backlogs::{Backlogs, BacklogsFuture},
     body::{Body, BodyError},
     extensions::Origin,
     gateway::{Gateway, GatewayFuture},

@@ -33,6 +33,7 @@ use crate::{
 /// |---|---|---|
 /// | [disconnected](Error::is_disconnected), [closed](Error::is_closed): nothing was sent | 503 | `disconnected`, `closed` |
 /// | [refused](Error::is_refused): nothing was stored | 503 | `refused` |
+/// | [overloaded](Error::is_overloaded): nothing was stored | 429, with the wait of the error | `overloaded` |
 /// | [unknown outcome](Error::is_unknown_outcome): the message may be stored | 502 | `unknown_outcome` |
 /// | [unreplicated](Error::is_unreplicated): the message is stored | 502 | `unreplicated` |
 /// | [timed out](Error::is_timeout): the message may be stored | 504 | `timeout` |
@@ -41,7 +42,7 @@ use crate::{
 /// | an [error reply](Error::rpc) | [by its code](super::status()) | its code |
 /// | anything else | 500 | `internal` |
 ///
-/// After a 503 it is always safe to send the request again. After a 502 or a 504 this may store a
+/// After a 429 or a 503 it is always safe to send the request again. After a 502 or a 504 this may store a
 /// task twice, unless it has an `Idempotency-Key`.
 ///
 /// The texts are for callers, so they do not contain the addresses and causes that an error names.
@@ -118,8 +119,12 @@ impl Problem {
         error: &(dyn std::error::Error + 'static),
         status: impl Fn(&RpcCode) -> StatusCode,
     ) -> Self {
-        if let Some(problem) = find::<Error>(error).and_then(Self::of_sending) {
-            return problem;
+        let sending = find::<Error>(error);
+        if let Some(problem) = sending.and_then(Self::of_sending) {
+            return Self {
+                retry_after: sending.and_then(Error::retry_after).or(problem.retry_after),
+                ..problem
+            };
         }
         let answer = error::answer(name, error);
         let answer = answer.unwrap_or_else(|| RpcError::internal("internal error"));
@@ -151,6 +156,12 @@ impl Problem {
             )
         } else if error.is_refused() {
             (503, "refused", "the server refused the message")
+        } else if error.is_overloaded() {
+            (
+                429,
+                "overloaded",
+                "too many messages wait already, nothing was stored",
+            )
         } else if error.is_unknown_outcome() {
             (
                 502,
@@ -230,6 +241,11 @@ mod tests {
             (Error::disconnected("x"), 503, "disconnected"),
             (Error::closed(), 503, "closed"),
             (Error::refused("x"), 503, "refused"),
+            (
+                Error::overloaded("x", Duration::from_secs(1)),
+                429,
+                "overloaded",
+            ),
             (Error::unknown_outcome("x"), 502, "unknown_outcome"),
             (Error::unreplicated("1-0".into(), "x"), 502, "unreplicated"),
             (Error::timeout("x"), 504, "timeout"),
@@ -242,7 +258,7 @@ mod tests {
             (RpcError::internal("x").into(), 500, "internal"),
             (RpcError::new("quota".into(), "x").into(), 500, "quota"),
         ] {
-            let wait = one.clone().filter(|_| status == 503);
+            let wait = one.clone().filter(|_| matches!(status, 429 | 503));
             assert_eq!(shown(error), (status, code.to_owned(), wait));
         }
     }

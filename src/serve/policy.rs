@@ -2,12 +2,12 @@
 
 use std::{any::Any, error::Error as StdError};
 
-use tower::load_shed::error::Overloaded;
-
 use super::give_up::OnGiveUp;
 use crate::{
     RpcCode,
-    error::{BoxError, Failure, NotFound, RpcError, Settle, answer, chain, find, panic_text},
+    error::{
+        BoxError, Failure, NotFound, RpcError, Settle, answer, chain, find, is_overload, panic_text,
+    },
     message::{Kind, Name},
     transport::{Backoff, Discarded, Expired, UnknownNames, Verdict},
 };
@@ -62,7 +62,7 @@ impl ServiceFailure {
         let is_parked = || find::<Failure>(error).is_some_and(|it| it.settle() == Settle::Park);
         Reason {
             text,
-            is_expected: find::<Overloaded>(error).is_some() || is_parked() || is_answer(),
+            is_expected: is_overload(error) || is_parked() || is_answer(),
         }
     }
 
@@ -223,7 +223,7 @@ fn internal() -> RpcError {
 mod tests {
     use std::time::Duration;
 
-    use tower::timeout::error::Elapsed;
+    use tower::{load_shed::error::Overloaded, timeout::error::Elapsed};
 
     use super::*;
 

@@ -12,7 +12,9 @@
 //! If a delivery is dropped before it is settled, its message is delivered again when its lease
 //! ends, to this worker or to another.
 
+mod backlog;
 mod backoff;
+mod bound;
 mod claims;
 pub mod codec;
 pub(crate) mod control;
@@ -54,7 +56,9 @@ pub use self::schedules::{
     Schedules,
 };
 pub use self::{
+    backlog::Backlog,
     backoff::Backoff,
+    bound::WhenFull,
     control::{Control, ControlStore, Pause, PauseTarget},
     counters::Counts,
     dead::{
@@ -83,6 +87,7 @@ pub use self::{
 };
 #[allow(unused_imports)]
 pub(crate) use self::{
+    bound::{Bound, DrainRate, Waiting},
     claims::Claims,
     counters::Counters,
     partitions::{Partitions, Role},

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Backoff, Members, Partitions, Streams};
+use super::{Backoff, Members, Partitions, Streams, WhenFull};
 use crate::{
     error::{Error, ErrorKind},
     message::{Name, Parts},
@@ -90,6 +90,14 @@ pub struct Settings {
     pub expired: Expired,
     /// The time for which an idempotency key is remembered after its task is due. 24 h.
     pub idempotency_window: Duration,
+    /// The most messages that may wait on a stream when this handle sends to it. `None`, which means
+    /// no bound.
+    pub max_waiting: Option<usize>,
+    /// The longest time for which a message may have waited when this handle sends to its stream.
+    /// `None`, which means no bound.
+    pub max_waiting_age: Option<Duration>,
+    /// Decides about a message for a stream on which too much waits. [`WhenFull::Fail`].
+    pub when_full: WhenFull,
 }
 
 impl Default for Settings {
@@ -111,6 +119,9 @@ impl Default for Settings {
             event_buffer: 10_000,
             expired: Expired::default(),
             idempotency_window: Duration::from_secs(24 * 60 * 60),
+            max_waiting: None,
+            max_waiting_age: None,
+            when_full: WhenFull::default(),
         }
     }
 }
@@ -136,6 +147,27 @@ impl Settings {
                 .iter()
                 .map(|name| (name.clone(), 1))
                 .collect(),
+        }
+    }
+
+    /// Returns the streams whose backlogs are those of this handle.
+    ///
+    /// # Errors
+    /// If senders register the streams.
+    pub(crate) fn backlog_streams(&self) -> Result<Vec<Name>, Error> {
+        match self.served_registry() {
+            None => Ok(self
+                .listed_streams()
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect()),
+            Some(registry) => Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "the streams of the registry `{registry}` are not known to this handle: ask for \
+                     the backlog of each with `.stream(name)` on a clone of the handle"
+                ),
+            )),
         }
     }
 
@@ -410,6 +442,76 @@ macro_rules! consumer_settings {
                 "an idempotency window must be at least 1 ms"
             );
             self.settings.idempotency_window = window;
+            self
+        }
+
+        /// Sets the most messages that may wait on a stream when this handle sends a task or a
+        /// request to it. A call that would exceed the bound fails as
+        /// [overloaded](crate::Error::is_overloaded), or [waits](Self::when_full). No bound unless set:
+        /// then calls ask nothing.
+        ///
+        /// The messages that wait are those that could be delivered now: unread ones, and those due for
+        /// redelivery. Of the groups of the stream with a live worker the one with the most counts. A
+        /// group without a live worker does not count, since it would stop the senders of all others.
+        /// Where no group has one, there is no bound. Each partition of a stream has the bound for
+        /// itself.
+        ///
+        /// Only what a sender could send later is refused:
+        ///
+        /// | message | the bound applies |
+        /// |---|---|
+        /// | a task that is due, also one that is tracked, unique or has an idempotency key, even if its key is known | yes |
+        /// | a request | yes |
+        /// | a delayed task | no; once it is due it counts as waiting |
+        /// | an event | no |
+        /// | a follow-up of an [outbox](crate::Outbox), a redelivery, a replayed dead letter, the task of a schedule | no; it counts as waiting |
+        ///
+        /// In memory the bound is exact. On Redis a sender asks the server for the numbers of the
+        /// stream: twice a second while it sends, and whenever it has sent a sixteenth of the room that
+        /// the last answer left. So one handle and its clones keep to the bound, and each further one
+        /// that sends at the same time may exceed it by a sixteenth of the bound, or by one message if
+        /// that is more. A handler that enqueues on its own stream can wait for itself; send such tasks
+        /// through the outbox.
+        ///
+        /// # Panics
+        /// If it is zero.
+        #[must_use]
+        #[track_caller]
+        pub fn max_waiting(mut self, messages: usize) -> Self {
+            assert!(messages > 0, "max_waiting must be at least 1");
+            self.settings.max_waiting = Some(messages);
+            self
+        }
+
+        /// Sets the longest time for which a message may have waited on a stream when this handle sends
+        /// a task or a request to it. Everything that [`max_waiting`](Self::max_waiting) says applies to
+        /// this bound, too; either can be set alone. On Redis it is exact to half a second. The age of a
+        /// message starts again when it is due for redelivery.
+        ///
+        /// # Panics
+        /// If it is zero.
+        #[must_use]
+        #[track_caller]
+        pub fn max_waiting_age(mut self, age: std::time::Duration) -> Self {
+            assert!(!age.is_zero(), "max_waiting_age must be longer than zero");
+            self.settings.max_waiting_age = Some(age);
+            self
+        }
+
+        /// Sets what happens to a message for a stream on which
+        /// [too much](Self::max_waiting) waits: the call fails, or waits for room. It fails unless set.
+        ///
+        /// # Panics
+        /// If the wait is zero.
+        #[must_use]
+        #[track_caller]
+        pub fn when_full(mut self, when_full: crate::transport::WhenFull) -> Self {
+            let is_zero = when_full == crate::transport::WhenFull::Wait(std::time::Duration::ZERO);
+            assert!(
+                !is_zero,
+                "a wait for room takes time; leave it out to fail at once"
+            );
+            self.settings.when_full = when_full;
             self
         }
     };

@@ -95,6 +95,8 @@ async fn a_missing_right_is_named() {
 async fn the_rights_that_the_guide_names_are_enough() {
     let acl = "user stats on >pw ~app_stream ~{app_stream}:* +xlen +zcard +zrange +xinfo +xpending +xrange \
                +exists +time +evalsha +eval\n\
+               user scaler on >pw ~app_stream ~{app_stream}:* +xlen +zcard +zcount +zrange +xinfo +xrange \
+               +exists +time +evalsha +eval\n\
                user watcher on >pw ~app_stream ~{app_stream}:retry:* +xinfo\n\
                user reader on >pw ~app_stream ~{app_stream}:dead:* +xinfo +xlen +xrange +evalsha +eval\n\
                user keeper on >pw ~app_stream ~{app_stream}:dead:* ~{app_stream}:retry:* +xinfo +xlen +xrange \
@@ -111,6 +113,7 @@ async fn the_rights_that_the_guide_names_are_enough() {
     for (user, line) in [
         ("stats", "stats"),
         ("stats", "groups list"),
+        ("scaler", "scale"),
         ("watcher", "consumers list"),
         ("reader", "dead list"),
         ("reader", &format!("dead show {id}")),

@@ -8,6 +8,7 @@ mod namespaces;
 mod pause;
 #[path = "../support/program.rs"]
 mod program;
+mod scale;
 mod schedules;
 mod send;
 mod stats;

@@ -342,7 +342,7 @@ mod boxed {
         let first = tokio::spawn(enqueue(orders.clone()));
         assert!(first.await.unwrap().unwrap().id().is_some());
         enqueue(orders).await.unwrap();
-        assert_eq!(memory.backlog().entries, 2);
+        assert_eq!(memory.stats().await.unwrap().entries, 2);
         assert_eq!(start.elapsed(), Duration::from_secs(1));
     }
 

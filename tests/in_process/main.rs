@@ -1,6 +1,7 @@
 //! Tests that start no server and no other process.
 
 mod batch;
+mod bounds;
 mod client;
 #[cfg(feature = "dashboard")]
 mod dashboard;

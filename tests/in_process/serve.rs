@@ -806,6 +806,6 @@ async fn the_handler_of_a_cancelled_task_is_dropped_unless_it_watches_its_lease(
             .expect("it is tracked");
         assert_eq!(status.state, campanile::transport::TaskState::Cancelled);
     }
-    assert_eq!(memory.backlog().in_flight, 0);
+    assert_eq!(memory.backlog().await.unwrap().running, 0);
     served.abort();
 }

@@ -20,8 +20,8 @@ mod redis {
         Error, Name, Redis,
         conformance::{Capabilities, Factory},
         transport::{
-            Control, DeadLetters, Limit, Messages, Minute, Schedules, Settings, StreamStats, Tasks,
-            Workers,
+            Backlog, Control, DeadLetters, Limit, Messages, Minute, Schedules, Settings,
+            StreamStats, Tasks, Workers,
         },
     };
 
@@ -58,6 +58,10 @@ mod redis {
 
         async fn stats(&self, handle: &Redis) -> Result<StreamStats, Error> {
             handle.stats().await
+        }
+
+        async fn backlog(&self, handle: &Redis) -> Result<Backlog, Error> {
+            handle.backlog().await
         }
 
         fn tasks(&self, handle: &Redis) -> Option<Tasks> {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use campanile::{
-    Attempt, BoxError, Deadline, Failure, Kind, Message, MessageService, Reply, error::find,
+    Attempt, BoxError, Deadline, Error, Failure, Kind, Message, MessageService, Reply, error::find,
     transport::Backoff,
 };
 use pin_project::pin_project;
@@ -210,7 +210,8 @@ impl DurableRetryConfig {
     fn settle(&self, delivery: Delivery, error: BoxError) -> BoxError {
         // With a `Failure` the application has decided already. After overload the transport
         // redelivers the message without counting the attempt.
-        if find::<Failure>(&*error).is_some() || find::<Overloaded>(&*error).is_some() {
+        let is_full = find::<Error>(&*error).is_some_and(Error::is_overloaded);
+        if find::<Failure>(&*error).is_some() || find::<Overloaded>(&*error).is_some() || is_full {
             return error;
         }
         let class = self.classifier.class(&*error);

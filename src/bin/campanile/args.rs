@@ -8,6 +8,7 @@ use crate::{
     dead::DeadCommand,
     groups::GroupsCommand,
     pause::{PauseCommand, PausesCommand, PurgeCommand, ResumeCommand},
+    scale::Scale,
     schedules::SchedulesCommand,
     send::Send,
     stats::Stats,
@@ -42,6 +43,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Shows statistics of the stream and its groups.
     Stats(Stats),
+    /// Counts all that waits for the workers of the group, for a program that scales them.
+    Scale(Scale),
     /// Lists the groups of the stream, and drops groups.
     #[command(subcommand)]
     Groups(GroupsCommand),

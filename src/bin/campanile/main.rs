@@ -11,6 +11,7 @@ mod dashboard;
 mod dead;
 mod groups;
 mod pause;
+mod scale;
 mod schedules;
 mod send;
 mod show;
@@ -70,6 +71,7 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
         }
         Command::Top(top) => top.run(target, &out).await,
         Command::Dashboard(dashboard) => dashboard.run(target, &out).await,
+        Command::Scale(scale) => scale.run(target, &out).await,
         Command::Dead(dead) => dead.run(target, &out).await,
         Command::Tasks(tasks) => tasks.run(target, &out).await,
         Command::Pause(pause) => pause.run(target, &out).await,

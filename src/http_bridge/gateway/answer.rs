@@ -15,6 +15,7 @@ use super::{
         problem::Problem,
     },
     GatewayOptions,
+    media::MediaFault,
     routes::{GatewayRoute, Missing},
 };
 use crate::{
@@ -69,6 +70,11 @@ impl Responder {
                 response.headers_mut().insert(ALLOW, allow);
                 response
             }
+            Missing::Options(allow) => {
+                let mut response = with_status(StatusCode::NO_CONTENT, Body::default());
+                response.headers_mut().insert(ALLOW, allow);
+                self.finished(response)
+            }
         }
     }
 
@@ -81,9 +87,12 @@ impl Responder {
         ))
     }
 
-    pub(super) fn unsupported(&self, fault: String) -> Response<Body> {
+    pub(super) fn unsupported(&self, fault: MediaFault) -> Response<Body> {
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        self.failed(Problem::new(status, "unsupported_media_type", fault))
+        let problem = Problem::new(status, "unsupported_media_type", fault.text);
+        let mut response = self.failed(problem);
+        response.headers_mut().extend(fault.accepted);
+        response
     }
 
     /// Returns the response to a request whose body did not arrive within the gateway's timeout.

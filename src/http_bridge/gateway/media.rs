@@ -1,8 +1,8 @@
 //! The bodies that a gateway takes, by their types and encodings.
 
 use http::{
-    HeaderMap, Method,
-    header::{CONTENT_ENCODING, CONTENT_TYPE, ORIGIN},
+    HeaderMap, HeaderName, HeaderValue, Method,
+    header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, ORIGIN},
 };
 
 /// The types of bodies that a browser sends to another site without asking that site first, also
@@ -13,46 +13,140 @@ const TYPES_OF_FORMS: [&str; 3] = [
     "multipart/form-data",
 ];
 
-/// Returns the reason why the gateway does not take the body of a request. `accepted` are the types
-/// that it takes although forms of other sites can send them.
-pub(super) fn fault(method: &Method, headers: &HeaderMap, accepted: &[String]) -> Option<String> {
+/// The reason why a gateway does not take the body of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct MediaFault {
+    pub(super) text: String,
+    /// The header of the response that says what is taken.
+    pub(super) accepted: Option<(HeaderName, HeaderValue)>,
+}
+
+/// Checks the body of a request by its headers. `forms` are the types that the gateway takes although
+/// forms of other sites can send them. `types` are those that the route takes, if it says so.
+pub(super) fn check(
+    method: &Method,
+    headers: &HeaderMap,
+    is_empty: bool,
+    forms: &[String],
+    types: Option<&[String]>,
+) -> Result<(), MediaFault> {
+    let fault = |text: &str, accepted| {
+        let text = text.to_owned();
+        Err(MediaFault { text, accepted })
+    };
     let codings = headers.get_all(CONTENT_ENCODING).iter();
     let mut codings = codings.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     if !codings.all(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"identity")) {
-        return Some("the body is compressed; send it as it is".to_owned());
+        let identity = (ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        return fault("the body is compressed; send it as it is", Some(identity));
     }
-    let mut types = headers.get_all(CONTENT_TYPE).iter().map(|value| {
-        let media_type = value.as_bytes().split(|&byte| byte == b';').next();
-        media_type.unwrap_or_default().trim_ascii()
-    });
-    let refused = types.find_map(|media_type| {
-        let is = |name: &&str| media_type.eq_ignore_ascii_case(name.as_bytes());
-        let name = TYPES_OF_FORMS.iter().copied().find(is)?;
-        (!accepted.iter().any(|other| is(&other.as_str()))).then_some(name)
-    });
-    if let Some(name) = refused {
-        return Some(format!(
-            "bodies of the type `{name}` are not taken, since forms of other sites can send them"
-        ));
-    }
+    let sent = || {
+        headers.get_all(CONTENT_TYPE).iter().map(|value| {
+            let media_type = value.as_bytes().split(|&byte| byte == b';').next();
+            media_type.unwrap_or_default().trim_ascii()
+        })
+    };
     let has_effect = !matches!(*method, Method::GET | Method::HEAD);
+    if let Some(types) = types {
+        let is_taken = |media_type| types.iter().any(|range| matches(range, media_type));
+        if !sent().all(is_taken) || (has_effect && !is_empty && sent().next().is_none()) {
+            let types = types.join(", ");
+            let accept = HeaderValue::from_str(&types).expect("types are visible ASCII");
+            let text = format!("send a body of one of these types: {types}");
+            return fault(&text, Some((ACCEPT, accept)));
+        }
+    } else {
+        let refused = sent().find_map(|media_type| {
+            let is = |name: &&str| media_type.eq_ignore_ascii_case(name.as_bytes());
+            let name = TYPES_OF_FORMS.iter().copied().find(is)?;
+            (!forms.iter().any(|other| is(&other.as_str()))).then_some(name)
+        });
+        if let Some(name) = refused {
+            let text = format!(
+                "bodies of the type `{name}` are not taken, since forms of other sites can send them"
+            );
+            return fault(&text, None);
+        }
+    }
     let is_of_a_browser = headers.contains_key(ORIGIN);
-    (has_effect && is_of_a_browser && !headers.contains_key(CONTENT_TYPE))
-        .then(|| "the request has no content type".to_owned())
+    match has_effect && is_of_a_browser && !headers.contains_key(CONTENT_TYPE) {
+        true => fault("the request has no content type", None),
+        false => Ok(()),
+    }
+}
+
+/// Returns `true` if a type is in a range: a type, or one that ends in `/*`.
+fn matches(range: &str, media_type: &[u8]) -> bool {
+    match range.strip_suffix('*') {
+        None => range.as_bytes().eq_ignore_ascii_case(media_type),
+        Some(start) => media_type
+            .get(..start.len())
+            .is_some_and(|sent| sent.eq_ignore_ascii_case(start.as_bytes())),
+    }
+}
+
+/// Returns the mistake in a range of types, if it has one.
+pub(super) fn mistake(range: &str) -> Option<String> {
+    let is_token = |part: &str| {
+        let is_one = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&byte);
+        !part.is_empty() && part.bytes().all(is_one)
+    };
+    let parts = range.split_once('/');
+    match parts.is_some_and(|(main, sub)| is_token(main) && (sub == "*" || is_token(sub))) {
+        true => None,
+        false => Some(format!(
+            "`{range}` is no type of bodies: write `application/json`, or `image/*` for all images"
+        )),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
-    fn is_taken(method: Method, pairs: &[(&'static str, &'static str)]) -> bool {
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        fault(&method, &headers, &["text/plain".to_owned()]).is_none()
+        headers
+    }
+
+    fn is_taken(method: Method, pairs: &[(&'static str, &'static str)]) -> bool {
+        let forms = ["text/plain".to_owned()];
+        check(&method, &headers(pairs), false, &forms, None).is_ok()
+    }
+
+    #[test]
+    fn a_route_takes_bodies_of_its_types_only_and_says_which() {
+        let types = ["application/json".to_owned(), "image/*".to_owned()];
+        let check = |method, is_empty, pairs: &[_]| {
+            check(&method, &headers(pairs), is_empty, &[], Some(&types))
+        };
+        let of = |name| ("content-type", name);
+        for taken in ["application/json; charset=utf-8", "Image/PNG"] {
+            assert_eq!(check(Method::POST, false, &[of(taken)]), Ok(()));
+        }
+        for refused in ["application/json5", "text/plain", "image", "", "imagepng"] {
+            let fault = check(Method::POST, false, &[of(refused)]).unwrap_err();
+            let accept = HeaderValue::from_static("application/json, image/*");
+            assert_eq!(fault.accepted, Some((ACCEPT, accept)), "{refused}");
+        }
+        assert!(check(Method::POST, false, &[]).is_err(), "no type");
+        assert_eq!(check(Method::POST, true, &[]), Ok(()), "no body");
+        assert_eq!(check(Method::GET, false, &[]), Ok(()));
+        let browser = [("origin", "https://elsewhere.example")];
+        assert!(check(Method::POST, true, &browser).is_err());
+    }
+
+    #[test]
+    fn a_range_of_types_has_two_parts() {
+        for range in ["application/json", "image/*", "application/vnd.a+json"] {
+            assert_eq!(mistake(range), None);
+        }
+        for range in ["", "json", "*/*", "a/", "/b", "a/b; q=1", "a b/c", "a/b\n"] {
+            assert!(mistake(range).is_some(), "{range}");
+        }
     }
 
     #[test]

@@ -38,7 +38,9 @@ use crate::{
 /// can be mounted in an axum or hyper application.
 ///
 /// Each route of a gateway maps a method and a path to the kind and the name of a message. Requests
-/// without a route get a 404 or a 405. The [module](super#the-responses-of-a-gateway) lists all
+/// without a route get a 404 or a 405. A path matches with exactly its slashes: `/orders/create/` is
+/// another path than `/orders/create`. `HEAD` is answered as `GET` without the body, and `OPTIONS`
+/// with the methods of the path. The [module](super#the-responses-of-a-gateway) lists all
 /// responses.
 ///
 /// ```
@@ -94,7 +96,8 @@ use crate::{
 /// # Back-pressure
 /// A gateway is always ready. If the inner service is not ready, the request waits in its future,
 /// up to the [`timeout`](Self::timeout). With tower's `LoadShed` around the inner service, the
-/// request gets a 503 instead.
+/// request gets a 503 instead. If the transport has a [bound](crate::transport::Settings::max_waiting)
+/// on what waits, a request that would exceed it gets a 429 that says when to try again.
 ///
 /// # Cancel safety
 /// When the HTTP caller disconnects, the future is dropped. This releases the permit of the
@@ -221,10 +224,36 @@ impl<S> Gateway<S> {
     /// `application/x-www-form-urlencoded` or `multipart/form-data`. A browser sends such a body
     /// to any site without asking it first, and with the user's cookies. So these types are refused
     /// with a 415 unless they are accepted. Do not accept them if callers are recognised by cookies,
-    /// or by their network. Other types are always taken.
+    /// or by their network. Other types are taken, unless the route has its own
+    /// [types](Self::content_types).
     #[must_use]
     pub fn accept_content_type(self, content_type: &str) -> Self {
         self.with(|options| options.accepted_types.push(content_type.to_owned()))
+    }
+
+    /// Sets the types of bodies that the routes to this name take: types such as `application/json`, or
+    /// ranges such as `image/*`. A body of another type, or without a type, is refused with a 415,
+    /// whose `Accept` header lists these. They take the place of the rules of
+    /// [`accept_content_type`](Self::accept_content_type), so a list with the type of a form takes
+    /// forms.
+    ///
+    /// # Panics
+    /// If there is no route to the name yet, if there are no types, or if one is malformed.
+    #[must_use]
+    #[track_caller]
+    pub fn content_types<'a>(
+        mut self,
+        name: impl Into<Name>,
+        types: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let types: Arc<[String]> = types.into_iter().map(str::to_owned).collect();
+        if let Some(mistake) = types.iter().find_map(|it| media::mistake(it)) {
+            panic!("{mistake}");
+        }
+        assert!(!types.is_empty(), "a route takes at least one type");
+        let routes = &mut Arc::make_mut(&mut self.options).routes;
+        routes.set_types(&name.into(), &types);
+        self
     }
 
     /// Sets the maximum time in which the body of a request arrives; after that the response is a
@@ -327,8 +356,9 @@ where
             let response = responder.too_long();
             return GatewayFuture::new(responder, GatewayStage::Answered(Some(response)));
         }
-        let accepted = &self.options.accepted_types;
-        if let Some(fault) = media::fault(&head.method, &head.headers, accepted) {
+        let (method, headers, is_empty) = (&head.method, &head.headers, body.is_end_stream());
+        let (forms, types) = (&self.options.accepted_types, route.types.as_deref());
+        if let Err(fault) = media::check(method, headers, is_empty, forms, types) {
             let response = responder.unsupported(fault);
             return GatewayFuture::new(responder, GatewayStage::Answered(Some(response)));
         }

@@ -1,6 +1,6 @@
 //! The routes of a gateway.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use http::{HeaderValue, Method};
 
@@ -12,6 +12,8 @@ use crate::message::{Kind, Name};
 pub(super) struct GatewayRoute {
     pub(super) kind: Kind,
     pub(super) name: Name,
+    /// The types of bodies that the route takes. `None` if the gateway decides.
+    pub(super) types: Option<Arc<[String]>>,
 }
 
 /// The reason why a request has no route.
@@ -21,6 +23,8 @@ pub(super) enum Missing {
     Path,
     /// The path has routes only for these methods, which are the value of the `Allow` header.
     Method(HeaderValue),
+    /// The request asks for the methods of the path, which are the value of the `Allow` header.
+    Options(HeaderValue),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -41,7 +45,20 @@ impl Routes {
             here.iter().all(|(other, _)| *other != method),
             "{method} {path} is routed already"
         );
-        here.push((method, GatewayRoute { kind, name }));
+        let types = None;
+        here.push((method, GatewayRoute { kind, name, types }));
+    }
+
+    /// Sets the types of bodies that the routes to this name take.
+    #[track_caller]
+    pub(super) fn set_types(&mut self, name: &Name, types: &Arc<[String]>) {
+        let routes = self.0.values_mut().flatten().map(|(_, route)| route);
+        let mut routes = routes.filter(|route| route.name == *name).peekable();
+        assert!(
+            routes.peek().is_some(),
+            "add the route before its types: the gateway has none to `{name}`"
+        );
+        routes.for_each(|route| route.types = Some(Arc::clone(types)));
     }
 
     pub(super) fn find(&self, method: &Method, path: &str) -> Result<&GatewayRoute, Missing> {
@@ -59,8 +76,14 @@ impl Routes {
         if of(&Method::GET).is_some() && of(&Method::HEAD).is_none() {
             methods.push("HEAD");
         }
+        if of(&Method::OPTIONS).is_none() {
+            methods.push("OPTIONS");
+        }
         let allow = HeaderValue::from_str(&methods.join(", ")).expect("methods are tokens");
-        Err(Missing::Method(allow))
+        Err(match *method {
+            Method::OPTIONS => Missing::Options(allow),
+            _ => Missing::Method(allow),
+        })
     }
 }
 
@@ -94,10 +117,14 @@ mod tests {
                 "{path}"
             );
         }
-        let allow = HeaderValue::from_static("GET, POST, HEAD");
+        let allow = HeaderValue::from_static("GET, POST, HEAD, OPTIONS");
         assert_eq!(
             routes.find(&Method::PUT, "/users"),
-            Err(Missing::Method(allow))
+            Err(Missing::Method(allow.clone()))
+        );
+        assert_eq!(
+            routes.find(&Method::OPTIONS, "/users"),
+            Err(Missing::Options(allow))
         );
     }
 }

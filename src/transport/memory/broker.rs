@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use foldhash::HashMap;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use uuid::Uuid;
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
     context::GroupContext,
     delayed::{DelayedTasks, IdempotencyKeys},
     events::Subscribers,
-    group::{Backlog, Consumer, Group},
+    group::{Consumer, Group},
     log::{Log, LogEntry},
     observer::Happened,
     records::TaskEnd,
@@ -30,7 +30,10 @@ use crate::{
     message::{Due, Message, MessageId, Name, OnConflict, Parts},
     reply::Reply,
     sync::lock,
-    transport::{Role, Settings, SharedTasks, Start, StreamStats, TaskState, TaskStatus, codec},
+    transport::{
+        Backlog, Bound, DrainRate, Role, Settings, SharedTasks, Start, StreamStats, TaskState,
+        TaskStatus, Waiting, codec,
+    },
 };
 
 /// The state of a broker: its streams, its subscribers and its registries.
@@ -57,6 +60,10 @@ pub(super) struct BrokerStream {
     pub(super) idempotency_keys: IdempotencyKeys,
     /// The values that handlers change through their outboxes.
     pub(super) values: HashMap<String, Bytes>,
+    /// The rate at which workers take messages, for senders with a bound.
+    drain: DrainRate,
+    /// Notified when fewer messages may wait, for senders that wait for room.
+    room: Arc<Notify>,
     /// The scheduled tasks of the stream.
     #[cfg(feature = "schedule")]
     pub(super) schedules: super::schedules::StreamSchedules,
@@ -87,6 +94,35 @@ impl BrokerStream {
             self.append(&context.clock, fields);
         }
     }
+
+    /// Fails if the bound leaves no room for another message.
+    fn check_room(
+        &mut self,
+        bound: &Bound,
+        context: &GroupContext,
+        name: &Name,
+    ) -> Result<(), Error> {
+        self.promote(context, name);
+        let groups = self.groups.iter().filter(|(_, group)| group.is_served());
+        let waiting = groups.map(|(name, group)| group.waiting(name, &self.log, &context.clock));
+        let mut full: Option<Waiting> = None;
+        let mut most: Option<Waiting> = None;
+        for waiting in waiting {
+            if most
+                .as_ref()
+                .is_none_or(|most| most.messages < waiting.messages)
+            {
+                most = Some(waiting.clone());
+            }
+            if bound.room(&waiting) == 0 {
+                full = Some(waiting);
+            }
+        }
+        if let Some(most) = &most {
+            self.drain.note(Instant::now(), most);
+        }
+        full.map_or(Ok(()), |full| Err(bound.refusal(name, &full, &self.drain)))
+    }
 }
 
 impl Shared {
@@ -112,16 +148,32 @@ impl Shared {
     }
 
     /// Adds an entry to a stream.
-    pub(super) fn append(&self, stream: &Name, fields: Vec<(Bytes, Bytes)>) -> EntryId {
-        self.context.counters.sent.increment();
+    ///
+    /// # Errors
+    /// If the bound leaves no room for it.
+    pub(super) fn append(
+        &self,
+        stream: &Name,
+        bound: Option<&Bound>,
+        fields: Vec<(Bytes, Bytes)>,
+    ) -> Result<EntryId, Error> {
         // Reads the clock under the lock, so that the ids are in the order of the entries.
         self.with_stream(stream, |contents| {
+            if let Some(bound) = bound {
+                contents.check_room(bound, &self.context, stream)?;
+            }
+            self.context.counters.sent.increment();
             let entry = contents.append(&self.context.clock, fields);
             self.context
                 .observation
                 .report_sent(stream, &entry.fields, Duration::ZERO, || entry.message_id());
-            entry.id
+            Ok(entry.id)
         })
+    }
+
+    /// Returns a signal that comes whenever there may be more room on a stream.
+    pub(super) fn room(&self, stream: &Name) -> Arc<Notify> {
+        self.with_stream(stream, |contents| Arc::clone(&contents.room))
     }
 
     pub(super) fn with_stream<T>(
@@ -145,10 +197,14 @@ impl Shared {
 
     /// Stores a task: in the schedule if it is delayed, otherwise in the log. If the task's key is
     /// that of an earlier task, stores nothing and returns the id of the earlier task.
+    ///
+    /// # Errors
+    /// If the bound leaves no room for it, or another task prevents it.
     pub(super) fn accept(
         &self,
         stream: &Name,
         settings: &Settings,
+        bound: Option<&Bound>,
         parts: &Parts,
         fields: Vec<(Bytes, Bytes)>,
     ) -> Result<Reply, Error> {
@@ -156,10 +212,13 @@ impl Shared {
             parts.idempotency_key.is_none() && parts.unique.is_none() && parts.tracked.is_none();
         if is_plain && self.wait(parts.due).is_zero() {
             // Here the id is formatted after the lock was released.
-            let id = MessageId::from(self.append(stream, fields).to_string());
+            let id = MessageId::from(self.append(stream, bound, fields)?.to_string());
             return Ok(Reply::accepted(id));
         }
         self.with_stream(stream, |contents| {
+            if let Some(bound) = bound {
+                contents.check_room(bound, &self.context, stream)?;
+            }
             self.accept_on(stream, contents, settings, parts, fields)
         })
     }
@@ -328,27 +387,22 @@ impl Shared {
         with_group(&mut self.streams(), &self.context, settings, act)
     }
 
-    pub(super) fn backlog(&self, settings: &Settings) -> Backlog {
+    pub(super) fn backlog(&self, settings: &Settings, horizon: Duration) -> Backlog {
         let mut streams = self.streams();
         let Some(stream) = streams.get_mut(&settings.stream) else {
             return Backlog::default();
         };
         stream.promote(&self.context, &settings.stream);
-        let BrokerStream {
-            log,
-            groups,
-            schedule,
-            ..
-        } = stream;
-        let mut backlog = match groups.get(&settings.group) {
-            Some(group) => group.backlog(log),
+        let horizon = instant_after(horizon);
+        let mut backlog = match stream.groups.get(&settings.group) {
+            Some(group) => group.backlog(&stream.log, &self.context.clock, horizon),
             None => Backlog {
-                entries: log.len(),
-                waiting: log.len(),
+                waiting: stream.log.len() as u64,
                 ..Backlog::default()
             },
         };
-        backlog.delayed += schedule.len();
+        backlog.delayed = stream.schedule.len() as u64;
+        backlog.due_soon += stream.schedule.due_by(horizon) as u64;
         backlog
     }
 
@@ -439,10 +493,13 @@ pub(super) fn with_group<T>(
         log,
         groups,
         idempotency_keys,
+        room,
         ..
     } = stream;
     let group = groups.get_mut(&settings.group)?;
     let result = act(group, log);
+    // Fewer messages may wait now, or fewer groups may count.
+    room.notify_waiters();
     for id in group.given_up.drain(..) {
         idempotency_keys.forget(&id);
     }

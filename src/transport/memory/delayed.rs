@@ -63,6 +63,11 @@ impl DelayedTasks {
         let waiting = self.waiting.iter();
         waiting.map(|((at, _), (id, fields))| (*at, id, fields))
     }
+
+    /// Returns the number of tasks that are due by this time.
+    pub(super) fn due_by(&self, time: Instant) -> usize {
+        self.waiting.range(..=(time, u64::MAX)).count()
+    }
 }
 
 /// The task that was sent with an idempotency key.

@@ -22,8 +22,8 @@ use crate::{
     error::RpcError,
     message::{Attempt, FollowUp, Lease, MessageId, Name, PermitRequest, holder, parked_under},
     transport::{
-        Claims, Discarded, DroppedLetters, GroupStats, Settings, TaskOutcome, TaskState, Verdict,
-        codec,
+        Backlog, Claims, Discarded, DroppedLetters, GroupStats, Settings, TaskOutcome, TaskState,
+        Verdict, Waiting, codec,
     },
 };
 
@@ -47,8 +47,8 @@ pub(super) struct Group {
     last_read: Option<EntryId>,
     /// The indices of entries that were read, and whose first delivery is not settled or claimed.
     unfinished: BTreeSet<u64>,
-    /// Redeliveries that are due.
-    ready: VecDeque<Retry>,
+    /// Redeliveries that are due, and since when.
+    ready: VecDeque<(Instant, Retry)>,
     /// Redeliveries that are not due.
     due: BTreeMap<(Instant, Serial), Retry>,
     /// Deliveries that are not settled.
@@ -136,36 +136,6 @@ pub(super) struct Taken {
     pub(super) task: Option<MessageId>,
     /// Set if the broker is observed. Boxed, because few brokers are observed.
     pub(super) in_flight: Option<Box<ObservedDelivery>>,
-}
-
-/// The numbers of messages on a stream, as one group sees them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Backlog {
-    /// Entries of the stream that at least one group has not finished.
-    pub entries: usize,
-    /// Messages that could be delivered now.
-    pub waiting: usize,
-    /// Delayed tasks and redeliveries that are not due.
-    pub delayed: usize,
-    /// Messages that are parked: they wait for a permit of a [`Limit`](crate::transport::Limit), or
-    /// until their name is resumed.
-    pub parked: usize,
-    /// Deliveries that are not settled.
-    pub in_flight: usize,
-}
-
-impl Backlog {
-    /// Adds the numbers of another stream.
-    pub(super) fn add(self, other: Self) -> Self {
-        Self {
-            entries: self.entries + other.entries,
-            waiting: self.waiting + other.waiting,
-            delayed: self.delayed + other.delayed,
-            parked: self.parked + other.parked,
-            in_flight: self.in_flight + other.in_flight,
-        }
-    }
 }
 
 impl Group {
@@ -336,13 +306,14 @@ impl Group {
         while let Some(first) = self.due.first_entry()
             && first.key().0 <= now
         {
+            let (at, _) = *first.key();
             let retry = first.remove();
             let of_group = (&settings.stream, Some(&settings.group));
             let (fields, clock) = (&retry.entry.fields, &context.clock);
             context.records.change(of_group, fields, clock, |status| {
                 status.state = TaskState::Waiting;
             });
-            self.ready.push_back(retry);
+            self.ready.push_back((at, retry));
         }
     }
 
@@ -371,11 +342,12 @@ impl Group {
                 pending.lease.lose();
             }
             self.end_reservation(&pending);
-            self.ready.push_back(Retry {
+            let retry = Retry {
                 entry: pending.entry,
                 attempts: pending.attempt,
                 put_offs: pending.put_offs,
-            });
+            };
+            self.ready.push_back((now, retry));
         }
         claims.log(&settings.stream, &settings.group);
     }
@@ -385,7 +357,7 @@ impl Group {
     fn pick(&mut self, log: &Log) -> Option<(Retry, Option<u64>)> {
         let fresh = log.get(self.next);
         let retry_first = !self.last_was_a_retry || fresh.is_none();
-        if retry_first && let Some(retry) = self.ready.pop_front() {
+        if retry_first && let Some((_, retry)) = self.ready.pop_front() {
             self.last_was_a_retry = true;
             return Some((retry, None));
         }
@@ -601,7 +573,7 @@ impl Group {
 
     fn deliver_again(&mut self, retry: Retry, after: Duration) {
         if after.is_zero() {
-            self.ready.push_back(retry);
+            self.ready.push_back((Instant::now(), retry));
         } else {
             self.last_serial += 1;
             let at = instant_after(after);
@@ -657,8 +629,9 @@ impl Group {
         if self.limits.remove(|retry| is_it(&retry.entry)) {
             return true;
         }
-        let at = self.ready.iter().position(|retry| is_it(&retry.entry));
-        if let Some(retry) = at.and_then(|at| self.ready.remove(at)) {
+        let mut ready = self.ready.iter();
+        let at = ready.position(|(_, retry)| is_it(&retry.entry));
+        if let Some((_, retry)) = at.and_then(|at| self.ready.remove(at)) {
             self.end_reservation(&retry);
             return true;
         }
@@ -683,7 +656,7 @@ impl Group {
 
     /// Removes and returns all messages that wait.
     pub(super) fn take_waiting(&mut self, log: &Log) -> Vec<Arc<LogEntry>> {
-        let mut waiting: Vec<_> = self.ready.drain(..).collect();
+        let mut waiting: Vec<_> = self.ready.drain(..).map(|(_, retry)| retry).collect();
         waiting.extend(std::mem::take(&mut self.due).into_values());
         waiting.extend(self.limits.take_all_parked());
         // After all are removed, so that no permit goes to one of them.
@@ -720,16 +693,30 @@ impl Group {
         self.unfinished.first().copied().unwrap_or(self.next)
     }
 
-    pub(super) fn backlog(&self, log: &Log) -> Backlog {
+    /// Returns the number of messages that could be delivered now.
+    fn deliverable(&self, log: &Log) -> u64 {
+        let due = self.due.range(..=(Instant::now(), Serial::MAX)).count();
+        (self.ready.len() + due) as u64 + (log.end() - self.next)
+    }
+
+    /// Returns all that waits for the group, except for delayed tasks. `horizon` is the end of what is
+    /// due soon.
+    pub(super) fn backlog(&self, log: &Log, clock: &BrokerClock, horizon: Instant) -> Backlog {
         let now = Instant::now();
         let due = self.due.range(..=(now, Serial::MAX)).count();
-        let fresh = usize::try_from(log.end() - self.next).unwrap_or(usize::MAX);
+        let soon = self.due.range(..=(horizon.max(now), Serial::MAX)).count();
+        let unclaimed = self.ending.range(..=(now, Serial::MAX)).count();
+        let waiting = self.deliverable(log);
         Backlog {
-            entries: log.len(),
-            waiting: self.ready.len() + due + fresh,
-            delayed: self.due.len() - due,
-            parked: self.limits.parked(),
-            in_flight: self.pending.len(),
+            waiting,
+            unclaimed: unclaimed as u64,
+            running: (self.pending.len() - unclaimed) as u64,
+            retrying: (self.due.len() - due) as u64,
+            due_soon: (soon - due) as u64,
+            parked: self.limits.parked() as u64,
+            oldest_waiting: (waiting > 0).then(|| self.oldest_waiting(log, clock)),
+            workers: self.members.len() as u64,
+            ..Backlog::default()
         }
     }
 }
@@ -761,9 +748,13 @@ impl<'a> GroupMessage<'a> {
 /// Lists of messages.
 impl Group {
     /// Returns the messages that could be delivered now, the redeliveries first.
-    pub(super) fn waiting<'a>(&'a self, log: &'a Log) -> impl Iterator<Item = GroupMessage<'a>> {
+    pub(super) fn waiting_messages<'a>(
+        &'a self,
+        log: &'a Log,
+    ) -> impl Iterator<Item = GroupMessage<'a>> {
         let due = self.due.range(..=(Instant::now(), Serial::MAX));
-        let again = self.ready.iter().chain(due.map(|(_, retry)| retry));
+        let ready = self.ready.iter().map(|(_, retry)| retry);
+        let again = ready.chain(due.map(|(_, retry)| retry));
         let fresh = (self.next..log.end()).filter_map(|index| log.get(index));
         let fresh = fresh.map(|entry| GroupMessage {
             entry,
@@ -778,13 +769,13 @@ impl Group {
     }
 
     /// Returns the messages that wait for their next attempt.
-    pub(super) fn delayed(&self) -> impl Iterator<Item = GroupMessage<'_>> {
+    pub(super) fn delayed_messages(&self) -> impl Iterator<Item = GroupMessage<'_>> {
         let due = self.due.range((Instant::now(), Serial::MAX)..);
         due.map(|((at, _), retry)| GroupMessage::of(retry, Some(*at)))
     }
 
     /// Returns the deliveries that are not settled, in the order of the deliveries.
-    pub(super) fn running(&self) -> Vec<GroupMessage<'_>> {
+    pub(super) fn running_messages(&self) -> Vec<GroupMessage<'_>> {
         let mut serials: Vec<_> = self.pending.keys().collect();
         serials.sort_unstable();
         let running = serials.into_iter().map(|serial| {
@@ -815,17 +806,17 @@ impl Group {
 
 impl Group {
     pub(super) fn stats(&self, name: &Name, log: &Log, clock: &BrokerClock) -> GroupStats {
-        let backlog = self.backlog(log);
+        let backlog = self.backlog(log, clock, Instant::now());
         let mut stats = GroupStats::new(name);
-        stats.lag = Some(backlog.waiting as u64);
-        stats.pending = backlog.in_flight as u64;
+        stats.lag = Some(backlog.waiting);
+        stats.pending = self.pending.len() as u64;
         let oldest = self.pending.values().map(|pending| pending.entry.id).min();
         stats.oldest_pending = oldest.map(|oldest| {
             let age = clock.milliseconds().saturating_sub(oldest.milliseconds);
             Duration::from_millis(age)
         });
-        stats.delayed = backlog.delayed as u64;
-        stats.parked = backlog.parked as u64;
+        stats.delayed = backlog.retrying;
+        stats.parked = backlog.parked;
         stats.dead = self.dead.len() as u64;
         stats.consumers = self.members.len() as u64;
         stats.unfinished = Some(log.end() - self.finished_before());
@@ -834,18 +825,45 @@ impl Group {
     }
 }
 
-/// Methods for the test kit.
-#[cfg(feature = "testing")]
 impl Group {
     /// Returns `true` if the group has workers.
     pub(super) fn is_served(&self) -> bool {
         !self.members.is_empty()
     }
 
+    /// Returns the messages that wait for this group, which is named `name`.
+    pub(super) fn waiting(&self, name: &Name, log: &Log, clock: &BrokerClock) -> Waiting {
+        Waiting {
+            group: name.clone(),
+            messages: self.deliverable(log),
+            oldest: self.oldest_waiting(log, clock),
+            read: Some(self.next),
+        }
+    }
+
+    /// Returns the time for which the oldest message has waited, zero if none waits.
+    fn oldest_waiting(&self, log: &Log, clock: &BrokerClock) -> Duration {
+        let now = Instant::now();
+        let unread = log.get(self.next).map(|entry| {
+            let age = clock.milliseconds().saturating_sub(entry.id.milliseconds);
+            Duration::from_millis(age)
+        });
+        // The first of each list has waited for the longest time.
+        let ready = self.ready.front().map(|(since, _)| *since);
+        let due = self.due.first_key_value().map(|((at, _), _)| *at);
+        let since = [ready, due.filter(|at| *at <= now)];
+        let again = since.into_iter().flatten().map(|at| now - at);
+        again.chain(unread).max().unwrap_or_default()
+    }
+}
+
+/// Methods for the test kit.
+#[cfg(feature = "testing")]
+impl Group {
     /// Returns the number of messages that could be delivered now, including those whose leases
     /// have ended.
     pub(super) fn queued(&self, log: &Log) -> usize {
         let over = self.ending.range(..=(Instant::now(), Serial::MAX));
-        self.backlog(log).waiting + over.count()
+        self.deliverable(log) as usize + over.count()
     }
 }

@@ -175,7 +175,7 @@ impl MemoryMessages {
         };
         match (query.state, group) {
             (MessageState::Delayed, group) => {
-                let again = group.into_iter().flat_map(|group| group.delayed());
+                let again = group.into_iter().flat_map(|group| group.delayed_messages());
                 let mut has_room = true;
                 for found in again {
                     has_room = has_room && add(&mut filling, found);
@@ -190,11 +190,11 @@ impl MemoryMessages {
                 }
             }
             (MessageState::Running, Some(group)) => {
-                let mut running = group.running().into_iter();
+                let mut running = group.running_messages().into_iter();
                 let _ = running.all(|found| add(&mut filling, found));
             }
             (MessageState::Waiting, Some(group)) => {
-                let mut waiting = group.waiting(&contents.log);
+                let mut waiting = group.waiting_messages(&contents.log);
                 let _ = waiting.all(|found| add(&mut filling, found));
             }
             (_, None) => {}

@@ -62,8 +62,9 @@
 //! entries take turns.
 //!
 //! # Back-pressure
-//! Senders never wait. A stream keeps each entry until all of its groups have finished it, and
-//! without a group it keeps all entries. The buffer of events is bounded: further events are
+//! Senders are neither refused nor made to wait, unless their handle has a
+//! [bound](Memory::max_waiting). A stream keeps each entry until all of its groups have finished it,
+//! and without a group it keeps all entries. The buffer of events is bounded: further events are
 //! dropped and counted.
 //!
 //! # Delivery guarantee
@@ -105,11 +106,14 @@ mod workers;
 
 use std::{
     fmt,
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
 use tower::Service;
 use uuid::Uuid;
 
@@ -118,7 +122,6 @@ use self::{
     request::Requests,
 };
 pub use self::{
-    group::Backlog,
     request::ResponseFuture,
     source::{MemorySettle, MemorySource},
 };
@@ -127,7 +130,7 @@ use crate::{
     message::{Deadline, Kind, Message, MessageId, Name, ReplyMode},
     reply::Reply,
     transport::{
-        ConnectionState, Control, Counts, DeadLetters, Interest, Limit, Minute,
+        Backlog, Bound, ConnectionState, Control, Counts, DeadLetters, Interest, Limit, Minute,
         PartitionedDeadLetters, Role, Settings, StreamStats, Tasks, Transport, Workers, codec,
         consumer_settings, sending,
     },
@@ -157,14 +160,30 @@ impl Memory {
         self.broker.context.counters.snapshot()
     }
 
-    /// Returns the numbers of waiting, delayed and running messages of the group.
-    pub fn backlog(&self) -> Backlog {
-        let listed = self.settings.listed_streams().into_iter();
-        let backlogs = listed.map(|(stream, _)| {
-            let settings = self.settings.of_stream(&stream);
-            self.broker.backlog(&settings)
-        });
-        backlogs.reduce(Backlog::add).unwrap_or_default()
+    /// Returns all that waits for the group, with what is due within
+    /// [30 s](Backlog::HORIZON). Of a set of streams, returns the sum.
+    ///
+    /// # Errors
+    /// If this handle serves the streams of a registry.
+    pub fn backlog(&self) -> impl Future<Output = Result<Backlog, Error>> + Send + use<> {
+        self.backlog_within(Backlog::HORIZON)
+    }
+
+    /// Returns all that waits for the group, with what is due within the horizon.
+    ///
+    /// # Errors
+    /// As of [`backlog`](Self::backlog).
+    pub fn backlog_within(
+        &self,
+        horizon: Duration,
+    ) -> impl Future<Output = Result<Backlog, Error>> + Send + use<> {
+        let Self { broker, settings } = self.clone();
+        async move {
+            let streams = settings.backlog_streams()?;
+            let streams = streams.iter().map(|stream| settings.of_stream(stream));
+            let backlogs = streams.map(|settings| broker.backlog(&settings, horizon));
+            Ok(backlogs.reduce(Backlog::join).unwrap_or_default())
+        }
     }
 
     /// Returns the state of this handle. It is always connected.
@@ -300,8 +319,8 @@ impl Memory {
             .into_iter()
             .map(|(field, value)| (field.into(), value.into()))
             .collect();
-        let id = self.broker.append(&self.settings.stream, fields);
-        MessageId::from(id.to_string())
+        let id = self.broker.append(&self.settings.stream, None, fields);
+        MessageId::from(id.expect("there is no bound").to_string())
     }
 
     /// Ends the leases of all deliveries of the group, as if its workers had died. The next worker
@@ -321,23 +340,60 @@ impl Memory {
             self.settings.choose_partition(message.parts_mut())?;
             self.broker.check_partitions(&self.settings, Role::Sender)?;
         }
+        if message.kind() == Kind::Rpc {
+            let deadline = &mut message.parts_mut().deadline;
+            deadline.get_or_insert_with(|| Deadline::after(Deadline::OF_A_REQUEST));
+        }
+        let bound = self.settings.bound(message.parts())?;
+        let wait = bound.and_then(|bound| bound.wait_until(message.parts()));
+        let (Some(bound), Some(until)) = (bound, wait) else {
+            return self.try_send(&message, bound.as_ref());
+        };
+        let memory = self.clone();
+        Ok(ResponseFuture::boxed(async move {
+            memory.send_in_time(message, bound, until).await
+        }))
+    }
+
+    /// Sends a message once there is room for it.
+    async fn send_in_time(
+        &self,
+        message: Message,
+        bound: Bound,
+        until: Instant,
+    ) -> Result<Reply, Error> {
+        let room = self.broker.room(self.target(&message)?);
+        loop {
+            let mut changed = pin!(room.notified());
+            // Registers before the attempt, so that no change after it is missed.
+            changed.as_mut().enable();
+            match self.try_send(&message, Some(&bound)) {
+                Err(error) if error.is_overloaded() => {
+                    if timeout_at(until, changed).await.is_err() {
+                        return Err(error);
+                    }
+                }
+                sent => return sent?.await,
+            }
+        }
+    }
+
+    /// Sends a message that was checked, if there is room for it.
+    fn try_send(&self, message: &Message, bound: Option<&Bound>) -> Result<ResponseFuture, Error> {
         match message.kind() {
             Kind::Task => {
-                let fields = encode(&message, None);
-                let stream = self.target(&message)?;
+                let fields = encode(message, None);
+                let stream = self.target(message)?;
                 let (settings, parts) = (&self.settings, message.parts());
-                let accepted = self.broker.accept(stream, settings, parts, fields);
-                Ok(ResponseFuture::sent(accepted))
+                let accepted = self.broker.accept(stream, settings, bound, parts, fields)?;
+                Ok(ResponseFuture::sent(Ok(accepted)))
             }
             Kind::Event => {
-                self.broker.publish(&message);
+                self.broker.publish(message);
                 Ok(ResponseFuture::sent(Ok(Reply::default())))
             }
             Kind::Rpc => {
-                let deadline = *message
-                    .parts_mut()
-                    .deadline
-                    .get_or_insert_with(|| Deadline::after(Deadline::OF_A_REQUEST));
+                let deadline = message.parts().deadline.expect("each request has one");
                 if deadline.has_passed() {
                     return Err(Error::new(
                         ErrorKind::Timeout,
@@ -349,8 +405,8 @@ impl Memory {
                 let requests = Arc::clone(&self.broker.context.requests);
                 // Registers the request before it is sent: its reply may arrive immediately.
                 let reply = ResponseFuture::waiting(requests, id, name, deadline);
-                let fields = encode(&message, Some((&self.broker.context.requests, id)));
-                self.broker.append(self.target(&message)?, fields);
+                let fields = encode(message, Some((&self.broker.context.requests, id)));
+                self.broker.append(self.target(message)?, bound, fields)?;
                 Ok(reply)
             }
         }

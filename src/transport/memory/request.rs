@@ -110,7 +110,8 @@ impl Requests {
 /// The future of a call on [`Memory`](super::Memory).
 ///
 /// The message was sent when the future was created. The future of a request waits for the reply.
-/// Dropping it only ends this wait.
+/// Dropping it only ends this wait. Only a message that [waits for
+/// room](crate::transport::WhenFull::Wait) is sent by the future.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 pub struct ResponseFuture(#[pin] ResponseState);
@@ -121,6 +122,8 @@ enum ResponseState {
     Sent(Option<Outcome>),
     /// A request that waits for its reply.
     Waiting(#[pin] WaitingRequest),
+    /// A message that waits for room.
+    Boxed(Pin<Box<dyn Future<Output = Outcome> + Send>>),
 }
 
 #[pin_project(PinnedDrop)]
@@ -136,6 +139,10 @@ struct WaitingRequest {
 impl ResponseFuture {
     pub(super) fn sent(outcome: Outcome) -> Self {
         Self(ResponseState::Sent(Some(outcome)))
+    }
+
+    pub(super) fn boxed(sending: impl Future<Output = Outcome> + Send + 'static) -> Self {
+        Self(ResponseState::Boxed(Box::pin(sending)))
     }
 
     /// Registers a request, and returns the future of its reply. The caller sends the request after
@@ -166,6 +173,7 @@ impl Future for ResponseFuture {
                 Poll::Ready(outcome.take().expect("polled after it was complete"))
             }
             ResponseStateProjection::Waiting(waiting) => waiting.poll(cx),
+            ResponseStateProjection::Boxed(sending) => sending.as_mut().poll(cx),
         }
     }
 }

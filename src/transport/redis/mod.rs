@@ -43,6 +43,9 @@
 //! flight. The future of a call beyond these limits waits, first come, first served. A message of
 //! more than 32 MiB waits until no other command is queued or in flight.
 //!
+//! These limits say nothing about the workers: what waits on a stream may grow without limit, unless
+//! the handle has a [bound](Redis::max_waiting). See [operations](crate::guide::operations).
+//!
 //! # Cancel safety
 //! Dropping the future of a call does not stop a message that was sent. A request is removed
 //! immediately, and a reply that comes later is counted as stray.
@@ -179,6 +182,7 @@
 //! | … to partitions, with `~s:*` in place of `~s` | `(~{s}:partitions +lrange +rpush +evalsha +eval)` |
 //! | … that replicas confirm | `+wait` |
 //! | serves tasks and requests | `~s ~{s}:* %R~campanile:orders:{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +zcard +zscore +zremrangebyscore +zremrangebyrank +hset +hget +hmget +hgetall +hexists +hdel +hkeys +hincrby +get +set +del +persist +pttl +pexpire +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
+//! | … with a [bound](Redis::max_waiting) on what waits | `(~s ~{s}:retry:* +xinfo +xlen +xrange +exists +time +evalsha +eval)` |
 //! | … whose [outboxes](crate::Outbox) send to a stream `t` | `~t ~{t}:due ~{t}:bodies ~{t}:idem:*` |
 //! | … with rates that workers [share](Redis::limit) | `+zcount +zrevrange` |
 //! | looks up and cancels [`tasks`](Redis::tasks) | `~s ~{s}:* +hgetall +hget +hmget +hset +hdel +get +del +exists +type +zscore +zadd +zrem +zremrangebyrank +zremrangebyscore +zrange +zcard +xadd +xrange +xpending +xack +xdel +pttl +pexpire +persist +time +evalsha +eval` |
@@ -190,6 +194,7 @@
 //! | listens to events | `&<event names and patterns> +subscribe +psubscribe +ping +role` |
 //! | … and to sharded events | `&<event names> +ssubscribe +ping +role` |
 //! | scrapes [`stats`](Redis::stats), lists [`consumers`](Redis::consumers) | `~s ~{s}:* +xlen +zcard +zrange +xinfo +xpending +xrange +exists +time +evalsha +eval` |
+//! | scales by the [`backlog`](Redis::backlog) | `~s ~{s}:* +xlen +zcard +zcount +zrange +xinfo +xrange +exists +time +evalsha +eval` |
 //! | pauses and purges, with [`control`](Redis::control) | `~s ~{s}:* +hset +hget +hdel +hgetall +exists +xrange +xadd +xdel +xinfo +xgroup +zadd +zrange +zrem +zcard +zscore +zremrangebyscore +zremrangebyrank +hmget +pttl +pexpire +get +del +type +time +evalsha +eval` |
 //! | lists [`workers`](Redis::workers), asks them and reads the [`history`](Redis::history) | `~s ~{s}:* +hscan +hgetall +xinfo +get +set +time +evalsha +eval` |
 //! | … and gives them orders | `(~{s}:workers:* ~campanile:orders:{s}:* +hexists +xadd +pexpire +evalsha +eval)` |
@@ -206,6 +211,7 @@
 //! `+cluster\|slots +cluster\|info +asking`; a Sentinel asks for
 //! `+sentinel\|get-master-addr-by-name +ping`.
 
+mod backlog;
 mod connection;
 mod consumer;
 mod control;

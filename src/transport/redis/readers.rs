@@ -6,7 +6,7 @@ use std::time::Duration;
 #[cfg(feature = "schedule")]
 use super::schedules;
 use super::{
-    consumer::readers, dead_letters, messages, producer, producer::schedule::Promoted,
+    backlog, consumer::readers, dead_letters, messages, producer, producer::schedule::Promoted,
     response::Value, stats, tail, task_feed, tasks, workers,
 };
 use crate::{error::Error, message::Replicas};
@@ -52,6 +52,16 @@ pub(crate) fn all() -> Vec<Reader> {
             of: "stats",
             read: |answer| Ok(format!("{:?}", stats::read(answer, "g".into())?)),
             answer: list((0..11).map(Value::Int).chain([text("7-1")])),
+        },
+        Reader {
+            of: "backlog",
+            read: |answer| Ok(format!("{:?}", backlog::read(answer)?)),
+            answer: list((0..9).map(Value::Int)),
+        },
+        Reader {
+            of: "bound",
+            read: |answer| Ok(format!("{:?}", producer::bound::read(answer)?)),
+            answer: list([list([text("g")].into_iter().chain((0..3).map(Value::Int)))]),
         },
         Reader {
             of: "XINFO GROUPS",

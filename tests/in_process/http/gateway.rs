@@ -5,7 +5,7 @@ use std::{future::poll_fn, time::Duration};
 use campanile::{
     BoxError, Error, Json, Kind, Message, Reply, ReplyMode, Router, RpcError, State,
     http_bridge::{Body, Gateway},
-    transport::memory::Memory,
+    transport::{Interest, Source, Transport, memory::Memory},
 };
 use futures_util::FutureExt as _;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
@@ -37,7 +37,7 @@ async fn problem(response: Response<Body>) -> (u16, String) {
         "application/problem+json"
     );
     let wait = response.headers().contains_key("retry-after");
-    assert_eq!(wait, status == StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(wait, matches!(status.as_u16(), 429 | 503));
     let problem = json_of(response).await;
     assert_eq!(problem["status"], status.as_u16());
     assert!(
@@ -132,14 +132,23 @@ async fn nothing_but_the_routes_is_taken() {
         assert_eq!(problem(response).await, (404, "not_found".into()), "{path}");
     }
     for (method, path, allow) in [
-        (Method::GET, "/ping", "POST"),
-        (Method::OPTIONS, "/orders/create", "POST"),
-        (Method::POST, "/v1/ping", "GET, HEAD"),
+        (Method::GET, "/ping", "POST, OPTIONS"),
+        (Method::DELETE, "/orders/create", "POST, OPTIONS"),
+        (Method::POST, "/v1/ping", "GET, HEAD, OPTIONS"),
     ] {
         let request = Request::builder().method(method).uri(path);
         let response = ask(&gateway, request.body(Body::default()).unwrap()).await;
         assert_eq!(response.headers()["allow"], allow);
         assert_eq!(problem(response).await, (405, "method_not_allowed".into()));
+    }
+    for (path, allow) in [
+        ("/orders/create", "POST, OPTIONS"),
+        ("/v1/ping", "GET, HEAD, OPTIONS"),
+    ] {
+        let request = Request::builder().method(Method::OPTIONS).uri(path);
+        let response = ask(&gateway, request.body(Body::default()).unwrap()).await;
+        assert_eq!(response.status(), StatusCode::NO_CONTENT);
+        assert_eq!(response.headers()["allow"], allow);
     }
     taken.assert_none();
     let response = ask(
@@ -369,6 +378,48 @@ async fn a_503_says_when_to_come_back() {
         .retry_after(Duration::from_millis(2500));
     let response = ask(&gateway, post("/a").body(Body::default()).unwrap()).await;
     assert_eq!(response.headers()["retry-after"], "3");
+}
+
+#[tokio::test]
+async fn a_full_stream_is_429_and_says_when_to_come_back() {
+    let memory = Memory::new().max_waiting(1);
+    let mut worker = memory.clone().open(Interest::stream()).await.unwrap();
+    let gateway = Gateway::new(memory).task("a").rpc("b");
+    let ask = async |path| ask(&gateway, post(path).body(Body::default()).unwrap()).await;
+    assert_eq!(ask("/a").await.status(), StatusCode::ACCEPTED);
+    for path in ["/a", "/b"] {
+        let response = ask(path).await;
+        assert_eq!(response.headers()["retry-after"], "5", "no rate is known");
+        assert_eq!(problem(response).await, (429, "overloaded".into()));
+    }
+    drop(worker.next(1).await.unwrap());
+    assert_eq!(ask("/a").await.status(), StatusCode::ACCEPTED);
+}
+
+#[tokio::test]
+async fn a_body_of_another_type_than_its_route_takes_is_415_with_the_types() {
+    let taken = Taken::default();
+    let gateway = taken
+        .gateway()
+        .content_types("orders.create", ["application/json", "text/plain"]);
+    let send = async |content_type: Option<&'static str>| {
+        let mut request = post("/orders/create");
+        if let Some(content_type) = content_type {
+            request = request.header("content-type", content_type);
+        }
+        ask(&gateway, request.body(Body::from("7")).unwrap()).await
+    };
+    for refused in [Some("application/xml"), Some("x"), None] {
+        let response = send(refused).await;
+        assert_eq!(response.headers()["accept"], "application/json, text/plain");
+        let expected = (415, "unsupported_media_type".into());
+        assert_eq!(problem(response).await, expected);
+    }
+    taken.assert_none();
+    for accepted in ["application/json;charset=utf-8", "TEXT/plain"] {
+        assert_eq!(send(Some(accepted)).await.status(), StatusCode::ACCEPTED);
+        taken.one();
+    }
 }
 
 #[tokio::test]

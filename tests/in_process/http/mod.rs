@@ -1,6 +1,7 @@
 //! Tests of HTTP services as message services, and of the reverse. The tests that need axum or
 //! tower-http are in `examples/axum`.
 
+mod backlogs;
 mod faults;
 mod gateway;
 mod handler;

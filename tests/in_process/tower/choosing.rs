@@ -39,7 +39,16 @@ async fn a_client_over_two_streams_steers_by_the_message() {
     client.enqueue("a", ()).await.unwrap();
     worker.stop().await.unwrap();
     assert_eq!(work.calls(), 1);
-    assert_eq!(memory.clone().stream("tasks").backlog().entries, 1);
+    assert_eq!(
+        memory
+            .clone()
+            .stream("tasks")
+            .stats()
+            .await
+            .unwrap()
+            .entries,
+        1
+    );
 }
 
 #[tokio::test(start_paused = true)]

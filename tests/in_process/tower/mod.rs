@@ -13,10 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use campanile::{
     Attempt, BoxError, Client, Error, Message, MessageService, Reply, RpcCode, Servable, State,
-    transport::{
-        Counts, Page,
-        memory::{Backlog, Memory},
-    },
+    transport::{Counts, Page, memory::Memory},
 };
 use tokio::time::{Instant, sleep};
 
@@ -73,7 +70,7 @@ impl Scene {
 
 /// Waits until every message on this broker's stream has ended.
 async fn ended(memory: &Memory) {
-    while memory.backlog() != Backlog::default() {
+    while !memory.backlog().await.unwrap().is_empty() {
         sleep(SECOND).await;
     }
 }

@@ -1,6 +1,7 @@
 //! The sending half of the Redis transport against real servers: its wire format, replies, and
 //! errors.
 
+mod bounds;
 mod connecting;
 mod failover;
 mod idle;

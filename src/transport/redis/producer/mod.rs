@@ -1,5 +1,6 @@
 //! The sending half: adds tasks and requests to the stream, and publishes events.
 
+pub(super) mod bound;
 mod registration;
 pub(super) mod replicas;
 pub(super) mod schedule;
@@ -15,7 +16,8 @@ use std::{
 
 use tower::Service;
 
-pub(super) use self::{registration::Registrations, replicas::ReplicatedSends};
+use self::bound::Admission;
+pub(super) use self::{bound::Bounds, registration::Registrations, replicas::ReplicatedSends};
 use super::{
     Redis,
     connection::{Encode, RespWriter},
@@ -26,7 +28,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    message::{Kind, Message, MessageId, Name, Replicas},
+    message::{Deadline, Kind, Message, MessageId, Name, Replicas},
     reply::Reply,
     transport::{Counters, codec, sending},
 };
@@ -52,24 +54,47 @@ impl Service<Message> for Redis {
 impl Redis {
     fn send(&self, mut message: Message) -> Result<SendWork, Error> {
         check(&message)?;
+        if message.kind() == Kind::Rpc {
+            // Set before any wait, so that it bounds all of them.
+            let deadline = &mut message.parts_mut().deadline;
+            deadline.get_or_insert_with(|| Deadline::after(Deadline::OF_A_REQUEST));
+        }
         if message.kind() != Kind::Event {
             self.settings.choose_partition(message.parts_mut())?;
             let stream = self.settings.target(message.parts())?;
             keys::check(&self.options.namespace, stream)?;
             let partitions = self.unchecked_partitions();
             let registration = self.registration(stream);
-            if partitions.is_some() || registration.is_some() {
-                let redis = self.clone();
-                return Ok(SendWork::Boxed(Box::pin(async move {
-                    if let Some(check) = partitions {
-                        check.await?;
-                    }
-                    if let Some(registration) = registration {
-                        registration.await?;
-                    }
-                    redis.future(redis.dispatch(message)).await
-                })));
-            }
+            // The bound is looked at last, so that no admitted message waits for anything else.
+            let admission = match partitions.is_some() || registration.is_some() {
+                true => None,
+                false => Some(self.admission(&message)?),
+            };
+            let admission = match admission {
+                Some(Admission::Now(admitted)) => {
+                    let sent = self.dispatch(message);
+                    drop(admitted);
+                    return sent;
+                }
+                admission => admission,
+            };
+            let redis = self.clone();
+            return Ok(SendWork::Boxed(Box::pin(async move {
+                if let Some(check) = partitions {
+                    check.await?;
+                }
+                if let Some(registration) = registration {
+                    registration.await?;
+                }
+                let admission = match admission {
+                    Some(admission) => admission,
+                    None => redis.admission(&message)?,
+                };
+                let admitted = admission.wait().await?;
+                let sent = redis.future(redis.dispatch(message));
+                drop(admitted);
+                sent.await
+            })));
         }
         self.dispatch(message)
     }

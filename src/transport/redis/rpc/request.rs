@@ -25,14 +25,11 @@ impl Hub {
     pub(in crate::transport::redis) fn request(
         self: Arc<Self>,
         key: &Name,
-        mut message: Message,
+        message: Message,
     ) -> impl Future<Output = Result<Reply, Error>> + Send + use<> {
         let key = key.clone();
-        let parts = message.parts_mut();
         // The deadline is sent, so that no worker starts a request whose caller no longer waits.
-        let deadline = *parts
-            .deadline
-            .get_or_insert_with(|| Deadline::after(Deadline::OF_A_REQUEST));
+        let deadline = message.parts().deadline.expect("the sender has set one");
         async move {
             let name = message.name().clone();
             let late = || {

@@ -137,7 +137,11 @@ scripts! {
     /// Deletes a consumer.
     DROP_CONSUMER = "holder" "group_info" "drop_consumer";
     /// Counts a group's entries and consumers.
-    STATS = "fence" "holder" "group_info" "stats";
+    STATS = "fence" "holder" "group_info" "waiting" "stats";
+    /// Counts all that waits for a group.
+    BACKLOG = "fence" "holder" "group_info" "waiting" "backlog";
+    /// Tells senders with a bound what waits on a stream.
+    BOUND = "fence" "holder" "group_info" "waiting" "bound";
 }
 
 /// A Lua script with one key, for state that several processes of an application share, such as

@@ -16,30 +16,10 @@ end
 
 local primary, retry = group_info(KEYS[1], group), group_info(KEYS[2], group)
 if not primary then return false end
--- Redis returns no lag before 7.0, nor if entries that the group has not read were deleted.
-local lag = primary.lag
-if not lag then
-  local delivered = primary['last-delivered-id']
-  if #redis.call('XRANGE', KEYS[1], '(' .. delivered, '+', 'COUNT', 1) == 0 then
-    lag = 0
-  elseif delivered == '0-0' then
-    lag = redis.call('XLEN', KEYS[1])
-  end
-end
-local pending = primary.pending
-local unfinished = lag and lag + pending or -1
-if retry then
-  pending = pending + retry.pending
-  -- Finished entries are deleted from the retry stream, so all that are not pending are
-  -- undelivered.
-  if lag then lag = lag + math.max(0, redis.call('XLEN', KEYS[2]) - retry.pending) end
-end
-
-local parked, MOST_KEYS = 0, 1000
-local base = string.sub(KEYS[5], 1, -(#':parking:' + #group + 1))
-for _, key in ipairs(redis.call('ZRANGE', KEYS[5], 0, MOST_KEYS - 1)) do
-  parked = parked + redis.call('XLEN', base .. ':parked:' .. #group .. ':' .. group .. ':' .. key)
-end
+local lag = unread(KEYS[1], primary)
+local unfinished = lag and lag + primary.pending or -1
+if lag then lag = lag + undelivered(KEYS[2], retry) end
+local pending = primary.pending + (retry and retry.pending or 0)
 
 local alive, idle, foreign, held = 0, -1, 0, 0
 for _, list in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], group)) do
@@ -52,6 +32,6 @@ for _, list in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], group)) do
 end
 return {
   lag or -1, pending, age(KEYS[2], retry, age(KEYS[1], primary, -1)),
-  redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[4]), alive, parked,
+  redis.call('ZCARD', KEYS[3]), redis.call('XLEN', KEYS[4]), alive, parked(KEYS[5], group),
   unfinished, idle, foreign, held, primary['last-delivered-id']
 }

@@ -1,0 +1,71 @@
+//! All that waits for the workers of a group.
+
+use std::time::Duration;
+
+/// The messages of a stream that are work for a group now or later, by what they wait for. Each
+/// message is in one field, except for [`due_soon`](Self::due_soon). For a program that scales workers,
+/// see [`total`](Self::total).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backlog {
+    /// The messages that could be delivered now. For a group that does not exist, all entries of the
+    /// stream: a new group begins there, unless the stream has other groups.
+    ///
+    /// Redis does not know the number before 7.0, nor after an entry inside the stream was deleted.
+    /// Then they are counted up to 10,000.
+    pub waiting: u64,
+    /// The deliveries of workers that have died. Live workers claim them.
+    pub unclaimed: u64,
+    /// The deliveries of live workers that are not settled.
+    pub running: u64,
+    /// The messages that wait for their next attempt, in the back-off after a failure.
+    pub retrying: u64,
+    /// The tasks that their senders have delayed. They wait for all groups of the stream.
+    pub delayed: u64,
+    /// Those of [`retrying`](Self::retrying) and [`delayed`](Self::delayed) that are due within the
+    /// horizon.
+    pub due_soon: u64,
+    /// The messages that wait for a permit of a [`Limit`](super::Limit), or for the end of their name's
+    /// [pause](super::PauseTarget::Name). More workers do not help them. On Redis, only the messages of
+    /// 1,000 keys are counted.
+    pub parked: u64,
+    /// The time for which the oldest of the [`waiting`](Self::waiting) messages has waited. It starts
+    /// again when a message is due for redelivery.
+    pub oldest_waiting: Option<Duration>,
+    /// The number of live workers.
+    pub workers: u64,
+}
+
+impl Backlog {
+    /// The horizon of [`due_soon`](Self::due_soon), unless another is given.
+    pub const HORIZON: Duration = Duration::from_secs(30);
+
+    /// Returns the number of messages that need workers now or soon: those that wait, those that are
+    /// unclaimed, those that run, and those due soon. Divided by the number of messages that one worker
+    /// should have, it is the number of workers.
+    pub fn total(&self) -> u64 {
+        self.waiting + self.unclaimed + self.running + self.due_soon
+    }
+
+    /// Returns `true` if there is nothing to do, now or later.
+    pub fn is_empty(&self) -> bool {
+        self.waiting + self.unclaimed + self.running == 0
+            && self.retrying + self.delayed + self.parked == 0
+    }
+
+    /// Adds the backlog of another stream of the same workers.
+    pub(crate) fn join(self, other: Self) -> Self {
+        Self {
+            waiting: self.waiting + other.waiting,
+            unclaimed: self.unclaimed + other.unclaimed,
+            running: self.running + other.running,
+            retrying: self.retrying + other.retrying,
+            delayed: self.delayed + other.delayed,
+            due_soon: self.due_soon + other.due_soon,
+            parked: self.parked + other.parked,
+            oldest_waiting: self.oldest_waiting.max(other.oldest_waiting),
+            // Each worker serves all streams.
+            workers: self.workers.max(other.workers),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The bound on the messages that wait on a stream, which its senders keep to.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Settings;
+use crate::{
+    error::Error,
+    message::{Kind, Name, Parts},
+};
+
+/// Decides about a message for a stream on which too much waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// The call fails immediately, as [overloaded](Error::is_overloaded).
+    #[default]
+    Fail,
+    /// The call waits for room, for at most this time and not longer than the deadline of a request.
+    /// Then it fails as [overloaded](Error::is_overloaded). Calls that wait get room in no particular
+    /// order.
+    Wait(Duration),
+}
+
+/// A bound on the messages that wait on a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bound {
+    /// The most messages that may wait for a group.
+    pub(crate) max: u64,
+    /// The longest time for which a message may wait.
+    pub(crate) max_age: Option<Duration>,
+    pub(crate) when_full: WhenFull,
+}
+
+/// The messages that wait for a group with live workers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) group: Name,
+    pub(crate) messages: u64,
+    /// The age of the oldest of them. Zero if nothing waits, and if no one asked.
+    pub(crate) oldest: Duration,
+    /// The number of entries of the stream that the group has ever read. `None` if it is unknown.
+    pub(crate) read: Option<u64>,
+}
+
+impl Settings {
+    /// Returns the bound that applies to a message. `None` for events, which no stream keeps, and for
+    /// tasks that are not due: a task that becomes due later waits for a worker like any other, but
+    /// its sender would not learn of a refusal.
+    ///
+    /// # Errors
+    /// If the bound is invalid.
+    pub(crate) fn bound(&self, parts: &Parts) -> Result<Option<Bound>, Error> {
+        if self.max_waiting.is_none() && self.max_waiting_age.is_none() {
+            return Ok(None);
+        }
+        let is_later = parts.due.is_some_and(|due| !due.wait().is_zero());
+        if parts.kind == Kind::Event || is_later {
+            return Ok(None);
+        }
+        if self.max_waiting == Some(0) {
+            return Err(Error::config("`max_waiting` must be at least 1"));
+        }
+        if self.max_waiting_age.is_some_and(|age| age.is_zero()) {
+            return Err(Error::config("`max_waiting_age` must be longer than zero"));
+        }
+        Ok(Some(Bound {
+            max: self.max_waiting.map_or(u64::MAX, |max| max as u64),
+            max_age: self.max_waiting_age,
+            when_full: self.when_full,
+        }))
+    }
+}
+
+impl Bound {
+    /// Returns the number of messages that may still be sent.
+    pub(crate) fn room(&self, waiting: &Waiting) -> u64 {
+        match self.is_too_old(waiting) {
+            true => 0,
+            false => self.max.saturating_sub(waiting.messages),
+        }
+    }
+
+    /// Returns the end of the wait for room. `None` if the call does not wait.
+    pub(crate) fn wait_until(&self, parts: &Parts) -> Option<Instant> {
+        let WhenFull::Wait(most) = self.when_full else {
+            return None;
+        };
+        let end = crate::Deadline::after(most).0;
+        let deadline = parts.deadline.filter(|_| parts.kind == Kind::Rpc);
+        Some(deadline.map_or(end, |deadline| deadline.0.min(end)))
+    }
+
+    /// Returns the error of a message for which there is no room on the stream.
+    pub(crate) fn refusal(&self, stream: &Name, waiting: &Waiting, rate: &DrainRate) -> Error {
+        let Waiting {
+            group, messages, ..
+        } = waiting;
+        let text = if self.is_too_old(waiting) {
+            let (age, max) = (waiting.oldest, self.max_age.unwrap_or_default());
+            format!(
+                "the stream `{stream}` is full: a message has waited for {age:.1?} for the group \
+                 `{group}`, and its sender allows {max:?}; nothing was stored"
+            )
+        } else {
+            let max = self.max;
+            format!(
+                "the stream `{stream}` is full: {messages} messages wait for the group `{group}`, and \
+                 its sender allows {max}; nothing was stored"
+            )
+        };
+        Error::overloaded(text, rate.time_for(self.excess(waiting)))
+    }
+
+    fn is_too_old(&self, waiting: &Waiting) -> bool {
+        self.max_age.is_some_and(|max| waiting.oldest > max)
+    }
+
+    /// Returns the number of messages that workers must take until a tenth of the bound is free.
+    fn excess(&self, waiting: &Waiting) -> f64 {
+        /// The part of the bound that may be in use when senders come back.
+        const IN_USE: f64 = 0.9;
+        let messages = waiting.messages as f64;
+        let too_many = messages - IN_USE * self.max as f64;
+        // Messages have come at an even rate, as far as anyone knows.
+        let too_old = self.max_age.map_or(0.0, |max| {
+            let oldest = waiting.oldest.as_secs_f64();
+            messages * (1.0 - IN_USE * max.as_secs_f64() / oldest.max(f64::MIN_POSITIVE))
+        });
+        too_many.max(too_old).max(1.0)
+    }
+}
+
+/// Measures how many messages the workers of a group take in a second.
+#[derive(Debug, Default)]
+pub(crate) struct DrainRate {
+    since: Option<(Instant, Waiting)>,
+    per_second: Option<f64>,
+}
+
+impl DrainRate {
+    /// The shortest time over which the rate is measured.
+    const SHORTEST: Duration = Duration::from_millis(500);
+    /// The longest time over which the rate is measured. A sender that sends rarely would otherwise
+    /// see the rate of another hour.
+    const LONGEST: Duration = Duration::from_secs(30);
+    /// The limits of the time after which a sender may try again.
+    const WAITS: (f64, f64) = (1.0, 300.0);
+    /// The time after which a sender may try again while the rate is unknown.
+    const UNKNOWN: Duration = Duration::from_secs(5);
+
+    /// Notes what waits now for the group for which most messages wait.
+    pub(crate) fn note(&mut self, now: Instant, waiting: &Waiting) {
+        let Some((at, before)) = &self.since else {
+            self.since = Some((now, waiting.clone()));
+            return;
+        };
+        let elapsed = now.saturating_duration_since(*at);
+        if elapsed < Self::SHORTEST {
+            return;
+        }
+        let taken = match before.read.zip(waiting.read) {
+            Some((before, now)) => now.saturating_sub(before),
+            // Without the number of entries read, a fall of what waits is the least that was taken.
+            None => before.messages.saturating_sub(waiting.messages),
+        };
+        let is_current = elapsed <= Self::LONGEST && before.group == waiting.group;
+        let measured = is_current.then(|| taken as f64 / elapsed.as_secs_f64());
+        self.per_second = match (self.per_second, measured) {
+            (Some(before), Some(now)) => Some((before + now) / 2.0),
+            (_, now) => now,
+        };
+        self.since = Some((now, waiting.clone()));
+    }
+
+    /// Returns the time in which workers take this many messages, from 1 s to 5 min.
+    fn time_for(&self, messages: f64) -> Duration {
+        let Some(rate) = self.per_second else {
+            return Self::UNKNOWN;
+        };
+        let (shortest, longest) = Self::WAITS;
+        Duration::from_secs_f64((messages / rate).clamp(shortest, longest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(messages: u64, seconds: u64, read: Option<u64>) -> Waiting {
+        Waiting {
+            group: "workers".into(),
+            messages,
+            oldest: Duration::from_secs(seconds),
+            read,
+        }
+    }
+
+    fn bound(max: u64, max_age: Option<u64>) -> Bound {
+        Bound {
+            max,
+            max_age: max_age.map(Duration::from_secs),
+            when_full: WhenFull::Fail,
+        }
+    }
+
+    fn asked(bound: &Bound, waiting: &Waiting, rate: &DrainRate) -> u64 {
+        let error = bound.refusal(&"orders".into(), waiting, rate);
+        error.retry_after().expect("it is full").as_secs()
+    }
+
+    #[test]
+    fn there_is_room_until_too_many_wait_or_one_waits_for_too_long() {
+        assert_eq!(bound(10, None).room(&waiting(0, 9999, None)), 10);
+        assert_eq!(bound(10, None).room(&waiting(11, 0, None)), 0);
+        assert_eq!(bound(10, Some(60)).room(&waiting(4, 60, None)), 6);
+        assert_eq!(bound(10, Some(60)).room(&waiting(4, 61, None)), 0);
+    }
+
+    #[test]
+    fn the_wait_follows_the_rate_at_which_workers_take_messages() {
+        let (start, full) = (Instant::now(), bound(1000, None));
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut rate = DrainRate::default();
+        rate.note(start, &waiting(1000, 0, Some(0)));
+        assert_eq!(asked(&full, &waiting(1000, 0, None), &rate), 5, "unknown");
+        rate.note(after(10), &waiting(1000, 0, Some(100)));
+        assert_eq!(asked(&full, &waiting(1000, 0, None), &rate), 10);
+        assert_eq!(asked(&full, &waiting(2000, 0, None), &rate), 110);
+        // Three quarters of those that wait came in the last 45 s.
+        let old = bound(u64::MAX, Some(50));
+        assert_eq!(asked(&old, &waiting(400, 60, None), &rate), 10);
+        rate.note(after(20), &waiting(1000, 0, Some(100_000)));
+        assert_eq!(asked(&full, &waiting(1000, 0, None), &rate), 1);
+    }
+
+    #[test]
+    fn workers_that_take_nothing_make_senders_wait_for_five_minutes() {
+        let start = Instant::now();
+        let mut rate = DrainRate::default();
+        rate.note(start, &waiting(10, 0, None));
+        rate.note(start + Duration::from_secs(1), &waiting(10, 0, None));
+        assert_eq!(asked(&bound(10, None), &waiting(10, 0, None), &rate), 300);
+    }
+
+    #[test]
+    fn a_rate_of_another_time_or_of_another_group_does_not_count() {
+        let start = Instant::now();
+        let mut rate = DrainRate::default();
+        rate.note(start, &waiting(10, 0, Some(0)));
+        rate.note(start + Duration::from_secs(60), &waiting(10, 0, Some(600)));
+        assert_eq!(rate.per_second, None);
+        let mut other = waiting(10, 0, Some(9_000));
+        other.group = "others".into();
+        rate.note(start + Duration::from_secs(61), &other);
+        assert_eq!(rate.per_second, None);
+    }
+}

@@ -1,0 +1,331 @@
+//! Keeps senders to the bound on what waits on a stream.
+//!
+//! A message that is admitted is sent as without a bound. The numbers behind the decision are a
+//! sample, which the sender takes from the server in between.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use foldhash::HashMap;
+use redis::Cmd;
+use tokio::{runtime::Handle, time::Instant};
+
+use crate::{
+    error::Error,
+    message::{Message, Name},
+    sync::lock,
+    transport::{
+        Bound, DrainRate, Waiting,
+        redis::{
+            Redis,
+            keys::{CONSUMER_PREFIX, Keys},
+            response::{Value, array, bytes, exactly, integer},
+            scripts,
+        },
+    },
+};
+
+/// The time for which a sample counts.
+const SAMPLE_LASTS: Duration = Duration::from_millis(500);
+/// The time for which a sample counts that has found no room.
+const FULL_LASTS: Duration = Duration::from_millis(100);
+/// A sender sends at most this part of the room by one sample. So other senders that have seen the
+/// same room do not exceed the bound by much.
+const PART_OF_ROOM: u64 = 16;
+/// The number of remembered streams at which those that were not used lately are forgotten.
+const FORGET_AT: usize = 1024;
+
+/// The streams with a bound to which a handle and its clones send.
+#[derive(Debug, Default)]
+pub(in crate::transport::redis) struct Bounds(Mutex<HashMap<Name, Vec<Arc<BoundedStream>>>>);
+
+/// A stream with a bound.
+#[derive(Debug)]
+struct BoundedStream {
+    bound: Bound,
+    window: Mutex<Window>,
+    /// Held while a sample is taken, so that calls take one together.
+    sampling: tokio::sync::Mutex<()>,
+    /// The number of messages that were admitted and are not in the queue of the connection yet. A
+    /// sample does not count them.
+    on_the_way: AtomicU64,
+}
+
+/// A message that may be sent, until it is in the queue of the connection. `None` for a message
+/// without a bound.
+#[derive(Debug)]
+pub(super) struct Admitted(Option<Arc<BoundedStream>>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.0 {
+            stream.on_the_way.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The messages that may be sent by the last sample.
+#[derive(Debug, Default)]
+struct Window {
+    /// The number of messages admitted so far.
+    admitted: u64,
+    /// The number at which another sample is needed.
+    limit: u64,
+    /// The numbers at which, and the time after which, another sample is taken ahead of the need.
+    renew_at: u64,
+    taken_at: Option<Instant>,
+    is_renewing: bool,
+    /// The groups with the longest queue and without room, if there is no room.
+    full: Option<Waiting>,
+    rate: DrainRate,
+}
+
+/// The decision about one message.
+enum Decision {
+    /// The message is admitted. With `renew` another sample should be taken.
+    Admitted {
+        renew: bool,
+    },
+    /// A sample is needed first.
+    Sample,
+    Refused(Error),
+}
+
+/// The admission of a message: now, or with the end of a future.
+pub(super) enum Admission<F> {
+    Now(Admitted),
+    Later(F),
+}
+
+impl<F: Future<Output = Result<Admitted, Error>>> Admission<F> {
+    /// Waits until the message may be sent.
+    pub(super) async fn wait(self) -> Result<Admitted, Error> {
+        match self {
+            Self::Now(admitted) => Ok(admitted),
+            Self::Later(admission) => admission.await,
+        }
+    }
+}
+
+impl Bounds {
+    /// Returns the state of a stream. `key` is its name in the namespace.
+    fn of(&self, key: &Name, bound: Bound) -> Arc<BoundedStream> {
+        let mut streams = lock(&self.0);
+        if streams.len() >= FORGET_AT && !streams.contains_key(key) {
+            streams.retain(|_, bounds| bounds.iter().any(|it| it.is_in_use()));
+        }
+        let bounds = streams.entry(key.clone()).or_default();
+        if let Some(known) = bounds.iter().find(|known| known.bound == bound) {
+            return Arc::clone(known);
+        }
+        let stream = Arc::new(BoundedStream {
+            bound,
+            window: Mutex::default(),
+            sampling: tokio::sync::Mutex::default(),
+            on_the_way: AtomicU64::new(0),
+        });
+        bounds.push(Arc::clone(&stream));
+        stream
+    }
+}
+
+impl Redis {
+    /// Decides about a message for a stream that may have a bound.
+    ///
+    /// # Errors
+    /// If the bound is invalid, or leaves no room.
+    pub(super) fn admission(
+        &self,
+        message: &Message,
+    ) -> Result<
+        Admission<impl Future<Output = Result<Admitted, Error>> + Send + 'static + use<>>,
+        Error,
+    > {
+        let Some(bound) = self.settings.bound(message.parts())? else {
+            return Ok(Admission::Now(Admitted(None)));
+        };
+        let until = bound.wait_until(message.parts());
+        let name = self.settings.target(message.parts())?;
+        let key = self.options.namespace.apply(name);
+        let stream = self.shared.bounds.of(&key, bound);
+        match stream.decide(name, until.is_some()) {
+            Decision::Admitted { renew } => {
+                return Ok(Admission::Now(self.admitted(stream, name, renew)));
+            }
+            Decision::Refused(error) => return Err(error),
+            Decision::Sample => {}
+        }
+        let (redis, name) = (self.clone(), name.clone());
+        Ok(Admission::Later(async move {
+            redis.admit(stream, &name, until).await
+        }))
+    }
+
+    /// Waits until a message may be sent.
+    async fn admit(
+        &self,
+        stream: Arc<BoundedStream>,
+        name: &Name,
+        until: Option<Instant>,
+    ) -> Result<Admitted, Error> {
+        loop {
+            {
+                let _turn = stream.sampling.lock().await;
+                if !stream.has_sample() {
+                    self.sample(&stream, name).await?;
+                }
+            }
+            match stream.decide(name, false) {
+                Decision::Admitted { renew } => return Ok(self.admitted(stream, name, renew)),
+                Decision::Sample => {}
+                Decision::Refused(error) => {
+                    let now = Instant::now();
+                    let Some(until) = until.filter(|until| *until > now) else {
+                        return Err(error);
+                    };
+                    tokio::time::sleep_until(until.min(now + FULL_LASTS)).await;
+                }
+            }
+        }
+    }
+
+    fn admitted(&self, stream: Arc<BoundedStream>, name: &Name, renew: bool) -> Admitted {
+        if renew {
+            self.renew(Arc::clone(&stream), name);
+        }
+        Admitted(Some(stream))
+    }
+
+    /// Takes another sample in the background. Without a runtime the next call that needs a sample
+    /// takes it.
+    fn renew(&self, stream: Arc<BoundedStream>, name: &Name) {
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let (redis, name) = (self.clone(), name.clone());
+        runtime.spawn(async move {
+            let turn = stream.sampling.lock().await;
+            // A call that needs a sample takes one itself, and gets the error.
+            let _ = redis.sample(&stream, &name).await;
+            drop(turn);
+        });
+    }
+
+    async fn sample(&self, stream: &BoundedStream, name: &Name) -> Result<(), Error> {
+        let Bound { max, max_age, .. } = stream.bound;
+        let keys = Keys::new(&self.options.namespace, name, &self.settings.group)?;
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(keys.base())
+                .arg(CONSUMER_PREFIX)
+                .arg(self.settings.lease.as_millis() as u64)
+                .arg(self.options.foreign_lease.as_millis() as u64)
+                // Without a bound on their number, the messages are counted for the rate only.
+                .arg(if max == u64::MAX { 1000 } else { max })
+                .arg(u8::from(max_age.is_some()));
+        };
+        // Those on the way are subtracted, since they may not be in the sample.
+        let (admitted, on_the_way) = {
+            let window = lock(&stream.window);
+            (window.admitted, stream.on_the_way.load(Ordering::Relaxed))
+        };
+        let pipeline = self.shared.pipeline.of(&keys.primary);
+        let primary = [&*keys.primary];
+        // A sample is not the message, which was not sent yet.
+        let answer = pipeline.script_until_known(&scripts::BOUND, &primary, args);
+        let answer = answer.await.and_then(read);
+        let mut window = lock(&stream.window);
+        window.is_renewing = false;
+        let now = Instant::now();
+        let waiting = answer?;
+        if let Some(most) = waiting.iter().max_by_key(|waiting| waiting.messages) {
+            window.rate.note(now, most);
+        }
+        let rooms = waiting.iter().map(|waiting| stream.bound.room(waiting));
+        let room = rooms.min();
+        let part = match room {
+            // No group has a live worker, so there is no bound.
+            None => u64::MAX,
+            Some(room) if room <= on_the_way => 0,
+            Some(room) => ((room - on_the_way) / PART_OF_ROOM).max(1),
+        };
+        // Those admitted since the sample was asked for are not in it.
+        window.limit = admitted.saturating_add(part);
+        window.renew_at = admitted.saturating_add(part.div_ceil(2));
+        window.taken_at = Some(now);
+        window.full = match room {
+            Some(0) => waiting.into_iter().find(|it| stream.bound.room(it) == 0),
+            _ => None,
+        };
+        Ok(())
+    }
+}
+
+impl BoundedStream {
+    /// Decides about one message, by the last sample. A message that can wait is not refused.
+    fn decide(&self, name: &Name, can_wait: bool) -> Decision {
+        let mut window = lock(&self.window);
+        if !window.is_current() {
+            return Decision::Sample;
+        }
+        if let Some(full) = &window.full {
+            return match can_wait {
+                true => Decision::Sample,
+                false => Decision::Refused(self.bound.refusal(name, full, &window.rate)),
+            };
+        }
+        if window.admitted >= window.limit {
+            return Decision::Sample;
+        }
+        window.admitted += 1;
+        self.on_the_way.fetch_add(1, Ordering::Relaxed);
+        let is_due = window.admitted >= window.renew_at || window.age() >= SAMPLE_LASTS / 2;
+        let renew = is_due && !window.is_renewing;
+        window.is_renewing |= renew;
+        Decision::Admitted { renew }
+    }
+
+    /// Returns `true` if the last sample can decide about a message.
+    fn has_sample(&self) -> bool {
+        let window = lock(&self.window);
+        window.is_current() && (window.full.is_some() || window.admitted < window.limit)
+    }
+
+    fn is_in_use(&self) -> bool {
+        lock(&self.window).is_current()
+    }
+}
+
+impl Window {
+    fn is_current(&self) -> bool {
+        let lasts = match self.full {
+            Some(_) => FULL_LASTS,
+            None => SAMPLE_LASTS,
+        };
+        self.taken_at.is_some() && self.age() < lasts
+    }
+
+    fn age(&self) -> Duration {
+        self.taken_at.map_or(Duration::MAX, |at| at.elapsed())
+    }
+}
+
+/// Decodes the response of the script.
+pub(in crate::transport::redis) fn read(answer: Value) -> Result<Vec<Waiting>, Error> {
+    let groups = array(answer)?.into_iter().map(|group| {
+        let [group, messages, age, read] = exactly(group)?;
+        let group = bytes(group)?;
+        let number = |value: &Value| Ok::<_, Error>(u64::try_from(integer(value)?).ok());
+        Ok(Waiting {
+            group: Name::from(String::from_utf8_lossy(&group).into_owned()),
+            messages: number(&messages)?.unwrap_or_default(),
+            oldest: Duration::from_millis(number(&age)?.unwrap_or_default()),
+            read: number(&read)?,
+        })
+    });
+    groups.collect()
+}
