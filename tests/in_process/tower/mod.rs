@@ -13,10 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use campanile::{
     Attempt, BoxError, Client, Error, Message, MessageService, Reply, RpcCode, Servable, State,
-    transport::{
-        Counts, Page,
-        memory::Memory,
-    },
+    transport::{Counts, Page, memory::Memory},
 };
 use tokio::time::{Instant, sleep};
 
