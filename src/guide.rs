@@ -368,6 +368,9 @@ pub mod http {
     //! [`Gateway::carry_header`]: crate::http_bridge::Gateway::carry_header
     //! [`max_body_bytes`]: crate::http_bridge::Gateway::max_body_bytes
     //! [`timeout`]: crate::http_bridge::Gateway::timeout
+    //! [types]: crate::http_bridge::Gateway::content_types
+    //! [`idempotency_window`]: crate::transport::Settings::idempotency_window
+    //! [back-pressure]: crate::guide::operations
     //! [`accept_content_type`]: crate::http_bridge::Gateway::accept_content_type
     //! [`trust_header`]: crate::http_bridge::HttpHandler::trust_header
     //! [`HttpLayer`]: crate::http_bridge::HttpLayer

@@ -91,7 +91,7 @@ pub async fn a_full_stream_refuses_senders_until_workers_take_messages<F: Factor
 }
 
 /// Checks that a full stream takes the messages whose senders have been acknowledged already, or
-/// would not learn of a refusal.
+/// cannot be refused in time.
 pub async fn a_full_stream_takes_follow_ups_redeliveries_and_delayed_tasks<F: Factory>(
     factory: &F,
 ) {

@@ -46,8 +46,7 @@ pub(crate) struct Waiting {
 
 impl Settings {
     /// Returns the bound that applies to a message. `None` for events, which no stream keeps, and for
-    /// tasks that are not due: a task that becomes due later waits for a worker like any other, but
-    /// its sender would not learn of a refusal.
+    /// tasks that are not due: their senders have gone on when they start to wait for workers.
     ///
     /// # Errors
     /// If the bound is invalid.
