@@ -86,9 +86,9 @@ impl fmt::Display for Breakage {
 /// type, with a variant or a number that the reader does not know, or of another content type. A
 /// field that the reader does not know is ignored, unless its type denies unknown fields.
 ///
-/// Payloads of different [versions](super::Task::version) are not compared: old workers leave newer ones
-/// to new workers. Old senders break if their version is no longer lifted, or is higher than the new
-/// one.
+/// Payloads of different [versions](crate::contract::Task::version) are not compared: old workers leave
+/// newer ones to new workers. Old senders break if their version is no longer lifted, or is higher than
+/// the new one.
 ///
 /// Payloads are compared only if both descriptions have their schemas. An added route breaks nobody:
 /// start its workers before its senders. Limits on the length and the pattern of texts are not
