@@ -83,13 +83,13 @@ pub(crate) use self::{
     partitions::{Partitions, Role},
     settings::consumer_settings,
     streams::{Members, Quota, StreamSchedule},
+    workers::{MINUTES, MinuteCounts, host_name},
 };
 pub(crate) use self::{
     dead::{DroppedLetters, PAGE_BYTES},
     dead_partitions::PartitionedDeadLetters,
     sending::check_key,
     tasks::{SharedTasks, TaskOutcome},
-    workers::{MINUTES, MinuteCounts, host_name},
 };
 
 /// The messages that a service wants from a source.
