@@ -93,6 +93,7 @@ pub(crate) use self::{
     partitions::{Partitions, Role},
     settings::consumer_settings,
     streams::{Members, Quota, StreamSchedule},
+    workers::{MINUTES, MinuteCounts, host_name},
 };
 pub(crate) use self::{
     dead::{DroppedLetters, PAGE_BYTES},
@@ -100,7 +101,6 @@ pub(crate) use self::{
     messages::{invalid_position, position},
     sending::check_key,
     tasks::{SharedTasks, TaskOutcome},
-    workers::{MINUTES, MinuteCounts, host_name},
 };
 
 /// The messages that a service wants from a source.

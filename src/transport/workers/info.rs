@@ -143,6 +143,7 @@ impl Default for WorkerInfo {
 
 impl WorkerInfo {
     /// Creates the description of a worker whose announcement is missing or cannot be read.
+    #[cfg(feature = "redis")]
     pub(crate) fn unknown(worker: impl Into<String>, fault: impl Into<String>) -> Self {
         Self {
             worker: worker.into(),

@@ -49,6 +49,7 @@ impl WorkerOrder {
     }
 
     /// Decodes an order. `None` if this version does not know it.
+    #[cfg(feature = "redis")]
     pub(crate) fn parse(word: &str, argument: &str) -> Option<Self> {
         let name = || (!argument.is_empty()).then(|| Name::from(argument));
         Some(match word {
