@@ -27,7 +27,7 @@ pub const STREAMS: [&str; 2] = ["{images}.urgent", "{images}.normal"];
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The state of the API.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Api {
     /// Sends to each stream.
     pub client: Client<BoxSender>,
