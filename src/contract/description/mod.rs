@@ -244,7 +244,9 @@ mod tests {
         );
         let kind = refused(br#"{"routes":[{"kind":"job","name":"a"}]}"#);
         assert!(kind.contains("unknown variant `job`"), "{kind}");
-        let deep = format!(r#"{{"routes":[],"x":{}"#, "[".repeat(1000));
+        let schema = "[".repeat(1000);
+        let payload = format!(r#"{{"name":"T","schema":{schema}"#);
+        let deep = format!(r#"{{"routes":[{{"kind":"task","name":"a","payload":{payload}"#);
         assert!(refused(deep.as_bytes()).contains("recursion limit"));
         let long = refused(&vec![b' '; Description::MAX_LEN + 1]);
         assert!(long.contains("the maximum is 1048576 bytes"), "{long}");
