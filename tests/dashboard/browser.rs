@@ -22,9 +22,11 @@ use crate::support::raw::eventually;
 const INSTALL: &str = "install it with `apt-get install chromium chromium-driver`";
 const SOON: Duration = Duration::from_secs(20);
 
-/// A browser without a window. Its driver is killed when it is dropped.
+/// A browser without a window. It is killed when it is dropped, and so is its driver.
 pub(crate) struct Browser {
     pub(crate) client: Client,
+    /// The process of the browser, which outlives a driver that is killed.
+    process: Option<u32>,
     _driver: Child,
     _profile: TempDir,
 }
@@ -70,8 +72,14 @@ impl Browser {
             },
             SOON,
         );
+        let client = client.await;
+        let process = client
+            .capabilities()
+            .and_then(|it| it.get("goog:processID"));
+        let process = process.and_then(Value::as_u64);
         Self {
-            client: client.await,
+            process: process.and_then(|id| id.try_into().ok()),
+            client,
             _driver: driver,
             _profile: profile,
         }
@@ -139,6 +147,18 @@ impl Browser {
             .issue_cmd(command)
             .await
             .expect("the command succeeds");
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if let Some(process) = self.process {
+            // It may have ended already. As in `Signal`, the `kill` of the shell.
+            let kill = format!("kill -s KILL {process}");
+            let _ = std::process::Command::new("sh")
+                .args(["-c", &kill])
+                .status();
+        }
     }
 }
 

@@ -151,7 +151,6 @@ async fn the_dashboard_works_in_a_browser() {
         everything_works_without_script
         an_outage_is_shown_and_ends
     }
-    let _ = browser.client.clone().close().await;
 }
 
 async fn each_page_opens_without_errors_and_is_accessible(scene: &Scene, browser: &Browser) {

@@ -237,8 +237,9 @@ pub(super) fn delayed(answer: Value, on_stream: bool) -> Result<Part, Error> {
     for found in array(found)? {
         let [member, time, body] = exactly(found)?;
         let (member, time) = (text(member)?, text(time)?);
-        let milliseconds = time.parse::<f64>().unwrap_or_default().max(0.0);
-        let due = Duration::from_millis(milliseconds as u64);
+        let milliseconds = time.parse::<f64>();
+        let milliseconds = milliseconds.map_err(|_| unexpected("a time", "another text"))?;
+        let due = Duration::from_millis(milliseconds.max(0.0) as u64);
         let mut message = message(
             &member,
             msgpack::unpack(&bytes(body)?).unwrap_or_default(),
@@ -248,7 +249,8 @@ pub(super) fn delayed(answer: Value, on_stream: bool) -> Result<Part, Error> {
         next = Some(format!("{time} {member}"));
         messages.push(message);
     }
-    Ok((messages, next.filter(|_| matches!(count(&more), Ok(1..)))))
+    let is_over = count(&more)? == 0;
+    Ok((messages, next.filter(|_| !is_over)))
 }
 
 /// Decodes the keys with parked messages.
