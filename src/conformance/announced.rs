@@ -120,6 +120,15 @@ pub async fn workers_answer_what_they_have_done_and_what_runs<F: Factory>(factor
     let stats = stats.expect("the worker answers");
     assert_eq!((stats.done, stats.failed, stats.dead), (1, 1, 0));
     assert_eq!((stats.in_flight, stats.running.len()), (1, 1));
+    let described = must("asking for descriptions", workers.describe()).await;
+    let described: Vec<_> = (described.answers.iter())
+        .map(|it| (&*it.service, &*it.version, it.description.as_deref()))
+        .collect();
+    let expected = [
+        ("busy", "1.2.3", Some("routes of busy")),
+        ("idle", "1.2.3", Some("routes of idle")),
+    ];
+    assert_eq!(described, expected);
     let (delivery, counted) = running.remove(0);
     let shown = &stats.running[0];
     assert_eq!(

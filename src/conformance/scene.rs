@@ -190,7 +190,7 @@ impl<S: Source> OpenSource<S> {
 
     /// Makes the source that of a worker, as `serve` does.
     pub(super) fn announce(&mut self, service: &str, routes: &[&str]) -> Arc<WorkerMonitor> {
-        let monitor = Arc::new(WorkerMonitor::new(
+        let monitor = WorkerMonitor::new(
             self.0
                 .consumer()
                 .expect("a source that is announced has a name"),
@@ -198,7 +198,9 @@ impl<S: Source> OpenSource<S> {
             &Interest::stream(),
             (service.to_owned(), "1.2.3".to_owned()),
             routes.iter().map(|route| route.to_string()).collect(),
-        ));
+        );
+        let description = format!("routes of {service}");
+        let monitor = Arc::new(monitor.described_as(Some(description)));
         self.0.monitor(monitor.clone());
         monitor
     }

@@ -21,7 +21,7 @@ use crate::{
     message::{Kind, Message, Name},
     reply::Reply,
     service::{Route, RouteFuture, Servable, SharedService},
-    transport::Interest,
+    transport::{Interest, WorkerDescription},
 };
 
 /// Calls the handler for the kind and the name of each message. See the [module](super).
@@ -452,5 +452,13 @@ impl Servable for Router {
             false => format!("{} {}", route.kind, route.name),
         };
         routes.map(shown).collect()
+    }
+
+    /// A description that would be too long for an answer has no schemas.
+    fn description(&self) -> Option<String> {
+        let fits = |json: &String| json.len() <= WorkerDescription::MAX_LEN;
+        let description = self.describe();
+        let whole = description.to_json().ok().filter(fits);
+        whole.or_else(|| description.without_schemas().to_json().ok().filter(fits))
     }
 }

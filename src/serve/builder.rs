@@ -175,7 +175,7 @@ where
             // called before `open`: such a panic then leaves no consumer behind.
             let interest = app.interest();
             let (batch_size, reads_streams) = (interest.batch_size, interest.stream);
-            let routes = app.route_names();
+            let (routes, description) = (app.route_names(), app.description());
             let announced = interest.clone();
             let mut source = tokio::select! {
                 biased;
@@ -193,13 +193,14 @@ where
                 )));
             }
             let log = WorkerLog::start(&source, reads_streams, &routes);
-            let monitor = Arc::new(WorkerMonitor::new(
+            let monitor = WorkerMonitor::new(
                 source.consumer().unwrap_or_default(),
                 source.settings(),
                 &announced,
                 self.service,
                 routes,
-            ));
+            );
+            let monitor = Arc::new(monitor.described_as(description));
             source.monitor(monitor.clone());
             let drained = future::select(stop.graceful, Box::pin(monitor.clone().drained()));
             stop.graceful = drained.map(drop).boxed();

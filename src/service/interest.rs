@@ -37,6 +37,12 @@ pub trait Servable: MessageService + Clone + Send + 'static {
             .chain(sharded.map(|name| format!("sharded event {name}")))
             .collect()
     }
+
+    /// Returns the [description](crate::contract::Description) of the service as JSON, for those who
+    /// [ask](crate::transport::Workers::describe) its running workers. `None` unless overridden.
+    fn description(&self) -> Option<String> {
+        None
+    }
 }
 
 /// A service together with the messages that it wants from a source.

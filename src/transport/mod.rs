@@ -82,7 +82,8 @@ pub use self::{
     },
     workers::{
         Answers, FollowedOrder, LastError, Minute, Pong, Quantiles, RouteStats, Running,
-        WorkerInfo, WorkerMonitor, WorkerOrder, WorkerState, WorkerStats, WorkerStore, Workers,
+        WorkerDescription, WorkerInfo, WorkerMonitor, WorkerOrder, WorkerState, WorkerStats,
+        WorkerStore, Workers,
     },
 };
 #[allow(unused_imports)]

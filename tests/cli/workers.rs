@@ -90,6 +90,52 @@ async fn workers_are_listed_in_a_table_and_as_json() {
 }
 
 #[tokio::test]
+async fn the_routes_of_running_workers_are_described() {
+    let scene = Scene::start().await;
+    let described = run(campanile(&scene.server, "describe"))
+        .await
+        .ended_with(0);
+    for part in [r"printer\u{1b}[2J 1.2.3, 1 worker", "KIND", "task", "print"] {
+        let text = described.text();
+        assert!(
+            text.contains(part) && !text.contains('\x1b'),
+            "{part}: {text}"
+        );
+    }
+    let described = run(campanile(&scene.server, "describe --json"))
+        .await
+        .ended_with(0);
+    let described = described.json();
+    let service = &described["services"][0];
+    assert_eq!(service["workers"], json!([scene.name]));
+    assert_eq!(service["description"]["routes"][0]["name"], json!("print"));
+    let document = run(campanile(&scene.server, "describe --asyncapi"))
+        .await
+        .ended_with(0);
+    let document = document.json();
+    assert_eq!(document["asyncapi"], json!("3.0.0"));
+    assert_eq!(document["info"]["version"], json!("1.2.3"));
+
+    // Another worker of the group serves something else.
+    let app = Router::new().rpc("paper", async || "enough");
+    let other = serve(scene.redis.clone(), app).service("printer", "2.0.0");
+    let other = tokio::spawn(other.into_future());
+    let both = async || {
+        let found = run(campanile(&scene.server, "describe")).await;
+        found
+            .text()
+            .contains("printer 2.0.0, 1 worker")
+            .then_some(())
+    };
+    eventually(both, SOON).await;
+    run(campanile(&scene.server, "describe --asyncapi"))
+        .await
+        .ended_with(4);
+    other.abort();
+    scene.worker.abort();
+}
+
+#[tokio::test]
 async fn a_worker_is_limited_paused_and_drained() {
     let scene = Scene::start().await;
     let shown = scene.shown();

@@ -6,6 +6,7 @@ use crate::{
     consumers::ConsumersCommand,
     dashboard::DashboardCommand,
     dead::DeadCommand,
+    describe::Describe,
     groups::GroupsCommand,
     pause::{PauseCommand, PausesCommand, PurgeCommand, ResumeCommand},
     scale::Scale,
@@ -60,6 +61,8 @@ pub(crate) enum Command {
     ///
     /// Without a terminal it shows them once.
     Top(Top),
+    /// Shows the routes of the running workers, with the types of their payloads.
+    Describe(Describe),
     /// Lists, shows, replays and purges the dead letters of the group.
     #[command(subcommand)]
     Dead(DeadCommand),

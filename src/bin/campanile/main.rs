@@ -9,6 +9,7 @@ mod confirm;
 mod consumers;
 mod dashboard;
 mod dead;
+mod describe;
 mod groups;
 mod pause;
 mod scale;
@@ -70,6 +71,7 @@ async fn run(arguments: Arguments) -> Result<(), CommandError> {
             command.run(target, &out).await
         }
         Command::Top(top) => top.run(target, &out).await,
+        Command::Describe(describe) => describe.run(target, &out).await,
         Command::Dashboard(dashboard) => dashboard.run(target, &out).await,
         Command::Scale(scale) => scale.run(target, &out).await,
         Command::Dead(dead) => dead.run(target, &out).await,

@@ -16,8 +16,8 @@ use crate::{
     message::Name,
     sync::lock,
     transport::{
-        Answers, MINUTES, Minute, MinuteCounts, Pong, Settings, StoreFuture, WorkerInfo,
-        WorkerMonitor, WorkerOrder, WorkerStats, WorkerStore,
+        Answers, MINUTES, Minute, MinuteCounts, Pong, Settings, StoreFuture, WorkerDescription,
+        WorkerInfo, WorkerMonitor, WorkerOrder, WorkerStats, WorkerStore,
     },
 };
 
@@ -162,6 +162,10 @@ impl WorkerStore for MemoryWorkers {
 
     fn stats(&self) -> StoreFuture<'_, Answers<WorkerStats>> {
         self.ask(WorkerMonitor::stats)
+    }
+
+    fn describe(&self) -> StoreFuture<'_, Answers<WorkerDescription>> {
+        self.ask(WorkerMonitor::describe)
     }
 
     fn ping(&self) -> StoreFuture<'_, Answers<Pong>> {

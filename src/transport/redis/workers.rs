@@ -21,8 +21,8 @@ use super::{
 use crate::{
     error::{Error, ErrorKind},
     transport::{
-        Answers, MINUTES, Minute, MinuteCounts, Pong, StoreFuture, WorkerInfo, WorkerOrder,
-        WorkerStats, WorkerStore, Workers,
+        Answers, MINUTES, Minute, MinuteCounts, Pong, StoreFuture, WorkerDescription, WorkerInfo,
+        WorkerOrder, WorkerStats, WorkerStore, Workers,
     },
 };
 
@@ -302,6 +302,20 @@ impl WorkerStore for Store {
         })
     }
 
+    fn describe(&self) -> StoreFuture<'_, Answers<WorkerDescription>> {
+        Box::pin(async move {
+            let (texts, mut silent) = self.ask("describe").await?;
+            let mut answers = Vec::with_capacity(texts.len());
+            for (worker, text, _) in texts {
+                match read_description(&worker, &text) {
+                    Some(description) => answers.push(description),
+                    None => silent.push(worker),
+                }
+            }
+            Ok(Answers::new(answers, silent))
+        })
+    }
+
     fn ping(&self) -> StoreFuture<'_, Answers<Pong>> {
         Box::pin(async move {
             let (texts, silent) = self.ask("ping").await?;
@@ -377,6 +391,14 @@ fn read_stats(worker: &str, text: &str) -> Option<WorkerStats> {
     let stats = serde_json::from_str::<WorkerStats>(text).ok()?;
     // An answer to a ping has no numbers.
     (stats.worker == worker && text.contains("\"routes\"")).then_some(stats)
+}
+
+/// Decodes the description of a worker. `None` if it cannot be read.
+fn read_description(worker: &str, text: &str) -> Option<WorkerDescription> {
+    let text = (text.len() <= MAX_TEXT).then_some(text)?;
+    let found = serde_json::from_str::<WorkerDescription>(text).ok()?;
+    // A worker of an older version answers as it does to a ping.
+    (found.worker == worker && text.contains("\"description\"")).then_some(found)
 }
 
 /// Returns the lease in the name of one of our consumers.

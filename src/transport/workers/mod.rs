@@ -16,7 +16,7 @@ pub use self::{
     info::{FollowedOrder, WorkerInfo, WorkerState},
     monitor::WorkerMonitor,
     orders::WorkerOrder,
-    stats::{Answers, LastError, Pong, RouteStats, Running, WorkerStats},
+    stats::{Answers, LastError, Pong, RouteStats, Running, WorkerDescription, WorkerStats},
 };
 pub(crate) use self::{
     history::{MINUTES, MinuteCounts},
@@ -84,6 +84,21 @@ impl Workers {
         Ok(found)
     }
 
+    /// Asks all live workers for the descriptions of their routes, and waits for the answers, for 2.5 s
+    /// at most. A worker of a version that cannot be asked is silent.
+    ///
+    /// # Errors
+    /// If the store cannot be reached.
+    pub async fn describe(&self) -> Result<Answers<WorkerDescription>, Error> {
+        let mut found = self.0.describe().await?;
+        found.answers.sort_by(|a, b| {
+            let by = |it: &WorkerDescription| (it.service.clone(), it.version.clone());
+            (by(a), &a.worker).cmp(&(by(b), &b.worker))
+        });
+        found.silent.sort();
+        Ok(found)
+    }
+
     /// Asks all live workers for a sign of life, and waits for the answers, for 2.5 s at most.
     ///
     /// # Errors
@@ -123,6 +138,9 @@ pub trait WorkerStore: Send + Sync {
 
     /// See [`Workers::stats`].
     fn stats(&self) -> StoreFuture<'_, Answers<WorkerStats>>;
+
+    /// See [`Workers::describe`].
+    fn describe(&self) -> StoreFuture<'_, Answers<WorkerDescription>>;
 
     /// See [`Workers::ping`].
     fn ping(&self) -> StoreFuture<'_, Answers<Pong>>;

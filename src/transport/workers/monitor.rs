@@ -15,8 +15,8 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    FollowedOrder, LastError, RouteStats, Running, WorkerInfo, WorkerOrder, WorkerState,
-    WorkerStats,
+    FollowedOrder, LastError, RouteStats, Running, WorkerDescription, WorkerInfo, WorkerOrder,
+    WorkerState, WorkerStats,
     histogram::Histogram,
     history::{MinuteCounts, Outcome},
     info::{cut, host_name},
@@ -52,6 +52,8 @@ const OTHER: &str = "(other)";
 pub struct WorkerMonitor {
     /// The announcement without the parts that change.
     info: WorkerInfo,
+    /// The description of the routes, as JSON.
+    description: Option<String>,
     /// The names of tasks and requests that the worker has routes for; `None` if it may handle any.
     /// Other names are counted together, since senders choose them.
     known: Option<HashSet<(Kind, Name)>>,
@@ -177,6 +179,7 @@ impl WorkerMonitor {
         };
         Self {
             info: info.bounded(),
+            description: None,
             known: known.map(|names| names.iter().cloned().collect()),
             started: Instant::now(),
             shards: Default::default(),
@@ -232,6 +235,24 @@ impl WorkerMonitor {
     /// Returns the time of day on the worker's clock.
     fn now(&self) -> SystemTime {
         self.info.since + self.started.elapsed()
+    }
+
+    /// Sets the description of the routes, as JSON of at most
+    /// [`WorkerDescription::MAX_LEN`] bytes. A longer one is left out.
+    #[must_use]
+    pub fn described_as(mut self, description: Option<String>) -> Self {
+        self.description = description.filter(|json| json.len() <= WorkerDescription::MAX_LEN);
+        self
+    }
+
+    /// Returns the description of the worker.
+    pub fn describe(&self) -> WorkerDescription {
+        WorkerDescription {
+            worker: self.worker().to_owned(),
+            service: self.info.service.clone(),
+            version: self.info.version.clone(),
+            description: self.description.clone(),
+        }
     }
 
     /// Returns the statistics of the worker.

@@ -126,6 +126,31 @@ impl<T> Answers<T> {
     }
 }
 
+/// The answer of a worker to [`describe`](super::Workers::describe).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct WorkerDescription {
+    /// The name of the worker.
+    pub worker: String,
+    /// The name of the service. Empty unless set.
+    #[serde(default)]
+    pub service: String,
+    /// The version of the service. Empty unless set.
+    #[serde(default)]
+    pub version: String,
+    /// The description of its routes as JSON, for
+    /// [`Description::from_json`](crate::contract::Description::from_json). `None` if the worker serves
+    /// something else than a router, or its description is too long. One that is too long with its
+    /// schemas comes without them.
+    #[serde(default)]
+    pub description: Option<String>,
+}
+
+impl WorkerDescription {
+    /// The maximum length of a description in an answer, in bytes.
+    pub const MAX_LEN: usize = 64 << 10;
+}
+
 /// The answer of a worker to [`ping`](super::Workers::ping).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]

@@ -248,6 +248,7 @@ impl Announcer {
             let answer = match question {
                 Question::Ping => serde_json::to_string(&json!({ "worker": monitor.worker() })),
                 Question::Stats => serde_json::to_string(&monitor.stats()),
+                Question::Describe => described(monitor),
             };
             let Ok(answer) = answer else { continue };
             let key = stream.keys.report(consumer);
@@ -263,19 +264,31 @@ impl Announcer {
     }
 }
 
+/// Returns the description of a worker together with its statistics, for which another caller may wait.
+fn described(monitor: &WorkerMonitor) -> serde_json::Result<String> {
+    let mut answer = serde_json::to_value(monitor.stats())?;
+    let description = serde_json::to_value(monitor.describe())?;
+    if let (Some(answer), serde_json::Value::Object(more)) = (answer.as_object_mut(), description) {
+        answer.extend(more);
+    }
+    serde_json::to_string(&answer)
+}
+
 /// A question to a worker.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Question {
     Ping,
     Stats,
+    Describe,
 }
 
 impl Question {
     /// Decodes a question: an id, a space and a word. A word of a newer version is answered as a ping.
     fn of(asked: &[u8]) -> Self {
-        match asked.ends_with(b" stats") {
-            true => Self::Stats,
-            false => Self::Ping,
+        match asked.rsplit(|byte| *byte == b' ').next() {
+            Some(b"describe") => Self::Describe,
+            Some(b"stats") => Self::Stats,
+            _ => Self::Ping,
         }
     }
 }

@@ -1,0 +1,141 @@
+//! `campanile describe`
+
+use campanile::contract::{ApiInfo, Description, RouteDescription, TypeDescription};
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::{
+    command_error::CommandError,
+    show::{Out, Table, text},
+    target::Target,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Describe {
+    /// Prints an AsyncAPI 3 document. All workers of the group must serve the same.
+    #[arg(long)]
+    asyncapi: bool,
+}
+
+/// A service, as all workers describe it that have the same name, version and routes.
+struct Service {
+    name: String,
+    version: String,
+    workers: Vec<String>,
+    /// `None` if the workers serve no router.
+    description: Option<Description>,
+}
+
+impl Describe {
+    pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
+        let (redis, _) = target.connect_to_group().await?;
+        let found = redis.workers().describe().await?;
+        let mut services = Vec::<Service>::new();
+        for worker in found.answers {
+            let json = worker.description.as_deref();
+            let description = json.map(|json| Description::from_json(json.as_bytes()));
+            let description = description.transpose()?;
+            let known = services.iter_mut().find(|it| {
+                it.name == worker.service
+                    && it.version == worker.version
+                    && it.description == description
+            });
+            match known {
+                Some(known) => known.workers.push(worker.worker),
+                None => services.push(Service {
+                    name: worker.service,
+                    version: worker.version,
+                    workers: vec![worker.worker],
+                    description,
+                }),
+            }
+        }
+        if self.asyncapi {
+            return asyncapi(&services, out);
+        }
+        if out.json {
+            let services: Vec<_> = services.iter().map(Service::document).collect();
+            return out.document(&json!({ "services": services, "silent": found.silent }));
+        }
+        let mut lines: Vec<_> = services.iter().flat_map(Service::lines).collect();
+        let silent = found.silent.iter();
+        lines.extend(silent.map(|worker| format!("{}: no answer", text::line(worker))));
+        if lines.is_empty() {
+            lines.push("no workers".to_owned());
+        }
+        out.lines(lines)
+    }
+}
+
+/// Prints the document of the only service.
+fn asyncapi(services: &[Service], out: &Out) -> Result<(), CommandError> {
+    let [service] = services else {
+        return Err(CommandError::Missing(match services.is_empty() {
+            true => "no worker of the group has answered".to_owned(),
+            false => format!(
+                "the workers of the group serve {} different sets of routes; `campanile describe` \
+                 shows them",
+                services.len()
+            ),
+        }));
+    };
+    let Some(description) = &service.description else {
+        return Err(CommandError::Missing(
+            "the workers of the group serve no router, so they have no description".to_owned(),
+        ));
+    };
+    let named = |text: &str, other: &str| if text.is_empty() { other } else { text }.to_owned();
+    let info = ApiInfo::new(
+        named(&service.name, "unnamed"),
+        named(&service.version, "0.0.0"),
+    );
+    out.document(&description.asyncapi(&info))
+}
+
+impl Service {
+    fn document(&self) -> Value {
+        json!({
+            "service": self.name,
+            "version": self.version,
+            "workers": self.workers,
+            "description": self.description,
+        })
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let name = match self.name.is_empty() {
+            true => "a service without a name".to_owned(),
+            false => format!("{} {}", text::line(&self.name), text::line(&self.version)),
+        };
+        let count = self.workers.len();
+        let workers = if count == 1 { "worker" } else { "workers" };
+        let mut lines = vec![format!("{}, {count} {workers}", name.trim_end())];
+        let Some(description) = &self.description else {
+            lines.push("  serves no router, so it has no description".to_owned());
+            return lines;
+        };
+        let titles = ["KIND", "NAME", ">VERSION", "PAYLOAD", "REPLY", "ABOUT"];
+        let mut table = Table::new(&titles);
+        for route in &description.routes {
+            table.row(row(route));
+        }
+        lines.extend(table.lines());
+        lines
+    }
+}
+
+fn row(route: &RouteDescription) -> [String; 6] {
+    let of = |it: &Option<TypeDescription>| {
+        let name = it.as_ref().map_or("-", |it| it.name.as_str());
+        // The path of a type's module says little to people.
+        name.rsplit("::").next().unwrap_or(name).to_owned()
+    };
+    [
+        route.kind.to_string(),
+        route.name.clone(),
+        route.version.to_string(),
+        of(&route.payload),
+        of(&route.reply),
+        route.about.clone().unwrap_or_default(),
+    ]
+}
