@@ -50,6 +50,9 @@ pub(super) async fn get(cx: &Context, of: &str) -> Result<Response<DashboardBody
         "consumers" => consumers(cx).await?,
         "history" => history(cx).await?,
         "workers" => workers(cx).await?,
+        "descriptions" => descriptions(cx).await?,
+        #[cfg(feature = "schema")]
+        "asyncapi" => asyncapi(cx).await?,
         "messages" => messages(cx).await?,
         "parked" => parked(cx).await?,
         "dead" => dead(cx).await?,
@@ -203,6 +206,47 @@ async fn history(cx: &Context) -> Result<Value, Fault> {
         None => cx.state.samples.hour(),
     };
     Ok(json!({ "minutes": hour.document() }))
+}
+
+async fn descriptions(cx: &Context) -> Result<Value, Fault> {
+    let found = cx.scope().await?.handle.workers().describe().await?;
+    let described = found.answers.into_iter().map(|it| {
+        let json = it.description.as_deref();
+        let description: Option<Value> = json.and_then(|json| serde_json::from_str(json).ok());
+        json!({
+            "worker": it.worker,
+            "service": it.service,
+            "version": it.version,
+            "description": description,
+        })
+    });
+    let described: Vec<_> = described.collect();
+    Ok(json!({ "workers": described, "silent": found.silent }))
+}
+
+/// The AsyncAPI document of the workers, if all describe the same.
+#[cfg(feature = "schema")]
+async fn asyncapi(cx: &Context) -> Result<Value, Fault> {
+    use crate::contract::{ApiInfo, Description};
+
+    let mut found = cx.scope().await?.handle.workers().describe().await?.answers;
+    found.dedup_by(|a, b| {
+        (&a.service, &a.version, &a.description) == (&b.service, &b.version, &b.description)
+    });
+    let [worker] = &*found else {
+        return Err(Fault::missing(match found.is_empty() {
+            true => "no worker of the group has answered",
+            false => "the workers of the group describe different services",
+        }));
+    };
+    let json = worker.description.as_deref();
+    let json = json.ok_or_else(|| Fault::missing("the workers of the group serve no router"))?;
+    let named = |text: &str, other: &str| if text.is_empty() { other } else { text }.to_owned();
+    let info = ApiInfo::new(
+        named(&worker.service, "unnamed"),
+        named(&worker.version, "0.0.0"),
+    );
+    Ok(Description::from_json(json.as_bytes())?.asyncapi(&info))
 }
 
 async fn workers(cx: &Context) -> Result<Value, Fault> {

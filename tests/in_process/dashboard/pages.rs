@@ -147,6 +147,21 @@ async fn running_messages_and_workers_are_shown() {
         .await
         .succeeded();
     workers.has(&["mailer", "1.2.3", "mail.send", "What they run"]);
+    let described = get(&dashboard, &format!("/api/descriptions?{SHOP}")).await;
+    let described = &described.succeeded().json()["workers"][0];
+    assert_eq!(described["service"], "mailer");
+    assert_eq!(described["description"]["routes"][0]["name"], "mail.send");
+    #[cfg(feature = "schema")]
+    {
+        let document = get(&dashboard, &format!("/api/asyncapi?{SHOP}")).await;
+        let document = document.succeeded().json();
+        assert_eq!(
+            (&document["asyncapi"], &document["info"]["title"]),
+            (&"3.0.0".into(), &"mailer".into())
+        );
+        let none = get(&dashboard, "/api/asyncapi?stream=shop&group=nobody").await;
+        assert_eq!(none.status, 404, "{}", none.text);
+    }
     worker.abort();
 }
 
