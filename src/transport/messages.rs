@@ -20,13 +20,15 @@ const MOST: usize = 1_000;
 /// handle. Reading has no effect: workers get their messages as before.
 ///
 /// ```
-/// use campanile::{Client, Router, serve, transport::{MessageQuery, MessageState, memory::Memory}};
+/// use campanile::{Client, transport::{MessageQuery, MessageState, memory::Memory}};
+/// use std::time::Duration;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), campanile::Error> {
 /// let memory = Memory::new();
-/// Client::new(memory.clone()).enqueue("orders.create", "{}").await?;
-/// let page = memory.messages().list(MessageQuery::of(MessageState::Waiting)).await?;
+/// let tomorrow = Duration::from_secs(24 * 3600);
+/// Client::new(memory.clone()).enqueue("orders.create", "{}").delay(tomorrow).await?;
+/// let page = memory.messages().list(MessageQuery::of(MessageState::Delayed)).await?;
 /// assert_eq!(page.messages.len(), 1);
 /// # Ok(())
 /// # }

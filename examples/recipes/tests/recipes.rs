@@ -259,8 +259,3 @@ async fn a_nightly_report_is_planned_and_made() {
         &["the next 3 nights are planned", "made the report of all"],
     );
 }
-
-#[tokio::test]
-async fn the_recipe_for_tests_needs_no_server() {
-    shows(&output(example("testing")).await, &["2 mails"]);
-}

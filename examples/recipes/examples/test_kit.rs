@@ -1,8 +1,8 @@
 //! Tests without a server: retries and delays pass in no time.
 //!
 //! ```text
-//! cargo run -p example-recipes --example testing
-//! cargo test -p example-recipes --example testing
+//! cargo run -p example-recipes --example test_kit
+//! cargo test -p example-recipes --example test_kit
 //! ```
 
 use std::time::Duration;
@@ -47,11 +47,15 @@ mod tests {
         mails.serve(app()).await;
         let client = mails.client();
         client.enqueue("mails.welcome", "Ann").await.unwrap();
-        mails.settled().await; // with the retry of the first attempt, which fails
-        mails.assert_acknowledged(task("mails.welcome").once());
-        mails.assert_acknowledged(task("mails.remind").never());
-        assert!(mails.advance_to_next().await.is_some());
         mails.settled().await;
-        mails.assert_acknowledged(task("mails.remind").json("Ann").once());
+        mails.assert_acknowledged(task("mails.welcome").never()); // its first attempt has failed
+        mails.advance_to_next().await.expect("it is tried again");
+        mails.settled().await;
+        mails.assert_acknowledged(task("mails.welcome").once());
+
+        let week = mails.advance_to_next().await.expect("a reminder");
+        assert!(week > Duration::from_secs(6 * 24 * 3600));
+        mails.settled().await;
+        mails.assert_acknowledged(task("mails.remind").payload("Ann").once());
     }
 }
