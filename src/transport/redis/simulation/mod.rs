@@ -23,7 +23,7 @@
 //! - nothing is left on the server at the end.
 //!
 //! ```text
-//! cargo test --lib simulation                            # 100 seeds
+//! cargo test --lib simulation                            # 40 seeds
 //! CAMPANILE_SEEDS=5000 cargo test --lib simulation       # more
 //! CAMPANILE_SEED=17 cargo test --lib simulation -- --nocapture   # one, with its trace
 //! ```
@@ -115,7 +115,7 @@ fn no_fault_breaks_an_invariant_of_the_protocol() {
         assert_eq!(outcome.violation, None, "seed {seed}");
         return;
     }
-    let seeds = number("CAMPANILE_SEEDS").unwrap_or(100);
+    let seeds = number("CAMPANILE_SEEDS").unwrap_or(40);
     if let Some((seed, violation)) = first_failure(seeds, None) {
         panic!(
             "seed {seed}: {violation}\n\
