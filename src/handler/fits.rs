@@ -24,16 +24,16 @@ impl<P, A> TakesPayload<A, P> for via::PartsOnly {}
 impl<P, A: Carries<P>> TakesPayload<A, P> for via::WholeMessage {}
 
 /// A handler with the arguments `T` that replies with an `R`.
-pub trait Answers<R, T> {}
+pub trait RepliesAs<R, T> {}
 
-impl<R, M, A, F> Answers<R, (M, A)> for F where F: Function<A, Output: Future<Output: Replies<R>>> {}
+impl<R, M, A, F> RepliesAs<R, (M, A)> for F where F: Function<A, Output: Future<Output: Replies<R>>> {}
 
-impl<R, T, H: Answers<R, T>, L, S> Answers<R, WithinLayer<T>> for Layered<L, H, T, S> {}
+impl<R, T, H: RepliesAs<R, T>, L, S> RepliesAs<R, WithinLayer<T>> for Layered<L, H, T, S> {}
 
-impl<R, T, H: BatchAnswers<R, T>> Answers<R, Batched<T>> for Batch<H> {}
+impl<R, T, H: BatchRepliesAs<R, T>> RepliesAs<R, Batched<T>> for Batch<H> {}
 
 /// A function that takes a batch of requests, and replies to each with an `R`.
-pub trait BatchAnswers<R, T> {}
+pub trait BatchRepliesAs<R, T> {}
 
 /// The return value of a function that takes a batch: replies of `R`.
 #[diagnostic::on_unimplemented(
@@ -84,7 +84,7 @@ macro_rules! batch {
         {
         }
 
-        impl<R, M, $($part,)* Item, F, Fut> BatchAnswers<R, (M, $($part,)* Item)> for F
+        impl<R, M, $($part,)* Item, F, Fut> BatchRepliesAs<R, (M, $($part,)* Item)> for F
         where
             F: FnOnce($(State<$part>,)* Vec<Item>) -> Fut,
             Fut: Future<Output: RepliesOfBatch<R>>,

@@ -62,7 +62,7 @@ pub(crate) mod traits;
 
 pub(crate) use self::traits::Handler;
 pub use self::{
-    fits::{Accepts, Answers, BatchAnswers, RepliesOfBatch, TakesPayload},
+    fits::{Accepts, BatchRepliesAs, RepliesAs, RepliesOfBatch, TakesPayload},
     service::{HandlerFuture, HandlerService},
     traits::Layered,
 };

@@ -2,7 +2,7 @@
 
 use crate::{
     contract::{Event, EventName, Lifting, Rpc, RpcName, Task, TaskName},
-    handler::{Accepts, Answers},
+    handler::{Accepts, RepliesAs},
     message::Name,
 };
 
@@ -45,5 +45,5 @@ impl<P, T: Accepts<P>> EventRoute<T> for Lifting<Event<P>> {}
 
 #[diagnostic::do_not_recommend]
 impl<N: Into<Name>, H, T> RpcRoute<H, T> for N {}
-impl<Q, R, T: Accepts<Q>, H: Answers<R, T>> RpcRoute<H, T> for Rpc<Q, R> {}
-impl<Q, R, T: Accepts<Q>, H: Answers<R, T>> RpcRoute<H, T> for Lifting<Rpc<Q, R>> {}
+impl<Q, R, T: Accepts<Q>, H: RepliesAs<R, T>> RpcRoute<H, T> for Rpc<Q, R> {}
+impl<Q, R, T: Accepts<Q>, H: RepliesAs<R, T>> RpcRoute<H, T> for Lifting<Rpc<Q, R>> {}
