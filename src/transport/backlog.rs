@@ -22,7 +22,7 @@ pub struct Backlog {
     pub retrying: u64,
     /// The tasks that their senders have delayed. They wait for all groups of the stream.
     pub delayed: u64,
-    /// Those of [`retrying`](Self::retrying) and [`delayed`](Self::delayed) that are due within the
+    /// The part of [`retrying`](Self::retrying) and [`delayed`](Self::delayed) that is due within the
     /// horizon.
     pub due_soon: u64,
     /// The messages that wait for a permit of a [`Limit`](super::Limit), or for the end of their name's

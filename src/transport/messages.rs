@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{StoreFuture, Undecodable};
+use super::{Settings, StoreFuture, Undecodable};
 use crate::{
     error::{Error, ErrorKind},
     message::{Attempt, Message, MessageId, Name},
@@ -248,6 +248,20 @@ impl StreamPage {
     /// Creates a step. For transports.
     pub fn new(streams: Vec<Name>, next: Option<String>) -> Self {
         Self { streams, next }
+    }
+
+    /// Lists the streams that a handle names itself.
+    ///
+    /// # Errors
+    /// The name of the registry, if the handle serves the streams of one.
+    pub(crate) fn of_handle(settings: &Settings) -> Result<Self, &Name> {
+        match settings.served_registry() {
+            Some(registry) => Err(registry),
+            None => {
+                let listed = settings.listed_streams().into_iter();
+                Ok(Self::new(listed.map(|(name, _)| name).collect(), None))
+            }
+        }
     }
 }
 

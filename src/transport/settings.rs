@@ -453,8 +453,8 @@ macro_rules! consumer_settings {
         /// The messages that wait are those that could be delivered now: unread ones, and those due for
         /// redelivery. Of the groups of the stream with a live worker the one with the most counts. A
         /// group without a live worker does not count, since it would stop the senders of all others.
-        /// Where no group has one, there is no bound. Each partition of a stream has the bound for
-        /// itself.
+        /// If no group has a live worker, the stream has no bound. Of a partitioned stream each
+        /// partition has the bound.
         ///
         /// Only what a sender could send later is refused:
         ///

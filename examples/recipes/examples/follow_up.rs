@@ -10,8 +10,8 @@ use campanile::{Attempt, BoxError, Client, Outbox, Redis, Router, serve, transpo
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Nothing of the outbox is sent unless the handler succeeds: all of it goes with the
-/// acknowledgement, in one step.
+/// The outbox is sent when the handler succeeds, in one step with the acknowledgement. After a
+/// failure it is dropped.
 async fn place(attempt: Attempt, outbox: Outbox, order: String) -> Result<(), BoxError> {
     outbox.enqueue("invoices.make", order.clone()).await?;
     outbox.increment("orders", 1)?;

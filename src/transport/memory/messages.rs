@@ -44,12 +44,9 @@ impl Memory {
     /// # Errors
     /// If the position is invalid.
     pub async fn list_streams(&self, after: Option<&str>) -> Result<StreamPage, Error> {
-        let Some(registry) = self.settings.served_registry() else {
-            let listed = self.settings.listed_streams().into_iter();
-            return Ok(StreamPage::new(
-                listed.map(|(name, _)| name).collect(),
-                None,
-            ));
+        let registry = match StreamPage::of_handle(&self.settings) {
+            Ok(page) => return Ok(page),
+            Err(registry) => registry,
         };
         let from = after.map_or(Ok(0), |after| after.parse::<usize>());
         let from = from.map_err(|_| invalid_position())?;

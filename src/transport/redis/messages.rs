@@ -52,12 +52,9 @@ impl Redis {
     /// # Errors
     /// If the server cannot be reached or refuses the command, or the position is invalid.
     pub async fn list_streams(&self, after: Option<&str>) -> Result<StreamPage, Error> {
-        let Some(registry) = self.settings.served_registry() else {
-            let listed = self.settings.listed_streams().into_iter();
-            return Ok(StreamPage::new(
-                listed.map(|(name, _)| name).collect(),
-                None,
-            ));
+        let registry = match StreamPage::of_handle(&self.settings) {
+            Ok(page) => return Ok(page),
+            Err(registry) => registry,
         };
         let cursor = after.unwrap_or("0");
         if cursor.is_empty() || !cursor.bytes().all(|digit| digit.is_ascii_digit()) {

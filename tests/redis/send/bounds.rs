@@ -121,7 +121,7 @@ async fn the_wait_that_an_error_names_follows_the_rate_of_the_workers() {
         }
     };
     assert_eq!(refused().await, 5 * SECOND, "no rate was measured yet");
-    // Nothing is taken for two samples.
+    // Long enough for two samples between which workers take nothing.
     tokio::time::sleep(SECOND).await;
     assert_eq!(refused().await, 300 * SECOND);
     for _ in 0..4 {

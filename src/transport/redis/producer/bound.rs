@@ -228,7 +228,7 @@ impl Redis {
                 .arg(if max == u64::MAX { 1000 } else { max })
                 .arg(u8::from(max_age.is_some()));
         };
-        // Those on the way are subtracted, since they may not be in the sample.
+        // Messages on the way are subtracted from the room, since the sample may lack them.
         let (admitted, on_the_way) = {
             let window = lock(&stream.window);
             (window.admitted, stream.on_the_way.load(Ordering::Relaxed))
@@ -253,7 +253,7 @@ impl Redis {
             Some(room) if room <= on_the_way => 0,
             Some(room) => ((room - on_the_way) / PART_OF_ROOM).max(1),
         };
-        // Those admitted since the sample was asked for are not in it.
+        // The sample lacks the messages that were admitted after its request.
         window.limit = admitted.saturating_add(part);
         window.renew_at = admitted.saturating_add(part.div_ceil(2));
         window.taken_at = Some(now);

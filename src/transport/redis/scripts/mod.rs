@@ -101,9 +101,9 @@ scripts! {
     /// Replays or purges dead letters.
     DEAD = "fence" "fields" "tasks" "dead";
     /// Lists dead letters.
-    LIST_DEAD = "list_dead";
+    LIST_DEAD = "page" "list_dead";
     /// Lists the messages of a stream that a group has not read.
-    LIST_UNREAD = "order" "group_info" "list_unread";
+    LIST_UNREAD = "order" "group_info" "page" "list_unread";
     /// Lists the deliveries of a group that are not settled.
     LIST_PENDING = "group_info" "list_pending";
     /// Lists delayed messages.
