@@ -3,12 +3,13 @@
 use std::{
     net::{Ipv4Addr, TcpListener},
     process::Stdio,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use fantoccini::{
     Client, ClientBuilder, Locator,
     elements::Element,
+    error::CmdError,
     wd::{Capabilities, WebDriverCompatibleCommand},
 };
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -92,21 +93,16 @@ impl Browser {
     }
 
     pub(crate) async fn find(&self, css: &str) -> Element {
-        let wait = self.client.wait().at_most(SOON);
-        let found = wait.for_element(Locator::Css(css)).await;
-        found.unwrap_or_else(|error| panic!("{css}: {error}"))
+        self.located(Locator::Css(css)).await
     }
 
     pub(crate) async fn text(&self, css: &str) -> String {
-        self.find(css).await.text().await.expect("it has a text")
+        let text = |element: Element| async move { element.text().await };
+        self.with(Locator::Css(css), text).await
     }
 
     pub(crate) async fn click(&self, css: &str) {
-        let element = self.find(css).await;
-        element
-            .click()
-            .await
-            .unwrap_or_else(|error| panic!("{css}: {error}"));
+        self.click_on(Locator::Css(css)).await;
     }
 
     /// Clicks the link or the button with this text.
@@ -114,13 +110,34 @@ impl Browser {
         let path = format!(
             "//*[(self::a or self::button or self::summary) and contains(normalize-space(.), \"{text}\")]"
         );
-        let wait = self.client.wait().at_most(SOON);
-        let element = wait.for_element(Locator::XPath(&path)).await;
-        let element = element.unwrap_or_else(|error| panic!("{text}: {error}"));
-        element
-            .click()
-            .await
-            .unwrap_or_else(|error| panic!("{text}: {error}"));
+        self.click_on(Locator::XPath(&path)).await;
+    }
+
+    async fn click_on(&self, locator: Locator<'_>) {
+        let click = |element: Element| async move { element.click().await };
+        self.with(locator, click).await;
+    }
+
+    async fn located(&self, locator: Locator<'_>) -> Element {
+        let found = self.client.wait().at_most(SOON).for_element(locator).await;
+        found.unwrap_or_else(|error| panic!("{locator:?}: {error}"))
+    }
+
+    /// Does this with an element. A driver finds an element and uses it in two commands; a live page
+    /// may replace the element in between, and then the one in its place is used. (A person who
+    /// presses a button gives it the focus, which keeps it on the page.)
+    async fn with<T, F>(&self, locator: Locator<'_>, mut action: impl FnMut(Element) -> F) -> T
+    where
+        F: Future<Output = Result<T, CmdError>>,
+    {
+        let end = Instant::now() + SOON;
+        loop {
+            match action(self.located(locator).await).await {
+                Ok(done) => return done,
+                Err(error) if error.is_stale_element_reference() && Instant::now() < end => {}
+                Err(error) => panic!("{locator:?}: {error}"),
+            }
+        }
     }
 
     /// Waits until the page has this text.
