@@ -838,7 +838,7 @@ impl Fetch {
             Ok(Ok(answer)) => match self.checked(answer) {
                 // One of the streams caused the error. The script finds it.
                 Err(error) if error.is_refused() && matches!(command.by, ReadBy::Part) => {
-                    self.set.note_read(true, 0);
+                    self.set.note_plain(0, command.room);
                     return Ok(Vec::new());
                 }
                 answer => answer?,
@@ -867,11 +867,11 @@ impl Fetch {
         let order = match &command.by {
             ReadBy::Plain => &[][..],
             ReadBy::Part => {
-                self.set.note_read(true, entries.len());
+                self.set.note_plain(entries.len(), command.room);
                 &[]
             }
             ReadBy::Script(order) => {
-                self.set.note_read(false, entries.len());
+                self.set.note_script(entries.len());
                 order
             }
         };

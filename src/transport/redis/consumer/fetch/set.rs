@@ -29,6 +29,8 @@ const MAX_BLOCKED: usize = 256;
 
 /// The most plain reads between two calls of the script.
 const MAX_PLAIN: u32 = 7;
+/// The most entries that plain reads take of one stream before its turn ends.
+const MAX_PORTION: usize = 16;
 /// A stream counts as active if one of this many last reads has returned entries of it.
 const RECENT_READS: u64 = 16;
 
@@ -48,10 +50,14 @@ pub(super) struct ReadSet {
 /// Chooses between the script and plain reads. The script reads all streams in the order of the
 /// policy, and costs the server several times as much as one command that reads some of the
 /// recently active streams. So while plain reads return at least half as many entries as the
-/// script, the script is called only now and then. `benches/redis.rs`, `task-64 --streams 64`,
-/// shows the gain.
-#[derive(Default)]
+/// script, the script is called only now and then.
+///
+/// A plain read takes a portion of each stream. While reads return all that they request, the
+/// streams have a backlog, and larger portions of fewer streams need fewer acknowledgements.
+/// `benches/redis.rs`, `task-64 --streams 64`, shows the gain.
 struct PlainReads {
+    /// The number of entries of one stream that the next plain read requests at least.
+    portion: usize,
     /// The number of entries that the last script call returned.
     by_script: usize,
     /// The number of entries that the last read returned, of either kind.
@@ -61,13 +67,29 @@ struct PlainReads {
 }
 
 impl PlainReads {
-    /// Records the result of a read.
-    fn note(&mut self, is_plain: bool, entries: usize) {
-        self.last = entries;
-        match is_plain {
-            true => self.since += 1,
-            false => (self.by_script, self.since) = (entries, 0),
+    fn new() -> Self {
+        Self {
+            portion: 1,
+            by_script: 0,
+            last: 0,
+            since: 0,
         }
+    }
+
+    /// Records that a plain read has returned this many of the requested entries.
+    fn note_plain(&mut self, entries: usize, requested: usize) {
+        self.last = entries;
+        self.since += 1;
+        if entries >= requested {
+            self.portion = MAX_PORTION.min(2 * self.portion);
+        } else if 2 * entries < requested {
+            self.portion = 1.max(self.portion / 2);
+        }
+    }
+
+    /// Records the number of entries that the script has returned.
+    fn note_script(&mut self, entries: usize) {
+        (self.last, self.by_script, self.since) = (entries, entries, 0);
     }
 
     /// Returns `true` if the next read should be a plain one.
@@ -108,7 +130,7 @@ impl ReadSet {
             schedule,
             next_scan: 0,
             reads: 0,
-            plain: PlainReads::default(),
+            plain: PlainReads::new(),
         };
         for stream in shared.all().iter() {
             set.add(stream.clone());
@@ -254,7 +276,8 @@ impl ReadSet {
     }
 
     /// Makes a plain read of the active streams that are furthest behind, with the same limit for
-    /// each. Returns it with the limit for all together. `None` if the script is better.
+    /// each: at least a portion, if there is room. Returns it with the limit for all together.
+    /// `None` if the script is better.
     pub(super) fn plain_command(&self, member: &Member, room: usize) -> Option<(Cmd, usize)> {
         if !self.plain.are_worth_it() || Mechanism::PlainReads.is_off() {
             return None;
@@ -264,7 +287,8 @@ impl ReadSet {
             .into_iter()
             .filter_map(|index| Some(&self.streams[self.place(index)?]))
             .filter(|it| it.is_readable() && it.last_read + RECENT_READS >= self.reads);
-        let streams: Vec<_> = active.take(room).collect();
+        let most = room.div_ceil(self.plain.portion);
+        let streams: Vec<_> = active.take(most).collect();
         let count = room.checked_div(streams.len())?;
         let bytes: usize = streams.iter().map(|it| count * it.size.expected()).sum();
         let keys = streams.iter().map(|it| it.stream.keys.primary.as_str());
@@ -274,9 +298,14 @@ impl ReadSet {
         })
     }
 
-    /// Records the number of entries that a plain read or a call of the script has returned.
-    pub(super) fn note_read(&mut self, is_plain: bool, entries: usize) {
-        self.plain.note(is_plain, entries);
+    /// Records that a plain read has returned this many of the requested entries.
+    pub(super) fn note_plain(&mut self, entries: usize, requested: usize) {
+        self.plain.note_plain(entries, requested);
+    }
+
+    /// Records the number of entries that a call of the script has returned.
+    pub(super) fn note_script(&mut self, entries: usize) {
+        self.plain.note_script(entries);
     }
 
     /// Returns the streams that one read blocks on: at most [`MAX_BLOCKED`], those that were active
@@ -344,5 +373,37 @@ impl ReadSet {
             .min()
             .map(|until| until.saturating_duration_since(Instant::now()));
         wait.map_or(longest, |wait| wait.min(longest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn portions_grow_while_reads_return_all_that_they_request() {
+        let mut plain = PlainReads::new();
+        plain.note_script(32);
+        let mut portions = Vec::new();
+        for returned in [32, 32, 32, 32, 32, 16, 15, 0, 0, 0, 0, 0] {
+            plain.note_plain(returned, 32);
+            portions.push(plain.portion);
+        }
+        assert_eq!(portions, [2, 4, 8, 16, 16, 16, 8, 4, 2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn the_script_is_called_now_and_then_and_when_plain_reads_return_little() {
+        let mut plain = PlainReads::new();
+        assert!(!plain.are_worth_it());
+        plain.note_script(32);
+        for _ in 0..MAX_PLAIN {
+            assert!(plain.are_worth_it());
+            plain.note_plain(16, 32);
+        }
+        assert!(!plain.are_worth_it());
+        plain.note_script(32);
+        plain.note_plain(15, 32);
+        assert!(!plain.are_worth_it());
     }
 }
