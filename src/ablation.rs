@@ -6,9 +6,9 @@
 /// A mechanism that exists for speed alone.
 #[derive(Debug, Clone, Copy)]
 pub enum Mechanism {
-    /// The connection that reads also acknowledges the deliveries of the last read.
+    /// The connection that reads also acknowledges the deliveries of the previous read.
     AcknowledgeWithRead,
-    /// A read is sent before the entries of the last read are decoded.
+    /// A read is sent before the entries of the previous read are decoded.
     ReadAhead,
     /// Several streams are read by a plain command, and only now and then by the script.
     PlainReads,

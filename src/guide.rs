@@ -6,11 +6,11 @@
 //! - [Guarantees](guarantees): the promises of the library, each with the tests that prove it.
 //! - [Jobs](jobs): follow-ups in one step, unique tasks, their status and results, how to cancel
 //!   them, shared limits, pauses, and schedules.
-//! - [Databases](databases): an outbox table and an inbox table, so that a change and a task happen
-//!   both or not at all.
+//! - [Databases](databases): an outbox table and an inbox table, so that a change in the database
+//!   and a task happen both or not at all.
 //! - [Layers](layers): tower's middleware around routers and clients, and the meaning of its
 //!   errors.
-//! - [Operations](operations): who works, what holds up a stream, back-pressure, and scaling.
+//! - [Operations](operations): the workers, what holds up a stream, back-pressure, and scaling.
 //! - [Troubleshooting](troubleshooting): symptoms, causes and remedies.
 #![cfg_attr(
     feature = "redis",
@@ -44,8 +44,8 @@
     doc = "- [Dashboard](dashboard): pages for operators, behind your own login."
 )]
 
-// The first definition of a link counts. The definitions here are for rustdoc, and those at the end
-// of a page for readers of the file.
+// If a link is defined twice, the first definition counts. So rustdoc uses the definitions in this
+// file, and readers of a page's Markdown file use those at its end.
 
 pub mod tour {
     //! The parts of Campanile, and where to read about each.
@@ -210,7 +210,7 @@ pub mod databases {
     //! [`idempotency_window`]: crate::transport::Settings::idempotency_window
     //! [idempotency key]: crate::client::Call::idempotency_key
     //!
-    // Its code needs sqlx, so `examples/database` tests it.
+    // The code of the page needs sqlx, so `examples/database` tests it.
     #![cfg_attr(not(doctest), doc = include_str!("../docs/databases.md"))]
 }
 
@@ -378,7 +378,7 @@ pub mod http {
     //! [`Problem`]: crate::http_bridge::Problem
     //! [ready]: crate::transport::ConnectionState::is_ready
     //!
-    // Its code needs axum and tower-http, so `examples/axum` tests it.
+    // The code of the page needs axum and tower-http, so `examples/axum` tests it.
     #![cfg_attr(not(doctest), doc = include_str!("../docs/http.md"))]
 }
 

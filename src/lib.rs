@@ -42,7 +42,7 @@
 //! | [`contract`] | names with the types of their payloads, shared by senders and workers |
 //! | [`serve`](mod@serve) | the serving loop and its shutdown |
 //! | [`transport`] | Redis, memory, and custom transports |
-//! | `schedule` (a feature) | tasks that are sent again and again |
+//! | `schedule` (a feature) | tasks that are sent repeatedly, at fixed times |
 //! | [`error`] | the ways in which a handler can fail |
 //! | [`guide`] | the guarantees, the server's settings, and more pages |
 //!

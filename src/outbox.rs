@@ -23,10 +23,10 @@ use crate::{
 /// Collects tasks and events that are sent if, and only if, the delivery succeeds. An extractor.
 ///
 /// A message that a handler sends through a [`Client`] is sent immediately. If the worker then
-/// crashes before the acknowledgement, the handler runs again, and sends the message twice. An outbox
-/// keeps the message until the handler returns `Ok`. The transport then stores it in the same atomic
-/// step as the acknowledgement. So a crash at any point, a lost lease or a failed handler leaves both
-/// or none of them.
+/// crashes before the acknowledgement, the handler runs again, and sends the message twice. An
+/// outbox keeps the message until the handler returns `Ok`. The transport then stores it in the
+/// same atomic step as the acknowledgement. So after a crash at any point, a lost lease or a failed
+/// handler, either both the message and the acknowledgement are stored, or neither is.
 ///
 /// ```
 /// use std::time::Duration;
@@ -52,40 +52,41 @@ use crate::{
 /// can send into it.
 ///
 /// # Streams
-/// A task without [`stream`](Call::stream) goes to the stream of the delivery; on a
-/// [partitioned](crate::transport::Streams::partitioned) stream, to the partition of its key. On a
-/// Redis Cluster, a task for a stream in another slot is first stored beside the stream of the
-/// delivery. A worker then moves it to its stream, at least once, and with the task's
-/// [idempotency key](Call::idempotency_key), or a generated one, so that it is not stored twice.
+/// A task without [`stream`](Call::stream) goes to the stream of the delivery. If that stream is
+/// [partitioned](crate::transport::Streams::partitioned), the task goes to the partition of its
+/// key. On a Redis Cluster, a task for a stream in another slot is first stored beside the stream
+/// of the delivery, and a worker then moves it to its stream. The move may be repeated, but the
+/// task's [idempotency key](Call::idempotency_key), or a generated one, ensures that the task is
+/// stored only once.
 ///
-/// A [unique](Call::unique) task whose key another task holds is not stored, whatever it says about
-/// conflicts, since the handler has ended by then.
+/// A [unique](Call::unique) task whose key another task holds is not stored, whatever its
+/// [`OnConflict`](crate::message::OnConflict) is: the handler has ended by then, so its call can no
+/// longer fail.
 ///
 /// # Values
 /// [`increment`](Self::increment), [`set`](Self::set) and [`delete`](Self::delete) change values of
-/// the application in the same step, exactly once for each message. They are stored beside the
-/// stream of the delivery: on Redis, under the key that
-/// [`value_key`](crate::Redis::value_key) returns; in memory, see
-/// [`value`](crate::transport::memory::Memory::value).
+/// the application in the same step, exactly once for each message. The values are stored beside
+/// the stream of the delivery. On Redis, [`value_key`](crate::Redis::value_key) returns the key of
+/// a value. In memory, [`value`](crate::transport::memory::Memory::value) returns the value.
 ///
 /// # Layers
-/// If the outbox is extracted again, as by a retry within the process, it starts empty. A layer
-/// that drops the delivery's repetition, such as an idempotency layer, must not record the success
-/// of a handler with an outbox: if the worker crashes after the record and before the
-/// acknowledgement, the repetition is dropped with its follow-ups. Such a handler needs no such
-/// layer, if its effects are in the outbox.
+/// If the outbox is extracted again for the same delivery, as by a retry within the process, it
+/// starts empty. A layer that skips messages which were handled before, such as an idempotency
+/// layer, must not record the success of a handler with an outbox. If the worker crashed between
+/// that record and the acknowledgement, the layer would skip the redelivery, and its follow-ups
+/// would be lost. A handler whose effects are all in the outbox needs no such layer.
 ///
 /// # Bounds and errors
-/// An outbox takes at most 1,000 follow-ups and 16 MiB. Beyond that, and for an invalid message, the
-/// call fails, and a handler that returns the error sends nothing. The `Ok` of a call does not mean
-/// that the task is stored, and its receipt has no id.
+/// An outbox takes at most 1,000 follow-ups and 16 MiB. A call beyond these bounds, or with an
+/// invalid message, fails, and a handler that returns the error sends nothing. A call that returns
+/// `Ok` has only added the task: the task is not stored yet, and its receipt has no id.
 ///
 /// If the server cannot store a follow-up, for example because a key has another type, the delivery
 /// becomes a dead letter with the reason, and nothing is stored.
 ///
 /// # Rejection
-/// An [ordinary](Rejection::ordinary) rejection, if the transport has no outboxes: events have
-/// none, and neither has a router that is called without a transport.
+/// An [ordinary](Rejection::ordinary) rejection, if the delivery has no outbox: on a transport
+/// without outboxes, for an event, or if the router is called without a transport.
 #[derive(Debug, Clone)]
 pub struct Outbox(Arc<FollowUps>);
 
@@ -113,8 +114,9 @@ impl Outbox {
     /// Adds `by` to the integer under a key. A value that does not exist counts as zero.
     ///
     /// # Errors
-    /// If the key is empty or longer than 1024 bytes, or the outbox is full. If the value is not an
-    /// integer of at most 15 digits, before or after, the delivery becomes a dead letter.
+    /// If the key is empty or longer than 1024 bytes, `by` has more than 15 digits, or the outbox
+    /// is full. If the value is not an integer of at most 15 digits, before or after the addition,
+    /// the call succeeds and the delivery becomes a dead letter.
     pub fn increment(&self, key: impl Into<String>, by: i64) -> Result<(), Error> {
         if by.unsigned_abs() >= MAX_INTEGER {
             let text = "an increment must have at most 15 digits";

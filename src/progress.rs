@@ -13,9 +13,9 @@ use crate::{
     payload::{IntoPayload, Json},
 };
 
-/// The most bytes of a progress.
+/// The maximum size of a progress as JSON, in bytes.
 const MAX_PROGRESS: usize = 4 << 10;
-/// The most bytes of a checkpoint.
+/// The maximum size of a checkpoint as JSON, in bytes.
 const MAX_CHECKPOINT: usize = 64 << 10;
 
 /// Reports the progress of a task that is [tracked](crate::client::Call::tracked) or
@@ -36,12 +36,13 @@ const MAX_CHECKPOINT: usize = 64 << 10;
 /// ```
 ///
 /// The progress is in the [status](crate::transport::TaskStatus::progress) of the task. A report is
-/// cheap: it replaces the last one, and a background task writes the last one at most once a second,
-/// the first at once. The last report before the handler returns is stored with the end of the task;
-/// a failed attempt may lose the reports of its last second. The next attempt starts with the
-/// progress of the one before.
+/// cheap: it only replaces the report before it. A background task writes the newest report at most
+/// once a second, and the first one immediately. The last report before the handler returns is
+/// stored together with the end of the task. If the attempt fails, the reports of its last second
+/// may be lost. The next attempt starts with the progress that was stored by the failed one.
 ///
-/// For any other task a report does nothing. `Option<Progress>` is `None` for such a task.
+/// For a task that is neither tracked nor unique, a report does nothing, and `Option<Progress>` is
+/// `None`.
 ///
 /// Clones report for the same task.
 #[derive(Debug, Clone)]
@@ -52,7 +53,8 @@ impl Progress {
     /// handler has returned, and after the lease is lost, this does nothing.
     ///
     /// # Errors
-    /// If the value cannot be serialized, or has more than 4 KiB as JSON. The last report stays.
+    /// If the value cannot be serialized, or has more than 4 KiB as JSON. The report before it then
+    /// stays.
     pub fn set(&self, progress: impl Serialize) -> Result<(), Error> {
         let Some((record, runtime)) = &self.0 else {
             return Ok(());
@@ -64,7 +66,8 @@ impl Progress {
     /// Returns the progress of a delivery.
     pub(crate) fn of(parts: &Parts) -> Self {
         let record = parts.lease.as_ref().and_then(|lease| lease.record());
-        // A report may come from a thread without a runtime.
+        // The handle of the runtime is kept, because a report may come from a thread without a
+        // runtime.
         Self(record.map(|record| (record.clone(), Handle::current())))
     }
 }
@@ -103,12 +106,12 @@ impl<S: Sync> OptionalFromMessageParts<S> for Progress {
 /// let app: Router = Router::new().task("pages.import", import);
 /// ```
 ///
-/// The next attempt may run in another process: after a failure, or after the death of the worker. The
-/// checkpoint is kept through both, and is deleted when the task ends.
+/// The next attempt, after a failure or after the death of the worker, may run in another process.
+/// The checkpoint survives both, and is deleted when the task ends.
 ///
 /// # Rejection
-/// A [permanent](Rejection::permanent) rejection, if the task has no record: it was sent without
-/// `tracked`. Requests and events have none.
+/// A [permanent](Rejection::permanent) rejection, if the message has no record: only tasks that are
+/// tracked or unique have one.
 #[derive(Debug, Clone)]
 pub struct Checkpoint(Arc<RunningRecord>);
 
@@ -129,8 +132,8 @@ impl Checkpoint {
         })
     }
 
-    /// Saves a value as JSON. Once this returns, the next attempt will find it. While the server cannot
-    /// be reached, this waits.
+    /// Saves a value as JSON. Once this returns `Ok`, the next attempt will find the value. While
+    /// the server cannot be reached, the call waits.
     ///
     /// # Errors
     /// If the value cannot be serialized, or has more than 64 KiB as JSON; if the worker has lost the

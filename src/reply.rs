@@ -43,7 +43,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// A reply without headers.
+    /// Creates a reply without headers.
     pub fn new(payload: impl Into<Bytes>) -> Self {
         Self {
             payload: payload.into(),
@@ -51,7 +51,7 @@ impl Reply {
         }
     }
 
-    /// The reply of a transport that accepted a message under this id.
+    /// Creates the reply of a transport that accepted a message under this id.
     pub fn accepted(id: MessageId) -> Self {
         Self {
             receipt: Some(id),
@@ -59,8 +59,8 @@ impl Reply {
         }
     }
 
-    /// The reply of a transport that has not stored a task, because an earlier task with this id has
-    /// the same key.
+    /// Creates the reply of a transport that did not store a task, because an earlier task has the
+    /// same key. `id` is the id of the earlier task.
     pub fn duplicate(id: MessageId) -> Self {
         Self {
             is_duplicate: true,
@@ -73,8 +73,8 @@ impl Reply {
         self.is_duplicate
     }
 
-    /// The id under which a transport accepted the message; `None` for an event, and if a service
-    /// handled the message in place.
+    /// Returns the id under which a transport accepted the message. `None` for an event, and if a
+    /// service handled the message without a transport.
     pub fn receipt(&self) -> Option<&MessageId> {
         self.receipt.as_ref()
     }
@@ -145,8 +145,8 @@ impl<T: Serialize> IntoReply for Json<T> {
     }
 }
 
-/// A value that the handler of an [`Rpc`](crate::contract::Rpc) may return whose reply is `R`. A
-/// router checks it where a route's name is a constant, and nowhere else.
+/// A value that a handler may return for an [`Rpc`](crate::contract::Rpc) whose reply is `R`. A
+/// router checks this only if the route's name is a constant.
 #[diagnostic::on_unimplemented(
     message = "the handler returns `{Self}`, and the reply of this name is `{R}`",
     label = "this handler does not return the reply of its name",
@@ -212,7 +212,7 @@ impl<T: DeserializeOwned> FromReply for Json<T> {
     }
 }
 
-/// Refuses a reply whose headers name another format.
+/// Refuses a reply whose headers name another format than `format`.
 fn of_format(reply: &Reply, format: Format) -> Result<(), BoxError> {
     format.check(&reply.headers).map_err(|other| {
         let takes = format.content_type();

@@ -1,8 +1,8 @@
 //! Turns panics into errors.
 //!
 //! Without this layer a panic of a handler passes through the layers around it, and the worker
-//! fails the delivery. With this layer they get an error: a retry can try again, and a circuit
-//! breaker counts the failure.
+//! fails the delivery. With this layer, the layers around it get an error: a retry can try again,
+//! and a circuit breaker counts the failure.
 //!
 //! ```
 //! use campanile::Router;
@@ -122,9 +122,9 @@ where
 }
 
 fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
-    // `AssertUnwindSafe` allows state that a panic has left inconsistent. A future that has
-    // panicked is not polled again. The service is called again, as the module's documentation
-    // says.
+    // `AssertUnwindSafe` asserts that state which a panic may have left inconsistent is acceptable.
+    // A future that has panicked is not polled again. The service is called again, as the module's
+    // documentation says.
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| Panicked::new(&*payload))
 }
 
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
     use crate::mocks::{around, call, readiness_passes, reservations_are_released};
 
-    /// Calls this service inside the layer, which must fail, and returns the error.
+    /// Puts this service, which must fail, inside the layer, calls it, and returns the error.
     async fn failing<F>(inner: impl FnMut(Message) -> F) -> BoxError
     where
         F: Future<Output = Result<Reply, BoxError>> + Send + 'static,

@@ -14,7 +14,7 @@
 //! assert!(campanile::error::find::<campanile_middleware::chaos::ChaosError>(&error).is_some());
 //! # }
 //! ```
-//! With all faults. Each task must still be done:
+//! The next layer injects all kinds of faults. Each task must still be done:
 //!
 //! ```
 //! use campanile::Router;
@@ -32,15 +32,15 @@
 //!
 //! # Ordering
 //! The random numbers are drawn in the order of the calls. If several threads make the calls, this
-//! order may differ between runs, and other messages have the faults. A further fault does not
-//! change which messages have the other faults.
+//! order may differ between runs, and then other messages have the faults. Adding a fault to the
+//! layer does not change which messages have its other faults.
 //!
 //! The delay comes first. After it the call panics or fails, or the message is handled once or
 //! twice.
 //!
 //! # Delivery guarantee
 //! A duplicated message is handled twice, one run after the other, as after a lost acknowledgement.
-//! The outcome of the first run is dropped, and that of the second is returned.
+//! The outcome of the first run is dropped, and the outcome of the second run is returned.
 //!
 //! # Back-pressure
 //! Before a message is handled a second time, it waits until the inner service is ready.
@@ -174,7 +174,7 @@ struct Faults {
 
 impl Probabilities {
     /// Draws the faults of a message. Each message uses the same number of random numbers, so that
-    /// a further fault does not change which messages have the other faults.
+    /// adding a fault to the layer does not change which messages have its other faults.
     fn faults(&self, rng: &mut Rng) -> Faults {
         let mut hits = |probability| rng.f64() < probability;
         let (delay, panic) = (hits(self.delay), hits(self.panic));
@@ -300,8 +300,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Calls a hundred messages. Returns for each the number of times it was handled, its outcome
-    /// and its duration.
+    /// Calls the layer with a hundred messages. Returns for each the number of times it was
+    /// handled, its outcome and its duration.
     async fn hundred(layer: &ChaosLayer) -> Vec<(u32, &'static str, Duration)> {
         let handled = Arc::new(AtomicU32::new(0));
         let count = handled.clone();

@@ -22,7 +22,7 @@ use campanile::{
 
 /// The class of an error, which says whether another try of the same message could succeed.
 ///
-/// | | retried in place | retried durably | counted by a circuit breaker |
+/// | | retried by `RetryPolicy` | redelivered by `DurableRetryLayer` | counted by a circuit breaker |
 /// |---|---|---|---|
 /// | `Transient` | yes | yes | yes |
 /// | `Lasting` | no | yes | no |

@@ -15,7 +15,8 @@
 //!     .layer(ConcurrencyByKeyLayer::new(4, key::header("x-tenant")));
 //! ```
 //!
-//! With a custom key, a bound on waiting messages, and messages that need no key:
+//! The next layer has a custom key and a limit for waiting messages, and lets messages without a
+//! key pass:
 //!
 //! ```
 //! use campanile::{Message, Router};
@@ -38,10 +39,10 @@
 //!
 //! # Back-pressure
 //! `poll_ready` does not know the message, so this layer is ready whenever the inner service is. A
-//! message that must wait does so in its delivery: the worker renews its lease, and it occupies one
-//! of the source's `max_in_flight` slots. If one key can have a long backlog, bound its waiting
-//! messages by [`max_waiting_per_key`](ConcurrencyByKeyLayer::max_waiting_per_key). Further
-//! messages then fail as [overload](#errors).
+//! message that must wait does so in the worker: the worker renews its lease, and the message
+//! occupies one of the source's `max_in_flight` slots. If one key can have a long backlog, bound
+//! its waiting messages by [`max_waiting_per_key`](ConcurrencyByKeyLayer::max_waiting_per_key).
+//! Further messages then fail as [overload](#errors).
 //!
 //! A waiting message holds no reservation of the inner service. Once it has a permit, it waits
 //! again until the inner service is ready.
@@ -104,7 +105,7 @@ impl<K: KeyOf> ConcurrencyByKeyLayer<K> {
         }
     }
 
-    /// Sets the maximum number of messages that wait for each key. With zero no message waits.
+    /// Sets the maximum number of messages that wait, for each key. With zero no message waits.
     /// Unlimited unless set.
     #[must_use]
     pub fn max_waiting_per_key(mut self, messages: usize) -> Self {
@@ -179,8 +180,8 @@ where
             Ok(Some(key)) => match layer.permits.request(key.clone(), layer.max_waiting) {
                 None => Gated::refused(TooManyWaiting::new(key)),
                 Some(permit) if permit.is_acquired() => Gated::waiting(permit, ready, message),
-                // Dropping `ready` returns its reservation to other messages for the time of the
-                // wait.
+                // Dropping `ready` releases its reservation, so that other messages can use it
+                // during the wait.
                 Some(permit) => Gated::waiting(permit, self.inner.clone(), message),
             },
         })
@@ -198,8 +199,8 @@ gated_future! {
     ConcurrencyByKeyFuture, KeyedPermit
 }
 
-/// The error of a message that was not allowed to wait, because too many messages wait for its key.
-/// Its source is tower's [`Overloaded`].
+/// The error of a message that was not allowed to wait, because too many messages with its key are
+/// waiting. Its source is tower's [`Overloaded`].
 #[derive(Debug)]
 pub struct TooManyWaiting {
     key: Key,

@@ -128,7 +128,7 @@ impl Fault<'_> {
     /// | `timeout` | tower's `Elapsed`, or an [`Error`] of this kind |
     /// | `overloaded` | tower's `Overloaded`, or an [`Error`] of this kind |
     /// | `disconnected`, `unknown_outcome`, `unreplicated`, `refused`, `unsendable`, `undecodable`, `config`, `closed` | an [`Error`] of this kind |
-    /// | `redeliver`, `dead_letter`, `discard` | a [`Failure`] whose source is none of the above |
+    /// | `redeliver`, `park`, `dead_letter`, `discard` | a [`Failure`] whose source is none of the above |
     /// | `panic` | a panic |
     /// | `dropped` | a dropped future |
     /// | `_OTHER` | any other error |
@@ -203,7 +203,7 @@ fn code(code: &RpcCode) -> &'static str {
         RpcCode::Unavailable => "unavailable",
         RpcCode::Deadline => "deadline",
         RpcCode::Internal => "internal",
-        // The other side chooses the code, so it could be any text and cannot be a label.
+        // The application chooses this code. It could be any text, so it cannot be a label.
         _ => "rpc_error",
     }
 }
@@ -224,8 +224,8 @@ fn operation_error(error: &Error) -> Option<&'static str> {
     words.into_iter().find_map(|(is, word)| is.then_some(word))
 }
 
-/// The value of `error.type`, or of another attribute, for everything that has no word in its fixed
-/// set.
+/// The value of an attribute with a fixed set of words, such as `error.type`, if no word of the set
+/// applies.
 pub(crate) const OTHER: &str = "_OTHER";
 
 /// The value of `messaging.system`, unless set.

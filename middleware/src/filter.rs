@@ -24,8 +24,8 @@
 //! ));
 //! ```
 //!
-//! Here messages for another deployment are discarded with a reason, which the caller of a request
-//! gets:
+//! The next filter discards messages for another deployment. The caller of a request gets the
+//! reason:
 //!
 //! ```
 //! use campanile::{Failure, Message, Rejection, Router};
@@ -45,7 +45,8 @@
 //!
 //! # tower's filters
 //! tower's `Filter` and `AsyncFilter` work unchanged. Their functions take the message and return
-//! it, so they can change it. The function of an `AsyncFilter` can also query a service:
+//! it, so the functions can change the message. The function of an `AsyncFilter` can also query a
+//! service:
 //!
 //! ```
 //! use campanile::{BoxError, Message, Rejection, Router};
@@ -71,8 +72,8 @@
 //!
 //! # Back-pressure
 //! The inner service must be ready before the function is called. If the function rejects a
-//! message, the inner service keeps its reservation until it is called or dropped. `serve` drops
-//! the service immediately.
+//! message, the inner service keeps its reservation until the service is called or dropped. `serve`
+//! drops it immediately.
 //!
 //! # Panics
 //! If the function panics, the call panics, and the delivery fails.

@@ -22,8 +22,8 @@ pub(crate) trait Admission: Unpin {
     /// If the message is not admitted.
     fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>;
 
-    /// Receives the outcome of the inner service, and returns that of the layer. The value is
-    /// dropped at the end, which releases a permit.
+    /// Receives the outcome of the inner service, and returns the outcome of the layer. The value
+    /// is dropped at the end, which releases a permit.
     fn done(self, outcome: Outcome) -> Outcome
     where
         Self: Sized,

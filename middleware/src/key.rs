@@ -33,8 +33,9 @@ use smol_str::{SmolStr, ToSmolStr};
 pub struct Key(SmolStr);
 
 impl Key {
-    /// The maximum length of a key, in bytes. A sender does not choose the names of the stream and
-    /// the group in the key of [`message_id`], so their lengths are added to this limit.
+    /// The maximum length of a key, in bytes. The lengths of the names of the message's stream and
+    /// group are added to this limit: the key of [`message_id`] contains these names, and the
+    /// sender does not choose them.
     pub const MAX_LEN: usize = 1024;
 
     /// Returns the key as text.
@@ -108,7 +109,7 @@ impl MessageIdentity {
 /// Writes the stream and the group with their lengths, then the id: `6:orders:5:group:7-0`.
 ///
 /// The lengths make the text unambiguous, because a name may contain any character. A missing name
-/// is written as an empty one, which no stream or group can have.
+/// is written as an empty name, which no stream or group can have.
 impl fmt::Display for MessageIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for name in [&self.stream, &self.group] {

@@ -18,7 +18,7 @@
 //! | `RequestIdLayer` | `request-id` | carries one id through a chain of messages |
 //! | `SharedLimitLayer` | `shared-limit` | limits how many messages of a key run at once, or in a period, over all workers |
 //! | `DurableRetryLayer` | `retry` | retries later, by redelivery, and ends with a dead letter |
-//! | `RetryPolicy` | `retry` | retries in place, with tower's `Retry` |
+//! | `RetryPolicy` | `retry` | retries within a delivery or a call, with tower's `Retry` |
 //! | `TimeoutLayer` | `timeout` | limits the time of a message by its own deadline or a default |
 //! | `TraceLayer` | `trace` | makes a span for each message; with `opentelemetry`, traces continue through messages |
 //!
@@ -144,7 +144,7 @@ pub use self::timeout::{Timeout, TimeoutLayer};
 #[cfg(feature = "trace")]
 pub use self::trace::{Trace, TraceLayer, TraceTransport};
 
-// Tests the code of the page for readers of the repository.
+// Tests the code examples of the README.
 #[cfg(all(doctest, feature = "timeout"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -29,8 +29,8 @@ pub(crate) trait Observer {
 pub(crate) struct Watch<O: Observer> {
     observer: O,
     started: Instant,
-    /// Set while a part of the work runs. If this value is dropped while it is set, that part has
-    /// panicked.
+    /// Set while a part of the work runs. If the `Watch` is dropped while this is set, that part
+    /// has panicked.
     running: bool,
     ended: bool,
 }

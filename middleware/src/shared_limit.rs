@@ -2,8 +2,8 @@
 //! group.
 //!
 //! `ConcurrencyByKeyLayer` and `RateLimitByKeyLayer` count the messages of one process. This layer
-//! counts those of all processes that serve the same stream in the same group, by the transport's
-//! [`Limit`].
+//! counts the messages of all processes that serve the same stream in the same group. It uses the
+//! transport's [`Limit`].
 //!
 //! ```
 //! use campanile::{Router, transport::memory::Memory};
@@ -28,19 +28,20 @@
 //! ```
 //!
 //! # Waiting messages
-//! A message that gets no permit leaves its worker, and does not count as an attempt. For a
-//! concurrency limit it is [parked](campanile::transport::Limit#parking): the worker that
-//! returns a permit hands it to the first message that is parked for the key. For a rate limit it
-//! is delivered again at the next free time of the key, which is kept for it. So each waiting
-//! message leaves its worker once, however long the backlog of its key is, and messages with other
-//! keys do not wait for it.
+//! A message that gets no permit leaves its worker, and the attempt does not count. With a
+//! concurrency limit the message is [parked](campanile::transport::Limit#parking): a permit that is
+//! returned goes to the first message that is parked for the key. With a rate limit the next free
+//! start of the key is reserved for the message, and it is delivered again at that time. So each
+//! waiting message leaves its worker once, however long the backlog of its key is, and messages
+//! with other keys do not wait for it.
 //!
-//! The rate is exact: no period of this length has more starts, wherever it begins.
+//! The rate is exact: at most `messages` messages of a key start in any period of the length `per`,
+//! wherever the period begins.
 //!
 //! # Failures of workers
-//! The permits of a worker that has died end with its lease, and go to the next messages. A worker
-//! that is stalled for longer than its lease, and still runs, exceeds the limit by the messages that
-//! it runs.
+//! If a worker dies, its permits end when its lease ends, and go to the next messages. A worker
+//! that is stalled for longer than its lease, and still runs, exceeds the limit by the messages
+//! that it runs.
 //!
 //! # Back-pressure
 //! `poll_ready` does not know the message, so this layer is ready whenever the inner service is.
@@ -131,7 +132,7 @@ impl<K: KeyOf> SharedLimitLayer<K> {
 }
 
 impl Rule {
-    /// Asks for a permit. `None` if the rule admits the message without one.
+    /// Requests a permit. Returns `None` if the rule admits the message without one.
     ///
     /// # Errors
     /// If the message must leave its worker.
@@ -222,15 +223,19 @@ where
             Ok(None) => Gated::free(ready, message),
             Ok(Some(key)) => {
                 let asks = layer.rule.ask(layer.limit.clone(), identity(&message), key);
-                // Dropping `ready` returns its reservation to other messages for the time of the
-                // wait.
-                Gated::waiting(Asked::Asking(Box::pin(asks)), self.inner.clone(), message)
+                // Dropping `ready` releases its reservation, so that other messages can use it
+                // during the wait.
+                Gated::waiting(
+                    PermitState::Requesting(Box::pin(asks)),
+                    self.inner.clone(),
+                    message,
+                )
             }
         })
     }
 }
 
-/// Returns the parts of a message that name it as the holder of a permit.
+/// Returns the parts of a message that identify it as the holder of a permit.
 fn identity(message: &Message) -> Parts {
     let of = message.parts();
     let mut parts = Parts::new(of.kind, of.name.clone());
@@ -240,15 +245,15 @@ fn identity(message: &Message) -> Parts {
     parts
 }
 
-/// The request for a permit, and then the permit.
-enum Asked {
-    Asking(Pin<Box<dyn Future<Output = Result<Option<Permit>, Failure>> + Send>>),
+/// The request for a permit, and then the permit that was granted.
+enum PermitState {
+    Requesting(Pin<Box<dyn Future<Output = Result<Option<Permit>, Failure>> + Send>>),
     Admitted { _permit: Option<Permit> },
 }
 
-impl Admission for Asked {
+impl Admission for PermitState {
     fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        let Self::Asking(asks) = self else {
+        let Self::Requesting(asks) = self else {
             return Poll::Ready(Ok(()));
         };
         let answer = std::task::ready!(asks.as_mut().poll(cx));
@@ -264,7 +269,7 @@ impl Admission for Asked {
 
 gated_future! {
     /// The future of [`SharedLimit`].
-    SharedLimitFuture, Asked
+    SharedLimitFuture, PermitState
 }
 
 /// The reason why a message is delivered again later.

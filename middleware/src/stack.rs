@@ -42,7 +42,7 @@ pub struct TimeBudget {
     backoff: Option<Backoff>,
 }
 
-/// Returns the sum of the waits of a back-off after the first `waits` attempts, without jitter.
+/// Returns the sum of the first `waits` waits of a back-off, without jitter.
 const fn sum_of_waits(backoff: Backoff, mut waits: u32) -> Duration {
     let (mut sum, mut wait) = (Duration::ZERO, backoff.base());
     while waits > 0 && is_less(wait, backoff.max()) {
@@ -75,8 +75,8 @@ impl TimeBudget {
         }
     }
 
-    /// Sets the number of tries in place, including the first, and the waits between them. One try
-    /// unless set.
+    /// Sets the number of tries within one delivery or call, including the first, and the waits
+    /// between them. One try unless set.
     ///
     /// # Panics
     /// If `tries` is zero.
@@ -94,7 +94,7 @@ impl TimeBudget {
         self.timeout
     }
 
-    /// Returns the number of tries in place, including the first, for
+    /// Returns the number of tries within one delivery or call, including the first, for
     /// [`RetryPolicy`](crate::RetryPolicy).
     pub const fn max_tries(&self) -> u32 {
         self.tries
@@ -103,8 +103,8 @@ impl TimeBudget {
     /// Returns the maximum time for all tries and the waits between them: every try takes its whole
     /// timeout, and jitter shortens no wait.
     ///
-    /// The time starts when the outermost of these layers is called. It does not include a wait in
-    /// a layer around them.
+    /// The time starts when the outermost layer that uses this budget (timeout or retry) is called.
+    /// It does not include a wait in a layer around that layer.
     pub const fn longest(&self) -> Duration {
         let work = self.timeout.saturating_mul(self.tries);
         match self.backoff {
@@ -129,8 +129,8 @@ impl TimeBudget {
     }
 
     /// Checks that a second worker can answer a request before the caller's deadline if the first
-    /// worker dies right after it received the request. This takes the lease (10 s unless set), a
-    /// second until another worker notices that the lease has ended, and
+    /// worker dies right after it received the request. This takes at most the sum of three times:
+    /// the lease (10 s unless set), 1 s until another worker notices that the lease has ended, and
     /// [`longest`](Self::longest).
     ///
     /// # Panics

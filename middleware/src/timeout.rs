@@ -12,7 +12,7 @@
 //!     .layer(TimeoutLayer::new(Duration::from_secs(30)));
 //! ```
 //!
-//! With only the callers' deadlines for a router, and a default for one of its handlers:
+//! The next router applies only the callers' deadlines, and one of its handlers has a default:
 //!
 //! ```
 //! use campanile::{Handler, Router};
@@ -31,9 +31,9 @@
 //! layers and the handler inside, that time is the [`Deadline`] of the message. A request whose
 //! deadline has passed before the call, for example in the queue of a limit, is not started.
 //!
-//! A task or an event ends after the default; a task with a limit of [its
-//! own](campanile::client::Call::attempt_timeout) ends after that instead. Its deadline does not
-//! limit its work: that is the time until which a task must
+//! A task or an event ends after the default. A task with [its own
+//! limit](campanile::client::Call::attempt_timeout) ends after that limit instead. The deadline of
+//! a task does not limit its work: it is the time until which the task must
 //! [start](campanile::client::Call::expires_after).
 //!
 //! # Clocks
@@ -47,8 +47,8 @@
 //! an outer layer, counts only for the caller's deadline.
 //!
 //! # Cancel safety
-//! When the time is over, the future of the inner service is dropped at its current `.await`. It is
-//! polled before the timer, so a result that is ready in time counts.
+//! When the time is over, the future of the inner service is dropped at its current `.await`. The
+//! future is polled before the timer, so a result that is ready in time counts.
 //!
 //! # Errors
 //! A message whose time is over fails with tower's [`Elapsed`]. A request is then answered with
@@ -90,8 +90,8 @@ impl TimeoutLayer {
         }
     }
 
-    /// Creates a layer that limits requests to their callers' deadlines, and does not limit other
-    /// messages.
+    /// Creates a layer that limits requests to their callers' deadlines, and tasks to [their own
+    /// limits](campanile::client::Call::attempt_timeout). It does not limit other messages.
     pub const fn by_deadline() -> Self {
         Self { default: None }
     }

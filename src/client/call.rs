@@ -98,7 +98,7 @@ impl<S, R> Call<S, R> {
     ///
     /// The key is sent with the message: handlers find it in
     /// [`Parts::partition_key`](crate::Parts::partition_key). To compute the key from the message,
-    /// wrap the transport in tower's `map_request`, and set this field there.
+    /// wrap the transport in tower's `map_request`, and set `partition_key` there.
     pub fn partition_key(mut self, key: impl Into<PartitionKey>) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().partition_key = Some(key.into());
@@ -107,7 +107,7 @@ impl<S, R> Call<S, R> {
     }
 
     /// Sets the maximum duration of the call, including the wait for the service to be ready. For a
-    /// request it is also the deadline: a worker does not start the request later.
+    /// request it is also the deadline, after which no worker starts the request.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -117,14 +117,14 @@ impl<S, R> Call<S, R> {
 /// Options of events.
 impl<S> Call<S, ()> {
     /// Publishes the event to the subscribers of
-    /// [`Router::event_sharded`](crate::Router::event_sharded) only. On a Redis Cluster the event then
-    /// stays within the shard of its name, while any other event is sent to all nodes. Redis 7.0 or
-    /// newer is needed (`SPUBLISH`).
+    /// [`Router::event_sharded`](crate::Router::event_sharded) only. On a Redis Cluster the event
+    /// then stays within the shard of its name, while any other event is sent to all nodes. Redis
+    /// 7.0 or newer is needed (`SPUBLISH`).
     ///
-    /// Sharded and other events are separate audiences: a handler of
-    /// [`Router::event`](crate::Router::event) or
-    /// [`event_pattern`](crate::Router::event_pattern), and a classic Redis subscriber such as a
-    /// Go-Broker service, does not receive a sharded event. A call that is no event is refused.
+    /// Sharded and other events have separate audiences: a handler of
+    /// [`Router::event`](crate::Router::event) or [`event_pattern`](crate::Router::event_pattern),
+    /// and a classic Redis subscriber such as a Go-Broker service, does not receive a sharded
+    /// event. A call that is no event is refused.
     ///
     /// ```
     /// # async fn run() -> Result<(), campanile::Error> {
@@ -146,12 +146,12 @@ impl<S> Call<S, ()> {
 /// Options of tasks. A router, or another service that handles tasks in place, starts them
 /// immediately and ignores these options.
 impl<S> Call<S, Receipt> {
-    /// Delays the task. The server keeps it, and adds it to its stream when `delay` has passed
-    /// since it was stored, on the server's clock. Zero means no delay. A delay of more than a
-    /// hundred years is refused.
+    /// Delays the task. The server keeps the task, and adds it to its stream once `delay` has
+    /// passed since the task was stored, on the server's clock. Zero means no delay. A delay of
+    /// more than a hundred years is refused.
     ///
-    /// Until the task is due, the transport's [`tasks`](crate::transport::Tasks) can cancel it by its
-    /// id. If both `delay` and [`at`](Self::at) are called, the last call wins.
+    /// Until the task is due, the transport's [`tasks`](crate::transport::Tasks) can cancel it by
+    /// its id. If both `delay` and [`at`](Self::at) are called, the last call wins.
     pub fn delay(mut self, delay: Duration) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().due = (!delay.is_zero()).then_some(Due::After(delay));
@@ -185,12 +185,12 @@ impl<S> Call<S, Receipt> {
     /// the call returns the receipt of the first task. So it is safe to repeat a call whose
     /// [outcome is unknown](Error::is_unknown_outcome).
     ///
-    /// The server keeps the key for the transport's
-    /// [`idempotency_window`](crate::transport::Settings::idempotency_window), which starts when
-    /// the task is due, even if the task is done earlier. A task that is given up, discarded or
-    /// cancelled frees its key, so it can be sent again. If the stream has several groups, the first
-    /// group that gives the task up frees the key. A key that is empty or longer than 1024 bytes is
-    /// refused.
+    /// The server keeps the key until the transport's
+    /// [`idempotency_window`](crate::transport::Settings::idempotency_window) has passed since the
+    /// task was due, even if the task is done earlier. A task that is given up, discarded or
+    /// cancelled frees its key, so it can be sent again. If the stream has several groups, the
+    /// first group that gives the task up frees the key. A key that is empty or longer than 1024
+    /// bytes is refused.
     ///
     /// The receipt of a repeated call has the id of the first task, and
     /// [is a duplicate](Receipt::is_duplicate).
@@ -202,15 +202,15 @@ impl<S> Call<S, Receipt> {
     }
 
     /// Sends the task only if no other task holds this key. The task holds the key until it has
-    /// ended: until it is done, dead, discarded or cancelled. A delayed task, a running one, and one
-    /// that waits for its next attempt still hold it.
+    /// ended: until it is done, dead, discarded or cancelled. A delayed task, a running one, and
+    /// one that waits for its next attempt still hold it.
     ///
-    /// If another task holds the key, the call returns that task's receipt, which
-    /// [is a duplicate](Receipt::is_duplicate). With [`Unique::replace`](crate::message::Unique) the
-    /// new task replaces one that is not due yet, and with `refuse` the call fails as a
+    /// If another task holds the key, the call returns that task's receipt, which [is a
+    /// duplicate](Receipt::is_duplicate). With [`Unique::replace`](crate::message::Unique) the new
+    /// task replaces a holder that is not due yet. With `refuse` the call fails as a
     /// [duplicate](Error::is_duplicate).
     ///
-    /// A key belongs to a stream and a group: that of the transport's handle. On a partitioned
+    /// A key belongs to a stream and a group: those of the transport's handle. On a partitioned
     /// stream, a task without a [`partition_key`](Self::partition_key) goes to the partition of its
     /// unique key. A key that is empty or longer than 1024 bytes is refused, and so is a task that
     /// has an idempotency key too.
@@ -238,8 +238,9 @@ impl<S> Call<S, Receipt> {
         self
     }
 
-    /// Records the status of the task, and keeps it for this time after the task's end. The
-    /// transport's `tasks` method returns it, and can cancel the task in any state.
+    /// Records the status of the task, and keeps it for this time after the task's end. The `tasks`
+    /// method of the transport's handle gives access to the status, and can cancel the task in any
+    /// state before its end.
     pub fn tracked(mut self, keep: Duration) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().tracked = Some(keep);
@@ -247,8 +248,8 @@ impl<S> Call<S, Receipt> {
         self
     }
 
-    /// Sets how long each attempt at the task may run. An attempt that takes longer is dropped at its
-    /// current `.await` and has failed, so the task is delivered again. The time of an attempt
+    /// Sets how long each attempt at the task may run. An attempt that takes longer is dropped at
+    /// its current `.await` and has failed, so the task is delivered again. The time of an attempt
     /// starts when the layers are ready and the handler is called.
     ///
     /// This limits neither the call ([`timeout`](Self::timeout)) nor the wait for the first attempt

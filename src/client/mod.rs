@@ -18,7 +18,7 @@
 //! # }
 //! ```
 //!
-//! With a prefix, a header and a timeout:
+//! This call has a prefix, a header and a timeout:
 //!
 //! ```
 //! use std::time::Duration;
@@ -38,7 +38,7 @@
 //! # }
 //! ```
 //!
-//! A delayed task that is stored once, however often the call is repeated, and that expires:
+//! This task is delayed and expires. It is stored once, even if the call is repeated:
 //!
 //! ```
 //! use std::time::Duration;
@@ -65,8 +65,8 @@
 //!
 //! # Cancel safety
 //! A call sends its message once its future is polled and the service is ready. Dropping the future
-//! after that does not take the message back. A dropped request releases its permit immediately,
-//! and its reply is ignored.
+//! after that does not take the message back. A dropped request stops waiting immediately, and its
+//! reply is ignored.
 //!
 //! # Errors
 //! Every call fails with an [`Error`](crate::Error). Its predicates tell whether the server

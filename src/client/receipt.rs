@@ -22,8 +22,8 @@ impl Receipt {
         self.id.as_ref()
     }
 
-    /// Returns `true` if an earlier task had the same idempotency key or unique key. Then the task was
-    /// not stored, and [`id`](Self::id) is that of the earlier task.
+    /// Returns `true` if an earlier task had the same idempotency key or unique key. Then the task
+    /// was not stored, and [`id`](Self::id) is that of the earlier task.
     pub fn is_duplicate(&self) -> bool {
         self.is_duplicate
     }

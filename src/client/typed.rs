@@ -58,7 +58,8 @@ impl<S> Client<S> {
 
 impl<S: Clone> Client<S> {
     /// Returns a client that adds `prefix` and a dot before each name, as
-    /// [`Router::nest`](crate::Router::nest) does for routes. Prefixes are joined in order.
+    /// [`Router::nest`](crate::Router::nest) does for routes. The prefix of this client stays in
+    /// front of the new one.
     #[must_use]
     pub fn nest(&self, prefix: impl Into<Name>) -> Self {
         Self {
@@ -112,8 +113,8 @@ impl<S: Clone> Client<S> {
         self.request_as(Named::plain(name), payload, ReplyMode::Fast)
     }
 
-    /// Sends a request whose name, payload and reply are those of a constant. Otherwise it is as
-    /// [`request`](Self::request).
+    /// Sends a request as [`request`](Self::request) does. An [`Rpc`] constant sets its name, and
+    /// the types of its payload and its reply.
     ///
     /// ```
     /// use campanile::{Client, Json, Router, contract::Rpc};
@@ -135,8 +136,8 @@ impl<S: Clone> Client<S> {
         self.call_as(rpc, payload, ReplyMode::Reliable)
     }
 
-    /// Sends the request of a constant with the lowest latency. Otherwise it is as
-    /// [`request_fast`](Self::request_fast).
+    /// Sends a request as [`request_fast`](Self::request_fast) does. An [`Rpc`] constant sets its
+    /// name, and the types of its payload and its reply.
     pub fn call_fast<Q, R: ContractReply>(
         &self,
         rpc: Rpc<Q, R>,
@@ -233,8 +234,8 @@ where
     /// Sends many tasks, each with its own name and options, in few round trips. The results are in
     /// the order of the calls.
     ///
-    /// Otherwise it is as [`enqueue_all`](Self::enqueue_all). The calls may be those of a clone of
-    /// this client with another prefix; all tasks are sent by the service of this client.
+    /// In all else it is as [`enqueue_all`](Self::enqueue_all). The calls may come from a client
+    /// with another prefix. The service of this client sends them all.
     ///
     /// ```
     /// use std::time::Duration;

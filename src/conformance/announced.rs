@@ -265,7 +265,7 @@ pub async fn the_history_of_a_group_has_what_its_workers_did<F: Factory>(factory
     };
     handle_all(&mut worker, 3).await;
     until_true("the history", async || sums().await == [2, 0, 1, 3, 3]).await;
-    // The end of a worker loses nothing of it.
+    // Closing a worker loses nothing of the history.
     scene.task("4").await;
     handle_all(&mut worker, 1).await;
     worker.close().await;

@@ -17,9 +17,9 @@ use crate::{
     transport::{Start, WhenFull},
 };
 
-/// The bound of most checks. A single sender keeps to it.
+/// The bound of most checks. A single sender is refused after exactly this number of messages.
 const BOUND: usize = 8;
-/// The time after which a sender must know that there is room.
+/// The maximum time until a sender notices that there is room.
 const SOON: Duration = Duration::from_secs(3);
 
 fn bounded<F: Factory>(factory: &F) -> Scene<'_, F> {
@@ -90,8 +90,8 @@ pub async fn a_full_stream_refuses_senders_until_workers_take_messages<F: Factor
     worker.close().await;
 }
 
-/// Checks that a full stream takes the messages whose senders have been acknowledged already, or
-/// cannot be refused in time.
+/// Checks that a full stream takes the messages that it can no longer refuse: follow-ups,
+/// redeliveries and delayed tasks.
 pub async fn a_full_stream_takes_follow_ups_redeliveries_and_delayed_tasks<F: Factory>(
     factory: &F,
 ) {
@@ -127,7 +127,8 @@ pub async fn a_full_stream_takes_follow_ups_redeliveries_and_delayed_tasks<F: Fa
     worker.close().await;
 }
 
-/// Checks that a sender that may wait sends as soon as there is room, and is refused after its time.
+/// Checks that a sender that may wait sends as soon as there is room, and is refused when its
+/// waiting time is over.
 pub async fn a_sender_waits_for_room_until_its_time_is_over<F: Factory>(factory: &F) {
     if !factory.capabilities().bounds {
         return;
@@ -164,7 +165,7 @@ pub async fn a_sender_waits_for_room_until_its_time_is_over<F: Factory>(factory:
     worker.close().await;
 }
 
-/// Checks that a group without live workers does not stop the senders of the others.
+/// Checks that messages which wait only for a group without live workers do not stop senders.
 pub async fn a_group_without_workers_does_not_stop_senders<F: Factory>(factory: &F) {
     if !factory.capabilities().bounds {
         return;
@@ -212,7 +213,7 @@ pub async fn a_message_that_waits_for_too_long_stops_senders<F: Factory>(factory
     assert_full(&error);
     take::<F>(&mut worker, 2).await;
     sent_soon::<F>(&handle).await;
-    // A redelivery waits from the time at which it is due.
+    // The waiting time of a redelivery starts when the redelivery is due.
     let delivery = worker.one().await;
     sleep(2 * age).await;
     settle(delivery, again(Duration::ZERO)).await;
@@ -220,7 +221,7 @@ pub async fn a_message_that_waits_for_too_long_stops_senders<F: Factory>(factory
     worker.close().await;
 }
 
-/// Checks that each partition has the bound for itself.
+/// Checks that the bound applies to each partition separately.
 pub async fn each_partition_has_its_own_bound<F: Factory>(factory: &F) {
     let capabilities = factory.capabilities();
     if !capabilities.bounds || !capabilities.partitions {

@@ -27,7 +27,7 @@ async fn until_followed<F: Factory>(worker: &mut WorkerOf<F>) {
 }
 
 /// Checks that a paused stream and a paused group deliver nothing until they are resumed, and that
-/// what runs is settled.
+/// running deliveries can still be settled.
 pub async fn a_paused_stream_delivers_nothing_until_it_is_resumed<F: Factory>(factory: &F) {
     if !factory.capabilities().control {
         return;
@@ -115,8 +115,8 @@ pub async fn a_worker_that_starts_during_a_pause_follows_it<F: Factory>(factory:
     worker.close().await;
 }
 
-/// Checks that neither a pause nor a purge changes the end of a task that was cancelled while it
-/// waited.
+/// Checks that a task that was cancelled while it waited stays cancelled after a pause and after a
+/// purge.
 pub async fn a_cancelled_task_stays_cancelled_over_a_pause_and_a_purge<F: Factory>(factory: &F) {
     let can = factory.capabilities();
     if !can.control || !can.tasks {

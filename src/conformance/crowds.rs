@@ -97,8 +97,8 @@ pub async fn fifty_senders_and_fifty_workers_lose_and_repeat_nothing<F: Factory>
     assert_same(handled, receipts);
 }
 
-/// Checks that several workers, of which each handles batches until it is closed, handle a backlog
-/// one after the other. Every message is handled once, in order.
+/// Checks that workers that follow one another handle a backlog, if each of them handles some
+/// batches and is then closed. Every message is handled once, in order.
 pub async fn a_backlog_is_worked_off_in_batches_by_workers_that_come_and_go<F: Factory>(
     factory: &F,
 ) {

@@ -212,7 +212,7 @@ pub async fn a_replay_reaches_only_the_group_of_the_dead_letter<F: Factory>(fact
     other_worker.close().await;
 }
 
-/// Checks that an edited letter is delivered with its new content, under its id, once.
+/// Checks that an edited letter is delivered once, with its new content and the id of its message.
 pub async fn a_dead_letter_is_replayed_as_edited<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let Some(dead) = scene.dead().await else {

@@ -20,10 +20,11 @@ use crate::{
 /// All handles of a factory must reach the same server. Each check uses a new stream and new event
 /// names, so checks can run in parallel on one server.
 ///
-/// The methods with a default body are each needed for one of the [`Capabilities`]. The suite does
-/// not call them if [`capabilities`](Self::capabilities) leaves it out.
+/// A method with a default body is needed only for the [`Capabilities`] that its text names. The
+/// suite calls it only if [`capabilities`](Self::capabilities) has one of them.
 pub trait Factory: Send + Sync {
-    /// A handle that is both halves of the transport.
+    /// A handle of the transport. It sends messages as a `Service`, and receives them as a
+    /// [`Transport`].
     type Handle: Service<Message, Response = Reply, Error = Error, Future: Send + 'static>
         + Transport
         + Clone
@@ -68,7 +69,8 @@ pub trait Factory: Send + Sync {
         async { Err(not_implemented("statistics", "stats")) }
     }
 
-    /// Returns what waits for the handle's group. Needed for [`Capabilities::backlog`].
+    /// Returns the number of messages that wait for the handle's group, by what they wait for.
+    /// Needed for [`Capabilities::backlog`].
     fn backlog(
         &self,
         handle: &Self::Handle,
@@ -102,7 +104,8 @@ pub trait Factory: Send + Sync {
         None
     }
 
-    /// Returns the last hour of the handle's group. Needed for [`Capabilities::workers`].
+    /// Returns the history of the handle's group: the last hour, minute by minute. Needed for
+    /// [`Capabilities::workers`].
     fn history(
         &self,
         handle: &Self::Handle,
@@ -138,7 +141,8 @@ pub trait Factory: Send + Sync {
     }
 }
 
-/// Returns the error of a method with a default body that the suite needs for a capability.
+/// Returns the error of a default body. The factory has the capability, so it must implement the
+/// method.
 fn not_implemented(capability: &str, method: &str) -> Error {
     Error::config(format!(
         "the factory has the capability `{capability}`: implement its method `{method}`, or remove \
@@ -297,7 +301,7 @@ impl Factory for Memory {
 
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::all();
-        // There is no server, and there are no replicas.
+        // There is no server to restart, and there are no replicas.
         capabilities.restart = false;
         capabilities.replicas = false;
         capabilities

@@ -96,8 +96,8 @@ pub async fn a_key_is_free_once_its_task_was_given_up<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a task frees only its own key: an earlier task with the same key, whose window is
-/// over, ends later.
+/// Checks that a task that is given up does not free a key that a later task has taken, after the
+/// window of the first task was over.
 pub async fn a_task_that_is_given_up_frees_no_key_of_another<F: Factory>(factory: &F) {
     const WINDOW: Duration = Duration::from_millis(200);
     if !factory.capabilities().idempotent_tasks {

@@ -101,8 +101,8 @@ pub async fn parked_messages_get_the_permits_that_are_returned<F: Factory>(facto
     worker.close().await;
 }
 
-/// Checks that a permit is passed on if its message ends without taking it, and if it is returned
-/// while another message is about to be parked.
+/// Checks that a permit is passed on to the next message in two cases: if the message that it was
+/// handed to ends without taking it, and if it is returned just before another message is parked.
 pub async fn a_permit_that_is_not_taken_is_passed_on<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
@@ -119,7 +119,7 @@ pub async fn a_permit_that_is_not_taken_is_passed_on<F: Factory>(factory: &F) {
         refused(&limit, &deliveries[1]).await,
         refused(&limit, &deliveries[2]).await,
     ];
-    // Returned before the messages are parked.
+    // The permit is returned before the messages are parked.
     drop(permit);
     done(deliveries.remove(0)).await;
     for (delivery, request) in deliveries.into_iter().zip(requests) {
@@ -138,8 +138,8 @@ pub async fn a_permit_that_is_not_taken_is_passed_on<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a message that was handed a permit, and is cancelled or purged before its delivery,
-/// leaves the permit to others.
+/// Checks that a permit goes to another message if the message that it was handed to is cancelled
+/// or purged before its delivery.
 pub async fn a_permit_that_is_handed_over_returns_if_its_message_is_removed<F: Factory>(
     factory: &F,
 ) {
@@ -166,7 +166,7 @@ pub async fn a_permit_that_is_handed_over_returns_if_its_message_is_removed<F: F
         settle(second, Verdict::Park(request)).await;
         drop(permit);
         done(deliveries.remove(0)).await;
-        // Until the permit is handed over.
+        // Waits until the permit is handed over.
         sleep(QUIET).await;
         match purges {
             true => assert_eq!(must("purging", control.purge_waiting()).await, 1),
@@ -183,8 +183,8 @@ pub async fn a_permit_that_is_handed_over_returns_if_its_message_is_removed<F: F
     worker.close().await;
 }
 
-/// Checks that a message that was handed a permit of one key, and is parked for another key, leaves
-/// the permit to others.
+/// Checks that a message that was handed a permit of one key returns this permit when it is parked
+/// for another key.
 pub async fn a_message_that_is_parked_again_returns_its_permit<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
@@ -224,7 +224,7 @@ pub async fn a_message_that_is_parked_again_returns_its_permit<F: Factory>(facto
     worker.close().await;
 }
 
-/// Checks that a delivery that takes its permit again holds it until it has returned both.
+/// Checks that a delivery can take its permit again, and holds the permit until its last use ends.
 pub async fn a_permit_that_is_taken_again_is_returned_after_its_last_use<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
@@ -238,7 +238,8 @@ pub async fn a_permit_that_is_taken_again_is_returned_after_its_last_use<F: Fact
     let mut deliveries = worker.exactly(2).await;
     let mut permit = granted(&limit, &deliveries[0]).await;
     for _ in 0..20 {
-        // As a layer does that repeats its handler at once, and by a use within another.
+        // Takes the permit again after a use, as a layer does that repeats its handler, and then
+        // within a use.
         drop(permit);
         permit = granted(&limit, &deliveries[0]).await;
         drop(granted(&limit, &deliveries[0]).await);
@@ -289,7 +290,8 @@ pub async fn a_parked_task_can_be_cancelled<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a rate gives each message its time, and keeps it.
+/// Checks that a rate gives each message a time to start, and that the message keeps this time when
+/// it asks again.
 pub async fn a_rate_gives_each_message_its_time<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
@@ -322,8 +324,8 @@ pub async fn a_rate_gives_each_message_its_time<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that the workers of a group together have no more deliveries in flight than their limit, and
-/// that the end of one lets another worker fetch.
+/// Checks that the workers of a group together have no more deliveries in flight than their limit,
+/// and that another worker can fetch when a delivery ends.
 pub async fn the_workers_of_a_group_keep_to_their_limit<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
@@ -332,7 +334,7 @@ pub async fn the_workers_of_a_group_keep_to_their_limit<F: Factory>(factory: &F)
     let mut one = scene.worker().await;
     let mut two = scene.worker().await;
     let waits = in_time("two waiting workers", async {
-        // Both wait when the first tasks come.
+        // Both workers wait when the first tasks come.
         let sent = async {
             sleep(QUIET).await;
             for payload in ["1", "2", "3", "4", "5"] {
@@ -359,7 +361,7 @@ pub async fn the_workers_of_a_group_keep_to_their_limit<F: Factory>(factory: &F)
     two.close().await;
 }
 
-/// Checks that the times that wait for their messages are kept, although earlier messages start.
+/// Checks that a message that waits keeps its time to start, also when earlier messages start.
 pub async fn a_rate_keeps_the_times_of_those_that_wait<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;

@@ -11,8 +11,8 @@
 //! }
 //! ```
 //!
-//! With a test attribute and a custom server. The expression is evaluated in each test, and may
-//! await:
+//! The next example adds a test attribute, and has a custom server. The expression after the
+//! attribute is evaluated in each test, and may await:
 //!
 //! ```
 //! # mod my_transport {

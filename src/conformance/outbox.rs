@@ -117,8 +117,8 @@ pub async fn follow_ups_of_a_failed_attempt_are_not_sent<F: Factory>(factory: &F
     worker.close().await;
 }
 
-/// Checks that the follow-ups of a delivery that was lost are not sent: only those of the worker
-/// that has it.
+/// Checks that the follow-ups of a worker that has lost its delivery are not sent, and that those
+/// of the worker that has claimed it are.
 pub async fn follow_ups_of_a_lost_delivery_are_not_sent<F: Factory>(factory: &F) {
     if !factory.capabilities().outbox || !factory.capabilities().end_leases {
         return;
@@ -175,7 +175,7 @@ pub async fn a_request_sends_its_follow_ups_if_it_succeeds<F: Factory>(factory: 
     worker.close().await;
 }
 
-/// Checks that a follow-up with an idempotency key is one task among all with this key.
+/// Checks that of all follow-ups and tasks with the same idempotency key only the first is stored.
 pub async fn a_follow_up_with_a_key_is_sent_once<F: Factory>(factory: &F) {
     let capabilities = factory.capabilities();
     if !capabilities.outbox || !capabilities.idempotent_tasks {

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// The least size of a result that is not recorded.
+/// The smallest size of a result that is too large to be recorded, in bytes.
 const TOO_LARGE: usize = (64 << 10) + 1;
 
 /// Waits until the status of a task meets the condition.
@@ -198,8 +198,8 @@ pub async fn a_worker_that_lost_its_task_notes_nothing<F: Factory>(factory: &F) 
     winner.close().await;
 }
 
-/// Checks that tasks are listed by state and name in pages, those first that changed last, and that
-/// a list has each task once.
+/// Checks that tasks are listed by state and name in pages, that the most recently changed task
+/// comes first, and that a list has each task once.
 pub async fn a_list_of_tasks_has_pages_by_state_and_name<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
@@ -250,7 +250,7 @@ pub async fn a_list_of_tasks_has_pages_by_state_and_name<F: Factory>(factory: &F
     for delivery in deliveries {
         let last = id(&delivery).clone();
         let is_recorded = sent.contains(&last);
-        // The times of the server are whole milliseconds.
+        // Tasks are ordered by the server's times, which are whole milliseconds.
         sleep(Duration::from_millis(2)).await;
         done(delivery).await;
         if is_recorded {
@@ -269,8 +269,8 @@ async fn change(changes: &mut Changes) -> TaskChange {
     }
 }
 
-/// Checks that the feed has each change of a task in order, and that another reader goes on from a
-/// cursor.
+/// Checks that the feed has each change of a task in order, and that another reader can continue
+/// from a cursor.
 pub async fn changes_are_followed_from_a_cursor<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
@@ -368,7 +368,7 @@ pub async fn a_wait_ends_with_its_task<F: Factory>(factory: &F) {
     let error = in_time("waiting for a task", tasks.wait(&unknown)).await;
     assert!(error.is_err_and(|error| error.is_invalid()));
 
-    // Many tasks that end while calls begin to wait for them.
+    // Many tasks end while calls begin to wait for them.
     let mut ids = Vec::new();
     for _ in 0..50 {
         ids.push(send(&handle, tracked("many")).await);
@@ -388,7 +388,7 @@ pub async fn a_wait_ends_with_its_task<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a task is cancelled by its unique key, which is then free.
+/// Checks that a task can be cancelled by its unique key, and that the key is then free.
 pub async fn a_task_is_cancelled_by_its_key<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
@@ -448,7 +448,7 @@ pub async fn tasks_are_cancelled_by_state_and_name<F: Factory>(factory: &F) {
     assert_eq!(list.tasks.len(), 250);
 }
 
-/// Checks that ids, keys, reasons, positions and cursors that cannot be right are refused.
+/// Checks that invalid ids, keys, reasons, positions and cursors are refused.
 pub async fn input_about_tasks_that_is_invalid_is_refused<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// The time limit of everything that a check waits for.
+/// The maximum time that a check waits for one thing.
 const MAX_WAIT: Duration = Duration::from_secs(20);
 /// The time for which a check waits before it concludes that something does not happen.
 pub(super) const QUIET: Duration = Duration::from_millis(300);
@@ -188,7 +188,7 @@ impl<S: Source> OpenSource<S> {
         }
     }
 
-    /// Makes the source that of a worker, as `serve` does.
+    /// Announces the source's worker, as `serve` does, and returns its monitor.
     pub(super) fn announce(&mut self, service: &str, routes: &[&str]) -> Arc<WorkerMonitor> {
         let monitor = WorkerMonitor::new(
             self.0
@@ -260,7 +260,7 @@ pub(super) async fn answer<H: SettleDelivery>(
     settle(delivery, Verdict::Done(answer)).await;
 }
 
-/// Returns the verdict of a redelivery that counts as an attempt.
+/// Returns a verdict that redelivers after this time and counts the attempt.
 pub(super) fn again(after: Duration) -> Verdict {
     Verdict::Redeliver {
         after: Some(after),

@@ -1,4 +1,4 @@
-//! Scheduled tasks.
+//! Checks of scheduled tasks.
 
 use std::time::{Duration, SystemTime};
 
@@ -128,8 +128,8 @@ pub async fn ticks_are_sent_once_by_any_number_of_processes<F: Factory>(factory:
     worker.close().await;
 }
 
-/// Checks that ticks that were missed are sent together or each, as chosen, and that catching up starts at
-/// the last tick.
+/// Checks that missed ticks are sent together or each by itself, as chosen, and that the next tick
+/// follows without a gap.
 pub async fn missed_ticks_are_sent_together_or_each_as_chosen<F: Factory>(factory: &F) {
     if !factory.capabilities().schedules {
         return;
@@ -252,7 +252,8 @@ pub async fn a_schedule_is_paused_resumed_and_run_by_hand<F: Factory>(factory: &
     worker.close().await;
 }
 
-/// Checks that a tick sends nothing while the task of the last one has not ended, if so chosen.
+/// Checks that with `skip_while_running` a tick sends nothing while the task of an earlier tick has
+/// not ended.
 pub async fn a_tick_is_skipped_while_the_last_task_has_not_ended<F: Factory>(factory: &F) {
     if !factory.capabilities().schedules {
         return;
@@ -290,7 +291,7 @@ pub async fn a_tick_is_skipped_while_the_last_task_has_not_ended<F: Factory>(fac
     worker.close().await;
 }
 
-/// Checks that a task waits for its part of the jitter.
+/// Checks that the jitter delays tasks.
 pub async fn the_jitter_of_a_schedule_delays_its_tasks<F: Factory>(factory: &F) {
     if !factory.capabilities().schedules {
         return;

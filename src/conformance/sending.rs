@@ -134,7 +134,7 @@ pub async fn a_delayed_task_can_be_cancelled_until_it_is_due<F: Factory>(factory
     worker.close().await;
 }
 
-/// Checks that the worker gets the remaining time to live. It starts when the task is due.
+/// Checks that the worker gets the remaining time to live, which starts when the task is due.
 pub async fn a_time_to_live_counts_from_when_the_task_is_due<F: Factory>(factory: &F) {
     const TIME_TO_LIVE: Duration = Duration::from_secs(60);
     const DELAY: Duration = Duration::from_millis(600);

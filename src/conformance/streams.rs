@@ -200,7 +200,7 @@ pub async fn a_set_that_cannot_be_served_is_refused<F: Factory>(factory: &F) {
     ] {
         let error = scene.refused_worker().await;
         assert!(error.is_config(), "{error:?}");
-        // A handle with a set of streams does not choose one for a message.
+        // A handle with a set of streams does not choose a stream for a message that names none.
         let task = Message::task("task", "x");
         let refused = call(&scene.handle().await, task).await;
         let refused = refused.expect_err("no stream is named");

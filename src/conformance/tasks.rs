@@ -101,7 +101,8 @@ pub async fn the_status_of_a_task_follows_it<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that the status of a dead task has the reason, and follows a replay.
+/// Checks that the status of a dead task has the reason of the dead letter, and changes with a
+/// replay.
 pub async fn the_status_of_a_dead_task_follows_its_replay<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks || !factory.capabilities().dead_letters {
         return;
@@ -193,7 +194,7 @@ pub async fn a_unique_key_is_held_until_its_task_has_ended<F: Factory>(factory: 
     worker.close().await;
 }
 
-/// Checks that a task replaces a delayed one with its key, and keeps one that waits or runs.
+/// Checks that a task replaces a delayed task with the same key, but not a task that runs.
 pub async fn a_unique_task_replaces_one_that_is_not_due<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
@@ -224,7 +225,7 @@ pub async fn a_unique_task_replaces_one_that_is_not_due<F: Factory>(factory: &F)
     worker.close().await;
 }
 
-/// Checks that of many senders of one key, one has its task stored.
+/// Checks that only one task is stored if many senders send tasks with the same key at once.
 pub async fn senders_of_one_unique_key_at_the_same_time_send_one_task<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
@@ -292,7 +293,8 @@ pub async fn a_running_task_learns_that_it_is_cancelled<F: Factory>(factory: &F)
     if !factory.capabilities().tasks {
         return;
     }
-    // A longer lease would not matter: the worker looks for cancellations every second.
+    // The length of the lease does not matter, because the worker looks for cancellations every
+    // second.
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
@@ -313,7 +315,7 @@ pub async fn a_running_task_learns_that_it_is_cancelled<F: Factory>(factory: &F)
     worker.close().await;
 }
 
-/// Checks that the key of a task is free after its workers have died as often as they may.
+/// Checks that the key of a task is free once the task is given up because its workers died.
 pub async fn a_task_that_kills_its_workers_frees_its_key<F: Factory>(factory: &F) {
     let capabilities = factory.capabilities();
     if !capabilities.tasks || !capabilities.claim {
@@ -342,8 +344,8 @@ pub async fn a_task_that_kills_its_workers_frees_its_key<F: Factory>(factory: &F
     worker.close().await;
 }
 
-/// Checks that a follow-up can be unique and tracked, and that the task of an outbox is recorded as
-/// done with its follow-ups.
+/// Checks that a follow-up can be unique and tracked, and that a task whose handler adds follow-ups
+/// is recorded as done.
 pub async fn a_follow_up_can_be_unique<F: Factory>(factory: &F) {
     let capabilities = factory.capabilities();
     if !capabilities.tasks || !capabilities.outbox {

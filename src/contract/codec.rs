@@ -7,7 +7,7 @@ use crate::{
     reply::{FromReply, Reply},
 };
 
-/// Under a constant of `MsgPack<T>` a `MsgPack<T>` is sent, and so on.
+/// Under a constant with the payload type `MsgPack<T>`, a `MsgPack<T>` is sent, and so on.
 macro_rules! payload_for {
     ([$($codec:tt)*], [$($write:tt)*], [$($read:tt)*]) => {
         impl<T: $($write)*> PayloadFor<$($codec)*<T>> for $($codec)*<T> {
@@ -20,7 +20,7 @@ macro_rules! payload_for {
 
 for_each_codec!(payload_for);
 
-/// The reply of a constant of `MsgPack<T>` is read as a `MsgPack<T>`, and so on.
+/// The reply of a constant with the reply type `MsgPack<T>` is read as a `MsgPack<T>`, and so on.
 macro_rules! contract_reply {
     ([$($codec:tt)*], [$($write:tt)*], [$($read:tt)*]) => {
         impl<T: $($read)*> ContractReply for $($codec)*<T> {

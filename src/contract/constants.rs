@@ -1,4 +1,4 @@
-//! The constants that both sides share.
+//! The constants that senders and workers share.
 
 use std::{any::type_name, fmt, marker::PhantomData};
 
@@ -103,7 +103,8 @@ macro_rules! constants {
         impl<$payload $(, $reply)?> $type<$payload $(, $reply)?> {
             #[doc = concat!("Names the ", $messages, " whose payload is of this type.")]
             ///
-            /// An invalid name is reported where any other is: a router panics, and a call fails.
+            /// An invalid name is reported when the constant is used: a router panics, and a call
+            /// fails.
             pub const fn new(name: &'static str) -> Self {
                 Self {
                     terms: Terms::new(

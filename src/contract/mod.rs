@@ -1,7 +1,7 @@
 //! Contracts: names with the types of their payloads, in code that senders and workers share.
 //!
-//! A constant has a name and the type of the payload. A router and a client take it where they take
-//! a name, and then a wrong type does not compile, on either side:
+//! A constant has a name and the type of the payload. Routers and clients take the constant in
+//! place of a name. A wrong type then does not compile, on either side:
 //!
 //! ```
 //! use campanile::{Client, Json, Router, contract::{Event, Rpc, Task}};
@@ -38,27 +38,30 @@
 //! # }
 //! ```
 //!
-//! A name that is a text takes any payload, as without this module.
+//! A name that is a string has no types: it takes any payload.
 //!
 //! # Handlers
-//! A handler takes the payload of a constant of `T` as a `Json<T>`, an `Option` or a `Result` of
-//! it, or unread, as `Bytes`, `Vec<u8>` or a [`Message`](crate::Message). It may also leave the
-//! payload alone. A payload extractor of your own implements [`Carries<T>`](crate::extract::Carries).
+//! A handler takes the payload of a constant with the payload type `T` as a `Json<T>`, as an
+//! `Option` or a `Result` of a `Json<T>`, or without decoding it, as `Bytes`, `Vec<u8>` or a
+//! [`Message`](crate::Message). It may also have no argument for the payload. A payload extractor
+//! of your own implements [`Carries<T>`](crate::extract::Carries).
 //!
-//! The handler of an [`Rpc<Q, R>`](Rpc) returns a `Json<R>` or an unread reply: a
-//! [`Reply`](crate::Reply), `Bytes` or `Vec<u8>`. If `R` is `()`, it may return `()`.
+//! The handler of an [`Rpc<Q, R>`](Rpc) returns a `Json<R>`, or a reply that it has encoded itself:
+//! a [`Reply`](crate::Reply), `Bytes` or `Vec<u8>`. If `R` is `()`, it may return `()`.
 //!
-//! A text (`String`) is neither, since the payload of a `Task<String>` is JSON, with quotes. The
-//! payload of a `Task<()>` is `null`.
+//! A handler of a constant neither takes nor returns a `String`, because the payload of a
+//! `Task<String>` is JSON, with quotes. The payload of a `Task<()>` is `null`.
 //!
-//! A service that is added to a router is not checked: it takes messages.
+//! The types of a service that is added to a router are not checked, because a service takes whole
+//! messages.
 //!
 //! # Versions
-//! A constant with a [version](Task::version) writes it into the header [`VERSION`]. The route of a
-//! constant compares it with that of each message. An older payload is [lifted](Task::lift) step by
-//! step; without a step it is rejected for good, as is a header that is no version. A newer one fails
-//! with [`NewerVersion`], and is delivered again after the back-off, without counting an attempt, until a
-//! newer worker handles it. Layers see messages as they were sent.
+//! A sender writes the [version](Task::version) of the constant into the header [`VERSION`]. A
+//! worker compares the header of each message with the version of the route's constant. A payload
+//! of an older version is [lifted](Task::lift) step by step. If a step is missing, or the header is
+//! malformed, the message is rejected permanently. A message of a newer version fails with
+//! [`NewerVersion`]: it is delivered again after the back-off, without counting an attempt, until a
+//! newer worker handles it. Layers see messages as they were sent, before they are lifted.
 //!
 //! # Prefixes
 //! The name of a constant is joined with the prefixes of [`Router::nest`](crate::Router::nest) and

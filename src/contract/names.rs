@@ -14,7 +14,7 @@ use crate::{
     message::{Message, Name},
 };
 
-/// A name, and the constant that it is from.
+/// A name, and the terms of the constant that it is from, if any.
 #[derive(Clone)]
 pub struct Named {
     pub(crate) name: Name,
@@ -85,8 +85,8 @@ impl fmt::Debug for Named {
 #[derive(Debug, Clone, Copy)]
 pub enum AnyPayload {}
 
-/// Defines the trait of the names of a kind, and implements it for texts and for the constant. A
-/// constant is not an `Into<Name>`, so the two implementations do not overlap.
+/// Defines the trait for the names of one kind of messages, and implements it for strings and for
+/// the constant. A constant is not an `Into<Name>`, so the two implementations do not overlap.
 macro_rules! names {
     ($(
         $(#[$attribute:meta])*
@@ -97,7 +97,7 @@ macro_rules! names {
             /// The type of the payload: that of the constant, or [`AnyPayload`].
             type Payload;
 
-            /// Returns the name, with the rest of the constant.
+            /// Returns the name, with the terms of the constant.
             #[doc(hidden)]
             fn named(self) -> Named;
         }

@@ -27,8 +27,8 @@ impl Encoded {
     }
 }
 
-/// A value that can be sent under a name whose payload is `C`: for a constant of `T` a `T`, a `&T`
-/// or a `Json<T>`; for a text any [`IntoPayload`].
+/// A value that can be sent under a name whose payload is `C`. Under a constant with the payload
+/// type `T`, this is a `T`, a `&T` or a `Json<T>`; under a string, any [`IntoPayload`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be sent under this name, whose payload is `{C}`",
     label = "this is not the payload of the name",

@@ -16,8 +16,8 @@ use crate::{
 /// The header with the version of a message's payload. A message without it has version 1.
 pub const VERSION: HeaderName = HeaderName::from_static("contract-version");
 
-/// The error of a message whose payload is newer than the worker. It is wrapped in a [`Failure`] that
-/// delivers the message again, without counting an attempt.
+/// The error of a message whose payload has a newer version than the worker's constant. It is
+/// wrapped in a [`Failure`] that delivers the message again, without counting an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewerVersion {
     name: Name,
@@ -53,8 +53,8 @@ impl std::error::Error for NewerVersion {}
 /// Changes a payload of one version into that of the next.
 type Step = Arc<dyn Fn(&Bytes) -> Result<Bytes, String> + Send + Sync>;
 
-/// A constant with steps that lift payloads of older versions, created by [`Task::lift`] and the like.
-/// It names a route.
+/// A constant with steps that lift payloads of older versions, created by [`Task::lift`] and the
+/// like. A router takes it as the name of a route.
 #[must_use = "it names a route"]
 pub struct Lifting<C> {
     pub(super) constant: C,
@@ -62,7 +62,7 @@ pub struct Lifting<C> {
     current: u32,
 }
 
-/// The steps of a route, by the version that they begin with.
+/// The steps of a route, each with the version that it lifts to the next one.
 #[derive(Clone, Default)]
 pub(super) struct Steps(Vec<(u32, Step)>);
 
@@ -72,7 +72,7 @@ impl Steps {
         step.map(|(_, step)| step)
     }
 
-    /// Returns the oldest version from which there are steps to the current one.
+    /// Returns the oldest version that can be lifted to the current one step by step.
     pub(super) fn oldest(&self, current: u32) -> u32 {
         let lifted = (1..current).rev();
         let lifted = lifted.take_while(|version| self.from(*version).is_some());
@@ -145,7 +145,8 @@ macro_rules! lift {
             /// [`Json`](crate::Json). See the [module](super#versions).
             ///
             /// # Panics
-            /// When the constant does not have a higher version than `from`, or has a step from it.
+            /// When `from` is zero or not lower than the version of the constant, or when there is
+            /// a step from this version already.
             #[track_caller]
             pub fn lift<Old, New>(
                 self,
@@ -167,8 +168,8 @@ lift!(Task<T>, Event<T>, Rpc<Q, R>);
 /// Checks the version of a message, and lifts its payload to the current one.
 ///
 /// # Errors
-/// If the header is malformed, the version is newer than the current one, or it is older and there is
-/// no step.
+/// If the header is malformed, or the version is newer than the current one. If the version is
+/// older, and a step is missing or fails, or the payload is not JSON.
 pub(super) fn admit(
     mut message: Message,
     current: u32,
@@ -220,7 +221,8 @@ pub(super) fn admit(
 
 /// Writes the version of a payload.
 pub(super) fn write(version: u32, headers: &mut HeaderMap) {
-    // Without the header it is version 1, as of senders that know no versions.
+    // A message without the header has version 1, because senders that do not know versions write
+    // no header.
     if version > 1 {
         headers.insert(VERSION, HeaderValue::from(version));
     }
@@ -228,7 +230,8 @@ pub(super) fn write(version: u32, headers: &mut HeaderMap) {
 
 /// Returns the version of a message. If the header is malformed, returns the beginning of its value.
 fn version_of(headers: &HeaderMap) -> Result<u32, String> {
-    /// The most digits of a version. With more, it would not fit into its type.
+    /// The maximum number of digits of a version. Any number with this many digits fits into a
+    /// `u32`.
     const MAX_DIGITS: usize = 9;
     let Some(value) = headers.get(VERSION) else {
         return Ok(1);

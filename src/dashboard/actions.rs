@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(super) struct Actions(Mutex<VecDeque<Arc<Running>>>);
 
-/// A change that was begun.
+/// An action: a change that was begun.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) id: String,
@@ -119,7 +119,8 @@ impl Actions {
     }
 }
 
-/// Begins a change, and waits a moment for its end. It goes on if the caller is dropped.
+/// Begins a change, and waits for its end for at most [`PATIENCE`]. The change continues if this
+/// future is dropped.
 pub(super) async fn begin(
     config: &Arc<Config>,
     state: &Arc<State>,
@@ -136,7 +137,7 @@ pub(super) async fn begin(
     });
     state.actions.add(Arc::clone(&action))?;
     let running = tokio::spawn(run(Arc::clone(config), Arc::clone(&action)));
-    // The caller looks at the progress.
+    // The result is not needed: the caller reads the progress of the action.
     let _ = tokio::time::timeout(PATIENCE, running).await;
     Ok(action)
 }

@@ -67,7 +67,7 @@ impl Edit {
             headers.push(header.ok_or_else(bad)?);
         }
         let payload = form.get("payload").unwrap_or_default();
-        // Browsers send each line of a form with a carriage return.
+        // Browsers end each line of a form field with `\r\n`.
         let payload = match form.get("crlf") {
             Some(_) => payload.to_owned(),
             None => payload.replace("\r\n", "\n"),
@@ -83,7 +83,7 @@ impl Edit {
     pub(super) fn apply(&self, message: &mut Message) {
         message.parts_mut().name = self.name.clone();
         let headers = message.headers_mut();
-        // The form shows no headers with other bytes than text, so they stay.
+        // The form does not show headers whose values are not text, so these headers are kept.
         let old = std::mem::take(headers);
         for (name, value) in old.iter().filter(|(_, value)| value.to_str().is_err()) {
             headers.append(name.clone(), value.clone());
@@ -247,7 +247,7 @@ impl Change {
         }
     }
 
-    /// Says what follows from the change.
+    /// Returns a sentence about the effect of the change.
     pub(super) fn effect(&self) -> &'static str {
         match &self.kind {
             ChangeKind::Dead(Action::Replay, _) => {

@@ -53,7 +53,7 @@ pub(super) struct State {
 pub(super) struct LiveView(Arc<State>);
 
 impl State {
-    /// Opens a live view, unless there are too many.
+    /// Opens a live view, unless `most` views are open already.
     pub(super) fn open_live(self: &Arc<Self>, most: usize) -> Option<LiveView> {
         let view = LiveView(Arc::clone(self));
         let open = self.live.fetch_add(1, Ordering::Relaxed);
@@ -111,8 +111,8 @@ impl Context {
         Ok((stream, handle))
     }
 
-    /// Returns the stream and the group of the request. Without a group in the request it is the only
-    /// group of the stream.
+    /// Returns the stream and the group of the request. If the request names no group, this is the
+    /// first group of the stream.
     pub(super) async fn scope(&self) -> Result<Scope, Fault> {
         let (stream, handle) = self.stream()?;
         let groups = handle.groups().await?.unwrap_or_default();

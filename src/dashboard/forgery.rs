@@ -1,9 +1,10 @@
 //! Protects changes against requests that another site makes a browser send.
 //!
-//! A page sets a random cookie with `SameSite=Strict`, and each form repeats it in the field `token`.
-//! Another site can neither read the cookie nor send it. A site on the same domain may be able to set
-//! it, so a browser must also say that the request comes from the same origin. There is no state, so
-//! any process that serves the dashboard accepts the forms of any other.
+//! A page sets a random cookie with `SameSite=Strict`, and each form repeats it in the field
+//! `token`. Another site can neither read the cookie nor send it. A site on the same domain may be
+//! able to set the cookie, so a browser must also say that the request comes from the same origin.
+//! The server keeps no tokens, so any process that serves the dashboard accepts the forms of any
+//! other process.
 
 use http::{
     HeaderMap, HeaderValue,
@@ -63,8 +64,8 @@ fn from_cookie(headers: &HeaderMap) -> Option<&str> {
     is_valid.then_some(token)
 }
 
-/// Checks that a browser has sent the request from a page of the same origin. Other clients send
-/// none of these headers.
+/// Checks that a request from a browser comes from a page of the same origin. A request without the
+/// checked headers is accepted, because clients other than browsers do not send them.
 pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Fault> {
     let refused = || Err(Fault::forbidden("the request comes from another site"));
     if let Some(site) = headers.get("sec-fetch-site")
@@ -79,7 +80,8 @@ pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Fault> {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let origin = origin.to_str().ok();
     let of_origin = origin.and_then(|origin| Some(origin.split_once("://")?.1));
-    // Behind a proxy that changes the host, the browser still says where the request comes from.
+    // If a proxy has changed the host, the origin differs from it. Then `sec-fetch-site`, which is
+    // checked above, is enough.
     match host.is_some() && host == of_origin || headers.contains_key("sec-fetch-site") {
         true => Ok(()),
         false => refused(),

@@ -7,7 +7,7 @@ use crate::message::Name;
 
 /// The most parameters of a query or a form.
 const MOST: usize = 1_000;
-/// The characters that are not escaped in a parameter.
+/// The characters that are escaped in a parameter.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')

@@ -17,7 +17,7 @@ const MINUTES: usize = 60;
 /// The last hour, the oldest minute first.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Hour {
-    /// The number of the last minute since 1970.
+    /// The last minute of the hour, as the number of minutes since 1970.
     last: u64,
     minutes: Vec<Counts>,
 }
@@ -57,7 +57,7 @@ impl Hour {
             .all(|it| it.done + it.failed + it.dead == 0)
     }
 
-    /// Adds the same hour, or an earlier one, of another group.
+    /// Adds the hour of another group. The sum ends with the later of their last minutes.
     pub(super) fn add(&mut self, other: &Self) {
         if other.minutes.is_empty() {
             return;
@@ -76,7 +76,7 @@ impl Hour {
         }
     }
 
-    /// Lets the hour end with this minute.
+    /// Moves the hour forward, so that it ends with this minute.
     fn shift_to(&mut self, last: u64) {
         let by = usize::try_from(last - self.last)
             .unwrap_or(usize::MAX)
@@ -127,7 +127,7 @@ impl Hour {
         }
     }
 
-    /// Returns the minutes as a document.
+    /// Returns the minutes as JSON.
     pub(super) fn document(&self) -> Value {
         let first = (self.last + 1).saturating_sub(self.minutes.len() as u64);
         let minutes = self.minutes.iter().zip(first..).map(|(counts, minute)| {

@@ -22,7 +22,7 @@ pub(super) struct Page {
     pub(super) groups: Vec<Name>,
     /// The part that is replaced while the page is open.
     pub(super) live: Markup,
-    /// The part below it that stays, since it has forms.
+    /// The part below `live`. It is not replaced, because it may have forms.
     pub(super) still: Markup,
 }
 
@@ -169,13 +169,13 @@ fn scope_bar(cx: &Context, page: &Page, stream: &Name, group: Option<&Name>) -> 
     }
 }
 
-/// A time, as UTC and as an age.
+/// A time in UTC, to the second.
 pub(super) fn time(at: SystemTime) -> Markup {
     let text = timestamp(at);
     html! { time datetime=(text) { (text) } }
 }
 
-/// A time as its age, with the time itself for those who point at it.
+/// A time, shown as its age. The time itself is the tooltip.
 pub(super) fn age(at: SystemTime) -> Markup {
     let text = timestamp(at);
     let shown = match SystemTime::now().duration_since(at) {
@@ -186,7 +186,7 @@ pub(super) fn age(at: SystemTime) -> Markup {
     html! { time datetime=(text) title=(text) { (shown) } }
 }
 
-/// Leaves out what does not matter in an age: seconds from ten minutes on.
+/// Truncates an age of ten minutes or more to whole minutes.
 fn coarse(age: Duration) -> Duration {
     let seconds = age.as_secs();
     match seconds {
@@ -215,7 +215,8 @@ pub(super) fn duration(duration: Duration) -> String {
     }
 }
 
-/// The name of a worker, without the part that says how long its lease is.
+/// The name of a worker, without its prefix with the length of the lease. The whole name is the
+/// tooltip.
 pub(super) fn worker(name: &str) -> Markup {
     let short = name.strip_prefix("campanile-lease=");
     let short = short.and_then(|rest| Some(rest.split_once("ms-")?.1));
@@ -228,7 +229,7 @@ pub(super) fn number(number: u64) -> String {
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
         if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            // A narrow space that breaks no line.
+            // A narrow no-break space.
             text.push('\u{202f}');
         }
         text.push(digit);
@@ -277,7 +278,7 @@ pub(super) fn hidden<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)
     }
 }
 
-/// The hidden field against forgery.
+/// The hidden field with the token against forged requests.
 pub(super) fn token(cx: &Context) -> Markup {
     hidden([(forgery::FIELD, cx.token.text.as_str())])
 }

@@ -60,7 +60,7 @@ pub(super) fn open(cx: &Context) -> Result<Response<DashboardBody>, Fault> {
     let mut response = Response::new(DashboardBody::events(events));
     let kind = HeaderValue::from_static("text/event-stream");
     response.headers_mut().insert(CONTENT_TYPE, kind);
-    // Asks nginx not to gather the events.
+    // Asks nginx not to buffer the events.
     let no = HeaderValue::from_static("no");
     response.headers_mut().insert("x-accel-buffering", no);
     Ok(response)

@@ -17,8 +17,8 @@
 //! # }
 //! ```
 //!
-//! For those who may only look, under a path of an `axum::Router`, and with the names of the users in
-//! the log:
+//! A read-only dashboard below a path of an `axum::Router`, with a function that returns the user
+//! of a request:
 //!
 //! ```
 //! use campanile::{dashboard::Dashboard, transport::memory::Memory};
@@ -31,7 +31,8 @@
 //! // axum::Router::new().nest_service("/ops", dashboard)
 //! ```
 //!
-//! The [guide](crate::guide::dashboard) has its pages, its JSON API, and its rules of security.
+//! The [guide](crate::guide::dashboard) describes the pages, the JSON API, and the rules of
+//! security.
 
 mod actions;
 mod api;
@@ -62,8 +63,8 @@ use crate::message::Name;
 
 /// The dashboard of a transport's streams, as an HTTP service. See the [module](self).
 ///
-/// Clones share their state: the samples of the streams, and the changes of the last hours. Both are
-/// in this process only.
+/// Clones share their state: the samples of the streams, and the last 200 changes. This state
+/// exists in this process only.
 #[derive(Clone)]
 #[must_use]
 pub struct Dashboard {
@@ -72,11 +73,11 @@ pub struct Dashboard {
 }
 
 impl Dashboard {
-    /// Creates the dashboard of the streams of a handle, a `Redis` or a
-    /// [`Memory`](crate::transport::memory::Memory): its stream, the streams of its
-    /// [set](crate::transport::Streams), the partitions of its stream, or the streams in the registry
-    /// that it serves. Partitions are shown as streams. The handle's group is not used: all groups are
-    /// shown.
+    /// Creates the dashboard of the streams of a handle, which is a `Redis` or a
+    /// [`Memory`](crate::transport::memory::Memory). These are its stream, the streams of its
+    /// [set](crate::transport::Streams), the partitions of its stream, or the streams in the
+    /// registry that it serves. Partitions are shown as streams. The handle's group is not used:
+    /// all groups are shown.
     pub fn new(handle: impl Into<Handle>) -> Self {
         Self {
             config: Arc::new(Config::new(handle.into())),
@@ -90,9 +91,9 @@ impl Dashboard {
         self
     }
 
-    /// Sets the path under which browsers see the dashboard, such as `/ops`. Its links begin with it.
-    /// None unless set. The framework must remove it from the path of requests, as
-    /// `axum::Router::nest_service` does.
+    /// Sets the path under which browsers see the dashboard, such as `/ops`. The links of the
+    /// dashboard begin with this path, which is empty unless set. The framework must remove the
+    /// path from requests, as `axum::Router::nest_service` does.
     ///
     /// # Panics
     /// If the path does not begin with a slash, ends with one, or has characters that a path of a URL

@@ -50,7 +50,7 @@ impl Preview {
 }
 
 /// Indents valid JSON, and changes nothing else: the order of keys and the digits of numbers stay.
-/// `None` if that is too long.
+/// `None` if the result is too long.
 fn indented(json: &str) -> Option<String> {
     let mut text = String::with_capacity(2 * json.len());
     let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
@@ -129,7 +129,7 @@ pub(super) fn bytes(bytes: &[u8]) -> String {
     line(&String::from_utf8_lossy(bytes))
 }
 
-/// Returns the beginning of a line.
+/// Returns the first `most` characters of a text as one line, with `…` if there are more.
 pub(super) fn excerpt(text: &str, most: usize) -> String {
     let mut shown: String = text.chars().take(most + 1).collect();
     if shown.chars().count() > most {
@@ -143,7 +143,7 @@ fn escaped(text: &str, lines: bool) -> String {
     let mut shown = String::with_capacity(text.len());
     for char in text.chars() {
         let is_kept = lines && matches!(char, '\n' | '\t');
-        // These change the direction of the text around them, or cannot be seen.
+        // These characters change the direction of the text around them, or are invisible.
         let is_hidden = matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
         if (char.is_control() && !is_kept) || is_hidden {
             shown.extend(char.escape_default());

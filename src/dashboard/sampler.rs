@@ -1,6 +1,6 @@
 //! Samples the statistics of all streams in the background, in steps of bounded work.
 //!
-//! Sampling stops while nobody looks, and goes on with the next request.
+//! Sampling stops [`WATCHED`] after the last request, and starts again with the next one.
 
 use std::{
     collections::BTreeMap,
@@ -36,13 +36,14 @@ const BETWEEN_STEPS: Duration = Duration::from_millis(500);
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(5);
 /// The most streams whose statistics are read at the same time.
 const AT_ONCE: usize = 8;
-/// A page reads samples again that are older than this.
+/// The age up to which a page uses a sample. It reads older samples again.
 const FRESH: Duration = Duration::from_secs(1);
 /// The time after the last request at which sampling stops.
 const WATCHED: Duration = Duration::from_secs(120);
-/// The time limit of a step, after which its other streams keep their old samples.
+/// The time limit for listing streams, and for reading the samples of [`STEP`] streams. After it
+/// the round ends, and streams that were not read keep their old samples.
 const STEP_LIMIT: Duration = Duration::from_secs(8);
-/// The time between two looks at the history of a stream.
+/// The minimum time between two reads of the history of a stream.
 const BETWEEN_HOURS: Duration = Duration::from_secs(30);
 /// The most groups of a stream whose pauses and history are read.
 const MOST_GROUPS: usize = 5;
@@ -55,11 +56,11 @@ pub(super) struct Sample {
     pub(super) at: SystemTime,
     /// `true` if the stream, one of its groups, or a name is paused.
     pub(super) is_paused: bool,
-    /// The last hour of its groups, if anything has happened.
+    /// The last hour of the stream's groups. `None` if nothing has happened in it.
     hour: Option<Arc<Hour>>,
     /// The time at which the hour was read.
     hour_at: Option<Instant>,
-    /// The number of the last round that has listed the stream.
+    /// The number of the last sampling round that has listed the stream.
     round: u64,
 }
 
@@ -107,7 +108,7 @@ pub(super) struct Samples {
     /// The time of the last request.
     watched: Mutex<Option<Instant>>,
     is_running: AtomicBool,
-    /// The error of the last step, if it has failed.
+    /// The error of the last step, if that step failed.
     error: Mutex<Option<String>>,
 }
 
@@ -136,7 +137,9 @@ impl Samples {
         lock(&self.error).clone()
     }
 
-    /// Returns the streams that `wanted` selects, ordered by name, with a number to order them by.
+    /// Returns the streams that `wanted` selects, in the order of their names. Each comes with the
+    /// number that `order` returns for its sample, or 0 without a sample, by which the caller can
+    /// sort.
     pub(super) fn select(
         &self,
         wanted: impl Fn(&Name) -> bool,
@@ -155,7 +158,8 @@ impl Samples {
         lock(&self.streams).get(stream).cloned()
     }
 
-    /// Adds streams without samples.
+    /// Adds those of the streams that are new, without samples yet. Marks all `names` as listed in
+    /// this round.
     fn add(&self, names: impl IntoIterator<Item = Name>, round: u64) {
         let mut streams = lock(&self.streams);
         for name in names.into_iter().filter(|name| name.fault().is_none()) {
@@ -182,7 +186,7 @@ impl Samples {
             sample.at = SystemTime::now();
             sample.is_paused = read.is_paused;
             if let Some(hour) = read.hour {
-                // Most of many streams are quiet.
+                // A quiet hour is not kept, because most streams are quiet.
                 sample.hour = (!hour.is_quiet()).then(|| Arc::new(hour));
                 sample.hour_at = Some(Instant::now());
             }
@@ -199,10 +203,11 @@ impl Samples {
         sum
     }
 
-    /// Reads the samples of these streams again, unless they are fresh.
+    /// Reads the samples of these streams again, unless they are at most [`FRESH`] old. Reads at
+    /// most [`STEP`] streams.
     ///
     /// # Errors
-    /// That of the first stream that could not be read, if none could.
+    /// If the server cannot be reached, or if no stream could be read.
     pub(super) async fn refresh(&self, config: &Config, names: &[Name]) -> Result<(), Error> {
         let now = SystemTime::now();
         let is_stale = |name: &&Name| {
@@ -239,7 +244,7 @@ impl Samples {
         }
     }
 
-    /// Lists the first streams, if none is known, for the first page.
+    /// Lists the first streams if no stream is known yet, so that the first page is not empty.
     pub(super) async fn ensure_listed(&self, config: &Config) -> Result<(), Error> {
         if !lock(&self.streams).is_empty() {
             return Ok(());
@@ -279,7 +284,7 @@ async fn read(handle: Handle, with_hour: bool) -> Result<Read, Error> {
     })
 }
 
-/// Notes a request, and starts sampling unless it runs.
+/// Notes the time of a request, and starts sampling unless it runs already.
 pub(super) fn keep_sampling(config: &Arc<Config>, state: &Arc<State>) {
     *lock(&state.samples.watched) = Some(Instant::now());
     if !state.samples.is_running.swap(true, Ordering::AcqRel) {
@@ -287,7 +292,8 @@ pub(super) fn keep_sampling(config: &Arc<Config>, state: &Arc<State>) {
     }
 }
 
-/// Samples all streams, round after round, until nobody looks, or the last dashboard is dropped.
+/// Samples all streams, round after round, until no request has come for [`WATCHED`], or the last
+/// dashboard is dropped.
 async fn sample(config: Arc<Config>, state: Weak<State>) {
     for round in 1.. {
         let started = Instant::now();
@@ -344,7 +350,7 @@ async fn sample_round(config: &Config, state: &Weak<State>, round: u64) -> bool 
         }
         is_first = false;
         if position.is_none() {
-            // Streams that have left the registry.
+            // Removes the streams that have left the registry.
             lock(&samples.streams).retain(|_, sample| sample.round >= round);
             return true;
         }

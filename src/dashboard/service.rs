@@ -31,7 +31,7 @@ use super::{
 };
 use crate::error::BoxError;
 
-/// The longest time for a page.
+/// The maximum time to make a page.
 pub(super) const PAGE: Duration = Duration::from_secs(10);
 /// The most bytes of a form.
 const FORM: usize = 4 << 20;
@@ -160,7 +160,7 @@ where
             let kind = kind.split(';').next().unwrap_or_default().trim().to_owned();
             if let Some(of) = path.strip_prefix("/api/") {
                 forgery::check_origin(&parts.headers)?;
-                // A form of another site cannot have this type.
+                // A form on another site cannot be sent with this content type.
                 if !kind.eq_ignore_ascii_case("application/json") {
                     return Err(Fault::body_type());
                 }
@@ -200,7 +200,7 @@ where
     }
 }
 
-/// Sends the browser to another page, so that a reload repeats nothing.
+/// Redirects the browser to another page, so that a reload does not send the form again.
 fn see(link: &str) -> Response<DashboardBody> {
     let mut response = Response::new(DashboardBody::from(""));
     *response.status_mut() = StatusCode::SEE_OTHER;

@@ -47,7 +47,7 @@ pub enum Settle {
     Park,
     /// Turns the message into a dead letter, without further attempts.
     DeadLetter,
-    /// Drops the message without storing it. The drop is counted and logged.
+    /// Deletes the message. It does not become a dead letter. The deletion is counted and logged.
     Discard,
 }
 
@@ -56,12 +56,16 @@ impl Settle {
     /// `error`, for layers that have to know whether the message is delivered again. `None` means
     /// that the delivery is a request, which is answered with the error.
     ///
-    /// The nearest [`Failure`] in the chain decides. Without one, a request is answered, a
-    /// permanent [`Rejection`] makes a dead letter, tower's [`Overloaded`](tower::load_shed::error::Overloaded), an
-    /// [overloaded](super::Error::is_overloaded) error and a `Buffer`'s [`ServiceError`] are redelivered
-    /// uncounted, and any other error is redelivered. Two results
-    /// depend on the worker's settings: after `max_deliveries` a redelivery becomes a dead letter,
-    /// and a worker that ignores unknown names drops a message that failed with
+    /// The nearest [`Failure`] in the chain decides. If there is none:
+    /// - A request is answered with the error.
+    /// - A permanent [`Rejection`] makes the message a dead letter.
+    /// - After tower's [`Overloaded`](tower::load_shed::error::Overloaded), an
+    ///   [overloaded](super::Error::is_overloaded) error, or the [`ServiceError`] of a `Buffer`,
+    ///   the message is delivered again, and the attempt does not count.
+    /// - After any other error the message is delivered again, and the attempt counts.
+    ///
+    /// Two results depend on the worker's settings. After `max_deliveries` a counted redelivery
+    /// becomes a dead letter. A worker that ignores unknown names drops a message that failed with
     /// [`NotFound`](super::NotFound).
     ///
     /// ```
@@ -83,8 +87,9 @@ impl Settle {
         }
         Some(Settle::Redeliver {
             after: None,
-            // After these errors no handler has got the message, or the stream that it sends to is
-            // full. Neither is the fault of the message, so this was not an attempt.
+            // With these errors, either no handler received the message, or the stream to which the
+            // handler sends is full. Neither is the fault of the message, so this was not an
+            // attempt.
             counted: !is_overload(error) && find::<ServiceError>(error).is_none(),
         })
     }
@@ -133,14 +138,15 @@ impl Failure {
         Self::new(Settle::DeadLetter)
     }
 
-    /// Drops the message without storing it. The drop is counted and logged.
+    /// Creates a failure that deletes the message, without making it a dead letter. The deletion is
+    /// counted and logged.
     pub fn discard() -> Self {
         Self::new(Settle::Discard)
     }
 
     /// Does not count this delivery as an attempt. For failures that the message did not cause,
-    /// such as overload or a dependency that is down. This affects only redeliveries. Without a
-    /// count they may repeat forever.
+    /// such as overload or a dependency that is down. This affects only redeliveries, which may
+    /// then repeat forever.
     pub fn uncounted(mut self) -> Self {
         if let Settle::Redeliver { counted, .. } = &mut self.settle {
             *counted = false;
@@ -154,8 +160,8 @@ impl Failure {
         self
     }
 
-    /// Returns the request for a permit with which the message is parked. `None` unless the failure was
-    /// created by [`park`](Self::park).
+    /// Returns the permit request of a failure that was created by [`park`](Self::park). `None` for
+    /// any other failure.
     pub fn parks(&self) -> Option<&PermitRequest> {
         self.park.as_ref()
     }
@@ -167,8 +173,8 @@ impl Failure {
 }
 
 impl From<Settle> for Failure {
-    /// Creates a failure that requests this settlement, without a cause. [`Settle::Park`] without a
-    /// request is an uncounted redelivery.
+    /// Creates a failure that requests this settlement, without a cause. With [`Settle::Park`] it
+    /// has no permit request, so the message is redelivered without counting the attempt.
     fn from(settle: Settle) -> Self {
         Self::new(settle)
     }

@@ -43,7 +43,7 @@ pub(crate) use self::{
     rpc::RpcError,
 };
 
-/// Returns `true` if the chain has an error of overload: tower's, or that of a stream that is full.
+/// Returns `true` if the chain has tower's `Overloaded`, or the error of a stream that is full.
 pub(crate) fn is_overload(error: &(dyn std::error::Error + 'static)) -> bool {
     find::<tower::load_shed::error::Overloaded>(error).is_some()
         || find::<Error>(error).is_some_and(Error::is_overloaded)

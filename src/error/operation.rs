@@ -97,8 +97,8 @@ impl Error {
         Self::new(ErrorKind::Unreplicated, message).with_source(StoredMessage { id, source })
     }
 
-    /// Creates the error of a task that was refused because the task with this id has the same unique
-    /// key.
+    /// Creates the error of a task that was refused because the task with this id has the same
+    /// unique key.
     pub fn duplicate(id: MessageId) -> Self {
         let text = format!("the task `{id}` has the same unique key and has not ended");
         Self::new(ErrorKind::Duplicate, text).with_source(StoredMessage { id, source: None })
@@ -111,8 +111,8 @@ impl Error {
         Self::new(ErrorKind::ReusedKey, text).with_source(StoredMessage { id, source: None })
     }
 
-    /// Creates the error of a message that was refused because too many messages wait on its stream.
-    /// A sender may try again after `retry_after`.
+    /// Creates the error of a message that was refused because too many messages wait on its
+    /// stream. A sender may try again after `retry_after`.
     pub fn overloaded(message: impl Into<String>, retry_after: Duration) -> Self {
         Self::new(ErrorKind::Overloaded, message).with_source(RetryAfter(retry_after))
     }
@@ -141,9 +141,10 @@ impl Error {
     /// does this with the errors of its service. Use this function if you call a service without a
     /// client.
     ///
-    /// An `Error` in the box is returned unchanged. If the chain of sources has an [`RpcError`],
-    /// the result is an [error reply](Self::rpc). If it has tower's timeout error, the result is a
-    /// [timeout](Self::is_timeout). Any other error becomes the source of the result.
+    /// If the error is an `Error` itself, it is returned unchanged. If the chain of sources has an
+    /// [`RpcError`], the result is an [error reply](Self::rpc). If it has tower's timeout error,
+    /// the result is a [timeout](Self::is_timeout). Any other error becomes the source of the
+    /// result.
     ///
     /// [`Client`]: crate::Client
     ///
@@ -217,27 +218,26 @@ impl Error {
         self.kind == ErrorKind::ReusedKey
     }
 
-    /// Returns `true` if nothing was stored because too many messages wait on the stream, or because
-    /// one of them has waited for too long: more than the sender's
-    /// [bound](crate::transport::memory::Memory::max_waiting). [`retry_after`](Self::retry_after) says
-    /// when there may be room.
+    /// Returns `true` if nothing was stored because the stream has reached the sender's
+    /// [bound](crate::transport::memory::Memory::max_waiting): too many messages wait on it, or one
+    /// has waited for too long. [`retry_after`](Self::retry_after) says when there may be room.
     ///
-    /// A handler that fails with this error was not at fault, so its task is delivered again without
-    /// counting the attempt.
+    /// A handler that fails with this error was not at fault, so its task is delivered again
+    /// without counting the attempt.
     pub fn is_overloaded(&self) -> bool {
         self.kind == ErrorKind::Overloaded
     }
 
     /// Returns the time after which a sender may try again, if the stream is
-    /// [full](Self::is_overloaded): the time in which workers take a tenth of the bound at the rate of
-    /// the last seconds, from 1 s to 5 min. It is 5 s if no rate was measured.
+    /// [full](Self::is_overloaded). It is the time, from 1 s to 5 min, in which workers free a
+    /// tenth of the bound at the rate of the last seconds. It is 5 s if no rate was measured.
     pub fn retry_after(&self) -> Option<Duration> {
         find::<RetryAfter>(self.source.as_deref()?).map(|it| it.0)
     }
 
     /// Returns the id of the message if it is stored although the call failed. For a
-    /// [duplicate](Self::is_duplicate) or a [reused key](Self::is_reused_key), returns the id of the
-    /// other task.
+    /// [duplicate](Self::is_duplicate) or a [reused key](Self::is_reused_key), returns the id of
+    /// the other task.
     pub fn stored_id(&self) -> Option<&MessageId> {
         find::<StoredMessage>(self.source.as_deref()?).map(|stored| &stored.id)
     }
@@ -330,8 +330,8 @@ impl std::error::Error for Error {
     }
 }
 
-/// The source of an [`Error`] of a call that failed although its message is stored. It has the id
-/// of the message.
+/// The source of an [`Error`] that names a stored message: the message of the failed call itself,
+/// or the task that has the same key.
 #[derive(Debug)]
 struct StoredMessage {
     id: MessageId,

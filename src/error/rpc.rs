@@ -82,9 +82,10 @@ impl fmt::Display for RpcCode {
 
 /// An error reply of an RPC handler to its caller.
 ///
-/// The caller gets its code and its text unchanged. If a handler returns an error of the
-/// application instead, the caller gets the code `internal`. It gets the text of that error only if
-/// the worker sets [`expose_error_text`](crate::serve::Serve::expose_error_text).
+/// The caller gets the code and the text of this error unchanged. If a handler returns an error of
+/// the application instead, the caller gets the code `internal`. The caller gets the text of that
+/// other error only if the worker sets
+/// [`expose_error_text`](crate::serve::Serve::expose_error_text).
 ///
 /// ```
 /// use campanile::{RpcCode, RpcError};

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use crate::{message::Message, payload::Json};
 
-/// An extractor that takes the payload of a [constant](crate::contract) of `P`. A router checks it
-/// where a route's name is a constant, and nowhere else.
+/// An extractor that takes the payload of a [constant](crate::contract) with the payload type `P`.
+/// A router checks this only if the route's name is a constant.
 ///
 /// Implement it for a payload extractor of your own:
 ///

@@ -30,7 +30,8 @@ macro_rules! codec_extractors {
 
 for_each_codec!(codec_extractors);
 
-/// A constant of `MsgPack<T>` is taken as a `MsgPack<T>`, and so on.
+/// The payload of a constant with the payload type `MsgPack<T>` is taken as a `MsgPack<T>`, and so
+/// on.
 macro_rules! carries {
     ([$($codec:tt)*], [$($write:tt)*], [$($read:tt)*]) => {
         impl<T> Carries<$($codec)*<T>> for $($codec)*<T> {}

@@ -63,7 +63,7 @@ fn json<T: DeserializeOwned>(message: Message) -> Result<Json<T>, Rejection> {
     Json::read(&payload).map(Json).map_err(Rejection::permanent)
 }
 
-/// Rejects a message whose headers name another format.
+/// Rejects a message whose headers name another format than `format`.
 pub(super) fn of_format(message: &Message, format: Format) -> Result<(), Rejection> {
     format.check(message.headers()).map_err(|other| {
         let takes = format.content_type();

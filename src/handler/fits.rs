@@ -1,4 +1,5 @@
-//! Checks that a handler fits the types of the constant that its route is named by.
+//! Checks at compile time that the arguments and the replies of a handler have the types of the
+//! contract constant (such as a `Task`) that names its route.
 
 use std::future::Future;
 
@@ -12,18 +13,19 @@ use crate::{
     reply::Replies,
 };
 
-/// The arguments of a handler, as in [`Handler<T, S>`](crate::Handler), that take a payload of `P`
-/// or none.
+/// Implemented by the arguments of a handler, the `T` of [`Handler<T, S>`](crate::Handler), if they
+/// take no payload or a payload of the type `P`.
 pub trait Accepts<P> {}
 
-/// The trait through which a handler's last argument `A` is extracted: if it takes the payload, then
-/// one of `P`. The compiler cannot infer this type from the check, since it is the `Self` of it.
+/// Implemented by the marker of the trait through which a handler's last argument `A` is extracted.
+/// If `A` takes the payload, it must implement `Carries<P>`. The marker is the `Self` type, so that
+/// the compiler does not infer the marker from this bound.
 pub trait TakesPayload<A, P> {}
 
 impl<P, A> TakesPayload<A, P> for via::PartsOnly {}
 impl<P, A: Carries<P>> TakesPayload<A, P> for via::WholeMessage {}
 
-/// A handler with the arguments `T` that replies with an `R`.
+/// Implemented by a handler with the arguments `T` that replies with an `R`.
 pub trait RepliesAs<R, T> {}
 
 impl<R, M, A, F> RepliesAs<R, (M, A)> for F where F: Function<A, Output: Future<Output: Replies<R>>> {}
@@ -32,10 +34,11 @@ impl<R, T, H: RepliesAs<R, T>, L, S> RepliesAs<R, WithinLayer<T>> for Layered<L,
 
 impl<R, T, H: BatchRepliesAs<R, T>> RepliesAs<R, Batched<T>> for Batch<H> {}
 
-/// A function that takes a batch of requests, and replies to each with an `R`.
+/// Implemented by a function of a [`Batch`] with the arguments `T` that replies to each request
+/// with an `R`.
 pub trait BatchRepliesAs<R, T> {}
 
-/// The return value of a function that takes a batch: replies of `R`.
+/// Implemented by the return values of a [`Batch`]'s function if each reply is an `R`.
 #[diagnostic::on_unimplemented(
     message = "the batch's handler returns `{Self}`, and the reply of this name is `{R}`",
     note = "return a `Vec<Json<{R}>>`, or a `Result` of one"

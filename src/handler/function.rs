@@ -67,8 +67,8 @@ impl<S: Sync> HandlerArguments<(), S> for () {
     }
 }
 
-/// Implements both traits for functions with these arguments. The last argument may take the
-/// payload.
+/// Implements [`Function`] and [`HandlerArguments`] for functions with these arguments. The last
+/// argument may take the payload.
 macro_rules! arguments {
     ([$($part:ident),*], $last:ident) => {
         #[allow(non_snake_case)]

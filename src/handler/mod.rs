@@ -17,7 +17,7 @@
 //! let app: Router = Router::new().rpc("double", double);
 //! ```
 //!
-//! In a layer, and outside any router:
+//! The next handler has a layer, and is called without a router:
 //!
 //! ```
 //! use campanile::{Handler, Message};
@@ -40,16 +40,17 @@
 //!   payload.
 //! - The return value is a reply, or a `Result` of a reply and an error that converts into a
 //!   [`BoxError`](crate::BoxError).
-//! - The future is `Send`: it holds no value across an `.await` that is not `Send`, such as an `Rc`
-//!   or a guard of `std::sync::Mutex`. End the scope of such a value before the `.await`, or drop
-//!   it. The arguments of a macro can be such values, too: instead of `info!("{}", count().await)`
-//!   write `let count = count().await;` first.
+//! - The future is `Send`: it holds no value that is not `Send`, such as an `Rc` or a guard of
+//!   `std::sync::Mutex`, across an `.await`. End the scope of such a value before the `.await`, or
+//!   drop it. A macro may hold such values while it formats its arguments. So instead of
+//!   `info!("{}", count().await)` write `let count = count().await;` first.
 //!
 //! If a condition does not hold, the compiler's message names it.
 //!
 //! # Back-pressure
-//! A handler is always ready. If a [layer](crate::Handler::layer) around a handler is not ready, the call
-//! waits for it in its future, inside the layers of the router.
+//! A handler is always ready. If a [layer](crate::Handler::layer) around a handler is not ready,
+//! the future of the call waits for that layer. The layers of the router are passed before: for
+//! example, their timeouts include this wait.
 //!
 //! # Cancel safety
 //! Dropping the future of a call drops the handler at its current `.await`.

@@ -9,10 +9,10 @@ use crate::service::{Route, SharedService};
 /// A handler of messages: an async function with up to 16 [extractors](crate::extract) as its
 /// arguments.
 ///
-/// `T` stands for the arguments of the function. The compiler infers it, and it distinguishes the
-/// implementations. `S` is the state that the arguments need.
-// The traits of the arguments, the future and the return value have messages for their own
-// conditions.
+/// `T` stands for the arguments of the function, and distinguishes the implementations of this
+/// trait. The compiler infers it. `S` is the state that the arguments need.
+// These notes do not repeat the conditions of the arguments, the future and the return value,
+// because their traits have their own messages.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler",
     label = "not an async function of up to 16 arguments",
@@ -40,15 +40,15 @@ pub trait Handler<T, S>: Clone + Send + Sync + Sized + 'static {
         Layered::new(layer, self)
     }
 
-    /// Returns the maximum number of messages that the handler takes in one call. More than one for
-    /// a batch.
+    /// Returns the maximum number of messages that the handler takes in one call. Only a batch
+    /// takes more than one.
     #[doc(hidden)]
     fn batch_size(&self) -> usize {
         1
     }
 
-    /// Makes the service, behind a pointer. Functions override this to save an allocation per
-    /// message.
+    /// Makes the service as a [`Route`]. Functions and batches override this method to save an
+    /// allocation for each message.
     #[doc(hidden)]
     fn into_route(self, state: S) -> Route {
         Route::new(self.with_state(state))

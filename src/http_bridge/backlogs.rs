@@ -29,14 +29,15 @@ use crate::{
     transport::Backlog,
 };
 
-/// The time in which a backlog must be read.
+/// The maximum time to read a backlog.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
 type Read = dyn Fn() -> Pin<Box<dyn Future<Output = Result<Backlog, Error>> + Send>> + Send + Sync;
 
 /// An HTTP service that responds with the [backlogs](Backlog) of streams: as JSON, for
-/// [KEDA](https://keda.sh/docs/latest/scalers/metrics-api/) and other programs that scale workers, or
-/// as [Prometheus](https://prometheus.io/docs/instrumenting/exposition_formats/) reads them.
+/// [KEDA](https://keda.sh/docs/latest/scalers/metrics-api/) and other programs that scale workers,
+/// or in the text format of
+/// [Prometheus](https://prometheus.io/docs/instrumenting/exposition_formats/).
 ///
 /// ```no_run
 /// use campanile::{Redis, http_bridge::Backlogs};
@@ -51,13 +52,14 @@ type Read = dyn Fn() -> Pin<Box<dyn Future<Output = Result<Backlog, Error>> + Se
 /// # }
 /// ```
 ///
-/// `GET …?stream=orders` responds with that backlog: `{"stream":"orders","total":7,"waiting":3,…}`.
-/// Without a query the response has all of them, `{"backlogs":[…]}`. A stream that was not added is a
-/// 404. A backlog that cannot be read within 5 s is a 503, and in the text for Prometheus it is left
-/// out, with `campanile_backlog_up` at 0. Methods other than `GET` and `HEAD` get 405.
+/// `GET …?stream=orders` responds with the backlog of `orders`:
+/// `{"stream":"orders","total":7,"waiting":3,…}`. Without a query the response has all backlogs,
+/// `{"backlogs":[…]}`. A stream that was not added gets a 404. If a backlog cannot be read within 5
+/// s, the response is a 503. The text for Prometheus leaves out only this backlog, and its
+/// `campanile_backlog_up` is 0. Methods other than `GET` and `HEAD` get 405.
 ///
-/// Each request reads the backlogs anew. Do not show this service to everyone: mount it where probes
-/// and metrics are.
+/// Each request reads the backlogs from the server. Do not make this service public: mount it
+/// beside probes and metrics.
 #[derive(Clone, Default)]
 pub struct Backlogs {
     streams: BTreeMap<Name, Arc<Read>>,
@@ -70,8 +72,8 @@ impl Backlogs {
         Self::default()
     }
 
-    /// Adds a stream under a name, in place of one that was added with that name. `read` returns its
-    /// backlog, usually by the `backlog` method of a handle.
+    /// Adds a stream under a name. It replaces a stream that was added under the same name. `read`
+    /// returns the stream's backlog, usually by the `backlog` method of a handle.
     #[must_use]
     pub fn stream<R, F>(mut self, name: impl Into<Name>, read: R) -> Self
     where
@@ -83,7 +85,7 @@ impl Backlogs {
         self
     }
 
-    /// Responds as Prometheus reads metrics, with all streams:
+    /// Responds in the text format of Prometheus, with the metrics of all streams:
     ///
     /// | metric | type | labels |
     /// |---|---|---|
@@ -160,7 +162,7 @@ impl Backlogs {
     }
 }
 
-/// Decodes a value of a query.
+/// Decodes a value in a query string.
 fn decoded(value: &str) -> String {
     let spaced = value.replace('+', " ");
     percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
@@ -187,7 +189,8 @@ fn oldest(backlog: &Backlog) -> f64 {
     backlog.oldest_waiting.unwrap_or_default().as_secs_f64()
 }
 
-/// A metric: its name, its help, and its samples of a backlog, each with more labels and a value.
+/// A metric: its name, its help text, and a function that returns its samples for a backlog. A
+/// sample is its labels after `stream`, and its value.
 type Metric = (
     &'static str,
     &'static str,

@@ -59,7 +59,7 @@ impl fmt::Debug for Body {
 #[derive(Debug)]
 pub struct BodyError {
     limit: usize,
-    /// The error of the body, or `None` if the body is longer than the limit.
+    /// The error of reading the body, or `None` if the body is longer than the limit.
     cause: Option<BoxError>,
 }
 
@@ -96,7 +96,8 @@ where
     Limited::new(body, limit).collect()
 }
 
-/// Converts the outcome of [`read`] into a payload. `limit` must be that of the call.
+/// Converts the outcome of [`read`] into a payload. `limit` must be the limit that was passed to
+/// [`read`].
 pub(super) fn payload<D: bytes::Buf>(
     read: Result<Collected<D>, BoxError>,
     limit: usize,

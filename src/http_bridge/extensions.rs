@@ -4,8 +4,8 @@ use std::ops::Deref;
 
 use crate::message::{MessageId, Parts};
 
-/// The parts of a message, as an extension of the request that was made from it. They are without
-/// the headers and extensions of the message, which are in the request.
+/// The parts of a message, as an extension of the request that was made from the message. The
+/// headers and extensions of these parts are empty, because they were moved to the request.
 ///
 /// An axum handler extracts it as `Extension<Origin>`.
 #[derive(Debug, Clone)]
@@ -19,6 +19,6 @@ impl Deref for Origin {
     }
 }
 
-/// The receipt of a reply, as an extension of the response that was made from it.
+/// The receipt of a reply, as an extension of the response that was made from the reply.
 #[derive(Debug, Clone)]
 pub(super) struct Accepted(pub(super) MessageId);

@@ -56,8 +56,8 @@ pub(super) fn strip_connection(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes the headers by which an HTTP service knows who is calling, since the sender of a message
-/// has set them. `trusted` are kept.
+/// Removes the headers that identify the caller to an HTTP service, because the sender of a message
+/// can forge them. Keeps the headers in `trusted`.
 pub(super) fn strip_claims(headers: &mut HeaderMap, trusted: &[HeaderName]) {
     let is_claim = |name: &HeaderName| {
         [AUTHORIZATION, COOKIE, FORWARDED].contains(name)
@@ -96,7 +96,7 @@ impl ForwardedHeaders {
         self.0.push(name);
     }
 
-    /// Returns those of the headers that are forwarded.
+    /// Returns the headers among `headers` that are forwarded.
     pub(super) fn of(&self, headers: &HeaderMap) -> HeaderMap {
         let mut forwarded = HeaderMap::new();
         for (name, value) in headers {

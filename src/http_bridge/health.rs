@@ -37,7 +37,7 @@ use crate::transport::ConnectionState;
 /// # }
 /// ```
 ///
-/// A readiness probe of a transport, which also fails while the process shuts down:
+/// The next probe checks if a transport is ready. It also fails while the process shuts down:
 ///
 /// ```no_run
 /// use campanile::{Redis, http_bridge::Health};
@@ -63,7 +63,7 @@ pub struct Health {
 /// A check of a probe.
 #[derive(Clone)]
 enum Check {
-    /// Holds while this state of a transport is ready.
+    /// Holds while the transport state that this function returns is ready.
     Transport(Arc<dyn Fn() -> ConnectionState + Send + Sync>),
     /// Holds while this function returns `true`.
     Holds(Arc<dyn Fn() -> bool + Send + Sync>),

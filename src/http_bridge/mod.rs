@@ -45,11 +45,11 @@
 //! # The request for a message
 //! An [`HttpHandler`] turns a message into a `POST` to the [path](path()) of its name,
 //! `/orders/create` for `orders.create`, unless a [target](HttpHandler::target) is set. The body is
-//! the payload. The request has the message's headers, except those that are valid only for one
-//! connection and those that a service [trusts](HttpHandler::trust_header), and the headers [`KIND`],
-//! [`NAME`], [`ATTEMPT`] and [`ID`]. Its extensions are the message's extensions, and an [`Origin`]
-//! with the message's other parts. CloudEvents headers of the message are kept; if it has none, they
-//! can be [added](HttpHandler::cloud_events).
+//! the payload. The request has the headers [`KIND`], [`NAME`], [`ATTEMPT`] and [`ID`], and the
+//! message's headers. Headers that are valid only for one connection, and headers that HTTP
+//! services [trust](HttpHandler::trust_header), are left out. Its extensions are the message's
+//! extensions, and an [`Origin`] with the message's other parts. CloudEvents headers of the message
+//! are kept; if it has none, they can be [added](HttpHandler::cloud_events).
 //!
 //! # The meaning of a status
 //! | status | task | request | event |
@@ -76,14 +76,14 @@
 //! | the gateway has no route for the path, or not for the method | 404, 405 with `Allow` |
 //! | the method is `OPTIONS` | 204 with `Allow` |
 //! | the body is too long, breaks off, or does not arrive within the [timeout](Gateway::timeout) | 413, 400, 408 |
-//! | the body is compressed, or forms of other sites can send its [type](Gateway::accept_content_type), or the route takes [others](Gateway::content_types) | 415 |
+//! | the body is compressed, or its type is one that [forms of other sites](Gateway::accept_content_type) can send, or is not a [type of the route](Gateway::content_types) | 415 |
 //! | `Idempotency-Key` or CloudEvents headers are invalid | 400 |
-//! | the `Idempotency-Key` is that of a request with another body | 422 |
+//! | an earlier request with another body had the same `Idempotency-Key` | 422 |
 //!
 //! Every error is a [`Problem`]; a 429 and a 503 have a `Retry-After`.
 //!
 //! # Back-pressure
-//! See [`Gateway`]: a full stream is a 429 that says when to try again.
+//! See [`Gateway`]. If the stream is full, the response is a 429 with a `Retry-After`.
 //!
 //! # Delivery guarantee
 //! The status 202 means that the transport accepted the message: a task will be handled at least

@@ -7,12 +7,13 @@ use percent_encoding::{
     AsciiSet, CONTROLS, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode,
 };
 
-/// Characters that are escaped in a path: the dot, and all that are not unreserved by [RFC
-/// 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3).
+/// The characters that are escaped in a path: all except ASCII letters, digits, `-`, `_` and `~`.
+/// Those are the unreserved characters of [RFC
+/// 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3) without the dot.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
 
-/// Characters that are escaped in a header value, in addition to all that are not ASCII. As in the
-/// [HTTP binding of
+/// The ASCII characters that are escaped in a header value. Non-ASCII characters are always
+/// escaped. Both rules are from the [HTTP binding of
 /// CloudEvents](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#3132-http-header-values).
 const HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
@@ -35,8 +36,8 @@ pub fn path(name: &str) -> String {
     path
 }
 
-/// Rewrites a path as [`path`] encodes it: `%2f` becomes `%2F`, `%61` becomes `a`, and `!` becomes
-/// `%21`.
+/// Rewrites a path with the escapes that [`path`] uses: `%2f` becomes `%2F`, `%61` becomes `a`, and
+/// `!` becomes `%21`.
 pub(super) fn canonical(path: &str) -> Cow<'_, str> {
     // A path of only these characters does not change, because `SEGMENT` does not escape them.
     let unreserved =

@@ -33,23 +33,25 @@ use crate::{
 /// |---|---|---|
 /// | [disconnected](Error::is_disconnected), [closed](Error::is_closed): nothing was sent | 503 | `disconnected`, `closed` |
 /// | [refused](Error::is_refused): nothing was stored | 503 | `refused` |
-/// | [overloaded](Error::is_overloaded): nothing was stored | 429, with the wait of the error | `overloaded` |
+/// | [overloaded](Error::is_overloaded): nothing was stored | 429, with the error's [`retry_after`](Error::retry_after) as `Retry-After` | `overloaded` |
 /// | [unknown outcome](Error::is_unknown_outcome): the message may be stored | 502 | `unknown_outcome` |
 /// | [unreplicated](Error::is_unreplicated): the message is stored | 502 | `unreplicated` |
+/// | [reused key](Error::is_reused_key): nothing was stored | 422 | `reused_key` |
 /// | [timed out](Error::is_timeout): the message may be stored | 504 | `timeout` |
 /// | [invalid](Error::is_invalid) | 400 | `invalid` |
 /// | a reply that [cannot be read](Error::is_decode) | 502 | `bad_reply` |
 /// | an [error reply](Error::rpc) | [by its code](super::status()) | its code |
 /// | anything else | 500 | `internal` |
 ///
-/// After a 429 or a 503 it is always safe to send the request again. After a 502 or a 504 this may store a
-/// task twice, unless it has an `Idempotency-Key`.
+/// If nothing was sent or stored, it is always safe to send the request again. After a 502 or a 504
+/// this may store a task twice, unless the request has an `Idempotency-Key`. After an error reply
+/// the handler may have run, also if the status is 503.
 ///
 /// The texts are for callers, so they do not contain the addresses and causes that an error names.
 #[derive(Debug, Clone, Serialize)]
 pub struct Problem {
     title: &'static str,
-    #[serde(serialize_with = "number")]
+    #[serde(serialize_with = "serialize_status")]
     status: StatusCode,
     detail: Cow<'static, str>,
     code: Cow<'static, str>,
@@ -57,13 +59,16 @@ pub struct Problem {
     retry_after: Option<Duration>,
 }
 
-fn number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
+fn serialize_status<S: serde::Serializer>(
+    status: &StatusCode,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_u16(status.as_u16())
 }
 
 impl Problem {
     /// The default `Retry-After` of a 503.
-    pub(super) const WAIT: Duration = Duration::from_secs(1);
+    pub(super) const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
     /// Creates a problem with a status, a code for machines and a text for people.
     ///
@@ -78,7 +83,8 @@ impl Problem {
             status,
             detail: detail.into(),
             code: code.into(),
-            retry_after: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(Self::WAIT),
+            retry_after: (status == StatusCode::SERVICE_UNAVAILABLE)
+                .then_some(Self::DEFAULT_RETRY_AFTER),
         }
     }
 
@@ -128,10 +134,10 @@ impl Problem {
         }
         let answer = error::answer(name, error);
         let answer = answer.unwrap_or_else(|| RpcError::internal("internal error"));
-        Self::answered(&answer, status(answer.code()))
+        Self::of_reply(&answer, status(answer.code()))
     }
 
-    pub(super) fn answered(answer: &RpcError, status: StatusCode) -> Self {
+    pub(super) fn of_reply(answer: &RpcError, status: StatusCode) -> Self {
         Self::new(
             status,
             answer.code().as_str().to_owned(),
@@ -212,7 +218,7 @@ impl From<Error> for Problem {
 
 impl From<RpcError> for Problem {
     fn from(answer: RpcError) -> Self {
-        Self::answered(&answer, status(answer.code()))
+        Self::of_reply(&answer, status(answer.code()))
     }
 }
 

@@ -30,8 +30,8 @@ pub fn settle(status: StatusCode) -> Settle {
     }
 }
 
-/// Returns the code of the error reply to a request to which an HTTP service responded with this
-/// status.
+/// Maps the status with which an HTTP service responded to a request to the code of the error
+/// reply.
 ///
 /// | status | code |
 /// |---|---|
@@ -86,8 +86,8 @@ pub fn status(code: &RpcCode) -> StatusCode {
 }
 
 /// Returns the wait that a [`Retry-After`](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)
-/// requests, in seconds or as a date, but at most a day. Returns `None` if the header is missing or
-/// malformed.
+/// requests, but at most a day. The header is a number of seconds or a date. Returns `None` if the
+/// header is missing or malformed.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
@@ -120,7 +120,7 @@ impl StatusError {
     }
 
     /// Adds the error reply for the caller of a request.
-    pub(super) fn answered(self) -> Self {
+    pub(super) fn with_error_reply(self) -> Self {
         let text = match self.text.is_empty() {
             true => self
                 .status

@@ -10,9 +10,9 @@ use crate::{
     sync::lock,
 };
 
-/// The most follow-ups of a delivery.
+/// The maximum number of follow-ups of a delivery.
 const MOST: usize = 1_000;
-/// The most bytes in the follow-ups of a delivery.
+/// The maximum size of the follow-ups of a delivery, in bytes.
 const MOST_BYTES: usize = 16 << 20;
 
 /// Integers below this are exact in a Lua script.
@@ -46,8 +46,8 @@ pub enum Write {
 }
 
 impl FollowUp {
-    /// Returns the reason of the dead letter of a delivery whose follow-up was refused, and the error
-    /// reply to a request.
+    /// For a delivery whose follow-up was refused, returns the reason of its dead letter, and the
+    /// error reply if it is a request.
     pub(crate) fn refused(reason: &str) -> (String, RpcError) {
         let reason = format!("a follow-up in the outbox was refused: {reason}");
         let reply = RpcError::internal("the request could not be handled");

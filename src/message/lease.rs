@@ -39,7 +39,7 @@ struct Inner {
     outbox: Option<OutboxSlot>,
 }
 
-/// The place of the outbox that the handler extracts.
+/// Holds the outbox that the handler extracts.
 #[derive(Default)]
 struct OutboxSlot {
     /// Set once an outbox was extracted, so that other deliveries need no lock.
@@ -71,8 +71,8 @@ impl Lease {
         }
     }
 
-    /// Starts an empty outbox, in place of an earlier one, which is closed. `None` if the transport
-    /// carries out no follow-ups.
+    /// Starts an empty outbox, and closes the earlier one. `None` if the transport carries out no
+    /// follow-ups.
     pub(crate) fn start_outbox(&self) -> Option<Arc<FollowUps>> {
         let slot = self.0.outbox.as_ref()?;
         let new = Arc::<FollowUps>::default();
@@ -96,15 +96,15 @@ impl Lease {
         self.lose();
     }
 
-    /// Returns the reason why the task was [cancelled](crate::transport::Tasks::cancel). `None` if it
-    /// was not.
+    /// Returns the reason why the task was [cancelled](crate::transport::Tasks::cancel). `None` if
+    /// it was not.
     pub fn cancelled(&self) -> Option<&str> {
         self.0.cancelled.get().map(String::as_str)
     }
 
-    /// Sets the record of the task. The task can then be cancelled while it runs. For transports,
-    /// before they return the delivery: otherwise `serve` does not drop the handler of a cancelled
-    /// task.
+    /// Sets the record of the task. The task can then be cancelled while it runs. For transports.
+    /// They must call it before they return the delivery: otherwise `serve` does not drop the
+    /// handler of a cancelled task.
     pub fn set_record(&self, record: impl TaskRecord) {
         let _ = self.0.record.set(Arc::new(RunningRecord::new(record)));
     }
@@ -114,14 +114,14 @@ impl Lease {
         self.0.record.get()
     }
 
-    /// Ends the reports of the task's [progress](crate::Progress), and returns the last one if it is
-    /// not written yet. For transports, which store it in the same step as the end of the task.
+    /// Ends the reports of the task's [progress](crate::Progress), and returns the last one if it
+    /// is not written yet. For transports, which store it in the same step as the end of the task.
     pub fn take_progress(&self) -> Option<Bytes> {
         self.record()?.close()
     }
 
-    /// Waits until the task is cancelled and its handler is to be dropped. Waits for ever if the
-    /// handler has taken a token. `None` if the task cannot be cancelled.
+    /// Returns a future that completes when the task is cancelled and its handler is to be dropped.
+    /// It never completes if the handler has taken a token. `None` if the task cannot be cancelled.
     pub(crate) fn drop_signal(&self) -> Option<impl Future<Output = ()> + use<>> {
         self.record()?;
         let (lease, ended) = (self.clone(), self.own_token());
@@ -141,8 +141,8 @@ impl Lease {
     /// Returns a token that is cancelled when the lease is lost. If it is lost already, the token
     /// is cancelled from the start.
     ///
-    /// If the task is [cancelled](crate::transport::Tasks::cancel), a handler that has taken a token
-    /// is not dropped, so it must end by itself.
+    /// If the task is [cancelled](crate::transport::Tasks::cancel), a handler that has taken a
+    /// token is not dropped, so it must end by itself.
     pub fn token(&self) -> CancellationToken {
         self.0.is_watched.store(true, Ordering::Release);
         self.own_token()

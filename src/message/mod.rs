@@ -1,7 +1,7 @@
 //! Messages: a [`Message`] has [`Parts`] and a payload of bytes.
 //!
-//! A message is a request in tower's sense: a handler is a `tower::Service<Message>`. It is built
-//! like an `http::Request`, from the same [`HeaderMap`](http::HeaderMap) and
+//! A message is a request in tower's sense: a handler is a `tower::Service<Message>`. A message is
+//! built like an `http::Request`, from the same [`HeaderMap`](http::HeaderMap) and
 //! [`Extensions`](http::Extensions), so code for those types works here.
 //!
 //! ```
@@ -12,7 +12,7 @@
 //! assert_eq!(message.name(), "orders.create");
 //! ```
 //!
-//! With headers:
+//! A message with a header:
 //!
 //! ```
 //! use campanile::Message;

@@ -221,18 +221,19 @@ pub struct Parts {
     /// For sending a task: of the tasks with the same key, only one is stored within the
     /// transport's idempotency window. Ignored by services that handle the task in this process.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// For sending a task with an idempotency key: a digest of its content. If the key is that of an
-    /// earlier task with another digest, the call fails with a
-    /// [reused key](crate::Error::is_reused_key).
+    /// For sending a task with an idempotency key: a digest of its content. If an earlier task with
+    /// another digest has the same key, the call fails with a [reused
+    /// key](crate::Error::is_reused_key).
     pub content_digest: Option<u64>,
-    /// For sending a task: its unique key. Ignored by services that handle the task in this process.
+    /// For sending a task: its unique key. Ignored by services that handle the task in this
+    /// process.
     pub unique: Option<Unique>,
-    /// For sending a task: the time for which its status is kept after its end. `None` if its status
-    /// is not recorded. Ignored by services that handle the task in this process.
+    /// For sending a task: the time for which its status is kept after its end. `None` if its
+    /// status is not recorded. Ignored by services that handle the task in this process.
     pub tracked: Option<Duration>,
     /// For a task: the number of attempts after which it is given up, if its sender has chosen one.
-    /// Sent with the task. In a delivery that [`serve`](crate::serve()) handles, the number that
-    /// applies: that of the sender, or else the worker's
+    /// Sent with the task. In a delivery that [`serve`](crate::serve()) handles, it is always set:
+    /// to the sender's number, or else to the worker's
     /// [`max_deliveries`](crate::transport::Settings::max_deliveries).
     pub max_attempts: Option<u32>,
     /// For a task: the maximum duration of each attempt. Sent with the task.

@@ -18,12 +18,12 @@ pub struct PermitRequest {
     pub permits: usize,
 }
 
-// Only the transport over Redis settles paused messages as parked. In memory they are parked before they are
-// delivered.
+// Only the Redis transport parks messages with a paused name by a verdict. In memory they are
+// parked before they are delivered.
 #[cfg(feature = "redis")]
 impl PermitRequest {
-    /// Creates the request that parks a message while its name is paused. No limit has an empty name,
-    /// so its key is no limit's key.
+    /// Creates the request that parks a message while its name is paused. The key of the request
+    /// starts with a colon. A limit has no such key, because no limit has an empty name.
     pub(crate) fn of_paused(parts: &Parts) -> Self {
         Self {
             stream: parts.stream.clone().unwrap_or_default(),
@@ -33,7 +33,8 @@ impl PermitRequest {
         }
     }
 
-    /// Returns the name for whose resumption the message waits. `None` if it waits for a permit.
+    /// Returns the paused name for which the message is parked. `None` if the message waits for a
+    /// permit.
     pub(crate) fn paused_name(&self) -> Option<&str> {
         self.key.strip_prefix(':')
     }

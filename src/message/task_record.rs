@@ -13,15 +13,15 @@ use tokio::{runtime::Handle, time::sleep};
 
 use crate::{error::Error, sync::lock};
 
-/// The least time between two writes of the progress of a task.
+/// The minimum time between two writes of the progress of a task.
 const BETWEEN_WRITES: Duration = Duration::from_secs(1);
 
 /// The future of a [`TaskRecord`].
 pub type RecordFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
 /// The record of a running task. Implemented by transports, for [`Progress`](crate::Progress) and
-/// [`Checkpoint`](crate::Checkpoint). The writes have no effect, and return `false`, once the worker
-/// no longer holds the delivery.
+/// [`Checkpoint`](crate::Checkpoint). The writes have no effect, and return `false`, once the
+/// worker no longer holds the delivery.
 pub trait TaskRecord: Send + Sync + 'static {
     /// Stores the progress.
     fn set_progress(&self, progress: Bytes) -> RecordFuture<'_, bool>;
@@ -42,12 +42,12 @@ pub(crate) struct RunningRecord {
 /// The progress that is not written yet.
 #[derive(Default)]
 struct Unwritten {
-    /// The last report, until its write is confirmed: the end of the task must store what a write that
-    /// is on its way would store too late.
+    /// The last report, until its write is confirmed. If the task ends before that, this report is
+    /// stored with the end, because its write may come too late.
     last: Option<Bytes>,
     /// Set while a background task writes, or waits until it may write again.
     is_writing: bool,
-    /// Set once nothing is written any more.
+    /// Set once the writes have ended.
     is_closed: bool,
 }
 
@@ -84,7 +84,7 @@ impl RunningRecord {
             match self.record.set_progress(progress.clone()).await {
                 Ok(true) => {
                     let mut unwritten = lock(&self.progress);
-                    // A newer one may have been reported meanwhile.
+                    // A newer progress may have been reported meanwhile.
                     unwritten.last.take_if(|last| *last == progress);
                 }
                 Ok(false) => drop(self.close()),

@@ -82,8 +82,8 @@ codec! {
     /// Structs are written as maps with the names of their fields, so that both sides can add fields.
     /// Structs that others have written as arrays are read, too.
     ///
-    /// Otherwise it is as [`Json`](crate::Json). The message or the reply has the header
-    /// `content-type: application/msgpack`, and one without it is rejected.
+    /// Otherwise it behaves like [`Json`](crate::Json). A message or a reply is sent with the
+    /// header `content-type: application/msgpack`, and is rejected without it.
     MsgPack
 }
 
@@ -105,7 +105,7 @@ impl<T: serde::de::DeserializeOwned> MsgPack<T> {
             }
             Error::DepthLimitExceeded => "the payload is nested too deep".to_owned(),
             Error::Syntax(text) => fault("MessagePack", &text),
-            // The other errors quote numbers.
+            // The texts of other errors quote numbers of the payload.
             _ => "the payload is MessagePack of another shape".to_owned(),
         };
         let mut read = rmp_serde::Deserializer::new(std::io::Cursor::new(payload));
@@ -124,8 +124,8 @@ impl<T: serde::de::DeserializeOwned> MsgPack<T> {
 codec! {
     /// CBOR: an extractor, a reply, and a payload to send. The feature `cbor`.
     ///
-    /// Otherwise it is as [`Json`](crate::Json). The message or the reply has the header
-    /// `content-type: application/cbor`, and one without it is rejected.
+    /// It behaves like [`Json`](crate::Json). A message or a reply is sent with the header
+    /// `content-type: application/cbor`, and is rejected without it.
     Cbor
 }
 
@@ -160,7 +160,7 @@ impl<T: serde::de::DeserializeOwned> Cbor<T> {
     }
 }
 
-/// The maximum nesting of a payload, which is that of `serde_json`.
+/// The maximum nesting of a payload, the same as that of `serde_json`.
 #[cfg(any(feature = "msgpack", feature = "cbor"))]
 const MAX_DEPTH: usize = 128;
 
@@ -169,8 +169,8 @@ codec! {
     /// Protocol Buffers, with prost: an extractor, a reply, and a payload to send. The feature
     /// `protobuf`.
     ///
-    /// Otherwise it is as [`Json`](crate::Json). The message or the reply has the header
-    /// `content-type: application/protobuf`, and one without it is rejected. An empty payload is a
+    /// It behaves like [`Json`](crate::Json). A message or a reply is sent with the header
+    /// `content-type: application/protobuf`, and is rejected without it. An empty payload is a
     /// message whose fields have their defaults.
     Protobuf
 }

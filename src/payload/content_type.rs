@@ -40,7 +40,8 @@ impl Format {
     /// of this format.
     fn takes(self, essence: &str) -> bool {
         match self {
-            // The second line has the types that senders write without a look at the payload.
+            // The second and the third line have types that senders write by default, whatever the
+            // payload is.
             Format::Json => {
                 matches!(essence, "application/json" | "text/json")
                     || matches!(essence, "text/plain" | "application/octet-stream")
@@ -67,7 +68,8 @@ impl Format {
     /// Checks the headers of a message or a reply. Without a content type it is JSON.
     ///
     /// # Errors
-    /// If they name another format: the name of that.
+    /// If the headers name another format or a compression, or if there is no content type and this
+    /// format is not JSON. The error describes the format of the payload.
     pub(crate) fn check(self, headers: &HeaderMap) -> Result<(), String> {
         if let Some(encoding) = headers.get(CONTENT_ENCODING)
             && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
@@ -111,7 +113,7 @@ pub(crate) fn guess(payload: &[u8]) -> Option<&'static str> {
     match payload {
         [0x1f, 0x8b, ..] => Some("compressed with gzip"),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("compressed with zstd"),
-        // The tag of CBOR, and its maps with texts as keys.
+        // The tag that marks CBOR, and the maps of CBOR with texts as keys.
         [0xd9, 0xd9, 0xf7, ..] | [0xa1..=0xb9 | 0xbf, 0x60..=0x7b, ..] => Some("CBOR"),
         // The maps of MessagePack with texts as keys.
         [0x81..=0x8f, 0xa0..=0xbf | 0xd9..=0xdb, ..] | [0xde | 0xdf, _, ..] => Some("MessagePack"),

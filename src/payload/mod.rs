@@ -78,8 +78,9 @@ pub trait IntoPayload {
     /// If the value cannot be serialized.
     fn into_payload(self) -> Result<Bytes, BoxError>;
 
-    /// Returns the value of the header `content-type`, which is sent with the payload. `None`, and no
-    /// header, unless overridden: a payload without one is JSON, or of a format that both sides know.
+    /// Returns the value of the header `content-type`, which is sent with the payload. Unless
+    /// overridden this is `None`, and no header is sent. A payload without the header is JSON, or
+    /// in a format that both sides know.
     fn content_type(&self) -> Option<HeaderValue> {
         None
     }

@@ -117,8 +117,8 @@ impl<S> Plan<S> {
         self.index.routes()
     }
 
-    /// Describes the routes. Of several handlers of an event, the first one that was added under a
-    /// constant counts.
+    /// Describes the routes. A route of an event with several handlers is described by the first of
+    /// them that was added under a constant.
     pub(super) fn describe(&self) -> Description {
         let described = |(info, endpoints): (&RouteInfo, &Vec<Endpoint<S>>)| {
             let mut route = RouteDescription::new(info.kind, &info.name);

@@ -113,7 +113,7 @@ impl Index {
 pub(super) struct Resolver {
     index: Index,
     prefixes: Vec<Name>,
-    /// The position of each prefix in `prefixes`, without the root's.
+    /// The position of each prefix in `prefixes`, except that of the root.
     by_prefix: HashMap<Name, usize>,
 }
 
@@ -171,7 +171,7 @@ impl Resolver {
     fn resolve(&self, message: &mut Message) -> Resolved {
         if message.kind() == Kind::Event {
             // The mark is removed, because it holds only for the subscriptions of this router. A
-            // router inside it has other subscriptions and must match the event again.
+            // router inside this one has other subscriptions, and must match the event again.
             let extensions = &mut message.parts_mut().extensions;
             let delivered = extensions.remove::<FromSubscription>().is_some();
             // A pattern matches no sharded event.

@@ -144,10 +144,10 @@ where
     /// Adds a handler for the sharded events of this name: those that are
     /// [published as sharded](crate::client::Call::sharded).
     ///
-    /// On a Redis Cluster such an event stays within the shard of its name, while any other event is
-    /// sent to all nodes. Redis 7.0 or newer is needed (`SSUBSCRIBE`). Sharded and other events are
-    /// separate audiences: this handler does not receive the events of [`event`](Self::event), and
-    /// the other way round. There are no patterns of sharded events.
+    /// On a Redis Cluster such an event stays within the shard of its name, while any other event
+    /// is sent to all nodes. Redis 7.0 or newer is needed (`SSUBSCRIBE`). Sharded events and other
+    /// events are separate: this handler receives only sharded events, and a handler of
+    /// [`event`](Self::event) receives none of them. A pattern matches no sharded event.
     ///
     /// ```
     /// # async fn run() -> Result<(), campanile::Error> {
@@ -248,9 +248,10 @@ where
     /// nested under `orders` becomes `orders.create`. With an empty prefix the names stay as they
     /// are.
     ///
-    /// Handlers see the whole name. The other router's layers wrap only its own routes. Its
-    /// fallback, if it has one, handles the names below the prefix that have no route. Before the
-    /// name of a pattern, glob characters in the prefix are escaped.
+    /// Handlers see the whole name. The other router's layers wrap only its own routes. The other
+    /// router's fallback, if it has one, handles the messages that have no route and whose names
+    /// are below the prefix. If a nested name is a pattern, glob characters in the prefix are
+    /// escaped.
     ///
     /// # Panics
     /// When a name becomes longer than [`Name::MAX_LEN`] or is already routed, or when both routers
@@ -382,8 +383,8 @@ impl<S> Router<S> {
         self.plan.describe()
     }
 
-    /// Returns the messages that this router wants from a source. It subscribes to the events and
-    /// patterns of its routes, and reads the stream if it has a fallback or a route for tasks or
+    /// Returns the messages that this router wants from a source. These are the events and the
+    /// patterns of its routes, and the stream if it has a fallback or a route for tasks or
     /// requests.
     pub fn interest(&self) -> Interest {
         self.plan.interest()
@@ -454,7 +455,8 @@ impl Servable for Router {
         routes.map(shown).collect()
     }
 
-    /// A description that would be too long for an answer has no schemas.
+    /// Returns the description without its schemas if it is too long for an answer with them, and
+    /// `None` if it is too long even without them.
     fn description(&self) -> Option<String> {
         let fits = |json: &String| json.len() <= WorkerDescription::MAX_LEN;
         let description = self.describe();

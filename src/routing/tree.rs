@@ -28,8 +28,8 @@ pub(super) struct Endpoint<S> {
     /// The maximum number of messages that the handler takes in one call. More than one for a
     /// batch.
     pub(super) batch_size: usize,
-    /// The name in the router that the handler was added to, with its constant. `None` for a pattern
-    /// and for a fallback.
+    /// The name under which the handler was added, without prefixes of outer routers, and the
+    /// constant that it is from, if any. `None` for a pattern and for a fallback.
     pub(super) named: Option<Named>,
 }
 
@@ -87,7 +87,7 @@ impl<S> Clone for Endpoint<S> {
     }
 }
 
-/// An endpoint that takes only payloads of the version of its constant, and of those that can be
+/// An endpoint that takes only payloads of its constant's version, or of older versions that can be
 /// lifted to it.
 struct Versioned {
     inner: Arc<dyn ErasedService>,
@@ -95,7 +95,8 @@ struct Versioned {
 }
 
 impl ErasedService for Versioned {
-    /// Endpoints are called by a [`Dispatch`], and wait for their readiness in the call.
+    /// Returns `None`, because a [`Dispatch`] calls endpoints without making them ready: each call
+    /// waits in its future until the service is ready.
     fn prepare(&self) -> Option<Pin<Box<dyn ErasedCall>>> {
         None
     }
@@ -153,8 +154,8 @@ impl Tree<'_> {
             .map(|endpoints| segments(endpoints, layer))
             .collect();
         if let Some(inner) = only_layer(&segments) {
-            // This layer wraps only one other layer. They are connected without a `Dispatch`, so
-            // that the outer layer is ready only if the inner one is.
+            // This layer wraps only one other layer. The two layers are connected without a
+            // `Dispatch`, so that the outer one is ready only if the inner one is.
             return self.layered[inner].clone();
         }
         let service = |segment: &Segment<'_>| match *segment {
@@ -182,7 +183,7 @@ enum Segment<'a> {
     Layer(usize),
 }
 
-/// Returns the segments that lead from this layer to the endpoints of one route.
+/// Returns the next segment on each way from this layer to the endpoints of one route.
 fn segments(endpoints: &[(Route, Vec<usize>)], layer: Option<usize>) -> Vec<Segment<'_>> {
     let mut segments = Vec::new();
     for (endpoint, around) in endpoints {

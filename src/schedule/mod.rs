@@ -1,8 +1,8 @@
 //! Schedules: the times at which tasks are sent again and again.
 //!
-//! A [`Schedule`] has the times, and a [`ScheduledTask`] adds the task. A transport's
-//! [`Schedules`](crate::transport::Schedules) keep scheduled tasks, and send each of them once for each
-//! tick, however many processes run them.
+//! A [`Schedule`] has the times, called *ticks*, and a [`ScheduledTask`] adds the task. A
+//! transport's [`Schedules`](crate::transport::Schedules) keep scheduled tasks, and send each of
+//! them once for each tick, however many processes run them.
 //!
 //! ```
 //! use std::time::{Duration, SystemTime};
@@ -21,14 +21,15 @@
 //!
 //! # Cron lines
 //! A line has the fields minute, hour, day of the month, month and day of the week, as in `man 5
-//! crontab`. A field in front has the seconds, and one behind has the years; both are optional. Names
-//! (`MON`, `JAN`), nicknames (`@hourly`), `L` (the last day), `#` (the nth weekday of the month) and `W`
-//! (the nearest weekday) are allowed. A line with both a day of the month and a day of the week is due on
-//! either, and with `+` before the day of the week only if both agree.
+//! crontab`. An optional field before these has the seconds, and an optional field after these has
+//! the years. Names (`MON`, `JAN`), nicknames (`@hourly`), `L` (the last day), `#` (the nth weekday
+//! of the month) and `W` (the nearest weekday) are allowed. If a line has both a day of the month
+//! and a day of the week, it is due on days that match one of the two. With `+` before the day of
+//! the week, it is due only on days that match both.
 //!
 //! # Daylight saving
-//! A cron line is in a time zone, which is UTC unless set. The data of all time zones is in the program,
-//! so that every process has the same. When a zone changes its clocks:
+//! A cron line is in a time zone, which is UTC unless set. The data of all time zones is in the
+//! program, so that every process has the same data. When a zone changes its clocks:
 //!
 //! | the line | an hour is skipped | an hour comes twice |
 //! |---|---|---|
@@ -52,8 +53,8 @@ pub use self::task::ScheduledTask;
 pub(crate) use self::ticks::{Ticks, from_milliseconds, milliseconds};
 use crate::error::Error;
 
-/// The header of a scheduled task with the time of its tick, such as `2026-03-29T01:00:00Z`. A task of
-/// [`run_now`](crate::transport::Schedules::run_now) has none.
+/// The header of a scheduled task with the time of its tick, such as `2026-03-29T01:00:00Z`. A task
+/// of [`run_now`](crate::transport::Schedules::run_now) does not have this header.
 pub const TICK: HeaderName = HeaderName::from_static("schedule-tick");
 
 /// The times at which a task is sent, called *ticks*. See the [module](self).
@@ -80,10 +81,10 @@ enum Timing {
     Every(u64),
 }
 
-/// The rule for ticks that are missed, because no process ran the schedules, or none could reach the
+/// The rule for missed ticks: those at which no process ran the schedules, or none could reach the
 /// server.
 ///
-/// A tick counts as missed when the next tick is due too, or a minute after its time.
+/// A tick counts as missed once the next tick is due, or once it is more than a minute late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -165,8 +166,8 @@ impl Schedule {
     /// Checks the cron line, the time zone and the period.
     ///
     /// # Errors
-    /// An [invalid](Error::is_invalid) error that says what to change, also if the cron line has no
-    /// further tick.
+    /// An [invalid](Error::is_invalid) error that says what to change. A cron line without a
+    /// further tick is such an error, too.
     pub fn check(&self) -> Result<(), Error> {
         let ticks = Ticks::of(self)?;
         match (&self.timing, ticks.after(milliseconds(SystemTime::now()))) {
@@ -178,8 +179,8 @@ impl Schedule {
         }
     }
 
-    /// Returns the first `count` ticks after this time, without jitter. There are fewer if the cron line
-    /// ends with a year.
+    /// Returns the first `count` ticks after this time, without jitter. There are fewer if the cron
+    /// line has no more ticks, for example because its years are over.
     ///
     /// # Errors
     /// As [`check`](Self::check), except that a cron line without further ticks is no error.
@@ -190,7 +191,7 @@ impl Schedule {
         Ok(next.take(count).map(from_milliseconds).collect())
     }
 
-    /// Returns the delay of a tick by the jitter, for the schedule with this name.
+    /// Returns the delay that the jitter adds to a tick of the schedule with this name.
     pub(crate) fn delay(&self, name: &str, tick: u64) -> Duration {
         static HASH: crc::Crc<u64> = crc::Crc::<u64>::new(&crc::CRC_64_XZ);
         let mut digest = HASH.digest();
@@ -199,7 +200,7 @@ impl Schedule {
         Duration::from_millis(digest.finalize() % self.jitter.saturating_add(1))
     }
 
-    /// Returns `true` if both have the same ticks.
+    /// Returns `true` if both schedules have the same ticks.
     pub(crate) fn has_ticks_of(&self, other: &Self) -> bool {
         self.timing == other.timing
     }

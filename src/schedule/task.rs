@@ -14,9 +14,11 @@ use crate::{
     message::{Deadline, Due, MAX_INTEGER, Message, Name, Unique},
 };
 
-/// The largest definition, in bytes: every process that runs the schedules reads it.
+/// The maximum size of a definition, in bytes. It is bounded because every process that runs the
+/// schedules reads all definitions.
 const MAX_LEN: usize = 256 << 10;
-/// The longest name of a schedule in bytes, so that the unique key of its task is not too long.
+/// The maximum length of a schedule's name, in bytes. With a longer name, the unique key of its
+/// task would be too long.
 const MAX_NAME_LEN: usize = 1_000;
 
 /// A task with a [`Schedule`], under a name. See the [module](super).
@@ -32,8 +34,8 @@ pub struct ScheduledTask {
     mistake: Option<String>,
 }
 
-/// The part of a scheduled task that a store keeps as JSON. A field that this version of the library
-/// does not know is an error, since it may change the meaning of the others.
+/// The part of a scheduled task that a store keeps as JSON. A field that this version of the
+/// library does not know is an error, since it may change the meaning of the other fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Definition {
@@ -50,8 +52,8 @@ struct Definition {
 }
 
 impl ScheduledTask {
-    /// Creates the task `task` with this payload, sent at the ticks of the schedule. `name` is the name of
-    /// the schedule, unique within the stream.
+    /// Creates a schedule with the name `name`, which must be unique within the stream. It sends
+    /// the task `task` with this payload at each tick of `schedule`.
     pub fn new<N: TaskName>(
         name: impl Into<Name>,
         schedule: Schedule,
@@ -206,7 +208,7 @@ impl ScheduledTask {
         self.schedule().check()
     }
 
-    /// Returns the task of a tick, or of a run without a tick.
+    /// Returns the task to send at a tick, or for a run without a tick.
     ///
     /// # Errors
     /// If a stored header is invalid.
@@ -239,7 +241,7 @@ impl ScheduledTask {
 
     /// Returns the definition, as a store keeps it.
     pub(crate) fn to_json(&self) -> String {
-        // No part of it can fail to be serialized.
+        // Every part of a definition can be serialized.
         serde_json::to_string(&self.definition).unwrap_or_default()
     }
 
@@ -275,7 +277,8 @@ fn append(message: &mut Message, name: &str, value: &Blob) -> Result<(), BoxErro
     Ok(())
 }
 
-/// Bytes that are a text in JSON if they are UTF-8, and base64 with a prefix otherwise.
+/// Bytes. In JSON they are a string: the text itself if they are UTF-8, and otherwise base64 with a
+/// prefix.
 #[derive(Clone, PartialEq)]
 struct Blob(Bytes);
 

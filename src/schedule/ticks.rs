@@ -66,8 +66,9 @@ impl Ticks {
         }
     }
 
-    /// Returns the tick to be sent next: one that is due now, if there is one, or else the next one.
-    /// `last` is the tick that was sent last, or the time at which the schedule began.
+    /// Returns the tick to be sent next: a tick that is due now, if there is one, or else the first
+    /// tick in the future. `last` is the tick that was sent last, or the time at which the schedule
+    /// began.
     pub(crate) fn next(&self, missed: Missed, last: u64, now: u64) -> Option<u64> {
         let is_wanted = |due: &u64| missed == Missed::Once || now.saturating_sub(*due) <= LATE;
         match missed {
@@ -92,7 +93,8 @@ fn parse(line: &str) -> Result<Cron, Error> {
 }
 
 fn zone_of(name: &str) -> Result<TimeZone, Error> {
-    // Not the database of the system, which may be missing, or differ between processes.
+    // The database of the system is not used, because it may be missing, or differ between
+    // processes.
     TimeZoneDatabase::bundled().get(name).map_err(|error| {
         let text = format!(
             "there is no time zone `{}`; a name of the IANA database looks like `Europe/Berlin`",
@@ -117,7 +119,8 @@ pub(crate) fn milliseconds(time: SystemTime) -> u64 {
     super::whole_milliseconds(since)
 }
 
-/// Returns the time that is this many milliseconds after 1970. One that is too late counts as 1970.
+/// Returns the time that is this many milliseconds after 1970. A time that is too late for the type
+/// counts as 1970.
 pub(crate) fn from_milliseconds(time: u64) -> SystemTime {
     let time = UNIX_EPOCH.checked_add(Duration::from_millis(time));
     time.unwrap_or(UNIX_EPOCH)

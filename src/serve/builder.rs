@@ -127,10 +127,11 @@ impl<T, A> Serve<T, A> {
     /// becomes a dead letter: after its last attempt, after an error that no attempt can cure, or
     /// because it expired. For example, to undo an order or to notify a person.
     ///
-    /// The function is called once for each dead letter, or twice if the worker ends in between: the
-    /// message is then delivered and given up again. It is not called for entries that cannot be
-    /// decoded, nor for messages that no worker has settled, because their workers ended each time.
-    /// It runs on a thread of the runtime, so it must not block; it may spawn a task.
+    /// The function is called once for each dead letter. It may be called again if the worker ends
+    /// before the dead letter is stored, because the message is then delivered and given up again.
+    /// It is not called for entries that cannot be decoded, nor for messages that become dead
+    /// letters because their workers crashed at each attempt. It runs on a thread of the runtime,
+    /// so it must not block; it may spawn a task.
     ///
     /// ```
     /// use campanile::{Router, serve, transport::memory::Memory};

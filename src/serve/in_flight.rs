@@ -1,8 +1,9 @@
 //! The deliveries in flight: how many there are, and the tasks that handle them.
 //!
 //! One task at a time starts deliveries, the oldest first. If the handler of a delivery waits, the
-//! task stays with it and calls another task to start the next ones. If no handler has waited for
-//! [`SHARE`], the task calls two tasks, so that a second thread helps with handlers that compute.
+//! task stays with it and wakes another task to start the next ones. If a task has started
+//! deliveries for [`ALONE_FOR`] and none of their handlers had to wait, it wakes two tasks, so that
+//! a second thread helps with handlers that compute.
 //!
 //! This avoids two costs. Spawning a task is expensive, so idle tasks are kept for later
 //! deliveries. Waking another thread is expensive too: two threads end their deliveries at
@@ -31,13 +32,13 @@ use super::log::Tally;
 use crate::{ablation::Mechanism, sync::lock};
 
 /// The time for which one task starts deliveries alone: about the cost of waking a thread.
-const SHARE: Duration = Duration::from_micros(20);
-/// The maximum number of idle tasks. They are kept because spawning one costs more than most
-/// handlers.
+const ALONE_FOR: Duration = Duration::from_micros(20);
+/// The maximum number of idle tasks. They are kept because spawning a task costs more than most
+/// handlers do.
 const MAX_IDLE: usize = 64;
 
 /// Handles and settles one delivery.
-pub(super) trait Handle: Send + 'static {
+pub(super) trait HandleDelivery: Send + 'static {
     /// Returns the number of bytes of the delivery.
     fn bytes(&self) -> usize;
 
@@ -45,17 +46,17 @@ pub(super) trait Handle: Send + 'static {
     fn handle(self, guard: InFlightGuard) -> impl Future<Output = ()> + Send;
 }
 
-/// The deliveries in flight, and the tasks that handle them. Dropping it aborts the tasks.
+/// The deliveries in flight, and the tasks that handle them. Dropping this value aborts the tasks.
 pub(super) struct InFlight<D>(Arc<DeliveryTasks<D>>);
 
 /// The tasks, and the deliveries that wait for one.
 struct DeliveryTasks<D> {
     spawned: Mutex<JoinSet<()>>,
     not_started: Mutex<VecDeque<(D, InFlightGuard)>>,
-    /// The number of idle tasks that no one has called yet.
+    /// The number of idle tasks that are not woken yet.
     idle: AtomicUsize,
-    /// One permit for each call of an idle task.
-    calls: Semaphore,
+    /// Has one permit for each idle task that was woken.
+    wakeups: Semaphore,
     count: Arc<Count>,
 }
 
@@ -67,18 +68,18 @@ struct Count {
     settling: AtomicUsize,
     /// Notified when a delivery has ended.
     ended: Notify,
-    /// Cancelled when no more deliveries may start.
+    /// Cancelled by [`InFlight::stop`].
     stopping: CancellationToken,
     tally: Arc<Tally>,
 }
 
-impl<D: Handle> InFlight<D> {
+impl<D: HandleDelivery> InFlight<D> {
     pub(super) fn new() -> Self {
         Self(Arc::new(DeliveryTasks {
             spawned: Mutex::default(),
             not_started: Mutex::default(),
             idle: AtomicUsize::new(0),
-            calls: Semaphore::new(0),
+            wakeups: Semaphore::new(0),
             count: Arc::default(),
         }))
     }
@@ -103,7 +104,7 @@ impl<D: Handle> InFlight<D> {
         self.0.count.tally.clone()
     }
 
-    /// Starts deliveries in tasks. They are started in their order.
+    /// Starts deliveries in tasks, in their order.
     pub(super) fn start(&self, deliveries: impl Iterator<Item = D>) {
         let count = &self.0.count;
         let guarded = |delivery: D| {
@@ -125,19 +126,19 @@ impl<D: Handle> InFlight<D> {
             false => not_started.extend(deliveries),
         }
         drop(not_started);
-        self.0.call();
+        self.0.wake();
     }
 
     /// Returns `true` if deliveries wait for a task to start them.
-    pub(super) fn is_starting(&self) -> bool {
+    pub(super) fn has_unstarted(&self) -> bool {
         !lock(&self.0.not_started).is_empty()
     }
 
-    /// Calls two more tasks if deliveries wait to start: a handler may block the thread of the task
-    /// that should start them.
-    pub(super) fn start_beside(&self) {
-        if self.is_starting() {
-            self.0.call_two();
+    /// Wakes two tasks if deliveries wait to start, because a handler may block the thread of the
+    /// task that should start them.
+    pub(super) fn start_on_another_thread(&self) {
+        if self.has_unstarted() {
+            self.0.wake_two();
         }
     }
 
@@ -190,31 +191,32 @@ impl<D> DeliveryTasks<D> {
     }
 }
 
-impl<D: Handle> DeliveryTasks<D> {
-    /// Calls a task to start deliveries: an idle one, or a new one.
-    fn call(self: &Arc<Self>) {
+impl<D: HandleDelivery> DeliveryTasks<D> {
+    /// Wakes an idle task to start deliveries. Spawns a task if none is idle.
+    fn wake(self: &Arc<Self>) {
         let one_less = |idle: usize| idle.checked_sub(1);
         match (self.idle).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less) {
-            Ok(_) => self.calls.add_permits(1),
+            Ok(_) => self.wakeups.add_permits(1),
             Err(_) => drop(lock(&self.spawned).spawn(run(self.clone()))),
         }
     }
 
-    /// Calls two tasks, so that a second thread joins: a tokio thread itself runs the task that it
-    /// woke or spawned last, and another thread takes the first.
-    fn call_two(self: &Arc<Self>) {
-        self.call();
-        self.call();
+    /// Wakes two tasks, so that a second thread joins. A tokio thread keeps the task that it woke
+    /// or spawned last for itself (its LIFO slot), so another thread can only take the task before
+    /// it.
+    fn wake_two(self: &Arc<Self>) {
+        self.wake();
+        self.wake();
     }
 
-    /// Waits until this task is called. Returns `false` without waiting if enough tasks are idle:
-    /// then the task should end.
-    async fn called(&self) -> bool {
+    /// Waits until this task is woken. Returns `false` without waiting if [`MAX_IDLE`] tasks are
+    /// idle already: then the task should end.
+    async fn woken(&self) -> bool {
         let one_more = |idle: usize| (idle < MAX_IDLE).then_some(idle + 1);
         let kept = (self.idle).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
         kept.is_ok()
             && self
-                .calls
+                .wakeups
                 .acquire()
                 .await
                 .map(SemaphorePermit::forget)
@@ -223,18 +225,19 @@ impl<D: Handle> DeliveryTasks<D> {
 }
 
 /// The loop of a task that handles deliveries.
-async fn run<D: Handle>(tasks: Arc<DeliveryTasks<D>>) {
+async fn run<D: HandleDelivery>(tasks: Arc<DeliveryTasks<D>>) {
     loop {
-        start(&tasks).await;
-        if !tasks.called().await {
+        start_deliveries(&tasks).await;
+        if !tasks.woken().await {
             return;
         }
     }
 }
 
-/// Starts deliveries, the oldest first, until a handler waits. Then calls another task to start the
-/// next deliveries, and runs that handler to its end.
-async fn start<D: Handle>(tasks: &Arc<DeliveryTasks<D>>) {
+/// Starts deliveries, the oldest first, until a handler waits. Then wakes another task to start the
+/// next deliveries, and runs that handler to its end. After [`ALONE_FOR`] without such a handler,
+/// wakes two tasks and returns.
+async fn start_deliveries<D: HandleDelivery>(tasks: &Arc<DeliveryTasks<D>>) {
     let began = Instant::now();
     loop {
         let oldest = lock(&tasks.not_started).pop_front();
@@ -245,12 +248,12 @@ async fn start<D: Handle>(tasks: &Arc<DeliveryTasks<D>>) {
         let first = poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await;
         if first.is_pending() {
             if !lock(&tasks.not_started).is_empty() {
-                tasks.call();
+                tasks.wake();
             }
             return handling.await;
         }
-        if began.elapsed() >= SHARE && !lock(&tasks.not_started).is_empty() {
-            return tasks.call_two();
+        if began.elapsed() >= ALONE_FOR && !lock(&tasks.not_started).is_empty() {
+            return tasks.wake_two();
         }
     }
 }
@@ -286,7 +289,8 @@ impl InFlightGuard {
         &self.count.tally
     }
 
-    /// Waits until [`InFlight::stop`] is called: no more deliveries may start.
+    /// Waits until [`InFlight::stop`] is called. A delivery that still waits for its service to be
+    /// ready is then released.
     pub(super) async fn stopping(&self) {
         self.count.stopping.cancelled().await;
     }
@@ -316,7 +320,7 @@ mod tests {
 
     struct Test(BoxFuture<'static, ()>);
 
-    impl Handle for Test {
+    impl HandleDelivery for Test {
         fn bytes(&self) -> usize {
             8
         }
@@ -372,7 +376,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn deliveries_start_in_their_order() {
-        // A worker thread first runs the task that it spawned last.
+        // A tokio thread first runs the task that it spawned last.
         let numbers = tokio::spawn(async {
             let in_flight = InFlight::new();
             let (sender, mut started) = mpsc::unbounded_channel();
@@ -429,7 +433,7 @@ mod tests {
             for _ in 0..3 {
                 while ended.try_recv().is_err() {
                     tokio::time::sleep(Duration::from_millis(1)).await;
-                    in_flight.start_beside();
+                    in_flight.start_on_another_thread();
                 }
             }
         };

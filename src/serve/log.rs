@@ -125,8 +125,8 @@ impl WorkerLog {
     }
 }
 
-/// Logs the failure of a message. Its fields are copied from the message before that moves into the
-/// service.
+/// Logs the failure of a message. Its fields are copied from the message before the message moves
+/// into the service.
 pub(super) struct MessageLog {
     pub(super) kind: Kind,
     pub(super) name: Name,

@@ -30,8 +30,8 @@
 //!
 //! # Back-pressure
 //! A worker fetches only as many messages as it has free slots. It fetches nothing while all slots
-//! are taken, or while the outermost layer is not ready, because a limit is reached or a circuit
-//! breaker is open. A slot becomes free when its delivery is settled.
+//! are taken, or while the outermost layer is not ready, for example because a limit is reached or
+//! a circuit breaker is open. A slot becomes free when its delivery is settled.
 //!
 //! # Cancel safety
 //! Dropping the future drops running handlers and settles nothing: their messages are delivered

@@ -107,8 +107,8 @@ impl Policy {
     }
 
     /// Returns the verdict on a failed delivery: a dead letter if this was the last attempt. A
-    /// redelivery that counts and has no delay gets the back-off for this attempt, so that the log can
-    /// show it. The transport computes the back-off of one that does not count.
+    /// redelivery that counts and has no delay gets the back-off for this attempt, so that the log
+    /// can show it. The transport computes the back-off of a redelivery that does not count.
     pub(super) fn verdict(
         &self,
         kind: Kind,
@@ -170,7 +170,7 @@ impl Policy {
                 },
             },
             Some(Settle::DeadLetter) => Verdict::DeadLetter {
-                // A `Failure` says who has decided.
+                // The text of a `Failure` says already who has decided.
                 reason: match find::<Failure>(&**error) {
                     Some(_) => reason(),
                     None => {
@@ -201,7 +201,8 @@ fn is_unknown(error: &BoxError) -> bool {
     find::<NotFound>(&**error).is_some() && find::<Failure>(&**error).is_none()
 }
 
-/// Shortens a reason. It may quote a payload, and is stored with the dead letter and logged.
+/// Shortens a reason. Reasons are logged and stored with dead letters, and may quote a payload of
+/// any length.
 fn bounded(mut reason: String) -> String {
     const MAX_LEN: usize = 4096;
     if reason.len() > MAX_LEN {

@@ -16,7 +16,7 @@ use tower::{Service, ServiceExt, timeout::error::Elapsed};
 use super::{
     failure_span::observe,
     give_up::GivenUp,
-    in_flight::{Handle, InFlight, InFlightGuard},
+    in_flight::{HandleDelivery, InFlight, InFlightGuard},
     log::{self, MessageLog, WorkerLog},
     policy::{Policy, ServiceFailure},
 };
@@ -38,8 +38,8 @@ const MAX_START_DELAY: Duration = Duration::from_millis(5);
 /// The maximum number of times that the loop yields to handlers before a fetch, if few slots are
 /// free.
 const TURNS: usize = 4;
-/// The maximum time that the loop waits for verdicts to be confirmed before a fetch. After it the
-/// worker uses its free slots, even if the server confirms nothing.
+/// The maximum time that the loop waits for verdicts to be confirmed before a fetch. After this
+/// time the worker fetches for its free slots, even if the server confirms nothing.
 const MAX_SETTLING: Duration = Duration::from_millis(100);
 
 /// A worker: an open source, its application, and the deliveries in flight.
@@ -131,12 +131,12 @@ where
         // The time since which all slots are taken, and `true` once that was reported.
         let mut full_since = None;
         let mut stall_timer = Clock::new(STALLED);
-        // The last time at which a task was called to start deliveries. If deliveries still wait
-        // `MAX_START_DELAY` later, the timer calls more tasks.
+        // The last time at which a task was woken to start deliveries. If deliveries still wait
+        // `MAX_START_DELAY` later, the timer wakes more tasks.
         let mut last_started = Instant::now();
         let mut start_timer = Clock::new(Duration::ZERO);
         loop {
-            // An operator may lower it, and pause the worker.
+            // An operator may lower this number at any time. It is 0 while the worker is paused.
             let max = self.monitor.max_in_flight();
             self.let_end(max).await;
             // Panics of handlers are caught and fail their deliveries, so a panic here comes from
@@ -158,10 +158,10 @@ where
                     () = self.in_flight.ended() => {}
                     () = self.monitor.changed() => {}
                     () = poll_fn(|cx| start_timer.poll_until(cx, last_started + MAX_START_DELAY)),
-                        if self.in_flight.is_starting() =>
+                        if self.in_flight.has_unstarted() =>
                     {
                         last_started = Instant::now();
-                        self.in_flight.start_beside();
+                        self.in_flight.start_on_another_thread();
                     }
                     () = poll_fn(|cx| stall_timer.poll_until(cx, since + STALLED)), if report => {
                         full_since = Some((since, true));
@@ -205,10 +205,10 @@ where
                 },
                 () = self.in_flight.ended(), if !roomy => {}
                 () = poll_fn(|cx| start_timer.poll_until(cx, last_started + MAX_START_DELAY)),
-                    if self.in_flight.is_starting() =>
+                    if self.in_flight.has_unstarted() =>
                 {
                     last_started = Instant::now();
-                    self.in_flight.start_beside();
+                    self.in_flight.start_on_another_thread();
                 }
             }
         }
@@ -226,8 +226,8 @@ where
             next_turn().await;
         }
         // If deliveries wait for a task, a handler may block its thread. Then the loop does not
-        // wait here, so that it can call other tasks.
-        let may_wait = || self.in_flight.settling() > free() && !self.in_flight.is_starting();
+        // wait here, so that it can wake other tasks.
+        let may_wait = || self.in_flight.settling() > free() && !self.in_flight.has_unstarted();
         let settled = async {
             while free() < max / 2 && may_wait() {
                 self.in_flight.ended().await;
@@ -268,7 +268,7 @@ where
             while self.in_flight.deliveries() > 0 {
                 let ended = tokio::time::timeout(MAX_START_DELAY, self.in_flight.ended()).await;
                 if ended.is_err() {
-                    self.in_flight.start_beside();
+                    self.in_flight.start_on_another_thread();
                 }
             }
         };
@@ -327,9 +327,9 @@ impl<S: Service<Message> + Clone, H> Work<S, H> {
             }
             let mut app = app.clone();
             // Reserves the capacity of the layers now, before the loop checks readiness again. If
-            // the layers are not ready, the delivery waits in its task. Deliveries are polled here
-            // in their order, and their tasks may run in any order: a layer that keeps an order
-            // takes its position now.
+            // the layers are not ready, the delivery waits in its task. The deliveries become ready
+            // here in their order, although their tasks may run in any order. So a layer that keeps
+            // an order gives each delivery its position now.
             let _ = app.ready().now_or_never();
             (app, message)
         });
@@ -342,7 +342,7 @@ impl<S: Service<Message> + Clone, H> Work<S, H> {
     }
 }
 
-impl<S, H> Handle for Work<S, H>
+impl<S, H> HandleDelivery for Work<S, H>
 where
     S: MessageService + Send + 'static,
     H: SettleDelivery,
@@ -446,7 +446,8 @@ where
         }
     });
     // `AssertUnwindSafe` is sound because nothing uses the service after a panic. The future is
-    // polled in place: moving it into the `catch_unwind` of `futures` costs as much as routing.
+    // polled in place, because moving it into the `catch_unwind` of `futures` would cost as much as
+    // routing.
     let mut span = None;
     let handled = poll_fn(|cx| {
         let poll = AssertUnwindSafe(|| handling.as_mut().poll(cx));

@@ -26,8 +26,8 @@ pub trait Servable: MessageService + Clone + Send + 'static {
     /// opens the source.
     fn interest(&self) -> Interest;
 
-    /// The kinds and names of the service's routes, for the log line of a starting worker. Unless
-    /// overridden, these are the events of its [`interest`](Self::interest).
+    /// Returns the kinds and names of the service's routes, for the log line of a starting worker.
+    /// Unless overridden, these are the events of its [`interest`](Self::interest).
     fn route_names(&self) -> Vec<String> {
         let interest = self.interest();
         let names = interest.events.iter().chain(&interest.patterns);
@@ -75,12 +75,12 @@ pub struct WithInterest<S> {
 }
 
 impl<S> WithInterest<S> {
-    /// A service that wants these messages.
+    /// Creates a service that wants these messages.
     pub fn new(inner: S, interest: Interest) -> Self {
         Self { inner, interest }
     }
 
-    /// A service that wants the tasks and RPC requests of the stream, and no events.
+    /// Creates a service that wants the tasks and RPC requests of the stream, and no events.
     pub fn stream(inner: S) -> Self {
         Self::new(inner, Interest::stream())
     }

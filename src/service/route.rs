@@ -60,7 +60,7 @@ impl Route {
         Self::from_erased(Arc::new(AnyService(service)))
     }
 
-    /// A route to a function. It is always ready.
+    /// Creates a route to a function. The route is always ready.
     pub(crate) fn from_fn<F, Fut>(function: F) -> Self
     where
         F: Fn(Message) -> Fut + Send + Sync + 'static,
@@ -191,11 +191,12 @@ where
     }
 }
 
-// To box the larger variant would cost the allocation that one box for both states saves.
+// Boxing the larger variant would cost a second allocation: the whole state is in one box already.
 #[allow(clippy::large_enum_variant)]
 #[pin_project(project = CallStateProjection)]
 enum CallState<V: Service<Message>> {
-    /// The service is not called yet. With a message, it is called as soon as it is ready.
+    /// The service is not called yet. If there is a message, the service is called with it as soon
+    /// as it is ready.
     Waiting {
         service: V,
         message: Option<Message>,

@@ -12,13 +12,14 @@ use tokio::time::{Instant, Sleep, sleep};
 /// after it has fired. Setting it for each deadline would cost more, and a near deadline would wake
 /// the thread that waits for I/O.
 ///
-/// Each deadline should be later than the one before. For an earlier one the timer may fire late.
+/// Each deadline should be later than the one before. For an earlier deadline the timer may fire
+/// late.
 #[derive(Debug)]
 pub(crate) struct Clock(Pin<Box<Sleep>>);
 
 impl Clock {
-    /// Creates a timer. `min_wait` is the time before which it does not fire, whatever the first
-    /// deadline is.
+    /// Creates a timer. It does not fire before `min_wait` has passed, even if the first deadline
+    /// is earlier.
     pub(crate) fn new(min_wait: Duration) -> Self {
         Self(Box::pin(sleep(min_wait)))
     }

@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 
 use super::lock;
 
-/// The outcomes of many operations in one vector, which gives each an index. A channel for each
-/// outcome would cost an allocation, and often another thread would free it.
+/// Stores the outcomes of many operations in one vector, by index. A channel for each outcome would
+/// cost an allocation, which another thread would often free.
 #[derive(Debug)]
 pub(crate) struct CompletionSlab<T> {
     slots: Mutex<Slots<T>>,

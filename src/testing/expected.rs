@@ -59,7 +59,8 @@ pub fn rpc(name: impl Into<Name>) -> Expected {
     Expected::new(Some(Kind::Rpc), name.into())
 }
 
-/// Selects any message, and without further conditions also entries that cannot be decoded.
+/// Selects any message. Also selects entries that cannot be decoded, unless a payload, a header or
+/// an attempt is required.
 pub fn anything() -> Expected {
     Expected::new(None, Name::default())
 }
@@ -164,8 +165,8 @@ impl Expected {
         message.is_some_and(|message| message.kind() == kind && *message.name() == self.name)
     }
 
-    /// Returns the first condition that a record does not meet. Its kind and its name must match
-    /// already.
+    /// Returns the first condition that a record does not meet. The kind and the name of the record
+    /// must match already.
     pub(super) fn difference(&self, record: &Record) -> Option<&'static str> {
         let differs =
             |expected: &Option<Name>, found: &Option<Name>| expected.is_some() && expected != found;
@@ -183,8 +184,8 @@ impl Expected {
         self.difference_in(record.message.as_ref())
     }
 
-    /// Returns the first condition that a message does not meet. Its kind and its name must match
-    /// already.
+    /// Returns the first condition that a message does not meet. The kind and the name of the
+    /// message must match already.
     pub(super) fn difference_in(&self, message: Option<&Message>) -> Option<&'static str> {
         let Some(message) = message else {
             let says_more = self.payload.is_some() || self.attempt.is_some();

@@ -68,21 +68,22 @@ impl Harness {
         let at = Location::caller();
         async move {
             let mut harness = Self::new();
-            harness.open(serve(harness.memory(), app), at).await;
+            harness.spawn(serve(harness.memory(), app), at).await;
             harness
         }
     }
 
-    /// Sets how long [`settled`](Self::settled) and the methods that use it wait for handlers, on
-    /// tokio's clock. If the clock is paused, this takes no real time. 60 s unless set.
+    /// Sets the maximum time, on tokio's clock, that [`settled`](Self::settled) waits for handlers.
+    /// It applies also to the methods that wait until everything is settled. If the clock is
+    /// paused, the wait takes no real time. 60 s unless set.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.settling.patience = patience;
         self
     }
 
-    /// Sets the maximum number of deliveries during one wait. With more, the wait fails: messages
-    /// that cause each other could make it endless. 10,000 unless set.
+    /// Sets the maximum number of deliveries during one wait. If there are more, the wait fails,
+    /// because messages that cause each other could make it endless. 10,000 unless set.
     #[must_use]
     pub fn most_deliveries(mut self, deliveries: u64) -> Self {
         self.settling.most_deliveries = deliveries;
@@ -110,12 +111,12 @@ impl Harness {
         A: Servable,
     {
         let serve = serve(self.memory(), app);
-        self.open(serve, Location::caller())
+        self.spawn(serve, Location::caller())
     }
 
     /// Runs a worker that [`serve`](crate::serve()) has configured, for example on another stream,
-    /// or as another group of the same transport. The harness replaces the worker's graceful
-    /// shutdown.
+    /// or as another group of the same transport. The worker's graceful shutdown is replaced: it
+    /// begins with [`shutdown`](Self::shutdown).
     ///
     /// # Panics
     /// If the application cannot be served, or if its transport is not that of the harness.
@@ -129,10 +130,10 @@ impl Harness {
             "it is served from another memory transport than the one of this harness: use \
              `harness.memory()`"
         );
-        self.open(serve, Location::caller())
+        self.spawn(serve, Location::caller())
     }
 
-    async fn open<A>(&mut self, serve: Serve<Memory, A>, at: &'static Location<'static>)
+    async fn spawn<A>(&mut self, serve: Serve<Memory, A>, at: &'static Location<'static>)
     where
         A: Servable,
     {
@@ -162,12 +163,12 @@ impl Harness {
     /// for delivery, no handler runs, and no event is buffered. Does not wait for retries and
     /// delayed tasks that are not due.
     ///
-    /// During this wait a paused clock advances only while handlers sleep.
+    /// If the clock is paused, it advances during this wait only while a running handler sleeps.
     ///
     /// # Panics
-    /// If the wait takes longer than the [`patience`](Self::patience) or more than
-    /// [`most_deliveries`](Self::most_deliveries), or if an application ended unexpectedly. The
-    /// text lists the running handlers and all records.
+    /// If the wait takes longer than the [`patience`](Self::patience), if there are more deliveries
+    /// than [`most_deliveries`](Self::most_deliveries), or if an application ended unexpectedly.
+    /// The text lists the running handlers and all records.
     #[track_caller]
     pub fn settled(&self) -> impl Future<Output = ()> + Send {
         self.settling.settled(Location::caller())
@@ -175,8 +176,8 @@ impl Harness {
 
     /// Waits until everything is [settled](Self::settled), then until the next message is due, then
     /// until everything is settled again. A message is due at a retry, at the time of a delayed
-    /// task, or when a lease ends. Returns the time until it was due, or `None` if no message
-    /// waits.
+    /// task, or when a lease ends. Returns the time between the first settled moment and the time
+    /// at which the message was due, or `None` if no message waits.
     ///
     /// # Panics
     /// As [`settled`](Self::settled).
@@ -197,8 +198,8 @@ impl Harness {
     /// Waits until no message is left: every task is done, was dropped, or is a dead letter.
     ///
     /// # Panics
-    /// As [`settled`](Self::settled), or if the wait takes more than
-    /// [`most_deliveries`](Self::most_deliveries) in all.
+    /// As [`settled`](Self::settled), or if there are more deliveries than
+    /// [`most_deliveries`](Self::most_deliveries) in the whole wait.
     #[track_caller]
     pub fn finished(&self) -> impl Future<Output = ()> + Send {
         self.settling.finished(Location::caller())
@@ -259,13 +260,14 @@ struct AppEnd {
     group: String,
     journal: Arc<Journal>,
     stop: CancellationToken,
-    /// The fault to report. A panic, until [`note`](Self::note) replaces it.
+    /// The fault to report. It says that the application panicked, until [`note`](Self::note)
+    /// replaces it.
     fault: Option<String>,
 }
 
 impl AppEnd {
-    /// Notes the result of the application. A forced shutdown is not a failure if the harness is
-    /// not shutting down: the test itself has forced it.
+    /// Notes the result of the application. If the harness is not shutting down, a forced shutdown
+    /// is not a failure, because the test itself has forced it.
     fn note(&mut self, result: Result<(), Error>) -> Result<(), Error> {
         let result = result.or_else(|error| {
             let is_requested = error.is_forced_shutdown() && !self.stop.is_cancelled();

@@ -1,5 +1,6 @@
 //! The test kit: runs an unchanged application over the [memory
-//! transport](crate::transport::memory), records what happens to each message, and asserts it.
+//! transport](crate::transport::memory), records what happens to each message, and makes assertions
+//! about these records.
 //!
 //! ```
 //! use campanile::{Router, testing::{Harness, task}};
@@ -67,7 +68,7 @@
 //!
 //! # Real time
 //! The kit also works with a clock that is not paused, and on a runtime of many threads. Then
-//! [`advance_to_next`](Harness::advance_to_next) takes the time that it returns.
+//! [`advance_to_next`](Harness::advance_to_next) really takes the time that it returns.
 //!
 //! # Panics
 //! A failed assertion panics at the location of the test's line. A method that returns a future

@@ -73,7 +73,8 @@ impl Recorder {
     }
 
     /// Fails one matching call with this error. An [`RpcError`] becomes an error reply, and an
-    /// [`Error`] is returned as if the transport had failed. Any other error is accepted, too.
+    /// [`Error`] is returned as if the transport had failed. Any other error becomes the source of
+    /// the returned [`Error`].
     pub fn fail_once(&self, expected: Expected, error: impl Into<BoxError>) -> &Self {
         self.reply_once(expected, Err::<(), _>(error.into()))
     }

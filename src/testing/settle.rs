@@ -23,7 +23,7 @@ pub(super) struct Settling {
     pub(super) journal: Arc<Journal>,
     /// The maximum wait for handlers.
     pub(super) patience: Duration,
-    /// The maximum number of deliveries during a wait. With more, the wait fails.
+    /// The maximum number of deliveries during a wait. If there are more, the wait fails.
     pub(super) most_deliveries: u64,
 }
 

@@ -1,18 +1,19 @@
-//! All that waits for the workers of a group.
+//! The backlog of a group: the messages that wait for its workers.
 
 use std::time::Duration;
 
-/// The messages of a stream that are work for a group now or later, by what they wait for. Each
-/// message is in one field, except for [`due_soon`](Self::due_soon). For a program that scales workers,
-/// see [`total`](Self::total).
+/// The number of messages of a stream that are work for a group now or later, by what they wait
+/// for. Each message counts in one field, and perhaps also in [`due_soon`](Self::due_soon). For a
+/// program that scales workers, see [`total`](Self::total).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Backlog {
-    /// The messages that could be delivered now. For a group that does not exist, all entries of the
-    /// stream: a new group begins there, unless the stream has other groups.
+    /// The messages that could be delivered now. For a group that does not exist, all entries of
+    /// the stream, because a new group begins with the oldest entry if the stream has no other
+    /// group.
     ///
     /// Redis does not know the number before 7.0, nor after an entry inside the stream was deleted.
-    /// Then they are counted up to 10,000.
+    /// Then the messages are counted, up to 10,000.
     pub waiting: u64,
     /// The deliveries of workers that have died. Live workers claim them.
     pub unclaimed: u64,
@@ -22,15 +23,15 @@ pub struct Backlog {
     pub retrying: u64,
     /// The tasks that their senders have delayed. They wait for all groups of the stream.
     pub delayed: u64,
-    /// The part of [`retrying`](Self::retrying) and [`delayed`](Self::delayed) that is due within the
-    /// horizon.
+    /// The part of [`retrying`](Self::retrying) and [`delayed`](Self::delayed) that is due within
+    /// the horizon.
     pub due_soon: u64,
-    /// The messages that wait for a permit of a [`Limit`](super::Limit), or for the end of their name's
-    /// [pause](super::PauseTarget::Name). More workers do not help them. On Redis, only the messages of
-    /// 1,000 keys are counted.
+    /// The messages that wait for a permit of a [`Limit`](super::Limit), or for the end of their
+    /// name's [pause](super::PauseTarget::Name). More workers do not help them. On Redis, only the
+    /// messages of 1,000 keys are counted.
     pub parked: u64,
-    /// The time for which the oldest of the [`waiting`](Self::waiting) messages has waited. It starts
-    /// again when a message is due for redelivery.
+    /// The time for which the oldest of the [`waiting`](Self::waiting) messages has waited. It
+    /// starts again when a message is due for redelivery.
     pub oldest_waiting: Option<Duration>,
     /// The number of live workers.
     pub workers: u64,
@@ -40,9 +41,9 @@ impl Backlog {
     /// The horizon of [`due_soon`](Self::due_soon), unless another is given.
     pub const HORIZON: Duration = Duration::from_secs(30);
 
-    /// Returns the number of messages that need workers now or soon: those that wait, those that are
-    /// unclaimed, those that run, and those due soon. Divided by the number of messages that one worker
-    /// should have, it is the number of workers.
+    /// Returns the number of messages that need workers now or soon: the sum of `waiting`,
+    /// `unclaimed`, `running` and `due_soon`. For the number of workers to run, divide it by the
+    /// number of messages that one worker should have.
     pub fn total(&self) -> u64 {
         self.waiting + self.unclaimed + self.running + self.due_soon
     }

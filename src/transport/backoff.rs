@@ -131,7 +131,8 @@ mod tests {
             let max = base.saturating_add(more);
             let wait = Backoff::exponential(base, max).after(attempt);
             prop_assert!(wait <= max);
-            // A nanosecond may be lost to rounding; the product is a floating-point number.
+            // The jitter is a product of floating-point numbers, so the wait may be rounded to
+            // slightly less than half.
             prop_assert!(wait.as_secs_f64() >= base.as_secs_f64() / 2.0 * 0.999_999);
         }
     }

@@ -10,25 +10,25 @@ use crate::{
     message::{Kind, Name, Parts},
 };
 
-/// Decides about a message for a stream on which too much waits.
+/// Decides about a message for a stream that has reached the sender's bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum WhenFull {
     /// The call fails immediately, as [overloaded](Error::is_overloaded).
     #[default]
     Fail,
-    /// The call waits for room, for at most this time and not longer than the deadline of a request.
-    /// Then it fails as [overloaded](Error::is_overloaded). Calls that wait get room in no particular
-    /// order.
+    /// The call waits for room, for at most this time and not longer than the deadline of a
+    /// request. Then it fails as [overloaded](Error::is_overloaded). Calls that wait get room in no
+    /// particular order.
     Wait(Duration),
 }
 
 /// A bound on the messages that wait on a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bound {
-    /// The most messages that may wait for a group.
+    /// The maximum number of messages that may wait for a group.
     pub(crate) max: u64,
-    /// The longest time for which a message may wait.
+    /// The maximum age of a waiting message.
     pub(crate) max_age: Option<Duration>,
     pub(crate) when_full: WhenFull,
 }
@@ -38,15 +38,17 @@ pub(crate) struct Bound {
 pub(crate) struct Waiting {
     pub(crate) group: Name,
     pub(crate) messages: u64,
-    /// The age of the oldest of them. Zero if nothing waits, and if no one asked.
+    /// The age of the oldest waiting message. Zero if none waits, or if the caller did not need the
+    /// age.
     pub(crate) oldest: Duration,
     /// The number of entries of the stream that the group has ever read. `None` if it is unknown.
     pub(crate) read: Option<u64>,
 }
 
 impl Settings {
-    /// Returns the bound that applies to a message. `None` for events, which no stream keeps, and for
-    /// tasks that are not due: their senders have gone on when they start to wait for workers.
+    /// Returns the bound that applies to a message. `None` for events, because no stream keeps
+    /// them. `None` also for tasks that are not due, because they start to wait for workers long
+    /// after the call.
     ///
     /// # Errors
     /// If the bound is invalid.
@@ -122,7 +124,7 @@ impl Bound {
         const IN_USE: f64 = 0.9;
         let messages = waiting.messages as f64;
         let too_many = messages - IN_USE * self.max as f64;
-        // Messages have come at an even rate, as far as anyone knows.
+        // Assumes that the waiting messages have arrived at an even rate.
         let too_old = self.max_age.map_or(0.0, |max| {
             let oldest = waiting.oldest.as_secs_f64();
             messages * (1.0 - IN_USE * max.as_secs_f64() / oldest.max(f64::MIN_POSITIVE))
@@ -144,12 +146,13 @@ impl DrainRate {
     /// The longest time over which the rate is measured. A sender that sends rarely would otherwise
     /// see the rate of another hour.
     const LONGEST: Duration = Duration::from_secs(30);
-    /// The limits of the time after which a sender may try again.
-    const WAITS: (f64, f64) = (1.0, 300.0);
+    /// The minimum and the maximum time after which a sender may try again, in seconds.
+    const RETRY_AFTER: (f64, f64) = (1.0, 300.0);
     /// The time after which a sender may try again while the rate is unknown.
-    const UNKNOWN: Duration = Duration::from_secs(5);
+    const RETRY_AFTER_UNKNOWN: Duration = Duration::from_secs(5);
 
-    /// Notes what waits now for the group for which most messages wait.
+    /// Adds a measurement: the messages that wait now, for the group with the most waiting
+    /// messages.
     pub(crate) fn note(&mut self, now: Instant, waiting: &Waiting) {
         let Some((at, before)) = &self.since else {
             self.since = Some((now, waiting.clone()));
@@ -161,7 +164,8 @@ impl DrainRate {
         }
         let taken = match before.read.zip(waiting.read) {
             Some((before, now)) => now.saturating_sub(before),
-            // Without the number of entries read, a fall of what waits is the least that was taken.
+            // If the number of entries read is unknown, the decrease of the waiting messages is a
+            // lower bound.
             None => before.messages.saturating_sub(waiting.messages),
         };
         let is_current = elapsed <= Self::LONGEST && before.group == waiting.group;
@@ -176,9 +180,9 @@ impl DrainRate {
     /// Returns the time in which workers take this many messages, from 1 s to 5 min.
     fn time_for(&self, messages: f64) -> Duration {
         let Some(rate) = self.per_second else {
-            return Self::UNKNOWN;
+            return Self::RETRY_AFTER_UNKNOWN;
         };
-        let (shortest, longest) = Self::WAITS;
+        let (shortest, longest) = Self::RETRY_AFTER;
         Duration::from_secs_f64((messages / rate).clamp(shortest, longest))
     }
 }

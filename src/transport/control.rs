@@ -8,15 +8,15 @@ use crate::{
     message::Name,
 };
 
-/// The most bytes of the reason of a pause.
+/// The maximum size of the reason of a pause, in bytes.
 const MAX_REASON: usize = 1024;
 
 /// Pauses and empties the queues of a stream, from any process. Returned by the `control` method of
 /// a transport's handle.
 ///
 /// All workers follow a pause within about a second, without a restart. Handlers that run end as
-/// usual, and their leases are renewed. Senders go on, so messages accumulate. A pause is stored, so
-/// it outlives all processes and lasts until it is ended.
+/// usual, and their leases are renewed. Senders can still send, so messages accumulate. A pause is
+/// stored, so it outlives all processes and lasts until it is ended.
 ///
 /// ```
 /// use campanile::{Client, transport::{PauseTarget, memory::Memory}};
@@ -40,8 +40,8 @@ impl Control {
         Self(Arc::new(store))
     }
 
-    /// Pauses a stream, a group or a name. Returns `false` if it was paused already; the new reason
-    /// and time replace the old ones.
+    /// Pauses a stream, a group or a name. Returns `false` if it was paused already. Then the new
+    /// reason and time replace the old ones.
     ///
     /// # Errors
     /// If a name cannot be used, the reason is longer than 1,024 bytes, or the store cannot be
@@ -79,10 +79,10 @@ impl Control {
         Ok(pauses)
     }
 
-    /// Removes the messages that wait for the handle's group: those that no worker has fetched, that
-    /// wait for their next attempt, or that are parked. Returns their number. Messages that run, tasks
-    /// that their senders have delayed, and other groups are not affected. Messages that arrive
-    /// meanwhile may be removed or not.
+    /// Removes the messages that wait for the handle's group: those that no worker has fetched,
+    /// that wait for their next attempt, or that are parked. Returns their number. Messages that
+    /// run, tasks that their senders have delayed, and other groups are not affected. Messages that
+    /// arrive meanwhile may be removed or not.
     ///
     /// Tracked tasks end as discarded, with the reason `purged`.
     ///
@@ -110,8 +110,9 @@ pub enum PauseTarget {
     Stream,
     /// The stream, for the handle's group.
     Group,
-    /// The tasks and requests with this full name, for the handle's group. They are parked, in their
-    /// order, and other messages go on. Where workers own partitions, a name cannot be paused.
+    /// The tasks and requests with this full name, for the handle's group. They are parked in their
+    /// order, and other messages are still delivered. A name cannot be paused if workers
+    /// [own](crate::transport::Streams::owned) the partitions of the stream.
     Name(Name),
 }
 

@@ -106,8 +106,8 @@ impl fmt::Debug for DeadLetter {
 /// The dead letters of a group, on any transport.
 ///
 /// A replayed message is delivered again only to the group in which it became a dead letter. Its
-/// attempts are counted from 1 again. A task loses its time to live, because it would expire
-/// immediately.
+/// attempts are counted from 1 again. A task loses its time to live, because it would otherwise
+/// expire immediately.
 ///
 /// ```
 /// use campanile::{Client, transport::{Selection, memory::Memory}};
@@ -154,10 +154,10 @@ impl DeadLetters {
         self.0.get(id).await
     }
 
-    /// Delivers the messages again, and returns their number. Letters that no longer exist are
-    /// skipped, so concurrent calls replay each letter only once. A letter whose fields cannot be
-    /// decoded is kept, does not count, and is logged as a warning. To get the ids of such letters,
-    /// use [`steps`](Self::steps) and [`Steps::skipped`].
+    /// Delivers the messages of the selected letters again, and returns their number. Letters that
+    /// no longer exist are skipped, so concurrent calls replay each letter only once. A letter
+    /// whose fields cannot be decoded is kept, does not count, and is logged as a warning. To get
+    /// the ids of such letters, use [`steps`](Self::steps) and [`Steps::skipped`].
     ///
     /// # Errors
     /// If the server cannot be reached or refuses. Some of the letters may have been replayed.
@@ -165,10 +165,10 @@ impl DeadLetters {
         self.carry_out(Action::Replay, selection).await
     }
 
-    /// Delivers the message of a letter again with another name, other headers and another payload:
-    /// those of `message`, which is best made from [`DeadLetter::message`]. The kind and everything
-    /// else, such as its id and the record of its task, stays. Returns `false` if the letter no longer
-    /// exists.
+    /// Delivers the message of a letter again, with the name, the headers and the payload of
+    /// `message`. Get `message` from [`DeadLetter::message`], and edit it. The kind and everything
+    /// else, such as the id and the recorded status of a task, stay as they were. Returns `false`
+    /// if the letter no longer exists.
     ///
     /// ```
     /// use campanile::transport::memory::Memory;
@@ -187,8 +187,8 @@ impl DeadLetters {
     /// ```
     ///
     /// # Errors
-    /// If the message is [invalid](super::check), the letter cannot be decoded or has another kind, or
-    /// the server cannot be reached or refuses.
+    /// If the message is [invalid](super::check), the letter cannot be decoded or has another kind,
+    /// or the server cannot be reached or refuses.
     pub async fn replay_edited(&self, id: &DeadLetterId, message: &Message) -> Result<bool, Error> {
         super::check(message.parts())?;
         let Some(letter) = self.0.get(id).await? else {
@@ -219,7 +219,7 @@ impl DeadLetters {
         self.0.replay_as(id, fields).await
     }
 
-    /// Deletes the letters, and returns their number.
+    /// Deletes the selected letters, and returns their number.
     ///
     /// # Errors
     /// If the server cannot be reached or refuses. Some of the letters may have been deleted.
@@ -459,7 +459,7 @@ impl Selection {
     }
 }
 
-/// The future of a [`DeadLetterStore`].
+/// The future of a store, such as a [`DeadLetterStore`].
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
 /// Stores the dead letters of one group. A transport implements this trait for [`DeadLetters`].
@@ -473,11 +473,12 @@ pub trait DeadLetterStore: Send + Sync + 'static {
     /// Returns the id of the newest letter.
     fn newest(&self) -> StoreFuture<'_, Option<DeadLetterId>>;
 
-    /// Replays or purges the letters that still exist. Each letter is handled atomically.
+    /// Replays or purges those letters of a step that still exist. Each letter is handled
+    /// atomically.
     fn act(&self, action: Action, step: Step) -> StoreFuture<'_, Acted>;
 
-    /// Delivers the message of a letter again, with these fields. Returns `false` if the letter does
-    /// not exist, or cannot be decoded.
+    /// Delivers the message of a letter again, with these fields. Returns `false` if the letter
+    /// does not exist, or cannot be decoded.
     fn replay_as<'a>(
         &'a self,
         id: &'a DeadLetterId,
@@ -527,7 +528,7 @@ pub struct Acted {
 }
 
 /// Logs the number of dead letters that were dropped, at most once a second. The fields are the
-/// number that was not logged yet, and the time of the last log line.
+/// number of dropped letters that was not logged yet, and the time of the last log line.
 #[derive(Debug, Default)]
 pub(crate) struct DroppedLetters(Mutex<(u64, Option<Instant>)>);
 

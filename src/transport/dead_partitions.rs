@@ -134,7 +134,7 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
         Ok((!newest.is_empty()).then(|| newest.join(",").into()))
     }
 
-    /// Does a step in the first partition at or after `after` that has letters in the range.
+    /// Does a step in the first partition that has letters between `after` and `until`.
     async fn act_in_range(
         &self,
         action: Action,

@@ -8,22 +8,24 @@ use crate::{
     message::{Name, Parts, PermitRequest, holder},
 };
 
-/// The most bytes of a limit's name, and of a key under a limit.
+/// The maximum length of a limit's name, and of a key under a limit, in bytes.
 const MAX_LEN: usize = 512;
 
-/// A limit that all workers of a group share, whatever their number and their processes. Returned by
-/// the `limit` method of a transport's handle.
+/// A limit that all workers of a group share, in any number of processes. Returned by the `limit`
+/// method of a transport's handle.
 ///
-/// `SharedLimitLayer` of `campanile-middleware` uses it. A limit has a name and no numbers: each call
-/// says how many permits a key has, or how many messages may start in which period.
+/// `SharedLimitLayer` of `campanile-middleware` uses it. A limit has a name, but no fixed numbers.
+/// Each call of [`acquire`](Self::acquire) sets how many permits its key has, and each call of
+/// [`book`](Self::book) how many messages of its key may start in a period.
 ///
-/// A limit holds for each group of each stream: on a partitioned stream, for each partition.
+/// A limit applies separately to each group of each stream and, on a partitioned stream, to each
+/// partition.
 ///
 /// # Parking
 /// A message that gets no permit fails with [`Failure::park`](crate::error::Failure::park). The
-/// transport then parks it: in the order of arrival, outside of the workers, and without counting an
-/// attempt. A permit that is returned goes to the first message that is parked for the key. So the
-/// backlog of one key occupies no worker, and each of its messages is parked once.
+/// transport then parks it: in the order of arrival, outside of the workers, and without counting
+/// an attempt. A permit that becomes free goes to the first message that is parked for the key. So
+/// the backlog of one key occupies no worker, and each of its messages is parked once.
 #[derive(Clone)]
 pub struct Limit {
     name: Name,
@@ -55,7 +57,8 @@ impl Limit {
     /// reached.
     ///
     /// # Cancel safety
-    /// If the future is dropped, a permit that was granted is not returned. It ends after a lease.
+    /// If the future is dropped, a permit that was granted already is not returned. It expires
+    /// after one lease.
     pub async fn acquire(
         &self,
         parts: &Parts,
@@ -72,8 +75,9 @@ impl Limit {
 
     /// Books the next free start for a message that was delivered. At most `messages` messages of a
     /// key start in any `period`. Returns the wait until that start, zero if the message may start
-    /// now. If the message is delivered again after the wait, without counting an attempt, this
-    /// returns zero, unless it comes so late that other messages have taken its place.
+    /// now. If the message is delivered again after the wait, without counting an attempt, the next
+    /// call returns zero, unless the message comes so late that other messages have taken its
+    /// place.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
@@ -120,7 +124,7 @@ impl fmt::Debug for Limit {
     }
 }
 
-/// A permit of a [`Limit`]. Dropping it returns it.
+/// A permit of a [`Limit`]. Dropping the permit returns it to the limit.
 #[must_use = "a permit is returned when it is dropped"]
 pub struct Permit {
     request: PermitRequest,
@@ -141,8 +145,8 @@ impl fmt::Debug for Permit {
 
 /// The permits of a group's limits. Implemented by transports, for [`Limit`].
 pub trait LimitStore: Send + Sync {
-    /// Takes a permit. Returns `false` if all are taken. A holder that has one already gets it
-    /// again.
+    /// Takes a permit. Returns `false` if all are taken. A holder that already has a permit gets
+    /// the same permit again.
     fn acquire<'a>(&'a self, request: &'a PermitRequest) -> StoreFuture<'a, bool>;
 
     /// Returns a permit, and hands it to the first message that is parked for its key. Must not

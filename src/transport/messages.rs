@@ -1,4 +1,4 @@
-//! Looks at the messages of a group, without any effect on them.
+//! Lists the messages of a group, without any effect on them.
 
 use std::{
     fmt,
@@ -12,12 +12,12 @@ use crate::{
     message::{Attempt, Message, MessageId, Name},
 };
 
-/// The most messages of a page.
-const MOST: usize = 1_000;
+/// The maximum number of messages on a page.
+const MAX_ON_PAGE: usize = 1_000;
 
 /// The messages of a stream, as one group sees them: those that wait, run, are delayed or parked,
 /// whether their tasks are recorded or not. Returned by the `messages` method of a transport's
-/// handle. Reading has no effect: workers get their messages as before.
+/// handle. Listing messages does not affect their delivery.
 ///
 /// ```
 /// use campanile::{Client, transport::{MessageQuery, MessageState, memory::Memory}};
@@ -42,19 +42,19 @@ impl Messages {
         Self(Arc::new(store))
     }
 
-    /// Lists a page of messages: redeliveries first, then the messages of the stream, each in the
-    /// order in which they are or were delivered. A message that moves meanwhile may be missed, or
+    /// Lists a page of messages: the redeliveries first, then the messages on the stream, both in
+    /// the order of their delivery. A message that changes its state meanwhile may be missed, or
     /// listed twice.
     ///
     /// # Errors
-    /// If the store cannot be reached, the position of the query is invalid, or the handle has a set of
-    /// streams or a partitioned stream: use a handle of one partition.
+    /// If the store cannot be reached, the position of the query is invalid, or the handle has a
+    /// set of streams or a partitioned stream: use a handle of one partition.
     pub async fn list(&self, query: MessageQuery) -> Result<MessagePage, Error> {
         self.0.list(query).await
     }
 
-    /// Lists the keys of the group's limits for which messages are parked, at most 100, and the names
-    /// that are parked by a pause.
+    /// Lists the keys under which messages of the group are parked: keys of limits, and paused
+    /// names. On Redis at most 100.
     ///
     /// # Errors
     /// As [`list`](Self::list).
@@ -73,11 +73,11 @@ impl fmt::Debug for Messages {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MessageState {
-    /// A worker can fetch it now.
+    /// A worker can fetch the message now.
     Waiting,
-    /// A worker has fetched it, and has not settled it.
+    /// A worker has fetched the message, and has not settled it.
     Running,
-    /// It is not due: its sender has delayed it, or it waits for its next attempt.
+    /// The message is not due: its sender has delayed it, or it waits for its next attempt.
     Delayed,
 }
 
@@ -88,8 +88,8 @@ pub enum MessageState {
 pub struct MessageQuery {
     /// The state of the messages.
     pub state: MessageState,
-    /// The largest number of messages on a page, from 1 to 1,000. A page also ends once its messages
-    /// exceed 4 MiB, and has at least one message, if there is any.
+    /// The maximum number of messages on a page, from 1 to 1,000. A page also ends once its
+    /// messages exceed 4 MiB, and has at least one message, if there is any.
     pub max: usize,
     /// The position at which the page starts: that of [`MessagePage::next`]. `None` for the start.
     pub after: Option<String>,
@@ -105,9 +105,10 @@ impl MessageQuery {
         }
     }
 
-    /// Sets the largest number of messages on a page. It is bounded to 1 to 1,000.
+    /// Sets the maximum number of messages on a page. A number outside of 1 to 1,000 becomes the
+    /// nearest of these two.
     pub fn max(mut self, max: usize) -> Self {
-        self.max = max.clamp(1, MOST);
+        self.max = max.clamp(1, MAX_ON_PAGE);
         self
     }
 
@@ -163,21 +164,21 @@ impl MessagePage {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ListedMessage {
-    /// The id of its entry on the stream or among the redeliveries, or of a delayed message.
+    /// The id of the message's entry on the stream or among the redeliveries. For a delayed task,
+    /// the id of the task.
     pub entry: String,
     /// The id of the message.
     pub id: MessageId,
-    /// The message, or the fields that could not be decoded. The message is not a delivery: it has no
-    /// deadline and no lease.
+    /// The message, or the fields that could not be decoded. The message is not a delivery: it has
+    /// no deadline and no lease.
     pub content: Result<Message, Undecodable>,
     /// `true` if the message is on the stream. `false` if it is a redelivery.
     pub on_stream: bool,
-    /// The number of the attempt: the one that runs, or the next one.
+    /// The number of the attempt that runs, or else of the next one.
     pub attempt: Attempt,
-    /// The consumer that runs it. Bytes that are not UTF-8 are replaced.
+    /// The consumer that runs the message. Bytes of its name that are not UTF-8 are replaced.
     pub consumer: Option<String>,
-    /// The time since the consumer's last sign of life for this message: its delivery, a claim or a
-    /// renewal.
+    /// The time since the message was last delivered to the consumer, claimed by it, or renewed.
     pub idle: Option<Duration>,
     /// The time at which a delayed message is due, on the server's clock.
     pub due: Option<SystemTime>,
@@ -222,7 +223,7 @@ pub struct ParkedKey {
 impl ParkedKey {
     /// Creates a key under which messages are parked. For transports.
     pub(crate) fn new(key: &str, parked: u64, taken: u64, permits: Option<u64>) -> Self {
-        // No limit has an empty name.
+        // The key of a paused name starts with the colon: no limit has an empty name.
         let name = key.strip_prefix(':').map(Name::from);
         Self {
             limit: name.is_none().then(|| key.to_owned()),
@@ -250,10 +251,10 @@ impl StreamPage {
         Self { streams, next }
     }
 
-    /// Lists the streams that a handle names itself.
+    /// Lists the streams that the settings of a handle name.
     ///
     /// # Errors
-    /// The name of the registry, if the handle serves the streams of one.
+    /// The name of the registry, if the handle serves the streams of a registry.
     pub(crate) fn of_handle(settings: &Settings) -> Result<Self, &Name> {
         match settings.served_registry() {
             Some(registry) => Err(registry),

@@ -199,10 +199,10 @@ pub trait Source: Send + 'static {
         0
     }
 
-    /// Gets the state of the worker that the source belongs to. `serve` calls this once, before the first
-    /// [`next`](Self::next). A source that implements it announces the worker to others, answers their
-    /// questions, and passes their orders on: see [`Workers`]. The source keeps the worker announced
-    /// until it is closed or dropped. Unless overridden, does nothing.
+    /// Receives the state of the worker that reads this source. `serve` calls this once, before the
+    /// first [`next`](Self::next). A source that implements this method announces the worker,
+    /// answers questions about it, and passes orders on to it: see [`Workers`]. The source keeps
+    /// the worker announced until it is closed or dropped. Unless overridden, does nothing.
     fn monitor(&mut self, monitor: Arc<WorkerMonitor>) {
         drop(monitor);
     }
@@ -228,7 +228,7 @@ pub trait Source: Send + 'static {
     fn stop(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Waits until verdicts that were sent are confirmed, and ends the background tasks. Leaves the
-    /// group if no delivery is pending for this worker, and only then.
+    /// group only if no delivery is pending for this worker.
     ///
     /// # Errors
     /// If the server cannot be reached. No message is lost, because other workers claim the pending
@@ -267,7 +267,7 @@ pub struct Undecodable {
     pub stream: Option<Name>,
 }
 
-/// The right to settle one delivery. If it is dropped, the delivery is claimed by a worker when its
+/// The right to settle one delivery. If the right is dropped, a worker claims the delivery when its
 /// lease ends.
 ///
 /// To settle a delivery and wait for the confirmation, use [`Delivery::settle`].
@@ -280,7 +280,7 @@ pub trait SettleDelivery: Send + 'static {
     /// [`Verdict::Done`], which may still take effect: the first worker to finish wins.
     ///
     /// `on_settled` gets an error if the transport was closed, or if the server refuses the verdict
-    /// permanently. It is dropped without a call if the verdict can never be confirmed.
+    /// permanently. The callback is dropped without a call if the verdict can never be confirmed.
     fn settle(self, verdict: Verdict, on_settled: impl FnOnce(Result<(), Error>) + Send + 'static);
 }
 
@@ -337,8 +337,8 @@ pub enum Verdict {
     /// The message waits for a permit of a [`Limit`], outside of the workers. It does not count
     /// as an attempt. A transport without such limits delivers the message again.
     Park(PermitRequest),
-    /// The delivery was not started: it is released immediately, so that another worker gets the
-    /// message, and does not count as an attempt.
+    /// The delivery was not started. It is released immediately, so that another worker gets the
+    /// message, and it does not count as an attempt.
     Release,
 }
 

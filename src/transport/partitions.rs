@@ -25,7 +25,8 @@ pub(crate) struct Partitions {
     pub(crate) stream: Name,
     /// The streams of the partitions, which have the entries: `orders:0`, `orders:1`, …
     pub(crate) names: Arc<[Name]>,
-    /// The number of messages without a key so far. It chooses the partition of the next one.
+    /// The number of messages without a key so far. It chooses the partition of the next such
+    /// message.
     turn: Arc<AtomicUsize>,
     /// `true` if only one worker of a group reads each partition at a time.
     pub(crate) owned: bool,
@@ -144,10 +145,10 @@ impl Partitions {
 /// The way in which a handle uses a partitioned stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Reads the partitions. Records its number of partitions if it is the first, or higher than
-    /// before.
+    /// Reads the partitions. Records its number of partitions if none is recorded, or if it is
+    /// higher than the recorded one.
     Worker,
-    /// Sends to the partitions. Records its number of partitions if it is the first.
+    /// Sends to the partitions. Records its number of partitions if none is recorded.
     Sender,
 }
 

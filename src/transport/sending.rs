@@ -9,7 +9,8 @@ use crate::{
 
 /// The maximum delay of a task: a hundred years.
 const LONGEST_DELAY: Duration = Duration::from_secs(3_155_760_000);
-/// The maximum wait for replicas. Bounded, because later tasks for replicas wait behind it.
+/// The maximum wait for replicas. Bounded, because later tasks that need replicas are written only
+/// after this wait.
 const LONGEST_CONFIRMATION: Duration = Duration::from_secs(60);
 
 /// Checks a message before it is sent. Refuses invalid names, streams and keys, options that the
@@ -135,7 +136,7 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
     }
 }
 
-/// The most bytes of a key.
+/// The maximum length of a key, in bytes.
 const MAX_KEY_LEN: usize = 1024;
 
 const _: () = assert!(

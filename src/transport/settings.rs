@@ -29,7 +29,7 @@ pub enum Start {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnknownNames {
-    /// The delivery of a task fails and is repeated, because a newer worker of the group may have
+    /// The delivery of a task fails and is repeated, because a worker of a newer version may have
     /// the route. A request is answered with `not_found`.
     Fail,
     /// The delivery is acknowledged and counted, because the message is meant for another group of
@@ -55,9 +55,11 @@ pub struct Settings {
     /// The stream to which tasks and requests are sent, and from which a worker reads them.
     /// `app_stream`.
     pub stream: Name,
-    /// The streams that a worker serves instead of [`stream`](Self::stream). None.
+    /// The streams that a worker serves instead of [`stream`](Self::stream). `None`, which means
+    /// only [`stream`](Self::stream).
     pub streams: Option<Streams>,
-    /// The registry in which the sending half registers the streams that it sends to. None.
+    /// The registry in which the sending half registers the streams that it sends to. `None`, which
+    /// means that it registers none.
     pub registry: Option<Name>,
     /// The consumer group of the workers. `app_group`.
     pub group: Name,
@@ -65,15 +67,15 @@ pub struct Settings {
     pub start: Start,
     /// The maximum number of deliveries in flight, that is, fetched and not settled. 64.
     pub max_in_flight: usize,
-    /// The maximum number of deliveries in flight of all workers of the group together. `None`, which
-    /// means no limit.
+    /// The maximum number of deliveries in flight of all workers of the group together. `None`,
+    /// which means no limit.
     pub max_in_flight_of_group: Option<usize>,
-    /// The bytes of payload in flight at which nothing more is fetched. 64 MiB.
+    /// The number of bytes of payload in flight at which a worker stops fetching. 64 MiB.
     pub max_in_flight_bytes: usize,
     /// The number of attempts after which a message is given up and becomes a dead letter, unless
     /// its sender has [chosen another](crate::client::Call::max_attempts). 10.
     pub max_deliveries: u32,
-    /// The time after which the deliveries of a dead worker are claimed. 10 s.
+    /// The time after which other workers claim the deliveries of a dead worker. 10 s.
     pub lease: Duration,
     /// The delay of a redelivery if the failure does not set one. From 1 s, doubling up to 5 min.
     pub backoff: Backoff,
@@ -90,13 +92,14 @@ pub struct Settings {
     pub expired: Expired,
     /// The time for which an idempotency key is remembered after its task is due. 24 h.
     pub idempotency_window: Duration,
-    /// The most messages that may wait on a stream when this handle sends to it. `None`, which means
-    /// no bound.
+    /// The maximum number of messages that may wait on a stream to which this handle sends. `None`,
+    /// which means no bound.
     pub max_waiting: Option<usize>,
-    /// The longest time for which a message may have waited when this handle sends to its stream.
-    /// `None`, which means no bound.
+    /// The maximum age of the messages that wait on a stream to which this handle sends. `None`,
+    /// which means no bound.
     pub max_waiting_age: Option<Duration>,
-    /// Decides about a message for a stream on which too much waits. [`WhenFull::Fail`].
+    /// Decides about a message for a stream that has reached one of these two bounds.
+    /// [`WhenFull::Fail`].
     pub when_full: WhenFull,
 }
 
@@ -150,7 +153,7 @@ impl Settings {
         }
     }
 
-    /// Returns the streams whose backlogs are those of this handle.
+    /// Returns the streams that the backlog of this handle covers.
     ///
     /// # Errors
     /// If senders register the streams.
@@ -225,7 +228,7 @@ impl Settings {
     }
 
     /// Chooses the partition of a task or a request before it is sent, and sets it as
-    /// [`Parts::to`]. Does nothing if the message has another stream, or if the stream is not
+    /// [`Parts::to`]. Does nothing if the message names another stream, or if the stream is not
     /// partitioned.
     ///
     /// # Errors
@@ -246,7 +249,7 @@ impl Settings {
     /// Returns the stream to which a task or a request is sent.
     ///
     /// # Errors
-    /// If neither the message nor these settings have a single stream.
+    /// If the message names no stream, and these settings have a set of streams.
     pub(crate) fn target<'a>(&'a self, parts: &'a Parts) -> Result<&'a Name, Error> {
         parts.to.as_ref().map_or_else(|| self.one_stream(), Ok)
     }
@@ -272,8 +275,8 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the streams that one worker serves, and the order between them. Unless the set is a
-        /// partitioned stream, calls with this handle must choose a stream.
+        /// Sets the streams that one worker serves, and the order between them. With any set other
+        /// than a partitioned stream, calls with this handle must choose a stream.
         #[must_use]
         pub fn streams(mut self, streams: crate::transport::Streams) -> Self {
             self.settings.streams = Some(streams);
@@ -290,7 +293,7 @@ macro_rules! consumer_settings {
         }
 
         /// Sets the consumer group of the workers. Each group of a stream gets every message, and
-        /// its workers share them. `app_group` unless set.
+        /// divides the messages among its workers. `app_group` unless set.
         #[must_use]
         pub fn group(mut self, group: impl Into<crate::Name>) -> Self {
             self.settings.group = group.into();
@@ -319,13 +322,15 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the maximum number of deliveries in flight of all workers of the group together. The
-        /// limit is applied before the fetch: what it does not admit stays on the stream, and an idle
-        /// worker takes nothing from the others. The deliveries of a worker that has died count until
-        /// another worker has claimed and settled them. No limit unless set.
+        /// Sets the maximum number of deliveries in flight of all workers of the group together.
+        /// The limit is applied before the fetch: a message that it does not admit stays on the
+        /// stream and occupies no slot of a worker, and an idle worker reserves no part of the
+        /// limit. The deliveries of a worker that has died count until another worker has claimed
+        /// and settled them. No limit unless set.
         ///
-        /// All workers of the group must set the same number. It holds for the streams that a worker
-        /// serves; on a Redis Cluster, for those in each slot. For limits by key, see
+        /// All workers of the group must set the same number. On Redis the limit covers all streams
+        /// that a worker serves together; on a Redis Cluster, the streams of each hash slot. In
+        /// memory it applies to each stream separately. For limits by key, see
         /// [`limit`](Self::limit).
         ///
         /// # Panics
@@ -338,8 +343,8 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the maximum number of bytes of payload in flight: at this number nothing more is
-        /// fetched. A single message may be larger. 64 MiB unless set.
+        /// Sets the maximum number of bytes of payload in flight: at this number the worker stops
+        /// fetching. A single message may be larger. 64 MiB unless set.
         #[must_use]
         pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
             self.settings.max_in_flight_bytes = bytes;
@@ -347,13 +352,15 @@ macro_rules! consumer_settings {
         }
 
         /// Sets the number of attempts after which a message is given up and becomes a dead letter,
-        /// unless its sender has [chosen another](crate::client::Call::max_attempts). Layers read
-        /// the number that counts from [`Parts::max_attempts`](crate::Parts::max_attempts). 10
+        /// unless its sender has [chosen another](crate::client::Call::max_attempts). Layers find
+        /// the number that applies in [`Parts::max_attempts`](crate::Parts::max_attempts). 10
         /// unless set.
         ///
         /// The number is checked before the message is decoded, so that even a message that kills
-        /// its worker is not delivered forever. A sender cannot raise the number of deliveries in a
-        /// row that no worker settles.
+        /// its worker is not delivered forever. On Redis a message is also given up after this
+        /// number of deliveries in a row that no worker has settled, even if its sender has chosen
+        /// more attempts. [Owned](crate::transport::Streams::owned) partitions do not have this
+        /// second limit.
         ///
         /// # Panics
         /// If it is zero.
@@ -420,8 +427,8 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the fate of tasks that expire before they are started. Unless set, they are dropped
-        /// and counted.
+        /// Sets what happens to tasks that expire before they are started. Unless set, they are
+        /// dropped and counted.
         #[must_use]
         pub fn expired(mut self, expired: crate::transport::Expired) -> Self {
             self.settings.expired = expired;
@@ -429,8 +436,8 @@ macro_rules! consumer_settings {
         }
 
         /// Sets the time for which the idempotency key of a task is remembered after the task was
-        /// sent or, if it is delayed, after it is due. Choose a time that is longer than senders
-        /// retry. 24 h unless set.
+        /// sent or, if it is delayed, after it is due. Choose a time that is longer than the time
+        /// for which senders retry. 24 h unless set.
         ///
         /// # Panics
         /// If it is shorter than a millisecond.
@@ -445,18 +452,18 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the most messages that may wait on a stream when this handle sends a task or a
-        /// request to it. A call that would exceed the bound fails as
-        /// [overloaded](crate::Error::is_overloaded), or [waits](Self::when_full). No bound unless set:
-        /// then calls ask nothing.
+        /// Sets the maximum number of messages that may wait on a stream to which this handle sends
+        /// tasks or requests. A call that would exceed the bound fails as
+        /// [overloaded](crate::Error::is_overloaded), or [waits](Self::when_full). No bound unless
+        /// set: then calls do not ask for the number of waiting messages.
         ///
-        /// The messages that wait are those that could be delivered now: unread ones, and those due for
-        /// redelivery. Of the groups of the stream with a live worker the one with the most counts. A
-        /// group without a live worker does not count, since it would stop the senders of all others.
-        /// If no group has a live worker, the stream has no bound. Of a partitioned stream each
-        /// partition has the bound.
+        /// The messages that wait are those that could be delivered now: unread ones, and those due
+        /// for redelivery. If several groups of the stream have a live worker, the group with the
+        /// most waiting messages counts. A group without a live worker does not count, since it
+        /// would stop the senders of all other groups. If no group has a live worker, the stream
+        /// has no bound. On a partitioned stream, the bound applies to each partition.
         ///
-        /// Only what a sender could send later is refused:
+        /// The bound applies only to messages that a sender can send later:
         ///
         /// | message | the bound applies |
         /// |---|---|
@@ -467,11 +474,11 @@ macro_rules! consumer_settings {
         /// | a follow-up of an [outbox](crate::Outbox), a redelivery, a replayed dead letter, the task of a schedule | no; it counts as waiting |
         ///
         /// In memory the bound is exact. On Redis a sender asks the server for the numbers of the
-        /// stream: twice a second while it sends, and whenever it has sent a sixteenth of the room that
-        /// the last answer left. So one handle and its clones keep to the bound, and each further one
-        /// that sends at the same time may exceed it by a sixteenth of the bound, or by one message if
-        /// that is more. A handler that enqueues on its own stream can wait for itself; send such tasks
-        /// through the outbox.
+        /// stream: twice a second while it sends, and whenever it has sent a sixteenth of the room
+        /// that the last answer left. So one handle and its clones keep to the bound. Each further
+        /// handle that sends at the same time may exceed it by a sixteenth of the bound, or by one
+        /// message if that is more. A handler that enqueues on the stream that it serves can wait
+        /// for itself; send such tasks through the outbox.
         ///
         /// # Panics
         /// If it is zero.
@@ -483,10 +490,10 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the longest time for which a message may have waited on a stream when this handle sends
-        /// a task or a request to it. Everything that [`max_waiting`](Self::max_waiting) says applies to
-        /// this bound, too; either can be set alone. On Redis it is exact to half a second. The age of a
-        /// message starts again when it is due for redelivery.
+        /// Sets the maximum age of the messages that wait on a stream to which this handle sends
+        /// tasks or requests. Everything that [`max_waiting`](Self::max_waiting) says applies to
+        /// this bound, too; either can be set alone. On Redis the bound is exact to half a second.
+        /// The age of a message starts again when it is due for redelivery.
         ///
         /// # Panics
         /// If it is zero.
@@ -498,8 +505,9 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets what happens to a message for a stream on which
-        /// [too much](Self::max_waiting) waits: the call fails, or waits for room. It fails unless set.
+        /// Sets what happens to a message for a stream that has reached its
+        /// [bound](Self::max_waiting): the call fails, or waits for room. The call fails unless
+        /// set.
         ///
         /// # Panics
         /// If the wait is zero.

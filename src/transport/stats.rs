@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::message::Name;
 
-/// Statistics of a stream. Reading them is cheap enough for each scrape of metrics.
+/// Statistics of a stream. They are cheap enough to read at each scrape of metrics.
 ///
 /// On Redis these commands read the statistics, and none of them visits each entry:
 /// [`XLEN`](https://redis.io/docs/latest/commands/xlen/),
@@ -73,7 +73,7 @@ impl StreamStats {
                 .enumerate()
                 .filter(|(other, _)| *other != at);
             let others = others.map(|(_, unfinished)| *unfinished);
-            // Unknown if one of the others is unknown.
+            // Unknown if the number of any other group is unknown.
             let most = others
                 .into_iter()
                 .try_fold(0, |most, of| of.map(|of| most.max(of)));
@@ -113,22 +113,23 @@ pub struct GroupStats {
     pub parked: u64,
     /// The number of dead letters.
     pub dead: u64,
-    /// The number of live workers: those whose leases have not ended. A group without any is
-    /// *abandoned* if its service does not come back: nobody handles its messages, and the stream keeps
-    /// every entry that it has not handled.
+    /// The number of live workers: those whose leases have not ended. A group without live workers
+    /// is *abandoned* if its service does not come back: nobody handles its messages, and the
+    /// stream keeps every entry that the group has not handled.
     pub consumers: u64,
-    /// The number of entries of the stream that the group has not handled, at least: the stream keeps
-    /// also those that were handled and are newer than a pending one. `None` if [`lag`](Self::lag) is.
+    /// The number of entries of the stream that the group has not handled. The stream keeps at
+    /// least these entries for the group. It also keeps handled entries that are newer than a
+    /// pending one; in memory the number includes these. `None` if [`lag`](Self::lag) is `None`.
     pub unfinished: Option<u64>,
-    /// The number of entries that the stream keeps for this group alone, at least: the other groups have
-    /// handled them. `None` if it is unknown.
+    /// The minimum number of entries that the stream keeps for this group alone, because all other
+    /// groups have handled them. `None` if it is unknown.
     pub holds_up: Option<u64>,
     /// The time since the last sign of life of any consumer. `None` if the group has none.
     pub idle: Option<Duration>,
     /// The number of consumers of other libraries. The stream is not trimmed while such a consumer
-    /// holds entries or was active of late.
+    /// has pending entries or was active recently.
     pub foreign: u64,
-    /// The number of deliveries of such consumers that are not settled.
+    /// The number of deliveries of consumers of other libraries that are not settled.
     pub foreign_pending: u64,
     /// The id of the newest entry that was delivered to the group, or `None` before the first
     /// delivery. On Redis the entries before the group's start count as delivered.

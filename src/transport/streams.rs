@@ -24,7 +24,7 @@ use crate::{error::Error, message::Name};
 /// let tenants = Memory::new().streams(Streams::weighted([("paying", 9), ("free", 1)]));
 /// ```
 ///
-/// From a configuration file or the environment:
+/// A set can be read from a configuration file or the environment:
 ///
 /// ```
 /// use campanile::transport::Streams;
@@ -100,8 +100,8 @@ impl Streams {
     /// such as one stream for each tenant. Senders register a stream by sending to it with a handle
     /// that has this [`registry`](crate::transport::memory::Memory::registry).
     ///
-    /// A worker finds a new stream within about a second. On Redis it drops a stream that no sender
-    /// has used for 90 s, once the stream is empty.
+    /// A worker finds a new stream within about a second. On Redis it stops serving a stream that
+    /// no sender has used for 90 s, once the stream is empty.
     pub fn registered(registry: impl Into<Name>) -> Self {
         Self {
             members: Members::Registered(registry.into()),
@@ -140,8 +140,8 @@ impl Streams {
     /// records the number. A worker with a lower number is refused, and so is a sender with another
     /// number. To increase the number, first start workers with the higher number. Senders with the
     /// old number still work after that, and log a warning. A key may then belong to another
-    /// partition than before, so the order of its messages holds only among those that were sent
-    /// with the same number.
+    /// partition than before, so its messages are in order only among those that were sent with the
+    /// same number of partitions.
     pub fn partitioned(stream: impl Into<Name>, partitions: usize) -> Self {
         Self {
             members: Members::Partitioned(Partitions::new(stream.into(), partitions)),
@@ -340,7 +340,7 @@ pub(crate) struct StreamSchedule {
 struct Scheduled {
     stream: u32,
     weight: u32,
-    /// The virtual time at which its next delivery starts, unless `now` is later.
+    /// The virtual time at which the stream's next delivery starts, unless `now` is later.
     time: u64,
 }
 

@@ -63,18 +63,18 @@
 //! While the circuit is open, the service is not ready. Its callers are woken when the circuit may
 //! become half open. [`serve`](campanile::serve()) asks the outermost layer for readiness before it
 //! fetches. If an outer layer does not ask this layer for readiness, or if this layer is only
-//! around some of the routes, messages are still fetched, and wait in their deliveries.
+//! around some of the routes, messages are still fetched, and wait in the worker.
 //!
 //! A probe is reserved when the service is ready, and released when the service or its call is
 //! dropped. Some messages are fetched although the circuit admits no call: a worker with a
 //! half-open circuit may fetch more messages than there are probes, and a worker that already waits
-//! for messages when its circuit opens still receives some. These messages wait in their deliveries
-//! until the circuit admits them, and use up no attempts.
+//! for messages when its circuit opens still receives some. These messages wait in the worker until
+//! the circuit admits them, and use up no attempts.
 //! [`max_in_flight`](campanile::transport::Settings::max_in_flight) bounds their number. At a
-//! shutdown, tasks and requests that wait because the outermost layer is not ready are released.
-//! The shutdown waits for all others until its
-//! [deadline](campanile::serve::Serve::shutdown_deadline). Other workers claim the messages that
-//! still wait then, when their leases end.
+//! shutdown, the worker releases tasks and requests that wait because the outermost layer is not
+//! ready. It waits for all other messages until the shutdown's
+//! [deadline](campanile::serve::Serve::shutdown_deadline). Messages that still wait at the deadline
+//! are claimed by other workers when their leases end.
 //!
 //! With [`fail_fast`](CircuitBreakerLayer::fail_fast) the service is ready while the circuit is
 //! open, and its calls fail.
@@ -134,7 +134,7 @@ impl CircuitBreakerLayer {
     /// Sets the fraction of failed calls at which the circuit opens. 0.5 unless set.
     ///
     /// # Panics
-    /// If `part` is not above 0.0, or above 1.0.
+    /// Unless `part` is above 0.0 and at most 1.0.
     #[must_use]
     #[track_caller]
     pub fn failure_rate(self, part: f64) -> Self {
@@ -145,8 +145,8 @@ impl CircuitBreakerLayer {
         self.with(|config| config.failure_rate = part)
     }
 
-    /// Sets the window: the time for which the outcome of a call counts. It has a resolution of a
-    /// tenth of the window. 10 s unless set.
+    /// Sets the window: the time for which the outcome of a call counts. Its resolution is a tenth
+    /// of the window. 10 s unless set.
     ///
     /// # Panics
     /// If `window` is shorter than 10 ms.

@@ -105,8 +105,8 @@ where
                     self.readiness = Readiness::Unknown;
                 }
                 Readiness::Unknown | Readiness::Admitted(_) | Readiness::Refused(_) => {
-                    // The old permit is dropped first, because it may be the last probe, and the
-                    // request for a new one would wait for it.
+                    // A permit that is still here is from an earlier epoch of the circuit, so it
+                    // holds no probe.
                     self.readiness = Readiness::Unknown;
                     self.readiness = self.admit();
                     if matches!(self.readiness, Readiness::Refused(_)) {

@@ -27,7 +27,7 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct MemoryState {
     claims: HashMap<String, (Token, Instant)>,
-    /// The number of claims for the next clean-up, which removes expired claims.
+    /// The number of claims at which the next clean-up removes expired claims.
     cleanup_at: usize,
     outcomes: HashMap<String, (Bytes, End)>,
     /// The keys of the outcomes, in the order in which the outcomes expire.
@@ -41,7 +41,7 @@ type End = (Instant, u64);
 
 impl MemoryStore {
     /// Creates an empty store.
-    #[allow(clippy::new_without_default)] // A default store would share nothing with the others.
+    #[allow(clippy::new_without_default)] // Two new stores share nothing.
     pub fn new() -> Self {
         Self {
             state: Arc::default(),

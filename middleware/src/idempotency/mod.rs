@@ -15,7 +15,7 @@
 //!     .task("charge", charge)
 //!     .layer(IdempotencyLayer::new(MemoryStore::new()));
 //! ```
-//! With a store for all workers of a group, and a key that senders choose:
+//! The next example has a store for all workers of a group, and a key that senders choose:
 //!
 #![cfg_attr(feature = "idempotency-redis", doc = "```no_run")]
 #![cfg_attr(not(feature = "idempotency-redis"), doc = "```ignore")]
@@ -43,17 +43,18 @@
 //!
 //! # Key
 //! The key is the message's id with its stream and its group, unless [`key`](IdempotencyLayer::key)
-//! sets another. Redelivered and claimed messages keep their ids. A message without an id, such as
-//! an event or a call in place, runs without a claim, because it cannot be delivered again. If
-//! another key is set, a message without this key is rejected, unless
-//! [`missing_key`](IdempotencyLayer::missing_key) allows it.
+//! sets another. Redelivered and claimed messages keep their ids. A message without an id runs
+//! without a claim, because it cannot be delivered again. Examples are an event, and a message of a
+//! client that calls the router without a transport. If another key is set, a message without this
+//! key is rejected, unless [`missing_key`](IdempotencyLayer::missing_key) allows it.
 //!
-//! Messages of different kinds or names may have the same key, for example `orders.create` and
-//! `orders.cancel`. **A store belongs to one consumer group**, because every group has to handle
-//! every message. It also belongs to one layer: if two nested layers shared a store, the inner
-//! layer would find every key claimed by the outer one. A custom key does not include the stream,
-//! so workers of several streams that share a store also share these keys. To separate the streams,
-//! add [`Parts::stream`](campanile::Parts::stream) to the key.
+//! The layer adds the kind and the name of the message to the key. So messages with different
+//! names, such as `orders.create` and `orders.cancel`, may have the same key. **A store belongs to
+//! one consumer group**, because every group has to handle every message. A store also belongs to
+//! one layer: if two nested layers shared a store, the inner layer would find every key claimed by
+//! the outer one. A custom key does not include the stream, so workers of several streams that
+//! share a store also share these keys. To separate the streams, add
+//! [`Parts::stream`](campanile::Parts::stream) to the key.
 //!
 //! A message that gets a stored outcome is logged at debug level, and counted by
 //! [`suppressed`](IdempotencyLayer::suppressed).
@@ -61,14 +62,14 @@
 //! # Delivery guarantee
 //! | event | consequence |
 //! |---|---|
-//! | a message arrives whose key has a stored outcome | it is not run, and gets the stored outcome. Exception: a message whose [own failure](#errors) is stored is run |
-//! | a message arrives while another one with its key runs | it fails with [`InProgress`] and is delivered again after [`retry_after`](IdempotencyLayer::retry_after). The attempt does not count, and it occupies no slot meanwhile |
+//! | a message arrives whose key has a stored outcome | it is not run, and gets the stored outcome. Exception: if the stored outcome is a [failure of this message itself](#errors), the message is run |
+//! | a message arrives while another one with its key runs | it fails with [`InProgress`] and is delivered again after [`retry_after`](IdempotencyLayer::retry_after). The attempt does not count, and the message occupies no slot until then |
 //! | the worker of a running message dies | the claim expires within [`claim_for`](IdempotencyLayer::claim_for). Then another message with the key runs |
-//! | a running message stalls for longer than its claim | another message with the key runs at the same time. Each claim has a token, so the stalled message cannot renew or release the other claim. The outcome that comes first is stored |
+//! | a running message stalls for longer than its claim | another message with the key runs at the same time. Each claim has a token, so the stalled message cannot renew or release the other claim. Its outcome is not stored if the key has another claim or another outcome |
 //! | the future is dropped, or panics | the claim is released, and another message with the key may run |
 //! | the store fails before the inner service was called | the message fails with [`StoreFailed`] and is delivered again, and the attempt does not count. With [`StoreDown::Run`] it runs without a claim |
 //! | the servers of the store fail over | replicated outcomes are kept. A duplicate of a message whose outcome was not replicated runs again |
-//! | the store fails after the call | the outcome counts, and a warning says that it was not stored. A duplicate runs again |
+//! | the store fails after the call | the message gets its outcome, and a warning is logged that it was not stored. A duplicate runs again |
 //!
 //! So the effect of a handler happens once while the workers and the store are alive, and at least
 //! once in any case. If it must happen exactly once, write the effect and the key in one
@@ -207,17 +208,17 @@ impl<St, K> IdempotencyLayer<St, K> {
         self.suppressed.load(Ordering::Relaxed)
     }
 
-    /// Sets the handling of messages without a key. Unless set, they are run if the key is that of
-    /// [`new`](Self::new), and rejected if another [`key`](Self::key) is set.
+    /// Sets the handling of messages without a key. Unless set, these messages run if the layer has
+    /// the default key, and are rejected if [`key`](Self::key) has set another key.
     #[must_use]
     pub fn missing_key(mut self, missing: MissingKey) -> Self {
         self.keys.missing = missing;
         self
     }
 
-    /// Sets how long a claim is valid after its last renewal, which is how long the claim of a dead
-    /// worker lasts. A live worker renews its claims after each third of this time. 30 s unless
-    /// set.
+    /// Sets how long a claim is valid after its last renewal. So after a worker has died, its
+    /// claims end within this time. A live worker renews its claims after each third of this time.
+    /// 30 s unless set.
     ///
     /// # Panics
     /// If `claim` is shorter than 100 ms.
@@ -232,8 +233,8 @@ impl<St, K> IdempotencyLayer<St, K> {
         self
     }
 
-    /// Sets how long an outcome is stored. Choose a time that is longer than senders retry. 24 h
-    /// unless set.
+    /// Sets how long an outcome is stored. It should be longer than the time for which senders
+    /// retry. 24 h unless set.
     ///
     /// # Panics
     /// If `keep` is shorter than a millisecond.
@@ -263,8 +264,8 @@ impl<St, K> IdempotencyLayer<St, K> {
         self
     }
 
-    /// Sets what happens to a message if the store fails before it is run. The message fails unless
-    /// set.
+    /// Sets what happens to a message if the store fails before the message is run. The message
+    /// fails unless set.
     #[must_use]
     pub fn store_down(mut self, store_down: StoreDown) -> Self {
         self.config.store_down = store_down;

@@ -50,11 +50,11 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// Creates a store over a handle, which may also serve and send. All keys begin with `prefix`.
-    /// The prefix should contain the name of the consumer group, because every group has to handle
-    /// every message, so groups must not share a store. No prefix may begin with the prefix of
-    /// another store, because two such stores could use the same key. On a cluster, a prefix with a
-    /// hash tag, such as `{once}:`, puts all keys on one node.
+    /// Creates a store that uses the connections of a handle. The handle may also serve and send.
+    /// All keys begin with `prefix`. The prefix should contain the name of the consumer group:
+    /// groups must not share a store, because every group has to handle every message. No prefix
+    /// may begin with the prefix of another store, because two such stores could use the same key.
+    /// On a cluster, a prefix with a hash tag, such as `{once}:`, puts all keys on one node.
     ///
     /// # Panics
     /// If the prefix is empty.

@@ -15,8 +15,9 @@
 //! # let _ = (app, client);
 //! ```
 //!
-//! With a group, a Prometheus recorder with the conventions' buckets, and the counts of the
-//! transport. The example `prometheus` is a complete application:
+//! The next example adds a consumer group, a Prometheus recorder with the buckets that
+//! OpenTelemetry recommends, and the counts of the transport. The example `prometheus` is a
+//! complete application:
 //!
 //! ```
 //! use campanile::{Router, transport::memory::Memory};
@@ -60,7 +61,7 @@
 //! | [`CONSUMED_MESSAGES`] | a serving layer | counter: handled deliveries |
 //! | [`PROCESS_DURATION`] | a serving layer | histogram, seconds: the time to handle a delivery |
 //! | [`REDELIVERED_MESSAGES`] | a serving layer | counter: deliveries that were not the first of their message |
-//! | [`IN_FLIGHT`] | both | gauge: running calls |
+//! | [`IN_FLIGHT`] | either layer | gauge: running calls |
 //! | `campanile.transport.*` | [`publish_counts`](TransportMetrics::publish_counts) | counters: the fields of [`Counts`](campanile::transport::Counts), such as `sent`, `done`, `redelivered`, `dead`, `expired`, `reconnects` |
 //! | `campanile.stream.*`, `campanile.group.*` | [`publish_stats`](TransportMetrics::publish_stats) | gauges: the fields of [`StreamStats`](campanile::transport::StreamStats), such as `lag`, `pending`, `oldest_pending` (seconds), `delayed`, `dead` |
 //! | [`READY`] | [`publish_state`](TransportMetrics::publish_state) | gauge: 1 while the handle is connected |
@@ -74,8 +75,8 @@
 //! set, `messaging.consumer.group.name`. A further label is `campanile.message.kind`. The number of
 //! values of each label is bounded. A serving layer takes the destination from the matched route,
 //! not from the message. The destination is `_OTHER` if no route matches, or if the layer is
-//! outside the router. In a client's layer the destination is the name of the message. After the
-//! first [256](MetricsLayer::max_destinations) names it is `_OTHER`.
+//! outside the router. In a client's layer the destination is the name of the message. It is
+//! `_OTHER` for all names after the first [256](MetricsLayer::max_destinations).
 //!
 //! # Recorders
 //! A layer keeps its metric handles, so that it does not look them up for each message. So install

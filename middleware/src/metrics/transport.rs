@@ -14,8 +14,8 @@ use crate::conventions;
 /// Publishes the counts, the statistics and the state of a transport's handle. See the
 /// [module](super).
 ///
-/// Call the methods at each scrape. Each method sets its metrics to the given values. The caller
-/// reads the statistics, because this needs the server and may fail.
+/// Call the methods at each scrape. Each method sets its metrics to the given values. The
+/// application reads the statistics itself, because reading them needs the server and may fail.
 #[derive(Debug, Clone)]
 pub struct TransportMetrics {
     system: Label,

@@ -12,8 +12,8 @@
 //!     .layer(OrderedByKeyLayer::new(key::header("x-account")));
 //! ```
 //!
-//! The layer must have the same back-off as the source. Set it if the source does not have the
-//! default one:
+//! The layer must have the same back-off as the source. If the source does not have the default
+//! back-off, set it for the layer, too:
 //!
 //! ```
 //! use campanile::{
@@ -53,17 +53,18 @@
 //!   which messages reach this layer.
 //! - **A failure keeps the order.** A message that will be delivered again keeps its turn, and
 //!   later messages of its key wait for it. If its redelivery is due within a quarter of a second,
-//!   they wait in their deliveries. Otherwise they are *put off*: they fail with [`PutOff`], and
-//!   return shortly after that message. Such an attempt does not count. A message that is put off
-//!   occupies no slot of `max_in_flight` during the back-off, so messages with other keys continue.
-//!   Each failure of the first message costs one redelivery for each message that is put off.
+//!   they wait in the worker. Otherwise they are *put off*: they fail with [`PutOff`], and are
+//!   delivered again shortly after that message. Such an attempt does not count. A message that is
+//!   put off occupies no slot of `max_in_flight` during the back-off, so messages with other keys
+//!   continue. Each failure of the first message costs one redelivery for each message that is put
+//!   off.
 //! - A message gives up its turn when it is done, answered, discarded, or a dead letter.
 //! - A message that keeps its turn may never return, because it was purged or another worker
 //!   claimed it. It loses its turn [`redelivery_timeout`] after its redelivery was due, or at its
 //!   deadline if that is earlier.
 //!
 //! **The turns end with the worker.** After a shutdown or a crash, messages that ran or were put
-//! off are delivered again among new ones. A message may then run after later messages with its
+//! off are delivered again among new messages. A message may then run after later messages with its
 //! key.
 //!
 //! **Several workers break the order.** The workers of a group share its messages, so two workers
@@ -71,9 +72,10 @@
 //! worker. If order matters, give the group only one worker, or use a stream with [owned
 //! partitions](campanile::transport::Streams::owned).
 //!
-//! An event, and a message without an [`id`](campanile::Parts::id), such as a call without a
-//! transport, cannot be delivered again, so this layer cannot put it off. It waits for messages
-//! that run or wait, but not for messages that will be delivered again.
+//! Some messages cannot be delivered again, so this layer cannot put them off: events, and messages
+//! without an [`id`](campanile::Parts::id), such as those of a client that calls the router without
+//! a transport. They wait for earlier messages that run or wait in the worker, but not for messages
+//! that will be delivered again.
 //!
 //! Put the layers that decide about failures *inside* this one: timeouts, `catch_panic`,
 //! `map_failure`, `retry`. This layer reads the decision from the error (see
@@ -83,9 +85,9 @@
 //!
 //! # Back-pressure
 //! `poll_ready` does not know the message, so the layer is ready whenever the inner service is. A
-//! message that must wait does so in its delivery: the worker renews its lease, and it occupies one
-//! of the source's `max_in_flight` slots. A key with a long backlog can occupy all slots. A waiting
-//! message holds no reservation of the inner service.
+//! message that must wait does so in the worker: the worker renews its lease, and the message
+//! occupies one of the source's `max_in_flight` slots. A key with a long backlog can occupy all
+//! slots. A waiting message holds no reservation of the inner service.
 //!
 //! A service that was polled ready and not yet called holds a turn, and all later messages of all
 //! keys wait for it. `serve` and clients call the service immediately after `poll_ready`. So do
@@ -162,8 +164,8 @@ impl<K: KeyOf> OrderedByKeyLayer<K> {
         self
     }
 
-    /// Sets the back-off: the delay of a redelivery for which the failure sets none. It must equal
-    /// the back-off of the source. From 1 s, doubling up to 5 min, unless set.
+    /// Sets the back-off, which is the delay of a redelivery if the failure sets no delay. It must
+    /// equal the back-off of the source. From 1 s, doubling up to 5 min, unless set.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.config.backoff = backoff;

@@ -10,13 +10,13 @@ use tokio::time::Instant;
 
 use crate::key::MessageIdentity;
 
-/// The time before and after the moment at which the redelivery of an earlier message is due. In
-/// this time later messages wait for it in their deliveries. Long enough for messages that were put
-/// off together to return in any order. Short, because a waiting message occupies a slot that the
-/// earlier one may need.
+/// Later messages wait in the worker from this time before the redelivery of an earlier message is
+/// due until this time after it. Otherwise they are put off. The time is long enough for messages
+/// that were put off together to return in any order. It is short, because a waiting message
+/// occupies a slot that the earlier message may need.
 pub(super) const WAIT_IN_PLACE: Duration = Duration::from_millis(250);
-/// The minimum time by which a message that is put off returns later than the message that it waits
-/// for.
+/// The minimum time between the redelivery of a message and the redelivery of a message that was
+/// put off because of it.
 const RETURN_GAP: Duration = Duration::from_millis(10);
 /// The maximum time for which a message is put off if the earlier message is overdue.
 const MAX_OVERDUE_WAIT: Duration = Duration::from_secs(10);
@@ -128,7 +128,8 @@ impl KeyQueue {
     }
 
     /// Keeps the turn of a message that will be delivered again. Returns `false` if another
-    /// delivery of the message is deferred already. Of two turns the message keeps the first.
+    /// delivery of the message is deferred already. The message then keeps the earlier of the two
+    /// turns.
     pub(super) fn defer(&mut self, turn: Turn, deferred: Deferred) -> bool {
         let first = self
             .turns
@@ -142,8 +143,9 @@ impl KeyQueue {
         known.is_none()
     }
 
-    /// Removes and returns the waker of the first waiting message, or the wakers of `all`. A
-    /// message that is deferred has to wake all, because each later message may have to be put off.
+    /// Removes and returns the waker of the first waiting message, or the wakers of all waiting
+    /// messages if `all` is set. All are woken when a message is deferred, because each later
+    /// message may have to be put off.
     pub(super) fn wakers(&mut self, all: bool) -> Vec<Waker> {
         let count = if all { usize::MAX } else { 1 };
         let waiting = self.waiting.values_mut().take(count);
@@ -151,7 +153,7 @@ impl KeyQueue {
     }
 
     /// Removes deferred messages that have lost their turns.
-    pub(super) fn forget(&mut self, now: Instant) {
+    pub(super) fn remove_expired(&mut self, now: Instant) {
         self.deferred
             .retain(|_, deferred| deferred.expires_at > now);
         self.turns

@@ -96,8 +96,9 @@ impl QueuedMessage {
         (self.queues).step(&self.key, self.turn, can_be_put_off, waker)
     }
 
-    /// Leaves the queue. `redelivered_after` is the time until the redelivery of the message, which
-    /// then keeps its turn, or `None` if the message is not delivered again.
+    /// Leaves the queue. `redelivered_after` is the time until the redelivery of the message, or
+    /// `None` if the message is not delivered again. A message that is delivered again keeps its
+    /// turn.
     fn end(&mut self, redelivered_after: Option<Duration>) {
         self.has_left = true;
         let deferred = redelivered_after.and_then(|wait| self.deferred(wait));
@@ -113,7 +114,7 @@ impl QueuedMessage {
     }
 
     fn deferred(&self, wait: Duration) -> Option<Deferred> {
-        // A message whose times cannot be represented does not keep its turn.
+        // If one of these times overflows, the message does not keep its turn.
         let due_at = Instant::now().checked_add(wait)?;
         let expires_at = due_at.checked_add(self.config.redelivery_timeout)?;
         let expires_at = match self.delivery.deadline {
@@ -131,7 +132,7 @@ impl QueuedMessage {
 
     /// Returns the delay of the redelivery, or `None` after the last attempt. `after` is the delay
     /// that the failure sets, if it sets one.
-    fn wait(&self, after: Option<Duration>, counted: bool) -> Option<Duration> {
+    fn redelivery_delay(&self, after: Option<Duration>, counted: bool) -> Option<Duration> {
         let attempt = self.delivery.attempt.0;
         if counted && self.delivery.is_last_attempt {
             return None;
@@ -150,7 +151,7 @@ impl QueuedMessage {
             self.end(None);
             return error;
         };
-        let wait = self.wait(after, counted);
+        let wait = self.redelivery_delay(after, counted);
         self.end(wait);
         match wait {
             Some(wait) if after.is_none() => {
@@ -214,10 +215,10 @@ impl Drop for QueuedMessage {
             return;
         }
         // The inner service panicked, or an outer layer dropped the future. A task is then
-        // delivered again after the source's back-off, because this layer returns no error with
-        // another delay. A request is answered with an error.
+        // delivered again after the source's back-off, because this layer cannot return an error
+        // that sets another delay. A request is answered with an error.
         let redelivered_after = match self.delivery.kind {
-            Kind::Task => self.wait(None, true),
+            Kind::Task => self.redelivery_delay(None, true),
             Kind::Rpc | Kind::Event => None,
         };
         self.end(redelivered_after);

@@ -16,8 +16,8 @@ use crate::{
     sync::lock,
 };
 
-/// The number of deferred messages from which on a clean-up removes those that have lost their
-/// turns.
+/// The minimum number of deferred messages for a clean-up, which removes messages that have lost
+/// their turns.
 const CLEANUP_THRESHOLD: usize = 1_000;
 /// The minimum time between two clean-ups.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,8 +31,8 @@ struct QueuesState {
     last_turn: Turn,
     /// The turns that `poll_ready` has reserved for messages of later calls.
     reserved: BTreeSet<Turn>,
-    /// The wakers of messages that wait because an earlier turn is still reserved: its message may
-    /// have the same key.
+    /// The wakers of messages that wait because an earlier turn is still reserved: the message of
+    /// that turn may have the same key.
     blocked: BTreeMap<Turn, Waker>,
     queues: HashMap<Key, KeyQueue>,
     /// The number of deferred messages in all queues.
@@ -84,7 +84,8 @@ impl KeyQueues {
     }
 
     /// Removes the message with this turn from its queue. The message keeps the turn if `deferred`
-    /// is `Some` and fewer than `max_deferred` messages are deferred. Returns `true` if it does.
+    /// is `Some` and fewer than `max_deferred` messages are deferred. Returns `true` if the message
+    /// keeps its turn.
     pub(super) fn end(
         &self,
         key: &Key,
@@ -139,7 +140,7 @@ impl QueuesState {
         }
         self.cleaned_at = Some(now);
         self.queues.retain(|_, queue| {
-            queue.forget(now);
+            queue.remove_expired(now);
             !queue.is_empty()
         });
         self.deferred = self.queues.values().map(KeyQueue::deferred).sum();

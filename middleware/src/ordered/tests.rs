@@ -47,7 +47,7 @@ fn fail(
     Settle::of(Kind::Task, &*error)
 }
 
-/// Polls a call whose message must be put off. Returns for how long.
+/// Polls a call whose message must be put off. Returns the time for which it is put off.
 fn put_off(call: &mut Call<OrderedByKeyFuture<Inner>>) -> Duration {
     let error = assert_ready!(call.poll()).unwrap_err();
     assert!(find::<PutOff>(&*error).is_some(), "{error:?}");
@@ -60,7 +60,8 @@ fn put_off(call: &mut Call<OrderedByKeyFuture<Inner>>) -> Duration {
     }
 }
 
-/// Calls the service with a message that must be put off at once. Returns for how long.
+/// Calls the service with a message that must be put off at once. Returns the time for which it is
+/// put off.
 fn is_put_off(service: &mut Spawn<Ordered>, message: Message) -> Duration {
     assert_ready_ok!(service.poll_ready());
     put_off(&mut tokio_test::task::spawn(service.call(message)))

@@ -17,8 +17,8 @@ use crate::{gated::Admission, keyed_permits::KeyedPermit};
 /// A message that waits for the earlier messages with its key, and then for the rate.
 pub(super) struct WaitingMessage {
     limiter: Arc<Limiter>,
-    /// The permit of the message that waits for the rate, or the request for it. `None` once the
-    /// message is admitted.
+    /// The key's only permit, or the request for it. The message with the permit waits for the
+    /// rate. `None` once the message is admitted.
     permit: Option<KeyedPermit>,
     kind: Kind,
     /// The time at which the message fails if it was not admitted.

@@ -66,8 +66,9 @@ impl Limiter {
     }
 
     /// Returns the error of a message over the rate. The rate admits the next message after `wait`.
-    /// If the message is a task, its redelivery is one interval after that of the task before it:
-    /// if all tasks were delivered again together, all but one would be put off again.
+    /// If the message is a task, it is delivered again at least one interval after the task that
+    /// was put off before it. If all tasks were delivered again at the same time, all but one would
+    /// be put off again.
     pub(super) fn refuse(&self, kind: Kind, key: &Key, wait: Duration) -> BoxError {
         if kind != Kind::Task {
             return RateLimited::error(kind, wait);

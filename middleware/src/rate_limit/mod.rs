@@ -16,7 +16,8 @@
 //!     .layer(RateLimitByKeyLayer::new(10, Duration::from_secs(1), key::header("x-tenant")));
 //! ```
 //!
-//! With small bursts, and a short wait before a message is put off:
+//! The next layer allows small bursts, and lets a message wait for a short time before it is put
+//! off:
 //!
 //! ```
 //! use campanile::Router;
@@ -32,10 +33,11 @@
 //! ```
 //!
 //! # The rate in a period
-//! This is not a sliding window. After a pause, a burst starts at once, and the rate goes on behind it: the period that
-//! begins with the burst has up to `messages + burst - 1` messages, which is almost twice the rate unless
-//! [`burst`](RateLimitByKeyLayer::burst) is set. With `.burst(1)` no period has more than `messages`. A rate that is exact in
-//! every period, with bursts, and over all processes, is `SharedLimitLayer::rate`.
+//! This is not a sliding window. After a pause, a burst starts at once, and further messages follow
+//! at the rate. So up to `messages + burst - 1` messages start in the period that begins with the
+//! burst. That is almost twice the rate unless [`burst`](RateLimitByKeyLayer::burst) is set. With
+//! `.burst(1)` no period has more than `messages`. For a rate that is exact in every period, with
+//! bursts, and over all processes, use `SharedLimitLayer::rate`.
 //!
 //! # Ordering
 //! Messages that [wait](RateLimitByKeyLayer::max_wait) start in the order in which their futures
@@ -48,8 +50,8 @@
 //! long backlog return at different times, so most of them are delivered only twice.
 //!
 //! With [`max_wait`](RateLimitByKeyLayer::max_wait), a message that will be admitted within that
-//! time waits in its delivery instead: the worker renews its lease, and it occupies one of the
-//! source's `max_in_flight` slots.
+//! time waits in the worker instead: the worker renews its lease, and the message occupies one of
+//! the source's `max_in_flight` slots.
 //!
 //! Each process counts separately, so the rate of all workers together is the sum of their rates.
 //! All services that a layer and its clones make share the count. A key takes no memory after a
@@ -150,7 +152,7 @@ impl<K: KeyOf> RateLimitByKeyLayer<K> {
         self
     }
 
-    /// Sets the maximum time that a message waits in its delivery. A message that would wait longer
+    /// Sets the maximum time that a message waits in this layer. A message that would wait longer
     /// is put off. Zero unless set.
     #[must_use]
     pub fn max_wait(mut self, wait: Duration) -> Self {
@@ -251,7 +253,8 @@ where
             return RateLimitByKeyFuture(Gated::free(ready, message));
         }
         let waiting = WaitingMessage::new(layer.limiter.clone(), permit, kind, layer.max_wait);
-        // Dropping `ready` returns its reservation to other messages for the time of the wait.
+        // Dropping `ready` releases its reservation, so that other messages can use it during the
+        // wait.
         RateLimitByKeyFuture(Gated::waiting(waiting, self.inner.clone(), message))
     }
 }

@@ -68,7 +68,7 @@ async fn a_message_over_the_rate_of_its_key_returns_when_the_rate_admits_it() {
     let _answer = only_request(&mut handle, "3");
 }
 
-/// Returns the most messages that start in any window of a second, at ten in a second.
+/// Returns the maximum number of messages that the layer starts in any window of one second.
 async fn most_in_a_second(layer: RateLimitByKeyLayer<Header>) -> Option<usize> {
     let window = SECOND;
     let (mut service, mut handle) = service(&layer);

@@ -24,7 +24,8 @@
 //! # }
 //! ```
 //!
-//! With custom ids in another header, and in a task that a handler spawns:
+//! The next example has custom ids in another header, and keeps the id in a task that a handler
+//! spawns:
 //!
 //! ```
 //! use campanile::{Message, Router};
@@ -60,8 +61,8 @@
 //! the same task. Use [`RequestId::scope`] for tasks that a handler spawns. The reply to a request
 //! has the id in its header, unless the handler has set another one.
 //!
-//! An event has no headers on [Pub/Sub](campanile::transport::check), so its id is not sent. Each
-//! worker that receives the event makes a new id.
+//! An event cannot have [headers](campanile::transport::check), so its id is not sent. Each worker
+//! that receives the event makes a new id.
 //!
 //! # Errors
 //! The layer adds no errors. An error reply has no headers, so it has no id.

@@ -38,9 +38,9 @@ impl DurableRetryLayer {
     /// Creates a layer that delivers a failed task again until its last attempt. After that the task
     /// is a dead letter.
     ///
-    /// The number of attempts is that of the [task](campanile::client::Call::max_attempts), or else
-    /// the worker's [`max_deliveries`](campanile::transport::Settings::max_deliveries), 10 unless
-    /// set.
+    /// The number of attempts is the one that the [sender](campanile::client::Call::max_attempts)
+    /// of the task has set, or else the worker's
+    /// [`max_deliveries`](campanile::transport::Settings::max_deliveries), 10 unless set.
     pub fn new() -> Self {
         let backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(300));
         Self {
@@ -59,8 +59,8 @@ impl DurableRetryLayer {
         self
     }
 
-    /// Gives messages up after this number of attempts, including the first, if they are not given
-    /// up earlier. For a layer around some of the routes. A number above that of the message has no
+    /// Lowers the number of attempts, including the first, after which a message is given up. Use
+    /// this for a layer around some of the routes. A number above the message's own number has no
     /// effect: raise the worker's `max_deliveries` instead.
     ///
     /// # Panics
@@ -191,7 +191,7 @@ where
     }
 }
 
-/// The parts of a delivery that decide whether there is a next one.
+/// The parts of a delivery that decide if the message is delivered again.
 #[derive(Debug, Clone, Copy)]
 struct Delivery {
     kind: Kind,

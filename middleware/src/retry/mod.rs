@@ -20,7 +20,7 @@
 //! [`DurableRetryLayer`] retries later, by redelivery. It turns an error into a [`Failure`] that
 //! requests a redelivery after the attempt's back-off, or a dead letter after the last attempt. The
 //! transport stores the message until then, so the wait occupies no slot and survives the end of
-//! the process. With both, each delivery has some quick tries:
+//! the process. With both kinds of retry, each delivery has a few quick tries in place:
 //!
 //! ```
 //! use campanile::{BoxError, Router, transport::Backoff};
@@ -49,10 +49,10 @@
 //! # Number of attempts
 //! One setting limits the deliveries of a message: the
 //! [`max_deliveries`](campanile::transport::Settings::max_deliveries) of its worker, 10 unless set.
-//! A task that its sender has given [its own number](campanile::client::Call::max_attempts) uses
-//! that instead. Layers read the number that counts from
+//! If the sender of a task has set [its own number](campanile::client::Call::max_attempts), that
+//! number counts instead. Layers read the number that counts from
 //! [`Parts::max_attempts`](campanile::Parts::max_attempts). A layer around some of the routes can
-//! [lower](DurableRetryLayer::max_attempts) it for them.
+//! [lower](DurableRetryLayer::max_attempts) the number for these routes.
 //!
 //! The reason of a dead letter says who has decided: `given up by DurableRetryLayer after attempt 3
 //! of 3`, `given up by DurableRetryLayer as permanent`, `given up by the worker after attempt 10 of
@@ -85,7 +85,7 @@
 //! message. Such a call is retried only if the message has an [idempotency
 //! key](campanile::client::Call::idempotency_key): the transport stores only one task with this
 //! key. A message without an id is treated as one that a client sends. This includes events, and
-//! messages of a client that calls a router in place.
+//! messages of a client that calls a router without a transport.
 //!
 //! # Delivery guarantee
 //! A handler runs again after a failure, both in place and by redelivery, so it must tolerate

@@ -1,4 +1,4 @@
-//! The policy that retries in place.
+//! The policy that retries within a delivery or a call.
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
@@ -122,7 +122,8 @@ impl RetryPolicy {
 }
 
 /// Returns `true` if the transport may have accepted the message, so that a retry could store it
-/// twice. A message with an id was delivered by a transport, and its retry sends nothing.
+/// twice. A message with an id was delivered by a transport: a retry handles it again, and sends
+/// nothing.
 fn may_have_been_sent(message: &Message, error: &(dyn StdError + 'static)) -> bool {
     let parts = message.parts();
     let sending = parts.id.is_none() && parts.idempotency_key.is_none();
@@ -296,8 +297,8 @@ mod tests {
         let mut keyed = task();
         keyed.parts_mut().idempotency_key = Some("k".into());
         assert_eq!(tries(policy(3), keyed, unknown).await.0, 3);
-        // A message with an id is handled again, even if the error comes from a call of its
-        // handler.
+        // A message with an id is handled again, even if the error comes from a call that its
+        // handler made.
         let mut delivered = task();
         delivered.parts_mut().id = Some("1-0".into());
         assert_eq!(tries(policy(3), delivered.clone(), unknown).await.0, 3);

@@ -99,7 +99,7 @@ impl<M, R, F> TraceLayer<M, R, F> {
     }
 
     /// Reads and writes contexts with the global propagator, instead of as W3C headers. The
-    /// application sets it with `opentelemetry::global::set_text_map_propagator`.
+    /// application sets this propagator with `opentelemetry::global::set_text_map_propagator`.
     #[cfg(feature = "opentelemetry")]
     #[must_use]
     pub fn global_propagator(mut self) -> Self {

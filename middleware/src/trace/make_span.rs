@@ -14,7 +14,7 @@ use crate::conventions;
 /// as [`Empty`]. The default hooks record `messaging.message.id`, `error.type`, `otel.status_code`
 /// and `otel.status_description`.
 pub trait MakeSpan {
-    /// Makes the span. It is called within the span that surrounds the call.
+    /// Makes the span. The layer calls this method within the span that surrounds the call.
     fn make_span(&mut self, message: &Message, operation: Operation) -> Span;
 }
 

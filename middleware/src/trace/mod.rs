@@ -1,7 +1,7 @@
 //! Makes a span for each message that is sent or handled, by [OpenTelemetry's conventions for
 //! messaging].
 //!
-//! Around a router, as its outermost layer:
+//! In a router, as its outermost layer:
 //!
 //! ```
 //! use campanile::Router;
@@ -12,7 +12,7 @@
 //!     .layer(TraceLayer::new());
 //! ```
 //!
-//! Around a client's transport, and with custom hooks:
+//! The next example also has a layer around a client's transport, and custom hooks:
 //!
 //! ```
 //! use campanile::{Client, Router, transport::memory::Memory};
@@ -44,15 +44,16 @@
 //! |---|---|---|
 //! | `send {destination}` | `PRODUCER` | a client sends a task, until the transport has accepted it |
 //! | `publish {destination}` | `PRODUCER` | a client publishes an event |
-//! | `request {destination}` | `CLIENT` | a client makes a request, until its reply. No span names a reply channel, and a reply has no span |
+//! | `request {destination}` | `CLIENT` | a client makes a request, until its reply. The reply itself has no span, and no span contains the name of the reply channel |
 //! | `receive {stream}` | `CLIENT` | a source of a [`TraceTransport`] returns deliveries |
 //! | `process {destination}` | `CONSUMER` | a delivery is handled |
 //!
 //! The destination is a name that the application has chosen: the name of a message that is sent,
 //! or the route of a message that is handled. If a message has no route, its name is not part of
 //! the span's name, because any sender could choose it; the attribute `messaging.destination.name`
-//! still has the name. So put the layer inside the router, where the route is known. The attributes
-//! are those of [`conventions`](crate::conventions), `messaging.message.body.size` in bytes,
+//! still has the name. So add the layer with [`Router::layer`](campanile::Router::layer), because a
+//! layer around the router does not know the route. The attributes are those of
+//! [`conventions`](crate::conventions), `messaging.message.body.size` in bytes,
 //! `campanile.message.kind`, and for handled messages `campanile.message.attempt`. A span never
 //! contains payloads or headers.
 //!
@@ -73,17 +74,17 @@
 //!
 //! A client's layer writes the context of its span into the message's headers (W3C: `traceparent`,
 //! `tracestate`). If the application has set the context of another trace, the layer keeps that
-//! context, and the span links to it. Events have no headers on Pub/Sub, so their context is not
-//! sent.
+//! context, and the span links to it. Redis Pub/Sub carries no headers, so an event does not carry
+//! the context.
 //!
 //! A serving layer reads the context. The `process` span links to the span that sent the message,
 //! as the conventions require. The sending span is also its parent, which the conventions allow for
-//! single messages. If another span surrounds the handling, as in a router that is called in place,
-//! that span is the parent instead. [`TraceLayer::own_trace_for`] starts a new trace, for example
-//! for tasks that run hours later.
+//! single messages. If the handling already runs in another span, that span is the parent instead.
+//! An example is a client that calls the router directly, without a transport.
+//! [`TraceLayer::own_trace_for`] starts a new trace, for example for tasks that run hours later.
 //!
 //! If the subscriber filters out the span of a message, a client's layer sends the context that
-//! surrounds the call. In a serving layer the trace ends there.
+//! surrounds the call. A serving layer then does not pass the sender's trace on to the handler.
 //!
 //! A malformed `traceparent` is logged at debug level and ignored. It never fails a message.
 //!
@@ -121,7 +122,8 @@ pub use self::{
 };
 pub use crate::conventions::{Fault, Operation};
 
-/// Calls a tracing macro with a level that is known at run time. The macros need a constant.
+/// Calls a tracing macro with a level that is known only at run time. The macros need a constant
+/// level.
 macro_rules! at_level {
     ($level:expr, $macro:ident!($($args:tt)*)) => {
         match $level {

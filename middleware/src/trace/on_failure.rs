@@ -6,8 +6,8 @@ use tracing::{Level, Span};
 
 use super::{Fault, at_level};
 
-/// A hook that is called within the span of a call when it fails. For each call a layer calls
-/// either this hook or [`OnReply`](super::OnReply), once.
+/// A hook that is called when a call fails, within the span of the call. For each call a layer
+/// calls either this hook or [`OnReply`](super::OnReply), once.
 ///
 /// Implemented for closures, and for `()`, which does nothing.
 pub trait OnFailure {

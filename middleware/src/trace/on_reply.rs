@@ -7,8 +7,8 @@ use tracing::{Level, Span};
 
 use super::at_level;
 
-/// A hook that is called within the span of a call when it succeeds. For each call a layer calls
-/// either this hook or [`OnFailure`](super::OnFailure), once.
+/// A hook that is called when a call succeeds, within the span of the call. For each call a layer
+/// calls either this hook or [`OnFailure`](super::OnFailure), once.
 ///
 /// Implemented for closures, and for `()`, which does nothing.
 pub trait OnReply {

@@ -30,8 +30,8 @@ impl Propagation {
     }
 
     /// Links the span of a delivery to the span that sent the message. Also makes the sending span
-    /// its parent, unless another span surrounds the call, or messages of this kind start a new
-    /// trace.
+    /// the parent of the delivery's span, unless another span surrounds the call, or messages of
+    /// this kind start a new trace.
     pub(super) fn extract(&self, message: &Message, span: &Span) {
         let Some(sent) = self.read(message.headers()) else {
             return;
@@ -141,8 +141,8 @@ impl Injector for HeaderInjector<'_> {
                 // This fails if the map is full.
                 let _ = self.0.try_insert(name, value);
             }
-            // An empty value need not be sent, and an invalid one cannot be sent. The header may
-            // have the value of an earlier context, which is then removed.
+            // An empty value need not be sent, and an invalid value cannot be sent. Then the header
+            // is removed, because it may have the value of an earlier context.
             Ok(_) | Err(_) => {
                 self.0.remove(name);
             }

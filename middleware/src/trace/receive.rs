@@ -25,11 +25,11 @@ use super::{DefaultMakeSpan, Operation, at_level, make_span::SpanName};
 /// ```
 ///
 /// The span has the number of tasks and requests in the batch (`messaging.batch.message_count`),
-/// and links to the spans that sent them. It has no events, because the server pushes them: a batch
-/// that has only events has no span.
+/// and links to the spans that sent them. Events do not count, because the server pushes them. A
+/// batch of only events has no span.
 ///
-/// The span is made when the batch has arrived, so its duration has no meaning. A source that waits
-/// for messages has no span.
+/// The span is made after the batch has arrived. So its duration has no meaning, and the source's
+/// wait for messages has no span.
 #[derive(Debug, Clone)]
 pub struct TraceTransport<T> {
     inner: T,

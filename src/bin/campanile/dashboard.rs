@@ -32,7 +32,8 @@ use crate::{
 const MAX_CONNECTIONS: usize = 256;
 /// The longest time for the head of a request.
 const HEAD: Duration = Duration::from_secs(10);
-/// The wait after a connection could not be accepted, as without free file descriptors.
+/// The wait after a connection could not be accepted, for example because no file descriptor is
+/// free.
 const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
@@ -134,12 +135,13 @@ async fn connection(stream: TcpStream, dashboard: Dashboard, is_local: bool) {
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD);
     let serving = server.serve_connection(TokioIo::new(stream), service);
-    // A connection that breaks off concerns nobody else.
+    // An error of this connection does not affect others.
     let _ = serving.await;
 }
 
-/// Returns `true` if the request names this machine. A web site could let its own name point to
-/// 127.0.0.1, and a browser would then take the dashboard for a part of that site.
+/// Returns `true` if the header `host` names this machine. This prevents DNS rebinding: a web site
+/// could let its domain point to 127.0.0.1, and a browser would then treat the dashboard as a part
+/// of that site.
 fn is_of_this_machine<B>(request: &Request<B>) -> bool {
     let host = request
         .headers()

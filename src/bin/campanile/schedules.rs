@@ -54,7 +54,7 @@ pub(crate) enum SchedulesCommand {
 
 impl SchedulesCommand {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
-        // A schedule is stored before its stream and its groups exist.
+        // A schedule may be stored before its stream and its groups exist.
         let redis = target.connect().await?;
         let schedules = redis.schedules();
         let (name, found, done) = match self {

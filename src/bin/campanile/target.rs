@@ -169,8 +169,8 @@ struct Candidate {
     missing: Option<CommandError>,
 }
 
-/// The default group of a handle. Used for streams without groups, because dead letters outlive the
-/// stream.
+/// The default group of a [`Redis`] handle. Used for streams without groups, because dead letters
+/// outlive the stream.
 const DEFAULT_GROUP: &str = "app_group";
 
 /// Checks a namespace separately, so that an error is about the namespace.

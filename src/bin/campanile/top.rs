@@ -86,11 +86,11 @@ impl Top {
 struct View {
     redis: Redis,
     group: String,
-    /// The sample before, for rates.
+    /// The previous sample, from which rates are computed.
     last: Option<Sample>,
 }
 
-/// The results of one look.
+/// The numbers that one update has read from the server.
 struct Sample {
     at: Instant,
     group: GroupStats,
@@ -242,7 +242,7 @@ fn minute(minute: &Minute) -> String {
     )
 }
 
-/// Lists what runs longest.
+/// Lists the running deliveries, the longest-running first.
 fn running(sample: &Sample) -> Vec<String> {
     let mut running: Vec<_> = (sample.stats.answers.iter())
         .flat_map(|stats| stats.running.iter().map(move |it| (&stats.worker, it)))

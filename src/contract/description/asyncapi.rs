@@ -14,7 +14,7 @@ pub struct ApiInfo {
 }
 
 impl ApiInfo {
-    /// The title of an application, and the version of its interface.
+    /// Creates the part from the title of an application and the version of its interface.
     pub fn new(title: impl Into<String>, version: impl Into<String>) -> Self {
         Self {
             title: title.into(),
@@ -32,11 +32,13 @@ impl ApiInfo {
 }
 
 impl Description {
-    /// Returns the description as an [AsyncAPI 3](https://www.asyncapi.com/docs/reference/specification/v3.0.0)
-    /// document: a channel and a `receive` operation for each route, and the schemas of the constants.
+    /// Returns the description as an
+    /// [AsyncAPI 3](https://www.asyncapi.com/docs/reference/specification/v3.0.0) document: a
+    /// channel and a `receive` operation for each route, and the schemas of the
+    /// [constants](crate::contract) that name routes.
     ///
-    /// A route without a constant has a message without a schema. The channel of a pattern has no
-    /// address, and its pattern in `x-campanile-pattern`.
+    /// A route that is not named by a constant has a message without a schema. The channel of a
+    /// pattern has no address; the pattern is in its field `x-campanile-pattern`.
     ///
     /// ```
     /// use campanile::{Json, Router, contract::{ApiInfo, Task}};
@@ -78,9 +80,9 @@ struct Document {
 
 impl Document {
     fn add(&mut self, route: &RouteDescription) {
-        let id = free(&self.channels, &identifier(&route.name));
+        let id = unused_identifier(&self.channels, &identifier(&route.name));
         let mut channel = json!({ "title": route.name });
-        // Braces would be the parameters of an address.
+        // In an address, braces mark parameters, and `?` and `#` are not allowed.
         let has_address = !route.is_pattern && !route.name.contains(['{', '}', '?', '#']);
         channel["address"] = match has_address {
             true => json!(route.name),
@@ -109,7 +111,7 @@ impl Document {
         }
         self.channels.insert(id.clone(), channel);
         if route.kind == Kind::Rpc {
-            let reply = free(&self.channels, &format!("{id}.reply"));
+            let reply = unused_identifier(&self.channels, &format!("{id}.reply"));
             let message = self.message(route.reply.as_ref(), "reply");
             operation["reply"] = json!({
                 "channel": { "$ref": pointer(&["channels", &reply]) },
@@ -126,9 +128,9 @@ impl Document {
         self.operations.insert(id, operation);
     }
 
-    fn message(&mut self, of: Option<&TypeDescription>, unknown: &str) -> Value {
+    fn message(&mut self, of: Option<&TypeDescription>, fallback_title: &str) -> Value {
         let Some(of) = of else {
-            return json!({ "title": unknown });
+            return json!({ "title": fallback_title });
         };
         let mut message = json!({ "title": of.name });
         if let Some(content_type) = &of.content_type {
@@ -149,8 +151,9 @@ struct Schemas {
 }
 
 impl Schemas {
-    /// Adds a schema and its definitions, and returns its name. A schema that is there is not added
-    /// again.
+    /// Adds a schema and its definitions, and returns the name of the schema. A schema that was
+    /// added before under the same name is not added again. If one of the names belongs to another
+    /// schema, all of them get a number; beyond 10,000 the other schema is replaced.
     fn add(&mut self, name: &str, schema: &Value) -> String {
         let mut root = schema.clone();
         let mut parts = Map::new();
@@ -166,20 +169,20 @@ impl Schemas {
                 1 => identifier(name),
                 number => format!("{}_{number}", identifier(name)),
             };
-            // The definition of a type within another type's schema may have the name of the whole.
-            let whole = match parts.contains_key(name) {
+            // A definition inside the schema may have the same name as the schema itself.
+            let root_name = match parts.contains_key(name) {
                 true => renamed(&format!("{name}_payload")),
                 false => renamed(name),
             };
-            let moved = |schema: &Value| {
+            let with_document_references = |schema: &Value| {
                 let mut schema = schema.clone();
-                move_references(&mut schema, &whole, &renamed);
+                rewrite_references(&mut schema, &root_name, &renamed);
                 schema
             };
             let mut added = Map::new();
-            added.insert(whole.clone(), moved(&root));
+            added.insert(root_name.clone(), with_document_references(&root));
             for (name, schema) in &parts {
-                added.insert(renamed(name), moved(schema));
+                added.insert(renamed(name), with_document_references(schema));
             }
             let conflicts = added.len() != parts.len() + 1
                 || added.iter().any(|(name, schema)| {
@@ -187,36 +190,37 @@ impl Schemas {
                 });
             if !conflicts || number > 10_000 {
                 self.schemas.extend(added);
-                return whole;
+                return root_name;
             }
             number += 1;
         }
     }
 }
 
-/// Makes the references within a schema those of the document.
-fn move_references(schema: &mut Value, whole: &str, renamed: &impl Fn(&str) -> String) {
+/// Rewrites the references in a schema, so that they point into `components/schemas` of the
+/// document.
+fn rewrite_references(schema: &mut Value, root_name: &str, renamed: &impl Fn(&str) -> String) {
     match schema {
         Value::Object(keywords) => {
             for (keyword, value) in keywords {
                 match value {
                     Value::String(reference) if keyword == "$ref" => {
                         if reference == "#" {
-                            *reference = pointer(&["components", "schemas", whole]);
+                            *reference = pointer(&["components", "schemas", root_name]);
                         } else if let Some(name) = reference.strip_prefix("#/definitions/") {
                             let name = renamed(&name.replace("~1", "/").replace("~0", "~"));
                             *reference = pointer(&["components", "schemas", &name]);
                         }
                     }
-                    // The values of these are data, and no schemas.
+                    // The values of these keywords are data, not schemas.
                     _ if matches!(&keyword[..], "const" | "enum" | "default" | "examples") => {}
-                    value => move_references(value, whole, renamed),
+                    value => rewrite_references(value, root_name, renamed),
                 }
             }
         }
         Value::Array(list) => {
             for value in list {
-                move_references(value, whole, renamed);
+                rewrite_references(value, root_name, renamed);
             }
         }
         _ => {}
@@ -225,15 +229,15 @@ fn move_references(schema: &mut Value, whole: &str, renamed: &impl Fn(&str) -> S
 
 /// Returns a text with only the characters that an identifier of the document may have.
 fn identifier(text: &str) -> String {
-    let allowed = |c: char| match c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') {
+    let replaced = |c: char| match c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') {
         true => c,
         false => '_',
     };
-    text.chars().map(allowed).collect()
+    text.chars().map(replaced).collect()
 }
 
-/// Returns the identifier with a number behind it if it is taken.
-fn free(taken: &Map<String, Value>, identifier: &str) -> String {
+/// Returns the identifier, with a number appended if it is taken.
+fn unused_identifier(taken: &Map<String, Value>, identifier: &str) -> String {
     let numbered = (2..).map(|number| format!("{identifier}_{number}"));
     let mut candidates = std::iter::once(identifier.to_owned()).chain(numbered);
     let free = candidates.find(|candidate| !taken.contains_key(candidate));

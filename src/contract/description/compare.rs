@@ -14,9 +14,9 @@ use crate::message::Kind;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Affected {
-    /// Senders of the old version, with workers of the new version.
+    /// Senders of the old version, whose messages go to workers of the new version.
     OldSenders,
-    /// Workers of the old version, with senders of the new version.
+    /// Workers of the old version, which get messages from senders of the new version.
     OldWorkers,
 }
 
@@ -75,24 +75,25 @@ impl fmt::Display for Breakage {
 /// # Rules
 /// Old senders break if
 /// - a route is removed, or
-/// - they can send a payload that the new workers cannot read, or
-/// - new workers can send a reply that they cannot read.
+/// - old senders can send a payload that the new workers cannot read, or
+/// - new workers can send a reply that the old senders cannot read.
 ///
 /// Old workers break if
-/// - new senders can send a payload that they cannot read, or
-/// - they can send a reply that new senders cannot read.
+/// - new senders can send a payload that the old workers cannot read, or
+/// - old workers can send a reply that the new senders cannot read.
 ///
-/// Such a payload or reply is one without a field that the reader requires, with a field of another
-/// type, with a variant or a number that the reader does not know, or of another content type. A
-/// field that the reader does not know is ignored, unless its type denies unknown fields.
+/// A reader cannot read a payload or a reply that lacks a field which it requires, has a field of
+/// another type, has a variant that it does not know or a number outside its range, or has another
+/// content type. A field that the reader does not know is ignored, unless the reader's type denies
+/// unknown fields.
 ///
-/// Payloads of different [versions](crate::contract::Task::version) are not compared: old workers leave
-/// newer ones to new workers. Old senders break if their version is no longer lifted, or is higher than
-/// the new one.
+/// Payloads of different [versions](crate::contract::Task::version) are not compared, because old
+/// workers leave messages of a newer version to new workers. In that case old senders break if the
+/// new workers no longer lift their version, or if their version is higher than the new one.
 ///
-/// Payloads are compared only if both descriptions have their schemas. An added route breaks nobody:
-/// start its workers before its senders. Limits on the length and the pattern of texts are not
-/// compared.
+/// Payloads and replies are compared only if both descriptions have schemas for them. An added
+/// route breaks no process, provided that you start its workers before its senders. Limits on the
+/// length and the pattern of texts are not compared.
 pub fn breakages(old: &Description, new: &Description) -> Vec<Breakage> {
     let mut found = Vec::new();
     for before in &old.routes {
@@ -155,7 +156,8 @@ fn compare_route(
         let text = format!("version {old} is no longer taken, the oldest is {oldest}");
         add(Affected::OldSenders, text);
     }
-    // Old workers leave a newer version to newer workers, and an older one is lifted.
+    // Other versions are not compared: old workers leave a newer version to new workers, and new
+    // workers lift an older one.
     if old == new
         && let (Some(before), Some(after)) = (&before.payload, &after.payload)
     {
@@ -176,7 +178,8 @@ fn compare_route(
     }
 }
 
-/// Finds values that are written as one type and cannot be read as another.
+/// Calls `add` with a text for each kind of value that is written as the type `written` and cannot
+/// be read as the type `read`.
 fn unread(
     written: &TypeDescription,
     read: &TypeDescription,
@@ -211,7 +214,7 @@ fn unread(
     }
 }
 
-/// The maximum number of pairs of schemas that are compared.
+/// The maximum number of steps of a comparison. A step compares a pair of schemas.
 const MAX_STEPS: usize = 20_000;
 /// The maximum nesting of schemas.
 const MAX_DEPTH: usize = 64;
@@ -219,14 +222,16 @@ const MAX_DEPTH: usize = 64;
 struct Comparison<'a> {
     written: &'a Value,
     read: &'a Value,
-    /// The pairs of schemas that are being compared, by their places in memory. A schema contains itself
-    /// only through a reference, and the targets of references stay where they are.
+    /// The pairs of schemas that are being compared, as addresses in memory. A pair that is in the
+    /// list is not compared again, because its schemas contain themselves. Addresses identify such
+    /// schemas, because a schema contains itself only through a reference, and the target of a
+    /// reference does not move.
     open: Vec<(*const Value, *const Value)>,
     steps: usize,
 }
 
 struct Problem {
-    /// The place in the value, such as `lines[].sku`.
+    /// The path to the place in the value, such as `lines[].sku`.
     path: String,
     text: String,
 }
@@ -244,7 +249,8 @@ impl Comparison<'_> {
         self.open.push(places);
         let written = forms(self.written, written);
         let read = forms(self.read, read);
-        // Pairs of alternatives cost less than schemas, unless there are many.
+        // Comparing two alternatives costs much less than comparing two schemas, so sixteen pairs
+        // of alternatives count as one step.
         self.steps += written.len() * read.len() / 16;
         let found = written.iter().flat_map(|form| self.form(form, &read, path));
         let found = found.collect();
@@ -252,7 +258,8 @@ impl Comparison<'_> {
         found
     }
 
-    /// Compares a form with the one of these that is most like it.
+    /// Compares a written form with each form of the reader that is like it. Returns the problems
+    /// with the most similar one, which has the fewest problems.
     fn form(&mut self, written: &Form, read: &[Form], path: &str) -> Vec<Problem> {
         let mut nearest: Option<Vec<Problem>> = None;
         for read in read.iter().filter(|read| are_alike(written, read)) {
@@ -338,7 +345,7 @@ impl Comparison<'_> {
                 None => {}
             }
         }
-        // A map: its values are the fields that are not declared.
+        // The object is a map: `additionalProperties` is the schema of its values.
         if let (Some(written @ Value::Object(_)), Some(read @ Value::Object(_))) =
             (written.get("additionalProperties"), rest)
         {
@@ -363,7 +370,7 @@ impl Comparison<'_> {
             return vec![Problem::at(path, text)];
         }
         let mut found = Vec::new();
-        // One more element than the longer tuple stands for the rest.
+        // The last index, which is behind the longer tuple, stands for all further elements.
         let len = tuple_len(written).max(tuple_len(read));
         for index in 0..=len {
             if index as u64 >= max {
@@ -390,7 +397,7 @@ impl Problem {
     }
 }
 
-/// Returns `true` if a reader of the second form tries to read the first.
+/// Returns `true` if a reader of the form `read` would try to read a value of the form `written`.
 fn are_alike(written: &Form, read: &Form) -> bool {
     match (written, read) {
         (_, Form::Any) => true,
@@ -408,8 +415,8 @@ fn fits(written: &str, read: &str) -> bool {
     written == read || (written, read) == ("integer", "number")
 }
 
-/// The name of an enum's variant: the only field of an object that has no others, or the constant
-/// value of a field.
+/// The mark by which serde recognizes the variant of an enum: the name of the object's only field,
+/// or a field with a constant value.
 #[derive(PartialEq)]
 enum Tag {
     Field(String),
@@ -431,7 +438,7 @@ fn tag(keywords: &Map<String, Value>) -> Option<Tag> {
     constant.or_else(only)
 }
 
-/// Returns `false` if the object is the variant of an enum with another tag.
+/// Returns `false` if the object is a variant of an enum whose tag differs from `wanted`.
 fn has_tag(keywords: &Map<String, Value>, wanted: &Tag) -> bool {
     match (tag(keywords), wanted) {
         (None, _) => true,
@@ -442,7 +449,7 @@ fn has_tag(keywords: &Map<String, Value>, wanted: &Tag) -> bool {
     }
 }
 
-/// Describes a form that the reader has no counterpart of.
+/// Describes a written form that is like no form of the reader.
 fn unknown_form(written: &Form, read: &[Form]) -> String {
     let shown = |form: &Form| match form {
         Form::Any => "any value".to_owned(),

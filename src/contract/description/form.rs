@@ -9,14 +9,15 @@ pub(super) enum Form {
     Any,
     /// This value only.
     Const(Value),
-    /// A value of this JSON type, with the keywords about it.
+    /// A value of this JSON type, restricted by the keywords of its schema.
     Typed(&'static str, Map<String, Value>),
 }
 
-/// The maximum number of references and combinations in a row. A schema that only refers to itself
-/// says nothing.
+/// The maximum nesting of references and combinations. Beyond it any value is allowed, as by a
+/// schema that only refers to itself.
 const MAX_DEPTH: usize = 24;
-/// The maximum number of schemas that are looked at for one list.
+/// The maximum number of schemas that are visited for one list of alternatives. Beyond it any value
+/// is allowed.
 const MAX_STEPS: usize = 4_096;
 
 const TYPES: [&str; 7] = [
@@ -58,8 +59,9 @@ fn target<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
 }
 
 impl Collector<'_> {
-    /// Collects the alternatives of a schema within `around`, the keywords beside the combination that
-    /// the schema is part of.
+    /// Collects the alternatives of a schema. If the schema is part of a combination, or the target
+    /// of a reference, `around` has the keywords beside that combination or reference. They apply,
+    /// too.
     fn collect(&mut self, schema: &Value, around: &Map<String, Value>, depth: usize) {
         self.steps += 1;
         if depth >= MAX_DEPTH || self.steps >= MAX_STEPS {
@@ -69,7 +71,7 @@ impl Collector<'_> {
             return;
         }
         let Value::Object(keywords) = schema else {
-            // `true`, `false`, or no schema.
+            // The schema is `true`, `false`, or invalid.
             if schema != &Value::Bool(false) {
                 split(around, &mut self.found);
             }
@@ -89,8 +91,8 @@ impl Collector<'_> {
             let found = std::mem::take(&mut self.found);
             self.collect(&all, &Map::new(), depth + 1);
             let part = std::mem::replace(&mut self.found, found);
-            // A part that is a combination itself is left out: the comparison then reports less, and
-            // never more.
+            // Only a part with a single type is merged. Any other part is left out, so the result
+            // may allow more values than the schema does.
             if let [Form::Typed(kind, part)] = &part[..] {
                 merge(&mut merged, part);
                 merged.insert("type".to_owned(), Value::from(*kind));
@@ -109,7 +111,7 @@ impl Collector<'_> {
     }
 }
 
-/// Removes a keyword that has a list.
+/// Removes a keyword and returns its list, which is empty if there is none.
 fn list(keywords: &mut Map<String, Value>, keyword: &str) -> Vec<Value> {
     match keywords.remove(keyword) {
         Some(Value::Array(list)) => list,
@@ -117,7 +119,8 @@ fn list(keywords: &mut Map<String, Value>, keyword: &str) -> Vec<Value> {
     }
 }
 
-/// Adds keywords to those that are beside them.
+/// Adds keywords to `merged`. Joins the values of `properties` and `required`, and replaces those
+/// of other keywords.
 fn merge(merged: &mut Map<String, Value>, keywords: &Map<String, Value>) {
     for (keyword, value) in keywords {
         match (merged.get_mut(keyword), value) {
@@ -147,7 +150,7 @@ fn split(keywords: &Map<String, Value>, found: &mut Vec<Form>) {
     let types: Vec<&str> = match keywords.get("type") {
         Some(Value::String(one)) => vec![one],
         Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
-        // An object's keywords without a type, as of a flattened field.
+        // An object whose schema has no type, such as that of a flattened field.
         _ if keywords.contains_key("properties") => vec!["object"],
         _ => {
             found.push(Form::Any);
@@ -175,7 +178,7 @@ pub(super) fn type_of(value: &Value) -> &'static str {
     }
 }
 
-/// Returns the smallest and the largest value of a number's keywords.
+/// Returns the smallest and the largest value that the keywords of a number allow.
 pub(super) fn range(keywords: &Map<String, Value>) -> (f64, f64) {
     let format = keywords.get("format").and_then(Value::as_str);
     let (low, high) = match format {
@@ -228,7 +231,8 @@ pub(super) fn element(keywords: &Map<String, Value>, index: usize) -> Option<&Va
     }
 }
 
-/// Returns the number of elements whose schemas differ from that of the rest.
+/// Returns the number of elements at the start of an array that each have a schema for their
+/// position.
 pub(super) fn tuple_len(keywords: &Map<String, Value>) -> usize {
     let tuple = |keyword: &str| keywords.get(keyword).and_then(Value::as_array);
     let tuple = tuple("items").or_else(|| tuple("prefixItems"));

@@ -49,7 +49,8 @@ pub struct RouteDescription {
     /// The oldest version of the payload that the route takes.
     #[serde(default = "first", skip_serializing_if = "is_first")]
     pub oldest_version: u32,
-    /// The text of the route's constant.
+    /// The text about the route, as set by [`Task::about`](crate::contract::Task::about) and the
+    /// like.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
     /// The payload. `None` if the route is not named by a constant.
@@ -85,8 +86,8 @@ impl Description {
     /// Writes the description as JSON.
     ///
     /// # Errors
-    /// If it is longer than [`MAX_LEN`](Self::MAX_LEN). [`without_schemas`](Self::without_schemas)
-    /// is shorter.
+    /// If the JSON is longer than [`MAX_LEN`](Self::MAX_LEN). A description
+    /// [without schemas](Self::without_schemas) is shorter.
     pub fn to_json(&self) -> Result<String, Error> {
         let json = serde_json::to_string(self)
             .map_err(|error| Error::invalid(format!("the description is no JSON: {error}")))?;
@@ -133,12 +134,12 @@ impl RouteDescription {
     }
 }
 
-/// The side of a worker on which a type is used.
+/// The way in which a worker uses a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// The worker reads it.
+    /// The type of a payload, which the worker reads.
     Payload,
-    /// The worker writes it.
+    /// The type of a reply, which the worker writes.
     Reply,
 }
 
@@ -201,7 +202,7 @@ fn is_first(version: &u32) -> bool {
     *version == 1
 }
 
-/// A kind as its text on the wire.
+/// Serializes a [`Kind`] as its text on the wire.
 mod kind {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 

@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 use super::form::{Form, counts, element, forms, property, range, required, type_of};
 use crate::contract::{Direction, PayloadSchema};
 
-/// Checks that a value, as it is sent, fits the JSON Schema of its type. For tests: a schema that is
-/// written by hand, or derived beside attributes of serde that it does not know, may describe another
-/// form.
+/// Checks that a value, as it is sent, fits the JSON Schema of its type. For tests: a schema may
+/// describe another form than serde writes, if it is written by hand, or derived for a type with
+/// serde attributes that schemars does not know.
 ///
 /// ```
 /// use campanile::contract::assert_schema_matches;
@@ -135,8 +135,9 @@ fn object_faults(
                 found.push(at(&inner(name), "the schema does not have this field"));
             }
             Some(schema) => found.extend(faults(root, schema, value, &inner(name))),
-            // Without a word about other fields, a field that is written has been renamed or left out
-            // by accident, although a validator would let it pass.
+            // The schema neither has this field nor says anything about other fields. A validator
+            // would accept the value, but the field was probably renamed, or left out of the schema
+            // by accident.
             None => found.push(at(&inner(name), "the schema does not have this field")),
         }
     }

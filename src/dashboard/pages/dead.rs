@@ -21,7 +21,7 @@ const MOST: usize = 50;
 const LOOKED_AT: usize = 2_000;
 /// The time after which a request ends its search, with what it has found.
 const SEARCH: Duration = Duration::from_secs(3);
-/// The letters of one step of the search.
+/// The number of letters that one step of the search reads.
 const STEP: usize = 100;
 
 /// The part of a dead letter that lists show.
@@ -33,7 +33,7 @@ pub(in crate::dashboard) struct Letter {
     pub(in crate::dashboard) reason: String,
     pub(in crate::dashboard) attempts: u32,
     pub(in crate::dashboard) died_at: SystemTime,
-    /// The size of its fields.
+    /// The size of the letter's fields, in bytes.
     pub(in crate::dashboard) bytes: usize,
 }
 
@@ -128,7 +128,7 @@ pub(in crate::dashboard) async fn find(cx: &Context, dead: &DeadLetters) -> Resu
         }
         let last = read.next.and_then(|next| next.after);
         if is_full {
-            // There may be no more, and then the next page is empty.
+            // If no further letter matches, the next page is empty.
             return Ok(found);
         }
         if last.is_none() {
@@ -226,7 +226,7 @@ fn letters(cx: &Context, scope: &Scope, found: &Found) -> Markup {
     }
 }
 
-/// The changes of many letters at once.
+/// The buttons that change many letters at once.
 fn bulk(cx: &Context, scope: &Scope) -> Markup {
     if cx.config.is_read_only {
         return html! {};

@@ -135,7 +135,7 @@ fn edit(cx: &Context, scope: &Scope, letter: &DeadLetter, message: &Message) -> 
                 label { "Name" input name="name" value=(message.name()) required autocomplete="off"; }
                 label { "Headers, one on each line"
                     textarea name="headers" rows=(headers.len().clamp(2, 10)) spellcheck="false" autocomplete="off" {
-                        // A browser removes a line feed at the start.
+                        // A browser removes a line feed at the start, so one is added.
                         (PreEscaped("\n")) (headers.join("\n"))
                     }
                 }

@@ -22,7 +22,7 @@ pub(super) async fn page(cx: &Context, state: MessageState) -> Result<Page, Faul
     query.after = cx.form.get("after").map(str::to_owned);
     let shown = cx.form.get("entry");
     if shown.is_some() {
-        // The entry is the first one of this page.
+        // The message with this entry is the first one of the page.
         query = query.max(1);
     }
     let page = scope.handle.messages().list(query).await?;
@@ -73,7 +73,7 @@ fn list(cx: &Context, scope: &Scope, state: MessageState, page: &MessagePage) ->
         };
         let parameters = scope.parameters().into_iter();
         let of_message = [("after", after.as_str()), ("entry", &message.entry)];
-        // In memory a position is only a number, which soon is that of another message.
+        // In memory a position is only a number, which soon belongs to another message.
         let is_stable = scope.handle.key().is_some();
         is_stable.then(|| cx.link(&cx.path, parameters.chain(of_message)))
     };
@@ -145,7 +145,7 @@ fn list(cx: &Context, scope: &Scope, state: MessageState, page: &MessagePage) ->
     }
 }
 
-/// Returns the position behind a message.
+/// Returns the position after a message.
 fn position(state: MessageState, message: &ListedMessage) -> String {
     let list = if message.on_stream { "stream" } else { "again" };
     let at = match (state, message.due) {

@@ -153,7 +153,8 @@ fn consumer_table(scope: &Scope, consumers: &[ConsumerStats]) -> Markup {
     }
 }
 
-/// Lists the entries that the groups still need, the lowest first: nothing behind it is trimmed.
+/// Shows the oldest entry that a group still needs, up to which the stream is trimmed, and that
+/// group.
 fn trimming(stats: &StreamStats, holders: &[(&GroupStats, Option<ListedMessage>)]) -> Markup {
     let mut holders: Vec<_> = holders
         .iter()

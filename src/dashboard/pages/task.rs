@@ -22,10 +22,11 @@ use crate::{
 const MOST: usize = 20_000;
 /// The longest time for the search.
 const SEARCH: Duration = Duration::from_secs(3);
-/// The feed has no further change if it is silent for this time.
+/// If the feed has no change for this time, its end is reached.
 const SILENCE: Duration = Duration::from_millis(150);
 
-/// Returns the changes of a task that the feed still has, and whether all were looked at.
+/// Returns the changes of a task that the feed still has, and `true` if the whole feed was
+/// searched.
 pub(in crate::dashboard) async fn history(
     tasks: &Tasks,
     id: &MessageId,

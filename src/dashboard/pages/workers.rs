@@ -21,7 +21,7 @@ pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
     let scope = cx.scope().await?;
     let workers = scope.handle.workers();
     let listed = workers.list().await?;
-    // A user who may only read cannot ask the workers.
+    // A user of Redis with only the right to read cannot ask the workers.
     let stats = workers.stats().await;
     let live = html! {
         (list(&listed, stats.as_ref().ok()))

@@ -8,11 +8,11 @@ use crate::error::BoxError;
 ///
 /// If the function returned an error, that error is the [`source`](std::error::Error::source).
 #[derive(Debug, Clone)]
-pub struct BatchError(pub(super) Why);
+pub struct BatchError(pub(super) BatchFault);
 
 /// The reason why a batch failed.
 #[derive(Debug, Clone)]
-pub(super) enum Why {
+pub(super) enum BatchFault {
     /// The function returned this error.
     Failed(Arc<BoxError>),
     Miscounted {
@@ -26,13 +26,13 @@ pub(super) enum Why {
 impl fmt::Display for BatchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Why::Failed(_) => f.write_str("the batch failed"),
-            Why::Miscounted { replies, messages } => write!(
+            BatchFault::Failed(_) => f.write_str("the batch failed"),
+            BatchFault::Miscounted { replies, messages } => write!(
                 f,
                 "the batch's handler returned {replies} replies to {messages} messages; it must \
                  return one for each, in their order"
             ),
-            Why::Panicked => f.write_str("the batch's handler panicked"),
+            BatchFault::Panicked => f.write_str("the batch's handler panicked"),
         }
     }
 }
@@ -40,7 +40,7 @@ impl fmt::Display for BatchError {
 impl std::error::Error for BatchError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0 {
-            Why::Failed(error) => Some(&***error),
+            BatchFault::Failed(error) => Some(&***error),
             _ => None,
         }
     }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{
     BatchHandler,
-    error::{BatchError, Why},
+    error::{BatchError, BatchFault},
 };
 use crate::{
     error::BoxError,
@@ -52,7 +52,7 @@ struct FailOnPanic(Arc<CompletionSlab<Outcome>>);
 impl Drop for FailOnPanic {
     fn drop(&mut self) {
         self.0
-            .complete_all(|| Err(BatchError(Why::Panicked).into()));
+            .complete_all(|| Err(BatchError(BatchFault::Panicked).into()));
     }
 }
 

@@ -22,7 +22,7 @@
 //! let app: Router = Router::new().task("rows.insert", Batch::new(insert)).with_state(Db);
 //! ```
 //!
-//! With other limits, and an outcome for each message:
+//! The next batch has custom limits, and its function returns an outcome for each message:
 //!
 //! ```
 //! use campanile::{Batch, Failure, Router};
@@ -46,19 +46,20 @@
 //!
 //! # Back-pressure
 //! Messages that wait for their batch are in flight: each holds a slot of
-//! [`max_in_flight`](crate::transport::Settings::max_in_flight), its bytes and its lease. If
-//! `max_in_flight` is smaller than the size of a batch, [`serve`](crate::serve()) fails. It cannot
-//! check the limit of a layer: if a layer has fewer permits than the size of a batch, each batch
-//! waits for its whole linger.
+//! [`max_in_flight`](crate::transport::Settings::max_in_flight) and its lease, and its payload
+//! counts for [`max_in_flight_bytes`](crate::transport::Settings::max_in_flight_bytes). If
+//! `max_in_flight` is smaller than the size of a batch, [`serve`](crate::serve()) fails. `serve`
+//! cannot check the limits of layers: if a layer admits fewer messages than the size of a batch,
+//! each batch waits for its whole linger.
 //!
 //! # Cancel safety
 //! If a delivery is dropped before the function is called, for example by a timeout, the function
-//! does not get its message. If a delivery is dropped later, the function continues. It is dropped
-//! only when all deliveries of the batch are dropped.
+//! does not get its message. If a delivery is dropped later, the function continues. The call of
+//! the function is dropped only when all deliveries of the batch are dropped.
 //!
 //! # Errors
-//! If the item of a message cannot be extracted, only that message fails, and it is not in a batch.
-//! If the function returns an error, all messages of the batch fail with a [`BatchError`].
+//! If the extractor of a message fails, only that message fails, and it is in no batch. If the
+//! function returns an error, all messages of the batch fail with a [`BatchError`].
 //!
 //! # Panics
 //! If the function panics, all messages of the batch fail with a [`BatchError`].

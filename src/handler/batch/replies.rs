@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::error::{BatchError, Why};
+use super::error::{BatchError, BatchFault};
 use crate::{
     error::BoxError,
     reply::{IntoReply, Reply},
@@ -19,7 +19,7 @@ pub trait IntoReplies {
     /// Returns one outcome for each message of a batch of this size.
     ///
     /// # Errors
-    /// If the batch failed as a whole, or if there is not one outcome for each message.
+    /// If the batch failed as a whole, or if the number of outcomes is not the number of messages.
     fn into_replies(self, messages: usize) -> Result<Vec<Result<Reply, BoxError>>, BatchError>;
 }
 
@@ -33,7 +33,7 @@ impl<R: IntoReply> IntoReplies for Vec<R> {
     fn into_replies(self, messages: usize) -> Result<Vec<Result<Reply, BoxError>>, BatchError> {
         let replies = self.len();
         if replies != messages {
-            return Err(BatchError(Why::Miscounted { replies, messages }));
+            return Err(BatchError(BatchFault::Miscounted { replies, messages }));
         }
         Ok(self.into_iter().map(IntoReply::into_reply).collect())
     }
@@ -41,7 +41,7 @@ impl<R: IntoReply> IntoReplies for Vec<R> {
 
 impl<T: IntoReplies, E: Into<BoxError>> IntoReplies for Result<T, E> {
     fn into_replies(self, messages: usize) -> Result<Vec<Result<Reply, BoxError>>, BatchError> {
-        self.map_err(|error| BatchError(Why::Failed(Arc::new(error.into()))))?
+        self.map_err(|error| BatchError(BatchFault::Failed(Arc::new(error.into()))))?
             .into_replies(messages)
     }
 }

@@ -36,7 +36,7 @@ pub struct GatewayFuture<S: Service<Message>, B: http_body::Body<Error: Into<Box
 pub(super) enum GatewayStage<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> {
     /// The response is complete.
     Answered(Option<Response<Body>>),
-    /// The body of the request is read.
+    /// The body of the request is being read.
     Reading {
         service: Option<S>,
         route: GatewayRoute,

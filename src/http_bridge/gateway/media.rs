@@ -1,28 +1,29 @@
-//! The bodies that a gateway takes, by their types and encodings.
+//! Checks of the content type and the content encoding of a request's body.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
     header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, ORIGIN},
 };
 
-/// The types of bodies that a browser sends to another site without asking that site first, also
-/// with the user's cookies ([fetch](https://fetch.spec.whatwg.org/#cors-safelisted-request-header)).
+/// The content types that a browser sends to another site without a preflight request, even with
+/// the user's cookies ([fetch](https://fetch.spec.whatwg.org/#cors-safelisted-request-header)).
 const TYPES_OF_FORMS: [&str; 3] = [
     "text/plain",
     "application/x-www-form-urlencoded",
     "multipart/form-data",
 ];
 
-/// The reason why a gateway does not take the body of a request.
+/// The reason why a gateway refuses the body of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct MediaFault {
     pub(super) text: String,
-    /// The header of the response that says what is taken.
+    /// The header of the response that lists the accepted types or encodings.
     pub(super) accepted: Option<(HeaderName, HeaderValue)>,
 }
 
-/// Checks the body of a request by its headers. `forms` are the types that the gateway takes although
-/// forms of other sites can send them. `types` are those that the route takes, if it says so.
+/// Checks by the headers of a request that the gateway accepts its body. `forms` are the accepted
+/// types among [`TYPES_OF_FORMS`]. `types` are the types that the route accepts; if they are set,
+/// `forms` does not apply.
 pub(super) fn check(
     method: &Method,
     headers: &HeaderMap,
@@ -75,7 +76,8 @@ pub(super) fn check(
     }
 }
 
-/// Returns `true` if a type is in a range: a type, or one that ends in `/*`.
+/// Returns `true` if `media_type` is in `range`. A range is a type, such as `image/png`, or all
+/// types with the same start, such as `image/*`.
 fn matches(range: &str, media_type: &[u8]) -> bool {
     match range.strip_suffix('*') {
         None => range.as_bytes().eq_ignore_ascii_case(media_type),

@@ -38,10 +38,10 @@ use crate::{
 /// can be mounted in an axum or hyper application.
 ///
 /// Each route of a gateway maps a method and a path to the kind and the name of a message. Requests
-/// without a route get a 404 or a 405. A path matches with exactly its slashes: `/orders/create/` is
-/// another path than `/orders/create`. `HEAD` is answered as `GET` without the body, and `OPTIONS`
-/// with the methods of the path. The [module](super#the-responses-of-a-gateway) lists all
-/// responses.
+/// without a route get a 404 or a 405. The slashes of a path must match, too: `/orders/create/` is
+/// another path than `/orders/create`. A `HEAD` request without a route takes the route of `GET`;
+/// its response has no body. The response to `OPTIONS` lists the methods of the path. The
+/// [module](super#the-responses-of-a-gateway) lists all responses.
 ///
 /// ```
 /// use campanile::{http_bridge::{Body, Gateway}, transport::memory::Memory};
@@ -62,14 +62,15 @@ use crate::{
 /// # }
 /// ```
 ///
-/// With another path, limits, and the tenant of each request in its messages:
+/// The next gateway has a custom path, limits, and a function that adds the caller's tenant to the
+/// idempotency key of each message:
 ///
 /// ```
 /// use campanile::{Kind, ReplyMode, RpcError, http_bridge::Gateway, transport::memory::Memory};
 /// use http::{HeaderName, Method};
 /// use std::time::Duration;
 ///
-/// /// The extension that a layer around the gateway adds for the caller.
+/// /// The caller's tenant. A layer around the gateway adds it to the request's extensions.
 /// #[derive(Clone)]
 /// struct Tenant(String);
 ///
@@ -96,16 +97,17 @@ use crate::{
 /// # Back-pressure
 /// A gateway is always ready. If the inner service is not ready, the request waits in its future,
 /// up to the [`timeout`](Self::timeout). With tower's `LoadShed` around the inner service, the
-/// request gets a 503 instead. If the transport has a [bound](crate::transport::Settings::max_waiting)
-/// on what waits, a request that would exceed it gets a 429 that says when to try again.
+/// request gets a 503 instead. If the transport [limits](crate::transport::Settings::max_waiting)
+/// the number of waiting messages, a request that would exceed the limit gets a 429 with a
+/// `Retry-After`.
 ///
 /// # Cancel safety
-/// When the HTTP caller disconnects, the future is dropped. This releases the permit of the
-/// request. A message that was sent may still take effect.
+/// When the HTTP caller disconnects, the future is dropped. This also drops the call of the inner
+/// service, which releases the call's permits. A message that was sent may still take effect.
 ///
 /// # Panics
-/// If the inner service panics, the panic is not caught. This can happen if it handles messages in
-/// place, as a router does. Put tower-http's `CatchPanic` around the gateway.
+/// A panic of the inner service is not caught. A router as the inner service can panic, because it
+/// calls the handlers itself. Put tower-http's `CatchPanic` around the gateway.
 #[derive(Clone)]
 pub struct Gateway<S> {
     service: S,
@@ -119,7 +121,7 @@ pub(super) struct GatewayOptions {
     routes: Routes,
     limit: usize,
     timeout: Duration,
-    /// The accepted types of bodies that forms of other sites can send.
+    /// The accepted content types among those that HTML forms on other sites can send.
     accepted_types: Vec<String>,
     retry_after: Duration,
     content_type: HeaderValue,
@@ -135,7 +137,7 @@ impl Default for GatewayOptions {
             limit: 2 * 1024 * 1024,
             timeout: Duration::from_secs(30),
             accepted_types: Vec::new(),
-            retry_after: Problem::WAIT,
+            retry_after: Problem::DEFAULT_RETRY_AFTER,
             content_type: HeaderValue::from_static("application/octet-stream"),
             forwarded: ForwardedHeaders::default(),
             prepare: None,
@@ -220,22 +222,22 @@ impl<S> Gateway<S> {
         self.with(|options| options.limit = limit)
     }
 
-    /// Takes bodies of this type, although forms of other sites can send them: `text/plain`,
-    /// `application/x-www-form-urlencoded` or `multipart/form-data`. A browser sends such a body
-    /// to any site without asking it first, and with the user's cookies. So these types are refused
-    /// with a 415 unless they are accepted. Do not accept them if callers are recognised by cookies,
-    /// or by their network. Other types are taken, unless the route has its own
-    /// [types](Self::content_types).
+    /// Accepts bodies of this type, although HTML forms on other sites can send them: `text/plain`,
+    /// `application/x-www-form-urlencoded` or `multipart/form-data`. A browser sends such a body to
+    /// any site without a preflight request, and with the user's cookies. So these types are
+    /// refused with a 415 unless this method accepts them. Do not accept them if callers are
+    /// recognised by cookies, or by their network. All other types are accepted, unless
+    /// [`content_types`](Self::content_types) sets the types of the route.
     #[must_use]
     pub fn accept_content_type(self, content_type: &str) -> Self {
         self.with(|options| options.accepted_types.push(content_type.to_owned()))
     }
 
-    /// Sets the types of bodies that the routes to this name take: types such as `application/json`, or
-    /// ranges such as `image/*`. A body of another type, or without a type, is refused with a 415,
-    /// whose `Accept` header lists these. They take the place of the rules of
-    /// [`accept_content_type`](Self::accept_content_type), so a list with the type of a form takes
-    /// forms.
+    /// Sets the content types that the routes to this name accept: types such as
+    /// `application/json`, or ranges such as `image/*`. A body of another type, or without a type,
+    /// is refused with a 415, whose `Accept` header lists the accepted types. The rules of
+    /// [`accept_content_type`](Self::accept_content_type) do not apply to these routes, so a list
+    /// with the type of a form accepts forms.
     ///
     /// # Panics
     /// If there is no route to the name yet, if there are no types, or if one is malformed.
@@ -256,10 +258,11 @@ impl<S> Gateway<S> {
         self
     }
 
-    /// Sets the maximum time in which the body of a request arrives; after that the response is a
-    /// 408. It is also the maximum time to send a message, and for an RPC request to get its reply.
-    /// After that the response is a 504. For an RPC request it is also the deadline: a worker does not
-    /// start it later. 30 s unless set.
+    /// Sets the maximum time until the body of a request has arrived. After this time the response
+    /// is a 408. The same time, counted from the arrival of the body, limits the sending of the
+    /// message, and for an RPC request also the wait for the reply. After it the response is a 504.
+    /// This time is also the deadline of an RPC request: a worker does not start the request later.
+    /// 30 s unless set.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         self.with(|options| options.timeout = timeout)
@@ -287,8 +290,8 @@ impl<S> Gateway<S> {
     ///
     /// The defaults are `content-type`, `content-encoding`, `content-language`, `traceparent`,
     /// `tracestate`, `x-request-id`, and the headers of CloudEvents, which start with `ce-`. So
-    /// credentials such as `authorization` and `cookie` are not forwarded. Events have no headers
-    /// at all.
+    /// credentials such as `authorization` and `cookie` are not forwarded. No header of a request
+    /// for an event is forwarded, because events have no headers.
     #[must_use]
     pub fn carry_header(self, name: HeaderName) -> Self {
         self.with(|options| options.forwarded.add(name))
@@ -298,9 +301,10 @@ impl<S> Gateway<S> {
     /// may change the message, or refuse it with an error. The code of that error decides the
     /// [status](Self::on_code) of the response.
     ///
-    /// Layers around the gateway can hand values to the function in the request's extensions. After
-    /// the function returns, the message gets these extensions, too. The idempotency key of the
-    /// message is its name, a line feed and the caller's key.
+    /// Layers around the gateway can pass values to the function in the request's extensions. After
+    /// the function returns, these extensions are moved to the message. When the function is
+    /// called, the message's idempotency key, if it has one, is its name, a line feed and the key
+    /// that the caller sent.
     #[must_use]
     pub fn prepare<F>(self, prepare: F) -> Self
     where

@@ -17,7 +17,8 @@ const CRC: Crc<u64> = Crc::<u64>::new(&CRC_64_XZ);
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 impl GatewayOptions {
-    /// Converts a request into a message. An invalid request is a problem, which is its response.
+    /// Converts a request into a message. If the request is invalid, returns the problem with which
+    /// the gateway responds.
     pub(super) fn message(
         &self,
         route: &GatewayRoute,
@@ -38,7 +39,8 @@ impl GatewayOptions {
             if route.kind != Kind::Task {
                 return Err(invalid("only tasks can have an idempotency key"));
             }
-            // With the name, tasks with different names can have the same key in their requests.
+            // The name is part of the key, so that requests for different tasks may send the same
+            // key.
             let key = format!("{}\n{key}", route.name);
             if key.len() > IdempotencyKey::MAX_LEN {
                 return Err(invalid("the idempotency key is too long"));
@@ -52,11 +54,11 @@ impl GatewayOptions {
             message.parts_mut().deadline = Some(Deadline::after(self.timeout));
         }
         if let Some(prepare) = &self.prepare {
-            // `prepare` reads the extensions of the request, so they are moved to the message after
-            // it.
+            // `prepare` reads the extensions of the request, so they are moved to the message only
+            // after the call.
             prepare(&head, &mut message).map_err(|error| {
                 let status = (self.status)(error.code());
-                Problem::answered(&error, status)
+                Problem::of_reply(&error, status)
             })?;
         }
         // Extensions that `prepare` has set override those of the request.
@@ -67,7 +69,7 @@ impl GatewayOptions {
     }
 
     /// Returns the time at which the gateway responds with a 504 if the call of the message has not
-    /// ended: the deadline of an RPC request, and otherwise the gateway's timeout from now. The
+    /// ended: the deadline of an RPC request, and otherwise now plus the gateway's timeout. The
     /// deadline of a task bounds the start of its handler, so it does not limit the time of
     /// sending.
     pub(super) fn answer_by(&self, message: &Message) -> Deadline {
@@ -79,8 +81,8 @@ impl GatewayOptions {
 }
 
 /// Reads the idempotency key: visible ASCII, bare or as a quoted string. The
-/// [draft](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/) has only the
-/// quoted string. Returns `None` without the header.
+/// [draft](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/) allows only
+/// the quoted string. Returns `None` without the header.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
     let mut values = headers.get_all(&IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else {

@@ -12,7 +12,7 @@ use crate::message::{Kind, Name};
 pub(super) struct GatewayRoute {
     pub(super) kind: Kind,
     pub(super) name: Name,
-    /// The types of bodies that the route takes. `None` if the gateway decides.
+    /// The content types that the route accepts. `None` if the rules of the gateway apply.
     pub(super) types: Option<Arc<[String]>>,
 }
 
@@ -23,7 +23,8 @@ pub(super) enum Missing {
     Path,
     /// The path has routes only for these methods, which are the value of the `Allow` header.
     Method(HeaderValue),
-    /// The request asks for the methods of the path, which are the value of the `Allow` header.
+    /// The method of the request is `OPTIONS`. The value of the `Allow` header lists the methods of
+    /// the path.
     Options(HeaderValue),
 }
 
@@ -49,7 +50,7 @@ impl Routes {
         here.push((method, GatewayRoute { kind, name, types }));
     }
 
-    /// Sets the types of bodies that the routes to this name take.
+    /// Sets the content types that the routes to this name accept.
     #[track_caller]
     pub(super) fn set_types(&mut self, name: &Name, types: &Arc<[String]>) {
         let routes = self.0.values_mut().flatten().map(|(_, route)| route);
@@ -67,7 +68,7 @@ impl Routes {
             let found = here.iter().find(|(known, _)| known == method);
             found.map(|(_, route)| route)
         };
-        // A response to `HEAD` is that to `GET`, without its body.
+        // `HEAD` takes the route of `GET`. `Responder` removes the body of the response.
         let get = || of(&Method::GET).filter(|_| *method == Method::HEAD);
         if let Some(route) = of(method).or_else(get) {
             return Ok(route);

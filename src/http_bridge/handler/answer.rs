@@ -14,7 +14,7 @@ use super::{
         headers::strip_connection,
         status::{StatusError, retry_after},
     },
-    request::{Form, HandlerOptions},
+    request::{HandlerOptions, HeaderPolicy},
 };
 use crate::{
     error::{BoxError, Failure, NotFound, RpcError, Settle, shown_chain},
@@ -30,7 +30,7 @@ pub(super) struct ResponseReader {
 }
 
 impl ResponseReader {
-    pub(super) fn answered(
+    pub(super) fn outcome(
         &self,
         head: response::Parts,
         body: Result<Bytes, BodyError>,
@@ -52,13 +52,13 @@ impl ResponseReader {
         reply.headers = head.headers;
         reply.extensions = head.extensions;
         reply.payload = payload;
-        if self.options.form == Form::Plain {
+        if self.options.header_policy == HeaderPolicy::Stripped {
             strip_connection(&mut reply.headers);
         }
         reply
     }
 
-    /// Returns the error of a successful response whose body cannot be read.
+    /// Returns the error for a 2xx response whose body cannot be read.
     fn unread(&self, error: BodyError) -> BoxError {
         match self.kind {
             Kind::Rpc => {
@@ -81,7 +81,7 @@ impl ResponseReader {
         }
         let error = StatusError::new(status, text(headers, &body));
         if self.kind == Kind::Rpc {
-            return error.answered().into();
+            return error.with_error_reply().into();
         }
         let mut settle = (self.options.settle)(status);
         if let Settle::Redeliver { after, .. } = &mut settle {
@@ -91,8 +91,8 @@ impl ResponseReader {
     }
 }
 
-/// Returns the text of an error response: the detail of a problem, or the start of another text
-/// that is not HTML.
+/// Returns the text of an error response: the detail or the title of a problem, or the start of any
+/// other body that is text and not HTML.
 fn text(headers: &HeaderMap, body: &[u8]) -> String {
     const MAX_CHARS: usize = 512;
     let content_type = headers

@@ -36,7 +36,7 @@ enum HandlerStage<F, B: http_body::Body<Error: Into<BoxError>>> {
     Failed(Option<BoxError>),
     /// The HTTP service handles the request.
     Calling(#[pin] F),
-    /// The body of the response is read, up to the limit of [`read`].
+    /// The body of the response is being read, up to the limit of [`read`].
     Reading(Option<response::Parts>, #[pin] Reading<B>),
 }
 
@@ -76,7 +76,7 @@ where
                 HandlerStageProjection::Reading(head, body) => {
                     let body = payload(ready!(body.poll(cx)), limit);
                     let head = head.take().expect("polled after completion");
-                    return Poll::Ready(this.reader.answered(head, body));
+                    return Poll::Ready(this.reader.outcome(head, body));
                 }
             };
             this.stage.set(next);

@@ -16,7 +16,7 @@ use tower::Service;
 pub use self::future::HttpHandlerFuture;
 use self::{
     answer::ResponseReader,
-    request::{Form, HandlerOptions},
+    request::{HandlerOptions, HeaderPolicy},
 };
 use super::{body::Body, names::header_text};
 use crate::{
@@ -29,8 +29,8 @@ use crate::{
 /// its layers, or a client of a remote service.
 ///
 /// Each message becomes a request, and the response becomes a reply, a redelivery or a dead letter.
-/// The tables in the [module](super) and, for all statuses, in the [guide](crate::guide::http) show
-/// which.
+/// The table in the [module](super#the-meaning-of-a-status) shows which. The
+/// [guide](crate::guide::http) has a table of all statuses.
 ///
 /// ```
 /// use campanile::{Client, Router, http_bridge::{Body, HttpHandler}};
@@ -51,7 +51,7 @@ use crate::{
 /// # }
 /// ```
 ///
-/// With other targets, CloudEvents headers, and another meaning of one status:
+/// The next handler has custom targets, CloudEvents headers, and a custom outcome for one status:
 ///
 /// ```
 /// use campanile::{Kind, error::Settle, http_bridge::{self, HttpHandler}};
@@ -91,9 +91,9 @@ impl<S> HttpHandler<S> {
 
     /// Creates a handler for [`HttpLayer`](super::HttpLayer). Its requests have exactly the headers
     /// of the message.
-    pub(super) fn whole(inner: S, limit: usize) -> Self {
+    pub(super) fn for_layer(inner: S, limit: usize) -> Self {
         let options = HandlerOptions {
-            form: Form::Whole,
+            header_policy: HeaderPolicy::Exact,
             limit,
             ..HandlerOptions::default()
         };
@@ -132,11 +132,11 @@ impl<S> HttpHandler<S> {
         self.with(|options| options.content_type = Some(value))
     }
 
-    /// Passes a header of a message on, although an HTTP service trusts it: one of `authorization`,
-    /// `cookie`, `forwarded`, `x-real-ip` and those that begin with `x-forwarded-`. An HTTP server
-    /// gets these from a logged-in user or from its proxy; in a message its sender has set them, and
-    /// anyone who may add to the stream can send any. So they are dropped unless you trust
-    /// all senders.
+    /// Passes on a header that is otherwise dropped, because HTTP services trust it:
+    /// `authorization`, `cookie`, `forwarded`, `x-real-ip`, or a header that begins with
+    /// `x-forwarded-`. In an HTTP request such a header comes from a logged-in user or from the
+    /// server's proxy. In a message it comes from the sender, and anyone who may add to the stream
+    /// can forge it. So call this only if you trust all senders.
     #[must_use]
     pub fn trust_header(self, name: HeaderName) -> Self {
         self.with(|options| options.trusted.push(name))

@@ -18,27 +18,28 @@ use crate::{
     message::{Message, Parts},
 };
 
-/// Selects the headers of a request.
+/// Decides which headers of the message a request gets, and which headers of the response a reply
+/// gets.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::http_bridge) enum Form {
+pub(in crate::http_bridge) enum HeaderPolicy {
     /// For an HTTP service: Campanile's headers, and the message's headers except those that are
     /// valid only for one connection, and those that the service would trust.
-    Plain,
-    /// For an HTTP layer: exactly the message's headers, because inside the layer the request
-    /// becomes the message again.
-    Whole,
+    Stripped,
+    /// For an HTTP layer: exactly the message's headers, because inside the layer `AsHttp` converts
+    /// the request back into the message.
+    Exact,
 }
 
 type Target = dyn Fn(&Parts) -> Option<(Method, Uri)> + Send + Sync;
 
 #[derive(Clone)]
 pub(in crate::http_bridge) struct HandlerOptions {
-    pub(in crate::http_bridge) form: Form,
+    pub(in crate::http_bridge) header_policy: HeaderPolicy,
     pub(super) target: Option<Arc<Target>>,
     pub(super) content_type: Option<HeaderValue>,
-    /// The headers that are passed on although an HTTP service trusts them.
+    /// The headers that `strip_claims` keeps.
     pub(super) trusted: Vec<HeaderName>,
-    /// The `ce-source`, if messages get CloudEvents headers.
+    /// The `ce-source` of the CloudEvents headers that are added. `None` if none are added.
     pub(super) cloud_events: Option<HeaderValue>,
     pub(super) settle: Arc<dyn Fn(StatusCode) -> Settle + Send + Sync>,
     pub(in crate::http_bridge) limit: usize,
@@ -47,7 +48,7 @@ pub(in crate::http_bridge) struct HandlerOptions {
 impl Default for HandlerOptions {
     fn default() -> Self {
         Self {
-            form: Form::Plain,
+            header_policy: HeaderPolicy::Stripped,
             target: None,
             content_type: None,
             trusted: Vec::new(),
@@ -78,7 +79,7 @@ impl HandlerOptions {
         *request.uri_mut() = uri;
         *request.headers_mut() = mem::take(&mut parts.headers);
         *request.extensions_mut() = mem::take(&mut parts.extensions);
-        if self.form == Form::Plain {
+        if self.header_policy == HeaderPolicy::Stripped {
             strip_connection(request.headers_mut());
             strip_claims(request.headers_mut(), &self.trusted);
             self.add_headers(&parts, request.headers_mut())
@@ -90,7 +91,8 @@ impl HandlerOptions {
         Ok(request)
     }
 
-    /// Adds Campanile's headers. They replace headers with the same names that a sender has set.
+    /// Adds Campanile's headers, which replace headers of the same names. Adds a `content-type` and
+    /// CloudEvents headers only if the message has none.
     fn add_headers(&self, parts: &Parts, headers: &mut HeaderMap) -> Result<(), BoxError> {
         let mut set = |name: HeaderName, value| headers.try_insert(name, value).map(drop);
         set(KIND.clone(), HeaderValue::from_static(parts.kind.as_str()))?;

@@ -79,7 +79,7 @@ pub struct AsHttpFuture<S: Service<Message>, B: http_body::Body<Error: Into<BoxE
 #[allow(clippy::large_enum_variant)]
 #[pin_project(project = AsHttpStageProjection)]
 enum AsHttpStage<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> {
-    /// The body of the request is read.
+    /// The body of the request is being read.
     Reading {
         service: S,
         head: Option<request::Parts>,

@@ -41,10 +41,11 @@ use super::handler::HttpHandler;
 /// ```
 ///
 /// # Errors
-/// If the service fails, the HTTP layer gets its error unchanged, and usually returns it. If the
-/// layer itself responds with a status other than 2xx, the [table](super#the-meaning-of-a-status)
-/// shows the outcome. If the payload cannot be read, for example because it is too long or not
-/// valid gzip, the error is a permanent [`Rejection`](crate::Rejection).
+/// If the inner message service fails, the HTTP layer gets the error unchanged, and usually returns
+/// it. If the layer itself responds with a status other than 2xx, the
+/// [table](super#the-meaning-of-a-status) shows the outcome. If the payload of the message cannot
+/// be read, for example because it is too long or not valid gzip, the error is a permanent
+/// [`Rejection`](crate::Rejection).
 ///
 /// [`Origin`]: super::Origin
 #[derive(Debug, Clone)]
@@ -62,8 +63,9 @@ impl<L> HttpLayer<L> {
         }
     }
 
-    /// Sets the maximum length of a payload, in bytes, after the layer has processed it, in each
-    /// direction: a compressed body may become much longer. 64 MiB unless set.
+    /// Sets the maximum length of a payload, in bytes, in each direction. It is the length after
+    /// the HTTP layer has processed the payload, because decompression can make a body much longer.
+    /// 64 MiB unless set.
     #[must_use]
     pub fn max_bytes(mut self, limit: usize) -> Self {
         self.limit = limit;
@@ -76,6 +78,6 @@ impl<S, L: Layer<AsHttp<S>>> Layer<S> for HttpLayer<L> {
 
     fn layer(&self, inner: S) -> Self::Service {
         let inner = AsHttp::new(inner, self.limit);
-        HttpHandler::whole(self.layer.layer(inner), self.limit)
+        HttpHandler::for_layer(self.layer.layer(inner), self.limit)
     }
 }

@@ -69,7 +69,8 @@ pub struct Decoded {
     pub client: Option<Bytes>,
     /// The time to live.
     pub time_to_live: Option<Duration>,
-    /// The first id of the message. Trust it only in a stream that only the transport writes.
+    /// The id of the message's first entry. Trust it only in a stream that only the transport
+    /// writes.
     pub origin: Option<Bytes>,
     /// The number of attempts so far. Trust it only in a stream that only the transport writes.
     pub attempts: Option<u32>,
@@ -82,10 +83,10 @@ pub struct Decoded {
 /// Decodes the fields of an entry.
 ///
 /// # Errors
-/// The raw fields and a reason: `type`, `name` or `payload` is missing, a known field is repeated,
-/// the type or a number is malformed, the name is empty, longer than [`Name::MAX_LEN`] or has a
-/// control character, HTTP does not allow a header, or a request has no reply channel or
-/// correlation id.
+/// The raw fields and a reason, if `type`, `name` or `payload` is missing, a known field is
+/// repeated, or the type or a number is malformed. Also if the name is empty, longer than
+/// [`Name::MAX_LEN`] or has a control character, if HTTP does not allow a header, or if a request
+/// has no reply channel or no correlation id.
 pub fn decode(mut fields: Vec<(Bytes, Bytes)>) -> Result<Decoded, Undecodable> {
     match ParsedEntry::parse(&fields) {
         Ok(entry) => Ok(entry.take(&mut fields)),
@@ -230,7 +231,7 @@ impl ParsedEntry {
             record: indices.record,
             idempotency_key: indices.idempotency_key,
             partition_key: indices.partition_key,
-            // At least one attempt has started when this is read.
+            // Zero counts as one, because at least one attempt has started when this is read.
             max_attempts: number(value(indices.max_attempts), MAX_ATTEMPTS)?
                 .map(|max: u32| max.max(1)),
             attempt_timeout: number(value(indices.attempt_timeout), ATTEMPT_TIMEOUT)?

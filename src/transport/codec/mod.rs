@@ -36,13 +36,14 @@ pub const CORRELATION_ID: &str = "correlation_id";
 pub(crate) const REPLY_PREFIX: &str = "campanile:reply:";
 /// The prefix of the reply channels of Go-Broker's clients.
 pub(crate) const GO_REPLY_PREFIX: &str = "reply:";
-/// The internal field of the message's first id.
+/// The internal field of the id of the message's first entry.
 pub const ORIGIN: &str = "~o";
 /// The internal field of the number of attempts so far, in decimal.
 pub const ATTEMPTS: &str = "~a";
 /// The internal field of the number of redeliveries in a row that did not count, in decimal.
 pub const PUT_OFFS: &str = "~u";
-/// The internal field of the time to live in milliseconds, counted from the origin id's time.
+/// The internal field of the time to live in milliseconds, counted from the time in the id of the
+/// first entry.
 pub const TIME_TO_LIVE: &str = "~t";
 /// The internal field of the UUID in the receipt of a delayed task.
 pub const ID: &str = "~i";
@@ -59,7 +60,7 @@ pub const PARTITION_KEY: &str = "~p";
 /// The internal field of the client that waits for a reliable reply: its UUID.
 pub const CLIENT: &str = "~c";
 
-/// The first 64 bytes of an untrusted value, escaped for a log.
+/// Returns the first 64 bytes of an untrusted value, escaped for a log.
 fn excerpt(bytes: &[u8]) -> String {
     const MAX_LEN: usize = 64;
     let shown = bytes[..bytes.len().min(MAX_LEN)].escape_ascii();

@@ -9,8 +9,8 @@ pub(crate) mod model;
 
 /// Returns `true` if the pattern matches the whole text, byte by byte.
 ///
-/// On a mismatch only the last `*` takes one more byte, since to extend an earlier `*` can never
-/// help. So the time is at most the product of the lengths.
+/// On a mismatch only the last `*` takes one more byte, because extending an earlier `*` can never
+/// help. So the time is at most the product of the two lengths.
 pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut rest, mut left) = (pattern, text);
     let mut retry: Option<(&[u8], &[u8])> = None;
@@ -69,7 +69,7 @@ fn in_class(mut class: &[u8], byte: u8) -> (bool, &[u8]) {
     }
 }
 
-/// A pattern that matches only this text.
+/// Returns a pattern that matches only this text.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

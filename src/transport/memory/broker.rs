@@ -62,7 +62,7 @@ pub(super) struct BrokerStream {
     pub(super) values: HashMap<String, Bytes>,
     /// The rate at which workers take messages, for senders with a bound.
     drain: DrainRate,
-    /// Notified when fewer messages may wait, for senders that wait for room.
+    /// Notified when there may be more room, for senders that wait for it.
     room: Arc<Notify>,
     /// The scheduled tasks of the stream.
     #[cfg(feature = "schedule")]
@@ -199,7 +199,8 @@ impl Shared {
     /// that of an earlier task, stores nothing and returns the id of the earlier task.
     ///
     /// # Errors
-    /// If the bound leaves no room for it, or another task prevents it.
+    /// If the bound leaves no room for the task, or another task with the same key makes the broker
+    /// refuse it.
     pub(super) fn accept(
         &self,
         stream: &Name,
@@ -295,7 +296,7 @@ impl Shared {
             records.accept(place, id.clone(), parts, state, clock);
         }
         if let Some(key) = key {
-            // Counted from the time at which the task is due.
+            // The window starts when the task is due.
             let window = wait.saturating_add(settings.idempotency_window);
             let digest = parts.content_digest;
             contents
@@ -498,7 +499,8 @@ pub(super) fn with_group<T>(
     } = stream;
     let group = groups.get_mut(&settings.group)?;
     let result = act(group, log);
-    // Fewer messages may wait now, or fewer groups may count.
+    // There may be room for senders: fewer messages may wait, or this group may have lost its last
+    // worker.
     room.notify_waiters();
     for id in group.given_up.drain(..) {
         idempotency_keys.forget(&id);

@@ -19,7 +19,7 @@ use crate::{
     transport::{ControlStore, Pause, PauseTarget, Settings, StoreFuture, TaskState},
 };
 
-/// The stream of a pause, its group, and its target. A pause of all groups has no group.
+/// The stream of a pause, its group (`None` for all groups), and its target.
 type PauseKey = (Name, Option<Name>, PauseTarget);
 
 /// The pauses of a broker, each with its reason and its time.

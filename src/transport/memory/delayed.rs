@@ -32,7 +32,7 @@ impl DelayedTasks {
         self.waiting.insert(due_key, (id, fields));
     }
 
-    /// Removes a task and returns its fields. Returns `None` if it is not among them.
+    /// Removes a task and returns its fields. Returns `None` if no delayed task has this id.
     pub(super) fn cancel(&mut self, id: &MessageId) -> Option<Fields> {
         let due_key = self.due_keys.remove(id)?;
         self.waiting.remove(&due_key).map(|(_, fields)| fields)
@@ -58,7 +58,7 @@ impl DelayedTasks {
         self.waiting.len()
     }
 
-    /// Returns the tasks with the times at which they are due, in this order.
+    /// Returns the tasks with the times at which they are due, in the order of these times.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Instant, &MessageId, &Fields)> {
         let waiting = self.waiting.iter();
         waiting.map(|((at, _), (id, fields))| (*at, id, fields))
@@ -85,7 +85,7 @@ pub(super) struct Holder {
 #[derive(Debug, Default)]
 pub(super) struct IdempotencyKeys {
     ids: HashMap<IdempotencyKey, Holder>,
-    /// The keys of these tasks.
+    /// The same keys, by the ids of their tasks.
     by_task: HashMap<MessageId, IdempotencyKey>,
     /// The same keys, ordered by the ends of their windows.
     by_end: BTreeSet<(Instant, IdempotencyKey)>,
@@ -134,7 +134,7 @@ impl IdempotencyKeys {
         }
     }
 
-    /// Removes a key, but not its end. Returns the end of its window.
+    /// Removes a key, but not its end in `by_end`. Returns the end of the key's window.
     fn remove(&mut self, key: &IdempotencyKey) -> Option<Instant> {
         let holder = self.ids.remove(key)?;
         self.by_task.remove(&holder.id);

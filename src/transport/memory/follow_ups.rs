@@ -23,9 +23,9 @@ struct Prepared {
 }
 
 impl Shared {
-    /// Settles a delivery. A success that is still pending carries out its follow-ups in the same
-    /// step, or becomes a dead letter if one of them is refused. `source` has the settings of all
-    /// streams, and `settings` those of the delivery's stream.
+    /// Settles a delivery. If the delivery is still pending and has succeeded, its follow-ups are
+    /// carried out in the same step. If one of them is refused, the message becomes a dead letter.
+    /// `source` has the settings of all streams, and `settings` those of the delivery's stream.
     pub(super) fn settle(
         &self,
         source: &Settings,

@@ -33,7 +33,7 @@ pub(super) type Serial = u64;
 /// The number of a source within its broker.
 pub(super) type Consumer = u64;
 
-/// Returns the name of a source in the log.
+/// Returns the name of a source, for the log.
 pub(super) fn name_of(consumer: Consumer) -> String {
     format!("memory-{consumer}")
 }
@@ -45,9 +45,10 @@ pub(super) struct Group {
     next: u64,
     /// The id of the last entry that was read.
     last_read: Option<EntryId>,
-    /// The indices of entries that were read, and whose first delivery is not settled or claimed.
+    /// The indices of entries that were read, and whose first delivery is neither settled nor
+    /// claimed.
     unfinished: BTreeSet<u64>,
-    /// Redeliveries that are due, and since when.
+    /// The redeliveries that are due, each with the time since which it is due.
     ready: VecDeque<(Instant, Retry)>,
     /// Redeliveries that are not due.
     due: BTreeMap<(Instant, Serial), Retry>,
@@ -119,7 +120,7 @@ struct Pending {
     index: Option<u64>,
     consumer: Consumer,
     lease: Lease,
-    /// `true` while the right to settle the delivery exists.
+    /// `true` until the right to settle the delivery is dropped.
     held: bool,
     /// The time at which the lease ends, if it is no longer renewed.
     ends: Option<Instant>,
@@ -496,8 +497,8 @@ impl Group {
                 if !counted {
                     counters.uncounted.increment();
                 }
-                // The waits of uncounted redeliveries in a row grow too, so that a long backlog costs
-                // little.
+                // Uncounted redeliveries in a row wait longer each time, too, so that a long
+                // backlog costs little.
                 let failures = attempt.saturating_add(put_offs);
                 let after = after.unwrap_or_else(|| settings.backoff.after(failures));
                 observe(&|| Happened::Redelivered {
@@ -552,16 +553,16 @@ impl Group {
         Some(entry)
     }
 
-    /// Returns a permit of a limit that workers share.
+    /// Releases a permit of a limit that workers share.
     pub(super) fn release_permit(&mut self, permit: &PermitRequest) {
         let delivered = self.limits.release(&permit.key, &permit.holder);
         self.deliver_now(delivered);
     }
 
-    /// Returns the permit that is reserved for a delivery, because the delivery has ended, or is not
-    /// made.
+    /// Releases the permit that is reserved for a delivery, if there is one. Called when the
+    /// delivery has ended, or is not made.
     fn end_reservation(&mut self, of: &impl Holder) {
-        let delivered = self.limits.end(|| of.holder());
+        let delivered = self.limits.end_reservation(|| of.holder());
         self.deliver_now(delivered);
     }
 
@@ -622,8 +623,8 @@ impl Group {
         }
     }
 
-    /// Cancels a task that is running, or that waits to be delivered again. Returns `false` if there
-    /// is none.
+    /// Cancels a task that is running, or that waits to be delivered again. Returns `false` if
+    /// there is none.
     pub(super) fn cancel(&mut self, id: &MessageId, reason: &str) -> bool {
         let is_it = |entry: &LogEntry| entry.message_id() == *id;
         if self.limits.remove(|retry| is_it(&retry.entry)) {
@@ -659,7 +660,8 @@ impl Group {
         let mut waiting: Vec<_> = self.ready.drain(..).map(|(_, retry)| retry).collect();
         waiting.extend(std::mem::take(&mut self.due).into_values());
         waiting.extend(self.limits.take_all_parked());
-        // After all are removed, so that no permit goes to one of them.
+        // Done after all messages are removed, so that none of the released permits goes to one of
+        // them.
         for retry in &waiting {
             self.end_reservation(retry);
         }
@@ -676,8 +678,8 @@ impl Group {
 
     /// Delivers the message of a dead letter again, as its first attempt.
     pub(super) fn replay(&mut self, entry: Arc<LogEntry>) {
-        // A replayed task loses its time to live, because it would expire immediately. A request
-        // keeps its time to live, because its caller does not wait longer than that.
+        // A replayed task loses its time to live, because it would otherwise expire immediately. A
+        // request keeps its time to live, because its caller does not wait longer than that.
         let is_task = entry.field("type").is_some_and(|kind| kind == "task");
         let fields = entry.fields.iter();
         let fields = fields.filter(|(field, _)| !is_task || field != codec::TIME_TO_LIVE);
@@ -699,8 +701,8 @@ impl Group {
         (self.ready.len() + due) as u64 + (log.end() - self.next)
     }
 
-    /// Returns all that waits for the group, except for delayed tasks. `horizon` is the end of what is
-    /// due soon.
+    /// Returns the backlog of the group, without delayed tasks. Redeliveries that are due by
+    /// `horizon` count as due soon.
     pub(super) fn backlog(&self, log: &Log, clock: &BrokerClock, horizon: Instant) -> Backlog {
         let now = Instant::now();
         let due = self.due.range(..=(now, Serial::MAX)).count();
@@ -727,9 +729,10 @@ pub(super) struct GroupMessage<'a> {
     pub(super) on_stream: bool,
     /// The number of the attempt that runs, or of the next one.
     pub(super) attempt: u32,
-    /// The source that runs it.
+    /// The source that fetched the message. `None` if it is not running.
     pub(super) consumer: Option<Consumer>,
-    /// The time at which it is due.
+    /// The time at which the next attempt is due. `None` if the message runs, or could be delivered
+    /// now.
     pub(super) due: Option<Instant>,
 }
 
@@ -831,7 +834,8 @@ impl Group {
         !self.members.is_empty()
     }
 
-    /// Returns the messages that wait for this group, which is named `name`.
+    /// Returns the number and the age of the messages that wait for this group. `name` is the
+    /// group's name.
     pub(super) fn waiting(&self, name: &Name, log: &Log, clock: &BrokerClock) -> Waiting {
         Waiting {
             group: name.clone(),
@@ -848,7 +852,7 @@ impl Group {
             let age = clock.milliseconds().saturating_sub(entry.id.milliseconds);
             Duration::from_millis(age)
         });
-        // The first of each list has waited for the longest time.
+        // The first message of each list has waited for the longest time.
         let ready = self.ready.front().map(|(since, _)| *since);
         let due = self.due.first_key_value().map(|((at, _), _)| *at);
         let since = [ready, due.filter(|at| *at <= now)];
@@ -860,8 +864,8 @@ impl Group {
 /// Methods for the test kit.
 #[cfg(feature = "testing")]
 impl Group {
-    /// Returns the number of messages that could be delivered now, including those whose leases
-    /// have ended.
+    /// Returns the number of messages that could be delivered now, including deliveries whose
+    /// leases have ended.
     pub(super) fn queued(&self, log: &Log) -> usize {
         let over = self.ending.range(..=(Instant::now(), Serial::MAX));
         self.deliverable(log) as usize + over.count()

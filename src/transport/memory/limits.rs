@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The number of bookings after which unused keys are removed.
-const BETWEEN_SWEEPS: usize = 1024;
+const BOOKINGS_BETWEEN_SWEEPS: usize = 1024;
 
 /// The limits of a group.
 #[derive(Debug, Default)]
@@ -37,7 +37,8 @@ pub(super) struct Limits {
 #[derive(Debug, Default)]
 struct Key {
     permits: usize,
-    /// The holders of permits, and how often each has taken its permit: not yet, if it is reserved.
+    /// The holders of permits, each with the number of times that it has taken its permit. Zero if
+    /// the permit is only reserved.
     held: HashMap<String, usize>,
     parked: VecDeque<Retry>,
     /// The times at which messages start or have started, with the holders.
@@ -78,9 +79,9 @@ impl Limits {
         self.hand_over(key)
     }
 
-    /// Frees the permit that is reserved for a delivery that has ended without taking it. Returns the
-    /// parked messages that are delivered now.
-    pub(super) fn end(&mut self, holder: impl FnOnce() -> String) -> Vec<Retry> {
+    /// Frees the permit that is reserved for a delivery that has ended without taking it. Returns
+    /// the parked messages that are delivered now.
+    pub(super) fn end_reservation(&mut self, holder: impl FnOnce() -> String) -> Vec<Retry> {
         if self.reserved.is_empty() {
             return Vec::new();
         }
@@ -91,8 +92,8 @@ impl Limits {
         }
     }
 
-    /// Parks a message. Returns the parked messages that are delivered now: a permit may have become
-    /// free since this message was refused.
+    /// Parks a message. Returns the parked messages that are delivered now: a permit may have
+    /// become free since this message was refused.
     pub(super) fn park(&mut self, key: String, permits: usize, message: Retry) -> Vec<Retry> {
         let of_key = self.keys.entry(key.clone()).or_default();
         of_key.permits = permits;
@@ -124,7 +125,7 @@ impl Limits {
     pub(super) fn book(&mut self, permit: &PermitRequest, period: Duration) -> Duration {
         let now = Instant::now();
         self.bookings += 1;
-        if self.bookings.is_multiple_of(BETWEEN_SWEEPS) {
+        if self.bookings.is_multiple_of(BOOKINGS_BETWEEN_SWEEPS) {
             self.sweep();
         }
         let key = self.keys.entry(permit.key.clone()).or_default();
@@ -228,7 +229,7 @@ impl LimitStore for MemoryLimits {
         let acquired = self
             .broker
             .with_group(&settings, |group, _| group.limits.acquire(permit));
-        // Without a group there is nothing to limit.
+        // If the group does not exist, there is nothing to limit.
         Box::pin(ready(Ok(acquired.unwrap_or(true))))
     }
 

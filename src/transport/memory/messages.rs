@@ -24,8 +24,8 @@ use crate::{
     },
 };
 
-/// The most registered streams in a step.
-const MOST_STREAMS: usize = 100;
+/// The maximum number of registered streams in a step.
+const MAX_STREAMS: usize = 100;
 
 impl Memory {
     /// Returns access to the messages of the stream, as this handle's group sees them, without any
@@ -39,7 +39,7 @@ impl Memory {
 
     /// Lists the streams of this handle, step by step: its stream, the streams of its set, the
     /// partitions of its stream, or those in the registry that it serves. Start without a position,
-    /// and go on with [`StreamPage::next`].
+    /// and continue with [`StreamPage::next`].
     ///
     /// # Errors
     /// If the position is invalid.
@@ -51,15 +51,15 @@ impl Memory {
         let from = after.map_or(Ok(0), |after| after.parse::<usize>());
         let from = from.map_err(|_| invalid_position())?;
         let mut streams = self.broker.registries.after(registry, from);
-        let next = (streams.len() > MOST_STREAMS).then(|| (from + MOST_STREAMS).to_string());
-        streams.truncate(MOST_STREAMS);
+        let next = (streams.len() > MAX_STREAMS).then(|| (from + MAX_STREAMS).to_string());
+        streams.truncate(MAX_STREAMS);
         Ok(StreamPage::new(streams, next))
     }
 
     /// Returns the groups of the stream, sorted by name; `None` if the stream does not exist.
     ///
     /// # Errors
-    /// If the handle has a set of streams, unless it is a partitioned stream.
+    /// If the handle has a set of streams that is not a partitioned stream.
     pub async fn groups(&self) -> Result<Option<Vec<Name>>, Error> {
         let (_, parts) = self.settings.stream_and_parts()?;
         let streams = self.broker.streams();
@@ -76,11 +76,11 @@ impl Memory {
         Ok(Some(groups))
     }
 
-    /// Returns the consumers of the group, sorted by name; `None` if the stream or the group does not
-    /// exist. None of them is ever idle, since their leases need no renewal.
+    /// Returns the consumers of the group, sorted by name; `None` if the stream or the group does
+    /// not exist. Their idle times are always zero, because their leases need no renewal.
     ///
     /// # Errors
-    /// If the handle has a set of streams, unless it is a partitioned stream.
+    /// If the handle has a set of streams that is not a partitioned stream.
     pub async fn consumers(&self) -> Result<Option<Vec<ConsumerStats>>, Error> {
         let (_, parts) = self.settings.stream_and_parts()?;
         let mut found: Option<Vec<ConsumerStats>> = None;
@@ -117,7 +117,7 @@ struct MemoryMessages {
 /// A page that is being filled.
 struct Filling {
     page: MessagePage,
-    /// The messages to leave out, which the pages before have listed.
+    /// The number of messages to skip, because earlier pages have listed them.
     skip: usize,
     listed: usize,
     max: usize,

@@ -63,9 +63,9 @@
 //!
 //! # Back-pressure
 //! Senders are neither refused nor made to wait, unless their handle has a
-//! [bound](Memory::max_waiting). A stream keeps each entry until all of its groups have finished it,
-//! and without a group it keeps all entries. The buffer of events is bounded: further events are
-//! dropped and counted.
+//! [bound](Memory::max_waiting). A stream keeps each entry until all of its groups have finished
+//! it, and without a group it keeps all entries. The buffer of events is bounded: further events
+//! are dropped and counted.
 //!
 //! # Delivery guarantee
 //! Tasks are delivered at least once, as long as the process lives. All messages are lost when the
@@ -160,8 +160,8 @@ impl Memory {
         self.broker.context.counters.snapshot()
     }
 
-    /// Returns all that waits for the group, with what is due within
-    /// [30 s](Backlog::HORIZON). Of a set of streams, returns the sum.
+    /// Returns the backlog of the group, in which `due_soon` counts the messages that are due
+    /// within [30 s](Backlog::HORIZON). For a set of streams, returns the sum.
     ///
     /// # Errors
     /// If this handle serves the streams of a registry.
@@ -169,10 +169,11 @@ impl Memory {
         self.backlog_within(Backlog::HORIZON)
     }
 
-    /// Returns all that waits for the group, with what is due within the horizon.
+    /// Returns the backlog of the group, in which `due_soon` counts the messages that are due
+    /// within the horizon.
     ///
     /// # Errors
-    /// As of [`backlog`](Self::backlog).
+    /// As for [`backlog`](Self::backlog).
     pub fn backlog_within(
         &self,
         horizon: Duration,
@@ -186,7 +187,7 @@ impl Memory {
         }
     }
 
-    /// Returns the state of this handle. It is always connected.
+    /// Returns the state of this handle, which is always [`Connected`](ConnectionState::Connected).
     pub fn state(&self) -> ConnectionState {
         ConnectionState::Connected
     }
@@ -203,7 +204,7 @@ impl Memory {
     /// Returns the statistics of the stream and its groups.
     ///
     /// # Errors
-    /// If the handle has a set of streams, unless it is a partitioned stream.
+    /// If the handle has a set of streams that is not a partitioned stream.
     pub async fn stats(&self) -> Result<StreamStats, Error> {
         let (stream, parts) = self.settings.stream_and_parts()?;
         let mut stats: Vec<_> = parts.iter().map(|part| self.broker.stats(part)).collect();
@@ -231,8 +232,8 @@ impl Memory {
         }
     }
 
-    /// Returns access to the tasks of the stream, as this handle's group sees them. Empty if the handle
-    /// has a set of streams, unless it is a partitioned stream.
+    /// Returns access to the tasks of the stream, as this handle's group sees them. There are none
+    /// if the handle has a set of streams that is not a partitioned stream.
     pub fn tasks(&self) -> Tasks {
         let parts = self.settings.stream_and_parts();
         let parts = parts.map_or_else(|_| &[][..], |(_, parts)| parts);
@@ -246,8 +247,8 @@ impl Memory {
         })
     }
 
-    /// Returns access to the pauses of the stream, and to the purge of its waiting messages. Without
-    /// effect if the handle has a set of streams, unless it is a partitioned stream.
+    /// Returns a handle to pause the stream, and to purge its waiting messages. It has no effect if
+    /// this handle has a set of streams that is not a partitioned stream.
     pub fn control(&self) -> Control {
         let parts = self.settings.stream_and_parts();
         let parts = parts.map_or_else(|_| &[][..], |(_, parts)| parts).iter();
@@ -257,8 +258,8 @@ impl Memory {
         })
     }
 
-    /// Returns the workers of the stream, as members of this handle's group. Empty if the handle has a
-    /// set of streams, unless it is a partitioned stream.
+    /// Returns a handle to list and to ask the workers that serve the stream in this handle's
+    /// group. It finds none if this handle has a set of streams that is not a partitioned stream.
     pub fn workers(&self) -> Workers {
         let parts = self.settings.stream_and_parts();
         let parts = parts.map_or_else(|_| &[][..], |(_, parts)| parts).iter();
@@ -268,11 +269,11 @@ impl Memory {
         })
     }
 
-    /// Returns the last 60 minutes of the group on the stream, the oldest first. The last one is the
-    /// current minute.
+    /// Returns the group's counts on the stream for each of the last 60 minutes, the oldest first.
+    /// The last item is the current minute.
     ///
     /// # Errors
-    /// If the handle has a set of streams, unless it is a partitioned stream.
+    /// If the handle has a set of streams that is not a partitioned stream.
     pub async fn history(&self) -> Result<Vec<Minute>, Error> {
         let (_, parts) = self.settings.stream_and_parts()?;
         let parts: Vec<_> = parts
@@ -292,8 +293,8 @@ impl Memory {
         Limit::new(name, limits::MemoryLimits { broker, settings })
     }
 
-    /// Returns the scheduled tasks of the stream. Each call fails if the handle has a set of streams, or
-    /// a partitioned stream.
+    /// Returns the scheduled tasks of the stream. Each call fails if the handle has a set of
+    /// streams, or a partitioned stream.
     #[cfg(feature = "schedule")]
     pub fn schedules(&self) -> crate::transport::Schedules {
         crate::transport::Schedules::new(schedules::MemorySchedules(self.clone()))
@@ -445,8 +446,8 @@ impl Memory {
     }
 }
 
-/// Encodes the fields of an entry into one shared buffer, so that each group can clone them cheaply.
-/// A request also has its reply address.
+/// Encodes the fields of an entry into one shared buffer, so that each group can clone them
+/// cheaply. A request also has its reply address.
 fn encode(message: &Message, request: Option<(&Requests, Uuid)>) -> Vec<(Bytes, Bytes)> {
     let mut bytes = Vec::with_capacity(128 + message.payload().len());
     let mut ends = Vec::with_capacity(6 + message.headers().len());

@@ -71,8 +71,8 @@ impl<'a> TaskEnd<'a> {
 }
 
 impl Records {
-    /// Changes the status of an entry's task, if the group records it. Without a group, the record may
-    /// be that of any group.
+    /// Changes the status of an entry's task, if the group records the status. If the group is
+    /// `None`, changes the record of any group.
     pub(super) fn change(
         &self,
         (stream, group): (&Name, Option<&Name>),
@@ -224,7 +224,7 @@ impl Contents {
         record.and_then(|record| record.checkpoint.clone())
     }
 
-    /// Stores a note of the handler of a running task. Returns `false` without a record.
+    /// Stores a note of the handler of a running task. Returns `false` if the task has no record.
     pub(super) fn note(&mut self, place: &Place, id: &MessageId, note: Note) -> bool {
         let Some(record) = self.by_id.get_mut(&(place.clone(), id.clone())) else {
             return false;
@@ -304,7 +304,8 @@ impl Contents {
         self.remove_later(place, id);
     }
 
-    /// Removes the record of a task that has ended, once the time is over for which it is kept.
+    /// Schedules the removal of the record of a task that has ended, after the time for which it is
+    /// kept.
     fn remove_later(&mut self, place: &Place, id: &MessageId) {
         if let Some(record) = self.by_id.get(&(place.clone(), id.clone())) {
             let removed_at = instant_after(record.status.keep);
@@ -312,13 +313,13 @@ impl Contents {
         }
     }
 
-    /// Keeps the record of a task that has ended.
+    /// Takes back the scheduled removal of the record of a task that has ended.
     pub(super) fn keep(&mut self, place: &Place, id: &MessageId) {
         self.ends
             .retain(|(_, of, ended)| (of, ended) != (place, id));
     }
 
-    /// Removes the records whose time is over.
+    /// Removes the records whose scheduled removal is due.
     fn expire(&mut self) {
         let now = Instant::now();
         while let Some((removed_at, ..)) = self.ends.first()

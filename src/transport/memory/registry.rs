@@ -13,8 +13,8 @@ pub(super) struct Registries(Mutex<HashMap<Name, Registry>>);
 
 #[derive(Debug, Default)]
 struct Registry {
-    /// The streams in the order of their registration. They are never removed: for a worker of this
-    /// transport an empty stream is no work.
+    /// The streams in the order of their registration. They are never removed, because an empty
+    /// stream costs a worker of this transport almost nothing.
     streams: Vec<Name>,
     /// The same streams, for a fast lookup.
     known: HashSet<Name>,

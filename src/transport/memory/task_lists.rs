@@ -7,10 +7,10 @@ use crate::{
     transport::{ListStep, TaskChange, TaskState},
 };
 
-/// The most tasks in the list of a state in which tasks have ended.
-const MOST_ENDED: usize = 10_000;
-/// The most changes in a feed.
-const MOST_CHANGES: usize = 10_000;
+/// The maximum number of tasks in the list of a state in which tasks have ended.
+const MAX_ENDED: usize = 10_000;
+/// The maximum number of changes in a feed.
+const MAX_CHANGES: usize = 10_000;
 
 /// The lists and the feed of one group of a stream.
 #[derive(Debug, Default)]
@@ -31,12 +31,12 @@ impl TaskLists {
         if is_listed {
             let list = self.by_state.entry(change.state).or_default();
             list.insert(self.last, change.id.clone());
-            if change.state.has_ended() && list.len() > MOST_ENDED {
+            if change.state.has_ended() && list.len() > MAX_ENDED {
                 list.pop_first();
             }
         }
         self.feed.push_back(change);
-        if self.feed.len() > MOST_CHANGES {
+        if self.feed.len() > MAX_CHANGES {
             self.feed.pop_front();
         }
         self.last
@@ -49,8 +49,8 @@ impl TaskLists {
         }
     }
 
-    /// Returns the tasks of a step that `show` accepts, those first that changed last, and the
-    /// position of the next step.
+    /// Returns the tasks of a step that `show` accepts, and the position of the next step. The
+    /// tasks that changed last come first.
     pub(super) fn list<T>(
         &self,
         step: &ListStep,

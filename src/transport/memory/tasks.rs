@@ -119,7 +119,7 @@ impl FeedReader {
         loop {
             let changed = broker.context.records.changed.notified();
             tokio::pin!(changed);
-            // From here on a change is not missed.
+            // Registers before the read, so that no later change is missed.
             changed.as_mut().enable();
             if let Some(step) = self.read() {
                 return step;
@@ -154,7 +154,7 @@ impl FeedReader {
 
 /// The record of a running task, for its handler.
 pub(super) struct MemoryRecord {
-    /// Weak, because the broker owns the leases, and these own the records.
+    /// Weak, because the broker owns the leases, and the leases own the records.
     broker: Weak<Shared>,
     settings: Arc<Settings>,
     serial: Serial,

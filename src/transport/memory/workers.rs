@@ -109,7 +109,7 @@ impl Shared {
         self.context.clock.milliseconds() / 60_000
     }
 
-    /// Returns the last hour of a group on all of these streams together.
+    /// Returns the counts of a group for each minute of the last hour, summed over these streams.
     pub(super) fn history(&self, streams: &[Settings]) -> Vec<Minute> {
         let now = self.minute();
         self.workers.collect(self.workers.of(streams).iter(), now);
@@ -141,7 +141,7 @@ impl MemoryWorkers {
         self.broker.workers.of(&self.streams)
     }
 
-    /// Returns what `answer` makes of each worker.
+    /// Calls `answer` for each worker, and returns the results.
     fn ask<T: Send + 'static>(
         &self,
         answer: impl Fn(&WorkerMonitor) -> T,

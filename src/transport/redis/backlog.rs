@@ -1,4 +1,4 @@
-//! All that waits for the workers of a group.
+//! The backlog of a group: the messages that its workers have to handle.
 
 use std::time::Duration;
 
@@ -19,22 +19,22 @@ use crate::{
 };
 
 impl Redis {
-    /// Returns all that waits for the group, with what is due within
-    /// [30 s](Backlog::HORIZON). Of a set of streams, returns the sum.
+    /// Returns the backlog of the group, including the messages that are due within
+    /// [`Backlog::HORIZON`] (30 s). For a set of streams, returns the sum.
     ///
     /// Sends one script for each stream. Its cost does not grow with the length of the stream.
     ///
     /// # Errors
-    /// If the server cannot be reached or refuses a command, and for a handle that serves the streams of
+    /// If the server cannot be reached or refuses a command, or if the handle serves the streams of
     /// a registry.
     pub fn backlog(&self) -> impl Future<Output = Result<Backlog, Error>> + Send + use<> {
         self.backlog_within(Backlog::HORIZON)
     }
 
-    /// Returns all that waits for the group, with what is due within the horizon.
+    /// Returns the backlog of the group, including the messages that are due within `horizon`.
     ///
     /// # Errors
-    /// As of [`backlog`](Self::backlog).
+    /// The errors of [`backlog`](Self::backlog).
     pub fn backlog_within(
         &self,
         horizon: Duration,
@@ -73,7 +73,7 @@ impl Redis {
     }
 }
 
-/// A longer horizon would not fit the numbers of a script.
+/// The maximum horizon. A longer one would not fit the numbers of a script.
 const LONGEST_HORIZON: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Decodes the response of the script.

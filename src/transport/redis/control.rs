@@ -19,7 +19,8 @@ use crate::{
     transport::{Control, ControlStore, Pause, PauseTarget, StoreFuture},
 };
 
-/// The most messages of each sort that one script call removes, since a script blocks the server.
+/// The most messages of each kind that one script call removes. Limited, since a script blocks the
+/// server.
 const PURGED_AT_ONCE: usize = 500;
 
 impl Redis {
@@ -33,7 +34,8 @@ impl Redis {
 struct Store(Redis);
 
 impl Store {
-    /// Begins or ends a pause on all partitions. Returns `true` if one of them has changed.
+    /// Begins or ends a pause on all partitions. Returns `true` if a pause has changed on one of
+    /// them.
     async fn set(&self, target: &PauseTarget, begin: Option<&str>) -> Result<bool, Error> {
         let all = self.0.all_keys()?;
         let set = all.iter().map(|keys| self.set_on(keys, target, begin));
@@ -73,7 +75,8 @@ impl Store {
         let names = [permits.as_str()];
         let pipeline = self.0.shared.pipeline.of(&keys.primary);
         loop {
-            // No delivery holds a permit of this key. The script hands over what is free: everything.
+            // The holder is empty, since no delivery holds a permit of this key. Each call moves
+            // the next slice of the parked messages.
             let args = |cmd: &mut Cmd| {
                 cmd.arg("")
                     .arg(keys.base())

@@ -239,8 +239,8 @@ pub(super) fn read((id, mut facts): Raw) -> Option<DeadLetter> {
     let kept = facts.split_off(FACTS);
     let fact = |index: usize| &facts[index].1;
     let number = |index: usize| std::str::from_utf8(fact(index)).ok()?.parse().ok();
-    // Packed fields (`~f`) are always the only field of the message. If there are others, a field
-    // of that name is the sender's.
+    // If the transport has packed the fields of the message, `~f` is its only field. If there are
+    // other fields, a field of that name is the sender's.
     let fields = match kept.len() {
         1 => unpacked(kept),
         _ => kept,

@@ -52,7 +52,7 @@ pub(in crate::transport::redis) struct StreamEntryId {
 }
 
 impl StreamEntryId {
-    /// Lower than every entry's id.
+    /// The lowest id. No entry has it.
     pub(in crate::transport::redis) const ZERO: Self = Self {
         milliseconds: 0,
         sequence: 0,
@@ -166,7 +166,7 @@ pub(in crate::transport::redis) fn each(
 pub(super) fn claimed(list: Value, which: WhichStream) -> Result<Vec<Entry>, Error> {
     let claimed = array(list)?.into_iter().map(|item| {
         let [id, deliveries, list] = exactly(item)?;
-        // At least 1, since this is a delivery: another client may have set the count to zero.
+        // At least 1, since this is a delivery. Another client may have set the count to zero.
         let deliveries = integer(&deliveries)?.clamp(1, u32::MAX.into());
         entry(which, bytes(id)?, deliveries as u32, list)
     });

@@ -1,8 +1,8 @@
 //! Estimates the size of a stream's entries, to bound the size of a response.
 
 /// The most bytes that a response should have, unless a single entry has more. A larger response
-/// would occupy its connection for long, and its entries are not in the in-flight table while they
-/// arrive.
+/// would occupy its connection for long. While it arrives, its entries are not in the in-flight
+/// table, so their leases are not renewed.
 pub(super) const ANSWER: usize = 1 << 20;
 
 /// The size of the largest recent entry, in bytes. Each response at most halves it.

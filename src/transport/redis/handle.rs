@@ -72,8 +72,8 @@ impl Redis {
     ///
     /// # Errors
     /// If the server cannot be reached within seconds, refuses the login, or is older than 6.2.
-    /// Only the first connection fails: a connected handle survives any outage, and a worker that
-    /// starts during an outage waits until it is over. To wait for the first connection too, use
+    /// Only this first connection can fail. A connected handle survives any outage, and a worker
+    /// that starts during an outage waits for its end. To wait for the first connection too, use
     /// [`connect_when_ready`](Self::connect_when_ready).
     pub async fn connect(url: &str) -> Result<Self, Error> {
         Self::builder(url).connect().await
@@ -95,7 +95,7 @@ impl Redis {
     /// ```
     ///
     /// # Errors
-    /// Returned immediately, for permanent errors: a malformed URL, a wrong password, a server that
+    /// Permanent errors are returned immediately: a malformed URL, a wrong password, a server that
     /// is older than 6.2.
     ///
     /// # Cancel safety
@@ -125,8 +125,8 @@ impl Redis {
     /// URL, or with [`builder`](Self::builder).
     ///
     /// # Errors
-    /// The errors of [`connect`](Self::connect). A client with certificates is an error, since they
-    /// cannot be read from it: pass them to [`builder`](Self::builder) instead.
+    /// The errors of [`connect`](Self::connect). A client with certificates is refused, since its
+    /// certificates cannot be read: pass them to [`builder`](Self::builder) instead.
     pub async fn from_client(client: redis::Client) -> Result<Self, Error> {
         Self::over(Connector::from_client(&client)?).await
     }
@@ -148,8 +148,8 @@ impl Redis {
     /// Returns a limit that all workers of the group share. Limits with the same name share their
     /// permits.
     ///
-    /// A permit lasts for the lease of this handle and is renewed meanwhile. So the permits of a worker
-    /// that has died end after that time.
+    /// A permit lasts for the lease of this handle, and is renewed while it is in use. So the
+    /// permits of a dead worker end one lease after their last renewal.
     ///
     /// # Errors
     /// If the name is empty, longer than 512 bytes, or has a colon.

@@ -8,7 +8,7 @@ pub(super) fn unique() -> Uuid {
     Uuid::new_v4()
 }
 
-/// Returns a UUID from this thread's seed, so that a simulation can be repeated.
+/// Returns a UUID from this thread's seeded generator, so that a simulation can be repeated.
 #[cfg(test)]
 pub(super) fn unique() -> Uuid {
     uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid()

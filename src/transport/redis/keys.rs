@@ -4,21 +4,22 @@
 //! in one: `orders` → `{orders}:dead:group`. A name that contains a tag keeps it and is preceded by
 //! its length in bytes: `{orders}.v2` → `11:{orders}.v2:dead:group`.
 //!
-//! Different streams have different keys. A key of a wrapped name begins with `{`, and the name
-//! ends at the first `}`, since it contains none. Any other key begins with the length of its name.
-//! A stream whose name is such a key itself is refused.
+//! Different streams have different keys. If the name is wrapped, the key begins with `{`, and the
+//! name ends at the first `}`, because a wrapped name contains no `}`. Otherwise, the key begins
+//! with the length of the name. A stream whose own name is such a key is refused.
 //!
-//! A handle with a [`Namespace`] puts it before the name of the stream, and the keys follow from
-//! that: `staging:orders`, `{staging:orders}:dead:group`. The application sees the name without the
-//! namespace.
+//! A handle with a [`Namespace`] puts the namespace before the name of the stream, and builds the
+//! keys from the result: `staging:orders`, `{staging:orders}:dead:group`. The application sees the
+//! stream's name without the namespace.
 
 use std::fmt::{Display, Write as _};
 
 use super::{namespace::Namespace, server::tag};
 use crate::{error::Error, message::Name, transport::PauseTarget};
 
-/// The first part of our consumers' names. The consumer's lease follows, and `scripts/holder.lua`
-/// reads it there. Consumers with other names renew no leases.
+/// The prefix of the names of this library's consumers. The consumer's lease follows the prefix,
+/// and `scripts/holder.lua` reads the lease from the name. Other libraries' consumers renew no
+/// leases.
 pub(super) const CONSUMER_PREFIX: &str = "campanile-";
 
 /// The keys of a stream and one of its groups.
@@ -28,24 +29,25 @@ pub(super) struct Keys {
     pub(super) stream: Name,
     /// The group.
     pub(super) group: Name,
-    /// The stream itself: its name in the namespace.
+    /// The key of the stream itself: its name with the namespace.
     pub(super) primary: Name,
-    /// The prefix of all other keys.
+    /// The prefix of all keys except `primary` and `orders`.
     base: String,
-    /// The stream of operators' orders to workers of the group. It has another prefix than the other
-    /// keys, so that workers may be allowed to read it only.
+    /// The stream of operators' orders to workers of the group. Its prefix differs from that of the
+    /// other keys, so that an ACL can allow workers to read this key without writing to it.
     pub(super) orders: String,
     /// The stream of the group's redeliveries.
     pub(super) retry: String,
-    /// The sorted set of the group's delayed redeliveries, by time.
+    /// The sorted set of the group's delayed redeliveries, by due time.
     pub(super) due: String,
     /// The hash of the messages in `due`.
     pub(super) bodies: String,
     /// The stream of the group's dead letters.
     pub(super) dead: String,
-    /// The sorted set of the names that the group's workers serve, by time.
+    /// The sorted set of the lists of names that the group's workers serve, by the time at which a
+    /// worker last recorded its list.
     pub(super) served_names: String,
-    /// The sorted set of tasks that were delayed by their senders, by time.
+    /// The sorted set of tasks that were delayed by their senders, by due time.
     pub(super) stream_due: String,
     /// The hash of the messages in `stream_due`.
     pub(super) stream_bodies: String,
@@ -55,8 +57,9 @@ impl Keys {
     /// Builds the keys of a stream and a group.
     ///
     /// # Errors
-    /// If a name cannot be used. In particular, if the stream's name has a `}` and no hash tag,
-    /// since no other key could be in its slot, or if it is the name of a key of another stream.
+    /// If a name cannot be used. For example, a stream's name is refused if it has a `}` without a
+    /// hash tag, because no other key could be in its slot. It is also refused if it is a key of
+    /// another stream.
     pub(super) fn new(namespace: &Namespace, stream: &Name, group: &Name) -> Result<Self, Error> {
         for (what, name) in [("stream", stream), ("group", group)] {
             if let Some(fault) = name.fault() {
@@ -81,7 +84,7 @@ impl Keys {
         })
     }
 
-    /// Returns the prefix of all keys except the stream itself.
+    /// Returns the prefix of all keys except those of the stream itself and of its orders.
     pub(super) fn base(&self) -> &str {
         &self.base
     }
@@ -101,31 +104,33 @@ impl Keys {
         format!("{}:task:{}:{id}", self.base, self.group)
     }
 
-    /// Returns the key of the list of the group's tasks in this state, by the time of the change.
+    /// Returns the key of the sorted set of the group's tasks in this state, by the time of their
+    /// last change.
     pub(super) fn tasks(&self, state: impl Display) -> String {
         format!("{}:tasks:{state}:{}", self.base, self.group)
     }
 
-    /// Returns the key of the stream of the changes of the group's tasks.
+    /// Returns the key of the stream that records the changes of the group's tasks.
     pub(super) fn feed(&self) -> String {
         format!("{}:feed:{}", self.base, self.group)
     }
 
-    /// Returns the key that stores the id of the task that holds this unique key.
+    /// Returns the Redis key that stores the id of the task that holds the unique key `key`.
     pub(super) fn unique(&self, key: impl Display) -> String {
         // Both the group and the key may contain a colon, so the length of the group is needed.
         let Self { base, group, .. } = self;
         format!("{base}:unique:{}:{group}:{key}", group.len())
     }
 
-    /// Returns the key of the sorted set of the limits' keys for which messages are parked.
-    /// `scripts/parking.lua` describes it.
+    /// Returns the Redis key of a sorted set: the limit keys for which messages are parked.
+    /// `scripts/parking.lua` describes the set.
     pub(super) fn parking(&self) -> String {
         format!("{}:parking:{}", self.base, self.group)
     }
 
-    /// Returns the key of the hash of the stream's pauses: [field](Self::pause) → time in milliseconds
-    /// and reason.
+    /// Returns the key of the hash of the stream's pauses. Each field is one that
+    /// [`pause`](Self::pause) returns. Its value is the start of the pause, in milliseconds since
+    /// 1970, and the reason.
     pub(super) fn control(&self) -> String {
         format!("{}:control", self.base)
     }
@@ -140,10 +145,11 @@ impl Keys {
         }
     }
 
-    /// Returns the target of a pause by its field. `Ok(None)` for a pause of another group.
+    /// Returns the target of the pause that is stored in this field, or `Ok(None)` if it is a pause
+    /// of another group.
     ///
     /// # Errors
-    /// If the field is not one of those that [`pause`](Self::pause) returns: a newer version may have
+    /// If the field has a form that [`pause`](Self::pause) never returns. A newer version may have
     /// written it.
     pub(super) fn paused(&self, field: &[u8]) -> Result<Option<PauseTarget>, ()> {
         let field = std::str::from_utf8(field).map_err(drop)?;
@@ -165,32 +171,32 @@ impl Keys {
         format!("{}:workers:{}", self.base, self.group)
     }
 
-    /// Returns the key of the question that the group's workers are asked.
+    /// Returns the key of the current question to the group's workers.
     pub(super) fn asked(&self) -> String {
         format!("{}:asked:{}", self.base, self.group)
     }
 
-    /// Returns the key of the answer of a consumer.
+    /// Returns the key of the answer of the worker with this consumer.
     pub(super) fn report(&self, consumer: &str) -> String {
         // Both the group and the consumer may contain a colon, so the length of the group is needed.
         let Self { base, group, .. } = self;
         format!("{base}:report:{}:{group}:{consumer}", group.len())
     }
 
-    /// Returns the key of the counts of a minute since 1970.
+    /// Returns the key of the group's counts in one minute. `number` is the minute since 1970.
     #[cfg(test)]
     fn minute(&self, number: u64) -> String {
         format!("{}:minute:{number}:{}", self.base, self.group)
     }
 
-    /// Returns the key of the permits of a key of a limit.
+    /// Returns the Redis key of the permits for the limit key `key`.
     pub(super) fn permits(&self, key: &str) -> String {
         // Both the group and the key may contain a colon, so the length of the group is needed.
         let Self { base, group, .. } = self;
         format!("{base}:permits:{}:{group}:{key}", group.len())
     }
 
-    /// Returns the key of the times at which messages with a key of a rate limit start.
+    /// Returns the Redis key of the start times of messages that have the rate-limit key `key`.
     pub(super) fn starts(&self, key: &str) -> String {
         let Self { base, group, .. } = self;
         format!("{base}:starts:{}:{group}:{key}", group.len())
@@ -201,23 +207,26 @@ impl Keys {
         format!("{}:value:{name}", self.base)
     }
 
-    /// The stream of follow-ups for streams in other slots.
+    /// Returns the key of the stream of tasks for streams in other slots, until `consumer::forward`
+    /// sends them there.
     pub(super) fn outbox(&self) -> String {
         format!("{}:outbox", self.base)
     }
 
-    /// The hash of the stream's scheduled tasks, which `scripts/schedules.lua` describes.
+    /// Returns the key of the hash of the stream's scheduled tasks, which `scripts/schedules.lua`
+    /// describes.
     #[cfg(any(feature = "schedule", test))]
     pub(super) fn schedules(&self) -> String {
         format!("{}:schedules", self.base)
     }
 
-    /// The list of the numbers of partitions that this stream has had.
+    /// Returns the key of the list of all numbers of partitions that this stream has had.
     pub(super) fn partitions(&self) -> String {
         format!("{}:partitions", self.base)
     }
 
-    /// The hash of the group's members that own partitions of this stream: their heartbeats.
+    /// Returns the key of the hash of the group's members that own partitions of this stream. Its
+    /// values count the heartbeats of each member.
     pub(super) fn members(&self) -> String {
         format!("{}:members:{}", self.base, self.group)
     }
@@ -228,17 +237,17 @@ impl Keys {
         format!("{}:owner:{}", self.base, self.group)
     }
 
-    /// Returns the key that throttles a step of the upkeep. While the key exists, no other worker
-    /// of the group does the step.
+    /// Returns the key that throttles the step `what` of the upkeep (the periodic maintenance by
+    /// the group's workers). While the key exists, no other worker of the group does the step.
     pub(super) fn throttle(&self, what: impl Display) -> String {
         format!("{}:gate:{what}:{}", self.base, self.group)
     }
 }
 
-/// The prefix of the keys of registries, behind the namespace. No stream's name may begin with it.
+/// The prefix of the keys of registries, after the namespace. No stream's name may begin with it.
 const REGISTRY: &str = "campanile:registry:";
-/// The prefix of the keys of orders to workers, behind the namespace. No stream's name may begin with
-/// it.
+/// The prefix of the keys of orders to workers, after the namespace. No stream's name may begin
+/// with it.
 const ORDERS: &str = "campanile:orders:";
 
 /// Returns the key of a registry: a sorted set of streams by the time of their last registration.
@@ -247,8 +256,8 @@ pub(super) fn registry(namespace: &Namespace, name: &Name) -> String {
     format!("{}{REGISTRY}{name}", namespace.prefix())
 }
 
-/// Returns the use of a key that has no stream's prefix, in any namespace or in none. `None` if it may
-/// be a stream.
+/// Returns the purpose of a key that has no stream's prefix, with or without a namespace before it.
+/// `None` if the key may be the name of a stream.
 fn reserved(key: &str) -> Option<&'static str> {
     let rest = key.split_once(':').map_or("", |(_, rest)| rest);
     let begins = |prefix| key.starts_with(prefix) || rest.starts_with(prefix);
@@ -270,7 +279,7 @@ pub(super) fn check(namespace: &Namespace, stream: &Name) -> Result<(), Error> {
     }
 }
 
-/// Returns the prefix of the other keys of `stream`.
+/// Returns the prefix that `Keys::base` returns for `stream`.
 pub(super) fn base(namespace: &Namespace, stream: &Name) -> Result<String, Error> {
     let key = namespace.apply(stream);
     if let Some(purpose) = reserved(&key) {
@@ -343,7 +352,7 @@ fn owner(key: &str) -> Option<&str> {
     PURPOSES.contains(&purpose).then_some(name)
 }
 
-/// Returns the key of the stream of reliable replies to a client, from the prefix of the keys.
+/// Returns the key of the stream of reliable replies to a client. `base` is `Keys::base`.
 pub(super) fn replies(base: &str, client: impl Display) -> String {
     let mut key = String::with_capacity(base.len() + 41);
     let _ = write!(key, "{base}:rpc:{client}");
@@ -482,7 +491,7 @@ mod tests {
         shared
     }
 
-    /// Panics if two different pairs share a key that they must not share.
+    /// Panics if two different pairs of a stream and a group share a key that they must not share.
     fn assert_apart(one: (&str, &str), other: (&str, &str)) {
         let keys = |(stream, group): (&str, &str)| Keys::new(&NONE, &stream.into(), &group.into());
         let (Ok(first), Ok(second)) = (keys(one), keys(other)) else {
@@ -513,7 +522,7 @@ mod tests {
         assert_apart(("orders", "a:b"), ("orders", "b"));
     }
 
-    /// Names that look like keys, of few parts, so that collisions are frequent.
+    /// Names that look like keys. They are built from few parts, so that collisions are frequent.
     fn part_of_a_key() -> impl Strategy<Value = String> {
         let part = prop::sample::select(vec![
             "s",
@@ -575,7 +584,6 @@ mod tests {
             .prop_flat_map(|stem| (made_of(stem.to_owned()), made_of(stem.to_owned())))
     }
 
-    /// Checks a property for a number of cases, and panics unless enough of them are valid pairs.
     #[test]
     fn related_pairs_of_names_have_different_keys() {
         use proptest::test_runner::TestRunner;

@@ -54,9 +54,9 @@ fn name_of(request: &PermitRequest) -> PermitName {
     (stream, key, request.holder.clone())
 }
 
-/// The uses of the permits that this process holds or asks for. A delivery may take its permit again,
-/// for example if a layer repeats its handler. On the server it is the same permit, so it is returned
-/// after its last use, and not while it is asked for.
+/// The uses of the permits that this process holds or asks for. A delivery may take its permit
+/// again, for example if a layer repeats its handler. On the server it is one permit, so it is
+/// returned after its last use, and not while another use asks for it.
 #[derive(Default)]
 struct Uses {
     by_permit: Mutex<HashMap<PermitName, Use>>,
@@ -67,12 +67,12 @@ struct Uses {
 #[derive(Default)]
 struct Use {
     times: usize,
-    /// Set while the permit is returned to the server.
+    /// Set while the permit is being returned to the server.
     is_returning: bool,
 }
 
 impl Uses {
-    /// Begins a use. Waits while the permit is returned.
+    /// Begins a use. Waits while the permit is being returned to the server.
     async fn begin(&self, name: &PermitName) {
         loop {
             let mut returned = pin!(self.returned.notified());
@@ -89,8 +89,8 @@ impl Uses {
         }
     }
 
-    /// Ends a use. Returns `true` if it was the last one. The permit then counts as being returned if
-    /// this process holds it.
+    /// Ends a use. Returns `true` if it was the last one. If so, and if this process holds the
+    /// permit, marks the permit as being returned.
     fn end(&self, name: &PermitName, is_held: bool) -> bool {
         let mut uses = lock(&self.by_permit);
         let Some(found) = uses.get_mut(name) else {
@@ -122,7 +122,8 @@ impl Drop for Asking<'_> {
     }
 }
 
-/// The permits that are returned to the server. Dropping it lets their holders ask again.
+/// The permits that are being returned to the server. Dropping this value lets their holders ask
+/// for them again.
 struct Returning<'a> {
     uses: &'a Uses,
     requests: Vec<PermitRequest>,
@@ -198,8 +199,8 @@ impl LimitStore for RedisLimits {
     }
 }
 
-/// Renews the permits that this process holds, and returns those that it no longer needs. Ends once the
-/// limit and its last permit are dropped.
+/// Renews the permits that this process holds, and returns the permits that it no longer needs.
+/// Ends once the limit and its last permit are dropped.
 async fn keep(permits: Arc<Permits>, uses: Arc<Uses>, mut changes: UnboundedReceiver<Change>) {
     const AT_ONCE: usize = 256;
     let mut held = HashMap::new();
@@ -294,8 +295,8 @@ impl Permits {
         Ok(Duration::from_millis(wait.await?.unsigned_abs()))
     }
 
-    /// Calls a script with one key of the limit. Sent until answered, since all of these scripts can
-    /// be repeated.
+    /// Calls a script with one key of the limit. The call is sent until it is answered, since all
+    /// of these scripts can be repeated.
     async fn call(
         &self,
         script: &'static Script,

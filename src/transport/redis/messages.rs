@@ -24,13 +24,12 @@ use crate::{
 };
 
 /// The most keys with parked messages that are listed.
-const MOST_PARKED: usize = 100;
-/// The approximate most registered streams in a step.
-const MOST_STREAMS: usize = 100;
+const MAX_PARKED: usize = 100;
+/// The approximate maximum number of registered streams in a step.
+const MAX_STREAMS: usize = 100;
 
 impl Redis {
-    /// Returns access to the messages of the stream, as this handle's group sees them, without any
-    /// effect on them.
+    /// Returns read-only access to the messages of the stream, as this handle's group sees them.
     pub fn messages(&self) -> Messages {
         Messages::new(Store(self.clone()))
     }
@@ -43,9 +42,9 @@ impl Redis {
         Ok(self.options.namespace.apply(self.settings.one_stream()?))
     }
 
-    /// Lists the streams of this handle, step by step: its stream, the streams of its set, the
-    /// partitions of its stream, or those in the registry that it serves. Start without a position,
-    /// and go on with [`StreamPage::next`].
+    /// Lists the streams of this handle, step by step: its only stream, the streams of its set, the
+    /// partitions of its stream, or the streams in the registry that it serves. Start without a
+    /// position, and go on with [`StreamPage::next`].
     ///
     /// Uses [`ZSCAN`](https://redis.io/docs/latest/commands/zscan/), if the streams are registered.
     ///
@@ -62,7 +61,7 @@ impl Redis {
         }
         let key = keys::registry(&self.options.namespace, registry);
         let mut cmd = redis::cmd("ZSCAN");
-        cmd.arg(&key).arg(cursor).arg("COUNT").arg(MOST_STREAMS);
+        cmd.arg(&key).arg(cursor).arg("COUNT").arg(MAX_STREAMS);
         let pipeline = self.shared.pipeline.of(&key);
         streams(pipeline.command(cmd, Resend::Never).await?)
     }
@@ -122,7 +121,8 @@ impl Store {
         }
     }
 
-    /// Lists messages of the stream, or redeliveries. Also returns the position of the next ones.
+    /// Lists messages of the primary stream, or of the retry stream if `on_stream` is `false`. Also
+    /// returns the position of the next messages.
     async fn list_part(
         &self,
         keys: &Keys,
@@ -176,7 +176,7 @@ impl MessageStore for Store {
         Box::pin(async move {
             let keys = self.keys()?;
             let args = |cmd: &mut Cmd| {
-                cmd.arg(keys.group.as_str()).arg(MOST_PARKED);
+                cmd.arg(keys.group.as_str()).arg(MAX_PARKED);
             };
             let parking = keys.parking();
             let names = [&*parking];
@@ -266,9 +266,10 @@ pub(super) fn parked(answer: Value) -> Result<Vec<ParkedKey>, Error> {
     keys.collect()
 }
 
-/// Decodes a message. Its attempt is the next one.
+/// Decodes a message. Its attempt is the number of its next delivery.
 fn message(entry: &str, fields: Vec<(Bytes, Bytes)>, on_stream: bool) -> ListedMessage {
-    // Packed and internal fields are believed only where the transport has written them.
+    // Packed and internal fields are decoded only on the retry stream, which the transport has
+    // written. On the primary stream, a sender may have written fields with these names.
     let fields = match on_stream {
         true => fields,
         false => msgpack::unpacked(fields),

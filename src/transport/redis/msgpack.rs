@@ -1,12 +1,13 @@
-//! Decodes entries whose fields a script has packed into one value, since a script cannot pass that
-//! many fields to a command.
+//! Decodes entries whose fields a script has packed into one value. Scripts pack fields because
+//! they cannot pass thousands of them to a command.
 
 use bytes::Bytes;
 
 /// The name of the field that contains the packed fields.
 const BLOB: &str = "~f";
 
-/// Replaces the packed field by the fields in it. Returns malformed ones unchanged.
+/// Replaces the field `~f` by the fields that are packed in it. If they are malformed, returns
+/// `fields` unchanged.
 pub(super) fn unpacked(mut fields: Vec<(Bytes, Bytes)>) -> Vec<(Bytes, Bytes)> {
     let Some(at) = fields.iter().position(|(field, _)| field == BLOB) else {
         return fields;

@@ -13,7 +13,7 @@ pub(super) struct Namespace {
     prefix: Name,
 }
 
-/// Names that are no namespaces, since channels without a namespace begin with them:
+/// Names that cannot be namespaces, since channels without a namespace begin with them:
 /// `campanile:reply:`, and the Go library's `reply:`.
 const RESERVED: [&str; 2] = ["campanile", "reply"];
 
@@ -33,9 +33,9 @@ impl Namespace {
         } else if name.len() > Name::MAX_LEN {
             "it is longer than 1024 bytes"
         } else if !is_valid(name) {
-            // A colon would let two namespaces share keys, braces would move streams to other
-            // slots, and a digit could begin a key of a stream with a hash tag. Glob characters
-            // and blanks would change the meaning of patterns and ACLs.
+            // A colon would let two namespaces share keys. Braces would move streams to other
+            // slots. A digit at the start could be taken for the length with which some keys begin.
+            // Glob characters and blanks would change the meaning of patterns and ACLs.
             "a namespace begins with a letter, and has letters, digits, `-`, `_` and `.` only"
         } else {
             return Ok(Self {

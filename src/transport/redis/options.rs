@@ -20,8 +20,8 @@ pub(super) struct Options {
     pub(super) trim_beside_foreign: bool,
     /// The prefix of the channels of events.
     pub(super) event_prefix: Name,
-    /// The time for which the application's runtime may run no task before leases are no longer
-    /// renewed.
+    /// The maximum time for which the application's runtime may run no task. After it, leases are
+    /// no longer renewed.
     pub(super) stall_limit: Duration,
     /// Called when events were missed.
     pub(super) on_event_gap: OnGap,
@@ -68,8 +68,8 @@ impl Options {
 impl Redis {
     /// Sets the namespace of all keys and channels of this handle: those of streams, registries,
     /// events and replies. Applications and environments that share a server never mix if their
-    /// namespaces differ, even if their streams have the same names. None by default.
-    /// `?namespace=staging` in the URL has the same effect.
+    /// namespaces differ, even if their streams have the same names. By default there is no
+    /// namespace. `?namespace=staging` in the URL has the same effect.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), campanile::Error> {
@@ -115,8 +115,8 @@ impl Redis {
     /// `campanile:reply:` by default. Workers must [allow](Self::allowed_reply_prefixes) the
     /// prefix.
     ///
-    /// Use the prefix `reply:` only if the server's ACL allows no other: Go-Broker's clients
-    /// subscribe to `reply:*`, and keep every message.
+    /// Use the prefix `reply:` only if the server's ACL allows no other. Go-Broker's clients
+    /// subscribe to `reply:*`, and keep every message that they receive.
     #[must_use]
     pub fn reply_prefix(mut self, prefix: impl Into<Name>) -> Self {
         Arc::make_mut(&mut self.options).reply_prefix = prefix.into();
@@ -125,10 +125,10 @@ impl Redis {
         self
     }
 
-    /// Sets the prefixes of the channels on which this worker publishes replies. A request names
-    /// its reply channel itself: without a limit, anyone who can add a request could make workers
-    /// publish on any channel. `campanile:reply:` and `reply:` by default. In a
-    /// [namespace](Self::namespace), the namespace precedes each prefix.
+    /// Sets the prefixes of the channels on which this worker publishes replies. A limit is needed
+    /// because a request names its reply channel: without one, anyone who can add a request could
+    /// make workers publish on any channel. By default, the prefixes are `campanile:reply:` and
+    /// `reply:`. In a [namespace](Self::namespace), the namespace precedes each prefix.
     #[must_use]
     pub fn allowed_reply_prefixes<N: Into<Name>>(
         mut self,
@@ -139,8 +139,8 @@ impl Redis {
         self
     }
 
-    /// Sets the prefix of the channels of events. Empty by default: an event's name is its channel,
-    /// as in Go-Broker.
+    /// Sets the prefix of the channels of events. By default it is empty, so the channel of an
+    /// event is its name, as in Go-Broker.
     ///
     /// Pub/Sub is shared by all databases of a server: an event reaches the subscribers of every
     /// database. Applications that share a server and use the same event names need different
@@ -170,13 +170,13 @@ impl Redis {
         self
     }
 
-    /// Sets the time for which the runtime of this worker may run no task. After that, the worker's
-    /// leases are no longer renewed, so that other workers claim the deliveries of a process that
-    /// hangs. A separate thread renews the leases, so a handler that blocks its runtime keeps its
-    /// delivery for this time. 60 s by default.
+    /// Sets the maximum time for which the runtime of this worker may run no task. After that time,
+    /// the worker's leases are no longer renewed, so that other workers claim the deliveries of a
+    /// process that hangs. A separate thread renews the leases, so a handler that blocks the
+    /// runtime keeps its delivery until this time has passed. 60 s by default.
     ///
     /// # Panics
-    /// If it is shorter than a second.
+    /// If `limit` is shorter than 1 s.
     #[must_use]
     #[track_caller]
     pub fn stall_limit(mut self, limit: Duration) -> Self {

@@ -13,7 +13,7 @@ use crate::{error::Error, message::Replicas};
 
 /// A function that decodes a response.
 pub(crate) struct Reader {
-    /// The command or script of the response.
+    /// The name of the command or script to which the response belongs.
     pub(crate) of: &'static str,
     /// Decodes a response, and formats everything in it.
     pub(crate) read: fn(Value) -> Result<String, Error>,
@@ -247,7 +247,7 @@ mod tests {
 
     use super::*;
 
-    /// Values that are never valid in place of another.
+    /// Values that are never valid in place of a value of a response.
     fn never_there() -> [Value; 3] {
         [
             Value::Nil,
@@ -256,7 +256,7 @@ mod tests {
         ]
     }
 
-    /// The number of values in this one, including itself.
+    /// Returns the number of values in `value`, including itself.
     fn size(value: &Value) -> usize {
         match value {
             Value::Array(list) => 1 + list.iter().map(size).sum::<usize>(),
@@ -264,7 +264,7 @@ mod tests {
         }
     }
 
-    /// Changes the value at a position.
+    /// Changes the value at position `place`. Returns the number of values that were passed.
     fn at(value: &mut Value, place: usize, change: &mut dyn FnMut(&mut Value)) -> usize {
         if place == 0 {
             change(value);
@@ -291,7 +291,7 @@ mod tests {
             return;
         }
         if error.is_duplicate() || error.is_reused_key() {
-            // The number for a refused task, in place of that for an accepted one.
+            // The changed number is the code for a refused task.
             return;
         }
         assert!(error.is_decode(), "{text}");
@@ -301,7 +301,7 @@ mod tests {
         );
     }
 
-    /// Checks that a response with another value at one position is an error, or loses nothing.
+    /// Checks that a response in which `other` replaces one value is an error, or loses nothing.
     fn is_noticed(reader: &Reader, place: usize, other: &Value) {
         let whole = (reader.read)(reader.answer.clone()).expect(reader.of);
         let mut answer = reader.answer.clone();

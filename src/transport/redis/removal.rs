@@ -15,22 +15,25 @@ use crate::{
 };
 
 /// The reason of tasks that end because their group was deleted.
-const DROPPED: &str = "the group was dropped";
+const DROP_REASON: &str = "the group was dropped";
 
 impl Redis {
-    /// Deletes this handle's group from the stream, for example because its service does not exist any
-    /// more: such a group prevents that the stream is trimmed. The group's waiting messages are removed
-    /// as by [`purge_waiting`](crate::transport::Control::purge_waiting), and those that are pending are
-    /// lost for it. Other groups are not affected. Dead letters and the records of tasks are kept.
+    /// Deletes this handle's group from the stream, for example because its service does not exist
+    /// any more. Without workers, the group would prevent the trimming of the stream. The group's
+    /// waiting messages are removed as by
+    /// [`purge_waiting`](crate::transport::Control::purge_waiting), and its pending messages are
+    /// lost for this group. Other groups are not affected. Dead letters and the records of tasks
+    /// are kept.
     ///
     /// Returns the number of messages that were lost: those that waited or were pending.
     ///
-    /// With `force`, the group is deleted although it has live workers. Workers of Campanile create it
-    /// again, behind the last entry that they have read.
+    /// With `force`, the group is deleted although it has live workers. Live workers of Campanile
+    /// then create the group again, and continue after the last entry that they have read.
     ///
     /// # Errors
-    /// If the group does not exist, or has live workers and `force` is not set: then nothing was
-    /// changed. If the server cannot be reached or refuses.
+    /// If the group does not exist, or if it has live workers and `force` is not set. Nothing was
+    /// changed then, except if a worker started during the call. If the server cannot be reached or
+    /// refuses a command.
     ///
     /// # Cancel safety
     /// If the future is dropped, some messages may have been removed.
@@ -43,11 +46,11 @@ impl Redis {
             return Err(Error::new(ErrorKind::Invalid, text));
         };
         if stats.consumers > 0 && !force {
-            return Err(is_served(group, stats.consumers));
+            return Err(still_served_error(group, stats.consumers));
         }
         let mut lost = self.control().purge_waiting().await?;
         let running = TaskQuery::all().state(TaskState::Running);
-        lost += self.tasks().cancel_all(running, DROPPED).await?;
+        lost += self.tasks().cancel_all(running, DROP_REASON).await?;
         for keys in &all {
             lost += self.drop_on(keys, force).await?;
         }
@@ -65,23 +68,26 @@ impl Redis {
         ];
         let args = |cmd: &mut Cmd| {
             cmd.arg(group);
-            self.leases(cmd);
+            self.push_lease_args(cmd);
             cmd.arg(u8::from(force));
         };
         let pipeline = self.shared.pipeline.of(&keys.primary);
         let dropped = pipeline.script(&scripts::DROP_GROUP, &names, args, Resend::Never);
+        // The script returns 1 if it has deleted the group, the number of live consumers, and the
+        // number of pending entries. All three are zero if this stream has no such group.
         match integers(dropped.await?)? {
-            [0, live, _] if live > 0 => Err(is_served(group, live.unsigned_abs())),
+            [0, live, _] if live > 0 => Err(still_served_error(group, live.unsigned_abs())),
             [_, _, pending] => Ok(pending.unsigned_abs()),
         }
     }
 
-    /// Deletes a consumer from this handle's group. Returns the number of messages that were pending for
-    /// it, which are lost for the group.
+    /// Deletes a consumer from this handle's group. Returns the number of messages that were
+    /// pending for the consumer. They are lost for the group.
     ///
     /// # Errors
-    /// If the group has no such consumer. If the consumer is live, or messages are pending for it, and
-    /// `force` is not set: then nothing was changed. If the server cannot be reached or refuses.
+    /// If the group has no such consumer. If `force` is not set, and the consumer is live or has
+    /// pending messages. It is then not deleted, or on a partitioned stream only from some of the
+    /// partitions. If the server cannot be reached or refuses a command.
     pub async fn drop_consumer(&self, consumer: &str, force: bool) -> Result<u64, Error> {
         let (mut found, mut lost) = (false, 0);
         for keys in self.all_keys()? {
@@ -89,7 +95,7 @@ impl Redis {
             let names = [&*keys.primary, &keys.retry, &workers];
             let args = |cmd: &mut Cmd| {
                 cmd.arg(keys.group.as_str()).arg(consumer);
-                self.leases(cmd);
+                self.push_lease_args(cmd);
                 cmd.arg(u8::from(force));
             };
             let pipeline = self.shared.pipeline.of(&keys.primary);
@@ -127,14 +133,14 @@ impl Redis {
     }
 
     /// Appends the arguments with which scripts decide whether a consumer is live.
-    fn leases(&self, cmd: &mut Cmd) {
+    fn push_lease_args(&self, cmd: &mut Cmd) {
         cmd.arg(CONSUMER_PREFIX)
             .arg(self.settings.lease.as_millis() as u64)
             .arg(self.options.foreign_lease.as_millis() as u64);
     }
 }
 
-fn is_served(group: &str, live: u64) -> Error {
+fn still_served_error(group: &str, live: u64) -> Error {
     Error::new(
         ErrorKind::Invalid,
         format!(

@@ -1,7 +1,7 @@
 //! Decodes the server's responses.
 //!
-//! A response of an unexpected form is an error. It must not be read as an empty response, since it
-//! may have entries that are now pending for this consumer.
+//! A response of an unexpected form is an error. It must not be decoded as an empty response, since
+//! it may have entries that are now pending for this consumer.
 
 use bytes::Bytes;
 

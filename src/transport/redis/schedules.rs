@@ -24,8 +24,9 @@ use crate::{
 };
 
 impl Redis {
-    /// Returns the scheduled tasks of the stream. They are stored in the slot of the stream. Each call
-    /// fails if the handle has a set of streams, or a partitioned stream: use a handle of one partition.
+    /// Returns the scheduled tasks of the stream. They are stored in the slot of the stream. Each
+    /// call fails if the handle has a set of streams, or a partitioned stream. Use a handle of one
+    /// partition in that case.
     pub fn schedules(&self) -> Schedules {
         Schedules::new(RedisSchedules(self.clone()))
     }
@@ -40,7 +41,7 @@ impl RedisSchedules {
         Keys::new(&self.0.options.namespace, stream, group)
     }
 
-    /// Runs a script that changes nothing if it runs again.
+    /// Runs a script, again after an unknown outcome. The second run must change nothing.
     async fn call(
         &self,
         script: &'static scripts::Script,
@@ -122,7 +123,7 @@ impl ScheduleStore for RedisSchedules {
             let args = |cmd: &mut Cmd| {
                 cmd.arg(name.as_str()).arg(change);
             };
-            // Not sent again: a second removal would find no schedule.
+            // Not sent again, since a second removal would find no schedule and return `false`.
             let (script, keys) = (
                 &scripts::CHANGE_SCHEDULE,
                 self.keys(&self.0.settings.group)?,
@@ -192,7 +193,7 @@ pub(super) fn list_of(response: Value) -> Result<ScheduleList, Error> {
 fn schedules_of(hash: Value, now: SystemTime) -> Result<Vec<ScheduleStatus>, Error> {
     let mut by_name: HashMap<Name, HashMap<Bytes, Bytes>> = HashMap::new();
     for (field, value) in fields(hash)? {
-        // A field of another program is no schedule.
+        // A field without a colon was written by another program.
         let Some(colon) = field.iter().position(|byte| *byte == b':') else {
             continue;
         };
@@ -207,7 +208,7 @@ fn schedules_of(hash: Value, now: SystemTime) -> Result<Vec<ScheduleStatus>, Err
         .collect())
 }
 
-/// Reads a schedule from its fields. `None` if one is missing that the scripts always write.
+/// Reads a schedule from its fields. `None` if a field is missing that the scripts always write.
 fn schedule_of(
     name: Name,
     parts: &HashMap<Bytes, Bytes>,

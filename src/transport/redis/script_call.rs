@@ -61,8 +61,8 @@ impl ScriptCall {
     ///
     /// # Errors
     /// Without a response in time, the error is a [timeout](Error::is_timeout), and the script may
-    /// have run. If there is no connection, the error's source is the reason. Other errors come
-    /// from the server, such as an error that the script raises.
+    /// have run. If there was no connection, the source of this error is the reason why. Other
+    /// errors come from the server, such as an error that the script raises.
     ///
     /// # Cancel safety
     /// If the future is dropped, a call that was sent may still run, and the call is not sent
@@ -77,9 +77,9 @@ impl ScriptCall {
         let keys = [&*self.key];
         let attempts = async {
             loop {
-                // This loop sends the call again, and not the pipeline: the pipeline would go on
-                // after the caller has given up, and the script could then claim a key for a caller
-                // that is no longer there.
+                // This loop sends the call again, instead of the pipeline. The pipeline would
+                // continue after the caller has given up, and the script could then claim a key for
+                // a caller that no longer waits.
                 let sent = pipeline.script(self.script, &keys, args, Resend::Never);
                 match sent.await {
                     Err(error) if error.is_unknown_outcome() || error.is_disconnected() => {}
@@ -124,8 +124,8 @@ pub enum ScriptResponse {
 }
 
 impl ScriptResponse {
-    /// Decodes a response. It is not in the list of `readers`, since all responses of these forms
-    /// are valid.
+    /// Decodes a response. This function is not in `readers::all`, since every response of one of
+    /// these forms is valid.
     pub(super) fn read(value: Value) -> Result<Self, Error> {
         Ok(match error::check(value)? {
             Value::Nil => Self::Nil,

@@ -9,8 +9,8 @@ use crate::transport::ConnectionState;
 const CHECK_PERIOD: Duration = Duration::from_millis(50);
 
 impl Redis {
-    /// Returns the current state of this handle, its clones, and the sources that were opened from
-    /// them.
+    /// Returns the current state: the worst of the states of this handle, its clones, and the
+    /// sources that were opened from them.
     ///
     /// This sends no command: it reports the results of commands that are sent anyway. A worker
     /// sends a command at least every two seconds, so the state shows within a few seconds that a
@@ -45,15 +45,16 @@ impl Redis {
         }
     }
 
-    /// Sets a hook that is called with the length of the gap each time that lost subscriptions to
-    /// events are restored. Events that were published during the gap are lost, so the application
-    /// may have to load the data that they announced. The hook must not block. It applies to
-    /// sources that are opened from this handle later. A second hook replaces the first.
+    /// Sets a hook that is called each time that lost subscriptions to events are restored. Its
+    /// argument is the length of the gap, the time without subscriptions. Events that were
+    /// published during the gap are lost, so the application may have to load the data that they
+    /// announced. The hook must not block. It applies to sources that are opened from this handle
+    /// later. A second hook replaces the first.
     ///
-    /// On a cluster a gap may be in some of the [sharded events](crate::Router::event_sharded) only:
-    /// those of the slots that moved, or of the node that was lost.
+    /// On a cluster, a gap may affect only some [sharded events](crate::Router::event_sharded):
+    /// those of slots that moved, or of a node that was lost.
     ///
-    /// Each gap is also a warning on `tracing`.
+    /// Each gap is also logged as a warning by `tracing`.
     #[must_use]
     pub fn on_event_gap(mut self, hook: impl Fn(Duration) + Send + Sync + 'static) -> Self {
         Arc::make_mut(&mut self.options).on_event_gap = OnGap(Some(Arc::new(hook)));

@@ -128,8 +128,8 @@ impl Redis {
         Ok(Some(found.into_values().collect()))
     }
 
-    /// Returns the consumers of a stream, and then those of its retry stream. A consumer of both is
-    /// listed twice.
+    /// Returns the consumers of a stream, and then those of its retry stream. A consumer of both
+    /// streams is listed twice.
     pub(super) async fn consumers_of(
         &self,
         stream: &Name,

@@ -30,7 +30,7 @@ const BLOCK: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(5);
 /// The most entries that one read returns.
 const COUNT: usize = 100;
-/// The approximate most bytes that one read returns.
+/// The approximate maximum number of bytes that one read returns.
 const BYTES: usize = 4 << 20;
 
 impl Redis {
@@ -104,8 +104,8 @@ pub enum TailFrom {
     Now,
     /// The oldest entry.
     Beginning,
-    /// The entry with this id, `<milliseconds>-<sequence>`, or the first entry behind it.
-    /// Milliseconds alone are a time since 1970.
+    /// The entry with this id, `<milliseconds>-<sequence>`, or the first entry after it.
+    /// Milliseconds alone stand for the first entry at this time since 1970, or after it.
     Id(String),
 }
 
@@ -130,9 +130,9 @@ pub struct Tail {
     stream: Name,
     /// The last entry that was read.
     seen: StreamEntryId,
-    /// A separate connection, since a blocked read delays all other commands. It is taken out
-    /// during a read. So a read that is cancelled closes the connection, and its late response
-    /// cannot be read as that of another read.
+    /// A separate connection, since a blocking read delays all other commands. It is `None` during
+    /// a read. So if the read is cancelled, the connection closes, and the late response is not
+    /// taken for the response to another read.
     connection: Option<Connection>,
     /// Entries that were read and not returned yet.
     read: VecDeque<TailEntry>,

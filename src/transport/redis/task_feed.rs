@@ -1,4 +1,4 @@
-//! Reads the feeds of changes of tasks. `scripts/tasks.lua` writes them.
+//! Reads feeds: the streams of changes of tasks, which `scripts/tasks.lua` writes.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -33,10 +33,10 @@ const COUNT: usize = 100;
 const BLOCK: Duration = Duration::from_secs(2);
 /// A connection counts as lost if it is silent for this time after the `BLOCK` of its read.
 const GRACE: Duration = Duration::from_secs(5);
-/// The most steps that were read and not taken yet.
+/// The most steps that were read and that the application has not taken yet.
 const BUFFER: usize = 2 * COUNT;
 
-/// Returns the ids of the last changes. Empty for a feed without changes.
+/// Returns the id of the last change of each feed. The id of a feed without changes is empty.
 pub(super) async fn ends(redis: &Redis, keys: &[Keys]) -> Result<Vec<String>, Error> {
     let last = keys.iter().map(async |keys| {
         let mut cmd = redis::cmd("XREVRANGE");
@@ -49,7 +49,8 @@ pub(super) async fn ends(redis: &Redis, keys: &[Keys]) -> Result<Vec<String>, Er
     join_all(last).await.into_iter().collect()
 }
 
-/// Reads the feeds of these streams behind the cursors. Each slot has a reader.
+/// Reads the changes after the cursors in the feeds of these streams. On a cluster, there is one
+/// reader for each slot.
 pub(super) fn open(redis: &Redis, keys: &[Keys], cursors: &[String]) -> Result<Feed, Error> {
     let (steps, read) = mpsc::channel(BUFFER);
     let mut readers: Vec<(Option<HashSlot>, Reader)> = Vec::new();
@@ -99,11 +100,11 @@ struct Reader {
     steps: Sender<Result<FeedStep, Error>>,
 }
 
-/// The feed of one part of a stream.
+/// The feed of one partition, or of a stream without partitions.
 struct FeedPart {
     part: usize,
     key: String,
-    /// The last change that was read. Zero at the beginning.
+    /// The id of the last change that was read. Zero at the beginning.
     cursor: StreamEntryId,
 }
 
@@ -118,7 +119,8 @@ impl Reader {
                     Err(error) => {
                         connection = None;
                         outage.refused(&self.connector.address(), "read changes of tasks", &error);
-                        // No further error is queued behind steps that are not taken yet.
+                        // The error is queued only if the application has taken all earlier steps,
+                        // so that errors do not fill the queue.
                         let is_read = self.steps.capacity() == BUFFER;
                         if !error::is_temporary(&error) && is_read {
                             self.send(Err(error)).await;
@@ -156,7 +158,8 @@ impl Reader {
                 is_empty = false;
                 let part = &mut self.parts[index];
                 part.cursor = cursor;
-                // An entry that another program has added may have no item.
+                // There is no item for an entry that cannot be decoded, such as one that another
+                // program has added.
                 if let Some(item) = item {
                     let (part, cursor) = (part.part, cursor.to_string());
                     self.send(Ok(FeedStep { part, cursor, item })).await;
@@ -174,7 +177,7 @@ impl Reader {
         let _ = self.steps.send(step).await;
     }
 
-    /// Waits until there is a change behind a cursor, for at most [`BLOCK`].
+    /// Waits until there is a change after a cursor, for at most [`BLOCK`].
     async fn wait(&self, connection: &mut Option<Connection>) -> Result<(), Error> {
         let mut blocked = match connection.take() {
             Some(connection) => connection,
@@ -194,7 +197,7 @@ impl Reader {
         let answer = blocked.command(&cmd);
         let lost = || Error::disconnected("the connection that waits for changes was lost");
         match progress.watch(BLOCK + GRACE, GRACE, answer).await {
-            // The server has become a replica, or has to end the read.
+            // The server has ended the read, for example because it has become a replica.
             Ok(Ok(answer)) if error::code(&answer) == Some("UNBLOCKED") => return Err(lost()),
             Ok(Ok(answer)) => error::check(answer).map(drop)?,
             Ok(Err(cause)) => return Err(lost().with_source(cause)),
@@ -208,7 +211,8 @@ impl Reader {
 /// The changes that were read from one feed.
 #[derive(Debug)]
 pub(super) struct FeedRead {
-    /// The id behind which these changes are, if changes before them were dropped.
+    /// The id after which these changes follow. Set only if changes before them may have been
+    /// dropped.
     gap: Option<StreamEntryId>,
     /// `None` for an entry that cannot be decoded.
     changes: Vec<(StreamEntryId, Option<TaskChange>)>,

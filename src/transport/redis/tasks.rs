@@ -36,7 +36,7 @@ impl Redis {
                 let feeds: Vec<_> = keys.iter().map(Keys::feed).collect();
                 self.shared.tasks.get(feeds.join(" "), store)
             }
-            // Each call returns the error.
+            // The error is not lost: each call of a method of these `Tasks` returns it.
             Err(_) => Tasks::new(store()),
         }
     }
@@ -57,7 +57,7 @@ impl Redis {
 
     async fn list_on(&self, keys: &Keys, step: ListStep) -> Result<Listed, Error> {
         let ListStep { state, .. } = step;
-        // The time of the last task, and its id.
+        // The time and the id of the last task that was listed.
         let after = step
             .after
             .as_deref()

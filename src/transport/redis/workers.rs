@@ -26,11 +26,11 @@ use crate::{
     },
 };
 
-/// The number of announcements that one command reads, about.
+/// The approximate number of announcements that one command reads.
 const READ_AT_ONCE: usize = 32;
 /// The number of workers whose answers one script looks for.
 const COLLECTED_AT_ONCE: usize = 100;
-/// About the most bytes of answers that one script returns.
+/// The approximate maximum number of bytes of answers that one script call returns.
 const COLLECTED_BYTES: usize = 1 << 20;
 /// The most bytes of an announcement or an answer. A longer one was not written by a worker.
 const MAX_TEXT: usize = 256 << 10;
@@ -38,23 +38,24 @@ const MAX_TEXT: usize = 256 << 10;
 const MAX_WAIT: Duration = Duration::from_millis(2500);
 /// The time between two looks for answers.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
-/// About the most orders that are kept.
+/// The approximate maximum number of orders that are kept.
 const MAX_ORDERS: usize = 1000;
 /// The time for which orders are kept.
-const ORDERS_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+const ORDER_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Redis {
-    /// Returns the workers of the stream, as members of this handle's group.
+    /// Returns access to the workers that serve the stream in this handle's group: to list them, to
+    /// ask them, and to give them orders.
     pub fn workers(&self) -> Workers {
         Workers::new(Store(self.clone()))
     }
 
-    /// Returns the last 60 minutes of the group on the stream, the oldest first. The last one is the
-    /// current minute. Workers add what they have done to it once a second.
+    /// Returns the last 60 minutes of the group on the stream, the oldest first. The last one is
+    /// the current minute, to which each worker adds its counts once a second.
     ///
     /// # Errors
-    /// If the handle has a set of streams, unless it is a partitioned stream, or the server cannot be
-    /// reached or refuses.
+    /// If the handle has several streams that are not the partitions of one stream. If the server
+    /// cannot be reached or refuses the command.
     pub async fn history(&self) -> Result<Vec<Minute>, Error> {
         let all = self.all_keys()?;
         let parts = try_join_all(all.iter().map(|keys| self.history_on(keys))).await?;
@@ -115,7 +116,7 @@ struct Store(Redis);
 
 /// A worker on one stream.
 #[derive(Debug)]
-struct OnStream {
+struct StreamWorker {
     /// The index of the stream among those of the handle.
     stream: usize,
     consumer: String,
@@ -123,14 +124,14 @@ struct OnStream {
 }
 
 /// The answers to a question: the worker, the text and the time since the question.
-type Texts = Vec<(String, String, Duration)>;
+type WorkerAnswers = Vec<(String, String, Duration)>;
 
 impl Store {
-    /// Returns each worker once, with a stream that it serves.
-    async fn all(&self, all: &[Keys]) -> Result<Vec<OnStream>, Error> {
+    /// Returns each worker once, with one of the streams that it serves.
+    async fn all(&self, all: &[Keys]) -> Result<Vec<StreamWorker>, Error> {
         let listed = all.iter().enumerate();
-        let listed = listed.map(|(stream, keys)| self.on_stream(stream, keys));
-        let mut workers = BTreeMap::<String, OnStream>::new();
+        let listed = listed.map(|(stream, keys)| self.workers_on(stream, keys));
+        let mut workers = BTreeMap::<String, StreamWorker>::new();
         for found in try_join_all(listed).await?.into_iter().flatten() {
             let known = workers.get(&found.info.worker);
             if known.is_none_or(|known| found.info.alive && !known.info.alive) {
@@ -140,7 +141,7 @@ impl Store {
         Ok(workers.into_values().collect())
     }
 
-    async fn on_stream(&self, stream: usize, keys: &Keys) -> Result<Vec<OnStream>, Error> {
+    async fn workers_on(&self, stream: usize, keys: &Keys) -> Result<Vec<StreamWorker>, Error> {
         let announced = self.announced(keys).await?;
         let consumers = self.0.consumers_of(&keys.stream).await?;
         let mut idle = HashMap::<String, Duration>::new();
@@ -152,16 +153,16 @@ impl Store {
         for (consumer, text) in announced {
             let mut info = read_info(&consumer, &text);
             info.alive = (idle.remove(&consumer)).is_some_and(|idle| idle < lease_of(&consumer));
-            workers.push(OnStream {
+            workers.push(StreamWorker {
                 stream,
                 consumer,
                 info,
             });
         }
-        let silent = idle.into_iter().filter(|(consumer, idle)| {
+        let unannounced = idle.into_iter().filter(|(consumer, idle)| {
             consumer.starts_with(CONSUMER_PREFIX) && *idle < lease_of(consumer)
         });
-        workers.extend(silent.map(|(consumer, _)| OnStream {
+        workers.extend(unannounced.map(|(consumer, _)| StreamWorker {
             stream,
             info: WorkerInfo::unknown(
                 &consumer,
@@ -199,41 +200,41 @@ impl Store {
         }
     }
 
-    /// Asks all live workers, and waits for their answers. Returns the names of those that did not
-    /// answer in time.
-    async fn ask(&self, word: &str) -> Result<(Texts, Vec<String>), Error> {
+    /// Asks all live workers, and waits for their answers. Also returns the names of the workers
+    /// that did not answer in time.
+    async fn ask(&self, word: &str) -> Result<(WorkerAnswers, Vec<String>), Error> {
         let all = self.0.all_keys()?;
         let asked = Instant::now();
-        let mut missing = vec![HashMap::new(); all.len()];
+        let mut unanswered = vec![HashMap::new(); all.len()];
         let mut silent = Vec::new();
         for worker in self.all(&all).await? {
             match (worker.info.alive, worker.info.fault) {
                 (false, _) => {}
                 (true, Some(_)) => silent.push(worker.info.worker),
                 (true, None) => {
-                    missing[worker.stream].insert(worker.consumer, worker.info.worker);
+                    unanswered[worker.stream].insert(worker.consumer, worker.info.worker);
                 }
             }
         }
-        let streams = all.iter().zip(missing);
-        let streams = streams.filter(|(_, missing)| !missing.is_empty());
-        let found = streams.map(|(keys, missing)| self.ask_on(keys, missing, word, asked));
+        let streams = all.iter().zip(unanswered);
+        let streams = streams.filter(|(_, unanswered)| !unanswered.is_empty());
+        let found = streams.map(|(keys, unanswered)| self.ask_on(keys, unanswered, word, asked));
         let mut texts = Vec::new();
-        for (found, missing) in try_join_all(found).await? {
+        for (found, unanswered) in try_join_all(found).await? {
             texts.extend(found);
-            silent.extend(missing);
+            silent.extend(unanswered);
         }
         Ok((texts, silent))
     }
 
-    /// Asks the workers on a stream. `missing` has their names by consumer.
+    /// Asks the workers on a stream. `unanswered` has the names of the workers by consumer.
     async fn ask_on(
         &self,
         keys: &Keys,
-        mut missing: HashMap<String, String>,
+        mut unanswered: HashMap<String, String>,
         word: &str,
         asked: Instant,
-    ) -> Result<(Texts, Vec<String>), Error> {
+    ) -> Result<(WorkerAnswers, Vec<String>), Error> {
         let pipeline = self.0.shared.pipeline.of(&keys.primary);
         let (question, workers) = (keys.asked(), keys.workers());
         let args = |cmd: &mut Cmd| {
@@ -245,11 +246,13 @@ impl Store {
         let since = pipeline.script(&scripts::ASK, &names, args, Resend::Never);
         let since = integer(&since.await?)?;
         let mut texts = Vec::new();
-        while !missing.is_empty() && asked.elapsed() < MAX_WAIT {
+        while !unanswered.is_empty() && asked.elapsed() < MAX_WAIT {
             sleep(LOOK_PERIOD).await;
-            let consumers: Vec<_> = missing.keys().cloned().collect();
+            let consumers: Vec<_> = unanswered.keys().cloned().collect();
             for consumers in consumers.chunks(COLLECTED_AT_ONCE) {
                 let mut rest = consumers;
+                // A call returns only the first `COLLECTED_BYTES` of the answers. The next call
+                // goes on after the last consumer in the response.
                 loop {
                     let args = |cmd: &mut Cmd| {
                         cmd.arg(keys.group.as_str())
@@ -265,7 +268,7 @@ impl Store {
                     rest = &rest[behind.map_or(rest.len(), |at| at + 1)..];
                     for (consumer, text) in found {
                         let consumer = String::from_utf8_lossy(&consumer).into_owned();
-                        if let Some(worker) = missing.remove(&consumer) {
+                        if let Some(worker) = unanswered.remove(&consumer) {
                             let text = String::from_utf8_lossy(&text).into_owned();
                             texts.push((worker, text, asked.elapsed()));
                         }
@@ -276,7 +279,7 @@ impl Store {
                 }
             }
         }
-        Ok((texts, missing.into_values().collect()))
+        Ok((texts, unanswered.into_values().collect()))
     }
 }
 
@@ -348,7 +351,7 @@ impl WorkerStore for Store {
                     .arg(argument)
                     .arg(by)
                     .arg(MAX_ORDERS)
-                    .arg(ORDERS_KEPT.as_millis() as u64);
+                    .arg(ORDER_RETENTION.as_millis() as u64);
             };
             let pipeline = self.0.shared.pipeline.of(&keys.primary);
             let script = &scripts::ORDER;
@@ -389,7 +392,7 @@ fn read_info(consumer: &str, text: &[u8]) -> WorkerInfo {
 fn read_stats(worker: &str, text: &str) -> Option<WorkerStats> {
     let text = (text.len() <= MAX_TEXT).then_some(text)?;
     let stats = serde_json::from_str::<WorkerStats>(text).ok()?;
-    // An answer to a ping has no numbers.
+    // The worker may have answered an earlier ping, and such an answer has no `routes`.
     (stats.worker == worker && text.contains("\"routes\"")).then_some(stats)
 }
 
@@ -397,7 +400,7 @@ fn read_stats(worker: &str, text: &str) -> Option<WorkerStats> {
 fn read_description(worker: &str, text: &str) -> Option<WorkerDescription> {
     let text = (text.len() <= MAX_TEXT).then_some(text)?;
     let found = serde_json::from_str::<WorkerDescription>(text).ok()?;
-    // A worker of an older version answers as it does to a ping.
+    // A worker of an older version does not know the question, and answers it like a ping.
     (found.worker == worker && text.contains("\"description\"")).then_some(found)
 }
 

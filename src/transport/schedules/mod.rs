@@ -13,9 +13,10 @@ use crate::{
 
 /// The scheduled tasks of a stream. Returned by the `schedules` method of a transport's handle.
 ///
-/// The transport stores them. [`run`](Self::run) sends their tasks, in as many processes as you like,
-/// without a leader: the store decides by its own clock, and sends the task of a tick for the first
-/// process that proposes it.
+/// The transport stores the schedules. [`run`](Self::run) sends the task of each tick when the tick
+/// is due. It can run in any number of processes, without a leader: the store checks by its own
+/// clock whether a tick is due, and sends the task of the tick for the first process that proposes
+/// it.
 ///
 /// ```
 /// use std::time::Duration;
@@ -48,19 +49,23 @@ impl Schedules {
         Self(Arc::new(store))
     }
 
-    /// Stores `entries`, and sends the tasks of all scheduled tasks of the stream when they are due,
-    /// including those that other processes have stored. Runs until the future is dropped.
+    /// Stores `entries`, and sends the tasks of all schedules of the stream when they are due,
+    /// including the schedules that other processes have stored. Runs until the future is dropped.
     ///
-    /// A tick has one task, in however many processes this runs. It survives an outage of the server, and
-    /// then catches up by the rule for [missed](crate::schedule::Missed) ticks. Changes by other processes
-    /// are seen within about a second. An entry with a lower version than the stored one is left out, with
-    /// a line in the log. An entry that is no longer in the code stays stored: [remove](Self::remove) it.
+    /// Each tick sends one task, no matter how many processes call this method. The call survives
+    /// an outage of the server, and then treats the missed ticks by the rule for
+    /// [missed](crate::schedule::Missed) ticks. Changes by other processes are seen within about a
+    /// second. An entry with a lower version than the stored one is not stored, and a line in the
+    /// log says so. A stored schedule that is no longer in the code stays stored:
+    /// [remove](Self::remove) it.
     ///
     /// # Errors
-    /// If an entry is invalid, or the transport is closed. Nothing is stored if an entry is invalid.
+    /// If an entry is invalid, or the transport is closed. Nothing is stored if an entry is
+    /// invalid.
     ///
     /// # Cancel safety
-    /// Dropping the future is safe at any time: a tick has been sent, or the next process sends it.
+    /// Dropping the future is safe at any time: a due tick was either sent, or is sent by the next
+    /// process that runs this method.
     pub async fn run(
         &self,
         entries: impl IntoIterator<Item = ScheduledTask>,
@@ -72,11 +77,12 @@ impl Schedules {
         runner::Runner::new(&*self.0, entries).run().await
     }
 
-    /// Stores a scheduled task, or replaces the one with its name. Returns `false` if the stored one has a
-    /// higher [version](ScheduledTask::version): then nothing changes.
+    /// Stores a scheduled task, or replaces the stored one with the same name. Returns `false` and
+    /// changes nothing if the stored one has a higher [version](ScheduledTask::version).
     ///
-    /// The first tick of a new schedule is the first one after now. If the cron line, the zone or the
-    /// period changes, the schedule begins anew. Otherwise it goes on after its last tick.
+    /// The first tick of a new schedule is the next one on the store's clock. The same holds if a
+    /// replacement changes the cron line, the zone or the period. Otherwise a replaced schedule
+    /// continues after its last tick.
     ///
     /// # Errors
     /// If the task is invalid, or the store cannot be reached.
@@ -85,7 +91,8 @@ impl Schedules {
         self.0.put(task).await
     }
 
-    /// Removes a scheduled task. Tasks that were sent remain. Returns `false` if there is none.
+    /// Removes a scheduled task. Tasks that it has sent remain. Returns `false` if no schedule has
+    /// this name.
     ///
     /// # Errors
     /// If the store cannot be reached.
@@ -93,8 +100,8 @@ impl Schedules {
         self.0.change(name, ScheduleChange::Remove).await
     }
 
-    /// Pauses a schedule: its ticks send nothing until it is [resumed](Self::resume). Returns `false` if
-    /// there is no such schedule.
+    /// Pauses a schedule: its ticks send nothing until it is [resumed](Self::resume). Returns
+    /// `false` if no schedule has this name.
     ///
     /// # Errors
     /// If the store cannot be reached.
@@ -102,8 +109,8 @@ impl Schedules {
         self.0.change(name, ScheduleChange::Pause).await
     }
 
-    /// Resumes a paused schedule with the next tick. Ticks during the pause are left out, whatever the
-    /// rule for missed ticks. Returns `false` if there is no such schedule.
+    /// Resumes a paused schedule with the next tick. The ticks of the pause are never sent, even if
+    /// the rule for missed ticks is to send them. Returns `false` if no schedule has this name.
     ///
     /// # Errors
     /// If the store cannot be reached.
@@ -111,9 +118,10 @@ impl Schedules {
         self.0.change(name, ScheduleChange::Resume).await
     }
 
-    /// Sends the task of a schedule now, also if it is paused, and leaves its ticks as they are. `None` if
-    /// there is no such schedule. The run [is skipped](ScheduleRun::is_skipped) if the schedule
-    /// [skips while running](ScheduledTask::skip_while_running) and a task of it has not ended.
+    /// Sends the task of a schedule now, even if the schedule is paused. Its ticks do not change.
+    /// Returns `None` if no schedule has this name. The run [is skipped](ScheduleRun::is_skipped)
+    /// if the schedule [skips while running](ScheduledTask::skip_while_running) and an earlier task
+    /// of it has not ended.
     ///
     /// # Errors
     /// If the store cannot be reached, or this version of the library cannot read the schedule.
@@ -134,13 +142,13 @@ impl Schedules {
                     let run = ScheduleRun::new(fired.now, id).manual();
                     return Ok(Some(run.skipped()));
                 }
-                // It was changed since it was read.
+                // The schedule was changed after it was read: reads it again.
                 FireOutcome::Early | FireOutcome::Taken(_) | FireOutcome::Changed => {}
             }
         }
     }
 
-    /// Returns a schedule. `None` if there is none with this name.
+    /// Returns the status of a schedule. `None` if no schedule has this name.
     ///
     /// # Errors
     /// If the store cannot be reached.
@@ -178,16 +186,16 @@ pub trait ScheduleStore: Send + Sync {
     /// See [`Schedules::put`]. The task was checked.
     fn put<'a>(&'a self, task: &'a ScheduledTask) -> StoreFuture<'a, bool>;
 
-    /// Changes a schedule. Returns `false` if there is none with this name.
+    /// Changes a schedule. Returns `false` if no schedule has this name.
     fn change<'a>(&'a self, name: &'a Name, change: ScheduleChange) -> StoreFuture<'a, bool>;
 
-    /// Returns all schedules of the stream, or none of them if the number of changes is still `known`.
+    /// Returns all schedules of the stream, or no list if the number of changes is still `known`.
     fn list(&self, known: Option<u64>) -> StoreFuture<'_, ScheduleList>;
 
-    /// Sends the task of a schedule: at `tick`, or between the ticks if there is none. In one atomic step
-    /// this checks that the stored schedule has the revision, and for a tick the last tick, of `schedule`,
-    /// that it is not paused, and that the store's clock has reached the tick; it stores the task; and it
-    /// records the run and the tick.
+    /// Sends the task of a schedule for `tick`, or as a manual run if `tick` is `None`. One atomic
+    /// step checks the conditions, stores the task, and records the run and the tick. The stored
+    /// schedule must have the revision of `schedule`. For a tick it must also have the last tick of
+    /// `schedule` and not be paused, and the store's clock must have reached the tick.
     fn fire<'a>(
         &'a self,
         schedule: &'a ScheduleStatus,
@@ -213,7 +221,8 @@ pub enum ScheduleChange {
 pub struct ScheduleList {
     /// The time on the store's clock.
     pub now: SystemTime,
-    /// The number of changes by [`put`](ScheduleStore::put) and [`change`](ScheduleStore::change) so far.
+    /// The number of changes by [`put`](ScheduleStore::put) and [`change`](ScheduleStore::change)
+    /// so far.
     pub changes: u64,
     /// The schedules, in any order. `None` if the caller knows this number of changes.
     pub schedules: Option<Vec<ScheduleStatus>>,
@@ -238,7 +247,7 @@ pub enum FireOutcome {
     Skipped(MessageId),
     /// The tick is not due on the store's clock.
     Early,
-    /// Another process has sent or skipped a tick since the caller read the schedule: this one.
+    /// The tick that another process has sent or skipped since the caller read the schedule.
     Taken(SystemTime),
     /// The schedule was changed, paused or removed.
     Changed,
@@ -250,17 +259,19 @@ pub enum FireOutcome {
 pub struct ScheduleStatus {
     /// The name of the schedule.
     pub name: Name,
-    /// The version of its definition.
+    /// The version of the schedule's definition.
     pub version: u64,
-    /// The [number of the last change](ScheduleList::changes) of the definition or the pause.
+    /// The value of [`ScheduleList::changes`] after the last change of the definition or the pause.
     pub revision: u64,
-    /// The group of the handle that has put it into the store: its unique and tracked tasks belong to it.
+    /// The group of the handle that stored the schedule. The schedule's unique and tracked tasks
+    /// belong to this group.
     pub group: Name,
     /// The definition, or the reason why this version of the library cannot read it.
     pub task: Result<ScheduledTask, String>,
     /// `true` if the schedule is paused.
     pub paused: bool,
-    /// The last tick that was sent or skipped, or the time at which the schedule began or was resumed.
+    /// The last tick that was sent or skipped, or the time at which the schedule began or was
+    /// resumed.
     pub last_tick: SystemTime,
     /// The last runs, at most [`MAX_RUNS`](Self::MAX_RUNS), the latest one last.
     pub runs: Vec<ScheduleRun>,
@@ -269,7 +280,7 @@ pub struct ScheduleStatus {
 }
 
 impl ScheduleStatus {
-    /// The most runs that a store keeps for a schedule.
+    /// The maximum number of runs that a store keeps for a schedule.
     pub const MAX_RUNS: usize = 10;
 
     /// Creates the status of a schedule that begins now. For transports.
@@ -302,7 +313,7 @@ impl ScheduleStatus {
 pub struct ScheduleRun {
     /// The tick, or the time of a manual run.
     pub at: SystemTime,
-    /// The id of the task. If the run was skipped, that of the task that had not ended.
+    /// The id of the task. If the run was skipped, the id of the earlier task that had not ended.
     pub task: MessageId,
     /// `true` if no task was sent, since the task of an earlier run had not ended.
     pub is_skipped: bool,

@@ -15,22 +15,23 @@ use crate::{
     transport::Backoff,
 };
 
-/// The time after which a runner looks for changes by others.
+/// The time between two listings of the schedules, which show changes by other processes.
 const POLL: Duration = Duration::from_secs(1);
 /// The wait after a failure.
 const BACKOFF: Backoff = Backoff::exponential(Duration::from_millis(500), Duration::from_secs(10));
 
-/// One process's part in running the schedules of a stream. All decisions are the store's; a runner only
-/// proposes ticks.
+/// Runs the schedules of a stream in one process. A runner only proposes ticks: the store decides
+/// whether to send their tasks.
 pub(super) struct Runner<'a> {
     store: &'a dyn ScheduleStore,
-    /// The entries of the code.
+    /// The schedules that the application has passed to `Schedules::run`.
     entries: Vec<ScheduledTask>,
     /// `true` once the entries are stored.
     is_put: bool,
     /// The number of changes at the last listing.
     known: Option<u64>,
-    /// `true` if the schedules are listed even if that number is the same.
+    /// `true` if the next listing must have the schedules, even if the number of changes is the
+    /// same.
     must_reload: bool,
     /// The time of the last listing. `None` if the schedules must be listed now.
     listed_at: Option<Instant>,
@@ -43,17 +44,18 @@ struct ActiveSchedule {
     status: ScheduleStatus,
     task: ScheduledTask,
     ticks: Ticks,
-    /// The tick to be sent next. `None` if there is none.
+    /// The tick to send next, in milliseconds since 1970. `None` if there is no further tick.
     due: Option<u64>,
     /// The number of failures in a row, and the time of the next attempt.
     failures: u32,
     retry_at: Option<Instant>,
 }
 
-/// An estimate of the store's clock: never ahead of it, unless it steps back.
+/// An estimate of the store's clock. The estimate is never ahead of that clock, unless that clock
+/// steps back.
 #[derive(Debug, Clone, Copy)]
 struct StoreClock {
-    /// In milliseconds, as of `at`.
+    /// The store's time at `at`, in milliseconds since 1970.
     time: u64,
     at: Instant,
 }
@@ -113,7 +115,8 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Lists the schedules if it is time to, sends what is due, and returns the time until the next step.
+    /// Lists the schedules if [`POLL`] has passed, sends the tasks of due ticks, and returns the
+    /// time until the next step.
     async fn step(&mut self) -> Result<Duration, Error> {
         if !self.is_put {
             self.put().await?;
@@ -125,7 +128,7 @@ impl<'a> Runner<'a> {
         Ok(self.wait())
     }
 
-    /// Stores the entries of the code.
+    /// Stores the schedules that the application has passed to `Schedules::run`.
     async fn put(&mut self) -> Result<(), Error> {
         for entry in &self.entries {
             if !self.store.put(entry).await? {
@@ -176,7 +179,7 @@ impl<'a> Runner<'a> {
             .for_each(|schedule| schedule.plan(now));
     }
 
-    /// Sends the tick of each schedule that is due.
+    /// Sends the task of each schedule whose tick is due.
     async fn fire_due(&mut self) -> Result<(), Error> {
         let now = self.clock.now();
         let mut due = Vec::new();
@@ -286,7 +289,7 @@ impl ActiveSchedule {
         self.due = self.ticks.next(missed, last, now);
     }
 
-    /// Returns the tick to be sent now.
+    /// Returns the tick to send now. `None` if no tick is due.
     fn take_due(&mut self, now: u64) -> Option<u64> {
         if self.due.is_none_or(|due| due > now)
             || self.retry_at.is_some_and(|at| at > Instant::now())

@@ -106,11 +106,11 @@ pub struct FeedStep {
     pub item: FeedItem,
 }
 
-/// The feeds of all parts of a stream. It never ends.
+/// The changes from all parts of a stream, in one feed that never ends.
 pub type Feed = Pin<Box<dyn Stream<Item = Result<FeedStep, Error>> + Send>>;
 
-/// Follows the changes of tasks: see [`Tasks::changes`](super::Tasks::changes). Also a `Stream`, which
-/// never ends.
+/// Follows the changes of tasks: see [`Tasks::changes`](super::Tasks::changes). Also a `Stream`,
+/// which never ends.
 #[must_use = "nothing is read until `next` is called"]
 pub struct Changes {
     feed: Feed,
@@ -122,8 +122,8 @@ impl Changes {
         Self { feed, cursors }
     }
 
-    /// Waits for the next item. A lost connection is no error: the feed connects again, and goes on
-    /// where it was.
+    /// Waits for the next item. A lost connection is no error: the feed connects again, and
+    /// continues where it was.
     ///
     /// # Errors
     /// If the server refuses to read the feed. The next call tries again.
@@ -135,8 +135,8 @@ impl Changes {
         next.unwrap_or_else(|| Err(Error::closed()))
     }
 
-    /// Returns the position after the last item that was returned, for
-    /// [`ChangesFrom::Cursor`]: another process can go on from here.
+    /// Returns the position after the last item that was returned, for [`ChangesFrom::Cursor`]:
+    /// another process can continue from here.
     pub fn cursor(&self) -> String {
         self.cursors.join(",")
     }

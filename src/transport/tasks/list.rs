@@ -6,8 +6,8 @@ use crate::{
     message::Name,
 };
 
-/// The most tasks of a page.
-const MOST: usize = 1_000;
+/// The maximum number of tasks on a page.
+const MAX_ON_PAGE: usize = 1_000;
 
 /// Selects tasks by their states and their name, and a page of their list. The default selects all
 /// tasks, in pages of 100.
@@ -19,10 +19,10 @@ pub struct TaskQuery {
     pub states: Vec<TaskState>,
     /// The name of the tasks. `None` for all names.
     pub name: Option<Name>,
-    /// The largest number of tasks on a page, from 1 to 1,000.
+    /// The maximum number of tasks on a page, from 1 to 1,000.
     pub max: usize,
-    /// The position in the list at which the page starts: that of [`TaskPage::next`]. `None` for the
-    /// start of the list.
+    /// The position in the list at which the page starts, as in the query of [`TaskPage::next`].
+    /// `None` for the start of the list.
     pub after: Option<String>,
 }
 
@@ -49,9 +49,10 @@ impl TaskQuery {
         self
     }
 
-    /// Sets the largest number of tasks on a page. It is bounded to 1 to 1,000.
+    /// Sets the maximum number of tasks on a page. A number outside of 1 to 1,000 becomes the
+    /// nearest of these two.
     pub fn max(mut self, max: usize) -> Self {
-        self.max = max.clamp(1, MOST);
+        self.max = max.clamp(1, MAX_ON_PAGE);
         self
     }
 
@@ -65,7 +66,8 @@ impl TaskQuery {
         self.states.is_empty() || self.states.contains(&state)
     }
 
-    /// Returns the steps of the list from its position: each state on each part of the stream.
+    /// Returns the steps of the list from the query's position: one for each state on each part of
+    /// the stream.
     pub(super) fn steps(&self, parts: usize) -> Result<Vec<ListStep>, Error> {
         let start = self.after.as_deref().map(Position::parse).transpose()?;
         let (first, part, after) = match start {
@@ -81,7 +83,7 @@ impl TaskQuery {
             part,
             name: self.name.clone(),
             after: after.clone().filter(|_| index == 0),
-            max: self.max.clamp(1, MOST),
+            max: self.max.clamp(1, MAX_ON_PAGE),
         });
         Ok(steps.filter(|step| self.selects(step.state)).collect())
     }
@@ -97,8 +99,8 @@ impl Default for TaskQuery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TaskPage {
-    /// The tasks: by state, and in each state those first that changed last. The tasks of a
-    /// partitioned stream are listed one partition after the other.
+    /// The tasks, sorted by state. In each state, the tasks that changed last come first. The tasks
+    /// of a partitioned stream are listed one partition after the other.
     pub tasks: Vec<TaskStatus>,
     /// The query for the next page, or `None` at the end.
     pub next: Option<TaskQuery>,
@@ -145,7 +147,7 @@ pub struct ListStep {
     pub name: Option<Name>,
     /// The position that the last step of this state and part has returned. `None` for the first.
     pub after: Option<String>,
-    /// The most tasks to return.
+    /// The maximum number of tasks to return.
     pub max: usize,
 }
 
@@ -160,7 +162,7 @@ impl ListStep {
 /// The result of a [`ListStep`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listed {
-    /// The tasks, those first that changed last.
+    /// The tasks. Those that changed last come first.
     pub tasks: Vec<TaskStatus>,
     /// The position of the next step of this state and part. `None` at the end.
     pub next: Option<String>,

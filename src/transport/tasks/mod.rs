@@ -27,9 +27,9 @@ use crate::{
     sync::lock,
 };
 
-/// The most tasks that are cancelled at the same time.
+/// The maximum number of tasks that are cancelled at the same time.
 const MAX_CANCELLING: usize = 32;
-/// The most bytes of the reason of a cancellation.
+/// The maximum size of the reason of a cancellation, in bytes.
 const MAX_REASON: usize = 4 << 10;
 
 /// The tasks of a stream, as one group sees them: their status and results, lists, a feed of their
@@ -75,7 +75,7 @@ impl Tasks {
         }))
     }
 
-    /// Returns the status of a task. `None` if it is not recorded, or no longer kept.
+    /// Returns the status of a task. `None` if the status is not recorded, or no longer kept.
     ///
     /// # Errors
     /// If the store cannot be reached, or the id is empty or longer than 1024 bytes.
@@ -87,16 +87,17 @@ impl Tasks {
     /// Waits until a task has ended, and returns its last status, with its
     /// [result](TaskStatus::read_result).
     ///
-    /// Does not ask again and again: all calls of a handle that wait share one reader of the
-    /// [feed](Self::changes). It is open as long as a call waits. On a Redis Cluster there is one for each slot of the stream. A lost
-    /// connection is no error: the call goes on once the server can be reached again.
+    /// Does not poll: all waiting calls of a handle share one reader of the [feed](Self::changes),
+    /// which is open as long as a call waits. On a Redis Cluster there is one reader for each hash
+    /// slot of the stream. A lost connection is no error: the call continues once the server can be
+    /// reached again.
     ///
-    /// If the status is kept for so short a time that it expires before it was read, it is returned
-    /// without a result.
+    /// If the status is kept so briefly that it expires before this call has read it, the returned
+    /// status has no result.
     ///
     /// # Errors
-    /// If the task is not recorded, or no longer kept; if the server cannot be reached at the start,
-    /// or refuses to read the feed.
+    /// If the status of the task is not recorded, or no longer kept. If the server cannot be
+    /// reached at the start, or does not allow the feed to be read.
     ///
     /// # Cancel safety
     /// The future can be dropped at any time. For a time limit, use `tokio::time::timeout`.
@@ -105,9 +106,9 @@ impl Tasks {
         wait::wait(&self.0, id).await
     }
 
-    /// Lists a page of tasks, without their results: by state, and in each state those first that
-    /// changed last. Of the tasks that have ended, the last 10,000 of each state are listed, for as
-    /// long as their status is kept.
+    /// Lists a page of tasks, without their results. The list is sorted by state. In each state,
+    /// the tasks that changed last come first. Of the tasks that have ended, the last 10,000 of
+    /// each state are listed, for as long as their status is kept.
     ///
     /// ```
     /// use std::time::Duration;
@@ -153,8 +154,9 @@ impl Tasks {
     }
 
     /// Follows the changes of the tasks' states, as a dashboard does. The transport keeps about the
-    /// last 10,000 changes, so a reader that has the [cursor](Changes::cursor) of an earlier one
-    /// misses nothing, unless the feed says that there is a [gap](FeedItem::Gap).
+    /// last 10,000 changes. So a reader that starts at the [cursor](Changes::cursor) of an earlier
+    /// reader misses nothing. If changes were dropped meanwhile, the feed reports a
+    /// [gap](FeedItem::Gap).
     ///
     /// ```
     /// use std::time::Duration;
@@ -185,13 +187,13 @@ impl Tasks {
 
     /// Cancels a task, and frees its keys. Returns `false` if the task has ended, or is unknown.
     ///
-    /// A delayed task can always be cancelled. Any other task must be recorded. A task that waits is
-    /// not started. If the task is running, its worker learns about it within about a second: the
-    /// task's [lease](crate::Lease) is cancelled, and its handler is dropped, unless the handler has
-    /// taken the lease's [token](crate::Lease::token), and so ends by itself. A handler that has
-    /// already succeeded wins if the server gets its acknowledgement first.
+    /// A delayed task can always be cancelled. Any other task must be recorded. A task that waits
+    /// is not started. If the task is running, its worker notices the cancellation within about a
+    /// second, and cancels the task's [lease](crate::Lease). The handler is then dropped, unless it
+    /// has taken the lease's [token](crate::Lease::token): such a handler must end by itself. A
+    /// handler that has already succeeded wins if the server gets its acknowledgement first.
     ///
-    /// Only this group does not handle the task. Other groups of the stream do.
+    /// The cancellation applies to this group. Other groups of the stream still handle the task.
     ///
     /// # Errors
     /// If the store cannot be reached, the id is empty or longer than 1024 bytes, or the reason is
@@ -203,7 +205,8 @@ impl Tasks {
     }
 
     /// Cancels the task that holds a [unique](crate::client::Call::unique) key, as
-    /// [`cancel`](Self::cancel) does. Returns its id, or `None` if no task holds the key.
+    /// [`cancel`](Self::cancel) does. Returns the id of the task, or `None` if no task holds the
+    /// key.
     ///
     /// # Errors
     /// If the store cannot be reached, the key is empty or longer than 1024 bytes, or the reason is
@@ -214,7 +217,8 @@ impl Tasks {
         reason: &str,
     ) -> Result<Option<MessageId>, Error> {
         let mut last = None;
-        // Another task may take the key meanwhile.
+        // If the holder ends before it is cancelled, another task may take the key. Then that task
+        // is cancelled.
         while let Some(holder) = self.holder(key).await?
             && last.as_ref() != Some(&holder)
         {
@@ -227,21 +231,22 @@ impl Tasks {
     }
 
     /// Cancels all recorded tasks that a query selects, from its position on, as
-    /// [`cancel`](Self::cancel) does. Returns the number of tasks that were cancelled. States in which
-    /// tasks have ended are ignored.
+    /// [`cancel`](Self::cancel) does. Returns the number of tasks that were cancelled. The query's
+    /// states of ended tasks are ignored.
     ///
-    /// The tasks that are sent meanwhile are not cancelled. A task that changes its state meanwhile
-    /// may be missed: a repetition of the call finds it.
+    /// Tasks that are sent during the call may be cancelled or not. A task that changes its state
+    /// during the call may be missed: another call finds it.
     ///
     /// # Errors
-    /// If the store cannot be reached, the position of the query is invalid, or the reason is longer
-    /// than 4 KiB. Some of the tasks may have been cancelled.
+    /// If the store cannot be reached, the position of the query is invalid, or the reason is
+    /// longer than 4 KiB. Some of the tasks may have been cancelled.
     ///
     /// # Cancel safety
     /// If the future is dropped, some of the tasks may have been cancelled.
     pub async fn cancel_all(&self, query: TaskQuery, reason: &str) -> Result<u64, Error> {
         check_reason(reason)?;
-        // In the order in which a task goes through them, so that few tasks are missed.
+        // Visits the states in the order in which a task goes through them, so that few tasks are
+        // missed.
         let live = [TaskState::Delayed, TaskState::Waiting, TaskState::Running];
         let selects = |state| query.states.is_empty() || query.states.contains(&state);
         let mut cancelled = 0;
@@ -263,8 +268,8 @@ impl Tasks {
         Ok(cancelled)
     }
 
-    /// Returns the id of the task that holds a [unique](crate::client::Call::unique) key. `None` if no
-    /// task holds it.
+    /// Returns the id of the task that holds a [unique](crate::client::Call::unique) key. `None` if
+    /// no task holds it.
     ///
     /// # Errors
     /// If the store cannot be reached, or the key is empty or longer than 1024 bytes.
@@ -288,7 +293,7 @@ impl fmt::Debug for Tasks {
     }
 }
 
-/// The handles that are in use, by the name of their feed, so that all calls that wait share one
+/// The handles that are in use, by the name of their feed, so that all waiting calls share one
 /// reader.
 #[derive(Default)]
 pub(crate) struct SharedTasks(Mutex<HashMap<String, Weak<Inner>>>);
@@ -334,14 +339,16 @@ pub trait TaskStore: Send + Sync {
     /// Returns the number of parts of the stream.
     fn parts(&self) -> usize;
 
-    /// Lists tasks in one state on one part. May return fewer tasks than there are, with the position
-    /// at which the next step goes on.
+    /// Lists tasks in one state on one part. May return fewer tasks than there are, with the
+    /// position at which the next step continues.
     fn list(&self, step: ListStep) -> StoreFuture<'_, Listed>;
 
-    /// Returns the positions of the ends of the feeds of all parts. Empty for a feed without changes.
+    /// Returns the positions of the ends of the feeds of all parts. The position of a feed without
+    /// changes is empty.
     fn feed_ends(&self) -> StoreFuture<'_, Vec<String>>;
 
-    /// Reads the feeds of all parts behind these positions. An empty one is the beginning of a feed.
+    /// Reads the feeds of all parts after these positions. An empty position is the beginning of a
+    /// feed.
     ///
     /// # Errors
     /// If a position is invalid.

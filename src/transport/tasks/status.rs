@@ -102,7 +102,7 @@ pub struct TaskStatus {
     pub unique: Option<UniqueKey>,
     /// The time for which the status is kept after the end.
     pub keep: Duration,
-    /// The time at which the task was accepted, on the server's clock, as all times here.
+    /// The time at which the task was accepted. All times of the status are on the server's clock.
     pub accepted_at: SystemTime,
     /// The time at which the last attempt was started.
     pub started_at: Option<SystemTime>,
@@ -130,8 +130,8 @@ impl TaskStatus {
         }
     }
 
-    /// Decodes the result of a task that is done: the value that its handler has returned. A task
-    /// without a result reads as an empty payload.
+    /// Decodes the result of a task that is done: the value that its handler has returned. If the
+    /// task has no result, decodes an empty payload.
     ///
     /// ```
     /// use std::time::Duration;
@@ -186,7 +186,7 @@ impl TaskStatus {
     }
 }
 
-/// The most bytes of a result that is recorded.
+/// The maximum size of a recorded result, in bytes.
 const MAX_RESULT: usize = 64 << 10;
 
 /// The outcome of a task, as its record keeps it.
@@ -199,7 +199,7 @@ pub(crate) struct TaskOutcome {
 }
 
 impl TaskOutcome {
-    /// Sets the result of a success.
+    /// Sets the result to the payload of the reply, or only its length if it is too large.
     pub(crate) fn with_result(mut self, reply: &Reply) -> Self {
         match reply.payload.len() {
             0 => {}

@@ -21,10 +21,10 @@ use crate::{
 };
 
 /// The pause before another attempt while the store cannot be reached.
-const PAUSE: Duration = Duration::from_secs(1);
-/// The time without a signal after which a waiter reads the record. Needed only if the server has
-/// refused a write to the feed, or has lost the record or the feed.
-const SILENCE: Duration = Duration::from_secs(60);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// The maximum time without a signal, after which a waiter reads the record. Needed only if the
+/// server has refused a write to the feed, or has lost the record or the feed.
+const MAX_SILENCE: Duration = Duration::from_secs(60);
 
 /// The calls that wait for tasks of one group.
 #[derive(Default)]
@@ -48,13 +48,14 @@ struct Reader {
 enum Signal {
     /// The task has ended.
     Ended(TaskChange),
-    /// The reader has its position, or has missed changes: the waiter reads the record.
-    Look,
+    /// The reader has its position, or has missed changes. The waiter must read the record.
+    ReadRecord,
     /// The feed cannot be read, for this reason.
     Failed(String),
 }
 
-/// A call that waits. Dropping it removes it from the table, and ends the reader with the last one.
+/// A call that waits. Dropping it removes it from the table. When the last one is dropped, the
+/// reader ends.
 struct Waiter {
     inner: Arc<Inner>,
     id: MessageId,
@@ -70,14 +71,14 @@ pub(super) async fn wait(inner: &Arc<Inner>, id: &MessageId) -> Result<TaskStatu
     }
     let mut waiter = Waiter::join(inner, id);
     loop {
-        let signal = timeout(SILENCE, waiter.signals.recv()).await;
+        let signal = timeout(MAX_SILENCE, waiter.signals.recv()).await;
         let change = match signal {
             Ok(Some(Signal::Ended(change))) => Some(change),
-            Ok(Some(Signal::Look)) | Err(_) => None,
+            Ok(Some(Signal::ReadRecord)) | Err(_) => None,
             Ok(Some(Signal::Failed(reason))) => return Err(Error::refused(reason)),
             Ok(None) => return Err(Error::closed()),
         };
-        let found = look(inner, id).await?;
+        let found = read_status(inner, id).await?;
         match (found, change) {
             (Some(status), _) if status.state.has_ended() => return Ok(status),
             // The record has expired already, or the task was replayed.
@@ -94,10 +95,10 @@ pub(super) async fn wait(inner: &Arc<Inner>, id: &MessageId) -> Result<TaskStatu
 }
 
 /// Returns the status of a task, once the store can be reached.
-async fn look(inner: &Inner, id: &MessageId) -> Result<Option<TaskStatus>, Error> {
+async fn read_status(inner: &Inner, id: &MessageId) -> Result<Option<TaskStatus>, Error> {
     loop {
         match inner.store.status(id).await {
-            Err(error) if is_passing(&error) => sleep(PAUSE).await,
+            Err(error) if is_passing(&error) => sleep(RETRY_DELAY).await,
             found => return found,
         }
     }
@@ -120,14 +121,14 @@ fn known(status: Option<TaskStatus>, id: &MessageId) -> Result<TaskStatus, Error
 }
 
 impl Waiter {
-    /// Registers a waiter. The first one starts the reader.
+    /// Registers a waiter. The first waiter starts the reader.
     fn join(inner: &Arc<Inner>, id: &MessageId) -> Self {
         let (sender, signals) = mpsc::unbounded_channel();
         let mut table = lock(&inner.waiters.0);
         table.last_number += 1;
         let number = table.last_number;
         match &table.reader {
-            Some(reader) if reader.is_open => drop(sender.send(Signal::Look)),
+            Some(reader) if reader.is_open => drop(sender.send(Signal::ReadRecord)),
             Some(_) => {}
             None => {
                 let end = CancellationToken::new();
@@ -172,7 +173,7 @@ async fn read(inner: Arc<Inner>, end: CancellationToken) {
     let mut feed = loop {
         match open(&inner).await {
             Ok(feed) => break feed,
-            Err(error) if is_passing(&error) => sleep(PAUSE).await,
+            Err(error) if is_passing(&error) => sleep(RETRY_DELAY).await,
             Err(error) => return inner.waiters.fail(&error, &end),
         }
     };
@@ -180,7 +181,7 @@ async fn read(inner: Arc<Inner>, end: CancellationToken) {
     while let Some(step) = feed.next().await {
         match step.map(|step| step.item) {
             Ok(FeedItem::Change(change)) => inner.waiters.changed(change),
-            Ok(FeedItem::Gap) => inner.waiters.look(),
+            Ok(FeedItem::Gap) => inner.waiters.ask_to_read(),
             Err(error) => return inner.waiters.fail(&error, &end),
         }
     }
@@ -200,12 +201,12 @@ impl Waiters {
         {
             reader.is_open = true;
         }
-        self.look();
+        self.ask_to_read();
     }
 
-    fn look(&self) {
+    fn ask_to_read(&self) {
         for (_, waiter) in lock(&self.0).waiting.values().flatten() {
-            drop(waiter.send(Signal::Look));
+            drop(waiter.send(Signal::ReadRecord));
         }
     }
 
@@ -219,7 +220,7 @@ impl Waiters {
         }
     }
 
-    /// Fails all waiters. The next one starts another reader.
+    /// Fails all waiters. The next waiter starts another reader.
     fn fail(&self, error: &Error, end: &CancellationToken) {
         let mut table = lock(&self.0);
         if end.is_cancelled() {

@@ -9,7 +9,7 @@ use super::json;
 /// The number of buckets: four for each power of two microseconds, up to 12 days.
 pub(crate) const BUCKETS: usize = 160;
 
-/// Counts durations in buckets. A quantile of it is exact within an eighth.
+/// Counts durations in buckets. Its quantiles are exact within an eighth.
 #[derive(Debug, Clone)]
 pub(crate) struct Histogram {
     counts: Box<[u32; BUCKETS]>,
@@ -55,7 +55,7 @@ impl Histogram {
     pub(crate) fn quantiles(&self) -> Quantiles {
         let count: u64 = self.counts.iter().map(|count| u64::from(*count)).sum();
         let highest = self.buckets().last().map(|(bucket, _)| bounds(bucket).1);
-        // The maximum of a histogram that was put together from counts is not known exactly.
+        // A histogram that was built from stored counts has no exact maximum.
         let max = match self.max.is_zero() {
             true => highest.unwrap_or_default(),
             false => self.max,
@@ -111,9 +111,9 @@ fn bounds(bucket: usize) -> (Duration, Duration) {
 #[serde(default)]
 #[non_exhaustive]
 pub struct Quantiles {
-    /// The number of durations. The other fields are zero if it is.
+    /// The number of durations. If it is zero, the other fields are zero, too.
     pub count: u64,
-    /// The median, exact within an eighth, as all quantiles.
+    /// The median. All quantiles are exact within an eighth.
     #[serde(with = "json::millis")]
     pub p50: Duration,
     /// The 95th percentile.

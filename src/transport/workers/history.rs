@@ -20,8 +20,8 @@ pub struct Minute {
     pub start: SystemTime,
     /// The number of deliveries that were handled with success.
     pub done: u64,
-    /// The number of deliveries that failed: those that are delivered again, and requests that got an
-    /// error.
+    /// The number of deliveries that failed: redeliveries that count as attempts, and requests that
+    /// got an error.
     pub failed: u64,
     /// The number of deliveries that became dead letters.
     pub dead: u64,
@@ -29,8 +29,8 @@ pub struct Minute {
     pub discarded: u64,
     /// The times from the start of a delivery to its verdict.
     pub latency: Quantiles,
-    /// The times for which messages waited for their first attempt, since they were accepted. They
-    /// compare the clocks of the worker and the server.
+    /// The times from the acceptance of a message to its first attempt. Each is the difference
+    /// between a time on the server's clock and one on the worker's clock.
     pub waiting: Quantiles,
 }
 
@@ -56,7 +56,7 @@ pub(crate) enum Outcome {
 
 impl Outcome {
     /// Returns the outcome of a delivery. `None` if the delivery does not count: it was released,
-    /// parked, or put off.
+    /// parked, or redelivered without counting the attempt.
     pub(crate) fn of(verdict: &Verdict) -> Option<Self> {
         match verdict {
             Verdict::Done(Ok(_)) => Some(Self::Done),
@@ -111,7 +111,7 @@ impl MinuteCounts {
         fields
     }
 
-    /// Adds a count by the name of its field. Ignores what it does not know: a newer version or another
+    /// Adds a count by the name of its field. Ignores an unknown field: a newer version or another
     /// program may have written it.
     #[cfg(feature = "redis")]
     pub(crate) fn add_field(&mut self, field: &[u8], count: &[u8]) {

@@ -6,22 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use super::json;
 
-/// The most bytes of the names of streams in an announcement.
+/// The maximum size of the names of streams in an announcement, in bytes.
 const MAX_STREAMS: usize = 4 << 10;
-/// The most bytes of the routes in an announcement.
+/// The maximum size of the routes in an announcement, in bytes.
 const MAX_ROUTES: usize = 6 << 10;
-/// The most bytes of the paused names in an announcement.
+/// The maximum size of the paused names in an announcement, in bytes.
 const MAX_PAUSED: usize = 3 << 10;
-/// The most bytes of any other text in an announcement.
+/// The maximum size of any other text in an announcement, in bytes.
 pub(super) const MAX_TEXT: usize = 200;
 
-/// A worker, as it has announced itself. A worker of another version may leave fields out, which are
-/// empty then. Its texts are those of its process, so escape them before you show them.
+/// A worker, as it has announced itself. Fields that a worker of another version does not announce
+/// are empty. The strings come from the worker's process and may contain anything, so escape them
+/// before you show them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct WorkerInfo {
-    /// The name of the worker, which is unique: that of its consumer on Redis.
+    /// The unique name of the worker. On Redis it is the name of its consumer.
     pub worker: String,
     /// The name of the service. Empty unless set with
     /// [`service`](crate::serve::Serve::service).
@@ -47,7 +48,7 @@ pub struct WorkerInfo {
     pub routes_left_out: usize,
     /// The maximum number of deliveries in flight, as configured.
     pub max_in_flight: usize,
-    /// The maximum that an operator has set.
+    /// The maximum number of deliveries in flight that an operator has set.
     pub limit: Option<usize>,
     /// The lease, in milliseconds if serialized.
     #[serde(with = "json::millis")]
@@ -65,8 +66,8 @@ pub struct WorkerInfo {
     /// `false` if the worker has been silent for longer than its lease. It is listed until another
     /// worker removes it.
     pub alive: bool,
-    /// The reason why the other fields are empty: the announcement cannot be read, or the worker has
-    /// made none, because its version announces nothing or because it starts just now.
+    /// The reason why the other fields are empty: the announcement cannot be read, or the worker
+    /// has made none, because its version announces nothing or because it starts just now.
     pub fault: Option<String>,
 }
 
@@ -164,8 +165,8 @@ impl WorkerInfo {
     }
 }
 
-/// Removes the last texts of a list, so that the others have at most `max` bytes. Returns the number of
-/// removed texts.
+/// Removes the last texts of a list, so that the remaining texts have at most `max` bytes. Returns
+/// the number of removed texts.
 fn cut_list(list: &mut Vec<String>, max: usize) -> usize {
     let mut size = 0;
     let fits = list.iter().take_while(|text| {

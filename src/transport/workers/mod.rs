@@ -25,15 +25,16 @@ pub(crate) use self::{
 use super::StoreFuture;
 use crate::error::Error;
 
-/// The workers of a stream's group, in any process. Returned by the `workers` method of a transport's
-/// handle.
+/// The workers of a stream's group, in any process. Returned by the `workers` method of a
+/// transport's handle.
 ///
 /// Each worker announces itself when it starts, and removes the announcement when it ends. The
 /// announcement of a worker that has died is removed by another worker of the group, about a minute
 /// after its last sign of life. A worker that serves several streams is listed for each of them. A
-/// worker of events alone, and one that owns no partition now, is not listed.
+/// worker that handles only events, or that owns no partition now, is not listed.
 ///
-/// A worker sends its statistics only if it is asked, at most once a second, however many ask.
+/// A worker sends its statistics only when it is asked, and at most once a second, no matter how
+/// many processes ask.
 ///
 /// ```
 /// use campanile::{Client, Router, serve, transport::memory::Memory};
@@ -63,7 +64,8 @@ impl Workers {
         Self(Arc::new(store))
     }
 
-    /// Returns the workers, sorted by service and name. It asks no worker.
+    /// Returns the workers, sorted by service and name. Reads only their announcements: no worker
+    /// is asked.
     ///
     /// # Errors
     /// If the store cannot be reached.
@@ -84,8 +86,8 @@ impl Workers {
         Ok(found)
     }
 
-    /// Asks all live workers for the descriptions of their routes, and waits for the answers, for 2.5 s
-    /// at most. A worker of a version that cannot be asked is silent.
+    /// Asks all live workers for the descriptions of their routes, and waits for the answers, for
+    /// 2.5 s at most. A worker whose version does not know this question counts as silent.
     ///
     /// # Errors
     /// If the store cannot be reached.
@@ -111,14 +113,16 @@ impl Workers {
     }
 
     /// Gives an order to one worker, which follows it within about a second. `worker` is its
-    /// [name](WorkerInfo::worker). The worker logs the order with `by`, the name of the operator, and
-    /// shows both in [`WorkerInfo::orders`]. Returns `false` if there is no live worker of this name.
+    /// [name](WorkerInfo::worker). The worker logs the order with `by`, the name of the operator,
+    /// and shows both in [`WorkerInfo::orders`]. Returns `false` if there is no live worker of this
+    /// name.
     ///
-    /// An order is for the life of the worker: its process, once it starts again, has the configured
-    /// settings.
+    /// An order ends with the worker: after a restart of its process, the configured settings
+    /// apply.
     ///
     /// # Errors
-    /// If `by` is empty or longer than 200 bytes, the order is invalid, or the store cannot be reached.
+    /// If `by` is empty or longer than 200 bytes, the order is invalid, or the store cannot be
+    /// reached.
     pub async fn order(&self, worker: &str, order: WorkerOrder, by: &str) -> Result<bool, Error> {
         order.check(by)?;
         self.0.order(worker, &order, by).await

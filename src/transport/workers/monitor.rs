@@ -27,27 +27,28 @@ use crate::{
     transport::{Interest, Settings, Verdict},
 };
 
-/// The number of parts of the counts. Threads use different parts, so that they seldom wait for each
-/// other.
+/// The number of shards of the counts. Threads use different shards, so that they seldom wait for
+/// each other.
 const SHARDS: usize = 4;
-/// The most routes that are counted by name.
+/// The maximum number of routes that are counted by name.
 const MAX_ROUTES: usize = 200;
-/// The most running deliveries in the statistics.
+/// The maximum number of running deliveries in the statistics.
 const MAX_RUNNING: usize = 100;
-/// About the most bytes of the routes in the statistics.
+/// The approximate maximum size of the routes in the statistics, in bytes.
 const MAX_ROUTE_BYTES: usize = 96 << 10;
-/// The most bytes of a reason in the statistics.
+/// The maximum size of a reason in the statistics, in bytes.
 const MAX_REASON: usize = 300;
-/// The most names that are paused on a worker.
+/// The maximum number of names that are paused on a worker.
 const MAX_PAUSED: usize = 100;
 /// The number of orders that are shown.
 const MAX_ORDERS: usize = 5;
-/// The name under which the routes behind the first 200 are counted.
+/// The name under which further routes are counted after the first 200.
 const OTHER: &str = "(other)";
 
 /// The state of one worker, which [`serve`](crate::serve()) shares with its source: `serve` counts
-/// deliveries and follows orders, the source shows the announcement and the statistics to others, and
-/// passes orders on. See [`Source::monitor`](crate::transport::Source::monitor).
+/// deliveries and follows orders. The source publishes the announcement and the statistics, and
+/// passes on the orders that it receives. See
+/// [`Source::monitor`](crate::transport::Source::monitor).
 #[derive(Debug)]
 pub struct WorkerMonitor {
     /// The announcement without the parts that change.
@@ -60,7 +61,7 @@ pub struct WorkerMonitor {
     started: Instant,
     shards: [Mutex<Shard>; SHARDS],
     orders: Mutex<Orders>,
-    /// The limit of an operator. `usize::MAX` without one.
+    /// The maximum number of deliveries in flight that an operator has set. `usize::MAX` if none.
     limit: AtomicUsize,
     paused: AtomicBool,
     has_paused_names: AtomicBool,
@@ -77,7 +78,7 @@ struct Orders {
     followed: VecDeque<FollowedOrder>,
 }
 
-/// A part of the counts.
+/// A shard of the counts.
 #[derive(Debug, Default)]
 struct Shard {
     running: Vec<Option<Started>>,
@@ -94,7 +95,7 @@ struct Started {
     id: Option<MessageId>,
     kind: Kind,
     name: Name,
-    /// The name of the route: the pattern of an event.
+    /// The name of the route. For an event that matched a pattern, the pattern.
     route: Name,
     stream: Option<Name>,
     attempt: u32,
@@ -142,8 +143,9 @@ impl RouteCounts {
 }
 
 impl WorkerMonitor {
-    /// Creates the state of a worker that starts now. `worker` is its unique name, `service` the name
-    /// and the version of its service, and `routes` are its routes, each as its kind and its name.
+    /// Creates the state of a worker that starts now. `worker` is its unique name, `service` the
+    /// name and the version of its service, and `routes` are its routes, each as its kind and its
+    /// name.
     pub fn new(
         worker: impl Into<String>,
         settings: &Settings,
@@ -273,7 +275,8 @@ impl WorkerMonitor {
             let before = running.len();
             running.extend(started.map(Started::shown));
             in_flight += running.len() - before;
-            // So that memory stays bounded, whatever the number of deliveries in flight.
+            // Keeps only the deliveries that have run for the longest time, so that memory stays
+            // bounded.
             running.sort_by_key(|running: &Running| std::cmp::Reverse(running.running_for));
             running.truncate(MAX_RUNNING);
         }
@@ -398,7 +401,8 @@ impl WorkerMonitor {
         }
     }
 
-    /// Waits until [`max_in_flight`](Self::max_in_flight) may have changed. One task may wait.
+    /// Waits until [`max_in_flight`](Self::max_in_flight) may have changed. Only one task may wait
+    /// at a time.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -461,7 +465,8 @@ impl WorkerMonitor {
     /// Returns `true` if deliveries of this name are counted by name.
     fn counts(&self, kind: Kind, name: &Name) -> bool {
         let known = self.known.as_ref();
-        // Subscriptions choose the names of events, and senders those of other messages.
+        // `known` has only tasks and requests. An event is counted by the subscription that it
+        // matched, which the worker chooses.
         kind == Kind::Event || known.is_none_or(|known| known.contains(&(kind, name.clone())))
     }
 }
@@ -560,7 +565,7 @@ fn reason(verdict: &Verdict) -> Option<String> {
     }
 }
 
-/// Returns the part of the counts that this thread uses.
+/// Returns the index of the shard that this thread uses.
 fn shard_of_thread() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {

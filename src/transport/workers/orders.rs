@@ -7,27 +7,27 @@ use crate::{
     message::Name,
 };
 
-/// The most bytes of the text that names an operator.
+/// The maximum length of the text that names an operator, in bytes.
 const MAX_BY: usize = 200;
 
 /// An order to one worker, for [`Workers::order`](super::Workers::order).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WorkerOrder {
-    /// Ends the worker like a signal for a graceful shutdown: it fetches nothing more, waits for the
-    /// handlers that run, and `serve` returns. The program decides what follows: a supervisor may start
-    /// the process again.
+    /// Ends the worker like a signal for a graceful shutdown: it fetches nothing more, waits for
+    /// the handlers that run, and `serve` returns. The program decides what follows: a supervisor
+    /// may start the process again.
     Drain,
-    /// Sets the maximum number of deliveries in flight. It lowers the configured maximum and cannot
-    /// raise it. `None` restores that.
+    /// Sets the maximum number of deliveries in flight. A number above the configured maximum has
+    /// no effect. `None` restores the configured maximum.
     Limit(Option<usize>),
-    /// Pauses the worker: it fetches nothing, and what runs ends as usual.
+    /// Pauses the worker: it fetches nothing, and handlers that run end as usual.
     Pause,
     /// Ends a [`Pause`](Self::Pause). Names stay paused.
     Resume,
-    /// Pauses the tasks and requests of a name on this worker alone. Each that this worker gets is
-    /// delivered again, after a back-off and without counting an attempt, so that the other workers of
-    /// the group get it. To pause a name for the whole group, use
+    /// Pauses the tasks and requests of a name on this worker alone. Each such message that this
+    /// worker gets is delivered again, after a back-off and without counting an attempt, so that
+    /// another worker of the group gets it. To pause a name for the whole group, use
     /// [`Control::pause`](crate::transport::Control::pause), which parks its messages.
     PauseName(Name),
     /// Ends a [`PauseName`](Self::PauseName).

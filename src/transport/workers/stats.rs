@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Quantiles, WorkerState, json};
 
-/// The statistics of a worker since its start. Its texts are those of messages and of errors, so
-/// escape them before you show them.
+/// The statistics of a worker since its start. Its strings come from messages and errors and may
+/// contain anything, so escape them before you show them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -23,17 +23,18 @@ pub struct WorkerStats {
     pub in_flight: usize,
     /// The number of deliveries that were handled with success.
     pub done: u64,
-    /// The number of deliveries that failed: those that are delivered again, and requests that got an
-    /// error.
+    /// The number of deliveries that failed: redeliveries that count as attempts, and requests that
+    /// got an error.
     pub failed: u64,
     /// The number of deliveries that became dead letters.
     pub dead: u64,
     /// The number of messages that were discarded.
     pub discarded: u64,
-    /// The routes that had deliveries, the busiest first. At most 200: further names are together in one
-    /// with the name `(other)`.
+    /// The routes that had deliveries, the busiest first. At most 200: further routes are counted
+    /// together under the name `(other)`.
     pub routes: Vec<RouteStats>,
-    /// The number of routes that are not in `routes`, because the statistics would be too long.
+    /// The number of entries that were cut from `routes` to limit the size. The totals above
+    /// include their counts.
     pub routes_left_out: usize,
     /// The deliveries that run now, the longest first. At most 100.
     pub running: Vec<Running>,
@@ -139,9 +140,9 @@ pub struct WorkerDescription {
     #[serde(default)]
     pub version: String,
     /// The description of its routes as JSON, for
-    /// [`Description::from_json`](crate::contract::Description::from_json). `None` if the worker serves
-    /// something else than a router, or its description is too long. One that is too long with its
-    /// schemas comes without them.
+    /// [`Description::from_json`](crate::contract::Description::from_json). `None` if the worker
+    /// serves something else than a router, or its description is too long. If only the schemas
+    /// make the description too long, it has no schemas.
     #[serde(default)]
     pub description: Option<String>,
 }
@@ -157,8 +158,8 @@ impl WorkerDescription {
 pub struct Pong {
     /// The name of the worker.
     pub worker: String,
-    /// The time from the question to the answer. On Redis it is up to a second, since a worker looks
-    /// for questions once a second. Serialized in milliseconds.
+    /// The time from the question to the answer. On Redis it is up to a second, since a worker
+    /// looks for questions once a second. Serialized in milliseconds.
     #[serde(with = "json::millis")]
     pub after: Duration,
 }

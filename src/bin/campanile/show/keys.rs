@@ -43,7 +43,8 @@ impl Keys {
     }
 }
 
-/// Makes the terminal hand over each key. Returns its settings before. `None` without a terminal.
+/// Makes the terminal send each key immediately, without echo. Returns the settings that it had
+/// before, or `None` without a terminal.
 #[cfg(unix)]
 fn by_key() -> Option<rustix::termios::Termios> {
     use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};

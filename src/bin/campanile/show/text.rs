@@ -12,7 +12,8 @@ pub(crate) fn line(bytes: impl AsRef<[u8]>) -> String {
     Shown::bytes(bytes.as_ref()).at_most(usize::MAX).to_string()
 }
 
-/// Formats bytes as several lines of text, escaped as by [`line`], but with line breaks and tabs.
+/// Formats bytes as several lines of text, escaped as by [`line`], except that line breaks and tabs
+/// stay.
 pub(crate) fn block(bytes: impl AsRef<[u8]>) -> String {
     let pieces = bytes
         .as_ref()
@@ -63,7 +64,8 @@ mod tests {
             line("\x1b[2J\x07\r\n\t\0\x7f"),
             r"\u{1b}[2J\u{7}\r\n\t\0\u{7f}"
         );
-        // The one-byte form of Latin-1, and characters that change the writing direction.
+        // A control character of Latin-1, which begins a control sequence, and characters that
+        // change the writing direction.
         assert_eq!(
             line("\u{9b}2J\u{202e}\u{2066}"),
             r"\u{9b}2J\u{202e}\u{2066}"

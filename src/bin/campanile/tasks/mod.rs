@@ -35,7 +35,7 @@ pub(crate) enum TasksCommand {
 
 impl TasksCommand {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
-        // The status of a task is recorded before its stream and its group exist.
+        // The status of a task may be recorded before its stream and its group exist.
         let redis = target.connect().await?;
         let tasks = redis.tasks();
         match self {

@@ -55,7 +55,7 @@ impl Order {
         }
         let given = Instant::now();
         let is_followed = |found: &[WorkerInfo]| match found.iter().find(|it| it.worker == *name) {
-            // It has ended.
+            // The worker has ended.
             None => order == WorkerOrder::Drain,
             Some(found) => {
                 let is_drained = found.state == WorkerState::Draining;

@@ -53,7 +53,7 @@ pub(in crate::transport::redis) struct PubSub {
     /// The start of the wait for the response to a probe or a renewal. `None` if no response is
     /// due.
     waiting_since: Option<Instant>,
-    /// Set if the response that is due is that to a renewal of the credentials.
+    /// Set if the response that is due answers a renewal of the credentials, not a probe.
     is_renewing: bool,
     /// Set if the connection ends when its server has become a replica.
     needs_primary: bool,
@@ -87,7 +87,8 @@ impl PubSub {
     /// Subscribes, and waits for the server's confirmation.
     ///
     /// # Errors
-    /// An error with a code if the server refuses, otherwise the cause of a lost connection.
+    /// If the server refuses the subscription, the error has a code. Otherwise, the error is the
+    /// cause of a lost connection.
     pub(in crate::transport::redis) async fn subscribe(
         &mut self,
         channels: &[&[u8]],
@@ -121,7 +122,8 @@ impl PubSub {
                 Ok(Received::Notice(notice)) => self.queued.push_back(notice),
                 Ok(Received::Confirmation) => confirmed += 1,
                 Ok(Received::Response) => self.accept(Ok(())),
-                // The response to a probe or a renewal comes before that to the subscription.
+                // The response to a probe or a renewal comes before the response to the
+                // subscription, so this error is a response to the probe or the renewal.
                 Err(refusal) if refusal.code().is_some() && self.waiting_since.is_some() => {
                     self.accept(Err(refusal));
                 }
@@ -158,7 +160,8 @@ impl PubSub {
         }
     }
 
-    /// Waits for the next notice. For a connection with sharded channels of a cluster.
+    /// Waits for the next notice. Used with sharded channels of a cluster, whose subscriptions can
+    /// end.
     ///
     /// Errors and cancel safety are those of [`next`](Self::next).
     pub(in crate::transport::redis) async fn notice(&mut self) -> RedisResult<Notice> {
@@ -171,11 +174,12 @@ impl PubSub {
         }
         self.poll_renewal(cx)?;
         loop {
-            // Decodes all that was received before the timers are checked.
+            // All values that were received are decoded before the timers are checked.
             while let Poll::Ready(received) = self.poll_received(cx) {
                 match received {
                     Ok(Received::Notice(notice)) => {
-                        // Messages may be ahead of the response, so the wait for it starts again.
+                        // Messages may arrive before the response that is due, so the time limit
+                        // for the response starts again.
                         self.waiting_since = self.waiting_since.map(|_| Instant::now());
                         return Poll::Ready(Ok(notice));
                     }
@@ -198,11 +202,11 @@ impl PubSub {
         }
     }
 
-    /// Renews the credentials if that is due, and if no other response is due.
+    /// Renews the credentials if a renewal is due and the connection waits for no other response.
     ///
     /// # Errors
-    /// If the renewal is due over RESP2: a subscriber may not send `AUTH` there, so a new
-    /// connection has to take the place of this one.
+    /// If a renewal is due and the connection uses RESP2. A subscriber may not send `AUTH` over
+    /// RESP2, so a new connection has to replace this one.
     fn poll_renewal(&mut self, cx: &mut Context<'_>) -> RedisResult<()> {
         let renewal = self.connection.renewal.as_mut();
         let Some(renewal) = renewal.filter(|_| self.waiting_since.is_none()) else {
@@ -221,7 +225,7 @@ impl PubSub {
         Ok(())
     }
 
-    /// Handles the response that was due, and sends a renewal if that is due.
+    /// Handles the response that was due, and then sends a renewal if one is due.
     fn responded(&mut self, cx: &mut Context<'_>, response: RedisResult<()>) -> RedisResult<()> {
         self.accept(response);
         self.poll_renewal(cx)
@@ -255,7 +259,8 @@ impl PubSub {
 }
 
 /// Decodes a [value](https://redis.io/docs/latest/develop/pubsub/#wire-protocol-messages) from a
-/// connection with subscriptions. It is a push over RESP3, and an array over RESP2.
+/// connection with subscriptions. Messages and confirmations are pushes over RESP3, and arrays over
+/// RESP2.
 fn received(value: Value) -> RedisResult<Received> {
     if is_replica(&value) {
         let demoted = io::Error::new(io::ErrorKind::ConnectionAborted, error::DEMOTED);

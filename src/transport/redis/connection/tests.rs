@@ -242,7 +242,7 @@ async fn credentials_are_renewed_between_commands_and_no_caller_gets_the_respons
         server.write_all(b":1\r\n+OK\r\n").await.unwrap();
         expect_bytes(&mut server, PING).await;
         server.write_all(b":2\r\n").await.unwrap();
-        // The connection also renews them while it has no command.
+        // The connection also renews the credentials while it has no command.
         expect_bytes(&mut server, AUTH).await;
         server.write_all(b"+OK\r\n").await.unwrap();
     };
@@ -293,8 +293,8 @@ async fn a_subscriber_renews_its_credentials_over_resp3_and_has_to_connect_again
     connection.set_resp3();
     let mut pubsub = PubSub::new(connection, true);
     let serving = async {
-        // The subscriber checks the role of the server first. Then it renews, and must not take the
-        // response to the `AUTH` for that of a later check.
+        // The subscriber checks the role of the server first. Then it renews its credentials, and
+        // must not take the response to `AUTH` for the response to a later check.
         expect_bytes(&mut server, b"*1\r\n$4\r\nROLE\r\n").await;
         server.write_all(b"-NOPERM no role\r\n").await.unwrap();
         for response in ["-WRONGPASS no\r\n", "+OK\r\n"] {

@@ -1,5 +1,5 @@
-//! Announces a worker on its streams, answers questions about it, follows the orders of operators, and
-//! adds to the history of its group. All of that is a part of the tick.
+//! Announces a worker on its streams, answers questions about it, follows the orders of operators,
+//! and adds counts to the history of its group. The upkeep does this in each tick.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -28,12 +28,12 @@ use crate::{
     },
 };
 
-/// The time for which announcements are kept after the last sign of life of any worker of the group.
-/// At least twice the lease, since a sign of life is given three times in a lease.
+/// The time for which announcements are kept after the last sign of life of any worker of the
+/// group. Twice the lease, if that is longer.
 const MIN_KEPT: Duration = Duration::from_secs(600);
 /// The time for which an answer is kept.
 const ANSWER_KEPT: Duration = Duration::from_secs(5);
-/// The most unknown orders that are logged.
+/// The maximum number of unknown orders that are logged.
 const MAX_UNKNOWN: usize = 100;
 
 /// The state of the worker, once `serve` has given it to the source.
@@ -44,7 +44,7 @@ pub(super) struct Announcer {
     monitor: MonitorSlot,
     /// The name of the transport in the announcement.
     transport: &'static str,
-    streams: HashMap<u32, OnStream>,
+    streams: HashMap<u32, AnnouncedStream>,
     /// The orders of an unknown kind that were logged.
     unknown: HashSet<String>,
     /// The last failure that was logged.
@@ -53,10 +53,10 @@ pub(super) struct Announcer {
 
 /// The state of the announcement on a stream.
 #[derive(Debug, Default)]
-struct OnStream {
-    /// The revision of the announcement that is stored. 0 if none is.
+struct AnnouncedStream {
+    /// The revision of the stored announcement. 0 if none is stored.
     announced: u64,
-    /// The id of the last order. Empty before the first tick.
+    /// The id of the last order that the worker has read. Empty before the first tick.
     ordered: String,
     /// The question that was answered last.
     answered: Bytes,
@@ -65,9 +65,9 @@ struct OnStream {
 /// The part of a tick on one stream that concerns the worker.
 #[derive(Debug, Default)]
 pub(super) struct WorkerStep {
-    /// The revision of the announcement, if it is stored by this tick.
+    /// The revision of the announcement that this tick stores. `None` if the stored one is current.
     pub(super) announce: Option<u64>,
-    /// The id of the last order that is known.
+    /// The id of the last order that the worker has read.
     pub(super) ordered: String,
     /// The counts for the history.
     pub(super) counts: Option<MinuteCounts>,
@@ -83,11 +83,11 @@ pub(super) struct Announcement {
     pub(super) kept: u64,
 }
 
-/// The results of a tick on one stream that concern the worker. A failed step has its error as its
-/// result.
+/// The results of a tick on one stream that concern the worker. The result of a failed step is its
+/// error.
 #[derive(Debug)]
 pub(super) struct WorkerTick {
-    /// `false` if the worker is not announced, and the question that it is asked.
+    /// `true` if the worker is announced, and the question that it is asked, or an empty one.
     present: Result<(bool, Bytes), String>,
     orders: Result<NewOrders, String>,
     counted: Result<(), String>,
@@ -124,7 +124,7 @@ impl Announcer {
         })
     }
 
-    /// Returns `true` if something has happened on a stream since the last tick.
+    /// Returns `true` if there are counts of a stream that no tick has stored.
     pub(super) fn has_counts(&self, stream: &ServedStream) -> bool {
         let monitor = self.monitor.get();
         monitor.is_some_and(|monitor| monitor.has_counts(&stream.keys.stream))
@@ -149,15 +149,15 @@ impl Announcer {
         }
     }
 
-    /// Keeps the counts of a tick that has failed for the next one.
+    /// Keeps the counts of a failed tick for the next tick.
     pub(super) fn failed(&self, stream: &ServedStream, step: &WorkerStep) {
         if let (Some(monitor), Some(counts)) = (self.monitor.get(), &step.counts) {
             monitor.put_back(&stream.keys.stream, counts);
         }
     }
 
-    /// Handles the results of a tick on a stream. Returns `true` if the worker is asked for an answer on
-    /// this stream.
+    /// Handles the results of a tick on a stream. Returns a new question to the worker on this
+    /// stream.
     pub(super) fn ticked(
         &mut self,
         stream: &ServedStream,
@@ -171,7 +171,7 @@ impl Announcer {
             Ok((is_known, asked)) => {
                 match step.announce {
                     Some(revision) => known.announced = revision,
-                    // Another program has removed it.
+                    // Another program has removed the announcement.
                     None if !is_known => known.announced = 0,
                     None => {}
                 }
@@ -220,7 +220,7 @@ impl Announcer {
         }
     }
 
-    /// Logs each failure once, until a tick succeeds. Messages are handled all the same.
+    /// Logs the first failure, unless its error was logged last and no tick has succeeded since.
     fn log(&mut self, stream: &ServedStream, failures: &[(&str, String)]) {
         let Some((what, error)) = failures.first() else {
             self.failure = None;
@@ -233,8 +233,8 @@ impl Announcer {
         }
     }
 
-    /// Answers the question that the worker is asked on these streams. An error is only logged, since
-    /// whoever asks names the workers that do not answer.
+    /// Answers the question that the worker is asked on these streams. An error is only logged,
+    /// since the program that asks lists the workers that do not answer.
     pub(super) async fn answer(
         &self,
         server: &UpkeepConnection,
@@ -264,7 +264,8 @@ impl Announcer {
     }
 }
 
-/// Returns the description of a worker together with its statistics, for which another caller may wait.
+/// Returns the description of a worker, with its statistics, because `ask.lua` lets a description
+/// also answer the question of a program that asks for statistics.
 fn described(monitor: &WorkerMonitor) -> serde_json::Result<String> {
     let mut answer = serde_json::to_value(monitor.stats())?;
     let description = serde_json::to_value(monitor.describe())?;
@@ -283,7 +284,7 @@ pub(super) enum Question {
 }
 
 impl Question {
-    /// Decodes a question: an id, a space and a word. A word of a newer version is answered as a ping.
+    /// Decodes a question: an id, a space and a word. An unknown word is answered as a ping.
     fn of(asked: &[u8]) -> Self {
         match asked.rsplit(|byte| *byte == b' ').next() {
             Some(b"describe") => Self::Describe,

@@ -11,7 +11,7 @@ const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 ///
 /// Uses rendezvous hashing (Thaler, Ravishankar 1998): a partition goes to the member for which the
 /// hash of the member's name and the partition's number is highest, among the members that have
-/// less than an equal share so far. So few partitions move when a member joins or leaves.
+/// less than an equal share so far. Thus few partitions move when a member joins or leaves.
 pub(super) fn assigned<'a>(
     members: impl IntoIterator<Item = &'a str>,
     me: &str,
@@ -39,7 +39,7 @@ pub(super) fn assigned<'a>(
 fn score(member: &str, partition: usize) -> u32 {
     let mut digest = CRC.digest();
     digest.update(member.as_bytes());
-    // All members must compute the same bytes, whatever the size of their pointers.
+    // All members must hash the same bytes, whatever the size of their `usize`.
     digest.update(&(partition as u64).to_be_bytes());
     // A CRC is linear. Without this step, the scores of two members would have the same order for
     // many partitions.

@@ -12,7 +12,7 @@ use crate::transport::redis::pipeline::{Pipeline, Resend};
 
 /// The time between two attempts to end a blocked read.
 const RETRY: Duration = Duration::from_millis(20);
-/// An overdue read is ended no earlier than this time after its `BLOCK` has passed.
+/// The minimum of [`BlockedRead::overrun`].
 const MIN_OVERRUN: Duration = Duration::from_millis(200);
 
 /// The connection whose read is blocked now, and the pipeline that can end the read.
@@ -20,7 +20,8 @@ pub(super) struct BlockedRead {
     /// The id of the connection on which a read blocks; 0 if no read does.
     connection: AtomicI64,
     pipeline: Pipeline,
-    /// An overdue read is ended this time after its `BLOCK` has passed, and then again and again.
+    /// The time between the end of a read's `BLOCK` and a `CLIENT UNBLOCK`, and between further
+    /// ones.
     overrun: Duration,
 }
 
@@ -59,7 +60,7 @@ impl BlockedRead {
         }
     }
 
-    /// Ends a read on the connection with this id that blocks for longer than its `BLOCK`. Never
+    /// Ends the read on the connection with this id if it blocks for longer than `block`. Never
     /// returns: the caller drops the future when the read has its response.
     ///
     /// Redis 7.2.0 to 7.2.3 restart the `BLOCK` whenever another reader takes the awaited entry
@@ -73,7 +74,7 @@ impl BlockedRead {
         }
     }
 
-    /// Ends the read on the connection with this id, if one is blocked. 0 stands for no connection.
+    /// Ends the read that is blocked on the connection with this id. 0 stands for no connection.
     pub(super) async fn unblock(&self, connection: i64) {
         if connection == 0 {
             return;

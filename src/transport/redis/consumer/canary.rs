@@ -1,8 +1,8 @@
 //! Detects that the application's runtime no longer runs tasks.
 //!
 //! The upkeep runs on a separate thread, and would renew leases for ever while the application
-//! hangs. So it stops renewing if the canary, a task on the application's runtime, was not polled
-//! for some time.
+//! hangs. So the upkeep stops renewing them if the canary, a task on the application's runtime, was
+//! not polled for some time.
 
 use std::{
     sync::{Arc, Mutex},
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::sync::lock;
 
-/// A task on the application's runtime that records when it was polled.
+/// A task on the application's runtime that records the time at which it was last polled.
 #[derive(Debug)]
 pub(super) struct Canary {
     polled: Mutex<Instant>,

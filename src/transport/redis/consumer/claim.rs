@@ -2,7 +2,8 @@
 //!
 //! A *scan* visits all pending entries of the group on a stream and on its retry stream. It runs in
 //! *steps*: each is one script call, which visits one page of the pending entries. A *poison
-//! candidate* is an entry that may have crashed several workers, so a worker runs one at a time.
+//! candidate* is an entry that may have crashed several workers. A worker runs one of them at a
+//! time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,7 +43,7 @@ pub(super) struct Claimer {
     pub(super) health: Arc<RenewalHealth>,
     pub(super) poison: PoisonSlot,
     pub(super) report: Arc<Report>,
-    /// The lease of consumers of other libraries.
+    /// The assumed lease of consumers of other libraries.
     pub(super) foreign_lease: Duration,
     pub(super) max_deliveries: u32,
     pub(super) max_dead_letters: usize,
@@ -56,19 +57,19 @@ pub(super) struct Scan {
     stream: Arc<ServedStream>,
     /// The earliest start of the next scan.
     next_at: Instant,
-    /// The start of the next step, or `None` if no scan has begun: the next one starts at the first
+    /// The start of the next step. `None` between two scans, because a scan starts at the first
     /// pending entry.
     position: Option<ScanPosition>,
     /// The start of a further scan, which runs once this worker can run another poison candidate.
     /// `None` if no scan has skipped a candidate.
     resume_at: Option<ScanPosition>,
-    /// Set during a scan that has started at `resume_at`. It ends when it has claimed a poison
-    /// candidate.
+    /// Set during a scan that has started at `resume_at`. Such a scan ends when it has claimed a
+    /// poison candidate.
     is_resumed: bool,
     /// Entries that are pending for this consumer, and whose leases have expired. The next scan
     /// claims those that are not in flight.
     own_idle: Vec<(WhichStream, StreamEntryId)>,
-    /// Set after the log line of a refused dead letter, until a scan meets no refusal.
+    /// Set once a refused dead letter was logged, until a scan of the whole list meets no refusal.
     refusal_logged: bool,
 }
 
@@ -248,8 +249,8 @@ impl Scan {
                 (true, WhichStream::Retry(_)) => None,
             };
             if has_candidate && self.is_resumed {
-                // The earlier scan has claimed everything else in the rest of the list. The next
-                // candidate there has to wait until this one is settled.
+                // The earlier scan has claimed all other entries in the rest of the list, except
+                // poison candidates. The next candidate has to wait until this one is settled.
                 if self.resume_at.is_none() {
                     self.resume_at = next;
                 }
@@ -295,8 +296,8 @@ impl Claimer {
         self.health.ends_at(max_between).filter(|_| healthy)
     }
 
-    /// Runs one step of the scan. Claims at most `room` deliveries, and the entries of `own_idle`
-    /// count as not in flight.
+    /// Runs one step of the scan. Claims at most `room` deliveries. Of the entries that are pending
+    /// for this consumer, only those in `own_idle` are claimed.
     ///
     /// Returns `None` if the step had no effect: it was throttled, or Redis ran it after `until`. A
     /// paused Redis runs old commands when it continues, and the leases look expired then.

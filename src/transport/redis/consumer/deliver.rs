@@ -67,8 +67,8 @@ impl Deliverer {
             if served.as_ref().is_none_or(|stream| stream.index != index) {
                 served = self.streams.get(index);
             }
-            // A stream is retired only when nothing is pending there. An entry that still arrives
-            // is dropped here, and its lease expires.
+            // A stream is retired only when nothing is pending there. If an entry of a retired
+            // stream still arrives, it is dropped here, and its lease expires.
             if let Some(stream) = &served {
                 deliveries.extend(self.delivery(stream, entry, guard, are_inherited));
             }
@@ -117,7 +117,8 @@ impl Deliverer {
             WhichStream::Primary(_) => fields,
             WhichStream::Retry(_) => msgpack::unpacked(fields),
         };
-        // Known before the message is decoded, so that it frees its keys also if it is never decoded.
+        // The task's id and idempotency key are read before the message is decoded, so that its end
+        // updates the record and frees the key even if decoding fails.
         let given = value_of(&fields, codec::ID).cloned();
         let given = given.and_then(codec::given_id);
         delivery.task = value_of(&fields, codec::RECORD)
@@ -128,17 +129,18 @@ impl Deliverer {
         let key = value_of(&fields, codec::IDEMPOTENCY_KEY);
         let key = key.and_then(|key| IdempotencyKey::from_utf8(key).ok());
         delivery.sent_with = key.zip(id.clone()).map(Box::new);
-        // The next attempt of an inherited entry is counted when it starts.
+        // An inherited entry's number of deliveries does not include the attempt that starts next.
         let next = delivery.attempt.saturating_add(u32::from(is_inherited));
         if let Some(max) = max_attempts(&fields) {
             delivery.max_attempts = max;
         }
-        // A sender cannot raise the number of deliveries in a row that no worker settles. In an owned
-        // partition the count of an entry is that of its attempts.
+        // A sender cannot raise the maximum number of deliveries in a row that no worker settles.
+        // In an owned partition every delivery is an attempt, so `max_attempts` is the only
+        // maximum.
         let is_poison = self.order.is_none() && deliveries > self.settle.max_deliveries;
         if next > delivery.max_attempts || is_poison {
             delivery.attempt = next;
-            // The payload is not decoded, since that may have crashed its workers.
+            // The payload is not decoded, since decoding it may have crashed the workers.
             delivery.reply_to = ReplyTo::of_fields(&fields).map(Box::new);
             self.give_up(delivery);
             return None;
@@ -223,7 +225,7 @@ impl Deliverer {
     }
 }
 
-/// Returns the number of attempts that the sender of a task has chosen.
+/// Returns the maximum number of attempts that the sender of a task has chosen.
 fn max_attempts(fields: &[(Bytes, Bytes)]) -> Option<u32> {
     let max = value_of(fields, codec::MAX_ATTEMPTS)?;
     std::str::from_utf8(max).ok()?.parse().ok()
@@ -244,7 +246,7 @@ pub(super) fn origin(
     (text, id, before)
 }
 
-/// Decodes the number in a field. Zero without one.
+/// Decodes the number in a field. Zero if there is no such field, or no number in it.
 fn number(fields: &[(Bytes, Bytes)], field: &str) -> u32 {
     value_of(fields, field)
         .and_then(|number| std::str::from_utf8(number).ok()?.parse().ok())

@@ -1,4 +1,4 @@
-//! Timers for the next delayed messages of each stream.
+//! Timers for the next due message of each stream.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -7,8 +7,8 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::sync::lock;
 
-/// A timer for each stream, by the stream's index. It is set to the earliest time that was passed
-/// to `set`.
+/// A timer for each stream, by the stream's index. A timer expires at the earliest time to which
+/// `set` has set it.
 #[derive(Debug, Default)]
 pub(super) struct DueTimers {
     at: Mutex<HashMap<u32, Instant>>,

@@ -16,10 +16,10 @@ use crate::{
     },
 };
 
-/// The most events that are handed over at once.
-const BATCH: usize = 256;
+/// The maximum number of events that are handed over at once.
+const MAX_HANDED_OVER: usize = 256;
 /// The shortest time between two warnings about dropped events.
-const WARNING: Duration = Duration::from_secs(5);
+const WARNING_PERIOD: Duration = Duration::from_secs(5);
 
 /// The channels of a source, with the names of their events.
 pub(super) struct EventChannels {
@@ -72,13 +72,13 @@ impl EventChannels {
     }
 }
 
-/// The way of received events to the source. Each connection has its own.
+/// Passes received events to the source. Each connection has a separate sink.
 #[derive(Clone)]
 pub(super) struct EventSink {
     channels: Arc<EventChannels>,
     buffer: Arc<PrefetchBuffer>,
     counters: Arc<Counters>,
-    /// Events that are handed over next.
+    /// The events of the next hand-over.
     batch: Vec<Message>,
     /// The number of dropped events that no warning has reported yet.
     dropped: usize,
@@ -103,12 +103,12 @@ impl EventSink {
     }
 
     /// Hands over this event together with the events already received, since each hand-over wakes
-    /// the receiving task once. Never waits: events beyond the buffer are dropped and counted.
+    /// the receiving task once. Never waits: drops and counts events if the buffer is full.
     pub(super) fn take(&mut self, first: Published, connection: &mut PubSub) {
         let mut next = Some(first);
         while let Some(event) = next {
             self.batch.push(self.channels.message(event));
-            let more = self.batch.len() < BATCH;
+            let more = self.batch.len() < MAX_HANDED_OVER;
             next = more.then(|| connection.received()).flatten();
         }
         self.counters.events.add(self.batch.len() as u64);
@@ -117,7 +117,10 @@ impl EventSink {
             self.counters.events_dropped.add(self.batch.len() as u64);
             self.dropped += self.batch.len();
             self.batch.clear();
-            if self.warned.is_none_or(|last| last.elapsed() >= WARNING) {
+            if self
+                .warned
+                .is_none_or(|last| last.elapsed() >= WARNING_PERIOD)
+            {
                 self.warned = Some(Instant::now());
                 let events = std::mem::take(&mut self.dropped);
                 tracing::warn!(events, "dropped events: more came than are handled");
@@ -147,12 +150,12 @@ impl EventGaps {
         }
     }
 
-    /// Notes that this number of subscriptions was lost.
+    /// Records that this number of subscriptions was lost.
     pub(super) fn begin(&self, count: usize) {
         self.state.add_lost(count);
     }
 
-    /// Reports that this number of subscriptions is restored, after a gap of this length.
+    /// Reports that this number of subscriptions is restored, after a gap of length `missed`.
     pub(super) fn end(&self, count: usize, missed: Duration) {
         self.counters.reconnects.increment();
         tracing::warn!(

@@ -1,4 +1,4 @@
-//! Events over one connection: subscriptions that are restored when it is lost.
+//! Receives events over one connection, and restores the subscriptions when the connection is lost.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,17 +17,17 @@ use crate::{
 };
 
 /// The longest wait for the server to confirm the subscriptions.
-pub(super) const CONFIRMATION: Duration = Duration::from_secs(5);
+pub(super) const CONFIRMATION_LIMIT: Duration = Duration::from_secs(5);
 
-/// The subscriptions of a source to events that any server passes on, on a separate connection.
-/// Sharded channels are among them unless this is a cluster.
+/// The subscriptions of a source on a separate connection: to channels, to patterns and, unless
+/// this is a cluster, to sharded channels.
 pub(super) struct EventSubscriber {
     connector: Connector,
     channels: Arc<EventChannels>,
 }
 
 impl EventSubscriber {
-    /// Returns `None` if no channel is for this subscriber.
+    /// Makes a subscriber. `None` if there is nothing to subscribe to.
     pub(super) fn new(connector: Connector, channels: Arc<EventChannels>) -> Option<Self> {
         let sharded = !channels.sharded.is_empty() && !connector.is_cluster();
         let any = sharded || !channels.events.is_empty() || !channels.patterns.is_empty();
@@ -53,14 +53,14 @@ impl EventSubscriber {
             }
             Ok(())
         };
-        match timeout(CONFIRMATION, subscribing).await {
+        match timeout(CONFIRMATION_LIMIT, subscribing).await {
             Ok(Ok(())) => Ok(connection),
             Ok(Err(refusal)) => Err(error::subscription_refused(&address, refusal)),
             Err(_) => Err(error::unreachable(&address)),
         }
     }
 
-    /// Hands events over until `closed`, and reports gaps.
+    /// Hands events over until `closed` is cancelled, and reports gaps.
     pub(super) async fn run(
         self,
         first: PubSub,

@@ -32,11 +32,11 @@ use crate::{
     },
 };
 
-/// The parts that carry out the follow-ups of one consumer's deliveries.
+/// The values with which the follow-ups of one consumer's deliveries are carried out.
 pub(super) struct FollowUpContext {
-    /// A handle with the settings of the source, which sends over its connections.
+    /// A handle with the settings of the source. It sends over the source's connections.
     pub(super) redis: Redis,
-    /// Notified after tasks were added to an outbox for streams in other slots.
+    /// Notified after a task for a stream in another slot was added to an outbox.
     pub(super) forwards: Arc<Notify>,
 }
 
@@ -45,9 +45,9 @@ pub(super) struct FollowUpContext {
 pub(super) struct EncodedFollowUps {
     pub(super) keys: Vec<String>,
     pub(super) args: Vec<Bytes>,
-    /// The number of tasks and events.
+    /// The number of tasks and events among the follow-ups.
     pub(super) messages: u64,
-    /// The streams of the tasks, which may have to be registered.
+    /// The streams to which the tasks are sent, and which may have to be registered first.
     pub(super) targets: Vec<Name>,
     /// The delayed tasks, which a timer of this worker moves to their streams when they are due.
     pub(super) delayed: Vec<(Keys, Due)>,
@@ -129,7 +129,7 @@ impl FollowUpContext {
 }
 
 impl EncodedFollowUps {
-    /// Adds a follow-up: its kind, its keys and its arguments.
+    /// Appends a follow-up to `keys` and `args`.
     fn push(&mut self, kind: &'static str, keys: &[String], args: Vec<Bytes>) {
         self.args.push(Bytes::from_static(kind.as_bytes()));
         self.args.push(keys.len().to_string().into());
@@ -156,7 +156,7 @@ impl Settler {
         }
         let submit = || self.submit_complete(delivery, (&follow_ups, outcome), reply.as_ref());
         let response = match self.insist(&delivery.stream, submit).await {
-            // Redis has checked the permissions for the keys before it ran the script.
+            // Redis checks permissions before it runs the script, so nothing was done.
             Err(error) if error.is_refused() => {
                 return self.refuse(delivery, &error.chain(), reply).await;
             }
@@ -189,7 +189,7 @@ impl Settler {
         Ok(())
     }
 
-    /// Makes a dead letter of a delivery with a follow-up that the server has refused.
+    /// Makes a dead letter from a delivery, because the server has refused one of its follow-ups.
     async fn refuse(
         &self,
         delivery: &Unsettled,

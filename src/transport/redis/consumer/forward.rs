@@ -1,10 +1,10 @@
 //! Moves tasks from the outbox of a stream to streams in other slots of a cluster.
 //!
-//! A delivery's follow-up for another slot cannot be stored in the step that acknowledges the
-//! delivery, so that step adds it to the outbox of the delivery's stream. Any worker of that stream
-//! then sends the task with an idempotency key, and deletes it from the outbox once the server has
-//! confirmed it. If the worker crashes in between, another worker repeats both steps, and the key
-//! keeps the task from being stored twice.
+//! A task that a delivery sends to another slot cannot be stored in the step that acknowledges the
+//! delivery. So that step adds the task to the outbox of the delivery's stream. Any worker of that
+//! stream then sends the task with an idempotency key, and deletes it from the outbox once the
+//! server has confirmed it. If the worker crashes in between, another worker sends the task again
+//! and deletes it, and the key keeps the task from being stored twice.
 
 use std::{
     sync::Arc,
@@ -29,21 +29,21 @@ use crate::{
     },
 };
 
-/// The most tasks that are read at a time. Few, since they may be large.
+/// The maximum number of tasks that are read at a time. Few, since they may be large.
 const READ_AT_ONCE: usize = 8;
 
 /// Forwards the tasks in the outboxes of one consumer's streams.
 pub(super) struct Forwarder {
     pub(super) redis: Redis,
     pub(super) streams: Arc<StreamSet>,
-    /// The time between two looks at the outboxes, for tasks that other workers have left there.
+    /// The time between two reads of the outboxes, for tasks that other workers have left there.
     pub(super) interval: Duration,
     pub(super) warnings: LogLimit,
     pub(super) closed: CancellationToken,
 }
 
 impl Forwarder {
-    /// Forwards tasks until the consumer is closed: after each call of `notify_one`, and at each
+    /// Forwards tasks until the consumer is closed: whenever `added` is notified, and at each
     /// interval.
     pub(super) async fn run(mut self, added: Arc<Notify>) {
         let closed = self.closed.clone();
@@ -93,8 +93,8 @@ impl Forwarder {
         }
     }
 
-    /// Sends a task of the outbox to its stream. `key` is the task's idempotency key, unless the task
-    /// has one.
+    /// Sends a task of the outbox to its stream. Uses `key` as the idempotency key if the task has
+    /// none.
     async fn send(&self, fields: &[(Bytes, Bytes)], key: &str) -> Result<(), Error> {
         let Redis {
             settings,
@@ -125,7 +125,7 @@ impl Forwarder {
             &record,
         ];
         let args = |cmd: &mut Cmd| {
-            // A time in the past means now.
+            // A due time in the past means now.
             cmd.arg("at").arg(&due[..]).arg(unique().to_string());
             cmd.arg(&window[..]).arg(0);
             for (_, arg) in record_args {

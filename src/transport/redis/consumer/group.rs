@@ -97,7 +97,7 @@ impl Membership {
     }
 
     /// Reads the pauses of a stream, since the first read of entries may be earlier than the first
-    /// tick. If the server refuses, the ticks bring them.
+    /// tick. If the server refuses the command, the first tick reads the pauses.
     async fn read_pauses(&self, stream: &ServedStream) -> Result<(), Error> {
         let mut cmd = redis::cmd("HGETALL");
         cmd.arg(stream.keys.control());
@@ -170,7 +170,7 @@ impl Membership {
     /// Checks permissions: sends commands that have no effect, but need the same permissions as
     /// later commands.
     async fn try_rights(&self, streams: &[Arc<ServedStream>]) -> Result<(), Error> {
-        // A new consumer has no history, so reading it increments no delivery counts.
+        // A new consumer has no history, so reading the history increments no delivery counts.
         let keys = streams
             .iter()
             .flat_map(|stream| [&*stream.keys.primary, &stream.keys.retry]);
@@ -192,8 +192,8 @@ impl Membership {
         Ok(())
     }
 
-    /// Deletes this consumer from the group on a stream, unless entries are pending for it there.
-    /// Removes the record of its names, and the announcement of the worker.
+    /// Deletes this consumer from the group on a stream, unless entries are pending for the
+    /// consumer there. Also removes the record of its names, and the announcement of the worker.
     pub(super) async fn leave(&self, stream: &ServedStream) -> Result<(), Error> {
         let keys = &stream.keys;
         let workers = keys.workers();
@@ -211,7 +211,7 @@ impl Membership {
     }
 }
 
-/// Returns the start position as `join.lua` takes it.
+/// Returns the start position in the form that `join.lua` takes.
 fn start(start: &Start) -> &str {
     match start {
         Start::Auto => "",

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::sync::lock;
 
-/// The current *streak*: the successful renewals since the last one that failed or was late.
+/// The current *streak*: the successful renewals since the last renewal that failed or was late.
 ///
 /// After Redis was paused, the leases of all consumers look expired. A consumer whose streak is a
 /// lease long knows that Redis was not paused in that time, so the consumers of expired leases are
@@ -29,7 +29,7 @@ pub(super) struct ClockReading {
     pub(super) asked: Instant,
     /// The time at which its response had arrived.
     pub(super) answered: Instant,
-    /// Redis's time between these two, in milliseconds.
+    /// The time on Redis's clock at some moment between `asked` and `answered`, in milliseconds.
     pub(super) on_server: i64,
 }
 
@@ -37,7 +37,7 @@ impl RenewalHealth {
     /// Records a renewal that has just succeeded, with its reading of Redis's clock.
     ///
     /// A new streak begins if the last renewal is longer ago than `max_between`, or if Redis's
-    /// clock has jumped forward: if it gained more than a `tick` on the monotonic clock of this
+    /// clock has jumped forward, that is, gained more than a `tick` on the monotonic clock of this
     /// process. After such a jump the leases of all consumers look expired until they are renewed.
     /// A jump back makes no lease look expired, so the streak continues.
     pub(super) fn renewed(&self, reading: ClockReading, max_between: Duration, tick: Duration) {

@@ -3,8 +3,8 @@
 //! Each member increments its counter in a hash, and reads the counters of the others. A member is
 //! dead if its counter has not changed for a lease, measured on the observer's own clock, so clocks
 //! are never compared. A member that cannot increment its counter considers itself dead a little
-//! before a lease has passed, before the others do. The heartbeats run on the thread of the upkeep,
-//! so a handler that blocks its thread for a moment does not stop them.
+//! before a lease has passed, and so before the others consider it dead. The heartbeats run on the
+//! thread of the upkeep, so a handler that blocks its thread for a moment does not stop them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -43,8 +43,8 @@ pub(super) struct Members {
     pub(super) live: Vec<String>,
     /// The dead members, sorted by name.
     pub(super) dead: Vec<String>,
-    /// The number of times that this member was dead, for itself or for others. All terms that it
-    /// began before its last death have ended.
+    /// The number of times that this member considered itself dead, or was deleted by others as
+    /// dead. All terms that it began before the last of these deaths have ended.
     pub(super) deaths: u64,
 }
 
@@ -83,7 +83,7 @@ impl Heartbeats {
     }
 
     /// Starts to send heartbeats on the thread of the upkeep, until the source is dropped or leaves
-    /// the group. None is sent while the application's runtime is stalled.
+    /// the group. No heartbeat is sent while the application's runtime is stalled.
     pub(super) fn start(
         mut self,
         pipeline: UpkeepPipeline,
@@ -123,8 +123,8 @@ impl Heartbeats {
         })
     }
 
-    /// Deletes this member's counter, so that the others need not wait for a lease before they take
-    /// its partitions.
+    /// Deletes this member's counter, so that the other members need not wait for a lease before
+    /// they take its partitions.
     async fn leave(&self, server: &UpkeepConnection) {
         let mut cmd = redis::cmd("HDEL");
         cmd.arg(&self.key).arg(&self.member.consumer);
@@ -195,7 +195,7 @@ struct Observed {
     /// The time at which this member's last confirmed heartbeat was sent. `None` before the first
     /// one, and while this member considers itself dead.
     last: Option<Instant>,
-    /// The number of times that this member was dead.
+    /// As [`Members::deaths`].
     deaths: u64,
 }
 
@@ -227,7 +227,7 @@ impl Observed {
                 *seen = (heartbeats, now);
             }
         }
-        // Dead members are remembered as long as they may still be recorded as owners.
+        // Dead members are kept for a time in which they may still be recorded as owners.
         let forget = 20 * self.lease;
         self.seen
             .retain(|_, (_, since)| now.saturating_duration_since(*since) < forget);
@@ -286,13 +286,13 @@ impl Observed {
     }
 }
 
-/// The owners of partitions that are not listed as members, and since when. After a lease such an
-/// owner is dead, since a live member would have listed itself again.
+/// Owners of partitions that are not live members, each with the time at which this was first seen.
+/// After a lease such an owner is dead, since a live member would have listed itself again.
 #[derive(Debug, Default)]
 pub(super) struct Strangers(Mutex<HashMap<String, Instant>>);
 
 impl Strangers {
-    /// Records the owner of a partition, if it is not among the live members.
+    /// Records the owner of a partition if it is not among the live members. Removes it if it is.
     pub(super) fn note(&self, owner: &str, members: &Members) {
         let mut strangers = lock(&self.0);
         match members.live.iter().any(|member| member == owner) {
@@ -305,7 +305,7 @@ impl Strangers {
         }
     }
 
-    /// Returns the owners that were not listed for a lease.
+    /// Returns the owners that were not among the live members for a lease.
     pub(super) fn dead(&self, lease: Duration) -> Vec<String> {
         let mut strangers = lock(&self.0);
         // Names are unique, so a dead owner never comes back and can be forgotten after some time.

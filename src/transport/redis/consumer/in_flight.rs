@@ -22,8 +22,8 @@ use crate::{
 /// The key of a delivery: the stream and the id of its entry.
 pub(super) type Key = (WhichStream, StreamEntryId);
 
-/// The deliveries whose leases are renewed. Each is in the table from its fetch until its
-/// settlement is confirmed or has failed.
+/// The deliveries whose leases are renewed. Each delivery is in the table from its fetch until its
+/// settlement is confirmed or has failed, or until it is lost.
 #[derive(Debug, Default)]
 pub(super) struct InFlightTable {
     deliveries: Mutex<Deliveries>,
@@ -40,7 +40,7 @@ struct Deliveries {
     by_key: HashMap<Key, InFlightEntry>,
     /// The number of deliveries that are not settling.
     running: usize,
-    /// The number of the last delivery that was added.
+    /// The number of the delivery that was added last.
     last_number: u64,
 }
 
@@ -51,16 +51,17 @@ struct InFlightEntry {
     lease: Lease,
     /// The time at which the last command that renewed the lease was sent.
     renewed: Instant,
-    /// Set before the settlement is sent. From then on "not pending" may be the effect of the
-    /// settlement, so it is not reported as a lost lease.
+    /// Set before the settlement is sent. From then on, the settlement itself may be the reason why
+    /// the entry is not pending, so that this is not reported as a lost lease.
     settling: bool,
-    /// The id of the task, if its status is recorded. Then it may be cancelled at any time.
+    /// The id of the task, if its status is recorded. Such a task may be cancelled at any time, so
+    /// each tick renews its lease, which detects a cancellation.
     task: Option<Box<str>>,
 }
 
 impl InFlightTable {
     /// Adds deliveries and returns their guards, in the order of the keys. `at` is the time at
-    /// which the command that fetched or renewed them was sent.
+    /// which the command that fetched the deliveries was sent.
     pub(super) fn add(
         self: &Arc<Self>,
         keys: impl ExactSizeIterator<Item = Key>,
@@ -128,13 +129,13 @@ impl InFlightTable {
         self.confirm(confirmed);
     }
 
-    /// Waits until deliveries have left the table since the last call.
+    /// Waits until a delivery has left the table since the last call.
     pub(super) async fn freed(&self) {
         self.freed.notified().await;
     }
 
-    /// Waits until no delivery with a verdict has a guard: each is settled, or has failed to
-    /// settle.
+    /// Waits until each delivery with a verdict is settled or has failed to settle, that is, until
+    /// its guard was dropped or released.
     pub(super) async fn all_settled(&self) {
         loop {
             let settled = self.settled.notified();
@@ -145,9 +146,8 @@ impl InFlightTable {
         }
     }
 
-    /// Returns the deliveries that were last renewed longer than `age` ago, and those of recorded
-    /// tasks, grouped by stream, the
-    /// oldest entry first.
+    /// Returns the deliveries that were last renewed longer than `age` ago, and all deliveries of
+    /// tasks whose status is recorded. They are grouped by stream, and sorted by entry id.
     pub(super) fn older_than(&self, age: Duration) -> Vec<(WhichStream, Vec<StreamEntryId>)> {
         let now = Instant::now();
         let mut old = BTreeMap::<WhichStream, Vec<StreamEntryId>>::new();
@@ -173,9 +173,9 @@ impl InFlightTable {
         }
     }
 
-    /// Removes a delivery that is no longer pending for this consumer. Returns its lease, and the id
-    /// of a recorded task. The caller first counts the loss, then marks the lease as
-    /// [lost](Lease::lose). `None` if the delivery is not in the table, or is settling.
+    /// Removes a delivery that is no longer pending for this consumer. Returns its lease, and the
+    /// id of the task if its status is recorded. `None` if the delivery is not in the table, or is
+    /// settling. The caller counts the loss before it marks the lease as [lost](Lease::lose).
     pub(super) fn lose(&self, key: Key) -> Option<(Lease, Option<Box<str>>)> {
         let mut deliveries = self.lock();
         let entry = deliveries.by_key.get(&key).filter(|it| !it.settling)?;
@@ -185,8 +185,8 @@ impl InFlightTable {
         Some((lease, entry.and_then(|entry| entry.task)))
     }
 
-    /// Removes all deliveries that are not settling. Returns their keys and leases, for the caller to
-    /// mark as [lost](Lease::lose).
+    /// Removes all deliveries that are not settling. Returns their keys and leases, for the caller
+    /// to mark as [lost](Lease::lose).
     pub(super) fn lose_all(&self) -> Vec<(Key, Lease)> {
         let mut deliveries = self.lock();
         let running = deliveries.by_key.iter().filter(|(_, it)| !it.settling);
@@ -196,7 +196,7 @@ impl InFlightTable {
         lost
     }
 
-    /// Counts verdicts as settled, and notifies if they were the last.
+    /// Subtracts verdicts from `settling`, and notifies if none is left.
     fn confirm(&self, verdicts: usize) {
         if verdicts > 0 && self.settling.fetch_sub(verdicts, Ordering::SeqCst) == verdicts {
             self.settled.notify_waiters();

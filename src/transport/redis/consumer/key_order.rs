@@ -1,15 +1,15 @@
 //! Keeps the order of the deliveries of an owned partition.
 //!
 //! The deliveries with one key run one at a time, in the order of the stream. A failed delivery
-//! keeps its key while it waits for its next attempt, until a verdict ends it. Deliveries without a
-//! key never wait. Entries that a former owner left pending are delivered first, one at a time
-//! whatever their keys.
+//! keeps its key while it waits for its next attempt. The key is free once a verdict ends the
+//! delivery. Deliveries without a key never wait. Entries that a former owner left pending
+//! (*inherited* entries) are delivered first, one at a time even if their keys differ.
 //!
 //! ```text
 //! fetch ──deliveries──► admit ──may start──► prefetch buffer ──► serve
 //!                         │ held by key          ▲                  │ verdict
 //!                         ▼                      │ next of the key  ▼
-//!                        held ───────────────────┴──── Turn: ended, or again in place
+//!                        held ───────────────────┴──── `ended` or `again`
 //! ```
 
 use std::{
@@ -53,10 +53,10 @@ pub(super) struct KeyOrder {
     buffer: PrefetchWriter,
     /// The application's runtime, on which waits for another attempt run.
     runtime: Handle,
-    /// The most deliveries that wait for their keys. At this number nothing more is fetched.
+    /// The maximum number of deliveries that wait for their keys. At this number fetching stops.
     max_held: usize,
     state: Mutex<OrderState>,
-    /// Notified when deliveries end or come back.
+    /// Notified when a delivery ends, fails or is released.
     changed: Notify,
     /// Cancelled when no further delivery may start.
     draining: CancellationToken,
@@ -67,7 +67,7 @@ pub(super) struct KeyOrder {
 
 #[derive(Default)]
 struct OrderState {
-    /// For each key of a running or failed delivery, the deliveries that wait for it.
+    /// For each key of a running or failed delivery, the deliveries that wait for this key.
     keys: HashMap<PartitionKey, VecDeque<Delivery<RedisSettle>>>,
     /// The number of waiting deliveries.
     held: usize,
@@ -77,7 +77,7 @@ struct OrderState {
     runs_inherited: bool,
     /// Released deliveries, which still hold their keys and can be handed out again.
     ready: VecDeque<Delivery<RedisSettle>>,
-    /// The number of deliveries that were handed out, and neither ended nor came back.
+    /// The number of deliveries that were handed out and have not ended, failed or been released.
     running: usize,
 }
 
@@ -91,7 +91,7 @@ pub(super) struct KeyOrderParts {
     pub(super) max_held: usize,
 }
 
-/// The place of a delivery in the order. A delivery keeps its turn until it is dropped.
+/// The place of a delivery in the order, which is kept until the delivery is dropped.
 pub(super) struct Turn {
     order: Arc<KeyOrder>,
     key: Option<PartitionKey>,
@@ -101,7 +101,7 @@ pub(super) struct Turn {
     state: TurnState,
 }
 
-/// The state of a turn. It decides what the drop of the turn means.
+/// The state of a turn. It decides what happens when the turn is dropped.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum TurnState {
     /// The delivery is not handed out. A drop leaves its entry pending.
@@ -113,7 +113,7 @@ enum TurnState {
 }
 
 impl KeyOrder {
-    /// Makes an order. Further attempts wait on the caller's runtime, which is the application's.
+    /// Makes an order. Must be called on the application's runtime, on which further attempts wait.
     pub(super) fn new(parts: KeyOrderParts) -> Arc<Self> {
         let KeyOrderParts {
             term,
@@ -150,7 +150,8 @@ impl KeyOrder {
         }
     }
 
-    /// Takes the deliveries of a read. Returns those that may start now, and keeps the others.
+    /// Takes the deliveries of a read. Returns those that may start now, and keeps the others. Adds
+    /// inherited ones to the prefetch buffer, one by one.
     pub(super) fn admit(
         self: &Arc<Self>,
         deliveries: Vec<Delivery<RedisSettle>>,
@@ -179,8 +180,8 @@ impl KeyOrder {
         ready
     }
 
-    /// Returns how many deliveries may be fetched now. Zero while inherited deliveries are not
-    /// done.
+    /// Returns the number of deliveries that may be fetched now. Zero until all inherited
+    /// deliveries have ended, and after `drain`, `end` or `break_off`.
     pub(super) fn room(&self) -> usize {
         let state = self.lock();
         let waits = state.runs_inherited || !state.inherited.is_empty();
@@ -190,7 +191,7 @@ impl KeyOrder {
         }
     }
 
-    /// Waits until a delivery ends or is released.
+    /// Waits until a delivery ends, fails or is released.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -225,7 +226,7 @@ impl KeyOrder {
     }
 
     /// Marks the order as broken and starts no further deliveries. Called if the outcome of a
-    /// delivery is unknown, since no later one with its key may start before it.
+    /// delivery is unknown, since no later delivery with its key may then start.
     pub(super) fn break_off(&self) {
         self.broken.cancel();
         self.draining.cancel();
@@ -236,7 +237,7 @@ impl KeyOrder {
         self.broken.is_cancelled()
     }
 
-    /// Starts the next inherited delivery, unless one runs.
+    /// Starts the next inherited delivery, unless one of them runs or waits for another attempt.
     fn deliver_inherited(self: &Arc<Self>) {
         let next = {
             let mut state = self.lock();
@@ -303,8 +304,8 @@ impl KeyOrder {
         self.changed.notify_one();
     }
 
-    /// Starts a task that waits, counts the attempt on the server, and hands the delivery out. It
-    /// hands nothing out after [`drain`](Self::drain) or [`end`](Self::end).
+    /// Starts a task that waits, counts the attempt on the server, and hands the delivery out.
+    /// After [`drain`](Self::drain) or [`end`](Self::end) the task drops the delivery instead.
     fn deliver_again(
         self: &Arc<Self>,
         delivery: Unsettled,
@@ -343,7 +344,7 @@ impl KeyOrder {
         });
     }
 
-    /// Adds a delivery to the prefetch buffer, as running.
+    /// Marks a delivery as running, and adds it to the prefetch buffer.
     fn hand_out(
         self: &Arc<Self>,
         mut delivery: Unsettled,
@@ -374,15 +375,16 @@ impl KeyOrder {
                 .arg(&self.member.consumer)
                 .arg(id);
         };
-        // Sent again after a lost connection, the command may count twice. The message then has one
-        // attempt less.
+        // If the command is sent again after a lost connection, it may count twice. The message
+        // then has one attempt less.
         let counted = self
             .pipeline
             .script(&scripts::ATTEMPT, &keys, args, Resend::UntilAnswered);
         Ok(integer(&counted.await?)? == 1)
     }
 
-    /// Starts the delivery that has waited for one that has ended.
+    /// Records that a delivery has ended. Starts the next delivery that waits for its key, or the
+    /// next inherited one if `was_inherited` is `true`.
     fn ended(self: &Arc<Self>, key: Option<&PartitionKey>, was_inherited: bool) {
         let next = {
             let mut state = self.lock();
@@ -411,7 +413,7 @@ impl KeyOrder {
 }
 
 impl OrderState {
-    /// Marks a delivery as running and returns it, unless its key is held: then keeps it.
+    /// Marks a delivery as running and returns it. If its key is held, keeps it and returns `None`.
     fn start(&mut self, delivery: Delivery<RedisSettle>) -> Option<Delivery<RedisSettle>> {
         if let Some(key) = delivery.settle.partition_key() {
             if let Some(held) = self.keys.get_mut(&key) {
@@ -425,7 +427,7 @@ impl OrderState {
         Some(mark_running(delivery))
     }
 
-    /// Takes the next delivery that waits for a key. Frees the key if there is none.
+    /// Takes the next delivery that waits for a key. If none waits, frees the key.
     fn next_of(&mut self, key: &PartitionKey) -> Option<Delivery<RedisSettle>> {
         let next = self.keys.get_mut(key)?.pop_front();
         match next {

@@ -1,4 +1,5 @@
-//! Collects the acknowledgements of the last read's deliveries, for which the next read waits.
+//! Collects the acknowledgements of the deliveries that the fetch read last. The fetch waits for
+//! them briefly, and sends them before its next read over the connection that reads.
 
 use std::{
     sync::{
@@ -16,10 +17,10 @@ use tokio::{
 use super::settlement::Settlement;
 use crate::sync::lock;
 
-/// The longest time for which the next read waits.
+/// The longest time for which the fetch waits before its next read.
 const MAX_WAIT: Duration = Duration::from_millis(1);
-/// If the settlements took longer than this, the next reads do not wait, so that a slow handler
-/// does not delay other messages.
+/// If the settlements took longer than this, the fetch does not wait before the next reads, so that
+/// a slow handler does not delay other messages.
 const MAX_HANDLING: Duration = Duration::from_micros(200);
 
 /// The settlements for which the fetch waits.
@@ -28,7 +29,7 @@ pub(super) struct LastRead {
     /// Set while the fetch waits. Checked before `waiting` is locked, to save the lock.
     is_open: AtomicBool,
     waiting: Mutex<Option<Waiting>>,
-    /// Notified when the last missing settlement has come.
+    /// Notified when all settlements have come.
     complete: Notify,
 }
 
@@ -41,8 +42,8 @@ struct Waiting {
 }
 
 impl LastRead {
-    /// Takes the settlement if the fetch waits and it is only an acknowledgement. Otherwise returns
-    /// it. Counts every settlement as having come.
+    /// Takes the settlement if the fetch waits and it is an acknowledgement. Otherwise returns it.
+    /// A settlement that is returned counts as having come, too.
     pub(super) fn offer(&self, settlement: Settlement) -> Option<Settlement> {
         if !self.is_open.load(Ordering::SeqCst) {
             return Some(settlement);

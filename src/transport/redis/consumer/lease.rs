@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// The most leases that one command renews.
+/// The maximum number of leases that one command renews.
 const MAX_RENEWED: usize = 500;
 
 /// Renews the leases of one consumer's deliveries.
@@ -36,11 +36,11 @@ pub(super) struct LeaseRenewer {
     pub(super) report: Arc<Report>,
 }
 
-/// The leases that are old enough to be renewed, by stream, the oldest entry first.
+/// The leases that are due to be renewed, grouped by stream and sorted by entry id.
 pub(super) struct DueLeases(Vec<(WhichStream, Vec<StreamEntryId>)>);
 
 impl DueLeases {
-    /// Splits off the leases that one command renews. Returns them and the rest.
+    /// Splits the leases: returns those that one command renews, and the rest.
     pub(super) fn split(self) -> (Self, Self) {
         let (mut first, mut rest, mut room) = (Vec::new(), Vec::new(), MAX_RENEWED);
         for (which, mut ids) in self.0 {
@@ -69,7 +69,7 @@ impl DueLeases {
 }
 
 impl LeaseRenewer {
-    /// Returns the leases that were last renewed longer than a third of a lease ago.
+    /// Returns the leases to renew now. Those of tasks whose status is recorded are always due.
     pub(super) fn due(&self) -> DueLeases {
         DueLeases(self.in_flight.older_than(self.member.lease / 3))
     }
@@ -106,7 +106,7 @@ impl LeaseRenewer {
         Ok(())
     }
 
-    /// Reports deliveries that are no longer pending for this consumer.
+    /// Reports deliveries that are no longer pending for this consumer, as cancelled or as lost.
     async fn lose(
         &self,
         server: &UpkeepConnection,
@@ -134,8 +134,8 @@ impl LeaseRenewer {
     }
 }
 
-/// Returns the reason why a task was cancelled. `None` if it was not, or if the server does not
-/// answer in time.
+/// Returns the reason why a task was cancelled. `None` if it was not cancelled, or if the server
+/// does not answer in time.
 async fn cancelled(server: &UpkeepConnection, stream: &ServedStream, task: &str) -> Option<String> {
     let mut record = redis::cmd("HMGET");
     record

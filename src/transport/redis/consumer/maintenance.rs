@@ -24,13 +24,13 @@ use crate::transport::redis::{
     scripts,
 };
 
-/// The most streams that one tick maintains, since a script blocks the server. The other streams
-/// follow in the next ticks.
+/// The maximum number of streams that one tick maintains, since a script blocks the server. The
+/// other streams follow in the next ticks.
 const MAX_MAINTAINED: usize = 256;
-/// The time between two trims of a stream on which this group makes no progress. Other groups may
-/// have made progress.
+/// The time between two trims by this consumer of a stream on which its group makes no progress.
+/// Such a stream is trimmed because other groups may have made progress.
 const IDLE_TRIM: Duration = Duration::from_secs(30);
-/// The time between two trims of a stream, by any worker.
+/// The minimum time between two trims of a stream, whichever workers trim it.
 const TRIM_PERIOD: Duration = Duration::from_secs(1);
 /// The time between two warnings about a foreign consumer that prevents trimming.
 const BETWEEN_WARNINGS: Duration = Duration::from_secs(600);
@@ -58,7 +58,7 @@ pub(super) struct Maintenance {
     pub(super) announcer: Announcer,
 }
 
-/// The streams' turns to be maintained, and the last runs of the steps on each.
+/// The stream with which the next tick starts, and the last runs of the steps on each stream.
 #[derive(Default)]
 pub(super) struct Turns {
     /// The index of the first stream of the next tick.
@@ -74,11 +74,11 @@ struct LastRuns {
     reap: Instant,
     /// The state of the group at the last trim.
     trimmed_at: Option<GroupFacts>,
-    /// The state of the group when a trim was requested whose tick has no response yet.
+    /// The state of the group when the current tick requested a trim. `None` without a trim.
     trimming: Option<GroupFacts>,
     /// The state of the group at the last tick.
     facts: Option<GroupFacts>,
-    /// The consumer that was last reported to prevent trimming.
+    /// The consumer that was last reported to prevent trimming, and the time of that report.
     blocked: Option<(Bytes, Instant)>,
 }
 
@@ -115,7 +115,7 @@ impl Maintenance {
     }
 
     /// Moves due messages in batches for a bounded time, since no leases are renewed meanwhile.
-    /// `group` is empty for the messages of senders.
+    /// `group` is empty for delayed tasks, which belong to no group.
     async fn move_due(
         &self,
         server: &UpkeepConnection,
@@ -164,8 +164,8 @@ impl Maintenance {
         promoted.moved >= MOVED_AT_ONCE as u64 || next == Some(Duration::ZERO)
     }
 
-    /// Makes the request of the next tick: it includes all streams for which `renews` returns
-    /// `true`, and maintains the streams in turn.
+    /// Makes the request of the next tick. The request includes all streams for which `renews`
+    /// returns `true`, and maintains at most [`MAX_MAINTAINED`] streams, in turn.
     pub(super) fn request(&mut self, renews: impl Fn(&ServedStream) -> bool) -> TickRequest {
         let streams = self.streams.all();
         if self.turns.last.len() > streams.len() {
@@ -199,14 +199,14 @@ impl Maintenance {
         }
         let worker_steps = in_turn.iter().filter_map(|it| it.worker.as_ref());
         let announcement = self.announcer.announcement(worker_steps, self.member.lease);
-        // A throttle lasts a little less than the period. Otherwise the worker that has set it
-        // would find it still set at its own next step.
+        // A throttle lasts a little less than the period. Otherwise the worker that has set the
+        // throttle would find it still set at the worker's own next step.
         let throttle = |period: Duration| period.as_millis() as u64 * 9 / 10;
         TickRequest {
             foreign_lease: self.foreign_lease.as_millis() as u64,
             trim_beside_foreign: self.trim_beside_foreign,
             trim_period: throttle(TRIM_PERIOD),
-            gone: MAX_SILENCE.as_millis() as u64,
+            max_silence: MAX_SILENCE.as_millis() as u64,
             reap_period: throttle(REAP_PERIOD),
             streams: in_turn,
             announcement,
@@ -217,8 +217,8 @@ impl Maintenance {
     /// Returns the steps that are due on a stream, and records them as run.
     fn steps(&mut self, stream: u32) -> TickSteps {
         let lease = self.member.lease;
-        // After a step of the server's clock every consumer looks dead, so only a healthy consumer
-        // deletes others.
+        // After a step of the server's clock every consumer looks dead. So a consumer deletes
+        // others only if it has renewed its leases for a whole lease without a break.
         let healthy = self.health.lasts(self.member.max_between_renewals()) >= lease;
         let last = self.turns.last.entry(stream).or_insert_with(LastRuns::now);
         let is_due = |last: &mut Instant, period: Duration| {
@@ -233,7 +233,7 @@ impl Maintenance {
             &mut last.trim,
             if has_changed { TRIM_PERIOD } else { IDLE_TRIM },
         );
-        // It counts with the response: a tick that is lost has trimmed nothing.
+        // The trim counts once its tick has a response: a lost tick may have trimmed nothing.
         last.trimming = last.facts.filter(|_| trim);
         TickSteps {
             maintain: true,
@@ -243,7 +243,7 @@ impl Maintenance {
         }
     }
 
-    /// Returns `true` if the next tick stores counts.
+    /// Returns `true` if the next tick would store counts of this worker in the history.
     pub(super) fn has_counts(&self) -> bool {
         let streams = self.streams.all();
         streams
@@ -251,7 +251,7 @@ impl Maintenance {
             .any(|stream| self.announcer.has_counts(stream))
     }
 
-    /// Keeps what a failed tick should have stored.
+    /// Keeps the counts of a failed tick for the next one.
     pub(super) fn failed(&self, request: &TickRequest) {
         for of_tick in &request.streams {
             if let Some(step) = &of_tick.worker {
@@ -265,7 +265,7 @@ impl Maintenance {
         self.clock.set_to(time);
     }
 
-    /// Records a tick's results for a stream. Returns the question that the worker is asked there.
+    /// Records a tick's results for a stream. Returns a new question to the worker.
     pub(super) fn ticked(&mut self, of_tick: &TickStream, tick: Maintained) -> Option<Question> {
         let stream = &*of_tick.stream;
         for promoted in tick.promoted {

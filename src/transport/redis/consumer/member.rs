@@ -1,5 +1,5 @@
-//! Identifies this consumer in its commands, by group and name, and derives its time limits from
-//! the lease.
+//! Identifies this consumer in its commands, by group and name. Derives its time limits from the
+//! lease.
 
 use std::time::Duration;
 
@@ -48,7 +48,8 @@ impl Member {
         self.lease / 3 + self.interval()
     }
 
-    /// Appends the arguments with which a script checks that a delivery is pending for this consumer.
+    /// Appends the arguments with which a script checks that a delivery is pending for this
+    /// consumer.
     pub(super) fn fence<'a>(&self, cmd: &'a mut Cmd, (which, id): Key) -> &'a mut Cmd {
         cmd.arg(self.group.as_str())
             .arg(&self.consumer)

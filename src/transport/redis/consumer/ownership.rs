@@ -10,7 +10,7 @@
 //!  free ────────────────────────────────────────────────► owned: a slot consumer
 //!   ▲                                                        │ assigned to another member,
 //!   │ `disown.lua`                                           ▼ or its order is broken
-//!   └──────────────────────────────────────────────────── leaving: drains what runs
+//!   └──────────────────────────────────────────────────── leaving: drains running deliveries
 //! ```
 
 use std::{sync::Arc, time::Duration};
@@ -51,7 +51,7 @@ use crate::{
     },
 };
 
-/// The dependencies that all partitions of a worker share.
+/// The values that all partitions of a worker share.
 pub(super) struct OwnershipParts {
     /// This worker, as its group knows it.
     pub(super) member: Arc<Member>,
@@ -67,14 +67,14 @@ pub(super) struct OwnershipParts {
     pub(super) ends: Ends,
 }
 
-/// Follows the members of the group for one worker: begins and ends its terms as partitions are
-/// assigned to it.
+/// Follows the members of the group for one worker. Begins and ends terms of this worker as the
+/// assignment of the partitions changes.
 pub(super) struct Ownership {
     partitions: Arc<Mutex<Partitions>>,
     following: JoinHandle<()>,
 }
 
-/// All partitions of the stream, with the state that this worker has of them.
+/// All partitions of the stream, each with its state for this worker.
 struct Partitions {
     parts: OwnershipParts,
     partitions: Vec<Partition>,
@@ -87,8 +87,8 @@ struct Partitions {
 struct Partition {
     keys: Keys,
     state: State,
-    /// Set if the server may name this member as the owner although it has no term here. No other
-    /// member can own the partition before it is freed.
+    /// Set if the server may have this member as the owner, although it has no term of this
+    /// partition. Until the partition is freed, no other member can own it.
     to_be_freed: bool,
     /// After an error, this worker does not try to own the partition before this time.
     not_before: Option<Instant>,
@@ -100,7 +100,7 @@ enum State {
     Free,
     /// This worker owns the partition.
     Owned(Box<Term>),
-    /// The running deliveries are drained. The task ends after the partition was freed.
+    /// The task drains the running deliveries, and ends the consumer of the term.
     Leaving(JoinHandle<()>),
 }
 
@@ -114,8 +114,7 @@ struct Term {
 const BACK_OFF: Duration = Duration::from_secs(1);
 
 impl Ownership {
-    /// Starts a task that owns the partitions that are assigned to this worker. `members` has the
-    /// current members of the group.
+    /// Starts the task that begins and ends terms. `members` has the current members of the group.
     pub(super) fn start(
         parts: OwnershipParts,
         keys: Vec<Keys>,
@@ -168,7 +167,7 @@ impl Ownership {
         .await;
     }
 
-    /// Waits until all given verdicts are settled, frees the partitions, and stops the heartbeats.
+    /// Waits until all verdicts so far are settled, frees the partitions, and stops the heartbeats.
     pub(super) async fn close(&self) -> Result<(), Error> {
         let mut partitions = self.partitions.lock().await;
         let Partitions {
@@ -183,7 +182,7 @@ impl Ownership {
                     Ok(())
                 }
             };
-            // If the server cannot be reached, others own the partition after a lease.
+            // If the server cannot be reached, other members can own the partition after a lease.
             let _ = timeout(parts.member.lease, partition.free(parts)).await;
             closed
         });
@@ -212,8 +211,8 @@ impl Partition {
 }
 
 impl Partitions {
-    /// Begins and ends terms to match the assignment among the live members. If this member was
-    /// dead, abandons all its terms first.
+    /// Begins and ends terms to match the assignment among the live members. If this member has
+    /// counted as dead since the last call, abandons all its terms first.
     async fn follow(&mut self, members: &Members) {
         if members.deaths != self.deaths {
             self.deaths = members.deaths;
@@ -305,7 +304,7 @@ impl Partition {
 }
 
 impl Partition {
-    /// Frees the partition for other members. Tried again later if it fails.
+    /// Frees the partition for other members. If this fails, a later call of `follow` tries again.
     async fn free(&mut self, parts: &OwnershipParts) {
         let owner = self.keys.owner();
         let names = [owner.as_str()];
@@ -350,8 +349,8 @@ impl Term {
                 .arg(dead);
         };
         let pipeline = parts.shared.pipeline.of(&keys.primary);
-        // After an unknown outcome the next attempt succeeds too, and begins another term of this
-        // member.
+        // The command is not sent again if its outcome is unknown. The next attempt then succeeds
+        // even if this one did, and begins another term of this member.
         let answer = pipeline
             .script(&scripts::OWN, &names, args, Resend::Never)
             .await?;
@@ -403,7 +402,7 @@ impl Term {
         }
     }
 
-    /// Waits for running settlements, and ends the consumer.
+    /// Waits until all settlements have finished, and ends the consumer.
     async fn end(&self) -> Result<(), Error> {
         let closed = self.consumer.close().await;
         self.consumer.abandon();

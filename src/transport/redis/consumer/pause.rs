@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Counts the changes of the pauses, and wakes the fetch at each change.
+/// Counts the times that the pause of a stream has begun or ended, and wakes the fetch each time.
 pub(super) struct PauseSignal {
     changes: AtomicU64,
     notify: Notify,
@@ -45,25 +45,25 @@ impl PauseSignal {
         }
     }
 
-    /// Ends a blocked read, and wakes the fetch.
+    /// Records that the pause of a stream has changed. Wakes the fetch, and ends its blocked read.
     pub(super) fn changed(&self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
         self.notify.notify_one();
         self.blocked.end_once();
     }
 
-    /// Returns the number of changes so far.
+    /// Returns the number of calls of [`changed`](Self::changed) so far.
     pub(super) fn count(&self) -> u64 {
         self.changes.load(Ordering::SeqCst)
     }
 
-    /// Waits for a change since the last call.
+    /// Waits until a pause has changed since the last call.
     pub(super) async fn wait(&self) {
         self.notify.notified().await;
     }
 
-    /// Releases the deliveries of paused streams, and parks those with paused names. Returns the
-    /// others.
+    /// Releases the deliveries of paused streams, and parks those with paused names. Returns all
+    /// other deliveries.
     pub(super) async fn keep_others(
         &self,
         deliveries: Vec<Delivery<RedisSettle>>,
@@ -80,7 +80,7 @@ impl PauseSignal {
         for delivery in deliveries {
             match verdict(&delivery, pipeline).await {
                 None => kept.push(delivery),
-                // One after the other, so that they wait in their order.
+                // One after the other, so that parked deliveries keep their order.
                 Some(verdict) => log_unsettled([delivery.settle(verdict).await]),
             }
         }
@@ -101,7 +101,7 @@ impl PauseSignal {
     }
 }
 
-/// Returns the verdict on a delivery that is paused. `None` if it is not.
+/// Returns the verdict on a delivery that is paused. `None` if it is not paused.
 async fn verdict(delivery: &Delivery<RedisSettle>, pipeline: &Pipeline) -> Option<Verdict> {
     let stream = delivery.settle.stream()?;
     if stream.is_paused() {
@@ -113,8 +113,8 @@ async fn verdict(delivery: &Delivery<RedisSettle>, pipeline: &Pipeline) -> Optio
     if !names.contains(name) {
         return None;
     }
-    // The pause may have ended since the last tick. Then a message that is parked would be moved back
-    // at once, and parked again, until the next tick.
+    // The pause of the name may have ended since the last tick. Then a parked message would be
+    // moved back immediately, and parked again, until the next tick.
     if !is_paused(stream, name, pipeline).await {
         stream.resume(name);
         return None;
@@ -129,6 +129,6 @@ async fn is_paused(stream: &ServedStream, name: &Name, pipeline: &Pipeline) -> b
     cmd.arg(stream.keys.control())
         .arg(stream.keys.pause(&target));
     let paused = pipeline.command(cmd, Resend::UntilAnswered).await;
-    // If the server refuses to answer, the last tick decides.
+    // If the server refuses to answer, the name counts as paused, as at the last tick.
     !matches!(paused, Ok(Value::Int(0)))
 }

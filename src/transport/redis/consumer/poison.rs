@@ -10,7 +10,7 @@ pub(super) fn is_candidate(deliveries: u32) -> bool {
     deliveries > 2
 }
 
-/// A slot for one poison candidate: a worker runs one at a time.
+/// A slot for one poison candidate: a worker runs one candidate at a time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PoisonSlot(Arc<AtomicBool>);
 

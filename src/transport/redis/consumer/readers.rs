@@ -1,4 +1,4 @@
-//! Lists the functions of the serving half that decode responses, for tests and fuzz targets.
+//! Lists the functions of the consumer that decode responses, for tests and fuzz targets.
 
 use super::{
     claim::ScanStep, clock::ServerClock, fetch, group::Joining, replies, served_names, tick::Tick,
@@ -141,7 +141,7 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
     ]
 }
 
-/// Finds the streams `s` and `r` of the responses above.
+/// Maps the names `s` and `r` in the responses above to streams.
 fn which(name: &[u8]) -> Option<WhichStream> {
     match name {
         b"s" => Some(WhichStream::Primary(0)),

@@ -25,7 +25,7 @@ const UNUSED: Duration = Duration::from_secs(90);
 const FULL_READ_PERIOD: Duration = Duration::from_secs(30);
 /// The time between two attempts to retire the same stream.
 const RETIRE_RETRY: Duration = Duration::from_secs(10);
-/// The most streams that one tick tries to retire.
+/// The maximum number of streams that one tick tries to retire.
 const MAX_RETIRED: usize = 8;
 
 /// A change of the served streams.
@@ -65,7 +65,7 @@ pub(super) struct RegistryReader {
     key: String,
     streams: Arc<StreamSet>,
     changes: Arc<Changes>,
-    /// The fetch's blocked read. Each change ends it, so that the fetch applies the change
+    /// The fetch's blocked read. Each change ends the read, so that the fetch applies the change
     /// immediately.
     blocked: Arc<BlockedRead>,
     known: HashMap<Name, Known>,
@@ -80,7 +80,7 @@ pub(super) struct RegistryReader {
 struct Known {
     /// The time of the last registration, in milliseconds on Redis's clock.
     registered: i64,
-    /// The time of the last attempt to retire the stream, or of its last registration here.
+    /// The time at which this reader last tried to retire the stream, or saw a registration.
     tried: Instant,
 }
 
@@ -116,7 +116,7 @@ impl RegistryReader {
 
     /// Records the registrations that a tick has listed.
     pub(super) fn registered(&mut self, now: i64, registered: Vec<(Name, i64)>) {
-        // The last millisecond is read again, since other streams may still be registered in it.
+        // The next tick reads this millisecond again: more streams may be registered in it.
         self.since = now - 1;
         let mut found = Vec::new();
         for (stream, time) in registered {

@@ -19,11 +19,11 @@ use crate::{
     },
 };
 
-/// The most replies that one call stores. Bounded, since a script blocks the server.
+/// The maximum number of replies that one call stores. Bounded, since a script blocks the server.
 const MAX_BATCH: usize = 64;
 
-/// The most bytes of replies that one call stores. Only a single larger reply exceeds it. The
-/// replies to one client are one argument, and no server refuses an argument of this size.
+/// The maximum number of bytes of replies that one call stores. Only a single reply may exceed it.
+/// The replies to one client are one argument, and no server refuses an argument of this size.
 const MAX_BYTES: usize = LEAST_SIZE_LIMIT / 2;
 
 /// The settlement of a handled request with its reply.
@@ -35,8 +35,8 @@ pub(super) async fn store(settler: &Settler, batch: Vec<Reply>) {
     join_all(calls.map(|batch| store_part(settler, batch))).await;
 }
 
-/// Splits a batch into parts of at most [`MAX_BATCH`] replies and [`MAX_BYTES`] bytes. A larger
-/// reply is a part by itself.
+/// Splits a batch into parts of at most [`MAX_BATCH`] replies and [`MAX_BYTES`] bytes. A reply of
+/// more than [`MAX_BYTES`] bytes is a part by itself.
 fn parts(batch: Vec<Reply>) -> Vec<Vec<Reply>> {
     let mut parts: Vec<Vec<Reply>> = Vec::new();
     let mut room = 0;

@@ -16,8 +16,8 @@ use crate::{
     },
 };
 
-/// The fields of a request that contain its reply address. The requester chooses them, so they are
-/// not trusted.
+/// The fields of a request that contain its reply address. The sender of the request chooses them,
+/// so they are not trusted.
 #[derive(Debug, Clone)]
 pub(super) struct ReplyTo {
     reply_to: Bytes,
@@ -62,7 +62,7 @@ impl ReplyTo {
     /// prefix. Otherwise anyone who can add a request could make workers publish on any channel.
     pub(super) fn route(&self, keys: &Keys, allowed: &[Name]) -> ReplyRoute {
         if let Some(client) = &self.client {
-            // Only a UUID is accepted, so that the requester cannot choose the key.
+            // Only a UUID is accepted, so that the sender of the request cannot choose the key.
             return match Uuid::try_parse_ascii(client) {
                 Ok(client) => ReplyRoute::Store(keys.replies(client)),
                 Err(_) => ReplyRoute::Nowhere,

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// The most bytes of a reason in a log line.
+/// The maximum size of a reason in a log line, in bytes.
 const MAX_LOGGED: usize = 2048;
 
 /// The counters of a consumer, and its log lines about deliveries.
@@ -77,8 +77,8 @@ impl Report {
         claims.log(&stream.keys.stream, &stream.keys.group);
     }
 
-    /// Reports that old dead letters were removed for newer letters, in one line at most once a
-    /// second.
+    /// Reports the number of old dead letters that were removed for newer letters: at most one log
+    /// line a second. A call with 0 logs a number that was not logged yet.
     pub(super) fn letters_dropped(&self, stream: &ServedStream, dropped: u64) {
         self.counters.dead_dropped.add(dropped);
         let Keys {
@@ -92,7 +92,7 @@ impl Report {
     }
 
     /// Reports that a delivery was lost to another consumer. First counts the loss, then calls
-    /// `notify`, which cancels the handler, if there is one.
+    /// `notify`, which marks the lease as lost.
     pub(super) fn lost(&self, id: StreamEntryId, notify: impl FnOnce(), message: &str) {
         self.counters.lost_leases.increment();
         notify();

@@ -1,6 +1,6 @@
 //! Warns if the workers of a group serve different names. A worker whose routes differ from those
-//! of the others gets messages that it has no route for, and the others get messages that only it
-//! could handle.
+//! of the other workers gets messages for which it has no route, and the other workers get messages
+//! that only this worker could handle.
 //!
 //! Each worker records the list of its names in a sorted set of the group, scored by time, when it
 //! starts and then once a minute. Workers with the same names share a record. A worker that leaves
@@ -35,19 +35,19 @@ use crate::{
 const PERIOD: Duration = Duration::from_secs(60);
 /// A list that was not recorded again within this time is removed.
 const LIST_LIFETIME: Duration = Duration::from_secs(150);
-/// The most lists that are kept for a group.
+/// The maximum number of lists that are kept for a group.
 const MAX_LISTS: usize = 16;
-/// The most bytes of a list. Further names are left out.
+/// The maximum size of a list, in bytes. Further names are left out.
 const MAX_BYTES: usize = 8 << 10;
-/// The last line of a list from which names were left out. No name's line looks like this, since it
-/// begins with a kind.
+/// The last line of a list from which names were left out. No other line looks like this, since
+/// each begins with a kind.
 const INCOMPLETE: &str = "...";
-/// The most names of each side in the warning.
+/// The maximum number of names that a warning shows for each side.
 const MAX_SHOWN: usize = 5;
-/// The most lists that a worker compares with its own in its lifetime. Bounded, since other clients
-/// can write any lists.
+/// The maximum number of lists that a worker compares with its own list in its lifetime. Bounded,
+/// since other clients can write any lists.
 const MAX_COMPARED: usize = 1024;
-/// The most streams of one call. Bounded, since a script blocks the server.
+/// The maximum number of streams of one call. Bounded, since a script blocks the server.
 const MAX_STREAMS: usize = 256;
 
 /// The names that this worker serves.
@@ -83,8 +83,8 @@ impl ServedNames {
         &self.list
     }
 
-    /// Compares this worker's list with those of others that were not compared before. Returns the
-    /// text of a warning if one differs.
+    /// Compares this worker's list with the lists of other workers that were not compared before.
+    /// Returns the text of a warning if a list differs.
     fn compare(&self, others: &[Bytes]) -> Option<String> {
         let mut compared = lock(&self.compared);
         let (own, is_complete) = names(&self.list);

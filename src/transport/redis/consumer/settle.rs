@@ -25,22 +25,22 @@ const BETWEEN_PERMITS: Duration = Duration::from_millis(100);
 
 /// Turns the verdicts of one consumer's deliveries into settlements, and queues them.
 pub(super) struct SettlePolicy {
-    /// The number of attempts of messages whose sender has not chosen one.
+    /// The maximum number of attempts of a message whose sender has not chosen a maximum.
     pub(super) max_deliveries: u32,
     pub(super) backoff: Backoff,
     pub(super) allowed_reply_prefixes: Vec<Name>,
     pub(super) report: Arc<Report>,
-    /// The queue of settlements that store no reply.
+    /// The queue of all settlements except those with [`Effect::Reply`].
     pub(super) queue: mpsc::UnboundedSender<Settlement>,
-    /// The queue of settlements that store a reply.
+    /// The queue of settlements with [`Effect::Reply`].
     pub(super) replies: mpsc::UnboundedSender<Settlement>,
     pub(super) follow_ups: Arc<FollowUpContext>,
-    /// Takes acknowledgements while the next read waits for them.
+    /// Takes acknowledgements while the fetch waits for them.
     pub(super) last_read: Arc<LastRead>,
 }
 
-/// The right to settle one delivery from Redis. If it is dropped, the delivery stays pending until
-/// its lease expires.
+/// The right to settle one delivery from Redis. If the right is dropped, the delivery stays pending
+/// until its lease expires.
 pub struct RedisSettle(Option<(Unsettled, Arc<SettlePolicy>)>);
 
 impl RedisSettle {
@@ -63,7 +63,7 @@ impl RedisSettle {
         self.0.as_mut()?.0.turn.as_mut()
     }
 
-    /// Returns the delivery, if it is of a task whose status this group records.
+    /// Returns the delivery, if it carries a task whose status this group records.
     pub(super) fn recorded(&self) -> Option<&Unsettled> {
         let (delivery, _) = self.0.as_ref()?;
         delivery.task.is_some().then_some(delivery)
@@ -99,7 +99,7 @@ impl SettleDelivery for RedisSettle {
 }
 
 impl SettlePolicy {
-    /// Queues the settlement of a verdict. Drops a verdict with a fence if the lease is lost.
+    /// Queues the settlement of a verdict. If the lease is lost, drops a fenced effect.
     fn settle(&self, delivery: Unsettled, verdict: Verdict, on_settled: OnSettled) {
         let effect = self.effect(&delivery, verdict);
         if delivery.guard.lease.is_lost() && matches!(effect, Effect::Fenced(_)) {
@@ -111,10 +111,10 @@ impl SettlePolicy {
         self.queue_settlement(delivery, effect, on_settled);
     }
 
-    /// Maps a success to its effect, with the follow-ups of the delivery's outbox.
+    /// Maps a success, with the follow-ups that the handler has added, to its effect.
     fn success(&self, delivery: &Unsettled, reply: Result<Reply, RpcError>) -> Effect {
         let follow_ups = delivery.guard.lease.take_follow_ups();
-        // A request that is answered with an error has failed.
+        // A request that is answered with an error has failed, so its follow-ups are dropped.
         if follow_ups.is_empty() || reply.is_err() {
             return self.done(delivery, reply);
         }
@@ -131,8 +131,8 @@ impl SettlePolicy {
         }
     }
 
-    /// Settles a delivery of an owned partition. A released delivery, or a failed one with attempts
-    /// left, keeps its place in the order. All other verdicts are fenced, even a success.
+    /// Settles a delivery of an owned partition. A delivery that is released, parked or redelivered
+    /// keeps its place in the order. All other verdicts are fenced, even a success.
     fn settle_in_order(
         self: &Arc<Self>,
         mut delivery: Unsettled,
@@ -162,7 +162,7 @@ impl SettlePolicy {
                 let effect = self.success(&delivery, reply);
                 self.queue_settlement(delivery, effect, on_settled);
             }
-            // The delivery keeps its place in the order, and asks for a permit again after this time.
+            // The delivery keeps its place in the order, and asks for a permit again later.
             Verdict::Park(_) => {
                 order.again(delivery, self, BETWEEN_PERMITS, false);
                 on_settled(Ok(()));
@@ -206,8 +206,8 @@ impl SettlePolicy {
                 counted,
                 reason,
             } => {
-                // The waits of uncounted redeliveries in a row grow too, so that a long backlog costs
-                // little.
+                // The waits of uncounted redeliveries in a row grow too, so that many put-off
+                // messages cost little.
                 let failures = attempt.saturating_add(delivery.put_offs);
                 let after = after.unwrap_or_else(|| self.backoff.after(failures));
                 Effect::Fenced(FencedEffect::Redeliver {
@@ -285,7 +285,7 @@ impl SettlePolicy {
         })
     }
 
-    /// Returns the route and the envelope of a reply. `None` if the message is no request.
+    /// Returns the route and the envelope of a reply. `None` if there is no request or no reply.
     fn reply(
         &self,
         delivery: &Unsettled,

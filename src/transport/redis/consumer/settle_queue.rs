@@ -1,10 +1,10 @@
 //! Takes settlements from a queue and carries them out in batches.
 //!
-//! A consumer has two queues, each with a task that runs [`carry_out`]. One is for settlements that
-//! store a reply, the other for the rest. While the server refuses writes, stored replies wait, and
-//! acknowledgements must not wait with them.
+//! A consumer has two queues, each with a task that runs [`carry_out`]. One is for settlements with
+//! [`Effect::Reply`], the other for all others. While the server refuses writes, stored replies
+//! wait, and acknowledgements must not wait with them.
 //!
-//! The next batch grows while earlier ones are in flight, so batches grow with the load, and a
+//! The next batch grows while earlier batches are in flight. So batches grow with the load, and a
 //! single settlement is sent without delay.
 
 use std::{mem, sync::Arc, time::Duration};
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::sync::{Clock, yield_to_all};
 
-/// The maximum number of settlements that are taken at a time.
+/// The maximum number of settlements that are taken from the queue at a time.
 const MAX_TAKEN: usize = 512;
 /// The maximum number of times that the task yields to running handlers before it sends a batch.
 const MAX_YIELDS: usize = 16;
@@ -34,7 +34,7 @@ pub(super) const MAX_REPLYING: usize = 1;
 enum Finished {
     /// A batch, which counts towards `max_batches`.
     Batch,
-    /// The call of a fenced settlement, which does not count.
+    /// The call of a fenced settlement, which does not count towards `max_batches`.
     Single,
 }
 
@@ -42,7 +42,7 @@ enum Finished {
 /// flight has finished.
 ///
 /// Takes no settlements while `max_batches` batches are in flight. If it takes acknowledgements and
-/// stored replies together, it sends two batches, so there may be one more.
+/// stored replies together, it sends two batches, so that there may be one batch more.
 pub(super) async fn carry_out(
     settler: Arc<Settler>,
     mut queue: mpsc::UnboundedReceiver<Settlement>,

@@ -19,10 +19,10 @@ use crate::{
     transport::{Discarded, TaskOutcome, redis::entry::StreamEntryId},
 };
 
-/// The most bytes of a reply that is published over the connection that reads.
+/// The maximum size, in bytes, of a reply that is published over the connection that reads.
 const MAX_WITH_READ: usize = 64 << 10;
 
-/// Called with the outcome of a settlement. Dropped without a call if the source ends first.
+/// A callback for the outcome of a settlement. Dropped without a call if the source ends first.
 pub(super) type OnSettled = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 /// A delivery, the effect of its verdict, and the callback for the outcome.
@@ -35,10 +35,10 @@ pub(super) struct Settlement<E = Effect> {
 /// The effect of a verdict on the server.
 #[derive(Debug)]
 pub(super) enum Effect {
-    /// Publishes the reply, if there is one, and acknowledges the entry. Many of these share one
-    /// command.
+    /// Publishes the reply, if there is one, and acknowledges the entry. Many such effects share
+    /// one command.
     Acknowledge(Option<PublishedReply>),
-    /// Stores the reply and acknowledges the entry, in one step. Many of these share one script
+    /// Stores the reply and acknowledges the entry, in one step. Many such effects share one script
     /// call.
     Reply(StoredReply),
     /// Any other effect, by a fenced script call for this delivery alone.
@@ -60,7 +60,7 @@ pub(super) enum FencedEffect {
         put_offs: u32,
         /// Set for a release, which has a separate counter.
         released: bool,
-        /// The reason of the failure, for the record of the task.
+        /// The reason of the failure, for the status record of the task.
         reason: String,
     },
     /// Parks the delivery until it gets a permit.
@@ -68,7 +68,7 @@ pub(super) enum FencedEffect {
     /// Ends the delivery.
     End {
         end: End,
-        /// The outcome of a task with a record.
+        /// The outcome for the status record of the task, if it has one.
         outcome: TaskOutcome,
         /// The route and the envelope of the reply to a request.
         reply: Option<(ReplyRoute, Vec<u8>)>,
@@ -76,7 +76,7 @@ pub(super) enum FencedEffect {
     /// Ends the delivery as done, and carries out its follow-ups.
     Complete {
         follow_ups: Box<EncodedFollowUps>,
-        /// The outcome of a task with a record.
+        /// The outcome for the status record of the task, if it has one.
         outcome: TaskOutcome,
         reply: Option<(ReplyRoute, Vec<u8>)>,
     },
@@ -97,7 +97,7 @@ pub(super) struct StoredReply {
 /// The way in which a delivery ends.
 #[derive(Debug)]
 pub(super) enum End {
-    /// Handled successfully by the owner of its partition. Other successes need no fence.
+    /// Handled successfully, in an owned partition or as a task whose status is recorded.
     Done,
     /// Made a dead letter, for this reason.
     DeadLetter(String),
@@ -130,12 +130,12 @@ pub(super) struct Unsettled {
 }
 
 impl Unsettled {
-    /// Returns the id of a task with a record, or an empty text.
+    /// Returns the id of the task if this group records its status, or else an empty string.
     pub(super) fn task_id(&self) -> &str {
         self.task.as_deref().unwrap_or_default()
     }
 
-    /// Returns the outcome of a task with a record: the result of a success, and the last progress.
+    /// Returns the outcome of a task: its last progress, and its result if that is recorded.
     pub(super) fn outcome(&self, reply: Option<&Result<Reply, RpcError>>) -> TaskOutcome {
         let outcome = TaskOutcome {
             progress: self.guard.lease.take_progress(),
@@ -148,8 +148,8 @@ impl Unsettled {
     }
 }
 
-/// Adds the arguments of a task that ends: its id, its result, the length of a result that is too
-/// large, and its progress.
+/// Appends the arguments of a task that ends: its id, its result, the length of a result that is
+/// too large, and its progress. An argument without a value is empty.
 pub(super) fn task_args(delivery: &Unsettled, outcome: &TaskOutcome, cmd: &mut Cmd) {
     let too_large = outcome.result_too_large.map(|length| length.to_string());
     cmd.arg(delivery.task_id())
@@ -159,7 +159,7 @@ pub(super) fn task_args(delivery: &Unsettled, outcome: &TaskOutcome, cmd: &mut C
 }
 
 impl End {
-    /// Returns the state of a task that has ended, as in its record.
+    /// Returns the state of the ended task, in the form in which its status record stores it.
     pub(super) fn state(&self) -> &'static str {
         match self {
             Self::Done => "done",
@@ -168,8 +168,8 @@ impl End {
         }
     }
 
-    /// Returns `true` if the task has ended without success, so that it may be sent again. A task
-    /// that this group ignores belongs to other groups.
+    /// Returns `true` if the task has ended without success, so that it may be sent again. Returns
+    /// `false` for a task that this group ignores, because it belongs to other groups.
     pub(super) fn frees_idempotency_key(&self) -> bool {
         !matches!(self, Self::Done | Self::Discarded(Discarded::Ignored))
     }
@@ -185,7 +185,7 @@ impl<E> Settlement<E> {
         }
     }
 
-    /// Reports that the settlement has failed. The lease is no longer renewed, so it will expire.
+    /// Reports that the settlement has failed. The delivery's lease is not renewed any more.
     pub(super) fn fail(self, error: &Error) {
         drop(self.delivery);
         (self.on_settled)(Err(match error.is_closed() {
@@ -196,9 +196,9 @@ impl<E> Settlement<E> {
 }
 
 impl Settlement {
-    /// Returns `true` if the connection that reads can carry this settlement out: it is an
-    /// acknowledgement on the primary stream, without a reply or with a small one. If the server
-    /// refused a large reply, the read would lose its connection.
+    /// Returns `true` if the connection that reads can carry this settlement out. The settlement
+    /// must be an acknowledgement on the primary stream, without a reply or with a small one: if
+    /// the server refused a large reply, the read would lose its connection.
     pub(super) fn is_acknowledgement(&self) -> bool {
         let Effect::Acknowledge(publish) = &self.effect else {
             return false;

@@ -1,6 +1,7 @@
 //! Carries out settlements.
 //!
-//! Acknowledgements of one stream share an `XACK`. Every other settlement is a script call.
+//! Acknowledgements on one stream share an `XACK`, or a script call on a retry stream. Every other
+//! settlement is a script call.
 
 use std::{sync::Arc, time::Duration};
 
@@ -48,7 +49,7 @@ pub(super) struct Settler {
     pub(super) pipeline: Pipeline,
     pub(super) in_flight: Arc<InFlightTable>,
     pub(super) report: Arc<Report>,
-    /// The timers for the next delayed messages.
+    /// Timers for the next due messages of the streams.
     pub(super) due: Arc<DueTimers>,
     pub(super) follow_ups: Arc<FollowUpContext>,
     /// Cancelled to stop repeating commands that the server refuses.
@@ -111,9 +112,9 @@ impl Settler {
         .await;
     }
 
-    /// Marks deliveries as settling. Returns the commands that publish their replies and
-    /// acknowledge them, for the caller's connection, and the number of `XACK`s at the end of the
-    /// commands.
+    /// Marks deliveries as settling. Returns commands for the caller's connection: they publish the
+    /// replies, and then acknowledge the deliveries. Also returns the number of `XACK`s, which are
+    /// the last commands.
     pub(super) fn acknowledging(&self, batch: &[Settlement]) -> (Commands, usize) {
         self.in_flight
             .mark_settling(batch.iter().map(|it| &it.delivery.guard));
@@ -123,9 +124,10 @@ impl Settler {
                 continue;
             };
             if commands.len() == 0 {
-                // Redis writes first to the client that got output last. The response to this
-                // `PING` is output for this connection before the replies are published. So Redis
-                // writes to the recipients of the replies first, and they wake first.
+                // Redis writes first to the client whose output it added last. The response to this
+                // `PING` is added before the replies are published. So Redis writes first to the
+                // recipients of the replies, then to this connection, and the recipients wake
+                // first.
                 commands.push(redis::cmd("PING"));
             }
             commands.push(Publish::new(&channel[..], envelope));
@@ -143,7 +145,7 @@ impl Settler {
     }
 
     /// Decodes the responses to the commands of [`acknowledging`](Self::acknowledging). Returns
-    /// `true` if the server has acknowledged all deliveries.
+    /// `true` if the server has carried out all `XACK`s, of which there are `acknowledgements`.
     pub(super) fn has_acknowledged(
         &self,
         mut answers: Vec<Value>,
@@ -313,7 +315,7 @@ impl Settler {
         let counters = &self.report.counters;
         match end {
             End::Done => counters.done.increment(),
-            // The entry was deleted from the stream, so there is nothing to keep as a dead letter.
+            // The entry was deleted from the stream, so there is no content for a dead letter.
             End::DeadLetter(_) if ended == 2 => self.report.deleted(1),
             End::DeadLetter(_) => {
                 counters.dead.increment();

@@ -1,4 +1,4 @@
-//! Sharded events of one node of a cluster: its connection, and the channels of its slots.
+//! Receives sharded events from one node of a cluster, on the channels of its slots.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     event_sink::{EventChannels, EventSink},
-    events::CONFIRMATION,
+    events::CONFIRMATION_LIMIT,
 };
 use crate::{
     error::Error,
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// A slot whose channels have no subscription, and since when.
+/// A slot whose channels have had no subscription since the time `since`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LostSlot {
     pub(super) slot: HashSlot,
@@ -59,8 +59,8 @@ impl ShardChannels {
         self.connector.primary(address.clone()).pubsub().await
     }
 
-    /// Subscribes to the channels of a slot at this node. The inner error is a refusal, after which
-    /// the connection is still good.
+    /// Subscribes to the channels of a slot at the node with this address. The inner error is a
+    /// refusal, after which the connection can still be used.
     pub(super) async fn subscribe(
         &self,
         connection: &mut PubSub,
@@ -69,14 +69,15 @@ impl ShardChannels {
     ) -> Result<Result<(), Error>, Error> {
         let channels: Vec<_> = self.by_slot[&slot].iter().map(|name| &name[..]).collect();
         let named = address.to_string();
-        let refusal = match timeout(CONFIRMATION, connection.subscribe_sharded(&channels)).await {
-            Ok(Ok(())) => return Ok(Ok(())),
-            Ok(Err(error)) if error.code().is_none() => {
-                return Err(error::unanswered(&named).with_source(error));
-            }
-            Ok(Err(refusal)) => refusal,
-            Err(_) => return Err(error::unreachable(&named)),
-        };
+        let refusal =
+            match timeout(CONFIRMATION_LIMIT, connection.subscribe_sharded(&channels)).await {
+                Ok(Ok(())) => return Ok(Ok(())),
+                Ok(Err(error)) if error.code().is_none() => {
+                    return Err(error::unanswered(&named).with_source(error));
+                }
+                Ok(Err(refusal)) => refusal,
+                Err(_) => return Err(error::unreachable(&named)),
+            };
         if let Some((slot, owner)) = moved_to(&refusal, address) {
             self.connector.learn(slot, &owner);
         }
@@ -84,7 +85,7 @@ impl ShardChannels {
     }
 }
 
-/// The owner of a slot that a node has named in its refusal.
+/// Returns the slot and its owner from a node's refusal `MOVED`. `None` for other refusals.
 fn moved_to(refusal: &RedisError, from: &Address) -> Option<(HashSlot, Address)> {
     let is_moved = refusal.code() == Some("MOVED");
     redirection(refusal.detail().filter(|_| is_moved)?, from)
@@ -95,16 +96,16 @@ pub(super) struct ShardNode {
     pub(super) channels: Arc<ShardChannels>,
     pub(super) address: Address,
     pub(super) sink: EventSink,
-    /// The slots with subscriptions.
+    /// The slots with subscriptions at this node.
     pub(super) slots: Vec<HashSlot>,
-    /// The slots to subscribe to.
+    /// Receives the slots to subscribe to.
     pub(super) orders: UnboundedReceiver<Vec<LostSlot>>,
     pub(super) reports: UnboundedSender<Report>,
 }
 
 impl ShardNode {
-    /// Runs until the connection is lost or has no subscription any more. Connects first if there is
-    /// no connection yet.
+    /// Runs until the connection is lost, or has no subscription any more. Connects first if
+    /// `connection` is `None`.
     pub(super) async fn run(mut self, connection: Option<PubSub>) {
         let error = match connection {
             Some(connection) => self.receive(connection).await,
@@ -113,7 +114,7 @@ impl ShardNode {
                 Err(error) => error,
             },
         };
-        // Orders that came too late go back.
+        // Slots whose orders came too late are reported, so that `Assigner` assigns them again.
         self.orders.close();
         let mut rest = Vec::new();
         while let Some(order) = self.orders.recv().await {
@@ -124,7 +125,7 @@ impl ShardNode {
         }
     }
 
-    /// Returns the reason of the end.
+    /// Runs until the connection is lost or has no subscription. Returns the reason.
     async fn receive(&mut self, mut connection: PubSub) -> Error {
         loop {
             tokio::select! {
@@ -183,7 +184,8 @@ impl ShardNode {
         outcome
     }
 
-    /// The slot of this channel has moved. The server says so for each of the slot's channels.
+    /// Handles the end of a subscription: the slot of the channel has moved to another node. The
+    /// server sends a notice for each channel of the slot, and the first notice removes the slot.
     fn ended(&mut self, channel: &[u8]) {
         let slot = HashSlot::of(channel);
         if let Some(position) = self.slots.iter().position(|known| *known == slot) {
@@ -204,7 +206,7 @@ impl ShardNode {
     }
 
     fn report(&self, report: Report) {
-        // Without a receiver the source is closed.
+        // The send fails only if the source is closed.
         let _ = self.reports.send(report);
     }
 }

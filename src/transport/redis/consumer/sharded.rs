@@ -1,8 +1,8 @@
 //! Sharded events on a cluster: subscriptions that follow their slots.
 //!
 //! Each node with sharded channels of the source has a connection, which a task reads
-//! ([`shard_node`](super::shard_node)). Another task gives the slots that were lost to the nodes
-//! that serve them now.
+//! ([`shard_node`](super::shard_node)). Another task assigns each lost slot, that is, one without a
+//! subscription, to the node that serves it now.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -38,7 +38,7 @@ pub(super) struct ShardSubscriber {
 }
 
 impl ShardSubscriber {
-    /// Returns `None` if this is no cluster, or no channel is sharded.
+    /// Makes a subscriber. `None` if this is no cluster, or no channel is sharded.
     pub(super) fn new(connector: Connector, channels: &EventChannels) -> Option<Self> {
         let any = !channels.sharded.is_empty() && connector.is_cluster();
         any.then(|| Self {
@@ -67,7 +67,7 @@ impl ShardSubscriber {
         Ok(connections)
     }
 
-    /// Hands events over until `closed`, and reports gaps.
+    /// Hands events over until `closed` is cancelled, and reports gaps.
     pub(super) async fn run(
         self,
         first: Vec<ShardConnection>,
@@ -113,16 +113,16 @@ fn by_owner<T>(
     owners
 }
 
-/// Gives slots without subscriptions to the nodes that serve them.
+/// Assigns slots without subscriptions to the nodes that serve them.
 struct Assigner {
     channels: Arc<ShardChannels>,
     sink: EventSink,
     gaps: EventGaps,
     reports: UnboundedSender<Report>,
-    /// The nodes with tasks. A task that has ended has closed its channel.
+    /// The channel to the task of each node. It is closed if the task has ended.
     nodes: HashMap<Address, UnboundedSender<Vec<LostSlot>>>,
     tasks: JoinSet<()>,
-    /// The slots that are given to nodes at `retry_at`.
+    /// The slots that are assigned to nodes at `retry_at`.
     waiting: Vec<LostSlot>,
     retry_at: Instant,
     /// The number of slots without subscriptions.
@@ -169,7 +169,7 @@ impl Assigner {
         }
     }
 
-    /// The node that has the first of these slots, as far as is known, for texts.
+    /// Returns the address of the node that serves the first of these slots, for log lines.
     fn address(&self, slots: &[LostSlot]) -> String {
         let connector = &self.channels.connector;
         let owner = slots.first().map(|lost| connector.owner(lost.slot));

@@ -26,19 +26,19 @@ pub(super) struct ServedStream {
     /// Identifies the stream within this consumer. Never reused.
     pub(super) index: u32,
     pub(super) keys: Keys,
-    /// The stream's share of what is fetched.
+    /// The weight of the stream when a fetch is divided among streams.
     pub(super) weight: u32,
-    /// The last entry that the group is known to have delivered. If the group is deleted, it
-    /// continues behind this entry.
+    /// The last entry that the group is known to have delivered. If the group is deleted, it is
+    /// created again behind this entry.
     delivered: Mutex<StreamEntryId>,
-    /// Set unless the last tick found nothing pending in the group. If it is not set, there is
-    /// nothing to claim.
+    /// Cleared if the last tick found nothing pending in the group, so that there is nothing to
+    /// claim.
     pending: AtomicBool,
-    /// Set while the stream cannot be read. It is skipped meanwhile.
+    /// Set while the stream cannot be read. The fetch and the maintenance skip it meanwhile.
     failing: AtomicBool,
     /// Set while the stream is paused for this group.
     paused: AtomicBool,
-    /// Set while the stream or a name is paused.
+    /// Set while the stream itself or a name is paused.
     has_pauses: AtomicBool,
     /// The names that are paused. `None` if there are none.
     paused_names: Mutex<Option<Arc<HashSet<Name>>>>,
@@ -93,8 +93,9 @@ impl ServedStream {
         self.pending.load(Ordering::Relaxed)
     }
 
-    /// Follows the pauses with these fields. Calls `unknown` with each field of a kind that this version
-    /// does not know. Returns `true` if the pause of the stream has changed.
+    /// Replaces the known pauses with those of these fields. Calls `unknown` with each field of a
+    /// kind that this version does not know. Returns `true` if the pause of the stream itself has
+    /// begun or ended.
     pub(super) fn follow(&self, fields: &[Bytes], mut unknown: impl FnMut(&Bytes)) -> bool {
         let (mut paused, mut names) = (false, HashSet::default());
         for field in fields {

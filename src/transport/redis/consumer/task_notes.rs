@@ -1,4 +1,4 @@
-//! Stores the notes of the handler of a running task in its record: its progress and its checkpoint.
+//! Stores the progress and the checkpoint of a running task in the task's record.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// Makes the records of one consumer's tasks.
+/// Makes the handles with which handlers write to the records of one consumer's tasks.
 #[derive(Clone)]
 pub(super) struct TaskNotes {
     pub(super) member: Arc<Member>,
@@ -24,7 +24,7 @@ pub(super) struct TaskNotes {
 }
 
 impl TaskNotes {
-    /// Returns the record of a task, for its handler.
+    /// Returns the handle to the record of a task, for the task's handler.
     pub(super) fn record(&self, delivery: &Unsettled, task: &str) -> impl TaskRecord + use<> {
         NotedTask {
             notes: self.clone(),
@@ -35,7 +35,7 @@ impl TaskNotes {
     }
 }
 
-/// The record of one task.
+/// The handle to the record of one task.
 struct NotedTask {
     notes: TaskNotes,
     stream: Arc<ServedStream>,

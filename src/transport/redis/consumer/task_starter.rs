@@ -1,4 +1,4 @@
-//! Records the start of tasks whose status is recorded, and drops those that were cancelled.
+//! Records the start of tasks whose status is recorded, and drops cancelled tasks.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(super) struct TaskStarter {
 
 impl TaskStarter {
     /// Records the start of tasks. Returns all deliveries except those of tasks that were cancelled
-    /// meanwhile. If the start cannot be recorded, the task is delivered nevertheless.
+    /// or lost meanwhile. If the start cannot be recorded, the task is delivered nevertheless.
     pub(super) async fn start(
         &self,
         deliveries: Vec<Delivery<RedisSettle>>,
@@ -56,7 +56,7 @@ impl TaskStarter {
         started.await.into_iter().flatten().collect()
     }
 
-    /// Records the start of a task. Returns `false` if it must not run.
+    /// Records the start of a task. Returns `false` if it must not run: see `start.lua`.
     async fn record(&self, delivery: &Unsettled) -> Result<bool, Error> {
         let stream = &delivery.stream;
         let keys = [stream.key_of(delivery.guard.key.0), &stream.keys.dead];

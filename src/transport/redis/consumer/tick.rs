@@ -25,8 +25,8 @@ use crate::{
     },
 };
 
-/// An id behind every entry, so that a read from there returns nothing. It is one less than the
-/// greatest id, since the server treats the greatest id like `>`.
+/// An id that is greater than every entry's, so that a read from it returns nothing. It is one less
+/// than the greatest id, since the server treats the greatest id like `>`.
 const BEHIND_ALL: &str = "18446744073709551615-18446744073709551614";
 
 /// The arguments of one tick.
@@ -35,10 +35,10 @@ pub(super) struct TickRequest {
     pub(super) foreign_lease: u64,
     /// Set to trim streams although other libraries' consumers read them.
     pub(super) trim_beside_foreign: bool,
-    /// The time between two trims by any worker, in milliseconds.
+    /// The minimum time between two trims, whichever workers trim, in milliseconds.
     pub(super) trim_period: u64,
     /// The time after which a silent consumer is deleted, in milliseconds.
-    pub(super) gone: u64,
+    pub(super) max_silence: u64,
     /// The time between two searches for silent consumers, in milliseconds.
     pub(super) reap_period: u64,
     /// The streams of the tick, with their steps.
@@ -50,12 +50,12 @@ pub(super) struct TickRequest {
     pub(super) registry: Option<(String, i64)>,
 }
 
-/// A stream of a tick.
+/// A stream that takes part in a tick.
 pub(super) struct TickStream {
     pub(super) stream: Arc<ServedStream>,
     pub(super) steps: TickSteps,
-    /// The part that concerns the worker. `None` if there is no worker, or the stream is not
-    /// maintained by this tick.
+    /// The part that concerns the worker. `None` if the source belongs to no worker, or if this
+    /// tick does not maintain the stream.
     pub(super) worker: Option<WorkerStep>,
 }
 
@@ -123,7 +123,7 @@ impl TickRequest {
             .arg(self.foreign_lease)
             .arg(u8::from(self.trim_beside_foreign))
             .arg(self.trim_period)
-            .arg(self.gone)
+            .arg(self.max_silence)
             .arg(self.reap_period)
             .arg(BEHIND_ALL)
             .arg(since)
@@ -185,19 +185,19 @@ impl StreamTick {
     }
 }
 
-/// The results of the maintenance of one stream. A failed step has its error as its result.
+/// The results of the maintenance of one stream. The result of a failed step is its error.
 #[derive(Debug)]
 pub(super) struct Maintained {
-    /// The due messages that were moved: to the retry stream, and to the primary stream.
+    /// The moves of due messages: to the retry stream, and to the primary stream.
     pub(super) promoted: [Result<Promoted, String>; 2],
     pub(super) group: Result<GroupFacts, String>,
-    /// The group and the consumer that prevent trimming; `None` if none does.
+    /// The group and the consumer that prevent trimming; `None` if nothing prevents it.
     pub(super) trim_blocked: Result<Option<(Bytes, Bytes)>, String>,
     pub(super) reaped: Result<(), String>,
     pub(super) handed_over: Result<(), String>,
-    /// The fields of the stream's pauses.
+    /// The fields of the stream's pauses, one for each pause.
     pub(super) pauses: Result<Vec<Bytes>, String>,
-    /// The part that concerns the worker.
+    /// The results that concern the worker. `None` if the request has no part for the worker.
     pub(super) worker: Option<WorkerTick>,
 }
 

@@ -5,7 +5,7 @@
 //! upkeep also has separate connections, which the consumers of a source share.
 //!
 //! A *tick* is one periodic run of the upkeep. It is one script call, which renews leases and
-//! maintains the streams, and a few calls for the work that did not fit into it.
+//! maintains the streams, and a few more calls for work that is not a part of the script.
 
 use std::{
     sync::{Arc, Mutex, Weak},
@@ -53,14 +53,14 @@ pub(super) struct Upkeep {
     pub(super) counters: Arc<Counters>,
     pub(super) renewer: LeaseRenewer,
     pub(super) maintenance: Maintenance,
-    /// The times at which delayed messages of the streams are due.
+    /// Timers for the next due messages of the streams.
     pub(super) due: Arc<DueTimers>,
     /// Reads the registry of the streams. `None` if senders do not register their streams.
     pub(super) registry: Option<RegistryReader>,
     /// Records the names of the messages that this worker serves. `None` if it does not record
     /// them.
     pub(super) names: Option<NameRecorder>,
-    /// Detects that the application's runtime runs no tasks.
+    /// Detects that the application's runtime no longer runs tasks.
     pub(super) canary: Arc<Canary>,
     /// Limits the warnings of the canary.
     pub(super) warnings: LogLimit,
@@ -133,7 +133,7 @@ pub(super) fn spawn_on_upkeep(
 impl Upkeep {
     /// Starts the upkeep on its thread.
     pub(super) fn start(self) -> Result<(), Error> {
-        // The simulation runs the upkeep on its own runtime.
+        // In a simulation the upkeep runs on a runtime of the simulated process.
         #[cfg(test)]
         if let Some(runtime) = self.connector.upkeep_runtime() {
             runtime.spawn(self.run());
@@ -155,7 +155,7 @@ impl Upkeep {
                 biased;
                 () = self.ends.closed.cancelled() => return,
                 () = self.ends.leaving.cancelled() => {
-                    // The history has what was done since the last tick, too.
+                    // This tick stores the counts since the last tick in the history.
                     if self.maintenance.has_counts() {
                         self.tick(&server).await;
                     }
@@ -200,7 +200,7 @@ impl Upkeep {
         }
     }
 
-    /// Runs one tick. It also runs without leases to renew, because its success shows that this
+    /// Runs one tick, even if there are no leases to renew, because its success shows that this
     /// consumer can reach the server.
     async fn try_tick(&mut self, server: &UpkeepConnection) -> Result<(), Error> {
         let (leases, further_leases) = self.renewer.due().split();

@@ -21,14 +21,14 @@ use crate::{
     },
 };
 
-/// The connections of a source's upkeep, which its slots and partitions share: one to each primary in
-/// use.
+/// The connections of a source's upkeep, which its slots and partitions share: one to each primary
+/// in use.
 #[derive(Clone, Default)]
 pub(super) struct UpkeepPipeline(Arc<OnceLock<Pipeline>>);
 
 impl UpkeepPipeline {
-    /// Returns the connection to the primary of a key, or of any key. The first call makes the
-    /// pipeline, on the runtime of its caller.
+    /// Returns the connection to the primary of a key, or to any primary if `key` is `None`. The
+    /// first call makes the pipeline, on the runtime of its caller.
     pub(super) fn connection(
         &self,
         connector: &Connector,
@@ -36,9 +36,9 @@ impl UpkeepPipeline {
         lease: Duration,
         key: Option<&str>,
     ) -> UpkeepConnection {
-        // Short enough to replace a dead connection while the leases are valid. A lease may already
-        // be a third old when the connection dies. One tick may pass until the loss is noticed, and
-        // another until the new connection renews the lease.
+        // Short enough to replace a dead connection while the leases are valid. When the connection
+        // dies, a third of a lease may already have passed. One tick may pass until the loss is
+        // noticed, and another until the new connection renews the lease.
         let silence = (lease / 5).clamp(Duration::from_millis(250), SILENCE);
         let make =
             || Pipeline::with_patience(connector.anywhere(), None, counters.clone(), silence);
@@ -55,7 +55,7 @@ impl UpkeepPipeline {
 /// Runs the scripts of the upkeep, each with a time limit.
 pub(super) struct UpkeepConnection {
     pipeline: Pipeline,
-    /// The time limit of a call. A tick that fails is followed by the next one soon.
+    /// The time limit of a call. It can be short, because the next tick follows a failed one soon.
     patience: Duration,
     address: String,
 }

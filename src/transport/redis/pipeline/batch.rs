@@ -36,17 +36,18 @@ pub(super) struct CommandBatch {
     pub(super) give_up: Option<Instant>,
     /// The number of successive connections that the server closed while this command was the first
     /// without a response. Counted in a batch of one command.
-    pub(super) closed_at: u32,
-    /// The number of times that a node of a cluster has named another node for the command. Counted
+    pub(super) closed_connections: u32,
+    /// The number of successive times that nodes of a cluster have redirected the command. Counted
     /// in a batch of one command.
-    pub(super) moved: u32,
-    /// Set if a node of a cluster has answered `ASK`, so that the command follows an `ASKING`.
+    pub(super) redirections: u32,
+    /// Set if a node of a cluster has responded with `ASK`, so that the command is sent after an
+    /// `ASKING`.
     pub(super) is_asking: bool,
     /// The replicas that have to confirm the batch's commands.
     pub(super) replicas: Option<Replicas>,
 }
 
-/// A command without its bytes.
+/// The state of a command, whose bytes are in `CommandBatch::commands`.
 struct QueuedCommand {
     retry: Resend,
     /// The script that the command calls. The server may not know the script yet.
@@ -80,8 +81,8 @@ impl CommandBatch {
             completions: None,
             permits: None,
             give_up: None,
-            closed_at: 0,
-            moved: 0,
+            closed_connections: 0,
+            redirections: 0,
             is_asking: false,
             replicas: None,
         }
@@ -239,8 +240,8 @@ impl CommandBatch {
         let mut empty_like = Self::new(Buffers::default());
         empty_like.completions.clone_from(&self.completions);
         empty_like.give_up = self.give_up;
-        empty_like.closed_at = self.closed_at;
-        empty_like.moved = self.moved;
+        empty_like.closed_connections = self.closed_connections;
+        empty_like.redirections = self.redirections;
         empty_like.is_asking = self.is_asking;
         empty_like.replicas = self.replicas;
         empty_like
@@ -263,14 +264,16 @@ impl CommandBatch {
     }
 
     /// Puts `ASKING` before the command of a batch of one command. The node that imports the slot
-    /// then runs the command. A command that is sent again without `ASKING` is redirected again.
+    /// then runs the command. If the command is later sent again, it is sent without `ASKING`, and
+    /// is redirected again.
     pub(super) fn asking(mut self) -> Self {
         let command = self.commands.get(0).to_vec();
         self.commands.clear();
         self.commands.push(redis::cmd("ASKING"));
         self.commands.push(&command[..]);
         let asking = QueuedCommand {
-            // Not dropped before it is sent, although no caller waits for its response.
+            // With `Never` it would be dropped before it is sent, since no caller waits for its
+            // response.
             retry: Resend::UntilAnswered,
             script: None,
             admission: Admission {

@@ -1,4 +1,4 @@
-//! The batches that were sent over one connection and have no complete response yet.
+//! The batches that were sent over one connection and whose responses are not complete.
 
 use std::{collections::VecDeque, future::poll_fn, task::Poll, time::Duration};
 
@@ -17,8 +17,8 @@ const MIN_BYTES_PER_SECOND: usize = 1 << 20;
 /// The most pipelines in flight. Enough that the server never waits for commands, and few enough
 /// that commands are batched while the server works.
 const MAX_PIPELINES: usize = 4;
-/// No further pipeline is sent while this many bytes are unwritten. Its bytes would be in memory
-/// twice: in the batches, and in the connection's buffer.
+/// No further pipeline is sent while this many bytes are not written to the socket yet. Unwritten
+/// bytes are in memory twice: in the batches, and in the connection's buffer.
 const MAX_UNSENT: usize = 2 << 20;
 
 /// Batches that were sent together.
@@ -88,7 +88,7 @@ impl InFlightPipelines {
     }
 
     /// Sends batches, none of them empty, as one pipeline. If replicas have to confirm commands,
-    /// the pipeline ends in a `WAIT`, and no other is sent before its response.
+    /// the pipeline ends in a `WAIT`, and no other pipeline is sent before the response to `WAIT`.
     pub(super) fn send(&mut self, mut batches: Vec<CommandBatch>) {
         let demand = replicas::of_all(&batches);
         batches.extend(demand.map(replicas::wait));
@@ -115,7 +115,7 @@ impl InFlightPipelines {
     /// connection; `None` if a response is overdue and the server is silent.
     ///
     /// # Cancel safety
-    /// If the future is dropped, responses that have come stay with their pipeline.
+    /// If the future is dropped, responses that have arrived stay with their pipeline.
     pub(super) async fn next(&mut self) -> Result<InFlightPipeline, Option<RedisError>> {
         let Self {
             pipelines,
@@ -133,7 +133,8 @@ impl InFlightPipelines {
                     return Poll::Ready(Ok(pipelines.pop_front().expect("it is the oldest")));
                 }
             }
-            // A large response over a slow network takes long although the server is not silent.
+            // A large response over a slow network takes long although the server is not silent, so
+            // every byte that passes extends the time limit.
             let bytes = connection.progress().bytes();
             if std::mem::replace(passed, bytes) != bytes {
                 *last_byte = Instant::now();

@@ -88,7 +88,7 @@ pub(super) trait CompletionHandler: Send + Sync {
 }
 
 /// A handle of the connection: on a cluster, of the connections to all primaries in use. Cheap to
-/// clone. After the last one is dropped, the connection closes once all submitted commands have
+/// clone. After the last handle is dropped, the connection closes once all submitted commands have
 /// responses.
 #[derive(Clone)]
 pub(super) struct Pipeline {
@@ -151,9 +151,9 @@ impl Pipeline {
     }
 
     /// Returns a handle for writes that replicas have to confirm. Each response becomes a list of
-    /// two: the response to the write, and the response to the `WAIT` behind it. The second is nil
-    /// if the connection was lost before it came. An error in response to the write is returned
-    /// unchanged.
+    /// two: the response to the write, and the response to the `WAIT` that follows it. The response
+    /// to `WAIT` is nil if the connection was lost before it came. If the response to the write is
+    /// an error, it is returned alone.
     ///
     /// All handles of the connection must be for such writes, since other commands would have to
     /// wait for the replicas, too.
@@ -164,8 +164,8 @@ impl Pipeline {
         }
     }
 
-    /// Queues a command: immediately, or when it gets its permit. Resolves to the response, which
-    /// may be a [`Value::ServerError`].
+    /// Queues a command, immediately or when it gets its permit. The future resolves to the
+    /// response, which may be a [`Value::ServerError`].
     ///
     /// A command that has to wait for its permit is encoded before it waits. Use
     /// [`submit_owned`](Self::submit_owned) for large commands.
@@ -209,9 +209,9 @@ impl Pipeline {
         })
     }
 
-    /// Waits for a permit, then queues a command whose response goes to a handler with this number.
-    /// Commands that are submitted later are sent after this one. If the future is dropped before
-    /// it has its permit, the command is not sent and the handler is not called.
+    /// Waits for a permit, then queues a command. Its outcome is passed to the handler with this
+    /// number. Commands that are submitted later are sent after this one. If the future is dropped
+    /// before it has its permit, the command is not sent and the handler is not called.
     pub(super) async fn post(
         &self,
         command: impl Encode,
@@ -255,8 +255,8 @@ impl Pipeline {
         super::error::check(answer.await?)
     }
 
-    /// Runs an idempotent script, and runs it again after an unknown outcome. Other than with
-    /// [`Resend::UntilAnswered`], the caller soon learns that there is no connection.
+    /// Runs an idempotent script, and runs it again after an unknown outcome. Unlike with
+    /// [`Resend::UntilAnswered`], the call fails after a few seconds without a connection.
     pub(super) async fn script_until_known(
         &self,
         script: &'static Script,
@@ -271,8 +271,8 @@ impl Pipeline {
         }
     }
 
-    /// Returns the state of the connection, or the worst state of several. `Closed` means that the
-    /// task has ended.
+    /// Returns the state of the connection, or on a cluster the worst state of all connections.
+    /// `Closed` means that the task has ended.
     pub(super) fn state(&self) -> ConnectionState {
         let nodes = self.nodes.all().into_iter();
         let states = nodes.map(|node| node.status.borrow().state);
@@ -308,8 +308,8 @@ impl Pipeline {
 }
 
 impl Node {
-    /// Waits for a permit. A command that is sent only once fails if it waits too long without a
-    /// connection.
+    /// Waits for a permit. With [`Resend::Never`], fails if the wait without a connection is too
+    /// long.
     async fn permit(
         &self,
         size: usize,
@@ -328,7 +328,8 @@ impl Node {
     /// connection.
     async fn waited_too_long(&self, submitted: Instant) -> Error {
         let mut status = self.status.clone();
-        // Kept if the connection is restored and lost again, so that the wait is not extended.
+        // This time is kept if the connection is restored and lost again, so that the wait does not
+        // get longer.
         let mut give_up = None;
         loop {
             let down = status.wait_for(|status| status.down_since.is_some()).await;

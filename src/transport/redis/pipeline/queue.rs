@@ -26,7 +26,8 @@ use crate::{
 
 /// The most commands that are queued and in flight.
 pub(super) const MAX_COMMANDS: usize = 4096;
-/// The most bytes of these commands. A larger command is admitted only while there is no other.
+/// The most bytes of these commands. A larger command is admitted only while no other command is
+/// queued or in flight.
 pub(super) const MAX_BYTES: usize = 32 << 20;
 /// The number of bytes for one permit. Every command needs at least one permit, so one semaphore
 /// bounds both numbers.
@@ -147,8 +148,8 @@ impl Submitter {
         })
     }
 
-    /// Queues a command that another node's task forwards. The command keeps its permits of that
-    /// node's queue.
+    /// Queues a command that another node's task forwards. The command keeps its permits, which
+    /// belong to the queue of that other node.
     pub(super) fn forward(&self, one: CommandBatch) {
         let queue = &*self.0.0;
         let mut state = lock(&queue.state);

@@ -12,7 +12,7 @@ use super::batch::CommandBatch;
 use crate::{message::Replicas, transport::redis::response::Value};
 
 impl Replicas {
-    /// Returns a requirement that covers both.
+    /// Returns a requirement that covers `self` and `other`.
     pub(super) fn and(self, other: Self) -> Self {
         Self {
             count: self.count.max(other.count),
@@ -21,7 +21,7 @@ impl Replicas {
     }
 }
 
-/// Returns a requirement that covers those of all batches; `None` if no batch has one.
+/// Returns a requirement that covers the requirements of all batches; `None` if no batch has one.
 pub(super) fn of_all(batches: &[CommandBatch]) -> Option<Replicas> {
     let demands = batches.iter().filter_map(|batch| batch.replicas);
     demands.reduce(Replicas::and)

@@ -12,7 +12,7 @@ use crate::{sync::Completion, transport::redis::server::is_replica};
 const ROLE_CHECK: Duration = Duration::from_secs(5);
 
 /// Sends a `ROLE` every few seconds, together with other commands. A demoted server still accepts a
-/// `PUBLISH`, which then reaches no worker.
+/// `PUBLISH`, which then reaches no worker, because workers subscribe at the new primary.
 pub(super) struct RoleCheck {
     last: Instant,
     answer: Option<Completion<Outcome>>,
@@ -27,7 +27,7 @@ impl RoleCheck {
         }
     }
 
-    /// Returns a batch with a `ROLE`, if a check is due and no other has started.
+    /// Returns a batch with a `ROLE`, if a check is due and no earlier one waits for its response.
     pub(super) fn question(&mut self) -> Option<CommandBatch> {
         let now = Instant::now();
         let is_due = now - self.last >= ROLE_CHECK;

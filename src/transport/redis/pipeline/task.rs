@@ -156,7 +156,7 @@ impl PipelineTask {
             + WAIT
     }
 
-    /// Takes a command out of its batch, to send it again: the server has not run it.
+    /// Takes a command that the server has not run out of its batch, to send it again.
     fn postpone(&self, batch: &mut CommandBatch, index: usize) -> CommandBatch {
         let mut one = batch.take(index);
         let give_up = self.give_up(one.submitted(0));
@@ -186,8 +186,8 @@ impl PipelineTask {
     }
 
     /// On a cluster, looks up which node serves which slot, and forwards commands that wait here
-    /// although another node serves their slots. `None` as for
-    /// [`while_waiting`](Self::while_waiting).
+    /// although another node serves their slots. Returns `None` if
+    /// [`while_waiting`](Self::while_waiting) does.
     async fn forward_misplaced(&mut self) -> Option<()> {
         if self.cluster.is_none() {
             return Some(());
@@ -207,8 +207,8 @@ impl PipelineTask {
         Some(())
     }
 
-    /// If the node no longer serves a slot, forwards its commands until no caller can add one, and
-    /// returns `None`.
+    /// If the node no longer serves any slot, forwards the queued commands until no caller can add
+    /// more, and returns `None`.
     async fn retire(&mut self) -> Option<()> {
         let Some(cluster) = &self.cluster else {
             return Some(());
@@ -290,12 +290,11 @@ impl PipelineTask {
         self.protocol_error |= answers.into_iter().any(is_protocol_error);
         self.note_closed_at(&mut in_flight, &end);
         for mut pipeline in in_flight.pipelines.into_iter().rev() {
-            // Commands without a response are sent again or fail.
             for InFlightBatch { batch, answers } in pipeline.batches.iter_mut().rev() {
                 for index in (answers.len()..batch.len()).rev() {
                     let mut lost = batch.take(index);
                     match lost.retry(0) {
-                        Resend::UntilAnswered if lost.closed_at >= MAX_CLOSED => {
+                        Resend::UntilAnswered if lost.closed_connections >= MAX_CLOSED => {
                             lost.fail(|| error::not_taken(&self.connector.address(), MAX_CLOSED));
                         }
                         Resend::UntilAnswered => self.waiting.push_front(lost),
@@ -310,14 +309,14 @@ impl PipelineTask {
         end
     }
 
-    /// Counts a connection that the server has closed, for the first command without a response.
-    /// After [`MAX_CLOSED`] connections that command fails. Otherwise it would be sent for ever and
-    /// delay all others.
+    /// If the server has closed the connection, counts this for the first command without a
+    /// response. After [`MAX_CLOSED`] such connections, that command fails. Otherwise it would be
+    /// sent for ever and delay all others.
     ///
-    /// A server that refuses a command writes an error and closes. The error can be lost in the
-    /// reset, and there may be none (`client-query-buffer-limit`), so only the closed connection
-    /// shows the refusal. Only large commands are counted, since small ones are not refused in this
-    /// way.
+    /// A server that refuses a command this way writes an error and closes the connection. The
+    /// client may not receive the error, and for `client-query-buffer-limit` there is none. So only
+    /// the closed connection shows the refusal. Only large commands are counted, since small ones
+    /// are not refused in this way.
     fn note_closed_at(&mut self, in_flight: &mut InFlightPipelines, end: &ConnectionEnd) {
         let closed = matches!(end, ConnectionEnd::Lost(reason) if std::error::Error::source(reason).is_some());
         let closed = closed && !self.protocol_error;
@@ -329,7 +328,7 @@ impl PipelineTask {
             return;
         };
         if batch.bytes() >= error::LEAST_SIZE_LIMIT {
-            batch.closed_at += 1;
+            batch.closed_connections += 1;
         }
     }
 
@@ -430,20 +429,20 @@ impl PipelineTask {
                     }
                     // Two nodes that redirect to each other do not agree yet. A command that has
                     // waited too long gets the error as its response.
-                    if batch.moved > 0 && has_waited(&batch, index) {
+                    if batch.redirections > 0 && has_waited(&batch, index) {
                         continue;
                     }
                     let mut one = self.postpone(&mut batch, index);
-                    one.moved += 1;
+                    one.redirections += 1;
                     one.is_asking = false;
                     match redirection {
                         Redirection::Ask(address) => cluster.forward_to(&address, one.asking()),
-                        Redirection::Moved(_, address) if one.moved == 1 => {
+                        Redirection::Moved(_, address) if one.redirections == 1 => {
                             cluster.forward_to(&address, one);
                         }
                         Redirection::Moved(..) => {
                             health = health.max(ServerHealth::NotReady);
-                            one.moved = 0;
+                            one.redirections = 0;
                             again.push(one);
                         }
                     }

@@ -183,7 +183,7 @@ async fn a_handler_gets_each_outcome_once() {
         .submit(ack(4), Resend::UntilAnswered)
         .await
         .unwrap();
-    // The first outcome was no longer wanted, and the connection was lost with the last command.
+    // Command 0 is not sent, since its outcome is not wanted. The connection is lost at command 3.
     for expected in ["XACK 1", "XACK 2", "XACK 3", "XACK 4"] {
         assert_eq!(commands.recv().await.unwrap(), expected);
     }
@@ -335,7 +335,8 @@ async fn nothing_is_lost_or_swapped_over_many_commands_at_once() {
 #[tokio::test]
 async fn a_server_that_does_not_answer_is_given_up_after_five_seconds() {
     let (pipeline, mut commands) = pipeline([]).await;
-    // Connected before the clock is paused, which does not work with real sockets.
+    // The connection is made before the clock is paused, since that does not work with a paused
+    // clock.
     let first = pipeline.submit(ack(1), Resend::Never);
     commands.recv().await.unwrap();
     tokio::time::pause();
@@ -352,7 +353,7 @@ async fn a_server_that_does_not_answer_is_given_up_after_five_seconds() {
 #[tokio::test]
 async fn commands_behind_one_that_the_server_could_not_read_are_sent_again() {
     let refusal = Answer("-ERR Protocol error: invalid bulk length\r\n");
-    // The server closes without reading the second command.
+    // The server closes the connection at the second command, and does not run it.
     let (pipeline, mut commands) = pipeline([refusal, Close, OK]).await;
     let large = pipeline.submit(ack(1), Resend::Never);
     let behind = pipeline.submit(ack(2), Resend::Never);

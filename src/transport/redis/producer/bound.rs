@@ -1,7 +1,7 @@
-//! Keeps senders to the bound on what waits on a stream.
+//! Limits senders by the bound on the messages that wait on a stream.
 //!
-//! A message that is admitted is sent as without a bound. The numbers behind the decision are a
-//! sample, which the sender takes from the server in between.
+//! An admitted message is sent in the same way as a message without a bound. The decision uses a
+//! sample: the counts of waiting messages, which the sender reads from the server now and then.
 
 use std::{
     sync::{
@@ -30,14 +30,14 @@ use crate::{
     },
 };
 
-/// The time for which a sample counts.
+/// The time for which a sample is used.
 const SAMPLE_LASTS: Duration = Duration::from_millis(500);
-/// The time for which a sample counts that has found no room.
+/// The time for which a sample is used if it found no room.
 const FULL_LASTS: Duration = Duration::from_millis(100);
-/// A sender sends at most this part of the room by one sample. So other senders that have seen the
-/// same room do not exceed the bound by much.
-const PART_OF_ROOM: u64 = 16;
-/// The number of remembered streams at which those that were not used lately are forgotten.
+/// After one sample, a sender admits at most its room divided by this number. So several senders
+/// that have seen the same room do not exceed the bound by much.
+const ROOM_DIVISOR: u64 = 16;
+/// The number of remembered streams at which streams without a current sample are forgotten.
 const FORGET_AT: usize = 1024;
 
 /// The streams with a bound to which a handle and its clones send.
@@ -49,15 +49,15 @@ pub(in crate::transport::redis) struct Bounds(Mutex<HashMap<Name, Vec<Arc<Bounde
 struct BoundedStream {
     bound: Bound,
     window: Mutex<Window>,
-    /// Held while a sample is taken, so that calls take one together.
+    /// Locked while a sample is taken, so that concurrent calls share one sample.
     sampling: tokio::sync::Mutex<()>,
-    /// The number of messages that were admitted and are not in the queue of the connection yet. A
-    /// sample does not count them.
+    /// The number of admitted messages that are not in the queue of the connection yet. A sample
+    /// does not count them.
     on_the_way: AtomicU64,
 }
 
-/// A message that may be sent, until it is in the queue of the connection. `None` for a message
-/// without a bound.
+/// The admission of a message. Dropped when the message is in the queue of the connection. `None`
+/// for a message without a bound.
 #[derive(Debug)]
 pub(super) struct Admitted(Option<Arc<BoundedStream>>);
 
@@ -69,25 +69,27 @@ impl Drop for Admitted {
     }
 }
 
-/// The messages that may be sent by the last sample.
+/// The result of the last sample, and the number of messages that it allows.
 #[derive(Debug, Default)]
 struct Window {
     /// The number of messages admitted so far.
     admitted: u64,
-    /// The number at which another sample is needed.
+    /// The value of `admitted` at which another sample is needed.
     limit: u64,
-    /// The numbers at which, and the time after which, another sample is taken ahead of the need.
+    /// The value of `admitted` at which another sample is taken in the background, ahead of the
+    /// need.
     renew_at: u64,
+    /// The time of the last sample. Another one is taken in the background at half of its lifetime.
     taken_at: Option<Instant>,
     is_renewing: bool,
-    /// The groups with the longest queue and without room, if there is no room.
+    /// A group without room, if there is one.
     full: Option<Waiting>,
     rate: DrainRate,
 }
 
 /// The decision about one message.
 enum Decision {
-    /// The message is admitted. With `renew` another sample should be taken.
+    /// The message is admitted. If `renew` is set, another sample should be taken.
     Admitted {
         renew: bool,
     },
@@ -96,7 +98,7 @@ enum Decision {
     Refused(Error),
 }
 
-/// The admission of a message: now, or with the end of a future.
+/// The admission of a message: now, or when a future ends.
 pub(super) enum Admission<F> {
     Now(Admitted),
     Later(F),
@@ -113,7 +115,8 @@ impl<F: Future<Output = Result<Admitted, Error>>> Admission<F> {
 }
 
 impl Bounds {
-    /// Returns the state of a stream. `key` is its name in the namespace.
+    /// Returns the state of a stream with this bound. `key` is the stream's name with the
+    /// namespace.
     fn of(&self, key: &Name, bound: Bound) -> Arc<BoundedStream> {
         let mut streams = lock(&self.0);
         if streams.len() >= FORGET_AT && !streams.contains_key(key) {
@@ -235,7 +238,7 @@ impl Redis {
         };
         let pipeline = self.shared.pipeline.of(&keys.primary);
         let primary = [&*keys.primary];
-        // A sample is not the message, which was not sent yet.
+        // After an unknown outcome the script runs again. That is safe, since it sends no message.
         let answer = pipeline.script_until_known(&scripts::BOUND, &primary, args);
         let answer = answer.await.and_then(read);
         let mut window = lock(&stream.window);
@@ -251,9 +254,10 @@ impl Redis {
             // No group has a live worker, so there is no bound.
             None => u64::MAX,
             Some(room) if room <= on_the_way => 0,
-            Some(room) => ((room - on_the_way) / PART_OF_ROOM).max(1),
+            Some(room) => ((room - on_the_way) / ROOM_DIVISOR).max(1),
         };
-        // The sample lacks the messages that were admitted after its request.
+        // `admitted` is the number at the time of the request, since the sample lacks the messages
+        // that were admitted later.
         window.limit = admitted.saturating_add(part);
         window.renew_at = admitted.saturating_add(part.div_ceil(2));
         window.taken_at = Some(now);
@@ -266,7 +270,8 @@ impl Redis {
 }
 
 impl BoundedStream {
-    /// Decides about one message, by the last sample. A message that can wait is not refused.
+    /// Decides about one message, by the last sample. If the message can wait, the decision is
+    /// [`Decision::Sample`] in place of a refusal.
     fn decide(&self, name: &Name, can_wait: bool) -> Decision {
         let mut window = lock(&self.window);
         if !window.is_current() {

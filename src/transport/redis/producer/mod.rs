@@ -55,7 +55,7 @@ impl Redis {
     fn send(&self, mut message: Message) -> Result<SendWork, Error> {
         check(&message)?;
         if message.kind() == Kind::Rpc {
-            // Set before any wait, so that it bounds all of them.
+            // Set before the first wait, so that the deadline bounds all waits.
             let deadline = &mut message.parts_mut().deadline;
             deadline.get_or_insert_with(|| Deadline::after(Deadline::OF_A_REQUEST));
         }
@@ -106,7 +106,7 @@ impl Redis {
         }
     }
 
-    /// The stream that a message is sent to, in the namespace.
+    /// Returns the key of the stream that a message is sent to: its name with the namespace.
     fn key(&self, message: &Message) -> Result<Name, Error> {
         let stream = self.settings.target(message.parts())?;
         Ok(self.options.namespace.apply(stream))
@@ -259,7 +259,7 @@ impl Encode for Add<'_> {
     }
 }
 
-/// The approximate size in bytes of a command with this message.
+/// Returns the approximate size in bytes of a command with this message.
 pub(super) fn size_hint(message: &Message) -> usize {
     let headers = message.headers().iter();
     let headers = headers.map(|(name, value)| 64 + name.as_str().len() + value.len());
@@ -298,7 +298,7 @@ impl Encode for Publish<'_> {
     }
 }
 
-/// A task that is stored: its id, and whether it is an earlier task.
+/// A task that is stored. `is_duplicate` is set if it is an earlier task with the same key.
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) id: MessageId,
@@ -338,8 +338,8 @@ pub(super) fn accepted(answer: Value) -> Result<Stored, Error> {
 /// The future of [`Redis`] as a service.
 ///
 /// # Cancel safety
-/// Dropping it does not stop a message that was sent. A request is forgotten at once, with its
-/// later reply.
+/// Dropping it does not stop a message that was sent. A dropped request is removed at once, and its
+/// later reply is ignored.
 #[must_use = "futures do nothing unless polled"]
 pub struct SendFuture {
     work: SendWork,
@@ -352,7 +352,7 @@ enum SendWork {
     /// A task that replicas confirm.
     Replicated(Submit, Replicas),
     Event(Submit),
-    /// A request, or a message whose stream is registered first.
+    /// A request, or a message that has to wait before it is sent.
     Boxed(Pin<Box<dyn Future<Output = Result<Reply, Error>> + Send>>),
 }
 
@@ -373,7 +373,8 @@ impl Future for SendFuture {
             SendWork::Refused(error) => {
                 return Poll::Ready(Err(error.take().expect("polled after it was done")));
             }
-            // A request counts itself, since its reply may come before the response to its `XADD`.
+            // The boxed future counts the message as sent. A request is counted with the response
+            // to its `XADD`, which may come after the reply.
             SendWork::Boxed(reply) => return reply.as_mut().poll(cx),
             SendWork::Task(answer) => {
                 let answer = ready!(Pin::new(answer).poll(cx));
@@ -383,7 +384,7 @@ impl Future for SendFuture {
                 let asked = *asked;
                 let answer = ready!(Pin::new(answer).poll(cx));
                 let reply = answer.and_then(|answer| replicas::confirmed(answer, asked));
-                // A task that too few replicas have confirmed is stored, too.
+                // A task that too few replicas have confirmed is stored, so it is counted.
                 if reply.as_ref().is_err_and(Error::is_unreplicated) {
                     self.counters.sent.increment();
                 }

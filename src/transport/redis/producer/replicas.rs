@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// The connections for tasks that replicas confirm: one to each server, made with its first such
+/// The connections for tasks that replicas confirm: one to each server, made for the first such
 /// task.
 pub(in crate::transport::redis) struct ReplicatedSends {
     /// The pipeline for such tasks, made by the first one.
@@ -50,8 +50,8 @@ impl Redis {
     }
 }
 
-/// Decodes the response to a task that replicas confirm. Returns the task if enough replicas have
-/// confirmed the task.
+/// Decodes the response to a task that replicas confirm. Fails if too few replicas have confirmed
+/// the task.
 pub(in crate::transport::redis) fn confirmed(
     answer: Value,
     asked: Replicas,

@@ -28,21 +28,21 @@ use crate::{
     transport::codec,
 };
 
-/// The names of the arguments of a task's record and of its digest, in an entry of the outbox.
+/// The names of a task's arguments in an entry of the outbox: those of its record and its digest.
 pub(in crate::transport::redis) const RECORD_ARGS: [&str; 5] =
     ["keep", "conflict", "unique", "group", "digest"];
-/// The most due messages that one call moves.
+/// The most due messages that one call of the script `PROMOTE` moves.
 pub(in crate::transport::redis) const MOVED_AT_ONCE: usize = 100;
-/// A call moves no further message after this many bytes.
+/// A call of `PROMOTE` moves no further message after this many bytes.
 pub(in crate::transport::redis) const MOVED_BYTES: usize = 4 << 20;
 /// The most headers of a task with a delay or an idempotency key: a script cannot pass many more to
 /// a command.
-const MOST_HEADERS: usize = 1_000;
+const MAX_HEADERS: usize = 1_000;
 /// The sender itself moves tasks that are due within this time, since idle workers look for due
 /// messages only about once a second.
 const SOON: Duration = Duration::from_secs(2);
 /// The most timers of a sender. Each moves all due messages of its stream.
-const TIMERS: usize = 64;
+const MAX_TIMERS: usize = 64;
 
 impl Redis {
     /// Sends a task with a delay, a key or a record.
@@ -77,7 +77,7 @@ pub(super) fn needs_script(parts: &Parts) -> bool {
 
 /// Refuses a message with more headers than a script can pass to a command.
 pub(in crate::transport::redis) fn check_headers(message: &Message) -> Result<(), Error> {
-    if message.headers().len() > MOST_HEADERS {
+    if message.headers().len() > MAX_HEADERS {
         return Err(Error::new(
             ErrorKind::Invalid,
             "a task that is delayed, has an idempotency key or is in an outbox can have 1000 headers \
@@ -87,18 +87,18 @@ pub(in crate::transport::redis) fn check_headers(message: &Message) -> Result<()
     Ok(())
 }
 
-/// The keys and arguments of the Lua function `accept`, which accepts a task: now or later, and once
-/// for each idempotency key.
+/// The keys and arguments of the Lua function `accept`, which accepts a task: now or later, and
+/// only once for each idempotency key.
 #[derive(Debug)]
 pub(in crate::transport::redis) struct Accept {
     keys: Vec<String>,
     when: &'static str,
     time: u64,
-    /// The id of a delayed task until it is on the stream.
+    /// The id of the task until it is on the stream, if it is delayed.
     token: String,
     window: u64,
     /// Set if replicas confirm the task. If the idempotency key is known already, the script then
-    /// writes its record again, so that the replicas have a write to confirm.
+    /// writes the record of the key again, so that the replicas have a write to confirm.
     confirm: bool,
     /// The group that records the status of the task. Used if the task is unique or tracked.
     group: Name,
@@ -232,11 +232,11 @@ const LONGEST_WINDOW: u64 = 3_155_760_000_000;
 pub(in crate::transport::redis) struct Promoters(Arc<AtomicUsize>);
 
 impl Promoters {
-    /// After `wait`, moves due messages to the stream. Errors are ignored, since workers do the
-    /// same.
+    /// After `wait`, moves due messages to the stream. Errors are ignored, since workers move due
+    /// messages, too.
     fn start(&self, pipeline: &Pipeline, keys: Keys, wait: Duration) {
         let running = self.0.clone();
-        if running.fetch_add(1, Ordering::Relaxed) >= TIMERS {
+        if running.fetch_add(1, Ordering::Relaxed) >= MAX_TIMERS {
             running.fetch_sub(1, Ordering::Relaxed);
             return;
         }

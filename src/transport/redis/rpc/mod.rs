@@ -43,7 +43,7 @@ use crate::{
     transport::Counters,
 };
 
-/// The maximum time for which a request waits before it is sent, until its reply can be received.
+/// The maximum time for which a request that is not sent yet waits until its reply can be received.
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The state of a channel or a stream for replies.

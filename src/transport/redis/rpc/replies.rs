@@ -1,14 +1,14 @@
 //! Reads a client's reply streams.
 //!
 //! A client has one reply stream for each stream that it sends reliable requests to. The client
-//! creates the reply stream and renews its time to live. Workers only add to existing reply
-//! streams, so those of a dead client expire. The client remembers the last entry that it has read,
-//! so a lost connection loses no reply.
+//! creates the reply stream and renews its time to live. Workers add only to existing reply
+//! streams, so the reply streams of a dead client expire. The client remembers the last entry that
+//! it has read, so a lost connection loses no reply.
 //!
-//! One connection reads all reply streams with outstanding requests, and those that had some
-//! recently. Other streams are no longer read, and expire. To add a stream while a read blocks, the
-//! client adds an entry without a reply to a stream of that read, which ends the read. That needs
-//! only the permissions for creating reply streams.
+//! One connection reads all reply streams that have outstanding requests or had some recently.
+//! Other reply streams are not read, and expire. A blocking read must end before it can be repeated
+//! with a new stream. To end the read, the client adds an entry without a reply to one of the
+//! streams that it reads. This needs only the permissions for creating reply streams.
 
 use std::{
     collections::HashMap,
@@ -56,8 +56,8 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(300);
 const RENEW: Duration = Duration::from_secs(1);
 /// The time for which a read blocks.
 const BLOCK: Duration = Duration::from_secs(2);
-/// The time for which the last of several reads blocks. Short, because it delays the next reads of
-/// the other streams.
+/// The time for which the last read blocks, if one command cannot read all streams and several
+/// reads follow each other. It is short, because it delays the next reads of the other streams.
 const SHORT_BLOCK: Duration = Duration::from_millis(20);
 /// A connection counts as lost if it is silent for this time after the `BLOCK` of its read.
 const GRACE: Duration = Duration::from_secs(5);
@@ -68,7 +68,7 @@ const COUNT: usize = 256;
 /// The number of entries read from a stream after which it is trimmed.
 const TRIM: usize = 512;
 /// The time for which a stream is still read after its last request, so that the next request does
-/// not wait for it.
+/// not wait until the stream is created.
 const LINGER: Duration = Duration::from_secs(60);
 /// The time for which a stream is not read after the server has refused it.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -99,7 +99,8 @@ struct ReplyStream {
     /// The key of the reply stream.
     key: String,
     /// The number of requests that wait for a reply on this stream. Incremented only under the lock
-    /// of the table: the reader stops reading a stream without requests under the same lock.
+    /// of the table, because the reader stops reading a stream without requests under the same
+    /// lock.
     outstanding: AtomicUsize,
     ready: watch::Sender<Ready>,
 }
@@ -206,7 +207,7 @@ impl Reading {
     }
 
     /// Makes the command that trims the entries that were read. Returns `None` if there are too
-    /// few: an idle stream is trimmed for one entry, another stream for [`TRIM`].
+    /// few: none if the stream is idle, or fewer than [`TRIM`] if it is not.
     fn trim(&mut self) -> Option<Cmd> {
         let cursor = self.cursor.as_ref()?;
         if self.untrimmed < TRIM && !(self.idle && self.untrimmed > 0) {
@@ -324,7 +325,7 @@ impl ReplyReader {
         }
     }
 
-    /// Creates missing streams, or else reads once.
+    /// Creates new streams if there are any. Otherwise reads once.
     async fn step(&mut self, connection: &mut Connection) -> RedisResult<()> {
         let now = Instant::now();
         let allowed = self.reading.values().filter(|it| it.is_allowed(now));
@@ -409,7 +410,8 @@ impl ReplyReader {
         }
         self.size.note(sizes);
         // After a refused command, each stream is read by a separate command, to find the stream
-        // that is refused. If the server refuses none of them, they are always read separately.
+        // that is refused. If the server refuses none of these commands, the streams are read
+        // separately as long as this connection lasts.
         self.one_by_one |= max_keys == 1 && keys.len() > 1 && !has_refused;
         self.max_keys = match self.one_by_one || (has_refused && max_keys > 1) {
             true => 1,
@@ -418,7 +420,7 @@ impl ReplyReader {
         Ok(())
     }
 
-    /// Adds new streams, and removes those without requests.
+    /// Adds new streams to `reading`, and removes streams that have had no request for a while.
     fn update(&mut self) {
         let mut table = lock(&self.streams.table);
         for stream in table.joined.drain(..) {
@@ -470,8 +472,8 @@ impl ReplyReader {
         read
     }
 
-    /// Creates streams. The two commands for each are sent together, but not as a transaction,
-    /// which would need more permissions.
+    /// Creates streams, by two commands for each. The commands are sent together, but not as a
+    /// transaction, because a transaction would need more permissions.
     async fn create(&mut self, connection: &mut Connection, keys: &[String]) -> RedisResult<()> {
         let commands = keys.iter().flat_map(|key| {
             let mut add = redis::cmd("XADD");

@@ -61,7 +61,7 @@ impl Hub {
         if mode == ReplyMode::Reliable {
             let joined = outstanding.insert(self.replies.join(&key)?);
             // If the hub's runtime has ended, only the wait for the subscription fails immediately.
-            // So it comes first.
+            // So that wait comes first.
             self.wait(&mut subscribed, mode, deadline.0).await?;
             self.wait(&mut joined.ready(), mode, deadline.0).await?;
         }

@@ -49,8 +49,8 @@ pub struct RedisBuilder {
 
 impl RedisBuilder {
     /// Takes the user and the password from a provider instead of the URL. Each new connection to a
-    /// Redis server asks the provider. If its credentials expire, each connection logs in again
-    /// with new ones before that.
+    /// Redis server asks the provider. If the credentials have a lifetime, each connection logs in
+    /// with new ones before they expire.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {

@@ -7,8 +7,8 @@ const MAX_LOGGED: usize = 1024;
 
 /// Maps a substring of an error's text to a description of its cause. The first match is used.
 ///
-/// The texts come from the server, the operating system and this library. A failed name resolution
-/// has no error code of its kind, so only its text can be matched.
+/// The texts come from the server, the operating system and this library. Texts are matched because
+/// a failed name resolution has no error code.
 const CAUSES: [(&str, &str); 17] = [
     (
         "WRONGPASS",

@@ -161,8 +161,8 @@ impl Cluster {
     }
 }
 
-/// Reads the map from one node. Fails if the node reports that the cluster is down: a node that is
-/// cut off from the others does so, and its map may be old.
+/// Reads the map from one node. Fails if the node reports that the cluster is down, because such a
+/// node may be cut off from the others and have an old map.
 async fn ask(login: &Login, node: &Address) -> Result<Map, Error> {
     let mut connection = login.connection(node, Purpose::Commands).await?;
     let info = redis::cmd("CLUSTER").arg("INFO").to_owned();

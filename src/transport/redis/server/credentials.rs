@@ -115,7 +115,7 @@ where
 
 /// Supplies the credentials of new connections.
 pub(super) enum CredentialsSource {
-    /// The same credentials for all connections. With `None` they do not log in.
+    /// The same credentials for all connections. With `None` the connections do not log in.
     Fixed(Option<Credentials>),
     /// Asks the application's provider for each connection.
     Provider(Arc<ProviderTask>),
@@ -154,8 +154,8 @@ impl CredentialsSource {
     }
 }
 
-/// Calls a provider on the application's runtime, even for connections of the upkeep. On the
-/// upkeep's own runtime, a provider that blocks would delay the renewal of leases.
+/// Calls a provider on the application's runtime, even for connections of the upkeep, which has a
+/// separate runtime. There, a provider that blocks its thread would delay the renewal of leases.
 pub(super) struct ProviderTask {
     provider: Arc<dyn CredentialsProvider>,
     /// The runtime on which the first connection was made.

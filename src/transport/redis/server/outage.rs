@@ -13,7 +13,7 @@ const MIN_BETWEEN_LINES: Duration = Duration::from_secs(5);
 /// The maximum number of distinct lines that are remembered.
 const MAX_LINES: usize = 8;
 
-/// The failures of one supervised connection since the last response.
+/// The failures and outages of one supervised connection.
 ///
 /// An outage logs one line when it begins, one for each cause of failed attempts, and one when it
 /// is over.

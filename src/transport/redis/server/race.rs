@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::error::Error;
 
-/// The time after which the next attempt starts although no other has failed.
+/// The time after which the next attempt starts although no earlier attempt has failed.
 /// <https://www.rfc-editor.org/rfc/rfc8305#section-5>
 const HEAD_START: Duration = Duration::from_millis(250);
 

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{error::Error, transport::redis::error};
 
-/// The maximum time by which credentials are renewed before they expire.
+/// The maximum time between the renewal of credentials and their expiry.
 const MAX_MARGIN: Duration = Duration::from_secs(5 * 60);
 /// The minimum time between two renewals.
 const MIN_PERIOD: Duration = Duration::from_secs(1);
@@ -150,7 +150,7 @@ mod tests {
         for (lifetime, expected) in [(0, 1), (1, 1), (60, 45), (900, 675), (43_200, 42_900)] {
             assert_eq!(period(seconds(lifetime)), seconds(expected), "{lifetime}");
         }
-        // A timer can represent it.
+        // A timer can represent the result.
         assert!(period(Duration::MAX) > seconds(u64::MAX / 2));
     }
 }

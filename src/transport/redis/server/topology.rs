@@ -160,8 +160,8 @@ impl Servers {
             }
             (Topology::Cluster(cluster), Place::Any) => {
                 // Every node of a cluster forwards events, so the connection may stay on a replica.
-                // After a failover the map may omit the demoted node for a moment, so two maps in
-                // sequence must omit it.
+                // After a failover the map may omit the demoted node for a moment, so the
+                // connection ends only if the node is still omitted after [`LOOKUP_PERIOD`].
                 let changes = cluster.changes();
                 Some(Box::pin(async move {
                     loop {

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{Error, message::Lease};
 
-/// The longest time, in milliseconds, that a stored reply takes to its sender. The sender may have
-/// to reconnect first.
+/// The longest time, in milliseconds, until a stored reply reaches the sender of the request. The
+/// sender may have to reconnect first.
 const MAX_REPLY_TRAVEL: u64 = 15_000;
 
 /// The number of a job. It is the payload of the job's message.
@@ -38,8 +38,8 @@ pub(super) struct Ledger {
     pub(super) workers: BTreeMap<ProcessId, Process>,
     /// The end of the last period in which no process could reach the server, in milliseconds.
     pub(super) unreachable_until: u64,
-    /// The time of the last step of the server's clock, and its size, in milliseconds.
-    step: (u64, u64),
+    /// The last step of the server's clock: its time and its size, both in milliseconds.
+    clock_step: (u64, u64),
     running: BTreeMap<(ProcessId, JobId), RunningHandler>,
     /// Processes that a handler has killed, and that the simulation has not removed yet.
     pub(super) killed_by_handlers: BTreeSet<ProcessId>,
@@ -54,16 +54,16 @@ struct Queue {
     histories: BTreeMap<JobId, JobHistory>,
 }
 
-/// A worker or a sender.
+/// The process of a worker.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) group: usize,
     pub(super) alive: bool,
     /// Set once the process shuts down and requests no more jobs.
     pub(super) stopping: bool,
-    /// The time at which the process's last handler ended, or at which the process started. Other
-    /// handlers may still run.
-    idle_since: u64,
+    /// The time at which a handler of the process last ended, or at which the process started.
+    /// Other handlers may still run.
+    last_handler_end: u64,
     /// The time since which nothing has kept the process from reaching the server.
     pub(super) undisturbed_since: u64,
     consumer: Vec<u8>,
@@ -73,8 +73,8 @@ pub(super) struct Process {
 #[derive(Debug)]
 struct RunningHandler {
     lease: Lease,
-    /// The time since which the job is no longer pending for the worker. `None` if it is pending,
-    /// or its loss was reported.
+    /// The time since which the job is no longer pending for the worker. `None` if the job is
+    /// pending, or if its loss was reported.
     lost: Option<u64>,
 }
 
@@ -96,7 +96,7 @@ impl Ledger {
             scenario,
             workers: BTreeMap::new(),
             unreachable_until: 0,
-            step: (0, 0),
+            clock_step: (0, 0),
             running: BTreeMap::new(),
             killed_by_handlers: BTreeSet::new(),
             violation: None,
@@ -112,7 +112,7 @@ impl Ledger {
     }
 
     /// Records that new entries of a stream cannot be read until this time.
-    pub(super) fn unreadable_until(&mut self, stream: usize, until: u64) {
+    pub(super) fn record_unreadable_until(&mut self, stream: usize, until: u64) {
         let since = &mut self.readable_since[stream];
         *since = until.max(*since);
     }
@@ -122,7 +122,7 @@ impl Ledger {
             group,
             alive: true,
             stopping: false,
-            idle_since: self.now,
+            last_handler_end: self.now,
             undisturbed_since: self.now,
             consumer: Vec::new(),
         };
@@ -138,7 +138,7 @@ impl Ledger {
     }
 
     /// Records that a fault keeps a process from the server, or from working, until this time.
-    pub(super) fn disturbed_until(&mut self, worker: ProcessId, until: u64) {
+    pub(super) fn record_disturbed_until(&mut self, worker: ProcessId, until: u64) {
         if let Some(process) = self.workers.get_mut(&worker) {
             process.undisturbed_since = process.undisturbed_since.max(until);
         }
@@ -206,12 +206,12 @@ impl Ledger {
         let history = self.history(group, job);
         let (before, counted_attempts, due) =
             (history.starts, history.counted_attempts, history.due);
-        let lost = history.lost.get(&worker).copied();
+        let lost = history.lost_at.get(&worker).copied();
         history.starts += 1;
         history.results.remove(&worker);
         let holds =
             (history.location.as_ref()).is_some_and(|location| location.is_pending_for(&consumer));
-        // The delivery may have been in the network when the job was claimed.
+        // Another worker may have claimed the job while this delivery was in the network.
         let just_lost = lost.is_some_and(|at| self.now < at + self.lease / 3);
         if !holds && !just_lost && self.is_undisturbed(worker, true) {
             self.fail(format_args!(
@@ -261,12 +261,12 @@ impl Ledger {
             .workers
             .get_mut(&worker)
             .expect("its handler has ended");
-        process.idle_since = self.now;
+        process.last_handler_end = self.now;
         let group = process.group;
         let history = self.history(group, job);
-        history.finished |= result == HandlerResult::Done;
-        // The result of a handler that lost its lease is discarded, and the worker may have claimed
-        // the job again.
+        history.succeeded |= result == HandlerResult::Done;
+        // A worker discards the result of a handler that lost its lease. If it were recorded, it
+        // would count for a later delivery of the job to the same worker.
         if run.is_some_and(|run| !run.lease.is_lost()) {
             history.results.insert(worker, result);
         }
@@ -284,7 +284,7 @@ impl Ledger {
     }
 
     /// Records a step of the server's wall clock. Due times and the ages of requests are measured
-    /// on it. Workers know of the step only after they have read the clock again.
+    /// on that clock. Workers know of the step only after they have read the clock again.
     pub(super) fn server_clock_stepped(&mut self, by: i64) {
         let forward = u64::try_from(by).unwrap_or(0);
         for history in self
@@ -297,13 +297,17 @@ impl Ledger {
                 .deadline
                 .map(|at| at.saturating_sub(by.unsigned_abs()));
         }
-        self.step = (self.now, by.unsigned_abs());
+        self.clock_step = (self.now, by.unsigned_abs());
     }
 
-    /// Records a job before it is sent: it must not start before `due`, nor after its deadline.
+    /// Records a job before it is sent. It must not start before `due`, nor after its deadline.
     pub(super) fn job_sending(&mut self, job: JobId, due: u64, deadline: Option<u64>) {
-        let known_by_workers = self.now >= self.step.0 + 15_000;
-        let slack = if known_by_workers { 0 } else { self.step.1 };
+        let known_by_workers = self.now >= self.clock_step.0 + 15_000;
+        let slack = if known_by_workers {
+            0
+        } else {
+            self.clock_step.1
+        };
         let deadline = deadline.map(|at| at.saturating_sub(slack));
         let stream = self.scenario.jobs[job as usize].stream;
         let queues = self.queues.iter_mut().skip(stream);
@@ -320,8 +324,8 @@ impl Ledger {
     /// Records the reply to a request.
     pub(super) fn reply_received(&mut self, job: JobId, reply: &str) {
         self.note("sender", format_args!("has the reply {reply} to job {job}"));
-        let finished = self.history(0, job).finished;
-        if reply != job.to_string() || !finished {
+        let succeeded = self.history(0, job).succeeded;
+        if reply != job.to_string() || !succeeded {
             self.fail(format_args!("job {job} has the reply {reply}"));
         }
     }
@@ -338,8 +342,8 @@ impl Ledger {
         }
     }
 
-    /// Records the location of every job after a command. `acknowledged` says whether the command
-    /// acknowledges jobs.
+    /// Records the location of every job after a command. `acknowledged` is
+    /// [`Transition::acknowledged`].
     pub(super) fn record_locations(&mut self, data: &mut Data, by: ProcessId, acknowledged: bool) {
         if !std::mem::take(&mut data.changed) {
             return;
@@ -424,7 +428,8 @@ impl Ledger {
         }
     }
 
-    /// Checks that every handler that has lost its job has a lost lease.
+    /// Checks that each worker marks a running handler's [`Lease`] as lost, within one lease time,
+    /// after the job is no longer pending for that worker.
     pub(super) fn check_reported_losses(&mut self) {
         let mut unreported = None;
         for ((worker, job), run) in &mut self.running {
@@ -453,8 +458,8 @@ impl Ledger {
         }
     }
 
-    /// Records that a worker has read new entries. `room` is the number of entries that it had room
-    /// for, if the command contains that number.
+    /// Records that a worker has read new entries. `room` is the number of entries for which the
+    /// worker had room, if the command contains that number.
     pub(super) fn record_read(
         &mut self,
         data: &Data,
@@ -481,9 +486,9 @@ impl Ledger {
             .sum();
         let max_in_flight = self.scenario.max_in_flight;
         let surplus = match self.scenario.streams {
-            // `COUNT` holds for each of the two keys.
+            // `COUNT` limits the primary and the retry stream separately.
             1 => max_in_flight,
-            // A blocked read asks for one entry of each key.
+            // A blocked read asks for one entry of each primary and each retry stream.
             several => 2 * several,
         };
         if pending > max_in_flight + surplus {
@@ -500,7 +505,7 @@ impl Ledger {
         for (worker, process) in &self.workers {
             let mut running = self.running.range((*worker, 0)..=(*worker, JobId::MAX));
             let idle = !process.stopping
-                && process.idle_since <= since
+                && process.last_handler_end <= since
                 && running.next().is_none()
                 && self.is_undisturbed(*worker, true);
             if !idle {
@@ -524,7 +529,7 @@ impl Ledger {
         }
     }
 
-    /// Returns the groups and jobs that are on the server and have not ended.
+    /// Returns the jobs that are on the server and have not ended, each with its group.
     pub(super) fn unfinished(&self) -> Vec<(usize, JobId)> {
         let mut unfinished = Vec::new();
         for queue in &self.queues {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::transport::redis::msgpack;
 
-/// The names of the streams. A simulation uses the first ones.
+/// The names of the streams. A simulation uses the first `Scenario::streams` of them.
 pub(super) const STREAMS: [&str; 4] = ["jobs", "jobs-2", "jobs-3", "jobs-4"];
 
 /// The location of a job.
@@ -80,8 +80,8 @@ impl GroupKeys {
         }
     }
 
-    /// Returns all locations on this stream of every job that the group has not finished. More than
-    /// one location for a job is a violation.
+    /// Returns all locations on this stream, for each job that the group has not finished. More
+    /// than one location for a job is a violation.
     pub(super) fn locations(&self, data: &Data) -> BTreeMap<JobId, Vec<Location>> {
         let mut locations = BTreeMap::<_, Vec<_>>::new();
         let mut found = |fields: &Fields, location| {
@@ -123,7 +123,7 @@ impl GroupKeys {
     fn on_stream(&self, stream: &Stream, found: &mut impl FnMut(&Fields, Location)) {
         let group = stream.groups.get(self.group.as_bytes());
         for (id, fields) in &stream.entries {
-            // A group that does not exist yet will start at the beginning.
+            // All entries are unread for a group that does not exist yet.
             let pending = group.and_then(|group| group.pending.get(id));
             match pending {
                 Some(pending) => found(

@@ -3,21 +3,21 @@
 //! Real workers and real senders (all of this transport's code, under [`serve`](crate::serve()))
 //! run against a model of the server that runs the real scripts. The workers serve one stream, or
 //! up to four by one of the policies. The clocks, the network and all random numbers follow from a
-//! seed. Processes are killed, frozen and replaced; connections are reset, cut off and slow; the
-//! server stalls and restarts; its clock steps both ways; and one of several streams cannot be read
-//! for a while. After each command the [`Ledger`](ledger::Ledger) checks the protocol's invariants,
-//! for each stream and group:
+//! seed. Processes are killed, frozen and replaced; connections are reset, cut off and slowed down;
+//! the server stalls and restarts; its clock steps both ways; and one of several streams cannot be
+//! read for a while. After each command the [`Ledger`](ledger::Ledger) checks the protocol's
+//! invariants, for each stream and group:
 //!
 //! - a confirmed job is in one location at a time, and ends once;
 //! - no job is claimed from a worker that was alive and reached the server for a whole lease;
 //! - a job does not run at two workers unless the first is dead, cut off, or has reported a lost
 //!   lease;
-//! - an attempt counts if its handler failed or its worker was lost, and otherwise not;
+//! - an attempt counts if and only if its handler failed or its worker was lost;
 //! - the verdict of a worker that has lost a job has no effect, unless it is an acknowledgement;
 //! - no job is acknowledged before its handler succeeded, nor delivered after it was acknowledged;
 //! - no job starts before it is due, nor more often than the limit of deliveries;
-//! - a read of several streams delivers no more than its room, and a worker has no more pending
-//!   than it has room for and one entry of each key;
+//! - a read of several streams delivers no more entries than the worker has room for, and the
+//!   entries that are pending for a worker exceed `max_in_flight` by no more than one read can;
 //! - no worker is idle for a whole lease while a stream that can be read has a job for it;
 //! - a request that was handled in time gets its own reply;
 //! - nothing is left on the server at the end.
@@ -29,11 +29,11 @@
 //! ```
 //!
 //! # Scope
-//! The sending half, sources, pipelines, settlements, upkeep, RPC and `serve` are the real code.
-//! Each process has two paused runtimes (outside a simulation the upkeep has a thread). The Lua
-//! scripts run in Lua 5.1, as on the server. The network and the commands of Redis 7 are models.
-//! The simulation leaves out events, fast requests, sets of registered streams, a server that loses
-//! data, clusters, and other libraries' consumers.
+//! Senders, sources, pipelines, settlements, upkeep, RPC and `serve` are the real code. Each
+//! process has two runtimes with paused clocks, one of them for the upkeep, which outside a
+//! simulation has a thread. The Lua scripts run in Lua 5.1, as on the server. The network and the
+//! commands of Redis 7 are models. The simulation leaves out events, fast requests, sets of
+//! registered streams, a server that loses data, clusters, and other libraries' consumers.
 //!
 //! # Place
 //! This folder stays inside `src/`. It uses private items: the connector, the stream trait of
@@ -79,7 +79,7 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
-/// Runs the seeds on all processors, and returns the lowest seed that fails.
+/// Runs the seeds on all processors. Returns the lowest seed that fails, with its violation.
 fn first_failure(seeds: u64, mutation: Option<Mutation>) -> Option<(u64, String)> {
     let next = AtomicU64::new(0);
     let failed = AtomicU64::new(u64::MAX);
@@ -147,7 +147,7 @@ fn a_seed_gives_the_same_trace_each_time() {
     }
 }
 
-/// Each mutation of the scripts breaks the protocol, and some seed finds it.
+/// Each mutation of the scripts breaks the protocol, and at least one seed finds the mutation.
 #[test]
 fn every_mutation_of_the_scripts_is_found() {
     let mistakes = [
@@ -211,7 +211,7 @@ fn every_mutation_of_the_scripts_is_found() {
             applies,
             "no script has the text of the mutation {mistake:?}"
         );
-        // Some mutations show with few seeds. The search ends with the first.
+        // Some mutations fail with a low seed, and the search ends with the first seed that fails.
         let found = first_failure(1000, Some(Mutation { from, to }));
         let (seed, violation) =
             found.unwrap_or_else(|| panic!("no seed finds the mutation {mistake:?}"));

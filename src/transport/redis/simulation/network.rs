@@ -23,7 +23,7 @@ use crate::{sync::lock, transport::redis::connection::Stream};
 #[derive(Debug, Default)]
 pub(super) struct Network {
     connections: BTreeMap<Client, Connection>,
-    /// The id of the last connection.
+    /// The id of the connection that was made last.
     last: Client,
     /// The processes that are cut off.
     outages: BTreeMap<ProcessId, Outage>,
@@ -54,13 +54,13 @@ pub(super) struct SlowLink {
 /// The number of bytes of a response that arrive together over a slow link.
 const PIECE_BYTES: usize = 1 << 10;
 
-/// The bytes that travel in one direction, each with its time of arrival.
+/// The bytes that travel in one direction, in parts, each with its time of arrival in milliseconds.
 type Queue = VecDeque<(u64, Vec<u8>)>;
 
 #[derive(Debug)]
 struct Connection {
     owner: ProcessId,
-    /// The bytes that the process has written since the last step.
+    /// The bytes that the process has written, and that `Network::send_written` has not sent yet.
     written: Vec<u8>,
     to_server: Queue,
     to_worker: Queue,
@@ -105,7 +105,7 @@ impl Dial for Dialer {
         Box::pin(async {
             match made {
                 Some(made) => made,
-                // The attempt gets no response; the caller has a timeout.
+                // The attempt gets no response, so the caller's timeout ends it.
                 None => std::future::pending().await,
             }
         })
@@ -143,7 +143,7 @@ impl Network {
         for connection in self.connections.values_mut() {
             if !connection.written.is_empty() {
                 let mut bytes = std::mem::take(&mut connection.written);
-                // Sometimes sends them in two parts, so that a reset can cut a pipeline anywhere.
+                // Some bytes are sent in two parts, so that a reset can cut a pipeline anywhere.
                 let cut = if rng.u8(..4) == 0 {
                     rng.usize(..bytes.len())
                 } else {
@@ -218,7 +218,7 @@ impl Network {
         let first = |queue: &Queue| queue.front().map(|(at, _)| *at);
         let next = (self.connections.values())
             .flat_map(|connection| [first(&connection.to_server), first(&connection.to_worker)]);
-        // Bytes that are held back have a time of arrival in the past.
+        // The time of arrival of bytes that an outage holds back may be in the past.
         next.flatten().filter(|at| *at > now).min()
     }
 
@@ -260,8 +260,8 @@ impl Network {
         }
     }
 
-    /// Removes the closed connections, and returns them. The server does not notice that
-    /// connections of lost machines are closed, so these stay.
+    /// Removes the closed connections, and returns them. Connections of `unnoticed` processes stay,
+    /// because the server does not notice that their machines are lost.
     pub(super) fn remove_closed(&mut self, unnoticed: &BTreeSet<ProcessId>) -> BTreeSet<Client> {
         let gone = |connection: &Connection| {
             (connection.closed || connection.broken)
@@ -373,7 +373,7 @@ impl Drop for SimulatedStream {
     fn drop(&mut self) {
         if let Some(connection) = lock(&self.network).connections.get_mut(&self.id) {
             connection.closed = true;
-            // Bytes that a killed process has written stay: the operating system sends them.
+            // Written bytes stay even if the process is killed: its operating system sends them.
             connection.waker = None;
         }
     }

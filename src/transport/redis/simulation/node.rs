@@ -1,4 +1,4 @@
-//! A node: one simulated process with separate clocks. It can be frozen and killed.
+//! A node: one simulated process, which can be frozen and killed.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use tokio::{
     time::{Instant, advance, sleep_until},
 };
 
-/// Two paused runtimes, one for the application and one for its upkeep. Their clocks advance only
-/// in [`run`](Self::run).
+/// Two runtimes with paused clocks, one for the application and one for its upkeep. The clocks
+/// advance only in [`run`](Self::run).
 #[derive(Debug)]
 pub(super) struct Node {
     threads: [Thread; 2],
@@ -24,7 +24,7 @@ struct Thread {
     started_at: u64,
     /// The thread is frozen until this time.
     frozen_until: u64,
-    /// Set if the thread was frozen during its last turn.
+    /// Set if the thread was frozen during the last call of [`run`](Self::run).
     missed_a_turn: bool,
 }
 
@@ -41,8 +41,8 @@ impl Node {
     {
         let threads = loop {
             let threads = [Thread::new(now), Thread::new(now)];
-            // The two runtimes exchange instants. These compare the same in each run only if the
-            // clocks are less than a millisecond apart.
+            // The two runtimes exchange instants. Comparisons of such instants give the same result
+            // in each run only if the clocks are less than a millisecond apart.
             if threads[UPKEEP].origin - threads[APPLICATION].origin < Duration::from_micros(300) {
                 break threads;
             }

@@ -58,7 +58,7 @@ impl ProcessContext {
         }
     }
 
-    /// Runs a worker: an application over the real serving half.
+    /// Runs a worker: an application under the real `serve`.
     pub(super) async fn work(self, upkeep: Handle) {
         let group = lock(&self.ledger).workers[&self.id].group;
         let scenario = self.scenario.clone();
@@ -125,7 +125,7 @@ impl ProcessContext {
                 lock(&self.ledger).handler_ended(self.id, job, HandlerResult::Done);
                 return Ok(Reply::new(job.to_string()));
             }
-            // A request whose handler panics gets its reply immediately.
+            // A request whose handler panics is answered immediately with an error, so it is done.
             Behavior::Panics if is_request => (HandlerResult::Done, Failure::discard()),
             Behavior::Fails | Behavior::Panics | Behavior::KillsProcess => (
                 HandlerResult::Redeliver {
@@ -164,7 +164,7 @@ impl ProcessContext {
 
     /// Runs a sender: sends its jobs one after the other, and waits for each.
     ///
-    /// Tokio wakes several concurrent waiters in an order that does not follow from the seed.
+    /// It sends none concurrently: tokio's order of several waiters does not follow from the seed.
     pub(super) async fn send(self, upkeep: Handle) {
         let client = Client::new(self.connect(&upkeep).await).request_timeout(REQUEST_TIMEOUT);
         for spec in &self.scenario.jobs {

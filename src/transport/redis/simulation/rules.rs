@@ -31,7 +31,7 @@ pub(super) struct JobHistory {
     pub(super) location: Option<Location>,
     pub(super) ended: Option<JobEnd>,
     pub(super) starts: u32,
-    /// The number of failures that count as attempts, and of claims from other workers.
+    /// The number of failures that count as attempts, plus the number of counted claims.
     pub(super) counted_attempts: u32,
     /// The job must not start before this time.
     pub(super) due: u64,
@@ -40,9 +40,9 @@ pub(super) struct JobHistory {
     /// The time of the last transition.
     pub(super) changed_at: u64,
     /// Set once a handler has succeeded.
-    pub(super) finished: bool,
+    pub(super) succeeded: bool,
     /// The time at which each earlier holder lost the job.
-    pub(super) lost: BTreeMap<ProcessId, u64>,
+    pub(super) lost_at: BTreeMap<ProcessId, u64>,
     /// The result of each worker's handler since the job was last delivered to that worker.
     pub(super) results: BTreeMap<ProcessId, HandlerResult>,
 }
@@ -58,12 +58,12 @@ pub(super) struct Transition {
     pub(super) taker: Option<ProcessId>,
     /// The process whose command caused the transition.
     pub(super) by: ProcessId,
-    /// Set if that command only acknowledges.
+    /// Set if that command acknowledges jobs, as `Server::acknowledges` says.
     pub(super) acknowledged: bool,
     pub(super) now: u64,
     /// Set if the holder is alive and was undisturbed for a whole lease.
     pub(super) holder_is_healthy: bool,
-    /// Set if the holder's handler runs, and its lease is not reported as lost.
+    /// Set if the holder's handler runs, and the holder has not marked the handler's lease as lost.
     pub(super) running: bool,
     /// The largest number of deliveries.
     pub(super) max_deliveries: u32,
@@ -77,7 +77,7 @@ impl JobHistory {
             .holder
             .and_then(|holder| self.results.get(&holder).copied());
         if let Some(holder) = transition.holder {
-            self.lost.insert(holder, transition.now);
+            self.lost_at.insert(holder, transition.now);
         }
         if let Some(taker) = transition.taker {
             self.results.remove(&taker);
@@ -104,14 +104,14 @@ impl JobHistory {
             // holds it now.
             (Some(Location::Pending { .. }), None) if transition.acknowledged => {
                 self.ended = Some(JobEnd::Done);
-                (!self.finished).then(|| "was acknowledged before it was done".to_owned())
+                (!self.succeeded).then(|| "was acknowledged before it was done".to_owned())
             }
             (Some(Location::Pending { .. }), None) => self.check_deletion(result, transition),
             _ => Some("made an impossible transition".to_owned()),
         }
     }
 
-    /// Checks a claim by another worker, or by the holder itself after a lost response.
+    /// Checks a claim: by another worker, or by the holder itself after a response was lost.
     fn check_claim(&mut self, transition: &Transition) -> Option<String> {
         let (
             Some(Location::Pending {
@@ -146,7 +146,7 @@ impl JobHistory {
         }
         self.results.remove(&transition.by);
         match result {
-            // The handler was not started.
+            // The worker has released the job before it started a handler.
             None => transition
                 .running
                 .then(|| "was released while its handler runs".to_owned()),
@@ -161,8 +161,8 @@ impl JobHistory {
         }
     }
 
-    /// Checks a deletion by the holder: its handler discarded the job, or the job is a request
-    /// whose reply is stored or whose deadline has passed.
+    /// Checks that a job was deleted by its holder, and for a reason: its handler discarded the
+    /// job, or the job is a request whose reply is stored or whose deadline has passed.
     fn check_deletion(
         &mut self,
         result: Option<HandlerResult>,
@@ -184,8 +184,8 @@ impl JobHistory {
         (!allowed).then(|| "was deleted without permission".to_owned())
     }
 
-    /// Checks a dead letter: by the holder, or by the worker that found the lease expired and the
-    /// deliveries used up.
+    /// Checks that a job became a dead letter by a command of its holder, or of a worker that found
+    /// the lease expired and the deliveries used up.
     fn check_dead_letter(
         &mut self,
         result: Option<HandlerResult>,

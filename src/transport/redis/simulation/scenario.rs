@@ -28,10 +28,10 @@ pub(super) struct Scenario {
     /// Faults happen until this time, in milliseconds.
     pub(super) faults_until: u64,
     /// Set if the simulation lasts until the consumers of dead workers are deleted.
-    pub(super) long: bool,
+    pub(super) until_consumers_deleted: bool,
 }
 
-/// The order between several streams.
+/// The order in which workers read several streams.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Policy {
     /// The streams take turns.
@@ -62,7 +62,7 @@ pub(super) struct JobSpec {
     pub(super) stream: usize,
     /// The process that sends it.
     pub(super) sender: ProcessId,
-    /// The time that the sender waits before it sends the job.
+    /// The time for which the sender waits before it sends the job.
     pub(super) pause: Duration,
     pub(super) delay: Option<Duration>,
     /// Set if the job is a request, not a task.
@@ -78,7 +78,8 @@ pub(super) struct JobSpec {
 #[derive(Debug, Clone)]
 pub(super) struct HandlerSpec {
     pub(super) duration: Duration,
-    /// The number of starts that end with `first`. Later starts end with `then`.
+    /// The number of starts that end with `first`. Later starts, and all if `first` is `Succeeds`,
+    /// end with `then`.
     pub(super) first_starts: u32,
     pub(super) first: Behavior,
     pub(super) then: Behavior,
@@ -103,8 +104,8 @@ pub(super) enum Behavior {
 /// A fault of a worker, of the network or of the server. Times are in milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Fault {
-    /// A process is killed. If the machine is lost too (`unnoticed`), the server keeps the
-    /// connections.
+    /// A process is killed. If `unnoticed` is set, its machine is lost, too, so that the server
+    /// keeps the connections.
     Crash {
         worker: usize,
         unnoticed: bool,
@@ -117,17 +118,17 @@ pub(super) enum Fault {
         time: u64,
     },
     /// One of a worker's connections is reset.
-    Reset { worker: usize, which: usize },
-    /// The network loses nothing and delays all bytes, in one direction or both.
+    Reset { worker: usize, connection: usize },
+    /// For `time`, no bytes arrive in the given directions. They arrive later; none is lost.
     CutOff {
         worker: usize,
         time: u64,
         to_server: bool,
         to_worker: bool,
     },
-    /// Responses reach a worker slowly, in pieces. With the padding of the jobs' payloads, a
-    /// response with several jobs takes longer than a connection may be silent, and less than the
-    /// shortest lease: the leases of jobs that are still in the network are not renewed.
+    /// Responses reach a worker slowly, in pieces. A response with several padded jobs takes longer
+    /// than a connection may be silent. It must take less than the shortest lease, because the
+    /// leases of jobs that have not arrived yet are not renewed.
     SlowLink {
         worker: usize,
         time: u64,
@@ -146,11 +147,11 @@ pub(super) enum Fault {
         kind: &'static str,
         restart_after: u64,
     },
-    /// The server is restarted with its data.
+    /// The server is restarted with its data. It accepts no connections for `time`.
     Restart { time: u64 },
     /// The server's wall clock steps.
     ClockStep { by: i64 },
-    /// The server refuses to read new entries of one of several streams, and does everything else.
+    /// For `time`, the server refuses reads of new entries of one of several streams.
     Unreadable { stream: usize, time: u64 },
     /// The server refuses the next read of new entries of one of several streams.
     RefuseRead { stream: usize },
@@ -175,15 +176,15 @@ const KINDS: [&str; 12] = [
 
 impl Scenario {
     pub(super) fn new(rng: &mut Rng) -> Self {
-        // The choices about streams use separate random numbers, so they do not change the scenario
-        // of a seed with one stream.
-        let mut of_streams = rng.clone().fork();
-        let streams = match of_streams.u8(..5) {
-            2 | 3 => of_streams.usize(2..=STREAMS.len()),
+        // The choices about streams use a separate generator. So a seed whose scenario has one
+        // stream gives the same scenario as it would without these choices.
+        let mut stream_rng = rng.clone().fork();
+        let streams = match stream_rng.u8(..5) {
+            2 | 3 => stream_rng.usize(2..=STREAMS.len()),
             _ => 1,
         };
         let policies = [Policy::InTurn, Policy::Strict, Policy::Weighted];
-        let policy = *choose(&mut of_streams, &policies);
+        let policy = *choose(&mut stream_rng, &policies);
         let kinds = match streams {
             1 => &KINDS[..KINDS.len() - 1],
             _ => &KINDS,
@@ -199,7 +200,7 @@ impl Scenario {
                 // A client reads the replies on several streams in an order that does not follow
                 // from the seed, so each client uses one stream.
                 true => job.sender as usize % streams,
-                false => of_streams.usize(..streams),
+                false => stream_rng.usize(..streams),
             };
             job
         });
@@ -215,16 +216,16 @@ impl Scenario {
         let refusals = if streams == 1 {
             0
         } else {
-            of_streams.usize(..5)
+            stream_rng.usize(..5)
         };
         for _ in 0..refusals {
-            let stream = of_streams.usize(..streams);
-            let time = of_streams.u64(10..2 * lease.as_millis() as u64);
-            let fault = match of_streams.bool() {
+            let stream = stream_rng.usize(..streams);
+            let time = stream_rng.u64(10..2 * lease.as_millis() as u64);
+            let fault = match stream_rng.bool() {
                 true => Fault::Unreadable { stream, time },
                 false => Fault::RefuseRead { stream },
             };
-            faults.push((of_streams.u64(..faults_until), fault));
+            faults.push((stream_rng.u64(..faults_until), fault));
         }
         faults.sort_by_key(|(at, _)| *at);
         Self {
@@ -238,7 +239,7 @@ impl Scenario {
             jobs,
             faults,
             faults_until,
-            long: rng.u8(..8) == 0,
+            until_consumers_deleted: rng.u8(..8) == 0,
         }
     }
 }
@@ -252,9 +253,9 @@ impl JobSpec {
         format!("{}{}", self.job, " ".repeat(self.padding))
     }
 
-    fn new(job: JobId, lease: Duration, requests: bool, rng: &mut Rng) -> Self {
+    fn new(job: JobId, lease: Duration, may_request: bool, rng: &mut Rng) -> Self {
         let delayed = rng.u8(..4) == 0;
-        let request = requests && rng.u8(..4) == 0;
+        let request = may_request && rng.u8(..4) == 0;
         Self {
             job,
             stream: 0,
@@ -296,8 +297,8 @@ impl HandlerSpec {
         };
         Self {
             duration: Duration::from_millis(match rng.u8(..8) {
-                // Longer than a lease, which the worker renews. Not for handlers that start several
-                // times.
+                // Longer than a lease, so that the worker must renew it. Only for handlers that
+                // start once.
                 0 if first == Behavior::Succeeds && then != Behavior::Fails => {
                     rng.u64(lease..4 * lease)
                 }
@@ -350,8 +351,8 @@ impl Fault {
                 }
             }
             9..13 => {
-                let which = rng.usize(..8);
-                Fault::Reset { worker, which }
+                let connection = rng.usize(..8);
+                Fault::Reset { worker, connection }
             }
             13..16 => {
                 let ways = [(true, true), (true, false), (false, true)];
@@ -370,7 +371,7 @@ impl Fault {
             17 => Fault::Restart { time: time / 3 },
             18..21 => Fault::Stall { time },
             21..27 => {
-                // A stall before a claim is the most dangerous one.
+                // The most dangerous stall is one before a scan for deliveries to claim.
                 let kind = *choose(rng, &[kind, "Scans one step"]);
                 let time = rng.u64(lease / 2..lease * 3 / 2);
                 Fault::StallBefore { kind, time }

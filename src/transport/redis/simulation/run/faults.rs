@@ -15,7 +15,7 @@ use super::{
 use crate::sync::lock;
 
 impl Simulation {
-    /// Injects a fault. A fault that waits for a command is armed instead.
+    /// Injects a fault. A fault that waits for a command of some kind is added to `armed` instead.
     pub(super) fn inject(&mut self, fault: Fault) {
         lock(&self.ledger).note("simulation", format_args!("{fault:?}"));
         let now = self.now;
@@ -37,19 +37,19 @@ impl Simulation {
                 time,
             } => {
                 let slot = &mut self.slots[worker];
-                lock(&self.ledger).disturbed_until(slot.worker, now + time);
+                lock(&self.ledger).record_disturbed_until(slot.worker, now + time);
                 if let Some(node) = &mut slot.node {
                     threads
                         .iter()
                         .for_each(|thread| node.freeze(*thread, now + time));
                 }
             }
-            Fault::Reset { worker, which } => {
+            Fault::Reset { worker, connection } => {
                 let worker = self.slots[worker].worker;
-                lock(&self.ledger).disturbed_until(worker, now);
+                lock(&self.ledger).record_disturbed_until(worker, now);
                 let mut network = lock(&self.network);
                 let connections = network.connections_of(Some(worker));
-                if let Some(client) = connections.get(which % connections.len().max(1)) {
+                if let Some(client) = connections.get(connection % connections.len().max(1)) {
                     network.reset(*client, now, &mut self.rng);
                 }
             }
@@ -60,7 +60,7 @@ impl Simulation {
                 to_worker,
             } => {
                 let worker = self.slots[worker].worker;
-                lock(&self.ledger).disturbed_until(worker, now + time);
+                lock(&self.ledger).record_disturbed_until(worker, now + time);
                 lock(&self.network).cut_off(
                     worker,
                     Outage {
@@ -76,8 +76,8 @@ impl Simulation {
                 bytes_per_second,
             } => {
                 let worker = self.slots[worker].worker;
-                // The last bytes may arrive a few seconds after the end of the period.
-                lock(&self.ledger).disturbed_until(worker, now + time + 5_000);
+                // The last bytes may arrive a few seconds after the end of the slow period.
+                lock(&self.ledger).record_disturbed_until(worker, now + time + 5_000);
                 let slow = SlowLink {
                     until: now + time,
                     bytes_per_second,
@@ -100,7 +100,7 @@ impl Simulation {
                 lock(&self.ledger).server_clock_stepped(by);
             }
             Fault::Unreadable { stream, time } => {
-                lock(&self.ledger).unreadable_until(stream, now + time);
+                lock(&self.ledger).record_unreadable_until(stream, now + time);
                 let unreadable = &mut self.server.data.unreadable;
                 unreadable.insert(STREAMS[stream].into(), now + time);
             }
@@ -150,8 +150,8 @@ impl Simulation {
         time.is_some()
     }
 
-    /// Returns `true` if the response to a command of this kind is lost. If so, resets its
-    /// connection or kills its process.
+    /// Returns `true` if an armed fault loses the response to this command. If so, resets the
+    /// connection, and kills the process if the fault says so.
     pub(super) fn loses_response(&mut self, client: Client, owner: ProcessId, kind: &str) -> bool {
         let restart_after = self.take_armed(|fault| match fault {
             Fault::LoseResponse { kind: of } if kind.starts_with(of) => Some(None),
@@ -169,7 +169,7 @@ impl Simulation {
             "simulation",
             format_args!("the response to w{owner} is lost"),
         );
-        ledger.disturbed_until(owner, self.now);
+        ledger.record_disturbed_until(owner, self.now);
         drop(ledger);
         lock(&self.network).reset(client, self.now, &mut self.rng);
         let slot = self.slots.iter_mut().find(|slot| slot.worker == owner);

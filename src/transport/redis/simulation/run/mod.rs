@@ -1,4 +1,4 @@
-//! One run: the clock, the processes, the network and the server, and the order of their turns.
+//! One run: the clock, the processes, the network and the server, and the order in which they run.
 //! Everything follows from a seed.
 
 mod faults;
@@ -46,8 +46,8 @@ struct Simulation {
     /// The difference of the server's wall clock from the simulation's clock.
     skew: i64,
     server: Server,
-    /// Bytes that have arrived at the server: incomplete commands, and commands behind a blocked
-    /// read.
+    /// Bytes that have arrived at the server: incomplete commands, and commands that wait for the
+    /// end of a blocked read.
     buffers: BTreeMap<Client, Vec<u8>>,
     network: Arc<Mutex<Network>>,
     ledger: Arc<Mutex<Ledger>>,
@@ -63,7 +63,7 @@ struct Simulation {
     held_command: Option<(Client, Vec<Vec<u8>>)>,
 }
 
-/// A succession of workers that run one at a time.
+/// A place for one worker. When a worker has ended, the next one starts in its slot.
 struct Slot {
     group: usize,
     worker: ProcessId,
@@ -157,7 +157,7 @@ impl Simulation {
             simulation.senders.iter().all(Node::is_finished)
                 && lock(&simulation.ledger).unfinished().is_empty()
         });
-        if self.scenario.long {
+        if self.scenario.until_consumers_deleted {
             self.run_for(SHUTDOWN_LIMIT);
         }
         // Connected workers trim finished jobs once a second.
@@ -198,7 +198,8 @@ impl Simulation {
         }
     }
 
-    /// Advances the clock by one step: the network, the server, then the processes in random order.
+    /// Advances the clock by one step. Runs the server, then the senders, then the workers in
+    /// random order.
     fn step(&mut self) {
         let next = [
             lock(&self.network).next_arrival(self.now),
@@ -327,7 +328,7 @@ impl Simulation {
         self.answer_blocked_reads();
     }
 
-    /// Answers the blocked reads that have an entry or a timeout.
+    /// Answers the blocked reads whose streams have an entry, or whose timeouts have passed.
     fn answer_blocked_reads(&mut self) {
         while let Some((client, reply)) = self.server.wake_one() {
             let read = std::mem::take(&mut self.server.data.entries_read);
@@ -338,7 +339,7 @@ impl Simulation {
                     ledger.record_read(&self.server.data, owner, read, None);
                 }
             }
-            // Only a response with entries may be lost by a fault.
+            // A fault can lose only a response with entries.
             let kind = (reply != Reply::Nil).then_some("XREADGROUP");
             self.respond(client, kind.unwrap_or_default(), &reply);
         }
@@ -365,7 +366,7 @@ impl Simulation {
                 handler, request, ..
             } = &self.scenario.jobs[job as usize];
             if *request {
-                // A request may have expired, and its failures are answered too.
+                // A request may end with an error reply, or may have expired.
                 continue;
             }
             let expected = match handler.then {
@@ -388,11 +389,11 @@ impl Simulation {
         if ledger.violation.is_some() {
             return;
         }
-        let mut left = ledger.leftovers(&self.server.data, self.scenario.long);
+        let mut left = ledger.leftovers(&self.server.data, self.scenario.until_consumers_deleted);
         for name in &STREAMS[..self.scenario.streams] {
             let stream = self.server.data.stream(name);
             let entries = stream.map_or(0, |stream| stream.entries.len());
-            // The last delivered entry stays, and with it the other entries of its node.
+            // A trim leaves the whole node of the last delivered entry.
             if entries > NODE_ENTRIES + 1 {
                 left.push(format!("{name} has {entries} entries"));
             }

@@ -27,11 +27,11 @@ pub(in super::super) struct Data {
     expiries: BTreeMap<Vec<u8>, u64>,
     /// Set when a command may have changed the location of a job.
     pub(in super::super) changed: bool,
-    /// The number of entries that were delivered to consumers. The simulation resets it.
+    /// The number of entries that were delivered to consumers since the simulation last reset it.
     pub(in super::super) entries_read: usize,
-    /// The streams whose new entries cannot be read, each until a time of the simulation's clock.
+    /// The streams whose new entries cannot be read, and until when on the simulation's clock.
     pub(in super::super) unreadable: BTreeMap<Vec<u8>, u64>,
-    /// The streams of which the next read of new entries is refused.
+    /// The streams from which the next read of new entries is refused.
     pub(in super::super) refuses_next_read: BTreeSet<Vec<u8>>,
 }
 

@@ -1,6 +1,6 @@
 //! The scripts. A real Lua 5.1 runs them, as on the server.
 //!
-//! Values between Lua and commands are converted by the server's rules:
+//! Values are converted between Lua and commands by the server's rules:
 //! <https://redis.io/docs/latest/develop/interact/programmability/lua-api/>.
 
 use std::{cell::RefCell, collections::HashMap};
@@ -65,12 +65,12 @@ impl Scripts {
         }
     }
 
-    /// Empties the cache, as a restart does.
+    /// Empties the cache, as a restart of the server does.
     pub(super) fn flush(&mut self) {
         self.known.clear();
     }
 
-    /// Returns the first comment of the script with this hash.
+    /// Returns the name of the script with this hash: the beginning of its first comment.
     pub(super) fn name(&self, hash: &str) -> Option<&str> {
         self.known.get(hash).map(|script| &*script.name)
     }

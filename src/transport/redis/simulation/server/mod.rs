@@ -1,5 +1,5 @@
-//! A model of a Redis server: the commands that Campanile uses, on the simulation's clock, and
-//! Campanile's scripts, which a real Lua runs.
+//! A model of a Redis server. It implements the commands that Campanile uses, on the simulation's
+//! clock. A real Lua runs Campanile's scripts.
 
 mod data;
 mod lua;
@@ -69,7 +69,7 @@ impl Server {
                 Reply::bulk(channel),
                 Reply::Int(1),
             ])),
-            // The form of the response to a subscribed client.
+            // The server responds to a `PING` in this form if the client is subscribed.
             (b"PING", _) => Ok(Reply::List(vec![Reply::bulk("pong"), Reply::bulk("")])),
             (b"XREADGROUP" | b"XREAD", _) => {
                 let read = Read::parse(&args[1..]);
@@ -91,7 +91,7 @@ impl Server {
         Some(answer.unwrap_or_else(Reply::Error))
     }
 
-    /// Ends a blocked read that has an entry or whose timeout is over.
+    /// Ends one blocked read for which there is an entry, or whose timeout has passed.
     pub(super) fn wake_one(&mut self) -> Option<(Client, Reply)> {
         for at in 0..self.blocked.len() {
             let Blocked { read, until, .. } = &self.blocked[at];
@@ -132,7 +132,7 @@ impl Server {
         self.scripts.flush();
     }
 
-    /// Returns the kind of a command: its name, or the first comment of its script.
+    /// Returns the kind of a command: its name, or the beginning of its script's first comment.
     pub(super) fn kind<'a>(&'a self, args: &'a [Vec<u8>]) -> &'a str {
         match (&args[0][..], args.get(1)) {
             (b"EVALSHA", Some(hash)) => self.scripts.name(text(hash)).unwrap_or("?"),
@@ -154,13 +154,13 @@ impl Server {
         acknowledging.contains(&self.kind(args))
     }
 
-    /// Returns the number of entries that the script which reads several streams may read.
+    /// Returns the number of entries that a call of the script for several streams may read.
     pub(super) fn room(&self, args: &[Vec<u8>]) -> Option<usize> {
         if !self.kind(args).starts_with("Reads new entries") {
             return None;
         }
         let keys: usize = number(&args[2]).expect("a number of keys");
-        // The room follows the group and the consumer.
+        // This number is the argument after the group and the consumer.
         Some(number(&args[3 + keys + 2]).expect("the room"))
     }
 

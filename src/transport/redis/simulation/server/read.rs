@@ -11,7 +11,7 @@ pub(super) struct Read {
     /// The group and the consumer of `XREADGROUP`. `XREAD` reads after `from`.
     group: Option<(Vec<u8>, Vec<u8>)>,
     from: Id,
-    /// The most entries of each key.
+    /// The maximum number of entries from each key.
     count: usize,
     pub(super) block: Option<u64>,
     pub(super) keys: Vec<Vec<u8>>,
@@ -37,7 +37,7 @@ impl Read {
 }
 
 impl Data {
-    /// Reads what there is, without blocking. An error of one key leaves all keys unread.
+    /// Reads the available entries, without blocking. If a key has an error, no key is read.
     pub(super) fn read(&mut self, read: &Read) -> Answer {
         let now = self.now;
         if let Some((group, consumer)) = &read.group {
@@ -67,7 +67,7 @@ impl Data {
                 Some((group, consumer)) if read.new => {
                     stream.read(group, consumer, read.count, now)
                 }
-                // A read of the consumer's history. Campanile reads it only when it is empty.
+                // A read of the consumer's history, which Campanile reads only when it is empty.
                 Some(_) => Vec::new(),
                 None => stream.after(read.from, read.count),
             };
@@ -88,7 +88,7 @@ impl Data {
         })
     }
 
-    /// Returns `true` if a blocked read gets entries of this key.
+    /// Returns `true` if there are entries of this key for a blocked read.
     pub(super) fn has_entries(&self, read: &Read, key: &[u8]) -> bool {
         let Some(Item::Stream(stream)) = self.keys.get(key) else {
             return false;

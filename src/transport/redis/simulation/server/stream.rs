@@ -19,7 +19,7 @@ impl Id {
         Some(Self(milliseconds.parse().ok()?, sequence.parse().ok()?))
     }
 
-    /// Parses one end of a range: `-`, `+`, an id, or an exclusive id.
+    /// Parses one end of a range: `-`, `+`, an id, or an id with `(`, which is excluded.
     pub(super) fn bound(text: &[u8]) -> Option<Bound<Self>> {
         match text {
             b"-" => Some(Bound::Included(Self::default())),
@@ -130,7 +130,7 @@ impl Stream {
         self.drop_oldest(dropped)
     }
 
-    /// Drops the entries before `least`, or only whole nodes of them.
+    /// Drops the entries before `least`. If `exactly` is `false`, drops only whole nodes.
     pub(super) fn trim_before(&mut self, least: Id, exactly: bool) -> usize {
         let older = self.entries.range(..least).count();
         self.drop_oldest(if exactly {
