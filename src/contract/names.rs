@@ -7,7 +7,7 @@ use http::header::CONTENT_TYPE;
 use super::{
     Direction, Encoded, Event, Lifting, RouteDescription, Rpc, Task,
     constants::Terms,
-    versions::{self, Steps},
+    versions::{self, UpcastSteps},
 };
 use crate::{
     error::BoxError,
@@ -19,7 +19,7 @@ use crate::{
 pub struct Named {
     pub(crate) name: Name,
     terms: Option<Terms>,
-    steps: Steps,
+    steps: UpcastSteps,
 }
 
 impl Named {
@@ -27,7 +27,7 @@ impl Named {
         Self {
             name: name.into(),
             terms: None,
-            steps: Steps::default(),
+            steps: UpcastSteps::default(),
         }
     }
 
@@ -35,7 +35,7 @@ impl Named {
         Self {
             name: Name::from_static(terms.name),
             terms: Some(*terms),
-            steps: Steps::default(),
+            steps: UpcastSteps::default(),
         }
     }
 

@@ -58,15 +58,15 @@ type Step = Arc<dyn Fn(&Bytes) -> Result<Bytes, String> + Send + Sync>;
 #[must_use = "it names a route"]
 pub struct Lifting<C> {
     pub(super) constant: C,
-    pub(super) steps: Steps,
+    pub(super) steps: UpcastSteps,
     current: u32,
 }
 
 /// The steps of a route, each with the version that it lifts to the next one.
 #[derive(Clone, Default)]
-pub(super) struct Steps(Vec<(u32, Step)>);
+pub(super) struct UpcastSteps(Vec<(u32, Step)>);
 
-impl Steps {
+impl UpcastSteps {
     fn from(&self, version: u32) -> Option<&Step> {
         let step = self.0.iter().find(|(from, _)| *from == version);
         step.map(|(_, step)| step)
@@ -85,7 +85,7 @@ impl<C> Lifting<C> {
     fn new(constant: C, current: u32) -> Self {
         Self {
             constant,
-            steps: Steps::default(),
+            steps: UpcastSteps::default(),
             current,
         }
     }
@@ -173,7 +173,7 @@ lift!(Task<T>, Event<T>, Rpc<Q, R>);
 pub(super) fn admit(
     mut message: Message,
     current: u32,
-    steps: &Steps,
+    steps: &UpcastSteps,
 ) -> Result<Message, BoxError> {
     let version = match version_of(message.headers()) {
         Ok(version) if version == current => return Ok(message),

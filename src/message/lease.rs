@@ -21,10 +21,10 @@ use crate::sync::lock;
 /// failure of this handler has no effect. A handler that should stop early can wait until its
 /// [`token`](Lease::token) is cancelled.
 #[derive(Clone, Default)]
-pub struct Lease(Arc<Inner>);
+pub struct Lease(Arc<LeaseInner>);
 
 #[derive(Default)]
-struct Inner {
+struct LeaseInner {
     /// Set when the lease is lost, and never cleared.
     lost: AtomicBool,
     // Created on demand, because a token costs an allocation and most handlers do not use it.
@@ -56,9 +56,9 @@ impl Lease {
     /// Creates a lease that is held, of a delivery with an [outbox](crate::Outbox). For transports
     /// that carry out [follow-ups](Self::take_follow_ups).
     pub fn with_outbox() -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(LeaseInner {
             outbox: Some(OutboxSlot::default()),
-            ..Inner::default()
+            ..LeaseInner::default()
         }))
     }
 

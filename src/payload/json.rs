@@ -29,29 +29,29 @@ pub(super) fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, BoxError> {
 struct Finite;
 
 #[derive(Debug)]
-enum Fault {
+enum EncodeFault {
     NotFinite,
     Custom(String),
 }
 
-impl Display for Fault {
+impl Display for EncodeFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Fault::NotFinite => "JSON has no number for NaN or an infinity",
-            Fault::Custom(text) => text,
+            EncodeFault::NotFinite => "JSON has no number for NaN or an infinity",
+            EncodeFault::Custom(text) => text,
         })
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for EncodeFault {}
 
-impl ser::Error for Fault {
+impl ser::Error for EncodeFault {
     fn custom<T: Display>(text: T) -> Self {
-        Fault::Custom(text.to_string())
+        EncodeFault::Custom(text.to_string())
     }
 }
 
-type Checked<T = ()> = Result<T, Fault>;
+type Checked<T = ()> = Result<T, EncodeFault>;
 
 /// Implements the methods for values without floats.
 macro_rules! without_floats {
@@ -64,7 +64,7 @@ macro_rules! without_floats {
 
 impl Serializer for Finite {
     type Ok = ();
-    type Error = Fault;
+    type Error = EncodeFault;
     type SerializeSeq = Self;
     type SerializeTuple = Self;
     type SerializeTupleStruct = Self;
@@ -101,7 +101,7 @@ impl Serializer for Finite {
     fn serialize_f64(self, number: f64) -> Checked {
         match number.is_finite() {
             true => Ok(()),
-            false => Err(Fault::NotFinite),
+            false => Err(EncodeFault::NotFinite),
         }
     }
 
@@ -177,7 +177,7 @@ macro_rules! each_part {
     ($($of:ident: $($method:ident($($name:ty)?)),*;)*) => {$(
         impl $of for Finite {
             type Ok = ();
-            type Error = Fault;
+            type Error = EncodeFault;
 
             $(fn $method<T: Serialize + ?Sized>(&mut self, $(_: $name,)? value: &T) -> Checked {
                 value.serialize(Finite)

@@ -19,13 +19,13 @@ pub(crate) struct PartitionedDeadLetters<S> {
 
 /// A position in the list: after a letter of a partition, or at the beginning of the partition.
 #[derive(Debug, Default)]
-struct Place {
+struct LetterPlace {
     partition: usize,
     /// The id of the letter in its partition. `None` at the beginning.
     letter: Option<DeadLetterId>,
 }
 
-impl Place {
+impl LetterPlace {
     fn parse(text: &str) -> Option<Self> {
         let (partition, letter) = text.split_once('/')?;
         Some(Self {
@@ -49,9 +49,9 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
 
     /// Returns the partition of a letter, and the id of the letter in that partition.
     fn find(&self, id: &DeadLetterId) -> Result<(usize, DeadLetterId), Error> {
-        let place = Place::parse(id).filter(|place| place.partition < self.stores.len());
+        let place = LetterPlace::parse(id).filter(|place| place.partition < self.stores.len());
         match place {
-            Some(Place {
+            Some(LetterPlace {
                 partition,
                 letter: Some(letter),
             }) => Ok((partition, letter)),
@@ -66,13 +66,13 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
     }
 
     /// Returns the position after this letter, or for `None` the beginning of the list.
-    fn after(&self, id: Option<&DeadLetterId>) -> Result<Place, Error> {
+    fn after(&self, id: Option<&DeadLetterId>) -> Result<LetterPlace, Error> {
         let Some(id) = id else {
-            return Ok(Place::default());
+            return Ok(LetterPlace::default());
         };
-        match Place::parse(id) {
+        match LetterPlace::parse(id) {
             Some(place) if place.partition < self.stores.len() => Ok(place),
-            _ => self.find(id).map(|(partition, letter)| Place {
+            _ => self.find(id).map(|(partition, letter)| LetterPlace {
                 partition,
                 letter: Some(letter),
             }),
@@ -80,7 +80,7 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
     }
 
     async fn list_all(&self, page: Page) -> Result<DeadLetterPage, Error> {
-        let Place {
+        let LetterPlace {
             mut partition,
             mut letter,
         } = self.after(page.after.as_ref())?;
@@ -108,7 +108,7 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
         let has_more = letter.is_some() || self.has_any(partition).await?;
         let next = has_more.then(|| {
             let start = letter.as_deref().unwrap_or_default();
-            Page::first(max).after(Place::id(partition, start))
+            Page::first(max).after(LetterPlace::id(partition, start))
         });
         Ok(DeadLetterPage::new(letters, next))
     }
@@ -128,7 +128,7 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
         let mut newest = Vec::new();
         for (partition, store) in self.stores.iter().enumerate() {
             if let Some(letter) = store.newest().await? {
-                newest.push(Place::id(partition, &letter).to_string());
+                newest.push(LetterPlace::id(partition, &letter).to_string());
             }
         }
         Ok((!newest.is_empty()).then(|| newest.join(",").into()))
@@ -142,8 +142,8 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
         until: &DeadLetterId,
         step: impl FnOnce(Option<DeadLetterId>, DeadLetterId) -> Step,
     ) -> Result<Acted, Error> {
-        let Place { partition, letter } = self.after(after.as_ref())?;
-        let ends: Vec<_> = until.split(',').filter_map(Place::parse).collect();
+        let LetterPlace { partition, letter } = self.after(after.as_ref())?;
+        let ends: Vec<_> = until.split(',').filter_map(LetterPlace::parse).collect();
         let Some(end) = ends.iter().find(|end| end.partition >= partition) else {
             return Ok(Acted::default());
         };
@@ -153,7 +153,7 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
         let mut done = name_partition(end.partition, done.await?);
         if done.next.is_none() {
             let later = ends.iter().find(|later| later.partition > end.partition);
-            done.next = later.map(|later| Place::id(later.partition, ""));
+            done.next = later.map(|later| LetterPlace::id(later.partition, ""));
         }
         Ok(done)
     }
@@ -178,13 +178,13 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
 }
 
 fn with_partition(partition: usize, mut letter: DeadLetter) -> DeadLetter {
-    letter.id = Place::id(partition, &letter.id);
+    letter.id = LetterPlace::id(partition, &letter.id);
     letter
 }
 
 /// Adds the number of the partition to the ids.
 fn name_partition(partition: usize, acted: Acted) -> Acted {
-    let named = |id: DeadLetterId| Place::id(partition, &id);
+    let named = |id: DeadLetterId| LetterPlace::id(partition, &id);
     Acted {
         acted: acted.acted,
         next: acted.next.map(named),

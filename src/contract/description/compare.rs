@@ -230,14 +230,14 @@ struct Comparison<'a> {
     steps: usize,
 }
 
-struct Problem {
+struct Difference {
     /// The path to the place in the value, such as `lines[].sku`.
     path: String,
     text: String,
 }
 
 impl Comparison<'_> {
-    fn schemas(&mut self, written: &Value, read: &Value, path: &str) -> Vec<Problem> {
+    fn schemas(&mut self, written: &Value, read: &Value, path: &str) -> Vec<Difference> {
         self.steps += 1;
         let written = resolved(self.written, written);
         let read = resolved(self.read, read);
@@ -260,8 +260,8 @@ impl Comparison<'_> {
 
     /// Compares a written form with each form of the reader that is like it. Returns the problems
     /// with the most similar one, which has the fewest problems.
-    fn form(&mut self, written: &Form, read: &[Form], path: &str) -> Vec<Problem> {
-        let mut nearest: Option<Vec<Problem>> = None;
+    fn form(&mut self, written: &Form, read: &[Form], path: &str) -> Vec<Difference> {
+        let mut nearest: Option<Vec<Difference>> = None;
         for read in read.iter().filter(|read| are_alike(written, read)) {
             let found = self.forms(written, read, path);
             if found.is_empty() {
@@ -274,11 +274,11 @@ impl Comparison<'_> {
                 nearest = Some(found);
             }
         }
-        nearest.unwrap_or_else(|| vec![Problem::at(path, unknown_form(written, read))])
+        nearest.unwrap_or_else(|| vec![Difference::at(path, unknown_form(written, read))])
     }
 
     /// Compares two forms that are alike.
-    fn forms(&mut self, written: &Form, read: &Form, path: &str) -> Vec<Problem> {
+    fn forms(&mut self, written: &Form, read: &Form, path: &str) -> Vec<Difference> {
         match (written, read) {
             (Form::Typed("object", written), Form::Typed("object", read)) => {
                 self.objects(written, read, path)
@@ -290,7 +290,7 @@ impl Comparison<'_> {
                 let (written, read) = (range(written), range(read));
                 match written.0 >= read.0 && written.1 <= read.1 {
                     true => Vec::new(),
-                    false => vec![Problem::at(path, numbers(written, read))],
+                    false => vec![Difference::at(path, numbers(written, read))],
                 }
             }
             (Form::Typed("string", written), Form::Typed("string", read)) => {
@@ -299,7 +299,7 @@ impl Comparison<'_> {
                     (written, Some(Value::String(read)))
                         if written.as_ref() != Some(&Value::String(read.clone())) =>
                     {
-                        vec![Problem::at(
+                        vec![Difference::at(
                             path,
                             format!("the reader takes only texts of the format {read}"),
                         )]
@@ -316,7 +316,7 @@ impl Comparison<'_> {
         written: &Map<String, Value>,
         read: &Map<String, Value>,
         path: &str,
-    ) -> Vec<Problem> {
+    ) -> Vec<Difference> {
         let mut found = Vec::new();
         for name in required(read) {
             if !required(written).any(|known| known == name) {
@@ -326,7 +326,7 @@ impl Comparison<'_> {
                         format!("the reader requires the field `{name}`, which may be left out")
                     }
                 };
-                found.push(Problem::at(path, text));
+                found.push(Difference::at(path, text));
             }
         }
         let rest = read.get("additionalProperties");
@@ -339,7 +339,7 @@ impl Comparison<'_> {
             match property(read, name).or(rest) {
                 Some(Value::Bool(false)) => {
                     let text = "the reader refuses this field, which it does not know";
-                    found.push(Problem::at(&path, text.to_owned()));
+                    found.push(Difference::at(&path, text.to_owned()));
                 }
                 Some(read) => found.extend(self.schemas(schema, read, &path)),
                 None => {}
@@ -359,7 +359,7 @@ impl Comparison<'_> {
         written: &Map<String, Value>,
         read: &Map<String, Value>,
         path: &str,
-    ) -> Vec<Problem> {
+    ) -> Vec<Difference> {
         let lengths = (counts(written, "Items"), counts(read, "Items"));
         let ((min, max), (read_min, read_max)) = lengths;
         if min < read_min || max > read_max {
@@ -367,7 +367,7 @@ impl Comparison<'_> {
                 "the reader takes {} elements",
                 shown_range(read_min, read_max)
             );
-            return vec![Problem::at(path, text)];
+            return vec![Difference::at(path, text)];
         }
         let mut found = Vec::new();
         // The last index, which is behind the longer tuple, stands for all further elements.
@@ -388,7 +388,7 @@ impl Comparison<'_> {
     }
 }
 
-impl Problem {
+impl Difference {
     fn at(path: &str, text: String) -> Self {
         Self {
             path: path.to_owned(),

@@ -72,7 +72,7 @@ impl DelayedTasks {
 
 /// The task that was sent with an idempotency key.
 #[derive(Debug, Clone)]
-pub(super) struct Holder {
+pub(super) struct KeyHolder {
     pub(super) id: MessageId,
     /// The digest of the task's content, if its sender has given one.
     pub(super) digest: Option<u64>,
@@ -84,7 +84,7 @@ pub(super) struct Holder {
 /// ends.
 #[derive(Debug, Default)]
 pub(super) struct IdempotencyKeys {
-    ids: HashMap<IdempotencyKey, Holder>,
+    ids: HashMap<IdempotencyKey, KeyHolder>,
     /// The same keys, by the ids of their tasks.
     by_task: HashMap<MessageId, IdempotencyKey>,
     /// The same keys, ordered by the ends of their windows.
@@ -94,7 +94,7 @@ pub(super) struct IdempotencyKeys {
 impl IdempotencyKeys {
     /// Returns the task that was sent with this key, or `None` if the key is not remembered. First
     /// removes all keys whose windows have ended.
-    pub(super) fn get(&mut self, key: &IdempotencyKey) -> Option<&Holder> {
+    pub(super) fn get(&mut self, key: &IdempotencyKey) -> Option<&KeyHolder> {
         let now = Instant::now();
         while let Some((ends_at, _)) = self.by_end.first()
             && *ends_at <= now
@@ -117,7 +117,7 @@ impl IdempotencyKeys {
         let ends_at = instant_after(window);
         self.by_end.insert((ends_at, key.clone()));
         self.by_task.insert(id.clone(), key.clone());
-        let holder = Holder {
+        let holder = KeyHolder {
             id,
             digest,
             ends_at,

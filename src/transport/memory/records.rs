@@ -36,7 +36,7 @@ pub(super) struct Records {
 
 #[derive(Debug, Default)]
 pub(super) struct Contents {
-    by_id: HashMap<(Place, MessageId), Record>,
+    by_id: HashMap<(Place, MessageId), StoredTask>,
     holders: HashMap<(Place, UniqueKey), MessageId>,
     pub(super) lists: HashMap<Place, TaskLists>,
     /// The times at which the records of ended tasks are removed.
@@ -45,7 +45,7 @@ pub(super) struct Contents {
 
 /// The record of a task.
 #[derive(Debug)]
-struct Record {
+struct StoredTask {
     status: TaskStatus,
     checkpoint: Option<Bytes>,
     /// The number of the last change of the state.
@@ -169,7 +169,7 @@ impl Records {
             contents.holders.insert(holder, id.clone());
         }
         let number = contents.show_change(&place, &status, clock);
-        let record = Record {
+        let record = StoredTask {
             status,
             checkpoint: None,
             number,

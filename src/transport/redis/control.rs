@@ -26,14 +26,14 @@ const PURGED_AT_ONCE: usize = 500;
 impl Redis {
     /// Returns access to the pauses of the stream, and to the purge of its waiting messages.
     pub fn control(&self) -> Control {
-        Control::new(Store(self.clone()))
+        Control::new(RedisControl(self.clone()))
     }
 }
 
 /// The pauses of the handle's group.
-struct Store(Redis);
+struct RedisControl(Redis);
 
-impl Store {
+impl RedisControl {
     /// Begins or ends a pause on all partitions. Returns `true` if a pause has changed on one of
     /// them.
     async fn set(&self, target: &PauseTarget, begin: Option<&str>) -> Result<bool, Error> {
@@ -128,7 +128,7 @@ impl Store {
     }
 }
 
-impl ControlStore for Store {
+impl ControlStore for RedisControl {
     fn pause<'a>(&'a self, target: &'a PauseTarget, reason: &'a str) -> StoreFuture<'a, bool> {
         Box::pin(self.set(target, Some(reason)))
     }

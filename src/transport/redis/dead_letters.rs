@@ -32,12 +32,12 @@ impl Redis {
     /// `{<stream>}:dead:<group>`.
     pub fn dead_letters(&self) -> DeadLetters {
         match self.settings.partitions() {
-            None => DeadLetters::new(Store(self.clone())),
+            None => DeadLetters::new(RedisDeadLetters(self.clone())),
             Some(partitions) => {
                 let stores = partitions.names.iter().map(|partition| {
                     let mut redis = self.clone();
                     redis.settings = self.settings.of_stream(partition);
-                    Store(redis)
+                    RedisDeadLetters(redis)
                 });
                 DeadLetters::new(PartitionedDeadLetters::new(stores))
             }
@@ -46,9 +46,9 @@ impl Redis {
 }
 
 /// The dead letters of the handle's group.
-struct Store(Redis);
+struct RedisDeadLetters(Redis);
 
-impl Store {
+impl RedisDeadLetters {
     /// Decodes a letter of the handle's group.
     fn read(&self, raw: Raw) -> Option<DeadLetter> {
         let settings = &self.0.settings;
@@ -65,7 +65,7 @@ impl Store {
     }
 }
 
-impl DeadLetterStore for Store {
+impl DeadLetterStore for RedisDeadLetters {
     fn list(&self, page: Page) -> StoreFuture<'_, DeadLetterPage> {
         Box::pin(async move {
             let max = page.max.max(1);

@@ -36,11 +36,11 @@ pub(super) struct RedisLimits {
     permits: Arc<Permits>,
     uses: Arc<Uses>,
     /// The queue of the task that renews and returns permits. Set once a permit was asked for.
-    keeper: OnceLock<UnboundedSender<Change>>,
+    keeper: OnceLock<UnboundedSender<UseChange>>,
 }
 
 /// A change of the permits that this process holds.
-enum Change {
+enum UseChange {
     Taken(PermitRequest),
     /// A use has ended, with a permit or without.
     Ended(PermitRequest),
@@ -156,7 +156,7 @@ impl RedisLimits {
 
     /// Queues a change for the task that keeps the permits. If its runtime has ended, the permits end
     /// with their lease.
-    fn change(&self, change: Change) {
+    fn change(&self, change: UseChange) {
         let keeper = self.keeper.get_or_init(|| {
             let (queue, changes) = mpsc::unbounded_channel();
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -180,14 +180,14 @@ impl LimitStore for RedisLimits {
             };
             asking.is_taken = self.permits.acquire(request).await?;
             if asking.is_taken {
-                self.change(Change::Taken(request.clone()));
+                self.change(UseChange::Taken(request.clone()));
             }
             Ok(asking.is_taken)
         })
     }
 
     fn release(&self, request: &PermitRequest) {
-        self.change(Change::Ended(request.clone()));
+        self.change(UseChange::Ended(request.clone()));
     }
 
     fn book<'a>(
@@ -201,7 +201,7 @@ impl LimitStore for RedisLimits {
 
 /// Renews the permits that this process holds, and returns the permits that it no longer needs.
 /// Ends once the limit and its last permit are dropped.
-async fn keep(permits: Arc<Permits>, uses: Arc<Uses>, mut changes: UnboundedReceiver<Change>) {
+async fn keep(permits: Arc<Permits>, uses: Arc<Uses>, mut changes: UnboundedReceiver<UseChange>) {
     const AT_ONCE: usize = 256;
     let mut held = HashMap::new();
     let mut renewals = interval(permits.lease() / 3);
@@ -221,10 +221,10 @@ async fn keep(permits: Arc<Permits>, uses: Arc<Uses>, mut changes: UnboundedRece
                 }
                 for change in batch.drain(..) {
                     match change {
-                        Change::Taken(request) => {
+                        UseChange::Taken(request) => {
                             held.insert(name_of(&request), request);
                         }
-                        Change::Ended(request) => {
+                        UseChange::Ended(request) => {
                             let name = name_of(&request);
                             let is_last = uses.end(&name, held.contains_key(&name));
                             if is_last && held.remove(&name).is_some() {

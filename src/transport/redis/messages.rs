@@ -31,7 +31,7 @@ const MAX_STREAMS: usize = 100;
 impl Redis {
     /// Returns read-only access to the messages of the stream, as this handle's group sees them.
     pub fn messages(&self) -> Messages {
-        Messages::new(Store(self.clone()))
+        Messages::new(RedisMessages(self.clone()))
     }
 
     /// Returns the key of the handle's stream on the server: its name in the namespace.
@@ -78,9 +78,9 @@ pub(super) fn streams(answer: Value) -> Result<StreamPage, Error> {
 }
 
 /// The messages of the handle's group.
-struct Store(Redis);
+struct RedisMessages(Redis);
 
-impl Store {
+impl RedisMessages {
     fn keys(&self) -> Result<Keys, Error> {
         let stream = self.0.settings.one_stream()?;
         Keys::new(&self.0.options.namespace, stream, &self.0.settings.group)
@@ -167,7 +167,7 @@ impl Store {
     }
 }
 
-impl MessageStore for Store {
+impl MessageStore for RedisMessages {
     fn list(&self, query: MessageQuery) -> StoreFuture<'_, MessagePage> {
         Box::pin(self.list_messages(query))
     }

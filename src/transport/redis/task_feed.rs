@@ -53,7 +53,7 @@ pub(super) async fn ends(redis: &Redis, keys: &[Keys]) -> Result<Vec<String>, Er
 /// reader for each slot.
 pub(super) fn open(redis: &Redis, keys: &[Keys], cursors: &[String]) -> Result<Feed, Error> {
     let (steps, read) = mpsc::channel(BUFFER);
-    let mut readers: Vec<(Option<HashSlot>, Reader)> = Vec::new();
+    let mut readers: Vec<(Option<HashSlot>, TaskFeedReader)> = Vec::new();
     for (part, (keys, cursor)) in keys.iter().zip(cursors).enumerate() {
         let connector = redis.shared.connector.of(&keys.primary);
         let slot = connector.slot();
@@ -65,7 +65,7 @@ pub(super) fn open(redis: &Redis, keys: &[Keys], cursors: &[String]) -> Result<F
         match readers.iter_mut().find(|(of, _)| *of == slot) {
             Some((_, reader)) => reader.parts.push(part),
             None => {
-                let reader = Reader {
+                let reader = TaskFeedReader {
                     connector,
                     pipeline: redis.shared.pipeline.of(&keys.primary),
                     parts: vec![part],
@@ -93,7 +93,7 @@ fn parse(cursor: &str) -> Result<StreamEntryId, Error> {
 }
 
 /// Reads the feeds of one slot. Ends once the receiver of its steps is dropped.
-struct Reader {
+struct TaskFeedReader {
     connector: Connector,
     pipeline: Pipeline,
     parts: Vec<FeedPart>,
@@ -108,7 +108,7 @@ struct FeedPart {
     cursor: StreamEntryId,
 }
 
-impl Reader {
+impl TaskFeedReader {
     async fn run(mut self) {
         let (steps, mut outage) = (self.steps.clone(), Outage::default());
         let reading = async {

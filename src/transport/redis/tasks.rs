@@ -30,7 +30,7 @@ const LOOKED_AT: usize = 500;
 impl Redis {
     /// Returns access to the tasks of the stream, as this handle's group sees them.
     pub fn tasks(&self) -> Tasks {
-        let store = || Store(self.clone());
+        let store = || RedisTasks(self.clone());
         match self.all_keys() {
             Ok(keys) => {
                 let feeds: Vec<_> = keys.iter().map(Keys::feed).collect();
@@ -107,9 +107,9 @@ impl Redis {
 }
 
 /// The tasks of the handle's group.
-struct Store(Redis);
+struct RedisTasks(Redis);
 
-impl TaskStore for Store {
+impl TaskStore for RedisTasks {
     fn status<'a>(&'a self, id: &'a MessageId) -> StoreFuture<'a, Option<TaskStatus>> {
         Box::pin(async move {
             for keys in self.0.all_keys()? {

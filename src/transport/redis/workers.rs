@@ -47,7 +47,7 @@ impl Redis {
     /// Returns access to the workers that serve the stream in this handle's group: to list them, to
     /// ask them, and to give them orders.
     pub fn workers(&self) -> Workers {
-        Workers::new(Store(self.clone()))
+        Workers::new(RedisWorkers(self.clone()))
     }
 
     /// Returns the last 60 minutes of the group on the stream, the oldest first. The last one is
@@ -112,7 +112,7 @@ impl PartOfHistory {
 }
 
 /// The workers of the handle's group.
-struct Store(Redis);
+struct RedisWorkers(Redis);
 
 /// A worker on one stream.
 #[derive(Debug)]
@@ -126,7 +126,7 @@ struct StreamWorker {
 /// The answers to a question: the worker, the text and the time since the question.
 type WorkerAnswers = Vec<(String, String, Duration)>;
 
-impl Store {
+impl RedisWorkers {
     /// Returns each worker once, with one of the streams that it serves.
     async fn all(&self, all: &[Keys]) -> Result<Vec<StreamWorker>, Error> {
         let listed = all.iter().enumerate();
@@ -283,7 +283,7 @@ impl Store {
     }
 }
 
-impl WorkerStore for Store {
+impl WorkerStore for RedisWorkers {
     fn list(&self) -> StoreFuture<'_, Vec<WorkerInfo>> {
         Box::pin(async move {
             let workers = self.all(&self.0.all_keys()?).await?;

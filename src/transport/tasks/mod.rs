@@ -59,9 +59,9 @@ const MAX_REASON: usize = 4 << 10;
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct Tasks(Arc<Inner>);
+pub struct Tasks(Arc<TasksInner>);
 
-struct Inner {
+struct TasksInner {
     store: Box<dyn TaskStore>,
     waiters: Waiters,
 }
@@ -69,7 +69,7 @@ struct Inner {
 impl Tasks {
     /// Creates a handle of a store. For transports.
     pub fn new(store: impl TaskStore + 'static) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(TasksInner {
             store: Box::new(store),
             waiters: Waiters::default(),
         }))
@@ -296,7 +296,7 @@ impl fmt::Debug for Tasks {
 /// The handles that are in use, by the name of their feed, so that all waiting calls share one
 /// reader.
 #[derive(Default)]
-pub(crate) struct SharedTasks(Mutex<HashMap<String, Weak<Inner>>>);
+pub(crate) struct SharedTasks(Mutex<HashMap<String, Weak<TasksInner>>>);
 
 impl SharedTasks {
     /// Returns the handle with this name, or creates it.

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Feed, FeedItem, Inner, TaskChange, TaskStatus};
+use super::{Feed, FeedItem, TaskChange, TaskStatus, TasksInner};
 use crate::{
     error::{Error, ErrorKind},
     message::MessageId,
@@ -35,10 +35,10 @@ struct Table {
     waiting: HashMap<MessageId, Vec<(u64, UnboundedSender<Signal>)>>,
     last_number: u64,
     /// The reader of the feed. `None` while no call waits.
-    reader: Option<Reader>,
+    reader: Option<FeedListener>,
 }
 
-struct Reader {
+struct FeedListener {
     end: CancellationToken,
     /// Set once the reader has its position, so that it misses no later change.
     is_open: bool,
@@ -57,14 +57,14 @@ enum Signal {
 /// A call that waits. Dropping it removes it from the table. When the last one is dropped, the
 /// reader ends.
 struct Waiter {
-    inner: Arc<Inner>,
+    inner: Arc<TasksInner>,
     id: MessageId,
     number: u64,
     signals: UnboundedReceiver<Signal>,
 }
 
 /// Waits until a task has ended.
-pub(super) async fn wait(inner: &Arc<Inner>, id: &MessageId) -> Result<TaskStatus, Error> {
+pub(super) async fn wait(inner: &Arc<TasksInner>, id: &MessageId) -> Result<TaskStatus, Error> {
     let mut last = known(inner.store.status(id).await?, id)?;
     if last.state.has_ended() {
         return Ok(last);
@@ -95,7 +95,7 @@ pub(super) async fn wait(inner: &Arc<Inner>, id: &MessageId) -> Result<TaskStatu
 }
 
 /// Returns the status of a task, once the store can be reached.
-async fn read_status(inner: &Inner, id: &MessageId) -> Result<Option<TaskStatus>, Error> {
+async fn read_status(inner: &TasksInner, id: &MessageId) -> Result<Option<TaskStatus>, Error> {
     loop {
         match inner.store.status(id).await {
             Err(error) if is_passing(&error) => sleep(RETRY_DELAY).await,
@@ -122,7 +122,7 @@ fn known(status: Option<TaskStatus>, id: &MessageId) -> Result<TaskStatus, Error
 
 impl Waiter {
     /// Registers a waiter. The first waiter starts the reader.
-    fn join(inner: &Arc<Inner>, id: &MessageId) -> Self {
+    fn join(inner: &Arc<TasksInner>, id: &MessageId) -> Self {
         let (sender, signals) = mpsc::unbounded_channel();
         let mut table = lock(&inner.waiters.0);
         table.last_number += 1;
@@ -134,7 +134,7 @@ impl Waiter {
                 let end = CancellationToken::new();
                 let reading = read(inner.clone(), end.clone());
                 tokio::spawn(end.clone().run_until_cancelled_owned(reading));
-                table.reader = Some(Reader {
+                table.reader = Some(FeedListener {
                     end,
                     is_open: false,
                 });
@@ -169,7 +169,7 @@ impl Drop for Waiter {
 }
 
 /// Reads the feed until all waiters have left.
-async fn read(inner: Arc<Inner>, end: CancellationToken) {
+async fn read(inner: Arc<TasksInner>, end: CancellationToken) {
     let mut feed = loop {
         match open(&inner).await {
             Ok(feed) => break feed,
@@ -187,7 +187,7 @@ async fn read(inner: Arc<Inner>, end: CancellationToken) {
     }
 }
 
-async fn open(inner: &Inner) -> Result<Feed, Error> {
+async fn open(inner: &TasksInner) -> Result<Feed, Error> {
     let ends = inner.store.feed_ends().await?;
     inner.store.feed(ends)
 }

@@ -16,7 +16,7 @@ use crate::{
 const MAX_LEN: usize = 60;
 
 #[derive(Debug, Args)]
-pub(crate) struct List {
+pub(crate) struct TaskList {
     /// Only tasks in this state. May be given several times.
     #[arg(long = "state", value_name = "STATE", value_parser = state)]
     states: Vec<TaskState>,
@@ -31,7 +31,7 @@ pub(crate) struct List {
     after: Option<String>,
 }
 
-impl List {
+impl TaskList {
     pub(crate) async fn run(self, tasks: &Tasks, out: &Out) -> Result<(), CommandError> {
         let mut query = TaskQuery::all();
         query.states = self.states;

@@ -23,7 +23,7 @@ pub(crate) enum TasksCommand {
         id: String,
     },
     /// Lists tasks that are tracked or unique, those first that changed last.
-    List(list::List),
+    List(list::TaskList),
     /// Shows changes of tasks as they happen.
     Watch(watch::Watch),
     /// Cancels tasks, in any state.

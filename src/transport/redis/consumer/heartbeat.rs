@@ -38,7 +38,7 @@ use tokio::{
 
 /// The members of a group, as one member observes them.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Members {
+pub(super) struct LiveMembers {
     /// The live members, sorted by name. Empty while this member considers itself dead.
     pub(super) live: Vec<String>,
     /// The dead members, sorted by name.
@@ -54,7 +54,7 @@ pub(super) struct Heartbeats {
     connector: Connector,
     key: String,
     observed: Observed,
-    members: watch::Sender<Members>,
+    members: watch::Sender<LiveMembers>,
     outage: Outage,
 }
 
@@ -71,7 +71,7 @@ impl Heartbeats {
         }
     }
 
-    pub(super) fn members(&self) -> watch::Receiver<Members> {
+    pub(super) fn members(&self) -> watch::Receiver<LiveMembers> {
         self.members.subscribe()
     }
 
@@ -195,7 +195,7 @@ struct Observed {
     /// The time at which this member's last confirmed heartbeat was sent. `None` before the first
     /// one, and while this member considers itself dead.
     last: Option<Instant>,
-    /// As [`Members::deaths`].
+    /// As [`LiveMembers::deaths`].
     deaths: u64,
 }
 
@@ -251,7 +251,7 @@ impl Observed {
 
     /// Returns the members as observed at `now`. Records the death of this member if its last
     /// confirmed heartbeat is too old.
-    fn members(&mut self, now: Instant) -> Members {
+    fn members(&mut self, now: Instant) -> LiveMembers {
         // The others wait for a whole lease after they saw the last heartbeat. This member gives up
         // earlier, before the others take its partitions.
         let is_late = self
@@ -262,9 +262,9 @@ impl Observed {
             self.deaths += 1;
         }
         if self.last.is_none() {
-            return Members {
+            return LiveMembers {
                 deaths: self.deaths,
-                ..Members::default()
+                ..LiveMembers::default()
             };
         }
         let live = self
@@ -278,7 +278,7 @@ impl Observed {
             .cloned()
             .collect();
         dead.sort();
-        Members {
+        LiveMembers {
             live: live.cloned().collect(),
             dead,
             deaths: self.deaths,
@@ -293,7 +293,7 @@ pub(super) struct Strangers(Mutex<HashMap<String, Instant>>);
 
 impl Strangers {
     /// Records the owner of a partition if it is not among the live members. Removes it if it is.
-    pub(super) fn note(&self, owner: &str, members: &Members) {
+    pub(super) fn note(&self, owner: &str, members: &LiveMembers) {
         let mut strangers = lock(&self.0);
         match members.live.iter().any(|member| member == owner) {
             true => drop(strangers.remove(owner)),

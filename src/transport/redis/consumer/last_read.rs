@@ -28,13 +28,13 @@ const MAX_HANDLING: Duration = Duration::from_micros(200);
 pub(super) struct LastRead {
     /// Set while the fetch waits. Checked before `waiting` is locked, to save the lock.
     is_open: AtomicBool,
-    waiting: Mutex<Option<Waiting>>,
+    waiting: Mutex<Option<Gathering>>,
     /// Notified when all settlements have come.
     complete: Notify,
 }
 
 /// The progress of one wait.
-struct Waiting {
+struct Gathering {
     /// The acknowledgements among the settlements that have come.
     settlements: Vec<Settlement>,
     /// The number of settlements that have not come yet.
@@ -65,7 +65,7 @@ impl LastRead {
 
     /// Starts to collect the settlements of this many deliveries.
     pub(super) fn open(&self, deliveries: usize) {
-        *lock(&self.waiting) = Some(Waiting {
+        *lock(&self.waiting) = Some(Gathering {
             settlements: Vec::with_capacity(deliveries),
             missing: deliveries,
         });

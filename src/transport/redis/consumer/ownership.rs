@@ -27,7 +27,7 @@ use super::{
     Report,
     announcer::MonitorSlot,
     assignment::assigned,
-    heartbeat::{Members, Strangers},
+    heartbeat::{LiveMembers, Strangers},
     member::Member,
     poison::PoisonSlot,
     prefetch::{PrefetchBuffer, PrefetchWriter},
@@ -70,23 +70,23 @@ pub(super) struct OwnershipParts {
 /// Follows the members of the group for one worker. Begins and ends terms of this worker as the
 /// assignment of the partitions changes.
 pub(super) struct Ownership {
-    partitions: Arc<Mutex<Partitions>>,
+    partitions: Arc<Mutex<OwnedPartitions>>,
     following: JoinHandle<()>,
 }
 
 /// All partitions of the stream, each with its state for this worker.
-struct Partitions {
+struct OwnedPartitions {
     parts: OwnershipParts,
     partitions: Vec<Partition>,
     strangers: Strangers,
-    /// The value of [`Members::deaths`] when this worker last abandoned its terms.
+    /// The value of [`LiveMembers::deaths`] when this worker last abandoned its terms.
     deaths: u64,
 }
 
 /// One partition of the stream.
 struct Partition {
     keys: Keys,
-    state: State,
+    state: PartitionState,
     /// Set if the server may have this member as the owner, although it has no term of this
     /// partition. Until the partition is freed, no other member can own it.
     to_be_freed: bool,
@@ -95,7 +95,7 @@ struct Partition {
 }
 
 /// The state of a partition for this worker.
-enum State {
+enum PartitionState {
     /// This worker does not own the partition. Another one may.
     Free,
     /// This worker owns the partition.
@@ -118,17 +118,17 @@ impl Ownership {
     pub(super) fn start(
         parts: OwnershipParts,
         keys: Vec<Keys>,
-        mut members: watch::Receiver<Members>,
+        mut members: watch::Receiver<LiveMembers>,
     ) -> Self {
         let closed = parts.ends.closed.clone();
         let interval = parts.member.interval();
         let partition = |keys| Partition {
             keys,
-            state: State::Free,
+            state: PartitionState::Free,
             to_be_freed: false,
             not_before: None,
         };
-        let partitions = Arc::new(Mutex::new(Partitions {
+        let partitions = Arc::new(Mutex::new(OwnedPartitions {
             parts,
             partitions: keys.into_iter().map(partition).collect(),
             strangers: Strangers::default(),
@@ -170,14 +170,14 @@ impl Ownership {
     /// Waits until all verdicts so far are settled, frees the partitions, and stops the heartbeats.
     pub(super) async fn close(&self) -> Result<(), Error> {
         let mut partitions = self.partitions.lock().await;
-        let Partitions {
+        let OwnedPartitions {
             parts, partitions, ..
         } = &mut *partitions;
         let left = partitions.iter_mut().map(async |partition| {
-            let closed = match std::mem::replace(&mut partition.state, State::Free) {
-                State::Free => Ok(()),
-                State::Owned(term) => term.end().await,
-                State::Leaving(leaving) => {
+            let closed = match std::mem::replace(&mut partition.state, PartitionState::Free) {
+                PartitionState::Free => Ok(()),
+                PartitionState::Owned(term) => term.end().await,
+                PartitionState::Leaving(leaving) => {
                     let _ = timeout(parts.member.lease, leaving).await;
                     Ok(())
                 }
@@ -204,22 +204,22 @@ impl Drop for Ownership {
 impl Partition {
     fn term(&mut self) -> Option<&mut Term> {
         match &mut self.state {
-            State::Owned(term) => Some(term),
-            State::Free | State::Leaving(_) => None,
+            PartitionState::Owned(term) => Some(term),
+            PartitionState::Free | PartitionState::Leaving(_) => None,
         }
     }
 }
 
-impl Partitions {
+impl OwnedPartitions {
     /// Begins and ends terms to match the assignment among the live members. If this member has
     /// counted as dead since the last call, abandons all its terms first.
-    async fn follow(&mut self, members: &Members) {
+    async fn follow(&mut self, members: &LiveMembers) {
         if members.deaths != self.deaths {
             self.deaths = members.deaths;
             for partition in &mut self.partitions {
                 if let Some(term) = partition.term() {
                     term.consumer.abandon();
-                    partition.state = State::Free;
+                    partition.state = PartitionState::Free;
                     partition.to_be_freed = true;
                 }
             }
@@ -264,20 +264,22 @@ impl Partition {
         note_owner: impl Fn(&str),
     ) {
         match &mut self.state {
-            State::Leaving(leaving) if leaving.is_finished() => {
-                self.state = State::Free;
+            PartitionState::Leaving(leaving) if leaving.is_finished() => {
+                self.state = PartitionState::Free;
                 self.to_be_freed = true;
             }
-            State::Leaving(_) => return,
-            State::Owned(term) if is_mine && !term.consumer.is_order_broken() => return,
-            State::Owned(_) => {
-                let State::Owned(term) = std::mem::replace(&mut self.state, State::Free) else {
+            PartitionState::Leaving(_) => return,
+            PartitionState::Owned(term) if is_mine && !term.consumer.is_order_broken() => return,
+            PartitionState::Owned(_) => {
+                let PartitionState::Owned(term) =
+                    std::mem::replace(&mut self.state, PartitionState::Free)
+                else {
                     return;
                 };
-                self.state = State::Leaving(tokio::spawn(term.leave()));
+                self.state = PartitionState::Leaving(tokio::spawn(term.leave()));
                 return;
             }
-            State::Free => {}
+            PartitionState::Free => {}
         }
         if self.to_be_freed && !is_mine {
             self.free(parts).await;
@@ -289,7 +291,7 @@ impl Partition {
         }
         self.to_be_freed = true;
         match Term::begin(parts, number, self.keys.clone(), dead).await {
-            Ok(Begun::Owned(term)) => self.state = State::Owned(term),
+            Ok(Begun::Owned(term)) => self.state = PartitionState::Owned(term),
             Ok(Begun::OwnedBy(owner)) => {
                 self.to_be_freed = false;
                 note_owner(&owner);

@@ -29,7 +29,7 @@ pub(super) struct LostSlot {
 }
 
 /// A report about the slots of a node.
-pub(super) enum Report {
+pub(super) enum ShardReport {
     /// The subscriptions were lost, for this reason.
     Lost(Vec<LostSlot>, String),
     /// The subscriptions could not be restored.
@@ -100,7 +100,7 @@ pub(super) struct ShardNode {
     pub(super) slots: Vec<HashSlot>,
     /// Receives the slots to subscribe to.
     pub(super) orders: UnboundedReceiver<Vec<LostSlot>>,
-    pub(super) reports: UnboundedSender<Report>,
+    pub(super) reports: UnboundedSender<ShardReport>,
 }
 
 impl ShardNode {
@@ -121,7 +121,7 @@ impl ShardNode {
             rest.extend(order);
         }
         if !rest.is_empty() {
-            self.report(Report::Failed(rest, error));
+            self.report(ShardReport::Failed(rest, error));
         }
     }
 
@@ -175,11 +175,11 @@ impl ShardNode {
             failed.push(lost);
         }
         if !restored.is_empty() {
-            self.report(Report::Restored(restored));
+            self.report(ShardReport::Restored(restored));
         }
         if !failed.is_empty() {
             let lost = || error::unanswered(&self.address.to_string());
-            self.report(Report::Failed(failed, refusal.unwrap_or_else(lost)));
+            self.report(ShardReport::Failed(failed, refusal.unwrap_or_else(lost)));
         }
         outcome
     }
@@ -192,7 +192,7 @@ impl ShardNode {
             self.slots.swap_remove(position);
             let since = Instant::now();
             let reason = "the slot has moved to another node".to_owned();
-            self.report(Report::Lost(vec![LostSlot { slot, since }], reason));
+            self.report(ShardReport::Lost(vec![LostSlot { slot, since }], reason));
         }
     }
 
@@ -201,11 +201,11 @@ impl ShardNode {
         let slots = self.slots.drain(..);
         let slots: Vec<_> = slots.map(|slot| LostSlot { slot, since }).collect();
         if !slots.is_empty() {
-            self.report(Report::Lost(slots, reason.to_owned()));
+            self.report(ShardReport::Lost(slots, reason.to_owned()));
         }
     }
 
-    fn report(&self, report: Report) {
+    fn report(&self, report: ShardReport) {
         // The send fails only if the source is closed.
         let _ = self.reports.send(report);
     }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     event_sink::{EventChannels, EventGaps, EventSink},
-    shard_node::{LostSlot, Report, ShardChannels, ShardNode},
+    shard_node::{LostSlot, ShardChannels, ShardNode, ShardReport},
 };
 use crate::{
     error::Error,
@@ -118,7 +118,7 @@ struct Assigner {
     channels: Arc<ShardChannels>,
     sink: EventSink,
     gaps: EventGaps,
-    reports: UnboundedSender<Report>,
+    reports: UnboundedSender<ShardReport>,
     /// The channel to the task of each node. It is closed if the task has ended.
     nodes: HashMap<Address, UnboundedSender<Vec<LostSlot>>>,
     tasks: JoinSet<()>,
@@ -131,7 +131,7 @@ struct Assigner {
 }
 
 impl Assigner {
-    async fn run(&mut self, mut reports: UnboundedReceiver<Report>) {
+    async fn run(&mut self, mut reports: UnboundedReceiver<ShardReport>) {
         loop {
             tokio::select! {
                 biased;
@@ -144,21 +144,21 @@ impl Assigner {
         }
     }
 
-    fn take(&mut self, report: Report) {
+    fn take(&mut self, report: ShardReport) {
         match report {
-            Report::Lost(slots, reason) => {
+            ShardReport::Lost(slots, reason) => {
                 self.missing += slots.len();
                 self.gaps.begin(slots.len());
                 let what = "a subscription to sharded events";
                 self.outage.lost(&self.address(&slots), what, &reason);
                 self.wait(slots);
             }
-            Report::Failed(slots, error) => {
+            ShardReport::Failed(slots, error) => {
                 let what = "subscribe to sharded events";
                 self.outage.refused(&self.address(&slots), what, &error);
                 self.wait(slots);
             }
-            Report::Restored(slots) => {
+            ShardReport::Restored(slots) => {
                 self.missing -= slots.len();
                 if self.missing == 0 {
                     self.outage.answered();

@@ -42,7 +42,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::{
     nodes::{Node, Nodes},
-    queue::Permit,
+    queue::QueuePermit,
 };
 use super::{
     connection::{Connection, Encode},
@@ -316,7 +316,7 @@ impl Node {
         submitted: Instant,
         slot: HashSlot,
         retry: Resend,
-    ) -> Result<Permit<'_>, Error> {
+    ) -> Result<QueuePermit<'_>, Error> {
         tokio::select! {
             biased;
             permit = self.queue.reserve(size, submitted, slot) => permit,
@@ -390,7 +390,7 @@ impl Stage {
 
 /// Queues a command whose caller waits for the response.
 fn queue(
-    permit: Permit<'_>,
+    permit: QueuePermit<'_>,
     command: impl Encode,
     retry: Resend,
     script: Option<&'static Script>,

@@ -95,7 +95,7 @@ impl Drop for OpenQueue {
 }
 
 /// The permission to queue one command. Dropping it releases its permits.
-pub(super) struct Permit<'a> {
+pub(super) struct QueuePermit<'a> {
     queue: &'a Queue,
     permit: OwnedSemaphorePermit,
     submitted: Instant,
@@ -104,7 +104,7 @@ pub(super) struct Permit<'a> {
 
 /// A batch's record of a command's admission.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Admission {
+pub(super) struct QueueShare {
     /// The number of the batch's permits that belong to the command.
     pub(super) permits: usize,
     /// The time from which the command's time limits count.
@@ -120,10 +120,10 @@ fn permits(bytes: usize) -> u32 {
 
 impl Submitter {
     /// Reserves a permit for a command of about this many bytes; `None` if it would have to wait.
-    pub(super) fn try_reserve(&self, bytes: usize, slot: HashSlot) -> Option<Permit<'_>> {
+    pub(super) fn try_reserve(&self, bytes: usize, slot: HashSlot) -> Option<QueuePermit<'_>> {
         let queue = &*self.0.0;
         let permit = queue.permits.clone().try_acquire_many_owned(permits(bytes));
-        Some(Permit {
+        Some(QueuePermit {
             queue,
             permit: permit.ok()?,
             submitted: Instant::now(),
@@ -137,10 +137,10 @@ impl Submitter {
         bytes: usize,
         submitted: Instant,
         slot: HashSlot,
-    ) -> Result<Permit<'_>, Error> {
+    ) -> Result<QueuePermit<'_>, Error> {
         let queue = &*self.0.0;
         let permit = queue.permits.clone().acquire_many_owned(permits(bytes));
-        Ok(Permit {
+        Ok(QueuePermit {
             queue,
             permit: permit.await.map_err(|_| error::runtime_ended())?,
             submitted,
@@ -164,11 +164,11 @@ impl Submitter {
     }
 }
 
-impl Permit<'_> {
+impl QueuePermit<'_> {
     /// Queues the command that `add` adds to a batch.
     pub(super) fn push<T>(
         self,
-        add: impl FnOnce(&mut CommandBatch, Admission) -> T,
+        add: impl FnOnce(&mut CommandBatch, QueueShare) -> T,
     ) -> Result<T, Error> {
         let mut state = lock(&self.queue.state);
         if state.abandoned {
@@ -181,7 +181,7 @@ impl Permit<'_> {
             state.batches.push_back(CommandBatch::new(buffers));
         }
         let batch = state.batches.back_mut().expect("there is one");
-        let admission = Admission {
+        let admission = QueueShare {
             permits: self.permit.num_permits(),
             submitted: self.submitted,
             slot: self.slot,
@@ -261,7 +261,7 @@ mod tests {
 
     const SLOT: HashSlot = HashSlot::ANY;
 
-    fn push(permit: Permit<'_>) {
+    fn push(permit: QueuePermit<'_>) {
         let added = permit.push(|batch, admission| {
             let ping = redis::cmd("PING");
             drop(batch.ask(&ping, Resend::UntilAnswered, None, admission));
