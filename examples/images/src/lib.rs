@@ -1,7 +1,8 @@
 //! An image service: an API, workers, events and a dashboard. `contracts` has the messages, `work` the
-//! handlers with their layers, and `web` the HTTP side.
+//! handlers with their layers, `web` the HTTP side, and `traces` the export of traces.
 
 pub mod contracts;
+pub mod traces;
 pub mod web;
 pub mod work;
 

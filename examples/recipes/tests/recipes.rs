@@ -1,5 +1,7 @@
 //! Runs each recipe as its comment says, against real servers.
 
+#[path = "../../../tests/examples/collector.rs"]
+mod collector;
 #[path = "../../../tests/examples/process.rs"]
 mod process;
 #[path = "../../../tests/support/mod.rs"]
@@ -7,21 +9,16 @@ mod support;
 
 use std::{collections::BTreeMap, fs, process::Stdio, time::Duration};
 
-use axum::{body::Bytes, routing::post};
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::ExportTraceServiceRequest, trace::v1::Span,
-};
+use collector::{Collector, chain};
 use process::{SOON, example, output, shows};
-use prost::Message;
 use support::{
     Options, RedisServer, Signal, cluster::Cluster, raw::eventually, sentinel::SentinelGroup,
     tls::Tls, within,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     process::{Child, ChildStdout, Command},
-    sync::mpsc,
 };
 
 /// Runs a recipe to its end. Returns its output.
@@ -266,52 +263,23 @@ async fn a_nightly_report_is_planned_and_made() {
     );
 }
 
-/// Starts a collector of traces on loopback. Returns its URL and the exported spans.
-async fn collector() -> (String, mpsc::UnboundedReceiver<Span>) {
-    let (exported, spans) = mpsc::unbounded_channel();
-    let collect = async move |body: Bytes| {
-        let request = ExportTraceServiceRequest::decode(body).expect("an OTLP request");
-        let resources = request.resource_spans.into_iter();
-        let scopes = resources.flat_map(|resource| resource.scope_spans);
-        for span in scopes.flat_map(|scope| scope.spans) {
-            exported.send(span).expect("the test reads them");
-        }
-    };
-    let collector = axum::Router::new().route("/v1/traces", post(collect));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    tokio::spawn(axum::serve(listener, collector).into_future());
-    (url, spans)
-}
-
 #[tokio::test]
 async fn the_span_of_a_worker_is_a_child_of_the_one_that_sent_its_task() {
     let server = RedisServer::start().await;
-    let (url, mut exported) = collector().await;
+    let mut collector = Collector::start().await;
     let mut recipe = example("traces");
     recipe.env("REDIS_URL", server.url());
-    recipe.env("OTEL_EXPORTER_OTLP_ENDPOINT", url);
+    recipe.env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url);
     shows(&output(recipe).await, &["order 7: placed"]);
-    let mut spans = Vec::new();
-    while let Ok(span) = exported.try_recv() {
-        spans.push(span);
-    }
-    let named = |name: &str| {
-        let found = spans.iter().find(|span| span.name == name);
-        found.unwrap_or_else(|| panic!("no span {name:?} among {spans:?}"))
-    };
-    let chain = [
+    let names = [
         "checkout",
         "send orders.place",
         "process orders.place",
         "charge",
     ];
-    assert!(named(chain[0]).parent_span_id.is_empty());
-    for pair in chain.windows(2) {
-        let (parent, child) = (named(pair[0]), named(pair[1]));
-        assert_eq!(child.parent_span_id, parent.span_id, "{pair:?}");
-        assert_eq!(child.trace_id, parent.trace_id, "{pair:?}");
-    }
+    let spans = collector.spans();
+    let first = chain(&spans, &names);
+    assert!(first.parent_span_id.is_empty(), "{first:?}");
 }
 
 #[tokio::test]
