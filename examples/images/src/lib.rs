@@ -43,7 +43,8 @@ macro_rules! handles {
             queues: handle
                 .clone()
                 .streams(Streams::strict($crate::web::STREAMS))
-                .max_in_flight(8),
+                .max_in_flight(8)
+                .max_in_flight_of_group(32),
             services: [service("billing"), service("search")],
             limit: handle.limit("conversions")?,
             schedules: handle.clone().stream(urgent).schedules(),

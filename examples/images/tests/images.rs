@@ -8,7 +8,7 @@ mod process;
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
-use std::{collections::BTreeSet, process::Stdio, time::Duration};
+use std::{collections::BTreeSet, fs, process::Stdio, time::Duration};
 
 use campanile::{
     Json,
@@ -22,7 +22,10 @@ use example_images::{
 };
 use process::SOON;
 use serde_json::{Value, json};
-use support::{RedisServer, Signal, raw::eventually, within};
+use support::{
+    Options, RedisServer, Signal, cluster::Cluster, raw::eventually, sentinel::SentinelGroup,
+    tls::Tls, within,
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
@@ -64,11 +67,7 @@ struct Running {
 }
 
 impl Running {
-    async fn start(url: Option<String>) -> Self {
-        Self::start_with(url, &[]).await
-    }
-
-    async fn start_with(url: Option<String>, variables: &[(&str, &str)]) -> Self {
+    async fn start(url: Option<String>, variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_example-images"));
         command.env("LISTEN", "127.0.0.1:0").env_remove("REDIS_URL");
         command.env("RUST_LOG", "warn").kill_on_drop(true);
@@ -161,8 +160,21 @@ impl Running {
 #[tokio::test]
 async fn images_are_converted_sized_and_cancelled_over_http() {
     let redis = RedisServer::start().await;
-    for url in [None, Some(redis.url())] {
-        let service = Running::start(url).await;
+    let sentinels = SentinelGroup::start().await;
+    let cluster = Cluster::of_primaries().await;
+    let tls = Tls::new();
+    let _tls_server = RedisServer::with(Options::new().args(tls.args("no"))).await;
+    let authority = tls.dir().join("cert.pem");
+    let authority = [("CA", authority.to_str().expect("UTF-8"))];
+    for (url, variables) in [
+        (None, &[][..]),
+        (Some(redis.url()), &[]),
+        (Some(sentinels.url(0)), &[]),
+        (Some(cluster.url()), &[]),
+        (Some(tls.url()), &authority),
+    ] {
+        println!("{url:?}");
+        let service = Running::start(url, variables).await;
         let id = service.convert(2).await;
         let done = service.reaches(&id, "done").await;
         assert_eq!(done["result"], json!([[255, 0], [255, 0]]));
@@ -191,13 +203,43 @@ async fn images_are_converted_sized_and_cancelled_over_http() {
     }
 }
 
+#[test]
+fn the_page_shows_lines_of_the_service() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let read = |file: &str| fs::read_to_string(format!("{root}/{file}")).expect("text");
+    let without_spaces = |text: &str| text.split_whitespace().collect::<String>();
+    let files = ["contracts", "lib", "main", "traces", "web", "work"];
+    let files = files.map(|file| read(&format!("src/{file}.rs")));
+    let source = files.concat() + &read("tests/images.rs");
+    let lines = files.iter().map(|file| file.lines().count());
+    let lines = lines.sum::<usize>().next_multiple_of(10);
+    let page = read("../../docs/image-service.md");
+    assert!(
+        page.contains(&format!(" {lines} lines")),
+        "it has {lines} lines"
+    );
+    let source = without_spaces(&source);
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| "));
+    let rows: Vec<_> = rows
+        .filter(|row| row.starts_with(|it: char| it.is_ascii_digit()))
+        .collect();
+    assert_eq!(rows.len(), 22);
+    for row in rows {
+        let row = row.replace("\\|", "|");
+        let shown = row.split('`').skip(1).step_by(2);
+        for shown in shown.filter(|it| it.contains(['(', ':']) && !it.contains("://")) {
+            assert!(source.contains(&without_spaces(shown)), "{shown}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_trace_of_a_client_goes_through_http_and_the_queues() {
     let redis = RedisServer::start().await;
     for url in [None, Some(redis.url())] {
         let mut collector = Collector::start().await;
         let endpoint = [("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.url)];
-        let mut service = Running::start_with(url, &endpoint).await;
+        let mut service = Running::start(url, &endpoint).await;
         let headers = format!(
             "x-api-key: {KEY}\r\n\
              traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"

@@ -168,18 +168,11 @@ async fn a_job_is_started_followed_and_cancelled_over_http() {
 #[tokio::test]
 async fn tls_trusts_a_private_authority_alone() {
     let tls = Tls::new();
-    let (port, dir) = (tls.port().to_string(), tls.dir());
+    let dir = tls.dir();
     let (certificate, key) = (dir.join("cert.pem"), dir.join("key.pem"));
     let certificate = certificate.to_str().expect("UTF-8");
     let key = key.to_str().expect("UTF-8");
-    let args = [
-        ["--tls-port", &port],
-        ["--tls-cert-file", certificate],
-        ["--tls-key-file", key],
-        ["--tls-ca-cert-file", certificate],
-    ];
-    let args = args.as_flattened().iter().map(ToString::to_string);
-    let _server = RedisServer::with(Options::new().args(args)).await;
+    let _server = RedisServer::with(Options::new().args(tls.args("yes"))).await;
     let mut recipe = example("own_ca");
     recipe.env("REDIS_URL", tls.url()).env("CA", certificate);
     recipe.env("CERT", certificate).env("KEY", key);
