@@ -2,6 +2,7 @@
 //!
 //! - [Tour](tour): the parts of the library, and where to read about each.
 //! - [Recipes](recipes): a small program for each common job.
+//! - [An image service](image_service): a whole service, and the lines that each of its abilities takes.
 //! - [Choosing](choosing): when something else fits better.
 //! - [Guarantees](guarantees): the promises of the library, each with the tests that prove it.
 //! - [Jobs](jobs): follow-ups in one step, unique tasks, their status and results, how to cancel
@@ -59,6 +60,11 @@ pub mod tour {
 pub mod recipes {
     //! A small program for each common job.
     #![doc = include_str!("../docs/recipes.md")]
+}
+
+pub mod image_service {
+    //! A whole service, and the lines that each of its abilities takes.
+    #![doc = include_str!("../docs/image-service.md")]
 }
 
 pub mod choosing {

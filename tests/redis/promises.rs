@@ -18,7 +18,7 @@ use campanile::{
     BoxError, Client, Failure, Message, Outbox, Redis, Router,
     schedule::{Schedule, ScheduledTask},
     serve,
-    transport::{Backoff, Page, PauseTarget, Selection, TaskQuery, TaskState},
+    transport::{Backoff, Page, PauseTarget, Selection, TaskQuery, TaskState, WorkerOrder},
 };
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use redis::{FromRedisValue, from_redis_value};
@@ -89,6 +89,8 @@ fn hourly() -> ScheduledTask {
 /// Leaves work in every state. Its worker ends without a shutdown, as a killed process does.
 async fn leave_work(server: &RedisServer) {
     let redis = connect(server).await;
+    // The task that fails is still delayed when the worker ends.
+    let redis = redis.backoff(Backoff::exponential(5 * SECOND, 5 * SECOND));
     let client = Client::new(redis.clone());
     let (control, schedules) = (redis.control(), redis.schedules());
     let name = PauseTarget::Name("paused".into());
@@ -119,6 +121,15 @@ async fn leave_work(server: &RedisServer) {
     };
     assert_eq!(sent, 6);
     eventually(settled, SOON).await;
+    // An operator gives an order, and asks: the question and the answer are kept for a few seconds.
+    let counted = || async { (done(&redis).await > 0).then_some(()) };
+    eventually(counted, SOON).await;
+    let workers = redis.workers();
+    let name = workers.list().await.expect("a list")[0].worker.clone();
+    let order = workers.order(&name, WorkerOrder::Limit(Some(10)), "ann");
+    assert!(order.await.expect("it is stored"));
+    let asked = workers.stats().await.expect("a server");
+    assert_eq!(asked.answers.len(), 1);
     worker.abort();
     let _ = worker.await;
     let calls = [
@@ -131,6 +142,22 @@ async fn leave_work(server: &RedisServer) {
     ];
     for call in calls {
         call.await.expect("it is sent");
+    }
+}
+
+/// Returns the number of messages that the workers have handled in the last hour.
+async fn done(redis: &Redis) -> u64 {
+    let minutes = redis.history().await.expect("a history");
+    minutes.iter().map(|minute| minute.done).sum()
+}
+
+/// Moves the counts of a recorded minute to the current one, since only the last hour is shown.
+async fn move_minutes(server: &RedisServer) {
+    let recorded: Vec<String> = server.query(&["KEYS", "{orders}:minute:*:workers"]).await;
+    let (seconds, _): (u64, u64) = server.query(&["TIME"]).await;
+    let current = format!("{{orders}}:minute:{}:workers", seconds / 60);
+    for key in recorded {
+        server.command(&["RENAME", &key, &current]).await;
     }
 }
 
@@ -157,6 +184,11 @@ async fn finish_work(server: &RedisServer) {
     let schedules = redis.schedules().list().await.expect("a list");
     assert_eq!(schedules.len(), 1);
     assert_eq!(schedules[0].task, Ok(hourly()));
+
+    let workers = redis.workers().list().await.expect("a list");
+    assert_eq!((workers.len(), &*workers[0].group), (1, "workers"));
+    move_minutes(server).await;
+    assert!(done(&redis).await > 0);
 
     let letters = redis.dead_letters();
     let page = letters.list(Page::first(10)).await.expect("a list").letters;

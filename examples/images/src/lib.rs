@@ -1,7 +1,8 @@
 //! An image service: an API, workers, events and a dashboard. `contracts` has the messages, `work` the
-//! handlers with their layers, and `web` the HTTP side.
+//! handlers with their layers, `web` the HTTP side, and `traces` the export of traces.
 
 pub mod contracts;
+pub mod traces;
 pub mod web;
 pub mod work;
 
@@ -42,7 +43,8 @@ macro_rules! handles {
             queues: handle
                 .clone()
                 .streams(Streams::strict($crate::web::STREAMS))
-                .max_in_flight(8),
+                .max_in_flight(8)
+                .max_in_flight_of_group(32),
             services: [service("billing"), service("search")],
             limit: handle.limit("conversions")?,
             schedules: handle.clone().stream(urgent).schedules(),

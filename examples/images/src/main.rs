@@ -11,7 +11,8 @@
 //! ```
 //!
 //! The dashboard is at <http://localhost:3000/ops>. `LISTEN` sets the address, `RUST_LOG` the level of
-//! the log; `CA` names a file with a private authority for a `rediss://` URL.
+//! the log; `CA` names a file with a private authority for a `rediss://` URL;
+//! `OTEL_EXPORTER_OTLP_ENDPOINT` is the URL of a collector of traces.
 
 use std::{env, fs};
 
@@ -19,7 +20,7 @@ use campanile::{
     BoxError, BoxSender, Client, Redis, dashboard::Dashboard, transport::memory::Memory,
 };
 use campanile_middleware::{MetricsLayer, RequestIdLayer, TraceLayer};
-use example_images::{handles, run, web};
+use example_images::{handles, run, traces, web};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::{
     net::TcpListener,
@@ -27,7 +28,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
-use tracing_subscriber::EnvFilter;
 
 /// The HTTP side of a `Redis` or a `Memory`.
 macro_rules! web {
@@ -69,10 +69,7 @@ async fn connect(url: &str) -> Result<Redis, BoxError> {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let levels = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(levels);
-    log.with_writer(std::io::stderr).init();
-
+    let spans = traces::install()?;
     let listen = env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:3000".into());
     let listener = TcpListener::bind(listen).await?;
     println!("listening on {}", listener.local_addr()?);
@@ -92,11 +89,13 @@ async fn main() -> Result<(), BoxError> {
     match env::var("REDIS_URL") {
         Ok(url) => {
             let redis = connect(&url).await?;
-            run(handles!(redis.clone())?, web!(redis), listener, stop).await
+            run(handles!(redis.clone())?, web!(redis), listener, stop).await?;
         }
         Err(_) => {
             let memory = Memory::new();
-            run(handles!(memory.clone())?, web!(memory), listener, stop).await
+            run(handles!(memory.clone())?, web!(memory), listener, stop).await?;
         }
     }
+    spans.shutdown()?;
+    Ok(())
 }

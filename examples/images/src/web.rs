@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::{
     contracts::{CONVERT, Image, SIZE},
+    traces::traced,
     work::TENANT,
 };
 
@@ -129,7 +130,8 @@ pub fn app(api: Api, dashboard: Dashboard) -> Router {
         .route("/images", post(convert))
         .route("/images/size", post(size))
         .route("/images/{id}", get(show).delete(cancel))
-        .layer(from_fn(with_key));
+        .layer(from_fn(with_key))
+        .route_layer(from_fn(traced));
     let operators = Router::new().nest_service("/ops", dashboard.at("/ops"));
     images
         .route(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use campanile::{
-    Error, Json, Outbox, Progress, Router, RpcError,
+    Client, Error, Json, Outbox, Progress, Router, RpcError,
     schedule::{Missed, Schedule, ScheduledTask},
     transport::Limit,
 };
@@ -11,7 +11,7 @@ use campanile_middleware::{
     CatchPanicLayer, MetricsLayer, RequestIdLayer, SharedLimitLayer, TimeoutLayer, TraceLayer, key,
 };
 use tokio::time::sleep;
-use tower::ServiceBuilder;
+use tower::{Layer, ServiceBuilder};
 
 use crate::contracts::{CLEAN, CONVERT, CONVERTED, Converted, Image, ImageV1, SIZE};
 
@@ -38,7 +38,8 @@ async fn convert(
         title: image.title,
         bytes,
     };
-    outbox.enqueue(CONVERTED, converted).stream(EVENTS).await?;
+    let client = Client::new(TraceLayer::new_for_client().layer(outbox));
+    client.enqueue(CONVERTED, converted).stream(EVENTS).await?;
     Ok(Json(negative))
 }
 

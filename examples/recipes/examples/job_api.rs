@@ -11,8 +11,9 @@ use std::{env, time::Duration};
 
 use axum::extract::{Path, State};
 use axum::{http::StatusCode, routing::get, routing::post};
-use campanile::{BoxError, Client, Error, MessageId, Progress, Redis, Router, serve};
+use campanile::{BoxError, Client, Error, Progress, Redis, Router, serve};
 
+const HOUR: Duration = Duration::from_secs(3600);
 type Answer = Result<String, (StatusCode, String)>;
 
 fn failed(error: Error) -> (StatusCode, String) {
@@ -28,24 +29,21 @@ async fn import(progress: Progress) -> Result<&'static str, Error> {
 }
 
 async fn start(State(redis): State<Redis>) -> Answer {
-    let import = Client::new(redis).enqueue("imports.run", ());
-    let import = import.tracked(Duration::from_secs(3600));
+    let import = Client::new(redis).enqueue("imports.run", ()).tracked(HOUR);
     let receipt = import.await.map_err(failed)?;
     Ok(receipt.id().map(ToString::to_string).unwrap_or_default())
 }
 
 async fn show(State(redis): State<Redis>, Path(id): Path<String>) -> Answer {
-    let status = redis.tasks().status(&MessageId::from(id)).await;
-    let status = status.map_err(failed)?;
+    let status = redis.tasks().status(&id.into()).await.map_err(failed)?;
     let status = status.ok_or((StatusCode::NOT_FOUND, "no such import".into()))?;
-    let progress: Option<(u32, u32)> = status.read_progress().map_err(failed)?;
-    let result: Option<String> = status.read_result().ok();
+    let progress = status.read_progress::<(u32, u32)>().map_err(failed)?;
+    let result = status.read_result::<String>().ok();
     Ok(format!("{} {progress:?} {result:?}", status.state))
 }
 
 async fn cancel(State(redis): State<Redis>, Path(id): Path<String>) -> Answer {
-    let (tasks, id) = (redis.tasks(), MessageId::from(id));
-    let cancelled = tasks.cancel(&id, "asked for over HTTP").await;
+    let cancelled = redis.tasks().cancel(&id.into(), "over HTTP").await;
     Ok(cancelled.map_err(failed)?.to_string())
 }
 

@@ -52,7 +52,6 @@ mod tests {
         mails.advance_to_next().await.expect("it is tried again");
         mails.settled().await;
         mails.assert_acknowledged(task("mails.welcome").once());
-
         let week = mails.advance_to_next().await.expect("a reminder");
         assert!(week > Duration::from_secs(6 * 24 * 3600));
         mails.settled().await;

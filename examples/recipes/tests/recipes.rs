@@ -1,12 +1,15 @@
 //! Runs each recipe as its comment says, against real servers.
 
+#[path = "../../../tests/examples/collector.rs"]
+mod collector;
 #[path = "../../../tests/examples/process.rs"]
 mod process;
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
-use std::{collections::BTreeMap, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, fs, process::Stdio, time::Duration};
 
+use collector::{Collector, chain};
 use process::{SOON, example, output, shows};
 use support::{
     Options, RedisServer, Signal, cluster::Cluster, raw::eventually, sentinel::SentinelGroup,
@@ -165,18 +168,11 @@ async fn a_job_is_started_followed_and_cancelled_over_http() {
 #[tokio::test]
 async fn tls_trusts_a_private_authority_alone() {
     let tls = Tls::new();
-    let (port, dir) = (tls.port().to_string(), tls.dir());
+    let dir = tls.dir();
     let (certificate, key) = (dir.join("cert.pem"), dir.join("key.pem"));
     let certificate = certificate.to_str().expect("UTF-8");
     let key = key.to_str().expect("UTF-8");
-    let args = [
-        ["--tls-port", &port],
-        ["--tls-cert-file", certificate],
-        ["--tls-key-file", key],
-        ["--tls-ca-cert-file", certificate],
-    ];
-    let args = args.as_flattened().iter().map(ToString::to_string);
-    let _server = RedisServer::with(Options::new().args(args)).await;
+    let _server = RedisServer::with(Options::new().args(tls.args("yes"))).await;
     let mut recipe = example("own_ca");
     recipe.env("REDIS_URL", tls.url()).env("CA", certificate);
     recipe.env("CERT", certificate).env("KEY", key);
@@ -258,4 +254,57 @@ async fn a_nightly_report_is_planned_and_made() {
         &output,
         &["the next 3 nights are planned", "made the report of all"],
     );
+}
+
+#[tokio::test]
+async fn the_span_of_a_worker_is_a_child_of_the_one_that_sent_its_task() {
+    let server = RedisServer::start().await;
+    let mut collector = Collector::start().await;
+    let mut recipe = example("traces");
+    recipe.env("REDIS_URL", server.url());
+    recipe.env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url);
+    shows(&output(recipe).await, &["order 7: placed"]);
+    let names = [
+        "checkout",
+        "send orders.place",
+        "process orders.place",
+        "charge",
+    ];
+    let spans = collector.spans();
+    let first = chain(&spans, &names);
+    assert!(first.parent_span_id.is_empty(), "{first:?}");
+}
+
+#[tokio::test]
+async fn both_releases_send_and_work_during_a_deploy() {
+    let server = RedisServer::start().await;
+    let output = run("versions", &server.url()).await;
+    let lines: Vec<_> = output.lines().collect();
+    let paid = [
+        "old worker: 8 euros",
+        "new worker: 700 cents, EUR",
+        "new worker: 900 cents, EUR",
+    ];
+    assert_eq!(lines, paid);
+}
+
+#[test]
+fn each_recipe_is_short_and_on_the_page() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let page = fs::read_to_string(format!("{root}/docs/recipes.md")).expect("the page");
+    let recipes = format!("{}/examples", env!("CARGO_MANIFEST_DIR"));
+    for recipe in fs::read_dir(recipes).expect("the recipes") {
+        let path = recipe.expect("a file").path();
+        let text = fs::read_to_string(&path).expect("text");
+        let lines = text.lines().map(str::trim_start);
+        let code = lines.filter(|line| !line.is_empty() && !line.starts_with("//"));
+        let lines = code.count();
+        assert!(lines <= 60, "{} has {lines} lines", path.display());
+        let file = path.file_name().and_then(|name| name.to_str());
+        let file = file.expect("a name");
+        assert!(
+            page.contains(&format!("[`{file}`](")),
+            "{file} is not on the page"
+        );
+    }
 }
