@@ -57,8 +57,8 @@
 //! A constant with a [version](Task::version) writes it into the header [`VERSION`]. The route of a
 //! constant compares it with that of each message. An older payload is [lifted](Task::lift) step by
 //! step; without a step it is rejected for good, as is a header that is no version. A newer one fails
-//! with [`NewerVersion`], and is delivered again after the back-off, without counting an attempt, until a
-//! newer worker handles it. Layers see messages as they were sent.
+//! with [`NewerVersion`], without counting an attempt: a task is parked until a worker that knows its version
+//! is there, and a request is delivered again after the back-off. Layers see messages as they were sent.
 //!
 //! # Prefixes
 //! The name of a constant is joined with the prefixes of [`Router::nest`](crate::Router::nest) and
