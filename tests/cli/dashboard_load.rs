@@ -87,7 +87,7 @@ end";
 const WAITING: &str = "for i = ARGV[1], ARGV[2] do
   redis.call('XADD', 'big', '*', 'type', 'task', 'name', 'mail.send', 'payload', '{\"id\":' .. i .. '}')
 end";
-/// Adds dead letters of the group `post`. One in the middle has a reason of its own.
+/// Adds dead letters of the group `post`. One in the middle has another reason.
 const DEAD_LETTERS: &str = "for i = ARGV[1], ARGV[2] do
   local reason = i == tonumber(ARGV[3]) and 'a needle' or 'the printer is on fire'
   redis.call('XADD', '{big}:dead:post', '*', '~g', 'post', '~o', '1-' .. i, '~r', reason, '~a', '10',
@@ -388,7 +388,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Checks the processor time of each of so many steps.
+    /// Checks the processor time of each of these steps.
     async fn was_in_short_steps(self, steps: u64) {
         let took = self.begun.elapsed();
         let processor = processor_time(self.server).await - self.processor;

@@ -259,6 +259,7 @@ async fn a_worker_that_is_cut_off_is_shown_as_silent_and_then_no_longer() {
         let app: Router = Router::new().task("mail.send", async || {});
         tokio::spawn(serve(redis, app).service(service, "1").into_future())
     };
+    let living = start(&server.url(), "the-living-one").await;
     let lost = start(&proxy.url(), "the-lost-one").await;
     let redis = Redis::connect(&server.url())
         .await
@@ -269,13 +270,13 @@ async fn a_worker_that_is_cut_off_is_shown_as_silent_and_then_no_longer() {
         let (_, text) = get(&dashboard, page).await;
         (text.contains(shown) && !text.contains(gone)).then_some(())
     };
-    let limit = Duration::from_secs(30);
+    let limit = Duration::from_secs(60);
     eventually(|| shows("the-lost-one", ">silent<"), limit).await;
     drop(proxy);
     eventually(|| shows(">silent<", "the group has no workers"), limit).await;
-    // The announcement stays until a worker has been silent for a minute, and another one looks.
+    // The announcement stays until its worker has been silent for a minute, and another one looks,
+    // which it does twice a minute.
     server.step_clock(120);
-    let living = start(&server.url(), "the-living-one").await;
     eventually(|| shows("the-living-one", "the-lost-one"), limit).await;
     lost.abort();
     living.abort();
