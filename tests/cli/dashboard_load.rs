@@ -22,7 +22,7 @@ const LARGE_COMMAND: u64 = 50_000;
 /// and its end says less: the operating system may stop the server meanwhile.
 const STEP: u64 = 10_000;
 /// The most memory of the dashboard's process, in KiB.
-const MEMORY: u64 = 200 << 10;
+const MEMORY: u64 = 100 << 10;
 /// A command takes longer if the operating system stops the server meanwhile. A script that is too slow
 /// is so each time.
 const ATTEMPTS: usize = 5;
@@ -286,12 +286,9 @@ impl Load {
             raw::len(&self.server, "{big}:retry:post").await as u64,
             left
         );
-        self.ends(of("purge-waiting", "post"), left).await;
-        let waiting = sizes.waiting;
-        let left = self
-            .stopped_on_the_way(of("purge-waiting", "mail"), waiting)
+        self.stopped_on_the_way(of("purge-waiting", "post"), left)
             .await;
-        self.ends(of("purge-waiting", "mail"), left).await;
+        self.ends(of("purge-waiting", "mail"), sizes.waiting).await;
     }
 
     /// Begins a change of `all` messages and stops it. Returns the number of those that are left.
@@ -339,13 +336,8 @@ impl Load {
             "{ended}"
         );
         println!("{change} has changed {all}");
-        // A step changes up to 100 letters, or up to 150 messages of each sort.
-        let of_step = if change["do"] == "purge-waiting" {
-            150
-        } else {
-            100
-        };
-        work.was_in_short_steps(all.div_ceil(of_step)).await;
+        // A step changes up to 100 letters or messages.
+        work.was_in_short_steps(all.div_ceil(100)).await;
     }
 
     fn memory_is_bounded(&self) {
