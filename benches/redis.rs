@@ -26,6 +26,8 @@
 //!                       both sides; or nothing: handlers do nothing
 //! --routes <n>          the number of names, used in turn
 //! --streams <n>         the number of streams, used in turn, all served by the worker
+//! --bound <n>           our senders have this bound on what waits, and wait for room; compare with a
+//!                       run without it
 //! --processes <1 to 4>  run the worker in this number of child processes; for tasks and drains
 //! --delay-us <n>        a network with this round trip, by a proxy in a separate process
 //! --senders <n>         the number of senders, or of requests in flight

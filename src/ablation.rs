@@ -1,9 +1,10 @@
-//! Turns off mechanisms that exist for speed alone, so that a bench can measure the effect of each.
+//! Turns off mechanisms that exist for speed alone, and one that only costs, so that a bench can measure
+//! the effect of each.
 //! Without the feature `ablation` all mechanisms are on.
 
 #![cfg_attr(not(feature = "ablation"), allow(dead_code, unreachable_pub))]
 
-/// A mechanism that exists for speed alone.
+/// A mechanism whose effect on the speed is measured.
 #[derive(Debug, Clone, Copy)]
 pub enum Mechanism {
     /// The connection that reads also acknowledges the deliveries of the previous read.
@@ -15,6 +16,8 @@ pub enum Mechanism {
     /// Tasks that have handled a delivery are kept for later deliveries, and one task at a time
     /// starts deliveries. If turned off, a task is spawned for each delivery.
     KeptTasks,
+    /// Each delivery is counted for the answers of its worker. This one costs, and is not for speed.
+    WorkerCounts,
 }
 
 #[cfg(feature = "ablation")]

@@ -1,4 +1,5 @@
-//! Measures each mechanism that exists for speed alone: the same workload with and without it.
+//! Measures each mechanism that exists for speed alone, and the counts of workers: the same workload with
+//! and without it.
 
 use campanile::ablation::Mechanism;
 use serde::Serialize;
@@ -12,8 +13,8 @@ use crate::{
     workload::named,
 };
 
-/// A mechanism, and the workloads that should gain from it.
-const SWITCHES: [(Mechanism, &str, &[&str]); 4] = [
+/// A mechanism, and the workloads that should gain from it, or pay for it.
+const SWITCHES: [(Mechanism, &str, &[&str]); 5] = [
     (
         Mechanism::AcknowledgeWithRead,
         "acknowledge with the read",
@@ -26,6 +27,11 @@ const SWITCHES: [(Mechanism, &str, &[&str]); 4] = [
         Mechanism::KeptTasks,
         "kept tasks",
         &["task-64", "drain", "rpc-fast-64"],
+    ),
+    (
+        Mechanism::WorkerCounts,
+        "counts of workers",
+        &["task-1", "task-64", "drain"],
     ),
 ];
 

@@ -67,6 +67,7 @@ impl Args {
                 "--handler" => args.setup.handlers_wait = waits(&value()?)?,
                 "--routes" => args.setup.routes = number(&value()?)?,
                 "--streams" => args.setup.streams = number(&value()?)?,
+                "--bound" => args.setup.bound = number(&value()?)?,
                 "--processes" => args.setup.processes = number(&value()?)?,
                 "--delay-us" => args.setup.delay_us = number(&value()?)?,
                 "--senders" => args.senders = Some(number(&value()?)?),

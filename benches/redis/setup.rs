@@ -20,6 +20,8 @@ pub(crate) struct Setup {
     pub(crate) handlers_wait: bool,
     pub(crate) routes: usize,
     pub(crate) streams: usize,
+    /// The bound on what waits on a stream, for our senders; 0 if there is none.
+    pub(crate) bound: usize,
     /// The number of child processes that run a worker; 0 if this process runs it.
     pub(crate) processes: usize,
     /// The round trip of the network that a proxy adds, in microseconds.
@@ -39,6 +41,7 @@ impl Default for Setup {
             handlers_wait: true,
             routes: 1,
             streams: 1,
+            bound: 0,
             processes: 0,
             delay_us: 0,
             aof: false,

@@ -11,7 +11,9 @@ use std::{
 
 use bytes::Bytes;
 use campanile::{
-    Batch, Client, Message, Name, Receipt, Redis, Router, State, client::Call, transport::Streams,
+    Batch, Client, Message, Name, Receipt, Redis, Router, State,
+    client::Call,
+    transport::{Streams, WhenFull},
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +32,9 @@ pub(crate) const WARM: &str = "bench.warm";
 
 /// The name of a route whose handler records the arrival of numbered messages.
 pub(crate) const NUMBERED: &str = "bench.numbered";
+
+/// The longest time for which a sender with a bound waits for room.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// A worker, and a client of it, over one handle to Redis.
 pub(crate) struct Worker {
@@ -144,6 +149,10 @@ pub(crate) async fn connect(address: &Address) -> Redis {
 
 /// The handle that serves and sends to the streams of the setup.
 fn handle(redis: Redis, setup: &Setup) -> Redis {
+    let redis = match setup.bound {
+        0 => redis,
+        bound => redis.max_waiting(bound).when_full(WhenFull::Wait(MAX_WAIT)),
+    };
     match setup.streams {
         1 => redis.stream(STREAM),
         _ => redis.streams(Streams::in_turn(setup.streams())),

@@ -92,6 +92,7 @@ mod stats;
 mod streams;
 mod tasks;
 mod undecodable;
+mod versions;
 mod workers;
 
 pub use self::{
@@ -231,6 +232,10 @@ pub use self::{
     undecodable::{
         a_message_in_any_field_order_with_unknown_fields_is_read,
         a_request_that_cannot_be_answered_is_settled, an_undecodable_entry_does_not_hold_up_others,
+    },
+    versions::{
+        a_task_of_a_newer_version_passes_older_workers,
+        a_task_of_a_newer_version_waits_for_a_newer_worker,
     },
     workers::{
         a_dropped_delivery_is_delivered_again_after_its_lease, a_live_worker_keeps_its_deliveries,
@@ -392,6 +397,8 @@ macro_rules! conformance_tests {
             one_in_flight_keeps_the_order
             a_worker_fetches_only_what_it_asked_for
             next_can_be_dropped_without_loss
+            a_task_of_a_newer_version_waits_for_a_newer_worker
+            a_task_of_a_newer_version_passes_older_workers
             a_worker_that_stops_leaves_the_rest_to_others_at_once
             a_worker_that_waits_can_be_closed
             the_deliveries_of_a_crashed_worker_are_claimed

@@ -60,8 +60,9 @@
 //! worker compares the header of each message with the version of the route's constant. A payload
 //! of an older version is [lifted](Task::lift) step by step. If a step is missing, or the header is
 //! malformed, the message is rejected permanently. A message of a newer version fails with
-//! [`NewerVersion`]: it is delivered again after the back-off, without counting an attempt, until a
-//! newer worker handles it. Layers see messages as they were sent, before they are lifted.
+//! [`NewerVersion`], without counting an attempt: a task is parked until there is a worker that
+//! knows its version, and a request is delivered again after the back-off. Layers see messages as
+//! they were sent, before they are lifted.
 //!
 //! # Prefixes
 //! The name of a constant is joined with the prefixes of [`Router::nest`](crate::Router::nest) and

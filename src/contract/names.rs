@@ -48,6 +48,11 @@ impl Named {
         }
     }
 
+    /// Returns the version of the constant. 1 for a name that is a text.
+    pub(crate) fn version(&self) -> u32 {
+        self.terms.as_ref().map_or(1, |terms| terms.version)
+    }
+
     /// Adds the terms of the constant to the description of a route.
     pub(crate) fn describe(&self, route: &mut RouteDescription) {
         let Some(terms) = &self.terms else { return };

@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Event, Rpc, Task};
 use crate::{
     error::{BoxError, Failure, Rejection},
-    message::{Message, Name, Shown},
+    message::{Kind, Message, Name, PermitRequest, Shown},
     payload::{Format, IntoPayload, Json},
 };
 
@@ -17,7 +17,8 @@ use crate::{
 pub const VERSION: HeaderName = HeaderName::from_static("contract-version");
 
 /// The error of a message whose payload has a newer version than the worker's constant. It is
-/// wrapped in a [`Failure`] that delivers the message again, without counting an attempt.
+/// wrapped in a [`Failure`] that does not count an attempt. The failure parks a task until there is
+/// a worker that knows the version, and delivers a request again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewerVersion {
     name: Name,
@@ -190,7 +191,12 @@ pub(super) fn admit(
             version,
             known: current,
         };
-        return Err(Failure::redeliver().uncounted().because(newer).into());
+        let failure = match message.kind() {
+            Kind::Task => Failure::park(PermitRequest::of_newer(message.parts(), version)),
+            // Its caller does not wait for long, so it is not kept.
+            Kind::Rpc | Kind::Event => Failure::redeliver().uncounted(),
+        };
+        return Err(failure.because(newer).into());
     }
     let oldest = steps.oldest(current);
     if version < oldest {

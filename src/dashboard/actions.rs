@@ -17,6 +17,7 @@ use super::{
     preview,
 };
 use crate::{
+    error::Error,
     sync::lock,
     transport::{Action, Selection, TaskQuery},
 };
@@ -25,6 +26,8 @@ use crate::{
 const MOST: usize = 200;
 /// The most actions that run at the same time.
 const MOST_RUNNING: usize = 8;
+/// The most bytes of the name of an operator in an order.
+const MAX_OPERATOR: usize = 200;
 /// The time for which a request waits for the end of its action.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -88,6 +91,26 @@ impl Running {
 
     fn add(&self, done: u64) {
         lock(&self.progress).done += done;
+    }
+
+    /// Adds the result of a step, whose effect `word` names. Returns the outcome if it was the last
+    /// step.
+    fn advance(&self, step: Result<Option<u64>, Error>, word: &str) -> Option<Outcome> {
+        let step = step.map(|done| done.map(|done| self.add(done)));
+        let done = self.progress().done;
+        match step {
+            Ok(None) => Some(Outcome::Done(format!("{done} {word}"))),
+            Err(error) => {
+                let fault = Fault::from(error).text;
+                Some(Outcome::Failed(format!(
+                    "{done} {word} before it failed: {fault}"
+                )))
+            }
+            Ok(Some(())) if self.stop.is_cancelled() => Some(Outcome::Stopped(format!(
+                "{done} {word}, the others are as they were"
+            ))),
+            Ok(Some(())) => None,
+        }
     }
 }
 
@@ -197,15 +220,13 @@ async fn carry_out(handle: &Handle, action: &Running) -> Result<Outcome, Fault> 
             changed(was_paused, "resumed", "it was not paused")
         }
         ChangeKind::PurgeWaiting => {
-            let control = handle.control();
-            tokio::select! {
-                purged = control.purge_waiting() => {
-                    let purged = purged?;
-                    action.add(purged);
-                    done(&format!("{purged} messages removed"))
-                }
-                () = action.stop.cancelled() => {
-                    Ok(Outcome::Stopped("some messages may have been removed".into()))
+            let (stats, group) = (handle.stats().await?, action.change.group.as_deref());
+            let waiting = group.and_then(|group| stats.group(group)?.waiting());
+            lock(&action.progress).of = waiting;
+            let mut steps = handle.control().purge_steps();
+            loop {
+                if let Some(outcome) = action.advance(steps.next().await, "removed") {
+                    return Ok(outcome);
                 }
             }
         }
@@ -250,6 +271,19 @@ async fn carry_out(handle: &Handle, action: &Running) -> Result<Outcome, Fault> 
                 },
             }
         }
+        ChangeKind::Order(worker, order) => {
+            let mut by = preview::excerpt(&action.user, 60);
+            while by.len() > MAX_OPERATOR {
+                by.pop();
+            }
+            let workers = handle.workers();
+            match workers.order(worker, order.clone(), &by).await? {
+                true => done("the worker has the order, and follows it within about a second"),
+                false => Ok(Outcome::Failed(
+                    "there is no live worker of this name".into(),
+                )),
+            }
+        }
     }
 }
 
@@ -270,25 +304,14 @@ async fn act_on_letters(
         Action::Purge => "deleted",
     };
     let mut steps = letters.steps(verb, selection.clone());
-    loop {
-        if action.stop.is_cancelled() {
-            let done = action.progress().done;
-            return Ok(Outcome::Stopped(format!(
-                "{done} {word}, the others are as they were"
-            )));
+    let outcome = loop {
+        if let Some(outcome) = action.advance(steps.next().await, word) {
+            break outcome;
         }
-        match steps.next().await {
-            Ok(Some(acted)) => action.add(acted),
-            Ok(None) => break,
-            Err(error) => {
-                let (done, fault) = (action.progress().done, Fault::from(error));
-                let text = format!("{done} {word} before it failed: {}", fault.text);
-                return Ok(Outcome::Failed(text));
-            }
-        }
-    }
-    let progress = action.progress();
-    let mut text = format!("{} {word}", progress.done);
+    };
+    let (Outcome::Done(mut text), done) = (outcome.clone(), action.progress().done) else {
+        return Ok(outcome);
+    };
     let skipped = steps.skipped().len() as u64;
     if skipped > 0 {
         text.push_str(&format!(
@@ -296,7 +319,7 @@ async fn act_on_letters(
         ));
     }
     if let (Selection::Ids(ids), true) = (selection, verb == Action::Replay || skipped == 0) {
-        let missing = (ids.len() as u64).saturating_sub(progress.done + skipped);
+        let missing = (ids.len() as u64).saturating_sub(done + skipped);
         if missing > 0 {
             text.push_str(&format!("; {missing} were not there any more"));
         }

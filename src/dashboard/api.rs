@@ -11,7 +11,7 @@ use super::{
     actions::{self, Running},
     change::{Change, target_text},
     context::Context,
-    fault::Fault,
+    fault::{self, Fault},
     form::Form,
     history::Hour,
     layout::timestamp,
@@ -227,26 +227,9 @@ async fn descriptions(cx: &Context) -> Result<Value, Fault> {
 /// The AsyncAPI document of the workers, if all describe the same.
 #[cfg(feature = "schema")]
 async fn asyncapi(cx: &Context) -> Result<Value, Fault> {
-    use crate::contract::{ApiInfo, Description};
-
-    let mut found = cx.scope().await?.handle.workers().describe().await?.answers;
-    found.dedup_by(|a, b| {
-        (&a.service, &a.version, &a.description) == (&b.service, &b.version, &b.description)
-    });
-    let [worker] = &*found else {
-        return Err(Fault::missing(match found.is_empty() {
-            true => "no worker of the group has answered",
-            false => "the workers of the group describe different services",
-        }));
-    };
-    let json = worker.description.as_deref();
-    let json = json.ok_or_else(|| Fault::missing("the workers of the group serve no router"))?;
-    let named = |text: &str, other: &str| if text.is_empty() { other } else { text }.to_owned();
-    let info = ApiInfo::new(
-        named(&worker.service, "unnamed"),
-        named(&worker.version, "0.0.0"),
-    );
-    Ok(Description::from_json(json.as_bytes())?.asyncapi(&info))
+    let found = cx.scope().await?.handle.workers().describe().await?;
+    let document = found.asyncapi();
+    document.map_err(|error| Fault::missing(fault::chain(&error)))
 }
 
 async fn workers(cx: &Context) -> Result<Value, Fault> {
@@ -322,6 +305,7 @@ async fn parked(cx: &Context) -> Result<Value, Fault> {
         json!({
             "limit": key.limit,
             "name": key.name.as_deref(),
+            "version": key.version,
             "parked": key.parked,
             "taken": key.taken,
             "permits": key.permits,

@@ -3,10 +3,12 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
-use super::{context::Config, fault::Fault, form::Form, handle::Handle, preview};
+use super::{
+    context::Config, fault::Fault, form::Form, handle::Handle, layout::short_worker, preview,
+};
 use crate::{
     message::{DeadLetterId, Message, MessageId, Name},
-    transport::{Action, PauseTarget, Selection, TaskState},
+    transport::{Action, PauseTarget, Selection, TaskState, WorkerOrder},
 };
 
 /// The most dead letters that are selected one by one.
@@ -31,6 +33,8 @@ pub(super) enum ChangeKind {
     Cancel(MessageId, String),
     CancelAll(Option<TaskState>, Option<Name>, String),
     Schedule(ScheduleChange, Name),
+    /// An order to the worker of this name.
+    Order(String, WorkerOrder),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +143,10 @@ impl Change {
             "schedule-resume" => (false, schedule(form, ScheduleChange::Resume)?),
             "schedule-run" => (false, schedule(form, ScheduleChange::RunNow)?),
             "schedule-remove" => (false, schedule(form, ScheduleChange::Remove)?),
+            "order" => (
+                true,
+                ChangeKind::Order(form.need("worker")?.to_owned(), order(form)?),
+            ),
             other => {
                 let other = preview::excerpt(other, 40);
                 return Err(Fault::bad(format!("there is no change `{other}`")));
@@ -185,6 +193,7 @@ impl Change {
                 ScheduleChange::RunNow => "schedule-run",
                 ScheduleChange::Remove => "schedule-remove",
             },
+            ChangeKind::Order(..) => "order",
         }
     }
 
@@ -197,6 +206,7 @@ impl Change {
                 | ChangeKind::Cancel(..)
                 | ChangeKind::CancelAll(..)
                 | ChangeKind::Schedule(ScheduleChange::Remove, _)
+                | ChangeKind::Order(_, WorkerOrder::Drain)
         )
     }
 
@@ -244,6 +254,22 @@ impl Change {
                 };
                 format!("{verb} the schedule {}{now}", preview::line(name))
             }
+            ChangeKind::Order(worker, order) => {
+                let name = |name: &Name| preview::line(name);
+                let what = match order {
+                    WorkerOrder::Drain => "Drain".to_owned(),
+                    WorkerOrder::Pause => "Pause".to_owned(),
+                    WorkerOrder::Resume => "Resume".to_owned(),
+                    WorkerOrder::Limit(Some(max)) => format!("Limit to {max} in flight"),
+                    WorkerOrder::Limit(None) => "End the limit of".to_owned(),
+                    WorkerOrder::PauseName(paused) => format!("Pause the name {} on", name(paused)),
+                    WorkerOrder::ResumeName(paused) => {
+                        format!("Resume the name {} on", name(paused))
+                    }
+                };
+                let worker = preview::line(short_worker(worker));
+                format!("{what} the worker {worker}")
+            }
         }
     }
 
@@ -282,6 +308,23 @@ impl Change {
             ChangeKind::Schedule(ScheduleChange::Remove, _) => {
                 "It sends nothing more, unless a process stores it again when it starts."
             }
+            ChangeKind::Order(_, order) => match order {
+                WorkerOrder::Drain => {
+                    "It fetches nothing more, waits for what runs, and ends. A supervisor may start its process again."
+                }
+                WorkerOrder::Pause => {
+                    "It fetches nothing until it is resumed, or its process is started again. What runs ends as usual."
+                }
+                WorkerOrder::Limit(_) => {
+                    "The limit lowers the configured number of deliveries in flight and cannot raise it. It ends with the process."
+                }
+                WorkerOrder::PauseName(_) => {
+                    "This worker puts messages with this name back, for the others of the group. If there are no others, they wait for the back-off again and again."
+                }
+                WorkerOrder::Resume | WorkerOrder::ResumeName(_) => {
+                    "It goes on within about a second."
+                }
+            },
         }
     }
 
@@ -293,12 +336,24 @@ impl Change {
             ChangeKind::PurgeWaiting => "/waiting",
             ChangeKind::Cancel(..) | ChangeKind::CancelAll(..) => "/tasks",
             ChangeKind::Schedule(..) => "/schedules",
+            ChangeKind::Order(..) => "/workers",
         }
     }
 }
 
 fn schedule(form: &Form, change: ScheduleChange) -> Result<ChangeKind, Fault> {
     Ok(ChangeKind::Schedule(change, form.need("schedule")?.into()))
+}
+
+fn order(form: &Form) -> Result<WorkerOrder, Fault> {
+    let word = form.need("order")?;
+    let order = WorkerOrder::parse(word, form.get("to").unwrap_or_default());
+    order.ok_or_else(|| {
+        Fault::bad(
+            "an order is `drain`, `pause`, `resume`, `limit` with a number from 1 or nothing in `to`, or \
+             `pause-name` or `resume-name` with a name in `to`",
+        )
+    })
 }
 
 fn selection(form: &Form) -> Result<Selection, Fault> {

@@ -218,9 +218,13 @@ pub(super) fn duration(duration: Duration) -> String {
 /// The name of a worker, without its prefix with the length of the lease. The whole name is the
 /// tooltip.
 pub(super) fn worker(name: &str) -> Markup {
+    html! { code title=(preview::line(name)) { (preview::excerpt(short_worker(name), 60)) } }
+}
+
+pub(super) fn short_worker(name: &str) -> &str {
     let short = name.strip_prefix("campanile-lease=");
     let short = short.and_then(|rest| Some(rest.split_once("ms-")?.1));
-    html! { code title=(preview::line(name)) { (preview::excerpt(short.unwrap_or(name), 60)) } }
+    short.unwrap_or(name)
 }
 
 /// Formats a number with spaces between groups of digits.
@@ -258,11 +262,13 @@ pub(super) fn button(cx: &Context, text: &str, parameters: &[(&str, &str)]) -> M
         return html! {};
     }
     let is_final = parameters.iter().any(|(name, value)| {
-        *name == "do"
-            && matches!(
-                *value,
+        matches!(
+            (*name, *value),
+            (
+                "do",
                 "purge" | "purge-waiting" | "cancel" | "schedule-remove"
-            )
+            ) | ("order", "drain")
+        )
     });
     html! {
         a.button.danger[is_final] href=(cx.link("/confirm", parameters.iter().copied())) { (text) }

@@ -43,7 +43,8 @@ pub enum Settle {
         /// `false` if this delivery does not count as an attempt.
         counted: bool,
     },
-    /// Parks the message until it gets a permit: see [`Failure::park`].
+    /// Parks the message until it gets a permit, or until there is a newer worker: see
+    /// [`Failure::park`].
     Park,
     /// Turns the message into a dead letter, without further attempts.
     DeadLetter,
@@ -124,7 +125,7 @@ impl Failure {
     }
 
     /// Creates a failure that parks the message until it gets a permit of a
-    /// [`Limit`](crate::transport::Limit), without counting an attempt.
+    /// [`Limit`](crate::transport::Limit), or what else the request waits for, without counting an attempt.
     pub fn park(request: PermitRequest) -> Self {
         let park = Some(request);
         Self {
@@ -184,7 +185,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.settle {
             Settle::Redeliver { .. } => "the delivery failed and is to be redelivered",
-            Settle::Park => "the message waits for a permit",
+            Settle::Park => "the message waits outside of the workers",
             Settle::DeadLetter => "the delivery failed for good",
             Settle::Discard => "the delivery is to be discarded",
         })

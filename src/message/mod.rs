@@ -42,7 +42,7 @@ pub(crate) use self::{
     lease::Lease,
     name::{DeadLetterId, IdempotencyKey, MessageId, Name, PartitionKey, UniqueKey},
     parts::{Attempt, Deadline, Due, Kind, MatchedRoute, Message, Parts, ReplyMode},
-    permit::{holder, parked_under},
+    permit::{holder, left_to_newer, parked_for, parked_under},
     task_record::RunningRecord,
 };
 pub use self::{

@@ -1,10 +1,9 @@
-//! The permit for which a message waits outside of the workers.
+//! The permit, the end of a pause, or the newer worker for which a message waits outside of the
+//! workers.
 
-#[cfg(feature = "redis")]
-use super::Parts;
-use super::{Attempt, MessageId, Name};
+use super::{Attempt, MessageId, Name, Parts};
 
-/// The request of one delivery for a permit.
+/// The request of one delivery for a permit, or to wait for a [newer worker](Self::newer).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PermitRequest {
@@ -14,35 +13,74 @@ pub struct PermitRequest {
     pub key: String,
     /// The delivery that holds the permit: the message's id and the attempt.
     pub holder: String,
-    /// The number of permits of the key. For a rate, the number of messages in a period.
+    /// The number of permits of the key. For a rate, the number of messages in a period. 0 if the
+    /// message waits for something else.
     pub permits: usize,
+}
+
+impl PermitRequest {
+    /// Creates the request that parks a message until there is a worker that knows this version of
+    /// its payload.
+    pub(crate) fn of_newer(parts: &Parts, version: u32) -> Self {
+        Self::without_permits(parts, left_to_newer(&parts.name, version))
+    }
+
+    fn without_permits(parts: &Parts, key: String) -> Self {
+        Self {
+            stream: parts.stream.clone().unwrap_or_default(),
+            key,
+            holder: String::new(),
+            permits: 0,
+        }
+    }
+
+    /// Returns the name and the version of a message that waits for a newer worker: one whose
+    /// [interest](crate::transport::Interest::versions) has the name with this version or a higher
+    /// one. `None` if the message waits for a permit.
+    pub fn newer(&self) -> Option<(&str, u32)> {
+        let (name, version) = parked_for(&self.key)?;
+        Some((name, version?))
+    }
 }
 
 // Only the Redis transport parks messages with a paused name by a verdict. In memory they are
 // parked before they are delivered.
 #[cfg(feature = "redis")]
 impl PermitRequest {
-    /// Creates the request that parks a message while its name is paused. The key of the request
-    /// starts with a colon. A limit has no such key, because no limit has an empty name.
+    /// Creates the request that parks a message while its name is paused.
     pub(crate) fn of_paused(parts: &Parts) -> Self {
-        Self {
-            stream: parts.stream.clone().unwrap_or_default(),
-            key: parked_under(&parts.name),
-            holder: String::new(),
-            permits: 0,
-        }
+        Self::without_permits(parts, parked_under(&parts.name))
     }
 
-    /// Returns the paused name for which the message is parked. `None` if the message waits for a
-    /// permit.
+    /// Returns the paused name for which the message is parked. `None` if the message waits for
+    /// something else.
     pub(crate) fn paused_name(&self) -> Option<&str> {
-        self.key.strip_prefix(':')
+        let (name, version) = parked_for(&self.key)?;
+        version.is_none().then_some(name)
     }
 }
 
-/// Returns the key for which messages with a paused name are parked.
+/// Returns the key under which messages with a paused name are parked. It starts with a colon. The
+/// key of a limit does not, because no limit has an empty name.
 pub(crate) fn parked_under(name: &Name) -> String {
     format!(":{name}")
+}
+
+/// Returns the key under which messages with this name and version are parked until there is a
+/// worker that knows the version.
+pub(crate) fn left_to_newer(name: &Name, version: u32) -> String {
+    format!("{}\n{version}", parked_under(name))
+}
+
+/// Returns the name of the messages that are parked under a key, and their version if they wait for
+/// a newer worker. `None` for the key of a limit. The line feed in a key ends the name, because
+/// names have no control characters.
+pub(crate) fn parked_for(key: &str) -> Option<(&str, Option<u32>)> {
+    let name = key.strip_prefix(':')?;
+    Some(match name.split_once('\n') {
+        Some((name, version)) => (name, version.parse().ok()),
+        None => (name, None),
+    })
 }
 
 /// Names the holder of a permit. The attempt is a part of it, so that a delivery that was claimed

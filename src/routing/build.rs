@@ -10,7 +10,7 @@ use super::{
     tree::{self, Endpoint, MakeLayer},
 };
 use crate::{
-    contract::{Description, RouteDescription},
+    contract::{Description, Named, RouteDescription},
     error::{BoxError, NotFound},
     handler::Handler,
     message::{Kind, Message, Name},
@@ -265,7 +265,12 @@ impl<S> Plan<S> {
                 .unwrap_or_default(),
             ..Interest::default()
         };
-        for route in self.routes() {
+        for (route, endpoints) in self.routes().iter().zip(&self.routes) {
+            let versions = endpoints.iter().filter_map(|it| it.named.as_ref());
+            let version = versions.map(Named::version).max().unwrap_or(1);
+            if route.kind == Kind::Task && version > 1 {
+                interest.versions.push((route.name.clone(), version));
+            }
             match route.kind {
                 Kind::Event if route.is_pattern => interest.patterns.push(route.name.clone()),
                 Kind::Event if route.is_sharded => interest.sharded.push(route.name.clone()),

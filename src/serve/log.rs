@@ -218,7 +218,10 @@ impl MessageLog {
                     false => format!("delivered again {when} (this was not counted as an attempt)"),
                 }
             }
-            Verdict::Park(_) => "parked until it gets a permit".to_owned(),
+            Verdict::Park(request) => match request.newer() {
+                Some(_) => "parked until there is a newer worker".to_owned(),
+                None => "parked until it gets a permit".to_owned(),
+            },
             Verdict::DeadLetter { .. } if attempt >= max_attempts => {
                 format!("a dead letter after attempt {attempt} of {max_attempts}")
             }

@@ -21,6 +21,7 @@ use super::{
     policy::{Policy, ServiceFailure},
 };
 use crate::{
+    ablation::Mechanism,
     error::{BoxError, Error, ErrorKind},
     message::{Kind, Lease, Message, Shown},
     routing::FromSubscription,
@@ -358,9 +359,12 @@ where
         let verdict = match self.content {
             Ok((_, message)) if is_paused(&self.monitor, &message) => put_off(),
             Ok((app, message)) => {
-                let running = self.monitor.start(&message);
+                let is_counted = !Mechanism::WorkerCounts.is_off();
+                let running = is_counted.then(|| self.monitor.start(&message));
                 let verdict = decide(app, message, &self.policy, &guard).await;
-                running.end(&verdict);
+                if let Some(running) = running {
+                    running.end(&verdict);
+                }
                 verdict
             }
             Err(undecodable) => dead_letter(undecodable),

@@ -67,7 +67,7 @@ impl fmt::Display for Record {
                 let uncounted = if *counted { "" } else { ", not counted" };
                 write!(f, ": redelivered after {}{uncounted}", Seconds(*after))
             }
-            Happened::Parked => f.write_str(": parked until it gets a permit"),
+            Happened::Parked => f.write_str(": parked"),
             Happened::DeadLettered { .. } => f.write_str(": dead-lettered"),
             Happened::Discarded(Discarded::Expired) => f.write_str(": expired"),
             Happened::Discarded(Discarded::Requested) => f.write_str(": discarded"),

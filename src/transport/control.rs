@@ -92,13 +92,78 @@ impl Control {
     /// # Cancel safety
     /// If the future is dropped, some messages may have been removed.
     pub async fn purge_waiting(&self) -> Result<u64, Error> {
-        self.0.purge_waiting().await
+        let (mut steps, mut removed) = (self.purge_steps(), 0);
+        while let Some(messages) = steps.next().await? {
+            removed += messages;
+        }
+        Ok(removed)
+    }
+
+    /// Removes the same messages as [`purge_waiting`](Self::purge_waiting), step by step, so that the
+    /// caller can show the progress or stop between two steps.
+    pub fn purge_steps(&self) -> PurgeSteps {
+        PurgeSteps {
+            store: Arc::clone(&self.0),
+            rest: Some(None),
+        }
     }
 }
 
 impl fmt::Debug for Control {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Control").finish_non_exhaustive()
+    }
+}
+
+/// Removes waiting messages step by step. Created by [`Control::purge_steps`].
+#[must_use = "nothing is done until `next` is called"]
+pub struct PurgeSteps {
+    store: Arc<dyn ControlStore>,
+    /// The position of the next step, which is `None` for the first one. `None` after the last step.
+    rest: Option<Option<String>>,
+}
+
+impl PurgeSteps {
+    /// Does the next step. Returns the number of messages that were removed, or `None` after the last
+    /// step.
+    ///
+    /// # Errors
+    /// If the store cannot be reached or refuses. The next call goes on.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, its step may have been done. The next call goes on.
+    pub async fn next(&mut self) -> Result<Option<u64>, Error> {
+        let Some(position) = &self.rest else {
+            return Ok(None);
+        };
+        let step = self.store.purge_step(position.as_deref()).await?;
+        self.rest = step.next.map(Some);
+        Ok(Some(step.removed))
+    }
+}
+
+impl fmt::Debug for PurgeSteps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PurgeSteps")
+            .field("rest", &self.rest)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The result of a step of a purge. For transports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PurgeStep {
+    /// The number of messages that were removed.
+    pub removed: u64,
+    /// The position of the next step, as the transport writes it. `None` after the last one.
+    pub next: Option<String>,
+}
+
+impl PurgeStep {
+    /// Creates the result of a step.
+    pub fn new(removed: u64, next: Option<String>) -> Self {
+        Self { removed, next }
     }
 }
 
@@ -151,6 +216,7 @@ pub trait ControlStore: Send + Sync {
     /// See [`Control::pauses`].
     fn pauses(&self) -> StoreFuture<'_, Vec<Pause>>;
 
-    /// See [`Control::purge_waiting`].
-    fn purge_waiting(&self) -> StoreFuture<'_, u64>;
+    /// Removes some of the waiting messages, from a position that the step before has returned. See
+    /// [`Control::purge_steps`].
+    fn purge_step<'a>(&'a self, position: Option<&'a str>) -> StoreFuture<'a, PurgeStep>;
 }

@@ -9,7 +9,7 @@ use std::{
 use super::{Settings, StoreFuture, Undecodable};
 use crate::{
     error::{Error, ErrorKind},
-    message::{Attempt, Message, MessageId, Name},
+    message::{Attempt, Message, MessageId, Name, parked_for},
 };
 
 /// The maximum number of messages on a page.
@@ -204,14 +204,18 @@ impl ListedMessage {
     }
 }
 
-/// A key of a limit, or a paused name, for which messages are parked.
+/// A key of a limit, a paused name, or a version that no worker knows, for which messages are parked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ParkedKey {
-    /// The name of the limit and the key, with a colon between them. `None` for a paused name.
+    /// The name of the limit and the key, with a colon between them. `None` for messages that wait for
+    /// something else.
     pub limit: Option<String>,
-    /// The name whose pause has parked the messages.
+    /// The name of the messages, if they are parked since their name is paused, or since their workers
+    /// are too old.
     pub name: Option<Name>,
+    /// The [version](crate::contract#versions) of the messages, if their workers are too old.
+    pub version: Option<u32>,
     /// The number of parked messages.
     pub parked: u64,
     /// The number of permits that are taken.
@@ -223,11 +227,11 @@ pub struct ParkedKey {
 impl ParkedKey {
     /// Creates a key under which messages are parked. For transports.
     pub(crate) fn new(key: &str, parked: u64, taken: u64, permits: Option<u64>) -> Self {
-        // The key of a paused name starts with the colon: no limit has an empty name.
-        let name = key.strip_prefix(':').map(Name::from);
+        let waits_for = parked_for(key);
         Self {
-            limit: name.is_none().then(|| key.to_owned()),
-            name,
+            limit: waits_for.is_none().then(|| key.to_owned()),
+            name: waits_for.map(|(name, _)| name.into()),
+            version: waits_for.and_then(|(_, version)| version),
             parked,
             taken,
             permits,

@@ -59,7 +59,7 @@ pub use self::{
     backlog::Backlog,
     backoff::Backoff,
     bound::WhenFull,
-    control::{Control, ControlStore, Pause, PauseTarget},
+    control::{Control, ControlStore, Pause, PauseTarget, PurgeStep, PurgeSteps},
     counters::Counts,
     dead::{
         Acted, Action, DeadLetter, DeadLetterPage, DeadLetterStore, DeadLetters, Page, Selection,
@@ -121,6 +121,10 @@ pub struct Interest {
     /// The tasks and RPC requests that the service has routes for, or `None` if the service may
     /// handle any. A source logs a warning if workers of the same group serve other names.
     pub routes: Option<Vec<(Kind, Name)>>,
+    /// The names of tasks with the [version](crate::contract#versions) of the payload that the service
+    /// knows, if it is above 1. Tasks that older workers have [left to newer ones](PermitRequest::newer)
+    /// are delivered again once such a source is open.
+    pub versions: Vec<(Name, u32)>,
     /// The largest number of messages that a handler of the service takes in one call: 1 without
     /// batch handlers, 0 without handlers. A worker with a smaller `max_in_flight` could never fill
     /// the largest batch, so it does not start.
@@ -334,8 +338,9 @@ pub enum Verdict {
         /// The error reply, if the message is an RPC request.
         answer: Option<RpcError>,
     },
-    /// The message waits for a permit of a [`Limit`], outside of the workers. It does not count
-    /// as an attempt. A transport without such limits delivers the message again.
+    /// The message waits for a permit of a [`Limit`], or for a [newer worker](PermitRequest::newer),
+    /// outside of the workers. It does not count as an attempt. A transport without such limits
+    /// delivers the message again.
     Park(PermitRequest),
     /// The delivery was not started. It is released immediately, so that another worker gets the
     /// message, and it does not count as an attempt.

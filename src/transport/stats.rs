@@ -145,6 +145,12 @@ impl GroupStats {
         }
     }
 
+    /// Returns the number of messages that wait: those that could be delivered now, those that wait for
+    /// their next attempt, and the parked ones. `None` if [`lag`](Self::lag) is.
+    pub fn waiting(&self) -> Option<u64> {
+        Some(self.lag? + self.delayed + self.parked)
+    }
+
     /// Adds the statistics of the same group on another partition.
     fn join(&mut self, other: &Self) {
         self.lag = self.lag.zip(other.lag).map(|(one, other)| one + other);

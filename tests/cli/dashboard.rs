@@ -5,15 +5,40 @@ use std::process::Stdio;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
+    process::Child,
 };
 
 use super::*;
 use crate::support::Signal;
 
-/// Sends a request, and returns the whole response.
+/// Starts a dashboard with these arguments. Returns its process and its address.
+pub(super) async fn start(server: &RedisServer, arguments: &str) -> (Child, String) {
+    let line = format!("dashboard --listen 127.0.0.1:0 {arguments}");
+    let mut command = campanile(server, &line);
+    let mut child = command.stderr(Stdio::inherit()).spawn().expect("it starts");
+    let stdout = child.stdout.take().expect("it is piped");
+    let mut line = String::new();
+    let mut stdout = BufReader::new(stdout);
+    let read = stdout.read_line(&mut line);
+    within(SOON, read)
+        .await
+        .map(drop)
+        .expect("it says where it is");
+    let address = line
+        .trim()
+        .trim_start_matches("the dashboard is at http://");
+    (child, address.trim_end_matches('/').to_owned())
+}
+
+/// Sends a `GET`, and returns the whole response.
 async fn get(address: &str, host: &str, target: &str) -> String {
+    let head = format!("GET {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    request(address, &head).await
+}
+
+/// Sends a request, and returns the whole response.
+pub(super) async fn request(address: &str, request: &str) -> String {
     let mut stream = TcpStream::connect(address).await.expect("it listens");
-    let request = format!("GET {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
     stream
         .write_all(request.as_bytes())
         .await
@@ -28,20 +53,7 @@ async fn the_dashboard_answers_until_it_is_ended() {
     let server = RedisServer::start().await;
     group(&server, "app_stream", "app_group").await;
     letter(&server, "mail.send", "{}").await;
-    let mut command = campanile(&server, "dashboard --listen 127.0.0.1:0 --also other");
-    let mut child = command.stderr(Stdio::inherit()).spawn().expect("it starts");
-    let stdout = child.stdout.take().expect("it is piped");
-    let mut line = String::new();
-    let mut stdout = BufReader::new(stdout);
-    let read = stdout.read_line(&mut line);
-    within(SOON, read)
-        .await
-        .map(drop)
-        .expect("it says where it is");
-    let address = line
-        .trim()
-        .trim_start_matches("the dashboard is at http://");
-    let address = address.trim_end_matches('/').to_owned();
+    let (mut child, address) = start(&server, "--also other").await;
     let page = get(&address, &address, "/").await;
     assert!(page.starts_with("HTTP/1.1 200"), "{page}");
     for part in [

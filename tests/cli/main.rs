@@ -2,6 +2,7 @@
 
 mod connection;
 mod dashboard;
+mod dashboard_load;
 mod dead;
 mod groups;
 mod namespaces;

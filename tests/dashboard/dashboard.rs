@@ -18,7 +18,7 @@ use campanile::{
     dashboard::Dashboard,
     schedule::{Schedule, ScheduledTask},
     serve,
-    transport::PauseTarget,
+    transport::{PauseTarget, WorkerState},
 };
 use fantoccini::key::Key;
 use serde_json::{Value, json};
@@ -147,6 +147,7 @@ async fn the_dashboard_works_in_a_browser() {
         letters_are_replayed_and_deleted
         a_letter_is_edited_and_replayed
         a_group_is_paused_and_resumed
+        one_worker_gets_orders
         everything_works_by_keyboard
         everything_works_without_script
         an_outage_is_shown_and_ends
@@ -340,6 +341,49 @@ async fn a_group_is_paused_and_resumed(scene: &Scene, browser: &Browser) {
         .await
         .expect("the server answers");
     assert!(pauses.is_empty());
+}
+
+async fn one_worker_gets_orders(scene: &Scene, browser: &Browser) {
+    let worker = async || {
+        let workers = scene.redis.workers().list().await;
+        workers.expect("the server answers").remove(0)
+    };
+    for (order, to) in [
+        ("limit", "3"),
+        ("pause-name", "mail.send"),
+        ("resume-name", "mail.send"),
+    ] {
+        browser.open(&scene.page("/workers")).await;
+        let select = browser.find("select[name=order]").await;
+        select.select_by_value(order).await.expect("it is chosen");
+        let argument = browser.find("input[name=to]").await;
+        argument.send_keys(to).await.expect("it is written");
+        browser.press("Give the order").await;
+        browser.sees("the worker").await;
+        assert_ne!(
+            worker().await.orders.last().map(|it| &*it.order),
+            Some(order)
+        );
+        browser.click("form[action$='/act'] button").await;
+        browser.sees("done: the worker has the order").await;
+        browser.open(&scene.page("/workers")).await;
+        browser.sees(&format!("{order} {to} by ada")).await;
+    }
+    assert_eq!(
+        (worker().await.limit, worker().await.paused.len()),
+        (Some(3), 0)
+    );
+    for (button, state) in [
+        ("Pause", WorkerState::Paused),
+        ("Resume", WorkerState::Running),
+    ] {
+        browser.open(&scene.page("/workers")).await;
+        browser.press(&format!("{button}…")).await;
+        browser.click("form[action$='/act'] button").await;
+        browser.sees("done: the worker has the order").await;
+        let follows = async || (worker().await.state == state).then_some(());
+        eventually(follows, Duration::from_secs(10)).await;
+    }
 }
 
 /// Presses a key where the focus is.

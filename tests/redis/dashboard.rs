@@ -11,10 +11,13 @@ use campanile::{
 };
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
+use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::support::{
-    Options, RedisServer, Signal, raw,
+    Options, RedisServer, Signal,
+    proxy::Proxy,
+    raw,
     raw::eventually,
     rights::{assert_refused, has_selectors},
 };
@@ -139,6 +142,144 @@ async fn the_rights_that_the_guide_names_are_enough_to_look_and_for_no_change() 
     ];
     assert_refused(&url, &changes).await;
     worker.abort();
+}
+
+/// Makes a change, and returns its outcome.
+async fn act(dashboard: &Dashboard, change: Value) -> String {
+    let mut body = json!({ "stream": "app_stream", "group": "app_group" });
+    let fields = body.as_object_mut().expect("an object");
+    fields.extend(change.as_object().cloned().expect("an object"));
+    let request = Request::post("/api/act").header("content-type", "application/json");
+    let request = request.body(body.to_string()).expect("it is a request");
+    let response = dashboard.clone().oneshot(request).await;
+    let body = response.expect("it answers").into_body().collect().await;
+    let action: Value =
+        serde_json::from_slice(&body.expect("it is whole").to_bytes()).expect("it is JSON");
+    assert_eq!(action["state"], "done", "{change}: {action}");
+    action["text"].as_str().expect("a text").to_owned()
+}
+
+#[tokio::test]
+async fn the_rights_that_the_guide_names_are_enough_for_each_change() {
+    let acl = format!(
+        "user operator on >pw resetchannels {}\nuser default on nopass ~* &* +@all",
+        documented("with changes")
+    );
+    let server = RedisServer::with(Options::new().acl(&acl)).await;
+    let redis = Redis::connect(&server.url())
+        .await
+        .expect("the server answers");
+    let app: Router = Router::new().task("mail.send", std::future::pending::<()>);
+    let worker = tokio::spawn(
+        serve(redis.clone(), app)
+            .service("mailer", "1")
+            .into_future(),
+    );
+    let announced = async || {
+        let workers = redis.workers().list().await.ok()?;
+        let worker = workers.first().filter(|it| it.fault.is_none())?;
+        Some(worker.worker.clone())
+    };
+    let name = eventually(announced, Duration::from_secs(20)).await;
+    let client = Client::new(redis.clone());
+    let tracked = async |payload: &'static str| {
+        let call = client.enqueue("mail.send", payload);
+        let receipt = call.tracked(Duration::from_secs(60)).await;
+        let receipt = receipt.expect("it is sent");
+        receipt.id().expect("a task has an id").to_string()
+    };
+    let nightly = ScheduledTask::new("nightly", Schedule::cron("0 3 * * *"), "mail.send", ());
+    redis.schedules().put(&nightly).await.expect("it is stored");
+    for number in 0..100 {
+        let sent = client.enqueue("mail.send", Json(number)).await;
+        sent.expect("it is sent");
+    }
+
+    let url = format!("redis://operator:pw@127.0.0.1:{}/", server.port());
+    let operator = Redis::connect(&url).await.expect("the user may log in");
+    let dashboard = Dashboard::new(operator);
+    for path in PAGES {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{separator}stream=app_stream&group=app_group");
+        let (status, text) = get(&dashboard, &path).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {text}");
+        assert!(!text.contains("cannot be asked"), "{text}");
+    }
+    let edited = json!({
+        "do": "replay-edited", "id": letter(&server).await, "name": "mail.send", "headers": "x-a: b",
+        "payload": "{}",
+    });
+    let (replayed, purged) = (letter(&server).await, letter(&server).await);
+    let (first, _second) = (tracked("1").await, tracked("2").await);
+    for change in [
+        json!({ "do": "replay", "id": replayed }),
+        json!({ "do": "purge", "id": purged }),
+        edited,
+        json!({ "do": "cancel", "id": first }),
+        json!({ "do": "cancel-all" }),
+        json!({ "do": "pause", "target": "name", "name": "mail.send" }),
+        json!({ "do": "resume", "target": "name", "name": "mail.send" }),
+        json!({ "do": "pause", "target": "stream" }),
+        json!({ "do": "resume", "target": "stream" }),
+        json!({ "do": "schedule-run", "schedule": "nightly" }),
+        json!({ "do": "schedule-pause", "schedule": "nightly" }),
+        json!({ "do": "schedule-resume", "schedule": "nightly" }),
+        json!({ "do": "schedule-remove", "schedule": "nightly" }),
+        json!({ "do": "order", "worker": name, "order": "limit", "to": 3 }),
+        json!({ "do": "purge-waiting" }),
+    ] {
+        act(&dashboard, change).await;
+    }
+    let follows = async || {
+        let workers = redis.workers().list().await.ok()?;
+        (workers.first()?.limit == Some(3)).then_some(())
+    };
+    eventually(follows, Duration::from_secs(20)).await;
+    let others = [
+        "XREADGROUP GROUP app_group c STREAMS app_stream >",
+        "XTRIM app_stream MAXLEN 0",
+        "XADD other * a b",
+        "GET other",
+        "XADD campanile:orders:{other}:g * a b",
+        "PUBLISH campanile:reply:x y",
+        "FLUSHDB",
+        "ACL LIST",
+    ];
+    assert_refused(&url, &others).await;
+    worker.abort();
+}
+
+#[tokio::test]
+async fn a_worker_that_is_cut_off_is_shown_as_silent_and_then_no_longer() {
+    let server = RedisServer::with(Options::new().own_clock()).await;
+    let proxy = Proxy::start(server.port()).await;
+    let start = async |url: &str, service: &str| {
+        let redis = Redis::connect(url).await.expect("the server answers");
+        let redis = redis.lease(Duration::from_secs(1));
+        let app: Router = Router::new().task("mail.send", async || {});
+        tokio::spawn(serve(redis, app).service(service, "1").into_future())
+    };
+    let living = start(&server.url(), "the-living-one").await;
+    let lost = start(&proxy.url(), "the-lost-one").await;
+    let redis = Redis::connect(&server.url())
+        .await
+        .expect("the server answers");
+    let dashboard = Dashboard::new(redis);
+    let shows = async |shown: &str, gone: &str| {
+        let page = "/workers?stream=app_stream&group=app_group";
+        let (_, text) = get(&dashboard, page).await;
+        (text.contains(shown) && !text.contains(gone)).then_some(())
+    };
+    let limit = Duration::from_secs(60);
+    eventually(|| shows("the-lost-one", ">silent<"), limit).await;
+    drop(proxy);
+    eventually(|| shows(">silent<", "the group has no workers"), limit).await;
+    // The announcement stays until its worker has been silent for a minute, and another one looks,
+    // which it does twice a minute.
+    server.step_clock(120);
+    eventually(|| shows("the-living-one", "the-lost-one"), limit).await;
+    lost.abort();
+    living.abort();
 }
 
 #[tokio::test]

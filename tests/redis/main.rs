@@ -26,6 +26,7 @@ mod source;
 #[path = "../support/mod.rs"]
 mod support;
 mod tower;
+mod versions;
 mod wire;
 
 use std::time::Duration;

@@ -25,6 +25,8 @@ const NOBODY: &[&str] = &[
 const READS: &[&str] = &["XREAD STREAMS s 0", "XREADGROUP GROUP g c STREAMS s >"];
 /// The work of others.
 const WORK: &[&str] = &["XREADGROUP GROUP g c STREAMS s >", "XTRIM s MAXLEN 0"];
+/// The announcements of workers.
+const ANNOUNCEMENTS: &[&str] = &["HSET {s}:workers:g a b", "DEL {s}:workers:g"];
 /// Everything that changes the stream.
 const WRITES: &[&str] = &[
     "XADD s * a b",
@@ -59,7 +61,12 @@ async fn each_documented_user_may_not_do_the_work_of_the_others() {
         ),
         (
             &["serves tasks"],
-            &[&["SUBSCRIBE campanile:reply:x", "FLUSHDB", "SPUBLISH other x"]],
+            &[&[
+                "SUBSCRIBE campanile:reply:x",
+                "FLUSHDB",
+                "SPUBLISH other x",
+                "XADD campanile:orders:{s}:g * a b",
+            ]],
         ),
         (&["looks up and cancels"], &[WORK, &["XGROUP DESTROY s g"]]),
         (
@@ -81,6 +88,32 @@ async fn each_documented_user_may_not_do_the_work_of_the_others() {
         (
             &["pauses and purges"],
             &[WORK, &["PUBLISH campanile:reply:x y"]],
+        ),
+        (
+            &["scales by the [`backlog`]"],
+            &[READS, WRITES, &["HSET {s}:bodies a b"]],
+        ),
+        (
+            &["lists [`workers`]"],
+            &[
+                READS,
+                WRITES,
+                ANNOUNCEMENTS,
+                &["XADD campanile:orders:{s}:g * a b"],
+            ],
+        ),
+        (
+            &["lists [`workers`]", "… and gives them orders"],
+            &[
+                READS,
+                WRITES,
+                ANNOUNCEMENTS,
+                &[
+                    "XRANGE campanile:orders:{s}:g - +",
+                    "DEL campanile:orders:{s}:g",
+                    "XADD campanile:orders:{t}:g * a b",
+                ],
+            ],
         ),
         (
             &["looks at a stream"],

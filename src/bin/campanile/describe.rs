@@ -1,11 +1,11 @@
 //! `campanile describe`
 
-use campanile::contract::{ApiInfo, Description, RouteDescription, TypeDescription};
+use campanile::contract::{Description, RouteDescription, TypeDescription};
 use clap::Args;
 use serde_json::{Value, json};
 
 use crate::{
-    command_error::CommandError,
+    command_error::{CommandError, chain},
     show::{Out, Table, text},
     target::Target,
 };
@@ -30,6 +30,13 @@ impl Describe {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let (redis, _) = target.connect_to_group().await?;
         let found = redis.workers().describe().await?;
+        if self.asyncapi {
+            let document = found.asyncapi().map_err(|error| {
+                let reason = chain(&error);
+                CommandError::Missing(format!("{reason}; `campanile describe` shows all routes"))
+            })?;
+            return out.document(&document);
+        }
         let mut services = Vec::<Service>::new();
         for worker in found.answers {
             let json = worker.description.as_deref();
@@ -50,9 +57,6 @@ impl Describe {
                 }),
             }
         }
-        if self.asyncapi {
-            return asyncapi(&services, out);
-        }
         if out.json {
             let services: Vec<_> = services.iter().map(Service::document).collect();
             return out.document(&json!({ "services": services, "silent": found.silent }));
@@ -65,31 +69,6 @@ impl Describe {
         }
         out.lines(lines)
     }
-}
-
-/// Prints the document of the only service.
-fn asyncapi(services: &[Service], out: &Out) -> Result<(), CommandError> {
-    let [service] = services else {
-        return Err(CommandError::Missing(match services.is_empty() {
-            true => "no worker of the group has answered".to_owned(),
-            false => format!(
-                "the workers of the group serve {} different sets of routes; `campanile describe` \
-                 shows them",
-                services.len()
-            ),
-        }));
-    };
-    let Some(description) = &service.description else {
-        return Err(CommandError::Missing(
-            "the workers of the group serve no router, so they have no description".to_owned(),
-        ));
-    };
-    let named = |text: &str, other: &str| if text.is_empty() { other } else { text }.to_owned();
-    let info = ApiInfo::new(
-        named(&service.name, "unnamed"),
-        named(&service.version, "0.0.0"),
-    );
-    out.document(&description.asyncapi(&info))
 }
 
 impl Service {

@@ -1,6 +1,6 @@
 //! `campanile pause`, `campanile resume`, `campanile pauses` and `campanile purge`
 
-use campanile::transport::{Control, Pause, PauseTarget};
+use campanile::transport::{Control, GroupStats, Pause, PauseTarget};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -120,11 +120,8 @@ impl PurgeCommand {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let (redis, group) = target.connect_to_group().await?;
         let stats = redis.stats().await?;
-        let waiting = stats.group(&group).and_then(|stats| {
-            let lag = stats.lag?;
-            Some((lag + stats.delayed + stats.parked).to_string())
-        });
-        let waiting = waiting.as_deref().unwrap_or("an unknown number of");
+        let waiting = stats.group(&group).and_then(GroupStats::waiting);
+        let waiting = waiting.map_or("an unknown number of".to_owned(), |it| it.to_string());
         let question =
             format!("Remove {waiting} waiting messages of the group `{group}` for good?");
         self.confirm.ask(&question).await?;

@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 
 use crate::{
     command_error::CommandError,
-    show::{Out, Table, json, text},
+    show::{
+        Out, Table, json,
+        text::{self, fact},
+    },
     target::Target,
 };
 
@@ -139,7 +142,6 @@ fn definition(schedule: &ScheduleStatus) -> (String, String) {
 }
 
 fn lines(schedule: &ScheduleStatus) -> Vec<String> {
-    let fact = |title: &str, value: &str| format!("{title:<10}{}", text::line(value));
     let mut lines = vec![
         fact("name", &schedule.name),
         fact("version", &schedule.version.to_string()),

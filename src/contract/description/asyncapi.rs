@@ -23,6 +23,12 @@ impl ApiInfo {
         }
     }
 
+    /// The name and the version of a running service, either of which may be empty.
+    pub(crate) fn of_service(name: &str, version: &str) -> Self {
+        let or = |text: &str, other: &str| if text.is_empty() { other } else { text }.to_owned();
+        Self::new(or(name, "unnamed"), or(version, "0.0.0"))
+    }
+
     /// Adds a text about the application.
     #[must_use]
     pub fn description(mut self, text: impl Into<String>) -> Self {

@@ -24,11 +24,8 @@ pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
         ChangeKind::PurgeWaiting => {
             let stats = handle.stats().await?;
             let group = change.group.as_ref().and_then(|group| stats.group(group));
-            group.map(|group| match group.lag {
-                Some(lag) => format!(
-                    "{} messages would be removed now.",
-                    number(lag + group.delayed + group.parked)
-                ),
+            group.map(|group| match group.waiting() {
+                Some(waiting) => format!("{} messages would be removed now.", number(waiting)),
                 None => "Their number is unknown.".to_owned(),
             })
         }

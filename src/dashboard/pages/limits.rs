@@ -14,7 +14,7 @@ pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
     let scope = cx.scope().await?;
     let parked = scope.handle.messages().parked().await?;
     let live = html! {
-        p.quiet { "The first 100 keys of shared limits with parked messages, and the names that are parked by a pause. A key without parked messages is not listed." }
+        p.quiet { "The first 100 keys of shared limits with parked messages, the names that are parked by a pause, and the versions of names that all workers are too old for. A key without parked messages is not listed." }
         @if parked.is_empty() { p { "No message is parked." } } @else { (list(&parked)) }
     };
     Ok(Page::new("Limits", live).of(&scope))
@@ -25,13 +25,14 @@ fn list(parked: &[ParkedKey]) -> Markup {
         @for key in parked {
             tr {
                 th scope="row" {
-                    @match (&key.limit, &key.name) {
-                        (Some(limit), _) => {
+                    @match (&key.limit, &key.name, key.version) {
+                        (Some(limit), ..) => {
                             @let (limit, key) = limit.split_once(':').unwrap_or((limit, ""));
                             (preview::excerpt(limit, 80)) " " code { (preview::excerpt(key, 80)) }
                         }
-                        (None, Some(name)) => { "the paused name " (preview::excerpt(name, 80)) }
-                        (None, None) => { "?" }
+                        (None, Some(name), Some(version)) => { "version " (version) " of " (preview::excerpt(name, 80)) ", for newer workers" }
+                        (None, Some(name), None) => { "the paused name " (preview::excerpt(name, 80)) }
+                        (None, None, _) => { "?" }
                     }
                 }
                 (count(key.parked, "waits"))

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::super::{
     context::{Context, Scope},
     fault::Fault,
-    layout::{Page, age, duration, number, table, worker as name},
+    layout::{Page, age, button, duration, hidden, number, short_worker, table, worker as name},
     preview,
 };
 use crate::transport::{Answers, WorkerInfo, WorkerState, WorkerStats};
@@ -24,16 +24,22 @@ pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
     // A user of Redis with only the right to read cannot ask the workers.
     let stats = workers.stats().await;
     let live = html! {
-        (list(&listed, stats.as_ref().ok()))
+        (list(cx, &scope, &listed, stats.as_ref().ok()))
         @match &stats {
             Ok(stats) => { (running(cx, &scope, stats)) (routes(stats)) }
             Err(error) => { p.quiet { "The workers cannot be asked for what they run: " (preview::line(&super::super::fault::chain(error))) } }
         }
     };
-    Ok(Page::new("Workers", live).of(&scope))
+    let still = orders(cx, &scope, &listed);
+    Ok(Page::new("Workers", live).still(still).of(&scope))
 }
 
-fn list(workers: &[WorkerInfo], stats: Option<&Answers<WorkerStats>>) -> Markup {
+fn list(
+    cx: &Context,
+    scope: &Scope,
+    workers: &[WorkerInfo],
+    stats: Option<&Answers<WorkerStats>>,
+) -> Markup {
     let rows = html! {
         @for worker in workers.iter().take(MOST) {
             @let stats = stats.and_then(|stats| stats.answers.iter().find(|it| it.worker == worker.worker));
@@ -57,6 +63,7 @@ fn list(workers: &[WorkerInfo], stats: Option<&Answers<WorkerStats>>) -> Markup 
                     None => { td.num { "?" } td.num { "?" } td.num { "?" } td.num { "?" } }
                 }
                 td { @if worker.fault.is_none() { (age(worker.since)) } @else { "–" } }
+                @if !cx.config.is_read_only { td.buttons { @if worker.alive { (buttons(cx, scope, worker)) } } }
             }
         }
     };
@@ -69,11 +76,66 @@ fn list(workers: &[WorkerInfo], stats: Option<&Answers<WorkerStats>>) -> Markup 
         "#failed",
         "#dead",
         "started",
+        "orders",
     ];
+    let head = match cx.config.is_read_only {
+        true => &head[..head.len() - 1],
+        false => &head[..],
+    };
     html! {
         @if workers.is_empty() { p { "The group has no workers." } }
-        @else { (table("Workers", &head, &rows)) }
+        @else { (table("Workers", head, &rows)) }
         @if workers.len() > MOST { p.quiet { (number((workers.len() - MOST) as u64)) " more are not shown." } }
+    }
+}
+
+/// The orders that need no argument.
+fn buttons(cx: &Context, scope: &Scope, worker: &WorkerInfo) -> Markup {
+    let [stream, group] = scope.parameters();
+    let of = [("do", "order"), ("worker", &*worker.worker), stream, group];
+    let order = |text, order| button(cx, text, &[&of[..], &[("order", order)]].concat());
+    html! {
+        @match worker.state {
+            WorkerState::Paused => { (order("Resume…", "resume")) }
+            _ => { (order("Pause…", "pause")) }
+        }
+        (order("Drain…", "drain"))
+    }
+}
+
+/// The form of all orders.
+fn orders(cx: &Context, scope: &Scope, workers: &[WorkerInfo]) -> Markup {
+    let alive: Vec<_> = workers
+        .iter()
+        .filter(|worker| worker.alive)
+        .take(MOST)
+        .collect();
+    if cx.config.is_read_only || alive.is_empty() {
+        return html! {};
+    }
+    html! {
+        section aria-labelledby="order" {
+            h2 #order { "Give an order to one worker" }
+            form.filter method="get" action=(cx.link("/confirm", [])) {
+                (hidden(scope.parameters()))
+                (hidden([("do", "order")]))
+                label { "Worker " select name="worker" {
+                    @for worker in &alive {
+                        option value=(worker.worker) { (preview::excerpt(&worker.service, 30)) " " (preview::excerpt(short_worker(&worker.worker), 60)) }
+                    }
+                } }
+                label { "Order " select name="order" {
+                    option value="limit" { "limit what is in flight" }
+                    option value="pause-name" { "pause a name" }
+                    option value="resume-name" { "resume a name" }
+                    option value="pause" { "pause" }
+                    option value="resume" { "resume" }
+                    option value="drain" { "drain" }
+                } }
+                label { "Limit or name; an empty limit ends it " input name="to" autocomplete="off"; }
+                button { "Give the order…" }
+            }
+        }
     }
 }
 
@@ -84,6 +146,7 @@ fn state(worker: &WorkerInfo) -> Markup {
             @let class = match worker.state { WorkerState::Running => "good", _ => "warn" };
             span.(class) { (worker.state.as_str()) }
         }
+        @if !worker.paused.is_empty() { br; span.warn { "paused: " (preview::excerpt(&worker.paused.join(", "), 80)) } }
         @for order in worker.orders.iter().rev().take(1) {
             br; span.quiet { (preview::excerpt(&order.order, 40)) " by " (preview::excerpt(&order.by, 40)) ", " (age(order.at)) }
         }

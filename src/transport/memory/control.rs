@@ -16,7 +16,7 @@ use super::{
 use crate::{
     message::{Name, parked_under},
     sync::lock,
-    transport::{ControlStore, Pause, PauseTarget, Settings, StoreFuture, TaskState},
+    transport::{ControlStore, Pause, PauseTarget, PurgeStep, Settings, StoreFuture, TaskState},
 };
 
 /// The stream of a pause, its group (`None` for all groups), and its target.
@@ -108,10 +108,10 @@ impl ControlStore for MemoryControl {
         Box::pin(ready(Ok(of_streams.collect())))
     }
 
-    fn purge_waiting(&self) -> StoreFuture<'_, u64> {
+    fn purge_step<'a>(&'a self, _: Option<&'a str>) -> StoreFuture<'a, PurgeStep> {
         let streams = self.streams.iter();
         let purged = streams.map(|settings| self.broker.purge_waiting(settings));
-        Box::pin(ready(Ok(purged.sum())))
+        Box::pin(ready(Ok(PurgeStep::new(purged.sum(), None))))
     }
 }
 

@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     error::RpcError,
-    message::{Attempt, FollowUp, Lease, MessageId, Name, PermitRequest, holder, parked_under},
+    message::{
+        Attempt, FollowUp, Lease, MessageId, Name, PermitRequest, holder, left_to_newer,
+        parked_under,
+    },
     transport::{
         Backlog, Claims, Discarded, DroppedLetters, GroupStats, Settings, TaskOutcome, TaskState,
         Verdict, Waiting, codec,
@@ -61,11 +64,30 @@ pub(super) struct Group {
     /// keys.
     pub(super) given_up: Vec<MessageId>,
     dropped: DroppedLetters,
-    /// The wakers of the open sources.
-    members: HashMap<Consumer, Arc<Notify>>,
+    /// The open sources.
+    members: HashMap<Consumer, Member>,
     last_serial: Serial,
     last_was_a_retry: bool,
     pub(super) limits: Limits,
+}
+
+/// The time after which a message is delivered again that a worker is too old for, if there is a newer
+/// one.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+
+/// An open source of the group.
+#[derive(Debug)]
+struct Member {
+    wake: Arc<Notify>,
+    /// The names of tasks with the versions of payloads that the source knows.
+    versions: Arc<[(Name, u32)]>,
+}
+
+impl Member {
+    fn knows(&self, name: &str, version: u32) -> bool {
+        let mut versions = self.versions.iter();
+        versions.any(|(known, newest)| *known == *name && version <= *newest)
+    }
 }
 
 /// A message to deliver, and the number of its attempts so far.
@@ -148,15 +170,31 @@ impl Group {
         }
     }
 
-    pub(super) fn join(&mut self, consumer: Consumer, wake: Arc<Notify>) {
-        self.members.insert(consumer, wake);
+    /// Adds a worker that knows these versions of payloads. Messages that older workers have left to
+    /// it are delivered now.
+    pub(super) fn join(
+        &mut self,
+        consumer: Consumer,
+        wake: Arc<Notify>,
+        versions: Arc<[(Name, u32)]>,
+    ) {
+        let member = Member { wake, versions };
+        for key in self.limits.parked_keys() {
+            if let (Some(name), Some(version)) = (&key.name, key.version)
+                && member.knows(name, version)
+            {
+                let parked = self.limits.take_parked(&left_to_newer(name, version));
+                self.deliver_now(parked);
+            }
+        }
+        self.members.insert(consumer, member);
     }
 
     /// Wakes all workers, because a message can be delivered, or [`next_due`](Self::next_due) has
     /// changed.
     pub(super) fn wake(&self) {
         for member in self.members.values() {
-            member.notify_one();
+            member.wake.notify_one();
         }
     }
 
@@ -540,8 +578,17 @@ impl Group {
                 waits(Duration::ZERO, "");
                 observe(&|| Happened::Parked);
                 let message = again(attempt - 1, 0);
-                let delivered = self.limits.park(park.key, park.permits, message);
-                self.deliver_now(delivered);
+                let is_newer_there = park.newer().is_some_and(|(name, version)| {
+                    let mut members = self.members.values();
+                    members.any(|member| member.knows(name, version))
+                });
+                if is_newer_there {
+                    // Another worker knows it, and may be faster next time.
+                    self.deliver_again(message, BETWEEN_LOOKS);
+                } else {
+                    let delivered = self.limits.park(park.key, park.permits, message);
+                    self.deliver_now(delivered);
+                }
             }
             Verdict::Release => {
                 counters.released.increment();

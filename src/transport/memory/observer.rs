@@ -44,7 +44,8 @@ pub enum Happened {
         /// The reason.
         reason: String,
     },
-    /// The message was parked until it gets a permit of a limit that workers share.
+    /// The message was parked until it gets a permit of a limit that workers share, or until there is a
+    /// newer worker.
     Parked,
     /// The message became a dead letter.
     DeadLettered {

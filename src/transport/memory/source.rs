@@ -39,6 +39,8 @@ pub struct MemorySource {
     registered: usize,
     consumer: Consumer,
     wake: Arc<Notify>,
+    /// The versions of payloads that the application knows.
+    versions: Arc<[(Name, u32)]>,
     /// `true` if the last fetch took events before entries.
     events_first: bool,
     /// The minute to which the counts of the worker belong.
@@ -75,6 +77,7 @@ impl MemorySource {
             registered: 0,
             consumer: broker.new_consumer(),
             wake: Arc::new(Notify::new()),
+            versions: interest.versions.clone().into(),
             events_first: false,
             minute: broker.minute(),
             stopped: false,
@@ -113,9 +116,10 @@ impl MemorySource {
     fn join(&mut self, stream: &Name, weight: u32) -> Result<(), Error> {
         let settings = self.settings.of_stream(stream);
         self.broker.create_group(&settings)?;
-        let (consumer, wake) = (self.consumer, self.wake.clone());
-        self.broker
-            .with_group(&settings, |group, _| group.join(consumer, wake));
+        let (wake, versions) = (self.wake.clone(), self.versions.clone());
+        self.broker.with_group(&settings, |group, _| {
+            group.join(self.consumer, wake, versions);
+        });
         self.broker.workers.joined(self.consumer, stream);
         self.schedule.add(self.streams.len() as u32, weight);
         self.streams.push(Arc::new(settings));

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use bytes::Bytes;
 use futures_util::future::try_join_all;
 use redis::Cmd;
 
@@ -10,18 +9,18 @@ use super::{
     Redis,
     keys::Keys,
     pipeline::Resend,
-    response::{bytes, exactly, fields, integer},
+    response::{count, exactly, fields, integer, text},
     scripts,
 };
 use crate::{
     error::Error,
     message::parked_under,
-    transport::{Control, ControlStore, Pause, PauseTarget, StoreFuture},
+    transport::{Control, ControlStore, Pause, PauseTarget, PurgeStep, StoreFuture},
 };
 
 /// The most messages of each kind that one script call removes. Limited, since a script blocks the
-/// server.
-const PURGED_AT_ONCE: usize = 500;
+/// server: for about 3 ms.
+const PURGED_AT_ONCE: usize = 100;
 
 impl Redis {
     /// Returns access to the pauses of the stream, and to the purge of its waiting messages.
@@ -107,24 +106,21 @@ impl RedisControl {
         Ok(pauses.collect())
     }
 
-    async fn purge_on(&self, keys: &Keys) -> Result<u64, Error> {
-        let (mut purged, mut last) = (0, Bytes::new());
-        loop {
-            let names = [&*keys.primary, &keys.retry, &keys.due, &keys.bodies];
-            let args = |cmd: &mut Cmd| {
-                cmd.arg(keys.group.as_str())
-                    .arg(PURGED_AT_ONCE)
-                    .arg(&last[..]);
-            };
-            let pipeline = self.0.shared.pipeline.of(&keys.primary);
-            let answer = pipeline.script(&scripts::PURGE, &names, args, Resend::Never);
-            let [count, until, more] = exactly(answer.await?)?;
-            purged += integer(&count)?.unsigned_abs();
-            if integer(&more)? == 0 {
-                return Ok(purged);
-            }
-            last = bytes(until)?;
-        }
+    /// Removes messages of one stream, up to the entry `last`, or up to the newest one if it is empty.
+    /// Returns their number, and the value of `last` for the next step if there may be more.
+    async fn purge_on(&self, keys: &Keys, last: &str) -> Result<(u64, Option<String>), Error> {
+        let names = [&*keys.primary, &keys.retry, &keys.due, &keys.bodies];
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(keys.group.as_str()).arg(PURGED_AT_ONCE).arg(last);
+        };
+        let pipeline = self.0.shared.pipeline.of(&keys.primary);
+        let answer = pipeline.script(&scripts::PURGE, &names, args, Resend::Never);
+        let [removed, until, more] = exactly(answer.await?)?;
+        let next = match integer(&more)? {
+            0 => None,
+            _ => Some(text(until)?),
+        };
+        Ok((count(&removed)?, next))
     }
 }
 
@@ -145,13 +141,23 @@ impl ControlStore for RedisControl {
         })
     }
 
-    fn purge_waiting(&self) -> StoreFuture<'_, u64> {
+    fn purge_step<'a>(&'a self, position: Option<&'a str>) -> StoreFuture<'a, PurgeStep> {
         Box::pin(async move {
-            let mut purged = 0;
-            for keys in self.0.all_keys()? {
-                purged += self.purge_on(&keys).await?;
-            }
-            Ok(purged)
+            // The position is that of the partition, and within it the last entry to remove.
+            let (index, last) = position
+                .and_then(|it| it.split_once(' '))
+                .unwrap_or(("0", ""));
+            let index: usize = index.parse().unwrap_or(0);
+            let all = self.0.all_keys()?;
+            let Some(keys) = all.get(index) else {
+                return Ok(PurgeStep::new(0, None));
+            };
+            let (removed, more) = self.purge_on(keys, last).await?;
+            let next = match more {
+                Some(last) => Some(format!("{index} {last}")),
+                None => (index + 1 < all.len()).then(|| format!("{} ", index + 1)),
+            };
+            Ok(PurgeStep::new(removed, next))
         })
     }
 }

@@ -11,7 +11,7 @@ use super::{
     keys::{self, Keys},
     msgpack,
     pipeline::Resend,
-    response::{Value, array, bytes, count, exactly, fields, integer, unexpected},
+    response::{Value, array, bytes, count, exactly, fields, integer, text, unexpected},
     scripts::{self, Script},
 };
 use crate::{
@@ -296,8 +296,4 @@ fn message(entry: &str, fields: Vec<(Bytes, Bytes)>, on_stream: bool) -> ListedM
     listed.on_stream = on_stream;
     listed.attempt = Attempt(u32::saturating_add(attempts.unwrap_or(0), 1));
     listed
-}
-
-fn text(value: Value) -> Result<String, Error> {
-    Ok(String::from_utf8_lossy(&bytes(value)?).into_owned())
 }

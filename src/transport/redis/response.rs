@@ -81,6 +81,11 @@ pub(super) fn bytes(value: Value) -> Result<Bytes, Error> {
     }
 }
 
+/// Decodes a string. Bytes that are no UTF-8 are replaced.
+pub(super) fn text(value: Value) -> Result<String, Error> {
+    Ok(String::from_utf8_lossy(&bytes(value)?).into_owned())
+}
+
 /// Decodes a number, or a string that contains one.
 pub(super) fn integer(value: &Value) -> Result<i64, Error> {
     let number = match value {

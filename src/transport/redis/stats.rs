@@ -12,7 +12,7 @@ use super::{
     Redis, error,
     keys::{CONSUMER_PREFIX, Keys},
     pipeline::Resend,
-    response::{Value, array, bytes, count, entry_of, exactly, integers},
+    response::{Value, array, bytes, count, entry_of, exactly, integers, text},
     scripts,
 };
 use crate::{
@@ -226,8 +226,4 @@ pub(super) fn consumer(consumer: Value) -> Result<ConsumerStats, Error> {
         foreign: !name.starts_with(CONSUMER_PREFIX),
         consumer: name,
     })
-}
-
-fn text(value: Value) -> Result<String, Error> {
-    Ok(String::from_utf8_lossy(&bytes(value)?).into_owned())
 }

@@ -49,7 +49,7 @@ impl WorkerOrder {
     }
 
     /// Decodes an order. `None` if this version does not know it.
-    #[cfg(feature = "redis")]
+    #[cfg(any(feature = "redis", feature = "dashboard"))]
     pub(crate) fn parse(word: &str, argument: &str) -> Option<Self> {
         let name = || (!argument.is_empty()).then(|| Name::from(argument));
         Some(match word {

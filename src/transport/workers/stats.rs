@@ -1,10 +1,17 @@
 //! The statistics of a worker.
 
+#[cfg(feature = "schema")]
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Quantiles, WorkerState, json};
+#[cfg(feature = "schema")]
+use crate::{
+    contract::{ApiInfo, Description},
+    error::{Error, ErrorKind},
+};
 
 /// The statistics of a worker since its start. Its strings come from messages and errors and may
 /// contain anything, so escape them before you show them.
@@ -124,6 +131,43 @@ impl<T> Answers<T> {
     /// Creates answers. For transports.
     pub fn new(answers: Vec<T>, silent: Vec<String>) -> Self {
         Self { answers, silent }
+    }
+}
+
+#[cfg(feature = "schema")]
+impl Answers<WorkerDescription> {
+    /// Returns the AsyncAPI 3 document of the workers, with the name and the version of their
+    /// [service](crate::serve::Serve::service).
+    ///
+    /// # Errors
+    /// If no worker has answered, the workers describe different services, or they serve no router.
+    pub fn asyncapi(&self) -> Result<serde_json::Value, Error> {
+        let invalid = |text: String| Error::new(ErrorKind::Invalid, text);
+        let of = |it: &WorkerDescription| {
+            (
+                it.service.clone(),
+                it.version.clone(),
+                it.description.clone(),
+            )
+        };
+        let services: BTreeSet<_> = self.answers.iter().map(of).collect();
+        let (service, version, description) = match services.first() {
+            None => return Err(invalid("no worker of the group has answered".into())),
+            Some(first) if services.len() == 1 => first,
+            Some(_) => {
+                let count = services.len();
+                return Err(invalid(format!(
+                    "the workers of the group serve {count} different sets of routes"
+                )));
+            }
+        };
+        let Some(json) = description else {
+            return Err(invalid(
+                "the workers of the group serve no router, so they have no description".into(),
+            ));
+        };
+        let info = ApiInfo::of_service(service, version);
+        Ok(Description::from_json(json.as_bytes())?.asyncapi(&info))
     }
 }
 

@@ -114,7 +114,7 @@ async fn pauses_are_made_and_ended_and_what_waits_is_removed() {
     confirm.has(&["5 messages would be removed now"]);
     act(&dashboard, &format!("do=purge-waiting&{SHOP}"))
         .await
-        .has(&["5 messages removed"]);
+        .has(&["5 removed"]);
 }
 
 #[tokio::test]
@@ -183,4 +183,50 @@ async fn an_action_of_many_letters_can_be_stopped() {
         (&after["state"], &after["done"]),
         (&"done".into(), &150.into())
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_worker_is_limited_paused_and_drained() {
+    let memory = Memory::new().stream("shop").group("mail");
+    let app: Router = Router::new().task("mail.send", async || {});
+    let worker = serve(memory.clone(), app).service("mailer", "1");
+    let worker = tokio::spawn(worker.into_future());
+    let list = async || memory.workers().list().await.unwrap();
+    while list().await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let name = list().await[0].worker.clone();
+    let dashboard = Dashboard::new(memory.clone()).user(|_| Some("ann\u{200b}".repeat(100)));
+    let order = |order: &str| format!("do=order&worker={name}&order={order}&{SHOP}");
+    let confirm = get(&dashboard, &format!("/confirm?{}", order("limit&to=3"))).await;
+    confirm
+        .succeeded()
+        .has(&["Limit to 3 in flight the worker", "cannot raise it"]);
+    assert_eq!(list().await[0].limit, None, "it was asked only");
+    for (word, shown) in [
+        ("limit&to=3", "limit 3"),
+        ("pause-name&to=mail.send", "pause-name mail.send"),
+        ("pause", "pause"),
+    ] {
+        act(&dashboard, &order(word)).await.has(&["has the order"]);
+        let page = get(&dashboard, &format!("/workers?{SHOP}")).await;
+        page.succeeded().has(&[&format!("{shown} by ann")]);
+    }
+    let worker_now = list().await.remove(0);
+    assert_eq!(
+        (worker_now.limit, &worker_now.paused[..]),
+        (Some(3), &["mail.send".to_owned()][..])
+    );
+    act(&dashboard, &order("limit&to=")).await;
+    assert_eq!(list().await[0].limit, None);
+    for wrong in ["limit&to=0", "limit&to=x", "pause-name&to=", "dance"] {
+        let refused = get(&dashboard, &format!("/confirm?{}", order(wrong))).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{wrong}");
+        refused.has(&["an order is"]);
+    }
+    act(&dashboard, &order("drain")).await;
+    worker.await.unwrap().unwrap();
+    act(&dashboard, &order("drain"))
+        .await
+        .has(&["no live worker"]);
 }

@@ -9,7 +9,10 @@ use clap::Args;
 use super::{list::facts, titled};
 use crate::{
     command_error::CommandError,
-    show::{Out, json, text},
+    show::{
+        Out, json,
+        text::{self, fact},
+    },
 };
 
 #[derive(Debug, Args)]
@@ -50,7 +53,6 @@ fn lines(
     kind: &str,
     name: &str,
 ) -> Vec<String> {
-    let fact = |title: &str, value: &str| format!("{title:<10}{}", text::line(value));
     let mut lines = vec![
         fact("id", &letter.id),
         fact("message", &letter.message_id),

@@ -12,6 +12,11 @@ pub(crate) fn line(bytes: impl AsRef<[u8]>) -> String {
     Shown::bytes(bytes.as_ref()).at_most(usize::MAX).to_string()
 }
 
+/// Formats a title and its value, escaped as by [`line`], as a line of a list of facts.
+pub(crate) fn fact(title: &str, value: &str) -> String {
+    format!("{title:<10}{}", line(value))
+}
+
 /// Formats bytes as several lines of text, escaped as by [`line`], except that line breaks and tabs
 /// stay.
 pub(crate) fn block(bytes: impl AsRef<[u8]>) -> String {

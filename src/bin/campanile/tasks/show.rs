@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 
 use crate::{
     command_error::CommandError,
-    show::{Out, json, text},
+    show::{
+        Out, json,
+        text::{self, fact},
+    },
 };
 
 /// The maximum length of a result or a progress on a line, in bytes.
@@ -20,7 +23,6 @@ pub(super) fn status(status: &TaskStatus, out: &Out) -> Result<(), CommandError>
 }
 
 fn lines(status: &TaskStatus) -> Vec<String> {
-    let fact = |title: &str, value: &str| format!("{title:<10}{}", text::line(value));
     let mut lines = vec![
         fact("id", &status.id),
         fact("name", &status.name),

@@ -22,7 +22,7 @@ use crate::{
     transport::{
         MinuteCounts, WorkerMonitor, WorkerOrder,
         redis::{
-            response::{Value, array, bytes, exactly, integer},
+            response::{Value, array, bytes, exactly, integer, text},
             scripts,
         },
     },
@@ -320,8 +320,4 @@ impl NewOrders {
             orders: orders.collect::<Result<_, Error>>()?,
         })
     }
-}
-
-fn text(value: Value) -> Result<String, Error> {
-    Ok(String::from_utf8_lossy(&bytes(value)?).into_owned())
 }

@@ -9,7 +9,7 @@ use super::in_flight::Key;
 use crate::{
     message::Name,
     transport::{
-        host_name,
+        Interest, host_name,
         redis::{entry::StreamEntryId, ids::unique, keys::CONSUMER_PREFIX},
     },
 };
@@ -21,14 +21,38 @@ pub(super) struct Member {
     /// The consumer's unique name.
     pub(super) consumer: String,
     pub(super) lease: Duration,
+    pub(super) versions: KnownVersions,
+}
+
+/// The versions of payloads that the application knows, as `parking.lua` reads them.
+#[derive(Debug, Clone)]
+pub(super) struct KnownVersions {
+    /// The highest version of any name. 0 if there is none.
+    pub(super) newest: u32,
+    /// Each name and its version, each followed by a line feed.
+    pub(super) lines: String,
+}
+
+impl KnownVersions {
+    pub(super) fn of(interest: &Interest) -> Self {
+        let versions = interest.versions.iter();
+        let lines = versions
+            .clone()
+            .map(|(name, version)| format!("{name}\n{version}\n"));
+        Self {
+            newest: versions.map(|(_, version)| *version).max().unwrap_or(0),
+            lines: lines.collect(),
+        }
+    }
 }
 
 impl Member {
-    pub(super) fn new(group: Name, lease: Duration) -> Self {
+    pub(super) fn new(group: Name, lease: Duration, versions: KnownVersions) -> Self {
         Self {
             group,
             consumer: consumer(lease),
             lease,
+            versions,
         }
     }
 

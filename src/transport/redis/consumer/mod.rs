@@ -91,7 +91,7 @@ use self::{
     events::EventSubscriber,
     group::Membership,
     heartbeat::Heartbeats,
-    member::Member,
+    member::{KnownVersions, Member},
     ownership::{Ownership, OwnershipParts},
     poison::PoisonSlot,
     prefetch::{PrefetchBuffer, PrefetchWriter},
@@ -153,8 +153,8 @@ impl Transport for Redis {
         };
         // The same member for all attempts, since a failed attempt may leave its consumer in the
         // group.
-        let group = self.settings.group.clone();
-        let member = Arc::new(Member::new(group, self.settings.lease));
+        let (group, lease) = (self.settings.group.clone(), self.settings.lease);
+        let member = Arc::new(Member::new(group, lease, KnownVersions::of(&interest)));
         let mut outage = Outage::default();
         loop {
             let attempt = self.clone().attempt(&interest, member.clone(), &slots);

@@ -342,7 +342,11 @@ impl Term {
         dead: &[String],
     ) -> Result<Begun, Error> {
         let group = keys.group.clone();
-        let member = Arc::new(Member::new(group, parts.member.lease));
+        let member = Arc::new(Member::new(
+            group,
+            parts.member.lease,
+            parts.member.versions.clone(),
+        ));
         let owner = keys.owner();
         let names = [owner.as_str()];
         let args = |cmd: &mut Cmd| {

@@ -162,9 +162,14 @@ impl SettlePolicy {
                 let effect = self.success(&delivery, reply);
                 self.queue_settlement(delivery, effect, on_settled);
             }
-            // The delivery keeps its place in the order, and asks for a permit again later.
-            Verdict::Park(_) => {
-                order.again(delivery, self, BETWEEN_PERMITS, false);
+            // The delivery keeps its place in the order, and asks for a permit again, or for a newer
+            // worker, after this time.
+            Verdict::Park(request) => {
+                let after = match request.newer() {
+                    Some(_) => self.backoff.after(attempt),
+                    None => BETWEEN_PERMITS,
+                };
+                order.again(delivery, self, after, false);
                 on_settled(Ok(()));
             }
             verdict => {

@@ -260,7 +260,7 @@ impl Settler {
         Ok(false)
     }
 
-    /// Parks a delivery until it gets a permit.
+    /// Parks a delivery.
     async fn park(&self, delivery: &Unsettled, request: &PermitRequest) -> Result<(), Error> {
         let member = &*self.member;
         let (which, _) = delivery.guard.key;
@@ -270,9 +270,10 @@ impl Settler {
             .paused_name()
             .map(|name| PauseTarget::Name(name.into()));
         let paused = paused.map(|target| stream.keys.pause(&target));
-        let permits = match paused {
-            Some(_) => String::new(),
-            None => request.permits.to_string(),
+        let permits = match (&paused, request.newer()) {
+            (Some(_), _) => String::new(),
+            (None, Some(_)) => "newer".to_owned(),
+            (None, None) => request.permits.to_string(),
         };
         let submit = || {
             let args = |cmd: &mut Cmd| {

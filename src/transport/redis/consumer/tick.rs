@@ -20,7 +20,7 @@ use crate::{
             entry::{self, StreamEntryId, WhichStream},
             keys::CONSUMER_PREFIX,
             producer::schedule::{MOVED_AT_ONCE, MOVED_BYTES, Promoted},
-            response::{Value, array, bytes, exactly, integer, unexpected},
+            response::{Value, array, bytes, exactly, integer, text, unexpected},
         },
     },
 };
@@ -129,7 +129,9 @@ impl TickRequest {
             .arg(since)
             .arg(&self.announcement.worker)
             .arg(&self.announcement.text)
-            .arg(self.announcement.kept);
+            .arg(self.announcement.kept)
+            .arg(member.versions.newest)
+            .arg(&member.versions.lines);
         for of_tick in &self.streams {
             let (stream, worker) = (&of_tick.stream, of_tick.worker.as_ref());
             let [retry, primary] = stream.both().map(|which| renew.of(which));
@@ -319,10 +321,6 @@ pub(super) fn is_done(answer: Value) -> Result<Result<(), String>, Error> {
         Value::Int(_) => Ok(Ok(())),
         error => text(error).map(Err),
     }
-}
-
-fn text(error: Value) -> Result<String, Error> {
-    Ok(String::from_utf8_lossy(&bytes(error)?).into_owned())
 }
 
 /// Decodes `[dropped]`, or `[0, group, consumer]` if that consumer prevents trimming.

@@ -1,8 +1,8 @@
--- Parks a delivery until it gets a permit.
+-- Parks a delivery until it gets a permit, until its name is resumed, or until there is a newer worker.
 -- KEYS: source, retry.
 -- ARGV: group, consumer, id, '1' on the retry stream, origin, attempts before this delivery, the
---       limit's key, the number of permits ('' for a paused name), ms of a permit, the holder, the
---       field of the name's pause.
+--       limit's key, the number of permits ('' for a paused name, 'newer' for a newer worker), ms of a
+--       permit, the holder, the field of the name's pause.
 -- Returns: 1 parked | 0 not pending for this consumer | 2 ended, since the entry was deleted |
 --          3 ended, since the task was cancelled.
 local src, group, id, retry = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1'
@@ -16,6 +16,8 @@ local limit = ARGV[8] .. ' ' .. ARGV[9]
 if ARGV[8] == '' then
   -- The pause may have ended since this worker has looked.
   limit = redis.call('HEXISTS', base .. ':control', ARGV[11]) == 1 and PAUSED or UNLIMITED
+elseif ARGV[8] == NEWER then
+  limit = NEWER
 end
 redis.call('HSET', base .. ':limits:' .. group, key, limit)
 if record then

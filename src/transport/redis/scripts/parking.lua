@@ -6,7 +6,7 @@
 --         field of a message that was moved there with a permit: '<holder> <key>'.
 --   <base>:parking:<group>  sorted set: keys with parked messages → when a permit of theirs ends next
 --   <base>:limits:<group>   hash: keys with parked messages → '<permits> <ms of a permit>', or for a name
---         'paused' or 'unlimited'
+--         'paused' or 'unlimited', or for a version of a name that workers are too old for 'newer'
 -- The length of the group keeps the keys of groups apart.
 local function permits_of(base, group, key)
   return base .. ':permits:' .. #group .. ':' .. group .. ':' .. key
@@ -27,12 +27,24 @@ local function take(permits, most, life, holder)
   return true
 end
 
--- The limits of a name that is paused, and of one that no longer is.
-local PAUSED, UNLIMITED = 'paused', 'unlimited'
+-- The limits of a name that is paused, of one that no longer is, and of messages that wait for a newer
+-- worker.
+local PAUSED, UNLIMITED, NEWER = 'paused', 'unlimited', 'newer'
+
+-- The keys of messages that wait for a newer worker have this number and their version as the time of
+-- the next look. No clock gets there, so only workers that know the version look at them.
+local NEWER_FROM = 1000000000000000
+
+-- Returns the name and the version of a key whose messages wait for a newer worker.
+local function version_of(key)
+  local name, version = string.match(key, '^:(.*)\n(%d+)$')
+  return name, tonumber(version)
+end
 
 -- Moves the first messages that are parked for a key to the retry stream, each with a permit, while
--- there are free ones. Returns the number of messages moved.
-local function hand_over(base, group, key)
+-- there are free ones. Messages that wait for a newer worker are moved if `is_known`: if this worker
+-- knows their version. Returns the number of messages moved.
+local function hand_over(base, group, key, is_known)
   local MOST_AT_ONCE, MOST_BYTES = 500, 4194304
   local parked, index, limits = parked_of(base, group, key), base .. ':parking:' .. group, base .. ':limits:' .. group
   local limit = redis.call('HGET', limits, key)
@@ -46,7 +58,7 @@ local function hand_over(base, group, key)
       next_look = 0
       break
     end
-    if limit == PAUSED then break end
+    if limit == PAUSED or limit == NEWER and not is_known then break end
     if most and not take(permits, tonumber(most), tonumber(life), entry[2][2]) then
       next_look = redis.call('ZRANGE', permits, 0, 0, 'WITHSCORES')[2]
       break
@@ -64,6 +76,10 @@ local function hand_over(base, group, key)
     entry = first()
   end
   if entry then
+    if limit == NEWER then
+      local _, version = version_of(key)
+      next_look = string.format('%.0f', NEWER_FROM + version)
+    end
     redis.call('ZADD', index, next_look, key)
   else
     redis.call('DEL', parked)
@@ -83,11 +99,24 @@ local function give_back(base, group, fields, retry)
   hand_over(base, group, key)
 end
 
--- Hands over the permits that have ended since workers died. Returns the number of messages moved.
-local function hand_over_ended(base, group)
-  local KEYS_AT_ONCE = 100
-  local now, moved = string.format('%.0f', clock()), 0
-  local keys = redis.call('ZRANGEBYSCORE', base .. ':parking:' .. group, '-inf', now, 'LIMIT', 0, KEYS_AT_ONCE)
-  for _, key in ipairs(keys) do moved = moved + hand_over(base, group, key) end
+-- Hands over the permits that have ended since workers died, and the messages that older workers have
+-- left to this one: `newest` is the highest version that it knows, and `lines` has each name and its
+-- version. Returns the number of messages moved.
+local function hand_over_due(base, group, newest, lines)
+  local KEYS_AT_ONCE, index, moved = 100, base .. ':parking:' .. group, 0
+  local function due(from, to)
+    return ipairs(redis.call('ZRANGEBYSCORE', index, from, string.format('%.0f', to), 'LIMIT', 0, KEYS_AT_ONCE))
+  end
+  for _, key in due('-inf', clock()) do moved = moved + hand_over(base, group, key) end
+  if newest == 0 then return moved end
+  local known
+  for _, key in due(string.format('%.0f', NEWER_FROM), NEWER_FROM + newest) do
+    if not known then
+      known = {}
+      for name, version in string.gmatch(lines, '([^\n]+)\n(%d+)\n') do known[name] = tonumber(version) end
+    end
+    local name, version = version_of(key)
+    if version <= (known[name] or 0) then moved = moved + hand_over(base, group, key, true) end
+  end
   return moved
 end

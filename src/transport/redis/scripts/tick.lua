@@ -7,9 +7,11 @@
 --       of other libraries' consumers in ms, '1' to trim although they read the stream, ms between
 --       two trims by any worker, ms of silence of a dead consumer, ms between two searches for
 --       them, an id behind every entry, the time of the first registrations to list ('' = no
---       registry), the worker, its announcement, ms for which announcements are kept, then for each
---       stream: its steps ('m' = deliver due messages, hand over permits that have ended, and return
---       the group's state and pauses, 's' = mark as alive, 't' = trim, 'r' = reap, 'w' = return
+--       registry), the worker, its announcement, ms for which announcements are kept, the highest
+--       version that it knows of a payload (0 = none), the names and versions that it knows, each
+--       followed by a line feed, then for each stream: its steps ('m' = deliver due messages, hand
+--       over permits that have ended and messages that older workers have left, and return the
+--       group's state and pauses, 's' = mark as alive, 't' = trim, 'r' = reap, 'w' = return
 --       whether the worker is announced, what it is asked, and its orders, 'a' = announce it), the key
 --       of the orders and the id of the last one known, the number of ids on the retry stream, the
 --       number on the stream, twice the number of counts, the ids, the counts: field, number, ….
@@ -25,6 +27,7 @@ local group, me, prefix, most, bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonum
 local foreign, beside_foreign, trim_period = ARGV[6], ARGV[7] == '1', ARGV[8]
 local silence, reap_period, last = tonumber(ARGV[9]), ARGV[10], ARGV[11]
 local worker, announcement, kept = ARGV[13], ARGV[14], ARGV[15]
+local newest, versions = tonumber(ARGV[16]), ARGV[17]
 
 local function try(step, ...)
   local good, result = pcall(step, ...)
@@ -63,7 +66,7 @@ local function facts(stream, retry, alive)
 end
 
 local time, streams = clock(), {}
-local key, arg = 0, 16
+local key, arg = 0, 18
 while arg <= #ARGV do
   local stream, retry = KEYS[key + 1], KEYS[key + 2]
   local steps, orders_key, ordered = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2]
@@ -81,7 +84,7 @@ while arg <= #ARGV do
     result[4] = try(promote, base, 'stream', KEYS[key + 5], KEYS[key + 6], stream, most, bytes)
     result[5] = try(facts, stream, retry, has('s'))
     result[6], result[7] = { 0 }, 0
-    result[8] = try(hand_over_ended, base, group)
+    result[8] = try(hand_over_due, base, group, newest, versions)
     result[9] = try(redis.call, 'HGETALL', base .. ':control')
     if has('t') then
       result[6] = try(trim, stream, KEYS[key + 7], me, prefix, trim_period, beside_foreign, foreign)

@@ -1,0 +1,88 @@
+//! Checks of tasks whose payloads are newer than their workers.
+
+use std::time::Duration;
+
+use super::{
+    Factory,
+    scene::{QUIET, Scene, attempt, done, message, must, settle},
+};
+use crate::{
+    message::PermitRequest,
+    transport::{Delivery, Interest, SettleDelivery, Verdict},
+};
+
+/// The longest time after which a newer worker has a task.
+const SOON: Duration = Duration::from_secs(10);
+
+fn knowing(version: u32) -> Interest {
+    Interest {
+        versions: vec![("task".into(), version)],
+        ..Interest::stream()
+    }
+}
+
+/// Settles a delivery as `serve` does if the payload has this version, and the worker is older.
+async fn leave_to_newer<H: SettleDelivery>(delivery: Delivery<H>, version: u32) {
+    let request = PermitRequest::of_newer(message(&delivery).parts(), version);
+    settle(delivery, Verdict::Park(request)).await;
+}
+
+/// Checks that a task that all workers are too old for waits until a newer worker is there, without
+/// counting an attempt.
+pub async fn a_task_of_a_newer_version_waits_for_a_newer_worker<F: Factory>(factory: &F) {
+    if !factory.capabilities().limits {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let mut old = scene.worker().await;
+    for payload in ["first", "second"] {
+        scene.task(payload).await;
+    }
+    for delivery in old.exactly(2).await {
+        leave_to_newer(delivery, 3).await;
+    }
+    let mut still_too_old = scene.worker_for(knowing(2)).await;
+    old.nothing_for(QUIET, "no worker knows the version").await;
+    still_too_old
+        .nothing_for(QUIET, "this worker does not know the version either")
+        .await;
+    if factory.capabilities().statistics {
+        let handle = scene.handle().await;
+        let stats = must("reading statistics", factory.stats(&handle)).await;
+        let group = stats.group(&scene.settings.group);
+        assert_eq!(group.expect("the group exists").parked, 2);
+    }
+    // They have asked for deliveries, and would take some.
+    old.close().await;
+    still_too_old.close().await;
+    let mut newer = scene.worker_for(knowing(3)).await;
+    for payload in ["first", "second"] {
+        let delivery = newer.within(SOON).await;
+        let delivery = delivery.expect("the newer worker gets the tasks soon");
+        assert_eq!(message(&delivery).payload(), payload);
+        assert_eq!(attempt(&delivery), 1);
+        done(delivery).await;
+    }
+    newer.close().await;
+}
+
+/// Checks that a task that reaches an older worker while a newer one serves the group is soon
+/// delivered again.
+pub async fn a_task_of_a_newer_version_passes_older_workers<F: Factory>(factory: &F) {
+    if !factory.capabilities().limits {
+        return;
+    }
+    let scene = Scene::new(factory);
+    let mut old = scene.worker().await;
+    let mut newer = scene.worker_for(knowing(3)).await;
+    scene.task("both").await;
+    for _ in 0..3 {
+        let delivery = old.within(SOON).await;
+        leave_to_newer(delivery.expect("it is delivered again"), 3).await;
+    }
+    let delivery = newer.within(SOON).await.expect("it is delivered again");
+    assert_eq!(attempt(&delivery), 1);
+    done(delivery).await;
+    old.close().await;
+    newer.close().await;
+}
