@@ -10,8 +10,8 @@
 local FACTS = 10
 local group, replaying = ARGV[1], ARGV[2] == '1'
 
--- The message's fields in a letter that a worker of this group has made. Nil for other letters; nil
--- and true if the fields cannot be decoded.
+-- Returns the message's fields in a letter that a worker of this group has made. Returns nil for
+-- other letters, and nil and true if the fields cannot be decoded.
 local function message(letter)
   if #letter < FACTS or letter[1] ~= '~g' or letter[2] ~= group or letter[3] ~= '~o' then return nil end
   local rest = {}

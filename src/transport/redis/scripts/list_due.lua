@@ -7,7 +7,7 @@ local time, member, most, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(A
 local from = 0
 if member ~= '' then
   local rank = redis.call('ZSCORE', KEYS[1], member) == time and redis.call('ZRANK', KEYS[1], member)
-  -- If the message has moved since, the list goes on with those of its time.
+  -- If the last message was moved since, the list continues with all messages of its time.
   from = rank and rank + 1 or redis.call('ZCOUNT', KEYS[1], '-inf', '(' .. time)
 end
 local due, page = redis.call('ZRANGE', KEYS[1], from, from + most - 1, 'WITHSCORES'), {}

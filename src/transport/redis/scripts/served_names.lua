@@ -5,8 +5,8 @@
 local now, found = clock(), {}
 for i, key in ipairs(KEYS) do
   redis.call('ZADD', key, string.format('%.0f', now), ARGV[1])
-  -- Removes the lists that no worker has renewed. A time in the future is from before the clock
-  -- stepped back, so such a list is removed, too.
+  -- Removes the lists that no worker has renewed. A list with a time in the future was renewed
+  -- before the clock stepped back, and is removed, too.
   local bounds = {
     { '-inf', string.format('(%.0f', now - ARGV[2]) },
     { string.format('(%.0f', now), '+inf' },
