@@ -1,5 +1,5 @@
 -- Reads the feeds of a group behind the cursors.
--- KEYS: feeds. ARGV: most changes of each feed, then for each feed the id of the last change read.
+-- KEYS: feeds. ARGV: max changes of each feed, then for each feed the id of the last change read.
 -- Returns for each feed: {the id after which to continue, if changes may have been dropped ('' =
 --           none were), {change…}}.
 local results = {}

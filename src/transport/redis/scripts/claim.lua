@@ -1,11 +1,11 @@
 -- Scans one step of the group's pending entries, and claims those whose leases have expired.
 -- KEYS: source, throttle, dead.
 -- ARGV: group, consumer, '1' on the retry stream, cursor, lease in ms, lease of other libraries'
---       consumers in ms, prefix of our consumers, most to claim, '1' if a poison candidate may be
---       among them, most deliveries, dead letters to keep, ms until the next scan by any worker
---       ('' = this scan continues), the time on Redis's clock until which this consumer counts as
---       healthy, the ms for which it has renewed its leases without a gap, then the ids that are
---       pending for this consumer but not in flight.
+--       consumers in ms, name prefix of this library's consumers, max entries to claim, '1' if a
+--       poison candidate may be among them, max deliveries, dead letters to keep, ms until the next
+--       scan by any worker ('' = this scan continues), the time on Redis's clock until which this
+--       consumer counts as healthy, the ms for which it has renewed its leases without a gap, then
+--       the ids that are pending for this consumer but not in flight.
 -- Returns: {next cursor ('' = the end), claimed {{id, deliveries, fields}…}, the number of entries
 --           that were deleted, dead {{id, deliveries, fields of the reply address}…}, dead letters
 --           dropped, the first poison candidate skipped ('' = none), {idle ids of this consumer},

@@ -1,7 +1,7 @@
 -- Sends the task of a schedule: at a tick, or between the ticks.
 -- KEYS: the schedules, the stream, its due, its bodies.
--- ARGV: name, revision, the last tick that the caller knows, the tick ('' = none), the most runs that
---       are kept, then the arguments of the function `accept`.
+-- ARGV: name, revision, the last tick that the caller knows, the tick ('' = none), the maximum
+--       number of runs that are kept, then the arguments of the function `accept`.
 -- Returns: 'sent' | 'skipped' | 'early' | 'taken' | 'changed', ms on Redis's clock, and the id of the
 --          task that was sent or has not ended, or for 'taken' the schedule's last tick.
 local FIRST = 6

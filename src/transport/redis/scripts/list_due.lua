@@ -1,7 +1,7 @@
 -- Lists delayed messages, those first that are due first, bounded in number and in bytes. The page
 -- ends with the message that reaches the bytes, so it has at least one message.
--- KEYS: due, bodies. ARGV: the time and the member of the last message listed ('' = none), most
---       messages, most bytes.
+-- KEYS: due, bodies. ARGV: the time and the member of the last message listed ('' = none), max
+--       messages, max bytes.
 -- Returns: {{{member, time, body ('' = there is none)}, ...}, 1 if there may be more | 0}.
 local time, member, most, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local from = 0

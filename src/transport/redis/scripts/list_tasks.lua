@@ -1,9 +1,10 @@
 -- Lists a group's tasks in a state, those that changed last first.
 -- KEYS: the list. ARGV: group, state, the name ('' = any), the time and the id of the last task
---       listed ('' = none), most tasks, most to look at, most bytes.
+--       listed ('' = none), max tasks, max tasks to look at, max bytes.
 -- Returns: {the time and the id of the last task looked at ('' = there are no more), {id, {the
 --           fields of its record, as in FIELDS}…}}.
--- The fields that are returned: not results and checkpoints, which may be large.
+
+-- The returned fields: all except results and checkpoints, which may be large.
 local FIELDS = {
   'state', 'name', 'attempt', 'reason', 'unique', 'keep', 'accepted', 'started', 'ended', 'progress',
   'result_too_large'

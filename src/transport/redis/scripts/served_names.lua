@@ -1,6 +1,6 @@
 -- Records the names that a worker serves, and lists those of the other workers of its groups.
 -- KEYS: the lists of each stream's group, by the time of their last record. ARGV: the worker's
---       list, ms after which a list is forgotten, the most lists that are kept.
+--       list, ms after which a list is forgotten, the maximum number of lists that are kept.
 -- Returns: for each key the lists of other workers.
 local now, found = clock(), {}
 for i, key in ipairs(KEYS) do

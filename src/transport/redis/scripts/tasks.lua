@@ -12,7 +12,7 @@
 -- Each group has a list of its tasks for each state, a sorted set by the time of the last change,
 -- and a feed, a stream of the changes.
 
--- The most tasks in the list of a state in which tasks have ended.
+-- The maximum number of tasks in the list of each final state.
 local MOST_ENDED = 10000
 -- The approximate number of changes in the feed, and for how many ms it is kept after the last one.
 local MOST_CHANGES, KEEP_CHANGES = 10000, 604800000
