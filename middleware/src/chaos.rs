@@ -1,7 +1,7 @@
 //! Injects faults for tests: failures, delays, panics and duplicates.
 //!
-//! Each fault has a probability, and a seed decides which messages have it. With the same seed the
-//! n-th message of a layer has the same faults in every run.
+//! Each fault has a probability, and a seed decides which messages have the fault. With the same
+//! seed, the n-th message of a layer has the same faults in every run.
 //!
 //! ```
 //! use campanile::{Client, Router};
@@ -14,7 +14,8 @@
 //! assert!(campanile::error::find::<campanile_middleware::chaos::ChaosError>(&error).is_some());
 //! # }
 //! ```
-//! The next layer injects all kinds of faults. Each task must still be done:
+//! The next layer injects all kinds of faults. Under it, an application that retries must still
+//! finish each task:
 //!
 //! ```
 //! use campanile::Router;
@@ -46,7 +47,7 @@
 //! Before a message is handled a second time, it waits until the inner service is ready.
 //!
 //! # Errors
-//! A message that the layer fails has a [`ChaosError`].
+//! If the layer lets a message fail, the error is a [`ChaosError`].
 //!
 //! # Panics
 //! The future panics with the probability that [`ChaosLayer::panic`] sets.
@@ -273,7 +274,7 @@ impl fmt::Debug for ChaosFuture {
     }
 }
 
-/// The error of a message that a [`ChaosLayer`] fails.
+/// The error of a message that fails because of a [`ChaosLayer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChaosError;
 
@@ -343,16 +344,16 @@ mod tests {
         assert_eq!(outcomes, hundred(&all()).await);
         let count =
             |is: fn(&(u32, &str, Duration)) -> bool| outcomes.iter().filter(|f| is(f)).count();
-        let failed = count(|faults| faults.1 == "failed");
+        let failed = count(|outcome| outcome.1 == "failed");
         assert!((10..=45).contains(&failed), "{failed}");
-        let panicked = count(|faults| faults.1 == "panicked");
+        let panicked = count(|outcome| outcome.1 == "panicked");
         assert!((2..=25).contains(&panicked), "{panicked}");
-        let twice = count(|faults| faults.0 == 2);
+        let twice = count(|outcome| outcome.0 == 2);
         assert!((10..=55).contains(&twice), "{twice}");
-        let late = count(|faults| faults.2 >= SECOND && faults.2 <= 9 * SECOND);
+        let late = count(|outcome| outcome.2 >= SECOND && outcome.2 <= 9 * SECOND);
         assert!((30..=70).contains(&late), "{late}");
-        assert_eq!(late + count(|faults| faults.2.is_zero()), 100);
-        assert_eq!(count(|faults| faults.1 != "done" && faults.0 > 0), 0);
+        assert_eq!(late + count(|outcome| outcome.2.is_zero()), 100);
+        assert_eq!(count(|outcome| outcome.1 != "done" && outcome.0 > 0), 0);
         let other = ChaosLayer {
             rng: ChaosLayer::new(8).rng,
             ..all()
@@ -364,7 +365,7 @@ mod tests {
     async fn another_fault_does_not_change_which_messages_the_others_hit() {
         let failed = |outcomes: Vec<(u32, &'static str, Duration)>| -> Vec<usize> {
             let hits = outcomes.iter().enumerate();
-            hits.filter(|(_, faults)| faults.1 == "failed")
+            hits.filter(|(_, outcome)| outcome.1 == "failed")
                 .map(|(n, _)| n)
                 .collect()
         };
@@ -390,12 +391,12 @@ mod tests {
     #[test]
     fn invalid_numbers_panic_at_the_callers_location() {
         let layer = || ChaosLayer::new(7);
-        for probabilities in [-0.1, 1.1, f64::NAN] {
+        for probability in [-0.1, 1.1, f64::NAN] {
             let texts = [
-                panic_text(|| layer().fail(probabilities)),
-                panic_text(|| layer().panic(probabilities)),
-                panic_text(|| layer().duplicate(probabilities)),
-                panic_text(|| layer().delay(probabilities, SECOND, SECOND)),
+                panic_text(|| layer().fail(probability)),
+                panic_text(|| layer().panic(probability)),
+                panic_text(|| layer().duplicate(probability)),
+                panic_text(|| layer().delay(probability, SECOND, SECOND)),
             ];
             assert_eq!(texts, ["a probability must be between 0.0 and 1.0"; 4]);
         }

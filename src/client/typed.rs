@@ -39,7 +39,7 @@ impl<S> Client<S> {
         Self {
             service,
             prefix: Name::default(),
-            request_timeout: Deadline::OF_A_REQUEST,
+            request_timeout: Deadline::DEFAULT_TIMEOUT,
         }
     }
 

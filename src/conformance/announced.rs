@@ -1,4 +1,5 @@
-//! Checks of the announcements of workers, of their answers and of orders to them.
+//! Checks of the announcements of workers, of their answers to questions, and of the orders to
+//! them.
 
 use std::{future::Future, time::Duration};
 
@@ -22,7 +23,7 @@ async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> (F::Handle, W
     (handle, workers)
 }
 
-/// Waits until the list of workers is as wanted, and returns it.
+/// Waits until the list of workers meets the condition, and returns it.
 async fn until(workers: &Workers, wanted: impl Fn(&[WorkerInfo]) -> bool) -> Vec<WorkerInfo> {
     let found = async {
         loop {
@@ -51,7 +52,7 @@ fn are_announced(found: &[WorkerInfo]) -> bool {
     found.iter().all(|worker| worker.fault.is_none())
 }
 
-/// Checks that workers announce themselves, and are not listed any more once they have ended.
+/// Checks that a worker is listed once it has announced itself, and not after it has ended.
 pub async fn workers_are_listed_from_their_start_to_their_end<F: Factory>(factory: &F) {
     if !factory.capabilities().workers {
         return;
@@ -82,7 +83,7 @@ pub async fn workers_are_listed_from_their_start_to_their_end<F: Factory>(factor
     until(&workers, <[_]>::is_empty).await;
 }
 
-/// Checks that workers answer with their statistics, and with a sign of life.
+/// Checks that workers answer pings, and questions for their statistics and their descriptions.
 pub async fn workers_answer_what_they_have_done_and_what_runs<F: Factory>(factory: &F) {
     if !factory.capabilities().workers {
         return;
@@ -159,7 +160,7 @@ pub async fn workers_answer_what_they_have_done_and_what_runs<F: Factory>(factor
     idle.close().await;
 }
 
-/// Checks that a worker follows the orders that it gets, and only those.
+/// Checks that a worker follows the orders to it, and no orders to other workers.
 pub async fn a_worker_follows_the_orders_to_it<F: Factory>(factory: &F) {
     if !factory.capabilities().workers {
         return;
@@ -265,7 +266,7 @@ pub async fn the_history_of_a_group_has_what_its_workers_did<F: Factory>(factory
     };
     handle_all(&mut worker, 3).await;
     until_true("the history", async || sums().await == [2, 0, 1, 3, 3]).await;
-    // Closing a worker loses nothing of the history.
+    // The history stays complete when a worker is closed.
     scene.task("4").await;
     handle_all(&mut worker, 1).await;
     worker.close().await;

@@ -1,4 +1,4 @@
-//! Checks of the bound on what waits on a stream.
+//! Checks of the bound on the number and the age of the messages that wait on a stream.
 
 use std::time::Duration;
 
@@ -165,7 +165,7 @@ pub async fn a_sender_waits_for_room_until_its_time_is_over<F: Factory>(factory:
     worker.close().await;
 }
 
-/// Checks that messages which wait only for a group without live workers do not stop senders.
+/// Checks that senders are not refused because of a group without live workers.
 pub async fn a_group_without_workers_does_not_stop_senders<F: Factory>(factory: &F) {
     if !factory.capabilities().bounds {
         return;
@@ -177,7 +177,8 @@ pub async fn a_group_without_workers_does_not_stop_senders<F: Factory>(factory: 
         send(&handle, Message::task("task", "")).await;
     }
     if factory.capabilities().groups {
-        // Another group with a worker that keeps up.
+        // The worker of this group handles all messages in time, so the group does not stop
+        // senders.
         let mut served = scene.group("served", Start::End).worker().await;
         for _ in 0..3 * BOUND {
             sent_soon::<F>(&handle).await;
@@ -197,7 +198,8 @@ pub async fn a_group_without_workers_does_not_stop_senders<F: Factory>(factory: 
     worker.close().await;
 }
 
-/// Checks that a stream is full while a message has waited for too long, however few messages wait.
+/// Checks that senders are refused while a message has waited for too long, even if few messages
+/// wait.
 pub async fn a_message_that_waits_for_too_long_stops_senders<F: Factory>(factory: &F) {
     if !factory.capabilities().bounds {
         return;
@@ -235,7 +237,7 @@ pub async fn each_partition_has_its_own_bound<F: Factory>(factory: &F) {
         send(&handle, keyed("a", n)).await;
     }
     assert_full(&call(&handle, keyed("a", "")).await.unwrap_err());
-    // Messages without a key go to all partitions in turn, so three of four find room.
+    // Messages without a key go to all partitions in turn, so three of four are accepted.
     let mut sent = 0;
     for _ in 0..8 {
         sent += usize::from(call(&handle, Message::task("task", "")).await.is_ok());

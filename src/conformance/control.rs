@@ -94,7 +94,7 @@ pub async fn messages_with_a_paused_name_wait_in_their_order<F: Factory>(factory
     worker.close().await;
 }
 
-/// Checks that a worker that starts during a pause starts nothing.
+/// Checks that a worker that opens during a pause gets no message.
 pub async fn a_worker_that_starts_during_a_pause_follows_it<F: Factory>(factory: &F) {
     if !factory.capabilities().control {
         return;
@@ -158,7 +158,7 @@ pub async fn a_cancelled_task_stays_cancelled_over_a_pause_and_a_purge<F: Factor
     is_cancelled(&receipt).await;
 }
 
-/// Checks that a purge removes what waits for a group, and nothing else.
+/// Checks that a purge removes the messages that wait for a group, and nothing else.
 pub async fn a_purge_removes_what_waits<F: Factory>(factory: &F) {
     let can = factory.capabilities();
     if !can.control || !can.tasks {

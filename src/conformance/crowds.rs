@@ -71,8 +71,8 @@ impl RunningWorkers {
     }
 }
 
-/// Checks that with fifty concurrent senders and fifty workers every message is handled, and none
-/// twice.
+/// Checks that with fifty concurrent senders and fifty workers every message is handled exactly
+/// once.
 pub async fn fifty_senders_and_fifty_workers_lose_and_repeat_nothing<F: Factory>(factory: &F) {
     const MANY: usize = 50;
     const EACH: usize = 20;
@@ -97,8 +97,8 @@ pub async fn fifty_senders_and_fifty_workers_lose_and_repeat_nothing<F: Factory>
     assert_same(handled, receipts);
 }
 
-/// Checks that workers that follow one another handle a backlog, if each of them handles some
-/// batches and is then closed. Every message is handled once, in order.
+/// Checks that a backlog is handled by a sequence of workers, each of which handles some batches
+/// and is then closed. Every message is handled once, in order.
 pub async fn a_backlog_is_worked_off_in_batches_by_workers_that_come_and_go<F: Factory>(
     factory: &F,
 ) {

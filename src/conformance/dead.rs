@@ -54,7 +54,7 @@ pub(super) async fn listed_in_pages(dead: &DeadLetters) -> Vec<DeadLetter> {
     listed
 }
 
-/// Checks that the list has pages, and each letter is found by its id.
+/// Checks that the letters are listed in pages, and that each letter is found by its id.
 pub async fn dead_letters_are_listed_in_pages_and_found_by_id<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let Some(dead) = scene.dead().await else {
@@ -110,8 +110,8 @@ pub async fn a_replayed_dead_letter_starts_from_its_first_attempt<F: Factory>(fa
     worker.close().await;
 }
 
-/// Checks that only the selected letters are replayed or purged, if they are selected by id, by
-/// name, or all.
+/// Checks that a replay and a purge affect only the selected letters: those with given ids, those
+/// with a name, or all.
 pub async fn only_selected_dead_letters_are_replayed_or_purged<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let Some(dead) = scene.dead().await else {
@@ -162,7 +162,7 @@ pub async fn only_selected_dead_letters_are_replayed_or_purged<F: Factory>(facto
     worker.close().await;
 }
 
-/// Checks that more letters than fit into one step are replayed once each, even by two concurrent
+/// Checks that letters which need more than one step are replayed once each, even by two concurrent
 /// replays.
 pub async fn many_dead_letters_are_replayed_once_each<F: Factory>(factory: &F) {
     const LETTERS: usize = 250;

@@ -69,8 +69,8 @@ pub trait Factory: Send + Sync {
         async { Err(not_implemented("statistics", "stats")) }
     }
 
-    /// Returns the number of messages that wait for the handle's group, by what they wait for.
-    /// Needed for [`Capabilities::backlog`].
+    /// Returns the numbers of messages that wait for the handle's group, one for each thing that
+    /// they wait for. Needed for [`Capabilities::backlog`].
     fn backlog(
         &self,
         handle: &Self::Handle,
@@ -215,7 +215,8 @@ pub struct Capabilities {
     pub schedules: bool,
     /// [`Factory::backlog`] is implemented.
     pub backlog: bool,
-    /// A sender can have a [bound](crate::transport::Settings::max_waiting) on what waits on a stream.
+    /// A sender can have a [bound](crate::transport::Settings::max_waiting) on the number of
+    /// messages that wait on a stream.
     pub bounds: bool,
     /// [`Factory::end_leases`] is implemented.
     pub end_leases: bool,

@@ -31,8 +31,8 @@ fn discarded(reason: Discarded) -> Verdict {
     }
 }
 
-/// Checks that a task is given up after the number of attempts that its sender has chosen, be it
-/// lower or higher than the worker's, and that each delivery has the limits of its task.
+/// Checks that a task is given up after the number of attempts that its sender has chosen, which
+/// may be lower or higher than the worker's number. Each delivery has the limits of its task.
 pub async fn a_task_is_given_up_after_its_own_number_of_attempts<F: Factory>(factory: &F) {
     let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
     let handle = scene.handle().await;
@@ -96,8 +96,8 @@ pub async fn a_key_is_free_once_its_task_was_given_up<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a task that is given up does not free a key that a later task has taken, after the
-/// window of the first task was over.
+/// Checks that a task that is given up does not free its idempotency key if a later task holds the
+/// key. That task could take the key because the window of the first task was over.
 pub async fn a_task_that_is_given_up_frees_no_key_of_another<F: Factory>(factory: &F) {
     const WINDOW: Duration = Duration::from_millis(200);
     if !factory.capabilities().idempotent_tasks {

@@ -88,7 +88,7 @@ pub async fn a_new_group_beside_another_must_choose_its_start<F: Factory>(factor
     let error = scene.group("late", Start::Auto).refused_worker().await;
     assert!(error.is_config(), "{error:?}");
     assert!(error.to_string().contains("start"), "{error}");
-    // A new group needs a start, and a group that exists does not.
+    // A new group must set its start. A group that exists need not.
     scene.group("late", Start::End).worker().await.close().await;
     scene
         .group("late", Start::Auto)

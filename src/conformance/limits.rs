@@ -28,7 +28,7 @@ async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> (F::Handle, L
 type DeliveryOf<F> = Delivery<<<<F as Factory>::Handle as Transport>::Source as Source>::Settle>;
 
 /// Sends five tasks, and returns a worker that has fetched them, with its deliveries.
-async fn five<F: Factory>(scene: &Scene<'_, F>) -> (WorkerOf<F>, Vec<DeliveryOf<F>>) {
+async fn worker_with_five<F: Factory>(scene: &Scene<'_, F>) -> (WorkerOf<F>, Vec<DeliveryOf<F>>) {
     let mut worker = scene.worker().await;
     for payload in ["1", "2", "3", "4", "5"] {
         scene.task(payload).await;
@@ -37,7 +37,7 @@ async fn five<F: Factory>(scene: &Scene<'_, F>) -> (WorkerOf<F>, Vec<DeliveryOf<
     (worker, deliveries)
 }
 
-/// Asks for the one permit of a key.
+/// Requests the only permit of a key.
 async fn ask<H>(limit: &Limit, delivery: &Delivery<H>) -> Result<Permit, PermitRequest> {
     let parts = message(delivery).parts();
     must("asking for a permit", limit.acquire(parts, "key", 1)).await
@@ -53,7 +53,8 @@ async fn refused<H>(limit: &Limit, delivery: &Delivery<H>) -> PermitRequest {
     answer.expect_err("the only permit is taken")
 }
 
-/// Checks that parked messages get returned permits in their order, and count no attempts.
+/// Checks that a returned permit goes to the message that was parked first, and that parking does
+/// not count as an attempt.
 pub async fn parked_messages_get_the_permits_that_are_returned<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
@@ -101,8 +102,9 @@ pub async fn parked_messages_get_the_permits_that_are_returned<F: Factory>(facto
     worker.close().await;
 }
 
-/// Checks that a permit is passed on to the next message in two cases: if the message that it was
-/// handed to ends without taking it, and if it is returned just before another message is parked.
+/// Checks that no permit is lost in two cases: the message that was handed the permit ends without
+/// taking it, or the permit is returned after a message was refused and before that message is
+/// parked.
 pub async fn a_permit_that_is_not_taken_is_passed_on<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
@@ -161,16 +163,16 @@ pub async fn a_permit_that_is_handed_over_returns_if_its_message_is_removed<F: F
         let mut deliveries = worker.exactly(2).await;
         let permit = granted(&limit, &deliveries[0]).await;
         let second = deliveries.remove(1);
-        let waits = id(&second).clone();
+        let parked_id = id(&second).clone();
         let request = refused(&limit, &second).await;
         settle(second, Verdict::Park(request)).await;
         drop(permit);
         done(deliveries.remove(0)).await;
-        // Waits until the permit is handed over.
+        // Wait until the permit is handed over.
         sleep(QUIET).await;
         match purges {
             true => assert_eq!(must("purging", control.purge_waiting()).await, 1),
-            false => assert!(must("cancelling", tasks.cancel(&waits, "")).await),
+            false => assert!(must("cancelling", tasks.cancel(&parked_id, "")).await),
         }
         scene.task("third").await;
         let third = worker.one().await;
@@ -183,8 +185,8 @@ pub async fn a_permit_that_is_handed_over_returns_if_its_message_is_removed<F: F
     worker.close().await;
 }
 
-/// Checks that a message that was handed a permit of one key returns this permit when it is parked
-/// for another key.
+/// Checks that a message that was handed a permit of one limit returns the permit when it is parked
+/// for another limit.
 pub async fn a_message_that_is_parked_again_returns_its_permit<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
@@ -224,7 +226,8 @@ pub async fn a_message_that_is_parked_again_returns_its_permit<F: Factory>(facto
     worker.close().await;
 }
 
-/// Checks that a delivery can take its permit again, and holds the permit until its last use ends.
+/// Checks that a delivery can take its permit several times, and holds it until the last [`Permit`]
+/// is dropped.
 pub async fn a_permit_that_is_taken_again_is_returned_after_its_last_use<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
@@ -238,8 +241,8 @@ pub async fn a_permit_that_is_taken_again_is_returned_after_its_last_use<F: Fact
     let mut deliveries = worker.exactly(2).await;
     let mut permit = granted(&limit, &deliveries[0]).await;
     for _ in 0..20 {
-        // Takes the permit again after a use, as a layer does that repeats its handler, and then
-        // within a use.
+        // Drops the permit and takes it again, as a layer that repeats its handler does. Then takes
+        // it once more while it is held.
         drop(permit);
         permit = granted(&limit, &deliveries[0]).await;
         drop(granted(&limit, &deliveries[0]).await);
@@ -290,8 +293,8 @@ pub async fn a_parked_task_can_be_cancelled<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a rate gives each message a time to start, and that the message keeps this time when
-/// it asks again.
+/// Checks that a rate limit gives each message a start time, and that a message which asks again
+/// keeps its time.
 pub async fn a_rate_gives_each_message_its_time<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
@@ -299,7 +302,7 @@ pub async fn a_rate_gives_each_message_its_time<F: Factory>(factory: &F) {
     const PERIOD: Duration = Duration::from_millis(400);
     let scene = Scene::new(factory);
     let (_handle, limit) = connect(factory, &scene).await;
-    let (worker, deliveries) = five(&scene).await;
+    let (worker, deliveries) = worker_with_five(&scene).await;
     let book = async |index: usize| {
         let parts = message::<_>(&deliveries[index]).parts();
         must("booking a time", limit.book(parts, "key", 2, PERIOD)).await
@@ -324,8 +327,8 @@ pub async fn a_rate_gives_each_message_its_time<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that the workers of a group together have no more deliveries in flight than their limit,
-/// and that another worker can fetch when a delivery ends.
+/// Checks that the workers of a group together have no more deliveries in flight than the group's
+/// limit, and that the end of a delivery lets any of the workers fetch another one.
 pub async fn the_workers_of_a_group_keep_to_their_limit<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
@@ -333,7 +336,7 @@ pub async fn the_workers_of_a_group_keep_to_their_limit<F: Factory>(factory: &F)
     let scene = Scene::new(factory).with(|settings| settings.max_in_flight_of_group = Some(3));
     let mut one = scene.worker().await;
     let mut two = scene.worker().await;
-    let waits = in_time("two waiting workers", async {
+    let first_batches = in_time("two waiting workers", async {
         // Both workers wait when the first tasks come.
         let sent = async {
             sleep(QUIET).await;
@@ -344,7 +347,7 @@ pub async fn the_workers_of_a_group_keep_to_their_limit<F: Factory>(factory: &F)
         let ((), first, second) = tokio::join!(sent, one.batch(1), two.batch(1));
         [first, second].into_iter().flatten().collect::<Vec<_>>()
     });
-    let mut held = waits.await;
+    let mut held = first_batches.await;
     held.extend(one.batch(4).await);
     assert_eq!(held.len(), 3);
     one.nothing_for(QUIET, "the group is at its limit").await;
@@ -361,7 +364,7 @@ pub async fn the_workers_of_a_group_keep_to_their_limit<F: Factory>(factory: &F)
     two.close().await;
 }
 
-/// Checks that a message that waits keeps its time to start, also when earlier messages start.
+/// Checks that a waiting message keeps its start time when earlier messages start.
 pub async fn a_rate_keeps_the_times_of_those_that_wait<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
@@ -369,7 +372,7 @@ pub async fn a_rate_keeps_the_times_of_those_that_wait<F: Factory>(factory: &F) 
     const PERIOD: Duration = Duration::from_millis(400);
     let scene = Scene::new(factory);
     let (_handle, limit) = connect(factory, &scene).await;
-    let (worker, deliveries) = five(&scene).await;
+    let (worker, deliveries) = worker_with_five(&scene).await;
     let book = async |index: usize| {
         let parts = message::<_>(&deliveries[index]).parts();
         must("booking a time", limit.book(parts, "key", 1, PERIOD)).await
@@ -383,7 +386,8 @@ pub async fn a_rate_keeps_the_times_of_those_that_wait<F: Factory>(factory: &F) 
     );
     sleep(second + Duration::from_millis(2)).await;
     assert_eq!(book(1).await, Duration::ZERO);
-    // The third and the fourth may start at their times, even if they come late.
+    // The start time of the third has passed, and that of the fourth has not. Both keep their
+    // times, so the fifth starts after the fourth.
     sleep(PERIOD + PERIOD / 4).await;
     let fifth = book(4).await;
     assert!(fifth > PERIOD, "{fifth:?}");

@@ -17,7 +17,7 @@ use crate::{
     transport::{Delivery, Interest, Streams},
 };
 
-/// Checks that tasks and events in an outbox are sent when the delivery is acknowledged, and not
+/// Checks that the tasks and events in an outbox are sent when the delivery is acknowledged, not
 /// before.
 pub async fn follow_ups_are_sent_with_the_acknowledgement<F: Factory>(factory: &F) {
     if !factory.capabilities().outbox {
@@ -146,7 +146,8 @@ pub async fn follow_ups_of_a_lost_delivery_are_not_sent<F: Factory>(factory: &F)
     one.close().await;
 }
 
-/// Checks that a request with follow-ups is answered, and that an error reply sends none.
+/// Checks that a request with follow-ups is answered, and that its follow-ups are not sent if the
+/// reply is an error.
 pub async fn a_request_sends_its_follow_ups_if_it_succeeds<F: Factory>(factory: &F) {
     if !factory.capabilities().outbox || !factory.capabilities().reliable_rpc {
         return;
@@ -175,7 +176,7 @@ pub async fn a_request_sends_its_follow_ups_if_it_succeeds<F: Factory>(factory: 
     worker.close().await;
 }
 
-/// Checks that of all follow-ups and tasks with the same idempotency key only the first is stored.
+/// Checks that only the first of the follow-ups and tasks with the same idempotency key is stored.
 pub async fn a_follow_up_with_a_key_is_sent_once<F: Factory>(factory: &F) {
     let capabilities = factory.capabilities();
     if !capabilities.outbox || !capabilities.idempotent_tasks {

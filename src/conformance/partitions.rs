@@ -95,7 +95,8 @@ pub async fn a_key_has_one_partition<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that requests, delayed tasks, statistics and dead letters work over all partitions.
+/// Checks that requests, replies and cancellations work on each partition, and that statistics and
+/// dead letters include all partitions.
 pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F) {
     let capabilities = factory.capabilities();
     if !capabilities.partitions {

@@ -1,4 +1,5 @@
-//! Checks of what a task's record keeps, of lists of tasks, and of the feed of their changes.
+//! Checks of the results, progress and checkpoints in the records of tasks, of lists of tasks, and
+//! of the feed of their changes.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -126,7 +127,7 @@ pub async fn the_progress_of_a_task_is_recorded<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a checkpoint is there for the next attempt, and for no other task.
+/// Checks that the next attempt of a task reads the task's checkpoint, and that no other task does.
 pub async fn a_checkpoint_is_read_by_the_next_attempt<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
@@ -321,8 +322,8 @@ pub async fn changes_are_followed_from_a_cursor<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that calls that wait for a task return its last status: those that wait before its end,
-/// and those that come later. A call for an unknown task fails.
+/// Checks that a call that waits for a task returns the task's last status, also if the call begins
+/// after the task has ended. A call for an unknown task fails.
 pub async fn a_wait_ends_with_its_task<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
@@ -412,7 +413,7 @@ pub async fn a_task_is_cancelled_by_its_key<F: Factory>(factory: &F) {
     send(&handle, unique("k", OnConflict::Refuse)).await;
 }
 
-/// Checks that tasks are cancelled by their states and names, and no others.
+/// Checks that only the tasks with the given states and names are cancelled.
 pub async fn tasks_are_cancelled_by_state_and_name<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;

@@ -47,8 +47,8 @@ pub async fn a_failed_message_is_delivered_again_after_the_back_off<F: Factory>(
     worker.close().await;
 }
 
-/// Checks that a delayed redelivery waits, does not hold up other messages, and outlives its
-/// worker.
+/// Checks that a delayed redelivery waits, does not delay other messages, and happens even if its
+/// worker has ended.
 pub async fn a_delayed_redelivery_waits_and_outlives_its_worker<F: Factory>(factory: &F) {
     const DELAY: Duration = Duration::from_secs(2);
     if !factory.capabilities().delayed_redelivery {

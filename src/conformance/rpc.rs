@@ -172,7 +172,7 @@ pub async fn a_request_that_is_given_up_is_answered<F: Factory>(factory: &F) {
     }
 }
 
-/// Checks that a caller waits until its deadline, and the worker sees the deadline.
+/// Checks that a caller waits until its deadline, and that the delivery has the deadline.
 pub async fn a_request_ends_at_its_deadline<F: Factory>(factory: &F) {
     const BUDGET: Duration = Duration::from_millis(500);
     for mode in modes(factory) {
@@ -206,8 +206,8 @@ pub async fn a_request_ends_at_its_deadline<F: Factory>(factory: &F) {
     }
 }
 
-/// Checks that a request without a worker ends at its deadline, and a late worker sees it as
-/// expired.
+/// Checks that a request without a worker fails at its deadline, and that the deadline of its
+/// delivery to a later worker has passed.
 pub async fn a_request_without_a_worker_ends_at_its_deadline<F: Factory>(factory: &F) {
     for mode in modes(factory) {
         let scene = Scene::new(factory);

@@ -72,7 +72,7 @@ fn ticks(runs: &[ScheduleRun]) -> Vec<SystemTime> {
     runs.iter().map(|run| run.at).collect()
 }
 
-/// Handles tasks with this payload until there are none for a moment, and returns their number.
+/// Handles tasks with this payload until none has come for [`QUIET`], and returns their number.
 async fn drain<F: Factory>(worker: &mut WorkerOf<F>, payload: &str) -> usize {
     let mut count = 0;
     while let Some(delivery) = worker.within(QUIET).await {
@@ -83,7 +83,7 @@ async fn drain<F: Factory>(worker: &mut WorkerOf<F>, payload: &str) -> usize {
     count
 }
 
-/// Checks that each tick has exactly one task, in however many processes the schedules run.
+/// Checks that each tick sends exactly one task, although several processes run the schedules.
 pub async fn ticks_are_sent_once_by_any_number_of_processes<F: Factory>(factory: &F) {
     if !factory.capabilities().schedules {
         return;
@@ -128,8 +128,8 @@ pub async fn ticks_are_sent_once_by_any_number_of_processes<F: Factory>(factory:
     worker.close().await;
 }
 
-/// Checks that missed ticks are sent together or each by itself, as chosen, and that the next tick
-/// follows without a gap.
+/// Checks that missed ticks send one task together or one task each, as the schedule says, and that
+/// no tick after them is missing.
 pub async fn missed_ticks_are_sent_together_or_each_as_chosen<F: Factory>(factory: &F) {
     if !factory.capabilities().schedules {
         return;
@@ -206,7 +206,8 @@ pub async fn schedules_are_changed_at_run_time<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a paused schedule sends nothing, leaves out the ticks of the pause, and can be run by hand.
+/// Checks that a paused schedule sends nothing, and never sends the ticks of the pause, but can be
+/// run by hand.
 pub async fn a_schedule_is_paused_resumed_and_run_by_hand<F: Factory>(factory: &F) {
     if !factory.capabilities().schedules {
         return;
@@ -316,7 +317,7 @@ pub async fn the_jitter_of_a_schedule_delays_its_tasks<F: Factory>(factory: &F) 
     worker.close().await;
 }
 
-/// Checks that a schedule with a mistake is refused, and stores nothing.
+/// Checks that an invalid schedule is refused, and nothing is stored.
 pub async fn an_invalid_schedule_is_refused<F: Factory>(factory: &F) {
     if !factory.capabilities().schedules {
         return;

@@ -88,7 +88,7 @@ pub async fn a_task_for_a_time_is_delivered_then_or_at_once_if_it_is_past<F: Fac
     worker.close().await;
 }
 
-/// Checks that the id of a delayed task stays the same through failures.
+/// Checks that a delayed task keeps its id when it fails and is delivered again.
 pub async fn a_delayed_task_keeps_its_id_through_redelivery<F: Factory>(factory: &F) {
     if !factory.capabilities().delayed_tasks {
         return;
@@ -107,7 +107,7 @@ pub async fn a_delayed_task_keeps_its_id_through_redelivery<F: Factory>(factory:
     worker.close().await;
 }
 
-/// Checks that a delayed task can be cancelled once, until it is due.
+/// Checks that a delayed task can be cancelled before it is due, and only once.
 pub async fn a_delayed_task_can_be_cancelled_until_it_is_due<F: Factory>(factory: &F) {
     const DELAY: Duration = Duration::from_millis(300);
     if !factory.capabilities().delayed_tasks {

@@ -35,7 +35,7 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
     expected.groups[0].consumers = 1;
     let mut found = stats().await;
     let group = &mut found.groups[0];
-    // A transport may not know when a worker has given its last sign of life.
+    // A transport may not know the time of a worker's last sign of life.
     let idle = group.idle.take();
     assert!(
         idle.is_none_or(|idle| idle < Duration::from_secs(60)),
@@ -85,8 +85,8 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
             .collect();
         assert_eq!(names, ["another", "workers"]);
         assert_eq!(found.groups[0].pending, 0);
-        // The other group has handled nothing, so this group is not the only one that holds up
-        // entries.
+        // The group `another` has handled nothing and needs all entries, so `workers` alone holds
+        // up none.
         let holds_up = found.groups[1].holds_up;
         assert!(holds_up.is_none_or(|count| count == 0), "{found:?}");
         assert!(found.groups[0].lag.is_none_or(|lag| lag > 0), "{found:?}");
@@ -114,8 +114,8 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
     assert_eq!((group.consumers, group.delayed, group.dead), (0, 1, 1));
 }
 
-/// Checks that the backlog counts each message once, by what it waits for. Also checks it while the
-/// group or the stream does not exist.
+/// Checks that the backlog counts each message once, under the thing that it waits for. Also checks
+/// the backlog while the group or the stream does not exist.
 pub async fn a_backlog_counts_each_message_by_what_it_waits_for<F: Factory>(factory: &F) {
     if !factory.capabilities().backlog {
         return;

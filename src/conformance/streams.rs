@@ -104,8 +104,8 @@ pub async fn a_stream_with_priority_is_emptied_first<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that streams with backlogs share the slots by their weights, and that the only stream
-/// with a backlog gets all slots.
+/// Checks that streams with backlogs share the slots by their weights, and that a stream gets all
+/// slots if it is the only one with a backlog.
 pub async fn streams_share_by_their_weights<F: Factory>(factory: &F) {
     if !factory.capabilities().stream_sets {
         return;

@@ -52,7 +52,8 @@ pub(super) fn assert_same<T: PartialEq + Debug>(found: T, expected: T) {
     assert_eq!(found, expected);
 }
 
-/// Checks that the recorded status of a task follows it through its life.
+/// Checks that the recorded status of a task changes with each step, from its acceptance to its
+/// end.
 pub async fn the_status_of_a_task_follows_it<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
@@ -194,7 +195,7 @@ pub async fn a_unique_key_is_held_until_its_task_has_ended<F: Factory>(factory: 
     worker.close().await;
 }
 
-/// Checks that a task replaces a delayed task with the same key, but not a task that runs.
+/// Checks that a task replaces a delayed task with the same unique key, but not a running one.
 pub async fn a_unique_task_replaces_one_that_is_not_due<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;

@@ -113,8 +113,8 @@ pub async fn a_message_in_any_field_order_with_unknown_fields_is_read<F: Factory
     worker.close().await;
 }
 
-/// Checks that a request without a waiting caller, or with a forbidden reply channel, can be
-/// settled.
+/// Checks that a request can be settled even if its caller no longer waits or its reply channel is
+/// not allowed.
 pub async fn a_request_that_cannot_be_answered_is_settled<F: Factory>(factory: &F) {
     if !factory.capabilities().raw_entries {
         return;

@@ -49,7 +49,7 @@ pub async fn a_worker_fetches_only_what_it_asked_for<F: Factory>(factory: &F) {
     other.close().await;
 }
 
-/// Checks that dropping futures of `next` at any moment loses and repeats nothing.
+/// Checks that no message is lost or repeated if futures of `next` are dropped at any moment.
 pub async fn next_can_be_dropped_without_loss<F: Factory>(factory: &F) {
     const MANY: usize = 200;
     let scene = Scene::new(factory);

@@ -198,7 +198,7 @@ impl Change {
     }
 
     /// Returns `true` if the change cannot be undone.
-    pub(super) fn is_final(&self) -> bool {
+    pub(super) fn is_destructive(&self) -> bool {
         matches!(
             &self.kind,
             ChangeKind::Dead(Action::Purge, _)

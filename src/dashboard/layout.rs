@@ -92,9 +92,10 @@ pub(super) fn problem(cx: &Context, fault: &Fault) -> Response<DashboardBody> {
 
 fn frame(cx: &Context, status: StatusCode, page: &Page) -> Response<DashboardBody> {
     let here = cx.here(&[]);
-    let of = here.strip_prefix(&cx.config.prefix).unwrap_or(&here);
+    // The query parameter is the path of the page below the prefix of the dashboard.
+    let page_path = here.strip_prefix(&cx.config.prefix).unwrap_or(&here);
     let is_live = status == StatusCode::OK && !page.live.0.is_empty();
-    let live = is_live.then(|| cx.link("/live", [("of", of)]));
+    let live = is_live.then(|| cx.link("/live", [("of", page_path)]));
     let menu = [
         ("/", "Overview"),
         ("/task", "Find a task"),
@@ -215,8 +216,7 @@ pub(super) fn duration(duration: Duration) -> String {
     }
 }
 
-/// The name of a worker, without its prefix with the length of the lease. The whole name is the
-/// tooltip.
+/// The name of a worker without the prefix `campanile-lease=<n>ms-`. The whole name is the tooltip.
 pub(super) fn worker(name: &str) -> Markup {
     html! { code title=(preview::line(name)) { (preview::excerpt(short_worker(name), 60)) } }
 }
@@ -250,18 +250,18 @@ pub(super) fn size(bytes: usize) -> String {
     }
 }
 
-/// A cell with a number, which stands out unless it is zero.
-pub(super) fn count(value: u64, class: &str) -> Markup {
+/// A table cell with a number. A zero is shown less prominently.
+pub(super) fn number_cell(value: u64, class: &str) -> Markup {
     let class = if value == 0 { "zero" } else { class };
     html! { td.num.(class) { (number(value)) } }
 }
 
-/// A button that leads to the confirmation of a change. Nothing in a read-only dashboard.
+/// A button that leads to the confirmation of a change. Empty in a read-only dashboard.
 pub(super) fn button(cx: &Context, text: &str, parameters: &[(&str, &str)]) -> Markup {
     if cx.config.is_read_only {
         return html! {};
     }
-    let is_final = parameters.iter().any(|(name, value)| {
+    let is_destructive = parameters.iter().any(|(name, value)| {
         matches!(
             (*name, *value),
             (
@@ -271,7 +271,7 @@ pub(super) fn button(cx: &Context, text: &str, parameters: &[(&str, &str)]) -> M
         )
     });
     html! {
-        a.button.danger[is_final] href=(cx.link("/confirm", parameters.iter().copied())) { (text) }
+        a.button.danger[is_destructive] href=(cx.link("/confirm", parameters.iter().copied())) { (text) }
     }
 }
 
@@ -289,7 +289,8 @@ pub(super) fn token(cx: &Context) -> Markup {
     hidden([(forgery::FIELD, cx.token.text.as_str())])
 }
 
-/// A table that scrolls by itself if it is wider than the screen.
+/// A table, with a separate scroll bar if it is wider than the screen. A `#` before a column's
+/// title makes it a column of numbers.
 pub(super) fn table(caption: &str, head: &[&str], rows: &Markup) -> Markup {
     html! {
         div.wide tabindex="0" role="region" aria-label=(caption) {

@@ -32,8 +32,8 @@
 //! | [`MatchedRoute`](crate::MatchedRoute) | the route as it was registered | outside a router |
 //! | [`MessageId`](crate::MessageId), [`Lease`](crate::Lease) | the id of the message, the lease on the delivery | the message did not come from a stream |
 //! | [`Outbox`](crate::Outbox) | tasks and events that are sent when the delivery is acknowledged | the transport has no outboxes |
-//! | [`Progress`](crate::Progress) | reports the progress of the task; without a record a report does nothing | |
-//! | [`Checkpoint`](crate::Checkpoint) | the state that an earlier attempt has saved | the task has no record |
+//! | [`Progress`](crate::Progress) | reports the progress of a task that is tracked or unique; has no effect for other messages | |
+//! | [`Checkpoint`](crate::Checkpoint) | the state that an earlier attempt has saved | the message is not a task that is tracked or unique |
 //! | [`Deadline`](crate::Deadline) | the time after which nobody needs the outcome | the message has no deadline |
 //! | `Option<T>` | the value, or `None` if it is missing | the value is malformed |
 //! | `Result<T, T::Rejection>` | the value, or the rejection of the extractor `T` | |

@@ -11,8 +11,8 @@ use crate::service::{Route, SharedService};
 ///
 /// `T` stands for the arguments of the function, and distinguishes the implementations of this
 /// trait. The compiler infers it. `S` is the state that the arguments need.
-// These notes do not repeat the conditions of the arguments, the future and the return value,
-// because their traits have their own messages.
+// The notes of this attribute leave out the conditions on the arguments, the future and the return
+// value: the traits of those have texts in their own attributes.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler",
     label = "not an async function of up to 16 arguments",

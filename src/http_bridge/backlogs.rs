@@ -32,7 +32,9 @@ use crate::{
 /// The maximum time to read a backlog.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
-type Read = dyn Fn() -> Pin<Box<dyn Future<Output = Result<Backlog, Error>> + Send>> + Send + Sync;
+/// A function that reads the backlog of one stream.
+type ReadBacklog =
+    dyn Fn() -> Pin<Box<dyn Future<Output = Result<Backlog, Error>> + Send>> + Send + Sync;
 
 /// An HTTP service that responds with the [backlogs](Backlog) of streams: as JSON, for
 /// [KEDA](https://keda.sh/docs/latest/scalers/metrics-api/) and other programs that scale workers,
@@ -54,16 +56,17 @@ type Read = dyn Fn() -> Pin<Box<dyn Future<Output = Result<Backlog, Error>> + Se
 ///
 /// `GET …?stream=orders` responds with the backlog of `orders`:
 /// `{"stream":"orders","total":7,"waiting":3,…}`. Without a query the response has all backlogs,
-/// `{"backlogs":[…]}`. A stream that was not added gets a 404. If a backlog cannot be read within 5
-/// s, the response is a 503. The text for Prometheus leaves out only this backlog, and its
-/// `campanile_backlog_up` is 0. Methods other than `GET` and `HEAD` get 405.
+/// `{"backlogs":[…]}`. A stream that was not added gets a 404. If one of the requested backlogs
+/// cannot be read within 5 s, the response is a 503. In the Prometheus format the response is still
+/// a 200: the stream has no metrics except `campanile_backlog_up`, which is 0. Methods other than
+/// `GET` and `HEAD` get 405.
 ///
 /// Each request reads the backlogs from the server. Do not make this service public: mount it
 /// beside probes and metrics.
 #[derive(Clone, Default)]
 pub struct Backlogs {
-    streams: BTreeMap<Name, Arc<Read>>,
-    is_text: bool,
+    streams: BTreeMap<Name, Arc<ReadBacklog>>,
+    is_prometheus: bool,
 }
 
 impl Backlogs {
@@ -98,14 +101,14 @@ impl Backlogs {
     #[must_use]
     pub fn prometheus(self) -> Self {
         Self {
-            is_text: true,
+            is_prometheus: true,
             ..self
         }
     }
 
     /// Reads the backlogs of these streams, all at the same time.
     async fn read<'a>(
-        streams: impl Iterator<Item = (&'a Name, &'a Arc<Read>)>,
+        streams: impl Iterator<Item = (&'a Name, &'a Arc<ReadBacklog>)>,
     ) -> Vec<(&'a Name, Option<Backlog>)> {
         join_all(streams.map(async |(name, read)| {
             let backlog = match timeout(MAX_WAIT, read()).await {
@@ -126,7 +129,7 @@ impl Backlogs {
     }
 
     async fn answer(self, query: Option<String>) -> Response<Body> {
-        if self.is_text {
+        if self.is_prometheus {
             return respond(
                 "text/plain; version=0.0.4",
                 text(&Self::read(self.streams.iter()).await),
@@ -144,7 +147,7 @@ impl Backlogs {
                     "application/json",
                     json!({ "backlogs": backlogs }).to_string(),
                 ),
-                None => unread(),
+                None => unavailable(),
             };
         };
         let one = self.streams.iter().filter(|(name, _)| ***name == *wanted);
@@ -156,7 +159,7 @@ impl Backlogs {
             }
             Some(found) => match document(found) {
                 Some(document) => respond("application/json", document.to_string()),
-                None => unread(),
+                None => unavailable(),
             },
         }
     }
@@ -190,7 +193,7 @@ fn oldest(backlog: &Backlog) -> f64 {
 }
 
 /// A metric: its name, its help text, and a function that returns its samples for a backlog. A
-/// sample is its labels after `stream`, and its value.
+/// sample is a value, and the text that follows the label `stream`, such as `,state="waiting"`.
 type Metric = (
     &'static str,
     &'static str,
@@ -234,7 +237,7 @@ const METRICS: [Metric; 5] = [
     ),
 ];
 
-/// Writes the backlogs in Prometheus' text format, version 0.0.4.
+/// Writes the backlogs in the text format of Prometheus, version 0.0.4.
 fn text(found: &[(&Name, Option<Backlog>)]) -> String {
     let mut text = String::new();
     let mut metric = |name: &str, help: &str, samples: Vec<(String, f64)>| {
@@ -247,7 +250,7 @@ fn text(found: &[(&Name, Option<Backlog>)]) -> String {
     };
     for (name, help, samples_of) in METRICS {
         let samples = found.iter().filter_map(|(stream, backlog)| {
-            let stream = label(stream);
+            let stream = escape_label(stream);
             Some((backlog.as_ref()?, stream))
         });
         let samples = samples.flat_map(|(backlog, stream)| {
@@ -258,7 +261,7 @@ fn text(found: &[(&Name, Option<Backlog>)]) -> String {
     }
     let up = found.iter().map(|(stream, backlog)| {
         let is_up = f64::from(u8::from(backlog.is_some()));
-        (format!("stream=\"{}\"", label(stream)), is_up)
+        (format!("stream=\"{}\"", escape_label(stream)), is_up)
     });
     let help = "1 if the backlog was read.";
     metric("campanile_backlog_up", help, up.collect());
@@ -266,7 +269,7 @@ fn text(found: &[(&Name, Option<Backlog>)]) -> String {
 }
 
 /// Escapes the value of a label.
-fn label(value: &str) -> String {
+fn escape_label(value: &str) -> String {
     value
         .replace('\\', "\\\\")
         .replace('"', "\\\"")
@@ -281,7 +284,7 @@ fn respond(content_type: &'static str, body: String) -> Response<Body> {
     response
 }
 
-fn unread() -> Response<Body> {
+fn unavailable() -> Response<Body> {
     let text = "the backlog cannot be read now; the log has the reason";
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unread", text).into_response()
 }

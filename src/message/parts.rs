@@ -95,8 +95,10 @@ pub enum ReplyMode {
     Fast,
 }
 
-/// The number of a delivery of a message, from 1. Redeliveries, claims and delayed retries increase
-/// it; a delivery that did not count, such as one that met overload, does not.
+/// The number of the attempt to handle a message, from 1. Each redelivery, also one to another
+/// worker after a lost lease, adds one. A delivery that did not count as an attempt, for example
+/// because the worker was overloaded, keeps the number for the next one. In the status of a task, 0
+/// means that no attempt was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attempt(pub u32);
 
@@ -115,14 +117,14 @@ impl Attempt {
 
 /// The time after which nobody needs the outcome of a message, on this process's monotonic clock.
 ///
-/// On the wire a deadline is a time to live on the server's clock, so the clocks of two machines
-/// need not agree.
+/// A message in transit has the time that remains until its deadline. Workers measure this time on
+/// the server's clock, so the clocks of two machines need not agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Deadline(pub Instant);
 
 impl Deadline {
     /// The default timeout of a request.
-    pub(crate) const OF_A_REQUEST: Duration = Duration::from_secs(30);
+    pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
     /// Creates a deadline at `after` from now.
     pub fn after(after: Duration) -> Self {
@@ -197,8 +199,8 @@ pub struct Parts {
     pub kind: Kind,
     /// The full dotted name.
     pub name: Name,
-    /// The stream that the message is stored on. Set when a worker, the dead letters or `tail`
-    /// return the message; `None` for a message to send, and for events.
+    /// The stream that the message is stored on. Set if the message was read from a stream: by a
+    /// worker, from the dead letters, or by `tail`. `None` for a message to send, and for events.
     pub stream: Option<Name>,
     /// The consumer group of the delivery or of the dead letter. `None` if [`stream`](Self::stream)
     /// is `None`, or if the entry was read without a group, as by `tail`.

@@ -66,9 +66,9 @@ impl fmt::Display for Shown<'_> {
         if self.bytes.len() <= self.max {
             return escape(self.bytes, f);
         }
-        // Cuts before a character. A UTF-8 character has at most four bytes, so one of these four
-        // positions is the start of a character. Bytes that are not UTF-8 may have no such
-        // position, and are cut at the limit.
+        // Cuts before a character. A UTF-8 character has at most four bytes, so a character starts
+        // at the limit or at one of the three positions before it. Bytes that are not UTF-8 may
+        // have no such position, and are cut at the limit.
         let end = (self.max.saturating_sub(3)..=self.max)
             .rev()
             .find(|&end| self.bytes[end] & 0b1100_0000 != 0b1000_0000)

@@ -79,8 +79,8 @@ pub trait IntoPayload {
     fn into_payload(self) -> Result<Bytes, BoxError>;
 
     /// Returns the value of the header `content-type`, which is sent with the payload. Unless
-    /// overridden this is `None`, and no header is sent. A payload without the header is JSON, or
-    /// in a format that both sides know.
+    /// overridden this is `None`, and no header is sent. The receiver then has to know the format.
+    /// The extractor [`Json`] reads a payload without the header as JSON.
     fn content_type(&self) -> Option<HeaderValue> {
         None
     }

@@ -35,7 +35,7 @@ where
         app,
         expose_error_text: false,
         on_give_up: None,
-        service: Default::default(),
+        name_and_version: Default::default(),
         graceful: Box::pin(future::pending()),
         forced: Box::pin(future::pending()),
         shutdown_deadline: Duration::from_secs(30),
@@ -49,7 +49,8 @@ pub struct Serve<T, A> {
     app: A,
     expose_error_text: bool,
     on_give_up: Option<OnGiveUp>,
-    service: (String, String),
+    /// The name and the version of the service.
+    name_and_version: (String, String),
     graceful: BoxFuture<'static, ()>,
     forced: BoxFuture<'static, ()>,
     shutdown_deadline: Duration,
@@ -119,7 +120,7 @@ impl<T, A> Serve<T, A> {
     /// # drop(worker);
     /// ```
     pub fn service(mut self, name: impl Into<String>, version: impl Into<String>) -> Self {
-        self.service = (name.into(), version.into());
+        self.name_and_version = (name.into(), version.into());
         self
     }
 
@@ -198,13 +199,14 @@ where
                 source.consumer().unwrap_or_default(),
                 source.settings(),
                 &announced,
-                self.service,
+                self.name_and_version,
                 routes,
             );
             let monitor = Arc::new(monitor.described_as(description));
             source.monitor(monitor.clone());
-            let drained = future::select(stop.graceful, Box::pin(monitor.clone().drained()));
-            stop.graceful = drained.map(drop).boxed();
+            let graceful_or_drained =
+                future::select(stop.graceful, Box::pin(monitor.clone().drained()));
+            stop.graceful = graceful_or_drained.map(drop).boxed();
             let policy = Policy {
                 expose_error_text: self.expose_error_text,
                 unknown_names: source

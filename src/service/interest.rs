@@ -38,8 +38,9 @@ pub trait Servable: MessageService + Clone + Send + 'static {
             .collect()
     }
 
-    /// Returns the [description](crate::contract::Description) of the service as JSON, for those who
-    /// [ask](crate::transport::Workers::describe) its running workers. `None` unless overridden.
+    /// Returns the [description](crate::contract::Description) of the service as JSON. Running
+    /// workers answer [`Workers::describe`](crate::transport::Workers::describe) with it. `None`
+    /// unless overridden.
     fn description(&self) -> Option<String> {
         None
     }

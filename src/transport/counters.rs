@@ -47,8 +47,8 @@ counters! {
     /// Deliveries that were scheduled for redelivery and did not count as attempts, for example
     /// because of overload.
     uncounted,
-    /// Deliveries that were parked, until they get a permit of a shared limit or their name is
-    /// resumed.
+    /// Deliveries that were parked. They wait for a permit of a shared limit, or until a paused
+    /// message name is resumed.
     parked,
     /// Deliveries that were released before they were started.
     released,

@@ -1,4 +1,4 @@
-//! Runs a duplicate message once, and repeats its outcome.
+//! Runs each message once, and answers its duplicates with the stored outcome.
 //!
 //! Tasks and requests are delivered at least once: if a worker dies after its work and before its
 //! acknowledgement, the message is delivered again. With this layer the first delivery runs, and
@@ -43,18 +43,19 @@
 //!
 //! # Key
 //! The key is the message's id with its stream and its group, unless [`key`](IdempotencyLayer::key)
-//! sets another. Redelivered and claimed messages keep their ids. A message without an id runs
-//! without a claim, because it cannot be delivered again. Examples are an event, and a message of a
-//! client that calls the router without a transport. If another key is set, a message without this
-//! key is rejected, unless [`missing_key`](IdempotencyLayer::missing_key) allows it.
+//! sets another. A message keeps its id when it is delivered again, also to another worker. For a
+//! message without an id the layer stores nothing, because such a message is never delivered again.
+//! Examples are an event, and a message of a client that calls the router without a transport. If
+//! another key is set, a message without this key is rejected, unless
+//! [`missing_key`](IdempotencyLayer::missing_key) allows it.
 //!
 //! The layer adds the kind and the name of the message to the key. So messages with different
-//! names, such as `orders.create` and `orders.cancel`, may have the same key. **A store belongs to
-//! one consumer group**, because every group has to handle every message. A store also belongs to
-//! one layer: if two nested layers shared a store, the inner layer would find every key claimed by
-//! the outer one. A custom key does not include the stream, so workers of several streams that
-//! share a store also share these keys. To separate the streams, add
-//! [`Parts::stream`](campanile::Parts::stream) to the key.
+//! names, such as `orders.create` and `orders.cancel`, may have the same key. **With a custom key,
+//! each consumer group needs its own store**: such a key does not contain the group, and every
+//! group has to handle every message. It does not contain the stream either, so workers of several
+//! streams that share a store also share these keys. To separate the streams, add
+//! [`Parts::stream`](campanile::Parts::stream) to the key. Two nested layers also need two stores:
+//! in one store, the inner layer would find every key claimed by the outer one.
 //!
 //! A message that gets a stored outcome is logged at debug level, and counted by
 //! [`suppressed`](IdempotencyLayer::suppressed).
@@ -62,7 +63,7 @@
 //! # Delivery guarantee
 //! | event | consequence |
 //! |---|---|
-//! | a message arrives whose key has a stored outcome | it is not run, and gets the stored outcome. Exception: if the stored outcome is a [failure of this message itself](#errors), the message is run |
+//! | a message arrives whose key has a stored outcome | it is not run, and gets the stored outcome. Exception: a message whose own [failure](#errors) is stored, and that is replayed from the dead letters, is run again |
 //! | a message arrives while another one with its key runs | it fails with [`InProgress`] and is delivered again after [`retry_after`](IdempotencyLayer::retry_after). The attempt does not count, and the message occupies no slot until then |
 //! | the worker of a running message dies | the claim expires within [`claim_for`](IdempotencyLayer::claim_for). Then another message with the key runs |
 //! | a running message stalls for longer than its claim | another message with the key runs at the same time. Each claim has a token, so the stalled message cannot renew or release the other claim. Its outcome is not stored if the key has another claim or another outcome |
@@ -77,9 +78,10 @@
 //!
 //! # Errors
 //! [`remember`](IdempotencyLayer::remember) decides which failures are stored. By default these are
-//! permanent failures: dead letters, discarded messages, and for requests a permanent
-//! [`Rejection`](campanile::Rejection) or an [`RpcError`](campanile::RpcError) other than
-//! `unavailable`, `deadline` and `internal`. After any other failure the claim is released.
+//! the permanent failures: those that make the message a dead letter or discard it, and for
+//! requests a permanent [`Rejection`](campanile::Rejection) or an [`RpcError`](campanile::RpcError)
+//! other than `unavailable`, `deadline` and `internal`. After any other failure the claim is
+//! released.
 //!
 //! Only *other* messages with the same key get a stored failure. If the message that failed is
 //! replayed from the dead letters, it is run again. If several dead letters have the same key,
@@ -193,7 +195,7 @@ impl<St, K> IdempotencyLayer<St, K> {
     /// Sets the key by which duplicates are recognised. A message without this key is rejected,
     /// unless [`missing_key`](Self::missing_key) is called after this method.
     #[must_use]
-    pub fn key<L: KeyOf>(self, key: L) -> IdempotencyLayer<St, L> {
+    pub fn key<NewKey: KeyOf>(self, key: NewKey) -> IdempotencyLayer<St, NewKey> {
         IdempotencyLayer {
             store: self.store,
             keys: KeyExtractor::new(key),

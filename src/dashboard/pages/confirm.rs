@@ -60,7 +60,7 @@ pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
             (token(cx))
             (hidden(fields))
             p.buttons {
-                button.danger[change.is_final()] { (change.title()) }
+                button.danger[change.is_destructive()] { (change.title()) }
                 a.button href=(cx.link(change.page(), back)) { "Do nothing" }
             }
         }

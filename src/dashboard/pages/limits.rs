@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::super::{
     context::Context,
     fault::Fault,
-    layout::{Page, count, number, table},
+    layout::{Page, number, number_cell, table},
     preview,
 };
 use crate::transport::ParkedKey;
@@ -35,7 +35,7 @@ fn list(parked: &[ParkedKey]) -> Markup {
                         (None, None, _) => { "?" }
                     }
                 }
-                (count(key.parked, "waits"))
+                (number_cell(key.parked, "waits"))
                 td.num { @if key.limit.is_some() { (number(key.taken)) } @else { "–" } }
                 td.num { @match key.permits { Some(permits) => { (number(permits)) } None => { "–" } } }
             }

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::super::{
     context::Context,
     fault::Fault,
-    layout::{Page, age, count, number, table},
+    layout::{Page, age, number, number_cell, table},
     preview,
     sampler::{STEP, Sample, Totals},
 };
@@ -156,15 +156,15 @@ fn row(cx: &Context, name: &Name, sample: Option<&Sample>) -> Markup {
                     @let mut totals = Totals::default();
                     @let () = totals.add(stats);
                     @if totals.unknown > 0 { td.num title="the server does not know the number" { (number(totals.waiting)) "+" } }
-                    @else { (count(totals.waiting, "waits")) }
-                    (count(totals.running, "runs"))
-                    (count(totals.delayed, "waits"))
-                    (count(totals.parked, "waits"))
+                    @else { (number_cell(totals.waiting, "waits")) }
+                    (number_cell(totals.running, "runs"))
+                    (number_cell(totals.delayed, "waits"))
+                    (number_cell(totals.parked, "waits"))
                     @if totals.dead > 0 && stats.groups.len() == 1 {
                         td.num.dead { a href=(cx.link("/dead", [("stream", name.as_str()), ("group", &stats.groups[0].group)])) { (number(totals.dead)) } }
-                    } @else { (count(totals.dead, "dead")) }
+                    } @else { (number_cell(totals.dead, "dead")) }
                     @let workers = stats.groups.iter().map(|group| group.consumers).sum();
-                    (count(workers, "plain"))
+                    (number_cell(workers, "plain"))
                     td { (state(stats, sample.is_some_and(|sample| sample.is_paused))) }
                     td.quiet { (age(sample.map_or(SystemTime::UNIX_EPOCH, |sample| sample.at))) }
                 }

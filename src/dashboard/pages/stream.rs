@@ -7,7 +7,7 @@ use super::super::{
     context::{Context, Scope},
     fault::Fault,
     history::Hour,
-    layout::{Page, age, button, count, duration, number, table, worker},
+    layout::{Page, age, button, duration, number, number_cell, table, worker},
     preview,
 };
 use crate::{
@@ -93,7 +93,7 @@ fn groups(cx: &Context, stats: &StreamStats) -> Markup {
                 (linked(group.parked, "waits", &link("/limits", &group.group)))
                 (linked(group.dead, "dead", &link("/dead", &group.group)))
                 td { @match group.oldest_pending { Some(oldest) => { (duration(oldest)) } None => { "–" } } }
-                (count(group.consumers, "plain"))
+                (number_cell(group.consumers, "plain"))
             }
         }
     };
@@ -115,7 +115,7 @@ fn groups(cx: &Context, stats: &StreamStats) -> Markup {
 
 fn linked(value: u64, class: &str, link: &str) -> Markup {
     match value {
-        0 => count(0, class),
+        0 => number_cell(0, class),
         _ => html! { td.num.(class) { a href=(link) { (number(value)) } } },
     }
 }
@@ -137,7 +137,7 @@ fn consumer_table(scope: &Scope, consumers: &[ConsumerStats]) -> Markup {
         @for consumer in consumers.iter().take(MOST_CONSUMERS) {
             tr {
                 th scope="row" { (worker(&consumer.consumer)) }
-                (count(consumer.pending, "runs"))
+                (number_cell(consumer.pending, "runs"))
                 td { (duration(consumer.idle)) }
                 td { @if consumer.foreign { span.warn { "foreign" } } @else { "campanile" } }
             }

@@ -79,7 +79,10 @@ impl Responder {
     }
 
     pub(super) fn too_long(&self) -> Response<Body> {
-        let text = format!("the body is longer than {} bytes", self.options.limit);
+        let text = format!(
+            "the body is longer than {} bytes",
+            self.options.max_body_bytes
+        );
         self.failed(Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "too_large",
@@ -136,7 +139,7 @@ impl Responder {
         *response.headers_mut() = self.options.forwarded.of(&reply.headers);
         let headers = response.headers_mut();
         if !headers.contains_key(CONTENT_TYPE) {
-            headers.insert(CONTENT_TYPE, self.options.content_type.clone());
+            headers.insert(CONTENT_TYPE, self.options.default_content_type.clone());
         }
         response
     }

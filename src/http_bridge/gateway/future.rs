@@ -90,7 +90,7 @@ where
                         continue;
                     };
                     let options = &this.responder.options;
-                    let message = match payload(read, options.limit) {
+                    let message = match payload(read, options.max_body_bytes) {
                         Err(error) => Err(this.responder.unread(error)),
                         Ok(payload) => {
                             let head = head.take().expect("it is read once");

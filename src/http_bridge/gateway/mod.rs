@@ -106,8 +106,9 @@ use crate::{
 /// service, which releases the call's permits. A message that was sent may still take effect.
 ///
 /// # Panics
-/// A panic of the inner service is not caught. A router as the inner service can panic, because it
-/// calls the handlers itself. Put tower-http's `CatchPanic` around the gateway.
+/// A panic of the inner service is not caught. If the inner service is a [`Router`](crate::Router),
+/// the handlers run inside of the call, so a panic of a handler reaches the gateway. Put
+/// tower-http's `CatchPanic` around the gateway.
 #[derive(Clone)]
 pub struct Gateway<S> {
     service: S,
@@ -119,12 +120,14 @@ type Prepare = dyn Fn(&Parts, &mut Message) -> Result<(), RpcError> + Send + Syn
 #[derive(Clone)]
 pub(super) struct GatewayOptions {
     routes: Routes,
-    limit: usize,
+    max_body_bytes: usize,
     timeout: Duration,
-    /// The accepted content types among those that HTML forms on other sites can send.
-    accepted_types: Vec<String>,
+    /// The content types of HTML forms that are accepted. Form types that are not in this list are
+    /// refused.
+    accepted_form_types: Vec<String>,
     retry_after: Duration,
-    content_type: HeaderValue,
+    /// The content type of replies that have none.
+    default_content_type: HeaderValue,
     forwarded: ForwardedHeaders,
     prepare: Option<Arc<Prepare>>,
     status: Arc<dyn Fn(&RpcCode) -> StatusCode + Send + Sync>,
@@ -134,11 +137,11 @@ impl Default for GatewayOptions {
     fn default() -> Self {
         Self {
             routes: Routes::default(),
-            limit: 2 * 1024 * 1024,
+            max_body_bytes: 2 * 1024 * 1024,
             timeout: Duration::from_secs(30),
-            accepted_types: Vec::new(),
+            accepted_form_types: Vec::new(),
             retry_after: Problem::DEFAULT_RETRY_AFTER,
-            content_type: HeaderValue::from_static("application/octet-stream"),
+            default_content_type: HeaderValue::from_static("application/octet-stream"),
             forwarded: ForwardedHeaders::default(),
             prepare: None,
             status: Arc::new(status),
@@ -219,25 +222,25 @@ impl<S> Gateway<S> {
     /// 413. 2 MiB unless set.
     #[must_use]
     pub fn max_body_bytes(self, limit: usize) -> Self {
-        self.with(|options| options.limit = limit)
+        self.with(|options| options.max_body_bytes = limit)
     }
 
-    /// Accepts bodies of this type, although HTML forms on other sites can send them: `text/plain`,
-    /// `application/x-www-form-urlencoded` or `multipart/form-data`. A browser sends such a body to
-    /// any site without a preflight request, and with the user's cookies. So these types are
-    /// refused with a 415 unless this method accepts them. Do not accept them if callers are
-    /// recognised by cookies, or by their network. All other types are accepted, unless
-    /// [`content_types`](Self::content_types) sets the types of the route.
+    /// Accepts bodies of this type, which is one of the three types that an HTML form on another
+    /// site can send: `text/plain`, `application/x-www-form-urlencoded` or `multipart/form-data`. A
+    /// browser sends such a body to any site without a preflight request, and with the user's
+    /// cookies. So these types are refused with a 415 unless this method accepts them. Do not
+    /// accept them if callers are recognised by cookies, or by their network. All other types are
+    /// accepted, unless [`content_types`](Self::content_types) sets the types of the route.
     #[must_use]
     pub fn accept_content_type(self, content_type: &str) -> Self {
-        self.with(|options| options.accepted_types.push(content_type.to_owned()))
+        self.with(|options| options.accepted_form_types.push(content_type.to_owned()))
     }
 
     /// Sets the content types that the routes to this name accept: types such as
     /// `application/json`, or ranges such as `image/*`. A body of another type, or without a type,
-    /// is refused with a 415, whose `Accept` header lists the accepted types. The rules of
-    /// [`accept_content_type`](Self::accept_content_type) do not apply to these routes, so a list
-    /// with the type of a form accepts forms.
+    /// is refused with a 415, whose `Accept` header lists the accepted types.
+    /// [`accept_content_type`](Self::accept_content_type) has no effect on these routes: if the
+    /// list contains a form type, the routes accept forms.
     ///
     /// # Panics
     /// If there is no route to the name yet, if there are no types, or if one is malformed.
@@ -259,10 +262,10 @@ impl<S> Gateway<S> {
     }
 
     /// Sets the maximum time until the body of a request has arrived. After this time the response
-    /// is a 408. The same time, counted from the arrival of the body, limits the sending of the
-    /// message, and for an RPC request also the wait for the reply. After it the response is a 504.
-    /// This time is also the deadline of an RPC request: a worker does not start the request later.
-    /// 30 s unless set.
+    /// is a 408. When the body has arrived, a second timer of the same length starts. It covers the
+    /// sending of the message and, for an RPC request, the wait for the reply. When it ends, the
+    /// response is a 504. Its end is also the deadline of an RPC request: a worker does not start
+    /// the request later. 30 s unless set.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         self.with(|options| options.timeout = timeout)
@@ -283,7 +286,7 @@ impl<S> Gateway<S> {
     pub fn content_type(self, content_type: &str) -> Self {
         let value = HeaderValue::from_str(content_type);
         let value = value.expect("a content type is visible ASCII");
-        self.with(|options| options.content_type = value)
+        self.with(|options| options.default_content_type = value)
     }
 
     /// Forwards one more header, from a request to its message and from a reply to its response.
@@ -302,9 +305,9 @@ impl<S> Gateway<S> {
     /// [status](Self::on_code) of the response.
     ///
     /// Layers around the gateway can pass values to the function in the request's extensions. After
-    /// the function returns, these extensions are moved to the message. When the function is
-    /// called, the message's idempotency key, if it has one, is its name, a line feed and the key
-    /// that the caller sent.
+    /// the function returns, these extensions are moved to the message. If the caller sent an
+    /// idempotency key, the message already has its key, `<name>\n<caller's key>`, when the
+    /// function is called.
     #[must_use]
     pub fn prepare<F>(self, prepare: F) -> Self
     where
@@ -356,12 +359,12 @@ where
         };
         let (head, body) = request.into_parts();
         // A body that is known to be longer than the limit is not read.
-        if body.size_hint().lower() > self.options.limit as u64 {
+        if body.size_hint().lower() > self.options.max_body_bytes as u64 {
             let response = responder.too_long();
             return GatewayFuture::new(responder, GatewayStage::Answered(Some(response)));
         }
         let (method, headers, is_empty) = (&head.method, &head.headers, body.is_end_stream());
-        let (forms, types) = (&self.options.accepted_types, route.types.as_deref());
+        let (forms, types) = (&self.options.accepted_form_types, route.types.as_deref());
         if let Err(fault) = media::check(method, headers, is_empty, forms, types) {
             let response = responder.unsupported(fault);
             return GatewayFuture::new(responder, GatewayStage::Answered(Some(response)));
@@ -370,7 +373,7 @@ where
             service: Some(self.service.clone()),
             route,
             head: Some(head),
-            body: read(body, self.options.limit),
+            body: read(body, self.options.max_body_bytes),
             timer: sleep(self.options.timeout),
         };
         GatewayFuture::new(responder, stage)

@@ -343,7 +343,7 @@ impl Memory {
         }
         if message.kind() == Kind::Rpc {
             let deadline = &mut message.parts_mut().deadline;
-            deadline.get_or_insert_with(|| Deadline::after(Deadline::OF_A_REQUEST));
+            deadline.get_or_insert_with(|| Deadline::after(Deadline::DEFAULT_TIMEOUT));
         }
         let bound = self.settings.bound(message.parts())?;
         let wait = bound.and_then(|bound| bound.wait_until(message.parts()));

@@ -58,7 +58,7 @@ impl RedisControl {
         };
         let pipeline = self.0.shared.pipeline.of(&keys.primary);
         let names = [control.as_str()];
-        let set = pipeline.script(&scripts::CONTROL, &names, args, Resend::UntilAnswered);
+        let set = pipeline.script(&scripts::SET_PAUSE, &names, args, Resend::UntilAnswered);
         let is_changed = integer(&set.await?)? == 1;
         if let PauseTarget::Name(name) = target
             && begin.is_none()
@@ -82,7 +82,7 @@ impl RedisControl {
                     .arg(keys.group.as_str())
                     .arg(key);
             };
-            let script = &scripts::RELEASE;
+            let script = &scripts::RETURN_PERMIT;
             let moved = pipeline.script(script, &names, args, Resend::UntilAnswered);
             if integer(&moved.await?)? == 0 {
                 return Ok(());

@@ -141,7 +141,7 @@ impl DeadLetterStore for RedisDeadLetters {
             let names = [&*keys.dead, &keys.retry];
             let answer = self
                 .pipeline(&keys)
-                .script(&scripts::DEAD, &names, args, Resend::Never)
+                .script(&scripts::CHANGE_DEAD, &names, args, Resend::Never)
                 .await?;
             acted(answer)
         })
@@ -163,7 +163,7 @@ impl DeadLetterStore for RedisDeadLetters {
             let names = [&*keys.dead, &keys.retry];
             let answer = self
                 .pipeline(&keys)
-                .script(&scripts::DEAD, &names, args, Resend::Never)
+                .script(&scripts::CHANGE_DEAD, &names, args, Resend::Never)
                 .await?;
             Ok(acted(answer)?.acted > 0)
         })

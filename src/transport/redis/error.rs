@@ -30,7 +30,7 @@ pub(super) fn connecting(address: &str, error: RedisError) -> Error {
             None => return unreachable(address).with_source(error),
         },
         _ => match error.code() {
-            Some(code) if is_passing(code) => return unreachable(address).with_source(error),
+            Some(code) if is_transient(code) => return unreachable(address).with_source(error),
             _ => (
                 ErrorKind::Config,
                 format!("Redis at {address} refused the connection's set-up"),
@@ -51,7 +51,7 @@ pub(super) enum Handshake {
 }
 
 /// Returns the error for a failed command of the handshake. `None` if the server has accepted this
-/// client nevertheless.
+/// client although the command failed.
 pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -> Option<Error> {
     let code = error.code();
     let unasked = error.details().is_some_and(has_too_many_clients);
@@ -79,8 +79,8 @@ pub(super) fn is_without_resp3(error: &ServerError) -> bool {
     matches!(error.code(), "ERR" | "NOPROTO") && !error.details().is_some_and(has_too_many_clients)
 }
 
-/// Returns `true` if this is the text with which a server at its `maxclients` refuses a connection.
-/// The server writes it before it reads anything, and closes.
+/// Returns `true` if a server that has reached its `maxclients` refuses a connection with this
+/// text. The server writes the text before it reads anything, and closes the connection.
 pub(super) fn has_too_many_clients(text: &str) -> bool {
     text.contains("max number of clients")
 }
@@ -110,7 +110,7 @@ pub(super) fn without_credentials(address: &str, cause: BoxError) -> Error {
 
 /// Describes a TLS error; `None` for other errors.
 fn tls_fault(error: &RedisError) -> Option<&'static str> {
-    // The source is a shared box around the system's error.
+    // The source is an `Arc` that holds the system's error.
     let error = find::<Arc<dyn std::error::Error + Send + Sync>>(error)
         .and_then(|error| error.downcast_ref::<io::Error>())?;
     #[cfg(feature = "redis-rustls")]
@@ -141,8 +141,9 @@ pub(super) fn unreachable(address: &str) -> Error {
     ))
 }
 
-/// Returns the error for a new connection without a response. It mentions TLS, since a port without
-/// TLS reads a TLS handshake as an incomplete command, and waits.
+/// Returns the error for a new connection on which the server does not respond in time. With TLS,
+/// the text asks for the TLS port: a port without TLS reads the handshake as an incomplete command,
+/// and waits for the rest.
 pub(super) fn silent(address: &str, is_tls: bool) -> Error {
     match is_tls {
         false => unreachable(address),
@@ -164,7 +165,7 @@ pub(super) fn disconnected(address: &str, cause: Option<Arc<Error>>) -> Error {
     }
 }
 
-/// Returns the error for a handle whose tasks have ended.
+/// Returns the error for a handle whose connections have ended with their runtime.
 pub(super) fn runtime_ended() -> Error {
     Error::new(
         ErrorKind::Closed,
@@ -293,7 +294,7 @@ pub(super) fn refused(error: ServerError) -> Error {
         "ERR" if error.details().is_some_and(lacks_sharded_events) => {
             (ErrorKind::Config, NO_SHARDED_EVENTS)
         }
-        code if is_passing(code) => (ErrorKind::Disconnected, "Redis is not ready"),
+        code if is_transient(code) => (ErrorKind::Disconnected, "Redis is not ready"),
         _ if is_protocol_error(&error) => (
             ErrorKind::Refused,
             "Redis does not take a value of this size; raise `proto-max-bulk-len` or send less",
@@ -303,9 +304,9 @@ pub(super) fn refused(error: ServerError) -> Error {
     Error::new(kind, message).with_source(RedisError::from(error))
 }
 
-/// Returns `true` if this code is transient: the server has not run the command, and may accept it
+/// Returns `true` if this code means that the server has not run the command, and may accept it
 /// later.
-pub(super) fn is_passing(code: &str) -> bool {
+pub(super) fn is_transient(code: &str) -> bool {
     matches!(
         code,
         "LOADING"
@@ -329,7 +330,8 @@ pub(super) fn is_protocol_error(error: &ServerError) -> bool {
     (error.details()).is_some_and(|details| details.starts_with("Protocol error"))
 }
 
-/// Returns the error for a command after which the server has repeatedly closed the connection.
+/// Returns the error for a large command after which the server has repeatedly closed the
+/// connection.
 pub(super) fn not_taken(address: &str, times: u32) -> Error {
     Error::refused(format!(
         "Redis at {address} closed the connection {times} times at this large command, without an \
@@ -350,7 +352,7 @@ pub(super) fn is_temporary(error: &Error) -> bool {
         || error.is_unknown_outcome()
         || find::<RedisError>(error)
             .and_then(RedisError::code)
-            .is_some_and(|code| is_passing(code) || is_without_writes(code))
+            .is_some_and(|code| is_transient(code) || is_without_writes(code))
 }
 
 /// Returns `true` if this server was demoted, or has lost a slot of the cluster. A new connection
@@ -359,7 +361,7 @@ pub(super) fn is_demoted(error: &ServerError) -> bool {
     error.kind() == Some(ServerErrorKind::ReadOnly) || error.code() == "MOVED"
 }
 
-/// The codes that are searched in the error of a script.
+/// The codes that [`script_error`] looks for.
 const CODES: [&str; 17] = [
     "BUSY",
     "BUSYGROUP",
@@ -387,8 +389,8 @@ const CODES: [&str; 17] = [
 /// From Redis 7.0 on the code comes first.
 fn script_error(text: &str) -> Option<(&str, &str)> {
     let (_, inner) = text.split_once("Error running script")?;
-    // Positions in the script come first, each followed by a colon. A user's text can only come
-    // after the code.
+    // Positions in the script come before the code, each followed by a colon. Text from users comes
+    // only after the code.
     inner.split(": ").find_map(|part| {
         let part = part.strip_prefix('-').unwrap_or(part);
         let (code, _) = part.split_once(' ').unwrap_or((part, ""));

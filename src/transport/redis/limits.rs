@@ -281,7 +281,7 @@ impl Permits {
                 .arg(keys.group.as_str())
                 .arg(&request.key);
         };
-        let released = self.call(&scripts::RELEASE, request, Keys::permits, args);
+        let released = self.call(&scripts::RETURN_PERMIT, request, Keys::permits, args);
         released.await.map(drop)
     }
 

@@ -23,9 +23,9 @@ use crate::{
     },
 };
 
-/// The most keys with parked messages that are listed.
+/// The maximum number of keys with parked messages in a list.
 const MAX_PARKED: usize = 100;
-/// The approximate maximum number of registered streams in a step.
+/// The approximate maximum number of registered streams in a page.
 const MAX_STREAMS: usize = 100;
 
 impl Redis {
@@ -43,8 +43,8 @@ impl Redis {
     }
 
     /// Lists the streams of this handle, step by step: its only stream, the streams of its set, the
-    /// partitions of its stream, or the streams in the registry that it serves. Start without a
-    /// position, and go on with [`StreamPage::next`].
+    /// partitions of its stream or, if it serves a registry, the streams in that registry. Start
+    /// without a position, and continue with [`StreamPage::next`].
     ///
     /// Uses [`ZSCAN`](https://redis.io/docs/latest/commands/zscan/), if the streams are registered.
     ///
@@ -99,57 +99,57 @@ impl RedisMessages {
 
     async fn list_messages(&self, query: MessageQuery) -> Result<MessagePage, Error> {
         let keys = self.keys()?;
-        let (mut on_stream, mut at) = query.place()?;
+        let (mut is_primary, mut after) = query.place()?;
         let mut page = MessagePage::default();
         let max = query.max.max(1);
         loop {
             let room = max - page.messages.len();
             let (found, next) = self
-                .list_part(&keys, query.state, on_stream, at, room)
+                .list_part(&keys, query.state, is_primary, after, room)
                 .await?;
             page.messages.extend(found);
             page.next = match &next {
-                Some(next) => Some(position(on_stream, next)),
-                None if on_stream => None,
+                Some(next) => Some(position(is_primary, next)),
+                None if is_primary => None,
                 None => Some(position(true, "")),
             };
             let is_full = page.messages.len() >= max;
-            if is_full || next.is_some() || on_stream {
+            if is_full || next.is_some() || is_primary {
                 return Ok(page);
             }
-            (on_stream, at) = (true, "");
+            (is_primary, after) = (true, "");
         }
     }
 
-    /// Lists messages of the primary stream, or of the retry stream if `on_stream` is `false`. Also
-    /// returns the position of the next messages.
+    /// Lists messages of the primary stream, or of the retry stream if `is_primary` is `false`.
+    /// Also returns the position of the next messages.
     async fn list_part(
         &self,
         keys: &Keys,
         state: MessageState,
-        on_stream: bool,
-        at: &str,
+        is_primary: bool,
+        after: &str,
         max: usize,
     ) -> Result<(Vec<ListedMessage>, Option<String>), Error> {
-        let (stream, due, bodies) = match on_stream {
+        let (stream, due, bodies) = match is_primary {
             true => (&*keys.primary, &keys.stream_due, &keys.stream_bodies),
             false => (&*keys.retry, &keys.due, &keys.bodies),
         };
         if state == MessageState::Delayed {
-            let (time, member) = at.split_once(' ').unwrap_or_default();
+            let (time, member) = after.split_once(' ').unwrap_or_default();
             let args = |cmd: &mut Cmd| {
                 cmd.arg(time).arg(member).arg(max).arg(PAGE_BYTES);
             };
             let names = [&**due, bodies];
             let answer = self.script(keys, &scripts::LIST_DUE, &names, args);
-            return delayed(answer.await?, on_stream);
+            return delayed(answer.await?, is_primary);
         }
-        if !at.is_empty() && StreamEntryId::parse(at.as_bytes()).is_none() {
+        if !after.is_empty() && StreamEntryId::parse(after.as_bytes()).is_none() {
             return Err(invalid_position());
         }
         let args = |cmd: &mut Cmd| {
             cmd.arg(keys.group.as_str())
-                .arg(at)
+                .arg(after)
                 .arg(max)
                 .arg(PAGE_BYTES);
         };
@@ -157,11 +157,11 @@ impl RedisMessages {
         match state {
             MessageState::Running => {
                 let answer = self.script(keys, &scripts::LIST_PENDING, &names, args);
-                running(answer.await?, on_stream)
+                running(answer.await?, is_primary)
             }
             _ => {
                 let answer = self.script(keys, &scripts::LIST_UNREAD, &names, args);
-                waiting(answer.await?, on_stream)
+                waiting(answer.await?, is_primary)
             }
         }
     }
@@ -190,11 +190,11 @@ impl MessageStore for RedisMessages {
 type Part = (Vec<ListedMessage>, Option<String>);
 
 /// Decodes unread entries.
-pub(super) fn waiting(answer: Value, on_stream: bool) -> Result<Part, Error> {
+pub(super) fn waiting(answer: Value, is_primary: bool) -> Result<Part, Error> {
     let (found, more) = dead_letters::listed(answer)?;
     let messages = found
         .into_iter()
-        .map(|(id, fields)| message(&id, fields, on_stream));
+        .map(|(id, fields)| message(&id, fields, is_primary));
     let messages: Vec<_> = messages.collect();
     let next = messages.last().filter(|_| more);
     let next = next.map(|last| last.entry.clone());
@@ -202,7 +202,7 @@ pub(super) fn waiting(answer: Value, on_stream: bool) -> Result<Part, Error> {
 }
 
 /// Decodes pending entries.
-pub(super) fn running(answer: Value, on_stream: bool) -> Result<Part, Error> {
+pub(super) fn running(answer: Value, is_primary: bool) -> Result<Part, Error> {
     let [found, more] = exactly(answer)?;
     let messages = array(found)?.into_iter().map(|found| {
         let [id, consumer, idle, deliveries, list] = exactly(found)?;
@@ -210,7 +210,7 @@ pub(super) fn running(answer: Value, on_stream: bool) -> Result<Part, Error> {
         if StreamEntryId::parse(id.as_bytes()).is_none() {
             return Err(unexpected("the id of an entry", "another text"));
         }
-        let mut message = message(&id, fields(list)?, on_stream);
+        let mut message = message(&id, fields(list)?, is_primary);
         let before = message.attempt.0.saturating_sub(1);
         let deliveries = u32::try_from(count(&deliveries)?).unwrap_or(u32::MAX);
         message.attempt = Attempt(before.saturating_add(deliveries));
@@ -228,7 +228,7 @@ pub(super) fn running(answer: Value, on_stream: bool) -> Result<Part, Error> {
 }
 
 /// Decodes delayed messages.
-pub(super) fn delayed(answer: Value, on_stream: bool) -> Result<Part, Error> {
+pub(super) fn delayed(answer: Value, is_primary: bool) -> Result<Part, Error> {
     let [found, more] = exactly(answer)?;
     let (mut messages, mut next) = (Vec::new(), None);
     for found in array(found)? {
@@ -240,7 +240,7 @@ pub(super) fn delayed(answer: Value, on_stream: bool) -> Result<Part, Error> {
         let mut message = message(
             &member,
             msgpack::unpack(&bytes(body)?).unwrap_or_default(),
-            on_stream,
+            is_primary,
         );
         message.due = UNIX_EPOCH.checked_add(due);
         next = Some(format!("{time} {member}"));
@@ -267,24 +267,24 @@ pub(super) fn parked(answer: Value) -> Result<Vec<ParkedKey>, Error> {
 }
 
 /// Decodes a message. Its attempt is the number of its next delivery.
-fn message(entry: &str, fields: Vec<(Bytes, Bytes)>, on_stream: bool) -> ListedMessage {
+fn message(entry: &str, fields: Vec<(Bytes, Bytes)>, is_primary: bool) -> ListedMessage {
     // Packed and internal fields are decoded only on the retry stream, which the transport has
     // written. On the primary stream, a sender may have written fields with these names.
-    let fields = match on_stream {
+    let fields = match is_primary {
         true => fields,
         false => msgpack::unpacked(fields),
     };
-    let origin = value_of(&fields, codec::ORIGIN).filter(|_| !on_stream);
+    let origin = value_of(&fields, codec::ORIGIN).filter(|_| !is_primary);
     let origin = origin.and_then(|origin| String::from_utf8(origin.to_vec()).ok());
-    let attempts = value_of(&fields, codec::ATTEMPTS).filter(|_| !on_stream);
+    let attempts = value_of(&fields, codec::ATTEMPTS).filter(|_| !is_primary);
     let attempts = attempts.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
     let given = value_of(&fields, codec::ID).cloned();
-    let first = origin.as_deref().unwrap_or(entry);
-    let accepted = StreamEntryId::parse(first.as_bytes())
+    let original_entry = origin.as_deref().unwrap_or(entry);
+    let accepted = StreamEntryId::parse(original_entry.as_bytes())
         .and_then(|id| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(id.milliseconds)));
     let id = given
         .and_then(codec::given_id)
-        .unwrap_or_else(|| MessageId::from(first));
+        .unwrap_or_else(|| MessageId::from(original_entry));
     let content = codec::decode(fields).map(|decoded| {
         let mut message = decoded.message;
         let parts = message.parts_mut();
@@ -293,7 +293,7 @@ fn message(entry: &str, fields: Vec<(Bytes, Bytes)>, on_stream: bool) -> ListedM
         message
     });
     let mut listed = ListedMessage::new(entry, id, content);
-    listed.on_stream = on_stream;
+    listed.on_stream = is_primary;
     listed.attempt = Attempt(u32::saturating_add(attempts.unwrap_or(0), 1));
     listed
 }

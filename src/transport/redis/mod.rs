@@ -43,12 +43,13 @@
 //! flight. The future of a call beyond these limits waits, first come, first served. A message of
 //! more than 32 MiB waits until no other command is queued or in flight.
 //!
-//! These limits say nothing about the workers: what waits on a stream may grow without limit, unless
-//! the handle has a [bound](Redis::max_waiting). See [operations](crate::guide::operations).
+//! These limits do not depend on the workers: the number of messages that wait on a stream may grow
+//! without limit, unless the handle has a [bound](Redis::max_waiting). See
+//! [operations](crate::guide::operations).
 //!
 //! # Cancel safety
-//! Dropping the future of a call does not stop a message that was sent. A request is removed
-//! immediately, and a reply that comes later is counted as stray.
+//! Dropping the future of a call does not stop a message that was sent. The handle forgets a
+//! request immediately: a reply that comes later is counted as stray.
 //!
 //! # Errors
 //! Without a connection, a call waits for 5 s, from its start or from the loss of the connection,
@@ -58,9 +59,10 @@
 //! unknown](crate::Error::is_unknown_outcome): a message that is sent again may be on the stream
 //! twice. If the server refuses a message, the text of the error says what to do.
 //!
-//! A handle never stops trying: it reconnects without limit, with a back-off until the server has
-//! responded to a command. The connections of a handle are tasks of the runtime on which it
-//! connected: after that runtime has ended, every call fails, and the state is
+//! A handle never stops trying: it reconnects without limit. The delay between two attempts grows
+//! up to 2 s, and starts anew once a connection has worked: after a response to a command, or after
+//! more than 2 s. The connections of a handle are tasks of the runtime on which it connected: after
+//! that runtime has ended, every call fails, and the state is
 //! [`Closed`](crate::transport::ConnectionState::Closed).
 //!
 //! # Delivery guarantee
@@ -70,11 +72,11 @@
 //! reply could be missed.
 //!
 //! # Connections
-//! One connection sends everything. The first task that [replicas](crate::client::Call::replicas)
-//! confirm opens a connection for such tasks, so that no other command waits with them. The first
-//! request opens a connection that subscribes to this client's reply channel, and the first
-//! reliable request opens one that reads all reply streams. All connections close with the last
-//! clone of the handle.
+//! One connection sends everything except tasks that [replicas](crate::client::Call::replicas) must
+//! confirm. These have a separate connection, which the first of them opens, so that no other
+//! command waits for the replicas. The first request opens a connection that subscribes to this
+//! client's reply channel, and the first reliable request opens one that reads all reply streams.
+//! All connections close with the last clone of the handle.
 //!
 //! A source with events has a connection for its subscriptions. On a cluster it has another one to
 //! each node with channels of its [sharded events](crate::Router::event_sharded).
@@ -128,7 +130,7 @@
 //! | `redis+sentinel://host1,host2,host3/mymaster/0` | the primary with this name, found by asking the Sentinels |
 //! | `redis+cluster://host1,host2,host3` | a Redis Cluster; the hosts are some of its nodes, and any may be down |
 //!
-//! With `rediss` in place of `redis` the connections, also those to Sentinels, use TLS. The user
+//! With `rediss` instead of `redis` the connections, also those to Sentinels, use TLS. The user
 //! and the password in a URL are for the Redis servers; `?sentinel_username=…&sentinel_password=…`,
 //! or [`RedisBuilder::sentinel_credentials`], is the login of the Sentinels.
 //!
@@ -138,7 +140,7 @@
 //! although it would still serve them. On a cluster, all keys of a stream are in one slot. Each
 //! primary in use has one connection for commands, and each slot with reliable requests has one
 //! that reads replies. A worker reads each slot of its streams over a separate connection, at most
-//! 64 slots. Priority and weights need streams in one slot.
+//! 64 slots. Streams that a worker reads by priority or by weight must be in one slot.
 //!
 //! # Namespaces
 //! [`Redis::namespace`], or `?namespace=staging` in the URL, keeps applications and environments
@@ -149,47 +151,52 @@
 //! | without | in the namespace `staging` |
 //! |---|---|
 //! | the stream `orders`, its other keys `{orders}:…` | `staging:orders`, `{staging:orders}:…` |
-//! | the stream `{shop}.mails`, its other keys `12:{shop}.mails:…` | `staging:{shop}.mails`, `20:staging:{shop}.mails:…`; it stays in its slot |
+//! | the stream `{shop}.mails`, its other keys `12:{shop}.mails:…` (12 is the length of the name) | `staging:{shop}.mails`, `20:staging:{shop}.mails:…`; it stays in its slot |
 //! | the registry `campanile:registry:all` | `staging:campanile:registry:all`, with the names of streams as senders gave them |
 //! | the channel `news` of an event; `shop.news` with an event prefix `shop.` | `staging:news`, `staging:shop.news` |
 //! | the channels `campanile:reply:…` and `reply:…` of fast replies | `staging:campanile:reply:…`, `staging:reply:…` |
 //!
 //! Everything outside of Redis shows names without the namespace: messages, receipts, statistics,
-//! dead letters, errors and logs. Go-Broker has no namespaces: its services exchange messages only
-//! with handles that have none. A handle without a namespace can read a stream in one: its stream
-//! `staging:orders` is the same key. The `RedisStore` of `campanile-middleware` has its own prefix.
+//! dead letters, errors and logs. Go-Broker, the Go library with the same wire format, has no
+//! namespaces: its services exchange messages only with handles that have none. A handle without a
+//! namespace can read a stream in one: its stream `staging:orders` is the same key. The
+//! `RedisStore` of `campanile-middleware` has its own prefix.
 //!
 //! | who | `ACL SETUSER …` |
 //! |---|---|
 //! | anything in the namespace `staging` | `~staging:* ~{staging:* ~[0-9][0-9]:staging:* &staging:*` |
 //!
-//! The third pattern is for streams whose names contain a hash tag. The commands are those below, and
-//! each pattern of events needs its own `&staging:<pattern>`.
+//! The third pattern is for streams whose names contain a hash tag, and have fewer than 100 bytes
+//! with the namespace. Longer names need a pattern with more digits, such as
+//! `~[0-9][0-9][0-9]:staging:*`. The commands are those below, and each pattern of events needs its
+//! own `&staging:<pattern>`.
 //!
 //! # Rights
 //! The permissions for the stream `s`. Keys of a stream whose name contains a hash tag begin with
 //! its length: `6:{s}.v2:dead:g` for the stream `{s}.v2`. The parts in parentheses are selectors,
 //! which need Redis 7.0: with them a user who adds to the stream may not read or delete it. For
-//! Redis 6.2 leave out the parentheses, write `~` in place of `%R~`, and begin with `resetchannels`;
-//! the user may then use each command on each of the keys. `%R~` lets a worker read the orders of
-//! operators and write none.
+//! Redis 6.2 leave out the parentheses, write `~` instead of `%R~`, and begin with
+//! `resetchannels`; the user may then use each command on each of the keys. `%R~campanile:orders:…`
+//! lets a worker read the orders that operators give to workers, and give none.
+//!
+//! A row that begins with `…` is needed in addition to the nearest row above it that does not.
 //!
 //! | who | `ACL SETUSER …` |
 //! |---|---|
 //! | sends tasks | `~s +xadd` |
 //! | … with a delay or an idempotency key | `+time (~s ~{s}:due ~{s}:bodies ~{s}:idem:* +evalsha +eval) (~s +xadd) (~{s}:due ~{s}:bodies ~{s}:idem:* +get +set +del +zadd +zrangebyscore +zrange +zscore +zrem +hset +hget +hdel)` |
 //! | … that are [unique](crate::client::Call::unique) or [tracked](crate::client::Call::tracked) | `(~s ~{s}:* +time +xadd +xrange +zscore +get +set +del +zadd +zrem +zremrangebyrank +hset +hget +hmget +hdel +type +pttl +pexpire +evalsha +eval)` |
-//! | … to partitions, with `~s:*` in place of `~s` | `(~{s}:partitions +lrange +rpush +evalsha +eval)` |
+//! | … to partitions, with `~s:*` instead of `~s` | `(~{s}:partitions +lrange +rpush +evalsha +eval)` |
 //! | … that replicas confirm | `+wait` |
-//! | serves tasks and requests | `~s ~{s}:* %R~campanile:orders:{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +zcard +zscore +zremrangebyscore +zremrangebyrank +hset +hget +hmget +hgetall +hexists +hdel +hkeys +hincrby +get +set +del +persist +pttl +pexpire +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
 //! | … with a [bound](Redis::max_waiting) on what waits | `(~s ~{s}:retry:* +xinfo +xlen +xrange +exists +time +evalsha +eval)` |
+//! | serves tasks and requests | `~s ~{s}:* %R~campanile:orders:{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +zcard +zscore +zremrangebyscore +zremrangebyrank +hset +hget +hmget +hgetall +hexists +hdel +hkeys +hincrby +get +set +del +persist +pttl +pexpire +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
 //! | … whose [outboxes](crate::Outbox) send to a stream `t` | `~t ~{t}:due ~{t}:bodies ~{t}:idem:*` |
 //! | … with rates that workers [share](Redis::limit) | `+zcount +zrevrange` |
 //! | looks up and cancels [`tasks`](Redis::tasks) | `~s ~{s}:* +hgetall +hget +hmget +hset +hdel +get +del +exists +type +zscore +zadd +zrem +zremrangebyrank +zremrangebyscore +zrange +zcard +xadd +xrange +xpending +xack +xdel +pttl +pexpire +persist +time +evalsha +eval` |
 //! | … lists them, waits for them and follows their changes | `+zrevrange +zrevrank +zcount +xrevrange +xread` |
 //! | … and handles [dead letters](Redis::dead_letters) | `+xrevrange` |
-//! | … on partitions, with `~s:* ~{s:*` in place of the keys above | `~{s}:partitions +lrange +rpush +hlen` |
-//! | … that workers own | `~{s}:members:* +hlen +hincrby +hgetall` |
+//! | … on partitions, with `~s:* ~{s:*` instead of the keys above | `~{s}:partitions +lrange +rpush +hlen` |
+//! | … that workers own, in addition to the row above | `~{s}:members:* +hlen +hincrby +hgetall` |
 //! | stores, runs and lists [`schedules`](Redis::schedules) | `(~s ~{s}:* +time +xadd +xrange +zscore +get +set +del +zadd +zrem +hset +hget +hmget +hgetall +hdel +hincrby +type +pexpire +evalsha +eval)` |
 //! | listens to events | `&<event names and patterns> +subscribe +psubscribe +ping +role` |
 //! | … and to sharded events | `&<event names> +ssubscribe +ping +role` |

@@ -69,7 +69,7 @@ impl Redis {
         // Recording the same number twice changes nothing.
         let pipeline = self.shared.pipeline.of(&record);
         let record_key = [record.as_str()];
-        let answer = pipeline.script_until_known(&scripts::PARTITIONS, &record_key, args);
+        let answer = pipeline.script_until_known(&scripts::RECORD_PARTITIONS, &record_key, args);
         let answer = answer.await?;
         let numbers = array(answer)?.into_iter().map(|number| {
             let number = bytes(number)?;

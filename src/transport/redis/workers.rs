@@ -354,7 +354,7 @@ impl WorkerStore for RedisWorkers {
                     .arg(ORDER_RETENTION.as_millis() as u64);
             };
             let pipeline = self.0.shared.pipeline.of(&keys.primary);
-            let script = &scripts::ORDER;
+            let script = &scripts::GIVE_ORDER;
             let given = pipeline.script(script, &names, args, Resend::Never);
             Ok(integer(&given.await?)? == 1)
         })

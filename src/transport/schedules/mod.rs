@@ -14,9 +14,9 @@ use crate::{
 /// The scheduled tasks of a stream. Returned by the `schedules` method of a transport's handle.
 ///
 /// The transport stores the schedules. [`run`](Self::run) sends the task of each tick when the tick
-/// is due. It can run in any number of processes, without a leader: the store checks by its own
-/// clock whether a tick is due, and sends the task of the tick for the first process that proposes
-/// it.
+/// is due. It can run in any number of processes, without a leader: each process proposes each tick
+/// to the store. The store checks by its own clock that the tick is due, and sends the task of the
+/// tick once, at the first proposal.
 ///
 /// ```
 /// use std::time::Duration;
@@ -80,9 +80,9 @@ impl Schedules {
     /// Stores a scheduled task, or replaces the stored one with the same name. Returns `false` and
     /// changes nothing if the stored one has a higher [version](ScheduledTask::version).
     ///
-    /// The first tick of a new schedule is the next one on the store's clock. The same holds if a
-    /// replacement changes the cron line, the zone or the period. Otherwise a replaced schedule
-    /// continues after its last tick.
+    /// A new schedule starts with the first tick after the present time of the store's clock. So
+    /// does a replacement that changes the cron line, the zone or the period. Any other replacement
+    /// continues after the last tick of the schedule.
     ///
     /// # Errors
     /// If the task is invalid, or the store cannot be reached.
@@ -189,13 +189,15 @@ pub trait ScheduleStore: Send + Sync {
     /// Changes a schedule. Returns `false` if no schedule has this name.
     fn change<'a>(&'a self, name: &'a Name, change: ScheduleChange) -> StoreFuture<'a, bool>;
 
-    /// Returns all schedules of the stream, or no list if the number of changes is still `known`.
-    fn list(&self, known: Option<u64>) -> StoreFuture<'_, ScheduleList>;
+    /// Returns all schedules of the stream. The list is `None` if
+    /// [`changes`](ScheduleList::changes) still equals `known_changes`.
+    fn list(&self, known_changes: Option<u64>) -> StoreFuture<'_, ScheduleList>;
 
     /// Sends the task of a schedule for `tick`, or as a manual run if `tick` is `None`. One atomic
     /// step checks the conditions, stores the task, and records the run and the tick. The stored
-    /// schedule must have the revision of `schedule`. For a tick it must also have the last tick of
-    /// `schedule` and not be paused, and the store's clock must have reached the tick.
+    /// schedule must have the revision of `schedule`. For a tick, it must also have the same
+    /// `last_tick` as `schedule` and must not be paused, and the tick must be due on the store's
+    /// clock.
     fn fire<'a>(
         &'a self,
         schedule: &'a ScheduleStatus,
@@ -247,7 +249,8 @@ pub enum FireOutcome {
     Skipped(MessageId),
     /// The tick is not due on the store's clock.
     Early,
-    /// The tick that another process has sent or skipped since the caller read the schedule.
+    /// Another process has sent or skipped a tick since the caller read the schedule. The time is
+    /// the last tick of the stored schedule.
     Taken(SystemTime),
     /// The schedule was changed, paused or removed.
     Changed,
@@ -261,7 +264,8 @@ pub struct ScheduleStatus {
     pub name: Name,
     /// The version of the schedule's definition.
     pub version: u64,
-    /// The value of [`ScheduleList::changes`] after the last change of the definition or the pause.
+    /// The value of [`ScheduleList::changes`] when the definition was last stored, or the schedule
+    /// last paused or resumed.
     pub revision: u64,
     /// The group of the handle that stored the schedule. The schedule's unique and tracked tasks
     /// belong to this group.

@@ -72,7 +72,8 @@ pub enum ChangesFrom {
 }
 
 impl ChangesFrom {
-    /// Returns the cursor of each part of the stream. `None` to start at the ends of the feeds.
+    /// Returns one cursor for each partition of the stream, or one if the stream has no partitions.
+    /// `None` if reading starts with the next change.
     pub(super) fn cursors(&self, parts: usize) -> Result<Option<Vec<String>>, Error> {
         match self {
             Self::Now => Ok(None),
@@ -98,15 +99,15 @@ impl ChangesFrom {
 /// A step of a feed. For [`TaskStore::feed`](super::TaskStore::feed).
 #[derive(Debug, Clone)]
 pub struct FeedStep {
-    /// The number of the part of the stream, from zero.
+    /// The number of the partition, from zero. Zero if the stream has no partitions.
     pub part: usize,
-    /// The position after this step in the part's feed.
+    /// The position after this step in the feed of the partition.
     pub cursor: String,
     /// The item.
     pub item: FeedItem,
 }
 
-/// The changes from all parts of a stream, in one feed that never ends.
+/// The changes from all partitions of a stream, in one feed that never ends.
 pub type Feed = Pin<Box<dyn Stream<Item = Result<FeedStep, Error>> + Send>>;
 
 /// Follows the changes of tasks: see [`Tasks::changes`](super::Tasks::changes). Also a `Stream`,

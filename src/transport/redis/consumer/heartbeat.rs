@@ -149,7 +149,7 @@ impl Heartbeats {
             }
         };
         let keys = [self.key.as_str()];
-        let answer = server.script(&scripts::MEMBERS, &keys, args);
+        let answer = server.script(&scripts::MEMBER_HEARTBEAT, &keys, args);
         let heartbeats = heartbeats(answer.await?)?;
         self.observed.note(heartbeats, asked, Instant::now());
         self.observe(Instant::now());

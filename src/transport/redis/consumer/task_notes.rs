@@ -58,7 +58,7 @@ impl NotedTask {
                 .arg(field)
                 .arg(&value[..]);
         };
-        let noted = pipeline.script(&scripts::NOTE, &keys, args, retry);
+        let noted = pipeline.script(&scripts::STORE_PROGRESS, &keys, args, retry);
         Ok(integer(&noted.await?)? == 1)
     }
 }

@@ -1,7 +1,8 @@
 //! The upkeep of a consumer: renews leases, and maintains the streams and the group.
 //!
 //! One thread does this for all consumers of the process. Its runtime is separate from the
-//! application's, so a handler that blocks a thread of the application does not lose its lease. The
+//! application's, so a handler that blocks a thread does not delay the renewal of leases. If the
+//! application's runtime runs no task at all for some time, the [`Canary`] stops the renewals. The
 //! upkeep also has separate connections, which the consumers of a source share.
 //!
 //! A *tick* is one periodic run of the upkeep. It is one script call, which renews leases and
@@ -155,7 +156,7 @@ impl Upkeep {
                 biased;
                 () = self.ends.closed.cancelled() => return,
                 () = self.ends.leaving.cancelled() => {
-                    // This tick stores the counts since the last tick in the history.
+                    // A last tick, which adds the counts since the tick before it to the history.
                     if self.maintenance.has_counts() {
                         self.tick(&server).await;
                     }
@@ -208,7 +209,7 @@ impl Upkeep {
         request.registry = self.registry.as_mut().map(RegistryReader::request);
         let keys = request.keys();
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
-        let asked = Instant::now();
+        let sent_at = Instant::now();
         let args = |cmd: &mut Cmd| request.args(&self.member, &leases, cmd);
         let answer = server.script(&scripts::TICK, &keys, args).await;
         let result = answer.and_then(Tick::read).and_then(|result| {
@@ -220,17 +221,17 @@ impl Upkeep {
         });
         let result = result.inspect_err(|_| self.maintenance.failed(&request))?;
         let reading = ClockReading {
-            asked,
+            asked: sent_at,
             answered: Instant::now(),
             on_server: result.time,
         };
         self.maintenance.note_time(result.time);
-        let (mut lost, mut asked) = (Vec::new(), Vec::new());
-        for (of_tick, mut of_stream) in request.streams.iter().zip(result.streams) {
-            lost.extend(of_stream.lost(&of_tick.stream));
+        let (mut lost, mut questions) = (Vec::new(), Vec::new());
+        for (requested, mut of_stream) in request.streams.iter().zip(result.streams) {
+            lost.extend(of_stream.lost(&requested.stream));
             if let Some(maintained) = of_stream.maintained {
-                let question = self.maintenance.ticked(of_tick, maintained);
-                asked.extend(question.map(|question| (of_tick.stream.clone(), question)));
+                let question = self.maintenance.ticked(requested, maintained);
+                questions.extend(question.map(|question| (requested.stream.clone(), question)));
             }
         }
         if let Some(registry) = &mut self.registry {
@@ -241,7 +242,7 @@ impl Upkeep {
         let consumer = &self.member.consumer;
         self.maintenance
             .announcer
-            .answer(server, consumer, asked)
+            .answer(server, consumer, questions)
             .await;
         match &mut self.registry {
             Some(registry) => registry.retire(server, result.time).await,

@@ -448,7 +448,7 @@ impl PipelineTask {
                     }
                 } else if let Some(script) = batch.script(index).filter(|_| unknown) {
                     again.push(batch.take(index).with_text(script));
-                } else if error::is_passing(error.code()) && !has_waited(&batch, index) {
+                } else if error::is_transient(error.code()) && !has_waited(&batch, index) {
                     health = health.max(match error::is_demoted(error) {
                         true => ServerHealth::Demoted,
                         false => ServerHealth::NotReady,

@@ -239,7 +239,7 @@ impl Redis {
         let pipeline = self.shared.pipeline.of(&keys.primary);
         let primary = [&*keys.primary];
         // After an unknown outcome the script runs again. That is safe, since it sends no message.
-        let answer = pipeline.script_until_known(&scripts::BOUND, &primary, args);
+        let answer = pipeline.script_until_known(&scripts::COUNT_WAITING, &primary, args);
         let answer = answer.await.and_then(read);
         let mut window = lock(&stream.window);
         window.is_renewing = false;

@@ -57,7 +57,7 @@ impl Redis {
         if message.kind() == Kind::Rpc {
             // Set before the first wait, so that the deadline bounds all waits.
             let deadline = &mut message.parts_mut().deadline;
-            deadline.get_or_insert_with(|| Deadline::after(Deadline::OF_A_REQUEST));
+            deadline.get_or_insert_with(|| Deadline::after(Deadline::DEFAULT_TIMEOUT));
         }
         if message.kind() != Kind::Event {
             self.settings.choose_partition(message.parts_mut())?;

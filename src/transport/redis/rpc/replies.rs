@@ -398,7 +398,7 @@ impl ReplyReader {
                 (Ok(replies), _) => self.hand_out(keys, replies, &mut sizes)?,
                 // The server is not ready. The caller makes a new connection, perhaps to another
                 // server.
-                (Err(refusal), _) if refusal.code().is_none_or(error::is_passing) => {
+                (Err(refusal), _) if refusal.code().is_none_or(error::is_transient) => {
                     return Err(refusal);
                 }
                 (Err(refusal), [key]) => {
@@ -507,7 +507,7 @@ impl ReplyReader {
                 }
             };
             // If the server is not ready, the requests still wait. A refusal fails them.
-            if refusal.code().is_none_or(error::is_passing) {
+            if refusal.code().is_none_or(error::is_transient) {
                 return Err(refusal);
             }
             self.refuse(key, refusal);

@@ -81,7 +81,11 @@ impl Subscription {
             Ok(Ok(())) => Ok(Ok(pubsub)),
             // A transient error, such as `LOADING`, is not a refusal. Like a lost connection, it is
             // followed by another attempt.
-            Ok(Err(refusal)) if refusal.code().is_some_and(|code| !error::is_passing(code)) => {
+            Ok(Err(refusal))
+                if refusal
+                    .code()
+                    .is_some_and(|code| !error::is_transient(code)) =>
+            {
                 Ok(Err(refusal))
             }
             Ok(Err(error)) => {

@@ -8,15 +8,15 @@ local LONGEST_WINDOW = 3155760000000
 --       keep the task's record ('' = it has none), for a conflict of its unique key: 'keep' |
 --       'replace' | 'refuse' ('' = it has no unique key), the unique key, the group of the record,
 --       the digest of the content ('' = none), field, value….
--- Returns: the id of the task, and 0 if it is new | 1 it is an earlier task | 2 refused for that
---          earlier task | 3 refused, since that earlier task has other content.
+-- Returns: the id of the task, and 0 it is new | 1 it is an earlier task | 2 refused because of an
+--          earlier task | 3 refused, since an earlier task with the key has other content.
 local function accept(keys, args, at, last)
   local stream, due_key, bodies, idempotency = keys[1], keys[2], keys[3], keys[4]
   local when, time, id = args[at], args[at + 1], args[at + 2]
   if idempotency then
     local known = redis.call('GET', idempotency)
     if known then
-      -- `WAIT` covers only the writes of one connection, so this connection writes the record too.
+      -- `WAIT` covers only the writes of one connection, so this connection writes the key again.
       if args[at + 4] == '1' then redis.call('SET', idempotency, known, 'KEEPTTL') end
       local other, digest = string.match(known, '^(%S+) ?(.*)$')
       if digest ~= '' and args[at + 9] ~= '' and digest ~= args[at + 9] then return other, 3 end
@@ -34,7 +34,7 @@ local function accept(keys, args, at, last)
     if where and is_there(base, group, stream, where, place) then
       if conflict == 'refuse' then return holder, 2 end
       if conflict == 'keep' or where ~= 'due' then
-        -- As above, for `WAIT`.
+        -- Written again because of `WAIT`, as above.
         if args[at + 4] == '1' then redis.call('SET', holding, holder) end
         return holder, 1
       end

@@ -11,7 +11,7 @@ local function answer(stream, channel, envelope)
       sent = not string.find(sent.err, 'WRONGTYPE', 1, true) and add(redis.call)
     end
   elseif channel ~= '' then
-    -- Without permission to publish on the channel, the delivery ends all the same.
+    -- Without permission to publish on the channel, the delivery still ends.
     sent = type(redis.pcall('PUBLISH', channel, envelope)) == 'number'
   end
   return sent and 1 or 0

@@ -1,7 +1,7 @@
 -- Returns all that waits for a group.
 -- KEYS: stream, retry, due, the stream's due, the index of parked messages.
--- ARGV: group, prefix of our consumers, lease in ms, lease of other libraries' consumers in ms, the
---       horizon in ms.
+-- ARGV: group, name prefix of this library's consumers, lease in ms, lease of other libraries'
+--       consumers in ms, the horizon in ms.
 -- Returns: {waiting, unclaimed, running, retrying, delayed, due within the horizon, parked, age of the
 --           oldest that waits in ms (-1 = none), live consumers}.
 local group, MOST = ARGV[1], 10000

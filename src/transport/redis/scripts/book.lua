@@ -5,7 +5,7 @@ local starts, most, period, holder = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2
 local now = clock()
 redis.call('ZREMRANGEBYSCORE', starts, '-inf', string.format('%.0f', now - period))
 local booked = redis.call('ZREM', starts, holder) == 1
--- A message that has waited for its time is checked only against starts that have happened.
+-- For a message that has a booking, only starts that have happened count.
 local before = booked and redis.call('ZCOUNT', starts, '-inf', string.format('%.0f', now))
   or redis.call('ZCARD', starts)
 local at = now
@@ -14,7 +14,7 @@ if before >= most then
   at = math.max(now, last + period)
 end
 redis.call('ZADD', starts, string.format('%.0f', at), holder)
--- Until the last booking does not count any more.
+-- The key expires when its last booking no longer counts.
 local last = redis.call('ZREVRANGE', starts, 0, 0, 'WITHSCORES')[2]
 redis.call('PEXPIRE', starts, string.format('%.0f', last - now + period))
 return at - now

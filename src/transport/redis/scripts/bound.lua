@@ -1,7 +1,7 @@
 -- Returns what waits for the groups of a stream that have live workers.
--- KEYS: stream. ARGV: prefix of the stream's other keys, prefix of our consumers, lease in ms, lease
---       of other libraries' consumers in ms, the most messages to count one by one, '1' to look for
---       the oldest message.
+-- KEYS: stream. ARGV: prefix of the stream's other keys, name prefix of this library's consumers,
+--       lease in ms, lease of other libraries' consumers in ms, the maximum number of messages to
+--       count one by one, '1' to look for the oldest message.
 -- Returns: for each of these groups {group, number of messages, age of the oldest in ms (-1 = none, or
 --          not looked for), number of entries read (-1 = unknown)}.
 local result = {}

@@ -4,7 +4,8 @@
 -- Returns: 1 cancelled | 0 it has ended, or is unknown.
 local due, bodies, group, id = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local base = base_of(due, ':due')
--- These keys cannot be declared, since a sender may have no right to them. They are in the slot.
+-- KEYS does not list these keys, since a sender may have no right to them. They are in the stream's
+-- slot.
 local record, stream, retry = nil, ARGV[5], base .. ':retry:' .. group
 local where, at = 'due', id
 if ARGV[4] == '1' then
@@ -48,7 +49,8 @@ end
 local good, pending = pcall(redis.call, 'XPENDING', src, group, at, at, 1)
 ended(base, group, id, 'cancelled', ARGV[3])
 if key then free_idempotency(base, key, id) end
--- Its worker reads the reason after it has found that the entry is no longer pending.
+-- The record stays for a while: the task's worker reads the reason from it, after it has found that
+-- the entry is no longer pending.
 local MIN_KEPT = 60000
 if redis.call('PTTL', record) < MIN_KEPT then redis.call('PEXPIRE', record, MIN_KEPT) end
 if good and #pending > 0 then
@@ -56,8 +58,8 @@ if good and #pending > 0 then
 elseif where == 'retry' then
   redis.call('XDEL', retry, at)
 else
-  -- Other groups may want the entry, so it stays on the stream. The worker of this group that
-  -- fetches it ends it, by the record.
+  -- Other groups may want the entry, so it stays on the stream. A worker of this group that fetches
+  -- the entry finds the cancellation in the record, and ends the delivery.
   redis.call('PERSIST', record)
 end
 give_back(base, group, fields, where == 'retry')

@@ -1,23 +1,23 @@
 -- Scans one step of the group's pending entries, and claims those whose leases have expired.
 -- KEYS: source, throttle, dead.
 -- ARGV: group, consumer, '1' on the retry stream, cursor, lease in ms, lease of other libraries'
---       consumers in ms, prefix of our consumers, most to claim, '1' if a poison candidate may be
---       among them, most deliveries, dead letters to keep, ms until the next scan by any worker
---       ('' = this scan continues), the time on Redis's clock until which this consumer counts as
---       healthy, for how many ms it has renewed without a break, then the ids that are pending for
---       this consumer but not in flight.
+--       consumers in ms, name prefix of this library's consumers, max entries to claim, '1' if a
+--       poison candidate may be among them, max deliveries, dead letters to keep, ms until the next
+--       scan by any worker ('' = this scan continues), the time on Redis's clock until which this
+--       consumer counts as healthy, the ms for which it has renewed its leases without a gap, then
+--       the ids that are pending for this consumer but not in flight.
 -- Returns: {next cursor ('' = the end), claimed {{id, deliveries, fields}…}, the number of entries
 --           that were deleted, dead {{id, deliveries, fields of the reply address}…}, dead letters
 --           dropped, the first poison candidate skipped ('' = none), {idle ids of this consumer},
 --           the error of a refused dead letter ('' = none), {the consumer of each claimed entry}},
---           or nil if it is too late, or another worker has scanned in that time.
+--           or nil if this consumer no longer counts as healthy, or another worker scanned lately.
 local src, group, me, retry = KEYS[1], ARGV[1], ARGV[2], ARGV[3] == '1'
 local lease, foreign, prefix = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local room, candidates, most = tonumber(ARGV[8]), ARGV[9] == '1', tonumber(ARGV[10])
 local LOOKED_AT = 100
 
--- A command that runs too late was sent before Redis was paused. Every consumer looks silent now,
--- so nothing is claimed.
+-- A command that runs so late was sent before a pause of Redis. After the pause every consumer
+-- looks silent, so nothing is claimed.
 if clock() > tonumber(ARGV[13]) then return false end
 if ARGV[12] ~= '' and not throttle(KEYS[2], me, ARGV[12]) then return false end
 
@@ -38,8 +38,8 @@ local function attempts_before(fields)
   return 0
 end
 
--- Returns the number of attempts after which an entry is given up. A sender cannot raise the number of
--- deliveries that no worker settles.
+-- Returns the number of attempts after which an entry is given up. The deliveries that no worker
+-- has settled have the limit `most` as well, which a sender cannot raise.
 local function attempts_of(fields)
   for i = 1, #fields, 2 do
     if fields[i] == '~n' then return tonumber(fields[i + 1]) or most end
@@ -87,7 +87,8 @@ for _, entry in ipairs(pending) do
     -- Since Redis 7.0 this also removes a deleted entry from the pending entries.
     if not claimed[1] then deleted = deleted + 1 end
   elseif idle >= patience and consumer == me and not unheld[id] then
-    -- A consumer never claims its own deliveries in flight. It checks whether this entry is one.
+    -- A consumer never claims its own deliveries in flight. It gets this id, to check whether it is
+    -- one.
     mine[#mine + 1] = id
   elseif idle >= patience and (not ours or healthy >= patience) then
     local alone = count > 1 and not candidates

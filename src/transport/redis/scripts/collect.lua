@@ -1,6 +1,6 @@
 -- Reads the answers of workers.
--- KEYS: the announcements of the group. ARGV: group, the time from which answers count, the most
---       bytes to return, the consumers.
+-- KEYS: the announcements of the group. ARGV: group, the time from which answers count, the maximum
+--       number of bytes to return, the consumers.
 -- Returns: {consumer, answer, …}: at least one if there is any.
 local base = base_of(KEYS[1], ':workers:' .. ARGV[1])
 local found, bytes = {}, 0

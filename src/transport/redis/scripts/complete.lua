@@ -57,7 +57,7 @@ local kinds = {
   publish = {
     types = {},
     commands = {},
-    -- Without permission to publish on the channel, the delivery ends all the same.
+    -- Without permission to publish on the channel, the delivery still ends.
     run = function(_, at) redis.pcall('PUBLISH', ARGV[at], ARGV[at + 1]) end,
   },
 }
@@ -75,8 +75,10 @@ local function each(act)
   end
 end
 
--- Redis does not undo the writes of a script that fails, so every possible failure is found first.
--- The integer that each value will be, or false.
+-- Redis does not undo the writes of a script that fails, so every possible failure is found before
+-- the first write.
+
+-- For each key of a follow-up: the integer that it will hold, or false if it will not hold one.
 local values = {}
 local function fault(kind, keys, at)
   for i, name in ipairs(keys) do
@@ -104,7 +106,7 @@ end
 local reason = each(fault)
 if reason then return { 2, 0, reason } end
 
--- Redis refuses a script without memory at its first write, and an event cannot be taken back. So
+-- A script that runs out of memory fails at its first write, and an event cannot be taken back. So
 -- events are published after the writes.
 each(function(kind, keys, at, last) if kind ~= kinds.publish then kind.run(keys, at, last) end end)
 if ARGV[9] ~= '' then

@@ -5,7 +5,8 @@
 local control, field = KEYS[1], ARGV[2]
 local base = base_of(control, ':control')
 if ARGV[1] == '1' then
-  -- First, since Redis refuses only the first write of a script for lack of memory.
+  -- This is the first write, since Redis refuses only the first write of a script for lack of
+  -- memory.
   local is_new = redis.call('HSET', control, field, string.format('%.0f', clock()) .. ' ' .. ARGV[3])
   if ARGV[4] and redis.call('EXISTS', parked_of(base, ARGV[4], ARGV[5])) == 1 then
     redis.call('HSET', base .. ':limits:' .. ARGV[4], ARGV[5], PAUSED)

@@ -1,17 +1,19 @@
 -- Replays or purges dead letters.
 -- KEYS: dead, retry.
--- ARGV: group, '1' to replay | '0' to purge, and either 'ids', id… or
---       'range', after ('' = the beginning), until, name ('' = any), most to read, most bytes: it
---       stops after the letter that reaches them; or
---       'edited', id, field, value…: the letter is replayed with these fields.
+-- ARGV: group, '1' to replay | '0' to purge, and one of:
+--       'ids', id…
+--       'range', after ('' = the beginning), until, name ('' = any), max to read, max bytes:
+--       stops after the letter that reaches them
+--       'edited', id, field, value…: replays the letter with these fields
 -- Returns: {number of letters, the last one read ('' = there are no more), {the ids of those that
 --           cannot be replayed}}.
--- A letter of this library begins with this many values: five facts, each with its name.
+
+-- The number of values with which a letter of this library begins: five facts, each with its name.
 local FACTS = 10
 local group, replaying = ARGV[1], ARGV[2] == '1'
 
--- The message's fields in a letter that a worker of this group has made. Nil for other letters; nil
--- and true if the fields cannot be decoded.
+-- Returns the message's fields in a letter that a worker of this group has made. Returns nil for
+-- other letters, and nil and true if the fields cannot be decoded.
 local function message(letter)
   if #letter < FACTS or letter[1] ~= '~g' or letter[2] ~= group or letter[3] ~= '~o' then return nil end
   local rest = {}

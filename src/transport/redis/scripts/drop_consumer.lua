@@ -1,7 +1,8 @@
 -- Deletes a consumer of a group.
 -- KEYS: stream, retry, the announcements of the group.
--- ARGV: group, consumer, prefix of our consumers, lease in ms, lease of other libraries' consumers in
---       ms, '1' to delete it although it is live or entries are pending for it.
+-- ARGV: group, consumer, name prefix of this library's consumers, lease in ms, lease of other
+--       libraries' consumers in ms, '1' to delete it even if it is live or entries are pending for
+--       it.
 -- Returns: {1 if it was deleted, 1 if it is live, number of entries that are pending for it}, or nil
 --           if the consumer does not exist.
 local group, name = ARGV[1], ARGV[2]

@@ -1,7 +1,7 @@
 -- Deletes a group, and what is stored for it except dead letters and the records of tasks.
 -- KEYS: stream, retry, due, bodies, names.
--- ARGV: group, prefix of our consumers, lease in ms, lease of other libraries' consumers in ms, '1' to
---       delete it although it has live consumers.
+-- ARGV: group, name prefix of this library's consumers, lease in ms, lease of other libraries'
+--       consumers in ms, '1' to delete it even if it has live consumers.
 -- Returns: {1 if the group was deleted, number of live consumers, number of pending entries}.
 local group, live, pending = ARGV[1], 0, 0
 local info = group_info(KEYS[1], group)

@@ -12,8 +12,8 @@ local function append(out, fields)
   for i = 1, #fields do out[#out + 1] = fields[i] end
 end
 
--- An entry's fields without those that the transport adds, since a sender could have set them. `~f`
--- is kept on a retry stream, since only there it is the transport's.
+-- Returns an entry's fields without the internal ones, which a sender could have set. Keeps `~f` on
+-- a retry stream, since only the transport writes there.
 local function sent(fields, retry)
   local kept = {}
   for i = 1, #fields, 2 do
@@ -27,8 +27,8 @@ local function sent(fields, retry)
   return kept
 end
 
--- The fields in a `~f`. Nil if it is not a list of pairs of strings: a sender may have written it,
--- and commands take only strings.
+-- Returns the fields in a `~f`. Nil if it is not a list of pairs of strings: a sender may have
+-- written it, and commands take only strings.
 local function unpacked(blob)
   local good, fields = pcall(cmsgpack.unpack, blob)
   if not good or type(fields) ~= 'table' or #fields % 2 ~= 0 then return nil end
@@ -38,7 +38,8 @@ local function unpacked(blob)
   return fields
 end
 
--- The fields of an entry on a retry stream or a parked one, those in a `~f` included.
+-- Returns the fields of an entry on a retry stream, or of a parked entry, including those in a
+-- `~f`.
 local function unpacked_entry(fields)
   for i = 1, #fields, 2 do
     if fields[i] == '~f' then return unpacked(fields[i + 1]) or fields end
@@ -46,8 +47,8 @@ local function unpacked_entry(fields)
   return fields
 end
 
--- The fields of an entry. Those in a `~f` are included only on a retry stream, since elsewhere a
--- sender may have written it.
+-- Returns the fields of an entry. Includes those in a `~f` only on a retry stream, since elsewhere
+-- a sender may have written the `~f`.
 local function all_fields(fields, retry) return retry and unpacked_entry(fields) or fields end
 
 -- Adds a dead letter and keeps at most `most`. Returns the number of letters dropped, or nil and

@@ -13,8 +13,7 @@ local outcome, dropped = 1, 0
 local entry = (ARGV[14] or retry) and redis.call('XRANGE', src, id, id)[1]
 if ARGV[14] then
   if entry then
-    -- `sent` removes fields with the names of the transport's. Otherwise a replay would use those
-    -- that a sender has set.
+    -- `sent` removes the internal fields. Otherwise a replay would use those that a sender has set.
     local fields = sent(entry[2], retry)
     dropped = dead_letter(redis.call, KEYS[2], group, ARGV[14], ARGV[16], ARGV[15], fields, ARGV[17])
   else

@@ -1,9 +1,9 @@
 -- Sends the task of a schedule: at a tick, or between the ticks.
 -- KEYS: the schedules, the stream, its due, its bodies.
--- ARGV: name, revision, the last tick that the caller knows, the tick ('' = none), the most runs that
---       are kept, then the arguments of the function `accept`.
+-- ARGV: name, revision, the last tick that the caller knows, the tick ('' = none), the maximum
+--       number of runs that are kept, then the arguments of the function `accept`.
 -- Returns: 'sent' | 'skipped' | 'early' | 'taken' | 'changed', ms on Redis's clock, and the id of the
---          task that was sent or has not ended, or the last tick of a tick that is taken.
+--          task that was sent or has not ended, or for 'taken' the schedule's last tick.
 local FIRST = 6
 local key, name, tick = KEYS[1], ARGV[1], ARGV[4]
 local fields = { 'revision:' .. name, 'last:' .. name, 'paused:' .. name, 'runs:' .. name }
@@ -18,7 +18,7 @@ if tick ~= '' then
 end
 
 -- Redis does not undo the writes of a script that fails, and a task that is stored without its tick
--- would be sent again. So what could fail is looked for first.
+-- would be sent again. So every possible failure is found before the first write.
 local function check(name, expected, command)
   local found = redis.call('TYPE', name).ok
   if found ~= 'none' and found ~= expected then

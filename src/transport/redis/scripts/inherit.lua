@@ -1,6 +1,6 @@
 -- Makes the entries that are pending for former owners of a partition pending for its owner. Does
 -- not change their numbers of deliveries.
--- KEYS: source, owner. ARGV: group, consumer, term, where to start, most entries to look at.
+-- KEYS: source, owner. ARGV: group, consumer, term, where to start, max entries to look at.
 -- Returns: {entries that were inherited, where to continue ('' = all were looked at)}, or {-1, ''}
 --          if the partition has another owner.
 local src, group, me, most = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[5])

@@ -1,5 +1,5 @@
 -- Lists keys for which messages are parked.
--- KEYS: the sorted set of these keys. ARGV: group, most keys.
+-- KEYS: the sorted set of these keys. ARGV: group, max keys.
 -- Returns: {{key, number of parked messages, number of permits taken, number of permits (-1 = unknown)},
 --           ...}.
 local group = ARGV[1]

@@ -1,6 +1,6 @@
 -- Lists the deliveries of a group that are not settled, the lowest id first, bounded in number and in
 -- bytes. The page ends with the entry that reaches the bytes, so it has at least one entry.
--- KEYS: stream. ARGV: group, after ('' = the first one), most entries, most bytes.
+-- KEYS: stream. ARGV: group, after ('' = the first one), max entries, max bytes.
 -- Returns: {{{id, consumer, idle ms, deliveries, {field, value, ...}}, ...}, 1 if there may be more | 0}.
 -- An entry that was deleted has no fields.
 local group, most, room = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])

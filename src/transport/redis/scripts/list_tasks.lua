@@ -1,9 +1,10 @@
 -- Lists a group's tasks in a state, those that changed last first.
 -- KEYS: the list. ARGV: group, state, the name ('' = any), the time and the id of the last task
---       listed ('' = none), most tasks, most to look at, most bytes.
+--       listed ('' = none), max tasks, max tasks to look at, max bytes.
 -- Returns: {the time and the id of the last task looked at ('' = there are no more), {id, {the
 --           fields of its record, as in FIELDS}…}}.
--- Without results and checkpoints, which may be large.
+
+-- The returned fields: all except results and checkpoints, which may be large.
 local FIELDS = {
   'state', 'name', 'attempt', 'reason', 'unique', 'keep', 'accepted', 'started', 'ended', 'progress',
   'result_too_large'
@@ -15,7 +16,8 @@ local base = base_of(list, ':tasks:' .. state .. ':' .. group)
 local from = 0
 if ARGV[5] ~= '' then
   local rank = redis.call('ZSCORE', list, ARGV[5]) == ARGV[4] and redis.call('ZREVRANK', list, ARGV[5])
-  -- If the task has changed since, the list goes on with those that changed before its time.
+  -- If the last task has changed since, the list continues with those that changed at its time or
+  -- before.
   from = rank and rank + 1 or redis.call('ZCOUNT', list, '(' .. ARGV[4], '+inf')
 end
 local members = redis.call('ZREVRANGE', list, from, from + looks - 1, 'WITHSCORES')

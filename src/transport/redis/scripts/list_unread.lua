@@ -1,5 +1,5 @@
 -- Lists the entries of a stream that a group has not read.
--- KEYS: stream. ARGV: group, after ('' = the first one), most entries, most bytes.
+-- KEYS: stream. ARGV: group, after ('' = the first one), max entries, max bytes.
 -- Returns: a page.
 local group, after = group_info(KEYS[1], ARGV[1]), ARGV[2]
 if not group then return { {}, 0 } end

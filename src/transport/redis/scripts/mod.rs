@@ -1,8 +1,10 @@
 //! The Lua scripts, and their calls.
 //!
-//! Each script is one atomic step. The scripts that settle a delivery begin with the fence: the
-//! entry must be pending for this consumer. Outside of owned partitions, the scripts that settle a
-//! delivery as *done* have no fence, since the first worker to finish wins.
+//! Each script is one atomic step. A script that settles a delivery is *fenced*: it does nothing
+//! unless the entry is pending for this consumer. `ACKNOWLEDGE` and `REPLY` are not fenced: of two
+//! workers that have handled a message, the first one to finish wins. Each script is the
+//! concatenation of its files. `common.lua` has the fence, the acknowledgement of one entry, and
+//! the server's clock.
 
 use std::sync::OnceLock;
 
@@ -28,120 +30,120 @@ macro_rules! scripts {
 }
 
 scripts! {
-    /// Accepts a task with a delay, a key or a record.
-    ACCEPT = "fence" "tasks" "accepting" "accept";
+    /// Accepts a task that is delayed, unique or tracked, or that has an idempotency key.
+    ACCEPT = "common" "tasks" "accepting" "accept";
     /// Cancels a task.
-    CANCEL = "fence" "fields" "tasks" "idempotency" "parking" "cancel";
-    /// Moves due messages to a stream.
-    PROMOTE = "fence" "fields" "tasks" "promotion" "promote";
+    CANCEL = "common" "fields" "tasks" "idempotency" "parking" "cancel";
+    /// Moves due messages to a primary stream or a retry stream.
+    PROMOTE = "common" "fields" "tasks" "promotion" "promote";
     /// Records that a worker starts a task.
-    START = "fence" "tasks" "start";
-    /// Stores the progress or the checkpoint of a running task.
-    NOTE = "fence" "tasks" "note";
+    START = "common" "tasks" "start";
+    /// Stores the progress or the checkpoint of a running task, in its record.
+    STORE_PROGRESS = "common" "tasks" "note";
     /// Lists a group's tasks in a state.
-    LIST_TASKS = "fence" "tasks" "list_tasks";
+    LIST_TASKS = "common" "tasks" "list_tasks";
     /// Reads changes of tasks from feeds.
-    CHANGES = "order" "changes";
+    CHANGES = "entry_ids" "changes";
     /// Creates the group if it does not exist.
-    JOIN = "order" "join";
-    /// Deletes a consumer for which nothing is pending.
+    JOIN = "entry_ids" "join";
+    /// Deletes this consumer, unless entries are pending for it.
     LEAVE = "leave";
     /// Acknowledges entries of the retry stream.
     ACKNOWLEDGE = "acknowledge";
     /// Redelivers an entry, now or after a delay.
-    REDELIVER = "fence" "fields" "tasks" "parking" "moving" "redeliver";
-    /// Parks a delivery until it gets a permit.
-    PARK = "fence" "fields" "tasks" "parking" "moving" "park";
-    /// Takes a permit of a limit, or keeps it for longer.
-    ACQUIRE = "fence" "fields" "tasks" "parking" "acquire";
-    /// Begins or ends a pause.
-    CONTROL = "fence" "fields" "tasks" "parking" "control";
+    REDELIVER = "common" "fields" "tasks" "parking" "moving" "redeliver";
+    /// Parks a delivery until it gets a permit, or until the pause of its name ends.
+    PARK = "common" "fields" "tasks" "parking" "moving" "park";
+    /// Takes a permit of a limit, or extends one.
+    ACQUIRE = "common" "fields" "tasks" "parking" "acquire";
+    /// Begins or ends the pause of a stream, a group or a name.
+    SET_PAUSE = "common" "fields" "tasks" "parking" "control";
     /// Removes messages that wait for a group.
-    PURGE = "fence" "fields" "tasks" "idempotency" "parking" "group_info" "purge";
-    /// Returns a permit of a limit.
-    RELEASE = "fence" "fields" "tasks" "parking" "release";
+    PURGE = "common" "fields" "tasks" "idempotency" "parking" "group_info" "purge";
+    /// Returns a permit of a limit, and hands it to the next parked message.
+    RETURN_PERMIT = "common" "fields" "tasks" "parking" "release";
     /// Books the next free time of a rate limit.
-    BOOK = "fence" "book";
+    BOOK = "common" "book";
     /// Ends a delivery: as done in an owned partition, as a dead letter, or discarded.
-    FINISH = "fence" "fields" "tasks" "idempotency" "parking" "answering" "finish";
+    FINISH = "common" "fields" "tasks" "idempotency" "parking" "answering" "finish";
     /// Ends a delivery as done, with its follow-ups.
-    COMPLETE = "fence" "tasks" "accepting" "answering" "complete";
+    COMPLETE = "common" "tasks" "accepting" "answering" "complete";
     /// Stores replies and acknowledges their requests.
     REPLY = "reply";
     /// Renews leases.
-    RENEW = "fence" "renewal" "renew";
+    RENEW = "common" "renewal" "renew";
     /// Renews leases, and does the rest of a consumer's upkeep.
-    TICK = "throttle" "holder" "order" "fence" "fields" "tasks" "parking" "renewal" "promotion" "trimming" "reaping" "workers" "tick";
+    TICK = "throttle" "holder" "entry_ids" "common" "fields" "tasks" "parking" "renewal" "promotion" "trimming" "reaping" "workers" "tick";
     /// Reads new entries of several streams.
     FETCH = "pending" "fetch";
     /// Counts the pending entries of a group.
     COUNT_PENDING = "pending" "count_pending";
     /// Records the names that a worker serves, and lists those of the group's other workers.
-    SERVED_NAMES = "fence" "served_names";
-    /// Registers a stream for the workers of a registry.
-    REGISTER = "fence" "register";
+    SERVED_NAMES = "common" "served_names";
+    /// Adds a stream to a registry, so that the workers that serve the registry serve it.
+    REGISTER = "common" "register";
     /// Records the number of partitions of a stream.
-    PARTITIONS = "partitions";
-    /// Counts a heartbeat of a member of a group whose members own partitions.
-    MEMBERS = "members";
+    RECORD_PARTITIONS = "partitions";
+    /// Increments the heartbeat of a member, in a group whose members own partitions.
+    MEMBER_HEARTBEAT = "members";
     /// Makes a member the owner of a partition.
     OWN = "own";
     /// Frees a partition.
     DISOWN = "disown";
-    /// Makes the entries of former owners pending for the owner of a partition.
+    /// Makes the entries that are pending for a partition's former owners pending for its owner.
     INHERIT = "inherit";
-    /// Counts one more delivery of an entry that its consumer keeps.
-    ATTEMPT = "fence" "attempt";
-    /// Takes a stream out of its registry.
-    RETIRE = "fence" "order" "retire";
-    /// Fetches entries again whose read succeeded and whose response was lost.
-    RECOVER = "fence" "recover";
+    /// Counts one more attempt for an entry that the same consumer runs again without a redelivery.
+    ATTEMPT = "common" "attempt";
+    /// Removes a stream from its registry.
+    RETIRE = "common" "entry_ids" "retire";
+    /// Fetches entries again if the response to their read was lost.
+    RECOVER = "common" "recover";
     /// Claims entries whose leases have expired.
-    CLAIM = "throttle" "holder" "fence" "fields" "tasks" "idempotency" "parking" "claim";
+    CLAIM = "throttle" "holder" "common" "fields" "tasks" "idempotency" "parking" "claim";
     /// Replays or purges dead letters.
-    DEAD = "fence" "fields" "tasks" "dead";
+    CHANGE_DEAD = "common" "fields" "tasks" "dead";
     /// Lists dead letters.
     LIST_DEAD = "page" "list_dead";
     /// Lists the messages of a stream that a group has not read.
-    LIST_UNREAD = "order" "group_info" "page" "list_unread";
+    LIST_UNREAD = "entry_ids" "group_info" "page" "list_unread";
     /// Lists the deliveries of a group that are not settled.
     LIST_PENDING = "group_info" "list_pending";
     /// Lists delayed messages.
     LIST_DUE = "list_due";
     /// Lists the keys for which messages are parked.
-    LIST_PARKED = "fence" "fields" "tasks" "parking" "list_parked";
+    LIST_PARKED = "common" "fields" "tasks" "parking" "list_parked";
     /// Stores a scheduled task.
     #[cfg(feature = "schedule")]
-    PUT_SCHEDULE = "fence" "schedules" "put_schedule";
+    PUT_SCHEDULE = "common" "schedules" "put_schedule";
     /// Removes, pauses or resumes a schedule.
     #[cfg(feature = "schedule")]
-    CHANGE_SCHEDULE = "fence" "schedules" "change_schedule";
+    CHANGE_SCHEDULE = "common" "schedules" "change_schedule";
     /// Lists the schedules of a stream.
     #[cfg(feature = "schedule")]
-    LIST_SCHEDULES = "fence" "list_schedules";
+    LIST_SCHEDULES = "common" "list_schedules";
     /// Sends the task of a schedule.
     #[cfg(feature = "schedule")]
-    FIRE_SCHEDULE = "fence" "tasks" "accepting" "schedules" "fire_schedule";
+    FIRE_SCHEDULE = "common" "tasks" "accepting" "schedules" "fire_schedule";
     /// Asks the workers of a group a question.
-    ASK = "fence" "ask";
+    ASK = "common" "ask";
     /// Stores the answer of a worker.
-    REPORT = "fence" "report";
+    REPORT = "common" "report";
     /// Reads the answers of workers.
-    COLLECT = "fence" "tasks" "collect";
+    COLLECT = "common" "tasks" "collect";
     /// Gives an order to a worker.
-    ORDER = "order_worker";
+    GIVE_ORDER = "order_worker";
     /// Reads the history of a group.
-    HISTORY = "fence" "tasks" "history";
+    HISTORY = "common" "tasks" "history";
     /// Deletes a group.
-    DROP_GROUP = "fence" "tasks" "holder" "group_info" "drop_group";
+    DROP_GROUP = "common" "tasks" "holder" "group_info" "drop_group";
     /// Deletes a consumer.
     DROP_CONSUMER = "holder" "group_info" "drop_consumer";
     /// Counts a group's entries and consumers.
-    STATS = "fence" "holder" "group_info" "waiting" "stats";
-    /// Counts all that waits for a group.
-    BACKLOG = "fence" "holder" "group_info" "waiting" "backlog";
-    /// Tells senders with a bound what waits on a stream.
-    BOUND = "fence" "holder" "group_info" "waiting" "bound";
+    STATS = "common" "holder" "group_info" "waiting" "stats";
+    /// Counts the messages that wait for a group, by what they wait for.
+    BACKLOG = "common" "holder" "group_info" "waiting" "backlog";
+    /// Counts the messages that wait on a stream, for senders with a bound on their number.
+    COUNT_WAITING = "common" "holder" "group_info" "waiting" "bound";
 }
 
 /// A Lua script with one key, for state that several processes of an application share, such as
@@ -207,8 +209,8 @@ impl Script {
         cmd
     }
 
-    /// Makes the same call with the source instead of the hash. The server then caches the script,
-    /// with one round trip less than by `SCRIPT LOAD`.
+    /// Converts an encoded `EVALSHA` of this script to an `EVAL`, which has the source instead of
+    /// the hash. The server then caches the script. `SCRIPT LOAD` would need one more round trip.
     pub(in crate::transport::redis) fn with_text(&self, call: &[u8]) -> Vec<u8> {
         let args = |args: [&str; 2]| {
             let mut out = Vec::new();

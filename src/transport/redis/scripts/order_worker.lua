@@ -1,6 +1,6 @@
 -- Gives an order to a worker.
 -- KEYS: the announcements of the group, its orders. ARGV: the worker's consumer, worker, word,
---       argument, operator, about the most orders to keep, ms for which they are kept.
+--       argument, operator, the approximate number of orders to keep, ms for which they are kept.
 -- Returns: 1, or 0 if the worker is not announced.
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
 redis.call(

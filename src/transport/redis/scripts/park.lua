@@ -14,7 +14,7 @@ append(copy, sent(fields, retry))
 local at = redis.call('XADD', parked_of(base, group, key), '*', unpack(copy))
 local limit = ARGV[8] .. ' ' .. ARGV[9]
 if ARGV[8] == '' then
-  -- The pause may have ended since this worker has looked.
+  -- The pause may have ended since this worker read it.
   limit = redis.call('HEXISTS', base .. ':control', ARGV[11]) == 1 and PAUSED or UNLIMITED
 elseif ARGV[8] == NEWER then
   limit = NEWER
@@ -24,8 +24,8 @@ if record then
   change(base, group, record, task, 'waiting', 'place', 'parked ' .. at .. ' ' .. key, 'attempt', ARGV[6])
 end
 finish(src, group, id, retry)
--- It may have had a permit of another key.
+-- The delivery may have a permit of another key.
 give_back(base, group, fields, retry)
--- A permit may have been returned since this delivery got none.
+-- A permit may have been returned since this delivery was refused one.
 hand_over(base, group, key)
 return 1

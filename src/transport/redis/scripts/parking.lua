@@ -4,7 +4,7 @@
 --   <base>:parked:<length of the group>:<group>:<key>   stream: the parked messages, in order. Before
 --         their fields is '~h', the holder of their permit. On the retry stream, '~h' is the first
 --         field of a message that was moved there with a permit: '<holder> <key>'.
---   <base>:parking:<group>  sorted set: keys with parked messages → when a permit of theirs ends next
+--   <base>:parking:<group>  sorted set: keys with parked messages → when their next permit ends
 --   <base>:limits:<group>   hash: keys with parked messages → '<permits> <ms of a permit>', or for a name
 --         'paused' or 'unlimited', or for a version of a name that workers are too old for 'newer'
 -- The length of the group keeps the keys of groups apart.
@@ -20,19 +20,19 @@ local function take(permits, most, life, holder)
     return false
   end
   redis.call('ZADD', permits, string.format('%.0f', now + life), holder)
-  -- A permit of an ended worker is removed by the next one that takes a permit, if there is one. The
-  -- leases of workers may differ, so the key lasts as long as the last permit.
+  -- The permits of dead workers are removed only by a later call. The key expires with its last
+  -- permit, which need not be this one: the leases of workers may differ.
   local last = redis.call('ZRANGE', permits, -1, -1, 'WITHSCORES')[2]
   redis.call('PEXPIRE', permits, string.format('%.0f', last - now))
   return true
 end
 
--- The limits of a name that is paused, of one that no longer is, and of messages that wait for a newer
+-- The limits of a paused name, of a name whose pause has ended, and of messages that wait for a newer
 -- worker.
 local PAUSED, UNLIMITED, NEWER = 'paused', 'unlimited', 'newer'
 
--- The keys of messages that wait for a newer worker have this number and their version as the time of
--- the next look. No clock gets there, so only workers that know the version look at them.
+-- The time of the next look at a key whose messages wait for a newer worker is this number plus their
+-- version. No clock gets there, so only workers that know the version look at the key.
 local NEWER_FROM = 1000000000000000
 
 -- Returns the name and the version of a key whose messages wait for a newer worker.
@@ -89,8 +89,8 @@ local function hand_over(base, group, key, is_known)
   return moved
 end
 
--- Returns the permit with which an entry was moved to the retry stream, since its delivery ends. Has
--- no effect if the delivery has returned it.
+-- Returns the permit with which an entry was moved to the retry stream. Called when the delivery of
+-- the entry ends. Has no effect if the permit was returned before.
 local function give_back(base, group, fields, retry)
   if not retry or fields[1] ~= '~h' then return end
   local holder, key = string.match(fields[2], '^(%S+) (.*)$')
@@ -99,9 +99,9 @@ local function give_back(base, group, fields, retry)
   hand_over(base, group, key)
 end
 
--- Hands over the permits that have ended since workers died, and the messages that older workers have
--- left to this one: `newest` is the highest version that it knows, and `lines` has each name and its
--- version. Returns the number of messages moved.
+-- Hands over the permits that have ended because their workers died, and the messages that older
+-- workers have left to this one. `newest` is the highest version that this worker knows, and `lines`
+-- has each name and its version. Returns the number of messages moved.
 local function hand_over_due(base, group, newest, lines)
   local KEYS_AT_ONCE, index, moved = 100, base .. ':parking:' .. group, 0
   local function due(from, to)

@@ -2,7 +2,7 @@
 local function pending_of(group, streams)
   local pending = 0
   for _, stream in ipairs(streams) do
-    -- A stream without the group has none.
+    -- An error means that the stream or the group does not exist.
     local found = redis.pcall('XPENDING', stream, group)
     if not found.err then pending = pending + found[1] end
   end

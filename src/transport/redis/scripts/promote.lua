@@ -1,5 +1,5 @@
 -- Moves due messages to a stream: a group's retry stream, or the primary stream.
--- KEYS: due, bodies, stream. ARGV: most messages, most bytes, the group, or '' for the messages of
+-- KEYS: due, bodies, stream. ARGV: max messages, max bytes, the group, or '' for the messages of
 --       senders.
 -- Returns: {moved, lost, ms until the next is due (-1 = there is none)}.
 local ending, where = ':due', 'stream'

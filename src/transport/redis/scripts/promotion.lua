@@ -1,12 +1,11 @@
 -- Moves due messages to a stream, at most `most`. `base` is the prefix of the keys, and `where` is
--- 'stream' or 'retry'. Stops after the message that reaches
--- `most_bytes`, so at least one is moved. Returns: {moved, lost, ms until the next is due (-1 =
--- none)}.
+-- 'stream' or 'retry'. Stops after the message that reaches `most_bytes`, so at least one is moved.
+-- Returns: {moved, lost, ms until the next is due (-1 = none)}.
 local function promote(base, where, due_key, bodies, stream, most, most_bytes)
   local now = clock()
   local due = redis.call('ZRANGEBYSCORE', due_key, '-inf', string.format('%.0f', now), 'LIMIT', 0, most)
   local moved, lost, room = 0, 0, most_bytes
-  -- Lua cannot pass many more values to a command. Entries written by this library have fewer.
+  -- Lua cannot pass many more values than this to a command. Entries of this library have fewer.
   local MOST = 7000
   for _, member in ipairs(due) do
     if room <= 0 then break end

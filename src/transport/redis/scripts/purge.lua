@@ -26,7 +26,7 @@ local function remove(fields, origin)
   removed = removed + 1
 end
 
--- Notes that there are more if a list is as long as it may be. Returns the list.
+-- Sets `more` if a list has the maximum length. Returns the list.
 local function cut(list)
   if #list == most then more = 1 end
   return list
@@ -42,8 +42,9 @@ if primary then
   local entries = cut(redis.call('XRANGE', stream, from, last, 'COUNT', most))
   if #entries > 0 then
     local call = { 'XGROUP', 'SETID', stream, group, entries[#entries][1] }
-    -- Without it, the server would no longer know the group's lag. At the end it is the number of all
-    -- entries: some may have been trimmed that the group has not read.
+    -- Without ENTRIESREAD, the server would no longer know the group's lag. At the end of the
+    -- stream it is the number of all entries added, since entries that the group has not read may
+    -- have been trimmed.
     local read = primary['entries-read'] and primary['entries-read'] + #entries
     if call[5] == newest then read = about['entries-added'] end
     if read then call[6], call[7] = 'ENTRIESREAD', read end
@@ -78,6 +79,6 @@ for _, key in ipairs(redis.call('ZRANGE', base .. ':parking:' .. group, 0, -1)) 
     break
   end
 end
--- Last, so that no permit goes to a message that is removed.
+-- The permits are returned last, so that none goes to a message that is removed.
 for _, fields in ipairs(returned) do give_back(base, group, fields, true) end
 return { removed, last, more }

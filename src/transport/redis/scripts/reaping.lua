@@ -20,7 +20,8 @@ local function reap(streams, announced, throttle_key, group, me, prefix, silence
       end
     end
   end
-  -- Without permission for HKEYS they remain as long as any worker of the group lives.
+  -- Without permission for HKEYS, the announcements remain as long as any worker of the group
+  -- lives.
   local workers = redis.pcall('HKEYS', announced)
   for _, worker in ipairs(workers.err and {} or workers) do
     if not left[worker] then redis.call('HDEL', announced, worker) end

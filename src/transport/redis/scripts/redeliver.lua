@@ -1,7 +1,7 @@
 -- Moves a delivery to the retry stream, now or later.
 -- KEYS: source, retry, due, bodies.
 -- ARGV: group, consumer, id, '1' on the retry stream, origin, attempts, delay in ms ('' = now),
---       the reason, for the task's record, redeliveries in a row that did not count.
+--       the reason (for the task's record), the number of redeliveries in a row that did not count.
 -- Returns: 1 moved | 0 not pending for this consumer | 2 ended, since the entry was deleted |
 --          3 ended, since the task was cancelled.
 local src, group, id, retry = KEYS[1], ARGV[1], ARGV[3], ARGV[4] == '1'
@@ -17,7 +17,7 @@ append(copy, sent(fields, retry))
 if ARGV[7] == '' then
   place = 'retry ' .. redis.call('XADD', KEYS[2], '*', unpack(copy))
 else
-  -- Unique, since the id of an entry is used only once.
+  -- The member is unique, since the id of an entry is used only once.
   local member = (retry and 'r' or 's') .. id
   redis.call('ZADD', KEYS[3], string.format('%.0f', clock() + ARGV[7]), member)
   redis.call('HSET', KEYS[4], member, cmsgpack.pack(copy))

@@ -1,12 +1,12 @@
 -- Records the names that a worker serves, and lists those of the other workers of its groups.
 -- KEYS: the lists of each stream's group, by the time of their last record. ARGV: the worker's
---       list, ms after which a list is forgotten, the most lists that are kept.
+--       list, ms after which a list is forgotten, the maximum number of lists that are kept.
 -- Returns: for each key the lists of other workers.
 local now, found = clock(), {}
 for i, key in ipairs(KEYS) do
   redis.call('ZADD', key, string.format('%.0f', now), ARGV[1])
-  -- Removes the lists that no worker has renewed. A time in the future is from before the clock
-  -- stepped back, so such a list is removed, too.
+  -- Removes the lists that no worker has renewed. A list with a time in the future was renewed
+  -- before the clock stepped back, and is removed, too.
   local bounds = {
     { '-inf', string.format('(%.0f', now - ARGV[2]) },
     { string.format('(%.0f', now), '+inf' },

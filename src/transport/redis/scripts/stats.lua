@@ -1,6 +1,7 @@
 -- The statistics of a group.
 -- KEYS: stream, retry, due, dead, the index of parked messages.
--- ARGV: group, prefix of our consumers, lease in ms, lease of other libraries' consumers in ms.
+-- ARGV: group, name prefix of this library's consumers, lease in ms, lease of other libraries'
+--       consumers in ms.
 -- Returns: {lag (-1 = unknown), pending, age of the oldest pending in ms (-1 = none), delayed,
 --           dead, live consumers, parked, entries of the stream that the group has not finished (-1 =
 --           unknown), ms since the last sign of life of any consumer (-1 = none), consumers of other

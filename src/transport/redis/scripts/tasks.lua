@@ -12,7 +12,7 @@
 -- Each group has a list of its tasks for each state, a sorted set by the time of the last change,
 -- and a feed, a stream of the changes.
 
--- The most tasks in the list of a state in which tasks have ended.
+-- The maximum number of tasks in the list of each final state.
 local MOST_ENDED = 10000
 -- The approximate number of changes in the feed, and for how many ms it is kept after the last one.
 local MOST_CHANGES, KEEP_CHANGES = 10000, 604800000
@@ -46,8 +46,8 @@ local function holder_of(base, group, unique)
   return base .. ':unique:' .. #group .. ':' .. group .. ':' .. unique
 end
 
--- Returns true if a task was cancelled while it waited on a stream. Its record then says so until its
--- entry is fetched.
+-- Returns true if a task was cancelled while it waited on a stream. Its record then stays until a
+-- worker fetches the entry.
 local function is_cancelled(record) return field_of(record, 'state') == 'cancelled' end
 
 -- Returns the stream of the messages that are parked for a key of a limit. The length of the group
@@ -73,7 +73,8 @@ local function has_ended(state) return state ~= 'waiting' and state ~= 'delayed'
 -- stop the task.
 local function change(base, group, record, id, state, ...)
   local before = redis.call('HMGET', record, 'state', 'attempt')
-  -- First, since Redis refuses only the first write of a script for lack of memory.
+  -- This is the first write, since Redis refuses only the first write of a script for lack of
+  -- memory.
   redis.call('HSET', record, 'state', state, ...)
   local now = redis.call('HMGET', record, 'name', 'attempt', 'reason', 'keep')
   -- A script that is sent again changes nothing.
@@ -132,7 +133,7 @@ local function place_of(record)
   if place then return string.match(place, '^(%a+) (.+)$') end
 end
 
--- Returns true if a task is still at its place. An entry that another program has deleted is not.
+-- Returns true if a task is still at its place: another program may have deleted the entry.
 local function is_there(base, group, stream, where, at)
   if where == 'stream' then return #redis.call('XRANGE', stream, at, at) > 0 end
   if where == 'retry' then return #redis.call('XRANGE', base .. ':retry:' .. group, at, at) > 0 end

@@ -3,18 +3,19 @@
 -- the other steps and streams are still done.
 -- KEYS: for each stream: stream, retry, due, bodies, the stream's due, the stream's bodies,
 --       throttle of trimming, throttle of reaping; then the registry of streams, if it is read.
--- ARGV: group, consumer, prefix of our consumers, most due messages to move, and most bytes, lease
---       of other libraries' consumers in ms, '1' to trim although they read the stream, ms between
---       two trims by any worker, ms of silence of a dead consumer, ms between two searches for
---       them, an id behind every entry, the time of the first registrations to list ('' = no
---       registry), the worker, its announcement, ms for which announcements are kept, the highest
---       version that it knows of a payload (0 = none), the names and versions that it knows, each
---       followed by a line feed, then for each stream: its steps ('m' = deliver due messages, hand
---       over permits that have ended and messages that older workers have left, and return the
---       group's state and pauses, 's' = mark as alive, 't' = trim, 'r' = reap, 'w' = return
---       whether the worker is announced, what it is asked, and its orders, 'a' = announce it), the key
---       of the orders and the id of the last one known, the number of ids on the retry stream, the
---       number on the stream, twice the number of counts, the ids, the counts: field, number, ….
+-- ARGV: group, consumer, name prefix of this library's consumers, max due messages to move, max
+--       bytes, lease of other libraries' consumers in ms, '1' to trim although they read the
+--       stream, ms between two trims by any worker, ms of silence of a dead consumer, ms between
+--       two searches for them, an id behind every entry, the time of the first registrations to
+--       list ('' = no registry), the worker, its announcement, ms for which announcements are kept,
+--       the highest version of a payload that the worker knows (0 = none), the names and versions
+--       that it knows, each followed by a line feed, then for each stream: its steps ('m' = deliver
+--       due messages, hand over permits that have ended and messages that older workers have left,
+--       and return the group's state and pauses, 's' = mark as alive, 't' = trim, 'r' = reap, 'w' =
+--       return whether the worker is announced, what it is asked, and its orders, 'a' = announce
+--       it), the key of the orders and the id of the last one known, the number of ids on the retry
+--       stream, the number on the stream, twice the number of counts, the ids, the counts: field,
+--       number, ….
 -- Returns: {time on Redis's clock, {for each stream: {{lost ids on the retry stream}, {lost ids on
 --           the stream}}, and if the steps have 'm': moved to the retry stream {moved, lost, ms
 --           until the next is due}, moved to the stream: the same, {last id delivered, number of

@@ -11,7 +11,7 @@ local function trim(stream, throttle_key, me, prefix, period, beside_foreign, fo
     for i = 1, #info, 2 do group[info[i]] = info[i + 1] end
     for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group.name)) do
       -- Other libraries may read handled entries, so their streams are trimmed only on request. A
-      -- consumer with nothing pending that is silent for its lease counts as gone.
+      -- consumer that is silent for its lease, and has nothing pending, does not count as a reader.
       local found = {}
       for i = 1, #consumer, 2 do found[consumer[i]] = consumer[i + 1] end
       local lease, ours = lease_of(found.name, prefix, 0, foreign)

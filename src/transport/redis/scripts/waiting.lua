@@ -9,7 +9,7 @@ local function unread(stream, info, most)
   local found = redis.call('XRANGE', stream, '(' .. delivered, '+', 'COUNT', 1)
   if #found == 0 then return 0 end
   if not most then return nil end
-  -- The stream has no more entries than this, so far from `most` none need to be counted.
+  -- The length is an upper bound, and exact enough if it is far below `most`.
   local length = redis.call('XLEN', stream)
   if length <= most / 2 then return length end
   local count = 0

@@ -15,7 +15,7 @@ local function present(base, group, me, announcement, life, alive)
 end
 
 -- Returns: {id of the last order, {word, argument, operator} for each order to `worker` behind the
--- id `from`}. If `from` is '', none, since earlier orders are not for this worker.
+-- id `from`}. If `from` is '', returns no orders, since earlier orders are not for this worker.
 local function orders(key, worker, from)
   if from == '' then
     if redis.call('EXISTS', key) == 0 then return { '0-0' } end

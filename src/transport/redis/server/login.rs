@@ -43,7 +43,7 @@ pub(super) struct Login {
     pub(super) dial: Option<Box<dyn Dial>>,
 }
 
-/// The use of a connection. It decides which protocol is requested.
+/// The use of a connection, which decides the protocol that it requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// RESP2, or RESP3 if the URL asks for it.
@@ -53,8 +53,8 @@ pub(super) enum Purpose {
 }
 
 impl Login {
-    /// Takes the settings from a URL, but not its address. Fails if the URL has credentials and
-    /// there is a provider, too.
+    /// Takes the settings from a URL, except its address. Fails if there are both credentials in
+    /// the URL and a provider.
     pub(super) fn new(
         info: &ConnectionInfo,
         provider: Option<Arc<dyn CredentialsProvider>>,

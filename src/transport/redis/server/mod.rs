@@ -61,8 +61,9 @@ use crate::{error::Error, transport::Backoff};
 pub(super) const BACKOFF: Backoff =
     Backoff::exponential(Duration::from_millis(50), Duration::from_secs(2));
 
-/// Connects to one of the servers of a URL. `place` selects the server: the only primary, or on a
-/// cluster the primary of a slot or a given node. Cheap to clone.
+/// Connects to one of the servers of a URL. `place` selects the server. Without a cluster it is the
+/// only primary. On a cluster it is the primary of a slot, a given node, or any primary. Cheap to
+/// clone.
 #[derive(Clone)]
 pub(super) struct Connector {
     servers: Arc<Servers>,
@@ -139,8 +140,8 @@ impl Connector {
         }
     }
 
-    /// Returns the runtime on which a simulation runs the upkeep. Returns `None` outside a
-    /// simulation, for a separate thread.
+    /// In a simulation, returns the runtime for the upkeep. Otherwise returns `None`, and the
+    /// upkeep runs on a separate thread.
     #[cfg(test)]
     pub(super) fn upkeep_runtime(&self) -> Option<tokio::runtime::Handle> {
         let dial = self.servers.login.dial.as_ref();
@@ -273,7 +274,7 @@ impl Connector {
             answer => text(error::check(answer)?),
         };
         check_version(&address, &info)?;
-        // Valkey calls it `server_mode`.
+        // Valkey's name for `redis_mode` is `server_mode`.
         let is_node = ["redis_mode:cluster", "server_mode:cluster"];
         let is_node = is_node.iter().any(|mode| info.contains(mode));
         if is_node && matches!(self.servers.topology, Topology::Server(_)) {
@@ -286,7 +287,7 @@ impl Connector {
     }
 
     /// Starts a task that looks the servers up every few seconds, until this connector and its
-    /// clones are dropped. A single server needs no such task.
+    /// clones are dropped. Starts nothing for a single server.
     pub(super) fn keep_current(&self) {
         if !matches!(self.servers.topology, Topology::Server(_)) {
             tokio::spawn(Servers::keep_current(Arc::downgrade(&self.servers)));

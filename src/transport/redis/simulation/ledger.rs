@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{Error, message::Lease};
 
-/// The longest time, in milliseconds, until a stored reply reaches the sender of the request. The
+/// The maximum time, in milliseconds, until a stored reply reaches the sender of the request. The
 /// sender may have to reconnect first.
 const MAX_REPLY_TRAVEL: u64 = 15_000;
 
@@ -428,8 +428,8 @@ impl Ledger {
         }
     }
 
-    /// Checks that each worker marks a running handler's [`Lease`] as lost, within one lease time,
-    /// after the job is no longer pending for that worker.
+    /// Checks that each worker marks the [`Lease`] of a running handler as lost, at most one lease
+    /// time after the job is no longer pending for that worker.
     pub(super) fn check_reported_losses(&mut self) {
         let mut unreported = None;
         for ((worker, job), run) in &mut self.running {
@@ -473,7 +473,7 @@ impl Ledger {
             ));
         }
         if !self.is_undisturbed(worker, true) {
-            // Reads whose responses were lost may have left entries pending for the worker.
+            // A read whose response was lost may have left entries pending for the worker.
             return;
         }
         let process = &self.workers[&worker];
@@ -554,7 +554,7 @@ impl Ledger {
         })
     }
 
-    /// Returns a description of everything of the groups that is left on the server.
+    /// Returns descriptions of everything that the groups have left on the server.
     /// `consumers_expired` says whether the consumers of dead workers must be deleted by now.
     pub(super) fn leftovers(&self, data: &Data, consumers_expired: bool) -> Vec<String> {
         self.queues

@@ -80,8 +80,8 @@ impl GroupKeys {
         }
     }
 
-    /// Returns all locations on this stream, for each job that the group has not finished. More
-    /// than one location for a job is a violation.
+    /// Returns the locations on this stream of each job that the group has not finished. More than
+    /// one location for a job is a violation.
     pub(super) fn locations(&self, data: &Data) -> BTreeMap<JobId, Vec<Location>> {
         let mut locations = BTreeMap::<_, Vec<_>>::new();
         let mut found = |fields: &Fields, location| {
@@ -154,7 +154,7 @@ impl GroupKeys {
             .count()
     }
 
-    /// Returns a description of everything of the group that is left on the stream. Nothing may be
+    /// Returns descriptions of everything that the group has left on the stream. Nothing may be
     /// left after a simulation.
     pub(super) fn leftovers(&self, data: &Data, consumers_expired: bool) -> Vec<String> {
         let mut left = Vec::new();
@@ -190,7 +190,7 @@ impl GroupKeys {
     }
 }
 
-/// Returns the number of the job that an entry with these fields carries.
+/// Returns the number of the job whose message has these fields.
 fn job(fields: &Fields) -> Option<JobId> {
     let payload = fields.chunks_exact(2).find(|pair| pair[0] == b"payload")?;
     text(&payload[1]).trim_end().parse().ok()

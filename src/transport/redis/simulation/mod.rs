@@ -2,11 +2,11 @@
 //!
 //! Real workers and real senders (all of this transport's code, under [`serve`](crate::serve()))
 //! run against a model of the server that runs the real scripts. The workers serve one stream, or
-//! up to four by one of the policies. The clocks, the network and all random numbers follow from a
-//! seed. Processes are killed, frozen and replaced; connections are reset, cut off and slowed down;
-//! the server stalls and restarts; its clock steps both ways; and one of several streams cannot be
-//! read for a while. After each command the [`Ledger`](ledger::Ledger) checks the protocol's
-//! invariants, for each stream and group:
+//! up to four, which they read in turn, by priority or by weight. The clocks, the network and all
+//! random numbers follow from a seed. Processes are killed, frozen and replaced; connections are
+//! reset, cut off and slowed down; the server stalls and restarts; its clock steps both ways; and
+//! one of several streams is unreadable for a while. After each command the
+//! [`Ledger`](ledger::Ledger) checks the protocol's invariants, for each stream and group:
 //!
 //! - a confirmed job is in one location at a time, and ends once;
 //! - no job is claimed from a worker that was alive and reached the server for a whole lease;
@@ -30,15 +30,16 @@
 //!
 //! # Scope
 //! Senders, sources, pipelines, settlements, upkeep, RPC and `serve` are the real code. Each
-//! process has two runtimes with paused clocks, one of them for the upkeep, which outside a
-//! simulation has a thread. The Lua scripts run in Lua 5.1, as on the server. The network and the
-//! commands of Redis 7 are models. The simulation leaves out events, fast requests, sets of
-//! registered streams, a server that loses data, clusters, and other libraries' consumers.
+//! process has two runtimes with paused clocks: one for the application, and one for the upkeep,
+//! which has a separate thread outside a simulation. The Lua scripts run in Lua 5.1, as on the
+//! server. The network and the commands of Redis 7 are models. The simulation leaves out events,
+//! fast requests, sets of registered streams, a server that loses data, clusters, and other
+//! libraries' consumers.
 //!
 //! # Place
 //! This folder stays inside `src/`. It uses private items: the connector, the stream trait of
-//! connections and the MessagePack codec. A test program outside would need a hidden export of
-//! each.
+//! connections and the MessagePack codec. A test program outside would need hidden exports of
+//! these.
 
 mod ledger;
 mod locations;
@@ -66,7 +67,7 @@ pub(super) trait Dial: Send + Sync + 'static {
     /// Makes a connection.
     fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn Stream>>>;
 
-    /// Returns the runtime of the upkeep, which has no thread in a simulation.
+    /// Returns the runtime of the upkeep, which has no separate thread in a simulation.
     fn upkeep_runtime(&self) -> Handle;
 }
 
@@ -147,7 +148,7 @@ fn a_seed_gives_the_same_trace_each_time() {
     }
 }
 
-/// Each mutation of the scripts breaks the protocol, and at least one seed finds the mutation.
+/// Each mutation of the scripts breaks the protocol, and at least one seed detects that.
 #[test]
 fn every_mutation_of_the_scripts_is_found() {
     let mistakes = [

@@ -218,7 +218,7 @@ impl Network {
         let first = |queue: &Queue| queue.front().map(|(at, _)| *at);
         let next = (self.connections.values())
             .flat_map(|connection| [first(&connection.to_server), first(&connection.to_worker)]);
-        // The time of arrival of bytes that an outage holds back may be in the past.
+        // Bytes that an outage holds back may have a time of arrival in the past.
         next.flatten().filter(|at| *at > now).min()
     }
 
@@ -260,8 +260,8 @@ impl Network {
         }
     }
 
-    /// Removes the closed connections, and returns them. Connections of `unnoticed` processes stay,
-    /// because the server does not notice that their machines are lost.
+    /// Removes the closed connections, and returns them. Keeps the connections of `unnoticed`
+    /// processes: their machines were lost, and the server does not notice that.
     pub(super) fn remove_closed(&mut self, unnoticed: &BTreeSet<ProcessId>) -> BTreeSet<Client> {
         let gone = |connection: &Connection| {
             (connection.closed || connection.broken)

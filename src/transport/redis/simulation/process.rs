@@ -156,7 +156,7 @@ impl ProcessContext {
         };
         lock(&self.ledger).handler_ended(self.id, job, result);
         if behavior == Behavior::Panics {
-            // Skips the panic hook, which prints a message.
+            // Does not call the panic hook, which would print a message.
             std::panic::resume_unwind(Box::new("a handler's panic"));
         }
         Err(failure.into())
@@ -164,7 +164,8 @@ impl ProcessContext {
 
     /// Runs a sender: sends its jobs one after the other, and waits for each.
     ///
-    /// It sends none concurrently: tokio's order of several waiters does not follow from the seed.
+    /// It never sends two jobs at the same time, because the order in which tokio wakes several
+    /// waiters does not follow from the seed.
     pub(super) async fn send(self, upkeep: Handle) {
         let client = Client::new(self.connect(&upkeep).await).request_timeout(REQUEST_TIMEOUT);
         for spec in &self.scenario.jobs {

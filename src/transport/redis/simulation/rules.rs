@@ -161,8 +161,9 @@ impl JobHistory {
         }
     }
 
-    /// Checks that a job was deleted by its holder, and for a reason: its handler discarded the
-    /// job, or the job is a request whose reply is stored or whose deadline has passed.
+    /// Checks that a job was deleted by its holder, and for one of three reasons: its handler
+    /// discarded the job, or the job is a request whose reply is stored or whose deadline has
+    /// passed.
     fn check_deletion(
         &mut self,
         result: Option<HandlerResult>,
@@ -184,8 +185,8 @@ impl JobHistory {
         (!allowed).then(|| "was deleted without permission".to_owned())
     }
 
-    /// Checks that a job became a dead letter by a command of its holder, or of a worker that found
-    /// the lease expired and the deliveries used up.
+    /// Checks that a job was made a dead letter by its holder, or by a worker that found that the
+    /// lease had expired and the deliveries were used up.
     fn check_dead_letter(
         &mut self,
         result: Option<HandlerResult>,

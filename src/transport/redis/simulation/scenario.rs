@@ -27,7 +27,7 @@ pub(super) struct Scenario {
     pub(super) faults: Vec<(u64, Fault)>,
     /// Faults happen until this time, in milliseconds.
     pub(super) faults_until: u64,
-    /// Set if the simulation lasts until the consumers of dead workers are deleted.
+    /// Set if the simulation runs until the consumers of dead workers are deleted.
     pub(super) until_consumers_deleted: bool,
 }
 
@@ -78,8 +78,8 @@ pub(super) struct JobSpec {
 #[derive(Debug, Clone)]
 pub(super) struct HandlerSpec {
     pub(super) duration: Duration,
-    /// The number of starts that end with `first`. Later starts, and all if `first` is `Succeeds`,
-    /// end with `then`.
+    /// The number of starts that end with `first`. Later starts end with `then`. If `first` is
+    /// `Succeeds`, all starts end with `then`.
     pub(super) first_starts: u32,
     pub(super) first: Behavior,
     pub(super) then: Behavior,
@@ -371,7 +371,7 @@ impl Fault {
             17 => Fault::Restart { time: time / 3 },
             18..21 => Fault::Stall { time },
             21..27 => {
-                // The most dangerous stall is one before a scan for deliveries to claim.
+                // A stall right before a scan for deliveries to claim is the most dangerous one.
                 let kind = *choose(rng, &[kind, "Scans one step"]);
                 let time = rng.u64(lease / 2..lease * 3 / 2);
                 Fault::StallBefore { kind, time }
