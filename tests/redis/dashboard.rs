@@ -253,17 +253,15 @@ async fn the_rights_that_the_guide_names_are_enough_for_each_change() {
 async fn a_worker_that_is_cut_off_is_shown_as_silent_and_then_no_longer() {
     let server = RedisServer::with(Options::new().own_clock()).await;
     let proxy = Proxy::start(server.port()).await;
-    let start = async |url: &str, service: &str| {
-        let redis = Redis::connect(url).await.expect("the server answers");
-        let redis = redis.lease(Duration::from_secs(1));
+    let connect = async |url: &str| Redis::connect(url).await.expect("the server answers");
+    let redis = connect(&server.url()).await;
+    let start = |redis: Redis, service: &str| {
         let app: Router = Router::new().task("mail.send", async || {});
+        let redis = redis.lease(Duration::from_secs(1));
         tokio::spawn(serve(redis, app).service(service, "1").into_future())
     };
-    let living = start(&server.url(), "the-living-one").await;
-    let lost = start(&proxy.url(), "the-lost-one").await;
-    let redis = Redis::connect(&server.url())
-        .await
-        .expect("the server answers");
+    let living = start(redis.clone(), "the-living-one");
+    let lost = start(connect(&proxy.url()).await, "the-lost-one");
     let dashboard = Dashboard::new(redis);
     let shows = async |shown: &str, gone: &str| {
         let page = "/workers?stream=app_stream&group=app_group";
