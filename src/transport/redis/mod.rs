@@ -182,14 +182,15 @@
 //! | … to partitions, with `~s:*` in place of `~s` | `(~{s}:partitions +lrange +rpush +evalsha +eval)` |
 //! | … that replicas confirm | `+wait` |
 //! | serves tasks and requests | `~s ~{s}:* %R~campanile:orders:{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +zcard +zscore +zremrangebyscore +zremrangebyrank +hset +hget +hmget +hgetall +hexists +hdel +hkeys +hincrby +get +set +del +persist +pttl +pexpire +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
+//! | … over more than 64 slots of a cluster | `+client\|tracking` |
 //! | … with a [bound](Redis::max_waiting) on what waits | `(~s ~{s}:retry:* +xinfo +xlen +xrange +exists +time +evalsha +eval)` |
 //! | … whose [outboxes](crate::Outbox) send to a stream `t` | `~t ~{t}:due ~{t}:bodies ~{t}:idem:*` |
 //! | … with rates that workers [share](Redis::limit) | `+zcount +zrevrange` |
 //! | looks up and cancels [`tasks`](Redis::tasks) | `~s ~{s}:* +hgetall +hget +hmget +hset +hdel +get +del +exists +type +zscore +zadd +zrem +zremrangebyrank +zremrangebyscore +zrange +zcard +xadd +xrange +xpending +xack +xdel +pttl +pexpire +persist +time +evalsha +eval` |
 //! | … lists them, waits for them and follows their changes | `+zrevrange +zrevrank +zcount +xrevrange +xread` |
 //! | … and handles [dead letters](Redis::dead_letters) | `+xrevrange` |
-//! | … on partitions, with `~s:* ~{s:*` in place of the keys above | `~{s}:partitions +lrange +rpush +hlen` |
-//! | … that workers own | `~{s}:members:* +hlen +hincrby +hgetall` |
+//! | … on partitions, with `~s:* ~{s:*` in place of the keys above | `~{s}:partitions ~{s}:members:* +lrange +rpush +hlen` |
+//! | … that workers own | `+hincrby +hgetall` |
 //! | stores, runs and lists [`schedules`](Redis::schedules) | `(~s ~{s}:* +time +xadd +xrange +zscore +get +set +del +zadd +zrem +hset +hget +hmget +hgetall +hdel +hincrby +type +pexpire +evalsha +eval)` |
 //! | listens to events | `&<event names and patterns> +subscribe +psubscribe +ping +role` |
 //! | … and to sharded events | `&<event names> +ssubscribe +ping +role` |

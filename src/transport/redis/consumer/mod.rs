@@ -73,13 +73,14 @@ mod task_starter;
 mod tick;
 mod upkeep;
 mod upkeep_connection;
+mod woken;
 
 use std::{
     fmt,
     sync::{Arc, OnceLock, Weak},
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, TryStreamExt, future::join_all, stream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -102,6 +103,7 @@ use self::{
     state::SubscriptionState,
     streams::ServedStream,
     upkeep::Ends,
+    woken::SharedReads,
 };
 use super::{
     Redis, error,
@@ -196,9 +198,13 @@ fn owned(settings: &Settings) -> bool {
     partitions.is_some_and(|partitions| partitions.owned)
 }
 
-/// The most slots of a cluster that one worker serves. Bounded, since each has a separate
-/// connection for its reads.
-const MAX_SLOTS: usize = 64;
+/// The most slots of a cluster that one worker serves. Bounded, since each costs a tick a second.
+const MAX_SLOTS: usize = 1024;
+/// The most slots that a worker reads with a separate connection for each. More slots share the
+/// connections that read.
+const MAX_BLOCKED_SLOTS: usize = 64;
+/// The number of slots that are opened at the same time.
+const OPENED_AT_ONCE: usize = 16;
 
 /// Groups the streams by their slots on a cluster, since no command reads several slots.
 fn by_slot(settings: &Settings, listed: SlotStreams) -> Result<Vec<SlotStreams>, Error> {
@@ -317,7 +323,15 @@ impl Redis {
         }
         let names = ServedNames::of(interest).map(Arc::new);
         let poison = PoisonSlot::default();
-        let pipelines = (fetches > 1 || !owned.is_empty()).then(|| SharedPipelines::new(&shared));
+        let reads = (slots.len() > MAX_BLOCKED_SLOTS).then(|| SharedReads::new(&shared));
+        if let Some(reads) = &reads {
+            reads
+                .check(slots.iter().map(|streams| &streams[0].0))
+                .await?;
+        }
+        let has_several = fetches > 1 || !owned.is_empty();
+        let pipelines = has_several.then(|| SharedPipelines::new(&shared, reads));
+        let mut opening = Vec::with_capacity(slots.len());
         for (index, streams) in slots.iter().enumerate() {
             let context = SlotContext {
                 member: &source.member,
@@ -336,9 +350,10 @@ impl Redis {
                 term: None,
             };
             let writer = PrefetchWriter::new(source.buffer.clone(), index);
-            let slot = SlotConsumer::open(context, served(streams), writer).await?;
-            source.slots.push(slot);
+            opening.push(SlotConsumer::open(context, served(streams), writer));
         }
+        let opened = stream::iter(opening).buffered(OPENED_AT_ONCE);
+        source.slots = opened.try_collect().await?;
         let partitions = source.settings.partitions().filter(|_| !owned.is_empty());
         if let Some((partitions, pipelines)) = partitions.zip(pipelines) {
             // Creates the group before a partition is owned, so that its errors are returned here.

@@ -1,10 +1,11 @@
 //! The buffer between the fetch tasks and `Source::next`, and the demand that `next` has.
 //!
 //! Several fetch tasks, one for each slot of a cluster, share the demand. A task is *busy* if its
-//! last read returned deliveries. The busy task whose last turn is longest ago reserves all demand
-//! that is not reserved yet. So the busy tasks together never fetch more than the demand. Each
-//! other task reserves nothing, and fetches at most one delivery, which may exceed the demand.
-//! Surplus deliveries stay in the buffer for the next call of `next`, or are released.
+//! next read will probably return deliveries ([`Expected`]). The busy task whose last turn is
+//! longest ago reserves all demand that is not reserved yet, or a part of it. So the busy tasks
+//! together never fetch more than the demand. Each other task reserves nothing. If its reads block,
+//! it fetches at most one delivery, which may exceed the demand. Surplus deliveries stay in the
+//! buffer for the next call of `next`, or are released.
 
 use std::{
     collections::VecDeque,
@@ -57,13 +58,27 @@ struct PrefetchState {
     stopped: bool,
 }
 
+/// The most demand that a task with an unknown number of entries reserves, so that several such tasks
+/// read at the same time.
+const FEW: usize = 16;
+
+/// The deliveries that the next read of a fetch task will probably return.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Expected {
+    #[default]
+    None,
+    /// At least one.
+    Some,
+    /// As many as it requests.
+    Many,
+}
+
 /// The state of a fetch task.
 #[derive(Debug, Clone, Default)]
 struct FetchState {
     /// The part of the demand that the task is fetching.
     reserved: usize,
-    /// Set if the task's last read returned deliveries.
-    is_busy: bool,
+    expected: Expected,
     /// Set while a read of the task blocks on the streams. New entries end such a read, so the task
     /// need not be woken.
     is_reading: bool,
@@ -100,9 +115,17 @@ impl PrefetchBuffer {
         }
     }
 
-    /// Wakes all fetch tasks.
+    /// Wakes the fetch tasks that may fetch now. A task that does not wait for demand looks at it
+    /// before it waits.
     fn wake(&self) {
-        self.wanted.iter().for_each(Notify::notify_one);
+        let state = self.lock();
+        let turn = state.next_turn();
+        for (fetch, wanted) in state.fetches.iter().zip(&self.wanted) {
+            let has_turn = fetch.expected == Expected::None || Some(fetch.turn) == turn;
+            if fetch.is_waiting && has_turn {
+                wanted.notify_one();
+            }
+        }
     }
 
     /// Moves events from the front of the list into the buffer while there is room. Moves none
@@ -169,7 +192,7 @@ impl PrefetchBuffer {
     pub(super) fn stop(&self) {
         self.lock().stopped = true;
         self.wanted.iter().for_each(Notify::notify_waiters);
-        self.wake();
+        self.wanted.iter().for_each(Notify::notify_one);
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -248,12 +271,27 @@ impl PrefetchWriter {
         self.buffer.lock().unreserved(self.number)
     }
 
+    /// Returns `true` if the task has reserved demand that other tasks could fetch.
+    pub(super) fn shares_demand(&self) -> bool {
+        let state = self.buffer.lock();
+        state.fetches.len() > 1 && state.fetches[self.number].reserved > 0
+    }
+
     /// Adds the deliveries of a fetch, which may be none, and ends the task's reservation.
     pub(super) fn put(&self, deliveries: Deliveries) {
+        let expected = match deliveries.is_empty() {
+            true => Expected::None,
+            false => Expected::Many,
+        };
+        self.put_and_expect(deliveries, expected);
+    }
+
+    /// Like [`put`](Self::put), for a task that knows what its next read will probably return.
+    pub(super) fn put_and_expect(&self, deliveries: Deliveries, expected: Expected) {
         let mut state = self.buffer.lock();
         let fetch = &mut state.fetches[self.number];
         let had_reserved = std::mem::take(&mut fetch.reserved) > 0;
-        fetch.is_busy = !deliveries.is_empty();
+        fetch.expected = expected;
         state.demand = state.demand.saturating_sub(deliveries.len());
         // Other tasks may fetch the part that this task had reserved and did not fetch.
         let is_shared = state.fetches.len() > 1 && had_reserved && state.demand > 0;
@@ -342,21 +380,32 @@ impl PrefetchState {
     fn reserve(&mut self, number: usize) -> usize {
         let own = &self.fetches[number];
         let is_alone = self.fetches.len() == 1;
-        if !is_alone && !own.is_busy {
+        if !is_alone && own.expected == Expected::None {
             // The read will probably return nothing, so it reserves nothing.
             return self.demand.min(1);
         }
-        let is_before = |it: &FetchState| it.is_busy && it.is_waiting && it.turn < own.turn;
-        if self.fetches.iter().any(is_before) {
+        if self.next_turn().is_some_and(|turn| turn < own.turn) {
             return 0;
         }
-        let unreserved = self.unreserved(number);
-        if unreserved > 0 {
+        let mut reserved = self.unreserved(number);
+        if own.expected == Expected::Some {
+            reserved = reserved.min(FEW);
+        }
+        if reserved > 0 {
             self.turns += 1;
             let own = &mut self.fetches[number];
-            (own.reserved, own.turn) = (unreserved, self.turns);
+            (own.reserved, own.turn) = (reserved, self.turns);
         }
-        unreserved
+        reserved
+    }
+
+    /// Returns the last turn of the busy task that waits for demand and whose turn is next.
+    fn next_turn(&self) -> Option<u64> {
+        let busy = self
+            .fetches
+            .iter()
+            .filter(|it| it.is_waiting && it.expected != Expected::None);
+        busy.map(|it| it.turn).min()
     }
 
     fn take(&mut self, max: usize) -> Deliveries {
