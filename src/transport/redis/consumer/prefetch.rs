@@ -6,6 +6,9 @@
 //! together never fetch more than the demand. Each other task reserves nothing. If its reads block,
 //! it fetches at most one delivery, which may exceed the demand. Surplus deliveries stay in the
 //! buffer for the next call of `next`, or are released.
+//!
+//! With a [`StreamSchedule`] over the tasks, the schedule decides which busy task is next, and it
+//! waits for that task even while the task still reads.
 
 use std::{
     collections::VecDeque,
@@ -20,7 +23,11 @@ use tokio::{
 };
 
 use super::settle::RedisSettle;
-use crate::{message::Message, sync::lock, transport::Delivery};
+use crate::{
+    message::Message,
+    sync::lock,
+    transport::{Delivery, StreamSchedule},
+};
 
 type Deliveries = Vec<Delivery<RedisSettle>>;
 
@@ -55,6 +62,8 @@ struct PrefetchState {
     fetches: Vec<FetchState>,
     /// The number of turns so far.
     turns: u64,
+    /// The priority or the weights of the tasks, by their numbers. `None` if they take turns.
+    schedule: Option<StreamSchedule>,
     stopped: bool,
 }
 
@@ -90,6 +99,12 @@ struct FetchState {
     turn: u64,
 }
 
+impl FetchState {
+    fn is_busy(&self) -> bool {
+        self.expected != Expected::None
+    }
+}
+
 /// The next step of a fetch task.
 pub(super) enum Demand {
     /// Fetch at most this many deliveries.
@@ -101,9 +116,15 @@ pub(super) enum Demand {
 }
 
 impl PrefetchBuffer {
-    /// Makes a buffer for `fetches` fetch tasks, with room for `event_buffer` events.
-    pub(super) fn new(event_buffer: usize, fetches: usize) -> Self {
+    /// Makes a buffer for `fetches` fetch tasks, with room for `event_buffer` events. The reads of
+    /// tasks with a `schedule` must not block.
+    pub(super) fn new(
+        event_buffer: usize,
+        fetches: usize,
+        schedule: Option<StreamSchedule>,
+    ) -> Self {
         let state = PrefetchState {
+            schedule,
             fetches: vec![FetchState::default(); fetches],
             ..PrefetchState::default()
         };
@@ -119,9 +140,10 @@ impl PrefetchBuffer {
     /// before it waits.
     fn wake(&self) {
         let state = self.lock();
-        let turn = state.next_turn();
-        for (fetch, wanted) in state.fetches.iter().zip(&self.wanted) {
-            let has_turn = fetch.expected == Expected::None || Some(fetch.turn) == turn;
+        let next = state.next_busy();
+        for (number, wanted) in self.wanted.iter().enumerate() {
+            let fetch = &state.fetches[number];
+            let has_turn = !fetch.is_busy() || Some(number) == next;
             if fetch.is_waiting && has_turn {
                 wanted.notify_one();
             }
@@ -292,6 +314,9 @@ impl PrefetchWriter {
         let fetch = &mut state.fetches[self.number];
         let had_reserved = std::mem::take(&mut fetch.reserved) > 0;
         fetch.expected = expected;
+        if let Some(schedule) = &mut state.schedule {
+            schedule.fetched(self.number as u32, deliveries.len());
+        }
         state.demand = state.demand.saturating_sub(deliveries.len());
         // Other tasks may fetch the part that this task had reserved and did not fetch.
         let is_shared = state.fetches.len() > 1 && had_reserved && state.demand > 0;
@@ -380,15 +405,21 @@ impl PrefetchState {
     fn reserve(&mut self, number: usize) -> usize {
         let own = &self.fetches[number];
         let is_alone = self.fetches.len() == 1;
-        if !is_alone && own.expected == Expected::None {
+        if !is_alone && !own.is_busy() {
             // The read will probably return nothing, so it reserves nothing.
             return self.demand.min(1);
         }
-        if self.next_turn().is_some_and(|turn| turn < own.turn) {
+        let next = self.next_busy();
+        let is_before = |next: usize| match self.schedule {
+            Some(_) => next != number,
+            None => self.fetches[next].turn < own.turn,
+        };
+        if next.is_some_and(is_before) {
             return 0;
         }
         let mut reserved = self.unreserved(number);
-        if own.expected == Expected::Some {
+        let is_weighted = self.schedule.as_ref().is_some_and(|it| !it.is_strict());
+        if own.expected == Expected::Some && self.schedule.is_none() || is_weighted {
             reserved = reserved.min(FEW);
         }
         if reserved > 0 {
@@ -399,13 +430,20 @@ impl PrefetchState {
         reserved
     }
 
-    /// Returns the last turn of the busy task that waits for demand and whose turn is next.
-    fn next_turn(&self) -> Option<u64> {
-        let busy = self
-            .fetches
-            .iter()
-            .filter(|it| it.is_waiting && it.expected != Expected::None);
-        busy.map(|it| it.turn).min()
+    /// Returns the number of the busy task that is next.
+    fn next_busy(&self) -> Option<usize> {
+        let Some(schedule) = &self.schedule else {
+            let waiting = self.fetches.iter().enumerate();
+            let waiting = waiting.filter(|(_, it)| it.is_waiting && it.is_busy());
+            return waiting
+                .min_by_key(|(_, it)| it.turn)
+                .map(|(number, _)| number);
+        };
+        let reserved = |number: u32| {
+            let fetch = &self.fetches[number as usize];
+            fetch.is_busy().then_some(fetch.reserved)
+        };
+        schedule.next(reserved).map(|number| number as usize)
     }
 
     fn take(&mut self, max: usize) -> Deliveries {
@@ -458,9 +496,17 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::transport::StreamPolicy;
 
     fn writers(fetches: usize) -> (Arc<PrefetchBuffer>, Vec<PrefetchWriter>) {
-        let buffer = Arc::new(PrefetchBuffer::new(10, fetches));
+        scheduled(fetches, None)
+    }
+
+    fn scheduled(
+        fetches: usize,
+        schedule: Option<StreamSchedule>,
+    ) -> (Arc<PrefetchBuffer>, Vec<PrefetchWriter>) {
+        let buffer = Arc::new(PrefetchBuffer::new(10, fetches, schedule));
         let writer = |number| PrefetchWriter::new(buffer.clone(), number);
         let writers = (0..fetches).map(writer).collect();
         (buffer, writers)
@@ -541,5 +587,44 @@ mod tests {
         assert!((&mut taking).now_or_never().is_none());
         assert_eq!(asked(&writers[2]), Some(9));
         assert_eq!(asked(&writers[0]), Some(1));
+    }
+
+    #[tokio::test]
+    async fn tasks_that_expect_a_few_deliveries_fetch_at_the_same_time() {
+        let (buffer, writers) = writers(3);
+        for writer in &writers {
+            writer.put_and_expect(Vec::new(), Expected::Some);
+        }
+        let mut taking = Box::pin(buffer.take(FEW + 4));
+        assert!((&mut taking).now_or_never().is_none());
+        assert_eq!(asked(&writers[0]), Some(FEW));
+        assert_eq!(asked(&writers[1]), Some(4));
+        assert_eq!(asked(&writers[2]), None, "all demand is reserved");
+        writers[0].put_and_expect(deliveries(2), Expected::None);
+        assert_eq!(taking.await.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_task_waits_for_a_busy_task_of_higher_priority() {
+        let mut schedule = StreamSchedule::new(StreamPolicy::Strict);
+        schedule.add(0, 1);
+        schedule.add(1, 1);
+        let (buffer, writers) = scheduled(2, Some(schedule));
+        for writer in &writers {
+            writer.put_and_expect(Vec::new(), Expected::Some);
+        }
+        let mut taking = Box::pin(buffer.take(10));
+        assert!((&mut taking).now_or_never().is_none());
+        let mut second = Box::pin(writers[1].demanded());
+        assert!((&mut second).now_or_never().is_none());
+        assert_eq!(asked(&writers[0]), Some(10));
+        writers[0].put_and_expect(deliveries(3), Expected::Many);
+        assert_eq!(taking.await.len(), 3);
+        let mut taking = Box::pin(buffer.take(10));
+        assert!((&mut taking).now_or_never().is_none());
+        assert!((&mut second).now_or_never().is_none());
+        assert_eq!(asked(&writers[0]), Some(10));
+        writers[0].put_and_expect(Vec::new(), Expected::None);
+        assert!(matches!(second.await, Demand::Deliveries(10)));
     }
 }

@@ -165,6 +165,9 @@ impl SlotConsumer {
             }
         };
         let woken = reads.map(|reads| reads.reader(&streams, settings.lease));
+        if let Some(woken) = &woken {
+            buffer.put_and_expect(Vec::new(), woken.expected());
+        }
         let time = pipeline.command(redis::cmd("TIME"), Resend::Never).await?;
         let clock = Arc::new(ServerClock::new(time)?);
         let in_flight = Arc::<InFlightTable>::default();

@@ -278,7 +278,8 @@ impl Fetch {
                     if let Some(woken) = &mut self.parts.woken {
                         woken.failed();
                     }
-                    self.put(Vec::new());
+                    // Other slots are not to wait for one that cannot be read.
+                    self.parts.buffer.put(Vec::new());
                     self.overcome(error).await;
                 }
             }
@@ -499,6 +500,7 @@ impl Fetch {
         }
         if self.at_limit {
             let wait = BETWEEN_LOOKS.mul_f64(0.5 + fastrand::f64());
+            self.parts.buffer.put(Vec::new());
             tokio::select! {
                 biased;
                 () = self.parts.buffer.stopped() => {}
@@ -687,8 +689,8 @@ impl Fetch {
         if pauses.count() != self.pauses {
             return;
         }
-        // Others may fetch the demand meanwhile.
-        buffer.put_and_expect(Vec::new(), Expected::None);
+        // Other slots may fetch the demand meanwhile.
+        buffer.put(Vec::new());
         buffer.set_reading(true);
         tokio::select! {
             biased;
@@ -764,6 +766,8 @@ impl Fetch {
             }
         };
         self.parts.reading.end(true);
+        // Other slots may fetch the demand meanwhile.
+        self.parts.buffer.put(Vec::new());
         tokio::select! {
             biased;
             () = self.parts.buffer.stopped() => {}
