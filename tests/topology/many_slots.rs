@@ -182,7 +182,7 @@ async fn tasks_of_very_many_partitions_start_soon_after_a_failover_and_after_a_d
     worker.stop().await.expect("it stops");
 }
 
-/// Several workers of a group are told of each task. None runs it twice, and no worker holds more
+/// Every worker of a group gets the notice of each task. None runs it twice, and no worker holds more
 /// than it has room for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_of_very_many_partitions_share_the_tasks_and_hold_no_more_than_they_can_start() {

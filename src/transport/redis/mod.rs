@@ -137,8 +137,8 @@
 //! server as the primary. A server that was demoted is left within seconds, also by subscribers,
 //! although it would still serve them. On a cluster, all keys of a stream are in one slot. Each
 //! primary in use has one connection for commands, and each slot with reliable requests has one
-//! that reads replies. A worker reads each slot of its streams over a separate connection, at most
-//! 64 slots. Priority and weights need streams in one slot.
+//! that reads replies. A worker reads each slot of its streams over a separate connection. More than
+//! 64 slots, and slots with a priority or weights, share one connection to each node that reads.
 //!
 //! # Namespaces
 //! [`Redis::namespace`], or `?namespace=staging` in the URL, keeps applications and environments
@@ -182,7 +182,7 @@
 //! | … to partitions, with `~s:*` in place of `~s` | `(~{s}:partitions +lrange +rpush +evalsha +eval)` |
 //! | … that replicas confirm | `+wait` |
 //! | serves tasks and requests | `~s ~{s}:* %R~campanile:orders:{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +zcard +zscore +zremrangebyscore +zremrangebyrank +hset +hget +hmget +hgetall +hexists +hdel +hkeys +hincrby +get +set +del +persist +pttl +pexpire +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
-//! | … over more than 64 slots of a cluster | `+client\|tracking` |
+//! | … over more than 64 slots of a cluster, or several with a priority or weights | `+client\|tracking` |
 //! | … with a [bound](Redis::max_waiting) on what waits | `(~s ~{s}:retry:* +xinfo +xlen +xrange +exists +time +evalsha +eval)` |
 //! | … whose [outboxes](crate::Outbox) send to a stream `t` | `~t ~{t}:due ~{t}:bodies ~{t}:idem:*` |
 //! | … with rates that workers [share](Redis::limit) | `+zcount +zrevrange` |

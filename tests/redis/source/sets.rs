@@ -198,7 +198,7 @@ async fn streams_of_several_slots_have_strict_priority_on_a_cluster() {
     let expected = names.iter().flat_map(|name| [*name; EACH]);
     let differs = taken.iter().zip(expected).position(|(a, b)| a != b);
     assert_eq!(differs, None, "{taken:?}");
-    // What is written to the first goes before the rest.
+    // A message that is added to the first stream goes before the rest.
     add(&server, names[0], "urgent").await;
     let mut later = Vec::new();
     while !later.iter().any(|name| name == names[0]) {

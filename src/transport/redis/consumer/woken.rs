@@ -7,9 +7,9 @@
 //! written, or the connection was lost. A signal is a hint, so a reader also reads once in a third
 //! of the lease.
 //!
-//! Every idle worker of a group is told of a new entry, and only one gets it. A worker that has found
-//! nothing after a signal reads again later and later, until it gets an entry. So mostly one worker
-//! reads a busy stream, and the others take what that worker leaves.
+//! Every idle worker of a group gets a notice of a new entry, and only one gets the entry. So a worker
+//! that found nothing after a notice waits before it reads that slot again, longer each time, until
+//! it gets an entry.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -29,10 +29,10 @@ use crate::{
     },
 };
 
-/// The time between a read that found nothing and the next one, after the first signal in vain.
+/// The mean time between a read that found nothing after a signal, and the next read.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 /// The number of times that this wait is doubled.
-const MAX_DOUBLINGS: u32 = 4;
+const MAX_DOUBLINGS: u32 = 5;
 
 /// The read connections that the slots of a source share: one to each node.
 #[derive(Clone)]
