@@ -226,21 +226,24 @@ async fn workers_of_very_many_partitions_share_the_tasks_and_hold_no_more_than_t
 
 #[tokio::test]
 async fn a_worker_of_very_many_slots_needs_the_documented_rights() {
-    let rows = [
-        "serves tasks",
-        "… over more than 64 slots",
-        "… on partitions",
-    ];
-    let rights = documented(&rows)
-        .replace("~s ~{s}:*", "~orders:* ~{orders:*")
-        .replace("{s}:partitions", "{orders}:partitions")
-        .replace("{s}:members", "{orders}:members")
-        .replace("{s}:*", "{orders:*");
-    let rights = rights + " +cluster|slots +cluster|info +asking +info";
+    let rights = |rows: &[&str]| {
+        let rights = documented(rows)
+            .replace("~s ~{s}:*", "~orders:* ~{orders:*")
+            .replace("{s}:partitions", "{orders}:partitions")
+            .replace("{s}:members", "{orders}:members")
+            .replace("{s}:*", "{orders:*");
+        rights + " +cluster|slots +cluster|info +asking +info"
+    };
     let acl = format!(
-        "user worker on >pw resetchannels {rights}\n\
-         user narrow on >pw resetchannels {rights} -client|tracking\n\
-         user default on nopass ~* &* +@all"
+        "user worker on >pw resetchannels {}\n\
+         user narrow on >pw resetchannels {}\n\
+         user default on nopass ~* &* +@all",
+        rights(&[
+            "serves tasks",
+            "… on partitions",
+            "… over more than 64 slots"
+        ]),
+        rights(&["serves tasks", "… on partitions"])
     );
     let cluster = Cluster::with(Options::new().acl(&acl), 0).await;
     let url = |user: &str| cluster.url().replace("://", &format!("://{user}:pw@"));
