@@ -93,7 +93,7 @@ pub(crate) use self::{
     counters::Counters,
     partitions::{Partitions, Role},
     settings::consumer_settings,
-    streams::{Members, Quota, StreamSchedule},
+    streams::{Members, Quota, StreamPolicy, StreamSchedule},
     workers::{MINUTES, MinuteCounts, host_name},
 };
 pub(crate) use self::{

@@ -429,6 +429,29 @@ impl StreamSchedule {
         has_equal_shares.then(|| streams.collect())
     }
 
+    /// Returns `true` if the streams have a priority.
+    #[cfg(feature = "redis")]
+    pub(crate) fn is_strict(&self) -> bool {
+        self.policy == StreamPolicy::Strict
+    }
+
+    /// Returns the stream to read next. `reserved` returns the number of deliveries of a stream that
+    /// are being read, and `None` for a stream that has nothing to deliver.
+    #[cfg(feature = "redis")]
+    pub(crate) fn next(&self, reserved: impl Fn(u32) -> Option<usize>) -> Option<u32> {
+        let ready = self.streams.iter().enumerate().filter_map(|(place, it)| {
+            let reserved = reserved(it.stream)? as u64;
+            let time = match self.policy {
+                StreamPolicy::Strict => 0,
+                StreamPolicy::Weighted => {
+                    self.start(place) + reserved * DELIVERY / u64::from(it.weight)
+                }
+            };
+            Some((time, it.stream))
+        });
+        ready.min().map(|(_, stream)| stream)
+    }
+
     /// Returns the virtual time at which the next delivery of a stream starts. It is at least
     /// `now`.
     fn start(&self, place: usize) -> u64 {
@@ -490,6 +513,30 @@ mod tests {
             assert!((0.85..0.95).contains(&share), "{room}: {fetched:?}");
         }
         assert_eq!(fetch(StreamPolicy::Weighted, &[1, 1, 1], 1, 9), [3, 3, 3]);
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn the_next_stream_is_the_first_or_the_one_that_is_furthest_behind_with_what_is_read() {
+        let schedule = |policy| {
+            let mut schedule = StreamSchedule::new(policy);
+            schedule.add(0, 2);
+            schedule.add(1, 1);
+            schedule
+        };
+        let strict = schedule(StreamPolicy::Strict);
+        assert_eq!(strict.next(|_| Some(8)), Some(0));
+        assert_eq!(strict.next(|stream| (stream == 1).then_some(0)), Some(1));
+        assert_eq!(strict.next(|_| None), None);
+        let mut weighted = schedule(StreamPolicy::Weighted);
+        assert_eq!(weighted.next(|_| Some(0)), Some(0));
+        assert_eq!(
+            weighted.next(|stream| Some(2 - 2 * stream as usize)),
+            Some(1)
+        );
+        weighted.fetched(0, 3);
+        weighted.fetched(1, 1);
+        assert_eq!(weighted.next(|_| Some(0)), Some(1));
     }
 
     #[test]

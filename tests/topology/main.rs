@@ -19,6 +19,7 @@
 //! | `names` | a host name that leads to another server after a failover |
 //! | `outbox` | follow-ups for other nodes, over failovers |
 //! | `partitions` | partitioned streams over all nodes, served in turn and owned |
+//! | `many_slots` | more slots than a worker has connections for |
 //! | `records` | recorded tasks of partitions on all nodes, over a failover |
 //! | `bad_input` | URLs of another topology than the server's |
 //!
@@ -33,6 +34,7 @@ mod cluster;
 mod connecting;
 mod features;
 mod load;
+mod many_slots;
 mod names;
 mod outbox;
 mod partitions;

@@ -47,6 +47,8 @@ pub(super) enum Handshake {
     /// Changes to RESP3.
     Hello,
     Select,
+    /// Asks for notices about written keys.
+    Tracking,
     Ping,
 }
 
@@ -61,6 +63,12 @@ pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -
         ("ERR", Handshake::Auth) | ("WRONGPASS", _) => {
             password(address).with_source(RedisError::from(error))
         }
+        ("NOPERM", Handshake::Tracking) => Error::new(
+            ErrorKind::Refused,
+            "the Redis user may not track keys, which a worker of very many slots needs; grant it \
+             `+client|tracking` with `ACL SETUSER`",
+        )
+        .with_source(RedisError::from(error)),
         (_, Handshake::Hello) if is_without_resp3(&error) => Error::config(format!(
             "Redis at {address} does not speak RESP3; leave `protocol` out of the URL"
         ))

@@ -139,8 +139,9 @@
 //! server as the primary. A server that was demoted is left within seconds, also by subscribers,
 //! although it would still serve them. On a cluster, all keys of a stream are in one slot. Each
 //! primary in use has one connection for commands, and each slot with reliable requests has one
-//! that reads replies. A worker reads each slot of its streams over a separate connection, at most
-//! 64 slots. Streams that a worker reads by priority or by weight must be in one slot.
+//! that reads replies. A worker reads each slot of its streams over a separate connection. If it
+//! serves more than 64 slots, or several slots with a priority or weights, it reads the slots of
+//! each node over one shared connection.
 //!
 //! # Namespaces
 //! [`Redis::namespace`], or `?namespace=staging` in the URL, keeps applications and environments
@@ -190,13 +191,14 @@
 //! | … that replicas confirm | `+wait` |
 //! | … with a [bound](Redis::max_waiting) on what waits | `(~s ~{s}:retry:* +xinfo +xlen +xrange +exists +time +evalsha +eval)` |
 //! | serves tasks and requests | `~s ~{s}:* %R~campanile:orders:{s}:* &campanile:reply:* &reply:* +xreadgroup +xack +xdel +xadd +xpending +xclaim +xrange +xlen +xgroup +xinfo +xtrim +zadd +zrangebyscore +zrange +zrem +zcard +zscore +zremrangebyscore +zremrangebyrank +hset +hget +hmget +hgetall +hexists +hdel +hkeys +hincrby +get +set +del +persist +pttl +pexpire +type +exists +time +evalsha +eval +publish +role +client\|id +client\|unblock` |
+//! | … over more than 64 slots of a cluster, or several with a priority or weights | `+client\|tracking` |
 //! | … whose [outboxes](crate::Outbox) send to a stream `t` | `~t ~{t}:due ~{t}:bodies ~{t}:idem:*` |
 //! | … with rates that workers [share](Redis::limit) | `+zcount +zrevrange` |
 //! | looks up and cancels [`tasks`](Redis::tasks) | `~s ~{s}:* +hgetall +hget +hmget +hset +hdel +get +del +exists +type +zscore +zadd +zrem +zremrangebyrank +zremrangebyscore +zrange +zcard +xadd +xrange +xpending +xack +xdel +pttl +pexpire +persist +time +evalsha +eval` |
 //! | … lists them, waits for them and follows their changes | `+zrevrange +zrevrank +zcount +xrevrange +xread` |
 //! | … and handles [dead letters](Redis::dead_letters) | `+xrevrange` |
-//! | … on partitions, with `~s:* ~{s:*` instead of the keys above | `~{s}:partitions +lrange +rpush +hlen` |
-//! | … that workers own, in addition to the row above | `~{s}:members:* +hlen +hincrby +hgetall` |
+//! | … on partitions, with `~s:* ~{s:*` instead of the keys above | `~{s}:partitions ~{s}:members:* +lrange +rpush +hlen` |
+//! | … that workers own, in addition to the row above | `+hincrby +hgetall` |
 //! | stores, runs and lists [`schedules`](Redis::schedules) | `(~s ~{s}:* +time +xadd +xrange +zscore +get +set +del +zadd +zrem +hset +hget +hmget +hgetall +hdel +hincrby +type +pexpire +evalsha +eval)` |
 //! | listens to events | `&<event names and patterns> +subscribe +psubscribe +ping +role` |
 //! | … and to sharded events | `&<event names> +ssubscribe +ping +role` |

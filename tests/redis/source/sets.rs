@@ -167,20 +167,98 @@ async fn what_a_dead_worker_held_on_any_stream_of_a_set_is_claimed() {
         .expect("the source closes");
 }
 
+/// Takes and settles the next deliveries, a few at a time, and returns their streams.
+async fn take_few(source: &mut RedisSource) -> Vec<String> {
+    let deliveries = within(5 * SECOND, source.next(4)).await;
+    let mut streams = Vec::new();
+    for delivery in deliveries.expect("the source goes on") {
+        let stream = message(&delivery).parts().stream.clone();
+        streams.push(stream.expect("the stream of the message").to_string());
+        settle(delivery, done()).await;
+    }
+    streams
+}
+
 #[tokio::test]
-async fn streams_of_several_slots_with_a_priority_are_refused_on_a_cluster() {
+async fn streams_of_several_slots_have_strict_priority_on_a_cluster() {
+    const EACH: usize = 40;
+    let server = RedisServer::with(Options::new().cluster()).await;
+    // The first and the last are in one slot.
+    let names = ["{a}.1", "b", "c", "{a}.2"];
+    for name in names {
+        for _ in 0..EACH {
+            add(&server, name, "x").await;
+        }
+    }
+    let mut source = open(&handle_of(&server, Streams::strict(names)).await).await;
+    let mut taken = Vec::new();
+    while taken.len() < 2 * EACH + EACH / 2 {
+        taken.extend(take_few(&mut source).await);
+    }
+    let expected = names.iter().flat_map(|name| [*name; EACH]);
+    let differs = taken.iter().zip(expected).position(|(a, b)| a != b);
+    assert_eq!(differs, None, "{taken:?}");
+    // A message that is added to the first stream goes before the rest.
+    add(&server, names[0], "urgent").await;
+    let mut later = Vec::new();
+    while !later.iter().any(|name| name == names[0]) {
+        later.extend(take_few(&mut source).await);
+    }
+    assert!(later.len() < EACH / 2, "{later:?}");
+    while taken.len() + later.len() < 4 * EACH + 1 {
+        later.extend(take_few(&mut source).await);
+    }
+    within(5 * SECOND, source.close())
+        .await
+        .expect("the source closes");
+}
+
+#[tokio::test]
+async fn streams_of_several_slots_share_by_their_weights_on_a_cluster() {
+    let server = RedisServer::with(Options::new().cluster()).await;
+    for name in ["a", "b"] {
+        for _ in 0..400 {
+            add(&server, name, "x").await;
+        }
+    }
+    let weights = Streams::weighted([("a", 9), ("b", 1)]);
+    let mut source = open(&handle_of(&server, weights).await).await;
+    let mut taken = Vec::new();
+    while taken.len() < 300 {
+        taken.extend(take_few(&mut source).await);
+    }
+    let of_a = taken.iter().filter(|name| *name == "a").count() as f64;
+    let share = of_a / taken.len() as f64;
+    assert!((0.85..0.95).contains(&share), "{share}");
+    // The other one has all of the room once the first has nothing.
+    while taken.len() < 800 {
+        taken.extend(take_few(&mut source).await);
+    }
+    within(5 * SECOND, source.close())
+        .await
+        .expect("the source closes");
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_be_read_stops_no_stream_of_lower_priority_on_a_cluster() {
     let server = RedisServer::with(Options::new().cluster()).await;
     let redis = handle_of(&server, Streams::strict(["a", "b"])).await;
-    let opened = within(5 * SECOND, redis.open(Interest::stream())).await;
-    let error = opened.expect_err("they are in two slots");
-    assert!(error.is_config(), "{error:?}");
-    assert!(error.to_string().contains("hash tag"), "{error}");
-    let redis = handle_of(&server, Streams::strict(["{x}.a", "{x}.b"])).await;
     let mut source = open(&redis).await;
-    for stream in ["{x}.a", "{x}.b"] {
+    for stream in ["a", "b"] {
         add(&server, stream, "x").await;
         take(&mut source, stream).await;
     }
+    server.command(&["DEL", "a"]).await;
+    server.command(&["SET", "a", "no stream"]).await;
+    let began = Instant::now();
+    for _ in 0..20 {
+        add(&server, "b", "y").await;
+        take(&mut source, "b").await;
+    }
+    assert!(began.elapsed() < 5 * SECOND, "{:?}", began.elapsed());
+    server.command(&["DEL", "a"]).await;
+    add(&server, "a", "z").await;
+    take(&mut source, "a").await;
     within(5 * SECOND, source.close())
         .await
         .expect("the source closes");
@@ -239,11 +317,33 @@ async fn streams_of_several_slots_are_served_in_turn_on_a_cluster() {
 }
 
 #[tokio::test]
+async fn a_read_that_waits_for_entries_of_one_slot_keeps_no_demand_from_the_others() {
+    let server = RedisServer::with(Options::new().cluster()).await;
+    let names: Vec<String> = (0..8).map(|n| format!("orders:{n}")).collect();
+    let redis = handle_of(&server, Streams::in_turn(names.iter().map(String::as_str))).await;
+    // Such a read waits for up to two seconds.
+    let mut source = open(&redis.lease(10 * SECOND)).await;
+    for name in &names {
+        add(&server, name, "x").await;
+        take(&mut source, name).await;
+    }
+    let began = Instant::now();
+    for name in &names {
+        add(&server, name, "y").await;
+        take(&mut source, name).await;
+    }
+    assert!(began.elapsed() < 4 * SECOND, "{:?}", began.elapsed());
+    within(5 * SECOND, source.close())
+        .await
+        .expect("the source closes");
+}
+
+#[tokio::test]
 async fn a_set_of_too_many_slots_or_a_registry_is_refused_on_a_cluster() {
     let server = RedisServer::with(Options::new().cluster()).await;
-    let names: Vec<String> = (0..65).map(|n| format!("orders:{n}")).collect();
+    let names: Vec<String> = (0..1025).map(|n| format!("orders:{n}")).collect();
     for (streams, said) in [
-        (Streams::in_turn(names), "65 slots"),
+        (Streams::in_turn(names), "at most 1024"),
         (Streams::registered("tenants"), "list the streams"),
     ] {
         let redis = handle_of(&server, streams).await;

@@ -8,12 +8,14 @@ mod progress;
 mod pubsub;
 #[cfg(test)]
 mod tests;
+mod tracking;
 
 use std::{
     convert::Infallible,
     future::{pending, poll_fn},
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -27,6 +29,7 @@ pub(super) use self::{
     encode::{Commands, Encode, RespWriter, argument},
     progress::Progress,
     pubsub::{Notice, PubSub, Published},
+    tracking::{TrackedKeys, WriteSignal},
 };
 use super::{
     error,
@@ -84,6 +87,8 @@ pub(super) struct Connection {
     /// renewal is in flight.
     due_before_renewal: Option<usize>,
     is_resp3: bool,
+    /// Takes the notices about written keys. `None` if the server tracks no keys for the connection.
+    tracked: Option<Arc<TrackedKeys>>,
 }
 
 impl Connection {
@@ -102,12 +107,19 @@ impl Connection {
             renewal: None,
             due_before_renewal: None,
             is_resp3: false,
+            tracked: None,
         }
     }
 
     /// Records that the server has changed to RESP3.
     pub(super) fn set_resp3(&mut self) {
         self.is_resp3 = true;
+    }
+
+    /// Hands notices about written keys to `tracked`. The server tracks the keys that the connection
+    /// reads.
+    pub(super) fn tracks(&mut self, tracked: Arc<TrackedKeys>) {
+        self.tracked = Some(tracked);
     }
 
     fn speaks_resp3(&self) -> bool {
@@ -156,7 +168,7 @@ impl Connection {
             self.poll_renewal(cx);
             match ready!(self.poll_value(cx))? {
                 // A push is not a response to a command.
-                Value::Push(_) => {}
+                Value::Push(push) => self.tracked.iter().for_each(|it| it.take(&push)),
                 response if self.due_before_renewal == Some(0) => self.end_renewal(response),
                 response => break response,
             }
@@ -320,5 +332,14 @@ impl Connection {
             self.response().await?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Connection {
+    /// Fires the signals of tracked keys, since the server forgets the keys with the connection.
+    fn drop(&mut self) {
+        if let Some(tracked) = &self.tracked {
+            tracked.fire_all();
+        }
     }
 }

@@ -31,6 +31,12 @@ impl Progress {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Returns a function that returns `true` once there was progress after this call.
+    pub(in crate::transport::redis) fn watched(&self) -> impl Fn() -> bool + use<> {
+        let (progress, before) = (self.clone(), self.bytes());
+        move || progress.bytes() != before
+    }
+
     /// Waits for `work` on the connection. Fails if there is no progress for `first` at the start,
     /// or for `silence` later.
     pub(in crate::transport::redis) async fn watch<T>(

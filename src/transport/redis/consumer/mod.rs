@@ -73,13 +73,14 @@ mod task_starter;
 mod tick;
 mod upkeep;
 mod upkeep_connection;
+mod woken;
 
 use std::{
     fmt,
     sync::{Arc, OnceLock, Weak},
 };
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt, TryStreamExt, future::join_all, stream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -102,6 +103,7 @@ use self::{
     state::SubscriptionState,
     streams::ServedStream,
     upkeep::Ends,
+    woken::SharedReads,
 };
 use super::{
     Redis, error,
@@ -113,7 +115,10 @@ use super::{
 };
 use crate::{
     error::Error,
-    transport::{Delivery, Interest, Role, Settings, Source, Streams, Transport, WorkerMonitor},
+    transport::{
+        Delivery, Interest, Role, Settings, Source, StreamPolicy, StreamSchedule, Streams,
+        Transport, WorkerMonitor,
+    },
 };
 
 /// The deliveries of one consumer on Redis. [`Redis`] opens it.
@@ -149,7 +154,7 @@ impl Transport for Redis {
         let owns = owned(&self.settings);
         let slots = match self.shared.connector.is_cluster() && !owns {
             true => by_slot(&self.settings, listed)?,
-            false => vec![listed],
+            false => Slots::one(listed),
         };
         // The same member for all attempts, since a failed attempt may leave its consumer in the
         // group.
@@ -196,36 +201,76 @@ fn owned(settings: &Settings) -> bool {
     partitions.is_some_and(|partitions| partitions.owned)
 }
 
-/// The most slots of a cluster that one worker serves. Bounded, since each has a separate
-/// connection for its reads.
-const MAX_SLOTS: usize = 64;
+/// The most slots of a cluster that one worker serves. Bounded, since each costs a tick a second.
+const MAX_SLOTS: usize = 1024;
+/// The most slots that a worker reads with a separate connection for each. More slots share the
+/// connections that read.
+const MAX_BLOCKED_SLOTS: usize = 64;
+/// The number of slots that are opened at the same time.
+const OPENED_AT_ONCE: usize = 16;
 
-/// Groups the streams by their slots on a cluster, since no command reads several slots.
-fn by_slot(settings: &Settings, listed: SlotStreams) -> Result<Vec<SlotStreams>, Error> {
+/// The streams of each consumer of a source.
+struct Slots {
+    streams: Vec<SlotStreams>,
+    /// The order between streams of several slots. `None` if they take turns.
+    policy: Option<StreamPolicy>,
+}
+
+impl Slots {
+    /// Streams that one command can read.
+    fn one(streams: SlotStreams) -> Self {
+        Self {
+            streams: vec![streams],
+            policy: None,
+        }
+    }
+
+    /// Makes the schedule between the slots. `None` if they take turns.
+    fn schedule(&self) -> Option<StreamSchedule> {
+        let mut schedule = StreamSchedule::new(self.policy?);
+        for (streams, number) in self.streams.iter().zip(0..) {
+            schedule.add(number, streams.iter().map(|(_, weight)| *weight).sum());
+        }
+        Some(schedule)
+    }
+
+    /// Returns `true` if the slots share the connections that read them.
+    fn share_reads(&self) -> bool {
+        self.policy.is_some() || self.streams.len() > MAX_BLOCKED_SLOTS
+    }
+}
+
+/// Groups the streams by their slots on a cluster, since no command reads several slots. Streams
+/// with a priority are together only if they follow each other, and those with weights only if all
+/// are in one slot.
+fn by_slot(settings: &Settings, listed: SlotStreams) -> Result<Slots, Error> {
     if let Some(registry) = settings.served_registry() {
         return Err(Error::config(format!(
             "the streams of the registry `{registry}` cannot be served on a Redis Cluster, since \
              they may be in any slot; list the streams, or give each a worker"
         )));
     }
-    let in_turn = settings.streams.as_ref().is_none_or(Streams::is_in_turn);
-    let mut slots: Vec<(HashSlot, SlotStreams)> = Vec::new();
-    for (keys, weight) in listed {
-        let slot = HashSlot::of(keys.primary.as_bytes());
-        match slots.iter_mut().find(|(known, _)| *known == slot) {
-            Some((_, streams)) => streams.push((keys, weight)),
-            None => slots.push((slot, vec![(keys, weight)])),
-        }
+    let slot_of = |(keys, _): &(Keys, u32)| HashSlot::of(keys.primary.as_bytes());
+    let is_one_slot = listed
+        .windows(2)
+        .all(|pair| slot_of(&pair[0]) == slot_of(&pair[1]));
+    if is_one_slot {
+        return Ok(Slots::one(listed));
     }
-    if let [(_, first), (_, second), ..] = &slots[..]
-        && !in_turn
-    {
-        return Err(Error::config(format!(
-            "the streams `{}` and `{}` are in different slots of the Redis Cluster, between which \
-             there is neither priority nor weight; give their names the same hash tag, as in \
-             `{{shop}}.orders` and `{{shop}}.mails`, or serve them in turn",
-            first[0].0.stream, second[0].0.stream
-        )));
+    let set = settings.streams.as_ref();
+    let policy = set.filter(|set| !set.is_in_turn()).map(|set| set.policy);
+    let mut slots: Vec<(HashSlot, SlotStreams)> = Vec::new();
+    for stream in listed {
+        let slot = slot_of(&stream);
+        let found = match policy {
+            None => slots.iter_mut().find(|(known, _)| *known == slot),
+            Some(StreamPolicy::Strict) => slots.last_mut().filter(|(last, _)| *last == slot),
+            Some(StreamPolicy::Weighted) => None,
+        };
+        match found {
+            Some((_, streams)) => streams.push(stream),
+            None => slots.push((slot, vec![stream])),
+        }
     }
     if slots.len() > MAX_SLOTS {
         return Err(Error::config(format!(
@@ -234,7 +279,8 @@ fn by_slot(settings: &Settings, listed: SlotStreams) -> Result<Vec<SlotStreams>,
             slots.len()
         )));
     }
-    Ok(slots.into_iter().map(|(_, streams)| streams).collect())
+    let streams = slots.into_iter().map(|(_, streams)| streams).collect();
+    Ok(Slots { streams, policy })
 }
 
 /// Numbers the streams of a slot.
@@ -251,7 +297,7 @@ impl Redis {
         self,
         interest: &Interest,
         member: Arc<Member>,
-        slots: &[SlotStreams],
+        slots: &Slots,
     ) -> Result<RedisSource, Error> {
         let redis = self.clone();
         let Redis {
@@ -260,8 +306,8 @@ impl Redis {
             shared,
             rpc,
         } = self;
-        let slots = match interest.stream {
-            true => slots,
+        let all = match interest.stream {
+            true => &slots.streams[..],
             false => &[],
         };
         if let Some(partitions) = settings.partitions().filter(|_| interest.stream) {
@@ -270,19 +316,16 @@ impl Redis {
         let counters = shared.counters.clone();
         let report = Arc::new(Report::new(counters.clone(), settings.max_dead_letters));
         let owned: Vec<_> = match owned(&settings) {
-            true => slots
-                .iter()
-                .flatten()
-                .map(|(keys, _)| keys.clone())
-                .collect(),
+            true => all.iter().flatten().map(|(keys, _)| keys.clone()).collect(),
             false => Vec::new(),
         };
-        let slots = match owned.is_empty() {
-            true => slots,
+        let by_slot = match owned.is_empty() {
+            true => all,
             false => &[],
         };
-        let fetches = slots.len().max(owned.len());
-        let buffer = Arc::new(PrefetchBuffer::new(settings.event_buffer, fetches));
+        let fetches = by_slot.len().max(owned.len());
+        let (events, schedule) = (settings.event_buffer, slots.schedule());
+        let buffer = Arc::new(PrefetchBuffer::new(events, fetches, schedule));
         let closed = CancellationToken::new();
         let mut source = RedisSource {
             member,
@@ -317,8 +360,16 @@ impl Redis {
         }
         let names = ServedNames::of(interest).map(Arc::new);
         let poison = PoisonSlot::default();
-        let pipelines = (fetches > 1 || !owned.is_empty()).then(|| SharedPipelines::new(&shared));
-        for (index, streams) in slots.iter().enumerate() {
+        let shares_reads = slots.share_reads() && !by_slot.is_empty();
+        let reads = shares_reads.then(|| SharedReads::new(&shared));
+        if let Some(reads) = &reads {
+            let first = by_slot.iter().map(|streams| &streams[0].0);
+            reads.check(first).await?;
+        }
+        let has_several = fetches > 1 || !owned.is_empty();
+        let pipelines = has_several.then(|| SharedPipelines::new(&shared, reads));
+        let mut opening = Vec::with_capacity(by_slot.len());
+        for (index, streams) in by_slot.iter().enumerate() {
             let context = SlotContext {
                 member: &source.member,
                 settings: &source.settings,
@@ -336,9 +387,10 @@ impl Redis {
                 term: None,
             };
             let writer = PrefetchWriter::new(source.buffer.clone(), index);
-            let slot = SlotConsumer::open(context, served(streams), writer).await?;
-            source.slots.push(slot);
+            opening.push(SlotConsumer::open(context, served(streams), writer));
         }
+        let opened = stream::iter(opening).buffered(OPENED_AT_ONCE);
+        source.slots = opened.try_collect().await?;
         let partitions = source.settings.partitions().filter(|_| !owned.is_empty());
         if let Some((partitions, pipelines)) = partitions.zip(pipelines) {
             // Creates the group before a partition is owned, so that its errors are returned here.

@@ -1,10 +1,14 @@
 //! The buffer between the fetch tasks and `Source::next`, and the demand that `next` has.
 //!
 //! Several fetch tasks, one for each slot of a cluster, share the demand. A task is *busy* if its
-//! last read returned deliveries. The busy task whose last turn is longest ago reserves all demand
-//! that is not reserved yet. So the busy tasks together never fetch more than the demand. Each
-//! other task reserves nothing, and fetches at most one delivery, which may exceed the demand.
-//! Surplus deliveries stay in the buffer for the next call of `next`, or are released.
+//! next read will probably return deliveries ([`Expected`]). The busy task whose last turn is
+//! longest ago reserves all demand that is not reserved yet, or a part of it. So the busy tasks
+//! together never fetch more than the demand. Each other task reserves nothing. If its reads block,
+//! it fetches at most one delivery, which may exceed the demand. Surplus deliveries stay in the
+//! buffer for the next call of `next`, or are released.
+//!
+//! With a [`StreamSchedule`] over the tasks, the schedule decides which busy task is next, and it
+//! waits for that task even while the task still reads.
 
 use std::{
     collections::VecDeque,
@@ -19,7 +23,11 @@ use tokio::{
 };
 
 use super::settle::RedisSettle;
-use crate::{message::Message, sync::lock, transport::Delivery};
+use crate::{
+    message::Message,
+    sync::lock,
+    transport::{Delivery, StreamSchedule},
+};
 
 type Deliveries = Vec<Delivery<RedisSettle>>;
 
@@ -54,7 +62,24 @@ struct PrefetchState {
     fetches: Vec<FetchState>,
     /// The number of turns so far.
     turns: u64,
+    /// The priority or the weights of the tasks, by their numbers. `None` if they take turns.
+    schedule: Option<StreamSchedule>,
     stopped: bool,
+}
+
+/// The most demand that a task with an unknown number of entries reserves, so that several such tasks
+/// read at the same time.
+const FEW: usize = 16;
+
+/// The deliveries that the next read of a fetch task will probably return.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Expected {
+    #[default]
+    None,
+    /// At least one.
+    Some,
+    /// As many as it requests.
+    Many,
 }
 
 /// The state of a fetch task.
@@ -62,8 +87,7 @@ struct PrefetchState {
 struct FetchState {
     /// The part of the demand that the task is fetching.
     reserved: usize,
-    /// Set if the task's last read returned deliveries.
-    is_busy: bool,
+    expected: Expected,
     /// Set while a read of the task blocks on the streams. New entries end such a read, so the task
     /// need not be woken.
     is_reading: bool,
@@ -73,6 +97,12 @@ struct FetchState {
     is_stopped: bool,
     /// The number of the task's last turn.
     turn: u64,
+}
+
+impl FetchState {
+    fn is_busy(&self) -> bool {
+        self.expected != Expected::None
+    }
 }
 
 /// The next step of a fetch task.
@@ -86,9 +116,15 @@ pub(super) enum Demand {
 }
 
 impl PrefetchBuffer {
-    /// Makes a buffer for `fetches` fetch tasks, with room for `event_buffer` events.
-    pub(super) fn new(event_buffer: usize, fetches: usize) -> Self {
+    /// Makes a buffer for `fetches` fetch tasks, with room for `event_buffer` events. The reads of
+    /// tasks with a `schedule` must not block.
+    pub(super) fn new(
+        event_buffer: usize,
+        fetches: usize,
+        schedule: Option<StreamSchedule>,
+    ) -> Self {
         let state = PrefetchState {
+            schedule,
             fetches: vec![FetchState::default(); fetches],
             ..PrefetchState::default()
         };
@@ -100,9 +136,18 @@ impl PrefetchBuffer {
         }
     }
 
-    /// Wakes all fetch tasks.
+    /// Wakes the fetch tasks that may fetch now. A task that does not wait for demand looks at it
+    /// before it waits.
     fn wake(&self) {
-        self.wanted.iter().for_each(Notify::notify_one);
+        let state = self.lock();
+        let next = state.next_busy();
+        for (number, wanted) in self.wanted.iter().enumerate() {
+            let fetch = &state.fetches[number];
+            let has_turn = !fetch.is_busy() || Some(number) == next;
+            if fetch.is_waiting && has_turn {
+                wanted.notify_one();
+            }
+        }
     }
 
     /// Moves events from the front of the list into the buffer while there is room. Moves none
@@ -169,7 +214,7 @@ impl PrefetchBuffer {
     pub(super) fn stop(&self) {
         self.lock().stopped = true;
         self.wanted.iter().for_each(Notify::notify_waiters);
-        self.wake();
+        self.wanted.iter().for_each(Notify::notify_one);
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -248,12 +293,30 @@ impl PrefetchWriter {
         self.buffer.lock().unreserved(self.number)
     }
 
+    /// Returns `true` if the task has reserved demand that other tasks could fetch.
+    pub(super) fn shares_demand(&self) -> bool {
+        let state = self.buffer.lock();
+        state.fetches.len() > 1 && state.fetches[self.number].reserved > 0
+    }
+
     /// Adds the deliveries of a fetch, which may be none, and ends the task's reservation.
     pub(super) fn put(&self, deliveries: Deliveries) {
+        let expected = match deliveries.is_empty() {
+            true => Expected::None,
+            false => Expected::Many,
+        };
+        self.put_and_expect(deliveries, expected);
+    }
+
+    /// Like [`put`](Self::put), for a task that knows what its next read will probably return.
+    pub(super) fn put_and_expect(&self, deliveries: Deliveries, expected: Expected) {
         let mut state = self.buffer.lock();
         let fetch = &mut state.fetches[self.number];
         let had_reserved = std::mem::take(&mut fetch.reserved) > 0;
-        fetch.is_busy = !deliveries.is_empty();
+        fetch.expected = expected;
+        if let Some(schedule) = &mut state.schedule {
+            schedule.fetched(self.number as u32, deliveries.len());
+        }
         state.demand = state.demand.saturating_sub(deliveries.len());
         // Other tasks may fetch the part that this task had reserved and did not fetch.
         let is_shared = state.fetches.len() > 1 && had_reserved && state.demand > 0;
@@ -342,21 +405,45 @@ impl PrefetchState {
     fn reserve(&mut self, number: usize) -> usize {
         let own = &self.fetches[number];
         let is_alone = self.fetches.len() == 1;
-        if !is_alone && !own.is_busy {
+        if !is_alone && !own.is_busy() {
             // The read will probably return nothing, so it reserves nothing.
             return self.demand.min(1);
         }
-        let is_before = |it: &FetchState| it.is_busy && it.is_waiting && it.turn < own.turn;
-        if self.fetches.iter().any(is_before) {
+        let next = self.next_busy();
+        let is_before = |next: usize| match self.schedule {
+            Some(_) => next != number,
+            None => self.fetches[next].turn < own.turn,
+        };
+        if next.is_some_and(is_before) {
             return 0;
         }
-        let unreserved = self.unreserved(number);
-        if unreserved > 0 {
+        let mut reserved = self.unreserved(number);
+        let is_weighted = self.schedule.as_ref().is_some_and(|it| !it.is_strict());
+        if own.expected == Expected::Some && self.schedule.is_none() || is_weighted {
+            reserved = reserved.min(FEW);
+        }
+        if reserved > 0 {
             self.turns += 1;
             let own = &mut self.fetches[number];
-            (own.reserved, own.turn) = (unreserved, self.turns);
+            (own.reserved, own.turn) = (reserved, self.turns);
         }
-        unreserved
+        reserved
+    }
+
+    /// Returns the number of the busy task that is next.
+    fn next_busy(&self) -> Option<usize> {
+        let Some(schedule) = &self.schedule else {
+            let waiting = self.fetches.iter().enumerate();
+            let waiting = waiting.filter(|(_, it)| it.is_waiting && it.is_busy());
+            return waiting
+                .min_by_key(|(_, it)| it.turn)
+                .map(|(number, _)| number);
+        };
+        let reserved = |number: u32| {
+            let fetch = &self.fetches[number as usize];
+            fetch.is_busy().then_some(fetch.reserved)
+        };
+        schedule.next(reserved).map(|number| number as usize)
     }
 
     fn take(&mut self, max: usize) -> Deliveries {
@@ -409,9 +496,17 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::transport::StreamPolicy;
 
     fn writers(fetches: usize) -> (Arc<PrefetchBuffer>, Vec<PrefetchWriter>) {
-        let buffer = Arc::new(PrefetchBuffer::new(10, fetches));
+        scheduled(fetches, None)
+    }
+
+    fn scheduled(
+        fetches: usize,
+        schedule: Option<StreamSchedule>,
+    ) -> (Arc<PrefetchBuffer>, Vec<PrefetchWriter>) {
+        let buffer = Arc::new(PrefetchBuffer::new(10, fetches, schedule));
         let writer = |number| PrefetchWriter::new(buffer.clone(), number);
         let writers = (0..fetches).map(writer).collect();
         (buffer, writers)
@@ -492,5 +587,44 @@ mod tests {
         assert!((&mut taking).now_or_never().is_none());
         assert_eq!(asked(&writers[2]), Some(9));
         assert_eq!(asked(&writers[0]), Some(1));
+    }
+
+    #[tokio::test]
+    async fn tasks_that_expect_a_few_deliveries_fetch_at_the_same_time() {
+        let (buffer, writers) = writers(3);
+        for writer in &writers {
+            writer.put_and_expect(Vec::new(), Expected::Some);
+        }
+        let mut taking = Box::pin(buffer.take(FEW + 4));
+        assert!((&mut taking).now_or_never().is_none());
+        assert_eq!(asked(&writers[0]), Some(FEW));
+        assert_eq!(asked(&writers[1]), Some(4));
+        assert_eq!(asked(&writers[2]), None, "all demand is reserved");
+        writers[0].put_and_expect(deliveries(2), Expected::None);
+        assert_eq!(taking.await.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_task_waits_for_a_busy_task_of_higher_priority() {
+        let mut schedule = StreamSchedule::new(StreamPolicy::Strict);
+        schedule.add(0, 1);
+        schedule.add(1, 1);
+        let (buffer, writers) = scheduled(2, Some(schedule));
+        for writer in &writers {
+            writer.put_and_expect(Vec::new(), Expected::Some);
+        }
+        let mut taking = Box::pin(buffer.take(10));
+        assert!((&mut taking).now_or_never().is_none());
+        let mut second = Box::pin(writers[1].demanded());
+        assert!((&mut second).now_or_never().is_none());
+        assert_eq!(asked(&writers[0]), Some(10));
+        writers[0].put_and_expect(deliveries(3), Expected::Many);
+        assert_eq!(taking.await.len(), 3);
+        let mut taking = Box::pin(buffer.take(10));
+        assert!((&mut taking).now_or_never().is_none());
+        assert!((&mut second).now_or_never().is_none());
+        assert_eq!(asked(&writers[0]), Some(10));
+        writers[0].put_and_expect(Vec::new(), Expected::None);
+        assert!(matches!(second.await, Demand::Deliveries(10)));
     }
 }

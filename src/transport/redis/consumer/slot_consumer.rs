@@ -43,6 +43,7 @@ use super::{
     task_starter::TaskStarter,
     upkeep::{Ends, Upkeep},
     upkeep_connection::UpkeepPipeline,
+    woken::SharedReads,
 };
 use crate::{
     error::Error,
@@ -105,14 +106,17 @@ pub(super) struct SharedPipelines {
     pub(super) settling: Pipeline,
     /// For the upkeep, on the runtime of its thread, which makes it.
     pub(super) upkeep: UpkeepPipeline,
+    /// For the reads. `None` if each slot or partition has a separate connection that reads it.
+    pub(super) reads: Option<SharedReads>,
 }
 
 impl SharedPipelines {
-    pub(super) fn new(shared: &SharedHandle) -> Self {
+    pub(super) fn new(shared: &SharedHandle, reads: Option<SharedReads>) -> Self {
         let counters = shared.counters.clone();
         Self {
             settling: Pipeline::spawn(shared.connector.clone(), None, counters),
             upkeep: UpkeepPipeline::default(),
+            reads,
         }
     }
 }
@@ -146,11 +150,24 @@ impl SlotConsumer {
             Some(first) => shared.connector.of(&first.keys.primary),
             None => shared.connector.clone(),
         };
-        let first = connector.checked().await?;
+        let reads = pipelines.and_then(|pipelines| pipelines.reads.as_ref());
         let pipeline = match (pipelines, streams.first()) {
-            (Some(pipelines), Some(stream)) => pipelines.settling.of(&stream.keys.primary),
-            _ => Pipeline::spawn(connector.clone(), Some(first), counters.clone()),
+            (Some(pipelines), Some(stream)) => {
+                // With shared reads, the source has checked each node once.
+                if reads.is_none() {
+                    connector.checked().await?;
+                }
+                pipelines.settling.of(&stream.keys.primary)
+            }
+            _ => {
+                let first = connector.checked().await?;
+                Pipeline::spawn(connector.clone(), Some(first), counters.clone())
+            }
         };
+        let woken = reads.map(|reads| reads.reader(&streams, settings.lease));
+        if let Some(woken) = &woken {
+            buffer.put_and_expect(Vec::new(), woken.expected());
+        }
         let time = pipeline.command(redis::cmd("TIME"), Resend::Never).await?;
         let clock = Arc::new(ServerClock::new(time)?);
         let in_flight = Arc::<InFlightTable>::default();
@@ -349,6 +366,7 @@ impl SlotConsumer {
             pipeline,
             reading: state.reading.clone(),
             blocked: blocked.clone(),
+            woken,
             max_in_flight: settings.max_in_flight,
             order: order.clone(),
             pauses,

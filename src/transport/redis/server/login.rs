@@ -50,6 +50,8 @@ pub(super) enum Purpose {
     Commands,
     /// RESP3 if the server supports it, because a subscriber cannot send `ROLE` over RESP2.
     Subscriptions,
+    /// RESP3, over which the server sends notices about the keys that were read.
+    TrackedReads,
 }
 
 impl Login {
@@ -122,7 +124,8 @@ impl Login {
         purpose: Purpose,
     ) -> Result<Connection, Error> {
         let login = &self.settings;
-        let needs_resp3 = login.protocol() == ProtocolVersion::RESP3;
+        let tracks = purpose == Purpose::TrackedReads;
+        let needs_resp3 = tracks || login.protocol() == ProtocolVersion::RESP3;
         let mut commands = Vec::new();
         commands.extend(auth.map(|auth| (Handshake::Auth, auth)));
         if needs_resp3 || purpose == Purpose::Subscriptions {
@@ -132,6 +135,10 @@ impl Login {
         if login.db() != 0 {
             let select = redis::cmd("SELECT").arg(login.db()).to_owned();
             commands.push((Handshake::Select, select));
+        }
+        if tracks {
+            let tracking = redis::cmd("CLIENT").arg("TRACKING").arg("ON").to_owned();
+            commands.push((Handshake::Tracking, tracking));
         }
         commands.push((Handshake::Ping, redis::cmd("PING")));
         let mut refusals = Vec::new();

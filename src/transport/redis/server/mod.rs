@@ -50,7 +50,7 @@ use self::{
     url::{ParsedUrl, UrlTopology},
 };
 use super::{
-    connection::{Connection, PubSub},
+    connection::{Connection, PubSub, TrackedKeys},
     error,
     namespace::Namespace,
     response::Value,
@@ -68,6 +68,8 @@ pub(super) const BACKOFF: Backoff =
 pub(super) struct Connector {
     servers: Arc<Servers>,
     place: Place,
+    /// Takes the notices about keys that the connections have read. `None` without tracking.
+    tracked: Option<Arc<TrackedKeys>>,
 }
 
 impl Connector {
@@ -125,6 +127,7 @@ impl Connector {
                 topology,
             }),
             place: Place::Any,
+            tracked: None,
         })
     }
 
@@ -137,6 +140,7 @@ impl Connector {
         Self {
             servers: Arc::new(servers),
             place: Place::Any,
+            tracked: None,
         }
     }
 
@@ -175,8 +179,17 @@ impl Connector {
 
     fn to(&self, place: Place) -> Self {
         Self {
-            servers: self.servers.clone(),
             place,
+            ..self.clone()
+        }
+    }
+
+    /// Returns a connector to the same server. Its connections for commands hand notices about the
+    /// keys that they have read to `tracked`.
+    pub(super) fn tracking(&self, tracked: Arc<TrackedKeys>) -> Self {
+        Self {
+            tracked: Some(tracked),
+            ..self.clone()
         }
     }
 
@@ -246,8 +259,20 @@ impl Connector {
     /// Connects and logs in. Commands on the connection have no time limit, so the caller must set
     /// one. The connection fails when a look-up names another server as the primary.
     pub(super) async fn connection(&self) -> Result<Connection, Error> {
-        let connection = self.servers.connection(&self.place, Purpose::Commands);
-        Ok(connection.await?.1)
+        Ok(self.connect().await?.1)
+    }
+
+    async fn connect(&self) -> Result<(Address, Connection), Error> {
+        let Some(tracked) = &self.tracked else {
+            return self
+                .servers
+                .connection(&self.place, Purpose::Commands)
+                .await;
+        };
+        let connecting = self.servers.connection(&self.place, Purpose::TrackedReads);
+        let (address, mut connection) = connecting.await?;
+        connection.tracks(tracked.clone());
+        Ok((address, connection))
     }
 
     /// Connects and logs in, for subscriptions.
@@ -262,8 +287,7 @@ impl Connector {
     /// Connects and logs in, and checks the server: its version must be supported, and it must not
     /// be a node of a cluster if the URL is that of a single server.
     pub(super) async fn checked(&self) -> Result<Connection, Error> {
-        let connection = self.servers.connection(&self.place, Purpose::Commands);
-        let (address, mut connection) = connection.await?;
+        let (address, mut connection) = self.connect().await?;
         let mut info = redis::cmd("INFO");
         info.arg("server");
         let login = &self.servers.login;

@@ -28,6 +28,7 @@ impl Fetch {
             && !Mechanism::AcknowledgeWithRead.is_off()
             && !self.full
             && self.parts.order.is_none()
+            && self.parts.woken.is_none()
             && self.ahead.is_none()
             && self.pause_until.is_none_or(|until| until <= Instant::now())
             && !self.is_busy_otherwise();

@@ -69,10 +69,11 @@ impl Fetch {
         let answer = tokio::select! {
             biased;
             answer = ahead.answer => answer,
-            never = self.parts.recovery.renew_arriving(&ahead.progress) => match never {},
+            never = self.parts.recovery.renew_arriving(ahead.progress.watched()) => match never {},
         };
         let (connection, answer) = answer.map_err(|_| self.lost())?;
         self.connection = Some(connection);
+        let answer = self.arrived(answer)?;
         let entries = self.entries(&ahead.command, answer).await?;
         self.note(ahead.command.room, &entries);
         Ok(entries)

@@ -26,13 +26,14 @@ use super::{
     last_read::LastRead,
     member::Member,
     pause::PauseSignal,
-    prefetch::{Demand, PrefetchWriter},
+    prefetch::{Demand, Expected, PrefetchWriter},
     registry::{Change, Changes},
     report::Report,
     settle::RedisSettle,
     settler::Settler,
     streams::{ServedStream, StreamSet},
     task_starter::TaskStarter,
+    woken::WokenReader,
 };
 use crate::{
     error::Error,
@@ -89,6 +90,9 @@ pub(super) struct FetchParts {
     pub(super) pipeline: Pipeline,
     pub(super) reading: Arc<Heartbeat>,
     pub(super) blocked: Arc<BlockedRead>,
+    /// Reads over a connection that slots share, none of which blocks. `None` if this fetch has a
+    /// separate connection.
+    pub(super) woken: Option<WokenReader>,
     pub(super) max_in_flight: usize,
     /// The order of the deliveries, if this consumer owns its partition.
     pub(super) order: Option<Arc<KeyOrder>>,
@@ -99,7 +103,7 @@ pub(super) struct FetchParts {
     pub(super) closed: CancellationToken,
 }
 
-/// Fetches deliveries over a separate connection.
+/// Fetches deliveries.
 pub(super) struct Fetch {
     parts: FetchParts,
     set: ReadSet,
@@ -119,6 +123,9 @@ pub(super) struct Fetch {
     full: bool,
     /// Set if the entries that were fetched last were recovered, not read.
     recovered: bool,
+    /// Set if the entries that were fetched last were recovered or claimed, so that there may be more
+    /// of them.
+    took_over: bool,
     /// The read that was sent before the entries of the last read were handled.
     ahead: Option<Ahead>,
     /// Until this time reads do not wait for acknowledgements.
@@ -204,6 +211,7 @@ impl Fetch {
             refused: false,
             full: false,
             recovered: false,
+            took_over: false,
             ahead: None,
             pause_until: None,
             inherits_at: Instant::now(),
@@ -261,12 +269,16 @@ impl Fetch {
                     self.read_ahead(entries.len());
                     let deliveries = self.deliver(entries, asked).await;
                     let waits = self.expect_settlements(deliveries.len());
-                    self.parts.buffer.put(deliveries);
+                    self.put(deliveries);
                     if waits {
                         self.acknowledge().await;
                     }
                 }
                 Err(error) => {
+                    if let Some(woken) = &mut self.parts.woken {
+                        woken.failed();
+                    }
+                    // Other slots are not to wait for one that cannot be read.
                     self.parts.buffer.put(Vec::new());
                     self.overcome(error).await;
                 }
@@ -275,6 +287,16 @@ impl Fetch {
         if self.parts.closed.is_cancelled() {
             // The source was dropped during this read.
             release(self.parts.buffer.buffer().rest().0).await;
+        }
+    }
+
+    /// Adds the deliveries of a fetch to the buffer.
+    fn put(&self, deliveries: Vec<Delivery<RedisSettle>>) {
+        let FetchParts { buffer, woken, .. } = &self.parts;
+        match woken {
+            Some(_) if self.took_over => buffer.put_and_expect(deliveries, Expected::Many),
+            Some(woken) => buffer.put_and_expect(deliveries, woken.expected()),
+            None => buffer.put(deliveries),
         }
     }
 
@@ -414,8 +436,9 @@ impl Fetch {
         match self.parts.recovery.recover(max).await {
             Ok(entries) => {
                 self.recovered = true;
+                self.took_over = !entries.is_empty();
                 let found = self.deliver(entries, asked).await;
-                self.parts.buffer.put(found);
+                self.put(found);
             }
             Err(error) => self.overcome(error).await,
         }
@@ -425,6 +448,7 @@ impl Fetch {
     /// else new entries.
     async fn fetch(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         self.full = false;
+        self.took_over = false;
         self.pauses = self.parts.pauses.count();
         if self.set.is_paused() {
             let longest = self.parts.member.max_block();
@@ -438,6 +462,7 @@ impl Fetch {
             let lost = self.parts.recovery.recover(room).await?;
             if !lost.is_empty() {
                 self.recovered = true;
+                self.took_over = true;
                 return Ok(lost);
             }
         }
@@ -447,6 +472,7 @@ impl Fetch {
             Some(_) => Vec::new(),
         };
         if !claimed.is_empty() {
+            self.took_over = true;
             return Ok(claimed);
         }
         match self.parts.group_limit {
@@ -474,6 +500,7 @@ impl Fetch {
         }
         if self.at_limit {
             let wait = BETWEEN_LOOKS.mul_f64(0.5 + fastrand::f64());
+            self.parts.buffer.put(Vec::new());
             tokio::select! {
                 biased;
                 () = self.parts.buffer.stopped() => {}
@@ -486,14 +513,13 @@ impl Fetch {
         if streams.is_empty() {
             return Ok(Vec::new());
         }
-        let block = Some(self.set.until_next_try(max_block));
+        let longest = self.set.until_next_try(max_block);
         let keys: Vec<_> = streams
             .iter()
             .flat_map(|stream| [stream.keys.retry.clone(), stream.keys.primary.to_string()])
             .collect();
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
-        let command = self.plain_read(1, block, keys.iter().copied());
-        let entries = self.run_read(&command, block).await?;
+        let entries = self.await_entries(1, longest, &keys).await?;
         if !entries.is_empty() {
             // Several workers may have been blocked, and each has got an entry.
             let FetchParts {
@@ -547,9 +573,10 @@ impl Fetch {
             }
         }
         let count = room.min(self.part());
-        let block = Some(self.parts.member.max_block());
-        let command = self.plain_read(count, block, [primary, retry]);
-        let entries = self.run_read(&command, block).await?;
+        let longest = self.parts.member.max_block();
+        let entries = self
+            .await_entries(count, longest, &[primary, retry])
+            .await?;
         self.note(count, &entries);
         Ok(entries)
     }
@@ -582,12 +609,13 @@ impl Fetch {
             self.poll_first = true;
             return Ok(Vec::new());
         }
-        let block = Some(self.set.until_next_try(max_block));
+        let longest = self.set.until_next_try(max_block);
+        let streams: Vec<_> = streams.into_iter().cloned().collect();
         let keys = streams
             .iter()
             .flat_map(|stream| [&*stream.keys.retry, &*stream.keys.primary]);
-        let command = self.plain_read(1, block, keys);
-        match self.run_read(&command, block).await {
+        let keys: Vec<_> = keys.collect();
+        match self.await_entries(1, longest, &keys).await {
             Ok(entries) => {
                 self.refused = false;
                 self.poll_first = !entries.is_empty()
@@ -609,6 +637,68 @@ impl Fetch {
                 Err(error)
             }
         }
+    }
+
+    /// Reads at most `count` entries of each of these keys, and waits for entries if there are none,
+    /// at most for `longest`.
+    async fn await_entries(
+        &mut self,
+        count: usize,
+        longest: Duration,
+        keys: &[&str],
+    ) -> Result<Vec<Entry>, Error> {
+        let keys = keys.iter().copied();
+        let Some(woken) = &self.parts.woken else {
+            // A read that blocks would keep its part of the demand from the other tasks.
+            let block = (!self.parts.buffer.shares_demand()).then_some(longest);
+            let command = self.plain_read(count, block, keys);
+            return self.run_read(&command, block).await;
+        };
+        if woken.expected() == Expected::None {
+            self.wait_for_signal(longest).await;
+            return Ok(Vec::new());
+        }
+        let tracking = woken.track(keys.clone());
+        let command = self.plain_read(count, None, keys);
+        let entries = self.run_read(&command, None).await?;
+        let tracked = match tracking {
+            Some(tracking) => tracking.await.and_then(error::check).map(drop),
+            None => Ok(()),
+        };
+        if let Some(woken) = &mut self.parts.woken {
+            woken.note(!entries.is_empty(), entries.len() >= count);
+            match tracked {
+                // The entries that were read must not be lost.
+                Err(_) if !entries.is_empty() => woken.failed(),
+                tracked => tracked?,
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Waits until the streams of the slot were written, or something else is to be done, at most for
+    /// `longest`.
+    async fn wait_for_signal(&mut self, longest: Duration) {
+        let FetchParts {
+            buffer,
+            pauses,
+            woken,
+            ..
+        } = &mut self.parts;
+        let Some(woken) = woken else { return };
+        if pauses.count() != self.pauses {
+            return;
+        }
+        // Other slots may fetch the demand meanwhile.
+        buffer.put(Vec::new());
+        buffer.set_reading(true);
+        tokio::select! {
+            biased;
+            () = buffer.stopped() => {}
+            () = pauses.wait() => {}
+            () = woken.wait(longest) => {}
+        }
+        buffer.set_reading(false);
     }
 
     /// Makes the next read that does not block. `None` if no stream can be read now.
@@ -676,6 +766,8 @@ impl Fetch {
             }
         };
         self.parts.reading.end(true);
+        // Other slots may fetch the demand meanwhile.
+        self.parts.buffer.put(Vec::new());
         tokio::select! {
             biased;
             () = self.parts.buffer.stopped() => {}
@@ -778,6 +870,18 @@ impl Fetch {
         command: &ReadCommand,
         block: Option<Duration>,
     ) -> Result<Vec<Entry>, Error> {
+        if let Some(woken) = &self.parts.woken {
+            let answer = woken.read(&command.cmd, command.script());
+            let answer = tokio::select! {
+                biased;
+                answer = answer => answer,
+                never = self.parts.recovery.renew_arriving(|| true) => match never {},
+            };
+            if answer.as_ref().is_err_and(Error::is_unknown_outcome) {
+                self.parts.recovery.begin();
+            }
+            return self.entries(command, answer?).await;
+        }
         if self.connection.is_none() {
             self.connection = Some(self.connect().await?);
             if std::mem::replace(&mut self.connected, true) {
@@ -816,35 +920,38 @@ impl Fetch {
         let answer = tokio::select! {
             biased;
             answer = progress.watch(limit, GRACE, answer) => answer,
-            never = parts.recovery.renew_arriving(&progress) => match never {},
+            never = parts.recovery.renew_arriving(progress.watched()) => match never {},
         };
         parts.blocked.set(0);
         parts.buffer.set_reading(false);
+        let answer = self.arrived(answer)?;
         self.entries(command, answer).await
     }
 
-    /// Decodes the entries of a response. `answer` is `Elapsed` if none came in time.
-    async fn entries(
-        &mut self,
-        command: &ReadCommand,
-        answer: Result<RedisResult<Value>, Elapsed>,
-    ) -> Result<Vec<Entry>, Error> {
-        let answer = match answer {
-            // No error: a key was deleted, or another client sent `CLIENT UNBLOCK`.
-            Ok(Ok(answer)) if error::code(&answer) == Some("UNBLOCKED") => {
-                self.poll_first |= !self.reads_one_stream();
+    /// Returns the response of the fetch's connection, which is lost if there is none. `answer` is
+    /// `Elapsed` if none came in time.
+    fn arrived(&mut self, answer: Result<RedisResult<Value>, Elapsed>) -> Result<Value, Error> {
+        match answer {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(cause)) => Err(self.lost().with_source(cause)),
+            Err(_) => Err(self.lost()),
+        }
+    }
+
+    /// Decodes the entries of a response.
+    async fn entries(&mut self, command: &ReadCommand, answer: Value) -> Result<Vec<Entry>, Error> {
+        // No error: a key was deleted, or another client sent `CLIENT UNBLOCK`.
+        if error::code(&answer) == Some("UNBLOCKED") {
+            self.poll_first |= !self.reads_one_stream();
+            return Ok(Vec::new());
+        }
+        let answer = match self.checked(answer) {
+            // One of the streams caused the error. The script finds it.
+            Err(error) if error.is_refused() && matches!(command.by, ReadBy::Part) => {
+                self.set.note_plain(0, command.room);
                 return Ok(Vec::new());
             }
-            Ok(Ok(answer)) => match self.checked(answer) {
-                // One of the streams caused the error. The script finds it.
-                Err(error) if error.is_refused() && matches!(command.by, ReadBy::Part) => {
-                    self.set.note_plain(0, command.room);
-                    return Ok(Vec::new());
-                }
-                answer => answer?,
-            },
-            Ok(Err(cause)) => return Err(self.lost().with_source(cause)),
-            Err(_) => return Err(self.lost()),
+            answer => answer?,
         };
         let read = match command.by {
             ReadBy::Plain | ReadBy::Part => Ok((answer, Vec::new(), false)),

@@ -14,7 +14,6 @@ use tokio::time::{Instant, sleep};
 use crate::{
     error::Error,
     transport::redis::{
-        connection::Progress,
         consumer::{
             in_flight::InFlightTable,
             member::Member,
@@ -156,13 +155,12 @@ impl Recovery {
 
     /// Renews unheld entries while a large response arrives. Its entries are pending for this
     /// consumer and get into the in-flight table only after the whole response, so nothing else
-    /// renews them. Never returns.
-    pub(super) async fn renew_arriving(&self, progress: &Progress) -> Infallible {
-        let bytes_before = progress.bytes();
+    /// renews them. `has_begun` returns `true` if the response may have begun. Never returns.
+    pub(super) async fn renew_arriving(&self, has_begun: impl Fn() -> bool) -> Infallible {
         loop {
             sleep(self.member.lease / 3).await;
             // Before its first bytes there is no response, and nothing to renew.
-            if progress.bytes() == bytes_before {
+            if !has_begun() {
                 continue;
             }
             for stream in self.streams.all().iter() {

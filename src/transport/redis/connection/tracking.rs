@@ -1,0 +1,122 @@
+//! Notices of the server about keys that were written.
+//! <https://redis.io/docs/latest/develop/reference/client-side-caching/>
+//!
+//! A server with tracking remembers the keys that a connection has read. It sends one notice when
+//! such a key is written, and forgets the key then. So a key that was written has to be read again
+//! before the next notice.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+
+use foldhash::HashMap;
+use tokio::sync::Notify;
+
+use super::Value;
+use crate::sync::lock;
+
+/// The signals of tracked keys. Several connections share it.
+#[derive(Debug, Default)]
+pub(in crate::transport::redis) struct TrackedKeys(Mutex<HashMap<Vec<u8>, Arc<WriteSignal>>>);
+
+/// Fires when one of its keys was written, or could have been.
+#[derive(Debug, Default)]
+pub(in crate::transport::redis) struct WriteSignal {
+    /// Set while the server may remember the keys, and no notice has come.
+    is_armed: AtomicBool,
+    fired: Notify,
+}
+
+impl TrackedKeys {
+    /// Sets the signal of a key.
+    pub(in crate::transport::redis) fn add(&self, key: &str, signal: &Arc<WriteSignal>) {
+        lock(&self.0).insert(key.as_bytes().to_vec(), signal.clone());
+    }
+
+    /// Fires the signals that a push of the server names. Other pushes are ignored.
+    pub(super) fn take(&self, push: &[Value]) {
+        match push {
+            [Value::Text(kind), Value::Array(keys)] if kind == "invalidate" => {
+                let signals = lock(&self.0);
+                let names = keys.iter().filter_map(|key| match key {
+                    Value::Text(key) => signals.get(&**key),
+                    _ => None,
+                });
+                names.for_each(|signal| signal.fire());
+            }
+            // The server was emptied.
+            [Value::Text(kind), Value::Nil] if kind == "invalidate" => self.fire_all(),
+            _ => {}
+        }
+    }
+
+    /// Fires all signals. A lost connection may have tracked any of the keys.
+    pub(super) fn fire_all(&self) {
+        lock(&self.0).values().for_each(|signal| signal.fire());
+    }
+}
+
+impl WriteSignal {
+    /// Arms the signal. The caller sends a read of the keys after that. In the other order, a
+    /// notice could come before the signal is armed.
+    pub(in crate::transport::redis) fn arm(&self) {
+        self.is_armed.store(true, Ordering::SeqCst);
+    }
+
+    /// Returns `false` if the signal has fired since it was armed.
+    pub(in crate::transport::redis) fn is_armed(&self) -> bool {
+        self.is_armed.load(Ordering::SeqCst)
+    }
+
+    pub(in crate::transport::redis) fn fire(&self) {
+        self.is_armed.store(false, Ordering::SeqCst);
+        self.fired.notify_one();
+    }
+
+    /// Waits until the signal is not armed.
+    pub(in crate::transport::redis) async fn fired(&self) {
+        while self.is_armed() {
+            self.fired.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn text(text: &str) -> Value {
+        Value::Text(text.to_owned().into())
+    }
+
+    fn invalidate(keys: Value) -> [Value; 2] {
+        [text("invalidate"), keys]
+    }
+
+    #[test]
+    fn a_signal_fires_for_its_keys_and_once_until_it_is_armed_again() {
+        let (tracked, [first, second]) = (TrackedKeys::default(), [(); 2].map(|()| Arc::default()));
+        tracked.add("a", &first);
+        tracked.add("b", &first);
+        tracked.add("c", &second);
+        let armed = || {
+            first.arm();
+            second.arm();
+        };
+        let fired = |signal: &WriteSignal| signal.fired().now_or_never().is_some();
+        armed();
+        tracked.take(&invalidate(Value::Array(vec![text("b"), text("x")])));
+        assert_eq!((fired(&first), fired(&second)), (true, false));
+        armed();
+        assert_eq!((fired(&first), fired(&second)), (false, false));
+        tracked.take(&invalidate(Value::Nil));
+        assert_eq!((fired(&first), fired(&second)), (true, true));
+        armed();
+        tracked.take(&[text("other"), Value::Array(vec![text("a")])]);
+        tracked.take(&invalidate(Value::Int(1)));
+        assert_eq!((fired(&first), fired(&second)), (false, false));
+    }
+}

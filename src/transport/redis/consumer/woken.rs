@@ -1,0 +1,177 @@
+//! Reads of very many slots of a cluster: none of them blocks, and the server says when a stream was
+//! written.
+//!
+//! A blocked read needs a connection for each slot. Here the slots share one connection to each
+//! node. A reader sends `EXISTS` of its streams, which makes the server track them, and then a read.
+//! If the read leaves nothing, the reader waits until its [`WriteSignal`] fires: a stream was
+//! written, or the connection was lost. A signal is a hint, so a reader also reads once in a third
+//! of the lease.
+//!
+//! Every idle worker of a group gets a notice of a new entry, and only one gets the entry. So a worker
+//! that found nothing after a notice waits before it reads that slot again, longer each time, until
+//! it gets an entry.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use redis::Cmd;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{prefetch::Expected, streams::ServedStream};
+use crate::{
+    error::Error,
+    transport::redis::{
+        connection::{TrackedKeys, WriteSignal},
+        handle::SharedHandle,
+        keys::Keys,
+        pipeline::{Pipeline, Resend, Submit},
+        scripts::Script,
+        server::{Connector, HashSlot},
+    },
+};
+
+/// The mean time between a read that found nothing after a signal, and the next read.
+const FIRST_WAIT: Duration = Duration::from_millis(10);
+/// The number of times that this wait is doubled.
+const MAX_DOUBLINGS: u32 = 5;
+
+/// The read connections that the slots of a source share: one to each node.
+#[derive(Clone)]
+pub(super) struct SharedReads {
+    pipeline: Pipeline,
+    tracked: Arc<TrackedKeys>,
+    /// Makes the same connections as the pipeline.
+    connector: Connector,
+}
+
+impl SharedReads {
+    pub(super) fn new(shared: &SharedHandle) -> Self {
+        let tracked = Arc::<TrackedKeys>::default();
+        let connector = shared.connector.tracking(tracked.clone());
+        Self {
+            pipeline: Pipeline::spawn(connector.clone(), None, shared.counters.clone()),
+            tracked,
+            connector,
+        }
+    }
+
+    /// Connects to each node that serves one of these streams, and checks the server and the user.
+    pub(super) async fn check<'a>(
+        &self,
+        streams: impl Iterator<Item = &'a Keys>,
+    ) -> Result<(), Error> {
+        self.connector.refresh().await;
+        let mut checked = HashSet::new();
+        for keys in streams {
+            let slot = HashSlot::of(keys.primary.as_bytes());
+            if checked.insert(self.connector.owner(slot)) {
+                self.connector.of(&keys.primary).checked().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the reader of a slot, which has all of these streams.
+    pub(super) fn reader(&self, streams: &[Arc<ServedStream>], lease: Duration) -> WokenReader {
+        let signal = Arc::<WriteSignal>::default();
+        for stream in streams {
+            self.tracked.add(&stream.keys.primary, &signal);
+            self.tracked.add(&stream.keys.retry, &signal);
+        }
+        let first = streams.first().expect("a slot has streams");
+        WokenReader {
+            pipeline: self.pipeline.of(&first.keys.primary),
+            signal,
+            max_wait: lease / 3,
+            expected: Expected::Some,
+            last_read: Instant::now(),
+            is_signalled: false,
+            in_vain: 0,
+            not_before: Instant::now(),
+        }
+    }
+}
+
+/// Reads the streams of one slot.
+pub(super) struct WokenReader {
+    pipeline: Pipeline,
+    signal: Arc<WriteSignal>,
+    /// The longest time between two reads.
+    max_wait: Duration,
+    /// The entries that the next read will probably return.
+    expected: Expected,
+    last_read: Instant,
+    /// Set if the next read follows a signal.
+    is_signalled: bool,
+    /// The number of successive signals after which a read found nothing.
+    in_vain: u32,
+    /// The earliest time of a read after the next signal.
+    not_before: Instant,
+}
+
+impl WokenReader {
+    pub(super) fn expected(&self) -> Expected {
+        self.expected
+    }
+
+    /// Makes the server track these keys, unless it does so already. The caller sends a read of the
+    /// keys before it waits for the response.
+    pub(super) fn track<'a>(&self, keys: impl IntoIterator<Item = &'a str>) -> Option<Submit> {
+        if self.signal.is_armed() {
+            return None;
+        }
+        let mut cmd = redis::cmd("EXISTS");
+        keys.into_iter().for_each(|key| {
+            cmd.arg(key);
+        });
+        self.signal.arm();
+        Some(self.pipeline.submit(cmd, Resend::Never))
+    }
+
+    /// Sends a read, which must not block.
+    pub(super) fn read(&self, command: &Cmd, script: Option<&'static Script>) -> Submit {
+        let encoded = command.get_packed_command();
+        self.pipeline.submit_owned(encoded, Resend::Never, script)
+    }
+
+    /// Records the result of a read of all streams, which may have left entries.
+    pub(super) fn note(&mut self, found: bool, leaves: bool) {
+        self.last_read = Instant::now();
+        self.expected = match leaves {
+            true => Expected::Many,
+            false => Expected::None,
+        };
+        let is_signalled = std::mem::take(&mut self.is_signalled);
+        if found {
+            (self.in_vain, self.not_before) = (0, self.last_read);
+        } else if is_signalled {
+            let wait = FIRST_WAIT * 2_u32.pow(self.in_vain.min(MAX_DOUBLINGS));
+            self.not_before = self.last_read + wait.mul_f64(0.5 + fastrand::f64());
+            self.in_vain += 1;
+        }
+    }
+
+    /// Records that a read has failed, so that the keys are perhaps not tracked.
+    pub(super) fn failed(&mut self) {
+        self.signal.fire();
+        self.expected = Expected::Some;
+    }
+
+    /// Waits until there may be entries again, at most for `longest`.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the next call waits for the same signal.
+    pub(super) async fn wait(&mut self, longest: Duration) {
+        let woken = async {
+            self.signal.fired().await;
+            sleep_until(self.not_before).await;
+        };
+        let overdue = self.last_read + self.max_wait.mul_f64(0.75 + fastrand::f64() / 4.0);
+        tokio::select! {
+            biased;
+            () = woken => self.is_signalled = true,
+            () = sleep_until(overdue) => {}
+            () = sleep(longest) => return,
+        }
+        self.expected = Expected::Some;
+    }
+}
