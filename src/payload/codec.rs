@@ -84,6 +84,18 @@ codec! {
     ///
     /// Otherwise it is as [`Json`](crate::Json). The message or the reply has the header
     /// `content-type: application/msgpack`, and one without it is rejected.
+    ///
+    /// ```
+    /// use campanile::{Client, MsgPack, Router};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), campanile::Error> {
+    /// let app: Router = Router::new().rpc("double", async |MsgPack(n): MsgPack<u32>| MsgPack(2 * n));
+    /// let MsgPack(n): MsgPack<u32> = Client::new(app).request("double", MsgPack(21)).await?;
+    /// assert_eq!(n, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
     MsgPack
 }
 
@@ -126,6 +138,18 @@ codec! {
     ///
     /// Otherwise it is as [`Json`](crate::Json). The message or the reply has the header
     /// `content-type: application/cbor`, and one without it is rejected.
+    ///
+    /// ```
+    /// use campanile::{Client, Cbor, Router};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), campanile::Error> {
+    /// let app: Router = Router::new().rpc("double", async |Cbor(n): Cbor<u32>| Cbor(2 * n));
+    /// let Cbor(n): Cbor<u32> = Client::new(app).request("double", Cbor(21)).await?;
+    /// assert_eq!(n, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
     Cbor
 }
 
@@ -172,6 +196,19 @@ codec! {
     /// Otherwise it is as [`Json`](crate::Json). The message or the reply has the header
     /// `content-type: application/protobuf`, and one without it is rejected. An empty payload is a
     /// message whose fields have their defaults.
+    ///
+    /// ```
+    /// use campanile::{Client, Protobuf, Router};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), campanile::Error> {
+    /// // `u64` stands for a message that prost has generated: it is `google.protobuf.UInt64Value`.
+    /// let app: Router = Router::new().rpc("double", async |Protobuf(n): Protobuf<u64>| Protobuf(2 * n));
+    /// let Protobuf(n): Protobuf<u64> = Client::new(app).request("double", Protobuf(21)).await?;
+    /// assert_eq!(n, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
     Protobuf
 }
 
