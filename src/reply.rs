@@ -29,6 +29,18 @@ use crate::{
 ///
 /// The caller of an RPC request gets the handler's reply. A transport that accepts a task returns a
 /// reply with a [`receipt`](Reply::receipt).
+///
+/// ```
+/// use campanile::{Reply, Router};
+///
+/// async fn thumbnail() -> Reply {
+///     let mut reply = Reply::new(vec![0x89, 0x50]);
+///     reply.headers.insert("content-type", "image/png".parse().expect("a valid value"));
+///     reply
+/// }
+///
+/// let app: Router = Router::new().rpc("images.thumbnail", thumbnail);
+/// ```
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct Reply {
@@ -96,6 +108,21 @@ impl fmt::Debug for Reply {
 /// Implemented for the payloads of this crate (`()`, [`Json`], `Bytes`, `String`, `&'static str`,
 /// `Vec<u8>`), for [`Reply`], and for `Result<T, E>` if `T` is one of these and `E` converts into a
 /// [`BoxError`].
+///
+/// ```
+/// use campanile::{BoxError, IntoReply, Json, Reply, Router};
+///
+/// /// An answer in the format of all answers of an application.
+/// struct Answer(u64);
+///
+/// impl IntoReply for Answer {
+///     fn into_reply(self) -> Result<Reply, BoxError> {
+///         Json(serde_json::json!({ "answer": self.0 })).into_reply()
+///     }
+/// }
+///
+/// let app: Router = Router::new().rpc("count", async || Answer(7));
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a reply",
     label = "a handler cannot return this",
@@ -162,6 +189,26 @@ impl<R> Replies<R> for Vec<u8> {}
 impl<R, T: Replies<R>, E> Replies<R> for Result<T, E> {}
 
 /// A type that a reply can be read as.
+///
+/// ```
+/// use campanile::{BoxError, Client, FromReply, Reply, Router};
+///
+/// struct Count(u64);
+///
+/// impl FromReply for Count {
+///     fn from_reply(reply: Reply) -> Result<Self, BoxError> {
+///         Ok(Count(String::from_reply(reply)?.parse()?))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), campanile::Error> {
+/// let app: Router = Router::new().rpc("count", async || "7");
+/// let Count(count) = Client::new(app).request("count", ()).await?;
+/// assert_eq!(count, 7);
+/// # Ok(())
+/// # }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "a reply cannot be read as `{Self}`",
     note = "read it as `()`, `Json<T>`, `Bytes`, `Vec<u8>`, `String` or `Reply`"

@@ -9,6 +9,20 @@ use crate::{
 };
 
 /// The receipt of a task that was accepted. It has the id of the task.
+///
+/// ```
+/// use campanile::{Client, transport::memory::Memory};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), campanile::Error> {
+/// let client = Client::new(Memory::new());
+/// let receipt = client.enqueue("orders.create", "7").idempotency_key("order 7").await?;
+/// let again = client.enqueue("orders.create", "7").idempotency_key("order 7").await?;
+/// assert_eq!(receipt.id(), again.id());
+/// assert!(again.is_duplicate());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Receipt {
     id: Option<MessageId>,

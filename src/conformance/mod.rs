@@ -253,6 +253,12 @@ pub use self::{
 /// The macro takes an expression that makes a [`Factory`](crate::conformance::Factory), and an
 /// optional test attribute before it. Without an attribute, each test runs on a `tokio` runtime of
 /// two threads, which needs `tokio` with the features `macros` and `rt-multi-thread`.
+///
+/// ```
+/// mod memory {
+///     campanile::conformance_tests!(campanile::transport::memory::Memory::new());
+/// }
+/// ```
 #[macro_export]
 macro_rules! conformance_tests {
     // This arm must come first, because an expression may also begin with an attribute.

@@ -2,6 +2,18 @@
 
 /// The error of a router that has no route for a message. The delivery of a task fails with this
 /// error. A request is answered with `not_found`.
+///
+/// ```
+/// use campanile::{Message, NotFound, Router};
+/// use tower::ServiceExt;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let app: Router = Router::new();
+/// let error = app.oneshot(Message::task("nobody.knows", "")).await.unwrap_err();
+/// assert!(error.is::<NotFound>());
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotFound {
     pub(crate) kind: crate::Kind,

@@ -8,6 +8,17 @@ use std::{
 
 /// The kind of an [`RpcError`], for programs. Each code has a short text, which is sent to the
 /// caller. Two codes with the same text are equal.
+///
+/// ```
+/// use campanile::{RpcCode, RpcError};
+///
+/// let error = RpcError::not_found("no such order");
+/// assert_eq!(error.code(), &RpcCode::NotFound);
+///
+/// // A code of the application.
+/// let error = RpcError::new(RpcCode::from("out_of_stock"), "none is left");
+/// assert_eq!(error.code().as_str(), "out_of_stock");
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum RpcCode {

@@ -43,6 +43,27 @@ use crate::message::Parts;
 pub struct State<T>(pub T);
 
 /// A part of a router's state, made from the whole state.
+///
+/// ```
+/// use campanile::{FromRef, Router, State};
+///
+/// #[derive(Clone)]
+/// struct Db;
+///
+/// #[derive(Clone)]
+/// struct App {
+///     db: Db,
+/// }
+///
+/// impl FromRef<App> for Db {
+///     fn from_ref(app: &App) -> Self {
+///         app.db.clone()
+///     }
+/// }
+///
+/// let app = Router::new().task("orders.create", async |State(_): State<Db>| {});
+/// let app: Router = app.with_state(App { db: Db });
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no part of the state `{T}`",
     label = "the router's state is `{T}`",

@@ -8,6 +8,24 @@ use crate::{
 };
 
 /// An extractor that does not use the payload. It can be an argument in any position of a handler.
+///
+/// ```
+/// use campanile::{FromMessageParts, Parts, Rejection, Router};
+///
+/// struct Tenant(String);
+///
+/// impl<S: Sync> FromMessageParts<S> for Tenant {
+///     type Rejection = Rejection;
+///
+///     async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
+///         let tenant = parts.headers.get("x-tenant").and_then(|it| it.to_str().ok());
+///         let tenant = tenant.ok_or_else(|| Rejection::permanent("the header x-tenant is missing"))?;
+///         Ok(Tenant(tenant.to_owned()))
+///     }
+/// }
+///
+/// let app: Router = Router::new().task("import", async |Tenant(name): Tenant| println!("{name}"));
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a handler's argument in this place",
     label = "no extractor, or one that takes the payload before the last argument",
@@ -33,6 +51,23 @@ pub trait FromMessageParts<S>: Sized {
 ///
 /// Types that implement [`FromMessageParts`] can be the last argument, too. The parameter `M`
 /// distinguishes the two cases, and the compiler infers it.
+///
+/// ```
+/// use campanile::{FromMessage, Message, Rejection, Router};
+///
+/// struct Words(Vec<String>);
+///
+/// impl<S: Sync> FromMessage<S> for Words {
+///     type Rejection = Rejection;
+///
+///     async fn from_message(message: Message, state: &S) -> Result<Self, Rejection> {
+///         let text = String::from_message(message, state).await?;
+///         Ok(Words(text.split(' ').map(Into::into).collect()))
+///     }
+/// }
+///
+/// let app: Router = Router::new().rpc("count", async |Words(words): Words| words.len().to_string());
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be taken from a message",
     label = "this is not an extractor",

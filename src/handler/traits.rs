@@ -11,6 +11,23 @@ use crate::service::{Route, SharedService};
 ///
 /// `T` stands for the arguments of the function, and distinguishes the implementations of this
 /// trait. The compiler infers it. `S` is the state that the arguments need.
+///
+/// ```
+/// use campanile::{Handler, Message, State};
+/// use tower::ServiceExt;
+///
+/// async fn greet(State(greeting): State<String>, name: String) -> String {
+///     format!("{greeting} {name}")
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), campanile::BoxError> {
+/// let service = greet.with_state("hello".to_owned()); // as a service, outside any router
+/// let reply = service.oneshot(Message::rpc("greet", "Ada")).await?;
+/// assert_eq!(reply.payload, "hello Ada");
+/// # Ok(())
+/// # }
+/// ```
 // The notes of this attribute leave out the conditions on the arguments, the future and the return
 // value: the traits of those have texts in their own attributes.
 #[diagnostic::on_unimplemented(

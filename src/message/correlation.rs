@@ -10,6 +10,19 @@ use uuid::Uuid;
 /// This crate's clients use UUIDs. Other clients may use any text of up to
 /// [`CorrelationId::MAX_LEN`] bytes. A request whose id is longer or not UTF-8 is still answered,
 /// but layers and handlers do not see the id.
+///
+/// ```
+/// use campanile::{Message, Router};
+///
+/// async fn get(request: Message) -> String {
+///     match &request.parts().correlation_id {
+///         Some(id) => format!("the reply to {id}"),
+///         None => "the reply".into(),
+///     }
+/// }
+///
+/// let app: Router = Router::new().rpc("users.get", get);
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CorrelationId(Repr);
 

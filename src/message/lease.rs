@@ -20,6 +20,22 @@ use crate::sync::lock;
 /// claims the delivery, the lease is *lost*: the other worker handles the message again, and a
 /// failure of this handler has no effect. A handler that should stop early can wait until its
 /// [`token`](Lease::token) is cancelled.
+///
+/// ```
+/// use campanile::{BoxError, Lease, Router};
+///
+/// # async fn convert_next_frame() -> bool { false }
+/// async fn convert(lease: Lease) -> Result<(), BoxError> {
+///     while convert_next_frame().await {
+///         if lease.is_lost() {
+///             return Err("another worker has the film".into());
+///         }
+///     }
+///     Ok(())
+/// }
+///
+/// let app: Router = Router::new().task("films.convert", convert);
+/// ```
 #[derive(Clone, Default)]
 pub struct Lease(Arc<LeaseInner>);
 

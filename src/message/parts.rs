@@ -13,6 +13,17 @@ use tokio::time::Instant;
 use super::{CorrelationId, IdempotencyKey, Lease, MessageId, Name, PartitionKey, Unique};
 
 /// The kind of a message. It decides which workers get the message, and the delivery guarantee.
+///
+/// ```
+/// use campanile::{Kind, Router};
+///
+/// async fn audit(kind: Kind, payload: String) {
+///     println!("{kind}: {payload}"); // `task: …` or `event: …`
+/// }
+///
+/// let app: Router = Router::new().task("orders.create", audit).event("orders.*", audit);
+/// assert_eq!(Kind::Rpc.as_str(), "rpc");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// Work that one worker of each group handles, at least once.
@@ -85,6 +96,14 @@ impl<T> IndexMut<Kind> for ByKind<T> {
 }
 
 /// The way in which the reply to an RPC request is delivered. Chosen by the sender.
+///
+/// ```
+/// use campanile::{Message, ReplyMode};
+///
+/// let mut request = Message::rpc("users.get", "7");
+/// assert_eq!(request.parts().reply_mode, ReplyMode::Reliable);
+/// request.parts_mut().reply_mode = ReplyMode::Fast; // as `Client::request_fast` does
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ReplyMode {
     /// The server stores the reply for the caller, so it survives a lost connection on either side.
@@ -99,6 +118,18 @@ pub enum ReplyMode {
 /// worker after a lost lease, adds one. A delivery that did not count as an attempt, for example
 /// because the worker was overloaded, keeps the number for the next one. In the status of a task, 0
 /// means that no attempt was started.
+///
+/// ```
+/// use campanile::{Attempt, Router};
+///
+/// async fn charge(attempt: Attempt, order: String) {
+///     if attempt.is_retry() {
+///         println!("order {order}: attempt {}, so look for an earlier charge", attempt.0);
+///     }
+/// }
+///
+/// let app: Router = Router::new().task("orders.charge", charge);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attempt(pub u32);
 
@@ -119,6 +150,20 @@ impl Attempt {
 ///
 /// A message in transit has the time that remains until its deadline. Workers measure this time on
 /// the server's clock, so the clocks of two machines need not agree.
+///
+/// ```
+/// use campanile::{Deadline, Router, RpcError};
+/// use std::time::Duration;
+///
+/// async fn report(deadline: Deadline) -> Result<String, RpcError> {
+///     if deadline.remaining() < Duration::from_secs(1) {
+///         return Err(RpcError::deadline("a report takes a second"));
+///     }
+///     Ok("the report".into())
+/// }
+///
+/// let app: Router = Router::new().rpc("report", report);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Deadline(pub Instant);
 
@@ -148,6 +193,15 @@ impl Deadline {
 }
 
 /// The time at which a delayed task is added to its stream. Chosen by the sender.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// use campanile::{Due, Message};
+///
+/// let mut reminder = Message::task("mails.remind", "Ada");
+/// reminder.parts_mut().due = Some(Due::After(Duration::from_secs(3600)));
+/// assert_eq!(Due::At(SystemTime::UNIX_EPOCH).wait(), Duration::ZERO);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Due {
     /// This long after the server has stored the task, on the server's clock.
@@ -177,6 +231,16 @@ pub struct Replicas {
 }
 
 /// The name, or the pattern, of the route that a router chose for a message.
+///
+/// ```
+/// use campanile::{MatchedRoute, Router};
+///
+/// async fn count(route: MatchedRoute) {
+///     println!("{}", route.as_str()); // `orders.*`, whatever the name of the event
+/// }
+///
+/// let app: Router = Router::new().event("orders.*", count);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MatchedRoute {
     pub(crate) pattern: Name,
@@ -192,6 +256,15 @@ impl MatchedRoute {
 }
 
 /// Everything in a message except its payload.
+///
+/// ```
+/// use campanile::{Kind, Message, Parts};
+///
+/// let mut parts = Parts::new(Kind::Task, "orders.create");
+/// parts.max_attempts = Some(3);
+/// let message = Message::from_parts(parts, "7".into());
+/// assert!(!message.parts().is_last_attempt());
+/// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Parts {
@@ -328,6 +401,16 @@ impl fmt::Debug for Parts {
 }
 
 /// A task, an event or an RPC request. See the [module](super).
+///
+/// ```
+/// use campanile::{Kind, Message};
+///
+/// let mut message = Message::task("orders.create", "7");
+/// message.headers_mut().insert("x-tenant", "acme".parse()?);
+/// assert_eq!((message.kind(), &**message.name()), (Kind::Task, "orders.create"));
+/// assert_eq!(message.payload(), "7");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Message(
     // Boxed, so that a move copies only a pointer: layers, futures and queues move each message

@@ -84,6 +84,18 @@ codec! {
     ///
     /// Otherwise it behaves like [`Json`](crate::Json). A message or a reply is sent with the
     /// header `content-type: application/msgpack`, and is rejected without it.
+    ///
+    /// ```
+    /// use campanile::{Client, MsgPack, Router};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), campanile::Error> {
+    /// let app: Router = Router::new().rpc("double", async |MsgPack(n): MsgPack<u32>| MsgPack(2 * n));
+    /// let MsgPack(n): MsgPack<u32> = Client::new(app).request("double", MsgPack(21)).await?;
+    /// assert_eq!(n, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
     MsgPack
 }
 
@@ -126,6 +138,18 @@ codec! {
     ///
     /// It behaves like [`Json`](crate::Json). A message or a reply is sent with the header
     /// `content-type: application/cbor`, and is rejected without it.
+    ///
+    /// ```
+    /// use campanile::{Client, Cbor, Router};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), campanile::Error> {
+    /// let app: Router = Router::new().rpc("double", async |Cbor(n): Cbor<u32>| Cbor(2 * n));
+    /// let Cbor(n): Cbor<u32> = Client::new(app).request("double", Cbor(21)).await?;
+    /// assert_eq!(n, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
     Cbor
 }
 
@@ -172,6 +196,19 @@ codec! {
     /// It behaves like [`Json`](crate::Json). A message or a reply is sent with the header
     /// `content-type: application/protobuf`, and is rejected without it. An empty payload is a
     /// message whose fields have their defaults.
+    ///
+    /// ```
+    /// use campanile::{Client, Protobuf, Router};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), campanile::Error> {
+    /// // `u64` stands for a message that prost has generated: it is `google.protobuf.UInt64Value`.
+    /// let app: Router = Router::new().rpc("double", async |Protobuf(n): Protobuf<u64>| Protobuf(2 * n));
+    /// let Protobuf(n): Protobuf<u64> = Client::new(app).request("double", Protobuf(21)).await?;
+    /// assert_eq!(n, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
     Protobuf
 }
 

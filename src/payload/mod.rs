@@ -42,6 +42,27 @@ use crate::error::BoxError;
 ///
 /// A float that is NaN or infinite cannot be sent: JSON has no number for it, and `serde_json`
 /// would write `null`, which a receiver reads as another value.
+///
+/// ```
+/// use campanile::{Client, Json, Router};
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct Order {
+///     id: u64,
+/// }
+///
+/// async fn price(Json(order): Json<Order>) -> Json<u64> {
+///     Json(100 * order.id)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), campanile::Error> {
+/// let app: Router = Router::new().rpc("orders.price", price);
+/// let Json(price): Json<u64> = Client::new(app).request("orders.price", Json(Order { id: 7 })).await?;
+/// assert_eq!(price, 700);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Json<T>(pub T);
 
@@ -66,6 +87,26 @@ impl<T> From<T> for Json<T> {
 }
 
 /// A type that can be sent as the payload of a message.
+///
+/// ```
+/// use bytes::Bytes;
+/// use campanile::{BoxError, Client, IntoPayload, Router};
+///
+/// struct Celsius(i32);
+///
+/// impl IntoPayload for Celsius {
+///     fn into_payload(self) -> Result<Bytes, BoxError> {
+///         self.0.to_string().into_payload()
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), campanile::Error> {
+/// let app: Router = Router::new().task("measured", async |it: String| assert_eq!(it, "21"));
+/// Client::new(app).enqueue("measured", Celsius(21)).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a payload",
     label = "this cannot be sent",

@@ -25,6 +25,16 @@ use crate::{
 /// messages that the service wants.
 ///
 /// The future completes after a shutdown or with an error. See the [module](super).
+///
+/// ```no_run
+/// use campanile::{Redis, Router, serve};
+///
+/// # async fn run() -> Result<(), campanile::Error> {
+/// let app = Router::new().task("greet", async |name: String| println!("hello {name}"));
+/// let redis = Redis::connect("redis://127.0.0.1/").await?;
+/// serve(redis, app).with_signals().await
+/// # }
+/// ```
 pub fn serve<T, A>(transport: T, app: A) -> Serve<T, A>
 where
     T: Transport,

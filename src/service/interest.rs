@@ -14,6 +14,20 @@ use crate::{
 ///
 /// A [`Router`](crate::Router) derives them from its routes. For any other service, and for a
 /// service wrapped around a router by hand, use [`WithInterest`].
+///
+/// ```
+/// use campanile::{Error, Router, Servable, serve, transport::memory::Memory};
+///
+/// /// Serves a router, or another service in a `WithInterest`.
+/// async fn run(app: impl Servable) -> Result<(), Error> {
+///     serve(Memory::new(), app).with_graceful_shutdown(async {}).await
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Error> {
+/// run(Router::<()>::new().task("greet", async || {})).await
+/// # }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be served: it is neither a router that has its state nor a service that says which messages it wants",
     label = "not `Servable`",

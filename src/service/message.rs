@@ -12,6 +12,22 @@ use crate::{
 /// error turns into a [`BoxError`], and its future is `Send`.
 ///
 /// Implemented for every such service; nothing else can implement it.
+///
+/// ```
+/// use campanile::{BoxError, Message, MessageService, Reply, Router};
+/// use tower::ServiceExt;
+///
+/// async fn ping(service: impl MessageService) -> Result<Reply, BoxError> {
+///     service.oneshot(Message::rpc("ping", "")).await.map_err(Into::into)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// let app: Router = Router::new().rpc("ping", async || "pong");
+/// assert_eq!(ping(app).await?.payload, "pong");
+/// # Ok(())
+/// # }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a service for messages",
     note = "it must implement `tower::Service<Message, Response = Reply>`, with a future that is `Send + 'static`",
@@ -32,6 +48,16 @@ impl<S> MessageService for S where
 /// shared services, and so are the services that a layer in a router makes.
 ///
 /// Implemented for every such service; nothing else can implement it.
+///
+/// ```
+/// use campanile::{Router, SharedService};
+///
+/// /// Puts the service of another crate into a router.
+/// fn app(billing: impl SharedService) -> Router {
+///     Router::new().task_service("billing.charge", billing)
+/// }
+/// # let _ = app(Router::<()>::new());
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be part of a router, which clones its services for each message",
     note = "it must be a `MessageService` and `Clone + Send + Sync + 'static`",

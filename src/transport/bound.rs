@@ -11,6 +11,15 @@ use crate::{
 };
 
 /// Decides about a message for a stream that has reached the sender's bound.
+///
+/// ```
+/// use std::time::Duration;
+/// use campanile::transport::{WhenFull, memory::Memory};
+///
+/// let orders = Memory::new().max_waiting(10_000);
+/// let orders = orders.when_full(WhenFull::Wait(Duration::from_secs(1)));
+/// # let _ = orders;
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum WhenFull {

@@ -168,6 +168,19 @@ impl PurgeStep {
 }
 
 /// The subject of a pause.
+///
+/// ```
+/// use campanile::transport::{PauseTarget, memory::Memory};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), campanile::Error> {
+/// let control = Memory::new().control();
+/// let mails = PauseTarget::Name("mails.send".into());
+/// control.pause(mails.clone(), "the mail server moves").await?;
+/// assert!(control.resume(mails).await?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum PauseTarget {

@@ -384,6 +384,19 @@ const STEP: usize = 100;
 pub(crate) const PAGE_BYTES: usize = 4 << 20;
 
 /// A request for a page of the list of dead letters. The default is the first 100 letters.
+///
+/// ```
+/// use campanile::transport::{Page, memory::Memory};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), campanile::Error> {
+/// let page = Memory::new().dead_letters().list(Page::first(20)).await?;
+/// for letter in page.letters {
+///     println!("{}: {}", letter.id, letter.reason);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Page {
@@ -436,6 +449,18 @@ impl DeadLetterPage {
 }
 
 /// Selects dead letters.
+///
+/// ```
+/// use campanile::transport::{Selection, memory::Memory};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), campanile::Error> {
+/// let letters = Memory::new().dead_letters();
+/// let replayed = letters.replay(Selection::Named("orders.create".into())).await?;
+/// assert_eq!(replayed, 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Selection {

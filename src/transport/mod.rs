@@ -8,6 +8,28 @@
 //! transport, implement these traits, and test it with the `conformance` suite (a feature). The
 //! [guide](crate::guide) has a chapter about that.
 //!
+//! Each handle shows and changes what a stream holds, on `Redis` as in memory:
+//!
+//! ```
+//! use std::time::Duration;
+//! use campanile::{Client, transport::{Selection, TaskQuery, memory::Memory}};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), campanile::Error> {
+//! let memory = Memory::new();
+//! let call = Client::new(memory.clone()).enqueue("orders.create", "7");
+//! let receipt = call.tracked(Duration::from_secs(3600)).await?;
+//!
+//! assert_eq!(memory.stats().await?.entries, 1);
+//! assert_eq!(memory.tasks().list(TaskQuery::all()).await?.tasks.len(), 1);
+//! assert_eq!(memory.dead_letters().replay(Selection::All).await?, 0);
+//! if let Some(id) = receipt.id() {
+//!     assert!(memory.tasks().cancel(id, "not wanted").await?);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Delivery guarantee
 //! If a delivery is dropped before it is settled, its message is delivered again when its lease
 //! ends, to this worker or to another.
@@ -168,6 +190,22 @@ pub trait Transport: Send + 'static {
 /// over the transport.
 ///
 /// Implemented for every type that meets these bounds.
+///
+/// ```
+/// use campanile::{Client, Error, Router, serve, transport::{Broker, memory::Memory}};
+///
+/// /// Runs over any transport.
+/// async fn run(handle: impl Broker) -> Result<(), Error> {
+///     Client::new(handle.clone()).enqueue("greet", "Ada").await?;
+///     let app = Router::new().task("greet", async |name: String| println!("hello {name}"));
+///     serve(handle, app).with_graceful_shutdown(async {}).await
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Error> {
+/// run(Memory::new()).await
+/// # }
+/// ```
 pub trait Broker:
     Transport + Service<Message, Response = Reply, Error = Error, Future: Send + 'static> + Clone + Sync
 {

@@ -9,6 +9,13 @@ use crate::{
 };
 
 /// The position at which a new group starts on its stream.
+///
+/// ```
+/// use campanile::transport::{Start, memory::Memory};
+///
+/// // A group that is added to a stream, and wants only what is sent from now on.
+/// let audit = Memory::new().group("audit").start(Start::End);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Start {
@@ -26,6 +33,13 @@ pub enum Start {
 }
 
 /// Decides how tasks and requests without a route are settled.
+///
+/// ```
+/// use campanile::transport::{UnknownNames, memory::Memory};
+///
+/// // A group that handles a few names of a stream of events.
+/// let billing = Memory::new().group("billing").unknown_names(UnknownNames::Ignore);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnknownNames {
@@ -49,6 +63,16 @@ pub enum Expired {
 }
 
 /// The settings of a transport's handle. The text of each field ends with its default.
+///
+/// ```
+/// use std::time::Duration;
+/// use campanile::transport::memory::Memory;
+///
+/// // The methods of a handle set them.
+/// let memory = Memory::new().stream("orders").group("billing").max_in_flight(8);
+/// let memory = memory.lease(Duration::from_secs(30)).max_deliveries(5);
+/// # let _ = memory;
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Settings {

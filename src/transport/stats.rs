@@ -13,6 +13,22 @@ use crate::message::Name;
 /// [`XPENDING`](https://redis.io/docs/latest/commands/xpending/) of one entry,
 /// [`ZCARD`](https://redis.io/docs/latest/commands/zcard/). The numbers of a group are read in one
 /// atomic step.
+///
+/// ```
+/// use campanile::{Client, transport::memory::Memory};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), campanile::Error> {
+/// let memory = Memory::new();
+/// Client::new(memory.clone()).enqueue("orders.create", "7").await?;
+/// let stats = memory.stats().await?;
+/// assert_eq!(stats.entries, 1);
+/// for group in &stats.groups {
+///     println!("{}: {} in flight, {} dead", group.group, group.pending, group.dead);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamStats {

@@ -9,6 +9,18 @@ use crate::handler::{Handler, HandlerFuture};
 use crate::{error::BoxError, message::Message, reply::Reply, service::Route};
 
 /// A handler that calls its function with a batch of messages. See the [module](super).
+///
+/// ```
+/// use std::time::Duration;
+/// use campanile::{Batch, Router};
+///
+/// async fn insert(rows: Vec<String>) {
+///     println!("{} rows in one statement", rows.len());
+/// }
+///
+/// let insert = Batch::new(insert).size(100).linger(Duration::from_millis(50));
+/// let app: Router = Router::new().task("rows.insert", insert);
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<H> {
     handler: H,

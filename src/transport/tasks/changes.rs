@@ -59,6 +59,17 @@ pub enum FeedItem {
 }
 
 /// The position at which a reader of the feed starts.
+///
+/// ```
+/// use campanile::transport::{ChangesFrom, memory::Memory};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let tasks = Memory::new().tasks();
+/// let changes = tasks.changes(ChangesFrom::Beginning);
+/// # let _ = changes;
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum ChangesFrom {

@@ -11,6 +11,19 @@ const MAX_ON_PAGE: usize = 1_000;
 
 /// Selects tasks by their states and their name, and a page of their list. The default selects all
 /// tasks, in pages of 100.
+///
+/// ```
+/// use campanile::transport::{TaskQuery, TaskState, memory::Memory};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), campanile::Error> {
+/// let running = TaskQuery::all().state(TaskState::Running);
+/// for task in Memory::new().tasks().list(running).await?.tasks {
+///     println!("{}", task.id);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 #[must_use]

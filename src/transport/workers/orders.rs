@@ -11,6 +11,19 @@ use crate::{
 const MAX_BY: usize = 200;
 
 /// An order to one worker, for [`Workers::order`](super::Workers::order).
+///
+/// ```
+/// use campanile::transport::{WorkerOrder, memory::Memory};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), campanile::Error> {
+/// let workers = Memory::new().workers();
+/// for worker in workers.list().await? {
+///     workers.order(&worker.worker, WorkerOrder::Limit(Some(4)), "ann").await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WorkerOrder {
