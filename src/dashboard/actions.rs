@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    change::{Change, ChangeKind, ScheduleChange},
-    context::{Config, State},
+    change::{Change, ChangeKind, ScheduleCommand},
+    context::{Config, DashboardState},
     fault::Fault,
     handle::Handle,
     preview,
@@ -33,37 +33,37 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The actions of this process, the newest last.
 #[derive(Debug, Default)]
-pub(super) struct Actions(Mutex<VecDeque<Arc<Running>>>);
+pub(super) struct Actions(Mutex<VecDeque<Arc<RunningAction>>>);
 
 /// An action: a change that was begun.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(super) struct RunningAction {
     pub(super) id: String,
     pub(super) at: SystemTime,
     pub(super) user: String,
     pub(super) change: Change,
-    progress: Mutex<Progress>,
+    progress: Mutex<ActionProgress>,
     stop: CancellationToken,
 }
 
 /// The progress of an action.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Progress {
+pub(super) struct ActionProgress {
     pub(super) done: u64,
     /// The number of messages that the action is about, if it is known.
     pub(super) of: Option<u64>,
     /// The outcome. `None` while the action runs.
-    pub(super) outcome: Option<Outcome>,
+    pub(super) outcome: Option<ActionOutcome>,
 }
 
 #[derive(Debug, Clone)]
-pub(super) enum Outcome {
+pub(super) enum ActionOutcome {
     Done(String),
     Stopped(String),
     Failed(String),
 }
 
-impl Outcome {
+impl ActionOutcome {
     /// Returns the name of the outcome.
     pub(super) fn as_str(&self) -> &'static str {
         match self {
@@ -79,8 +79,8 @@ impl Outcome {
     }
 }
 
-impl Running {
-    pub(super) fn progress(&self) -> Progress {
+impl RunningAction {
+    pub(super) fn progress(&self) -> ActionProgress {
         lock(&self.progress).clone()
     }
 
@@ -95,18 +95,18 @@ impl Running {
 
     /// Adds the result of a step, whose effect `word` names. Returns the outcome if it was the last
     /// step.
-    fn advance(&self, step: Result<Option<u64>, Error>, word: &str) -> Option<Outcome> {
+    fn advance(&self, step: Result<Option<u64>, Error>, word: &str) -> Option<ActionOutcome> {
         let step = step.map(|done| done.map(|done| self.add(done)));
         let done = self.progress().done;
         match step {
-            Ok(None) => Some(Outcome::Done(format!("{done} {word}"))),
+            Ok(None) => Some(ActionOutcome::Done(format!("{done} {word}"))),
             Err(error) => {
                 let fault = Fault::from(error).text;
-                Some(Outcome::Failed(format!(
+                Some(ActionOutcome::Failed(format!(
                     "{done} {word} before it failed: {fault}"
                 )))
             }
-            Ok(Some(())) if self.stop.is_cancelled() => Some(Outcome::Stopped(format!(
+            Ok(Some(())) if self.stop.is_cancelled() => Some(ActionOutcome::Stopped(format!(
                 "{done} {word}, the others are as they were"
             ))),
             Ok(Some(())) => None,
@@ -116,18 +116,18 @@ impl Running {
 
 impl Actions {
     /// Returns all actions, the newest first.
-    pub(super) fn list(&self) -> Vec<Arc<Running>> {
+    pub(super) fn list(&self) -> Vec<Arc<RunningAction>> {
         lock(&self.0).iter().rev().cloned().collect()
     }
 
-    pub(super) fn get(&self, id: &str) -> Result<Arc<Running>, Fault> {
+    pub(super) fn get(&self, id: &str) -> Result<Arc<RunningAction>, Fault> {
         let found = lock(&self.0).iter().find(|action| action.id == id).cloned();
         found.ok_or_else(|| {
             Fault::missing("this action is unknown: another process has run it, or it is too old")
         })
     }
 
-    fn add(&self, action: Arc<Running>) -> Result<(), Fault> {
+    fn add(&self, action: Arc<RunningAction>) -> Result<(), Fault> {
         let mut actions = lock(&self.0);
         let running = actions.iter().filter(|it| it.progress().outcome.is_none());
         if running.count() >= MOST_RUNNING {
@@ -146,11 +146,11 @@ impl Actions {
 /// future is dropped.
 pub(super) async fn begin(
     config: &Arc<Config>,
-    state: &Arc<State>,
+    state: &Arc<DashboardState>,
     user: &str,
     change: Change,
-) -> Result<Arc<Running>, Fault> {
-    let action = Arc::new(Running {
+) -> Result<Arc<RunningAction>, Fault> {
+    let action = Arc::new(RunningAction {
         id: Uuid::new_v4().simple().to_string(),
         at: SystemTime::now(),
         user: user.to_owned(),
@@ -165,12 +165,12 @@ pub(super) async fn begin(
     Ok(action)
 }
 
-async fn run(config: Arc<Config>, action: Arc<Running>) {
+async fn run(config: Arc<Config>, action: Arc<RunningAction>) {
     let change = &action.change;
     let handle = change.handle(&config);
     let outcome = match carry_out(&handle, &action).await {
         Ok(outcome) => outcome,
-        Err(fault) => Outcome::Failed(fault.text),
+        Err(fault) => ActionOutcome::Failed(fault.text),
     };
     let (user, stream) = (preview::line(&action.user), preview::line(&change.stream));
     let group = change.group.as_deref().map(preview::line);
@@ -188,8 +188,8 @@ async fn run(config: Arc<Config>, action: Arc<Running>) {
     lock(&action.progress).outcome = Some(outcome);
 }
 
-async fn carry_out(handle: &Handle, action: &Running) -> Result<Outcome, Fault> {
-    let done = |text: &str| Ok(Outcome::Done(text.to_owned()));
+async fn carry_out(handle: &Handle, action: &RunningAction) -> Result<ActionOutcome, Fault> {
+    let done = |text: &str| Ok(ActionOutcome::Done(text.to_owned()));
     let changed = |changed: bool, yes: &str, no: &str| done(if changed { yes } else { no });
     match &action.change.kind {
         ChangeKind::Dead(verb, selection) => act_on_letters(handle, action, *verb, selection).await,
@@ -197,14 +197,14 @@ async fn carry_out(handle: &Handle, action: &Running) -> Result<Outcome, Fault> 
             let letters = handle.dead_letters();
             let gone = "the letter no longer exists";
             let Some(letter) = letters.get(id).await? else {
-                return Ok(Outcome::Failed(gone.into()));
+                return Ok(ActionOutcome::Failed(gone.into()));
             };
             let message = letter.message();
             let mut message = message.map_err(|undecodable| Fault::bad(undecodable.reason))?;
             edit.apply(&mut message);
             match letters.replay_edited(id, &message).await? {
                 true => done("replayed as edited"),
-                false => Ok(Outcome::Failed(gone.into())),
+                false => Ok(ActionOutcome::Failed(gone.into())),
             }
         }
         ChangeKind::Pause(target, reason) => {
@@ -250,7 +250,7 @@ async fn carry_out(handle: &Handle, action: &Running) -> Result<Outcome, Fault> 
                     done(&format!("{cancelled} tasks cancelled"))
                 }
                 () = action.stop.cancelled() => {
-                    Ok(Outcome::Stopped("some tasks may have been cancelled".into()))
+                    Ok(ActionOutcome::Stopped("some tasks may have been cancelled".into()))
                 }
             }
         }
@@ -258,11 +258,11 @@ async fn carry_out(handle: &Handle, action: &Running) -> Result<Outcome, Fault> 
             let schedules = handle.schedules();
             let none = "there is no such schedule";
             match change {
-                ScheduleChange::Pause => changed(schedules.pause(name).await?, "paused", none),
-                ScheduleChange::Resume => changed(schedules.resume(name).await?, "resumed", none),
-                ScheduleChange::Remove => changed(schedules.remove(name).await?, "removed", none),
-                ScheduleChange::RunNow => match schedules.run_now(name).await? {
-                    None => Ok(Outcome::Failed(none.into())),
+                ScheduleCommand::Pause => changed(schedules.pause(name).await?, "paused", none),
+                ScheduleCommand::Resume => changed(schedules.resume(name).await?, "resumed", none),
+                ScheduleCommand::Remove => changed(schedules.remove(name).await?, "removed", none),
+                ScheduleCommand::RunNow => match schedules.run_now(name).await? {
+                    None => Ok(ActionOutcome::Failed(none.into())),
                     Some(run) if run.is_skipped => done(&format!(
                         "nothing was sent: the task {} of an earlier run has not ended",
                         run.task
@@ -279,7 +279,7 @@ async fn carry_out(handle: &Handle, action: &Running) -> Result<Outcome, Fault> 
             let workers = handle.workers();
             match workers.order(worker, order.clone(), &by).await? {
                 true => done("the worker has the order, and follows it within about a second"),
-                false => Ok(Outcome::Failed(
+                false => Ok(ActionOutcome::Failed(
                     "there is no live worker of this name".into(),
                 )),
             }
@@ -289,10 +289,10 @@ async fn carry_out(handle: &Handle, action: &Running) -> Result<Outcome, Fault> 
 
 async fn act_on_letters(
     handle: &Handle,
-    action: &Running,
+    action: &RunningAction,
     verb: Action,
     selection: &Selection,
-) -> Result<Outcome, Fault> {
+) -> Result<ActionOutcome, Fault> {
     let letters = handle.dead_letters();
     lock(&action.progress).of = match selection {
         Selection::Ids(ids) => Some(ids.len() as u64),
@@ -309,7 +309,7 @@ async fn act_on_letters(
             break outcome;
         }
     };
-    let (Outcome::Done(mut text), done) = (outcome.clone(), action.progress().done) else {
+    let (ActionOutcome::Done(mut text), done) = (outcome.clone(), action.progress().done) else {
         return Ok(outcome);
     };
     let skipped = steps.skipped().len() as u64;
@@ -324,5 +324,5 @@ async fn act_on_letters(
             text.push_str(&format!("; {missing} were not there any more"));
         }
     }
-    Ok(Outcome::Done(text))
+    Ok(ActionOutcome::Done(text))
 }

@@ -8,11 +8,11 @@ use serde_json::{Map, Value, json};
 
 use super::{
     DashboardBody,
-    actions::{self, Running},
+    actions::{self, RunningAction},
     change::{Change, target_text},
     context::Context,
     fault::{self, Fault},
-    form::Form,
+    form::FormFields,
     history::Hour,
     layout::timestamp,
     pages,
@@ -101,7 +101,7 @@ pub(super) async fn post(
 }
 
 /// Turns a document into parameters: texts, numbers, `true`, and lists of texts.
-fn form_of(body: Map<String, Value>) -> Result<Form, Fault> {
+fn form_of(body: Map<String, Value>) -> Result<FormFields, Fault> {
     let mut pairs = Vec::new();
     for (name, value) in body {
         let values = match value {
@@ -119,7 +119,7 @@ fn form_of(body: Map<String, Value>) -> Result<Form, Fault> {
             pairs.push((name.clone(), text));
         }
     }
-    Ok(Form::of(pairs))
+    Ok(FormFields::of(pairs))
 }
 
 fn overview(cx: &Context) -> Value {
@@ -442,7 +442,7 @@ async fn pauses(cx: &Context) -> Result<Value, Fault> {
     Ok(json!({ "pauses": pauses.collect::<Vec<_>>() }))
 }
 
-fn action(action: &Running) -> Value {
+fn action(action: &RunningAction) -> Value {
     let progress = action.progress();
     let outcome = progress.outcome.as_ref();
     json!({

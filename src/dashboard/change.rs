@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 
 use super::{
-    context::Config, fault::Fault, form::Form, handle::Handle, layout::short_worker, preview,
+    context::Config, fault::Fault, form::FormFields, handle::Handle, layout::short_worker, preview,
 };
 use crate::{
     message::{DeadLetterId, Message, MessageId, Name},
@@ -32,13 +32,13 @@ pub(super) enum ChangeKind {
     PurgeWaiting,
     Cancel(MessageId, String),
     CancelAll(Option<TaskState>, Option<Name>, String),
-    Schedule(ScheduleChange, Name),
+    Schedule(ScheduleCommand, Name),
     /// An order to the worker of this name.
     Order(String, WorkerOrder),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ScheduleChange {
+pub(super) enum ScheduleCommand {
     Pause,
     Resume,
     RunNow,
@@ -54,7 +54,7 @@ pub(super) struct Edit {
 }
 
 impl Edit {
-    fn of(form: &Form) -> Result<Self, Fault> {
+    fn of(form: &FormFields) -> Result<Self, Fault> {
         let text = form.get("headers").unwrap_or_default();
         let mut headers = Vec::new();
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
@@ -105,7 +105,7 @@ impl Edit {
 
 impl Change {
     /// Reads a change from a form or from the parameters of a query.
-    pub(super) fn of(form: &Form) -> Result<Self, Fault> {
+    pub(super) fn of(form: &FormFields) -> Result<Self, Fault> {
         let reason = || {
             form.get("reason")
                 .unwrap_or("from the dashboard")
@@ -139,10 +139,10 @@ impl Change {
                     ChangeKind::CancelAll(state.transpose()?, name, reason()),
                 )
             }
-            "schedule-pause" => (false, schedule(form, ScheduleChange::Pause)?),
-            "schedule-resume" => (false, schedule(form, ScheduleChange::Resume)?),
-            "schedule-run" => (false, schedule(form, ScheduleChange::RunNow)?),
-            "schedule-remove" => (false, schedule(form, ScheduleChange::Remove)?),
+            "schedule-pause" => (false, schedule(form, ScheduleCommand::Pause)?),
+            "schedule-resume" => (false, schedule(form, ScheduleCommand::Resume)?),
+            "schedule-run" => (false, schedule(form, ScheduleCommand::RunNow)?),
+            "schedule-remove" => (false, schedule(form, ScheduleCommand::Remove)?),
             "order" => (
                 true,
                 ChangeKind::Order(form.need("worker")?.to_owned(), order(form)?),
@@ -188,10 +188,10 @@ impl Change {
             ChangeKind::Cancel(..) => "cancel",
             ChangeKind::CancelAll(..) => "cancel-all",
             ChangeKind::Schedule(change, _) => match change {
-                ScheduleChange::Pause => "schedule-pause",
-                ScheduleChange::Resume => "schedule-resume",
-                ScheduleChange::RunNow => "schedule-run",
-                ScheduleChange::Remove => "schedule-remove",
+                ScheduleCommand::Pause => "schedule-pause",
+                ScheduleCommand::Resume => "schedule-resume",
+                ScheduleCommand::RunNow => "schedule-run",
+                ScheduleCommand::Remove => "schedule-remove",
             },
             ChangeKind::Order(..) => "order",
         }
@@ -205,7 +205,7 @@ impl Change {
                 | ChangeKind::PurgeWaiting
                 | ChangeKind::Cancel(..)
                 | ChangeKind::CancelAll(..)
-                | ChangeKind::Schedule(ScheduleChange::Remove, _)
+                | ChangeKind::Schedule(ScheduleCommand::Remove, _)
                 | ChangeKind::Order(_, WorkerOrder::Drain)
         )
     }
@@ -242,12 +242,12 @@ impl Change {
             }
             ChangeKind::Schedule(change, name) => {
                 let verb = match change {
-                    ScheduleChange::Pause => "Pause",
-                    ScheduleChange::Resume => "Resume",
-                    ScheduleChange::RunNow => "Run",
-                    ScheduleChange::Remove => "Remove",
+                    ScheduleCommand::Pause => "Pause",
+                    ScheduleCommand::Resume => "Resume",
+                    ScheduleCommand::RunNow => "Run",
+                    ScheduleCommand::Remove => "Remove",
                 };
-                let now = if *change == ScheduleChange::RunNow {
+                let now = if *change == ScheduleCommand::RunNow {
                     " now"
                 } else {
                     ""
@@ -296,16 +296,16 @@ impl Change {
             ChangeKind::Cancel(..) | ChangeKind::CancelAll(..) => {
                 "A task that waits does not run. A running one is stopped at its next await, within about a second."
             }
-            ChangeKind::Schedule(ScheduleChange::Pause, _) => {
+            ChangeKind::Schedule(ScheduleCommand::Pause, _) => {
                 "Its ticks send nothing until you resume it."
             }
-            ChangeKind::Schedule(ScheduleChange::Resume, _) => {
+            ChangeKind::Schedule(ScheduleCommand::Resume, _) => {
                 "It goes on with its next tick. Ticks during the pause are left out."
             }
-            ChangeKind::Schedule(ScheduleChange::RunNow, _) => {
+            ChangeKind::Schedule(ScheduleCommand::RunNow, _) => {
                 "Its task is sent once, and its ticks stay as they are."
             }
-            ChangeKind::Schedule(ScheduleChange::Remove, _) => {
+            ChangeKind::Schedule(ScheduleCommand::Remove, _) => {
                 "It sends nothing more, unless a process stores it again when it starts."
             }
             ChangeKind::Order(_, order) => match order {
@@ -341,11 +341,11 @@ impl Change {
     }
 }
 
-fn schedule(form: &Form, change: ScheduleChange) -> Result<ChangeKind, Fault> {
+fn schedule(form: &FormFields, change: ScheduleCommand) -> Result<ChangeKind, Fault> {
     Ok(ChangeKind::Schedule(change, form.need("schedule")?.into()))
 }
 
-fn order(form: &Form) -> Result<WorkerOrder, Fault> {
+fn order(form: &FormFields) -> Result<WorkerOrder, Fault> {
     let word = form.need("order")?;
     let order = WorkerOrder::parse(word, form.get("to").unwrap_or_default());
     order.ok_or_else(|| {
@@ -356,7 +356,7 @@ fn order(form: &Form) -> Result<WorkerOrder, Fault> {
     })
 }
 
-fn selection(form: &Form) -> Result<Selection, Fault> {
+fn selection(form: &FormFields) -> Result<Selection, Fault> {
     let ids: Vec<_> = form.all("id").collect();
     match (ids.len(), form.get("name"), form.get("all")) {
         (0, Some(name), _) => Ok(Selection::named(name)),
@@ -371,7 +371,7 @@ fn selection(form: &Form) -> Result<Selection, Fault> {
     }
 }
 
-fn target(form: &Form) -> Result<PauseTarget, Fault> {
+fn target(form: &FormFields) -> Result<PauseTarget, Fault> {
     match form.need("target")? {
         "stream" => Ok(PauseTarget::Stream),
         "group" => Ok(PauseTarget::Group),

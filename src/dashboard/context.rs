@@ -8,7 +8,7 @@ use std::sync::{
 use http::request::Parts;
 
 use super::{
-    actions::Actions, fault::Fault, forgery::Token, form, form::Form, handle::Handle,
+    actions::Actions, fault::Fault, forgery::Token, form, form::FormFields, handle::Handle,
     sampler::Samples,
 };
 use crate::message::Name;
@@ -41,7 +41,7 @@ impl Config {
 
 /// The state that the clones of a dashboard share.
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct DashboardState {
     pub(super) samples: Samples,
     pub(super) actions: Actions,
     /// The number of open live views.
@@ -50,9 +50,9 @@ pub(super) struct State {
 
 /// The right to keep a live view open.
 #[derive(Debug)]
-pub(super) struct LiveView(Arc<State>);
+pub(super) struct LiveView(Arc<DashboardState>);
 
-impl State {
+impl DashboardState {
     /// Opens a live view, unless `most` views are open already.
     pub(super) fn open_live(self: &Arc<Self>, most: usize) -> Option<LiveView> {
         let view = LiveView(Arc::clone(self));
@@ -71,10 +71,10 @@ impl Drop for LiveView {
 #[derive(Clone)]
 pub(super) struct Context {
     pub(super) config: Arc<Config>,
-    pub(super) state: Arc<State>,
+    pub(super) state: Arc<DashboardState>,
     pub(super) path: String,
     /// The parameters: those of the query, or those of the form of a `POST`.
-    pub(super) form: Form,
+    pub(super) form: FormFields,
     pub(super) token: Token,
     pub(super) user: String,
 }

@@ -16,9 +16,9 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
 
 /// The parameters of a query or a form, in their order.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Form(Vec<(String, String)>);
+pub(super) struct FormFields(Vec<(String, String)>);
 
-impl Form {
+impl FormFields {
     /// Decodes `name=value&…`, as browsers send it.
     pub(super) fn parse(text: &str) -> Result<Self, Fault> {
         let decode = |part: &str| {
@@ -114,7 +114,7 @@ mod tests {
         for name in ["a/b", "50%", "a b+c", "<b>&=?#\"'", "..", "ä\u{202e}"] {
             let query = query([("stream", name), ("empty", "")]);
             assert!(query.is_ascii(), "{query}");
-            let form = Form::parse(&query[1..]).unwrap();
+            let form = FormFields::parse(&query[1..]).unwrap();
             assert_eq!(form.get("stream"), Some(name));
             assert_eq!(form.get("empty"), None);
         }
@@ -122,8 +122,8 @@ mod tests {
 
     #[test]
     fn a_parameter_that_is_not_utf8_and_too_many_parameters_are_refused() {
-        assert!(Form::parse("a=%ff").is_err());
-        assert!(Form::parse(&"a=1&".repeat(1_001)).is_err());
-        assert!(Form::parse("%zz&=&&a").is_ok());
+        assert!(FormFields::parse("a=%ff").is_err());
+        assert!(FormFields::parse(&"a=1&".repeat(1_001)).is_err());
+        assert!(FormFields::parse("%zz&=&&a").is_ok());
     }
 }

@@ -19,12 +19,12 @@ const MINUTES: usize = 60;
 pub(super) struct Hour {
     /// The last minute of the hour, as the number of minutes since 1970.
     last: u64,
-    minutes: Vec<Counts>,
+    minutes: Vec<MinuteTotals>,
 }
 
 /// The counts of a minute.
 #[derive(Debug, Clone, Copy, Default)]
-struct Counts {
+struct MinuteTotals {
     done: u32,
     failed: u32,
     dead: u32,
@@ -35,7 +35,7 @@ struct Counts {
 impl Hour {
     pub(super) fn of(minutes: &[Minute]) -> Self {
         let small = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
-        let counts = minutes.iter().map(|minute| Counts {
+        let counts = minutes.iter().map(|minute| MinuteTotals {
             done: small(minute.done),
             failed: small(minute.failed),
             dead: small(minute.dead),
@@ -82,19 +82,19 @@ impl Hour {
             .unwrap_or(usize::MAX)
             .min(MINUTES);
         self.minutes.drain(..by.min(self.minutes.len()));
-        self.minutes.resize(MINUTES, Counts::default());
+        self.minutes.resize(MINUTES, MinuteTotals::default());
         self.last = last;
     }
 
     /// Shows the charts of the hour.
     pub(super) fn charts(&self) -> Markup {
-        let values = |of: fn(&Counts) -> u32| -> Vec<f64> {
+        let values = |of: fn(&MinuteTotals) -> u32| -> Vec<f64> {
             self.minutes
                 .iter()
                 .map(|counts| of(counts).into())
                 .collect()
         };
-        let sum = |of: fn(&Counts) -> u32| -> u64 {
+        let sum = |of: fn(&MinuteTotals) -> u32| -> u64 {
             self.minutes
                 .iter()
                 .map(|counts| u64::from(of(counts)))
@@ -149,9 +149,9 @@ mod tests {
     use super::*;
 
     fn hour(last: u64, done: &[u32]) -> Hour {
-        let minutes = done.iter().map(|done| Counts {
+        let minutes = done.iter().map(|done| MinuteTotals {
             done: *done,
-            ..Counts::default()
+            ..MinuteTotals::default()
         });
         Hour {
             last,

@@ -14,7 +14,7 @@ use super::{
 use crate::message::Name;
 
 /// A page.
-pub(super) struct Page {
+pub(super) struct DashboardPage {
     pub(super) title: String,
     /// The stream and the group of the page.
     pub(super) scope: Option<(Name, Option<Name>)>,
@@ -26,7 +26,7 @@ pub(super) struct Page {
     pub(super) still: Markup,
 }
 
-impl Page {
+impl DashboardPage {
     pub(super) fn new(title: impl Into<String>, live: Markup) -> Self {
         Self {
             title: title.into(),
@@ -69,7 +69,7 @@ const TABS: [(&str, &str); 10] = [
 ];
 
 /// Makes the response of a page.
-pub(super) fn page(cx: &Context, page: Page) -> Response<DashboardBody> {
+pub(super) fn page(cx: &Context, page: DashboardPage) -> Response<DashboardBody> {
     frame(cx, StatusCode::OK, &page)
 }
 
@@ -86,11 +86,11 @@ pub(super) fn problem(cx: &Context, fault: &Fault) -> Response<DashboardBody> {
         }
         p { a href=(cx.link("/", [])) { "Back to the overview" } }
     };
-    let page = Page::new(fault.title, html! {}).still(still);
+    let page = DashboardPage::new(fault.title, html! {}).still(still);
     frame(cx, fault.status, &page)
 }
 
-fn frame(cx: &Context, status: StatusCode, page: &Page) -> Response<DashboardBody> {
+fn frame(cx: &Context, status: StatusCode, page: &DashboardPage) -> Response<DashboardBody> {
     let here = cx.here(&[]);
     // The query parameter is the path of the page below the prefix of the dashboard.
     let page_path = here.strip_prefix(&cx.config.prefix).unwrap_or(&here);
@@ -142,7 +142,7 @@ fn frame(cx: &Context, status: StatusCode, page: &Page) -> Response<DashboardBod
 }
 
 /// The menu of a stream.
-fn scope_bar(cx: &Context, page: &Page, stream: &Name, group: Option<&Name>) -> Markup {
+fn scope_bar(cx: &Context, page: &DashboardPage, stream: &Name, group: Option<&Name>) -> Markup {
     let group_text = group.map_or("", |group| group.as_str());
     html! {
         section.scope aria-label="Stream and group" {

@@ -11,7 +11,7 @@ use super::{
     DashboardBody,
     context::{Context, LiveView},
     fault::Fault,
-    form::Form,
+    form::FormFields,
     pages, sampler, service,
 };
 
@@ -34,7 +34,7 @@ pub(super) fn open(cx: &Context) -> Result<Response<DashboardBody>, Fault> {
     let of = cx.form.need("of")?;
     let (path, query) = of.split_once('?').unwrap_or((of, ""));
     let mut cx = cx.clone();
-    cx.form = Form::parse(query)?;
+    cx.form = FormFields::parse(query)?;
     cx.path = path.to_owned();
     if !pages::is_page(path) {
         return Err(Fault::missing("there is no such page"));

@@ -57,7 +57,7 @@ use std::{fmt, sync::Arc};
 
 use http::request::Parts;
 
-use self::context::{Config, State};
+use self::context::{Config, DashboardState};
 pub use self::{body::DashboardBody, handle::Handle, service::DashboardFuture};
 use crate::message::Name;
 
@@ -69,7 +69,7 @@ use crate::message::Name;
 #[must_use]
 pub struct Dashboard {
     config: Arc<Config>,
-    state: Arc<State>,
+    state: Arc<DashboardState>,
 }
 
 impl Dashboard {

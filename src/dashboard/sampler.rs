@@ -15,7 +15,7 @@ use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
 use super::{
-    context::{Config, State},
+    context::{Config, DashboardState},
     handle::Handle,
     history::Hour,
 };
@@ -285,7 +285,7 @@ async fn read(handle: Handle, with_hour: bool) -> Result<Read, Error> {
 }
 
 /// Notes the time of a request, and starts sampling unless it runs already.
-pub(super) fn keep_sampling(config: &Arc<Config>, state: &Arc<State>) {
+pub(super) fn keep_sampling(config: &Arc<Config>, state: &Arc<DashboardState>) {
     *lock(&state.samples.watched) = Some(Instant::now());
     if !state.samples.is_running.swap(true, Ordering::AcqRel) {
         tokio::spawn(sample(Arc::clone(config), Arc::downgrade(state)));
@@ -294,7 +294,7 @@ pub(super) fn keep_sampling(config: &Arc<Config>, state: &Arc<State>) {
 
 /// Samples all streams, round after round, until no request has come for [`WATCHED`], or the last
 /// dashboard is dropped.
-async fn sample(config: Arc<Config>, state: Weak<State>) {
+async fn sample(config: Arc<Config>, state: Weak<DashboardState>) {
     for round in 1.. {
         let started = Instant::now();
         if !sample_round(&config, &state, round).await {
@@ -308,7 +308,7 @@ async fn sample(config: Arc<Config>, state: Weak<State>) {
 }
 
 /// Samples all streams once. Returns `false` if sampling must stop.
-async fn sample_round(config: &Config, state: &Weak<State>, round: u64) -> bool {
+async fn sample_round(config: &Config, state: &Weak<DashboardState>, round: u64) -> bool {
     let mut position = None;
     let mut is_first = true;
     loop {

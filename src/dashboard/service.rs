@@ -26,7 +26,7 @@ use super::{
     context::Context,
     fault::Fault,
     forgery::{self, Token},
-    form::Form,
+    form::FormFields,
     layout, live, pages, sampler,
 };
 use crate::error::BoxError;
@@ -98,7 +98,7 @@ impl Dashboard {
             path: path.to_owned(),
             config: Arc::clone(&self.config),
             state: Arc::clone(&self.state),
-            form: Form::default(),
+            form: FormFields::default(),
             token: Token::of(&parts.headers),
             user: user.unwrap_or_else(|| "unknown".into()),
         };
@@ -138,7 +138,7 @@ where
     B::Error: Into<BoxError>,
 {
     let path = cx.path.clone();
-    let query = Form::parse(parts.uri.query().unwrap_or_default());
+    let query = FormFields::parse(parts.uri.query().unwrap_or_default());
     match parts.method {
         Method::GET | Method::HEAD => {
             cx.form = query?;
@@ -169,7 +169,7 @@ where
             }
             let body = read(body).await?;
             let text = std::str::from_utf8(&body).map_err(|_| Fault::bad("the form is no text"))?;
-            cx.form = Form::parse(text)?;
+            cx.form = FormFields::parse(text)?;
             forgery::check(&parts.headers, cx.form.get(forgery::FIELD))?;
             match &*path {
                 "/confirm" => Ok(layout::page(cx, pages::get(cx).await?)),

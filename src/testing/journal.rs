@@ -28,7 +28,7 @@ struct JournalState {
     /// Incremented with each change.
     version: u64,
     records: Vec<Record>,
-    running: BTreeMap<u64, Running>,
+    running: BTreeMap<u64, RunningMessage>,
     /// The number of deliveries so far.
     started: u64,
     /// The number of sources that were opened so far.
@@ -39,7 +39,7 @@ struct JournalState {
 
 /// A running delivery.
 #[derive(Debug, Clone)]
-pub(super) struct Running {
+pub(super) struct RunningMessage {
     pub(super) message: Option<Message>,
     pub(super) since: Instant,
 }
@@ -81,7 +81,7 @@ impl Journal {
         lock(&self.state).records.clone()
     }
 
-    pub(super) fn running(&self) -> Vec<Running> {
+    pub(super) fn running(&self) -> Vec<RunningMessage> {
         lock(&self.state).running.values().cloned().collect()
     }
 
@@ -118,7 +118,7 @@ impl Observer for Journal {
     }
 
     fn started(&self, seen: ObservedMessage) -> u64 {
-        let running = Running {
+        let running = RunningMessage {
             message: seen.message.ok(),
             since: Instant::now(),
         };

@@ -7,12 +7,12 @@ use super::super::{
     context::Context,
     fault::Fault,
     forgery,
-    layout::{Page, hidden, number, size, token},
+    layout::{DashboardPage, hidden, number, size, token},
     preview::{self, Preview},
 };
 use crate::transport::Selection;
 
-pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
+pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     cx.may_change()?;
     let change = Change::of(&cx.form)?;
     let handle = change.handle(&cx.config);
@@ -65,5 +65,5 @@ pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
             }
         }
     };
-    Ok(Page::new(format!("{}?", change.title()), html! {}).still(still))
+    Ok(DashboardPage::new(format!("{}?", change.title()), html! {}).still(still))
 }

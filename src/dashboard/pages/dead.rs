@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::super::{
     context::{Context, Scope},
     fault::Fault,
-    layout::{Page, age, button, hidden, number, size, table},
+    layout::{DashboardPage, age, button, hidden, number, size, table},
     preview,
 };
 use crate::{
@@ -142,7 +142,7 @@ pub(in crate::dashboard) async fn find(cx: &Context, dead: &DeadLetters) -> Resu
     }
 }
 
-pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
+pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let scope = cx.scope().await?;
     let dead = scope.handle.dead_letters();
     let (count, found) = (dead.count().await?, find(cx, &dead).await?);
@@ -153,7 +153,9 @@ pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
         (filter(cx, &scope))
         (letters(cx, &scope, &found))
     };
-    Ok(Page::new("Dead letters", live).still(still).of(&scope))
+    Ok(DashboardPage::new("Dead letters", live)
+        .still(still)
+        .of(&scope))
 }
 
 fn filter(cx: &Context, scope: &Scope) -> Markup {

@@ -6,7 +6,7 @@ use maud::{Markup, PreEscaped, html};
 use super::super::{
     context::{Context, Scope},
     fault::Fault,
-    layout::{Page, age, button, hidden, number, size, time, token},
+    layout::{DashboardPage, age, button, hidden, number, size, time, token},
     preview::{self, Preview},
 };
 use crate::{message::Message, transport::DeadLetter};
@@ -14,7 +14,7 @@ use crate::{message::Message, transport::DeadLetter};
 /// The most bytes of a payload that can be edited.
 const MOST_EDITED: usize = 256 << 10;
 
-pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
+pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let scope = cx.scope().await?;
     let id = cx.form.need("id")?.into();
     let letter = scope.handle.dead_letters().get(&id).await?;
@@ -46,7 +46,7 @@ pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
         Ok(message) => format!("Dead letter {}", preview::excerpt(message.name(), 80)),
         Err(_) => "Dead letter".to_owned(),
     };
-    Ok(Page::new(title, html! {}).still(still).of(&scope))
+    Ok(DashboardPage::new(title, html! {}).still(still).of(&scope))
 }
 
 fn facts(cx: &Context, scope: &Scope, letter: &DeadLetter) -> Markup {

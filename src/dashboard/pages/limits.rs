@@ -5,19 +5,19 @@ use maud::{Markup, html};
 use super::super::{
     context::Context,
     fault::Fault,
-    layout::{Page, number, number_cell, table},
+    layout::{DashboardPage, number, number_cell, table},
     preview,
 };
 use crate::transport::ParkedKey;
 
-pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
+pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let scope = cx.scope().await?;
     let parked = scope.handle.messages().parked().await?;
     let live = html! {
         p.quiet { "The first 100 keys of shared limits with parked messages, the names that are parked by a pause, and the versions of names that all workers are too old for. A key without parked messages is not listed." }
         @if parked.is_empty() { p { "No message is parked." } } @else { (list(&parked)) }
     };
-    Ok(Page::new("Limits", live).of(&scope))
+    Ok(DashboardPage::new("Limits", live).of(&scope))
 }
 
 fn list(parked: &[ParkedKey]) -> Markup {

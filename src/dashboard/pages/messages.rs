@@ -6,7 +6,7 @@ use super::{
     super::{
         context::{Context, Scope},
         fault::Fault,
-        layout::{Page, age, button, duration, number, size, table, worker},
+        layout::{DashboardPage, age, button, duration, number, size, table, worker},
         preview,
     },
     letter,
@@ -16,7 +16,7 @@ use crate::transport::{ListedMessage, MessagePage, MessageQuery, MessageState};
 /// The most messages on a page.
 const MOST: usize = 50;
 
-pub(super) async fn page(cx: &Context, state: MessageState) -> Result<Page, Fault> {
+pub(super) async fn page(cx: &Context, state: MessageState) -> Result<DashboardPage, Fault> {
     let scope = cx.scope().await?;
     let mut query = MessageQuery::of(state).max(MOST);
     query.after = cx.form.get("after").map(str::to_owned);
@@ -61,7 +61,7 @@ pub(super) async fn page(cx: &Context, state: MessageState) -> Result<Page, Faul
             p.buttons { (button(cx, "Purge what waits…", &[("do", "purge-waiting"), scope.parameters()[0], scope.parameters()[1]])) }
         }
     };
-    Ok(Page::new(title, live).still(still).of(&scope))
+    Ok(DashboardPage::new(title, live).still(still).of(&scope))
 }
 
 fn list(cx: &Context, scope: &Scope, state: MessageState, page: &MessagePage) -> Markup {
@@ -182,7 +182,7 @@ fn excerpt(message: &ListedMessage) -> String {
     }
 }
 
-fn one(scope: &Scope, message: &ListedMessage) -> Page {
+fn one(scope: &Scope, message: &ListedMessage) -> DashboardPage {
     let still = html! {
         dl.facts {
             div { dt { "id" } dd { code { (preview::line(&message.id)) } } }
@@ -200,7 +200,7 @@ fn one(scope: &Scope, message: &ListedMessage) -> Page {
         Ok(message) => preview::excerpt(message.name(), 80),
         Err(_) => preview::excerpt(&message.entry, 80),
     };
-    Page::new(format!("Message {name}"), html! {})
+    DashboardPage::new(format!("Message {name}"), html! {})
         .still(still)
         .of(scope)
 }

@@ -20,7 +20,7 @@ pub(super) use self::{
     task::history,
     tasks::query as task_query,
 };
-use super::{actions, change::Change, context::Context, fault::Fault, layout::Page};
+use super::{actions, change::Change, context::Context, fault::Fault, layout::DashboardPage};
 use crate::transport::MessageState;
 
 /// Returns `true` if there is a page at this path that can be live.
@@ -45,7 +45,7 @@ pub(super) fn is_page(path: &str) -> bool {
 }
 
 /// Makes the page at the path of the request.
-pub(super) async fn get(cx: &Context) -> Result<Page, Fault> {
+pub(super) async fn get(cx: &Context) -> Result<DashboardPage, Fault> {
     match &*cx.path {
         "/" => overview::page(cx).await,
         "/stream" => stream::page(cx).await,

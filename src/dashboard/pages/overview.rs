@@ -7,14 +7,14 @@ use maud::{Markup, html};
 use super::super::{
     context::Context,
     fault::Fault,
-    layout::{Page, age, number, number_cell, table},
+    layout::{DashboardPage, age, number, number_cell, table},
     preview,
     sampler::{STEP, Sample, Totals},
 };
 use crate::{message::Name, transport::StreamStats};
 
 /// A page of the list of streams.
-pub(in crate::dashboard) struct Listed {
+pub(in crate::dashboard) struct ListedStream {
     pub(in crate::dashboard) streams: Vec<(Name, Option<Sample>)>,
     /// The number of streams that the search has found.
     pub(in crate::dashboard) found: usize,
@@ -24,7 +24,7 @@ pub(in crate::dashboard) struct Listed {
 }
 
 /// Lists the streams that the request selects, with samples that are at most a second old.
-pub(in crate::dashboard) async fn list(cx: &Context) -> Result<Listed, Fault> {
+pub(in crate::dashboard) async fn list(cx: &Context) -> Result<ListedStream, Fault> {
     let samples = &cx.state.samples;
     samples.ensure_listed(&cx.config).await?;
     let search = cx.form.get("q").unwrap_or_default();
@@ -51,7 +51,7 @@ pub(in crate::dashboard) async fn list(cx: &Context) -> Result<Listed, Fault> {
         let sample = samples.get(&name);
         (name, sample)
     });
-    Ok(Listed {
+    Ok(ListedStream {
         streams: streams.collect(),
         found,
         page,
@@ -59,7 +59,7 @@ pub(in crate::dashboard) async fn list(cx: &Context) -> Result<Listed, Fault> {
     })
 }
 
-pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
+pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let listed = list(cx).await?;
     let totals = cx.state.samples.totals();
     let live = html! {
@@ -70,7 +70,7 @@ pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
         (cx.state.samples.hour().charts())
         (streams(cx, &listed))
     };
-    Ok(Page::new("Overview", live).still(search(cx)))
+    Ok(DashboardPage::new("Overview", live).still(search(cx)))
 }
 
 fn sums(totals: &Totals) -> Markup {
@@ -111,7 +111,7 @@ fn sums(totals: &Totals) -> Markup {
     }
 }
 
-fn streams(cx: &Context, listed: &Listed) -> Markup {
+fn streams(cx: &Context, listed: &ListedStream) -> Markup {
     let rows = html! {
         @for (name, sample) in &listed.streams { (row(cx, name, sample.as_ref())) }
     };

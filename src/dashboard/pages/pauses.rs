@@ -6,18 +6,20 @@ use super::super::{
     change::target_text,
     context::{Context, Scope},
     fault::Fault,
-    layout::{Page, age, button, hidden, table},
+    layout::{DashboardPage, age, button, hidden, table},
     preview,
 };
 use crate::transport::{Pause, PauseTarget};
 
-pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
+pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let scope = cx.scope().await?;
     let pauses = scope.handle.control().pauses().await?;
     let live = html! {
         @if pauses.is_empty() { p { "Nothing is paused." } } @else { (list(cx, &scope, &pauses)) }
     };
-    Ok(Page::new("Pauses", live).still(form(cx, &scope)).of(&scope))
+    Ok(DashboardPage::new("Pauses", live)
+        .still(form(cx, &scope))
+        .of(&scope))
 }
 
 fn list(cx: &Context, scope: &Scope, pauses: &[Pause]) -> Markup {

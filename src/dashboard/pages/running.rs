@@ -3,14 +3,14 @@
 use maud::{Markup, html};
 
 use super::super::{
-    actions::Running,
+    actions::RunningAction,
     context::Context,
     fault::Fault,
-    layout::{Page, age, hidden, number, table, token},
+    layout::{DashboardPage, age, hidden, number, table, token},
     preview,
 };
 
-pub(super) fn page(cx: &Context) -> Result<Page, Fault> {
+pub(super) fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     if let Some(id) = cx.form.get("id") {
         let action = cx.state.actions.get(id)?;
         return Ok(one(cx, &action));
@@ -32,10 +32,10 @@ pub(super) fn page(cx: &Context) -> Result<Page, Fault> {
         @if actions.is_empty() { p { "There are none." } }
         @else { (table("Changes", &["change", "stream and group", "user", "begun", "outcome"], &rows)) }
     };
-    Ok(Page::new("Changes", live))
+    Ok(DashboardPage::new("Changes", live))
 }
 
-fn outcome(action: &Running) -> Markup {
+fn outcome(action: &RunningAction) -> Markup {
     let progress = action.progress();
     html! {
         @match &progress.outcome {
@@ -52,7 +52,7 @@ fn outcome(action: &Running) -> Markup {
     }
 }
 
-fn one(cx: &Context, action: &Running) -> Page {
+fn one(cx: &Context, action: &RunningAction) -> DashboardPage {
     let change = &action.change;
     let progress = action.progress();
     let mut back = vec![("stream", change.stream.as_str())];
@@ -79,5 +79,5 @@ fn one(cx: &Context, action: &Running) -> Page {
         }
         p { a.button href=(cx.link(change.page(), back)) { "Back" } }
     };
-    Page::new(change.title(), live).still(still)
+    DashboardPage::new(change.title(), live).still(still)
 }

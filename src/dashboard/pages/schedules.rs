@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::super::{
     context::Context,
     fault::Fault,
-    layout::{Page, age, button, number, table, timestamp},
+    layout::{DashboardPage, age, button, number, table, timestamp},
     preview,
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 /// The most schedules that are shown.
 const MOST: usize = 200;
 
-pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
+pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let (stream, handle) = cx.stream()?;
     let schedules = handle.schedules().list().await?;
     let live = html! {
@@ -24,7 +24,7 @@ pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
         @else { (list(cx, &stream, &schedules)) }
         @if schedules.len() > MOST { p.quiet { (number((schedules.len() - MOST) as u64)) " more are not shown." } }
     };
-    let page = Page::new("Schedules", live);
+    let page = DashboardPage::new("Schedules", live);
     Ok(match cx.form.get("group") {
         Some(_) => page.of(&cx.scope().await?),
         None => page.of_stream(&stream),

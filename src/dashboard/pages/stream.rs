@@ -7,7 +7,7 @@ use super::super::{
     context::{Context, Scope},
     fault::Fault,
     history::Hour,
-    layout::{Page, age, button, duration, number, number_cell, table, worker},
+    layout::{DashboardPage, age, button, duration, number, number_cell, table, worker},
     preview,
 };
 use crate::{
@@ -22,14 +22,14 @@ const MOST_GROUPS: usize = 20;
 /// The most consumers that a page shows.
 const MOST_CONSUMERS: usize = 100;
 
-pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
+pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let (stream, handle) = cx.stream()?;
     let stats = handle.stats().await?;
     if stats.groups.is_empty() {
         let live = html! {
             p { (number(stats.entries)) " entries, " (number(stats.delayed)) " delayed tasks, and no group yet: no worker has read the stream, or it does not exist." }
         };
-        return Ok(Page::new("Stream", live).of_stream(&stream));
+        return Ok(DashboardPage::new("Stream", live).of_stream(&stream));
     }
     let scope = cx.scope().await?;
     let pauses = scope.handle.control().pauses().await?;
@@ -70,7 +70,7 @@ pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
         }
     };
     let title = format!("Stream {}", preview::excerpt(&stream, 80));
-    Ok(Page::new(title, live).still(still).of(&scope))
+    Ok(DashboardPage::new(title, live).still(still).of(&scope))
 }
 
 fn groups(cx: &Context, stats: &StreamStats) -> Markup {

@@ -8,7 +8,7 @@ use super::{
     super::{
         context::{Context, Scope},
         fault::Fault,
-        layout::{Page, age, button, duration, hidden, number, table, time},
+        layout::{DashboardPage, age, button, duration, hidden, number, table, time},
         preview,
     },
     letter, tasks,
@@ -48,9 +48,9 @@ pub(in crate::dashboard) async fn history(
     Ok((found, false))
 }
 
-pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
+pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     if cx.form.get("stream").is_none() || cx.form.get("id").is_none() {
-        return Ok(Page::new("Find a task", html! {}).still(search(cx, None)));
+        return Ok(DashboardPage::new("Find a task", html! {}).still(search(cx, None)));
     }
     let scope = cx.scope().await?;
     let id = MessageId::from(cx.form.need("id")?);
@@ -79,7 +79,7 @@ pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
         Some(status) => format!("Task {}", preview::excerpt(&status.name, 80)),
         None => "Task".to_owned(),
     };
-    Ok(Page::new(title, live).still(still).of(&scope))
+    Ok(DashboardPage::new(title, live).still(still).of(&scope))
 }
 
 fn record(status: &TaskStatus) -> Markup {

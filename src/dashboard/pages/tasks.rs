@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::super::{
     context::{Context, Scope},
     fault::Fault,
-    layout::{Page, age, button, hidden, number, table},
+    layout::{DashboardPage, age, button, hidden, number, table},
     preview,
 };
 use crate::transport::{TaskPage, TaskQuery, TaskState};
@@ -36,14 +36,14 @@ pub(in crate::dashboard) fn query(cx: &Context) -> Result<TaskQuery, Fault> {
     Ok(query)
 }
 
-pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
+pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let scope = cx.scope().await?;
     let page = scope.handle.tasks().list(query(cx)?).await?;
     let live = html! {
         p.quiet { "Tasks that are tracked or unique have a record. Other messages are under Waiting, Running and Delayed." }
         (list(cx, &scope, &page))
     };
-    Ok(Page::new("Recorded tasks", live)
+    Ok(DashboardPage::new("Recorded tasks", live)
         .still(filter(cx, &scope))
         .of(&scope))
 }

@@ -7,7 +7,9 @@ use maud::{Markup, html};
 use super::super::{
     context::{Context, Scope},
     fault::Fault,
-    layout::{Page, age, button, duration, hidden, number, short_worker, table, worker as name},
+    layout::{
+        DashboardPage, age, button, duration, hidden, number, short_worker, table, worker as name,
+    },
     preview,
 };
 use crate::transport::{Answers, WorkerInfo, WorkerState, WorkerStats};
@@ -17,7 +19,7 @@ const MOST: usize = 200;
 /// The most running deliveries that are shown.
 const MOST_RUNNING: usize = 200;
 
-pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
+pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let scope = cx.scope().await?;
     let workers = scope.handle.workers();
     let listed = workers.list().await?;
@@ -31,7 +33,7 @@ pub(super) async fn page(cx: &Context) -> Result<Page, Fault> {
         }
     };
     let still = orders(cx, &scope, &listed);
-    Ok(Page::new("Workers", live).still(still).of(&scope))
+    Ok(DashboardPage::new("Workers", live).still(still).of(&scope))
 }
 
 fn list(

@@ -65,7 +65,7 @@ pub(super) struct Group {
     pub(super) given_up: Vec<MessageId>,
     dropped: DroppedLetters,
     /// The open sources.
-    members: HashMap<Consumer, Member>,
+    members: HashMap<Consumer, GroupMember>,
     last_serial: Serial,
     last_was_a_retry: bool,
     pub(super) limits: Limits,
@@ -77,13 +77,13 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 /// An open source of the group.
 #[derive(Debug)]
-struct Member {
+struct GroupMember {
     wake: Arc<Notify>,
     /// The names of tasks with the versions of payloads that the source knows.
     versions: Arc<[(Name, u32)]>,
 }
 
-impl Member {
+impl GroupMember {
     fn knows(&self, name: &str, version: u32) -> bool {
         let mut versions = self.versions.iter();
         versions.any(|(known, newest)| *known == *name && version <= *newest)
@@ -178,7 +178,7 @@ impl Group {
         wake: Arc<Notify>,
         versions: Arc<[(Name, u32)]>,
     ) {
-        let member = Member { wake, versions };
+        let member = GroupMember { wake, versions };
         for key in self.limits.parked_keys() {
             if let (Some(name), Some(version)) = (&key.name, key.version)
                 && member.knows(name, version)

@@ -27,7 +27,7 @@ use tokio_util::io::poll_read_buf;
 use self::decode::Decoder;
 pub(super) use self::{
     encode::{Commands, Encode, RespWriter, argument},
-    progress::Progress,
+    progress::ReadProgress,
     pubsub::{Notice, PubSub, Published},
     tracking::{TrackedKeys, WriteSignal},
 };
@@ -74,7 +74,7 @@ pub(super) struct Connection {
     /// Bytes that were read and not decoded yet.
     read_buffer: BytesMut,
     decoder: Decoder,
-    progress: Progress,
+    progress: ReadProgress,
     /// Set if the last write was pending, because the server has not read the earlier bytes.
     write_blocked: bool,
     /// The number of commands whose responses are due.
@@ -100,7 +100,7 @@ impl Connection {
             written: 0,
             read_buffer: BytesMut::new(),
             decoder: Decoder::default(),
-            progress: Progress::default(),
+            progress: ReadProgress::default(),
             write_blocked: false,
             due: 0,
             departure: None,
@@ -139,7 +139,7 @@ impl Connection {
     }
 
     /// Returns the counter of the bytes that show progress.
-    pub(super) fn progress(&self) -> Progress {
+    pub(super) fn progress(&self) -> ReadProgress {
         self.progress.clone()
     }
 

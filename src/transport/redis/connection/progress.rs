@@ -20,9 +20,9 @@ const CHECKS: u32 = 5;
 /// Counts the bytes that show progress on a connection: bytes that were read, and bytes that were
 /// written after a write had to wait for the server. Clones share the count.
 #[derive(Debug, Clone, Default)]
-pub(in crate::transport::redis) struct Progress(Arc<AtomicU64>);
+pub(in crate::transport::redis) struct ReadProgress(Arc<AtomicU64>);
 
-impl Progress {
+impl ReadProgress {
     pub(super) fn add(&self, bytes: usize) {
         self.0.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -81,7 +81,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn work_may_take_any_time_while_bytes_come_and_ends_soon_after_they_stop() {
-        let progress = Progress::default();
+        let progress = ReadProgress::default();
         let started = Instant::now();
         let receiving = async {
             for _ in 0..20 {
@@ -99,7 +99,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn work_on_a_silent_connection_ends_after_the_first_limit() {
         let started = Instant::now();
-        let progress = Progress::default();
+        let progress = ReadProgress::default();
         let ended = progress.watch(7 * SECOND, 5 * SECOND, pending::<()>());
         ended.await.expect_err("no byte comes");
         assert_eq!(started.elapsed(), 7 * SECOND);

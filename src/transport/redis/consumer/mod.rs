@@ -154,7 +154,7 @@ impl Transport for Redis {
         let owns = owned(&self.settings);
         let slots = match self.shared.connector.is_cluster() && !owns {
             true => by_slot(&self.settings, listed)?,
-            false => Slots::one(listed),
+            false => ServedSlots::one(listed),
         };
         // The same member for all attempts, since a failed attempt may leave its consumer in the
         // group.
@@ -210,13 +210,13 @@ const MAX_BLOCKED_SLOTS: usize = 64;
 const OPENED_AT_ONCE: usize = 16;
 
 /// The streams of each consumer of a source.
-struct Slots {
+struct ServedSlots {
     streams: Vec<SlotStreams>,
     /// The order between streams of several slots. `None` if they take turns.
     policy: Option<StreamPolicy>,
 }
 
-impl Slots {
+impl ServedSlots {
     /// Streams that one command can read.
     fn one(streams: SlotStreams) -> Self {
         Self {
@@ -243,7 +243,7 @@ impl Slots {
 /// Groups the streams by their slots on a cluster, since no command reads several slots. Streams
 /// with a priority are together only if they follow each other, and those with weights only if all
 /// are in one slot.
-fn by_slot(settings: &Settings, listed: SlotStreams) -> Result<Slots, Error> {
+fn by_slot(settings: &Settings, listed: SlotStreams) -> Result<ServedSlots, Error> {
     if let Some(registry) = settings.served_registry() {
         return Err(Error::config(format!(
             "the streams of the registry `{registry}` cannot be served on a Redis Cluster, since \
@@ -255,7 +255,7 @@ fn by_slot(settings: &Settings, listed: SlotStreams) -> Result<Slots, Error> {
         .windows(2)
         .all(|pair| slot_of(&pair[0]) == slot_of(&pair[1]));
     if is_one_slot {
-        return Ok(Slots::one(listed));
+        return Ok(ServedSlots::one(listed));
     }
     let set = settings.streams.as_ref();
     let policy = set.filter(|set| !set.is_in_turn()).map(|set| set.policy);
@@ -280,7 +280,7 @@ fn by_slot(settings: &Settings, listed: SlotStreams) -> Result<Slots, Error> {
         )));
     }
     let streams = slots.into_iter().map(|(_, streams)| streams).collect();
-    Ok(Slots { streams, policy })
+    Ok(ServedSlots { streams, policy })
 }
 
 /// Numbers the streams of a slot.
@@ -297,7 +297,7 @@ impl Redis {
         self,
         interest: &Interest,
         member: Arc<Member>,
-        slots: &Slots,
+        slots: &ServedSlots,
     ) -> Result<RedisSource, Error> {
         let redis = self.clone();
         let Redis {

@@ -1,7 +1,7 @@
 //! The buffer between the fetch tasks and `Source::next`, and the demand that `next` has.
 //!
 //! Several fetch tasks, one for each slot of a cluster, share the demand. A task is *busy* if its
-//! next read will probably return deliveries ([`Expected`]). The busy task whose last turn is
+//! next read will probably return deliveries ([`ExpectedEntries`]). The busy task whose last turn is
 //! longest ago reserves all demand that is not reserved yet, or a part of it. So the busy tasks
 //! together never fetch more than the demand. Each other task reserves nothing. If its reads block,
 //! it fetches at most one delivery, which may exceed the demand. Surplus deliveries stay in the
@@ -73,7 +73,7 @@ const FEW: usize = 16;
 
 /// The deliveries that the next read of a fetch task will probably return.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Expected {
+pub(super) enum ExpectedEntries {
     #[default]
     None,
     /// At least one.
@@ -87,7 +87,7 @@ pub(super) enum Expected {
 struct FetchState {
     /// The part of the demand that the task is fetching.
     reserved: usize,
-    expected: Expected,
+    expected: ExpectedEntries,
     /// Set while a read of the task blocks on the streams. New entries end such a read, so the task
     /// need not be woken.
     is_reading: bool,
@@ -101,7 +101,7 @@ struct FetchState {
 
 impl FetchState {
     fn is_busy(&self) -> bool {
-        self.expected != Expected::None
+        self.expected != ExpectedEntries::None
     }
 }
 
@@ -302,14 +302,14 @@ impl PrefetchWriter {
     /// Adds the deliveries of a fetch, which may be none, and ends the task's reservation.
     pub(super) fn put(&self, deliveries: Deliveries) {
         let expected = match deliveries.is_empty() {
-            true => Expected::None,
-            false => Expected::Many,
+            true => ExpectedEntries::None,
+            false => ExpectedEntries::Many,
         };
         self.put_and_expect(deliveries, expected);
     }
 
     /// Like [`put`](Self::put), for a task that knows what its next read will probably return.
-    pub(super) fn put_and_expect(&self, deliveries: Deliveries, expected: Expected) {
+    pub(super) fn put_and_expect(&self, deliveries: Deliveries, expected: ExpectedEntries) {
         let mut state = self.buffer.lock();
         let fetch = &mut state.fetches[self.number];
         let had_reserved = std::mem::take(&mut fetch.reserved) > 0;
@@ -419,7 +419,7 @@ impl PrefetchState {
         }
         let mut reserved = self.unreserved(number);
         let is_weighted = self.schedule.as_ref().is_some_and(|it| !it.is_strict());
-        if own.expected == Expected::Some && self.schedule.is_none() || is_weighted {
+        if own.expected == ExpectedEntries::Some && self.schedule.is_none() || is_weighted {
             reserved = reserved.min(FEW);
         }
         if reserved > 0 {
@@ -593,14 +593,14 @@ mod tests {
     async fn tasks_that_expect_a_few_deliveries_fetch_at_the_same_time() {
         let (buffer, writers) = writers(3);
         for writer in &writers {
-            writer.put_and_expect(Vec::new(), Expected::Some);
+            writer.put_and_expect(Vec::new(), ExpectedEntries::Some);
         }
         let mut taking = Box::pin(buffer.take(FEW + 4));
         assert!((&mut taking).now_or_never().is_none());
         assert_eq!(asked(&writers[0]), Some(FEW));
         assert_eq!(asked(&writers[1]), Some(4));
         assert_eq!(asked(&writers[2]), None, "all demand is reserved");
-        writers[0].put_and_expect(deliveries(2), Expected::None);
+        writers[0].put_and_expect(deliveries(2), ExpectedEntries::None);
         assert_eq!(taking.await.len(), 2);
     }
 
@@ -611,20 +611,20 @@ mod tests {
         schedule.add(1, 1);
         let (buffer, writers) = scheduled(2, Some(schedule));
         for writer in &writers {
-            writer.put_and_expect(Vec::new(), Expected::Some);
+            writer.put_and_expect(Vec::new(), ExpectedEntries::Some);
         }
         let mut taking = Box::pin(buffer.take(10));
         assert!((&mut taking).now_or_never().is_none());
         let mut second = Box::pin(writers[1].demanded());
         assert!((&mut second).now_or_never().is_none());
         assert_eq!(asked(&writers[0]), Some(10));
-        writers[0].put_and_expect(deliveries(3), Expected::Many);
+        writers[0].put_and_expect(deliveries(3), ExpectedEntries::Many);
         assert_eq!(taking.await.len(), 3);
         let mut taking = Box::pin(buffer.take(10));
         assert!((&mut taking).now_or_never().is_none());
         assert!((&mut second).now_or_never().is_none());
         assert_eq!(asked(&writers[0]), Some(10));
-        writers[0].put_and_expect(Vec::new(), Expected::None);
+        writers[0].put_and_expect(Vec::new(), ExpectedEntries::None);
         assert!(matches!(second.await, Demand::Deliveries(10)));
     }
 }

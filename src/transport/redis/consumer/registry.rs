@@ -30,7 +30,7 @@ const MAX_RETIRED: usize = 8;
 
 /// A change of the served streams.
 #[derive(Debug)]
-pub(super) enum Change {
+pub(super) enum RegistryChange {
     /// A stream was registered.
     Found(Name),
     /// A stream was removed from the registry.
@@ -39,13 +39,13 @@ pub(super) enum Change {
 
 /// The changes that the fetch has not applied yet.
 #[derive(Debug, Default)]
-pub(super) struct Changes {
-    waiting: Mutex<Vec<Change>>,
+pub(super) struct RegistryChanges {
+    waiting: Mutex<Vec<RegistryChange>>,
     arrived: Notify,
 }
 
-impl Changes {
-    pub(super) fn take(&self) -> Vec<Change> {
+impl RegistryChanges {
+    pub(super) fn take(&self) -> Vec<RegistryChange> {
         std::mem::take(&mut *lock(&self.waiting))
     }
 
@@ -64,7 +64,7 @@ impl Changes {
 pub(super) struct RegistryReader {
     key: String,
     streams: Arc<StreamSet>,
-    changes: Arc<Changes>,
+    changes: Arc<RegistryChanges>,
     /// The fetch's blocked read. Each change ends the read, so that the fetch applies the change
     /// immediately.
     blocked: Arc<BlockedRead>,
@@ -88,7 +88,7 @@ impl RegistryReader {
     pub(super) fn new(
         key: String,
         streams: Arc<StreamSet>,
-        changes: Arc<Changes>,
+        changes: Arc<RegistryChanges>,
         blocked: Arc<BlockedRead>,
     ) -> Self {
         Self {
@@ -125,7 +125,7 @@ impl RegistryReader {
                 tried: Instant::now(),
             };
             if self.known.insert(stream.clone(), known).is_none() {
-                found.push(Change::Found(stream));
+                found.push(RegistryChange::Found(stream));
             }
         }
         self.announce(found);
@@ -159,12 +159,12 @@ impl RegistryReader {
         for name in &retired {
             self.known.remove(name);
         }
-        self.announce(retired.into_iter().map(Change::Retired).collect());
+        self.announce(retired.into_iter().map(RegistryChange::Retired).collect());
         Ok(())
     }
 
     /// Passes changes to the fetch, and wakes it.
-    fn announce(&self, changes: Vec<Change>) {
+    fn announce(&self, changes: Vec<RegistryChange>) {
         if !changes.is_empty() {
             lock(&self.changes.waiting).extend(changes);
             self.changes.arrived.notify_one();

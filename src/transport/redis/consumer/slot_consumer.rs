@@ -31,7 +31,7 @@ use super::{
     pause::PauseSignal,
     poison::PoisonSlot,
     prefetch::PrefetchWriter,
-    registry::{Changes, RegistryReader},
+    registry::{RegistryChanges, RegistryReader},
     report::Report,
     served_names::{NameRecorder, ServedNames},
     settle::SettlePolicy,
@@ -194,7 +194,7 @@ impl SlotConsumer {
         let schedule = StreamSchedule::new(policy.unwrap_or_default());
         let streams = Arc::new(StreamSet::new(streams));
         let registered = settings.served_registry();
-        let registered = registered.map(|registry| (registry, Arc::<Changes>::default()));
+        let registered = registered.map(|registry| (registry, Arc::<RegistryChanges>::default()));
         let registry = registered.as_ref().map(|(registry, changes)| {
             let blocked = blocked.clone();
             let key = keys::registry(&options.namespace, registry);

@@ -16,7 +16,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use redis::Cmd;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{prefetch::Expected, streams::ServedStream};
+use super::{prefetch::ExpectedEntries, streams::ServedStream};
 use crate::{
     error::Error,
     transport::redis::{
@@ -82,7 +82,7 @@ impl SharedReads {
             pipeline: self.pipeline.of(&first.keys.primary),
             signal,
             max_wait: lease / 3,
-            expected: Expected::Some,
+            expected: ExpectedEntries::Some,
             last_read: Instant::now(),
             is_signalled: false,
             in_vain: 0,
@@ -98,7 +98,7 @@ pub(super) struct WokenReader {
     /// The longest time between two reads.
     max_wait: Duration,
     /// The entries that the next read will probably return.
-    expected: Expected,
+    expected: ExpectedEntries,
     last_read: Instant,
     /// Set if the next read follows a signal.
     is_signalled: bool,
@@ -109,7 +109,7 @@ pub(super) struct WokenReader {
 }
 
 impl WokenReader {
-    pub(super) fn expected(&self) -> Expected {
+    pub(super) fn expected(&self) -> ExpectedEntries {
         self.expected
     }
 
@@ -137,8 +137,8 @@ impl WokenReader {
     pub(super) fn note(&mut self, found: bool, leaves: bool) {
         self.last_read = Instant::now();
         self.expected = match leaves {
-            true => Expected::Many,
-            false => Expected::None,
+            true => ExpectedEntries::Many,
+            false => ExpectedEntries::None,
         };
         let is_signalled = std::mem::take(&mut self.is_signalled);
         if found {
@@ -153,7 +153,7 @@ impl WokenReader {
     /// Records that a read has failed, so that the keys are perhaps not tracked.
     pub(super) fn failed(&mut self) {
         self.signal.fire();
-        self.expected = Expected::Some;
+        self.expected = ExpectedEntries::Some;
     }
 
     /// Waits until there may be entries again, at most for `longest`.
@@ -172,6 +172,6 @@ impl WokenReader {
             () = sleep_until(overdue) => {}
             () = sleep(longest) => return,
         }
-        self.expected = Expected::Some;
+        self.expected = ExpectedEntries::Some;
     }
 }

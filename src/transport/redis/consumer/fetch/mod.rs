@@ -26,8 +26,8 @@ use super::{
     last_read::LastRead,
     member::Member,
     pause::PauseSignal,
-    prefetch::{Demand, Expected, PrefetchWriter},
-    registry::{Change, Changes},
+    prefetch::{Demand, ExpectedEntries, PrefetchWriter},
+    registry::{RegistryChange, RegistryChanges},
     report::Report,
     settle::RedisSettle,
     settler::Settler,
@@ -73,7 +73,7 @@ pub(super) struct FetchParts {
     pub(super) streams: Arc<StreamSet>,
     pub(super) schedule: StreamSchedule,
     /// The changes of the streams in a registry; `None` if the streams are listed.
-    pub(super) changes: Option<Arc<Changes>>,
+    pub(super) changes: Option<Arc<RegistryChanges>>,
     pub(super) connector: Connector,
     pub(super) group: Arc<Membership>,
     pub(super) buffer: PrefetchWriter,
@@ -294,7 +294,7 @@ impl Fetch {
     fn put(&self, deliveries: Vec<Delivery<RedisSettle>>) {
         let FetchParts { buffer, woken, .. } = &self.parts;
         match woken {
-            Some(_) if self.took_over => buffer.put_and_expect(deliveries, Expected::Many),
+            Some(_) if self.took_over => buffer.put_and_expect(deliveries, ExpectedEntries::Many),
             Some(woken) => buffer.put_and_expect(deliveries, woken.expected()),
             None => buffer.put(deliveries),
         }
@@ -654,7 +654,7 @@ impl Fetch {
             let command = self.plain_read(count, block, keys);
             return self.run_read(&command, block).await;
         };
-        if woken.expected() == Expected::None {
+        if woken.expected() == ExpectedEntries::None {
             self.wait_for_signal(longest).await;
             return Ok(Vec::new());
         }
@@ -725,7 +725,7 @@ impl Fetch {
         for change in changes.unwrap_or_default() {
             self.poll_first = true;
             match change {
-                Change::Found(name) => {
+                RegistryChange::Found(name) => {
                     let FetchParts {
                         namespace, member, ..
                     } = &self.parts;
@@ -745,7 +745,7 @@ impl Fetch {
                         self.leave_out(&stream, &error.chain());
                     }
                 }
-                Change::Retired(name) => {
+                RegistryChange::Retired(name) => {
                     if let Some(stream) = self.set.remove(&name)
                         && let Err(error) = self.parts.group.leave(&stream).await
                     {
