@@ -41,16 +41,17 @@
 //! A name that is a string has no types: it takes any payload.
 //!
 //! # Handlers
-//! A handler takes the payload of a constant with the payload type `T` as a `Json<T>`, as an
-//! `Option` or a `Result` of a `Json<T>`, or without decoding it, as `Bytes`, `Vec<u8>` or a
+//! If the payload type of a constant is `T`, its handler takes a `Json<T>`, or an `Option` or a
+//! `Result` of it. To take the payload undecoded, it takes `Bytes`, `Vec<u8>` or a
 //! [`Message`](crate::Message). It may also have no argument for the payload. A payload extractor
 //! of your own implements [`Carries<T>`](crate::extract::Carries).
 //!
 //! The handler of an [`Rpc<Q, R>`](Rpc) returns a `Json<R>`, or a reply that it has encoded itself:
 //! a [`Reply`](crate::Reply), `Bytes` or `Vec<u8>`. If `R` is `()`, it may return `()`.
 //!
-//! A handler of a constant neither takes nor returns a `String`, because the payload of a
-//! `Task<String>` is JSON, with quotes. The payload of a `Task<()>` is `null`.
+//! A handler of a constant cannot take or return a plain `String`. The payload of a `Task<String>`
+//! is a JSON string, with quotes, so its handler takes a `Json<String>`. The payload of a
+//! `Task<()>` is `null`.
 //!
 //! The types of a service that is added to a router are not checked, because a service takes whole
 //! messages.
@@ -61,8 +62,8 @@
 //! of an older version is [lifted](Task::lift) step by step. If a step is missing, or the header is
 //! malformed, the message is rejected permanently. A message of a newer version fails with
 //! [`NewerVersion`], without counting an attempt: a task is parked until there is a worker that
-//! knows its version, and a request is delivered again after the back-off. Layers see messages as
-//! they were sent, before they are lifted.
+//! knows its version, and a request is delivered again after the back-off. An event is not
+//! delivered again. Layers see messages as they were sent, before they are lifted.
 //!
 //! # Prefixes
 //! The name of a constant is joined with the prefixes of [`Router::nest`](crate::Router::nest) and

@@ -16,9 +16,10 @@ use crate::{
 /// The header with the version of a message's payload. A message without it has version 1.
 pub const VERSION: HeaderName = HeaderName::from_static("contract-version");
 
-/// The error of a message whose payload has a newer version than the worker's constant. It is
-/// wrapped in a [`Failure`] that does not count an attempt. The failure parks a task until there is
-/// a worker that knows the version, and delivers a request again.
+/// The error of a message whose payload has a newer version than the [`Task`], [`Event`] or [`Rpc`]
+/// of the worker's route. It is wrapped in a [`Failure`] that does not count an attempt. A task is
+/// parked until there is a worker that knows the version. A request is delivered again. An event is
+/// not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewerVersion {
     name: Name,
@@ -54,8 +55,8 @@ impl std::error::Error for NewerVersion {}
 /// Changes a payload of one version into that of the next.
 type Step = Arc<dyn Fn(&Bytes) -> Result<Bytes, String> + Send + Sync>;
 
-/// A constant with steps that lift payloads of older versions, created by [`Task::lift`] and the
-/// like. A router takes it as the name of a route.
+/// A [`Task`], [`Event`] or [`Rpc`] together with the steps that lift older payloads. It is created
+/// by `lift`, for example [`Task::lift`]. A router takes it as the name of a route.
 #[must_use = "it names a route"]
 pub struct Lifting<C> {
     pub(super) constant: C,
@@ -68,7 +69,8 @@ pub struct Lifting<C> {
 pub(super) struct UpcastSteps(Vec<(u32, Step)>);
 
 impl UpcastSteps {
-    fn from(&self, version: u32) -> Option<&Step> {
+    /// Returns the step that lifts payloads of this version.
+    fn step_from(&self, version: u32) -> Option<&Step> {
         let step = self.0.iter().find(|(from, _)| *from == version);
         step.map(|(_, step)| step)
     }
@@ -76,7 +78,7 @@ impl UpcastSteps {
     /// Returns the oldest version that can be lifted to the current one step by step.
     pub(super) fn oldest(&self, current: u32) -> u32 {
         let lifted = (1..current).rev();
-        let lifted = lifted.take_while(|version| self.from(*version).is_some());
+        let lifted = lifted.take_while(|version| self.step_from(*version).is_some());
         lifted.last().unwrap_or(current)
     }
 }
@@ -111,7 +113,7 @@ impl<C> Lifting<C> {
             "version {from} cannot be lifted to the next: the constant has version {current}"
         );
         assert!(
-            self.steps.from(from).is_none(),
+            self.steps.step_from(from).is_none(),
             "there is a step from version {from} already"
         );
         let step = move |payload: &Bytes| {
@@ -169,8 +171,8 @@ lift!(Task<T>, Event<T>, Rpc<Q, R>);
 /// Checks the version of a message, and lifts its payload to the current one.
 ///
 /// # Errors
-/// If the header is malformed, or the version is newer than the current one. If the version is
-/// older, and a step is missing or fails, or the payload is not JSON.
+/// If the header is malformed, or the version is newer than the current one. For an older version,
+/// also if a step is missing, a step fails, or the payload is not JSON.
 pub(super) fn admit(
     mut message: Message,
     current: u32,
@@ -193,7 +195,8 @@ pub(super) fn admit(
         };
         let failure = match message.kind() {
             Kind::Task => Failure::park(PermitRequest::of_newer(message.parts(), version)),
-            // Its caller does not wait for long, so it is not kept.
+            // A request is redelivered and not parked, because its caller does not wait for long.
+            // An event is never redelivered, whatever the verdict.
             Kind::Rpc | Kind::Event => Failure::redeliver().uncounted(),
         };
         return Err(failure.because(newer).into());
@@ -211,7 +214,7 @@ pub(super) fn admit(
         ))
     })?;
     for from in version..current {
-        let lifted = steps.from(from).map(|step| step(message.payload()));
+        let lifted = steps.step_from(from).map(|step| step(message.payload()));
         match lifted {
             Some(Ok(payload)) => *message.payload_mut() = payload,
             Some(Err(fault)) => {

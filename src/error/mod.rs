@@ -53,8 +53,8 @@ pub(crate) fn is_overload(error: &(dyn std::error::Error + 'static)) -> bool {
 ///
 /// Two kinds of wrappers hide the error that they wrap: an error with thiserror's
 /// `#[error(transparent)]`, and an `anyhow` or `eyre` error made from an `E` without any context.
-/// Their `source` is not the wrapped error but the source of that error. Return the wrapped error
-/// itself, or convert it in a layer.
+/// Their `source` is not the wrapped error but the source of that error. So a handler should
+/// return the error without its wrapper, or a layer should unwrap it.
 pub fn find<'a, E: std::error::Error + 'static>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a E> {

@@ -1,4 +1,5 @@
-//! The bound on the messages that wait on a stream, which its senders keep to.
+//! The limits on the number and the age of the messages that wait on a stream. Senders keep to
+//! them.
 
 use std::time::Duration;
 
@@ -145,7 +146,8 @@ impl Bound {
 /// Measures how many messages the workers of a group take in a second.
 #[derive(Debug, Default)]
 pub(crate) struct DrainRate {
-    since: Option<(Instant, Waiting)>,
+    /// The last measurement and its time.
+    last: Option<(Instant, Waiting)>,
     per_second: Option<f64>,
 }
 
@@ -163,8 +165,8 @@ impl DrainRate {
     /// Adds a measurement: the messages that wait now, for the group with the most waiting
     /// messages.
     pub(crate) fn note(&mut self, now: Instant, waiting: &Waiting) {
-        let Some((at, before)) = &self.since else {
-            self.since = Some((now, waiting.clone()));
+        let Some((at, before)) = &self.last else {
+            self.last = Some((now, waiting.clone()));
             return;
         };
         let elapsed = now.saturating_duration_since(*at);
@@ -183,7 +185,7 @@ impl DrainRate {
             (Some(before), Some(now)) => Some((before + now) / 2.0),
             (_, now) => now,
         };
-        self.since = Some((now, waiting.clone()));
+        self.last = Some((now, waiting.clone()));
     }
 
     /// Returns the time in which workers take this many messages, from 1 s to 5 min.
@@ -217,7 +219,7 @@ mod tests {
         }
     }
 
-    fn asked(bound: &Bound, waiting: &Waiting, rate: &DrainRate) -> u64 {
+    fn retry_after_secs(bound: &Bound, waiting: &Waiting, rate: &DrainRate) -> u64 {
         let error = bound.refusal(&"orders".into(), waiting, rate);
         error.retry_after().expect("it is full").as_secs()
     }
@@ -236,15 +238,20 @@ mod tests {
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut rate = DrainRate::default();
         rate.note(start, &waiting(1000, 0, Some(0)));
-        assert_eq!(asked(&full, &waiting(1000, 0, None), &rate), 5, "unknown");
+        assert_eq!(
+            retry_after_secs(&full, &waiting(1000, 0, None), &rate),
+            5,
+            "unknown"
+        );
         rate.note(after(10), &waiting(1000, 0, Some(100)));
-        assert_eq!(asked(&full, &waiting(1000, 0, None), &rate), 10);
-        assert_eq!(asked(&full, &waiting(2000, 0, None), &rate), 110);
-        // Three quarters of those that wait came in the last 45 s.
+        assert_eq!(retry_after_secs(&full, &waiting(1000, 0, None), &rate), 10);
+        assert_eq!(retry_after_secs(&full, &waiting(2000, 0, None), &rate), 110);
+        // At an even rate, 300 of the 400 messages are younger than 45 s, nine tenths of the limit.
+        // So workers must take 100, which lasts 10 s.
         let old = bound(u64::MAX, Some(50));
-        assert_eq!(asked(&old, &waiting(400, 60, None), &rate), 10);
+        assert_eq!(retry_after_secs(&old, &waiting(400, 60, None), &rate), 10);
         rate.note(after(20), &waiting(1000, 0, Some(100_000)));
-        assert_eq!(asked(&full, &waiting(1000, 0, None), &rate), 1);
+        assert_eq!(retry_after_secs(&full, &waiting(1000, 0, None), &rate), 1);
     }
 
     #[test]
@@ -253,7 +260,10 @@ mod tests {
         let mut rate = DrainRate::default();
         rate.note(start, &waiting(10, 0, None));
         rate.note(start + Duration::from_secs(1), &waiting(10, 0, None));
-        assert_eq!(asked(&bound(10, None), &waiting(10, 0, None), &rate), 300);
+        assert_eq!(
+            retry_after_secs(&bound(10, None), &waiting(10, 0, None), &rate),
+            300
+        );
     }
 
     #[test]

@@ -47,8 +47,8 @@ pub struct Streams {
 /// The names of a set's streams, or the registry that has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Members {
-    /// The names and weights that the application lists. In an `Arc`, because each call clones its
-    /// handle.
+    /// The names and weights that the application lists. In an `Arc`, because the set is part of a
+    /// handle that is cloned for each call.
     Listed(Arc<[(Name, u32)]>),
     /// The streams that senders register in the registry with this name.
     Registered(Name),
@@ -137,11 +137,13 @@ impl Streams {
     ///
     /// # Errors
     /// All senders and workers need the same number of partitions, from 1 to 1024. The server
-    /// records the number. A worker with a lower number is refused, and so is a sender with another
-    /// number. To increase the number, first start workers with the higher number. Senders with the
-    /// old number still work after that, and log a warning. A key may then belong to another
-    /// partition than before, so its messages are in order only among those that were sent with the
-    /// same number of partitions.
+    /// records the number. A worker with a lower number is refused. So is a sender with a number
+    /// that the stream has never had.
+    ///
+    /// To increase the number, first start workers with the higher number. Senders with a former
+    /// number still work after that, and log a warning. After an increase, a key may belong to
+    /// another partition. There is then no order between its messages that were sent with the old
+    /// number and those that were sent with the new one.
     pub fn partitioned(stream: impl Into<Name>, partitions: usize) -> Self {
         Self {
             members: Members::Partitioned(Partitions::new(stream.into(), partitions)),
@@ -154,9 +156,9 @@ impl Streams {
     /// that supports owners: the transport in memory refuses it.
     ///
     /// The workers divide the partitions among themselves. When a worker starts or stops, they
-    /// divide them again within seconds. When a worker dies, this takes a
-    /// [`lease`](crate::transport::Settings::lease) and a few seconds. Either all workers of a
-    /// group use `owned`, or none. Another group of the same stream may differ.
+    /// divide them again within seconds. When a worker dies, they divide them again after the
+    /// duration of a [`lease`](crate::transport::Settings::lease) and a few more seconds. Either
+    /// all workers of a group use `owned`, or none. Another group of the same stream may differ.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), campanile::Error> {
@@ -174,14 +176,15 @@ impl Streams {
     /// If one fails, it is repeated after its back-off, and later messages with its key wait until
     /// it is done or a dead letter. Messages with other keys, and those without a key, do not wait
     /// for it. Messages that a dead worker has left are handled one at a time, before newer ones.
-    /// The position of a replayed dead letter or a delayed task is the time at which it is added to
-    /// the stream.
+    /// A replayed dead letter or a delayed task takes its place in the order when it is added to
+    /// the stream, not when it was first sent.
     ///
     /// # Delivery guarantee
-    /// The verdict of a former owner has no effect on a message that the new owner has. If a worker
-    /// was wrongly considered dead, its handler may still run while the new owner handles the same
-    /// message. Then the [`Lease`](crate::Lease) of the first handler is lost, and the loss is
-    /// counted. Another system can tell the two handlers apart by their [`PartitionTerm`].
+    /// If a former owner acknowledges or fails a message that already belongs to the new owner,
+    /// this has no effect. If a worker was wrongly considered dead, its handler may still run while
+    /// the new owner handles the same message. Then the [`Lease`](crate::Lease) of the first
+    /// handler is lost, and the loss is counted. Another system can tell the two handlers apart by
+    /// their [`PartitionTerm`].
     ///
     /// # Panics
     /// If the set is not partitioned.
@@ -277,14 +280,14 @@ impl FromStr for Streams {
             "in_turn" => Self::in_turn(names),
             "weighted" => {
                 let weights = names.map(|pair| {
-                    number(pair)
+                    name_and_number(pair)
                         .ok_or_else(|| malformed(format!("`{pair}` is not a stream with a weight")))
                 });
                 Self::weighted(weights.collect::<Result<Vec<_>, _>>()?)
             }
             "partitioned" => match names.collect::<Vec<_>>()[..] {
                 [pair] => {
-                    let (name, count) = number(pair).ok_or_else(|| {
+                    let (name, count) = name_and_number(pair).ok_or_else(|| {
                         malformed(format!("`{pair}` is not a stream with a number"))
                     })?;
                     Self::partitioned(name, count as usize)
@@ -307,7 +310,7 @@ impl FromStr for Streams {
 }
 
 /// Reads `name=number`.
-fn number(pair: &str) -> Option<(&str, u32)> {
+fn name_and_number(pair: &str) -> Option<(&str, u32)> {
     let (name, number) = pair.rsplit_once('=')?;
     Some((name.trim_end(), number.trim_start().parse().ok()?))
 }
@@ -383,7 +386,7 @@ impl StreamSchedule {
             return self.streams.iter().map(whole).collect();
         }
         // Assigns the slots one by one, each to the stream with the lowest virtual time.
-        let times = (0..self.streams.len()).map(|place| Reverse((self.start(place), place)));
+        let times = (0..self.streams.len()).map(|place| Reverse((self.start_time(place), place)));
         let mut queue: BinaryHeap<_> = times.collect();
         let mut quotas: Vec<Quota> = Vec::with_capacity(self.streams.len());
         let mut quota_index = HashMap::<usize, usize>::default();
@@ -420,11 +423,11 @@ impl StreamSchedule {
     /// Returns the streams in the order of their virtual times, the lowest first. `None` if their
     /// shares differ.
     #[cfg(feature = "redis")]
-    pub(crate) fn in_turn(&self) -> Option<Vec<u32>> {
+    pub(crate) fn turn_order(&self) -> Option<Vec<u32>> {
         let has_equal_shares = self.policy == StreamPolicy::Weighted
             && (self.streams.windows(2)).all(|pair| pair[0].weight == pair[1].weight);
         let mut places: Vec<_> = (0..self.streams.len()).collect();
-        places.sort_by_key(|place| self.start(*place));
+        places.sort_by_key(|place| self.start_time(*place));
         let streams = places.into_iter().map(|place| self.streams[place].stream);
         has_equal_shares.then(|| streams.collect())
     }
@@ -435,8 +438,8 @@ impl StreamSchedule {
         self.policy == StreamPolicy::Strict
     }
 
-    /// Returns the stream to read next. `reserved` returns the number of deliveries of a stream that
-    /// are being read, and `None` for a stream that has nothing to deliver.
+    /// Returns the stream to read next. `reserved` returns the maximum number of deliveries that
+    /// the running reads of a stream may bring, or `None` if the stream has nothing to deliver.
     #[cfg(feature = "redis")]
     pub(crate) fn next(&self, reserved: impl Fn(u32) -> Option<usize>) -> Option<u32> {
         let ready = self.streams.iter().enumerate().filter_map(|(place, it)| {
@@ -444,7 +447,7 @@ impl StreamSchedule {
             let time = match self.policy {
                 StreamPolicy::Strict => 0,
                 StreamPolicy::Weighted => {
-                    self.start(place) + reserved * DELIVERY / u64::from(it.weight)
+                    self.start_time(place) + reserved * DELIVERY / u64::from(it.weight)
                 }
             };
             Some((time, it.stream))
@@ -454,7 +457,7 @@ impl StreamSchedule {
 
     /// Returns the virtual time at which the next delivery of a stream starts. It is at least
     /// `now`.
-    fn start(&self, place: usize) -> u64 {
+    fn start_time(&self, place: usize) -> u64 {
         self.streams[place].time.max(self.now)
     }
 
@@ -467,7 +470,7 @@ impl StreamSchedule {
         let Ok(place) = self.streams.binary_search_by_key(&stream, |it| it.stream) else {
             return;
         };
-        let start = self.start(place);
+        let start = self.start_time(place);
         let found = &mut self.streams[place];
         found.time = start + deliveries as u64 * DELIVERY / u64::from(found.weight);
         self.now = start;
@@ -580,7 +583,7 @@ mod tests {
             }
             schedule.fetched(0, 2);
             schedule.fetched(1, 1);
-            schedule.in_turn()
+            schedule.turn_order()
         };
         let turns = in_turn(StreamPolicy::Weighted, &[1, 1, 1]);
         assert_eq!(turns, Some(vec![2, 1, 0]));

@@ -13,8 +13,8 @@ pub(super) enum Form {
     Typed(&'static str, Map<String, Value>),
 }
 
-/// The maximum nesting of references and combinations. Beyond it any value is allowed, as by a
-/// schema that only refers to itself.
+/// The maximum nesting of references and combinations. A schema that is nested deeper counts as one
+/// that allows any value. So does a schema that only refers to itself.
 const MAX_DEPTH: usize = 24;
 /// The maximum number of schemas that are visited for one list of alternatives. Beyond it any value
 /// is allowed.
@@ -59,9 +59,9 @@ fn target<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
 }
 
 impl Collector<'_> {
-    /// Collects the alternatives of a schema. If the schema is part of a combination, or the target
-    /// of a reference, `around` has the keywords beside that combination or reference. They apply,
-    /// too.
+    /// Collects the alternatives of a schema. `around` has the keywords beside the `oneOf`, `anyOf`
+    /// or `$ref` that led to this schema. They apply, too. `around` is empty for a part of an
+    /// `allOf`.
     fn collect(&mut self, schema: &Value, around: &Map<String, Value>, depth: usize) {
         self.steps += 1;
         if depth >= MAX_DEPTH || self.steps >= MAX_STEPS {
@@ -87,7 +87,7 @@ impl Collector<'_> {
             }
             return;
         }
-        for all in list(&mut merged, "allOf") {
+        for all in take_list(&mut merged, "allOf") {
             let found = std::mem::take(&mut self.found);
             self.collect(&all, &Map::new(), depth + 1);
             let part = std::mem::replace(&mut self.found, found);
@@ -99,7 +99,7 @@ impl Collector<'_> {
             }
         }
         for combination in ["oneOf", "anyOf"] {
-            let alternatives = list(&mut merged, combination);
+            let alternatives = take_list(&mut merged, combination);
             if !alternatives.is_empty() {
                 for alternative in &alternatives {
                     self.collect(alternative, &merged, depth + 1);
@@ -112,7 +112,7 @@ impl Collector<'_> {
 }
 
 /// Removes a keyword and returns its list, which is empty if there is none.
-fn list(keywords: &mut Map<String, Value>, keyword: &str) -> Vec<Value> {
+fn take_list(keywords: &mut Map<String, Value>, keyword: &str) -> Vec<Value> {
     match keywords.remove(keyword) {
         Some(Value::Array(list)) => list,
         _ => Vec::new(),
@@ -137,7 +137,8 @@ fn merge(merged: &mut Map<String, Value>, keywords: &Map<String, Value>) {
     }
 }
 
-/// Splits keywords without combinations into one form for each value or type.
+/// Adds one form for each value of `const` or `enum`, or else for each type. The keywords have no
+/// combinations and no reference.
 fn split(keywords: &Map<String, Value>, found: &mut Vec<Form>) {
     if let Some(value) = keywords.get("const") {
         found.push(Form::Const(value.clone()));
@@ -178,7 +179,8 @@ pub(super) fn type_of(value: &Value) -> &'static str {
     }
 }
 
-/// Returns the smallest and the largest value that the keywords of a number allow.
+/// Returns the smallest and the largest value that the keywords of a number allow. Treats exclusive
+/// bounds as inclusive ones.
 pub(super) fn range(keywords: &Map<String, Value>) -> (f64, f64) {
     let format = keywords.get("format").and_then(Value::as_str);
     let (low, high) = match format {
@@ -231,8 +233,8 @@ pub(super) fn element(keywords: &Map<String, Value>, index: usize) -> Option<&Va
     }
 }
 
-/// Returns the number of elements at the start of an array that each have a schema for their
-/// position.
+/// Returns the number of schemas in the tuple of an array: a list in `items`, or `prefixItems`.
+/// Zero if there is none.
 pub(super) fn tuple_len(keywords: &Map<String, Value>) -> usize {
     let tuple = |keyword: &str| keywords.get(keyword).and_then(Value::as_array);
     let tuple = tuple("items").or_else(|| tuple("prefixItems"));

@@ -36,14 +36,15 @@ pub struct MemorySource {
     streams: Vec<Arc<Settings>>,
     schedule: StreamSchedule,
     /// The number of streams in the registry that this source has tried to join.
-    registered: usize,
+    registry_position: usize,
     consumer: Consumer,
     wake: Arc<Notify>,
     /// The versions of payloads that the application knows.
     versions: Arc<[(Name, u32)]>,
     /// `true` if the last fetch took events before entries.
     events_first: bool,
-    /// The minute to which the counts of the worker belong.
+    /// The minute for which the worker's monitor counts. When it has ended, the counts are moved to
+    /// the history.
     minute: u64,
     stopped: bool,
 }
@@ -74,7 +75,7 @@ impl MemorySource {
         let mut source = Self {
             streams: Vec::new(),
             schedule: StreamSchedule::new(set.map(|set| set.policy).unwrap_or_default()),
-            registered: 0,
+            registry_position: 0,
             consumer: broker.new_consumer(),
             wake: Arc::new(Notify::new()),
             versions: interest.versions.clone().into(),
@@ -131,8 +132,12 @@ impl MemorySource {
         let Some(registry) = self.settings.served_registry() else {
             return;
         };
-        for stream in self.broker.registries.after(registry, self.registered) {
-            self.registered += 1;
+        for stream in self
+            .broker
+            .registries
+            .after(registry, self.registry_position)
+        {
+            self.registry_position += 1;
             if let Err(error) = self.join(&stream, 1) {
                 tracing::warn!(%stream, error = error.chain(), "a registered stream cannot be served");
             }
@@ -141,7 +146,8 @@ impl MemorySource {
 
     fn take(&mut self, max: usize) -> Vec<Delivery<MemorySettle>> {
         let mut taken = Vec::new();
-        // Events and entries are taken first in turn, so that neither starves the other.
+        // Each call swaps whether events or entries are taken first, so that neither starves the
+        // other.
         self.events_first = !self.events_first;
         if self.events_first {
             self.take_events(max, &mut taken);
@@ -158,7 +164,7 @@ impl MemorySource {
         let hand_out = |event: Message| {
             let settle = MemorySettle {
                 held: None,
-                in_flight: self
+                observed: self
                     .broker
                     .context
                     .observation
@@ -172,7 +178,7 @@ impl MemorySource {
 
     fn take_entries(&mut self, max: usize, taken: &mut Vec<Delivery<MemorySettle>>) {
         self.join_registered();
-        // Repeats, because the other streams get the slots that a stream leaves free.
+        // Repeats, so that the slots that one stream leaves free go to the other streams.
         loop {
             let room = max - taken.len();
             let before = taken.len();
@@ -206,24 +212,24 @@ impl MemorySource {
         let entries = entries.unwrap_or_default();
         let count = entries.len();
         taken.extend(entries.into_iter().map(|mut entry| {
-            let in_flight = entry.in_flight.take();
+            let observed = entry.in_flight.take();
             if let Some(task) = entry.task.take() {
                 let record = MemoryRecord::new(&self.broker, stream, entry.serial, task);
                 entry.lease.set_record(record);
             }
-            let held = Some(SettleRight {
+            let held = Some(HeldEntry {
                 broker: Arc::clone(&self.broker),
-                source: Arc::clone(&self.settings),
-                settings: Arc::clone(stream),
+                source_settings: Arc::clone(&self.settings),
+                stream_settings: Arc::clone(stream),
                 serial: entry.serial,
             });
-            let content = self.read(stream, entry);
-            Delivery::new(content, MemorySettle { held, in_flight })
+            let content = self.decode(stream, entry);
+            Delivery::new(content, MemorySettle { held, observed })
         }));
         count
     }
 
-    fn read(&self, stream: &Settings, taken: Taken) -> Result<Message, Undecodable> {
+    fn decode(&self, stream: &Settings, taken: Taken) -> Result<Message, Undecodable> {
         let id = || MessageId::from(taken.entry.id.to_string());
         let decoded = codec::decode(taken.entry.fields.clone()).map_err(|mut undecodable| {
             self.broker.context.counters.undecodable.increment();
@@ -335,7 +341,7 @@ impl Source for MemorySource {
     }
 
     async fn close(self) -> Result<(), Error> {
-        // As after a drop, unsettled deliveries keep their leases for one more period.
+        // As after a drop, the leases of unsettled deliveries end after at most `Settings::lease`.
         drop(self);
         Ok(())
     }
@@ -359,19 +365,18 @@ impl Drop for MemorySource {
 #[derive(Debug)]
 pub struct MemorySettle {
     /// `None` for an event, which is not settled.
-    held: Option<SettleRight>,
+    held: Option<HeldEntry>,
     /// Set if the broker is observed. Boxed, because few brokers are observed.
-    in_flight: Option<Box<ObservedDelivery>>,
+    observed: Option<Box<ObservedDelivery>>,
 }
 
-/// The broker, the stream and the number of a delivery that can be settled.
+/// An entry of a stream that can be settled.
 #[derive(Debug)]
-struct SettleRight {
+struct HeldEntry {
     broker: Broker,
-    /// The settings of the source.
-    source: Arc<Settings>,
-    /// The settings of the delivery's stream.
-    settings: Arc<Settings>,
+    source_settings: Arc<Settings>,
+    /// The settings of the entry's stream.
+    stream_settings: Arc<Settings>,
     serial: Serial,
 }
 
@@ -382,15 +387,15 @@ impl SettleDelivery for MemorySettle {
         on_settled: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) {
         if let Some(held) = self.held.take() {
-            let SettleRight {
+            let HeldEntry {
                 broker,
-                source,
-                settings,
+                source_settings,
+                stream_settings,
                 serial,
             } = held;
-            broker.settle(&source, &settings, serial, verdict);
-        } else if let Some(in_flight) = self.in_flight.take() {
-            in_flight.happened(Happened::to_an_event(&verdict));
+            broker.settle(&source_settings, &stream_settings, serial, verdict);
+        } else if let Some(event) = self.observed.take() {
+            event.happened(Happened::to_an_event(&verdict));
         }
         on_settled(Ok(()));
     }
@@ -399,10 +404,10 @@ impl SettleDelivery for MemorySettle {
 impl Drop for MemorySettle {
     fn drop(&mut self) {
         if let Some(held) = &self.held {
-            held.broker.with_group(&held.settings, |group, _| {
-                group.drop_held(held.serial, &held.settings, &held.broker.context);
+            held.broker.with_group(&held.stream_settings, |group, _| {
+                group.drop_held(held.serial, &held.stream_settings, &held.broker.context);
             });
-        } else if let Some(event) = self.in_flight.as_ref().filter(|one| one.is_an_event()) {
+        } else if let Some(event) = self.observed.as_ref().filter(|one| one.is_an_event()) {
             event.happened(Happened::Abandoned);
         }
     }

@@ -77,7 +77,7 @@ impl ScriptCall {
         let keys = [&*self.key];
         let attempts = async {
             loop {
-                // This loop sends the call again, instead of the pipeline. The pipeline would
+                // The call is sent again by this loop, not by the pipeline. The pipeline would
                 // continue after the caller has given up, and the script could then claim a key for
                 // a caller that no longer waits.
                 let sent = pipeline.script(self.script, &keys, args, Resend::Never);
@@ -124,8 +124,9 @@ pub enum ScriptResponse {
 }
 
 impl ScriptResponse {
-    /// Decodes a response. This function is not in `readers::all`, since every response of one of
-    /// these forms is valid.
+    /// Decodes a response. This function is not in `readers::all`: the tests of that list replace a
+    /// value by one of another form and expect an error, but a script may return any of these
+    /// forms.
     pub(super) fn read(value: Value) -> Result<Self, Error> {
         Ok(match error::check(value)? {
             Value::Nil => Self::Nil,

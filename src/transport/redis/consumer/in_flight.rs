@@ -28,10 +28,10 @@ pub(super) type Key = (WhichStream, StreamEntryId);
 pub(super) struct InFlightTable {
     deliveries: Mutex<Deliveries>,
     /// The number of deliveries with a verdict whose guards still exist.
-    settling: AtomicUsize,
-    /// Notified when `settling` falls to zero.
+    open_verdicts: AtomicUsize,
+    /// Notified when `open_verdicts` falls to zero.
     settled: Notify,
-    /// Notified when deliveries leave the table.
+    /// Notified when guards are dropped or released. A lost delivery leaves the table before that.
     freed: Notify,
 }
 
@@ -51,8 +51,8 @@ struct InFlightEntry {
     lease: Lease,
     /// The time at which the last command that renewed the lease was sent.
     renewed: Instant,
-    /// Set before the settlement is sent. From then on, the settlement itself may be the reason why
-    /// the entry is not pending, so that this is not reported as a lost lease.
+    /// Set before the settlement is sent. From then on, the settlement itself may have removed the
+    /// entry from the pending ones. So the lease is not reported as lost.
     settling: bool,
     /// The id of the task, if its status is recorded. Such a task may be cancelled at any time, so
     /// each tick renews its lease, which detects a cancellation.
@@ -129,7 +129,8 @@ impl InFlightTable {
         self.confirm(confirmed);
     }
 
-    /// Waits until a delivery has left the table since the last call.
+    /// Waits until a guard is dropped or released. Returns immediately if this has happened since
+    /// the last call.
     pub(super) async fn freed(&self) {
         self.freed.notified().await;
     }
@@ -139,7 +140,7 @@ impl InFlightTable {
     pub(super) async fn all_settled(&self) {
         loop {
             let settled = self.settled.notified();
-            if self.settling.load(Ordering::SeqCst) == 0 {
+            if self.open_verdicts.load(Ordering::SeqCst) == 0 {
                 return;
             }
             settled.await;
@@ -148,7 +149,7 @@ impl InFlightTable {
 
     /// Returns the deliveries that were last renewed longer than `age` ago, and all deliveries of
     /// tasks whose status is recorded. They are grouped by stream, and sorted by entry id.
-    pub(super) fn older_than(&self, age: Duration) -> Vec<(WhichStream, Vec<StreamEntryId>)> {
+    pub(super) fn due_for_renewal(&self, age: Duration) -> Vec<(WhichStream, Vec<StreamEntryId>)> {
         let now = Instant::now();
         let mut old = BTreeMap::<WhichStream, Vec<StreamEntryId>>::new();
         for ((which, id), entry) in &self.lock().by_key {
@@ -164,7 +165,7 @@ impl InFlightTable {
     }
 
     /// Records that deliveries were renewed by a command sent at `at`.
-    pub(super) fn renewed(&self, which: WhichStream, ids: &[StreamEntryId], at: Instant) {
+    pub(super) fn mark_renewed(&self, which: WhichStream, ids: &[StreamEntryId], at: Instant) {
         let mut deliveries = self.lock();
         for id in ids {
             if let Some(entry) = deliveries.by_key.get_mut(&(which, *id)) {
@@ -196,9 +197,9 @@ impl InFlightTable {
         lost
     }
 
-    /// Subtracts verdicts from `settling`, and notifies if none is left.
+    /// Subtracts verdicts from `open_verdicts`, and notifies if none is left.
     fn confirm(&self, verdicts: usize) {
-        if verdicts > 0 && self.settling.fetch_sub(verdicts, Ordering::SeqCst) == verdicts {
+        if verdicts > 0 && self.open_verdicts.fetch_sub(verdicts, Ordering::SeqCst) == verdicts {
             self.settled.notify_waiters();
         }
     }
@@ -242,10 +243,10 @@ impl LeaseGuard {
         }
     }
 
-    /// Counts the verdict as given until the guard is dropped or released.
+    /// Makes [`InFlightTable::all_settled`] wait until this guard is dropped or released.
     pub(super) fn give_verdict(&mut self) {
         if !std::mem::replace(&mut self.verdict_given, true) {
-            self.table.settling.fetch_add(1, Ordering::SeqCst);
+            self.table.open_verdicts.fetch_add(1, Ordering::SeqCst);
         }
     }
 
@@ -352,9 +353,9 @@ mod tests {
         let long_ago = Instant::now() - Duration::from_secs(5);
         let id = key("1-1").1;
         let _guards = table.add([(WhichStream::Primary(0), id)].into_iter(), long_ago);
-        let old = || table.older_than(Duration::from_secs(3));
+        let old = || table.due_for_renewal(Duration::from_secs(3));
         assert_eq!(old(), [(WhichStream::Primary(0), vec![id])]);
-        table.renewed(WhichStream::Primary(0), &[id], Instant::now());
+        table.mark_renewed(WhichStream::Primary(0), &[id], Instant::now());
         assert_eq!(old(), []);
     }
 }

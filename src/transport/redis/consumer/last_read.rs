@@ -42,8 +42,8 @@ struct Gathering {
 }
 
 impl LastRead {
-    /// Takes the settlement if the fetch waits and it is an acknowledgement. Otherwise returns it.
-    /// A settlement that is returned counts as having come, too.
+    /// Takes the settlement if the fetch waits, and its connection can carry the settlement out.
+    /// Otherwise returns it. A settlement that is returned counts as having come, too.
     pub(super) fn offer(&self, settlement: Settlement) -> Option<Settlement> {
         if !self.is_open.load(Ordering::SeqCst) {
             return Some(settlement);
@@ -56,7 +56,7 @@ impl LastRead {
         if waiting.missing == 0 {
             self.complete.notify_one();
         }
-        if !settlement.is_acknowledgement() {
+        if !settlement.fits_read_connection() {
             return Some(settlement);
         }
         waiting.settlements.push(settlement);

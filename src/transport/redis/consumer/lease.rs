@@ -71,7 +71,7 @@ impl DueLeases {
 impl LeaseRenewer {
     /// Returns the leases to renew now. Those of tasks whose status is recorded are always due.
     pub(super) fn due(&self) -> DueLeases {
-        DueLeases(self.in_flight.older_than(self.member.lease / 3))
+        DueLeases(self.in_flight.due_for_renewal(self.member.lease / 3))
     }
 
     /// Records the leases that a tick has renewed, and renews the rest.
@@ -83,7 +83,7 @@ impl LeaseRenewer {
         lost: Vec<(WhichStream, StreamEntryId)>,
     ) -> Result<(), Error> {
         for (which, ids) in &renewed.0 {
-            self.in_flight.renewed(*which, ids, reading.asked);
+            self.in_flight.mark_renewed(*which, ids, reading.asked);
         }
         self.lose(server, lost).await;
         for (which, ids) in rest.0 {
@@ -95,7 +95,7 @@ impl LeaseRenewer {
                 let (keys, args) = ([stream.key_of(which)], self.member.renewal(ids));
                 let answer = server.script(&scripts::RENEW, &keys, args).await?;
                 let lost = entry::renewed(answer)?.1;
-                self.in_flight.renewed(which, ids, asked);
+                self.in_flight.mark_renewed(which, ids, asked);
                 let lost = lost.into_iter().map(|id| (which, id));
                 self.lose(server, lost).await;
             }

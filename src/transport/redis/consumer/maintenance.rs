@@ -27,7 +27,7 @@ use crate::transport::redis::{
 /// The maximum number of streams that one tick maintains, since a script blocks the server. The
 /// other streams follow in the next ticks.
 const MAX_MAINTAINED: usize = 256;
-/// The time between two trims by this consumer of a stream on which its group makes no progress.
+/// The time after which this consumer trims a stream again while its group makes no progress on it.
 /// Such a stream is trimmed because other groups may have made progress.
 const IDLE_TRIM: Duration = Duration::from_secs(30);
 /// The minimum time between two trims of a stream, whichever workers trim it.
@@ -39,8 +39,8 @@ const REAP_PERIOD: Duration = Duration::from_secs(30);
 /// A consumer that is silent for this long, and has nothing pending, is deleted.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
 
-/// The maintenance of one consumer's streams: makes the requests of ticks, and handles their
-/// results.
+/// Maintains the streams of one consumer. Makes the request of each tick, which is a periodic
+/// script call, and handles the results.
 pub(super) struct Maintenance {
     pub(super) member: Arc<Member>,
     pub(super) streams: Arc<StreamSet>,
@@ -54,13 +54,13 @@ pub(super) struct Maintenance {
     pub(super) foreign_lease: Duration,
     /// Wakes the fetch when the pause of a stream has begun or ended.
     pub(super) pauses: Arc<PauseSignal>,
-    pub(super) turns: Turns,
+    pub(super) schedule: StepSchedule,
     pub(super) announcer: Announcer,
 }
 
 /// The stream with which the next tick starts, and the last runs of the steps on each stream.
 #[derive(Default)]
-pub(super) struct Turns {
+pub(super) struct StepSchedule {
     /// The index of the first stream of the next tick.
     next: u32,
     /// The last runs, by the index of the stream.
@@ -73,9 +73,9 @@ struct LastRuns {
     trim: Instant,
     reap: Instant,
     /// The state of the group at the last trim.
-    trimmed_at: Option<GroupFacts>,
+    facts_at_trim: Option<GroupFacts>,
     /// The state of the group when the current tick requested a trim. `None` without a trim.
-    trimming: Option<GroupFacts>,
+    facts_at_request: Option<GroupFacts>,
     /// The state of the group at the last tick.
     facts: Option<GroupFacts>,
     /// The consumer that was last reported to prevent trimming, and the time of that report.
@@ -89,8 +89,8 @@ impl LastRuns {
             sign_of_life: now,
             trim: now,
             reap: now,
-            trimmed_at: None,
-            trimming: None,
+            facts_at_trim: None,
+            facts_at_request: None,
             facts: None,
             blocked: None,
         }
@@ -130,7 +130,7 @@ impl Maintenance {
             });
             let promoted = answer.await.and_then(Promoted::read);
             let promoted = promoted.map_err(|error| error.chain());
-            let more = self.moved(stream, promoted);
+            let more = self.record_move(stream, promoted);
             if more && Instant::now() < end {
                 continue;
             }
@@ -143,12 +143,12 @@ impl Maintenance {
 
     /// Records the result of a move, and sets the timer for the next due message. Returns `true` if
     /// more messages are due now.
-    fn moved(&self, stream: &ServedStream, promoted: Result<Promoted, String>) -> bool {
+    fn record_move(&self, stream: &ServedStream, promoted: Result<Promoted, String>) -> bool {
         let promoted = match promoted {
             Ok(promoted) => promoted,
             Err(error) => {
                 // The next tick tries again.
-                failed(stream, "due messages could not be delivered", &error);
+                warn_failed(stream, "due messages could not be delivered", &error);
                 return false;
             }
         };
@@ -168,16 +168,16 @@ impl Maintenance {
     /// returns `true`, and maintains at most [`MAX_MAINTAINED`] streams, in turn.
     pub(super) fn request(&mut self, renews: impl Fn(&ServedStream) -> bool) -> TickRequest {
         let streams = self.streams.all();
-        if self.turns.last.len() > streams.len() {
+        if self.schedule.last.len() > streams.len() {
             let served = |index: &u32| self.streams.get(*index).is_some();
-            self.turns.last.retain(|index, _| served(index));
+            self.schedule.last.retain(|index, _| served(index));
         }
-        let first = streams.partition_point(|stream| stream.index < self.turns.next);
+        let first = streams.partition_point(|stream| stream.index < self.schedule.next);
         let (before, behind) = streams.split_at(first);
         let mut in_turn = Vec::new();
         for (at, stream) in behind.iter().chain(before).enumerate() {
             if at == MAX_MAINTAINED {
-                self.turns.next = stream.index;
+                self.schedule.next = stream.index;
             }
             let maintain = at < MAX_MAINTAINED && !stream.is_failing();
             let steps = match maintain {
@@ -199,8 +199,9 @@ impl Maintenance {
         }
         let worker_steps = in_turn.iter().filter_map(|it| it.worker.as_ref());
         let announcement = self.announcer.announcement(worker_steps, self.member.lease);
-        // A throttle lasts a little less than the period. Otherwise the worker that has set the
-        // throttle would find it still set at the worker's own next step.
+        // A worker that trims or reaps sets a throttle: a key that prevents the same step of any
+        // worker. The key expires a little before the period ends. Otherwise it could prevent the
+        // next step of the worker that has set it.
         let throttle = |period: Duration| period.as_millis() as u64 * 9 / 10;
         TickRequest {
             foreign_lease: self.foreign_lease.as_millis() as u64,
@@ -217,29 +218,35 @@ impl Maintenance {
     /// Returns the steps that are due on a stream, and records them as run.
     fn steps(&mut self, stream: u32) -> TickSteps {
         let lease = self.member.lease;
-        // After a step of the server's clock every consumer looks dead. So a consumer deletes
-        // others only if it has renewed its leases for a whole lease without a break.
+        // After the server's clock has jumped, every consumer looks dead. So a consumer deletes
+        // others only if its renewals have succeeded without a break for the duration of a lease.
         let healthy = self.health.lasts(self.member.max_between_renewals()) >= lease;
-        let last = self.turns.last.entry(stream).or_insert_with(LastRuns::now);
-        let is_due = |last: &mut Instant, period: Duration| {
+        let last = self
+            .schedule
+            .last
+            .entry(stream)
+            .or_insert_with(LastRuns::now);
+        let run_if_due = |last: &mut Instant, period: Duration| {
             let due = last.elapsed() >= period;
             if due {
                 *last = Instant::now();
             }
             due
         };
-        let has_changed = last.facts.is_none() || last.facts != last.trimmed_at;
-        let trim = is_due(
+        let has_changed = last.facts.is_none() || last.facts != last.facts_at_trim;
+        let trim = run_if_due(
             &mut last.trim,
             if has_changed { TRIM_PERIOD } else { IDLE_TRIM },
         );
-        // The trim counts once its tick has a response: a lost tick may have trimmed nothing.
-        last.trimming = last.facts.filter(|_| trim);
+        // The trim is recorded only when the tick's response arrives, because a lost tick may have
+        // trimmed nothing.
+        last.facts_at_request = last.facts.filter(|_| trim);
         TickSteps {
             maintain: true,
-            sign_of_life: !self.buffer.is_stopped() && is_due(&mut last.sign_of_life, lease / 3),
+            sign_of_life: !self.buffer.is_stopped()
+                && run_if_due(&mut last.sign_of_life, lease / 3),
             trim,
-            reap: healthy && is_due(&mut last.reap, REAP_PERIOD),
+            reap: healthy && run_if_due(&mut last.reap, REAP_PERIOD),
         }
     }
 
@@ -252,7 +259,7 @@ impl Maintenance {
     }
 
     /// Keeps the counts of a failed tick for the next one.
-    pub(super) fn failed(&self, request: &TickRequest) {
+    pub(super) fn keep_counts(&self, request: &TickRequest) {
         for of_tick in &request.streams {
             if let Some(step) = &of_tick.worker {
                 self.announcer.failed(&of_tick.stream, step);
@@ -265,16 +272,17 @@ impl Maintenance {
         self.clock.set_to(time);
     }
 
-    /// Records a tick's results for a stream. Returns a new question to the worker.
+    /// Records a tick's results for a stream. Returns the question that the worker has to answer,
+    /// if somebody has asked a new one.
     pub(super) fn ticked(&mut self, of_tick: &TickStream, tick: Maintained) -> Option<Question> {
         let stream = &*of_tick.stream;
         for promoted in tick.promoted {
-            if self.moved(stream, promoted) {
+            if self.record_move(stream, promoted) {
                 self.due.set(stream.index, Duration::ZERO);
             }
         }
         let last = self
-            .turns
+            .schedule
             .last
             .entry(stream.index)
             .or_insert_with(LastRuns::now);
@@ -292,28 +300,29 @@ impl Maintenance {
         }
         match tick.trim_blocked {
             Ok(by) => {
-                if let Some(facts) = last.trimming.take() {
-                    last.trimmed_at = Some(facts);
+                if let Some(facts) = last.facts_at_request.take() {
+                    last.facts_at_trim = Some(facts);
                 }
                 if by.is_some() {
                     // The next trim follows soon, even without progress of this group, since the
                     // consumer that prevents it may leave.
-                    last.trimmed_at = None;
+                    last.facts_at_trim = None;
                 }
                 report_blocked(stream, last, by);
             }
-            Err(error) => failed(stream, "the stream could not be trimmed", &error),
+            Err(error) => warn_failed(stream, "the stream could not be trimmed", &error),
         }
         match tick.pauses {
-            Ok(fields) => self.paused(stream, &fields),
-            Err(error) => failed(stream, "its pauses could not be read", &error),
+            Ok(fields) => self.store_pauses(stream, &fields),
+            Err(error) => warn_failed(stream, "its pauses could not be read", &error),
         }
         if let Err(error) = tick.handed_over {
-            failed(stream, "parked messages could not be handed over", &error);
+            warn_failed(stream, "parked messages could not be handed over", &error);
         }
         if let Err(error) = tick.reaped {
-            failed(stream, "dead consumers could not be deleted", &error);
+            warn_failed(stream, "dead consumers could not be deleted", &error);
         }
+        // Logs a number of dropped letters that was not logged yet.
         self.report.letters_dropped(stream, 0);
         let (step, tick) = of_tick.worker.as_ref().zip(tick.worker)?;
         self.announcer.ticked(stream, step, tick)
@@ -321,7 +330,7 @@ impl Maintenance {
 
     /// Stores the pauses of a stream. Wakes the fetch if the pause of the whole stream has begun or
     /// ended.
-    fn paused(&self, stream: &ServedStream, fields: &[Bytes]) {
+    fn store_pauses(&self, stream: &ServedStream, fields: &[Bytes]) {
         let has_changed = stream.follow(fields, |field| self.pauses.unknown(stream, field));
         if has_changed {
             let is_paused = stream.is_paused();
@@ -335,7 +344,7 @@ impl Maintenance {
     }
 }
 
-fn failed(stream: &ServedStream, what: &str, error: &str) {
+fn warn_failed(stream: &ServedStream, what: &str, error: &str) {
     let stream = &stream.keys.stream;
     tracing::warn!(%stream, error, "{what}; trying again later");
 }

@@ -448,7 +448,8 @@ impl Source for RedisSource {
 
     fn requests_waiting(&self) -> usize {
         let hub = self.rpc.upgrade();
-        hub.and_then(|hub| Some(hub.get()?.waiting())).unwrap_or(0)
+        hub.and_then(|hub| Some(hub.get()?.pending_requests()))
+            .unwrap_or(0)
     }
 
     fn monitor(&mut self, monitor: Arc<WorkerMonitor>) {

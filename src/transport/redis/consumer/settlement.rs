@@ -19,8 +19,9 @@ use crate::{
     transport::{Discarded, TaskOutcome, redis::entry::StreamEntryId},
 };
 
-/// The maximum size, in bytes, of a reply that is published over the connection that reads.
-const MAX_WITH_READ: usize = 64 << 10;
+/// The maximum size, in bytes, of a reply that is published over the connection that also fetches
+/// entries.
+const MAX_REPLY_ON_READ_CONNECTION: usize = 64 << 10;
 
 /// A callback for the outcome of a settlement. Dropped without a call if the source ends first.
 pub(super) type OnSettled = Box<dyn FnOnce(Result<(), Error>) + Send>;
@@ -58,7 +59,7 @@ pub(super) enum FencedEffect {
         attempts: u32,
         /// The number of redeliveries in a row that did not count.
         put_offs: u32,
-        /// Set for a release, which has a separate counter.
+        /// Set if the delivery was not started. Such redeliveries have a separate counter.
         released: bool,
         /// The reason of the failure, for the status record of the task.
         reason: String,
@@ -97,7 +98,8 @@ pub(super) struct StoredReply {
 /// The way in which a delivery ends.
 #[derive(Debug)]
 pub(super) enum End {
-    /// Handled successfully, in an owned partition or as a task whose status is recorded.
+    /// Handled successfully. Used only for an owned partition, or for a task whose status is
+    /// recorded. Otherwise a success is an [`Effect::Acknowledge`] or an [`Effect::Reply`].
     Done,
     /// Made a dead letter, for this reason.
     DeadLetter(String),
@@ -124,8 +126,8 @@ pub(super) struct Unsettled {
     pub(super) sent_with: Option<Box<(IdempotencyKey, MessageId)>>,
     /// The delivery's place in the order of an owned partition. `None` for other streams.
     pub(super) turn: Option<Turn>,
-    /// Frees the slot for poison candidates when this delivery is dropped. `None` if it is no
-    /// candidate.
+    /// Set for a poison candidate: a message that may have crashed earlier workers. Until the guard
+    /// is dropped, this worker runs no other candidate.
     pub(super) _poison: Option<PoisonGuard>,
 }
 
@@ -196,14 +198,15 @@ impl<E> Settlement<E> {
 }
 
 impl Settlement {
-    /// Returns `true` if the connection that reads can carry this settlement out. The settlement
-    /// must be an acknowledgement on the primary stream, without a reply or with a small one: if
+    /// Returns `true` if the connection that fetches entries can carry this settlement out. It must
+    /// be an acknowledgement on the primary stream, without a reply or with a small one: if
     /// the server refused a large reply, the read would lose its connection.
-    pub(super) fn is_acknowledgement(&self) -> bool {
+    pub(super) fn fits_read_connection(&self) -> bool {
         let Effect::Acknowledge(publish) = &self.effect else {
             return false;
         };
-        let is_small = |(_, envelope): &PublishedReply| envelope.len() <= MAX_WITH_READ;
+        let is_small =
+            |(_, envelope): &PublishedReply| envelope.len() <= MAX_REPLY_ON_READ_CONNECTION;
         !self.delivery.guard.key.0.is_retry() && publish.as_ref().is_none_or(is_small)
     }
 }

@@ -26,7 +26,7 @@ use super::{
     key_order::{KeyOrder, KeyOrderParts},
     last_read::LastRead,
     lease::LeaseRenewer,
-    maintenance::{Maintenance, Turns},
+    maintenance::{Maintenance, StepSchedule},
     member::Member,
     pause::PauseSignal,
     poison::PoisonSlot,
@@ -222,7 +222,7 @@ impl SlotConsumer {
             trim_beside_foreign: options.trim_beside_foreign,
             foreign_lease: options.foreign_lease,
             pauses: pauses.clone(),
-            turns: Turns::default(),
+            schedule: StepSchedule::default(),
             announcer: Announcer::new(monitor.clone(), shared.connector.topology_name()),
         };
         let upkeep = Upkeep {

@@ -219,7 +219,7 @@ impl Upkeep {
                 false => Err(miscounted(counts.0, counts.1)),
             }
         });
-        let result = result.inspect_err(|_| self.maintenance.failed(&request))?;
+        let result = result.inspect_err(|_| self.maintenance.keep_counts(&request))?;
         let reading = ClockReading {
             asked: sent_at,
             answered: Instant::now(),

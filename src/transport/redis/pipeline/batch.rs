@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
-use super::{CompletionHandler, Outcome, Resend, queue::QueueShare};
+use super::{CompletionHandler, Outcome, Resend, queue::CommandAdmission};
 use crate::transport::redis::scripts::Script;
 use crate::{
     error::Error,
@@ -52,7 +52,7 @@ struct QueuedCommand {
     retry: Resend,
     /// The script that the command calls. The server may not know the script yet.
     script: Option<&'static Script>,
-    admission: QueueShare,
+    admission: CommandAdmission,
     answer: Answer,
 }
 
@@ -92,7 +92,7 @@ impl CommandBatch {
     /// and is not sent again.
     pub(super) fn of(command: impl Encode) -> (Self, Completion<Outcome>) {
         let mut batch = Self::new(Buffers::default());
-        let admission = QueueShare {
+        let admission = CommandAdmission {
             permits: 0,
             submitted: Instant::now(),
             slot: HashSlot::ANY,
@@ -107,7 +107,7 @@ impl CommandBatch {
         command: impl Encode,
         retry: Resend,
         script: Option<&'static Script>,
-        admission: QueueShare,
+        admission: CommandAdmission,
     ) -> Completion<Outcome> {
         let slab =
             (self.completions).get_or_insert_with(|| Arc::new(CompletionSlab::with_capacity(1)));
@@ -130,7 +130,7 @@ impl CommandBatch {
         command: impl Encode,
         retry: Resend,
         (handler, number): (Arc<dyn CompletionHandler>, u128),
-        admission: QueueShare,
+        admission: CommandAdmission,
     ) {
         self.push(
             command,
@@ -276,7 +276,7 @@ impl CommandBatch {
             // response.
             retry: Resend::UntilAnswered,
             script: None,
-            admission: QueueShare {
+            admission: CommandAdmission {
                 permits: 0,
                 ..self.requests[0].admission
             },

@@ -60,9 +60,9 @@ use crate::{
 
 /// A server that owes a response and is silent for this long counts as lost.
 pub(super) const SILENCE: Duration = Duration::from_secs(5);
-/// The longest time for which a command waits without a connection, from its submission or from the
-/// loss of the connection, whichever is later.
-const WAIT: Duration = Duration::from_secs(5);
+/// The longest time for which a command waits without a connection. It begins at the submission of
+/// the command, or when the connection is lost for the first time after that.
+const MAX_DISCONNECTED_WAIT: Duration = Duration::from_secs(5);
 
 /// The handling of a command whose connection is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,8 +210,9 @@ impl Pipeline {
     }
 
     /// Waits for a permit, then queues a command. Its outcome is passed to the handler with this
-    /// number. Commands that are submitted later are sent after this one. If the future is dropped
-    /// before it has its permit, the command is not sent and the handler is not called.
+    /// number. Commands that are submitted after this future has completed are sent after this one.
+    /// If the future is dropped before it has its permit, the command is not sent and the handler
+    /// is not called.
     pub(super) async fn post(
         &self,
         command: impl Encode,
@@ -227,7 +228,7 @@ impl Pipeline {
         };
         let posted = permit.and_then(|permit| {
             let to = (handler.clone() as Arc<dyn CompletionHandler>, number);
-            permit.push(|batch, at| batch.post(command, retry, to, at))
+            permit.push(|batch, admission| batch.post(command, retry, to, admission))
         });
         if let Err(error) = posted {
             handler.answered(number, Err(error));
@@ -328,8 +329,8 @@ impl Node {
     /// connection.
     async fn waited_too_long(&self, submitted: Instant) -> Error {
         let mut status = self.status.clone();
-        // This time is kept if the connection is restored and lost again, so that the wait does not
-        // get longer.
+        // Set when there is no connection for the first time. A later loss does not move it, so the
+        // wait does not start again.
         let mut give_up = None;
         loop {
             let down = status.wait_for(|status| status.down_since.is_some()).await;
@@ -338,7 +339,7 @@ impl Node {
                 return pending().await;
             };
             let since = since.unwrap_or(submitted).max(submitted);
-            let until = *give_up.get_or_insert(since + WAIT);
+            let until = *give_up.get_or_insert(since + MAX_DISCONNECTED_WAIT);
             let up = async {
                 let up = status.wait_for(|status| status.down_since.is_none()).await;
                 up.is_ok()
@@ -396,11 +397,11 @@ fn queue(
     script: Option<&'static Script>,
     replicas: Option<Replicas>,
 ) -> Result<Completion<Outcome>, Error> {
-    permit.push(|batch, at| {
+    permit.push(|batch, admission| {
         if let Some(replicas) = replicas {
             batch.confirm(replicas);
         }
-        batch.ask(command, retry, script, at)
+        batch.ask(command, retry, script, admission)
     })
 }
 

@@ -32,20 +32,21 @@ pub(super) const MAX_BYTES: usize = 32 << 20;
 /// The number of bytes for one permit. Every command needs at least one permit, so one semaphore
 /// bounds both numbers.
 const BYTES_PER_PERMIT: usize = MAX_BYTES / MAX_COMMANDS;
-/// The most buffers that are kept for reuse: one more than pipelines may be in flight.
+/// The maximum number of buffers that are kept for reuse: the maximum number of pipelines in
+/// flight, plus one.
 const MAX_SPARE: usize = 5;
 /// The largest buffer that is kept, in bytes.
-const MAX_KEPT: usize = 256 << 10;
+const MAX_SPARE_BYTES: usize = 256 << 10;
 
 /// Makes both ends of a queue.
 pub(super) fn submit_queue() -> (Submitter, Receiver) {
     let queue = Arc::new(Queue {
         state: Mutex::default(),
         permits: Arc::new(Semaphore::new(MAX_COMMANDS)),
-        receiver: AtomicWaker::new(),
+        receiver_waker: AtomicWaker::new(),
     });
     (
-        Submitter(Arc::new(OpenQueue(queue.clone()))),
+        Submitter(Arc::new(CloseOnDrop(queue.clone()))),
         Receiver(queue),
     )
 }
@@ -56,7 +57,7 @@ struct Queue {
     /// woken once, when it has all its permits.
     permits: Arc<Semaphore>,
     /// Woken when there is a batch, or when the last submitter is dropped.
-    receiver: AtomicWaker,
+    receiver_waker: AtomicWaker,
 }
 
 #[derive(Default)]
@@ -82,15 +83,15 @@ impl QueueState {
 
 /// The sending end. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Submitter(Arc<OpenQueue>);
+pub(super) struct Submitter(Arc<CloseOnDrop>);
 
 /// Closes the queue when the last submitter is dropped.
-struct OpenQueue(Arc<Queue>);
+struct CloseOnDrop(Arc<Queue>);
 
-impl Drop for OpenQueue {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         lock(&self.0.state).closed = true;
-        self.0.receiver.wake();
+        self.0.receiver_waker.wake();
     }
 }
 
@@ -102,9 +103,9 @@ pub(super) struct QueuePermit<'a> {
     slot: HashSlot,
 }
 
-/// A batch's record of a command's admission.
+/// The permits, the time of submission and the slot of a command in a batch.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct QueueShare {
+pub(super) struct CommandAdmission {
     /// The number of the batch's permits that belong to the command.
     pub(super) permits: usize,
     /// The time from which the command's time limits count.
@@ -160,7 +161,7 @@ impl Submitter {
         }
         state.forwarded.push_back(one);
         drop(state);
-        queue.receiver.wake();
+        queue.receiver_waker.wake();
     }
 }
 
@@ -168,20 +169,21 @@ impl QueuePermit<'_> {
     /// Queues the command that `add` adds to a batch.
     pub(super) fn push<T>(
         self,
-        add: impl FnOnce(&mut CommandBatch, QueueShare) -> T,
+        add: impl FnOnce(&mut CommandBatch, CommandAdmission) -> T,
     ) -> Result<T, Error> {
         let mut state = lock(&self.queue.state);
         if state.abandoned {
             return Err(error::runtime_ended());
         }
-        // An encoder that panicked may have left a batch without a command.
+        // An encoder that panicked may have left the first batch empty. The receiver is then woken
+        // as if there were no batch.
         let first = state.batches.front().is_none_or(|it| it.len() == 0);
         if state.batches.back().is_none_or(CommandBatch::is_full) {
             let buffers = state.spare.pop().unwrap_or_default();
             state.batches.push_back(CommandBatch::new(buffers));
         }
         let batch = state.batches.back_mut().expect("there is one");
-        let admission = QueueShare {
+        let admission = CommandAdmission {
             permits: self.permit.num_permits(),
             submitted: self.submitted,
             slot: self.slot,
@@ -190,7 +192,7 @@ impl QueuePermit<'_> {
         batch.hold(self.permit);
         drop(state);
         if first {
-            self.queue.receiver.wake();
+            self.queue.receiver_waker.wake();
         }
         Ok(added)
     }
@@ -210,7 +212,7 @@ impl Receiver {
     /// Keeps the buffers of a batch for reuse.
     pub(super) fn reuse(&self, buffers: Buffers) {
         let mut state = lock(&self.0.state);
-        if state.spare.len() < MAX_SPARE && buffers.capacity() <= MAX_KEPT {
+        if state.spare.len() < MAX_SPARE && buffers.capacity() <= MAX_SPARE_BYTES {
             state.spare.push(buffers);
         }
     }
@@ -228,7 +230,7 @@ impl Receiver {
             state.closed || !state.is_empty()
         };
         poll_fn(|cx| {
-            self.0.receiver.register(cx.waker());
+            self.0.receiver_waker.register(cx.waker());
             match is_filled() {
                 true => Poll::Ready(()),
                 false => Poll::Pending,

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    Resend, Status, WAIT,
+    MAX_DISCONNECTED_WAIT, Resend, Status,
     batch::{CommandBatch, MAX_BYTES, MAX_COMMANDS},
     in_flight::{InFlightBatch, InFlightPipeline, InFlightPipelines},
     nodes::Forwarding,
@@ -153,7 +153,7 @@ impl PipelineTask {
     fn give_up(&self, submitted: Instant) -> Instant {
         self.down_since
             .map_or(submitted, |since| since.max(submitted))
-            + WAIT
+            + MAX_DISCONNECTED_WAIT
     }
 
     /// Takes a command that the server has not run out of its batch, to send it again.
@@ -260,7 +260,7 @@ impl PipelineTask {
     /// Fails commands that have waited too long. Returns the time of the next check.
     fn expire(&mut self) -> Instant {
         let now = Instant::now();
-        let mut next = now + WAIT;
+        let mut next = now + MAX_DISCONNECTED_WAIT;
         let mut kept = VecDeque::with_capacity(self.waiting.len());
         for mut one in std::mem::take(&mut self.waiting) {
             let give_up = self.give_up(one.submitted(0));

@@ -43,7 +43,8 @@ use crate::{
     transport::Counters,
 };
 
-/// The maximum time for which a request that is not sent yet waits until its reply can be received.
+/// The maximum time that a request waits before it is sent, while its client cannot receive replies
+/// yet.
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The state of a channel or a stream for replies.
@@ -99,13 +100,13 @@ impl Hub {
         let channel = format!("{prefix}{client}");
         let pending = Arc::new(PendingRequests::new(counters.clone()));
         let end = CancellationToken::new();
-        let (publish, subscribed) = watch::channel(Ready::No);
+        let (ready_sender, subscribed) = watch::channel(Ready::No);
         let subscription = subscription::Subscription {
             connector: connector.clone(),
             channel: channel.clone(),
             pending: pending.clone(),
             counters: counters.clone(),
-            ready: publish,
+            ready: ready_sender,
         };
         tokio::spawn(end.clone().run_until_cancelled_owned(subscription.run()));
         let replies = ReplyReaders {
@@ -131,7 +132,7 @@ impl Hub {
     }
 
     /// Returns the number of requests of the handle and its clones that wait for replies.
-    pub(super) fn waiting(&self) -> usize {
+    pub(super) fn pending_requests(&self) -> usize {
         self.pending.waiting()
     }
 
@@ -182,7 +183,7 @@ struct ReplyReaders {
 impl ReplyReaders {
     /// Registers a request on the stream `key`, and starts to read its reply stream if that is not
     /// read yet.
-    fn join(&self, key: &Name) -> Result<Outstanding, Error> {
+    fn register(&self, key: &Name) -> Result<Outstanding, Error> {
         let connector = self.connector.of(key);
         let mut readers = lock(&self.by_slot);
         let streams = readers.entry(connector.slot()).or_insert_with(|| {

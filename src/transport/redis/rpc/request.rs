@@ -59,7 +59,7 @@ impl Hub {
         // The reply stream is read until this value is dropped.
         let mut outstanding = None;
         if mode == ReplyMode::Reliable {
-            let joined = outstanding.insert(self.replies.join(&key)?);
+            let joined = outstanding.insert(self.replies.register(&key)?);
             // If the hub's runtime has ended, only the wait for the subscription fails immediately.
             // So that wait comes first.
             self.wait(&mut subscribed, mode, deadline.0).await?;

@@ -112,7 +112,7 @@ impl Cluster {
     }
 
     /// Reads the map, unless the last attempt was less than [`MIN_READ_INTERVAL`] ago. Asks the
-    /// known nodes with a staggered start, and uses the first success.
+    /// known primaries and the seeds with a staggered start, and uses the first success.
     ///
     /// # Errors
     /// If all nodes fail and no map is known. Otherwise the known map stays in use.
@@ -122,7 +122,7 @@ impl Cluster {
             return Ok(());
         }
         let nodes = self.nodes();
-        let attempts = nodes.iter().map(|node| ask(login, node).boxed());
+        let attempts = nodes.iter().map(|node| read_map(login, node).boxed());
         let result = race::first(attempts.collect()).await;
         *last_read_at = Some(Instant::now());
         match result {
@@ -163,7 +163,7 @@ impl Cluster {
 
 /// Reads the map from one node. Fails if the node reports that the cluster is down, because such a
 /// node may be cut off from the others and have an old map.
-async fn ask(login: &Login, node: &Address) -> Result<Map, Error> {
+async fn read_map(login: &Login, node: &Address) -> Result<Map, Error> {
     let mut connection = login.connection(node, Purpose::Commands).await?;
     let info = redis::cmd("CLUSTER").arg("INFO").to_owned();
     match login.ask(node, &mut connection, &info).await? {
@@ -186,7 +186,7 @@ async fn ask(login: &Login, node: &Address) -> Result<Map, Error> {
     }
     let slots = redis::cmd("CLUSTER").arg("SLOTS").to_owned();
     let answer = login.ask(node, &mut connection, &slots).await?;
-    let map = map(error::check(answer)?, node)?;
+    let map = decode_slots(error::check(answer)?, node)?;
     if map.primaries.is_empty() {
         return Err(Error::disconnected(format!(
             "no node of the Redis Cluster at {node} serves a slot yet"
@@ -197,7 +197,7 @@ async fn ask(login: &Login, node: &Address) -> Result<Map, Error> {
 
 /// Decodes the response to `CLUSTER SLOTS` from the node at `node`.
 /// <https://redis.io/docs/latest/commands/cluster-slots/>
-pub(super) fn map(answer: Value, node: &Address) -> Result<Map, Error> {
+pub(super) fn decode_slots(answer: Value, node: &Address) -> Result<Map, Error> {
     let mut map = Map::default();
     for range in array(answer)? {
         let mut parts = array(range)?.into_iter();
@@ -287,7 +287,7 @@ mod tests {
             range(0, 99, text("a"), 7000),
             range(100, 16_383, text("b"), 7001),
         ]);
-        let map = map(answer, &asked()).unwrap();
+        let map = decode_slots(answer, &asked()).unwrap();
         let owner = |slot| map.owner(HashSlot(slot)).map(ToString::to_string);
         assert_eq!(owner(99).as_deref(), Some("a:7000"));
         assert_eq!(owner(100).as_deref(), Some("b:7001"));
@@ -302,7 +302,7 @@ mod tests {
             unreachable!("it is a list")
         };
         parts.push(replica);
-        let map = map(Value::Array(vec![Value::Array(parts)]), &asked()).unwrap();
+        let map = decode_slots(Value::Array(vec![Value::Array(parts)]), &asked()).unwrap();
         let replica = Address::tcp("r", 7002);
         assert!(map.is_node(&replica) && !map.is_primary(&replica));
         assert!(map.is_node(&Address::tcp("a", 7000)));
@@ -316,7 +316,7 @@ mod tests {
             range(1, 1, text(""), 7001),
             range(2, 2, text("?"), 7002),
         ]);
-        let map = map(answer, &asked()).unwrap();
+        let map = decode_slots(answer, &asked()).unwrap();
         let owner = |slot| map.owner(HashSlot(slot)).map(ToString::to_string);
         assert_eq!(owner(0).as_deref(), Some("here:7000"));
         assert_eq!(owner(1).as_deref(), Some("here:7001"));
@@ -332,7 +332,7 @@ mod tests {
             Value::Array(vec![range(0, 1, text("a"), 65_536)]),
             Value::Array(vec![Value::Array(vec![Value::Int(0), Value::Int(1)])]),
         ] {
-            assert!(map(answer, &asked()).is_err());
+            assert!(decode_slots(answer, &asked()).is_err());
         }
     }
 

@@ -282,7 +282,7 @@ impl ReadSet {
         if !self.plain.are_worth_it() || Mechanism::PlainReads.is_off() {
             return None;
         }
-        let in_turn = self.schedule.in_turn()?;
+        let in_turn = self.schedule.turn_order()?;
         let active = in_turn
             .into_iter()
             .filter_map(|index| Some(&self.streams[self.place(index)?]))
