@@ -11,7 +11,7 @@ use super::{
     actions::{self, RunningAction},
     change::{Change, target_text},
     context::Context,
-    fault::{self, Fault},
+    fault::Fault,
     form::FormFields,
     history::Hour,
     layout::timestamp,
@@ -229,7 +229,7 @@ async fn descriptions(cx: &Context) -> Result<Value, Fault> {
 async fn asyncapi(cx: &Context) -> Result<Value, Fault> {
     let found = cx.scope().await?.handle.workers().describe().await?;
     let document = found.asyncapi();
-    document.map_err(|error| Fault::missing(fault::chain(&error)))
+    document.map_err(|error| Fault::missing(super::fault::chain(&error)))
 }
 
 async fn workers(cx: &Context) -> Result<Value, Fault> {
