@@ -12,6 +12,26 @@
 //! | `messaging.message.id` | the id that the transport gave the message |
 //! | `messaging.message.conversation_id` | the correlation id of a request, on the handling side only: the sending transport generates it after the span has started |
 //!
+//! A hook of [`TraceLayer`](crate::TraceLayer) gets both:
+//!
+//! ```
+//! # #[cfg(feature = "trace")] {
+//! use std::time::Duration;
+//! use campanile::Message;
+//! use campanile_middleware::{TraceLayer, conventions::{Fault, Operation}};
+//! use tracing::{Span, info_span, warn};
+//!
+//! let span = |message: &Message, operation: Operation| {
+//!     info_span!("message", operation = operation.name(), name = &**message.name())
+//! };
+//! let failed = |fault: &Fault<'_>, after: Duration, _: &Span| {
+//!     warn!(error_type = fault.error_type(), ?after, "failed");
+//! };
+//! let layer = TraceLayer::new().make_span(span).on_failure(failed);
+//! # let _ = layer;
+//! # }
+//! ```
+//!
 //! A reply is not an operation, so no span has the name of a reply channel. For the caller the
 //! reply ends the request, and for the handler it ends the processing.
 
