@@ -210,20 +210,27 @@ fn clean_up(scope: &Scope, stats: &StreamStats, consumers: &[ConsumerStats]) -> 
         .take(20)
         .collect();
     let foreign: Vec<_> = consumers.iter().filter(|it| it.foreign).take(20).collect();
+    // The program takes the namespace, which the key has and the stream's name has not, from its
+    // own options.
+    let is_in_namespace = key != scope.stream;
+    let stream = quoted(&scope.stream);
     html! {
         @if !abandoned.is_empty() || !foreign.is_empty() {
             h2 { "Left behind" }
             @if !abandoned.is_empty() {
                 p { "These groups have no worker, and keep entries on the stream. If nobody will serve a group again, drop it. Its dead letters stay." }
                 @for group in abandoned {
-                    pre tabindex="0" { code { "redis-cli XGROUP DESTROY " (quoted(&key)) " " (quoted(&group.group)) } }
+                    pre tabindex="0" { code { "campanile --stream " (stream) " groups drop " (quoted(&group.group)) } }
                 }
             }
             @if !foreign.is_empty() {
                 p { "These consumers belong to another library. Deleting one drops its " em { "unsettled" } " deliveries, so look at what it runs first." }
                 @for consumer in foreign {
-                    pre tabindex="0" { code { "redis-cli XGROUP DELCONSUMER " (quoted(&key)) " " (quoted(&scope.group)) " " (quoted(&consumer.consumer)) } }
+                    pre tabindex="0" { code { "campanile --stream " (stream) " --group " (quoted(&scope.group)) " consumers drop " (quoted(&consumer.consumer)) } }
                 }
+            }
+            @if is_in_namespace {
+                p.quiet { "The stream is in a namespace: add " code { "--namespace" } "." }
             }
         }
     }
