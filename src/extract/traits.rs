@@ -29,8 +29,8 @@ use crate::{
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a handler's argument in this place",
     label = "no extractor, or one that takes the payload before the last argument",
-    note = "a message has one payload: `Json<T>`, `Bytes`, `String`, `Vec<u8>` and `Message` take it, and must be the last argument",
-    note = "an argument before the last one can be `State<T>`, `Extension<T>`, `HeaderMap`, `Name`, `Kind`, `MessageId`, `Attempt`, `Deadline`, `Lease`, `MatchedRoute`, or an `Option` or a `Result` of one of them",
+    note = "a message has one payload: `campanile::Json<T>` (not that of axum), `Bytes`, `String`, `Vec<u8>` and `Message` take it, and must be the last argument",
+    note = "an argument before the last one can be `State<T>`, `Extension<T>`, `HeaderMap`, `Name`, `Kind`, `MessageId`, `Attempt`, `Deadline`, `Lease`, `MatchedRoute`, `Progress`, `Checkpoint`, `Outbox`, or an `Option` or a `Result` of one of them",
     note = "for a type of your own, implement `FromMessageParts`, or `FromMessage` if it takes the payload"
 )]
 pub trait FromMessageParts<S>: Sized {
