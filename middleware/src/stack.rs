@@ -148,7 +148,7 @@ impl TimeBudget {
     }
 
     /// Checks that running handlers can finish before the [shutdown
-    /// deadline](campanile::serve::Serve::shutdown_deadline) of their worker, 30 s unless set. A
+    /// deadline](campanile::serve::Serve::shutdown_timeout) of their worker, 30 s unless set. A
     /// handler that has not finished by then is dropped, and another worker runs its message again.
     ///
     /// # Panics

@@ -48,7 +48,7 @@ where
         name_and_version: Default::default(),
         graceful: Box::pin(future::pending()),
         forced: Box::pin(future::pending()),
-        shutdown_deadline: Duration::from_secs(30),
+        shutdown_timeout: Duration::from_secs(30),
     }
 }
 
@@ -63,7 +63,7 @@ pub struct Serve<T, A> {
     name_and_version: (String, String),
     graceful: BoxFuture<'static, ()>,
     forced: BoxFuture<'static, ()>,
-    shutdown_deadline: Duration,
+    shutdown_timeout: Duration,
 }
 
 impl<T, A> Serve<T, A> {
@@ -104,10 +104,11 @@ impl<T, A> Serve<T, A> {
             .with_forced_shutdown(second)
     }
 
-    /// Sets how long a graceful shutdown waits for running handlers. After that it drops them, and
-    /// `serve` returns an error. 30 s unless set.
-    pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
-        self.shutdown_deadline = deadline;
+    /// Sets how long a graceful shutdown waits for running handlers and for the confirmation of
+    /// their outcomes. After that it drops them, and `serve` returns an error. 30 s unless set. Then
+    /// the transport is closed. If its server does not answer, that takes up to a lease longer.
+    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.shutdown_timeout = timeout;
         self
     }
 
@@ -229,7 +230,7 @@ where
                 on_give_up: self.on_give_up,
             };
             Worker::new(source, app, policy, monitor)
-                .run(stop, self.shutdown_deadline, log)
+                .run(stop, self.shutdown_timeout, log)
                 .await
         })
     }
@@ -239,7 +240,7 @@ impl<T: fmt::Debug, A> fmt::Debug for Serve<T, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Serve")
             .field("transport", &self.transport)
-            .field("shutdown_deadline", &self.shutdown_deadline)
+            .field("shutdown_timeout", &self.shutdown_timeout)
             .field("expose_error_text", &self.expose_error_text)
             .finish_non_exhaustive()
     }

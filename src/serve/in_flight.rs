@@ -94,6 +94,11 @@ impl<D: HandleDelivery> InFlight<D> {
         self.0.count.settling.load(Ordering::Acquire)
     }
 
+    /// Returns the number of deliveries in flight without a verdict.
+    pub(super) fn running(&self) -> usize {
+        self.deliveries().saturating_sub(self.settling())
+    }
+
     /// Returns the number of bytes in flight.
     pub(super) fn bytes(&self) -> usize {
         self.0.count.bytes.load(Ordering::Acquire)

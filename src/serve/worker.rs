@@ -274,38 +274,49 @@ where
             }
         };
         tokio::time::timeout(deadline, all).await.map_err(|_| {
-            Error::new(
-                ErrorKind::Timeout,
-                format!("handlers were still running {deadline:?} after the shutdown's signal"),
-            )
+            let unfinished = match self.in_flight.running() {
+                0 => "the outcomes of handlers were not confirmed",
+                _ => "handlers were still running",
+            };
+            let text = format!("{unfinished} {deadline:?} after the shutdown's signal");
+            Error::new(ErrorKind::Timeout, text)
         })
     }
 
-    /// Drops the running handlers. If there were any, returns an error with their number.
+    /// Drops the running handlers. If anything was in flight, returns an error with the number.
     async fn end_by_force(&mut self) -> Result<(), Error> {
-        match self.drop_running().await {
-            0 => Ok(()),
-            dropped => Err(Error::new(
-                ErrorKind::Forced,
-                format!(
-                    "the shutdown was forced and dropped running handlers ({dropped}); their \
-                     messages are delivered again when their leases end"
-                ),
-            )),
-        }
+        let text = match self.drop_running().await {
+            (0, 0) => return Ok(()),
+            (0, unconfirmed) => format!(
+                "the shutdown was forced before the outcomes of handlers were confirmed \
+                 ({unconfirmed}); their messages may be delivered again"
+            ),
+            (running, _) => format!(
+                "the shutdown was forced and dropped running handlers ({running}); their messages \
+                 are delivered again when their leases end"
+            ),
+        };
+        Err(Error::new(ErrorKind::Forced, text))
     }
 
-    /// Drops the running handlers and returns their number. Their messages are delivered again when
-    /// the leases end.
-    async fn drop_running(&mut self) -> usize {
-        let dropped = self.in_flight.shut_down().await;
-        if dropped > 0 {
+    /// Drops all deliveries. Returns the number of handlers that were running, and the number of
+    /// outcomes that were not confirmed.
+    async fn drop_running(&mut self) -> (usize, usize) {
+        let (running, unconfirmed) = (self.in_flight.running(), self.in_flight.settling());
+        self.in_flight.shut_down().await;
+        if running > 0 {
             tracing::warn!(
-                dropped,
+                dropped = running,
                 "running handlers were dropped; their messages are delivered again when the leases end"
             );
         }
-        dropped
+        if unconfirmed > 0 {
+            tracing::warn!(
+                unconfirmed,
+                "the outcomes of handlers were not confirmed; their messages may be delivered again"
+            );
+        }
+        (running, unconfirmed)
     }
 }
 

@@ -133,7 +133,7 @@ impl Test {
         let served = serve(transport, app)
             .with_graceful_shutdown(async { drop(stopped.await) })
             .with_forced_shutdown(async { drop(killed.await) })
-            .shutdown_deadline(Duration::from_secs(5));
+            .shutdown_timeout(Duration::from_secs(5));
         Self {
             feed,
             verdicts,
@@ -445,6 +445,24 @@ async fn a_handler_that_outlives_the_shutdowns_deadline_is_dropped_unsettled() {
     assert!(test.verdicts.try_recv().is_err(), "nothing was settled");
     let error = test.ended().await.unwrap_err();
     assert!(error.is_timeout(), "{error:?}");
+    assert!(error.to_string().contains("still running"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_whose_server_confirms_nothing_does_not_blame_the_handlers() {
+    let mut test = Test::start(settings(4), service_fn(ok));
+    test.log.holds.store(true, Ordering::SeqCst);
+    test.deliver(task());
+    test.verdict().await;
+    drop(test.stop.take());
+    let error = test.ended().await.unwrap_err();
+    assert!(error.is_timeout(), "{error:?}");
+    assert!(
+        error
+            .to_string()
+            .contains("outcomes of handlers were not confirmed"),
+        "{error}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

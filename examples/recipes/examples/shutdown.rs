@@ -30,7 +30,7 @@ async fn main() -> Result<(), BoxError> {
         });
         let worker = serve(redis.clone().stream(stream), app)
             .with_graceful_shutdown(stop.clone().cancelled_owned())
-            .shutdown_deadline(Duration::from_secs(20)); // of the 30 s that Kubernetes gives
+            .shutdown_timeout(Duration::from_secs(20)); // of the 30 s that Kubernetes gives
         let stop = stop.clone();
         async move {
             let _others = stop.drop_guard();

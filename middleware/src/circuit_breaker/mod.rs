@@ -73,7 +73,7 @@
 //! [`max_in_flight`](campanile::transport::Settings::max_in_flight) bounds their number. At a
 //! shutdown, the worker releases tasks and requests that wait because the outermost layer is not
 //! ready. It waits for all other messages until the shutdown's
-//! [deadline](campanile::serve::Serve::shutdown_deadline). Messages that still wait at the deadline
+//! [deadline](campanile::serve::Serve::shutdown_timeout). Messages that still wait at the deadline
 //! are claimed by other workers when their leases end.
 //!
 //! With [`fail_fast`](CircuitBreakerLayer::fail_fast) the service is ready while the circuit is

@@ -89,7 +89,7 @@ impl ProcessContext {
                 crate::WithInterest::new(app, crate::transport::Interest::stream()),
             )
             .with_graceful_shutdown(stop)
-            .shutdown_deadline(3 * lease)
+            .shutdown_timeout(3 * lease)
             .await;
             if served.is_ok() || *self.stop.borrow() {
                 return;
