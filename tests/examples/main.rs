@@ -34,21 +34,6 @@ async fn one_worker_serves_streams_of_several_slots_of_a_cluster() {
 }
 
 #[tokio::test]
-async fn two_workers_that_own_partitions_keep_the_order_of_each_account() {
-    for server in [Options::new().cluster(), Options::new()] {
-        let server = RedisServer::with(server).await;
-        let mut partitions = example("partitions");
-        partitions.env("REDIS_URL", server.url());
-        let changes = ["ada", "ben", "cleo", "dan"];
-        let changes = changes.map(|account| format!("{account}: changes [1, 2, 3, 4, 5]"));
-        shows(
-            &output(partitions).await,
-            &changes.each_ref().map(String::as_str),
-        );
-    }
-}
-
-#[tokio::test]
 async fn the_shop_sells_to_customers_who_can_pay() {
     let output = output(example("testing")).await;
     shows(
