@@ -29,7 +29,8 @@ async fn each_follow_up_is_stored_exactly_once_whatever_happens_to_workers_and_s
     let scene = Scene::with(Options::new().persistent()).await;
     let mut workers = scene.workers(3).await;
     let jobs = scaled(6_000, 100_000);
-    let send = scene.send_all("chain", 0..jobs, 60);
+    // Long enough that the workers have a backlog, and running tasks, at each disturbance.
+    let send = scene.send_all("chain", 0..jobs, 200);
     let disturb = async {
         let mut last = now();
         for round in 1..=6 {
