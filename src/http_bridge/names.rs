@@ -8,8 +8,8 @@ use percent_encoding::{
 };
 
 /// The characters that are escaped in a path: all except ASCII letters, digits, `-`, `_` and `~`.
-/// Those are the unreserved characters of [RFC
-/// 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3) without the dot.
+/// These exceptions are the unreserved characters of [RFC
+/// 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3), except for the dot.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
 
 /// The ASCII characters that are escaped in a header value. Non-ASCII characters are always
