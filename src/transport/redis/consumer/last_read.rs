@@ -1,5 +1,5 @@
-//! Collects the acknowledgements of the deliveries that the fetch read last. The fetch waits for
-//! them briefly, and sends them before its next read over the connection that reads.
+//! Collects the settlements of the deliveries that the fetch read last. The fetch waits for them
+//! briefly, and carries them out before its next read, over the connection that reads.
 
 use std::{
     sync::{
@@ -35,7 +35,7 @@ pub(super) struct LastRead {
 
 /// The progress of one wait.
 struct Gathering {
-    /// The acknowledgements among the settlements that have come.
+    /// The settlements that have come and fit the connection that reads.
     settlements: Vec<Settlement>,
     /// The number of settlements that have not come yet.
     missing: usize,
@@ -72,8 +72,8 @@ impl LastRead {
         self.is_open.store(true, Ordering::SeqCst);
     }
 
-    /// Waits for the settlements, at most [`MAX_WAIT`]. Returns the acknowledgements that have
-    /// come, and `true` if all settlements came within [`MAX_HANDLING`].
+    /// Waits for the settlements, at most [`MAX_WAIT`]. Returns those that have come and fit
+    /// the connection that reads, and `true` if all settlements came within [`MAX_HANDLING`].
     pub(super) async fn gather(&self) -> (Vec<Settlement>, bool) {
         let began = Instant::now();
         let all = timeout(MAX_WAIT, self.complete.notified()).await.is_ok();

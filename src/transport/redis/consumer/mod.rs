@@ -36,6 +36,7 @@ mod deliver;
 mod due_timers;
 mod event_sink;
 mod events;
+mod exchange;
 mod fetch;
 mod follow_ups;
 mod forward;
