@@ -47,10 +47,9 @@ impl Exchange {
                 continue;
             };
             if commands.len() == 0 {
-                // Redis writes first to the client whose output it added last. The response to this
-                // `PING` is added before the replies are published. So Redis writes first to the
-                // recipients of the replies, then to this connection, and the recipients wake
-                // first.
+                // Redis writes to clients in reverse order: last to the client whose output came
+                // first. The response to this `PING` comes before the published replies. So this
+                // connection is written last, and the recipients of the replies wake first.
                 commands.push(redis::cmd("PING"));
             }
             commands.push(Publish::new(&channel[..], envelope));
@@ -84,7 +83,7 @@ impl Exchange {
             others.extend(all(self.acknowledged));
             return others;
         }
-        // The first response is that of the `PING`.
+        // The first response answers the `PING`.
         for response in responses.into_iter().skip(1) {
             settler.published(response);
         }

@@ -1,5 +1,5 @@
 //! Collects the settlements of the deliveries that the fetch read last. The fetch waits for them
-//! briefly, and carries them out before its next read, over the connection that reads.
+//! briefly, and carries them out before its next read, over the same connection.
 
 use std::{
     sync::{
@@ -42,8 +42,8 @@ struct Gathering {
 }
 
 impl LastRead {
-    /// Takes the settlement if the fetch waits, and its connection can carry the settlement out.
-    /// Otherwise returns it. A settlement that is returned counts as having come, too.
+    /// Takes the settlement if the fetch waits, and the fetch's connection can carry the settlement
+    /// out. Otherwise returns the settlement, which counts as having come, too.
     pub(super) fn offer(&self, settlement: Settlement) -> Option<Settlement> {
         if !self.is_open.load(Ordering::SeqCst) {
             return Some(settlement);

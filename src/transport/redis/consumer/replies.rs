@@ -25,8 +25,9 @@ use crate::{
 /// The maximum number of replies that one call stores. Bounded, since a script blocks the server.
 const MAX_BATCH: usize = 64;
 
-/// The maximum number of bytes of replies that one call stores. Only a single reply may exceed it.
-/// The replies to one client are one argument, and no server refuses an argument of this size.
+/// The maximum number of bytes of replies that one call stores. Only a single large reply may
+/// exceed the maximum. The replies to one client are one argument, and no server refuses an
+/// argument of this size.
 const MAX_BYTES: usize = LEAST_SIZE_LIMIT / 2;
 
 /// The settlement of a handled request with its reply.
@@ -113,7 +114,7 @@ async fn call(settler: &Settler, batch: Vec<Reply>) -> Result<(), (Vec<Reply>, E
         let (retry, script) = (Resend::UntilAnswered, Some(&scripts::REPLY));
         (settler.pipeline).submit_owned(request.command(), retry, script)
     };
-    match settler.insist(&request.source, submit).await {
+    match settler.retry_while_refused(&request.source, submit).await {
         Ok(response) => call.finish(settler, response),
         Err(error) => Err((call.into_replies(), error)),
     }

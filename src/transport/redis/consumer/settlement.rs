@@ -64,7 +64,7 @@ pub(super) enum FencedEffect {
         /// The reason of the failure, for the status record of the task.
         reason: String,
     },
-    /// Parks the delivery until it gets a permit.
+    /// Parks the delivery until the request is met.
     Park(PermitRequest),
     /// Ends the delivery.
     End {
@@ -207,9 +207,9 @@ impl<E> Settlement<E> {
 }
 
 impl Settlement {
-    /// Returns `true` if the connection that fetches entries can carry this settlement out. It must
-    /// be a success on the primary stream that is not fenced, without a reply or with a small one:
-    /// if the server refused a large reply, the read would lose its connection.
+    /// Returns `true` if the connection that fetches entries can carry this settlement out. The
+    /// settlement must be a success on the primary stream that is not fenced, without a reply or
+    /// with a small one. If the server refused a large reply, the read would lose its connection.
     pub(super) fn fits_read_connection(&self) -> bool {
         let reply_bytes = match &self.effect {
             Effect::Acknowledge(None) => 0,

@@ -1,7 +1,7 @@
 //! Carries out settlements.
 //!
-//! Acknowledgements on one stream share an `XACK`, or a script call on a retry stream. Every other
-//! settlement is a script call.
+//! Acknowledgements on a primary stream share an `XACK`, and those on a retry stream share a script
+//! call. Every fenced settlement is a separate script call.
 
 use std::{sync::Arc, time::Duration};
 
@@ -101,7 +101,7 @@ impl Settler {
             let first = &batch[0].delivery;
             let (stream, which) = (&first.stream, first.guard.key.0);
             match self
-                .insist(stream, || self.submit_ack(stream, which, &ids))
+                .retry_while_refused(stream, || self.submit_ack(stream, which, &ids))
                 .await
             {
                 Ok(_) => self.confirm_done(batch),
@@ -182,7 +182,7 @@ impl Settler {
             let (script, retry) = (&scripts::REDELIVER, Resend::UntilAnswered);
             self.pipeline.submit_script(script, &keys, args, retry)
         };
-        if !self.is_moved(delivery, submit).await? {
+        if !self.try_move(delivery, submit).await? {
             return Ok(());
         }
         match released {
@@ -200,12 +200,12 @@ impl Settler {
 
     /// Calls a script that moves a delivery to another key. Returns `false` if the script ended the
     /// delivery instead, or did nothing.
-    async fn is_moved(
+    async fn try_move(
         &self,
         delivery: &Unsettled,
         submit: impl Fn() -> Submit,
     ) -> Result<bool, Error> {
-        match integer(&self.insist(&delivery.stream, submit).await?)? {
+        match integer(&self.retry_while_refused(&delivery.stream, submit).await?)? {
             1 => return Ok(true),
             2 => self.report.deleted(1),
             // The task was cancelled while it waited.
@@ -245,7 +245,7 @@ impl Settler {
             let (script, retry) = (&scripts::PARK, Resend::UntilAnswered);
             self.pipeline.submit_script(script, &keys, args, retry)
         };
-        if self.is_moved(delivery, submit).await? {
+        if self.try_move(delivery, submit).await? {
             self.report.counters.parked.increment();
         }
         Ok(())
@@ -260,7 +260,7 @@ impl Settler {
     ) -> Result<(), Error> {
         let submit = || self.submit_end(delivery, (&end, outcome), reply.as_ref());
         let [ended @ 1..=2, dropped, answered] =
-            integers(self.insist(&delivery.stream, submit).await?)?
+            integers(self.retry_while_refused(&delivery.stream, submit).await?)?
         else {
             self.fenced_out(delivery);
             return Ok(());
@@ -340,7 +340,7 @@ impl Settler {
     /// Submits a command, and repeats it while the server refuses writes because its memory or its
     /// disk is full. Stops repeating when the source is closed. The pipeline itself repeats the
     /// command after a lost connection.
-    pub(super) async fn insist(
+    pub(super) async fn retry_while_refused(
         &self,
         stream: &ServedStream,
         submit: impl Fn() -> Submit,
@@ -397,8 +397,8 @@ impl Settler {
     }
 }
 
-/// Returns the arguments for a reply: the channel on which it is published, and its envelope. Adds
-/// the key of the stream in which it is stored.
+/// Returns the arguments for a reply: the channel on which it is published, and its envelope. If
+/// the reply is stored, adds the key of its stream to `keys`.
 pub(super) fn reply_args<'a>(
     reply: Option<&'a (ReplyRoute, Vec<u8>)>,
     keys: &mut Vec<&'a str>,

@@ -2,8 +2,8 @@
 //!
 //! With one message in flight at a time, there is no demand for a read before the handler has
 //! finished. The finished handler wakes the task that reads, and that task settles the delivery. A
-//! settlement over another connection would wake two more tasks. `benches/redis.rs` at the default
-//! settings shows the gain in `task-1`, `rpc-fast-1` and `rpc-reliable-1`.
+//! settlement over another connection would wake two more tasks. The benchmarks `task-1`,
+//! `rpc-fast-1` and `rpc-reliable-1` of `benches/redis.rs` show the gain at the default settings.
 
 use std::time::Duration;
 
@@ -12,15 +12,16 @@ use tokio::time::Instant;
 use super::{super::exchange::Exchange, BlockingConnection, Fetch, GRACE};
 use crate::ablation::Mechanism;
 
-/// A read waits for at most this many deliveries. More deliveries are settled while the next read
-/// runs.
+/// A read waits for the settlements of at most this many deliveries. If there are more, they are
+/// settled while the next read runs.
 const MAX_DELIVERIES: usize = 4;
-/// After a read has waited in vain, reads do not wait for this time.
+/// For this time after a read has waited in vain, reads do not wait.
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl Fetch {
-    /// Starts to collect the settlements of deliveries that are about to be handed out, unless more
-    /// is to be read or done first. Returns `true` if the next read waits for them.
+    /// Starts to collect the settlements of deliveries that are about to be handed out, unless
+    /// there is something else to read or do first. Returns `true` if the next read waits for these
+    /// settlements.
     pub(super) fn expect_settlements(&mut self, deliveries: usize) -> bool {
         let few = (1..=MAX_DELIVERIES).contains(&deliveries);
         let waits = few
@@ -46,13 +47,13 @@ impl Fetch {
             return;
         }
         let settler = self.parts.settler.clone();
-        let Some(BlockingConnection { line, .. }) = &mut self.connection else {
-            return self.parts.deliverer.settle.requeue(settlements);
+        let Some(BlockingConnection { inner, .. }) = &mut self.connection else {
+            return self.parts.deliverer.settle.enqueue(settlements);
         };
         let exchange = Exchange::new(&settler, settlements);
         let commands = exchange.commands();
-        let progress = line.progress();
-        let responses = line.pipeline_before(commands.iter(), commands.len());
+        let progress = inner.progress();
+        let responses = inner.pipeline_before(commands.iter(), commands.len());
         let responses = progress.watch(GRACE, GRACE, responses).await;
         let others = match responses {
             Ok(Ok(responses)) => exchange.finish(&settler, responses),
@@ -61,6 +62,6 @@ impl Fetch {
                 exchange.into_settlements()
             }
         };
-        self.parts.deliverer.settle.requeue(others);
+        self.parts.deliverer.settle.enqueue(others);
     }
 }
