@@ -40,7 +40,7 @@ const LEASE: Duration = Duration::from_secs(2);
 
 /// The time budget of one delivery.
 const SERVED: TimeBudget = TimeBudget::new(Duration::from_millis(200))
-    .tries(3, BACKOFF)
+    .with_tries(3, BACKOFF)
     .fits_deadline(DEADLINE)
     .fits_claim(LEASE, DEADLINE)
     .fits_shutdown(Duration::from_secs(30));
@@ -74,7 +74,7 @@ async fn report() {
 }
 
 fn app() -> Router<Prices> {
-    let in_place = RetryPolicy::new(SERVED.max_tries()).backoff(BACKOFF);
+    let in_place = RetryPolicy::new(SERVED.tries()).backoff(BACKOFF);
     // No tenant takes more than a quarter; messages without a tenant are not limited.
     let by_tenant =
         ConcurrencyByKeyLayer::new(8, key::header("x-tenant")).missing_key(MissingKey::Pass);

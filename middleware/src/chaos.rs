@@ -197,7 +197,8 @@ pub struct Chaos<S> {
 }
 
 impl<S> Chaos<S> {
-    /// Wraps a service, and injects no faults. To inject faults, use a [`ChaosLayer`].
+    /// Injects no faults until they are set, and they can only be set on a [`ChaosLayer`]. So this
+    /// method wraps a service that gets every message unchanged. To inject faults, apply a layer.
     pub fn new(inner: S, seed: u64) -> Self {
         ChaosLayer::new(seed).layer(inner)
     }

@@ -17,9 +17,9 @@ use campanile::transport::Backoff;
 ///
 /// const BACKOFF: Backoff = Backoff::exponential(Duration::from_millis(100), Duration::from_secs(1));
 /// const BUDGET: TimeBudget = TimeBudget::new(Duration::from_secs(5))
-///     .tries(3, BACKOFF)
+///     .with_tries(3, BACKOFF)
 ///     .fits_deadline(Duration::from_secs(30));
-/// assert_eq!(BUDGET.longest(), Duration::from_millis(15_300));
+/// assert_eq!(BUDGET.max_duration(), Duration::from_millis(15_300));
 /// ```
 ///
 /// A budget that does not fit does not compile:
@@ -30,9 +30,9 @@ use campanile::transport::Backoff;
 /// # use std::time::Duration;
 /// # const BACKOFF: Backoff = Backoff::exponential(Duration::from_millis(100), Duration::from_secs(1));
 /// const BUDGET: TimeBudget = TimeBudget::new(Duration::from_secs(20))
-///     .tries(3, BACKOFF)
+///     .with_tries(3, BACKOFF)
 ///     .fits_deadline(Duration::from_secs(30));
-/// # assert!(!BUDGET.longest().is_zero());
+/// # assert!(!BUDGET.max_duration().is_zero());
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TimeBudget {
@@ -82,7 +82,7 @@ impl TimeBudget {
     /// If `tries` is zero.
     #[must_use]
     #[track_caller]
-    pub const fn tries(mut self, tries: u32, backoff: Backoff) -> Self {
+    pub const fn with_tries(mut self, tries: u32, backoff: Backoff) -> Self {
         assert!(tries > 0, "there must be at least one try");
         self.tries = tries;
         self.backoff = Some(backoff);
@@ -96,7 +96,7 @@ impl TimeBudget {
 
     /// Returns the number of tries within one delivery or call, including the first, for
     /// [`RetryPolicy`](crate::RetryPolicy).
-    pub const fn max_tries(&self) -> u32 {
+    pub const fn tries(&self) -> u32 {
         self.tries
     }
 
@@ -105,7 +105,7 @@ impl TimeBudget {
     ///
     /// The time starts when the outermost layer that uses this budget (timeout or retry) is called.
     /// It does not include waits in outer layers.
-    pub const fn longest(&self) -> Duration {
+    pub const fn max_duration(&self) -> Duration {
         let work = self.timeout.saturating_mul(self.tries);
         match self.backoff {
             Some(backoff) => work.saturating_add(sum_of_waits(backoff, self.tries - 1)),
@@ -117,12 +117,12 @@ impl TimeBudget {
     /// unless its client sets another.
     ///
     /// # Panics
-    /// If [`longest`](Self::longest) is longer than the deadline.
+    /// If [`max_duration`](Self::max_duration) is longer than the deadline.
     #[must_use = "the checked budget is returned"]
     #[track_caller]
     pub const fn fits_deadline(self, deadline: Duration) -> Self {
         assert!(
-            !is_less(deadline, self.longest()),
+            !is_less(deadline, self.max_duration()),
             "tries × timeout + waits are longer than the deadline: no caller waits for the last try"
         );
         self
@@ -131,7 +131,7 @@ impl TimeBudget {
     /// Checks that a second worker can answer a request before the caller's deadline if the first
     /// worker dies right after it received the request. This takes at most the sum of three times:
     /// the lease (10 s unless set), 1 s until another worker notices that the lease has ended, and
-    /// [`longest`](Self::longest).
+    /// [`max_duration`](Self::max_duration).
     ///
     /// # Panics
     /// If this sum is longer than the deadline.
@@ -140,7 +140,7 @@ impl TimeBudget {
     pub const fn fits_claim(self, lease: Duration, deadline: Duration) -> Self {
         let noticed = lease.saturating_add(Duration::from_secs(1));
         assert!(
-            !is_less(deadline, noticed.saturating_add(self.longest())),
+            !is_less(deadline, noticed.saturating_add(self.max_duration())),
             "lease + tries × timeout + waits are longer than the deadline: after a worker died, no \
              caller waits for the reply of the next one"
         );
@@ -152,12 +152,12 @@ impl TimeBudget {
     /// handler that has not finished by then is dropped, and another worker runs its message again.
     ///
     /// # Panics
-    /// If [`longest`](Self::longest) is longer than the deadline.
+    /// If [`max_duration`](Self::max_duration) is longer than the deadline.
     #[must_use = "the checked budget is returned"]
     #[track_caller]
     pub const fn fits_shutdown(self, deadline: Duration) -> Self {
         assert!(
-            !is_less(deadline, self.longest()),
+            !is_less(deadline, self.max_duration()),
             "tries × timeout + waits are longer than the shutdown deadline: handlers that would \
              have finished are dropped"
         );
@@ -165,13 +165,13 @@ impl TimeBudget {
     }
 
     /// Returns the maximum time until a task that always fails becomes a dead letter: `deliveries`
-    /// times [`longest`](Self::longest), and the waits between the deliveries. Unless set, a source
-    /// allows 10 deliveries, with waits from 1 s to 5 min.
+    /// times [`max_duration`](Self::max_duration), and the waits between the deliveries. Unless
+    /// set, a source allows 10 deliveries, with waits from 1 s to 5 min.
     ///
     /// A window in which duplicates are recognised must be longer than this time. An example is the
     /// [window of idempotency keys](campanile::transport::Settings::idempotency_window).
     pub const fn until_dead(&self, deliveries: u32, backoff: Backoff) -> Duration {
-        let work = self.longest().saturating_mul(deliveries);
+        let work = self.max_duration().saturating_mul(deliveries);
         work.saturating_add(sum_of_waits(backoff, deliveries.saturating_sub(1)))
     }
 }
@@ -183,24 +183,24 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn the_longest_time_is_every_timeout_and_every_wait() {
+    fn the_maximum_duration_is_every_timeout_and_every_wait() {
         let budget = TimeBudget::new(5 * SECOND);
-        assert_eq!(budget.longest(), 5 * SECOND);
+        assert_eq!(budget.max_duration(), 5 * SECOND);
         let backoff = Backoff::exponential(SECOND, 4 * SECOND);
-        let longest = |tries| budget.tries(tries, backoff).longest().as_secs();
-        let all = [1, 2, 3, 4, 5, 6].map(longest);
+        let seconds = |tries| budget.with_tries(tries, backoff).max_duration().as_secs();
+        let all = [1, 2, 3, 4, 5, 6].map(seconds);
         assert_eq!(all, [5, 10 + 1, 15 + 3, 20 + 7, 25 + 11, 30 + 15]);
     }
 
     #[test]
     fn large_numbers_neither_overflow_nor_take_long() {
         let endless = Backoff::exponential(SECOND, Duration::MAX);
-        let budget = TimeBudget::new(Duration::MAX).tries(u32::MAX, endless);
-        assert_eq!(budget.longest(), Duration::MAX);
+        let budget = TimeBudget::new(Duration::MAX).with_tries(u32::MAX, endless);
+        assert_eq!(budget.max_duration(), Duration::MAX);
         let constant = Backoff::exponential(SECOND, SECOND);
-        let budget = TimeBudget::new(SECOND).tries(u32::MAX, constant);
+        let budget = TimeBudget::new(SECOND).with_tries(u32::MAX, constant);
         assert_eq!(
-            budget.longest(),
+            budget.max_duration(),
             SECOND * u32::MAX + SECOND * (u32::MAX - 1)
         );
     }
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn a_budget_that_fits_exactly_is_accepted() {
         let backoff = Backoff::exponential(SECOND, SECOND);
-        let budget = TimeBudget::new(10 * SECOND).tries(2, backoff);
+        let budget = TimeBudget::new(10 * SECOND).with_tries(2, backoff);
         let _ = budget
             .fits_deadline(21 * SECOND)
             .fits_shutdown(21 * SECOND)

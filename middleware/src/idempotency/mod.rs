@@ -88,7 +88,8 @@
 //! replay the message that failed first: the other messages would only get the stored failure. With
 //! the default key no other message has the same key, so no message gets a stored failure.
 //!
-//! A stored reply keeps its payload and headers. A stored failure is returned as [`Repeated`].
+//! A stored reply keeps its payload and headers. A stored failure is returned as
+//! [`RepeatedFailure`].
 //!
 //! # Cancel safety
 //! Dropping the future spawns a short task that releases the claim. If the future is dropped while
@@ -119,7 +120,7 @@ use campanile::{BoxError, Failure, Reply};
 pub use self::redis::RedisStore;
 pub use self::{
     memory::MemoryStore,
-    record::Repeated,
+    record::RepeatedFailure,
     service::{Idempotency, IdempotencyFuture},
     store::{Claim, Store, Token},
 };
@@ -176,7 +177,7 @@ impl<St: Store> IdempotencyLayer<St> {
         Self {
             store,
             keys: KeyExtractor {
-                of: key::ById,
+                extract: key::ById,
                 missing: MissingKey::Pass,
             },
             config: IdempotencyConfig {

@@ -134,7 +134,7 @@ pub(super) fn decode(
     if identity.is_some_and(is_own) {
         return Ok(StoredOutcome::RunAgain);
     }
-    let repeated = Repeated {
+    let repeated = RepeatedFailure {
         text: record.text.into_owned(),
         reply: reply.and_then(Result::err),
     };
@@ -149,18 +149,18 @@ pub(super) fn decode(
 /// The failure of an earlier message with the same key. Its source is the error reply of that
 /// message, if there was one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Repeated {
+pub struct RepeatedFailure {
     text: String,
     reply: Option<RpcError>,
 }
 
-impl fmt::Display for Repeated {
+impl fmt::Display for RepeatedFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "an earlier message failed: {}", self.text)
     }
 }
 
-impl Error for Repeated {
+impl Error for RepeatedFailure {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.reply.as_ref().map(|reply| reply as _)
     }

@@ -256,7 +256,7 @@ async fn a_permanent_failure_is_repeated_to_other_messages_and_its_own_message_r
         .unwrap_err();
         let error = answered(&mut service, message(kind, "k", "2")).unwrap_err();
         assert_eq!(Settle::of(kind, &*error), settle);
-        let repeated = find::<Repeated>(&*error).unwrap();
+        let repeated = find::<RepeatedFailure>(&*error).unwrap();
         assert_eq!(
             repeated.to_string(),
             format!("an earlier message failed: {text}")

@@ -102,7 +102,7 @@ impl<M, R, F> TraceLayer<M, R, F> {
     /// application sets this propagator with `opentelemetry::global::set_text_map_propagator`.
     #[cfg(feature = "opentelemetry")]
     #[must_use]
-    pub fn global_propagator(mut self) -> Self {
+    pub fn use_global_propagator(mut self) -> Self {
         self.propagation.use_global_propagator();
         self
     }

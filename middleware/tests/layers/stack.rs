@@ -14,7 +14,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const BACKOFF: Backoff =
     Backoff::exponential(Duration::from_millis(100), Duration::from_millis(200));
 const BUDGET: TimeBudget = TimeBudget::new(Duration::from_secs(5))
-    .tries(4, BACKOFF)
+    .with_tries(4, BACKOFF)
     .fits_deadline(Duration::from_secs(30))
     .fits_shutdown(Duration::from_secs(30));
 
@@ -43,7 +43,7 @@ impl<E> Policy<Message, Reply, E> for RetryByBudget {
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_hangs_takes_the_longest_time_and_no_more() {
     let retry = RetryByBudget {
-        tries: BUDGET.max_tries(),
+        tries: BUDGET.tries(),
         wait: SECOND / 10,
     };
     let app: Router = Router::new()
@@ -52,8 +52,8 @@ async fn a_handler_that_hangs_takes_the_longest_time_and_no_more() {
     let start = Instant::now();
     let message = Message::task("hangs", "");
     app.oneshot(message).await.unwrap_err();
-    assert_eq!(BUDGET.longest(), Duration::from_millis(20_500));
-    let beyond = start.elapsed() - BUDGET.longest();
+    assert_eq!(BUDGET.max_duration(), Duration::from_millis(20_500));
+    let beyond = start.elapsed() - BUDGET.max_duration();
     // The clock has a resolution of a millisecond, and each of seven timers is rounded up.
     assert!(beyond < Duration::from_millis(10), "{beyond:?}");
 }
@@ -63,9 +63,9 @@ fn invalid_numbers_panic_at_the_callers_location() {
     const ONE: TimeBudget = TimeBudget::new(SECOND);
     let mistakes = [
         (panic_text(|| TimeBudget::new(Duration::ZERO)), "some time"),
-        (panic_text(|| ONE.tries(0, BACKOFF)), "one try"),
+        (panic_text(|| ONE.with_tries(0, BACKOFF)), "one try"),
         (
-            panic_text(|| ONE.tries(2, Backoff::exponential(SECOND, SECOND / 2))),
+            panic_text(|| ONE.with_tries(2, Backoff::exponential(SECOND, SECOND / 2))),
             "its first",
         ),
         (panic_text(|| ONE.fits_deadline(SECOND / 2)), "the deadline"),

@@ -244,7 +244,7 @@ async fn the_context_around_a_span_that_is_filtered_out_is_sent() {
 #[tokio::test]
 async fn the_application_can_choose_its_own_propagator() {
     exported::start();
-    let layer = TraceLayer::new_for_client().global_propagator();
+    let layer = TraceLayer::new_for_client().use_global_propagator();
     let service = service_fn(|message: Message| async move {
         // No global propagator is set here, so no header is written.
         assert!(message.headers().is_empty());
