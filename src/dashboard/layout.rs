@@ -23,7 +23,7 @@ pub(super) struct DashboardPage {
     /// The part that is replaced while the page is open.
     pub(super) live: Markup,
     /// The part below `live`. It is not replaced, because it may have forms.
-    pub(super) still: Markup,
+    pub(super) fixed: Markup,
 }
 
 impl DashboardPage {
@@ -33,16 +33,16 @@ impl DashboardPage {
             scope: None,
             groups: Vec::new(),
             live,
-            still: html! {},
+            fixed: html! {},
         }
     }
 
-    pub(super) fn still(mut self, still: Markup) -> Self {
-        self.still = still;
+    pub(super) fn fixed(mut self, fixed: Markup) -> Self {
+        self.fixed = fixed;
         self
     }
 
-    pub(super) fn of(mut self, scope: &Scope) -> Self {
+    pub(super) fn in_scope(mut self, scope: &Scope) -> Self {
         self.scope = Some((scope.stream.clone(), Some(scope.group.clone())));
         self.groups.clone_from(&scope.groups);
         self
@@ -79,14 +79,14 @@ pub(super) fn problem(cx: &Context, fault: &Fault) -> Response<DashboardBody> {
         fault.status,
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
     );
-    let still = html! {
+    let fixed = html! {
         p.error role="alert" { (preview::line(&fault.text)) }
         @if retry {
             p { "The connection is " strong { (cx.config.handle.state().to_string()) } ". The dashboard goes on when the server answers. " a href=(cx.here(&[])) { "Try again" } }
         }
         p { a href=(cx.link("/", [])) { "Back to the overview" } }
     };
-    let page = DashboardPage::new(fault.title, html! {}).still(still);
+    let page = DashboardPage::new(fault.title, html! {}).fixed(fixed);
     frame(cx, fault.status, &page)
 }
 
@@ -129,7 +129,7 @@ fn frame(cx: &Context, status: StatusCode, page: &DashboardPage) -> Response<Das
                     h1 { (page.title) }
                     p #fault.error role="alert" hidden {}
                     div #live { (page.live) }
-                    (page.still)
+                    (page.fixed)
                 }
                 footer {
                     "As of " (time(SystemTime::now())) ". "

@@ -34,7 +34,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let fields = cx.form.pairs().filter(|(name, _)| *name != forgery::FIELD);
     let mut back = vec![("stream", change.stream.as_str())];
     back.extend(change.group.as_ref().map(|group| ("group", group.as_str())));
-    let still = html! {
+    let fixed = html! {
         p { (change.effect()) }
         @if let Some(count) = count { p { strong { (count) } } }
         dl.facts {
@@ -65,5 +65,5 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
             }
         }
     };
-    Ok(DashboardPage::new(format!("{}?", change.title()), html! {}).still(still))
+    Ok(DashboardPage::new(format!("{}?", change.title()), html! {}).fixed(fixed))
 }

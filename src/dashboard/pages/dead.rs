@@ -153,13 +153,13 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let live = html! {
         p { strong.dead[count > 0] { (number(count)) } " dead letters in this group, the oldest first." }
     };
-    let still = html! {
+    let fixed = html! {
         (filter(cx, &scope))
         (letters(cx, &scope, &found))
     };
     Ok(DashboardPage::new("Dead letters", live)
-        .still(still)
-        .of(&scope))
+        .fixed(fixed)
+        .in_scope(&scope))
 }
 
 fn filter(cx: &Context, scope: &Scope) -> Markup {

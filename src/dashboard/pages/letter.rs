@@ -22,7 +22,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         Fault::missing("this dead letter no longer exists: it was replayed or deleted, or newer letters have taken its place")
     })?;
     let message = letter.message();
-    let still = html! {
+    let fixed = html! {
         (facts(cx, &scope, &letter))
         @match &message {
             Ok(message) => {
@@ -46,7 +46,9 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         Ok(message) => format!("Dead letter {}", preview::excerpt(message.name(), 80)),
         Err(_) => "Dead letter".to_owned(),
     };
-    Ok(DashboardPage::new(title, html! {}).still(still).of(&scope))
+    Ok(DashboardPage::new(title, html! {})
+        .fixed(fixed)
+        .in_scope(&scope))
 }
 
 fn facts(cx: &Context, scope: &Scope, letter: &DeadLetter) -> Markup {

@@ -56,12 +56,14 @@ pub(super) async fn page(cx: &Context, state: MessageState) -> Result<DashboardP
         p.quiet { (note) }
         (list(cx, &scope, state, &page))
     };
-    let still = html! {
+    let fixed = html! {
         @if state == MessageState::Waiting {
             p.buttons { (button(cx, "Purge what waits…", &[("do", "purge-waiting"), scope.parameters()[0], scope.parameters()[1]])) }
         }
     };
-    Ok(DashboardPage::new(title, live).still(still).of(&scope))
+    Ok(DashboardPage::new(title, live)
+        .fixed(fixed)
+        .in_scope(&scope))
 }
 
 fn list(cx: &Context, scope: &Scope, state: MessageState, page: &MessagePage) -> Markup {
@@ -183,7 +185,7 @@ fn excerpt(message: &ListedMessage) -> String {
 }
 
 fn one(scope: &Scope, message: &ListedMessage) -> DashboardPage {
-    let still = html! {
+    let fixed = html! {
         dl.facts {
             div { dt { "id" } dd { code { (preview::line(&message.id)) } } }
             div { dt { "entry" } dd { code { (preview::line(&message.entry)) } } }
@@ -201,6 +203,6 @@ fn one(scope: &Scope, message: &ListedMessage) -> DashboardPage {
         Err(_) => preview::excerpt(&message.entry, 80),
     };
     DashboardPage::new(format!("Message {name}"), html! {})
-        .still(still)
-        .of(scope)
+        .fixed(fixed)
+        .in_scope(scope)
 }

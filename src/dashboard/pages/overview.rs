@@ -70,7 +70,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         (cx.state.samples.hour().charts())
         (streams(cx, &listed))
     };
-    Ok(DashboardPage::new("Overview", live).still(search(cx)))
+    Ok(DashboardPage::new("Overview", live).fixed(search(cx)))
 }
 
 fn sums(totals: &Totals) -> Markup {

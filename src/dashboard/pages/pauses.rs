@@ -18,8 +18,8 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         @if pauses.is_empty() { p { "Nothing is paused." } } @else { (list(cx, &scope, &pauses)) }
     };
     Ok(DashboardPage::new("Pauses", live)
-        .still(form(cx, &scope))
-        .of(&scope))
+        .fixed(form(cx, &scope))
+        .in_scope(&scope))
 }
 
 fn list(cx: &Context, scope: &Scope, pauses: &[Pause]) -> Markup {

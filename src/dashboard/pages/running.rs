@@ -69,7 +69,7 @@ fn one(cx: &Context, action: &RunningAction) -> DashboardPage {
             div { dt { "begun" } dd { (age(action.at)) } }
         }
     };
-    let still = html! {
+    let fixed = html! {
         @if progress.outcome.is_none() && !cx.config.is_read_only {
             form method="post" action=(cx.link("/stop", [])) {
                 (token(cx))
@@ -79,5 +79,5 @@ fn one(cx: &Context, action: &RunningAction) -> DashboardPage {
         }
         p { a.button href=(cx.link(change.page(), back)) { "Back" } }
     };
-    DashboardPage::new(change.title(), live).still(still)
+    DashboardPage::new(change.title(), live).fixed(fixed)
 }

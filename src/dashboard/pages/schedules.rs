@@ -26,7 +26,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     };
     let page = DashboardPage::new("Schedules", live);
     Ok(match cx.form.get("group") {
-        Some(_) => page.of(&cx.scope().await?),
+        Some(_) => page.in_scope(&cx.scope().await?),
         None => page.of_stream(&stream),
     })
 }

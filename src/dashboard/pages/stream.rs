@@ -62,7 +62,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         (trimming(&stats, &holders))
         (clean_up(&scope, &stats, &consumers))
     };
-    let still = html! {
+    let fixed = html! {
         p.buttons {
             (button(cx, "Pause this group…", &[("do", "pause"), ("target", "group"), ("stream", &scope.stream), ("group", &scope.group)]))
             (button(cx, "Pause the stream…", &[("do", "pause"), ("target", "stream"), ("stream", &scope.stream), ("group", &scope.group)]))
@@ -70,7 +70,9 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         }
     };
     let title = format!("Stream {}", preview::excerpt(&stream, 80));
-    Ok(DashboardPage::new(title, live).still(still).of(&scope))
+    Ok(DashboardPage::new(title, live)
+        .fixed(fixed)
+        .in_scope(&scope))
 }
 
 fn groups(cx: &Context, stats: &StreamStats) -> Markup {

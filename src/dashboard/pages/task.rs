@@ -50,7 +50,7 @@ pub(in crate::dashboard) async fn history(
 
 pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     if cx.form.get("stream").is_none() || cx.form.get("id").is_none() {
-        return Ok(DashboardPage::new("Find a task", html! {}).still(search(cx, None)));
+        return Ok(DashboardPage::new("Find a task", html! {}).fixed(search(cx, None)));
     }
     let scope = cx.scope().await?;
     let id = MessageId::from(cx.form.need("id")?);
@@ -65,7 +65,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let (changes, is_complete) = history(&tasks, &id).await?;
     let [stream, group] = scope.parameters();
     let dead = cx.link("/dead", [stream, group, ("id", id.as_str())]);
-    let still = html! {
+    let fixed = html! {
         (timeline(&changes, is_complete))
         p.buttons {
             @if status.as_ref().is_some_and(|status| !status.state.has_ended()) {
@@ -79,7 +79,9 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         Some(status) => format!("Task {}", preview::excerpt(&status.name, 80)),
         None => "Task".to_owned(),
     };
-    Ok(DashboardPage::new(title, live).still(still).of(&scope))
+    Ok(DashboardPage::new(title, live)
+        .fixed(fixed)
+        .in_scope(&scope))
 }
 
 fn record(status: &TaskStatus) -> Markup {

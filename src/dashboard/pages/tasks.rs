@@ -44,8 +44,8 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         (list(cx, &scope, &page))
     };
     Ok(DashboardPage::new("Recorded tasks", live)
-        .still(filter(cx, &scope))
-        .of(&scope))
+        .fixed(filter(cx, &scope))
+        .in_scope(&scope))
 }
 
 fn list(cx: &Context, scope: &Scope, page: &TaskPage) -> Markup {

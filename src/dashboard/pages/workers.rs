@@ -32,8 +32,10 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
             Err(error) => { p.quiet { "The workers cannot be asked for what they run: " (preview::line(&super::super::fault::chain(error))) } }
         }
     };
-    let still = orders(cx, &scope, &listed);
-    Ok(DashboardPage::new("Workers", live).still(still).of(&scope))
+    let fixed = orders(cx, &scope, &listed);
+    Ok(DashboardPage::new("Workers", live)
+        .fixed(fixed)
+        .in_scope(&scope))
 }
 
 fn list(
