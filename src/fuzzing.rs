@@ -11,7 +11,7 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 /// Matches with the simple reference implementation.
-pub fn plainly_matches(pattern: &[u8], text: &[u8]) -> bool {
+pub fn reference_matches(pattern: &[u8], text: &[u8]) -> bool {
     glob::model::matches(pattern, text)
 }
 
@@ -32,24 +32,24 @@ pub fn join(prefix: &Name, name: &Name) -> Name {
 
 /// Parses an id and formats it again.
 pub fn entry_id(text: &[u8]) -> Option<String> {
-    crate::transport::redis::readers::entry_id(text)
+    crate::transport::redis::decoders::entry_id(text)
 }
 
 /// Decodes the fields that a script has encoded.
 pub fn unpack(encoded: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
-    crate::transport::redis::readers::unpack(encoded)
+    crate::transport::redis::decoders::unpack(encoded)
 }
 
 pub use crate::transport::redis::value::Value;
 
-/// A reader of a response. Returns a description of the response, or the reason why it is
+/// A decoder of a response. Returns a description of the response, or the reason why it is
 /// malformed.
-pub type Read = fn(Value) -> Result<String, crate::Error>;
+pub type Decode = fn(Value) -> Result<String, crate::Error>;
 
-/// All readers of responses: the name, a valid response, and the reader.
-pub fn readers() -> Vec<(&'static str, Value, Read)> {
-    let readers = crate::transport::redis::readers::all().into_iter();
-    readers
-        .map(|reader| (reader.of, reader.answer, reader.read))
+/// All decoders of responses: the name of the command or script, a valid response, and the decoder.
+pub fn decoders() -> Vec<(&'static str, Value, Decode)> {
+    let decoders = crate::transport::redis::decoders::all().into_iter();
+    decoders
+        .map(|decoder| (decoder.source, decoder.example, decoder.decode))
         .collect()
 }

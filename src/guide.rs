@@ -339,7 +339,7 @@ pub mod testing {
     //! [`advance`]: crate::testing::Harness::advance
     //! [`finished`]: crate::testing::Harness::finished
     //! [`patience`]: crate::testing::Harness::patience
-    //! [`most_deliveries`]: crate::testing::Harness::most_deliveries
+    //! [`max_deliveries`]: crate::testing::Harness::max_deliveries
     //! [`run`]: crate::testing::Harness::run
     //! [`shutdown`]: crate::testing::Harness::shutdown
     //! [`serve`]: crate::serve()
@@ -371,13 +371,13 @@ pub mod http {
     //! [`Gateway`]: crate::http_bridge::Gateway
     //! [`Gateway::on_code`]: crate::http_bridge::Gateway::on_code
     //! [`Gateway::prepare`]: crate::http_bridge::Gateway::prepare
-    //! [`Gateway::carry_header`]: crate::http_bridge::Gateway::carry_header
+    //! [`Gateway::forward_header`]: crate::http_bridge::Gateway::forward_header
     //! [`max_body_bytes`]: crate::http_bridge::Gateway::max_body_bytes
     //! [`timeout`]: crate::http_bridge::Gateway::timeout
     //! [types]: crate::http_bridge::Gateway::content_types
     //! [`idempotency_window`]: crate::transport::Settings::idempotency_window
     //! [back-pressure]: crate::guide::operations
-    //! [`accept_content_type`]: crate::http_bridge::Gateway::accept_content_type
+    //! [`accept_form_type`]: crate::http_bridge::Gateway::accept_form_type
     //! [`trust_header`]: crate::http_bridge::HttpHandler::trust_header
     //! [`HttpLayer`]: crate::http_bridge::HttpLayer
     //! [`Health`]: crate::http_bridge::Health

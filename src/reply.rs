@@ -254,13 +254,13 @@ impl FromReply for String {
 
 impl<T: DeserializeOwned> FromReply for Json<T> {
     fn from_reply(reply: Reply) -> Result<Self, BoxError> {
-        of_format(&reply, Format::Json)?;
+        check_format(&reply, Format::Json)?;
         Ok(Json(serde_json::from_slice(&reply.payload)?))
     }
 }
 
 /// Refuses a reply whose headers name another format than `format`.
-fn of_format(reply: &Reply, format: Format) -> Result<(), BoxError> {
+fn check_format(reply: &Reply, format: Format) -> Result<(), BoxError> {
     format.check(&reply.headers).map_err(|other| {
         let takes = format.content_type();
         format!("the reply is {other}, and the caller reads {takes}").into()
@@ -270,7 +270,7 @@ fn of_format(reply: &Reply, format: Format) -> Result<(), BoxError> {
 /// Replies in other formats than JSON.
 #[cfg(any(feature = "cbor", feature = "msgpack", feature = "protobuf"))]
 mod codec {
-    use super::{FromReply, IntoReply, Replies, Reply, of_format};
+    use super::{FromReply, IntoReply, Replies, Reply, check_format};
     use crate::{
         error::BoxError,
         payload::{IntoPayload, for_each_codec},
@@ -290,7 +290,7 @@ mod codec {
 
             impl<T: $($read)*> FromReply for $($codec)*<T> {
                 fn from_reply(reply: Reply) -> Result<Self, BoxError> {
-                    of_format(&reply, Self::FORMAT)?;
+                    check_format(&reply, Self::FORMAT)?;
                     Self::decode(&reply.payload).map_err(Into::into)
                 }
             }

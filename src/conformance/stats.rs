@@ -42,7 +42,7 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
         "{idle:?}"
     );
     expected.groups[0].unfinished = Some(10);
-    expected.groups[0].holds_up = Some(10);
+    expected.groups[0].kept_entries = Some(10);
     assert_eq!(found, expected);
 
     let mut held = worker.exactly(6).await;
@@ -87,8 +87,8 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
         assert_eq!(found.groups[0].pending, 0);
         // The group `another` has handled nothing and needs all entries. So no entry is kept for
         // `workers` alone.
-        let holds_up = found.groups[1].holds_up;
-        assert!(holds_up.is_none_or(|count| count == 0), "{found:?}");
+        let kept_entries = found.groups[1].kept_entries;
+        assert!(kept_entries.is_none_or(|count| count == 0), "{found:?}");
         assert!(found.groups[0].lag.is_none_or(|lag| lag > 0), "{found:?}");
     }
     let found = stats().await;

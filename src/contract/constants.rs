@@ -8,32 +8,32 @@ use super::{Direction, TypeDescription};
 
 /// The content of a constant: everything except its type parameters.
 #[derive(Clone, Copy)]
-pub(super) struct Terms {
+pub(super) struct ConstantFields {
     pub(super) name: &'static str,
     pub(super) version: u32,
     pub(super) about: Option<&'static str>,
-    pub(super) payload: TypeTerms,
+    pub(super) payload: TypeFields,
     /// The reply to a request.
-    pub(super) reply: Option<TypeTerms>,
+    pub(super) reply: Option<TypeFields>,
 }
 
 /// The description of a type.
 #[derive(Clone, Copy)]
-pub(super) struct TypeTerms {
+pub(super) struct TypeFields {
     name: fn() -> &'static str,
     #[cfg(feature = "schema")]
-    schema: Option<SchemaTerms>,
+    schema: Option<SchemaFields>,
 }
 
 /// The schema of a type, and its content type.
 #[cfg(feature = "schema")]
 #[derive(Clone, Copy)]
-struct SchemaTerms {
+struct SchemaFields {
     schema: fn(Direction) -> serde_json::Value,
     content_type: &'static str,
 }
 
-impl TypeTerms {
+impl TypeFields {
     const fn of<T>() -> Self {
         Self {
             name: type_name::<T>,
@@ -46,7 +46,7 @@ impl TypeTerms {
     const fn with_schema<T: PayloadSchema>() -> Self {
         Self {
             name: type_name::<T>,
-            schema: Some(SchemaTerms {
+            schema: Some(SchemaFields {
                 schema: T::schema,
                 content_type: T::CONTENT_TYPE,
             }),
@@ -56,7 +56,7 @@ impl TypeTerms {
     #[cfg(feature = "schema")]
     pub(super) fn describe(&self, direction: Direction) -> TypeDescription {
         let description = TypeDescription::named((self.name)());
-        let Some(SchemaTerms {
+        let Some(SchemaFields {
             schema,
             content_type,
         }) = self.schema
@@ -76,8 +76,8 @@ impl TypeTerms {
     }
 }
 
-impl Terms {
-    const fn new(name: &'static str, payload: TypeTerms, reply: Option<TypeTerms>) -> Self {
+impl ConstantFields {
+    const fn new(name: &'static str, payload: TypeFields, reply: Option<TypeFields>) -> Self {
         Self {
             name,
             version: 1,
@@ -96,7 +96,7 @@ macro_rules! constants {
     )*) => {$(
         $(#[$doc])*
         pub struct $type<$payload $(, $reply)?> {
-            terms: Terms,
+            fields: ConstantFields,
             types: PhantomData<fn() -> ($payload, $($reply)?)>,
         }
 
@@ -107,9 +107,9 @@ macro_rules! constants {
             /// fails.
             pub const fn new(name: &'static str) -> Self {
                 Self {
-                    terms: Terms::new(
+                    fields: ConstantFields::new(
                         name,
-                        TypeTerms::of::<$payload>(),
+                        TypeFields::of::<$payload>(),
                         constants!(@reply $($reply)?),
                     ),
                     types: PhantomData,
@@ -120,7 +120,7 @@ macro_rules! constants {
             /// text.
             #[must_use]
             pub const fn about(mut self, text: &'static str) -> Self {
-                self.terms.about = Some(text);
+                self.fields.about = Some(text);
                 self
             }
 
@@ -133,7 +133,7 @@ macro_rules! constants {
             #[must_use]
             pub const fn version(mut self, version: u32) -> Self {
                 assert!(version > 0, "the first version is 1");
-                self.terms.version = version;
+                self.fields.version = version;
                 self
             }
 
@@ -146,18 +146,18 @@ macro_rules! constants {
                 $payload: PayloadSchema,
                 $($reply: PayloadSchema,)?
             {
-                self.terms.payload = TypeTerms::with_schema::<$payload>();
-                $(self.terms.reply = Some(TypeTerms::with_schema::<$reply>());)?
+                self.fields.payload = TypeFields::with_schema::<$payload>();
+                $(self.fields.reply = Some(TypeFields::with_schema::<$reply>());)?
                 self
             }
 
             /// Returns the name, without the prefixes of routers and clients.
             pub const fn name(&self) -> &'static str {
-                self.terms.name
+                self.fields.name
             }
 
-            pub(super) const fn terms(&self) -> &Terms {
-                &self.terms
+            pub(super) const fn fields(&self) -> &ConstantFields {
+                &self.fields
             }
         }
 
@@ -172,15 +172,15 @@ macro_rules! constants {
         impl<$payload $(, $reply)?> fmt::Debug for $type<$payload $(, $reply)?> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 let mut shown = f.debug_struct(stringify!($type));
-                shown.field("name", &self.terms.name);
-                shown.field("payload", &(self.terms.payload.name)());
+                shown.field("name", &self.fields.name);
+                shown.field("payload", &(self.fields.payload.name)());
                 $(shown.field("reply", &type_name::<$reply>());)?
                 shown.finish_non_exhaustive()
             }
         }
     )*};
     (@reply) => { None };
-    (@reply $reply:ident) => { Some(TypeTerms::of::<$reply>()) };
+    (@reply $reply:ident) => { Some(TypeFields::of::<$reply>()) };
 }
 
 constants! {

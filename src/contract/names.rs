@@ -6,7 +6,7 @@ use http::header::CONTENT_TYPE;
 
 use super::{
     Direction, Encoded, Event, Lifting, RouteDescription, Rpc, Task,
-    constants::Terms,
+    constants::ConstantFields,
     versions::{self, UpcastSteps},
 };
 use crate::{
@@ -14,11 +14,11 @@ use crate::{
     message::{Message, Name},
 };
 
-/// A name, with the terms of its constant if the name is from a constant.
+/// A name, with the fields of its constant if the name is from a constant.
 #[derive(Clone)]
 pub struct Named {
     pub(crate) name: Name,
-    terms: Option<Terms>,
+    fields: Option<ConstantFields>,
     steps: UpcastSteps,
 }
 
@@ -26,15 +26,15 @@ impl Named {
     pub(crate) fn plain(name: impl Into<Name>) -> Self {
         Self {
             name: name.into(),
-            terms: None,
+            fields: None,
             steps: UpcastSteps::default(),
         }
     }
 
-    fn of(terms: &Terms) -> Self {
+    fn of(fields: &ConstantFields) -> Self {
         Self {
-            name: Name::from_static(terms.name),
-            terms: Some(*terms),
+            name: Name::from_static(fields.name),
+            fields: Some(*fields),
             steps: UpcastSteps::default(),
         }
     }
@@ -42,30 +42,30 @@ impl Named {
     /// Checks the version of a message for the route with this name, and lifts its payload to the
     /// version of the constant.
     pub(crate) fn admit(&self, message: Message) -> Result<Message, BoxError> {
-        match &self.terms {
-            Some(terms) => versions::admit(message, terms.version, &self.steps),
+        match &self.fields {
+            Some(fields) => versions::admit(message, fields.version, &self.steps),
             None => Ok(message),
         }
     }
 
     /// Returns the version of the constant. 1 for a name that is a string.
     pub(crate) fn version(&self) -> u32 {
-        self.terms.as_ref().map_or(1, |terms| terms.version)
+        self.fields.as_ref().map_or(1, |fields| fields.version)
     }
 
-    /// Adds the terms of the constant to the description of a route.
+    /// Adds the fields of the constant to the description of a route.
     pub(crate) fn describe(&self, route: &mut RouteDescription) {
-        let Some(terms) = &self.terms else { return };
-        route.version = terms.version;
-        route.oldest_version = self.steps.oldest(terms.version);
-        route.about = terms.about.map(str::to_owned);
-        route.payload = Some(terms.payload.describe(Direction::Payload));
-        route.reply = terms.reply.map(|reply| reply.describe(Direction::Reply));
+        let Some(fields) = &self.fields else { return };
+        route.version = fields.version;
+        route.oldest_version = self.steps.oldest(fields.version);
+        route.about = fields.about.map(str::to_owned);
+        route.payload = Some(fields.payload.describe(Direction::Payload));
+        route.reply = fields.reply.map(|reply| reply.describe(Direction::Reply));
     }
 
     /// Returns `true` if the name is that of a constant.
     pub(crate) fn is_constant(&self) -> bool {
-        self.terms.is_some()
+        self.fields.is_some()
     }
 
     /// Puts the payload into a message, with the headers that describe it.
@@ -74,8 +74,8 @@ impl Named {
         if let Some(content_type) = encoded.content_type {
             message.headers_mut().insert(CONTENT_TYPE, content_type);
         }
-        if let Some(terms) = &self.terms {
-            versions::write(terms.version, message.headers_mut());
+        if let Some(fields) = &self.fields {
+            versions::write(fields.version, message.headers_mut());
         }
     }
 }
@@ -102,7 +102,7 @@ macro_rules! names {
             /// The payload type of the constant. [`AnyPayload`] for a string.
             type Payload;
 
-            /// Returns the name, with the terms of the constant.
+            /// Returns the name, with the fields of the constant.
             #[doc(hidden)]
             fn named(self) -> Named;
         }
@@ -120,7 +120,7 @@ macro_rules! names {
             type Payload = $payload;
 
             fn named(self) -> Named {
-                Named::of(self.terms())
+                Named::of(self.fields())
             }
         }
 

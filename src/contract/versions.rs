@@ -161,7 +161,7 @@ macro_rules! lift {
                 Old: DeserializeOwned,
                 New: Serialize,
             {
-                Lifting::new(self, self.terms().version).lift(from, step)
+                Lifting::new(self, self.fields().version).lift(from, step)
             }
         }
     )*};

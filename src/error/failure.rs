@@ -163,7 +163,7 @@ impl Failure {
 
     /// Returns the permit request of a failure that was created by [`park`](Self::park). `None` for
     /// any other failure.
-    pub fn parks(&self) -> Option<&PermitRequest> {
+    pub fn permit_request(&self) -> Option<&PermitRequest> {
         self.park.as_ref()
     }
 

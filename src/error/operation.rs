@@ -84,12 +84,12 @@ impl Error {
     /// Creates the error of a message that is stored under this id, but was confirmed by fewer
     /// replicas than the sender requested.
     pub fn unreplicated(id: MessageId, message: impl Into<String>) -> Self {
-        Self::stored(id, message, None)
+        Self::unreplicated_with_source(id, message, None)
     }
 
     /// Creates an [`unreplicated`](Self::unreplicated) error, with the reason why the confirmations
     /// are missing as its source.
-    pub(crate) fn stored(
+    pub(crate) fn unreplicated_with_source(
         id: MessageId,
         message: impl Into<String>,
         source: Option<BoxError>,

@@ -76,7 +76,7 @@
 //! | the gateway has no route for the path, or not for the method | 404, 405 with `Allow` |
 //! | the method is `OPTIONS` | 204 with `Allow` |
 //! | the body is too long, breaks off, or does not arrive within the [timeout](Gateway::timeout) | 413, 400, 408 |
-//! | the body is compressed, or its type is one that [forms of other sites](Gateway::accept_content_type) can send, or is not a [type of the route](Gateway::content_types) | 415 |
+//! | the body is compressed, or its type is one that [forms of other sites](Gateway::accept_form_type) can send, or is not a [type of the route](Gateway::content_types) | 415 |
 //! | `Idempotency-Key` or CloudEvents headers are invalid | 400 |
 //! | an earlier request with another body had the same `Idempotency-Key` | 422 |
 //!

@@ -22,7 +22,7 @@ impl PermitRequest {
     /// Creates the request that parks a message until there is a worker that knows this version of
     /// its payload.
     pub(crate) fn of_newer(parts: &Parts, version: u32) -> Self {
-        Self::without_permits(parts, left_to_newer(&parts.name, version))
+        Self::without_permits(parts, key_for_newer(&parts.name, version))
     }
 
     fn without_permits(parts: &Parts, key: String) -> Self {
@@ -38,7 +38,7 @@ impl PermitRequest {
     /// message waits for something else. A newer worker has the name with this version or a higher
     /// one in its [interest](crate::transport::Interest::versions).
     pub fn newer(&self) -> Option<(&str, u32)> {
-        let (name, version) = parked_for(&self.key)?;
+        let (name, version) = parse_parked_key(&self.key)?;
         Some((name, version?))
     }
 }
@@ -49,33 +49,33 @@ impl PermitRequest {
 impl PermitRequest {
     /// Creates the request that parks a message while its name is paused.
     pub(crate) fn of_paused(parts: &Parts) -> Self {
-        Self::without_permits(parts, parked_under(&parts.name))
+        Self::without_permits(parts, key_for_paused(&parts.name))
     }
 
     /// Returns the message's name if the message is parked because this name is paused. `None` if
     /// the message waits for something else.
     pub(crate) fn paused_name(&self) -> Option<&str> {
-        let (name, version) = parked_for(&self.key)?;
+        let (name, version) = parse_parked_key(&self.key)?;
         version.is_none().then_some(name)
     }
 }
 
 /// Returns the key under which messages with a paused name are parked. This key starts with a
 /// colon. The key of a limit does not, because no limit has an empty name.
-pub(crate) fn parked_under(name: &Name) -> String {
+pub(crate) fn key_for_paused(name: &Name) -> String {
     format!(":{name}")
 }
 
 /// Returns the key under which messages with this name and version are parked until there is a
 /// worker that knows the version.
-pub(crate) fn left_to_newer(name: &Name, version: u32) -> String {
-    format!("{}\n{version}", parked_under(name))
+pub(crate) fn key_for_newer(name: &Name, version: u32) -> String {
+    format!("{}\n{version}", key_for_paused(name))
 }
 
 /// Returns the name of the messages that are parked under a key, and their version if they wait for
 /// a newer worker. `None` for the key of a limit. The line feed in a key ends the name, because
 /// names have no control characters.
-pub(crate) fn parked_for(key: &str) -> Option<(&str, Option<u32>)> {
+pub(crate) fn parse_parked_key(key: &str) -> Option<(&str, Option<u32>)> {
     let name = key.strip_prefix(':')?;
     Some(match name.split_once('\n') {
         Some((name, version)) => (name, version.parse().ok()),

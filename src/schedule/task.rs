@@ -289,13 +289,13 @@ impl Blob {
     }
 }
 
-const ENCODED: &str = "base64:";
+const BASE64_PREFIX: &str = "base64:";
 
 impl Serialize for Blob {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(&self.0) {
-            Ok(text) if !text.starts_with(ENCODED) => serializer.serialize_str(text),
-            _ => serializer.collect_str(&format_args!("{ENCODED}{}", BASE64.encode(&self.0))),
+            Ok(text) if !text.starts_with(BASE64_PREFIX) => serializer.serialize_str(text),
+            _ => serializer.collect_str(&format_args!("{BASE64_PREFIX}{}", BASE64.encode(&self.0))),
         }
     }
 }
@@ -303,7 +303,7 @@ impl Serialize for Blob {
 impl<'de> Deserialize<'de> for Blob {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        match text.strip_prefix(ENCODED) {
+        match text.strip_prefix(BASE64_PREFIX) {
             None => Ok(Self(text.into())),
             Some(encoded) => {
                 let bytes = BASE64.decode(encoded).map_err(serde::de::Error::custom)?;

@@ -161,7 +161,8 @@ impl Policy {
                 counted,
                 reason: reason(),
             },
-            Some(Settle::Park) => match find::<Failure>(&**error).and_then(Failure::parks) {
+            Some(Settle::Park) => match find::<Failure>(&**error).and_then(Failure::permit_request)
+            {
                 Some(park) => Verdict::Park(park.clone()),
                 None => Verdict::Redeliver {
                     after: None,

@@ -26,7 +26,7 @@ use crate::{
     message::{Kind, Lease, Message, Shown},
     routing::FromSubscription,
     service::MessageService,
-    sync::{Clock, next_turn},
+    sync::{LazyTimer, next_turn},
     transport::{Delivery, Discarded, SettleDelivery, Source, Undecodable, Verdict, WorkerMonitor},
 };
 
@@ -104,7 +104,7 @@ where
             Ended::Gracefully => None,
             Ended::Broken(error) => Some(error),
         };
-        self.monitor.drain();
+        self.monitor.set_draining();
         log.drain(self.in_flight.deliveries(), deadline);
         // A second signal ends the graceful shutdown at any step.
         let finished = tokio::select! {
@@ -131,11 +131,11 @@ where
         let max_bytes = self.source.settings().max_in_flight_bytes;
         // The time since which all slots or all bytes are taken, and `true` once that was reported.
         let mut full_since = None;
-        let mut stall_timer = Clock::new(STALLED);
+        let mut stall_timer = LazyTimer::new(STALLED);
         // The last time at which a task was woken to start deliveries. If deliveries still wait
         // `MAX_START_DELAY` later, `start_timer` wakes more tasks.
         let mut last_started = Instant::now();
-        let mut start_timer = Clock::new(Duration::ZERO);
+        let mut start_timer = LazyTimer::new(Duration::ZERO);
         loop {
             // An operator may lower this number at any time. It is 0 while the worker is paused.
             let max = self.monitor.max_in_flight();

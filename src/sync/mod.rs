@@ -1,9 +1,9 @@
 //! Locks, completions, a yield, and a timer for timeouts.
 
-mod clock;
 // Some methods are used by the Redis transport only.
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
 mod completions;
+mod lazy_timer;
 #[cfg_attr(not(feature = "redis"), allow(dead_code))]
 mod turns;
 
@@ -12,8 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 #[cfg(feature = "redis")]
 pub(crate) use self::turns::yield_to_all;
 pub(crate) use self::{
-    clock::Clock,
     completions::{Completion, CompletionSlab},
+    lazy_timer::LazyTimer,
     turns::next_turn,
 };
 

@@ -13,7 +13,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::Clock;
+use super::LazyTimer;
 
 /// Lets the ready tasks of this thread run first. The task wakes itself, so another thread can run
 /// it if one of these tasks blocks the thread.
@@ -38,7 +38,7 @@ pub(crate) async fn next_turn() {
 ///
 /// # Cancel safety
 /// Dropping the future has no effect.
-pub(crate) async fn yield_to_all(timer: &mut Clock) {
+pub(crate) async fn yield_to_all(timer: &mut LazyTimer) {
     const MAX_WAIT: Duration = Duration::from_millis(5);
     let wakes_at = Instant::now() + MAX_WAIT;
     let mut yielded = pin!(tokio::task::yield_now());
@@ -70,7 +70,7 @@ mod tests {
                 // thread.
                 tokio::spawn(async move { blocked.recv() });
                 match to_all {
-                    true => yield_to_all(&mut Clock::new(Duration::ZERO)).await,
+                    true => yield_to_all(&mut LazyTimer::new(Duration::ZERO)).await,
                     false => next_turn().await,
                 }
                 resumed.send(()).unwrap();

@@ -5,7 +5,7 @@ use super::{
     expected::miscount,
     record::{Listing, Record},
 };
-use crate::transport::{Discarded, memory::observer::Happened};
+use crate::transport::{Discarded, memory::observer::MessageEvent};
 
 /// Each assertion checks all records so far, and returns those that match. If an assertion fails,
 /// it panics with a list of all records. In the list, each record with the expected event, kind and
@@ -15,7 +15,7 @@ impl Harness {
     #[track_caller]
     pub fn assert_sent(&self, expected: Expected) -> Vec<Record> {
         self.assert("sent", &expected, |what| {
-            matches!(what, Happened::Sent { .. })
+            matches!(what, MessageEvent::Sent { .. })
         })
     }
 
@@ -24,7 +24,7 @@ impl Harness {
     #[track_caller]
     pub fn assert_acknowledged(&self, expected: Expected) -> Vec<Record> {
         self.assert("acknowledged", &expected, |what| {
-            *what == Happened::Acknowledged
+            *what == MessageEvent::Acknowledged
         })
     }
 
@@ -33,7 +33,7 @@ impl Harness {
     #[track_caller]
     pub fn assert_failed(&self, expected: Expected) -> Vec<Record> {
         self.assert("failed", &expected, |what| {
-            matches!(what, Happened::Failed { .. })
+            matches!(what, MessageEvent::Failed { .. })
         })
     }
 
@@ -41,7 +41,7 @@ impl Harness {
     #[track_caller]
     pub fn assert_redelivered(&self, expected: Expected) -> Vec<Record> {
         self.assert("redelivered", &expected, |what| {
-            matches!(what, Happened::Redelivered { .. })
+            matches!(what, MessageEvent::Redelivered { .. })
         })
     }
 
@@ -49,7 +49,7 @@ impl Harness {
     #[track_caller]
     pub fn assert_dead_lettered(&self, expected: Expected) -> Vec<Record> {
         self.assert("dead-lettered", &expected, |what| {
-            matches!(what, Happened::DeadLettered { .. })
+            matches!(what, MessageEvent::DeadLettered { .. })
         })
     }
 
@@ -57,7 +57,7 @@ impl Harness {
     #[track_caller]
     pub fn assert_expired(&self, expected: Expected) -> Vec<Record> {
         self.assert("expired", &expected, |what| {
-            *what == Happened::Discarded(Discarded::Expired)
+            *what == MessageEvent::Discarded(Discarded::Expired)
         })
     }
 
@@ -65,7 +65,7 @@ impl Harness {
     #[track_caller]
     pub fn assert_discarded(&self, expected: Expected) -> Vec<Record> {
         self.assert("discarded", &expected, |what| {
-            *what == Happened::Discarded(Discarded::Requested)
+            *what == MessageEvent::Discarded(Discarded::Requested)
         })
     }
 
@@ -74,7 +74,7 @@ impl Harness {
         &self,
         verb: &str,
         expected: &Expected,
-        is_meant: impl Fn(&Happened) -> bool,
+        is_meant: impl Fn(&MessageEvent) -> bool,
     ) -> Vec<Record> {
         let records = self.records();
         let is_about = |record: &Record| {

@@ -49,7 +49,7 @@ impl Harness {
                 memory,
                 journal,
                 patience: Duration::from_secs(60),
-                most_deliveries: 10_000,
+                max_deliveries: 10_000,
             },
             apps: JoinSet::new(),
             stop: CancellationToken::new(),
@@ -86,8 +86,8 @@ impl Harness {
     /// because handlers that send each other messages could make the wait endless. 10,000 unless
     /// set.
     #[must_use]
-    pub fn most_deliveries(mut self, deliveries: u64) -> Self {
-        self.settling.most_deliveries = deliveries;
+    pub fn max_deliveries(mut self, deliveries: u64) -> Self {
+        self.settling.max_deliveries = deliveries;
         self
     }
 
@@ -146,14 +146,14 @@ impl Harness {
             fault: Some("it panicked".to_owned()),
         };
         let serve = serve.with_graceful_shutdown(self.stop.clone().cancelled_owned());
-        let before = self.settling.journal.progress().opened;
+        let before = self.settling.journal.counts().opened;
         self.apps.spawn(async move { end.note(serve.await) });
         loop {
             let changed = self.settling.journal.changed();
             if let Some(fault) = self.settling.journal.fault() {
                 panic!("{fault} (served at {at})");
             }
-            if self.settling.journal.progress().opened > before {
+            if self.settling.journal.counts().opened > before {
                 return;
             }
             changed.await;
@@ -168,7 +168,7 @@ impl Harness {
     ///
     /// # Panics
     /// If the wait takes longer than the [`patience`](Self::patience), if there are more deliveries
-    /// than [`most_deliveries`](Self::most_deliveries), or if an application ended unexpectedly.
+    /// than [`max_deliveries`](Self::max_deliveries), or if an application ended unexpectedly.
     /// The text lists the running handlers and all records.
     #[track_caller]
     pub fn settled(&self) -> impl Future<Output = ()> + Send {
@@ -200,7 +200,7 @@ impl Harness {
     ///
     /// # Panics
     /// As [`settled`](Self::settled), or if there are more deliveries than
-    /// [`most_deliveries`](Self::most_deliveries) in the whole wait.
+    /// [`max_deliveries`](Self::max_deliveries) in the whole wait.
     #[track_caller]
     pub fn finished(&self) -> impl Future<Output = ()> + Send {
         self.settling.finished(Location::caller())
@@ -251,7 +251,7 @@ impl fmt::Debug for Harness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Harness")
             .field("memory", &self.settling.memory)
-            .field("progress", &self.settling.journal.progress())
+            .field("counts", &self.settling.journal.counts())
             .finish_non_exhaustive()
     }
 }

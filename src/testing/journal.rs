@@ -11,7 +11,7 @@ use super::record::Record;
 use crate::{
     message::Message,
     sync::lock,
-    transport::memory::observer::{Happened, ObservedMessage, Observer},
+    transport::memory::observer::{MessageEvent, ObservedMessage, Observer},
 };
 
 /// The observer of a harness: keeps the records, the running deliveries and the faults of
@@ -67,7 +67,7 @@ impl Journal {
         self.changed.notified()
     }
 
-    pub(super) fn progress(&self) -> JournalCounts {
+    pub(super) fn counts(&self) -> JournalCounts {
         let state = lock(&self.state);
         JournalCounts {
             version: state.version,
@@ -106,7 +106,7 @@ impl Journal {
 }
 
 impl Observer for Journal {
-    fn happened(&self, seen: ObservedMessage, happened: Happened) {
+    fn happened(&self, seen: ObservedMessage, happened: MessageEvent) {
         let record = Record {
             at: self.begun.elapsed(),
             happened,

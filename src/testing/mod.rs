@@ -88,4 +88,4 @@ pub use self::{
     record::Record,
     recorder::{Recorder, RecorderFuture},
 };
-pub use crate::transport::memory::observer::Happened;
+pub use crate::transport::memory::observer::MessageEvent;

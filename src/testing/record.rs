@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     message::{Kind, Message, Name},
-    transport::{Discarded, memory::observer::Happened},
+    transport::{Discarded, memory::observer::MessageEvent},
 };
 
 /// An event in the life of a message.
@@ -18,7 +18,7 @@ pub struct Record {
     /// The time since the harness was created, on tokio's clock.
     pub at: Duration,
     /// The event.
-    pub happened: Happened,
+    pub happened: MessageEvent,
     /// The message, with its id and its attempt. `None` for an entry that cannot be decoded.
     pub message: Option<Message>,
     /// The stream, or `None` for a published event.
@@ -42,9 +42,9 @@ impl Record {
     /// Returns the reason of a failure, a redelivery or a dead letter.
     pub fn reason(&self) -> Option<&str> {
         match &self.happened {
-            Happened::Failed { reason }
-            | Happened::Redelivered { reason, .. }
-            | Happened::DeadLettered { reason } => Some(reason),
+            MessageEvent::Failed { reason }
+            | MessageEvent::Redelivered { reason, .. }
+            | MessageEvent::DeadLettered { reason } => Some(reason),
             _ => None,
         }
     }
@@ -58,24 +58,26 @@ impl fmt::Display for Record {
             None => f.write_str("an entry that is no message")?,
         }
         match &self.happened {
-            Happened::Sent { delay } if delay.is_zero() => f.write_str(": sent"),
-            Happened::Sent { delay } => write!(f, ": sent, due in {}", Seconds(*delay)),
-            Happened::Acknowledged if self.kind() == Some(Kind::Event) => f.write_str(": handled"),
-            Happened::Acknowledged => f.write_str(": acknowledged"),
-            Happened::Failed { .. } => f.write_str(": failed"),
-            Happened::Redelivered { after, counted, .. } => {
+            MessageEvent::Sent { delay } if delay.is_zero() => f.write_str(": sent"),
+            MessageEvent::Sent { delay } => write!(f, ": sent, due in {}", Seconds(*delay)),
+            MessageEvent::Acknowledged if self.kind() == Some(Kind::Event) => {
+                f.write_str(": handled")
+            }
+            MessageEvent::Acknowledged => f.write_str(": acknowledged"),
+            MessageEvent::Failed { .. } => f.write_str(": failed"),
+            MessageEvent::Redelivered { after, counted, .. } => {
                 let uncounted = if *counted { "" } else { ", not counted" };
                 write!(f, ": redelivered after {}{uncounted}", Seconds(*after))
             }
-            Happened::Parked => f.write_str(": parked"),
-            Happened::DeadLettered { .. } => f.write_str(": dead-lettered"),
-            Happened::Discarded(Discarded::Expired) => f.write_str(": expired"),
-            Happened::Discarded(Discarded::Requested) => f.write_str(": discarded"),
-            Happened::Discarded(Discarded::Ignored) => {
+            MessageEvent::Parked => f.write_str(": parked"),
+            MessageEvent::DeadLettered { .. } => f.write_str(": dead-lettered"),
+            MessageEvent::Discarded(Discarded::Expired) => f.write_str(": expired"),
+            MessageEvent::Discarded(Discarded::Requested) => f.write_str(": discarded"),
+            MessageEvent::Discarded(Discarded::Ignored) => {
                 f.write_str(": ignored, its name is unknown")
             }
-            Happened::Released => f.write_str(": released"),
-            Happened::Abandoned => f.write_str(": abandoned by its worker"),
+            MessageEvent::Released => f.write_str(": released"),
+            MessageEvent::Abandoned => f.write_str(": abandoned by its worker"),
         }?;
         let attempt = self.message.as_ref().map(|message| message.parts().attempt);
         if let Some(attempt) = attempt.filter(|attempt| attempt.is_retry()) {

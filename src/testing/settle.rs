@@ -24,12 +24,12 @@ pub(super) struct Settling {
     /// The maximum wait for handlers.
     pub(super) patience: Duration,
     /// The maximum number of deliveries during a wait. If there are more, the wait fails.
-    pub(super) most_deliveries: u64,
+    pub(super) max_deliveries: u64,
 }
 
 impl Settling {
     pub(super) async fn settled(&self, at: At) {
-        let started = self.journal.progress().started;
+        let started = self.journal.counts().started;
         self.settled_since(started, at).await;
     }
 
@@ -44,10 +44,10 @@ impl Settling {
             if let Some(fault) = journal.fault() {
                 self.fail(&fault, at);
             }
-            if journal.progress().started - started > self.most_deliveries {
-                let most = self.most_deliveries;
+            if journal.counts().started - started > self.max_deliveries {
+                let max = self.max_deliveries;
                 let text =
-                    format!("there were more than {most} deliveries, and there is no end to it");
+                    format!("there were more than {max} deliveries, and there is no end to it");
                 self.fail(&text, at);
             }
             if self.stays_quiet().await {
@@ -65,15 +65,14 @@ impl Settling {
     }
 
     async fn stays_quiet(&self) -> bool {
-        let before = self.journal.progress().version;
+        let before = self.journal.counts().version;
         for _ in 0..YIELDS {
             let outlook = self.memory.outlook();
             // Every change of the broker increments the version afterwards. So if the version is
             // the same before and after the two reads, the reads are consistent.
-            let progress = self.journal.progress();
-            let is_quiet =
-                outlook.queued.is_empty() && outlook.events == 0 && progress.running == 0;
-            if !is_quiet || progress.version != before {
+            let counts = self.journal.counts();
+            let is_quiet = outlook.queued.is_empty() && outlook.events == 0 && counts.running == 0;
+            if !is_quiet || counts.version != before {
                 return false;
             }
             tokio::task::yield_now().await;
@@ -96,7 +95,7 @@ impl Settling {
     }
 
     pub(super) async fn finished(&self, at: At) {
-        let started = self.journal.progress().started;
+        let started = self.journal.counts().started;
         loop {
             self.settled_since(started, at).await;
             match self.memory.outlook().next_due {

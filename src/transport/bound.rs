@@ -164,7 +164,7 @@ impl DrainRate {
 
     /// Adds a measurement: the messages that wait now, for the group with the most waiting
     /// messages.
-    pub(crate) fn note(&mut self, now: Instant, waiting: &Waiting) {
+    pub(crate) fn add_measurement(&mut self, now: Instant, waiting: &Waiting) {
         let Some((at, before)) = &self.last else {
             self.last = Some((now, waiting.clone()));
             return;
@@ -237,20 +237,20 @@ mod tests {
         let (start, full) = (Instant::now(), bound(1000, None));
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut rate = DrainRate::default();
-        rate.note(start, &waiting(1000, 0, Some(0)));
+        rate.add_measurement(start, &waiting(1000, 0, Some(0)));
         assert_eq!(
             retry_after_secs(&full, &waiting(1000, 0, None), &rate),
             5,
             "unknown"
         );
-        rate.note(after(10), &waiting(1000, 0, Some(100)));
+        rate.add_measurement(after(10), &waiting(1000, 0, Some(100)));
         assert_eq!(retry_after_secs(&full, &waiting(1000, 0, None), &rate), 10);
         assert_eq!(retry_after_secs(&full, &waiting(2000, 0, None), &rate), 110);
         // At an even rate, 300 of the 400 messages are younger than 45 s, nine tenths of the limit.
         // So workers must take 100, which lasts 10 s.
         let old = bound(u64::MAX, Some(50));
         assert_eq!(retry_after_secs(&old, &waiting(400, 60, None), &rate), 10);
-        rate.note(after(20), &waiting(1000, 0, Some(100_000)));
+        rate.add_measurement(after(20), &waiting(1000, 0, Some(100_000)));
         assert_eq!(retry_after_secs(&full, &waiting(1000, 0, None), &rate), 1);
     }
 
@@ -258,8 +258,8 @@ mod tests {
     fn workers_that_take_nothing_make_senders_wait_for_five_minutes() {
         let start = Instant::now();
         let mut rate = DrainRate::default();
-        rate.note(start, &waiting(10, 0, None));
-        rate.note(start + Duration::from_secs(1), &waiting(10, 0, None));
+        rate.add_measurement(start, &waiting(10, 0, None));
+        rate.add_measurement(start + Duration::from_secs(1), &waiting(10, 0, None));
         assert_eq!(
             retry_after_secs(&bound(10, None), &waiting(10, 0, None), &rate),
             300
@@ -270,12 +270,12 @@ mod tests {
     fn a_rate_of_another_time_or_of_another_group_does_not_count() {
         let start = Instant::now();
         let mut rate = DrainRate::default();
-        rate.note(start, &waiting(10, 0, Some(0)));
-        rate.note(start + Duration::from_secs(60), &waiting(10, 0, Some(600)));
+        rate.add_measurement(start, &waiting(10, 0, Some(0)));
+        rate.add_measurement(start + Duration::from_secs(60), &waiting(10, 0, Some(600)));
         assert_eq!(rate.per_second, None);
         let mut other = waiting(10, 0, Some(9_000));
         other.group = "others".into();
-        rate.note(start + Duration::from_secs(61), &other);
+        rate.add_measurement(start + Duration::from_secs(61), &other);
         assert_eq!(rate.per_second, None);
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use super::{Settings, StoreFuture, Undecodable};
 use crate::{
     error::{Error, ErrorKind},
-    message::{Attempt, Message, MessageId, Name, parked_for},
+    message::{Attempt, Message, MessageId, Name, parse_parked_key},
 };
 
 /// The maximum number of messages on a page.
@@ -120,7 +120,7 @@ impl MessageQuery {
 
     /// Returns `true` and the position within the stream, or `false` and the position within the
     /// redeliveries.
-    pub(crate) fn place(&self) -> Result<(bool, &str), Error> {
+    pub(crate) fn list_and_position(&self) -> Result<(bool, &str), Error> {
         let Some(after) = &self.after else {
             return Ok((false, ""));
         };
@@ -132,7 +132,7 @@ impl MessageQuery {
     }
 }
 
-/// Returns a position in a list, for [`MessageQuery::place`].
+/// Returns a position in a list, for [`MessageQuery::list_and_position`].
 pub(crate) fn position(is_stream: bool, at: &str) -> String {
     let list = if is_stream { "stream" } else { "again" };
     format!("{list}/{at}")
@@ -228,7 +228,7 @@ pub struct ParkedKey {
 impl ParkedKey {
     /// Creates a key under which messages are parked. For transports.
     pub(crate) fn new(key: &str, parked: u64, taken: u64, permits: Option<u64>) -> Self {
-        let waits_for = parked_for(key);
+        let waits_for = parse_parked_key(key);
         Self {
             limit: waits_for.is_none().then(|| key.to_owned()),
             name: waits_for.map(|(name, _)| name.into()),

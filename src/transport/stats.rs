@@ -80,7 +80,7 @@ impl StreamStats {
         joined
     }
 
-    /// Sets [`GroupStats::holds_up`] of each group of this stream.
+    /// Sets [`GroupStats::kept_entries`] of each group of this stream.
     pub(crate) fn compare_groups(&mut self) {
         let unfinished: Vec<_> = self.groups.iter().map(|group| group.unfinished).collect();
         for (at, group) in self.groups.iter_mut().enumerate() {
@@ -93,7 +93,7 @@ impl StreamStats {
             let most = others
                 .into_iter()
                 .try_fold(0, |most, of| of.map(|of| most.max(of)));
-            group.holds_up = group
+            group.kept_entries = group
                 .unfinished
                 .zip(most)
                 .map(|(own, most)| own.saturating_sub(most));
@@ -140,7 +140,7 @@ pub struct GroupStats {
     pub unfinished: Option<u64>,
     /// The minimum number of entries that the stream keeps for this group alone, because all other
     /// groups have handled them. `None` if it is unknown.
-    pub holds_up: Option<u64>,
+    pub kept_entries: Option<u64>,
     /// The time since the last sign of life of any consumer. `None` if the group has none.
     pub idle: Option<Duration>,
     /// The number of consumers of other libraries. The stream is not trimmed while such a consumer
@@ -179,7 +179,7 @@ impl GroupStats {
         self.consumers = self.consumers.max(other.consumers);
         let sum = |one: Option<u64>, other: Option<u64>| Some(one? + other?);
         self.unfinished = sum(self.unfinished, other.unfinished);
-        self.holds_up = sum(self.holds_up, other.holds_up);
+        self.kept_entries = sum(self.kept_entries, other.kept_entries);
         self.idle = [self.idle, other.idle].into_iter().flatten().min();
         self.foreign = self.foreign.max(other.foreign);
         self.foreign_pending += other.foreign_pending;

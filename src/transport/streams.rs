@@ -462,7 +462,7 @@ impl StreamSchedule {
     }
 
     /// Records that deliveries of a stream were fetched.
-    pub(crate) fn fetched(&mut self, stream: u32, deliveries: usize) {
+    pub(crate) fn record_fetched(&mut self, stream: u32, deliveries: usize) {
         if deliveries == 0 {
             return;
         }
@@ -496,7 +496,7 @@ mod tests {
                     let count = quota.max.min(left);
                     left -= count;
                     fetched[quota.stream as usize] += count;
-                    schedule.fetched(quota.stream, count);
+                    schedule.record_fetched(quota.stream, count);
                 }
             }
         }
@@ -537,8 +537,8 @@ mod tests {
             weighted.next(|stream| Some(2 - 2 * stream as usize)),
             Some(1)
         );
-        weighted.fetched(0, 3);
-        weighted.fetched(1, 1);
+        weighted.record_fetched(0, 3);
+        weighted.record_fetched(1, 1);
         assert_eq!(weighted.next(|_| Some(0)), Some(1));
     }
 
@@ -548,13 +548,13 @@ mod tests {
         schedule.add(0, 1);
         schedule.add(1, 1);
         for _ in 0..100 {
-            schedule.fetched(0, 1);
+            schedule.record_fetched(0, 1);
         }
         // Stream 1 starts now: it is first once, and then both streams take turns.
         let mut order = Vec::new();
         for _ in 0..6 {
             let first = schedule.quotas(1)[0].stream;
-            schedule.fetched(first, 1);
+            schedule.record_fetched(first, 1);
             order.push(first);
         }
         assert_eq!(order.iter().filter(|it| **it == 0).count(), 3, "{order:?}");
@@ -566,7 +566,7 @@ mod tests {
         schedule.add(0, 1);
         schedule.add(1, 1);
         for _ in 0..100 {
-            schedule.fetched(0, 1);
+            schedule.record_fetched(0, 1);
         }
         let quotas = schedule.quotas(10).into_iter();
         let shares: Vec<_> = quotas.map(|quota| (quota.stream, quota.max)).collect();
@@ -581,8 +581,8 @@ mod tests {
             for (stream, weight) in weights.iter().enumerate() {
                 schedule.add(stream as u32, *weight);
             }
-            schedule.fetched(0, 2);
-            schedule.fetched(1, 1);
+            schedule.record_fetched(0, 2);
+            schedule.record_fetched(1, 1);
             schedule.turn_order()
         };
         let turns = in_turn(StreamPolicy::Weighted, &[1, 1, 1]);

@@ -249,7 +249,7 @@ async fn a_group_that_nobody_serves_is_dropped_after_a_question() {
         .tells(&["--yes"]);
     let handled = async || {
         let stats = scene.redis.stats().await.ok()?;
-        (stats.group("old")?.holds_up == Some(3)).then_some(())
+        (stats.group("old")?.kept_entries == Some(3)).then_some(())
     };
     eventually(handled, SOON).await;
     let listed = run(campanile(server, "groups list --json"))

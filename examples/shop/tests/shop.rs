@@ -11,7 +11,7 @@ use std::time::Duration;
 use campanile::{
     Json, MessageId,
     contract::ApiInfo,
-    testing::{Happened, Harness, event, task},
+    testing::{Harness, MessageEvent, event, task},
     transport::{ChangesFrom, FeedItem, TaskQuery, TaskState, memory::Memory},
 };
 use example_shop::{Order, app, cancel_order, request_invoice, schedules};
@@ -119,7 +119,7 @@ async fn a_customer_pays_one_order_at_a_time_and_delays_nobody_else() {
     paid.sort_unstable();
     assert_eq!(paid, [1, 1, 2, 3]);
     let records = shop.records();
-    let is_parked = |happened: &Happened| matches!(happened, Happened::Parked);
+    let is_parked = |happened: &MessageEvent| matches!(happened, MessageEvent::Parked);
     let parked = records.iter().filter(|it| is_parked(&it.happened)).count();
     assert_eq!(parked, 2, "each waiting payment is moved once");
     shop.assert_acknowledged(task("orders.pay").attempt(1).times(4));

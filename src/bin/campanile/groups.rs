@@ -118,7 +118,9 @@ impl GroupsCommand {
                 group.last_delivered.clone().unwrap_or_else(|| "-".into()),
                 group.dead.to_string(),
                 group.delayed.to_string(),
-                group.holds_up.map_or("?".into(), |count| count.to_string()),
+                group
+                    .kept_entries
+                    .map_or("?".into(), |count| count.to_string()),
                 group.foreign.to_string(),
                 group.idle.map_or("-".into(), text::duration),
             ]);

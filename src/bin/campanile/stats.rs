@@ -173,7 +173,7 @@ pub(crate) fn document(stats: &StreamStats) -> Value {
             "consumers": group.consumers,
             "last_delivered_id": group.last_delivered,
             "unfinished": group.unfinished,
-            "holds_up": group.holds_up,
+            "holds_up": group.kept_entries,
             "idle_ms": group.idle.map(json::milliseconds),
             "foreign": group.foreign,
             "foreign_pending": group.foreign_pending,

@@ -80,7 +80,7 @@ use crate::{
 ///     .max_body_bytes(64 * 1024)
 ///     .timeout(Duration::from_secs(5))
 ///     .content_type("application/json")
-///     .carry_header(HeaderName::from_static("x-shop"))
+///     .forward_header(HeaderName::from_static("x-shop"))
 ///     .prepare(|request, message| {
 ///         let Some(Tenant(tenant)) = request.extensions.get() else {
 ///             return Err(RpcError::new("forbidden".into(), "no tenant"));
@@ -232,14 +232,14 @@ impl<S> Gateway<S> {
     /// are recognised by cookies, or by their network. All other types are accepted, unless
     /// [`content_types`](Self::content_types) sets the types of the route.
     #[must_use]
-    pub fn accept_content_type(self, content_type: &str) -> Self {
+    pub fn accept_form_type(self, content_type: &str) -> Self {
         self.with(|options| options.accepted_form_types.push(content_type.to_owned()))
     }
 
     /// Sets the content types that the routes to this name accept: types such as
     /// `application/json`, or ranges such as `image/*`. A body of another type, or without a type,
     /// is refused with a 415. The `Accept` header of the response lists the accepted types.
-    /// [`accept_content_type`](Self::accept_content_type) has no effect on these routes: they
+    /// [`accept_form_type`](Self::accept_form_type) has no effect on these routes: they
     /// accept a form type only if it is in the list.
     ///
     /// # Panics
@@ -296,7 +296,7 @@ impl<S> Gateway<S> {
     /// credentials such as `authorization` and `cookie` are not forwarded. No header of a request
     /// for an event is forwarded, because events have no headers.
     #[must_use]
-    pub fn carry_header(self, name: HeaderName) -> Self {
+    pub fn forward_header(self, name: HeaderName) -> Self {
         self.with(|options| options.forwarded.add(name))
     }
 

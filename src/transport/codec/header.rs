@@ -21,19 +21,19 @@ pub(super) fn add(headers: &mut HeaderMap, name: &[u8], value: &Bytes) -> Result
 }
 
 /// The prefix of a reply's header value if it is encoded as base64.
-const ENCODED: &str = "base64:";
+const BASE64_PREFIX: &str = "base64:";
 
 /// Encodes a header value as a text in a reply's JSON.
 pub(super) fn text(value: &HeaderValue) -> String {
     match std::str::from_utf8(value.as_bytes()) {
-        Ok(text) if !text.starts_with(ENCODED) => text.to_owned(),
-        _ => format!("{ENCODED}{}", BASE64.encode(value)),
+        Ok(text) if !text.starts_with(BASE64_PREFIX) => text.to_owned(),
+        _ => format!("{BASE64_PREFIX}{}", BASE64.encode(value)),
     }
 }
 
 /// Decodes a header value from a text in a reply's JSON.
 pub(super) fn bytes(text: &str) -> Bytes {
-    text.strip_prefix(ENCODED)
+    text.strip_prefix(BASE64_PREFIX)
         .and_then(|encoded| BASE64.decode(encoded).ok())
         .map_or_else(|| Bytes::copy_from_slice(text.as_bytes()), Bytes::from)
 }

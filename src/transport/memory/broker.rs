@@ -20,7 +20,7 @@ use super::{
     events::Subscribers,
     group::{Consumer, Group},
     log::{Log, LogEntry},
-    observer::Happened,
+    observer::MessageEvent,
     records::TaskEnd,
     registry::Registries,
     workers::BrokerWorkers,
@@ -38,7 +38,7 @@ use crate::{
 
 /// The state of a broker: its streams, its subscribers and its registries.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct BrokerState {
     pub(super) context: GroupContext,
     pub(super) subscribers: Subscribers,
     pub(super) registries: Registries,
@@ -56,7 +56,7 @@ pub(super) struct Shared {
 pub(super) struct BrokerStream {
     pub(super) log: Log,
     pub(super) groups: HashMap<Name, Group>,
-    pub(super) schedule: DelayedTasks,
+    pub(super) delayed: DelayedTasks,
     pub(super) idempotency_keys: IdempotencyKeys,
     /// The values that handlers change through their outboxes.
     pub(super) values: HashMap<String, Bytes>,
@@ -85,8 +85,8 @@ impl BrokerStream {
     /// Moves due tasks into the log. `name` is the name of this stream.
     pub(super) fn promote(&mut self, context: &GroupContext, name: &Name) {
         // The clock is read only if there are delayed tasks.
-        while self.schedule.len() > 0
-            && let Some(fields) = self.schedule.pop(Instant::now())
+        while self.delayed.len() > 0
+            && let Some(fields) = self.delayed.pop(Instant::now())
         {
             let waits = |status: &mut TaskStatus| status.state = TaskState::Waiting;
             let (of_any_group, clock) = ((name, None), &context.clock);
@@ -119,13 +119,13 @@ impl BrokerStream {
             }
         }
         if let Some(most_waiting) = &most_waiting {
-            self.drain.note(Instant::now(), most_waiting);
+            self.drain.add_measurement(Instant::now(), most_waiting);
         }
         full.map_or(Ok(()), |full| Err(bound.refusal(name, &full, &self.drain)))
     }
 }
 
-impl Shared {
+impl BrokerState {
     pub(super) fn new() -> Self {
         Self {
             context: GroupContext::new(),
@@ -248,7 +248,7 @@ impl Shared {
             if let Some(holder) = records.holder(place, &unique.key).cloned() {
                 match unique.on_conflict {
                     OnConflict::Refuse => return Err(Error::duplicate(holder)),
-                    OnConflict::Replace if contents.schedule.cancel(&holder).is_some() => {
+                    OnConflict::Replace if contents.delayed.cancel(&holder).is_some() => {
                         let place = (stream.clone(), settings.group.clone());
                         let end = TaskEnd::new(TaskState::Cancelled, "replaced by a newer task");
                         records.end(&place, &holder, end, &self.context.clock);
@@ -282,7 +282,7 @@ impl Shared {
                 .observation
                 .report_sent(stream, &fields, wait, || id.clone());
             contents
-                .schedule
+                .delayed
                 .add(instant_after(wait), id.clone(), fields);
             contents.wake();
             id
@@ -309,7 +309,7 @@ impl Shared {
 
     /// Publishes an event.
     pub(super) fn publish(&self, event: &Message) {
-        let sent = || Happened::Sent {
+        let sent = || MessageEvent::Sent {
             delay: Duration::ZERO,
         };
         self.context.observation.report_event(event, sent);
@@ -331,7 +331,7 @@ impl Shared {
         group
             .next_due()
             .into_iter()
-            .chain(stream.schedule.next())
+            .chain(stream.delayed.next())
             .min()
     }
 
@@ -402,8 +402,8 @@ impl Shared {
                 ..Backlog::default()
             },
         };
-        backlog.delayed = stream.schedule.len() as u64;
-        backlog.due_soon += stream.schedule.due_by(horizon) as u64;
+        backlog.delayed = stream.delayed.len() as u64;
+        backlog.due_soon += stream.delayed.due_by(horizon) as u64;
         backlog
     }
 
@@ -429,7 +429,7 @@ impl Shared {
             return StreamStats::new(name, 0, 0);
         };
         stream.promote(&self.context, name);
-        let (entries, delayed) = (stream.log.len(), stream.schedule.len());
+        let (entries, delayed) = (stream.log.len(), stream.delayed.len());
         let mut stats = StreamStats::new(name, entries as u64, delayed as u64);
         let groups = stream.groups.iter();
         stats.groups = groups
@@ -451,7 +451,7 @@ impl Shared {
                 continue;
             }
             stream.promote(&self.context, name);
-            due.extend(stream.schedule.next());
+            due.extend(stream.delayed.next());
             for (group_name, group) in &stream.groups {
                 if group.is_served() {
                     let queued = group.queued(&stream.log);
@@ -512,4 +512,4 @@ pub(super) fn with_group<T>(
 }
 
 /// The shared state of a broker.
-pub(super) type Broker = Arc<Shared>;
+pub(super) type Broker = Arc<BrokerState>;

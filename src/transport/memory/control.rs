@@ -8,13 +8,13 @@ use std::{
 };
 
 use super::{
-    broker::{Broker, Shared},
+    broker::{Broker, BrokerState},
     context::GroupContext,
     log::LogEntry,
     records::TaskEnd,
 };
 use crate::{
-    message::{Name, parked_under},
+    message::{Name, key_for_paused},
     sync::lock,
     transport::{ControlStore, Pause, PauseTarget, PurgeStep, Settings, StoreFuture, TaskState},
 };
@@ -68,7 +68,7 @@ impl GroupPauses {
             return None;
         }
         let name = Name::from_utf8(entry.field("name")?).ok()?;
-        self.names.contains(&name).then(|| parked_under(&name))
+        self.names.contains(&name).then(|| key_for_paused(&name))
     }
 }
 
@@ -120,7 +120,7 @@ fn key(settings: &Settings, target: &PauseTarget) -> PauseKey {
     (settings.stream.clone(), group, target.clone())
 }
 
-impl Shared {
+impl BrokerState {
     fn pause(&self, settings: &Settings, target: &PauseTarget, reason: &str) -> bool {
         let pause = (reason.to_owned(), self.context.clock.now());
         let mut pauses = lock(&self.context.pauses.0);

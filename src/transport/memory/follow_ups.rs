@@ -4,7 +4,7 @@ use bytes::Bytes;
 use foldhash::HashMap;
 
 use super::{
-    broker::{BrokerStream, Shared, stream_of, with_group},
+    broker::{BrokerState, BrokerStream, stream_of, with_group},
     encode,
     group::Serial,
 };
@@ -22,7 +22,7 @@ struct Prepared {
     values: Option<HashMap<String, Bytes>>,
 }
 
-impl Shared {
+impl BrokerState {
     /// Settles a delivery. If the delivery is still pending and has succeeded, its follow-ups are
     /// carried out in the same step. If one of them is refused, the message becomes a dead letter.
     /// `source` has the settings of all streams, and `settings` those of the delivery's stream.

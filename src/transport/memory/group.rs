@@ -15,14 +15,14 @@ use super::{
     dead::DeadLetterLog,
     limits::Limits,
     log::{Log, LogEntry},
-    observer::{Happened, ObservedDelivery, ObservedMessage},
+    observer::{MessageEvent, ObservedDelivery, ObservedMessage},
     records::TaskEnd,
 };
 use crate::{
     error::RpcError,
     message::{
-        Attempt, FollowUp, Lease, MessageId, Name, PermitRequest, holder, left_to_newer,
-        parked_under,
+        Attempt, FollowUp, Lease, MessageId, Name, PermitRequest, holder, key_for_newer,
+        key_for_paused,
     },
     transport::{
         Backlog, Claims, Discarded, DroppedLetters, GroupStats, Settings, TaskOutcome, TaskState,
@@ -150,7 +150,7 @@ struct Pending {
 
 /// A delivery for a source.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct TakenDelivery {
     pub(super) serial: Serial,
     pub(super) entry: Arc<LogEntry>,
     pub(super) attempt: u32,
@@ -183,7 +183,7 @@ impl Group {
             if let (Some(name), Some(version)) = (&key.name, key.version)
                 && member.knows(name, version)
             {
-                let parked = self.limits.take_parked(&left_to_newer(name, version));
+                let parked = self.limits.take_parked(&key_for_newer(name, version));
                 self.deliver_now(parked);
             }
         }
@@ -226,7 +226,7 @@ impl Group {
             let Pending { entry, attempt, .. } = pending;
             context
                 .observation
-                .report_delivery(settings, entry, *attempt, || Happened::Abandoned);
+                .report_delivery(settings, entry, *attempt, || MessageEvent::Abandoned);
             self.end_leases([serial], instant_after(settings.lease));
         }
     }
@@ -272,7 +272,7 @@ impl Group {
         consumer: Consumer,
         settings: &Settings,
         context: &GroupContext,
-    ) -> Vec<Taken> {
+    ) -> Vec<TakenDelivery> {
         self.promote(settings, context);
         self.claim(settings, context);
         let pauses = context.pauses.of_group(settings);
@@ -329,7 +329,7 @@ impl Group {
             context.counters.delivered.increment();
             // Reported under the lock, so that the observer always sees an entry either waiting or
             // in flight.
-            delivery.in_flight = context.observation.in_flight(|| {
+            delivery.in_flight = context.observation.report_start(|| {
                 ObservedMessage::delivery(settings, &delivery.entry, delivery.attempt)
             });
             taken.push(delivery);
@@ -409,10 +409,10 @@ impl Group {
         Some((Retry::first(entry), Some(index)))
     }
 
-    fn hand_out(&mut self, retry: Retry, index: Option<u64>, consumer: Consumer) -> Taken {
+    fn hand_out(&mut self, retry: Retry, index: Option<u64>, consumer: Consumer) -> TakenDelivery {
         self.last_serial += 1;
         let put_offs = retry.put_offs;
-        let taken = Taken {
+        let taken = TakenDelivery {
             serial: self.last_serial,
             entry: retry.entry,
             attempt: retry.attempts + 1,
@@ -488,7 +488,7 @@ impl Group {
         let counters = &context.counters;
         // The observer is called before the reply is sent, so that its record is complete when the
         // sender of the request continues.
-        let observe = |what: &dyn Fn() -> Happened| {
+        let observe = |what: &dyn Fn() -> MessageEvent| {
             context
                 .observation
                 .report_delivery(settings, &entry, attempt, what);
@@ -523,7 +523,7 @@ impl Group {
                     _ => outcome(),
                 };
                 ended(TaskState::Done, outcome);
-                observe(&|| Happened::answered(&answer));
+                observe(&|| MessageEvent::answered(&answer));
                 context.answer(&entry, || answer);
             }
             Verdict::Redeliver {
@@ -539,7 +539,7 @@ impl Group {
                 // backlog costs little.
                 let failures = attempt.saturating_add(put_offs);
                 let after = after.unwrap_or_else(|| settings.backoff.after(failures));
-                observe(&|| Happened::Redelivered {
+                observe(&|| MessageEvent::Redelivered {
                     after,
                     counted,
                     reason: reason.clone(),
@@ -569,7 +569,7 @@ impl Group {
                 if reason != Discarded::Ignored {
                     self.give_up(&entry);
                 }
-                observe(&|| Happened::Discarded(reason));
+                observe(&|| MessageEvent::Discarded(reason));
                 if let Some(answer) = answer {
                     context.answer(&entry, || Err(answer));
                 }
@@ -577,7 +577,7 @@ impl Group {
             Verdict::Park(park) => {
                 counters.parked.increment();
                 waits(Duration::ZERO, "");
-                observe(&|| Happened::Parked);
+                observe(&|| MessageEvent::Parked);
                 let message = retry_with(attempt - 1, 0);
                 let is_newer_there = park.newer().is_some_and(|(name, version)| {
                     let mut members = self.members.values();
@@ -594,7 +594,7 @@ impl Group {
             Verdict::Release => {
                 counters.released.increment();
                 waits(Duration::ZERO, "");
-                observe(&|| Happened::Released);
+                observe(&|| MessageEvent::Released);
                 self.deliver_again(retry_with(attempt - 1, put_offs), Duration::ZERO);
             }
         }
@@ -649,7 +649,7 @@ impl Group {
         records.end(settings, &entry.fields, end, clock);
         context
             .observation
-            .report_delivery(settings, entry, attempts, || Happened::DeadLettered {
+            .report_delivery(settings, entry, attempts, || MessageEvent::DeadLettered {
                 reason: reason.clone(),
             });
         let (entry, max) = (Arc::clone(entry), settings.max_dead_letters);
@@ -699,7 +699,7 @@ impl Group {
 
     /// Delivers the messages that were parked because this name was paused.
     pub(super) fn resume(&mut self, name: &Name) {
-        let parked = self.limits.take_parked(&parked_under(name));
+        let parked = self.limits.take_parked(&key_for_paused(name));
         self.deliver_now(parked);
     }
 

@@ -147,7 +147,7 @@ impl Filling {
 impl MemoryMessages {
     fn fill(&self, query: &MessageQuery) -> Result<MessagePage, Error> {
         let stream = self.settings.one_stream()?.clone();
-        let at = match query.place()? {
+        let at = match query.list_and_position()? {
             (false, "") => 0,
             (false, at) => at.parse().map_err(|_| invalid_position())?,
             (true, _) => return Err(invalid_position()),
@@ -176,7 +176,7 @@ impl MemoryMessages {
                 for found in again {
                     has_room = has_room && add(&mut filling, found);
                 }
-                for (at, id, fields) in contents.schedule.iter() {
+                for (at, id, fields) in contents.delayed.iter() {
                     has_room = has_room
                         && filling.add(fields, || {
                             let mut listed = decoded(id.as_str(), id.clone(), fields);

@@ -117,7 +117,7 @@ use tower::Service;
 use uuid::Uuid;
 
 use self::{
-    broker::{Broker, Shared},
+    broker::{Broker, BrokerState},
     request::Requests,
 };
 pub use self::{
@@ -147,7 +147,7 @@ impl Memory {
     /// Creates an empty broker with default settings.
     pub fn new() -> Self {
         Self {
-            broker: Arc::new(Shared::new()),
+            broker: Arc::new(BrokerState::new()),
             settings: Settings::default(),
         }
     }

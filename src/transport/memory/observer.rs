@@ -20,7 +20,7 @@ use crate::{
 /// An event in the life of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Happened {
+pub enum MessageEvent {
     /// The transport has accepted the message.
     Sent {
         /// The delay that the sender has set.
@@ -74,7 +74,7 @@ pub(crate) struct ObservedMessage {
 /// are in order. An observer must therefore not call the broker.
 pub(crate) trait Observer: fmt::Debug + Send + Sync {
     /// Called for each event in the life of a message.
-    fn happened(&self, seen: ObservedMessage, what: Happened);
+    fn happened(&self, seen: ObservedMessage, what: MessageEvent);
 
     /// Called when a message is delivered. The delivery is in flight until [`ended`](Self::ended)
     /// is called with the returned number.
@@ -133,11 +133,11 @@ impl Observation {
                 group: None,
                 message,
             };
-            observer.happened(seen, Happened::Sent { delay });
+            observer.happened(seen, MessageEvent::Sent { delay });
         }
     }
 
-    pub(super) fn report_event(&self, event: &Message, what: impl FnOnce() -> Happened) {
+    pub(super) fn report_event(&self, event: &Message, what: impl FnOnce() -> MessageEvent) {
         if let Some(observer) = self.observer() {
             observer.happened(ObservedMessage::event(event.clone()), what());
         }
@@ -148,15 +148,16 @@ impl Observation {
         settings: &Settings,
         entry: &LogEntry,
         attempt: u32,
-        what: impl FnOnce() -> Happened,
+        what: impl FnOnce() -> MessageEvent,
     ) {
         if let Some(observer) = self.observer() {
             observer.happened(ObservedMessage::delivery(settings, entry, attempt), what());
         }
     }
 
-    /// Reports a delivery to the observer, if there is one.
-    pub(super) fn in_flight(
+    /// Reports the start of a delivery to the observer, if there is one. Dropping the returned value
+    /// reports its end.
+    pub(super) fn report_start(
         &self,
         seen: impl FnOnce() -> ObservedMessage,
     ) -> Option<Box<ObservedDelivery>> {
@@ -186,7 +187,7 @@ impl ObservedDelivery {
         self.seen.group.is_none()
     }
 
-    pub(super) fn happened(&self, what: Happened) {
+    pub(super) fn happened(&self, what: MessageEvent) {
         self.observer.happened(self.seen.clone(), what);
     }
 }
@@ -225,7 +226,7 @@ impl ObservedMessage {
     }
 }
 
-impl Happened {
+impl MessageEvent {
     pub(super) fn answered(answer: &Result<Reply, RpcError>) -> Self {
         match answer {
             Ok(_) => Self::Acknowledged,

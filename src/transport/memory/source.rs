@@ -10,8 +10,8 @@ use tokio::{
 use super::{
     broker::Broker,
     clock::EntryId,
-    group::{self, Consumer, Serial, Taken},
-    observer::{Happened, ObservedDelivery, ObservedMessage},
+    group::{self, Consumer, Serial, TakenDelivery},
+    observer::{MessageEvent, ObservedDelivery, ObservedMessage},
     tasks::MemoryRecord,
 };
 use crate::{
@@ -168,7 +168,7 @@ impl MemorySource {
                     .broker
                     .context
                     .observation
-                    .in_flight(|| ObservedMessage::event(event.clone())),
+                    .report_start(|| ObservedMessage::event(event.clone())),
             };
             Delivery::new(Ok(event), settle)
         };
@@ -191,7 +191,7 @@ impl MemorySource {
                 let stream = self.streams[quota.stream as usize].clone();
                 let count = self.take_from(&stream, max, taken);
                 if count > 0 {
-                    self.schedule.fetched(quota.stream, count);
+                    self.schedule.record_fetched(quota.stream, count);
                 }
             }
             if taken.len() == before || self.streams.len() == 1 {
@@ -230,7 +230,7 @@ impl MemorySource {
         count
     }
 
-    fn decode(&self, stream: &Settings, taken: Taken) -> Result<Message, Undecodable> {
+    fn decode(&self, stream: &Settings, taken: TakenDelivery) -> Result<Message, Undecodable> {
         let id = || MessageId::from(taken.entry.id.to_string());
         let decoded = codec::decode(taken.entry.fields.clone()).map_err(|mut undecodable| {
             self.broker.context.counters.undecodable.increment();
@@ -396,7 +396,7 @@ impl SettleDelivery for MemorySettle {
             } = held;
             broker.settle(&source_settings, &stream_settings, serial, verdict);
         } else if let Some(event) = self.observed.take() {
-            event.happened(Happened::of_event(&verdict));
+            event.happened(MessageEvent::of_event(&verdict));
         }
         on_settled(Ok(()));
     }
@@ -409,7 +409,7 @@ impl Drop for MemorySettle {
                 group.drop_held(held.serial, &held.stream_settings, &held.broker.context);
             });
         } else if let Some(event) = self.observed.as_ref().filter(|one| one.is_an_event()) {
-            event.happened(Happened::Abandoned);
+            event.happened(MessageEvent::Abandoned);
         }
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::stream;
 
 use super::{
-    broker::{Broker, Shared},
+    broker::{Broker, BrokerState},
     context::GroupContext,
     group::Serial,
     records::{Note, TaskEnd, place_of},
@@ -155,7 +155,7 @@ impl FeedReader {
 /// The record of a running task, for its handler.
 pub(super) struct MemoryRecord {
     /// Weak, because the broker owns the leases, and the leases own the records.
-    broker: Weak<Shared>,
+    broker: Weak<BrokerState>,
     settings: Arc<Settings>,
     serial: Serial,
     task: MessageId,
@@ -206,7 +206,7 @@ impl TaskRecord for MemoryRecord {
     }
 }
 
-impl Shared {
+impl BrokerState {
     fn status(&self, settings: &Settings, id: &MessageId) -> Option<TaskStatus> {
         // A delayed task may have become due.
         self.with_stream(&settings.stream, |stream| {
@@ -253,7 +253,7 @@ impl Shared {
                 }
                 records.changed.notify_waiters();
             };
-            if stream.schedule.cancel(id).is_some() {
+            if stream.delayed.cancel(id).is_some() {
                 stream.idempotency_keys.forget(id);
                 end(false);
                 return true;

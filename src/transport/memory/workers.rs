@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    broker::{Broker, Shared},
+    broker::{Broker, BrokerState},
     group::Consumer,
 };
 use crate::{
@@ -103,7 +103,7 @@ impl BrokerWorkers {
     }
 }
 
-impl Shared {
+impl BrokerState {
     /// Returns the number of the current minute since 1970.
     pub(super) fn minute(&self) -> u64 {
         self.context.clock.milliseconds() / 60_000

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    message::parked_under,
+    message::key_for_paused,
     transport::{Control, ControlStore, Pause, PauseTarget, PurgeStep, StoreFuture},
 };
 
@@ -53,7 +53,7 @@ impl RedisControl {
                 .arg(keys.pause(target))
                 .arg(begin.unwrap_or_default());
             if let PauseTarget::Name(name) = target {
-                cmd.arg(keys.group.as_str()).arg(parked_under(name));
+                cmd.arg(keys.group.as_str()).arg(key_for_paused(name));
             }
         };
         let pipeline = self.0.shared.pipeline.of(&keys.primary);
@@ -63,7 +63,7 @@ impl RedisControl {
         if let PauseTarget::Name(name) = target
             && begin.is_none()
         {
-            self.move_parked(keys, &parked_under(name)).await?;
+            self.move_parked(keys, &key_for_paused(name)).await?;
         }
         Ok(is_changed)
     }

@@ -99,7 +99,7 @@ impl RedisMessages {
 
     async fn list_messages(&self, query: MessageQuery) -> Result<MessagePage, Error> {
         let keys = self.keys()?;
-        let (mut is_primary, mut after) = query.place()?;
+        let (mut is_primary, mut after) = query.list_and_position()?;
         let mut page = MessagePage::default();
         let max = query.max.max(1);
         loop {

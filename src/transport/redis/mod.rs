@@ -225,6 +225,8 @@ mod connection;
 mod consumer;
 mod control;
 mod dead_letters;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod decoders;
 mod entry;
 mod entry_size;
 mod error;
@@ -239,8 +241,6 @@ mod options;
 mod partitions;
 mod pipeline;
 mod producer;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod readers;
 mod removal;
 mod response;
 mod rpc;

@@ -124,7 +124,7 @@ pub enum ScriptResponse {
 }
 
 impl ScriptResponse {
-    /// Decodes a response. This function is not in `readers::all`. The tests of that list expect an
+    /// Decodes a response. This function is not in `decoders::all`. The tests of that list expect an
     /// error if a value has another form, but a script may return any form.
     pub(super) fn read(value: Value) -> Result<Self, Error> {
         Ok(match error::check(value)? {
@@ -146,7 +146,7 @@ impl ScriptResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::redis::{readers::list, response::server_error};
+    use crate::transport::redis::{decoders::list, response::server_error};
 
     #[test]
     fn a_response_of_a_form_that_scripts_do_not_have_is_an_error() {

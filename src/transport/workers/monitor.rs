@@ -413,7 +413,7 @@ impl WorkerMonitor {
     }
 
     /// Records that the worker is draining.
-    pub(crate) fn drain(&self) {
+    pub(crate) fn set_draining(&self) {
         self.draining.cancel();
         self.revision.fetch_add(1, Ordering::AcqRel);
     }

@@ -184,7 +184,7 @@ async fn only_listed_headers_go_along_in_both_directions() {
     });
     let gateway = Gateway::new(service)
         .rpc("ping")
-        .carry_header(HeaderName::from_static("x-tenant"));
+        .forward_header(HeaderName::from_static("x-tenant"));
     let request = [
         "authorization",
         "cookie",
@@ -564,7 +564,7 @@ async fn header_values_of_any_bytes_reach_a_handler_through_a_transport() {
     let worker = tokio::spawn(campanile::serve(memory.clone(), app).into_future());
     let gateway = Gateway::new(memory)
         .task("a")
-        .carry_header(HeaderName::from_static("x-raw"));
+        .forward_header(HeaderName::from_static("x-raw"));
     let value = HeaderValue::from_bytes(b"caf\xe9\t\xff").unwrap();
     let request = post("/a")
         .header("x-raw", &value)

@@ -4,7 +4,7 @@ use std::{future::pending, time::Duration};
 
 use campanile::{
     BoxError, Failure, Json, Router, RpcError, WithInterest, serve,
-    testing::{Happened, Harness, anything, event, rpc, task},
+    testing::{Harness, MessageEvent, anything, event, rpc, task},
     transport::{Start, UnknownNames, memory::Memory},
 };
 use tokio::sync::oneshot;
@@ -146,7 +146,7 @@ async fn a_worker_that_is_lost_leaves_its_messages_to_the_next() {
     let lost = harness.records();
     let lost = lost
         .iter()
-        .filter(|record| record.happened == Happened::Abandoned);
+        .filter(|record| record.happened == MessageEvent::Abandoned);
     assert_eq!(lost.count(), 2);
     assert_eq!(
         harness.advance_to_next().await,

@@ -231,7 +231,7 @@ async fn messages_that_cause_one_another_for_ever_fail_the_wait() {
         client.enqueue("again", ()).await.map(drop)
     });
     let memory = Memory::new();
-    let mut harness = Harness::over(memory.clone()).most_deliveries(500);
+    let mut harness = Harness::over(memory.clone()).max_deliveries(500);
     harness.serve(app.with_state(Client::new(memory))).await;
     harness.client().enqueue("again", ()).await.unwrap();
     let text = placeless(&failure_in(harness.settled()).await);
@@ -249,7 +249,7 @@ async fn a_retry_that_comes_back_for_ever_fails_the_wait_for_the_end() {
     let app: Router = Router::new().task("again", async || {
         Err::<(), _>(Failure::redeliver_after(HOUR).uncounted())
     });
-    let mut harness = Harness::new().most_deliveries(50);
+    let mut harness = Harness::new().max_deliveries(50);
     harness.serve(app).await;
     harness.client().enqueue("again", ()).await.unwrap();
     let text = failure_in(harness.finished()).await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use campanile::{
     Attempt, Failure, Router,
-    testing::{Happened, Harness, anything, task},
+    testing::{Harness, MessageEvent, anything, task},
     transport::{Expired, memory::Memory},
 };
 use tokio::time::Instant;
@@ -69,7 +69,7 @@ async fn a_delayed_task_comes_when_it_is_due() {
     let client = harness.client();
     client.enqueue("later", ()).delay(HOUR).await.unwrap();
     let sent = harness.assert_sent(task("later").once());
-    assert_eq!(sent[0].happened, Happened::Sent { delay: HOUR });
+    assert_eq!(sent[0].happened, MessageEvent::Sent { delay: HOUR });
     harness.advance(HOUR / 2).await;
     harness.assert_acknowledged(task("later").never());
     assert_eq!(harness.next_due(), Some(HOUR / 2));

@@ -416,12 +416,12 @@ async fn a_group_without_workers_shows_what_it_holds_up_until_it_is_dropped() {
     let stats = raw::eventually(all_done, 20 * SECOND).await;
     let (group, old_group) = (stats.group("g").unwrap(), stats.group("old").unwrap());
     assert_eq!(
-        (group.foreign, group.holds_up, group.consumers),
+        (group.foreign, group.kept_entries, group.consumers),
         (0, Some(0), 1)
     );
     assert_eq!((old_group.foreign, old_group.foreign_pending), (1, 2));
     assert_eq!(
-        (old_group.unfinished, old_group.holds_up),
+        (old_group.unfinished, old_group.kept_entries),
         (Some(20), Some(20))
     );
     assert!(old_group.idle.is_some());

@@ -27,7 +27,7 @@ use tokio_util::io::poll_read_buf;
 use self::decode::Decoder;
 pub(super) use self::{
     encode::{Commands, Encode, RespWriter, argument},
-    progress::ReadProgress,
+    progress::ByteProgress,
     pubsub::{Notice, PubSub, Published},
     tracking::{TrackedKeys, WriteSignal},
 };
@@ -74,7 +74,7 @@ pub(super) struct Connection {
     /// Bytes that were read and not decoded yet.
     read_buffer: BytesMut,
     decoder: Decoder,
-    progress: ReadProgress,
+    progress: ByteProgress,
     /// Set if the last write was pending, because the server has not read the earlier bytes.
     write_blocked: bool,
     /// The number of commands whose responses are due.
@@ -100,7 +100,7 @@ impl Connection {
             written: 0,
             read_buffer: BytesMut::new(),
             decoder: Decoder::default(),
-            progress: ReadProgress::default(),
+            progress: ByteProgress::default(),
             write_blocked: false,
             due: 0,
             departure: None,
@@ -118,7 +118,7 @@ impl Connection {
 
     /// Hands notices about written keys to `tracked`. The server tracks the keys that the connection
     /// reads.
-    pub(super) fn tracks(&mut self, tracked: Arc<TrackedKeys>) {
+    pub(super) fn set_tracked(&mut self, tracked: Arc<TrackedKeys>) {
         self.tracked = Some(tracked);
     }
 
@@ -128,18 +128,18 @@ impl Connection {
 
     /// Ends the connection with an error when `departure` resolves, although the server may still
     /// respond.
-    pub(super) fn ends_with(&mut self, departure: Departure) {
+    pub(super) fn set_departure(&mut self, departure: Departure) {
         self.departure = Some(departure);
     }
 
     /// Sends the command of this renewal when it is due, between the commands of callers. The
     /// response goes to the renewal, not to a caller.
-    pub(super) fn renews_with(&mut self, renewal: Renewal) {
+    pub(super) fn set_renewal(&mut self, renewal: Renewal) {
         self.renewal = Some(renewal);
     }
 
     /// Returns the counter of the bytes that show progress.
-    pub(super) fn progress(&self) -> ReadProgress {
+    pub(super) fn progress(&self) -> ByteProgress {
         self.progress.clone()
     }
 
@@ -211,7 +211,7 @@ impl Connection {
     ///
     /// # Cancel safety
     /// If the future is dropped, callers still get all their responses.
-    pub(super) async fn stay(&mut self) -> Infallible {
+    pub(super) async fn keep_authenticated(&mut self) -> Infallible {
         if self.renewal.is_some() {
             let _ = self.response().await;
         }

@@ -20,9 +20,9 @@ const CHECKS: u32 = 5;
 /// Counts the bytes that show progress on a connection: bytes that were read, and bytes that were
 /// written after a write had to wait for the server. Clones share the count.
 #[derive(Debug, Clone, Default)]
-pub(in crate::transport::redis) struct ReadProgress(Arc<AtomicU64>);
+pub(in crate::transport::redis) struct ByteProgress(Arc<AtomicU64>);
 
-impl ReadProgress {
+impl ByteProgress {
     pub(super) fn add(&self, bytes: usize) {
         self.0.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -38,11 +38,11 @@ impl ReadProgress {
     }
 
     /// Waits for `work` on the connection. Fails if there is no progress for `first` at the start,
-    /// or for `silence` later.
+    /// or for `max_silence` later.
     pub(in crate::transport::redis) async fn watch<T>(
         &self,
         first: Duration,
-        silence: Duration,
+        max_silence: Duration,
         work: impl Future<Output = T>,
     ) -> Result<T, Elapsed> {
         let mut work = pin!(work);
@@ -64,7 +64,7 @@ impl ReadProgress {
             if checks_without_progress >= CHECKS {
                 return Err(elapsed);
             }
-            wait = silence / CHECKS;
+            wait = max_silence / CHECKS;
         }
     }
 }
@@ -81,7 +81,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn work_may_take_any_time_while_bytes_come_and_ends_soon_after_they_stop() {
-        let progress = ReadProgress::default();
+        let progress = ByteProgress::default();
         let started = Instant::now();
         let receiving = async {
             for _ in 0..20 {
@@ -99,7 +99,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn work_on_a_silent_connection_ends_after_the_first_limit() {
         let started = Instant::now();
-        let progress = ReadProgress::default();
+        let progress = ByteProgress::default();
         let ended = progress.watch(7 * SECOND, 5 * SECOND, pending::<()>());
         ended.await.expect_err("no byte comes");
         assert_eq!(started.elapsed(), 7 * SECOND);

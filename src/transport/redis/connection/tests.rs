@@ -218,7 +218,7 @@ fn connected_with_credentials() -> (Connection, DuplexStream) {
     let lifetime = Duration::from_secs(4);
     let provider = move || async move { Ok(Credentials::new("me", "pw").expires_in(lifetime)) };
     let (mut connection, server) = connected(1024);
-    connection.renews_with(Renewal::of(provider, lifetime));
+    connection.set_renewal(Renewal::of(provider, lifetime));
     (connection, server)
 }
 
@@ -252,7 +252,7 @@ async fn credentials_are_renewed_between_commands_and_no_caller_gets_the_respons
             let response = connection.command(&ping).await.unwrap();
             assert_eq!(response, Value::Int(expected));
         }
-        connection.stay().await
+        connection.keep_authenticated().await
     };
     tokio::select! {
         () = serving => {}
@@ -273,7 +273,7 @@ async fn a_failed_renewal_is_repeated_and_the_connection_stays_in_use() {
     };
     let took = tokio::select! {
         took = serving => took,
-        never = connection.stay() => match never {},
+        never = connection.keep_authenticated() => match never {},
     };
     let seconds = Duration::from_secs;
     assert!(seconds(3) < took && took < seconds(4), "{took:?}");

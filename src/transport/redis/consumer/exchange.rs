@@ -85,7 +85,7 @@ impl Exchange {
         }
         // The first response answers the `PING`.
         for response in responses.into_iter().skip(1) {
-            settler.published(response);
+            settler.note_published(response);
         }
         (self.acknowledged.into_iter()).for_each(|batch| settler.confirm_done(batch));
         others

@@ -69,7 +69,7 @@ pub(super) struct StepSchedule {
 
 /// The time of each step's last run on a stream, and the state that the last ticks found.
 struct LastRuns {
-    sign_of_life: Instant,
+    mark_alive: Instant,
     trim: Instant,
     reap: Instant,
     /// The state of the group at the last trim.
@@ -86,7 +86,7 @@ impl LastRuns {
     fn now() -> Self {
         let now = Instant::now();
         Self {
-            sign_of_life: now,
+            mark_alive: now,
             trim: now,
             reap: now,
             facts_at_trim: None,
@@ -243,8 +243,7 @@ impl Maintenance {
         last.facts_at_request = last.facts.filter(|_| trim);
         TickSteps {
             maintain: true,
-            sign_of_life: !self.buffer.is_stopped()
-                && run_if_due(&mut last.sign_of_life, lease / 3),
+            mark_alive: !self.buffer.is_stopped() && run_if_due(&mut last.mark_alive, lease / 3),
             trim,
             reap: healthy && run_if_due(&mut last.reap, REAP_PERIOD),
         }

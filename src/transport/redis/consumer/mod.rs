@@ -32,6 +32,8 @@ mod blocked;
 mod canary;
 mod claim;
 mod clock;
+#[cfg(any(test, fuzzing))]
+pub(super) mod decoders;
 mod deliver;
 mod due_timers;
 mod event_sink;
@@ -53,8 +55,6 @@ mod ownership;
 mod pause;
 mod poison;
 mod prefetch;
-#[cfg(any(test, fuzzing))]
-pub(super) mod readers;
 mod registry;
 mod replies;
 mod reply_to;

@@ -44,7 +44,7 @@ pub(super) struct PrefetchBuffer {
     /// The maximum number of events in the buffer.
     event_buffer: usize,
     /// One for each fetch task: wakes the task when there is demand, or when the task must stop.
-    wanted: Vec<Notify>,
+    fetch_wakeups: Vec<Notify>,
     /// Wakes `next` when something has arrived.
     arrived: Notify,
 }
@@ -131,7 +131,7 @@ impl PrefetchBuffer {
         Self {
             state: Mutex::new(state),
             event_buffer,
-            wanted: (0..fetches).map(|_| Notify::new()).collect(),
+            fetch_wakeups: (0..fetches).map(|_| Notify::new()).collect(),
             arrived: Notify::new(),
         }
     }
@@ -141,11 +141,11 @@ impl PrefetchBuffer {
     fn wake(&self) {
         let state = self.lock();
         let next = state.next_busy();
-        for (number, wanted) in self.wanted.iter().enumerate() {
+        for (number, wakeup) in self.fetch_wakeups.iter().enumerate() {
             let fetch = &state.fetches[number];
             let has_turn = !fetch.is_busy() || Some(number) == next;
             if fetch.is_waiting && has_turn {
-                wanted.notify_one();
+                wakeup.notify_one();
             }
         }
     }
@@ -213,8 +213,8 @@ impl PrefetchBuffer {
     /// Stops all fetch tasks.
     pub(super) fn stop(&self) {
         self.lock().stopped = true;
-        self.wanted.iter().for_each(Notify::notify_waiters);
-        self.wanted.iter().for_each(Notify::notify_one);
+        self.fetch_wakeups.iter().for_each(Notify::notify_waiters);
+        self.fetch_wakeups.iter().for_each(Notify::notify_one);
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -254,8 +254,8 @@ impl PrefetchWriter {
         &self.buffer
     }
 
-    fn wanted(&self) -> &Notify {
-        &self.buffer.wanted[self.number]
+    fn wakeup(&self) -> &Notify {
+        &self.buffer.fetch_wakeups[self.number]
     }
 
     /// Waits for the next step of the task.
@@ -275,8 +275,8 @@ impl PrefetchWriter {
                 state.demand == 0 && !state.ready.is_empty()
             };
             if !surplus {
-                self.wanted().notified().await;
-            } else if timeout(SURPLUS_PATIENCE, self.wanted().notified())
+                self.wakeup().notified().await;
+            } else if timeout(SURPLUS_PATIENCE, self.wakeup().notified())
                 .await
                 .is_err()
             {
@@ -315,7 +315,7 @@ impl PrefetchWriter {
         let had_reserved = std::mem::take(&mut fetch.reserved) > 0;
         fetch.expected = expected;
         if let Some(schedule) = &mut state.schedule {
-            schedule.fetched(self.number as u32, deliveries.len());
+            schedule.record_fetched(self.number as u32, deliveries.len());
         }
         state.demand = state.demand.saturating_sub(deliveries.len());
         // Other tasks may fetch the part that this task had reserved and did not fetch.
@@ -348,8 +348,8 @@ impl PrefetchWriter {
     /// Stops only this task. [`new`](Self::new) with the same number undoes the stop.
     pub(super) fn stop(&self) {
         self.buffer.lock().fetches[self.number].is_stopped = true;
-        self.wanted().notify_waiters();
-        self.wanted().notify_one();
+        self.wakeup().notify_waiters();
+        self.wakeup().notify_one();
     }
 
     /// Records whether a read of the task blocks on the streams.
@@ -359,7 +359,7 @@ impl PrefetchWriter {
 
     /// Returns `true` if no other task fetches for the buffer.
     pub(super) fn is_alone(&self) -> bool {
-        self.buffer.wanted.len() == 1
+        self.buffer.fetch_wakeups.len() == 1
     }
 
     pub(super) fn is_stopped(&self) -> bool {
@@ -378,7 +378,7 @@ impl PrefetchWriter {
     /// Waits until the task or the buffer is stopped.
     pub(super) async fn stopped(&self) {
         loop {
-            let woken = self.wanted().notified();
+            let woken = self.wakeup().notified();
             if self.is_stopped() {
                 return;
             }

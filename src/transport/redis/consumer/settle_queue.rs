@@ -17,7 +17,7 @@ use super::{
     settlement::{Effect, Settlement},
     settler::Settler,
 };
-use crate::sync::{Clock, yield_to_all};
+use crate::sync::{LazyTimer, yield_to_all};
 
 /// The maximum number of settlements that are taken from the queue at a time.
 const MAX_TAKEN: usize = 512;
@@ -49,7 +49,7 @@ pub(super) async fn carry_out(
     max_batches: usize,
 ) {
     let settler = &*settler;
-    let (mut settlements, mut timer) = (Vec::new(), Clock::new(Duration::ZERO));
+    let (mut settlements, mut timer) = (Vec::new(), LazyTimer::new(Duration::ZERO));
     let (mut batches, mut is_open) = (0, true);
     let mut running: FuturesUnordered<BoxFuture<'_, Finished>> = FuturesUnordered::new();
     while is_open || !running.is_empty() {

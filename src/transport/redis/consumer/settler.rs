@@ -53,7 +53,7 @@ pub(super) struct Settler {
     pub(super) follow_ups: Arc<FollowUpContext>,
     /// Cancelled to stop repeating commands that the server refuses.
     pub(super) closed: CancellationToken,
-    published: Arc<PublishFailures>,
+    publish_failures: Arc<PublishFailures>,
     /// Limits the warnings about refused writes.
     refusals: std::sync::Mutex<LogLimit>,
 }
@@ -68,7 +68,7 @@ impl Settler {
         follow_ups: Arc<FollowUpContext>,
         closed: CancellationToken,
     ) -> Self {
-        let published = Arc::new(PublishFailures(report.counters.clone()));
+        let publish_failures = Arc::new(PublishFailures(report.counters.clone()));
         Self {
             member,
             pipeline,
@@ -77,7 +77,7 @@ impl Settler {
             due,
             follow_ups,
             closed,
-            published,
+            publish_failures,
             refusals: Default::default(),
         }
     }
@@ -89,7 +89,7 @@ impl Settler {
                 // Published before the acknowledgement: if the worker crashes in between, the
                 // request is answered twice instead of never.
                 let publish = Publish::new(&channel[..], &envelope);
-                let (retry, listener) = (Resend::UntilAnswered, &self.published);
+                let (retry, listener) = (Resend::UntilAnswered, &self.publish_failures);
                 self.pipeline.post(publish, retry, listener, 0).await;
             }
         }
@@ -112,8 +112,8 @@ impl Settler {
     }
 
     /// Handles the response to a `PUBLISH` of a reply.
-    pub(super) fn published(&self, response: Value) {
-        self.published.answered(0, Ok(response));
+    pub(super) fn note_published(&self, response: Value) {
+        self.publish_failures.completed(0, Ok(response));
     }
 
     /// Carries out a settlement by one script call.
@@ -441,14 +441,14 @@ pub(super) fn xack(stream: &ServedStream, which: WhichStream, ids: &[StreamEntry
 struct PublishFailures(Arc<Counters>);
 
 impl CompletionHandler for PublishFailures {
-    fn answered(&self, _: u128, answer: Result<Value, Error>) {
+    fn completed(&self, _: u128, answer: Result<Value, Error>) {
         if let Err(error) = answer.and_then(error::check) {
             self.0.unanswerable.increment();
             tracing::warn!(error = error.chain(), "a reply could not be published");
         }
     }
 
-    fn is_gone(&self, _: u128) -> bool {
+    fn is_unwanted(&self, _: u128) -> bool {
         // No caller waits for the response, so a closed pipeline may drop the command.
         true
     }

@@ -66,7 +66,7 @@ pub(super) struct TickSteps {
     /// step.
     pub(super) maintain: bool,
     /// Marks this consumer as alive.
-    pub(super) sign_of_life: bool,
+    pub(super) mark_alive: bool,
     /// Trims handled entries.
     pub(super) trim: bool,
     /// Deletes dead consumers.
@@ -78,7 +78,7 @@ impl TickSteps {
     fn flags(self, worker: Option<&WorkerStep>) -> String {
         let flags = [
             (self.maintain, 'm'),
-            (self.sign_of_life, 's'),
+            (self.mark_alive, 's'),
             (self.trim, 't'),
             (self.reap, 'r'),
             (worker.is_some(), 'w'),

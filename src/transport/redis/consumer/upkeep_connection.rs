@@ -39,9 +39,10 @@ impl UpkeepPipeline {
         // Short enough to replace a dead connection while the leases are valid. When the connection
         // dies, a third of a lease may already have passed. One tick may pass until the loss is
         // noticed, and another until the new connection renews the lease.
-        let silence = (lease / 5).clamp(Duration::from_millis(250), SILENCE);
-        let make =
-            || Pipeline::with_patience(connector.anywhere(), None, counters.clone(), silence);
+        let max_silence = (lease / 5).clamp(Duration::from_millis(250), SILENCE);
+        let make = || {
+            Pipeline::with_max_silence(connector.anywhere(), None, counters.clone(), max_silence)
+        };
         let pipeline = self.0.get_or_init(make);
         let pipeline = match key {
             Some(key) => pipeline.of(key),

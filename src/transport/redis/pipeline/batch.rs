@@ -33,7 +33,7 @@ pub(super) struct CommandBatch {
     permits: Option<OwnedSemaphorePermit>,
     /// The time at which the batch fails if it was not sent by then. Set in a batch of one command
     /// when it first has to wait for a connection.
-    pub(super) give_up: Option<Instant>,
+    pub(super) give_up_at: Option<Instant>,
     /// The number of successive connections that the server closed while this command was the first
     /// without a response. Counted in a batch of one command.
     pub(super) closed_connections: u32,
@@ -80,7 +80,7 @@ impl CommandBatch {
             requests,
             completions: None,
             permits: None,
-            give_up: None,
+            give_up_at: None,
             closed_connections: 0,
             redirections: 0,
             is_asking: false,
@@ -202,7 +202,7 @@ impl CommandBatch {
             Recipient::Completion(index) => {
                 (self.completions.as_ref()).is_some_and(|it| it.is_pending(*index))
             }
-            Recipient::Handler(handler, number) => !handler.is_gone(*number),
+            Recipient::Handler(handler, number) => !handler.is_unwanted(*number),
             Recipient::Delivered => false,
         }
     }
@@ -239,7 +239,7 @@ impl CommandBatch {
     fn empty_like(&self) -> Self {
         let mut empty_like = Self::new(Buffers::default());
         empty_like.completions.clone_from(&self.completions);
-        empty_like.give_up = self.give_up;
+        empty_like.give_up_at = self.give_up_at;
         empty_like.closed_connections = self.closed_connections;
         empty_like.redirections = self.redirections;
         empty_like.is_asking = self.is_asking;
@@ -302,7 +302,7 @@ impl CommandBatch {
     pub(super) fn complete(&mut self, mut answers: Vec<Value>) {
         for (request, answer) in self.requests.iter_mut().zip(&mut answers) {
             if let Recipient::Handler(handler, number) = &request.recipient {
-                handler.answered(*number, Ok(std::mem::take(answer)));
+                handler.completed(*number, Ok(std::mem::take(answer)));
                 request.recipient = Recipient::Delivered;
             }
         }
@@ -326,7 +326,7 @@ impl CommandBatch {
                     completions.complete([(*index, Err(error()))]);
                 }
                 (Recipient::Handler(handler, number), _) => {
-                    handler.answered(*number, Err(error()));
+                    handler.completed(*number, Err(error()));
                 }
                 _ => {}
             }

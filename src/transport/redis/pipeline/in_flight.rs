@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{batch::CommandBatch, replicas};
 use crate::{
-    sync::Clock,
+    sync::LazyTimer,
     transport::redis::{connection::Connection, response::Value},
 };
 
@@ -59,9 +59,9 @@ impl InFlightPipeline {
 pub(super) struct InFlightPipelines {
     pub(super) pipelines: VecDeque<InFlightPipeline>,
     connection: Connection,
-    clock: Clock,
+    timer: LazyTimer,
     /// If the server sends nothing for this long, the connection counts as lost.
-    silence: Duration,
+    max_silence: Duration,
     /// The number of bytes that the connection had received and sent at the last poll.
     bytes_passed: u64,
     /// The time at which `bytes_passed` last changed.
@@ -69,12 +69,12 @@ pub(super) struct InFlightPipelines {
 }
 
 impl InFlightPipelines {
-    pub(super) fn new(connection: Connection, silence: Duration) -> Self {
+    pub(super) fn new(connection: Connection, max_silence: Duration) -> Self {
         Self {
             pipelines: VecDeque::new(),
             connection,
-            clock: Clock::new(silence),
-            silence,
+            timer: LazyTimer::new(max_silence),
+            max_silence,
             bytes_passed: 0,
             last_byte: Instant::now(),
         }
@@ -106,7 +106,7 @@ impl InFlightPipelines {
         self.pipelines.push_back(InFlightPipeline {
             batches: batches.collect(),
             complete: 0,
-            due: (now + self.silence + within).max(before) + upload,
+            due: (now + self.max_silence + within).max(before) + upload,
             ends_in_wait: demand.is_some(),
         });
     }
@@ -120,8 +120,8 @@ impl InFlightPipelines {
         let Self {
             pipelines,
             connection,
-            clock,
-            silence,
+            timer,
+            max_silence,
             bytes_passed,
             last_byte,
         } = self;
@@ -139,11 +139,11 @@ impl InFlightPipelines {
             if std::mem::replace(bytes_passed, bytes) != bytes {
                 *last_byte = Instant::now();
             }
-            let not_silent = *last_byte + *silence;
+            let not_silent = *last_byte + *max_silence;
             match pipelines.front() {
                 Some(oldest) => {
                     let due = oldest.due.max(not_silent);
-                    clock.poll_until(cx, due).map(|()| Err(None))
+                    timer.poll_until(cx, due).map(|()| Err(None))
                 }
                 None => Poll::Pending,
             }

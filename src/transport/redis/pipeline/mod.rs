@@ -81,11 +81,11 @@ type Outcome = Result<Value, Error>;
 /// Handles responses to commands. It runs in the pipeline's task, so it must be quick.
 pub(super) trait CompletionHandler: Send + Sync {
     /// Takes the outcome of the command that was posted with this number. Called once.
-    fn answered(&self, number: u128, outcome: Result<Value, Error>);
+    fn completed(&self, number: u128, outcome: Result<Value, Error>);
 
     /// Returns `true` if the outcome is no longer wanted, so that a queued command need not be
     /// sent.
-    fn is_gone(&self, number: u128) -> bool;
+    fn is_unwanted(&self, number: u128) -> bool;
 }
 
 /// A handle of the connection: on a cluster, of the connections to all primaries in use. Cheap to
@@ -120,19 +120,19 @@ impl Pipeline {
         first: Option<Connection>,
         counters: Arc<Counters>,
     ) -> Self {
-        Self::with_patience(connector, first, counters, SILENCE)
+        Self::with_max_silence(connector, first, counters, SILENCE)
     }
 
     /// Like [`spawn`](Self::spawn), with another limit for the server's silence.
-    pub(super) fn with_patience(
+    pub(super) fn with_max_silence(
         connector: Connector,
         first: Option<Connection>,
         counters: Arc<Counters>,
-        silence: Duration,
+        max_silence: Duration,
     ) -> Self {
         let slot = connector.slot().unwrap_or(HashSlot::ANY);
         Self {
-            nodes: Arc::new(Nodes::start(connector, first, counters, silence)),
+            nodes: Arc::new(Nodes::start(connector, first, counters, max_silence)),
             slot,
             replicas: None,
         }
@@ -232,7 +232,7 @@ impl Pipeline {
             permit.push(|batch, admission| batch.post(command, retry, to, admission))
         });
         if let Err(error) = posted {
-            handler.answered(number, Err(error));
+            handler.completed(number, Err(error));
         }
     }
 
@@ -331,7 +331,7 @@ impl Node {
     async fn waited_too_long(&self, submitted: Instant) -> Error {
         let mut status = self.status.clone();
         // Set once, when the connection is first down. A later loss does not restart the wait.
-        let mut give_up = None;
+        let mut give_up_at = None;
         loop {
             let down = status.wait_for(|status| status.down_since.is_some()).await;
             let Ok(since) = down.map(|status| status.down_since) else {
@@ -339,7 +339,7 @@ impl Node {
                 return pending().await;
             };
             let since = since.unwrap_or(submitted).max(submitted);
-            let until = *give_up.get_or_insert(since + MAX_DISCONNECTED_WAIT);
+            let until = *give_up_at.get_or_insert(since + MAX_DISCONNECTED_WAIT);
             let up = async {
                 let up = status.wait_for(|status| status.down_since.is_none()).await;
                 up.is_ok()

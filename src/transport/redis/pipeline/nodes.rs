@@ -48,7 +48,7 @@ pub(super) struct Node {
 pub(super) struct ClusterNodes {
     connector: Connector,
     counters: Arc<Counters>,
-    silence: Duration,
+    max_silence: Duration,
     /// The runtime on which the task of a node starts when the node is first used.
     runtime: Handle,
     nodes: Mutex<HashMap<Address, Arc<Node>>>,
@@ -61,17 +61,17 @@ impl Nodes {
         connector: Connector,
         first: Option<Connection>,
         counters: Arc<Counters>,
-        silence: Duration,
+        max_silence: Duration,
     ) -> Self {
         if !connector.is_cluster() {
-            let (node, task) = Node::new(connector, first.is_some(), counters, silence, None);
+            let (node, task) = Node::new(connector, first.is_some(), counters, max_silence, None);
             tokio::spawn(task.run(first));
             return Self::One(Arc::new(node));
         }
         Self::Cluster(Arc::new(ClusterNodes {
             connector,
             counters,
-            silence,
+            max_silence,
             runtime: Handle::current(),
             nodes: Mutex::default(),
         }))
@@ -99,7 +99,7 @@ impl Node {
         connector: Connector,
         is_connected: bool,
         counters: Arc<Counters>,
-        silence: Duration,
+        max_silence: Duration,
         cluster: Option<Forwarding>,
     ) -> (Self, PipelineTask) {
         let (queue, batches) = submit_queue();
@@ -118,7 +118,7 @@ impl Node {
         let task = PipelineTask::new(
             connector.clone(),
             counters,
-            silence,
+            max_silence,
             batches,
             publish,
             cluster,
@@ -148,8 +148,8 @@ impl ClusterNodes {
             address: address.clone(),
         };
         let connector = self.connector.node(address.clone());
-        let (counters, silence) = (self.counters.clone(), self.silence);
-        let (node, task) = Node::new(connector, false, counters, silence, Some(forwarding));
+        let (counters, max_silence) = (self.counters.clone(), self.max_silence);
+        let (node, task) = Node::new(connector, false, counters, max_silence, Some(forwarding));
         self.runtime.spawn(task.run(None));
         let node = Arc::new(node);
         nodes.insert(address.clone(), node.clone());

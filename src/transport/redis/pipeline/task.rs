@@ -45,7 +45,7 @@ pub(super) struct PipelineTask {
     counters: Arc<Counters>,
     /// If a response is due and the server sends nothing for this long, the connection counts as
     /// lost.
-    silence: Duration,
+    max_silence: Duration,
     queue: Receiver,
     /// Set after the first connection, so that later ones count as reconnects.
     connected_before: bool,
@@ -75,7 +75,7 @@ impl PipelineTask {
     pub(super) fn new(
         connector: Connector,
         counters: Arc<Counters>,
-        silence: Duration,
+        max_silence: Duration,
         queue: Receiver,
         status: watch::Sender<Status>,
         cluster: Option<Forwarding>,
@@ -84,7 +84,7 @@ impl PipelineTask {
         Self {
             connector,
             counters,
-            silence,
+            max_silence,
             queue,
             connected_before: false,
             protocol_error: false,
@@ -160,8 +160,8 @@ impl PipelineTask {
     /// Moves a command that the server has not run to a batch of one command, which is sent again.
     fn postpone(&self, batch: &mut CommandBatch, index: usize) -> CommandBatch {
         let mut one = batch.take(index);
-        let give_up = self.give_up_at(one.submitted(0));
-        one.give_up.get_or_insert(give_up);
+        let give_up_at = self.give_up_at(one.submitted(0));
+        one.give_up_at.get_or_insert(give_up_at);
         one
     }
 
@@ -236,7 +236,7 @@ impl PipelineTask {
             while let Some(mut batch) = self.queue.take() {
                 for index in 0..batch.len() {
                     let mut one = batch.take(index);
-                    one.give_up = Some(self.give_up_at(one.submitted(0)));
+                    one.give_up_at = Some(self.give_up_at(one.submitted(0)));
                     next = next.min(self.give_up_at(one.submitted(0)));
                     self.waiting.push_back(one);
                 }
@@ -263,15 +263,15 @@ impl PipelineTask {
         let mut next = now + MAX_DISCONNECTED_WAIT;
         let mut kept = VecDeque::with_capacity(self.waiting.len());
         for mut one in std::mem::take(&mut self.waiting) {
-            let give_up = self.give_up_at(one.submitted(0));
-            let give_up = *one.give_up.get_or_insert(give_up);
+            let give_up_at = self.give_up_at(one.submitted(0));
+            let give_up_at = *one.give_up_at.get_or_insert(give_up_at);
             if one.retry(0) == Resend::Never {
-                if give_up <= now {
+                if give_up_at <= now {
                     let cause = self.status.borrow().cause.clone();
                     one.fail(|| error::disconnected(&self.connector.address(), cause.clone()));
                     continue;
                 }
-                next = next.min(give_up);
+                next = next.min(give_up_at);
             }
             kept.push_back(one);
         }
@@ -281,7 +281,7 @@ impl PipelineTask {
 
     /// Uses a connection until it ends. Commands without a response are then sent again or fail.
     async fn serve(&mut self, connection: Connection) -> ConnectionEnd {
-        let mut in_flight = InFlightPipelines::new(connection, self.silence);
+        let mut in_flight = InFlightPipelines::new(connection, self.max_silence);
         self.protocol_error = false;
         self.role = RoleCheck::since_now();
         let end = self.exchange(&mut in_flight).await;
@@ -496,8 +496,8 @@ fn lost(reason: Option<RedisError>) -> Error {
 
 /// Returns `true` if a command must not be sent again, since it has waited too long.
 fn has_waited_too_long(batch: &CommandBatch, index: usize) -> bool {
-    let too_long = |give_up| give_up <= Instant::now();
-    batch.retry(index) == Resend::Never && batch.give_up.is_some_and(too_long)
+    let too_long = |give_up_at| give_up_at <= Instant::now();
+    batch.retry(index) == Resend::Never && batch.give_up_at.is_some_and(too_long)
 }
 
 /// The state of the server as shown by the responses of a pipeline.

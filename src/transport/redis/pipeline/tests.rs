@@ -162,11 +162,11 @@ async fn a_dropped_command_that_was_not_sent_yet_is_sent_only_if_it_is_idempoten
 struct Heard(Mutex<Vec<(u128, bool)>>);
 
 impl CompletionHandler for Heard {
-    fn answered(&self, number: u128, outcome: Result<Value, Error>) {
+    fn completed(&self, number: u128, outcome: Result<Value, Error>) {
         lock(&self.0).push((number, outcome.is_ok()));
     }
 
-    fn is_gone(&self, number: u128) -> bool {
+    fn is_unwanted(&self, number: u128) -> bool {
         number == 0
     }
 }

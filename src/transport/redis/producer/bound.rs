@@ -248,7 +248,7 @@ impl Redis {
         let now = Instant::now();
         let waiting = answer?;
         if let Some(most) = waiting.iter().max_by_key(|waiting| waiting.messages) {
-            window.rate.note(now, most);
+            window.rate.add_measurement(now, most);
         }
         let rooms = waiting.iter().map(|waiting| stream.bound.room(waiting));
         let room = rooms.min();

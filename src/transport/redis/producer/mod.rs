@@ -172,7 +172,7 @@ impl AddTask {
         Add {
             key: &self.key,
             message: &self.message,
-            more: &[],
+            extra_fields: &[],
         }
     }
 }
@@ -238,7 +238,7 @@ pub(super) struct Add<'a> {
     pub(super) key: &'a str,
     pub(super) message: &'a Message,
     /// Fields to add to those of the message.
-    pub(super) more: &'a [(&'a str, &'a [u8])],
+    pub(super) extra_fields: &'a [(&'a str, &'a [u8])],
 }
 
 impl Encode for Add<'_> {
@@ -248,7 +248,7 @@ impl Encode for Add<'_> {
         codec::encode(self.message, |field, value| {
             writer.arg(field).arg(value);
         });
-        for (field, value) in self.more {
+        for (field, value) in self.extra_fields {
             writer.arg(field).arg(value);
         }
         writer.finish();

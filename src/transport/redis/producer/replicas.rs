@@ -87,5 +87,5 @@ pub(in crate::transport::redis) fn confirmed(
         "the task is stored, but {found}; send it again only with its idempotency key; `INFO \
          replication` shows the replicas and how far they lag"
     );
-    Err(Error::stored(stored.id, text, source))
+    Err(Error::unreplicated_with_source(stored.id, text, source))
 }

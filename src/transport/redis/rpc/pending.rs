@@ -168,7 +168,7 @@ impl PendingRequests {
 /// Receives the outcomes of sending requests. The number of a command is the correlation id of its
 /// request.
 impl CompletionHandler for PendingRequests {
-    fn answered(&self, id: u128, outcome: Result<Value, Error>) {
+    fn completed(&self, id: u128, outcome: Result<Value, Error>) {
         let Err(error) = outcome.and_then(error::check) else {
             return self.counters.sent.increment();
         };
@@ -181,7 +181,7 @@ impl CompletionHandler for PendingRequests {
         }
     }
 
-    fn is_gone(&self, id: u128) -> bool {
+    fn is_unwanted(&self, id: u128) -> bool {
         let table = self.table();
         let request = table.requests.get(&Uuid::from_u128(id));
         !request.is_some_and(PendingRequest::is_waiting)

@@ -87,7 +87,7 @@ impl Hub {
         let add = Add {
             key: &key,
             message: &message,
-            more: &reply_fields[..fields],
+            extra_fields: &reply_fields[..fields],
         };
         // The pending reply also receives the outcome of sending, so this task is woken only once.
         let number = reply.id().as_u128();

@@ -105,7 +105,7 @@ impl Login {
         let mut connection = self.greet(address, connection, auth, purpose).await?;
         let lifetime = credentials.and_then(|it| it.lifetime());
         if let Some(provider) = self.credentials.provider().filter(|_| lifetime.is_some()) {
-            connection.renews_with(Renewal::new(provider, named, lifetime));
+            connection.set_renewal(Renewal::new(provider, named, lifetime));
         }
         Ok(connection)
     }

@@ -273,7 +273,7 @@ impl Connector {
             .servers
             .connection(&self.destination, Purpose::TrackedReads);
         let (address, mut connection) = connecting.await?;
-        connection.tracks(tracked.clone());
+        connection.set_tracked(tracked.clone());
         Ok((address, connection))
     }
 

@@ -67,7 +67,7 @@ impl Servers {
             self.check_role(&address, &mut connection).await?;
         }
         if let Some(departure) = self.departure(destination, address.clone()) {
-            connection.ends_with(departure);
+            connection.set_departure(departure);
         }
         Ok((address, connection))
     }

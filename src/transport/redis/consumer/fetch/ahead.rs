@@ -10,7 +10,7 @@ use super::{BlockingConnection, Fetch, GRACE, ReadCommand};
 use crate::{
     ablation::Mechanism,
     error::Error,
-    transport::redis::{connection::ReadProgress, entry::Entry, response::Value},
+    transport::redis::{connection::ByteProgress, entry::Entry, response::Value},
 };
 
 /// A read in flight for the remaining demand. The server runs it while the last entries are parsed
@@ -18,7 +18,7 @@ use crate::{
 pub(super) struct AheadRead {
     pub(super) asked: Instant,
     command: ReadCommand,
-    progress: ReadProgress,
+    progress: ByteProgress,
     /// Runs in a task that owns the connection, so that the response is parsed concurrently.
     answer: JoinHandle<(BlockingConnection, Result<RedisResult<Value>, Elapsed>)>,
 }

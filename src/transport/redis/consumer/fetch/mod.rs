@@ -313,7 +313,7 @@ impl Fetch {
             tokio::select! {
                 biased;
                 demand = self.parts.buffer.demanded() => demand,
-                never = connection.inner.stay() => match never {},
+                never = connection.inner.keep_authenticated() => match never {},
             }
         };
         match self.parts.recovery.next() {

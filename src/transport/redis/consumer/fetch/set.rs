@@ -200,7 +200,7 @@ impl ReadSet {
             let read = &mut self.streams[place];
             read.size.note(of_stream.iter().map(Entry::size));
             read.last_read = self.reads;
-            self.schedule.fetched(index, of_stream.len());
+            self.schedule.record_fetched(index, of_stream.len());
             let of_primary = of_stream.iter().filter(|entry| !entry.which.is_retry());
             if let Some(last) = of_primary.map(|entry| entry.id).max() {
                 read.stream.note_delivered(last);

@@ -4,26 +4,26 @@ use super::{
     claim::ScanStep, clock::ServerClock, fetch, group::Joining, replies, served_names, tick::Tick,
 };
 use crate::transport::redis::{
+    decoders::{ResponseDecoder, list, text, texts},
     entry::{self, WhichStream},
-    readers::{Reader, list, text, texts},
     response::Value,
 };
 
-pub(in crate::transport::redis) fn all() -> Vec<Reader> {
+pub(in crate::transport::redis) fn all() -> Vec<ResponseDecoder> {
     let entry = |id| list([text(id), texts("type task name a payload b")]);
     let claimed = |id| {
         let fields = texts("type task name a payload b");
         list([text(id), Value::Int(2), fields])
     };
     vec![
-        Reader {
-            of: "fetch",
-            read: |answer| {
-                let (found, failed, at_limit) = fetch::by_script(answer)?;
+        ResponseDecoder {
+            source: "fetch",
+            decode: |response| {
+                let (found, failed, at_limit) = fetch::by_script(response)?;
                 let entries = entry::read(found, which)?;
                 Ok(format!("{entries:?} {failed:?} {at_limit}"))
             },
-            answer: list([
+            example: list([
                 list([list([text("s"), list([entry("7-1"), entry("7-2")])])]),
                 list([
                     Value::Int(2),
@@ -34,48 +34,48 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
                 Value::Int(1),
             ]),
         },
-        Reader {
-            of: "XREADGROUP",
-            read: |answer| Ok(format!("{:?}", entry::read(answer, which)?)),
-            answer: list([
+        ResponseDecoder {
+            source: "XREADGROUP",
+            decode: |response| Ok(format!("{:?}", entry::read(response, which)?)),
+            example: list([
                 list([text("s"), list([entry("7-1"), entry("7-2")])]),
                 list([text("r"), list([entry("9-0")])]),
             ]),
         },
-        Reader {
-            of: "recover",
-            read: |answer| {
+        ResponseDecoder {
+            source: "recover",
+            decode: |response| {
                 Ok(format!(
                     "{:?}",
-                    entry::claimed(answer, WhichStream::Primary(0))?
+                    entry::claimed(response, WhichStream::Primary(0))?
                 ))
             },
-            answer: list([claimed("7-1"), claimed("7-2")]),
+            example: list([claimed("7-1"), claimed("7-2")]),
         },
-        Reader {
-            of: "XPENDING",
-            read: |answer| Ok(format!("{:?}", entry::pending(answer)?)),
-            answer: list([list([
+        ResponseDecoder {
+            source: "XPENDING",
+            decode: |response| Ok(format!("{:?}", entry::pending(response)?)),
+            example: list([list([
                 text("7-1"),
                 text("me"),
                 Value::Int(5),
                 Value::Int(1),
             ])]),
         },
-        Reader {
-            of: "renew",
-            read: |answer| Ok(format!("{:?}", entry::renewed(answer)?)),
-            answer: list([Value::Int(7), text("7-1"), text("8-0")]),
+        ResponseDecoder {
+            source: "renew",
+            decode: |response| Ok(format!("{:?}", entry::renewed(response)?)),
+            example: list([Value::Int(7), text("7-1"), text("8-0")]),
         },
-        Reader {
-            of: "claim",
-            read: |answer| {
+        ResponseDecoder {
+            source: "claim",
+            decode: |response| {
                 Ok(format!(
                     "{:?}",
-                    ScanStep::read(answer, WhichStream::Retry(0))?
+                    ScanStep::read(response, WhichStream::Retry(0))?
                 ))
             },
-            answer: list([
+            example: list([
                 text("(7-2"),
                 list([claimed("7-1")]),
                 Value::Int(0),
@@ -87,10 +87,10 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
                 list([text("c")]),
             ]),
         },
-        Reader {
-            of: "tick",
-            read: |answer| Ok(format!("{:?}", Tick::read(answer)?)),
-            answer: list([
+        ResponseDecoder {
+            source: "tick",
+            decode: |response| Ok(format!("{:?}", Tick::read(response)?)),
+            example: list([
                 Value::Int(7),
                 list([
                     list([list([text("7-1")]), list([])]),
@@ -112,31 +112,31 @@ pub(in crate::transport::redis) fn all() -> Vec<Reader> {
                 texts("tenant-7 1795430237570"),
             ]),
         },
-        Reader {
-            of: "join, another group",
-            read: |answer| Ok(format!("{:?}", Joining::read(answer)?)),
-            answer: texts("choose other"),
+        ResponseDecoder {
+            source: "join, another group",
+            decode: |response| Ok(format!("{:?}", Joining::read(response)?)),
+            example: texts("choose other"),
         },
-        Reader {
-            of: "join, another type",
-            read: |answer| Ok(format!("{:?}", Joining::read(answer)?)),
-            answer: texts("type s string"),
+        ResponseDecoder {
+            source: "join, another type",
+            decode: |response| Ok(format!("{:?}", Joining::read(response)?)),
+            example: texts("type s string"),
         },
-        Reader {
-            of: "served_names",
-            read: |answer| Ok(format!("{:?}", served_names::read(answer, 2)?)),
-            answer: list([texts("a b"), texts("c")]),
+        ResponseDecoder {
+            source: "served_names",
+            decode: |response| Ok(format!("{:?}", served_names::read(response, 2)?)),
+            example: list([texts("a b"), texts("c")]),
         },
-        Reader {
-            of: "reply",
-            read: |answer| Ok(format!("{:?}", replies::read(answer, 3)?)),
-            answer: list([1, 0, -1].map(Value::Int)),
+        ResponseDecoder {
+            source: "reply",
+            decode: |response| Ok(format!("{:?}", replies::read(response, 3)?)),
+            example: list([1, 0, -1].map(Value::Int)),
         },
-        Reader {
-            of: "TIME",
+        ResponseDecoder {
+            source: "TIME",
             // The clock exposes its time only as an age.
-            read: |answer| Ok((ServerClock::new(answer)?.since(0).as_secs() > 0).to_string()),
-            answer: texts("1795430237 570000"),
+            decode: |response| Ok((ServerClock::new(response)?.since(0).as_secs() > 0).to_string()),
+            example: texts("1795430237 570000"),
         },
     ]
 }

@@ -15,9 +15,9 @@ use tokio::time::{Instant, Sleep, sleep};
 /// Each deadline should be later than the one before. For an earlier deadline the timer may fire
 /// late.
 #[derive(Debug)]
-pub(crate) struct Clock(Pin<Box<Sleep>>);
+pub(crate) struct LazyTimer(Pin<Box<Sleep>>);
 
-impl Clock {
+impl LazyTimer {
     /// Creates a timer. It does not fire before `min_wait` has passed, even if the first deadline
     /// is earlier.
     pub(crate) fn new(min_wait: Duration) -> Self {
@@ -45,10 +45,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_timer_fires_at_each_of_several_later_deadlines() {
         let started = Instant::now();
-        let mut clock = Clock::new(Duration::ZERO);
+        let mut timer = LazyTimer::new(Duration::ZERO);
         for seconds in [1, 5, 5, 9] {
             let deadline = started + Duration::from_secs(seconds);
-            poll_fn(|cx| clock.poll_until(cx, deadline)).await;
+            poll_fn(|cx| timer.poll_until(cx, deadline)).await;
             assert_eq!(started.elapsed().as_secs(), seconds);
         }
     }

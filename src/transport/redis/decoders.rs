@@ -6,77 +6,77 @@ use std::time::Duration;
 #[cfg(feature = "schedule")]
 use super::schedules;
 use super::{
-    backlog, consumer::readers, dead_letters, messages, producer, producer::schedule::Promoted,
+    backlog, consumer::decoders, dead_letters, messages, producer, producer::schedule::Promoted,
     response::Value, stats, tail, task_feed, tasks, workers,
 };
 use crate::{error::Error, message::Replicas};
 
 /// A function that decodes a response.
-pub(crate) struct Reader {
+pub(crate) struct ResponseDecoder {
     /// The name of the command or script to which the response belongs.
-    pub(crate) of: &'static str,
+    pub(crate) source: &'static str,
     /// Decodes a response, and formats everything in it.
-    pub(crate) read: fn(Value) -> Result<String, Error>,
+    pub(crate) decode: fn(Value) -> Result<String, Error>,
     /// A valid response.
-    pub(crate) answer: Value,
+    pub(crate) example: Value,
 }
 
-pub(crate) fn all() -> Vec<Reader> {
-    let mut all = readers::all();
+pub(crate) fn all() -> Vec<ResponseDecoder> {
+    let mut all = decoders::all();
     all.extend([
-        Reader {
-            of: "XADD",
-            read: |answer| Ok(format!("{:?}", producer::accepted(answer)?)),
-            answer: text("7-1"),
+        ResponseDecoder {
+            source: "XADD",
+            decode: |response| Ok(format!("{:?}", producer::accepted(response)?)),
+            example: text("7-1"),
         },
-        Reader {
-            of: "WAIT",
-            read: |answer| {
+        ResponseDecoder {
+            source: "WAIT",
+            decode: |response| {
                 let asked = Replicas {
                     count: 1,
                     within: Duration::from_secs(1),
                 };
                 Ok(format!(
                     "{:?}",
-                    producer::replicas::confirmed(answer, asked)?
+                    producer::replicas::confirmed(response, asked)?
                 ))
             },
-            answer: list([text("7-1"), Value::Int(1)]),
+            example: list([text("7-1"), Value::Int(1)]),
         },
-        Reader {
-            of: "promote",
-            read: |answer| Ok(format!("{:?}", Promoted::read(answer)?)),
-            answer: list([Value::Int(2), Value::Int(0), Value::Int(-1)]),
+        ResponseDecoder {
+            source: "promote",
+            decode: |response| Ok(format!("{:?}", Promoted::read(response)?)),
+            example: list([Value::Int(2), Value::Int(0), Value::Int(-1)]),
         },
-        Reader {
-            of: "stats",
-            read: |answer| Ok(format!("{:?}", stats::read(answer, "g".into())?)),
-            answer: list((0..11).map(Value::Int).chain([text("7-1")])),
+        ResponseDecoder {
+            source: "stats",
+            decode: |response| Ok(format!("{:?}", stats::read(response, "g".into())?)),
+            example: list((0..11).map(Value::Int).chain([text("7-1")])),
         },
-        Reader {
-            of: "backlog",
-            read: |answer| Ok(format!("{:?}", backlog::read(answer)?)),
-            answer: list((0..9).map(Value::Int)),
+        ResponseDecoder {
+            source: "backlog",
+            decode: |response| Ok(format!("{:?}", backlog::read(response)?)),
+            example: list((0..9).map(Value::Int)),
         },
-        Reader {
-            of: "bound",
-            read: |answer| Ok(format!("{:?}", producer::bound::read(answer)?)),
-            answer: list([list([text("g")].into_iter().chain((0..3).map(Value::Int)))]),
+        ResponseDecoder {
+            source: "bound",
+            decode: |response| Ok(format!("{:?}", producer::bound::read(response)?)),
+            example: list([list([text("g")].into_iter().chain((0..3).map(Value::Int)))]),
         },
-        Reader {
-            of: "XINFO GROUPS",
-            read: |answer| Ok(format!("{:?}", stats::name(answer)?)),
-            answer: list(
+        ResponseDecoder {
+            source: "XINFO GROUPS",
+            decode: |response| Ok(format!("{:?}", stats::name(response)?)),
+            example: list(
                 ["name", "g", "pending"]
                     .map(text)
                     .into_iter()
                     .chain([Value::Int(0)]),
             ),
         },
-        Reader {
-            of: "XINFO CONSUMERS",
-            read: |answer| Ok(format!("{:?}", stats::consumer(answer)?)),
-            answer: list([
+        ResponseDecoder {
+            source: "XINFO CONSUMERS",
+            decode: |response| Ok(format!("{:?}", stats::consumer(response)?)),
+            example: list([
                 text("name"),
                 text("c"),
                 text("pending"),
@@ -85,31 +85,31 @@ pub(crate) fn all() -> Vec<Reader> {
                 Value::Int(5),
             ]),
         },
-        Reader {
-            of: "dead",
-            read: |answer| Ok(format!("{:?}", dead_letters::acted(answer)?)),
-            answer: list([Value::Int(2), text("7-1"), list([text("7-0")])]),
+        ResponseDecoder {
+            source: "dead",
+            decode: |response| Ok(format!("{:?}", dead_letters::acted(response)?)),
+            example: list([Value::Int(2), text("7-1"), list([text("7-0")])]),
         },
-        Reader {
-            of: "list_dead",
-            read: |answer| Ok(format!("{:?}", dead_letters::listed(answer)?)),
-            answer: list([
+        ResponseDecoder {
+            source: "list_dead",
+            decode: |response| Ok(format!("{:?}", dead_letters::listed(response)?)),
+            example: list([
                 list([list([text("7-1"), texts("~g g ~o 3-0")])]),
                 Value::Int(1),
             ]),
         },
-        Reader {
-            of: "list_unread",
-            read: |answer| Ok(format!("{:?}", messages::waiting(answer, false)?)),
-            answer: list([
+        ResponseDecoder {
+            source: "list_unread",
+            decode: |response| Ok(format!("{:?}", messages::waiting(response, false)?)),
+            example: list([
                 list([list([text("7-1"), texts("~o 3-0 ~a 2 type task name a payload b")])]),
                 Value::Int(1),
             ]),
         },
-        Reader {
-            of: "list_pending",
-            read: |answer| Ok(format!("{:?}", messages::running(answer, true)?)),
-            answer: list([
+        ResponseDecoder {
+            source: "list_pending",
+            decode: |response| Ok(format!("{:?}", messages::running(response, true)?)),
+            example: list([
                 list([list([
                     text("7-1"),
                     text("c"),
@@ -120,61 +120,61 @@ pub(crate) fn all() -> Vec<Reader> {
                 Value::Int(1),
             ]),
         },
-        Reader {
-            of: "list_due",
-            read: |answer| Ok(format!("{:?}", messages::delayed(answer, true)?)),
-            answer: list([
+        ResponseDecoder {
+            source: "list_due",
+            decode: |response| Ok(format!("{:?}", messages::delayed(response, true)?)),
+            example: list([
                 list([list([text("u"), text("1795430237570"), text("x")])]),
                 Value::Int(1),
             ]),
         },
-        Reader {
-            of: "list_parked",
-            read: |answer| Ok(format!("{:?}", messages::parked(answer)?)),
-            answer: list([list([
+        ResponseDecoder {
+            source: "list_parked",
+            decode: |response| Ok(format!("{:?}", messages::parked(response)?)),
+            example: list([list([
                 text("limit:key"),
                 Value::Int(3),
                 Value::Int(1),
                 Value::Int(4),
             ])]),
         },
-        Reader {
-            of: "ZSCAN",
-            read: |answer| Ok(format!("{:?}", messages::streams(answer)?)),
-            answer: list([text("0"), texts("orders 7")]),
+        ResponseDecoder {
+            source: "ZSCAN",
+            decode: |response| Ok(format!("{:?}", messages::streams(response)?)),
+            example: list([text("0"), texts("orders 7")]),
         },
-        Reader {
-            of: "XRANGE",
-            read: |answer| {
-                let entries = dead_letters::entries(answer)?;
+        ResponseDecoder {
+            source: "XRANGE",
+            decode: |response| {
+                let entries = dead_letters::entries(response)?;
                 let letters: Vec<_> = entries.iter().cloned().map(dead_letters::read).collect();
                 Ok(format!("{entries:?} {letters:?}"))
             },
-            answer: list([list([
+            example: list([list([
                 text("7-1"),
                 texts("~g g ~o 3-0 ~r it~failed ~a 2 ~d 1795430237570 type task name a"),
             ])]),
         },
         #[cfg(feature = "schedule")]
-        Reader {
-            of: "fire_schedule",
-            read: |answer| Ok(format!("{:?}", schedules::fired_of(answer)?)),
-            answer: list([text("sent"), text("1795430237570"), text("7-1")]),
+        ResponseDecoder {
+            source: "fire_schedule",
+            decode: |response| Ok(format!("{:?}", schedules::fired_of(response)?)),
+            example: list([text("sent"), text("1795430237570"), text("7-1")]),
         },
         #[cfg(feature = "schedule")]
-        Reader {
-            of: "list_schedules",
-            read: |answer| Ok(format!("{:?}", schedules::list_of(answer)?)),
-            answer: list([
+        ResponseDecoder {
+            source: "list_schedules",
+            decode: |response| Ok(format!("{:?}", schedules::list_of(response)?)),
+            example: list([
                 text("1795430237570"),
                 text("1"),
                 texts("version:s 1 revision:s 1 last:s 1795430237570 group:s g definition:s {} runs:s 7"),
             ]),
         },
-        Reader {
-            of: "list_tasks",
-            read: |answer| Ok(format!("{:?}", tasks::listed(answer)?)),
-            answer: list([
+        ResponseDecoder {
+            source: "list_tasks",
+            decode: |response| Ok(format!("{:?}", tasks::listed(response)?)),
+            example: list([
                 texts("1795430237570 7-1"),
                 list([
                     text("7-1"),
@@ -182,23 +182,23 @@ pub(crate) fn all() -> Vec<Reader> {
                 ]),
             ]),
         },
-        Reader {
-            of: "history",
-            read: |answer| Ok(format!("{:?}", workers::PartOfHistory::read(answer)?)),
-            answer: list([
+        ResponseDecoder {
+            source: "history",
+            decode: |response| Ok(format!("{:?}", workers::PartOfHistory::read(response)?)),
+            example: list([
                 Value::Int(29_923_837),
                 list([Value::Int(29_923_836), texts("done 7 l12 7 w30 5")]),
             ]),
         },
-        Reader {
-            of: "HSCAN",
-            read: |answer| Ok(format!("{:?}", workers::scanned(answer)?)),
-            answer: list([text("0"), texts("campanile-1 {} campanile-2 {}")]),
+        ResponseDecoder {
+            source: "HSCAN",
+            decode: |response| Ok(format!("{:?}", workers::scanned(response)?)),
+            example: list([text("0"), texts("campanile-1 {} campanile-2 {}")]),
         },
-        Reader {
-            of: "changes",
-            read: |answer| Ok(format!("{:?}", task_feed::read(answer, 1)?)),
-            answer: list([list([
+        ResponseDecoder {
+            source: "changes",
+            decode: |response| Ok(format!("{:?}", task_feed::read(response, 1)?)),
+            example: list([list([
                 text("5-1"),
                 list([list([
                     text("7-1"),
@@ -206,10 +206,10 @@ pub(crate) fn all() -> Vec<Reader> {
                 ])]),
             ])]),
         },
-        Reader {
-            of: "XREAD of a tail",
-            read: |answer| Ok(format!("{:?}", tail::read(answer)?)),
-            answer: list([list([
+        ResponseDecoder {
+            source: "XREAD of a tail",
+            decode: |response| Ok(format!("{:?}", tail::read(response)?)),
+            example: list([list([
                 text("s"),
                 list([list([text("7-1"), texts("type task name a payload p")])]),
             ])]),
@@ -304,23 +304,23 @@ mod tests {
 
     /// Replaces one value of a valid response by `other`. Checks that decoding then fails, or has
     /// the same result as before.
-    fn check_with_invalid_value(reader: &Reader, place: usize, other: &Value) {
-        let whole = (reader.read)(reader.answer.clone()).expect(reader.of);
-        let mut answer = reader.answer.clone();
-        change_at(&mut answer, place, &mut |value| *value = other.clone());
-        match (reader.read)(answer.clone()) {
+    fn check_with_invalid_value(decoder: &ResponseDecoder, place: usize, other: &Value) {
+        let whole = (decoder.decode)(decoder.example.clone()).expect(decoder.source);
+        let mut response = decoder.example.clone();
+        change_at(&mut response, place, &mut |value| *value = other.clone());
+        match (decoder.decode)(response.clone()) {
             Ok(_) if place == 0 && *other == Value::Nil => {}
-            Ok(found) => assert_eq!(found, whole, "{}: {answer:?}", reader.of),
+            Ok(found) => assert_eq!(found, whole, "{}: {response:?}", decoder.source),
             Err(error) => says_what_to_do(&error),
         }
     }
 
     #[test]
     fn one_wrong_value_anywhere_in_an_answer_is_an_error_or_loses_nothing() {
-        for reader in all() {
-            for place in 0..size(&reader.answer) {
+        for decoder in all() {
+            for place in 0..size(&decoder.example) {
                 for other in invalid_values() {
-                    check_with_invalid_value(&reader, place, &other);
+                    check_with_invalid_value(&decoder, place, &other);
                 }
             }
         }
@@ -345,9 +345,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn anything_is_read_or_an_error_that_says_what_to_do(answer in any_value()) {
-            for reader in all() {
-                if let Err(error) = (reader.read)(answer.clone()) {
+        fn anything_is_read_or_an_error_that_says_what_to_do(response in any_value()) {
+            for decoder in all() {
+                if let Err(error) = (decoder.decode)(response.clone()) {
                     says_what_to_do(&error);
                 }
             }
@@ -358,11 +358,11 @@ mod tests {
             other in any_value(),
             place in any::<prop::sample::Index>(),
         ) {
-            for reader in all() {
-                let mut answer = reader.answer.clone();
-                let place = place.index(size(&answer));
-                change_at(&mut answer, place, &mut |value| *value = other.clone());
-                if let Err(error) = (reader.read)(answer) {
+            for decoder in all() {
+                let mut response = decoder.example.clone();
+                let place = place.index(size(&response));
+                change_at(&mut response, place, &mut |value| *value = other.clone());
+                if let Err(error) = (decoder.decode)(response) {
                     says_what_to_do(&error);
                 }
             }
