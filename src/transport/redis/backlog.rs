@@ -69,8 +69,8 @@ impl Redis {
                 .arg(milliseconds(horizon.min(LONGEST_HORIZON)));
         };
         let pipeline = self.shared.pipeline.of(&keys.primary);
-        let answer = pipeline.script(&scripts::BACKLOG, &names, args, Resend::Never);
-        read(answer.await?)
+        let response = pipeline.script(&scripts::BACKLOG, &names, args, Resend::Never);
+        read(response.await?)
     }
 }
 
@@ -78,8 +78,8 @@ impl Redis {
 const LONGEST_HORIZON: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Decodes the response of the script.
-pub(super) fn read(answer: Value) -> Result<Backlog, Error> {
-    let numbers = Value::Array(exactly::<9>(answer)?.into());
+pub(super) fn read(response: Value) -> Result<Backlog, Error> {
+    let numbers = Value::Array(exactly::<9>(response)?.into());
     let numbers = integers::<9>(numbers)?;
     let [
         waiting,

@@ -115,8 +115,8 @@ impl RedisControl {
             cmd.arg(keys.group.as_str()).arg(PURGED_AT_ONCE).arg(last);
         };
         let pipeline = self.0.shared.pipeline.of(&keys.primary);
-        let answer = pipeline.script(&scripts::PURGE, &names, args, Resend::Never);
-        let [removed, until, more] = exactly(answer.await?)?;
+        let response = pipeline.script(&scripts::PURGE, &names, args, Resend::Never);
+        let [removed, until, more] = exactly(response.await?)?;
         let next = match integer(&more)? {
             0 => None,
             _ => Some(text(until)?),

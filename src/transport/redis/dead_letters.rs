@@ -74,11 +74,11 @@ impl DeadLetterStore for RedisDeadLetters {
                 cmd.arg(after.unwrap_or_default()).arg(max).arg(PAGE_BYTES);
             };
             let keys = self.0.keys()?;
-            let answer = self
+            let response = self
                 .pipeline(&keys)
                 .script(&scripts::LIST_DEAD, &[&keys.dead], args, Resend::Never)
                 .await?;
-            let (found, more) = listed(answer)?;
+            let (found, more) = listed(response)?;
             let last = found.last().filter(|_| more);
             let next = last.map(|(last, _)| Page::first(max).after(last.clone()));
             let letters = found.into_iter().filter_map(|raw| self.read(raw)).collect();
@@ -139,11 +139,11 @@ impl DeadLetterStore for RedisDeadLetters {
                 }
             };
             let names = [&*keys.dead, &keys.retry];
-            let answer = self
+            let response = self
                 .pipeline(&keys)
                 .script(&scripts::CHANGE_DEAD, &names, args, Resend::Never)
                 .await?;
-            acted(answer)
+            acted(response)
         })
     }
 
@@ -161,11 +161,11 @@ impl DeadLetterStore for RedisDeadLetters {
                 }
             };
             let names = [&*keys.dead, &keys.retry];
-            let answer = self
+            let response = self
                 .pipeline(&keys)
                 .script(&scripts::CHANGE_DEAD, &names, args, Resend::Never)
                 .await?;
-            Ok(acted(answer)?.acted > 0)
+            Ok(acted(response)?.acted > 0)
         })
     }
 
@@ -194,14 +194,14 @@ fn checked(id: &DeadLetterId) -> Result<&str, Error> {
 pub(super) type Raw = (DeadLetterId, Vec<(Bytes, Bytes)>);
 
 /// Decodes the script's response: the letters of a page, and `true` if more may follow.
-pub(super) fn listed(answer: Value) -> Result<(Vec<Raw>, bool), Error> {
-    let [found, more] = exactly(answer)?;
+pub(super) fn listed(response: Value) -> Result<(Vec<Raw>, bool), Error> {
+    let [found, more] = exactly(response)?;
     Ok((entries(found)?, count(&more)? > 0))
 }
 
 /// Decodes the entries in a response to `XRANGE`: `[[id, [field, value, …]], …]`.
-pub(super) fn entries(answer: Value) -> Result<Vec<Raw>, Error> {
-    let entries = array(answer)?.into_iter().map(|entry| {
+pub(super) fn entries(response: Value) -> Result<Vec<Raw>, Error> {
+    let entries = array(response)?.into_iter().map(|entry| {
         let [id, list] = exactly(entry)?;
         Ok((self::id(id)?, fields(list)?))
     });
@@ -215,8 +215,8 @@ fn id(id: Value) -> Result<DeadLetterId, Error> {
 }
 
 /// Decodes the result of the script.
-pub(super) fn acted(answer: Value) -> Result<Acted, Error> {
-    let [acted, next, skipped] = exactly(answer)?;
+pub(super) fn acted(response: Value) -> Result<Acted, Error> {
+    let [acted, next, skipped] = exactly(response)?;
     let next = match next {
         Value::Text(next) if next.is_empty() => None,
         next => Some(id(next)?),

@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn one_wrong_value_anywhere_in_an_answer_is_an_error_or_loses_nothing() {
+    fn one_wrong_value_anywhere_in_a_response_is_an_error_or_loses_nothing() {
         for decoder in all() {
             for place in 0..size(&decoder.example) {
                 for other in invalid_values() {

@@ -123,11 +123,11 @@ impl Entry {
 
 /// Decodes the entries in a response to `XREADGROUP`. `which` finds a stream by its name.
 pub(super) fn read(
-    answer: Value,
+    response: Value,
     which: impl Fn(&[u8]) -> Option<WhichStream>,
 ) -> Result<Vec<Entry>, Error> {
     let mut entries = Vec::new();
-    each(answer, |stream, id, fields| {
+    each(response, |stream, id, fields| {
         let which = which(stream).ok_or_else(|| unexpected("a stream that was read", "another"))?;
         entries.push(entry(which, id, 1, fields)?);
         Ok(())
@@ -139,7 +139,7 @@ pub(super) fn read(
 /// and the list of its fields. The response is `[[stream, [[id, [field, value, …]], …]], …]`, or a
 /// map of the same under RESP3, or nil.
 pub(in crate::transport::redis) fn each(
-    answer: Value,
+    response: Value,
     mut take: impl FnMut(&[u8], Bytes, Value) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut stream = |name: Value, entries: Value| {
@@ -150,7 +150,7 @@ pub(in crate::transport::redis) fn each(
         }
         Ok(())
     };
-    match answer {
+    match response {
         Value::Nil => Ok(()),
         Value::Map(streams) => streams
             .into_iter()
@@ -185,10 +185,10 @@ fn entry(which: WhichStream, text: Bytes, deliveries: u32, list: Value) -> Resul
 
 /// Decodes the response to a renewal: the time on Redis's clock, and the ids that are no longer
 /// pending for this consumer.
-pub(super) fn renewed(answer: Value) -> Result<(i64, Vec<StreamEntryId>), Error> {
-    let mut answer = array(answer)?.into_iter();
-    let time = answer.next().ok_or_else(|| miscounted(1, 0))?;
-    let ids = answer.map(|id| parsed(&bytes(id)?));
+pub(super) fn renewed(response: Value) -> Result<(i64, Vec<StreamEntryId>), Error> {
+    let mut response = array(response)?.into_iter();
+    let time = response.next().ok_or_else(|| miscounted(1, 0))?;
+    let ids = response.map(|id| parsed(&bytes(id)?));
     Ok((integer(&time)?, ids.collect::<Result<_, _>>()?))
 }
 
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_in_both_protocols_read_the_same() {
+    fn responses_in_both_protocols_read_the_same() {
         let list = Value::Array(vec![raw_entry()]);
         let old = Value::Array(vec![Value::Array(vec![bulk("r"), list.clone()])]);
         let new = Value::Map(vec![(bulk("r"), list)]);
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_cut_off_is_an_error() {
+    fn a_response_that_is_cut_off_is_an_error() {
         let stream = |entries: Vec<Value>| {
             let entries = Value::Array(entries);
             read(

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_small_until_the_size_of_entries_is_known_and_after_large_ones() {
+    fn responses_are_small_until_the_size_of_entries_is_known_and_after_large_ones() {
         let mut size = EntrySize::default();
         assert_eq!(size.fit(32), 1);
         size.note([]);

@@ -430,7 +430,7 @@ mod tests {
     use super::*;
 
     /// A server's error, parsed by the driver.
-    fn answer(line: &str) -> ServerError {
+    fn response(line: &str) -> ServerError {
         match redis::parse_redis_value(format!("-{line}\r\n").as_bytes()) {
             Ok(redis::Value::ServerError(error)) => error,
             other => panic!("no error: {other:?}"),
@@ -474,14 +474,14 @@ mod tests {
                  @user_script:1.",
             ),
         ] {
-            let found = unwrapped(answer(&said));
+            let found = unwrapped(response(&said));
             assert_eq!(found.code(), code, "{said}");
             assert_eq!(found.details(), Some(rest), "{said}");
         }
         let demoted = format!(
             "ERR Error running script (call to {hash}): @user_script:1: -READONLY You can't write"
         );
-        assert!(is_demoted(&unwrapped(answer(&demoted))));
+        assert!(is_demoted(&unwrapped(response(&demoted))));
     }
 
     #[test]
@@ -492,13 +492,13 @@ mod tests {
             "ERR Error running script (call to f_1): @user_script:1: user_script:1: attempt to \
              index a nil value",
         ] {
-            assert_eq!(unwrapped(answer(said)), answer(said));
+            assert_eq!(unwrapped(response(said)), response(said));
         }
     }
 
     #[test]
     fn only_an_error_that_was_not_asked_for_ends_a_handshake() {
-        let ends = |command, said| handshake("here", command, answer(said));
+        let ends = |command, said| handshake("here", command, response(said));
         for taken in [
             "NOPERM User sender has no permissions to run the 'ping' command",
             "LOADING Redis is loading the dataset in memory",

@@ -315,9 +315,9 @@ impl Permits {
         let key = key(&keys, &request.key);
         let pipeline = self.0.shared.pipeline.of(&keys.primary);
         let args = |cmd: &mut Cmd| args(cmd, &keys);
-        let answer = pipeline
+        let response = pipeline
             .script(script, &[&key], args, Resend::UntilAnswered)
             .await?;
-        integer(&answer)
+        integer(&response)
     }
 }

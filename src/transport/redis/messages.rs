@@ -68,8 +68,8 @@ impl Redis {
 }
 
 /// Decodes a response to `ZSCAN`: the next cursor, and a flat list of members and scores.
-pub(super) fn streams(answer: Value) -> Result<StreamPage, Error> {
-    let [next, members] = exactly(answer)?;
+pub(super) fn streams(response: Value) -> Result<StreamPage, Error> {
+    let [next, members] = exactly(response)?;
     let next = text(next)?;
     let names = fields(members)?.into_iter();
     let names = names.filter_map(|(name, _)| Name::from_utf8(&name).ok());
@@ -141,8 +141,8 @@ impl RedisMessages {
                 cmd.arg(time).arg(member).arg(max).arg(PAGE_BYTES);
             };
             let names = [&**due, bodies];
-            let answer = self.script(keys, &scripts::LIST_DUE, &names, args);
-            return delayed(answer.await?, is_primary);
+            let response = self.script(keys, &scripts::LIST_DUE, &names, args);
+            return delayed(response.await?, is_primary);
         }
         if !after.is_empty() && StreamEntryId::parse(after.as_bytes()).is_none() {
             return Err(invalid_position());
@@ -156,12 +156,12 @@ impl RedisMessages {
         let names = [stream];
         match state {
             MessageState::Running => {
-                let answer = self.script(keys, &scripts::LIST_PENDING, &names, args);
-                running(answer.await?, is_primary)
+                let response = self.script(keys, &scripts::LIST_PENDING, &names, args);
+                running(response.await?, is_primary)
             }
             _ => {
-                let answer = self.script(keys, &scripts::LIST_UNREAD, &names, args);
-                waiting(answer.await?, is_primary)
+                let response = self.script(keys, &scripts::LIST_UNREAD, &names, args);
+                waiting(response.await?, is_primary)
             }
         }
     }
@@ -180,8 +180,8 @@ impl MessageStore for RedisMessages {
             };
             let parking = keys.parking();
             let names = [&*parking];
-            let answer = self.script(&keys, &scripts::LIST_PARKED, &names, args);
-            parked(answer.await?)
+            let response = self.script(&keys, &scripts::LIST_PARKED, &names, args);
+            parked(response.await?)
         })
     }
 }
@@ -190,8 +190,8 @@ impl MessageStore for RedisMessages {
 type Part = (Vec<ListedMessage>, Option<String>);
 
 /// Decodes unread entries.
-pub(super) fn waiting(answer: Value, is_primary: bool) -> Result<Part, Error> {
-    let (found, more) = dead_letters::listed(answer)?;
+pub(super) fn waiting(response: Value, is_primary: bool) -> Result<Part, Error> {
+    let (found, more) = dead_letters::listed(response)?;
     let messages = found
         .into_iter()
         .map(|(id, fields)| message(&id, fields, is_primary));
@@ -202,8 +202,8 @@ pub(super) fn waiting(answer: Value, is_primary: bool) -> Result<Part, Error> {
 }
 
 /// Decodes pending entries.
-pub(super) fn running(answer: Value, is_primary: bool) -> Result<Part, Error> {
-    let [found, more] = exactly(answer)?;
+pub(super) fn running(response: Value, is_primary: bool) -> Result<Part, Error> {
+    let [found, more] = exactly(response)?;
     let messages = array(found)?.into_iter().map(|found| {
         let [id, consumer, idle, deliveries, list] = exactly(found)?;
         let id = text(id)?;
@@ -228,8 +228,8 @@ pub(super) fn running(answer: Value, is_primary: bool) -> Result<Part, Error> {
 }
 
 /// Decodes delayed messages.
-pub(super) fn delayed(answer: Value, is_primary: bool) -> Result<Part, Error> {
-    let [found, more] = exactly(answer)?;
+pub(super) fn delayed(response: Value, is_primary: bool) -> Result<Part, Error> {
+    let [found, more] = exactly(response)?;
     let (mut messages, mut next) = (Vec::new(), None);
     for found in array(found)? {
         let [member, time, body] = exactly(found)?;
@@ -251,8 +251,8 @@ pub(super) fn delayed(answer: Value, is_primary: bool) -> Result<Part, Error> {
 }
 
 /// Decodes the keys with parked messages.
-pub(super) fn parked(answer: Value) -> Result<Vec<ParkedKey>, Error> {
-    let keys = array(answer)?.into_iter().map(|found| {
+pub(super) fn parked(response: Value) -> Result<Vec<ParkedKey>, Error> {
+    let keys = array(response)?.into_iter().map(|found| {
         let [key, parked, taken, permits] = exactly(found)?;
         let permits = u64::try_from(integer(&permits)?).ok();
         let key = text(key)?;

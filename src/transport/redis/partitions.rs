@@ -69,9 +69,9 @@ impl Redis {
         // The call may be repeated, since recording the same number twice changes nothing.
         let pipeline = self.shared.pipeline.of(&record);
         let record_key = [record.as_str()];
-        let answer = pipeline.script_until_known(&scripts::RECORD_PARTITIONS, &record_key, args);
-        let answer = answer.await?;
-        let numbers = array(answer)?.into_iter().map(|number| {
+        let response = pipeline.script_until_known(&scripts::RECORD_PARTITIONS, &record_key, args);
+        let response = response.await?;
+        let numbers = array(response)?.into_iter().map(|number| {
             let number = bytes(number)?;
             Ok(std::str::from_utf8(&number)
                 .ok()

@@ -103,7 +103,7 @@ impl Redis {
             let dropped = pipeline.script(script, &names, args, Resend::Never);
             let (live, pending) = match dropped.await? {
                 Value::Nil => continue,
-                answer => match integers(answer)? {
+                response => match integers(response)? {
                     [0, live, pending] => (live, pending),
                     [_, _, pending] => {
                         (found, lost) = (true, lost + pending.unsigned_abs());

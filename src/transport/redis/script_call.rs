@@ -83,12 +83,12 @@ impl ScriptCall {
                 let sent = pipeline.script(self.script, &keys, args, Resend::Never);
                 match sent.await {
                     Err(error) if error.is_unknown_outcome() || error.is_disconnected() => {}
-                    answer => return answer,
+                    response => return response,
                 }
             }
         };
         match timeout(self.timeout, attempts).await {
-            Ok(answer) => ScriptResponse::read(answer?),
+            Ok(response) => ScriptResponse::read(response?),
             Err(_) => {
                 let address = redis.shared.connector.of(&self.key).address();
                 Err(error::script_timeout(

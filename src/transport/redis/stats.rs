@@ -163,19 +163,19 @@ impl Redis {
                 .arg(self.options.foreign_lease.as_millis() as u64);
         };
         let pipeline = self.shared.pipeline.of(&keys.primary);
-        let answer = pipeline
+        let response = pipeline
             .script(&scripts::STATS, &names, args, Resend::Never)
             .await?;
-        read(answer, group)
+        read(response, group)
     }
 }
 
 /// Decodes the script's response; `None` if the group does not exist.
-pub(super) fn read(answer: Value, group: Name) -> Result<Option<GroupStats>, Error> {
-    if answer == Value::Nil {
+pub(super) fn read(response: Value, group: Name) -> Result<Option<GroupStats>, Error> {
+    if response == Value::Nil {
         return Ok(None);
     }
-    let [numbers @ .., last_delivered] = exactly::<12>(answer)?;
+    let [numbers @ .., last_delivered] = exactly::<12>(response)?;
     let (first, others) = numbers.split_at(7);
     let [lag, pending, oldest, delayed, dead, consumers, parked] =
         integers(Value::Array(first.to_vec()))?;
@@ -198,10 +198,10 @@ pub(super) fn read(answer: Value, group: Name) -> Result<Option<GroupStats>, Err
 }
 
 /// Decodes the list in a response to `XINFO`; `None` if the stream or the group does not exist.
-fn listed(answer: Value) -> Result<Option<Vec<Value>>, Error> {
-    match answer {
+fn listed(response: Value) -> Result<Option<Vec<Value>>, Error> {
+    match response {
         Value::ServerError(refusal) if is_missing(&refusal) => Ok(None),
-        answer => array(error::check(answer)?).map(Some),
+        response => array(error::check(response)?).map(Some),
     }
 }
 

@@ -90,8 +90,8 @@ impl Redis {
         let mut cmd = redis::cmd("XREVRANGE");
         cmd.arg(key.as_str()).arg("+").arg("-").arg("COUNT").arg(1);
         let pipeline = self.shared.pipeline.of(key);
-        let answer = pipeline.command(cmd, Resend::Never).await?;
-        let newest = dead_letters::entries(answer)?.into_iter().next();
+        let response = pipeline.command(cmd, Resend::Never).await?;
+        let newest = dead_letters::entries(response)?.into_iter().next();
         let newest = newest.and_then(|(id, _)| StreamEntryId::parse(id.as_bytes()));
         Ok(newest.unwrap_or(StreamEntryId::ZERO))
     }
@@ -216,14 +216,14 @@ impl Tail {
         }
         cmd.arg("STREAMS").arg(self.key.as_str()).arg(self.seen);
         let progress = connection.progress();
-        let answer = connection.command(&cmd);
+        let response = connection.command(&cmd);
         let limit = block.unwrap_or_default() + GRACE;
-        let answer = match progress.watch(limit, GRACE, answer).await {
-            Ok(Ok(answer)) => answer,
+        let response = match progress.watch(limit, GRACE, response).await {
+            Ok(Ok(response)) => response,
             Ok(Err(cause)) => return Err(self.lost().with_source(cause)),
             Err(_) => return Err(self.lost()),
         };
-        let entries = read(error::check(answer)?)?;
+        let entries = read(error::check(response)?)?;
         if let Some(largest) = entries.iter().map(|(_, entry)| entry.bytes()).max() {
             // The size shrinks slowly, since large entries often follow each other.
             self.largest = largest.max(self.largest / 2);
@@ -260,9 +260,9 @@ impl fmt::Debug for Tail {
 }
 
 /// Decodes the entries in a response to `XREAD`.
-pub(super) fn read(answer: Value) -> Result<Vec<(StreamEntryId, TailEntry)>, Error> {
+pub(super) fn read(response: Value) -> Result<Vec<(StreamEntryId, TailEntry)>, Error> {
     let mut entries = Vec::new();
-    entry::each(answer, |_, text, list| {
+    entry::each(response, |_, text, list| {
         let id = StreamEntryId::parse(&text)
             .ok_or_else(|| unexpected("the id of an entry", "another text"))?;
         entries.push((id, decoded(id, fields(list)?)));

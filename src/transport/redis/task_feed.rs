@@ -148,8 +148,8 @@ impl TaskFeedReader {
             }
         };
         let (script, retry) = (&scripts::CHANGES, Resend::Never);
-        let answer = self.pipeline.script(script, &keys, args, retry).await?;
-        let read = read(answer, keys.len())?;
+        let response = self.pipeline.script(script, &keys, args, retry).await?;
+        let read = read(response, keys.len())?;
         let mut is_empty = true;
         for (index, read) in read.into_iter().enumerate() {
             let gap = read.gap.map(|after| (after, Some(FeedItem::Gap)));
@@ -195,12 +195,12 @@ impl TaskFeedReader {
             cmd.arg(part.cursor);
         }
         let progress = blocked.progress();
-        let answer = blocked.command(&cmd);
+        let response = blocked.command(&cmd);
         let lost = || Error::disconnected("the connection that waits for changes was lost");
-        match progress.watch(BLOCK + GRACE, GRACE, answer).await {
+        match progress.watch(BLOCK + GRACE, GRACE, response).await {
             // The server has ended the read, for example because the server has become a replica.
-            Ok(Ok(answer)) if error::code(&answer) == Some("UNBLOCKED") => return Err(lost()),
-            Ok(Ok(answer)) => error::check(answer).map(drop)?,
+            Ok(Ok(response)) if error::code(&response) == Some("UNBLOCKED") => return Err(lost()),
+            Ok(Ok(response)) => error::check(response).map(drop)?,
             Ok(Err(cause)) => return Err(lost().with_source(cause)),
             Err(_) => return Err(lost()),
         }
@@ -220,8 +220,8 @@ pub(super) struct FeedRead {
 }
 
 /// Decodes the script's response: for each feed, its gap and its changes.
-pub(super) fn read(answer: Value, feeds: usize) -> Result<Vec<FeedRead>, Error> {
-    let read = array(answer)?;
+pub(super) fn read(response: Value, feeds: usize) -> Result<Vec<FeedRead>, Error> {
+    let read = array(response)?;
     if read.len() != feeds {
         return Err(miscounted(feeds, read.len()));
     }

@@ -204,8 +204,8 @@ const LISTED: [&str; 11] = [
 ];
 
 /// Decodes the script's response: the position of the next step, and the tasks.
-pub(super) fn listed(answer: Value) -> Result<Listed, Error> {
-    let [last, found] = exactly(answer)?;
+pub(super) fn listed(response: Value) -> Result<Listed, Error> {
+    let [last, found] = exactly(response)?;
     let next = match last {
         Value::Text(last) if last.is_empty() => None,
         last => {

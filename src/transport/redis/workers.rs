@@ -78,8 +78,8 @@ impl Redis {
         };
         let pipeline = self.shared.pipeline.of(&keys.primary);
         let names = [workers.as_str()];
-        let answer = pipeline.script(&scripts::HISTORY, &names, args, Resend::Never);
-        PartOfHistory::read(answer.await?)
+        let response = pipeline.script(&scripts::HISTORY, &names, args, Resend::Never);
+        PartOfHistory::read(response.await?)
     }
 }
 
@@ -92,8 +92,8 @@ pub(super) struct PartOfHistory {
 }
 
 impl PartOfHistory {
-    pub(super) fn read(answer: Value) -> Result<Self, Error> {
-        let mut values = array(answer)?.into_iter();
+    pub(super) fn read(response: Value) -> Result<Self, Error> {
+        let mut values = array(response)?.into_iter();
         let number = |value: &Value| Ok::<_, Error>(integer(value)?.unsigned_abs());
         let now = number(&values.next().unwrap_or_default())?;
         let minutes = values.map(|minute| {
@@ -181,8 +181,8 @@ impl RedisWorkers {
         loop {
             let mut cmd = redis::cmd("HSCAN");
             cmd.arg(&key).arg(&cursor).arg("COUNT").arg(READ_AT_ONCE);
-            let answer = pipeline.submit(cmd, Resend::Never).await?;
-            if error::code(&answer) == Some("WRONGTYPE") {
+            let response = pipeline.submit(cmd, Resend::Never).await?;
+            if error::code(&response) == Some("WRONGTYPE") {
                 return Err(Error::new(
                     ErrorKind::Invalid,
                     format!(
@@ -191,7 +191,7 @@ impl RedisWorkers {
                     ),
                 ));
             }
-            let (next, found) = scanned(error::check(answer)?)?;
+            let (next, found) = scanned(error::check(response)?)?;
             announced.extend(found);
             if next == "0" {
                 return Ok(announced);
@@ -365,8 +365,8 @@ impl WorkerStore for RedisWorkers {
 type Announcements = Vec<(String, Vec<u8>)>;
 
 /// Decodes a response to `HSCAN`: the next cursor, and the fields with their values.
-pub(super) fn scanned(answer: Value) -> Result<(String, Announcements), Error> {
-    let [cursor, found] = exactly(answer)?;
+pub(super) fn scanned(response: Value) -> Result<(String, Announcements), Error> {
+    let [cursor, found] = exactly(response)?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let found = fields(found)?.into_iter();
     let found = found.map(|(field, value)| (text(&field), value.to_vec()));

@@ -298,8 +298,8 @@ impl Question {
 impl WorkerTick {
     pub(super) fn read([present, orders, counted]: [Value; 3]) -> Result<Self, Error> {
         Ok(Self {
-            present: step(present, |answer| {
-                let [known, asked] = exactly(answer)?;
+            present: step(present, |response| {
+                let [known, asked] = exactly(response)?;
                 Ok((integer(&known)? != 0, bytes(asked)?))
             })?,
             orders: step(orders, NewOrders::read)?,
@@ -309,8 +309,8 @@ impl WorkerTick {
 }
 
 impl NewOrders {
-    fn read(answer: Value) -> Result<Self, Error> {
-        let mut values = array(answer)?.into_iter();
+    fn read(response: Value) -> Result<Self, Error> {
+        let mut values = array(response)?.into_iter();
         let last = values.next().map(text).transpose()?.unwrap_or_default();
         let orders = values.map(|order| {
             let [word, argument, by] = exactly(order)?;

@@ -44,8 +44,8 @@ pub(super) enum Joining {
 
 impl Joining {
     /// Decodes the script's response, a list of strings.
-    pub(super) fn read(answer: Value) -> Result<Self, Error> {
-        let texts = array(answer)?.into_iter().map(|text| {
+    pub(super) fn read(response: Value) -> Result<Self, Error> {
+        let texts = array(response)?.into_iter().map(|text| {
             let text = bytes(text)?;
             Ok(String::from_utf8_lossy(&text).into_owned())
         });
@@ -101,8 +101,8 @@ impl Membership {
     async fn read_pauses(&self, stream: &ServedStream) -> Result<(), Error> {
         let mut cmd = redis::cmd("HGETALL");
         cmd.arg(stream.keys.control());
-        let answer = self.pipeline.command(cmd, Resend::Never).await;
-        match answer.and_then(fields) {
+        let response = self.pipeline.command(cmd, Resend::Never).await;
+        match response.and_then(fields) {
             Ok(pauses) => {
                 let fields: Vec<_> = pauses.into_iter().map(|(field, _)| field).collect();
                 if stream.set_pauses(&fields, |_| {}) && stream.is_paused() {
@@ -136,10 +136,10 @@ impl Membership {
         let args = |cmd: &mut redis::Cmd| {
             cmd.arg(group.as_str()).arg(start).arg(stream.delivered());
         };
-        let answer = self
+        let response = self
             .pipeline
             .submit_script(&scripts::JOIN, &keys, args, Resend::Never);
-        let answer = match answer.await? {
+        let response = match response.await? {
             Value::ServerError(refusal)
                 if refusal
                     .details()
@@ -150,9 +150,9 @@ impl Membership {
                      1795430237570-0"
                 )));
             }
-            answer => error::check(answer)?,
+            response => error::check(response)?,
         };
-        match Joining::read(answer)? {
+        match Joining::read(response)? {
             Joining::Joined { others } => Ok(others),
             Joining::Choose { others } => Err(Error::config(format!(
                 "the group `{group}` does not exist yet, and the stream `{name}` has others ({}) whose \

@@ -149,8 +149,8 @@ impl Heartbeats {
             }
         };
         let keys = [self.key.as_str()];
-        let answer = server.script(&scripts::MEMBER_HEARTBEAT, &keys, args);
-        let heartbeats = heartbeats(answer.await?)?;
+        let response = server.script(&scripts::MEMBER_HEARTBEAT, &keys, args);
+        let heartbeats = heartbeats(response.await?)?;
         self.observed.note(heartbeats, asked, Instant::now());
         self.publish(Instant::now());
         Ok(())
@@ -168,8 +168,8 @@ impl Heartbeats {
 }
 
 /// Decodes the hash of counters.
-fn heartbeats(answer: Value) -> Result<BTreeMap<String, u64>, Error> {
-    let mut texts = array(answer)?.into_iter().map(|text| {
+fn heartbeats(response: Value) -> Result<BTreeMap<String, u64>, Error> {
+    let mut texts = array(response)?.into_iter().map(|text| {
         let text = bytes(text)?;
         Ok::<_, Error>(String::from_utf8_lossy(&text).into_owned())
     });

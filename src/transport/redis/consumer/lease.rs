@@ -93,8 +93,8 @@ impl LeaseRenewer {
             for ids in ids.chunks(MAX_RENEWED) {
                 let asked = Instant::now();
                 let (keys, args) = ([stream.key_of(which)], self.member.renewal(ids));
-                let answer = server.script(&scripts::RENEW, &keys, args).await?;
-                let lost = entry::renewed(answer)?.1;
+                let response = server.script(&scripts::RENEW, &keys, args).await?;
+                let lost = entry::renewed(response)?.1;
                 self.in_flight.mark_renewed(which, ids, asked);
                 let lost = lost.into_iter().map(|id| (which, id));
                 self.lose(server, lost).await;

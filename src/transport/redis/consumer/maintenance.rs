@@ -125,10 +125,10 @@ impl Maintenance {
     ) {
         let end = Instant::now() + self.member.interval() / 4;
         loop {
-            let answer = server.script(&scripts::PROMOTE, &keys, |cmd| {
+            let response = server.script(&scripts::PROMOTE, &keys, |cmd| {
                 cmd.arg(MOVED_AT_ONCE).arg(MOVED_BYTES).arg(group);
             });
-            let promoted = answer.await.and_then(Promoted::read);
+            let promoted = response.await.and_then(Promoted::read);
             let promoted = promoted.map_err(|error| error.chain());
             let more = self.record_move(stream, promoted);
             if more && Instant::now() < end {

@@ -357,15 +357,15 @@ impl Term {
         let pipeline = parts.shared.pipeline.of(&keys.primary);
         // If the outcome of the command is unknown, the command is not sent again. A later attempt
         // begins another term of this member, even if this command took effect.
-        let answer = pipeline
+        let response = pipeline
             .script(&scripts::OWN, &names, args, Resend::Never)
             .await?;
-        let mut answer = array(answer)?.into_iter();
-        let first = answer.next();
+        let mut response = array(response)?.into_iter();
+        let first = response.next();
         let first = first.ok_or_else(|| unexpected("a term", "nothing"))?;
         let term = match u64::try_from(integer(&first)?) {
             Ok(0) | Err(_) => {
-                let owner = answer.next().map(bytes).transpose()?.unwrap_or_default();
+                let owner = response.next().map(bytes).transpose()?.unwrap_or_default();
                 return Ok(Begun::OwnedBy(String::from_utf8_lossy(&owner).into_owned()));
             }
             Ok(term) => PartitionTerm::new(number, term),

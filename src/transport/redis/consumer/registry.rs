@@ -149,10 +149,10 @@ impl RegistryReader {
             let found = streams.iter().find(|it| it.keys.stream == *name);
             let Some(stream) = found else { continue };
             let keys = [&*self.key, &stream.keys.primary, &stream.keys.stream_due];
-            let answer = server.script(&scripts::RETIRE, &keys, |cmd: &mut Cmd| {
+            let response = server.script(&scripts::RETIRE, &keys, |cmd: &mut Cmd| {
                 cmd.arg(name.as_str()).arg(unused).arg(stream.keys.base());
             });
-            if integer(&answer.await?)? == 1 {
+            if integer(&response.await?)? == 1 {
                 retired.push(name.clone());
             }
         }

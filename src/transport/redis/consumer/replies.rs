@@ -225,8 +225,8 @@ fn by_client(sorted: &[Reply]) -> impl Iterator<Item = &[Reply]> {
 }
 
 /// Decodes the results of a call: one number for each client, as `reply.lua` defines them.
-pub(super) fn read(answer: Value, clients: usize) -> Result<Vec<i64>, Error> {
-    let results = array(answer)?;
+pub(super) fn read(response: Value, clients: usize) -> Result<Vec<i64>, Error> {
+    let results = array(response)?;
     if results.len() != clients {
         return Err(miscounted(clients, results.len()));
     }

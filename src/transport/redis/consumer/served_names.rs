@@ -182,8 +182,8 @@ impl NameRecorder {
                 .arg(LIST_LIFETIME.as_millis() as u64)
                 .arg(MAX_LISTS);
         };
-        let answer = server.script(&scripts::SERVED_NAMES, &keys, args).await?;
-        read(answer, keys.len())
+        let response = server.script(&scripts::SERVED_NAMES, &keys, args).await?;
+        read(response, keys.len())
     }
 
     fn warn(&self, member: &Member, stream: &ServedStream, others: &[Bytes]) {
@@ -201,8 +201,8 @@ impl NameRecorder {
 }
 
 /// Decodes the response: for each stream, the lists of other workers.
-pub(super) fn read(answer: Value, streams: usize) -> Result<Vec<Vec<Bytes>>, Error> {
-    let lists = array(answer)?;
+pub(super) fn read(response: Value, streams: usize) -> Result<Vec<Vec<Bytes>>, Error> {
+    let lists = array(response)?;
     if lists.len() != streams {
         return Err(miscounted(streams, lists.len()));
     }

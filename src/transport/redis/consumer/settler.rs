@@ -346,8 +346,8 @@ impl Settler {
         submit: impl Fn() -> Submit,
     ) -> Result<Value, Error> {
         loop {
-            let answer = submit().await?;
-            match error::code(&answer) {
+            let response = submit().await?;
+            match error::code(&response) {
                 Some(code) if error::is_without_writes(code) && !self.closed.is_cancelled() => {
                     if let Some(withheld) = lock(&self.refusals).admit() {
                         tracing::warn!(
@@ -361,7 +361,7 @@ impl Settler {
                         () = self.closed.cancelled() => {}
                     }
                 }
-                _ => return error::check(answer),
+                _ => return error::check(response),
             }
         }
     }
@@ -441,8 +441,8 @@ pub(super) fn xack(stream: &ServedStream, which: WhichStream, ids: &[StreamEntry
 struct PublishFailures(Arc<Counters>);
 
 impl CompletionHandler for PublishFailures {
-    fn completed(&self, _: u128, answer: Result<Value, Error>) {
-        if let Err(error) = answer.and_then(error::check) {
+    fn completed(&self, _: u128, response: Result<Value, Error>) {
+        if let Err(error) = response.and_then(error::check) {
             self.0.unanswerable.increment();
             tracing::warn!(error = error.chain(), "a reply could not be published");
         }

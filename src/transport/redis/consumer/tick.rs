@@ -214,8 +214,8 @@ pub(super) struct GroupFacts {
 }
 
 impl Tick {
-    pub(super) fn read(answer: Value) -> Result<Self, Error> {
-        let [time, streams, registered] = exactly(answer)?;
+    pub(super) fn read(response: Value) -> Result<Self, Error> {
+        let [time, streams, registered] = exactly(response)?;
         let streams = array(streams)?.into_iter().map(StreamTick::read);
         Ok(Self {
             time: integer(&time)?,
@@ -226,8 +226,8 @@ impl Tick {
 }
 
 impl StreamTick {
-    fn read(answer: Value) -> Result<Self, Error> {
-        let mut parts = array(answer)?;
+    fn read(response: Value) -> Result<Self, Error> {
+        let mut parts = array(response)?;
         if parts.len() == 2 {
             let [retry, primary] = exactly(Value::Array(parts))?;
             return Ok(Self {
@@ -271,8 +271,8 @@ impl StreamTick {
 }
 
 /// Decodes `[stream, time, …]`.
-fn registrations(answer: Value) -> Result<Vec<(Name, i64)>, Error> {
-    let mut values = array(answer)?.into_iter();
+fn registrations(response: Value) -> Result<Vec<(Name, i64)>, Error> {
+    let mut values = array(response)?.into_iter();
     let mut registered = Vec::new();
     while let Some(stream) = values.next() {
         let [time] = exactly(Value::Array(values.next().into_iter().collect()))?;
@@ -290,8 +290,8 @@ fn registrations(answer: Value) -> Result<Vec<(Name, i64)>, Error> {
 }
 
 impl GroupFacts {
-    fn read(answer: Value) -> Result<Self, Error> {
-        let [delivered, pending] = exactly(answer)?;
+    fn read(response: Value) -> Result<Self, Error> {
+        let [delivered, pending] = exactly(response)?;
         let delivered = bytes(delivered)?;
         Ok(Self {
             delivered: StreamEntryId::parse(&delivered),
@@ -302,32 +302,32 @@ impl GroupFacts {
 
 /// Decodes the result of a step, or its error.
 pub(super) fn step<T>(
-    answer: Value,
+    response: Value,
     read: impl FnOnce(Value) -> Result<T, Error>,
 ) -> Result<Result<T, String>, Error> {
-    match answer {
-        Value::Array(_) => read(answer).map(Ok),
+    match response {
+        Value::Array(_) => read(response).map(Ok),
         error => text(error).map(Err),
     }
 }
 
 /// Decodes `[field, value, …]`, without the values.
-fn pause_fields(answer: Value) -> Result<Vec<Bytes>, Error> {
-    array(answer)?.into_iter().step_by(2).map(bytes).collect()
+fn pause_fields(response: Value) -> Result<Vec<Bytes>, Error> {
+    array(response)?.into_iter().step_by(2).map(bytes).collect()
 }
 
 /// Decodes the number that a step returns, or its error.
-pub(super) fn is_done(answer: Value) -> Result<Result<(), String>, Error> {
-    match answer {
+pub(super) fn is_done(response: Value) -> Result<Result<(), String>, Error> {
+    match response {
         Value::Int(_) => Ok(Ok(())),
         error => text(error).map(Err),
     }
 }
 
 /// Decodes `[dropped]`, or `[0, group, consumer]` if that consumer prevents trimming.
-fn trim_blocked(answer: Value) -> Result<Option<(Bytes, Bytes)>, Error> {
-    let mut answer = array(answer)?.into_iter().skip(1);
-    let (group, consumer) = (answer.next(), answer.next());
+fn trim_blocked(response: Value) -> Result<Option<(Bytes, Bytes)>, Error> {
+    let mut response = array(response)?.into_iter().skip(1);
+    let (group, consumer) = (response.next(), response.next());
     group
         .zip(consumer)
         .map(|(group, consumer)| Ok((bytes(group)?, bytes(consumer)?)))

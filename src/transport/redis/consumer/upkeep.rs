@@ -211,8 +211,8 @@ impl Upkeep {
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
         let sent_at = Instant::now();
         let args = |cmd: &mut Cmd| request.args(&self.member, &leases, cmd);
-        let answer = server.script(&scripts::TICK, &keys, args).await;
-        let result = answer.and_then(Tick::read).and_then(|result| {
+        let response = server.script(&scripts::TICK, &keys, args).await;
+        let result = response.and_then(Tick::read).and_then(|result| {
             let counts = (request.streams.len(), result.streams.len());
             match counts.0 == counts.1 {
                 true => Ok(result),

@@ -89,15 +89,18 @@ impl UpkeepConnection {
 
     async fn in_time(
         &self,
-        answer: impl Future<Output = Result<Value, Error>>,
+        response: impl Future<Output = Result<Value, Error>>,
     ) -> Result<Value, Error> {
-        timeout(self.time_limit, answer).await.unwrap_or_else(|_| {
-            let address = &self.address;
-            let error = Error::disconnected(format!("Redis at {address} does not answer in time"));
-            Err(match self.pipeline.cause() {
-                Some(cause) => error.with_source(cause),
-                None => error,
+        timeout(self.time_limit, response)
+            .await
+            .unwrap_or_else(|_| {
+                let address = &self.address;
+                let error =
+                    Error::disconnected(format!("Redis at {address} does not answer in time"));
+                Err(match self.pipeline.cause() {
+                    Some(cause) => error.with_source(cause),
+                    None => error,
+                })
             })
-        })
     }
 }

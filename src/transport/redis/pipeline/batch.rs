@@ -299,20 +299,20 @@ impl CommandBatch {
 
     /// Delivers responses, in the order of the commands. There may be fewer responses than
     /// commands.
-    pub(super) fn complete(&mut self, mut answers: Vec<Value>) {
-        for (request, answer) in self.requests.iter_mut().zip(&mut answers) {
+    pub(super) fn complete(&mut self, mut responses: Vec<Value>) {
+        for (request, response) in self.requests.iter_mut().zip(&mut responses) {
             if let Recipient::Handler(handler, number) = &request.recipient {
-                handler.completed(*number, Ok(std::mem::take(answer)));
+                handler.completed(*number, Ok(std::mem::take(response)));
                 request.recipient = Recipient::Delivered;
             }
         }
         let Some(completions) = &self.completions else {
             return;
         };
-        let answered = self.requests.iter_mut().zip(answers);
-        completions.complete(answered.filter_map(|(request, answer)| {
+        let answered = self.requests.iter_mut().zip(responses);
+        completions.complete(answered.filter_map(|(request, response)| {
             match std::mem::replace(&mut request.recipient, Recipient::Delivered) {
-                Recipient::Completion(index) => Some((index, Ok(answer))),
+                Recipient::Completion(index) => Some((index, Ok(response))),
                 _ => None,
             }
         }));

@@ -35,15 +35,15 @@ pub(super) struct InFlightPipeline {
 /// A batch with its responses so far, in the order of its commands.
 pub(super) struct InFlightBatch {
     pub(super) batch: CommandBatch,
-    pub(super) answers: Vec<Value>,
+    pub(super) responses: Vec<Value>,
 }
 
 impl InFlightPipeline {
     /// Adds the next response. Returns `true` if it is the last.
-    fn add_response(&mut self, answer: Value) -> bool {
+    fn add_response(&mut self, response: Value) -> bool {
         let oldest = &mut self.batches[self.complete];
-        oldest.answers.push(answer);
-        self.complete += usize::from(oldest.answers.len() == oldest.batch.len());
+        oldest.responses.push(response);
+        self.complete += usize::from(oldest.responses.len() == oldest.batch.len());
         self.complete == self.batches.len()
     }
 
@@ -51,7 +51,7 @@ impl InFlightPipeline {
     /// pipeline has no `WAIT`.
     pub(super) fn confirmation(&self) -> Option<Value> {
         let wait = self.batches.last().filter(|_| self.ends_in_wait)?;
-        Some(wait.answers.first().cloned().unwrap_or_default())
+        Some(wait.responses.first().cloned().unwrap_or_default())
     }
 }
 
@@ -100,7 +100,7 @@ impl InFlightPipelines {
         self.connection
             .send(batches.iter().flat_map(CommandBatch::commands));
         let batches = batches.into_iter().map(|batch| InFlightBatch {
-            answers: Vec::with_capacity(batch.len()),
+            responses: Vec::with_capacity(batch.len()),
             batch,
         });
         self.pipelines.push_back(InFlightPipeline {
@@ -126,10 +126,10 @@ impl InFlightPipelines {
             last_byte,
         } = self;
         poll_fn(|cx| {
-            while let Poll::Ready(answer) = connection.poll_response(cx) {
-                let answer = answer.map_err(Some)?;
+            while let Poll::Ready(response) = connection.poll_response(cx) {
+                let response = response.map_err(Some)?;
                 let oldest = pipelines.front_mut().expect("an answer was due");
-                if oldest.add_response(answer) {
+                if oldest.add_response(response) {
                     return Poll::Ready(Ok(pipelines.pop_front().expect("it is the oldest")));
                 }
             }

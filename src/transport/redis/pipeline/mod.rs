@@ -253,8 +253,8 @@ impl Pipeline {
         args: impl FnOnce(&mut Cmd),
         retry: Resend,
     ) -> Result<Value, Error> {
-        let answer = self.submit_script(script, keys, args, retry);
-        super::error::check(answer.await?)
+        let response = self.submit_script(script, keys, args, retry);
+        super::error::check(response.await?)
     }
 
     /// Runs an idempotent script, and runs it again after an unknown outcome. Unlike with
@@ -268,7 +268,7 @@ impl Pipeline {
         loop {
             match self.script(script, keys, &args, Resend::Never).await {
                 Err(error) if error.is_unknown_outcome() => {}
-                answer => return answer,
+                response => return response,
             }
         }
     }
@@ -378,14 +378,14 @@ enum Stage {
     /// The command waits for its permit.
     Permit(BoxFuture<'static, Result<Completion<Outcome>, Error>>),
     /// The command is queued or in flight, and waits for its response.
-    Answer(Completion<Outcome>),
+    Response(Completion<Outcome>),
     /// The pipeline's task has ended.
     Closed,
 }
 
 impl Stage {
     fn of(queued: Result<Completion<Outcome>, Error>) -> Self {
-        queued.map_or(Stage::Closed, Stage::Answer)
+        queued.map_or(Stage::Closed, Stage::Response)
     }
 }
 
@@ -411,8 +411,8 @@ impl Future for Submit {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             self.0 = match &mut self.0 {
-                Stage::Permit(waiting) => Stage::Answer(ready!(waiting.as_mut().poll(cx))?),
-                Stage::Answer(completion) => return Pin::new(completion).poll(cx),
+                Stage::Permit(waiting) => Stage::Response(ready!(waiting.as_mut().poll(cx))?),
+                Stage::Response(completion) => return Pin::new(completion).poll(cx),
                 Stage::Closed => return Poll::Ready(Err(error::runtime_ended())),
             }
         }

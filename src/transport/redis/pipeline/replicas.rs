@@ -39,10 +39,10 @@ pub(super) fn wait(Replicas { count, within }: Replicas) -> CommandBatch {
 }
 
 /// Pairs each response, except errors, with the response to `WAIT`.
-pub(super) fn attach(confirmation: &Value, answers: &mut [Value]) {
-    for answer in answers {
-        if !matches!(answer, Value::ServerError(_)) {
-            *answer = Value::Array(vec![std::mem::take(answer), confirmation.clone()]);
+pub(super) fn attach(confirmation: &Value, responses: &mut [Value]) {
+    for response in responses {
+        if !matches!(response, Value::ServerError(_)) {
+            *response = Value::Array(vec![std::mem::take(response), confirmation.clone()]);
         }
     }
 }

@@ -15,7 +15,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// `PUBLISH`. The message then reaches no worker, because workers subscribe at the new primary.
 pub(super) struct RoleCheck {
     last: Instant,
-    answer: Option<Completion<Outcome>>,
+    response: Option<Completion<Outcome>>,
 }
 
 impl RoleCheck {
@@ -23,7 +23,7 @@ impl RoleCheck {
     pub(super) fn since_now() -> Self {
         Self {
             last: Instant::now(),
-            answer: None,
+            response: None,
         }
     }
 
@@ -31,10 +31,10 @@ impl RoleCheck {
     pub(super) fn due_check(&mut self) -> Option<CommandBatch> {
         let now = Instant::now();
         let is_due = now - self.last >= CHECK_INTERVAL;
-        (is_due && self.answer.is_none()).then(|| {
+        (is_due && self.response.is_none()).then(|| {
             self.last = now;
-            let (batch, answer) = CommandBatch::of(redis::cmd("ROLE"));
-            self.answer = Some(answer);
+            let (batch, response) = CommandBatch::of(redis::cmd("ROLE"));
+            self.response = Some(response);
             batch
         })
     }
@@ -42,10 +42,10 @@ impl RoleCheck {
     /// Returns `true` if the check has a response, and the response says that the server is a
     /// replica.
     pub(super) fn is_demoted(&mut self) -> bool {
-        let answer = self.answer.as_mut().and_then(FutureExt::now_or_never);
-        if answer.is_some() {
-            self.answer = None;
+        let response = self.response.as_mut().and_then(FutureExt::now_or_never);
+        if response.is_some() {
+            self.response = None;
         }
-        matches!(answer, Some(Ok(role)) if is_replica(&role))
+        matches!(response, Some(Ok(role)) if is_replica(&role))
     }
 }

@@ -286,12 +286,14 @@ impl PipelineTask {
         self.role = RoleCheck::since_now();
         let end = self.exchange(&mut in_flight).await;
         let oldest = in_flight.pipelines.front().into_iter();
-        let answers = oldest.flat_map(|it| &it.batches).flat_map(|it| &it.answers);
-        self.protocol_error |= answers.into_iter().any(is_protocol_error);
+        let responses = oldest
+            .flat_map(|it| &it.batches)
+            .flat_map(|it| &it.responses);
+        self.protocol_error |= responses.into_iter().any(is_protocol_error);
         self.count_closed_connection(&mut in_flight, &end);
         for mut pipeline in in_flight.pipelines.into_iter().rev() {
-            for InFlightBatch { batch, answers } in pipeline.batches.iter_mut().rev() {
-                for index in (answers.len()..batch.len()).rev() {
+            for InFlightBatch { batch, responses } in pipeline.batches.iter_mut().rev() {
+                for index in (responses.len()..batch.len()).rev() {
                     let mut lost = batch.take(index);
                     match lost.retry(0) {
                         Resend::UntilAnswered if lost.closed_connections >= MAX_CLOSED => {
@@ -321,7 +323,7 @@ impl PipelineTask {
         let closed = closed && !self.protocol_error;
         let oldest = in_flight.pipelines.front_mut().into_iter();
         let first =
-            (oldest.flat_map(|it| &mut it.batches)).find(|it| it.answers.len() < it.batch.len());
+            (oldest.flat_map(|it| &mut it.batches)).find(|it| it.responses.len() < it.batch.len());
         let Some(InFlightBatch { batch, .. }) = first.filter(|it| closed && it.batch.len() == 1)
         else {
             return;
@@ -356,7 +358,7 @@ impl PipelineTask {
                     if self.status.borrow().cause.is_some() {
                         self.set_cause(None);
                     }
-                    let many = answered.batches.iter().any(|it| it.answers.len() > 1);
+                    let many = answered.batches.iter().any(|it| it.responses.len() > 1);
                     let health = self.deliver(answered);
                     if health == ServerHealth::Fine && self.down_since.is_some() {
                         self.set_state(ConnectionState::Connected, None);
@@ -411,11 +413,11 @@ impl PipelineTask {
         let confirmation = answered.confirmation();
         for InFlightBatch {
             mut batch,
-            mut answers,
+            mut responses,
         } in answered.batches
         {
-            for (index, answer) in answers.iter().enumerate() {
-                let Value::ServerError(error) = answer else {
+            for (index, response) in responses.iter().enumerate() {
+                let Value::ServerError(error) = response else {
                     continue;
                 };
                 self.protocol_error |= error::is_protocol_error(error);
@@ -459,9 +461,9 @@ impl PipelineTask {
                 }
             }
             if let Some(confirmation) = confirmation.as_ref().filter(|_| batch.replicas.is_some()) {
-                replicas::attach(confirmation, &mut answers);
+                replicas::attach(confirmation, &mut responses);
             }
-            batch.complete(answers);
+            batch.complete(responses);
             self.queue.reuse(batch.buffers());
         }
         for one in again.into_iter().rev() {
@@ -474,8 +476,8 @@ impl PipelineTask {
     }
 }
 
-fn is_protocol_error(answer: &Value) -> bool {
-    matches!(answer, Value::ServerError(error) if error::is_protocol_error(error))
+fn is_protocol_error(response: &Value) -> bool {
+    matches!(response, Value::ServerError(error) if error::is_protocol_error(error))
 }
 
 impl Drop for PipelineTask {

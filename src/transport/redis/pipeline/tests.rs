@@ -29,14 +29,14 @@ use crate::{
 
 /// The scripted reaction to a command.
 enum Act {
-    Answer(&'static str),
+    Response(&'static str),
     /// Responds with the command's last argument, a number.
     Echo,
     Close,
 }
-use Act::{Answer, Close, Echo};
+use Act::{Close, Echo, Response};
 
-const OK: Act = Answer("+OK\r\n");
+const OK: Act = Response("+OK\r\n");
 
 /// Starts a server with a list of reactions, one for each command. Returns a pipeline to it, and
 /// the commands that it receives. Commands after the last reaction get no response.
@@ -64,8 +64,8 @@ async fn pipeline_and_counters(
             }
             stream.write_all(b"+PONG\r\n").await.unwrap();
             while let Some(command) = read(&mut stream).await {
-                let answer = match acts.pop_front() {
-                    Some(Answer(answer)) => answer.to_owned(),
+                let response = match acts.pop_front() {
+                    Some(Response(response)) => response.to_owned(),
                     Some(Echo) => format!(":{}\r\n", command.split(' ').next_back().unwrap()),
                     Some(Close) => {
                         let _ = heard.send(command);
@@ -73,7 +73,7 @@ async fn pipeline_and_counters(
                     }
                     None => String::new(),
                 };
-                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.write_all(response.as_bytes()).await.unwrap();
                 let _ = heard.send(command);
             }
         }
@@ -112,8 +112,8 @@ fn ack(id: u32) -> redis::Cmd {
 #[tokio::test]
 async fn an_idempotent_command_is_sent_again_until_it_is_answered() {
     let (pipeline, mut commands, counters) = pipeline_and_counters([Close, Close, OK]).await;
-    let answer = pipeline.submit(ack(1), Resend::UntilAnswered).await;
-    assert_eq!(answer.unwrap(), Value::Text("OK".into()));
+    let response = pipeline.submit(ack(1), Resend::UntilAnswered).await;
+    assert_eq!(response.unwrap(), Value::Text("OK".into()));
     for _ in 0..3 {
         assert_eq!(commands.recv().await.unwrap(), "XACK 1");
     }
@@ -212,15 +212,15 @@ async fn commands_fail_when_the_task_of_the_pipeline_has_ended() {
 
 #[tokio::test]
 async fn a_server_that_is_not_ready_is_asked_again() {
-    let loading = || Answer("-LOADING Redis is loading the dataset in memory\r\n");
+    let loading = || Response("-LOADING Redis is loading the dataset in memory\r\n");
     let (pipeline, _commands) = pipeline([loading(), loading(), OK]).await;
-    let answer = pipeline.submit(ack(1), Resend::Never).await;
-    assert_eq!(answer.unwrap(), Value::Text("OK".into()));
+    let response = pipeline.submit(ack(1), Resend::Never).await;
+    assert_eq!(response.unwrap(), Value::Text("OK".into()));
 }
 
 #[tokio::test]
 async fn an_error_that_was_not_asked_for_ends_the_connection_and_answers_no_command() {
-    let unasked = || Answer("-ERR max number of clients reached\r\n");
+    let unasked = || Response("-ERR max number of clients reached\r\n");
     let (pipeline, mut commands) = pipeline([unasked(), unasked(), OK]).await;
     assert!(pipeline.submit(ack(1), Resend::UntilAnswered).await.is_ok());
     for _ in 0..3 {
@@ -231,7 +231,7 @@ async fn an_error_that_was_not_asked_for_ends_the_connection_and_answers_no_comm
 // Redis 6.2 wraps the error of a command inside a script.
 #[tokio::test]
 async fn a_demoted_server_is_left_where_a_script_says_that_it_is_one() {
-    let demoted = Answer(
+    let demoted = Response(
         "-ERR Error running script (call to f_1): @user_script:1: -READONLY You can't write\r\n",
     );
     let (pipeline, _commands, counters) = pipeline_and_counters([demoted, OK]).await;
@@ -241,7 +241,7 @@ async fn a_demoted_server_is_left_where_a_script_says_that_it_is_one() {
 
 #[tokio::test]
 async fn a_demoted_server_is_left_for_a_new_connection() {
-    let demoted = Answer("-READONLY You can't write against a read only replica.\r\n");
+    let demoted = Response("-READONLY You can't write against a read only replica.\r\n");
     let (pipeline, _commands, counters) = pipeline_and_counters([demoted, OK]).await;
     assert!(pipeline.submit(ack(1), Resend::Never).await.is_ok());
     assert_eq!(counters.snapshot().reconnects, 1);
@@ -251,24 +251,24 @@ async fn a_demoted_server_is_left_for_a_new_connection() {
 async fn commands_that_a_server_was_not_ready_for_wait_together() {
     const MANY: usize = 60;
     let loading = "-LOADING Redis is loading the dataset in memory\r\n";
-    let refusals = (0..2 * MANY).map(|_| Answer(loading));
+    let refusals = (0..2 * MANY).map(|_| Response(loading));
     let (pipeline, _commands) = pipeline(refusals.chain((0..MANY).map(|_| OK))).await;
     let all = (0..MANY as u32).map(|id| pipeline.submit(ack(id), Resend::Never));
     // One after the other, the commands would exceed the time limit.
-    for answer in futures_util::future::join_all(all).await {
-        assert_eq!(answer.unwrap(), Value::Text("OK".into()));
+    for response in futures_util::future::join_all(all).await {
+        assert_eq!(response.unwrap(), Value::Text("OK".into()));
     }
 }
 
 #[tokio::test]
 async fn all_commands_that_a_demoted_server_refuses_are_sent_to_the_next_server() {
     let demoted = "-READONLY You can't write against a read only replica.\r\n";
-    let refusals = (0..6).map(|_| Answer(demoted));
+    let refusals = (0..6).map(|_| Response(demoted));
     let (pipeline, _commands, counters) =
         pipeline_and_counters(refusals.chain((0..3).map(|_| OK))).await;
     let all = (1..=3).map(|id| pipeline.submit(ack(id), Resend::Never));
-    for answer in futures_util::future::join_all(all).await {
-        assert_eq!(answer.unwrap(), Value::Text("OK".into()));
+    for response in futures_util::future::join_all(all).await {
+        assert_eq!(response.unwrap(), Value::Text("OK".into()));
     }
     assert_eq!(counters.snapshot().reconnects, 2);
 }
@@ -276,10 +276,10 @@ async fn all_commands_that_a_demoted_server_refuses_are_sent_to_the_next_server(
 #[tokio::test]
 async fn a_script_that_the_server_does_not_know_is_sent_with_its_text() {
     static ECHO: Script = Script::new("return ARGV[1]");
-    let unknown = Answer("-NOSCRIPT No matching script. Please use EVAL.\r\n");
+    let unknown = Response("-NOSCRIPT No matching script. Please use EVAL.\r\n");
     let (pipeline, mut commands) = pipeline([unknown, Echo, Echo]).await;
     for expected in [7, 8] {
-        let answer = pipeline
+        let response = pipeline
             .script(
                 &ECHO,
                 &["k"],
@@ -289,7 +289,7 @@ async fn a_script_that_the_server_does_not_know_is_sent_with_its_text() {
                 Resend::UntilAnswered,
             )
             .await;
-        assert_eq!(answer.unwrap(), Value::Int(expected));
+        assert_eq!(response.unwrap(), Value::Int(expected));
     }
     let hash = redis::Script::new("return ARGV[1]").get_hash().to_owned();
     for expected in [
@@ -302,11 +302,11 @@ async fn a_script_that_the_server_does_not_know_is_sent_with_its_text() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_an_answer_to_submit_and_an_error_to_command() {
-    let refusal = || Answer("-ERR no\r\n");
+async fn a_refusal_is_a_response_to_submit_and_an_error_to_command() {
+    let refusal = || Response("-ERR no\r\n");
     let (pipeline, _commands) = pipeline([refusal(), refusal()]).await;
-    let answer = pipeline.submit(ack(1), Resend::Never).await.unwrap();
-    assert!(matches!(answer, Value::ServerError(_)));
+    let response = pipeline.submit(ack(1), Resend::Never).await.unwrap();
+    assert!(matches!(response, Value::ServerError(_)));
     let error = pipeline.command(ack(1), Resend::Never).await.unwrap_err();
     assert!(error.is_refused(), "{error:?}");
 }
@@ -314,9 +314,9 @@ async fn a_refusal_is_an_answer_to_submit_and_an_error_to_command() {
 #[tokio::test]
 async fn submitted_commands_are_answered_after_the_last_handle_is_dropped() {
     let (pipeline, _commands) = pipeline([Close, OK]).await;
-    let answer = pipeline.submit(ack(1), Resend::UntilAnswered);
+    let response = pipeline.submit(ack(1), Resend::UntilAnswered);
     drop(pipeline);
-    assert!(answer.await.is_ok());
+    assert!(response.await.is_ok());
 }
 
 #[tokio::test]
@@ -327,9 +327,9 @@ async fn nothing_is_lost_or_swapped_over_many_commands_at_once() {
         .collect();
     // The queue has room for only the first commands. The other commands are queued as they are
     // polled.
-    let answers = futures_util::future::join_all(all).await;
-    for (n, answer) in answers.into_iter().enumerate() {
-        assert_eq!(answer.unwrap(), Value::Int(n as i64));
+    let responses = futures_util::future::join_all(all).await;
+    for (n, response) in responses.into_iter().enumerate() {
+        assert_eq!(response.unwrap(), Value::Int(n as i64));
     }
 }
 
@@ -352,7 +352,7 @@ async fn a_server_that_does_not_answer_is_given_up_after_five_seconds() {
 
 #[tokio::test]
 async fn commands_behind_one_that_the_server_could_not_read_are_sent_again() {
-    let refusal = Answer("-ERR Protocol error: invalid bulk length\r\n");
+    let refusal = Response("-ERR Protocol error: invalid bulk length\r\n");
     // The server closes the connection at the second command, and does not run it.
     let (pipeline, mut commands) = pipeline([refusal, Close, OK]).await;
     let large = pipeline.submit(ack(1), Resend::Never);
@@ -383,6 +383,6 @@ async fn a_large_command_at_which_the_server_closes_every_connection_fails_alone
 #[tokio::test]
 async fn a_small_command_is_sent_again_over_any_number_of_lost_connections() {
     let (pipeline, _commands) = pipeline([Close, Close, Close, Close, OK]).await;
-    let answer = pipeline.submit(ack(1), Resend::UntilAnswered);
-    answer.await.expect("it is answered");
+    let response = pipeline.submit(ack(1), Resend::UntilAnswered);
+    response.await.expect("it is answered");
 }

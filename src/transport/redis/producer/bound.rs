@@ -241,12 +241,12 @@ impl Redis {
         let pipeline = self.shared.pipeline.of(&keys.primary);
         let primary = [&*keys.primary];
         // After an unknown outcome the script runs again. That is safe, since it sends no message.
-        let answer = pipeline.script_until_known(&scripts::COUNT_WAITING, &primary, args);
-        let answer = answer.await.and_then(read);
+        let response = pipeline.script_until_known(&scripts::COUNT_WAITING, &primary, args);
+        let response = response.await.and_then(read);
         let mut window = lock(&stream.window);
         window.is_renewing = false;
         let now = Instant::now();
-        let waiting = answer?;
+        let waiting = response?;
         if let Some(most) = waiting.iter().max_by_key(|waiting| waiting.messages) {
             window.rate.add_measurement(now, most);
         }
@@ -322,8 +322,8 @@ impl Window {
 }
 
 /// Decodes the response of the script.
-pub(in crate::transport::redis) fn read(answer: Value) -> Result<Vec<Waiting>, Error> {
-    let groups = array(answer)?.into_iter().map(|group| {
+pub(in crate::transport::redis) fn read(response: Value) -> Result<Vec<Waiting>, Error> {
+    let groups = array(response)?.into_iter().map(|group| {
         let [group, messages, age, read] = exactly(group)?;
         let group = bytes(group)?;
         let number = |value: &Value| Ok::<_, Error>(u64::try_from(integer(value)?).ok());

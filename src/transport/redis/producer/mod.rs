@@ -315,12 +315,12 @@ impl From<Stored> for Reply {
 }
 
 /// Decodes the response to an `XADD`, or to the script `ACCEPT`.
-pub(super) fn accepted(answer: Value) -> Result<Stored, Error> {
+pub(super) fn accepted(response: Value) -> Result<Stored, Error> {
     let without_id = || Error::new(ErrorKind::Decode, "Redis answered `XADD` without an id");
-    let (id, outcome) = match error::check(answer)? {
+    let (id, outcome) = match error::check(response)? {
         Value::Text(id) => (id, 0),
-        answer => {
-            let [id, outcome] = exactly(answer).map_err(|_| without_id())?;
+        response => {
+            let [id, outcome] = exactly(response).map_err(|_| without_id())?;
             (bytes(id)?, integer(&outcome)?)
         }
     };
@@ -376,23 +376,23 @@ impl Future for SendFuture {
             // The boxed future counts the message as sent. A request is counted with the response
             // to its `XADD`, which may come after the reply.
             SendWork::Boxed(reply) => return reply.as_mut().poll(cx),
-            SendWork::Task(answer) => {
-                let answer = ready!(Pin::new(answer).poll(cx));
-                answer.and_then(accepted).map(Reply::from)
+            SendWork::Task(response) => {
+                let response = ready!(Pin::new(response).poll(cx));
+                response.and_then(accepted).map(Reply::from)
             }
-            SendWork::Replicated(answer, asked) => {
+            SendWork::Replicated(response, asked) => {
                 let asked = *asked;
-                let answer = ready!(Pin::new(answer).poll(cx));
-                let reply = answer.and_then(|answer| replicas::confirmed(answer, asked));
+                let response = ready!(Pin::new(response).poll(cx));
+                let reply = response.and_then(|response| replicas::confirmed(response, asked));
                 // If too few replicas have confirmed a task, it is still stored, so it is counted.
                 if reply.as_ref().is_err_and(Error::is_unreplicated) {
                     self.counters.sent.increment();
                 }
                 reply.map(Reply::from)
             }
-            SendWork::Event(answer) => {
-                let answer = ready!(Pin::new(answer).poll(cx));
-                answer.and_then(error::check).map(|_| Reply::default())
+            SendWork::Event(response) => {
+                let response = ready!(Pin::new(response).poll(cx));
+                response.and_then(error::check).map(|_| Reply::default())
             }
         };
         if reply.is_ok() {

@@ -53,12 +53,12 @@ impl Redis {
 /// Decodes the response to a task that replicas confirm. Fails if too few replicas have confirmed
 /// the task.
 pub(in crate::transport::redis) fn confirmed(
-    answer: Value,
+    response: Value,
     asked: Replicas,
 ) -> Result<Stored, Error> {
-    let answers = array(error::check(answer)?)?;
-    let count = answers.len();
-    let Ok([stored, confirmation]) = <[Value; 2]>::try_from(answers) else {
+    let responses = array(error::check(response)?)?;
+    let count = responses.len();
+    let Ok([stored, confirmation]) = <[Value; 2]>::try_from(responses) else {
         return Err(miscounted(2, count));
     };
     let stored = accepted(stored)?;

@@ -250,10 +250,10 @@ impl Promoters {
                 let args = |cmd: &mut Cmd| {
                     cmd.arg(MOVED_AT_ONCE).arg(MOVED_BYTES).arg("");
                 };
-                let answer = pipeline
+                let response = pipeline
                     .script(&scripts::PROMOTE, &names, args, Resend::Never)
                     .await;
-                let promoted = answer.and_then(Promoted::read).ok();
+                let promoted = response.and_then(Promoted::read).ok();
                 wait = promoted.and_then(|promoted| promoted.next);
                 wait = wait.filter(|wait| *wait < SOON);
             }
@@ -275,8 +275,8 @@ pub(in crate::transport::redis) struct Promoted {
 
 impl Promoted {
     /// Decodes the script's response.
-    pub(in crate::transport::redis) fn read(answer: Value) -> Result<Self, Error> {
-        let [moved, lost, next] = integers(answer)?;
+    pub(in crate::transport::redis) fn read(response: Value) -> Result<Self, Error> {
+        let [moved, lost, next] = integers(response)?;
         Ok(Self {
             moved: moved.unsigned_abs(),
             lost: lost.unsigned_abs(),

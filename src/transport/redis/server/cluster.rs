@@ -186,8 +186,8 @@ async fn read_map(login: &Login, node: &Address) -> Result<Map, Error> {
         _ => {}
     }
     let slots = redis::cmd("CLUSTER").arg("SLOTS").to_owned();
-    let answer = login.ask(node, &mut connection, &slots).await?;
-    let map = decode_slots(error::check(answer)?, node)?;
+    let response = login.ask(node, &mut connection, &slots).await?;
+    let map = decode_slots(error::check(response)?, node)?;
     if map.primaries.is_empty() {
         return Err(Error::disconnected(format!(
             "no node of the Redis Cluster at {node} serves a slot yet"
@@ -198,9 +198,9 @@ async fn read_map(login: &Login, node: &Address) -> Result<Map, Error> {
 
 /// Decodes the response to `CLUSTER SLOTS` from the node at `node`.
 /// <https://redis.io/docs/latest/commands/cluster-slots/>
-pub(super) fn decode_slots(answer: Value, node: &Address) -> Result<Map, Error> {
+pub(super) fn decode_slots(response: Value, node: &Address) -> Result<Map, Error> {
     let mut map = Map::default();
-    for range in array(answer)? {
+    for range in array(response)? {
         let mut parts = array(range)?.into_iter();
         let mut part = || {
             parts
@@ -284,11 +284,11 @@ mod tests {
 
     #[test]
     fn each_slot_has_the_primary_of_its_range() {
-        let answer = Value::Array(vec![
+        let response = Value::Array(vec![
             range(0, 99, text("a"), 7000),
             range(100, 16_383, text("b"), 7001),
         ]);
-        let map = decode_slots(answer, &asked()).unwrap();
+        let map = decode_slots(response, &asked()).unwrap();
         let owner = |slot| map.owner(HashSlot(slot)).map(ToString::to_string);
         assert_eq!(owner(99).as_deref(), Some("a:7000"));
         assert_eq!(owner(100).as_deref(), Some("b:7001"));
@@ -312,12 +312,12 @@ mod tests {
 
     #[test]
     fn a_node_without_a_host_is_at_the_host_that_was_asked() {
-        let answer = Value::Array(vec![
+        let response = Value::Array(vec![
             range(0, 0, Value::Nil, 7000),
             range(1, 1, text(""), 7001),
             range(2, 2, text("?"), 7002),
         ]);
-        let map = decode_slots(answer, &asked()).unwrap();
+        let map = decode_slots(response, &asked()).unwrap();
         let owner = |slot| map.owner(HashSlot(slot)).map(ToString::to_string);
         assert_eq!(owner(0).as_deref(), Some("here:7000"));
         assert_eq!(owner(1).as_deref(), Some("here:7001"));
@@ -325,15 +325,15 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_another_form_is_an_error() {
-        for answer in [
+    fn a_response_of_another_form_is_an_error() {
+        for response in [
             Value::Int(1),
             Value::Array(vec![Value::Int(1)]),
             Value::Array(vec![range(0, 16_384, text("a"), 1)]),
             Value::Array(vec![range(0, 1, text("a"), 65_536)]),
             Value::Array(vec![Value::Array(vec![Value::Int(0), Value::Int(1)])]),
         ] {
-            assert!(decode_slots(answer, &asked()).is_err());
+            assert!(decode_slots(response, &asked()).is_err());
         }
     }
 

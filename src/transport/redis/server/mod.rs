@@ -299,7 +299,7 @@ impl Connector {
             // A worker needs no permission for `INFO`. Without that permission, the checks are
             // skipped.
             Value::ServerError(error) if error.code() == "NOPERM" => return Ok(connection),
-            answer => text(error::check(answer)?),
+            response => text(error::check(response)?),
         };
         check_version(&address, &info)?;
         // Valkey's name for `redis_mode` is `server_mode`.

@@ -113,11 +113,11 @@ impl Renewal {
 
     /// Handles the response to the command. After a refusal the old login stays valid, and another
     /// attempt follows.
-    pub(in crate::transport::redis) fn answered<T>(&mut self, answer: RedisResult<T>) {
+    pub(in crate::transport::redis) fn answered<T>(&mut self, response: RedisResult<T>) {
         let RenewalState::Sent(lifetime) = self.state else {
             return;
         };
-        match answer {
+        match response {
             Ok(_) => {
                 self.failures = 0;
                 self.state = RenewalState::after(lifetime);

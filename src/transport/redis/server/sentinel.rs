@@ -80,13 +80,13 @@ impl Sentinels {
             ))
             .with_source(redis::RedisError::from(refusal))),
             Value::ServerError(refusal) => Err(error::refused(refusal)),
-            answer => primary_address(answer),
+            response => primary_address(response),
         }
     }
 }
 
-fn primary_address(answer: Value) -> Result<Address, Error> {
-    let [host, port] = exactly(answer)?;
+fn primary_address(response: Value) -> Result<Address, Error> {
+    let [host, port] = exactly(response)?;
     let (host, port) = (response::bytes(host)?, response::bytes(port)?);
     let port = std::str::from_utf8(&port)
         .ok()

@@ -20,7 +20,7 @@ pub(super) struct AheadRead {
     command: ReadCommand,
     progress: ByteProgress,
     /// Runs in a task that owns the connection, so that the response is parsed concurrently.
-    answer: JoinHandle<(BlockingConnection, Result<RedisResult<Value>, Elapsed>)>,
+    response: JoinHandle<(BlockingConnection, Result<RedisResult<Value>, Elapsed>)>,
 }
 
 impl Fetch {
@@ -50,31 +50,31 @@ impl Fetch {
         let script = command.script();
         let progress = connection.inner.progress();
         let arriving = progress.clone();
-        let answer = tokio::spawn(async move {
-            let answer = connection.read(&encoded, script);
-            let answer = progress.watch(GRACE, GRACE, answer).await;
-            (connection, answer)
+        let response = tokio::spawn(async move {
+            let response = connection.read(&encoded, script);
+            let response = progress.watch(GRACE, GRACE, response).await;
+            (connection, response)
         });
         self.parts.reading.begin();
         self.ahead = Some(AheadRead {
             asked,
             command,
             progress: arriving,
-            answer,
+            response,
         });
     }
 
     /// Waits for the entries of a read that was sent ahead.
     pub(super) async fn arrival(&mut self, ahead: AheadRead) -> Result<Vec<Entry>, Error> {
-        let answer = tokio::select! {
+        let response = tokio::select! {
             biased;
-            answer = ahead.answer => answer,
+            response = ahead.response => response,
             never = self.parts.recovery.renew_arriving(ahead.progress.watched()) => match never {},
         };
-        let (connection, answer) = answer.map_err(|_| self.lost())?;
+        let (connection, response) = response.map_err(|_| self.lost())?;
         self.connection = Some(connection);
-        let answer = self.arrived(answer)?;
-        let entries = self.entries(&ahead.command, answer).await?;
+        let response = self.arrived(response)?;
+        let entries = self.entries(&ahead.command, response).await?;
         self.note(ahead.command.room, &entries);
         Ok(entries)
     }

@@ -161,12 +161,12 @@ impl BlockingConnection {
         command: &Vec<u8>,
         script: Option<&'static Script>,
     ) -> RedisResult<Value> {
-        let answer = self.inner.command(command).await?;
+        let response = self.inner.command(command).await?;
         match script {
-            Some(script) if error::code(&answer) == Some("NOSCRIPT") => {
+            Some(script) if error::code(&response) == Some("NOSCRIPT") => {
                 self.inner.command(&script.with_text(command)).await
             }
-            _ => Ok(answer),
+            _ => Ok(response),
         }
     }
 }
@@ -408,8 +408,8 @@ impl Fetch {
                     };
                     let keys = [stream.key_of(which), owner.as_str()];
                     let script = &scripts::INHERIT;
-                    let answer = pipeline.script(script, &keys, args, Resend::Never).await?;
-                    let [count, next] = exactly(answer)?;
+                    let response = pipeline.script(script, &keys, args, Resend::Never).await?;
+                    let [count, next] = exactly(response)?;
                     let Ok(count) = u64::try_from(integer(&count)?) else {
                         order.break_off();
                         return Ok(());
@@ -876,16 +876,16 @@ impl Fetch {
         block: Option<Duration>,
     ) -> Result<Vec<Entry>, Error> {
         if let Some(woken) = &self.parts.woken {
-            let answer = woken.read(&command.cmd, command.script());
-            let answer = tokio::select! {
+            let response = woken.read(&command.cmd, command.script());
+            let response = tokio::select! {
                 biased;
-                answer = answer => answer,
+                response = response => response,
                 never = self.parts.recovery.renew_arriving(|| true) => match never {},
             };
-            if answer.as_ref().is_err_and(Error::is_unknown_outcome) {
+            if response.as_ref().is_err_and(Error::is_unknown_outcome) {
                 self.parts.recovery.begin();
             }
-            return self.entries(command, answer?).await;
+            return self.entries(command, response?).await;
         }
         if self.connection.is_none() {
             self.connection = Some(self.connect().await?);
@@ -911,56 +911,60 @@ impl Fetch {
         let limit = block.unwrap_or_default() + GRACE;
         let progress = connection.inner.progress();
         let encoded = command.cmd.get_packed_command();
-        let answer = async {
-            let answer = connection.read(&encoded, command.script());
+        let response = async {
+            let response = connection.read(&encoded, command.script());
             let Some(block) = block else {
-                return answer.await;
+                return response.await;
             };
             tokio::select! {
                 biased;
-                answer = answer => answer,
+                response = response => response,
                 never = parts.blocked.end_overrun(id, block) => match never {},
             }
         };
-        let answer = tokio::select! {
+        let response = tokio::select! {
             biased;
-            answer = progress.watch(limit, GRACE, answer) => answer,
+            response = progress.watch(limit, GRACE, response) => response,
             never = parts.recovery.renew_arriving(progress.watched()) => match never {},
         };
         parts.blocked.set(0);
         parts.buffer.set_reading(false);
-        let answer = self.arrived(answer)?;
-        self.entries(command, answer).await
+        let response = self.arrived(response)?;
+        self.entries(command, response).await
     }
 
-    /// Returns the response. If there is none, drops the connection and returns the error. `answer`
-    /// is `Elapsed` if no response came in time.
-    fn arrived(&mut self, answer: Result<RedisResult<Value>, Elapsed>) -> Result<Value, Error> {
-        match answer {
-            Ok(Ok(answer)) => Ok(answer),
+    /// Returns the response. If there is none, drops the connection and returns the error.
+    /// `response` is `Elapsed` if no response came in time.
+    fn arrived(&mut self, response: Result<RedisResult<Value>, Elapsed>) -> Result<Value, Error> {
+        match response {
+            Ok(Ok(response)) => Ok(response),
             Ok(Err(cause)) => Err(self.lost().with_source(cause)),
             Err(_) => Err(self.lost()),
         }
     }
 
     /// Decodes the entries of a response.
-    async fn entries(&mut self, command: &ReadCommand, answer: Value) -> Result<Vec<Entry>, Error> {
+    async fn entries(
+        &mut self,
+        command: &ReadCommand,
+        response: Value,
+    ) -> Result<Vec<Entry>, Error> {
         // This is no failure: a key was deleted, or another client sent `CLIENT UNBLOCK`.
-        if error::code(&answer) == Some("UNBLOCKED") {
+        if error::code(&response) == Some("UNBLOCKED") {
             self.poll_first |= !self.reads_one_stream();
             return Ok(Vec::new());
         }
-        let answer = match self.checked(answer) {
+        let response = match self.checked(response) {
             // One of the streams caused the error. The script finds it.
             Err(error) if error.is_refused() && matches!(command.by, ReadBy::Part) => {
                 self.set.note_plain(0, command.room);
                 return Ok(Vec::new());
             }
-            answer => answer?,
+            response => response?,
         };
         let read = match command.by {
-            ReadBy::Plain | ReadBy::Part => Ok((answer, Vec::new(), false)),
-            ReadBy::Script(_) => by_script(answer),
+            ReadBy::Plain | ReadBy::Part => Ok((response, Vec::new(), false)),
+            ReadBy::Script(_) => by_script(response),
         };
         let names = self.set.names();
         let read = read.and_then(|(found, failed, at_limit)| {
@@ -1024,14 +1028,14 @@ impl Fetch {
 
     /// Returns the response, or the server's error as an `Err`. Drops the connection if the server
     /// was demoted.
-    fn checked(&mut self, answer: Value) -> Result<Value, Error> {
-        if let Value::ServerError(refusal) = &answer
+    fn checked(&mut self, response: Value) -> Result<Value, Error> {
+        if let Value::ServerError(refusal) = &response
             && error::is_demoted(refusal)
         {
             // A new connection finds the new primary.
             self.connection = None;
         }
-        error::check(answer)
+        error::check(response)
     }
 
     /// Connects, until the buffer is stopped.
@@ -1102,8 +1106,8 @@ type ByScript = (Value, Vec<(usize, String)>, bool);
 
 /// Splits the script's response. Returns each stream that could not be read as its position, from
 /// 0, and its error.
-pub(super) fn by_script(answer: Value) -> Result<ByScript, Error> {
-    let [found, failed, at_limit] = exactly(answer)?;
+pub(super) fn by_script(response: Value) -> Result<ByScript, Error> {
+    let [found, failed, at_limit] = exactly(response)?;
     let at_limit = integer(&at_limit)? == 1;
     let mut parts = array(failed)?.into_iter();
     let mut failed = Vec::new();
