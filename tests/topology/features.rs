@@ -19,7 +19,6 @@ use crate::{
     support::{
         cluster::Cluster,
         raw::{self, eventually},
-        version,
         worker::Worker,
     },
 };
@@ -305,7 +304,10 @@ async fn statistics_and_tail_work_on_every_node() {
 #[cfg(feature = "cli")]
 #[tokio::test]
 async fn the_program_works_with_the_url_of_a_cluster() {
-    use crate::program::{campanile_at, run};
+    use crate::{
+        program::{campanile_at, run},
+        support::version,
+    };
 
     let scene = Scene::start().await;
     let app = Router::new()
