@@ -1,17 +1,18 @@
 //! A model of the CPU time of a task on many nodes, from measurements of one.
 //!
-//! A batch of tasks costs three exchanges with a node: one that adds them, one that reads them and
-//! one that acknowledges them. A process that has `m` tasks in flight on `n` nodes has batches of
-//! `m / n` tasks. So the node reads from connections
+//! A batch of tasks costs three exchanges with a node: one adds them, one reads them and one
+//! acknowledges them. A process that has `m` tasks in flight, sends to all of `n` nodes and reads
+//! from `k` of them, adds batches of `m / n` tasks, and reads and acknowledges batches of `m / k`.
+//! So the nodes read from connections
 //!
 //! ```text
-//! x(n, m) = min(3, 3 n / m)
+//! x = min(1, n / m) + min(2, 2 k / m)
 //! ```
 //!
-//! times a task. At full load a task costs `a + b x` of CPU time at the nodes, and so it does, with
-//! another `a` and `b`, in the processes of senders and workers. Two measurements of one stream on
-//! one primary, with few and with many tasks in flight, show these numbers. The costs of three
-//! primaries are then predicted, and measured.
+//! times a task. At full load a task costs `a + b x` of CPU time. The nodes have one `a` and `b`, the
+//! processes of senders and workers another. Two measurements of one stream on one primary, with few
+//! and with many tasks in flight, show both. The costs of three primaries are then predicted, and
+//! measured.
 
 use serde::Serialize;
 
@@ -23,9 +24,6 @@ use crate::{
     workload::{Job, Round},
 };
 
-/// The exchanges of a batch.
-const EXCHANGES: f64 = 3.0;
-
 /// The numbers of tasks in flight, and of senders, from which the costs are computed.
 const MANY: usize = 64;
 const FEW: usize = 8;
@@ -36,8 +34,8 @@ const BETWEEN: usize = 16;
 /// The numbers of partitions on three primaries whose costs are predicted.
 const PARTITIONS: [usize; 3] = [3, 16, 64];
 
-/// The numbers of nodes of the table.
-const NODES: [usize; 4] = [1, 3, 10, 100];
+/// The numbers of nodes of the table, beside one.
+const NODES: [usize; 3] = [3, 10, 100];
 
 #[derive(Serialize)]
 pub(crate) struct Model {
@@ -67,7 +65,7 @@ struct Check {
 #[derive(Serialize)]
 struct Carried {
     nodes: usize,
-    /// The number of nodes that each process sends to and reads from.
+    /// The number of nodes that each process reads from. It sends to all.
     reads_from: usize,
     /// The number of tasks that each process has in flight.
     in_flight: usize,
@@ -113,11 +111,11 @@ pub(crate) async fn run(one: &Probe, three: &Probe, job: Job, rounds: usize) -> 
         let case = format!("three primaries, {count} partitions");
         model.check(case, 3, MANY, of(rounds));
     }
+    model.carry(1, 1, MANY);
     for nodes in NODES {
-        model.carry(nodes, 1, MANY);
-        if nodes > 1 {
-            model.carry(nodes, nodes, MANY);
-            model.carry(nodes, nodes, MANY * nodes);
+        for in_flight in [MANY, MANY * nodes] {
+            model.carry(nodes, 1, in_flight);
+            model.carry(nodes, nodes, in_flight);
         }
     }
     model.print();
@@ -134,8 +132,9 @@ fn in_flight(mut job: Job, count: usize) -> Job {
 }
 
 /// The exchanges of a task.
-fn exchanges(nodes: usize, in_flight: usize) -> f64 {
-    EXCHANGES.min(EXCHANGES * nodes as f64 / in_flight as f64)
+fn exchanges(nodes: usize, reads_from: usize, in_flight: usize) -> f64 {
+    let of_each = |nodes: usize| 1_f64.min(nodes as f64 / in_flight as f64);
+    of_each(nodes) + 2.0 * of_each(reads_from)
 }
 
 impl Cost {
@@ -155,7 +154,7 @@ impl Cost {
 
 impl Model {
     fn check(&mut self, case: String, nodes: usize, in_flight: usize, measured: Figures) {
-        let exchanges = exchanges(nodes, in_flight);
+        let exchanges = exchanges(nodes, nodes, in_flight);
         self.checks.push(Check {
             case,
             reads: [exchanges, measured.reads],
@@ -165,7 +164,7 @@ impl Model {
     }
 
     fn carry(&mut self, nodes: usize, reads_from: usize, in_flight: usize) {
-        let reads = exchanges(reads_from, in_flight);
+        let reads = exchanges(nodes, reads_from, in_flight);
         let (client, node) = (self.client.at(reads), self.node.at(reads));
         let per_second = nodes as f64 * 1e6 / node;
         self.carried.push(Carried {
