@@ -14,6 +14,7 @@
 //! cargo bench --bench redis -- --soak 1000000              # memory while a million tasks pass
 //! cargo bench --bench redis -- --shutdown                  # with 10,000 deliveries held
 //! cargo bench --bench redis -- --idle                      # 100 workers that have nothing to do
+//! cargo bench --bench redis -- --cluster                   # clusters and partitions, and a model of both
 //! ```
 //!
 //! All commands take `--quick`, and these options for the messages and the worker:
@@ -26,6 +27,7 @@
 //!                       both sides; or nothing: handlers do nothing
 //! --routes <n>          the number of names, used in turn
 //! --streams <n>         the number of streams, used in turn, all served by the worker
+//! --partitions <n>      the number of partitions of the stream, instead
 //! --bound <n>           our senders have this bound on what waits, and wait for room; compare with a
 //!                       run without it
 //! --processes <1 to 4>  run the worker in this number of child processes; for tasks and drains
@@ -63,6 +65,8 @@ mod address;
 mod args;
 #[path = "redis/clock.rs"]
 mod clock;
+#[path = "redis/cluster.rs"]
+mod cluster;
 #[path = "redis/curves.rs"]
 mod curves;
 #[path = "redis/delay.rs"]
@@ -73,6 +77,8 @@ mod distant;
 mod figures;
 #[path = "redis/idle.rs"]
 mod idle;
+#[path = "redis/model.rs"]
+mod model;
 #[path = "redis/open.rs"]
 mod open;
 #[path = "redis/ours.rs"]
@@ -173,6 +179,7 @@ async fn all() {
             "1024",
         ],
         vec!["--curves", &curves],
+        vec!["--workload", "task-64", "--partitions", "3"],
         vec!["--soak", "1000", "--aof"],
         vec![
             "--workload",
@@ -188,6 +195,7 @@ async fn all() {
         vec!["--ablation"],
         vec!["--shutdown"],
         vec!["--idle"],
+        vec!["--cluster"],
     ] {
         println!("{}", words.join(" "));
         let words = words.into_iter().map(str::to_owned);
@@ -242,6 +250,10 @@ async fn run(args: Args) {
             let rest = Duration::from_secs_f64(seconds);
             let sides = idle::run(&probe, &args.setup, workers, rest, light).await;
             args.write(&scene, &sides);
+        }
+        Mode::Cluster => {
+            let found = cluster::run(&probe, &args).await;
+            args.write(&scene, &[found]);
         }
     }
 }

@@ -49,8 +49,9 @@ impl Address {
         builder.connect().await.expect("a connection")
     }
 
-    /// A client of bare redis-rs.
+    /// A client of bare redis-rs. It takes a cluster of one primary for a server.
     pub(crate) fn client(&self) -> redis::Client {
+        let url = self.url.replacen("redis+cluster", "redis", 1);
         let client = match &self.certificate {
             #[cfg(feature = "redis-rustls")]
             Some(certificate) => {
@@ -61,9 +62,9 @@ impl Address {
                     client_tls: None,
                     root_cert: Some(certificate.clone()),
                 };
-                redis::Client::build_with_tls(&*self.url, trusted)
+                redis::Client::build_with_tls(url, trusted)
             }
-            _ => redis::Client::open(&*self.url),
+            _ => redis::Client::open(url),
         };
         client.expect("the URL is valid")
     }

@@ -44,6 +44,7 @@ pub(crate) enum Mode {
     Soak(usize),
     Shutdown,
     Idle,
+    Cluster,
     #[cfg(feature = "ablation")]
     Ablation,
 }
@@ -67,6 +68,7 @@ impl Args {
                 "--handler" => args.setup.handlers_wait = waits(&value()?)?,
                 "--routes" => args.setup.routes = number(&value()?)?,
                 "--streams" => args.setup.streams = number(&value()?)?,
+                "--partitions" => args.setup = args.setup.partitions(number(&value()?)?),
                 "--bound" => args.setup.bound = number(&value()?)?,
                 "--processes" => args.setup.processes = number(&value()?)?,
                 "--delay-us" => args.setup.delay_us = number(&value()?)?,
@@ -87,6 +89,7 @@ impl Args {
                 "--ablation" => return Err("--ablation needs --features ablation".into()),
                 "--shutdown" => modes.push(Mode::Shutdown),
                 "--idle" => modes.push(Mode::Idle),
+                "--cluster" => modes.push(Mode::Cluster),
                 // `cargo bench` passes `--bench` to every bench; `cargo test` does not.
                 "--bench" => args.measured = true,
                 _ => return Err(format!("unknown argument {word}")),
@@ -94,7 +97,8 @@ impl Args {
         }
         if modes.len() > 1 {
             return Err(
-                "--curves, --soak, --shutdown, --idle and --ablation are one at a time".into(),
+                "--curves, --soak, --shutdown, --idle, --cluster and --ablation are one at a time"
+                    .into(),
             );
         }
         args.mode = modes.pop().unwrap_or_default();
@@ -104,6 +108,10 @@ impl Args {
 
     fn complete(&mut self) -> Result<(), String> {
         let (processes, paced) = (self.setup.processes, !self.rates.is_empty());
+        let changed = processes > 0 || paced || self.setup.tls || self.setup.delay_us > 0;
+        if self.mode == Mode::Cluster && changed {
+            return Err("--cluster is without --processes, --rate, --tls and --delay-us".into());
+        }
         if processes > 4 {
             return Err("--processes goes up to 4".into());
         }
@@ -149,8 +157,18 @@ impl Args {
         self.workloads.iter().flat_map(jobs).collect()
     }
 
-    /// The rounds of one workload.
+    /// The rounds of one workload, at each of the rates.
     pub(crate) fn jobs_of(&self, workload: &Workload) -> Vec<Job> {
+        let job = self.job(workload);
+        if self.rates.is_empty() {
+            return vec![job];
+        }
+        let at_rate = |&rate| self.at_rate(&job, rate);
+        self.rates.iter().map(at_rate).collect()
+    }
+
+    /// The rounds of one workload, with messages sent as fast as possible.
+    pub(crate) fn job(&self, workload: &Workload) -> Job {
         let mut job = Job {
             name: workload.name,
             work: workload.work,
@@ -164,15 +182,16 @@ impl Args {
         if let (Some(backlog), Work::Drain { .. }) = (self.backlog, job.work) {
             job.count = backlog;
         }
-        if self.rates.is_empty() {
-            return vec![job];
-        }
-        let at_rate = |&rate| Job {
+        job
+    }
+
+    /// The same rounds, with messages sent at this rate.
+    pub(crate) fn at_rate(&self, job: &Job, rate: usize) -> Job {
+        Job {
             rate: Some(rate),
             count: ((rate as f64 * self.extent(SECONDS)) as usize).max(1),
-            ..job
-        };
-        self.rates.iter().map(at_rate).collect()
+            ..*job
+        }
     }
 
     /// Writes the measurements to the file, if one is given.

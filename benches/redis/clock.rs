@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    probe::{Commands, Probe},
+    probe::{Probe, Used},
     process,
     workload::Round,
 };
@@ -14,8 +14,7 @@ pub(crate) struct Clock<'a> {
     /// The processes of senders and workers.
     processes: Vec<u32>,
     client: Duration,
-    redis: Duration,
-    commands: Commands,
+    used: Used,
     started: Instant,
 }
 
@@ -24,11 +23,10 @@ impl<'a> Clock<'a> {
     pub(crate) async fn start(probe: &'a Probe, workers: &[u32]) -> Self {
         let mut processes = vec![std::process::id()];
         processes.extend(workers);
-        let (redis, commands) = probe.used().await;
+        let used = probe.used().await;
         processes.iter().copied().for_each(process::reset_peak);
         Self {
-            redis,
-            commands,
+            used,
             client: cpu(&processes),
             processes,
             probe,
@@ -41,15 +39,17 @@ impl<'a> Clock<'a> {
         let elapsed = self.started.elapsed();
         let client = cpu(&self.processes).saturating_sub(self.client);
         let peak = self.processes.iter().copied().map(process::peak).sum();
-        let (redis, mut commands) = self.probe.used().await;
-        for (name, before) in self.commands {
+        let used = self.probe.used().await;
+        let mut commands = used.commands;
+        for (name, before) in self.used.commands {
             *commands.entry(name).or_default() -= before;
         }
         commands.retain(|_, calls| *calls > 0);
         Round {
             elapsed,
             client,
-            redis: redis.saturating_sub(self.redis),
+            redis: used.cpu.saturating_sub(self.used.cpu),
+            reads: used.reads - self.used.reads,
             commands,
             peak,
             count,

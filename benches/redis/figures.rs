@@ -27,6 +27,8 @@ pub(crate) struct Figures {
     pub(crate) client_cpu_us: f64,
     pub(crate) redis_cpu_us: f64,
     pub(crate) commands: f64,
+    /// The reads of the servers from connections.
+    pub(crate) reads: f64,
     commands_by_name: BTreeMap<String, f64>,
     pub(crate) peak_kib: u64,
     pub(crate) latency_us: Option<Latency>,
@@ -57,7 +59,7 @@ impl Row {
 }
 
 impl Figures {
-    fn of(mut rounds: Vec<Round>) -> Option<Self> {
+    pub(crate) fn of(mut rounds: Vec<Round>) -> Option<Self> {
         for round in &mut rounds {
             round.latencies.sort_unstable();
         }
@@ -83,6 +85,7 @@ impl Figures {
             client_cpu_us: of_rounds(&|round| micros(round.client) / round.count as f64)?,
             redis_cpu_us: of_rounds(&|round| micros(round.redis) / round.count as f64)?,
             commands: commands_by_name.values().sum(),
+            reads: of_rounds(&|round| round.reads as f64 / round.count as f64)?,
             commands_by_name,
             peak_kib: of_rounds(&|round| round.peak as f64)? as u64,
             latency_us: (!rounds.first()?.latencies.is_empty()).then_some(Latency {
@@ -97,8 +100,14 @@ impl Figures {
 }
 
 impl Round {
-    fn rate(&self) -> f64 {
+    /// The messages per second.
+    pub(crate) fn rate(&self) -> f64 {
         self.count as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// The CPU time of a message in µs, of all processes.
+    pub(crate) fn cpu_us(&self) -> f64 {
+        (self.client + self.redis).as_secs_f64() * 1e6 / self.count as f64
     }
 }
 

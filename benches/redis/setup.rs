@@ -19,7 +19,10 @@ pub(crate) struct Setup {
     /// True if the handlers of both sides wait once; false if they do nothing.
     pub(crate) handlers_wait: bool,
     pub(crate) routes: usize,
+    /// The number of streams, or of partitions.
     pub(crate) streams: usize,
+    /// True if the streams are the partitions of one stream.
+    pub(crate) partitioned: bool,
     /// The bound on what waits on a stream, for our senders; 0 if there is none.
     pub(crate) bound: usize,
     /// The number of child processes that run a worker; 0 if this process runs it.
@@ -41,6 +44,7 @@ impl Default for Setup {
             handlers_wait: true,
             routes: 1,
             streams: 1,
+            partitioned: false,
             bound: 0,
             processes: 0,
             delay_us: 0,
@@ -51,6 +55,15 @@ impl Default for Setup {
 }
 
 impl Setup {
+    /// The same with one stream of this number of partitions.
+    pub(crate) fn partitions(self, count: usize) -> Self {
+        Self {
+            streams: count,
+            partitioned: true,
+            ..self
+        }
+    }
+
     pub(crate) fn payload(&self) -> Bytes {
         let bytes = PAYLOAD.iter().copied().cycle().take(self.payload);
         bytes.collect()
@@ -65,11 +78,15 @@ impl Setup {
     }
 
     pub(crate) fn streams(&self) -> impl Iterator<Item = String> + use<> {
-        numbered(STREAM, self.streams)
+        let partitioned = self.partitioned;
+        (0..self.streams).map(move |number| match partitioned {
+            true => format!("{STREAM}:{number}"),
+            false => numbered(STREAM, number),
+        })
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = Name> + use<> {
-        numbered(NAME, self.routes).map(Name::from)
+        (0..self.routes).map(|number| numbered(NAME, number).into())
     }
 
     /// Waits once for another task, as a handler waits for a database; or does nothing.
@@ -94,9 +111,9 @@ pub(crate) fn number(payload: &[u8]) -> usize {
     u32::from_le_bytes(*number) as usize
 }
 
-fn numbered(first: &'static str, count: usize) -> impl Iterator<Item = String> {
-    (0..count).map(move |number| match number {
+fn numbered(first: &str, number: usize) -> String {
+    match number {
         0 => first.to_owned(),
         number => format!("{first}.{number}"),
-    })
+    }
 }

@@ -46,7 +46,7 @@ async fn step(probe: &Probe, tasks: usize) -> Step {
         resident_kib: process::resident(pid),
         peak_kib: process::peak(pid),
         redis_kib: used.unwrap_or_default() / 1024,
-        entries: raw::len(&probe.server, STREAM).await,
+        entries: raw::len(probe.server(), STREAM).await,
     };
     println!(
         "{:>10} {:>14} {:>14} {:>14} {:>12}",

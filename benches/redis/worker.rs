@@ -154,16 +154,19 @@ fn handle(redis: Redis, setup: &Setup) -> Redis {
         bound => redis.max_waiting(bound).when_full(WhenFull::Wait(MAX_WAIT)),
     };
     match setup.streams {
+        partitions if setup.partitioned => redis.streams(Streams::partitioned(STREAM, partitions)),
         1 => redis.stream(STREAM),
         _ => redis.streams(Streams::in_turn(setup.streams())),
     }
 }
 
-/// Sends to the streams and names in turn, with one client.
+/// Sends to the streams, or partitions, and names in turn, with one client.
 #[derive(Debug, Clone)]
 pub(crate) struct Sender {
     pub(crate) client: Client<Redis>,
     to: Arc<(Vec<Name>, Vec<Name>)>,
+    /// True if the client chooses the stream of a call: one stream, or partitions.
+    one: bool,
     pub(crate) payload: Bytes,
 }
 
@@ -173,6 +176,7 @@ impl Sender {
         Self {
             client: Client::new(handle(redis.clone(), setup)),
             to: Arc::new((streams, setup.names().collect())),
+            one: setup.partitioned || setup.streams == 1,
             payload: setup.payload(),
         }
     }
@@ -190,14 +194,18 @@ impl Sender {
 
     /// Sets the stream of a call, if there are several streams.
     pub(crate) fn on_stream<R>(&self, message: usize, call: Call<Redis, R>) -> Call<Redis, R> {
-        match &*self.to.0 {
-            [_] => call,
-            streams => call.stream(&streams[message % streams.len()]),
+        let streams = &self.to.0;
+        match self.one {
+            true => call,
+            false => call.stream(&streams[message % streams.len()]),
         }
     }
 
     /// A client of one of the streams, for calls that cannot choose their stream.
     pub(crate) fn client_of(&self, chunk: usize) -> Client<Redis> {
+        if self.one {
+            return self.client.clone();
+        }
         let streams = &self.to.0;
         let redis = self.client.service().clone();
         Client::new(redis.stream(&streams[chunk % streams.len()]))

@@ -132,9 +132,12 @@ pub(crate) struct Round {
     pub(crate) elapsed: Duration,
     /// The CPU time of senders and workers.
     pub(crate) client: Duration,
-    /// The CPU time of the server.
+    /// The CPU time of the servers.
     pub(crate) redis: Duration,
-    /// The commands that the server ran, without the bench's own queries.
+    /// The number of times that the servers have read from a connection. A batch of commands is one
+    /// read.
+    pub(crate) reads: u64,
+    /// The commands that the servers ran, without the bench's own queries.
     pub(crate) commands: Commands,
     /// The memory peak of senders and workers, in KiB.
     pub(crate) peak: u64,

@@ -7,7 +7,7 @@ use tokio::{
 };
 
 use super::{
-    support::{Options, Signal},
+    support::{Options, Signal, version},
     terminal::Terminal,
     *,
 };
@@ -151,6 +151,46 @@ async fn events_are_shown_by_name_and_by_pattern() {
     let ended = within(SOON, child.wait_with_output()).await.unwrap();
     assert_eq!(ended.status.code(), Some(0));
     run(campanile(&server, "tail events")).await.ended_with(2);
+}
+
+#[tokio::test]
+async fn sharded_events_are_sent_and_shown_apart_from_the_others() {
+    let refused = "tail events prices.eur --sharded --pattern p*";
+    let server = RedisServer::start().await;
+    run(campanile(&server, refused)).await.ended_with(2);
+    let send = "send event prices.eur --sharded";
+    if version() < (7, 0) {
+        let old = run(campanile(&server, send)).await.ended_with(1);
+        old.tells(&["7.0"]);
+        return;
+    }
+    for server in [
+        server,
+        RedisServer::with(Options::new().cluster()).await,
+        RedisServer::with(
+            Options::new()
+                .acl("user looker on >pw &prices.eur +ssubscribe +spublish +ping +role")
+                .login("looker", "pw"),
+        )
+        .await,
+    ] {
+        let listens = "tail events prices.eur --sharded --count 2 --raw";
+        let (child, mut lines) = lines_of(campanile(&server, listens));
+        let sent = async || run(campanile(&server, &format!("{send} 1.08"))).await;
+        let mut heard = Vec::new();
+        while heard.is_empty() {
+            sent().await.ended_with(0);
+            let line = tokio::time::timeout(SOON / 20, lines.next_line()).await;
+            heard.extend(line.ok().map(|line| line.unwrap().expect("a payload")));
+        }
+        // A classic event with this name has another audience.
+        run(campanile(&server, "send event prices.eur classic")).await;
+        sent().await.ended_with(0);
+        let ended = within(SOON, child.wait_with_output()).await.unwrap();
+        assert_eq!(ended.status.code(), Some(0));
+        heard.extend(lines.next_line().await.unwrap());
+        assert_eq!(heard, ["1.08", "1.08"]);
+    }
 }
 
 #[tokio::test]

@@ -311,6 +311,32 @@ impl Cluster {
         eventually(moved, AGREEMENT).await;
     }
 
+    /// Returns whether [`move_slot_at_once`](Self::move_slot_at_once) works. Valkey 9 has it.
+    pub(crate) async fn moves_slots_at_once(&self) -> bool {
+        let help: Vec<String> = self.ask(&["CLUSTER", "HELP"]).await;
+        help.iter().any(|line| line.starts_with("MIGRATESLOTS "))
+    }
+
+    /// Moves a slot to another primary with all of its keys at once: the keys are copied while the
+    /// old primary serves them.
+    /// <https://valkey.io/commands/cluster-migrateslots/>
+    pub(crate) async fn move_slot_at_once(&self, slot: u16, to: usize) {
+        let from = eventually(async || self.owner_of(slot).await, AGREEMENT).await;
+        let (text, id) = (slot.to_string(), &self.nodes[to].id);
+        let command = [
+            "CLUSTER",
+            "MIGRATESLOTS",
+            "SLOTSRANGE",
+            &text,
+            &text,
+            "NODE",
+            id,
+        ];
+        self.node(from).command(&command).await;
+        let moved = async || (self.owner_of(slot).await == Some(to)).then_some(());
+        eventually(moved, AGREEMENT).await;
+    }
+
     async fn migrate(&self, key: &str, from: usize, to: usize) {
         let port = self.nodes[to].port.to_string();
         let mut command = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000"];

@@ -85,6 +85,38 @@ async fn slots_that_move_while_messages_flow_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_that_move_at_once_while_messages_flow_lose_nothing_and_repeat_nothing() {
+    let cluster = Cluster::of_primaries().await;
+    if !cluster.moves_slots_at_once().await {
+        return;
+    }
+    let streams = cluster.a_name_on_each("jobs").await;
+    for (home, stream) in streams.iter().enumerate() {
+        // Tasks also flow while this is copied.
+        let filling = [
+            "SETRANGE",
+            &format!("{{{stream}}}:filling"),
+            "67108864",
+            "x",
+        ];
+        cluster.node(home).command(&filling).await;
+    }
+    let redis = connect(&cluster.url()).await;
+    let load = Load::start(&redis, &streams, cluster.dir()).await;
+    let at = now();
+    for round in 1..=scaled(2, 12) {
+        for (home, stream) in streams.iter().enumerate() {
+            let slot = cluster.slot(stream).await;
+            cluster.move_slot_at_once(slot, (home + round) % 3).await;
+        }
+        load.until_work_goes_on(now()).await;
+    }
+    let account = load.finish(&cluster, "cluster: slots at once", at).await;
+    assert_eq!(account.lost(), Default::default());
+    assert_eq!(account.repeated(), Default::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_added_gets_slots_and_nothing_is_lost() {
     let mut cluster = Cluster::of_primaries().await;
     let streams = cluster.a_name_on_each("jobs").await;

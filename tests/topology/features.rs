@@ -304,7 +304,10 @@ async fn statistics_and_tail_work_on_every_node() {
 #[cfg(feature = "cli")]
 #[tokio::test]
 async fn the_program_works_with_the_url_of_a_cluster() {
-    use crate::program::{campanile_at, run};
+    use crate::{
+        program::{campanile_at, run},
+        support::version,
+    };
 
     let scene = Scene::start().await;
     let app = Router::new()
@@ -333,23 +336,26 @@ async fn the_program_works_with_the_url_of_a_cluster() {
         assert_eq!(raw::len(server, &dead).await, 0);
         ran("tail stream --from beginning --no-follow").await;
     }
-    let listens = async {
-        run(campanile_at(&url, "tail events news --count 1"))
-            .await
-            .ended_with(0)
+    let hears = async |event: &str, option: &str| {
+        let ran = async |line: String| run(campanile_at(&url, &line)).await.ended_with(0);
+        let sends = async {
+            loop {
+                ran(format!("send event {event} good {option}")).await;
+                tokio::time::sleep(SECOND / 10).await;
+            }
+        };
+        let heard = tokio::select! {
+            heard = ran(format!("tail events {event} --count 1 {option}")) => heard,
+            () = sends => unreachable!(),
+        };
+        assert!(heard.text().contains("good"), "{}", heard.text());
     };
-    let client = Client::new(scene.redis.clone());
-    let sends = async {
-        loop {
-            client.publish("news", "good").await.unwrap();
-            tokio::time::sleep(SECOND / 10).await;
+    hears("news", "").await;
+    if version() >= (7, 0) {
+        for name in &scene.streams {
+            hears(name, "--sharded").await;
         }
-    };
-    let heard = tokio::select! {
-        heard = listens => heard,
-        () = sends => unreachable!(),
-    };
-    assert!(heard.text().contains("good"), "{}", heard.text());
+    }
 }
 
 #[cfg(feature = "schedule")]

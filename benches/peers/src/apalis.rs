@@ -69,7 +69,7 @@ async fn drain(probe: &Probe, count: usize) -> Round {
 }
 
 async fn storage(probe: &Probe) -> RedisStorage<String> {
-    let connection = apalis_redis::connect(probe.server.url())
+    let connection = apalis_redis::connect(probe.server().url())
         .await
         .expect("a connection");
     RedisStorage::new(connection).with_config(
@@ -98,8 +98,8 @@ async fn preload(probe: &Probe, mut storage: RedisStorage<String>, count: usize)
         // backlog.
         let due: Vec<String> = probe.query(&["ZRANGE", &waiting, "0", "-1"]).await;
         let ready = [vec!["RPUSH".to_owned(), format!("{STREAM}:active")], due].concat();
-        probe.server.command(&ready).await;
-        probe.server.command(&["DEL", &waiting]).await;
+        probe.server().command(&ready).await;
+        probe.server().command(&["DEL", &waiting]).await;
     }
 }
 

@@ -61,7 +61,7 @@ async fn drain(probe: &Probe, concurrency: Option<usize>, count: usize) -> Round
 }
 
 fn connection(probe: &Probe) -> RedisConnectionOptions {
-    RedisConnectionOptions::new().url(probe.server.url())
+    RedisConnectionOptions::new().url(probe.server().url())
 }
 
 async fn queue(probe: &Probe) -> Queue {

@@ -48,6 +48,7 @@ mod raw;
 mod raw_rpc;
 #[path = "../../redis/raw_stream.rs"]
 mod raw_stream;
+#[allow(dead_code)]
 #[path = "../../redis/setup.rs"]
 mod setup;
 #[path = "../../redis/worker.rs"]

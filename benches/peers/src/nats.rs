@@ -263,6 +263,7 @@ impl<'a> Clock<'a> {
             // Not reported.
             commands: Commands::new(),
             peak: 0,
+            reads: 0,
             count,
             latencies,
         }

@@ -104,7 +104,7 @@ async fn drain(probe: &Probe, concurrency: Option<usize>, count: usize) -> Round
 fn storage(probe: &Probe) -> Storage {
     Storage::builder()
         .timeouts(StorageBuilderTimeouts::new(POOL_TIMEOUT))
-        .build_from_redis_url(probe.server.url())
+        .build_from_redis_url(probe.server().url())
         .expect("the URL is valid")
 }
 

@@ -99,7 +99,7 @@ async fn drain(probe: &Probe, handler: Handler, job: &Job) -> Round {
 }
 
 async fn start(probe: &Probe, handler: Handler) -> (RunningApp, RedisPublisher) {
-    let broker = RedisBroker::standalone(probe.server.url()).bindable();
+    let broker = RedisBroker::standalone(probe.server().url()).bindable();
     let publish = broker.bind(Publish);
     let service = RustStream::new(AppInfo::new("bench", "0.0.0"))
         .with_broker(broker, |broker| {

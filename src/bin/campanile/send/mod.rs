@@ -60,6 +60,10 @@ pub(crate) struct TaskOptions {
 pub(crate) struct EventOptions {
     #[command(flatten)]
     payload: Content,
+    /// Publishes a sharded event, which only subscribers of sharded events receive. Needs Redis
+    /// 7.0.
+    #[arg(long)]
+    sharded: bool,
 }
 
 // The options of tasks and requests. A doc comment here would be printed as the help of a command.
@@ -145,7 +149,11 @@ impl EventOptions {
     async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let (name, payload) = self.payload.read()?;
         let client = Client::new(target.connect().await?);
-        client.publish(&name, payload).await?;
+        let event = client.publish(&name, payload);
+        match self.sharded {
+            true => event.sharded().await?,
+            false => event.await?,
+        }
         match out.json {
             true => out.document(&json!({ "published": &*name })),
             // Prints nothing, since an event has no id and Redis does not say who received it.

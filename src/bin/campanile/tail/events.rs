@@ -29,6 +29,9 @@ pub(crate) struct Events {
     /// that matches.
     #[arg(long = "pattern", short, value_name = "PATTERN")]
     patterns: Vec<String>,
+    /// Shows the sharded events with these names, and no others. Needs Redis 7.0.
+    #[arg(long, conflicts_with = "patterns")]
+    sharded: bool,
     #[command(flatten)]
     showing: Showing,
 }
@@ -43,7 +46,10 @@ impl Events {
         });
         let names = |names: &[String]| names.iter().map(|name| Name::from(name.as_str())).collect();
         let mut interest = Interest::default();
-        interest.events = names(&self.names);
+        match self.sharded {
+            true => interest.sharded = names(&self.names),
+            false => interest.events = names(&self.names),
+        }
         interest.patterns = names(&self.patterns);
         let mut source = redis.clone().open(interest).await?;
         let interrupted = signals::interrupted()?;
