@@ -56,6 +56,7 @@ impl Location {
 }
 
 /// The keys of a stream and a group.
+#[derive(Clone)]
 pub(super) struct GroupKeys {
     pub(super) stream: &'static str,
     group: String,

@@ -4,9 +4,10 @@
 //! run against a model of the server that runs the real scripts. The workers serve one stream, or
 //! up to four, which they read in turn, by priority or by weight. The clocks, the network and all
 //! random numbers follow from a seed. Processes are killed, frozen and replaced; connections are
-//! reset, cut off and slowed down; the server stalls and restarts; its clock steps both ways; and
-//! one of several streams is unreadable for a while. After each command the
-//! [`Ledger`](ledger::Ledger) checks the protocol's invariants, for each stream and group:
+//! reset, cut off and slowed down; the server stalls and restarts; its clock steps both ways; one
+//! of several streams is unreadable for a while; and a replica that lacks the last writes, and
+//! whose clock differs, is promoted. After each command the [`Ledger`](ledger::Ledger) checks the
+//! protocol's invariants, for each stream and group:
 //!
 //! - a confirmed job is in one location at a time, and ends once;
 //! - no job is claimed from a worker that was alive and reached the server for a whole lease;
@@ -20,6 +21,8 @@
 //!   entries that are pending for a worker exceed `max_in_flight` by no more than one read can;
 //! - no worker is idle for a whole lease while a stream that can be read has a job for it;
 //! - a request that was handled in time gets its own reply;
+//! - a failover loses nothing but the writes that the replica lacks: each job goes on from where it
+//!   was on the replica, and ends;
 //! - nothing is left on the server at the end.
 //!
 //! ```text
@@ -33,7 +36,7 @@
 //! process has two runtimes with paused clocks: one for the application, and one for the upkeep,
 //! which has a separate thread outside a simulation. The Lua scripts run in Lua 5.1, as on the
 //! server. The network and the commands of Redis 7 are models. The simulation leaves out events,
-//! fast requests, sets of registered streams, a server that loses data, clusters, and other
+//! fast requests, sets of registered streams, a server that is emptied, clusters, and other
 //! libraries' consumers.
 //!
 //! # Place

@@ -26,13 +26,17 @@ pub(super) enum JobEnd {
 }
 
 /// The history of a job in a group.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct JobHistory {
     pub(super) location: Option<Location>,
     pub(super) ended: Option<JobEnd>,
     pub(super) starts: u32,
     /// The number of failures that count as attempts, plus the number of counted claims.
     pub(super) counted_attempts: u32,
+    /// The time at which the job was sent first.
+    pub(super) sent_at: u64,
+    /// Set if a failover has lost the job.
+    pub(super) lost: bool,
     /// The job must not start before this time.
     pub(super) due: u64,
     /// A request must not start after this time.

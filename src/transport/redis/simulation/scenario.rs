@@ -149,6 +149,9 @@ pub(super) enum Fault {
     },
     /// The server is restarted with its data. It accepts no connections for `time`.
     Restart { time: u64 },
+    /// The replica stops to receive writes, and is promoted after this many commands that may have
+    /// moved a job. It accepts no connections for `time`, and its clock differs by `clock`.
+    FailOver { writes: u32, time: u64, clock: i64 },
     /// The server's wall clock steps.
     ClockStep { by: i64 },
     /// For `time`, the server refuses reads of new entries of one of several streams.
@@ -179,6 +182,7 @@ impl Scenario {
         // The choices about streams use a separate generator. So a seed whose scenario has one
         // stream gives the same scenario as it would without these choices.
         let mut stream_rng = rng.clone().fork();
+        let mut failover_rng = stream_rng.clone().fork();
         let streams = match stream_rng.u8(..5) {
             2 | 3 => stream_rng.usize(2..=STREAMS.len()),
             _ => 1,
@@ -226,6 +230,14 @@ impl Scenario {
                 false => Fault::RefuseRead { stream },
             };
             faults.push((stream_rng.u64(..faults_until), fault));
+        }
+        let failovers = match failover_rng.u8(..3) {
+            0 => failover_rng.usize(1..4),
+            _ => 0,
+        };
+        for _ in 0..failovers {
+            let fault = Fault::fail_over(lease, &mut failover_rng);
+            faults.push((failover_rng.u64(..faults_until), fault));
         }
         faults.sort_by_key(|(at, _)| *at);
         Self {
@@ -321,6 +333,23 @@ impl HandlerSpec {
 }
 
 impl Fault {
+    fn fail_over(lease: Duration, rng: &mut Rng) -> Self {
+        let lease = lease.as_millis() as i64;
+        Fault::FailOver {
+            writes: match rng.u8(..3) {
+                0 => 1,
+                _ => rng.u32(1..20),
+            },
+            time: rng.u64(10..lease as u64 * 3 / 2),
+            clock: match rng.u8(..4) {
+                0 => 0,
+                1 => rng.i64(-20..20),
+                2 => rng.i64(1..3 * lease),
+                _ => -rng.i64(1..2 * lease),
+            },
+        }
+    }
+
     fn new(workers: usize, lease: Duration, kinds: &[&'static str], rng: &mut Rng) -> Self {
         let lease = lease.as_millis() as u64;
         let worker = rng.usize(..workers);

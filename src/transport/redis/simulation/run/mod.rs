@@ -59,8 +59,20 @@ struct Simulation {
     next_worker: ProcessId,
     /// Faults that wait for a command of their kind.
     armed: Vec<Fault>,
+    /// Set while the replica lags.
+    failover: Option<FailOver>,
     /// The command that the server runs first after a stall.
     held_command: Option<(Client, Vec<Vec<u8>>)>,
+}
+
+/// A failover to the replica, which has stopped to receive writes.
+struct FailOver {
+    /// The number of further commands that may move a job, before the replica is promoted.
+    writes: u32,
+    /// The time for which the replica then accepts no connections.
+    time: u64,
+    /// The difference of the replica's clock.
+    clock: i64,
 }
 
 /// A place for one worker. When a worker has ended, the next one starts in its slot.
@@ -71,6 +83,13 @@ struct Slot {
     stop: watch::Sender<bool>,
     /// The next worker starts at this time.
     restart_at: u64,
+}
+
+/// Counts the command that has just run, if it may have moved a job.
+fn note_write(failover: &mut Option<FailOver>, server: &Server) {
+    if let Some(failover) = failover.as_mut().filter(|_| server.data.changed) {
+        failover.writes = failover.writes.saturating_sub(1);
+    }
 }
 
 /// Runs the simulation of a seed.
@@ -137,6 +156,7 @@ impl Simulation {
             unnoticed: BTreeSet::new(),
             next_worker: SENDERS,
             armed: Vec::new(),
+            failover: None,
             held_command: None,
         }
     }
@@ -153,6 +173,8 @@ impl Simulation {
         }
         self.unnoticed.clear();
         self.armed.clear();
+        self.failover = None;
+        lock(&self.ledger).replica_caught_up();
         self.run_until("not finished", FINISH_LIMIT, |simulation| {
             simulation.senders.iter().all(Node::is_finished)
                 && lock(&simulation.ledger).unfinished().is_empty()
@@ -209,6 +231,9 @@ impl Simulation {
         ];
         let next = next.into_iter().flatten().min().unwrap_or(u64::MAX);
         self.now = next.clamp(self.now + 1, self.now + MAX_STEP);
+        if let Some(failover) = self.failover.take_if(|it| it.writes == 0) {
+            self.fail_over(failover);
+        }
         self.server.data.now = (EPOCH + self.now).saturating_add_signed(self.skew);
         lock(&self.ledger).now = self.now;
         let now = self.now;
@@ -314,6 +339,7 @@ impl Simulation {
         }
         let reply = self.server.execute(client, args);
         let acknowledged = self.server.acknowledges(args);
+        note_write(&mut self.failover, &self.server);
         ledger.record_locations(&mut self.server.data, owner, acknowledged);
         let read = std::mem::take(&mut self.server.data.entries_read);
         if read > 0 {
@@ -334,6 +360,7 @@ impl Simulation {
             let read = std::mem::take(&mut self.server.data.entries_read);
             if let Some(owner) = lock(&self.network).owner(client) {
                 let mut ledger = lock(&self.ledger);
+                note_write(&mut self.failover, &self.server);
                 ledger.record_locations(&mut self.server.data, owner, false);
                 if read > 0 {
                     ledger.record_read(&self.server.data, owner, read, None);

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     read::Read,
     reply::Reply,
-    stream::{Fields, Id, Stream},
+    stream::{Fields, Group, Id, Stream},
 };
 
 /// The value of a key.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in super::super) enum Item {
     Text(Vec<u8>),
     Stream(Stream),
@@ -33,6 +33,12 @@ pub(in super::super) struct Data {
     pub(in super::super) unreadable: BTreeMap<Vec<u8>, u64>,
     /// The streams from which the next read of new entries is refused.
     pub(in super::super) refuses_next_read: BTreeSet<Vec<u8>>,
+}
+
+/// The keyspace of a replica that receives no more writes.
+pub(super) struct Replica {
+    keys: BTreeMap<Vec<u8>, Item>,
+    expiries: BTreeMap<Vec<u8>, u64>,
 }
 
 /// The commands that may change the location of a job.
@@ -100,6 +106,25 @@ impl Data {
             }
             (_, [_, ..]) if name.starts_with(b"X") => self.on_stream(&name, &args[1..]),
             _ => Err(format!("ERR unknown command '{}'", text(&name))),
+        }
+    }
+
+    /// Returns a replica that receives no more writes.
+    pub(super) fn replica(&self) -> Replica {
+        Replica {
+            keys: self.keys.clone(),
+            expiries: self.expiries.clone(),
+        }
+    }
+
+    /// Replaces the keyspace by that of a replica.
+    pub(super) fn promote(&mut self, replica: Replica) {
+        (self.keys, self.expiries) = (replica.keys, replica.expiries);
+        for item in self.keys.values_mut() {
+            if let Item::Stream(stream) = item {
+                let mut groups = stream.groups.values_mut();
+                groups.by_ref().for_each(Group::forget_signs_of_life);
+            }
         }
     }
 

@@ -10,12 +10,16 @@ mod streams;
 
 use std::collections::BTreeSet;
 
-use self::{data::number, lua::Scripts, read::Read};
 pub(super) use self::{
     data::{Data, Item, text},
     lua::Mutation,
     reply::{Reply, command},
     stream::{Fields, NODE_ENTRIES, Stream},
+};
+use self::{
+    data::{Replica, number},
+    lua::Scripts,
+    read::Read,
 };
 
 /// The server's id of a connection.
@@ -26,6 +30,8 @@ pub(super) struct Server {
     scripts: Scripts,
     /// The blocked reads, the oldest first.
     blocked: Vec<Blocked>,
+    /// Set while the replica lags.
+    replica: Option<Replica>,
 }
 
 struct Blocked {
@@ -40,6 +46,7 @@ impl Server {
             data: Data::default(),
             scripts: Scripts::new(mutation),
             blocked: Vec::new(),
+            replica: None,
         }
     }
 
@@ -130,6 +137,18 @@ impl Server {
     pub(super) fn restart(&mut self) {
         self.blocked.clear();
         self.scripts.flush();
+    }
+
+    /// Makes the replica stop, so that it lacks all later writes.
+    pub(super) fn stop_replica(&mut self) {
+        self.replica = Some(self.data.replica());
+    }
+
+    /// Promotes the replica that was stopped. It knows no script and no connection.
+    pub(super) fn fail_over(&mut self) {
+        let replica = self.replica.take().expect("the replica has stopped");
+        self.data.promote(replica);
+        self.restart();
     }
 
     /// Returns the kind of a command: its name, or the beginning of its script's first comment.

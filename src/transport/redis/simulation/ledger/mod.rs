@@ -3,6 +3,8 @@
 //! The simulation records the server's state after each command, and the handlers record their
 //! starts and results. Each record is checked immediately.
 
+mod replica;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
@@ -33,6 +35,10 @@ pub(super) struct Ledger {
     lease: u64,
     /// One queue for each stream of each group. The queues of a group are adjacent.
     queues: Vec<Queue>,
+    /// The queues as a replica has them that receives no more writes. Set while the replica lags.
+    replica: Option<Vec<Queue>>,
+    /// The time of the last failover.
+    failed_over_at: Option<u64>,
     /// For each stream, the time from which its new entries can be read.
     readable_since: Vec<u64>,
     pub(super) workers: BTreeMap<ProcessId, Process>,
@@ -48,6 +54,7 @@ pub(super) struct Ledger {
 }
 
 /// The jobs of a stream as one group sees them.
+#[derive(Clone)]
 struct Queue {
     group: usize,
     keys: GroupKeys,
@@ -92,6 +99,8 @@ impl Ledger {
             now: 0,
             lease: scenario.lease.as_millis() as u64,
             queues: queues.collect(),
+            replica: None,
+            failed_over_at: None,
             readable_since: vec![0; scenario.streams],
             scenario,
             workers: BTreeMap::new(),
@@ -106,9 +115,13 @@ impl Ledger {
 
     /// Returns the history of a job in a group.
     fn history(&mut self, group: usize, job: JobId) -> &mut JobHistory {
-        let stream = self.scenario.jobs[job as usize].stream;
-        let queue = &mut self.queues[group * self.scenario.streams + stream];
-        queue.histories.entry(job).or_default()
+        let at = self.queue_of(group, job);
+        self.queues[at].histories.entry(job).or_default()
+    }
+
+    /// Returns the index of the queue of a job in a group.
+    fn queue_of(&self, group: usize, job: JobId) -> usize {
+        group * self.scenario.streams + self.scenario.jobs[job as usize].stream
     }
 
     /// Records that new entries of a stream cannot be read until this time.
@@ -207,10 +220,12 @@ impl Ledger {
         let (before, counted_attempts, due) =
             (history.starts, history.counted_attempts, history.due);
         let lost = history.lost_at.get(&worker).copied();
-        history.starts += 1;
-        history.results.remove(&worker);
         let holds =
             (history.location.as_ref()).is_some_and(|location| location.is_pending_for(&consumer));
+        self.on_both(group, job, |history| {
+            history.starts += 1;
+            history.results.remove(&worker);
+        });
         // Another worker may have claimed the job while this delivery was in the network.
         let just_lost = lost.is_some_and(|at| self.now < at + self.lease / 3);
         if !holds && !just_lost && self.is_undisturbed(worker, true) {
@@ -263,13 +278,15 @@ impl Ledger {
             .expect("its handler has ended");
         process.last_handler_end = self.now;
         let group = process.group;
-        let history = self.history(group, job);
-        history.succeeded |= result == HandlerResult::Done;
         // A worker discards the result of a handler that lost its lease. If it were recorded, it
         // would count for a later delivery of the job to the same worker.
-        if run.is_some_and(|run| !run.lease.is_lost()) {
-            history.results.insert(worker, result);
-        }
+        let counts = run.is_some_and(|run| !run.lease.is_lost());
+        self.on_both(group, job, |history| {
+            history.succeeded |= result == HandlerResult::Done;
+            if counts {
+                history.results.insert(worker, result);
+            }
+        });
     }
 
     /// Records that the transport has confirmed a job to its sender.
@@ -277,7 +294,7 @@ impl Ledger {
         self.note("sender", format_args!("has the confirmation of job {job}"));
         for group in 0..self.scenario.groups {
             let history = self.history(group, job);
-            if history.location.is_none() && history.ended.is_none() {
+            if history.location.is_none() && history.ended.is_none() && !history.lost {
                 self.fail(format_args!("job {job} was accepted and is not there"));
             }
         }
@@ -287,11 +304,11 @@ impl Ledger {
     /// on that clock. Workers know of the step only after they have read the clock again.
     pub(super) fn server_clock_stepped(&mut self, by: i64) {
         let forward = u64::try_from(by).unwrap_or(0);
-        for history in self
+        let queues = self
             .queues
             .iter_mut()
-            .flat_map(|queue| queue.histories.values_mut())
-        {
+            .chain(self.replica.iter_mut().flatten());
+        for history in queues.flat_map(|queue| queue.histories.values_mut()) {
             history.due = history.due.saturating_sub(forward);
             history.deadline = history
                 .deadline
@@ -309,15 +326,19 @@ impl Ledger {
             self.clock_step.1
         };
         let deadline = deadline.map(|at| at.saturating_sub(slack));
-        let stream = self.scenario.jobs[job as usize].stream;
-        let queues = self.queues.iter_mut().skip(stream);
-        for queue in queues.step_by(self.scenario.streams) {
-            let new = || JobHistory {
-                due,
-                deadline,
-                ..JobHistory::default()
-            };
-            queue.histories.entry(job).or_insert_with(new);
+        let sent_at = self.now;
+        for group in 0..self.scenario.groups {
+            let at = self.queue_of(group, job);
+            for queues in [Some(&mut self.queues), self.replica.as_mut()] {
+                let new = || JobHistory {
+                    sent_at,
+                    due,
+                    deadline,
+                    ..JobHistory::default()
+                };
+                let histories = queues.map(|queues| &mut queues[at].histories);
+                histories.map(|histories| histories.entry(job).or_insert_with(new));
+            }
         }
     }
 
@@ -334,10 +355,12 @@ impl Ledger {
     pub(super) fn request_failed(&mut self, job: JobId, error: &Error) {
         self.note("sender", format_args!("has no reply to job {job}: {error}"));
         let history = self.history(0, job);
-        let (changed_at, ended) = (history.changed_at, history.ended);
+        let (changed_at, ended, sent_at) = (history.changed_at, history.ended, history.sent_at);
         let since = changed_at.max(self.unreachable_until);
-        if error.is_timeout() && ended == Some(JobEnd::Done) && self.now > since + MAX_REPLY_TRAVEL
-        {
+        // A failover may lose the stream of the replies.
+        let may_be_lost = self.failed_over_at.is_some_and(|at| sent_at <= at);
+        let is_late = self.now > since + MAX_REPLY_TRAVEL;
+        if error.is_timeout() && ended == Some(JobEnd::Done) && is_late && !may_be_lost {
             self.fail(format_args!("the reply to job {job} was lost"));
         }
     }
