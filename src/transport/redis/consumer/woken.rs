@@ -133,6 +133,11 @@ impl WokenReader {
         self.pipeline.submit_owned(encoded, Resend::Never, script)
     }
 
+    /// Returns `true` if a connection was lost since the last call.
+    pub(super) fn take_lost(&self) -> bool {
+        self.signal.take_lost()
+    }
+
     /// Records the result of a read of all streams, which may have left entries.
     pub(super) fn note(&mut self, found: bool, leaves: bool) {
         self.last_read = Instant::now();
