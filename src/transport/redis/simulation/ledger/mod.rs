@@ -4,6 +4,7 @@
 //! starts and results. Each record is checked immediately.
 
 mod replica;
+mod work;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +14,7 @@ use std::{
 
 use super::{
     locations::{GroupKeys, Location, STREAMS},
-    rules::{HandlerResult, JobEnd, JobHistory, Transition},
+    rules::{HandlerResult, JobEnd, JobHistory, Purpose, Transition},
     scenario::Scenario,
     server::{Data, short, text},
 };
@@ -47,6 +48,8 @@ pub(super) struct Ledger {
     /// The last step of the server's clock: its time and its size, both in milliseconds.
     clock_step: (u64, u64),
     running: BTreeMap<(ProcessId, JobId), RunningHandler>,
+    /// The last time at which a handler with a permit ended, or could not return its permit.
+    permits_ended_at: u64,
     /// Processes that a handler has killed, and that the simulation has not removed yet.
     pub(super) killed_by_handlers: BTreeSet<ProcessId>,
     pub(super) violation: Option<String>,
@@ -107,6 +110,7 @@ impl Ledger {
             unreachable_until: 0,
             clock_step: (0, 0),
             running: BTreeMap::new(),
+            permits_ended_at: 0,
             killed_by_handlers: BTreeSet::new(),
             violation: None,
             trace: traced.then(Vec::new),
@@ -147,6 +151,7 @@ impl Ledger {
         if let Some(process) = self.workers.get_mut(&worker) {
             process.alive = false;
         }
+        self.permits_ended_at = self.now;
         self.running.retain(|(of, _), _| *of != worker);
     }
 
@@ -225,6 +230,7 @@ impl Ledger {
         self.on_both(group, job, |history| {
             history.starts += 1;
             history.results.remove(&worker);
+            history.doubtful.remove(&worker);
         });
         // Another worker may have claimed the job while this delivery was in the network.
         let just_lost = lost.is_some_and(|at| self.now < at + self.lease / 3);
@@ -253,8 +259,12 @@ impl Ledger {
             })
             .map(|((of, _), _)| *of)
             .collect();
+        // After a failover a worker finds with its next tick that it has lost the job.
+        let just_failed_over = (self.failed_over_at)
+            .is_some_and(|at| self.now < at.max(self.unreachable_until) + self.lease);
         for other in others {
-            if other == worker || self.is_undisturbed(other, false) {
+            let knows = other == worker && !just_failed_over;
+            if knows || self.is_undisturbed(other, false) {
                 self.fail(format_args!(
                     "job {job} starts at w{worker} while it runs at w{other}"
                 ));
@@ -277,6 +287,7 @@ impl Ledger {
             .get_mut(&worker)
             .expect("its handler has ended");
         process.last_handler_end = self.now;
+        self.permits_ended_at = self.now;
         let group = process.group;
         // A worker discards the result of a handler that lost its lease. If it were recorded, it
         // would count for a later delivery of the job to the same worker.
@@ -356,18 +367,20 @@ impl Ledger {
         self.note("sender", format_args!("has no reply to job {job}: {error}"));
         let history = self.history(0, job);
         let (changed_at, ended, sent_at) = (history.changed_at, history.ended, history.sent_at);
+        let reply_dropped = history.reply_dropped;
         let since = changed_at.max(self.unreachable_until);
-        // A failover may lose the stream of the replies.
-        let may_be_lost = self.failed_over_at.is_some_and(|at| sent_at <= at);
+        // A failover may lose the stored reply, or the stream of the replies.
+        let may_be_lost = reply_dropped || self.failed_over_at.is_some_and(|at| sent_at <= at);
         let is_late = self.now > since + MAX_REPLY_TRAVEL;
         if error.is_timeout() && ended == Some(JobEnd::Done) && is_late && !may_be_lost {
             self.fail(format_args!("the reply to job {job} was lost"));
         }
     }
 
-    /// Records the location of every job after a command. `acknowledged` is
-    /// [`Transition::acknowledged`].
-    pub(super) fn record_locations(&mut self, data: &mut Data, by: ProcessId, acknowledged: bool) {
+    /// Records the location of every job after a command of this purpose.
+    pub(super) fn record_locations(&mut self, data: &mut Data, by: ProcessId, purpose: Purpose) {
+        let reply_dropped =
+            std::mem::take(&mut data.reply_dropped) && self.failed_over_at.is_some();
         if !std::mem::take(&mut data.changed) {
             return;
         }
@@ -381,6 +394,7 @@ impl Ledger {
             });
             let vanished: Vec<_> = vanished.map(|(job, _)| *job).collect();
             locations.extend(vanished.into_iter().map(|job| (job, Vec::new())));
+            let mut is_changed = false;
             for (job, mut found) in locations {
                 if found.len() > 1 {
                     return self.fail(format_args!("job {job} is in several locations: {found:?}"));
@@ -392,8 +406,16 @@ impl Ledger {
                 let now = found.pop();
                 if history.location != now {
                     let before = std::mem::replace(&mut history.location, now.clone());
-                    self.record_transition(group, job, before, now, by, acknowledged);
+                    is_changed = true;
+                    self.history(group, job).reply_dropped |= reply_dropped;
+                    if before.is_none() {
+                        self.check_parent(job);
+                    }
+                    self.record_transition(group, job, before, now, by, purpose);
                 }
+            }
+            if is_changed {
+                self.check_records(at, data);
             }
         }
     }
@@ -405,7 +427,7 @@ impl Ledger {
         from: Option<Location>,
         to: Option<Location>,
         by: ProcessId,
-        acknowledged: bool,
+        purpose: Purpose,
     ) {
         let at = |location: &Option<Location>| match location {
             Some(Location::Pending { consumer, .. }) => self.worker_of(consumer),
@@ -417,7 +439,7 @@ impl Ledger {
             holder,
             taker,
             by,
-            acknowledged,
+            purpose,
             now: self.now,
             holder_is_healthy: holder.is_some_and(|holder| self.is_undisturbed(holder, false)),
             running: run.is_some_and(|run| !run.lease.is_lost()),
@@ -523,6 +545,7 @@ impl Ledger {
 
     /// Checks that no worker is idle for a whole lease while there is a job for it.
     pub(super) fn check_progress(&mut self) {
+        self.check_parked();
         let since = self.now.saturating_sub(self.lease);
         let mut left = None;
         for (worker, process) in &self.workers {

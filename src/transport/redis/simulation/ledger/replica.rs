@@ -1,7 +1,7 @@
 //! The history of each job on a replica that lags, which becomes the history when the replica is
 //! promoted.
 
-use super::{JobHistory, JobId, Ledger};
+use super::{JobHistory, JobId, Ledger, Location};
 
 impl Ledger {
     /// Records that the replica receives no more writes.
@@ -25,6 +25,11 @@ impl Ledger {
                 let is_there = history.location.is_some() || history.ended.is_some();
                 history.lost |= was_there && !is_there;
                 history.changed_at = self.now;
+                history.delivered_before |= was_there
+                    && !matches!(before.location, Some(Location::Delayed | Location::Unread));
+                if history.location != before.location {
+                    history.doubtful.append(&mut history.results);
+                }
             }
         }
         self.failed_over_at = Some(self.now);

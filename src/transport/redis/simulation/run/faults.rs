@@ -115,6 +115,9 @@ impl Simulation {
                     });
                 }
             }
+            Fault::LoseNotices { time } => self.server.notices.lost_until = now + time,
+            Fault::DelayNotices { time } => self.server.notices.late_until = now + time,
+            Fault::DoubleNotices { time } => self.server.notices.double_until = now + time,
             Fault::Unreadable { stream, time } => {
                 lock(&self.ledger).record_unreadable_until(stream, now + time);
                 let unreadable = &mut self.server.data.unreadable;

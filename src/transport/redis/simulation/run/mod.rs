@@ -17,7 +17,7 @@ use super::{
     network::Network,
     node::Node,
     process::ProcessContext,
-    rules::JobEnd,
+    rules::{JobEnd, Purpose},
     scenario::{Behavior, Fault, JobSpec, SENDERS, Scenario},
     server::{Client, Mutation, NODE_ENTRIES, Reply, Server, command},
 };
@@ -139,7 +139,7 @@ impl Simulation {
             restart_at: rng.u64(..2_000),
         });
         let slots = slots.collect();
-        let mut server = Server::new(mutation);
+        let mut server = Server::new(mutation, scenario.is_cluster);
         server.data.now = EPOCH;
         Self {
             scenario,
@@ -241,6 +241,7 @@ impl Simulation {
         unreadable.retain(|_, until| *until > now);
 
         self.run_server();
+        self.send_notices();
         lock(&self.network).deliver(self.now);
         let mut order: Vec<_> = (0..self.slots.len()).collect();
         self.rng.shuffle(&mut order);
@@ -338,9 +339,9 @@ impl Simulation {
             ledger.set_consumer(owner, &args[3]);
         }
         let reply = self.server.execute(client, args);
-        let acknowledged = self.server.acknowledges(args);
+        let purpose = self.server.purpose(args);
         note_write(&mut self.failover, &self.server);
-        ledger.record_locations(&mut self.server.data, owner, acknowledged);
+        ledger.record_locations(&mut self.server.data, owner, purpose);
         let read = std::mem::take(&mut self.server.data.entries_read);
         if read > 0 {
             let room = self.server.room(args);
@@ -351,6 +352,7 @@ impl Simulation {
             let kind = self.server.kind(args).to_owned();
             self.respond(client, &kind, &reply);
         }
+        self.send_notices();
         self.answer_blocked_reads();
     }
 
@@ -361,7 +363,7 @@ impl Simulation {
             if let Some(owner) = lock(&self.network).owner(client) {
                 let mut ledger = lock(&self.ledger);
                 note_write(&mut self.failover, &self.server);
-                ledger.record_locations(&mut self.server.data, owner, false);
+                ledger.record_locations(&mut self.server.data, owner, Purpose::Other);
                 if read > 0 {
                     ledger.record_read(&self.server.data, owner, read, None);
                 }
@@ -379,14 +381,26 @@ impl Simulation {
         {
             return;
         }
+        self.send(client, reply);
+    }
+
+    fn send(&mut self, client: Client, reply: &Reply) {
         let mut bytes = Vec::new();
-        reply.encode(&mut bytes);
+        reply.encode(self.server.has_resp3(client), &mut bytes);
         lock(&self.network).respond(client, bytes, self.now, &mut self.rng);
+    }
+
+    /// Sends the notices of the streams that were written.
+    fn send_notices(&mut self) {
+        for (client, notice) in self.server.take_notices(self.now) {
+            self.send(client, &notice);
+        }
     }
 
     /// Checks that each job ended as its handler asked.
     fn check_ends(&mut self) {
         let mut ledger = lock(&self.ledger);
+        ledger.check_follow_ups();
         let ends: Vec<_> = ledger.job_ends().collect();
         for (job, ended, used_up) in ends {
             let JobSpec {
