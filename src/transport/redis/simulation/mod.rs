@@ -234,6 +234,21 @@ fn every_mutation_of_the_scripts_is_found() {
             "found[#found + 1] = stream",
             "found[1] = found[1] or stream",
         ),
+        (
+            "completing without the follow-ups",
+            "if kind ~= kinds.publish then kind.run(keys, at, last) end",
+            "",
+        ),
+        (
+            "leaving a record as it was",
+            "redis.call('HSET', record, 'state', state, ...)",
+            "redis.call('HSET', record, 'state', before[1] or state, ...)",
+        ),
+        (
+            "handing no permit over",
+            "if not limit then return 0 end",
+            "if true then return 0 end",
+        ),
     ];
     for (mistake, from, to) in mistakes {
         let applies = scripts::sources().any(|source| source.contains(from));

@@ -221,6 +221,8 @@ impl JobHistory {
                 self.due = transition.now + after.map_or(0, |after| after.as_millis() as u64);
                 None
             }
+            // A permit was returned since the job was refused one.
+            Some(HandlerResult::Park) => None,
             Some(result) => Some(format!(
                 "is delivered again though its handler's result is {result:?}"
             )),
