@@ -339,7 +339,7 @@ impl Drop for Connection {
     /// Fires the signals of tracked keys, since the server forgets the keys with the connection.
     fn drop(&mut self) {
         if let Some(tracked) = &self.tracked {
-            tracked.fire_all();
+            tracked.lose_all();
         }
     }
 }

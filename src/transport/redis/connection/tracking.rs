@@ -25,6 +25,8 @@ pub(in crate::transport::redis) struct TrackedKeys(Mutex<HashMap<Vec<u8>, Arc<Wr
 pub(in crate::transport::redis) struct WriteSignal {
     /// Set while the server may remember the keys, and no notice has come.
     is_armed: AtomicBool,
+    /// Set when a connection is lost.
+    is_lost: AtomicBool,
     fired: Notify,
 }
 
@@ -46,14 +48,19 @@ impl TrackedKeys {
                 names.for_each(|signal| signal.fire());
             }
             // The server was emptied.
-            [Value::Text(kind), Value::Nil] if kind == "invalidate" => self.fire_all(),
+            [Value::Text(kind), Value::Nil] if kind == "invalidate" => {
+                lock(&self.0).values().for_each(|signal| signal.fire());
+            }
             _ => {}
         }
     }
 
-    /// Fires all signals. A lost connection may have tracked any of the keys.
-    pub(super) fn fire_all(&self) {
-        lock(&self.0).values().for_each(|signal| signal.fire());
+    /// Fires all signals, because a connection is lost. It may have tracked any of the keys.
+    pub(super) fn lose_all(&self) {
+        for signal in lock(&self.0).values() {
+            signal.is_lost.store(true, Ordering::SeqCst);
+            signal.fire();
+        }
     }
 }
 
@@ -67,6 +74,11 @@ impl WriteSignal {
     /// Returns `false` if the signal has fired since it was armed.
     pub(in crate::transport::redis) fn is_armed(&self) -> bool {
         self.is_armed.load(Ordering::SeqCst)
+    }
+
+    /// Returns `true` if a connection was lost since the last call.
+    pub(in crate::transport::redis) fn take_lost(&self) -> bool {
+        self.is_lost.swap(false, Ordering::SeqCst)
     }
 
     pub(in crate::transport::redis) fn fire(&self) {
@@ -118,5 +130,9 @@ mod tests {
         tracked.take(&[text("other"), Value::Array(vec![text("a")])]);
         tracked.take(&invalidate(Value::Int(1)));
         assert_eq!((fired(&first), fired(&second)), (false, false));
+        assert!(!first.take_lost());
+        tracked.lose_all();
+        assert_eq!((fired(&first), fired(&second)), (true, true));
+        assert_eq!((first.take_lost(), first.take_lost()), (true, false));
     }
 }

@@ -63,12 +63,16 @@ struct InFlightEntry {
 impl InFlightTable {
     /// Adds deliveries and returns their guards, in the order of the keys. `at` is the time at
     /// which the command that fetched the deliveries was sent.
+    ///
+    /// A delivery with the same key as an earlier one replaces it, and the lease of the earlier one
+    /// is lost: a failover has lost its read, or even its entry, whose id another entry has got.
     pub(super) fn add(
         self: &Arc<Self>,
         keys: impl ExactSizeIterator<Item = Key>,
         at: Instant,
     ) -> Vec<LeaseGuard> {
         let mut guards = Vec::with_capacity(keys.len());
+        let mut replaced = Vec::new();
         let mut deliveries = self.lock();
         for key in keys {
             deliveries.last_number += 1;
@@ -83,6 +87,7 @@ impl InFlightTable {
             deliveries.running += 1;
             if let Some(before) = deliveries.by_key.insert(key, entry) {
                 deliveries.running -= usize::from(!before.settling);
+                replaced.push(before.lease);
             }
             guards.push(LeaseGuard {
                 table: self.clone(),
@@ -93,6 +98,8 @@ impl InFlightTable {
                 released: false,
             });
         }
+        drop(deliveries);
+        replaced.iter().for_each(Lease::lose);
         guards
     }
 
@@ -331,6 +338,15 @@ mod tests {
         assert!(table.contains(key("1-1")));
         drop(again);
         assert!(!table.contains(key("1-1")));
+    }
+
+    #[test]
+    fn a_delivery_that_is_fetched_again_loses_its_lease() {
+        let table = Arc::default();
+        let before = add(&table, "1-1");
+        let again = add(&table, "1-1");
+        assert!(before.lease.is_lost());
+        assert!(!again.lease.is_lost() && table.contains(key("1-1")));
     }
 
     #[tokio::test(start_paused = true)]

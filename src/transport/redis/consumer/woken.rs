@@ -133,6 +133,11 @@ impl WokenReader {
         self.pipeline.submit_owned(encoded, Resend::Never, script)
     }
 
+    /// Returns `true` if a connection was lost since the last call.
+    pub(super) fn take_lost(&self) -> bool {
+        self.signal.take_lost()
+    }
+
     /// Records the result of a read of all streams. `found` is `true` if the read returned entries,
     /// and `leaves` if it may have left some.
     pub(super) fn note(&mut self, found: bool, leaves: bool) {

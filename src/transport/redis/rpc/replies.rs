@@ -2,8 +2,8 @@
 //!
 //! A client has one reply stream for each stream that it sends reliable requests to. The client
 //! creates the reply stream and renews its time to live. Workers add only to existing reply
-//! streams, so the reply streams of a dead client expire. The client remembers the last entry that
-//! it has read, so a lost connection loses no reply.
+//! streams, so the reply streams of a dead client expire. After a lost connection the client reads
+//! what is left of the stream once more, so no reply is lost.
 //!
 //! One connection reads all reply streams that have outstanding requests or had some recently.
 //! Other reply streams are not read, and expire. A blocking read must end before a new stream can
@@ -54,6 +54,8 @@ use crate::{
 const TIME_TO_LIVE: Duration = Duration::from_secs(300);
 /// The minimum time between two renewals of the time to live.
 const RENEW: Duration = Duration::from_secs(1);
+/// The position before the first entry of a stream.
+const FIRST: Bytes = Bytes::from_static(b"0-0");
 /// The time for which a read blocks.
 const BLOCK: Duration = Duration::from_secs(2);
 /// If it takes several commands to read all streams, the last of them blocks for this time. It is
@@ -312,6 +314,10 @@ impl ReplyReader {
     ) -> Option<RedisError> {
         for reading in self.reading.values_mut() {
             (reading.renewed_at, reading.paused_until) = (None, None);
+            // A failover may have led to a replica with lower ids. So each stream is read from its
+            // beginning, and replies that were received before are ignored.
+            reading.cursor = reading.cursor.take().map(|_| FIRST);
+            reading.untrimmed = 0;
         }
         (self.one_by_one, self.max_keys) = (false, MAX_KEYS);
         loop {

@@ -133,8 +133,8 @@ impl Connector {
 
     /// Makes a connector over a simulated network.
     #[cfg(test)]
-    pub(super) fn simulated(dial: impl super::simulation::Dial) -> Self {
-        let connector = Self::from_url("redis://simulation/").expect("it is a URL");
+    pub(super) fn simulated(url: &str, dial: impl super::simulation::Dial) -> Self {
+        let connector = Self::from_url(url).expect("it is a URL");
         let mut servers = Arc::into_inner(connector.servers).expect("it was not cloned");
         servers.login.dial = Some(Box::new(dial));
         Self {

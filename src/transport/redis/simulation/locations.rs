@@ -26,6 +26,8 @@ pub(super) enum Location {
     },
     /// Waiting for its next attempt.
     Due,
+    /// Waiting for a permit of the limit.
+    Parked,
     /// Among the dead letters.
     DeadLetters,
 }
@@ -36,6 +38,7 @@ impl fmt::Debug for Location {
             Location::Delayed => "delayed",
             Location::Unread => "unread",
             Location::Due => "due later",
+            Location::Parked => "parked",
             Location::DeadLetters => "dead",
             Location::Pending {
                 id,
@@ -55,7 +58,12 @@ impl Location {
     }
 }
 
+/// The name of the limit that workers share, and the only key under it.
+pub(super) const LIMIT: &str = "limit";
+pub(super) const LIMITED: &str = "key";
+
 /// The keys of a stream and a group.
+#[derive(Clone)]
 pub(super) struct GroupKeys {
     pub(super) stream: &'static str,
     group: String,
@@ -64,6 +72,10 @@ pub(super) struct GroupKeys {
     pub(super) due: String,
     pub(super) bodies: String,
     pub(super) dead: String,
+    parked: String,
+    parking: String,
+    /// The beginning of the keys of records.
+    records: String,
 }
 
 impl GroupKeys {
@@ -77,6 +89,12 @@ impl GroupKeys {
             due: key("due"),
             bodies: key("bodies"),
             dead: key("dead"),
+            parked: format!(
+                "{{{stream}}}:parked:{}:{group}:{LIMIT}:{LIMITED}",
+                group.len()
+            ),
+            parking: key("parking"),
+            records: format!("{}:", key("task")),
         }
     }
 
@@ -94,12 +112,15 @@ impl GroupKeys {
                 self.on_stream(stream, &mut found);
             }
         }
-        for (_, fields) in data
-            .stream(&self.dead)
-            .iter()
-            .flat_map(|dead| &dead.entries)
-        {
-            found(fields, Location::DeadLetters);
+        let whole = [
+            (&self.dead, Location::DeadLetters),
+            (&self.parked, Location::Parked),
+        ];
+        for (key, location) in whole {
+            let stream = data.stream(key);
+            for fields in stream.iter().flat_map(|stream| stream.entries.values()) {
+                found(fields, location.clone());
+            }
         }
         let bodies = [
             (&self.delayed, Location::Delayed),
@@ -142,6 +163,23 @@ impl GroupKeys {
         }
     }
 
+    /// Returns the state in the record of each task that has one.
+    pub(super) fn recorded(&self, data: &Data) -> BTreeMap<JobId, String> {
+        let of_group = data.keys.range(self.records.clone().into_bytes()..);
+        let of_group = of_group.take_while(|(key, _)| key.starts_with(self.records.as_bytes()));
+        let states = of_group.filter_map(|(_, item)| {
+            let Item::Hash(record) = item else {
+                return None;
+            };
+            // The name of a task contains the number of its job.
+            let name = text(record.get(&b"name"[..])?);
+            let (_, job) = name.split_once('.')?;
+            let state = text(record.get(&b"state"[..])?);
+            Some((job.parse().ok()?, state.to_owned()))
+        });
+        states.collect()
+    }
+
     /// Returns the number of entries that are pending for a consumer.
     pub(super) fn pending_for(&self, data: &Data, consumer: &[u8]) -> usize {
         let streams = [self.stream, &self.retry].map(|key| data.stream(key));
@@ -181,7 +219,7 @@ impl GroupKeys {
             .into_iter()
             .flat_map(|stream| stream.entries.keys());
         left.extend(retries.map(|id| format!("{} has {id}", self.retry)));
-        for key in [&self.due, &self.bodies] {
+        for key in [&self.due, &self.bodies, &self.parked, &self.parking] {
             if data.keys.contains_key(key.as_bytes()) {
                 left.push(format!("{key} is not empty"));
             }

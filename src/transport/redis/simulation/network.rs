@@ -260,6 +260,17 @@ impl Network {
         }
     }
 
+    /// Loses all connections, with all bytes on the way.
+    pub(super) fn lose_all(&mut self) {
+        for connection in self.connections.values_mut() {
+            connection.broken = true;
+            connection.written.clear();
+            connection.to_server.clear();
+            connection.to_worker.clear();
+            connection.wake();
+        }
+    }
+
     /// Removes the closed connections, and returns them. Keeps the connections of `unnoticed`
     /// processes: their machines were lost, and the server does not notice that.
     pub(super) fn remove_closed(&mut self, unnoticed: &BTreeSet<ProcessId>) -> BTreeSet<Client> {

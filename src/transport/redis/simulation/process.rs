@@ -14,16 +14,18 @@ use tower::service_fn;
 
 use super::{
     ledger::{JobId, Ledger, ProcessId, group_name},
-    locations::STREAMS,
+    locations::{LIMIT, LIMITED, STREAMS},
     network::{Dialer, Network},
     rules::HandlerResult,
     scenario::{Behavior, JobSpec, Scenario},
 };
 use crate::{
-    BoxError, Client, Failure, Kind, Message, Reply, serve,
+    BoxError, Client, Failure, Kind, Message, Outbox, Parts, Reply,
+    message::Lease,
+    serve,
     sync::lock,
     transport::{
-        Start, UnknownNames,
+        Limit, Permit, Start, UnknownNames,
         redis::{Redis, server::Connector},
     },
 };
@@ -39,6 +41,11 @@ pub(super) struct ProcessContext {
     pub(super) stop: watch::Receiver<bool>,
 }
 
+/// The time for which records are kept. Longer than a simulation.
+const KEPT: Duration = Duration::from_secs(86_400);
+/// The number of messages with the limit that may run at once in a group.
+const PERMITS: usize = 2;
+
 /// The timeout of requests.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -51,7 +58,11 @@ impl ProcessContext {
                 owner: self.id,
                 upkeep: upkeep.clone(),
             };
-            match Redis::over(Connector::simulated(dialer)).await {
+            let url = match self.scenario.is_cluster {
+                true => "redis+cluster://simulation/",
+                false => "redis://simulation/",
+            };
+            match Redis::over(Connector::simulated(url, dialer)).await {
                 Ok(redis) => return redis,
                 Err(_) => sleep(Duration::from_millis(500)).await,
             }
@@ -81,7 +92,8 @@ impl ProcessContext {
                     Duration::from_secs(4),
                 ));
             let context = self.clone();
-            let app = service_fn(move |message| context.clone().handle(message));
+            let limit = redis.limit(LIMIT).expect("it is a name");
+            let app = service_fn(move |message| context.clone().handle(message, limit.clone()));
             let mut stop = self.stop.clone();
             let stop = async move { drop(stop.wait_for(|stop| *stop).await) };
             let served = serve(
@@ -99,7 +111,7 @@ impl ProcessContext {
     }
 
     /// Handles a job as the scenario says, and records it in the ledger.
-    async fn handle(self, message: Message) -> Result<Reply, BoxError> {
+    async fn handle(self, message: Message, limit: Limit) -> Result<Reply, BoxError> {
         let parts = message.parts();
         let job: JobId = std::str::from_utf8(message.payload())?.trim_end().parse()?;
         let spec = &self.scenario.jobs[job as usize];
@@ -109,8 +121,13 @@ impl ProcessContext {
             lock(&self.ledger).fail(format_args!("job {job} is delivered as one of {stream:?}"));
         }
         let lease = parts.lease.clone().expect("a delivery has one");
+        let _permit = match spec.limited {
+            true => Some(self.permit(&limit, parts, job, &lease).await?),
+            false => None,
+        };
         let earlier_starts =
             lock(&self.ledger).handler_started(self.id, job, parts.attempt.0, lease);
+        let follow_up = spec.follow_up;
         let spec = &spec.handler;
         let behavior = spec.behavior(earlier_starts);
         if behavior == Behavior::KillsProcess {
@@ -122,6 +139,9 @@ impl ProcessContext {
         sleep(spec.duration).await;
         let (result, failure) = match behavior {
             Behavior::Succeeds => {
+                if let Some(follow_up) = follow_up {
+                    self.follow_up(parts, follow_up).await?;
+                }
                 lock(&self.ledger).handler_ended(self.id, job, HandlerResult::Done);
                 return Ok(Reply::new(job.to_string()));
             }
@@ -162,14 +182,53 @@ impl ProcessContext {
         Err(failure.into())
     }
 
+    /// Takes a permit for a job, or parks the job.
+    async fn permit(
+        &self,
+        limit: &Limit,
+        parts: &Parts,
+        job: JobId,
+        lease: &Lease,
+    ) -> Result<Permit, Failure> {
+        let (result, failure) = match limit.acquire(parts, LIMITED, PERMITS).await {
+            Ok(Ok(permit)) => return Ok(permit),
+            Ok(Err(request)) => (HandlerResult::Park, Failure::park(request)),
+            Err(_) => {
+                let uncounted = HandlerResult::Redeliver {
+                    after: None,
+                    counted: false,
+                };
+                (uncounted, Failure::redeliver().uncounted())
+            }
+        };
+        if !lease.is_lost() {
+            lock(&self.ledger).handler_refused(self.id, job, result);
+        }
+        Err(failure)
+    }
+
+    /// Adds a follow-up to the outbox of a delivery.
+    async fn follow_up(&self, parts: &Parts, job: JobId) -> Result<(), BoxError> {
+        let spec = &self.scenario.jobs[job as usize];
+        let outbox = Outbox::of(parts).expect("a task has one");
+        let call = outbox.enqueue(spec.name(), spec.payload());
+        let call = call.delay(spec.delay.unwrap_or_default());
+        match spec.tracked {
+            true => call.tracked(KEPT).await?,
+            false => call.await?,
+        };
+        Ok(())
+    }
+
     /// Runs a sender: sends its jobs one after the other, and waits for each.
     ///
     /// It never sends two jobs at the same time, because the order in which tokio wakes several
     /// waiters does not follow from the seed.
     pub(super) async fn send(self, upkeep: Handle) {
-        let client = Client::new(self.connect(&upkeep).await).request_timeout(REQUEST_TIMEOUT);
+        let client = self.connect(&upkeep).await.group(group_name(0));
+        let client = Client::new(client).request_timeout(REQUEST_TIMEOUT);
         for spec in &self.scenario.jobs {
-            if spec.sender != self.id {
+            if spec.sender != self.id || spec.parent.is_some() {
                 continue;
             }
             sleep(spec.pause).await;
@@ -207,10 +266,13 @@ impl ProcessContext {
                 let due = ledger.now + delay.as_millis() as u64;
                 ledger.job_sending(spec.job, due, None);
             }
-            let call = client.enqueue("job", spec.payload());
+            let call = client.enqueue(spec.name(), spec.payload());
             let mut call = call.stream(STREAMS[spec.stream]).delay(delay);
             if spec.resends {
                 call = call.idempotency_key(format!("job {}", spec.job));
+            }
+            if spec.tracked {
+                call = call.tracked(KEPT);
             }
             match timeout(Duration::from_secs(60), call).await {
                 Ok(Ok(_)) => return lock(&self.ledger).job_accepted(spec.job),

@@ -15,6 +15,8 @@ pub(super) enum HandlerResult {
     },
     DeadLetter,
     Discard,
+    /// Waits for a permit, before the handler starts.
+    Park,
 }
 
 /// The end of a job in a group.
@@ -26,13 +28,21 @@ pub(super) enum JobEnd {
 }
 
 /// The history of a job in a group.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct JobHistory {
     pub(super) location: Option<Location>,
     pub(super) ended: Option<JobEnd>,
     pub(super) starts: u32,
     /// The number of failures that count as attempts, plus the number of counted claims.
     pub(super) counted_attempts: u32,
+    /// The time at which the job was sent first.
+    pub(super) sent_at: u64,
+    /// Set if the job was delivered before a failover, which lost that.
+    pub(super) delivered_before: bool,
+    /// Set if the reply to the request was dropped after a failover, which has lost its stream.
+    pub(super) reply_dropped: bool,
+    /// Set if a failover has lost the job.
+    pub(super) lost: bool,
     /// The job must not start before this time.
     pub(super) due: u64,
     /// A request must not start after this time.
@@ -45,6 +55,18 @@ pub(super) struct JobHistory {
     pub(super) lost_at: BTreeMap<ProcessId, u64>,
     /// The result of each worker's handler since the job was last delivered to that worker.
     pub(super) results: BTreeMap<ProcessId, HandlerResult>,
+    /// The results that may have been carried out before a failover, which lost that. A worker
+    /// without a confirmation carries its result out again. Other workers have forgotten it.
+    pub(super) doubtful: BTreeMap<ProcessId, HandlerResult>,
+}
+
+/// The kinds of commands that the rules distinguish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Acknowledges jobs, without a fence.
+    Acknowledges,
+    CreatesGroup,
+    Other,
 }
 
 /// A change of a job's location.
@@ -58,8 +80,7 @@ pub(super) struct Transition {
     pub(super) taker: Option<ProcessId>,
     /// The process whose command caused the transition.
     pub(super) by: ProcessId,
-    /// Set if that command acknowledges jobs, as `Server::acknowledges` says.
-    pub(super) acknowledged: bool,
+    pub(super) purpose: Purpose,
     pub(super) now: u64,
     /// Set if the holder is alive and was undisturbed for a whole lease.
     pub(super) holder_is_healthy: bool,
@@ -73,19 +94,35 @@ impl JobHistory {
     /// Applies a transition. Returns a description of the rule that it violates.
     pub(super) fn apply(&mut self, transition: &Transition) -> Option<String> {
         self.changed_at = transition.now;
-        let result = transition
-            .holder
-            .and_then(|holder| self.results.get(&holder).copied());
+        let of_holder = |results: &BTreeMap<ProcessId, HandlerResult>| {
+            let holder = transition.holder?;
+            results.get(&holder).copied()
+        };
+        let result = of_holder(&self.results).or_else(|| {
+            let doubtful = of_holder(&self.doubtful)?;
+            let is_carried_out = match (doubtful, &transition.to) {
+                (HandlerResult::Redeliver { .. }, to) => *to == Some(Location::Due),
+                (HandlerResult::DeadLetter, to) => *to == Some(Location::DeadLetters),
+                (HandlerResult::Park, to) => *to == Some(Location::Parked),
+                (HandlerResult::Done | HandlerResult::Discard, to) => to.is_none(),
+            };
+            is_carried_out.then_some(doubtful)
+        });
         if let Some(holder) = transition.holder {
             self.lost_at.insert(holder, transition.now);
         }
         if let Some(taker) = transition.taker {
             self.results.remove(&taker);
+            self.doubtful.remove(&taker);
         }
         match (&transition.from, &transition.to) {
             (None, Some(Location::Delayed | Location::Unread)) => {
                 let ended = self.ended?;
                 Some(format!("is back after it was {ended:?}"))
+            }
+            (Some(Location::Parked), Some(Location::Unread)) => None,
+            (Some(Location::Pending { .. }), Some(Location::Parked)) => {
+                self.check_park(result, transition)
             }
             (Some(Location::Delayed | Location::Due), Some(Location::Unread)) => {
                 (transition.now < self.due).then(|| "is delivered before it is due".to_owned())
@@ -102,11 +139,28 @@ impl JobHistory {
             }
             // A worker whose handler has succeeded may acknowledge the job, even if another worker
             // holds it now.
-            (Some(Location::Pending { .. }), None) if transition.acknowledged => {
+            (Some(Location::Pending { .. }), None)
+                if transition.purpose == Purpose::Acknowledges =>
+            {
                 self.ended = Some(JobEnd::Done);
                 (!self.succeeded).then(|| "was acknowledged before it was done".to_owned())
             }
             (Some(Location::Pending { .. }), None) => self.check_deletion(result, transition),
+            // An acknowledgement on the retry stream deletes the entry, also if a failover has lost
+            // its delivery.
+            (Some(Location::Unread), None)
+                if transition.purpose == Purpose::Acknowledges && self.succeeded =>
+            {
+                self.ended = Some(JobEnd::Done);
+                None
+            }
+            // A group that a failover has lost is created again behind what it had delivered.
+            (Some(Location::Unread), None)
+                if transition.purpose == Purpose::CreatesGroup && self.delivered_before =>
+            {
+                self.lost = true;
+                None
+            }
             _ => Some("made an impossible transition".to_owned()),
         }
     }
@@ -136,6 +190,18 @@ impl JobHistory {
         uncounted.then(|| "was claimed without counting a delivery".to_owned())
     }
 
+    fn check_park(
+        &mut self,
+        result: Option<HandlerResult>,
+        transition: &Transition,
+    ) -> Option<String> {
+        if transition.holder != Some(transition.by) {
+            return Some("was parked by a worker that does not hold it".to_owned());
+        }
+        self.results.remove(&transition.by);
+        (result != Some(HandlerResult::Park)).then(|| format!("was parked after {result:?}"))
+    }
+
     fn check_release(
         &mut self,
         result: Option<HandlerResult>,
@@ -155,6 +221,8 @@ impl JobHistory {
                 self.due = transition.now + after.map_or(0, |after| after.as_millis() as u64);
                 None
             }
+            // A permit was returned since the job was refused one.
+            Some(HandlerResult::Park) => None,
             Some(result) => Some(format!(
                 "is delivered again though its handler's result is {result:?}"
             )),
@@ -162,8 +230,8 @@ impl JobHistory {
     }
 
     /// Checks that a job was deleted by its holder, and for one of three reasons: its handler
-    /// discarded the job, or the job is a request whose reply is stored or whose deadline has
-    /// passed.
+    /// discarded the job, or has succeeded, and its reply or its follow-up is stored or its record
+    /// says so, or the job is a request whose deadline has passed.
     fn check_deletion(
         &mut self,
         result: Option<HandlerResult>,
@@ -178,8 +246,7 @@ impl JobHistory {
         });
         let allowed = transition.holder == Some(transition.by)
             && match result {
-                Some(HandlerResult::Done) => self.deadline.is_some(),
-                Some(result) => result == HandlerResult::Discard,
+                Some(result) => matches!(result, HandlerResult::Done | HandlerResult::Discard),
                 None => expired && !transition.running,
             };
         (!allowed).then(|| "was deleted without permission".to_owned())

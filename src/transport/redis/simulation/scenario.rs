@@ -20,6 +20,10 @@ pub(super) struct Scenario {
     pub(super) max_deliveries: u32,
     pub(super) max_in_flight: usize,
     pub(super) streams: usize,
+    /// Set if the server is the only node of a cluster. Workers that serve streams in several slots
+    /// with a priority or with weights then share one connection for their reads, none of which
+    /// blocks, and the server says which streams were written.
+    pub(super) is_cluster: bool,
     pub(super) policy: Policy,
     pub(super) groups: usize,
     pub(super) workers_per_group: usize,
@@ -65,6 +69,14 @@ pub(super) struct JobSpec {
     /// The time for which the sender waits before it sends the job.
     pub(super) pause: Duration,
     pub(super) delay: Option<Duration>,
+    /// The job whose success sends this one, through its outbox. `None` if a sender sends it.
+    pub(super) parent: Option<JobId>,
+    /// The job that a success sends through the outbox.
+    pub(super) follow_up: Option<JobId>,
+    /// Set if the status of the task is recorded.
+    pub(super) tracked: bool,
+    /// Set if the handler needs a permit of the limit that all workers of the group share.
+    pub(super) limited: bool,
     /// Set if the job is a request, not a task.
     pub(super) request: bool,
     /// Set if the sender repeats the job, with an idempotency key, until it is confirmed.
@@ -149,6 +161,15 @@ pub(super) enum Fault {
     },
     /// The server is restarted with its data. It accepts no connections for `time`.
     Restart { time: u64 },
+    /// The replica stops to receive writes, and is promoted after this many commands that may have
+    /// moved a job. It accepts no connections for `time`, and its clock differs by `clock`.
+    FailOver { writes: u32, time: u64, clock: i64 },
+    /// For `time`, the server's notices of written streams are lost.
+    LoseNotices { time: u64 },
+    /// For `time`, the server sends no notices. It sends them afterwards.
+    DelayNotices { time: u64 },
+    /// For `time`, the server sends each notice twice.
+    DoubleNotices { time: u64 },
     /// The server's wall clock steps.
     ClockStep { by: i64 },
     /// For `time`, the server refuses reads of new entries of one of several streams.
@@ -179,12 +200,15 @@ impl Scenario {
         // The choices about streams use a separate generator. So a seed whose scenario has one
         // stream gives the same scenario as it would without these choices.
         let mut stream_rng = rng.clone().fork();
+        let mut failover_rng = stream_rng.clone().fork();
+        let mut work_rng = failover_rng.clone().fork();
         let streams = match stream_rng.u8(..5) {
             2 | 3 => stream_rng.usize(2..=STREAMS.len()),
             _ => 1,
         };
         let policies = [Policy::InTurn, Policy::Strict, Policy::Weighted];
         let policy = *choose(&mut stream_rng, &policies);
+        let is_cluster = streams > 1 && failover_rng.bool();
         let kinds = match streams {
             1 => &KINDS[..KINDS.len() - 1],
             _ => &KINDS,
@@ -204,7 +228,10 @@ impl Scenario {
             };
             job
         });
-        let jobs = jobs.collect();
+        let mut jobs: Vec<_> = jobs.collect();
+        if work_rng.bool() {
+            add_work(&mut jobs, groups, lease, &mut work_rng);
+        }
         let workers = groups * workers_per_group;
         let faults = (0..rng.usize(1..14)).map(|_| {
             (
@@ -227,12 +254,36 @@ impl Scenario {
             };
             faults.push((stream_rng.u64(..faults_until), fault));
         }
+        let failovers = match failover_rng.u8(..3) {
+            0 => failover_rng.usize(1..4),
+            _ => 0,
+        };
+        for _ in 0..failovers {
+            let fault = Fault::fail_over(lease, &mut failover_rng);
+            let at = failover_rng.u64(..faults_until);
+            faults.push((at, fault));
+            // Ids that follow each other, not the clock, can be the same on both servers.
+            if failover_rng.u8(..3) == 0 {
+                let by = -failover_rng.i64(1..2 * lease.as_millis() as i64);
+                let before = failover_rng.u64(..3_000);
+                faults.push((at.saturating_sub(before), Fault::ClockStep { by }));
+            }
+        }
+        let notices = match is_cluster {
+            true => failover_rng.usize(..6),
+            false => 0,
+        };
+        for _ in 0..notices {
+            let fault = Fault::of_notices(workers, lease, &mut failover_rng);
+            faults.push((failover_rng.u64(..faults_until), fault));
+        }
         faults.sort_by_key(|(at, _)| *at);
         Self {
             lease,
             max_deliveries: *choose(rng, &[3, 5, 10]),
             max_in_flight: *choose(rng, &[1, 2, 8]),
             streams,
+            is_cluster,
             policy,
             groups,
             workers_per_group,
@@ -244,10 +295,41 @@ impl Scenario {
     }
 }
 
+/// Adds follow-ups, tracked tasks and tasks with a limit.
+fn add_work(jobs: &mut Vec<JobSpec>, groups: usize, lease: Duration, rng: &mut Rng) {
+    for at in 0..jobs.len() {
+        let next = jobs.len() as JobId;
+        let parent = &mut jobs[at];
+        if parent.request {
+            continue;
+        }
+        // A record belongs to one group, and each group's success sends a follow-up.
+        parent.tracked = groups == 1 && rng.u8(..3) == 0;
+        parent.limited = rng.u8(..4) == 0;
+        if groups == 1 && rng.u8(..3) == 0 {
+            parent.follow_up = Some(next);
+            let (job, stream) = (parent.job, parent.stream);
+            let mut follow_up = JobSpec::new(next, lease, false, rng);
+            follow_up.stream = stream;
+            follow_up.parent = Some(job);
+            follow_up.tracked = rng.u8(..3) == 0;
+            jobs.push(follow_up);
+        }
+    }
+}
+
 /// The number of senders. The first one sends tasks, the others send requests.
 pub(super) const SENDERS: ProcessId = 4;
 
 impl JobSpec {
+    /// Returns the name of the message. That of a tracked task has the number of the job.
+    pub(super) fn name(&self) -> String {
+        match self.tracked {
+            true => format!("job.{}", self.job),
+            false => "job".to_owned(),
+        }
+    }
+
     /// Returns the number of the job, padded with spaces.
     pub(super) fn payload(&self) -> String {
         format!("{}{}", self.job, " ".repeat(self.padding))
@@ -264,6 +346,10 @@ impl JobSpec {
                 0 => 0,
                 _ => rng.u64(..3_000),
             }),
+            parent: None,
+            follow_up: None,
+            tracked: false,
+            limited: false,
             delay: delayed.then(|| Duration::from_millis(rng.u64(1..8_000))),
             request,
             resends: rng.u8(..3) == 0,
@@ -321,6 +407,37 @@ impl HandlerSpec {
 }
 
 impl Fault {
+    fn of_notices(workers: usize, lease: Duration, rng: &mut Rng) -> Self {
+        let time = rng.u64(10..3 * lease.as_millis() as u64);
+        match rng.u8(..5) {
+            0..2 => Fault::LoseNotices { time },
+            2 => Fault::DelayNotices { time },
+            3 => Fault::DoubleNotices { time },
+            // A connection ends between a read and the notice.
+            _ => Fault::Reset {
+                worker: rng.usize(..workers),
+                connection: rng.usize(..8),
+            },
+        }
+    }
+
+    fn fail_over(lease: Duration, rng: &mut Rng) -> Self {
+        let lease = lease.as_millis() as i64;
+        Fault::FailOver {
+            writes: match rng.u8(..3) {
+                0 => 1,
+                _ => rng.u32(1..20),
+            },
+            time: rng.u64(10..lease as u64 * 3 / 2),
+            clock: match rng.u8(..4) {
+                0 => 0,
+                1 => rng.i64(-20..20),
+                2 => rng.i64(1..3 * lease),
+                _ => -rng.i64(1..2 * lease),
+            },
+        }
+    }
+
     fn new(workers: usize, lease: Duration, kinds: &[&'static str], rng: &mut Rng) -> Self {
         let lease = lease.as_millis() as u64;
         let worker = rng.usize(..workers);

@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use redis::Cmd;
 use tokio::time::{Instant, sleep};
 
+use super::has_code;
 use crate::{
     error::Error,
     transport::redis::{
@@ -192,6 +193,8 @@ impl Recovery {
             let pending = match self.pending(stream, which, &from).await {
                 // A failing stream is skipped, so that it does not delay the other streams.
                 Err(_) if stream.is_failing() => return Ok(unheld),
+                // Without a group nothing is pending. The next read creates the group again.
+                Err(error) if has_code(&error, "NOGROUP") => return Ok(unheld),
                 pending => pending?,
             };
             let page_len = pending.len();

@@ -10,7 +10,7 @@ use super::{
         scenario::Fault,
         server::Client,
     },
-    Simulation, Slot,
+    FailOver, Simulation, Slot,
 };
 use crate::sync::lock;
 
@@ -99,6 +99,25 @@ impl Simulation {
                 self.skew += by;
                 lock(&self.ledger).server_clock_stepped(by);
             }
+            Fault::FailOver {
+                writes,
+                time,
+                clock,
+            } => {
+                // There is one replica.
+                if self.failover.is_none() {
+                    self.server.stop_replica();
+                    lock(&self.ledger).replica_stopped();
+                    self.failover = Some(FailOver {
+                        writes,
+                        time,
+                        clock,
+                    });
+                }
+            }
+            Fault::LoseNotices { time } => self.server.notices.lost_until = now + time,
+            Fault::DelayNotices { time } => self.server.notices.late_until = now + time,
+            Fault::DoubleNotices { time } => self.server.notices.double_until = now + time,
             Fault::Unreadable { stream, time } => {
                 lock(&self.ledger).record_unreadable_until(stream, now + time);
                 let unreadable = &mut self.server.data.unreadable;
@@ -124,6 +143,28 @@ impl Simulation {
                 self.held_command = None;
             }
         }
+    }
+
+    /// Promotes the replica.
+    pub(super) fn fail_over(&mut self, failover: FailOver) {
+        let until = self.now + failover.time;
+        {
+            let mut ledger = lock(&self.ledger);
+            ledger.note("simulation", "the replica is promoted");
+            ledger.failed_over();
+            ledger.unreachable_until = until;
+            ledger.server_clock_stepped(failover.clock);
+        }
+        {
+            let mut network = lock(&self.network);
+            network.lose_all();
+            network.stalled_until = until;
+            network.refuse_until(until);
+        }
+        self.server.fail_over();
+        self.skew += failover.clock;
+        self.buffers.clear();
+        self.held_command = None;
     }
 
     /// Takes the first armed fault that matches.

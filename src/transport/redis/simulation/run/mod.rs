@@ -17,7 +17,7 @@ use super::{
     network::Network,
     node::Node,
     process::ProcessContext,
-    rules::JobEnd,
+    rules::{JobEnd, Purpose},
     scenario::{Behavior, Fault, JobSpec, SENDERS, Scenario},
     server::{Client, Mutation, NODE_ENTRIES, Reply, Server, command},
 };
@@ -59,8 +59,20 @@ struct Simulation {
     next_worker: ProcessId,
     /// Faults that wait for a command of their kind.
     armed: Vec<Fault>,
+    /// Set while the replica lags.
+    failover: Option<FailOver>,
     /// The command that the server runs first after a stall.
     held_command: Option<(Client, Vec<Vec<u8>>)>,
+}
+
+/// A failover to the replica, which has stopped to receive writes.
+struct FailOver {
+    /// The number of further commands that may move a job, before the replica is promoted.
+    writes: u32,
+    /// The time for which the replica then accepts no connections.
+    time: u64,
+    /// The difference of the replica's clock.
+    clock: i64,
 }
 
 /// A place for one worker. When a worker has ended, the next one starts in its slot.
@@ -71,6 +83,13 @@ struct Slot {
     stop: watch::Sender<bool>,
     /// The next worker starts at this time.
     restart_at: u64,
+}
+
+/// Counts the command that has just run, if it may have moved a job.
+fn note_write(failover: &mut Option<FailOver>, server: &Server) {
+    if let Some(failover) = failover.as_mut().filter(|_| server.data.changed) {
+        failover.writes = failover.writes.saturating_sub(1);
+    }
 }
 
 /// Runs the simulation of a seed.
@@ -120,7 +139,7 @@ impl Simulation {
             restart_at: rng.u64(..2_000),
         });
         let slots = slots.collect();
-        let mut server = Server::new(mutation);
+        let mut server = Server::new(mutation, scenario.is_cluster);
         server.data.now = EPOCH;
         Self {
             scenario,
@@ -137,6 +156,7 @@ impl Simulation {
             unnoticed: BTreeSet::new(),
             next_worker: SENDERS,
             armed: Vec::new(),
+            failover: None,
             held_command: None,
         }
     }
@@ -153,6 +173,8 @@ impl Simulation {
         }
         self.unnoticed.clear();
         self.armed.clear();
+        self.failover = None;
+        lock(&self.ledger).replica_caught_up();
         self.run_until("not finished", FINISH_LIMIT, |simulation| {
             simulation.senders.iter().all(Node::is_finished)
                 && lock(&simulation.ledger).unfinished().is_empty()
@@ -209,6 +231,9 @@ impl Simulation {
         ];
         let next = next.into_iter().flatten().min().unwrap_or(u64::MAX);
         self.now = next.clamp(self.now + 1, self.now + MAX_STEP);
+        if let Some(failover) = self.failover.take_if(|it| it.writes == 0) {
+            self.fail_over(failover);
+        }
         self.server.data.now = (EPOCH + self.now).saturating_add_signed(self.skew);
         lock(&self.ledger).now = self.now;
         let now = self.now;
@@ -216,6 +241,7 @@ impl Simulation {
         unreadable.retain(|_, until| *until > now);
 
         self.run_server();
+        self.send_notices();
         lock(&self.network).deliver(self.now);
         let mut order: Vec<_> = (0..self.slots.len()).collect();
         self.rng.shuffle(&mut order);
@@ -313,8 +339,9 @@ impl Simulation {
             ledger.set_consumer(owner, &args[3]);
         }
         let reply = self.server.execute(client, args);
-        let acknowledged = self.server.acknowledges(args);
-        ledger.record_locations(&mut self.server.data, owner, acknowledged);
+        let purpose = self.server.purpose(args);
+        note_write(&mut self.failover, &self.server);
+        ledger.record_locations(&mut self.server.data, owner, purpose);
         let read = std::mem::take(&mut self.server.data.entries_read);
         if read > 0 {
             let room = self.server.room(args);
@@ -325,6 +352,7 @@ impl Simulation {
             let kind = self.server.kind(args).to_owned();
             self.respond(client, &kind, &reply);
         }
+        self.send_notices();
         self.answer_blocked_reads();
     }
 
@@ -334,7 +362,8 @@ impl Simulation {
             let read = std::mem::take(&mut self.server.data.entries_read);
             if let Some(owner) = lock(&self.network).owner(client) {
                 let mut ledger = lock(&self.ledger);
-                ledger.record_locations(&mut self.server.data, owner, false);
+                note_write(&mut self.failover, &self.server);
+                ledger.record_locations(&mut self.server.data, owner, Purpose::Other);
                 if read > 0 {
                     ledger.record_read(&self.server.data, owner, read, None);
                 }
@@ -352,14 +381,26 @@ impl Simulation {
         {
             return;
         }
+        self.send(client, reply);
+    }
+
+    fn send(&mut self, client: Client, reply: &Reply) {
         let mut bytes = Vec::new();
-        reply.encode(&mut bytes);
+        reply.encode(self.server.has_resp3(client), &mut bytes);
         lock(&self.network).respond(client, bytes, self.now, &mut self.rng);
+    }
+
+    /// Sends the notices of the streams that were written.
+    fn send_notices(&mut self) {
+        for (client, notice) in self.server.take_notices(self.now) {
+            self.send(client, &notice);
+        }
     }
 
     /// Checks that each job ended as its handler asked.
     fn check_ends(&mut self) {
         let mut ledger = lock(&self.ledger);
+        ledger.check_follow_ups();
         let ends: Vec<_> = ledger.job_ends().collect();
         for (job, ended, used_up) in ends {
             let JobSpec {

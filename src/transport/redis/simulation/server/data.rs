@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     read::Read,
     reply::Reply,
-    stream::{Fields, Id, Stream},
+    stream::{Fields, Group, Id, Stream},
 };
 
 /// The value of a key.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in super::super) enum Item {
     Text(Vec<u8>),
     Stream(Stream),
@@ -27,12 +27,22 @@ pub(in super::super) struct Data {
     expiries: BTreeMap<Vec<u8>, u64>,
     /// Set when a command may have changed the location of a job.
     pub(in super::super) changed: bool,
+    /// The streams that were written since the server last took them.
+    pub(super) written: BTreeSet<Vec<u8>>,
+    /// Set when a reply could not be stored, because its client has no stream.
+    pub(in super::super) reply_dropped: bool,
     /// The number of entries that were delivered to consumers since the simulation last reset it.
     pub(in super::super) entries_read: usize,
     /// The streams whose new entries cannot be read, and until when on the simulation's clock.
     pub(in super::super) unreadable: BTreeMap<Vec<u8>, u64>,
     /// The streams from which the next read of new entries is refused.
     pub(in super::super) refuses_next_read: BTreeSet<Vec<u8>>,
+}
+
+/// The keyspace of a replica that receives no more writes.
+pub(super) struct Replica {
+    keys: BTreeMap<Vec<u8>, Item>,
+    expiries: BTreeMap<Vec<u8>, u64>,
 }
 
 /// The commands that may change the location of a job.
@@ -88,12 +98,16 @@ impl Data {
                 None => -2,
             })),
             (b"SET", [key, value, options @ ..]) => self.set(key, value, options),
-            (b"ZADD" | b"ZREM" | b"ZCARD" | b"ZRANGE" | b"ZRANGEBYSCORE", [key, rest @ ..]) => {
+            (
+                b"ZADD" | b"ZREM" | b"ZCARD" | b"ZSCORE" | b"ZRANGE" | b"ZRANGEBYSCORE"
+                | b"ZREMRANGEBYSCORE" | b"ZREMRANGEBYRANK",
+                [key, rest @ ..],
+            ) => {
                 let answer = sorted(self.sorted(key), &name, rest);
                 self.drop_empty(key);
                 answer
             }
-            (b"HSET" | b"HGET" | b"HDEL", [key, rest @ ..]) => {
+            (b"HSET" | b"HGET" | b"HMGET" | b"HEXISTS" | b"HDEL", [key, rest @ ..]) => {
                 let answer = hash(self.hash(key), &name, rest);
                 self.drop_empty(key);
                 answer
@@ -103,12 +117,33 @@ impl Data {
         }
     }
 
+    /// Returns a replica that receives no more writes.
+    pub(super) fn replica(&self) -> Replica {
+        Replica {
+            keys: self.keys.clone(),
+            expiries: self.expiries.clone(),
+        }
+    }
+
+    /// Replaces the keyspace by that of a replica.
+    pub(super) fn promote(&mut self, replica: Replica) {
+        (self.keys, self.expiries) = (replica.keys, replica.expiries);
+        for item in self.keys.values_mut() {
+            if let Item::Stream(stream) = item {
+                let mut groups = stream.groups.values_mut();
+                groups.by_ref().for_each(Group::forget_signs_of_life);
+            }
+        }
+    }
+
     fn set(&mut self, key: &[u8], value: &[u8], options: Args) -> Answer {
         let has = |word: &[u8]| options.iter().position(|option| option == word);
         if has(b"NX").is_some() && self.keys.contains_key(key) {
             return Ok(Reply::Nil);
         }
-        self.remove(key);
+        if has(b"KEEPTTL").is_none() {
+            self.remove(key);
+        }
         self.keys.insert(key.to_vec(), Item::Text(value.to_vec()));
         if let Some(at) = has(b"PX") {
             let life: u64 = number(&options[at + 1])?;
@@ -196,17 +231,32 @@ fn sorted(members: &mut BTreeMap<Vec<u8>, f64>, name: &[u8], args: Args) -> Answ
         ),
         (b"ZREM", [member]) => Reply::Int(members.remove(member).is_some().into()),
         (b"ZCARD", []) => Reply::count(members.len()),
-        // Campanile asks only for the lowest member.
-        (b"ZRANGE", [_, _, _]) => {
-            Reply::List(ascending.first().map_or_else(Vec::new, |(score, member)| {
+        (b"ZSCORE", [member]) => members
+            .get(member)
+            .map_or(Reply::Nil, |score| Reply::bulk(format!("{score:.0}"))),
+        // Campanile asks only for the lowest or the highest member.
+        (b"ZRANGE", [at, _, _]) => {
+            let found = match &at[..] {
+                b"0" => ascending.first(),
+                _ => ascending.last(),
+            };
+            Reply::List(found.map_or_else(Vec::new, |(score, member)| {
                 vec![Reply::bulk(&member[..]), Reply::bulk(format!("{score:.0}"))]
             }))
         }
-        (b"ZRANGEBYSCORE", [_, most, _, _, count]) => {
+        (b"ZREMRANGEBYSCORE", [_, most]) => {
+            let (before, most): (usize, f64) = (members.len(), number(most)?);
+            members.retain(|_, score| *score > most);
+            Reply::count(before - members.len())
+        }
+        // A list is never as long as Campanile's limit here.
+        (b"ZREMRANGEBYRANK", [_, _]) => Reply::Int(0),
+        (b"ZRANGEBYSCORE", [least, most, _, _, count]) => {
             let (most, count): (f64, usize) = (number(most)?, number(count)?);
+            let least: f64 = number(least)?;
             let found = ascending
                 .into_iter()
-                .filter(|(score, _)| *score <= most)
+                .filter(|(score, _)| (least..=most).contains(score))
                 .take(count);
             Reply::List(found.map(|(_, member)| Reply::Bulk(member)).collect())
         }
@@ -216,13 +266,26 @@ fn sorted(members: &mut BTreeMap<Vec<u8>, f64>, name: &[u8], args: Args) -> Answ
 
 fn hash(fields: &mut BTreeMap<Vec<u8>, Vec<u8>>, name: &[u8], args: Args) -> Answer {
     Ok(match (name, args) {
-        (b"HSET", [field, value]) => {
-            Reply::Int(fields.insert(field.clone(), value.clone()).is_none().into())
+        (b"HSET", pairs) => {
+            let pairs = pairs.chunks_exact(2);
+            let new =
+                pairs.filter(|pair| fields.insert(pair[0].clone(), pair[1].clone()).is_none());
+            Reply::count(new.count())
         }
+        (b"HMGET", names) => {
+            let values = names.iter().map(|name| fields.get(name));
+            let values =
+                values.map(|value| value.map_or(Reply::Nil, |value| Reply::bulk(&value[..])));
+            Reply::List(values.collect())
+        }
+        (b"HEXISTS", [field]) => Reply::Int(fields.contains_key(field).into()),
         (b"HGET", [field]) => fields
             .get(field)
             .map_or(Reply::Nil, |value| Reply::bulk(&value[..])),
-        (b"HDEL", [field]) => Reply::Int(fields.remove(field).is_some().into()),
+        (b"HDEL", names) => {
+            let removed = names.iter().filter(|name| fields.remove(*name).is_some());
+            Reply::count(removed.count())
+        }
         _ => return Err("ERR syntax error".to_owned()),
     })
 }

@@ -179,6 +179,14 @@ fn to_lua(lua: &Lua, reply: Reply) -> mlua::Result<Value> {
         Reply::Bulk(bytes) => Ok(Value::String(lua.create_string(bytes)?)),
         Reply::Status(status) => one("ok", status),
         Reply::Error(error) => one("err", &error),
+        // Scripts see the replies of RESP2.
+        Reply::Map(pairs) => {
+            let pairs = pairs
+                .into_iter()
+                .map(|(key, value)| Reply::List(vec![key, value]));
+            to_lua(lua, Reply::List(pairs.collect()))
+        }
+        Reply::Push(_) => unreachable!("a push answers no command"),
         Reply::List(list) => {
             let list = list.into_iter().map(|item| to_lua(lua, item));
             let list = list.collect::<mlua::Result<Vec<_>>>()?;

@@ -3,6 +3,7 @@
 
 mod data;
 mod lua;
+mod notices;
 mod read;
 mod reply;
 mod stream;
@@ -10,12 +11,20 @@ mod streams;
 
 use std::collections::BTreeSet;
 
-use self::{data::number, lua::Scripts, read::Read};
+use super::rules::Purpose;
+use crate::transport::redis::server::HashSlot;
+
 pub(super) use self::{
     data::{Data, Item, text},
     lua::Mutation,
     reply::{Reply, command},
     stream::{Fields, NODE_ENTRIES, Stream},
+};
+use self::{
+    data::{Replica, number},
+    lua::Scripts,
+    notices::Notices,
+    read::Read,
 };
 
 /// The server's id of a connection.
@@ -26,6 +35,12 @@ pub(super) struct Server {
     scripts: Scripts,
     /// The blocked reads, the oldest first.
     blocked: Vec<Blocked>,
+    /// Set while the replica lags.
+    replica: Option<Replica>,
+    is_cluster: bool,
+    /// The connections that have changed to RESP3.
+    resp3: BTreeSet<Client>,
+    pub(super) notices: Notices,
 }
 
 struct Blocked {
@@ -35,16 +50,25 @@ struct Blocked {
 }
 
 impl Server {
-    pub(super) fn new(mutation: Option<Mutation>) -> Self {
+    pub(super) fn new(mutation: Option<Mutation>, is_cluster: bool) -> Self {
         Self {
             data: Data::default(),
             scripts: Scripts::new(mutation),
             blocked: Vec::new(),
+            replica: None,
+            is_cluster,
+            resp3: BTreeSet::new(),
+            notices: Notices::default(),
         }
     }
 
     /// Runs a command. Returns `None` if its client is blocked.
     pub(super) fn execute(&mut self, client: Client, args: &[Vec<u8>]) -> Option<Reply> {
+        if self.is_cluster && has_several_slots(args) {
+            return Some(Reply::Error(
+                "CROSSSLOT Keys in request don't hash to the same slot".to_owned(),
+            ));
+        }
         let answer = match (&args[0][..], args.get(1).map(|arg| &arg[..])) {
             (b"EVALSHA", _) => self.scripts.run(&mut self.data, &args[1..]),
             (b"EVAL", Some(source)) => {
@@ -63,12 +87,48 @@ impl Server {
                 let unblocked = waiting.map(|blocked| blocked.until = 0);
                 Ok(Reply::Int(unblocked.is_some().into()))
             }
+            (b"INFO", _) if self.is_cluster => Ok(Reply::bulk(
+                "# Server\r\nredis_version:7.0.15\r\nredis_mode:cluster\r\n",
+            )),
             (b"INFO", _) => Ok(Reply::bulk("# Server\r\nredis_version:7.0.15\r\n")),
-            (b"SUBSCRIBE", Some(channel)) => Ok(Reply::List(vec![
-                Reply::bulk("subscribe"),
-                Reply::bulk(channel),
-                Reply::Int(1),
+            (b"CLUSTER", Some(b"INFO")) => Ok(Reply::bulk("cluster_state:ok\r\n")),
+            (b"CLUSTER", Some(b"SLOTS")) => {
+                let node = ["simulation".into(), "6379".into(), "id".into()];
+                Ok(slots(node))
+            }
+            (b"ROLE", _) => Ok(Reply::List(vec![
+                Reply::bulk("master"),
+                Reply::Int(0),
+                Reply::List(Vec::new()),
             ])),
+            // A server that is no cluster is without RESP3 here.
+            (b"HELLO", _) if self.is_cluster => {
+                self.resp3.insert(client);
+                Ok(Reply::List(Vec::new()))
+            }
+            (b"CLIENT", Some(b"TRACKING")) => {
+                self.notices.track(client);
+                Ok(Reply::Status("OK"))
+            }
+            (b"EXISTS", _) if self.is_cluster => {
+                self.notices.remember(client, &args[1..]);
+                let there = args[1..]
+                    .iter()
+                    .filter(|key| self.data.keys.contains_key(*key));
+                Ok(Reply::count(there.count()))
+            }
+            (b"SUBSCRIBE", Some(channel)) => {
+                let subscribed = vec![
+                    Reply::bulk("subscribe"),
+                    Reply::bulk(channel),
+                    Reply::Int(1),
+                ];
+                Ok(match self.has_resp3(client) {
+                    true => Reply::Push(subscribed),
+                    false => Reply::List(subscribed),
+                })
+            }
+            (b"PING", _) if self.has_resp3(client) => Ok(Reply::Status("PONG")),
             // The server responds to a `PING` in this form if the client is subscribed.
             (b"PING", _) => Ok(Reply::List(vec![Reply::bulk("pong"), Reply::bulk("")])),
             (b"XREADGROUP" | b"XREAD", _) => {
@@ -116,6 +176,16 @@ impl Server {
         self.blocked.iter().map(|blocked| blocked.until).min()
     }
 
+    pub(super) fn has_resp3(&self, client: Client) -> bool {
+        self.resp3.contains(&client)
+    }
+
+    /// Takes the notices that are to be sent at this time.
+    pub(super) fn take_notices(&mut self, now: u64) -> Vec<(Client, Reply)> {
+        let written = std::mem::take(&mut self.data.written);
+        self.notices.take(written, now)
+    }
+
     pub(super) fn is_blocked(&self, client: Client) -> bool {
         self.blocked.iter().any(|blocked| blocked.client == client)
     }
@@ -124,12 +194,28 @@ impl Server {
     pub(super) fn forget(&mut self, clients: &BTreeSet<Client>) {
         self.blocked
             .retain(|blocked| !clients.contains(&blocked.client));
+        self.resp3.retain(|client| !clients.contains(client));
+        self.notices.forget(clients);
     }
 
     /// Drops the state that does not survive a restart.
     pub(super) fn restart(&mut self) {
         self.blocked.clear();
         self.scripts.flush();
+        self.resp3.clear();
+        self.notices.clear();
+    }
+
+    /// Makes the replica stop, so that it lacks all later writes.
+    pub(super) fn stop_replica(&mut self) {
+        self.replica = Some(self.data.replica());
+    }
+
+    /// Promotes the replica that was stopped. It knows no script and no connection.
+    pub(super) fn fail_over(&mut self) {
+        let replica = self.replica.take().expect("the replica has stopped");
+        self.data.promote(replica);
+        self.restart();
     }
 
     /// Returns the kind of a command: its name, or the beginning of its script's first comment.
@@ -144,14 +230,18 @@ impl Server {
         }
     }
 
-    /// Returns `true` if a command acknowledges jobs.
-    pub(super) fn acknowledges(&self, args: &[Vec<u8>]) -> bool {
+    /// Returns the kind of a command, as far as the rules of the protocol depend on it.
+    pub(super) fn purpose(&self, args: &[Vec<u8>]) -> Purpose {
         let acknowledging = [
             "XACK",
             "Acknowledges on the retry stream",
             "Stores replies and acknowledges their requests",
         ];
-        acknowledging.contains(&self.kind(args))
+        match self.kind(args) {
+            kind if acknowledging.contains(&kind) => Purpose::Acknowledges,
+            kind if kind.starts_with("Creates the group") => Purpose::CreatesGroup,
+            _ => Purpose::Other,
+        }
     }
 
     /// Returns the number of entries that a call of the script for several streams may read.
@@ -174,6 +264,34 @@ impl Server {
         });
         format!("{name} {}", words.collect::<Vec<_>>().join(" "))
     }
+}
+
+/// Returns the map of a cluster with one node.
+fn slots(node: [String; 3]) -> Reply {
+    let [host, port, id] = node;
+    let port = port.parse().expect("a number");
+    let node = vec![Reply::bulk(host), Reply::Int(port), Reply::bulk(id)];
+    let all = vec![Reply::Int(0), Reply::Int(16_383), Reply::List(node)];
+    Reply::List(vec![Reply::List(all)])
+}
+
+/// Returns `true` if a command reads, or a script has, keys in several slots.
+fn has_several_slots(args: &[Vec<u8>]) -> bool {
+    let keys = match &args[0][..] {
+        b"EVAL" | b"EVALSHA" => {
+            let keys: usize = number(&args[2]).expect("a number of keys");
+            &args[3..3 + keys]
+        }
+        b"XREADGROUP" | b"XREAD" => {
+            let at = args.iter().position(|arg| arg == b"STREAMS");
+            let streams = &args[at.expect("streams") + 1..];
+            &streams[..streams.len() / 2]
+        }
+        b"EXISTS" => &args[1..],
+        _ => return false,
+    };
+    let slot = |key: &[u8]| HashSlot::of(key);
+    keys.windows(2).any(|pair| slot(&pair[0]) != slot(&pair[1]))
 }
 
 /// Returns the last part of a consumer's name, without the common prefix.

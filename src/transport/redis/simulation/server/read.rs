@@ -78,13 +78,13 @@ impl Data {
             if !entries.is_empty() || (read.group.is_some() && !read.new) {
                 let entries = entries.iter().map(|(id, fields)| entry(*id, fields));
                 let entries = Reply::List(entries.collect());
-                found.push(Reply::List(vec![Reply::bulk(&key[..]), entries]));
+                found.push((Reply::bulk(&key[..]), entries));
             }
         }
         Ok(if found.is_empty() {
             Reply::Nil
         } else {
-            Reply::List(found)
+            Reply::Map(found)
         })
     }
 

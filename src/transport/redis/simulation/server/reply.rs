@@ -1,4 +1,4 @@
-//! The server's side of RESP2. <https://redis.io/docs/latest/develop/reference/protocol-spec/>
+//! The server's side of RESP2 and RESP3. <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
 /// A response of the server.
 #[derive(Debug, Clone, PartialEq)]
@@ -8,6 +8,10 @@ pub(in super::super) enum Reply {
     Int(i64),
     Bulk(Vec<u8>),
     List(Vec<Reply>),
+    /// Keys and values. A list of pairs in RESP2.
+    Map(Vec<(Reply, Reply)>),
+    /// A message that answers no command. Only in RESP3.
+    Push(Vec<Reply>),
     Error(String),
 }
 
@@ -20,8 +24,10 @@ impl Reply {
         Self::Int(count as i64)
     }
 
-    pub(in super::super) fn encode(&self, out: &mut Vec<u8>) {
+    pub(in super::super) fn encode(&self, resp3: bool, out: &mut Vec<u8>) {
+        let mut head = |kind: char, len: usize| out.extend(format!("{kind}{len}\r\n").bytes());
         match self {
+            Reply::Nil if resp3 => out.extend_from_slice(b"_\r\n"),
             Reply::Nil => out.extend_from_slice(b"$-1\r\n"),
             Reply::Status(status) => out.extend_from_slice(format!("+{status}\r\n").as_bytes()),
             Reply::Int(number) => out.extend_from_slice(format!(":{number}\r\n").as_bytes()),
@@ -32,8 +38,22 @@ impl Reply {
                 out.extend_from_slice(b"\r\n");
             }
             Reply::List(list) => {
-                out.extend_from_slice(format!("*{}\r\n", list.len()).as_bytes());
-                list.iter().for_each(|item| item.encode(out));
+                head('*', list.len());
+                list.iter().for_each(|item| item.encode(resp3, out));
+            }
+            Reply::Push(list) => {
+                head('>', list.len());
+                list.iter().for_each(|item| item.encode(resp3, out));
+            }
+            Reply::Map(pairs) => {
+                head(if resp3 { '%' } else { '*' }, pairs.len());
+                for (key, value) in pairs {
+                    if !resp3 {
+                        out.extend_from_slice(b"*2\r\n");
+                    }
+                    key.encode(resp3, out);
+                    value.encode(resp3, out);
+                }
             }
         }
     }

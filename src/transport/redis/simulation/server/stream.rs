@@ -39,14 +39,14 @@ impl fmt::Display for Id {
 /// A flat list of fields and values.
 pub(in super::super) type Fields = Vec<Vec<u8>>;
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(in super::super) struct Stream {
     pub(in super::super) entries: BTreeMap<Id, Fields>,
     pub(super) last: Id,
     pub(in super::super) groups: BTreeMap<Vec<u8>, Group>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(in super::super) struct Group {
     pub(in super::super) last: Id,
     pub(in super::super) pending: BTreeMap<Id, Pending>,
@@ -61,6 +61,16 @@ pub(in super::super) struct Pending {
     /// The time of the last delivery, claim or renewal, in milliseconds.
     pub(in super::super) since: u64,
     pub(in super::super) deliveries: i64,
+}
+
+impl Group {
+    /// Forgets the signs of life that are no writes: a replica has only those of deliveries.
+    pub(super) fn forget_signs_of_life(&mut self) {
+        for (name, seen) in &mut self.consumers {
+            let held = self.pending.values().filter(|it| it.consumer == *name);
+            *seen = held.map(|it| it.since).max().unwrap_or_default();
+        }
+    }
 }
 
 /// The number of entries in a node of a stream. An approximate trim drops only whole nodes.

@@ -59,10 +59,14 @@ impl Data {
         let key = &args[0];
         let create = args[1] != b"NOMKSTREAM";
         if !create && self.stream_mut(key).is_none() {
+            self.reply_dropped = true;
             return Ok(Reply::Nil);
         }
-        let fields = &args[if create { 2 } else { 3 }..];
+        // `NOMKSTREAM`, a limit that this model ignores, and the id.
+        let id = args.iter().position(|arg| arg == b"*");
+        let fields = &args[id.ok_or("ERR Invalid stream ID")? + 1..];
         let now = self.now;
+        self.written.insert(key.clone());
         let id = self.make_stream(key).add(now, fields.to_vec());
         Ok(Reply::bulk(id.to_string()))
     }

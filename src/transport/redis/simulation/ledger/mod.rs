@@ -3,6 +3,9 @@
 //! The simulation records the server's state after each command, and the handlers record their
 //! starts and results. Each record is checked immediately.
 
+mod replica;
+mod work;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
@@ -11,7 +14,7 @@ use std::{
 
 use super::{
     locations::{GroupKeys, Location, STREAMS},
-    rules::{HandlerResult, JobEnd, JobHistory, Transition},
+    rules::{HandlerResult, JobEnd, JobHistory, Purpose, Transition},
     scenario::Scenario,
     server::{Data, short, text},
 };
@@ -33,6 +36,10 @@ pub(super) struct Ledger {
     lease: u64,
     /// One queue for each stream of each group. The queues of a group are adjacent.
     queues: Vec<Queue>,
+    /// The queues as a replica has them that receives no more writes. Set while the replica lags.
+    replica: Option<Vec<Queue>>,
+    /// The time of the last failover.
+    failed_over_at: Option<u64>,
     /// For each stream, the time from which its new entries can be read.
     readable_since: Vec<u64>,
     pub(super) workers: BTreeMap<ProcessId, Process>,
@@ -41,6 +48,8 @@ pub(super) struct Ledger {
     /// The last step of the server's clock: its time and its size, both in milliseconds.
     clock_step: (u64, u64),
     running: BTreeMap<(ProcessId, JobId), RunningHandler>,
+    /// The last time at which a handler with a permit ended, or could not return its permit.
+    permits_ended_at: u64,
     /// Processes that a handler has killed, and that the simulation has not removed yet.
     pub(super) killed_by_handlers: BTreeSet<ProcessId>,
     pub(super) violation: Option<String>,
@@ -48,6 +57,7 @@ pub(super) struct Ledger {
 }
 
 /// The jobs of a stream as one group sees them.
+#[derive(Clone)]
 struct Queue {
     group: usize,
     keys: GroupKeys,
@@ -92,12 +102,15 @@ impl Ledger {
             now: 0,
             lease: scenario.lease.as_millis() as u64,
             queues: queues.collect(),
+            replica: None,
+            failed_over_at: None,
             readable_since: vec![0; scenario.streams],
             scenario,
             workers: BTreeMap::new(),
             unreachable_until: 0,
             clock_step: (0, 0),
             running: BTreeMap::new(),
+            permits_ended_at: 0,
             killed_by_handlers: BTreeSet::new(),
             violation: None,
             trace: traced.then(Vec::new),
@@ -106,9 +119,13 @@ impl Ledger {
 
     /// Returns the history of a job in a group.
     fn history(&mut self, group: usize, job: JobId) -> &mut JobHistory {
-        let stream = self.scenario.jobs[job as usize].stream;
-        let queue = &mut self.queues[group * self.scenario.streams + stream];
-        queue.histories.entry(job).or_default()
+        let at = self.queue_of(group, job);
+        self.queues[at].histories.entry(job).or_default()
+    }
+
+    /// Returns the index of the queue of a job in a group.
+    fn queue_of(&self, group: usize, job: JobId) -> usize {
+        group * self.scenario.streams + self.scenario.jobs[job as usize].stream
     }
 
     /// Records that new entries of a stream cannot be read until this time.
@@ -134,6 +151,7 @@ impl Ledger {
         if let Some(process) = self.workers.get_mut(&worker) {
             process.alive = false;
         }
+        self.permits_ended_at = self.now;
         self.running.retain(|(of, _), _| *of != worker);
     }
 
@@ -207,10 +225,13 @@ impl Ledger {
         let (before, counted_attempts, due) =
             (history.starts, history.counted_attempts, history.due);
         let lost = history.lost_at.get(&worker).copied();
-        history.starts += 1;
-        history.results.remove(&worker);
         let holds =
             (history.location.as_ref()).is_some_and(|location| location.is_pending_for(&consumer));
+        self.on_both(group, job, |history| {
+            history.starts += 1;
+            history.results.remove(&worker);
+            history.doubtful.remove(&worker);
+        });
         // Another worker may have claimed the job while this delivery was in the network.
         let just_lost = lost.is_some_and(|at| self.now < at + self.lease / 3);
         if !holds && !just_lost && self.is_undisturbed(worker, true) {
@@ -238,8 +259,12 @@ impl Ledger {
             })
             .map(|((of, _), _)| *of)
             .collect();
+        // After a failover a worker finds with its next tick that it has lost the job.
+        let just_failed_over = (self.failed_over_at)
+            .is_some_and(|at| self.now < at.max(self.unreachable_until) + self.lease);
         for other in others {
-            if other == worker || self.is_undisturbed(other, false) {
+            let knows = other == worker && !just_failed_over;
+            if knows || self.is_undisturbed(other, false) {
                 self.fail(format_args!(
                     "job {job} starts at w{worker} while it runs at w{other}"
                 ));
@@ -262,14 +287,17 @@ impl Ledger {
             .get_mut(&worker)
             .expect("its handler has ended");
         process.last_handler_end = self.now;
+        self.permits_ended_at = self.now;
         let group = process.group;
-        let history = self.history(group, job);
-        history.succeeded |= result == HandlerResult::Done;
         // A worker discards the result of a handler that lost its lease. If it were recorded, it
         // would count for a later delivery of the job to the same worker.
-        if run.is_some_and(|run| !run.lease.is_lost()) {
-            history.results.insert(worker, result);
-        }
+        let counts = run.is_some_and(|run| !run.lease.is_lost());
+        self.on_both(group, job, |history| {
+            history.succeeded |= result == HandlerResult::Done;
+            if counts {
+                history.results.insert(worker, result);
+            }
+        });
     }
 
     /// Records that the transport has confirmed a job to its sender.
@@ -277,7 +305,7 @@ impl Ledger {
         self.note("sender", format_args!("has the confirmation of job {job}"));
         for group in 0..self.scenario.groups {
             let history = self.history(group, job);
-            if history.location.is_none() && history.ended.is_none() {
+            if history.location.is_none() && history.ended.is_none() && !history.lost {
                 self.fail(format_args!("job {job} was accepted and is not there"));
             }
         }
@@ -287,11 +315,11 @@ impl Ledger {
     /// on that clock. Workers know of the step only after they have read the clock again.
     pub(super) fn server_clock_stepped(&mut self, by: i64) {
         let forward = u64::try_from(by).unwrap_or(0);
-        for history in self
+        let queues = self
             .queues
             .iter_mut()
-            .flat_map(|queue| queue.histories.values_mut())
-        {
+            .chain(self.replica.iter_mut().flatten());
+        for history in queues.flat_map(|queue| queue.histories.values_mut()) {
             history.due = history.due.saturating_sub(forward);
             history.deadline = history
                 .deadline
@@ -309,15 +337,19 @@ impl Ledger {
             self.clock_step.1
         };
         let deadline = deadline.map(|at| at.saturating_sub(slack));
-        let stream = self.scenario.jobs[job as usize].stream;
-        let queues = self.queues.iter_mut().skip(stream);
-        for queue in queues.step_by(self.scenario.streams) {
-            let new = || JobHistory {
-                due,
-                deadline,
-                ..JobHistory::default()
-            };
-            queue.histories.entry(job).or_insert_with(new);
+        let sent_at = self.now;
+        for group in 0..self.scenario.groups {
+            let at = self.queue_of(group, job);
+            for queues in [Some(&mut self.queues), self.replica.as_mut()] {
+                let new = || JobHistory {
+                    sent_at,
+                    due,
+                    deadline,
+                    ..JobHistory::default()
+                };
+                let histories = queues.map(|queues| &mut queues[at].histories);
+                histories.map(|histories| histories.entry(job).or_insert_with(new));
+            }
         }
     }
 
@@ -334,17 +366,21 @@ impl Ledger {
     pub(super) fn request_failed(&mut self, job: JobId, error: &Error) {
         self.note("sender", format_args!("has no reply to job {job}: {error}"));
         let history = self.history(0, job);
-        let (changed_at, ended) = (history.changed_at, history.ended);
+        let (changed_at, ended, sent_at) = (history.changed_at, history.ended, history.sent_at);
+        let reply_dropped = history.reply_dropped;
         let since = changed_at.max(self.unreachable_until);
-        if error.is_timeout() && ended == Some(JobEnd::Done) && self.now > since + MAX_REPLY_TRAVEL
-        {
+        // A failover may lose the stored reply, or the stream of the replies.
+        let may_be_lost = reply_dropped || self.failed_over_at.is_some_and(|at| sent_at <= at);
+        let is_late = self.now > since + MAX_REPLY_TRAVEL;
+        if error.is_timeout() && ended == Some(JobEnd::Done) && is_late && !may_be_lost {
             self.fail(format_args!("the reply to job {job} was lost"));
         }
     }
 
-    /// Records the location of every job after a command. `acknowledged` is
-    /// [`Transition::acknowledged`].
-    pub(super) fn record_locations(&mut self, data: &mut Data, by: ProcessId, acknowledged: bool) {
+    /// Records the location of every job after a command of this purpose.
+    pub(super) fn record_locations(&mut self, data: &mut Data, by: ProcessId, purpose: Purpose) {
+        let reply_dropped =
+            std::mem::take(&mut data.reply_dropped) && self.failed_over_at.is_some();
         if !std::mem::take(&mut data.changed) {
             return;
         }
@@ -358,6 +394,7 @@ impl Ledger {
             });
             let vanished: Vec<_> = vanished.map(|(job, _)| *job).collect();
             locations.extend(vanished.into_iter().map(|job| (job, Vec::new())));
+            let mut is_changed = false;
             for (job, mut found) in locations {
                 if found.len() > 1 {
                     return self.fail(format_args!("job {job} is in several locations: {found:?}"));
@@ -369,8 +406,16 @@ impl Ledger {
                 let now = found.pop();
                 if history.location != now {
                     let before = std::mem::replace(&mut history.location, now.clone());
-                    self.record_transition(group, job, before, now, by, acknowledged);
+                    is_changed = true;
+                    self.history(group, job).reply_dropped |= reply_dropped;
+                    if before.is_none() {
+                        self.check_parent(job);
+                    }
+                    self.record_transition(group, job, before, now, by, purpose);
                 }
+            }
+            if is_changed {
+                self.check_records(at, data);
             }
         }
     }
@@ -382,7 +427,7 @@ impl Ledger {
         from: Option<Location>,
         to: Option<Location>,
         by: ProcessId,
-        acknowledged: bool,
+        purpose: Purpose,
     ) {
         let at = |location: &Option<Location>| match location {
             Some(Location::Pending { consumer, .. }) => self.worker_of(consumer),
@@ -394,7 +439,7 @@ impl Ledger {
             holder,
             taker,
             by,
-            acknowledged,
+            purpose,
             now: self.now,
             holder_is_healthy: holder.is_some_and(|holder| self.is_undisturbed(holder, false)),
             running: run.is_some_and(|run| !run.lease.is_lost()),
@@ -500,6 +545,7 @@ impl Ledger {
 
     /// Checks that no worker is idle for a whole lease while there is a job for it.
     pub(super) fn check_progress(&mut self) {
+        self.check_parked();
         let since = self.now.saturating_sub(self.lease);
         let mut left = None;
         for (worker, process) in &self.workers {
