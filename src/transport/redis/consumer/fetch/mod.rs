@@ -461,7 +461,12 @@ impl Fetch {
         self.change_streams().await;
         self.inherit().await?;
         // The server that is found next may have lost the acknowledgements of deliveries.
-        if self.parts.woken.as_ref().is_some_and(WokenReader::take_lost) {
+        if self
+            .parts
+            .woken
+            .as_ref()
+            .is_some_and(WokenReader::take_lost)
+        {
             self.parts.recovery.begin();
         }
         if self.parts.recovery.is_due() {
