@@ -138,8 +138,7 @@ impl PrefetchBuffer {
 
     /// Wakes the fetch tasks that may fetch now. A task that is not waiting checks the demand
     /// before it waits.
-    fn wake(&self) {
-        let state = self.lock();
+    fn wake(&self, state: &PrefetchState) {
         let next = state.next_busy();
         for (number, wakeup) in self.fetch_wakeups.iter().enumerate() {
             let fetch = &state.fetches[number];
@@ -179,12 +178,12 @@ impl PrefetchBuffer {
                     return deliveries;
                 }
                 state.demand = max;
+                self.wake(&state);
                 state.stopped
             };
             if stopped {
                 return future::pending().await;
             }
-            self.wake();
             self.arrived.notified().await;
         }
     }
@@ -200,8 +199,8 @@ impl PrefetchBuffer {
                 return;
             }
             state.demand = max;
+            self.wake(&state);
         }
-        self.wake();
         let answered = async {
             while self.lock().ready.is_empty() {
                 self.arrived.notified().await;
@@ -327,12 +326,12 @@ impl PrefetchWriter {
         } else {
             state.ready.extend(deliveries);
         }
+        if is_shared {
+            self.buffer.wake(&state);
+        }
         drop(state);
         if has_some {
             self.buffer.arrived.notify_one();
-        }
-        if is_shared {
-            self.buffer.wake();
         }
     }
 
@@ -473,11 +472,9 @@ impl Drop for WaitGuard<'_> {
         let PrefetchWriter { buffer, number } = self.0;
         let mut state = buffer.lock();
         state.fetches[*number].is_waiting = false;
-        let is_left = state.fetches.len() > 1 && state.demand > 0;
-        drop(state);
-        if is_left {
+        if state.fetches.len() > 1 && state.demand > 0 {
             // Another task may have left the demand to this task while this task waited.
-            buffer.wake();
+            buffer.wake(&state);
         }
     }
 }
