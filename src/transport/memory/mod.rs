@@ -94,6 +94,7 @@ mod messages;
 // Only the test kit observes the broker.
 #[cfg_attr(not(feature = "testing"), allow(dead_code, unreachable_pub))]
 pub(crate) mod observer;
+mod ownership;
 mod records;
 mod registry;
 mod request;
