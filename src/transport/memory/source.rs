@@ -346,7 +346,8 @@ impl Source for MemorySource {
         self.leave();
     }
 
-    async fn close(self) -> Result<(), Error> {
+    async fn close(mut self) -> Result<(), Error> {
+        self.leave();
         // As after a drop, the leases of unsettled deliveries end after at most `Settings::lease`.
         drop(self);
         Ok(())
