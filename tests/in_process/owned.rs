@@ -180,6 +180,10 @@ async fn owners_inherit_what_workers_without_partitions_have_left_and_the_revers
     let mut owner = open(&owning).await;
     let delivery = one(&mut owner).await;
     assert_eq!(message(&delivery).payload(), "0");
+    let alone = owning.clone().streams(Streams::strict(["orders:0"]));
+    let refused = alone.open(Interest::stream()).await;
+    let refused = refused.map(drop).expect_err("owners read it");
+    assert!(refused.is_config(), "{refused}");
     assert!(message(&held[0]).parts().lease.as_ref().unwrap().is_lost());
     assert!(
         has_nothing(&mut worker).await,
@@ -277,7 +281,7 @@ impl Held {
     }
 }
 
-/// What a history has shown so far.
+/// The messages, deliveries and terms of a history so far.
 #[derive(Default)]
 struct Progress {
     sent: HashMap<String, u32>,

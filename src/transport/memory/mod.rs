@@ -59,7 +59,8 @@
 //!
 //! # Ordering
 //! The entries of a stream are delivered in the order in which they were sent. Redeliveries and new
-//! entries take turns.
+//! entries take turns. In partitions that workers [own](crate::transport::Streams::owned), the
+//! messages with one key keep their order.
 //!
 //! # Back-pressure
 //! Senders are neither refused nor made to wait, unless their handle has a
@@ -70,7 +71,7 @@
 //! # Delivery guarantee
 //! Tasks are delivered at least once, as long as the process lives. All messages are lost when the
 //! last handle and the last source are dropped. If a source is dropped, other workers claim its
-//! unsettled deliveries when their leases end. A live worker keeps its deliveries as long as its
+//! unsettled deliveries when their leases end, and own its partitions a lease later. A live worker keeps its deliveries as long as its
 //! handlers run.
 //!
 //! # Errors

@@ -26,7 +26,7 @@ use crate::{
 /// The [`Source`] of [`Memory`](super::Memory): one worker of a group.
 ///
 /// Dropping the source has the effect of a crash: other workers claim its unsettled deliveries when
-/// their leases end.
+/// their leases end, and own its partitions a lease later.
 #[derive(Debug)]
 pub struct MemorySource {
     broker: Broker,
@@ -114,6 +114,8 @@ impl MemorySource {
         let context = &self.broker.context;
         let joined = self.broker.with_group(&settings, |group, _| {
             if owned.is_none() && group.has_owners(&settings, context) {
+                let partitions = self.settings.partitions();
+                let stream = partitions.map_or(stream, |partitions| &partitions.stream);
                 return Err(Error::config(read_beside_owners(stream, &settings.group)));
             }
             group.join(self.consumer, wake, versions);
