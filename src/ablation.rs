@@ -1,6 +1,5 @@
-//! Turns off mechanisms that exist for speed alone, and one that only costs, so that a bench can measure
-//! the effect of each.
-//! Without the feature `ablation` all mechanisms are on.
+//! Turns off single mechanisms, so that a bench can measure how each affects the speed. Without the
+//! feature `ablation` all mechanisms are on.
 
 #![cfg_attr(not(feature = "ablation"), allow(dead_code, unreachable_pub))]
 
@@ -13,10 +12,11 @@ pub enum Mechanism {
     ReadAhead,
     /// Several streams are read by a plain command, and only now and then by the script.
     PlainReads,
-    /// Tasks that have handled a delivery are kept for later deliveries, and one task at a time
-    /// starts deliveries. If turned off, a task is spawned for each delivery.
+    /// A tokio task that has handled a delivery is kept for later deliveries, and one tokio task at
+    /// a time starts deliveries. Without this mechanism, each delivery spawns a tokio task.
     KeptTasks,
-    /// Each delivery is counted for the answers of its worker. This one costs, and is not for speed.
+    /// Each delivery is counted in the statistics that its worker reports. Unlike the other
+    /// mechanisms, this one costs speed.
     WorkerCounts,
 }
 

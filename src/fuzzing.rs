@@ -10,7 +10,7 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     glob::matches(pattern, text)
 }
 
-/// Matches by the simple reference implementation.
+/// Matches with the simple reference implementation.
 pub fn plainly_matches(pattern: &[u8], text: &[u8]) -> bool {
     glob::model::matches(pattern, text)
 }
@@ -36,13 +36,14 @@ pub fn entry_id(text: &[u8]) -> Option<String> {
 }
 
 /// Decodes the fields that a script has encoded.
-pub fn unpack(blob: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
-    crate::transport::redis::readers::unpack(blob)
+pub fn unpack(encoded: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
+    crate::transport::redis::readers::unpack(encoded)
 }
 
 pub use crate::transport::redis::value::Value;
 
-/// A reader of a response: returns a description of it, or the reason why it is malformed.
+/// A reader of a response. Returns a description of the response, or the reason why it is
+/// malformed.
 pub type Read = fn(Value) -> Result<String, crate::Error>;
 
 /// All readers of responses: the name, a valid response, and the reader.

@@ -1,8 +1,9 @@
 //! Tasks, events and RPC over Redis as `tower` services: what axum is for HTTP, for queues.
 //!
-//! A message is a request, and everything that handles one is a `tower::Service<Message>`: a
-//! handler, a [`Router`], a service in a layer, and the sending half of a transport. So the same
-//! layers wrap both sides, and a test can call the router instead of Redis.
+//! A message is the request of a tower service. Everything that handles messages is a
+//! `tower::Service<Message>`: a handler, a [`Router`], a service with layers, and the sending half
+//! of a transport. So the same layers wrap both sides, and a test can call the router instead of
+//! Redis.
 //!
 //! ```
 //! use campanile::{Client, Json, Router, State, serve, transport::memory::Memory};

@@ -1,4 +1,4 @@
-//! The progress of a task, which its handler reports, and the checkpoint that the next attempt reads.
+//! The progress that the handler of a task reports, and the checkpoint that its next attempt reads.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -39,7 +39,7 @@ const MAX_CHECKPOINT: usize = 64 << 10;
 /// cheap: it only replaces the report before it. A background task writes the newest report at most
 /// once a second, and the first one immediately. The last report before the handler returns is
 /// stored together with the end of the task. If the attempt fails, the reports of its last second
-/// may be lost. The next attempt starts with the progress that was stored by the failed one.
+/// may be lost. The next attempt starts with the last stored progress of the failed attempt.
 ///
 /// For a task that is neither tracked nor unique, a report does nothing, and `Option<Progress>` is
 /// `None`.
@@ -49,8 +49,8 @@ const MAX_CHECKPOINT: usize = 64 << 10;
 pub struct Progress(Option<(Arc<RunningRecord>, Handle)>);
 
 impl Progress {
-    /// Reports a value: a number, a text, or anything else that can be serialized as JSON. After the
-    /// handler has returned, and after the lease is lost, this does nothing.
+    /// Reports a value: a number, a text, or anything else that can be serialized as JSON. After
+    /// the handler has returned, and after the lease is lost, this does nothing.
     ///
     /// # Errors
     /// If the value cannot be serialized, or has more than 4 KiB as JSON. The report before it then
@@ -89,7 +89,8 @@ impl<S: Sync> OptionalFromMessageParts<S> for Progress {
 }
 
 /// Saves the state of a task that is [tracked](crate::client::Call::tracked) or
-/// [unique](crate::client::Call::unique), so that its next attempt goes on from there. An extractor.
+/// [unique](crate::client::Call::unique), so that its next attempt goes on from there. An
+/// extractor.
 ///
 /// ```
 /// use campanile::{Checkpoint, Error, Router};
@@ -106,8 +107,8 @@ impl<S: Sync> OptionalFromMessageParts<S> for Progress {
 /// let app: Router = Router::new().task("pages.import", import);
 /// ```
 ///
-/// The next attempt, after a failure or after the death of the worker, may run in another process.
-/// The checkpoint survives both, and is deleted when the task ends.
+/// The checkpoint survives a failed attempt and the death of the worker: the next attempt may run
+/// in another process. The checkpoint is deleted when the task ends.
 ///
 /// # Rejection
 /// A [permanent](Rejection::permanent) rejection, if the message has no record: only tasks that are
@@ -116,8 +117,8 @@ impl<S: Sync> OptionalFromMessageParts<S> for Progress {
 pub struct Checkpoint(Arc<RunningRecord>);
 
 impl Checkpoint {
-    /// Returns the value that was saved last, by this attempt or by an earlier one. `None` if there is
-    /// none.
+    /// Returns the value that was saved last, by this attempt or by an earlier one. `None` if there
+    /// is none.
     ///
     /// # Errors
     /// If the store cannot be reached, or the value is of another type.
@@ -136,8 +137,8 @@ impl Checkpoint {
     /// the server cannot be reached, the call waits.
     ///
     /// # Errors
-    /// If the value cannot be serialized, or has more than 64 KiB as JSON; if the worker has lost the
-    /// task to another one, or the task was cancelled.
+    /// If the value cannot be serialized, or has more than 64 KiB as JSON; if another worker has
+    /// claimed the task, or the task was cancelled.
     ///
     /// # Cancel safety
     /// If the future is dropped, the value may have been saved.

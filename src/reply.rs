@@ -1,4 +1,4 @@
-//! Replies, and how values become replies and are read from them.
+//! Replies, and the conversions between values and replies.
 //!
 //! ```
 //! use campanile::{FromReply, IntoReply, Json, Reply};
@@ -172,8 +172,8 @@ impl<T: Serialize> IntoReply for Json<T> {
     }
 }
 
-/// A value that a handler may return for an [`Rpc`](crate::contract::Rpc) whose reply is `R`. A
-/// router checks this only if the route's name is a constant.
+/// A value that a handler may return for an [`Rpc`](crate::contract::Rpc) with the reply type `R`.
+/// A router checks this only if the route's name is a constant.
 #[diagnostic::on_unimplemented(
     message = "the handler returns `{Self}`, and the reply of this name is `{R}`",
     label = "this handler does not return the reply of its name",

@@ -16,7 +16,7 @@ macro_rules! inner_accessors {
                 &mut self.inner
             }
 
-            /// Returns the inner service, and releases a reservation of this service.
+            /// Returns the inner service. Releases the reservation of this service, if it has one.
             pub fn into_inner(self) -> S {
                 self.inner
             }

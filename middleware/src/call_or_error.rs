@@ -9,7 +9,7 @@ use std::{
 use campanile::{BoxError, Reply};
 use pin_project::pin_project;
 
-/// The future of the inner service, or an error instead of a call.
+/// The future of the inner service, or an error if the inner service was not called.
 #[pin_project(project = Projection)]
 pub(crate) enum CallOrError<W> {
     Call(#[pin] W),

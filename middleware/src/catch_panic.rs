@@ -1,8 +1,8 @@
 //! Turns panics into errors.
 //!
-//! Without this layer a panic of a handler passes through the layers around it, and the worker
-//! fails the delivery. With this layer, the layers around it get an error: a retry can try again,
-//! and a circuit breaker counts the failure.
+//! Without this layer, a panic of a handler unwinds through all outer layers, and the worker fails
+//! the delivery. With this layer, the outer layers get an error: a retry can try again, and a
+//! circuit breaker counts the failure.
 //!
 //! ```
 //! use campanile::Router;
@@ -15,7 +15,7 @@
 //! let app: Router = Router::new().task("work", work).layer(CatchPanicLayer::new());
 //! ```
 //!
-//! Put this layer inside the layers that have to get the error:
+//! Put this layer inside the layers that need the error:
 //!
 //! ```
 //! use campanile::{Client, Message, Router};
@@ -43,14 +43,15 @@
 //!
 //! # Panics
 //! The layer catches panics of the inner service's `call`, and of the future that `call` returns.
-//! It does not catch panics of `poll_ready`: they belong to no message, so there is no delivery to
-//! fail. With `panic = "abort"` no panic can be caught.
+//! It does not catch panics of `poll_ready`, because they belong to no delivery. With
+//! `panic = "abort"` no panic can be caught.
 //!
 //! The panic hook still runs. Unless the application has replaced the hook, it prints the panic to
 //! standard error.
 //!
-//! The inner service is called again after a panic. State that it shares between messages may then
-//! be inconsistent. For example, a `std` mutex that was locked during the panic is poisoned.
+//! After a panic, the inner service still gets the next messages. State that it keeps between
+//! messages may be inconsistent. For example, a `std` mutex that was locked during the panic is
+//! poisoned.
 
 use std::{
     any::Any,
@@ -122,9 +123,8 @@ where
 }
 
 fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
-    // `AssertUnwindSafe` asserts that state which a panic may have left inconsistent is acceptable.
-    // A future that has panicked is not polled again. The service is called again, as the module's
-    // documentation says.
+    // `AssertUnwindSafe`: a future that has panicked is not polled again. A service is called
+    // again, and may have inconsistent state. The module's documentation warns of this.
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| Panicked::new(&*payload))
 }
 
@@ -152,7 +152,7 @@ impl<W> fmt::Debug for CatchPanicFuture<W> {
     }
 }
 
-/// The error of a message whose handler, or a layer inside [`CatchPanic`], panicked.
+/// The error of a message if its handler, or a layer inside [`CatchPanic`], panicked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Panicked {
     text: String,
@@ -193,7 +193,7 @@ mod tests {
     use super::*;
     use crate::mocks::{around, call, readiness_passes, reservations_are_released};
 
-    /// Puts this service, which must fail, inside the layer, calls it, and returns the error.
+    /// Calls a service inside the layer, and returns its error.
     async fn failing<F>(inner: impl FnMut(Message) -> F) -> BoxError
     where
         F: Future<Output = Result<Reply, BoxError>> + Send + 'static,

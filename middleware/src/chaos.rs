@@ -14,8 +14,7 @@
 //! assert!(campanile::error::find::<campanile_middleware::chaos::ChaosError>(&error).is_some());
 //! # }
 //! ```
-//! The next layer injects all kinds of faults. Under it, an application that retries must still
-//! finish each task:
+//! This layer injects all kinds of faults. An application that retries must still finish each task:
 //!
 //! ```
 //! use campanile::Router;
@@ -32,12 +31,11 @@
 //! ```
 //!
 //! # Ordering
-//! The random numbers are drawn in the order of the calls. If several threads make the calls, this
-//! order may differ between runs, and then other messages have the faults. Adding a fault to the
-//! layer does not change which messages have its other faults.
+//! The random numbers are drawn in the order of the calls. If several threads make the calls, their
+//! order may differ between runs. Then the faults hit other messages. Adding a fault to the layer
+//! does not change which messages have its other faults.
 //!
-//! The delay comes first. After it the call panics or fails, or the message is handled once or
-//! twice.
+//! The delay comes first. Then the call panics, fails, or handles the message once or twice.
 //!
 //! # Delivery guarantee
 //! A duplicated message is handled twice, one run after the other, as after a lost acknowledgement.
@@ -47,7 +45,7 @@
 //! Before a message is handled a second time, it waits until the inner service is ready.
 //!
 //! # Errors
-//! If the layer lets a message fail, the error is a [`ChaosError`].
+//! The error of an injected failure is [`ChaosError`].
 //!
 //! # Panics
 //! The future panics with the probability that [`ChaosLayer::panic`] sets.
@@ -199,7 +197,7 @@ pub struct Chaos<S> {
 }
 
 impl<S> Chaos<S> {
-    /// Wraps a service, without faults. To inject faults, use a [`ChaosLayer`].
+    /// Wraps a service, and injects no faults. To inject faults, use a [`ChaosLayer`].
     pub fn new(inner: S, seed: u64) -> Self {
         ChaosLayer::new(seed).layer(inner)
     }
@@ -223,7 +221,7 @@ where
         let mut rng = lock(&self.layer.rng);
         let faults = self.layer.probabilities.faults(&mut rng);
         drop(rng);
-        // The future takes the service that is ready, and leaves a clone, which has no reservation.
+        // The future takes the ready service. The clone that stays has no reservation.
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
         ChaosFuture(Box::pin(call_with_faults(faults, inner, message)))

@@ -40,8 +40,8 @@ pub enum Class {
     Permanent,
 }
 
-/// Returns the default class of an error. The first rule that matches an error in the chain of
-/// sources decides:
+/// Returns the default class of an error. Each rule looks for its type in the whole chain of
+/// sources, and the first rule that finds it decides:
 ///
 /// - A [`Failure`] is permanent if it requests a dead letter or a discard, and otherwise transient.
 /// - A [`Rejection`] is permanent if [`is_permanent`](Rejection::is_permanent) returns `true`, and

@@ -39,7 +39,7 @@
 //!
 //! # Back-pressure
 //! `poll_ready` does not know the message, so this layer is ready whenever the inner service is. A
-//! message that must wait does so in the worker: the worker renews its lease, and the message
+//! message that has to wait stays in the worker: the worker renews its lease, and the message
 //! occupies one of the source's `max_in_flight` slots. If one key can have a long backlog, bound
 //! its waiting messages by [`max_waiting_per_key`](ConcurrencyByKeyLayer::max_waiting_per_key).
 //! Further messages then fail as [overload](#errors).
@@ -51,15 +51,15 @@
 //! memory.
 //!
 //! # Cancel safety
-//! Dropping a future releases its permit, or cancels its request for one.
+//! Dropping a future releases its permit, or cancels its request for a permit.
 //!
 //! # Errors
 //! A message without a key fails as [`MissingKey::Reject`] says, unless
-//! [`missing_key`](ConcurrencyByKeyLayer::missing_key) lets it pass. If
-//! [`max_waiting_per_key`](ConcurrencyByKeyLayer::max_waiting_per_key) messages with its key are
-//! waiting already, a message fails with [`TooManyWaiting`]. This error is overload: a task is
-//! delivered again after the source's back-off without counting the attempt, and a request is
-//! answered with `unavailable`.
+//! [`missing_key`](ConcurrencyByKeyLayer::missing_key) lets it pass. A message fails with
+//! [`TooManyWaiting`] if [`max_waiting_per_key`](ConcurrencyByKeyLayer::max_waiting_per_key)
+//! messages with its key are waiting already. This error is overload: a task is delivered again
+//! after the source's back-off without counting the attempt, and a request is answered with
+//! `unavailable`.
 
 use std::{
     error::Error,
@@ -180,8 +180,7 @@ where
             Ok(Some(key)) => match layer.permits.request(key.clone(), layer.max_waiting) {
                 None => Gated::refused(TooManyWaiting::new(key)),
                 Some(permit) if permit.is_acquired() => Gated::waiting(permit, ready, message),
-                // Dropping `ready` releases its reservation, so that other messages can use it
-                // during the wait.
+                // Drops `ready`, so that another message can use its reservation during the wait.
                 Some(permit) => Gated::waiting(permit, self.inner.clone(), message),
             },
         })
@@ -199,8 +198,8 @@ gated_future! {
     ConcurrencyByKeyFuture, KeyedPermit
 }
 
-/// The error of a message that was not allowed to wait, because too many messages with its key are
-/// waiting. Its source is tower's [`Overloaded`].
+/// The error of a message if too many messages with its key are waiting already. Its source is
+/// tower's [`Overloaded`].
 #[derive(Debug)]
 pub struct TooManyWaiting {
     key: Key,

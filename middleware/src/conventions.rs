@@ -12,7 +12,7 @@
 //! | `messaging.message.id` | the id that the transport gave the message |
 //! | `messaging.message.conversation_id` | the correlation id of a request, on the handling side only: the sending transport generates it after the span has started |
 //!
-//! A hook of [`TraceLayer`](crate::TraceLayer) gets both:
+//! The hooks of [`TraceLayer`](crate::TraceLayer) get the operation and the fault:
 //!
 //! ```
 //! # #[cfg(feature = "trace")] {
@@ -137,14 +137,15 @@ pub enum Fault<'a> {
 }
 
 impl Fault<'_> {
-    /// Returns the value of `error.type`: one word of a fixed set, so that it can be a label.
+    /// Returns the value of `error.type`: one word of a fixed set, so that it can be a label. The
+    /// first row whose type is in the chain of sources decides.
     ///
-    /// | word | the error, or the first one in its chain of sources |
+    /// | word | fault |
     /// |---|---|
     /// | `not_found`, `invalid`, `unavailable`, `deadline`, `internal` | an [`RpcError`] with that code |
     /// | `rpc_error` | an [`RpcError`] with an application's code |
     /// | `not_found` | [`NotFound`]: no route matches |
-    /// | `rejected`, `misconfigured` | a [`Rejection`] that is permanent, or one that is not |
+    /// | `rejected`, `misconfigured` | a permanent [`Rejection`], or any other [`Rejection`] |
     /// | `timeout` | tower's `Elapsed`, or an [`Error`] of this kind |
     /// | `overloaded` | tower's `Overloaded`, or an [`Error`] of this kind |
     /// | `disconnected`, `unknown_outcome`, `unreplicated`, `refused`, `unsendable`, `undecodable`, `config`, `closed` | an [`Error`] of this kind |
@@ -154,13 +155,13 @@ impl Fault<'_> {
     /// | `_OTHER` | any other error |
     pub fn error_type(&self) -> &'static str {
         match self {
-            Self::Error(error) => class(&***error),
+            Self::Error(error) => error_type(&***error),
             Self::Panicked => "panic",
             Self::Dropped => "dropped",
         }
     }
 
-    /// Returns the error, unless it is a panic or a drop.
+    /// Returns the error, or `None` for a panic or a drop.
     pub fn error(&self) -> Option<&BoxError> {
         match self {
             Self::Error(error) => Some(error),
@@ -187,9 +188,9 @@ impl fmt::Display for Fault<'_> {
     }
 }
 
-fn class(error: &(dyn std::error::Error + 'static)) -> &'static str {
+fn error_type(error: &(dyn std::error::Error + 'static)) -> &'static str {
     if let Some(answer) = find::<RpcError>(error) {
-        code(answer.code())
+        rpc_error_type(answer.code())
     } else if find::<NotFound>(error).is_some() {
         "not_found"
     } else if let Some(rejection) = find::<Rejection>(error) {
@@ -216,7 +217,7 @@ fn class(error: &(dyn std::error::Error + 'static)) -> &'static str {
     }
 }
 
-fn code(code: &RpcCode) -> &'static str {
+fn rpc_error_type(code: &RpcCode) -> &'static str {
     match code {
         RpcCode::NotFound => "not_found",
         RpcCode::Invalid => "invalid",
@@ -244,7 +245,7 @@ fn operation_error(error: &Error) -> Option<&'static str> {
     words.into_iter().find_map(|(is, word)| is.then_some(word))
 }
 
-/// The value of an attribute with a fixed set of words, such as `error.type`, if no word of the set
+/// The value of `error.type`, or of another attribute with a fixed set of words, if no word
 /// applies.
 pub(crate) const OTHER: &str = "_OTHER";
 

@@ -73,7 +73,7 @@
 //! # Back-pressure
 //! The inner service must be ready before the function is called. If the function rejects a
 //! message, the inner service keeps its reservation until the service is called or dropped. `serve`
-//! drops it immediately.
+//! drops the service immediately.
 //!
 //! # Panics
 //! If the function panics, the call panics, and the delivery fails.

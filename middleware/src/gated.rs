@@ -1,4 +1,4 @@
-//! The future of a layer in which each message waits for its admission, such as a limit by key.
+//! A future that waits for the admission of its message. Used by layers such as a limit by key.
 
 use std::{
     fmt,
@@ -13,8 +13,8 @@ use tower::{Service, ServiceExt, util::Oneshot};
 
 pub(crate) type Outcome = Result<Reply, BoxError>;
 
-/// Decides when a message is admitted. The value is kept until the message is done, so it may hold
-/// a permit.
+/// Decides when a message is admitted. Kept until the message is done, so that an implementation
+/// can hold a permit.
 pub(crate) trait Admission: Unpin {
     /// Waits until the inner service may be called.
     ///
@@ -22,8 +22,8 @@ pub(crate) trait Admission: Unpin {
     /// If the message is not admitted.
     fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>;
 
-    /// Receives the outcome of the inner service, and returns the outcome of the layer. The value
-    /// is dropped at the end, which releases a permit.
+    /// Receives the outcome of the inner service, and returns the outcome of the layer. Drops
+    /// `self`, which releases its permit.
     fn done(self, outcome: Outcome) -> Outcome
     where
         Self: Sized,
@@ -32,20 +32,21 @@ pub(crate) trait Admission: Unpin {
     }
 }
 
-/// Takes the service that is ready, and leaves a clone, which has no reservation.
+/// Takes the ready service. Leaves a clone, which has no reservation.
 pub(crate) fn take_ready<S: Clone>(inner: &mut S) -> S {
     let clone = inner.clone();
     std::mem::replace(inner, clone)
 }
 
-/// A future that waits for the admission, then until the service is ready, then for the call.
+/// A future that waits for the admission, then for the readiness of the service, then for the call.
 #[pin_project]
 pub(crate) struct Gated<S: Service<Message>, A> {
     #[pin]
     state: GateState<S, A>,
 }
 
-// The largest variant is not boxed, because a message spends nearly all of its time in it.
+// The largest variant is not boxed, because a message spends nearly all of its time in this
+// variant.
 #[allow(clippy::large_enum_variant)]
 #[pin_project(project = GateStateProjection)]
 enum GateState<S: Service<Message>, A> {
@@ -57,8 +58,8 @@ enum GateState<S: Service<Message>, A> {
         call: Option<(S, Message)>,
     },
     Running {
-        // Declared before the admission, because fields are dropped in this order. Otherwise the
-        // next message would be admitted while the work of this message still exists.
+        // Declared before `admission`, so that the work is dropped first. Otherwise the next
+        // message would be admitted while the work of this message still exists.
         #[pin]
         work: Oneshot<S, Message>,
         admission: Option<A>,
@@ -122,7 +123,7 @@ where
                 GateStateProjection::Running { work, admission } => {
                     let outcome = ready!(work.poll(cx)).map_err(Into::into);
                     let admission = admission.take();
-                    // Drops the work before the admission.
+                    // Drops the work before the admission is dropped.
                     state.set(GateState::Refused { error: None });
                     return Poll::Ready(match admission {
                         Some(admission) => admission.done(outcome),
@@ -144,7 +145,7 @@ impl<S: Service<Message>, A> fmt::Debug for Gated<S, A> {
     }
 }
 
-/// Defines the public future of a layer, which wraps a [`Gated`].
+/// Defines a layer's public future, a wrapper of [`Gated`].
 macro_rules! gated_future {
     ($(#[$doc:meta])* $name:ident, $admission:ty) => {
         $(#[$doc])*

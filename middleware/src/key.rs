@@ -1,7 +1,6 @@
 //! The keys by which layers group messages, such as a tenant, an entity or an idempotency key.
 //!
-//! Each layer that works by key takes a [`KeyOf`]. That is a closure, or a value that a function of
-//! this module returns.
+//! Each layer that works by key takes a [`KeyOf`]: a closure, or a key function of this module.
 //!
 //! ```
 //! use campanile::Message;
@@ -19,8 +18,7 @@
 //! # Errors
 //! [`MissingKey`] decides how a message without a key is handled. An empty text, a text longer than
 //! [`Key::MAX_LEN`] bytes, and a header that is not UTF-8 do not count as keys. Long keys could
-//! fill the memory of this process. An empty key would be shared by all senders that leave it
-//! empty.
+//! fill the memory of this process. All senders that leave the value empty would share one key.
 
 use std::{borrow::Borrow, fmt};
 
@@ -267,11 +265,11 @@ impl<K> KeyExtractor<K> {
 
 #[allow(dead_code)]
 impl<K: KeyOf> KeyExtractor<K> {
-    /// Returns the key of the message, or `None` if it has no key and is allowed without one.
+    /// Returns the key of the message, or `None` if the message passes without a key.
     pub(crate) fn of(&self, message: &Message) -> Result<Option<Key>, Rejection> {
         let fault = match self.of.key_of(message) {
             Some(key) if key.0.is_empty() => "the message's key is empty",
-            Some(key) if key.0.len() > longest(message.parts()) => {
+            Some(key) if key.0.len() > max_len(message.parts()) => {
                 "the message's key is longer than 1024 bytes"
             }
             Some(key) => return Ok(Some(key)),
@@ -286,7 +284,7 @@ impl<K: KeyOf> KeyExtractor<K> {
 
 /// Returns the maximum length of a key that this message may have, in bytes.
 #[allow(dead_code)]
-fn longest(parts: &Parts) -> usize {
+fn max_len(parts: &Parts) -> usize {
     let names = [&parts.stream, &parts.group].into_iter().flatten();
     Key::MAX_LEN + names.map(|name| name.len()).sum::<usize>()
 }

@@ -19,7 +19,7 @@ pub(crate) fn by_header() -> Header {
     key::header("x-key")
 }
 
-/// Returns a message with this key, as delivered by a transport under this id.
+/// Returns a message with this key. `id` is its payload and, unless it is an event, its id.
 pub(crate) fn message(kind: Kind, key: &str, id: &str) -> Message {
     let mut message = Message::new(kind, "a", id.to_owned());
     let value = HeaderValue::from_str(key).unwrap();
@@ -48,7 +48,7 @@ where
     call
 }
 
-/// Returns the new requests of the inner service, by their payloads.
+/// Returns the new requests of the inner service, with their payloads.
 pub(crate) fn reached(handle: &mut Handle) -> Vec<(String, SendResponse<Reply>)> {
     let next = || match handle.poll_request() {
         Poll::Ready(Some((message, answer))) => {
@@ -77,8 +77,8 @@ pub(crate) fn no_request(handle: &mut Handle) {
     assert!(all.is_empty(), "{all:?}");
 }
 
-/// Asserts that the layer is ready when the inner service is, and returns the error of its
-/// `poll_ready`.
+/// Asserts that the layer is ready when the inner service is, and passes the error of the inner
+/// service's `poll_ready`.
 pub(crate) fn readiness_and_its_error_pass<L>(layer: &L)
 where
     L: Layer<Inner, Service: Service<Message, Error = BoxError>>,
@@ -98,7 +98,7 @@ where
 }
 
 /// Asserts that a clone does not have the reservation of a service, and that dropping the service
-/// releases it.
+/// releases the reservation.
 pub(crate) fn a_clone_has_no_reservation<L>(layer: &L)
 where
     L: Layer<ConcurrencyLimit<Inner>, Service: Service<Message, Error = BoxError> + Clone>,
@@ -113,8 +113,8 @@ where
     assert_ready!(clone.poll_ready()).unwrap();
 }
 
-/// Asserts that a message that waits for its key holds no reservation of the inner service. `layer`
-/// must run one message of a key at a time.
+/// Asserts that a waiting message holds no reservation of the inner service. `layer` must run one
+/// message of a key at a time.
 pub(crate) fn a_waiting_message_holds_no_reservation<L>(layer: &L)
 where
     L: Layer<

@@ -81,8 +81,8 @@ impl fmt::Debug for KeyedPermits {
     }
 }
 
-/// A permit for a key, or a request for a permit that waits. Dropping it releases the permit or
-/// cancels the request.
+/// An acquired permit for a key, or a waiting request for a permit. Dropping it releases the permit
+/// or cancels the request.
 pub(crate) struct KeyedPermit {
     permit: Option<OwnedSemaphorePermit>,
     semaphore: PollSemaphore,

@@ -1,11 +1,11 @@
 //! Layers for campanile's message services.
 //!
-//! Each layer is a feature, and wraps any `tower::Service<Message>`: a router that is served, a
-//! handler, or a client's transport. tower's own layers can wrap these, too.
+//! Each layer has a feature, and wraps any `tower::Service<Message>`: a router that is served, a
+//! handler, or a client's transport. tower's own layers can wrap these services, too.
 //!
 //! | layer | feature | purpose |
 //! |---|---|---|
-//! | `CatchPanicLayer` | `catch-panic` | turns panics into errors, which the layers around it see |
+//! | `CatchPanicLayer` | `catch-panic` | turns panics into errors for the outer layers |
 //! | `ChaosLayer` | `chaos` | injects failures, delays, panics and duplicates at random, for tests |
 //! | `CircuitBreakerLayer` | `circuit-breaker` | stops calls to a service that fails: a worker pauses, a client fails fast |
 //! | `ConcurrencyByKeyLayer` | `concurrency` | limits how many messages of a key run at once |
@@ -30,10 +30,11 @@
 //! and each method sets one more value. All services that a layer and its clones make share the
 //! state of the layer, such as a limit, a circuit or a counter.
 //!
-//! A layer `XLayer` makes services of the type `X`, whose futures have the type `XFuture`. To wrap
-//! a service without a layer, call `X::new` with the inner service and the arguments of
-//! `XLayer::new`. The methods `get_ref`, `get_mut` and `into_inner` of each service return its
-//! inner service.
+//! A layer `XLayer` makes services of the type `X`, whose futures have the type `XFuture`. Only
+//! `RequestIdLayer` makes services of the type `WithRequestId`, because `RequestId` is the id. To
+//! wrap a service without a layer, call `X::new` with the inner service and the arguments of
+//! `XLayer::new`. `SharedLimit` has the constructors `concurrency` and `rate` instead. The methods
+//! `get_ref`, `get_mut` and `into_inner` of each service return its inner service.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[macro_use]

@@ -57,7 +57,7 @@ pub(crate) type OnePermit =
     ConcurrencyLimit<ServiceFn<fn(Message) -> Pending<Result<Reply, BoxError>>>>;
 
 /// Asserts that a clone does not have the reservation of the inner service, and that dropping the
-/// service or its future releases it.
+/// service or its future releases the reservation.
 #[track_caller]
 pub(crate) fn reservations_are_released<L>(layer: &L)
 where

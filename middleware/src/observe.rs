@@ -102,7 +102,7 @@ where
     }
 }
 
-/// Assertions that hold for every layer that only observes.
+/// Assertions for every layer that only observes.
 #[cfg(test)]
 pub(crate) mod laws {
     use campanile::Message;

@@ -29,19 +29,18 @@
 //!
 //! # Waiting messages
 //! A message that gets no permit leaves its worker, and the attempt does not count. With a
-//! concurrency limit the message is [parked](campanile::transport::Limit#parking): a permit that is
-//! returned goes to the first message that is parked for the key. With a rate limit the next free
-//! start of the key is reserved for the message, and it is delivered again at that time. So each
-//! waiting message leaves its worker once, however long the backlog of its key is, and messages
-//! with other keys do not wait for it.
+//! concurrency limit the message is [parked](campanile::transport::Limit#parking): each returned
+//! permit goes to the first parked message of the key. With a rate limit the transport reserves the
+//! next free start time of the key for the message, and delivers the message again at that time. So
+//! each waiting message leaves its worker once, however long the backlog of its key is, and
+//! messages with other keys do not wait for it.
 //!
 //! The rate is exact: at most `messages` messages of a key start in any period of the length `per`,
 //! wherever the period begins.
 //!
 //! # Failures of workers
-//! If a worker dies, its permits end when its lease ends, and go to the next messages. A worker
-//! that is stalled for longer than its lease, and still runs, exceeds the limit by the messages
-//! that it runs.
+//! If a worker dies, its permits end when its lease ends, and go to the next messages. If a worker
+//! stalls for longer than its lease and then goes on, its running messages exceed the limit.
 //!
 //! # Back-pressure
 //! `poll_ready` does not know the message, so this layer is ready whenever the inner service is.
@@ -74,8 +73,8 @@ use crate::{
     key::{Key, KeyExtractor, KeyOf, MissingKey},
 };
 
-/// The time that is added to the delay of a redelivery, since the transport counts whole
-/// milliseconds. A message that returned too early would be redelivered once more.
+/// Added to the delay of a redelivery, because the transport counts whole milliseconds. A message
+/// that returned too early would be redelivered once more.
 const SLACK: Duration = Duration::from_millis(1);
 
 /// Makes [`SharedLimit`] services. See the [module](self).
@@ -132,18 +131,24 @@ impl<K: KeyOf> SharedLimitLayer<K> {
 }
 
 impl Rule {
-    /// Requests a permit. Returns `None` if the rule admits the message without one.
+    /// Requests a permit. Returns `None` if the rule admits the message without a permit.
     ///
     /// # Errors
     /// If the message must leave its worker.
-    async fn ask(self, limit: Limit, parts: Parts, key: Key) -> Result<Option<Permit>, Failure> {
-        let unasked = |error: campanile::Error| Failure::redeliver().uncounted().because(error);
+    async fn request(
+        self,
+        limit: Limit,
+        parts: Parts,
+        key: Key,
+    ) -> Result<Option<Permit>, Failure> {
+        let store_failed =
+            |error: campanile::Error| Failure::redeliver().uncounted().because(error);
         match self {
             Self::Concurrency { permits } => {
                 match limit.acquire(&parts, key.as_str(), permits).await {
                     Ok(Ok(permit)) => Ok(Some(permit)),
                     Ok(Err(request)) => Err(Failure::park(request)),
-                    Err(error) => Err(unasked(error)),
+                    Err(error) => Err(store_failed(error)),
                 }
             }
             Self::Rate { messages, per } => {
@@ -152,7 +157,7 @@ impl Rule {
                     Ok(wait) => Err(Failure::redeliver_after(wait + SLACK)
                         .uncounted()
                         .because(LimitReached)),
-                    Err(error) => Err(unasked(error)),
+                    Err(error) => Err(store_failed(error)),
                 }
             }
         }
@@ -222,11 +227,12 @@ where
             Err(rejection) => Gated::refused(rejection),
             Ok(None) => Gated::free(ready, message),
             Ok(Some(key)) => {
-                let asks = layer.rule.ask(layer.limit.clone(), identity(&message), key);
-                // Dropping `ready` releases its reservation, so that other messages can use it
-                // during the wait.
+                let request = layer
+                    .rule
+                    .request(layer.limit.clone(), identity(&message), key);
+                // Drops `ready`, so that another message can use its reservation during the wait.
                 Gated::waiting(
-                    PermitState::Requesting(Box::pin(asks)),
+                    PermitState::Requesting(Box::pin(request)),
                     self.inner.clone(),
                     message,
                 )
@@ -253,10 +259,10 @@ enum PermitState {
 
 impl Admission for PermitState {
     fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        let Self::Requesting(asks) = self else {
+        let Self::Requesting(request) = self else {
             return Poll::Ready(Ok(()));
         };
-        let answer = std::task::ready!(asks.as_mut().poll(cx));
+        let answer = std::task::ready!(request.as_mut().poll(cx));
         Poll::Ready(match answer {
             Ok(permit) => {
                 *self = Self::Admitted { _permit: permit };

@@ -104,7 +104,7 @@ impl TimeBudget {
     /// timeout, and jitter shortens no wait.
     ///
     /// The time starts when the outermost layer that uses this budget (timeout or retry) is called.
-    /// It does not include a wait in a layer around that layer.
+    /// It does not include waits in outer layers.
     pub const fn longest(&self) -> Duration {
         let work = self.timeout.saturating_mul(self.tries);
         match self.backoff {

@@ -27,8 +27,8 @@
 //! ```
 //!
 //! # Deadlines
-//! A request ends at its caller's deadline or after the default, whichever is earlier. For the
-//! layers and the handler inside, that time is the [`Deadline`] of the message. A request whose
+//! A request ends at its caller's deadline or after the default, whichever is earlier. Inner layers
+//! and the handler see the earlier time as the [`Deadline`] of the message. A request whose
 //! deadline has passed before the call, for example in the queue of a limit, is not started.
 //!
 //! A task or an event ends after the default. A task with [its own
@@ -134,8 +134,8 @@ impl<S> Timeout<S> {
         let parts = message.parts_mut();
         let default = parts.attempt_timeout.or(self.default);
         let default = default.map(Deadline::after);
-        // The deadline of a task limits only its start, so it is not changed: a client's transport
-        // would send it as the task's time to live.
+        // Leaves the deadline of a task unchanged, because it limits only the start of the task. A
+        // client's transport sends it as the task's time to live.
         if parts.kind != Kind::Rpc {
             return default;
         }

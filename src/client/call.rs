@@ -57,7 +57,7 @@ impl<S, R> Call<S, R> {
         self
     }
 
-    /// Adds a header. Headers of the same name are kept. An invalid header fails the call.
+    /// Adds a header. Earlier headers of the same name are kept. An invalid header fails the call.
     pub fn header<K, V>(mut self, name: K, value: V) -> Self
     where
         HeaderName: TryFrom<K, Error: Into<http::Error>>,
@@ -121,10 +121,10 @@ impl<S> Call<S, ()> {
     /// then stays within the shard of its name, while any other event is sent to all nodes. Redis
     /// 7.0 or newer is needed (`SPUBLISH`).
     ///
-    /// Sharded and other events have separate audiences: a handler of
+    /// Sharded and other events have separate subscribers. Handlers of
     /// [`Router::event`](crate::Router::event) or [`event_pattern`](crate::Router::event_pattern),
-    /// and a classic Redis subscriber such as a Go-Broker service, does not receive a sharded
-    /// event. A call that is no event is refused.
+    /// and classic Redis subscribers such as a Go-Broker service, do not receive sharded events. A
+    /// call that is not an event is refused.
     ///
     /// ```
     /// # async fn run() -> Result<(), campanile::Error> {
@@ -188,9 +188,9 @@ impl<S> Call<S, Receipt> {
     /// The server keeps the key until the transport's
     /// [`idempotency_window`](crate::transport::Settings::idempotency_window) has passed since the
     /// task was due, even if the task is done earlier. A task that is given up, discarded or
-    /// cancelled frees its key, so it can be sent again. If the stream has several groups, the
-    /// first group that gives the task up frees the key. A key that is empty or longer than 1024
-    /// bytes is refused.
+    /// cancelled frees its key, so the task can be sent again. If the stream has several groups,
+    /// the first group that gives the task up frees the key. A key that is empty or longer than
+    /// 1024 bytes is refused.
     ///
     /// The receipt of a repeated call has the id of the first task, and
     /// [is a duplicate](Receipt::is_duplicate).
@@ -202,8 +202,8 @@ impl<S> Call<S, Receipt> {
     }
 
     /// Sends the task only if no other task holds this key. The task holds the key until it has
-    /// ended: until it is done, dead, discarded or cancelled. A delayed task, a running one, and
-    /// one that waits for its next attempt still hold it.
+    /// ended: until it is done, dead, discarded or cancelled. A delayed task, a running task, and a
+    /// task that waits for its next attempt hold the key.
     ///
     /// If another task holds the key, the call returns that task's receipt, which [is a
     /// duplicate](Receipt::is_duplicate). With [`Unique::replace`](crate::message::Unique) the new
@@ -249,8 +249,8 @@ impl<S> Call<S, Receipt> {
     }
 
     /// Sets how long each attempt at the task may run. An attempt that takes longer is dropped at
-    /// its current `.await` and has failed, so the task is delivered again. The time of an attempt
-    /// starts when the layers are ready and the handler is called.
+    /// its current `.await`. It counts as failed, and the task is delivered again. The time of an
+    /// attempt starts when the layers are ready and the handler is called.
     ///
     /// This limits neither the call ([`timeout`](Self::timeout)) nor the wait for the first attempt
     /// ([`expires_after`](Self::expires_after)). Zero is refused.

@@ -8,7 +8,7 @@ use crate::{
     reply::{FromReply, Reply},
 };
 
-/// The receipt of a task that was accepted. It has the id of the task.
+/// The receipt of an accepted task. It has the id of the task.
 ///
 /// ```
 /// use campanile::{Client, transport::memory::Memory};
@@ -30,14 +30,14 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Returns the id of the task. `None` if a service handled the task in place, and for a task in
-    /// an [`Outbox`](crate::Outbox), which is not stored yet.
+    /// Returns the id of the task. `None` if the client's service handled the task itself, or if
+    /// the task is in an [`Outbox`](crate::Outbox) and not stored yet.
     pub fn id(&self) -> Option<&MessageId> {
         self.id.as_ref()
     }
 
-    /// Returns `true` if an earlier task had the same idempotency key or unique key. Then the task
-    /// was not stored, and [`id`](Self::id) is that of the earlier task.
+    /// Returns `true` if an earlier task had the same idempotency key or unique key. In that case
+    /// this task was not stored, and [`id`](Self::id) returns the id of the earlier task.
     pub fn is_duplicate(&self) -> bool {
         self.is_duplicate
     }

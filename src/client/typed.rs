@@ -1,4 +1,4 @@
-//! Calls by name, with typed payloads and replies.
+//! The [`Client`] and its calls, with typed payloads and replies.
 
 use std::time::Duration;
 
@@ -58,8 +58,8 @@ impl<S> Client<S> {
 
 impl<S: Clone> Client<S> {
     /// Returns a client that adds `prefix` and a dot before each name, as
-    /// [`Router::nest`](crate::Router::nest) does for routes. The prefix of this client stays in
-    /// front of the new one.
+    /// [`Router::nest`](crate::Router::nest) does for routes. If this client has a prefix already,
+    /// the new prefix follows it.
     #[must_use]
     pub fn nest(&self, prefix: impl Into<Name>) -> Self {
         Self {
@@ -70,7 +70,8 @@ impl<S: Clone> Client<S> {
 
     /// Sends a task. A worker of each group handles it at least once.
     ///
-    /// The name is a text or a [`Task`](crate::contract::Task), which says the type of the payload.
+    /// The name is a string or a [`Task`](crate::contract::Task) constant. The constant also sets
+    /// the type of the payload.
     pub fn enqueue<N: TaskName>(
         &self,
         name: N,
@@ -83,8 +84,8 @@ impl<S: Clone> Client<S> {
     ///
     /// Success means that the server accepted the event, even if there is no listener.
     ///
-    /// The name is a text or an [`Event`](crate::contract::Event), which says the type of the
-    /// payload.
+    /// The name is a string or an [`Event`](crate::contract::Event) constant. The constant also
+    /// sets the type of the payload.
     pub fn publish<N: EventName>(
         &self,
         name: N,
@@ -94,7 +95,7 @@ impl<S: Clone> Client<S> {
     }
 
     /// Sends a request whose reply survives a lost connection on either side. The request is
-    /// handled at least once, unless it times out first, and answered at most once.
+    /// handled at least once, unless it times out first. It is answered at most once.
     pub fn request<R: FromReply>(
         &self,
         name: impl Into<Name>,
@@ -212,7 +213,7 @@ where
     /// Sends a task of this name for each payload, in few round trips. The results are in the order
     /// of the payloads.
     ///
-    /// Up to 1,024 calls run at a time, and the Redis transport sends them in pipelines. If none
+    /// Up to 1,024 calls run at a time, and the Redis transport sends them in pipelines. If no call
     /// fails, the tasks are stored in the order of the payloads.
     ///
     /// # Cancel safety
@@ -234,8 +235,8 @@ where
     /// Sends many tasks, each with its own name and options, in few round trips. The results are in
     /// the order of the calls.
     ///
-    /// In all else it is as [`enqueue_all`](Self::enqueue_all). The calls may come from a client
-    /// with another prefix. The service of this client sends them all.
+    /// In other respects it is like [`enqueue_all`](Self::enqueue_all). The calls may come from a
+    /// client with another prefix. The service of this client sends them all.
     ///
     /// ```
     /// use std::time::Duration;
@@ -307,7 +308,7 @@ where
                 Ok(Receipt::from(reply.map_err(Error::from_service)?))
             });
         }
-        // This clone may hold a reservation that was not used.
+        // The clone may hold an unused reservation.
         drop(service);
         while let Some(result) = calls.next().await {
             results.push(result);

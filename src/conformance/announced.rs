@@ -1,5 +1,4 @@
-//! Checks of the announcements of workers, of their answers to questions, and of the orders to
-//! them.
+//! Checks that workers announce themselves, answer questions, and follow orders.
 
 use std::{future::Future, time::Duration};
 
@@ -7,7 +6,7 @@ use tokio::time::sleep;
 
 use super::{
     Factory,
-    scene::{Scene, WorkerOf, again, call, done, in_time, message, must, settle},
+    scene::{Scene, WorkerOf, call, done, in_time, message, must, redeliver_after, settle},
 };
 use crate::{
     message::Message,
@@ -23,7 +22,7 @@ async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> (F::Handle, W
     (handle, workers)
 }
 
-/// Waits until the list of workers meets the condition, and returns it.
+/// Waits until the list of workers meets the condition, and returns the list.
 async fn until(workers: &Workers, wanted: impl Fn(&[WorkerInfo]) -> bool) -> Vec<WorkerInfo> {
     let found = async {
         loop {
@@ -37,7 +36,6 @@ async fn until(workers: &Workers, wanted: impl Fn(&[WorkerInfo]) -> bool) -> Vec
     in_time("waiting for the list of workers", found).await
 }
 
-/// Waits until a condition is met.
 async fn until_true<W: Future<Output = bool>>(what: &str, condition: impl Fn() -> W) {
     let met = async {
         while !condition().await {
@@ -52,7 +50,7 @@ fn are_announced(found: &[WorkerInfo]) -> bool {
     found.iter().all(|worker| worker.fault.is_none())
 }
 
-/// Checks that a worker is listed once it has announced itself, and not after it has ended.
+/// Checks that a worker is listed from its announcement until it is closed.
 pub async fn workers_are_listed_from_their_start_to_their_end<F: Factory>(factory: &F) {
     if !factory.capabilities().workers {
         return;
@@ -83,7 +81,7 @@ pub async fn workers_are_listed_from_their_start_to_their_end<F: Factory>(factor
     until(&workers, <[_]>::is_empty).await;
 }
 
-/// Checks that workers answer pings, and questions for their statistics and their descriptions.
+/// Checks that workers answer pings, and answer questions about their statistics and routes.
 pub async fn workers_answer_what_they_have_done_and_what_runs<F: Factory>(factory: &F) {
     if !factory.capabilities().workers {
         return;
@@ -102,7 +100,7 @@ pub async fn workers_answer_what_they_have_done_and_what_runs<F: Factory>(factor
         let counted = monitor.clone().start(message(&delivery));
         let verdict = match &message(&delivery).payload()[..] {
             b"done" => Verdict::Done(Ok(Reply::default())),
-            b"fails" => again(Duration::from_secs(60)),
+            b"fails" => redeliver_after(Duration::from_secs(60)),
             _ => {
                 running.push((delivery, counted));
                 continue;
@@ -220,7 +218,7 @@ pub async fn a_worker_follows_the_orders_to_it<F: Factory>(factory: &F) {
     other.close().await;
 }
 
-/// Checks that the history of a group has what its workers have done.
+/// Checks that the history of a group counts the messages that its workers handled.
 pub async fn the_history_of_a_group_has_what_its_workers_did<F: Factory>(factory: &F) {
     if !factory.capabilities().workers {
         return;
@@ -266,7 +264,7 @@ pub async fn the_history_of_a_group_has_what_its_workers_did<F: Factory>(factory
     };
     handle_all(&mut worker, 3).await;
     until_true("the history", async || sums().await == [2, 0, 1, 3, 3]).await;
-    // The history stays complete when a worker is closed.
+    // The history includes the last messages of a worker that was closed.
     scene.task("4").await;
     handle_all(&mut worker, 1).await;
     worker.close().await;

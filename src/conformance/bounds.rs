@@ -1,4 +1,4 @@
-//! Checks of the bound on the number and the age of the messages that wait on a stream.
+//! Checks of the bounds on the number and the age of the messages that wait on a stream.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::{
     Factory,
     outbox::{add, outbox},
     partitions::{keyed, scene_of},
-    scene::{Scene, WorkerOf, again, call, done, outcome, request, send, settle},
+    scene::{Scene, WorkerOf, call, done, outcome, redeliver_after, request, send, settle},
 };
 use crate::{
     error::Error,
@@ -63,7 +63,7 @@ async fn take<F: Factory>(worker: &mut WorkerOf<F>, count: usize) {
     }
 }
 
-/// Checks that a full stream refuses tasks and requests, and takes them again once workers have
+/// Checks that a full stream refuses tasks and requests, and accepts them again once workers have
 /// taken messages.
 pub async fn a_full_stream_refuses_senders_until_workers_take_messages<F: Factory>(factory: &F) {
     if !factory.capabilities().bounds {
@@ -90,7 +90,7 @@ pub async fn a_full_stream_refuses_senders_until_workers_take_messages<F: Factor
     worker.close().await;
 }
 
-/// Checks that a full stream takes the messages that it can no longer refuse: follow-ups,
+/// Checks that a full stream accepts the messages that it can no longer refuse: follow-ups,
 /// redeliveries and delayed tasks.
 pub async fn a_full_stream_takes_follow_ups_redeliveries_and_delayed_tasks<F: Factory>(
     factory: &F,
@@ -111,7 +111,7 @@ pub async fn a_full_stream_takes_follow_ups_redeliveries_and_delayed_tasks<F: Fa
     }
     done(delivery).await;
     let delivery = worker.one().await;
-    settle(delivery, again(Duration::ZERO)).await;
+    settle(delivery, redeliver_after(Duration::ZERO)).await;
     if factory.capabilities().delayed_tasks {
         let mut later = Message::task("later", "");
         later.parts_mut().due = Some(Due::After(Duration::from_millis(50)));
@@ -127,8 +127,8 @@ pub async fn a_full_stream_takes_follow_ups_redeliveries_and_delayed_tasks<F: Fa
     worker.close().await;
 }
 
-/// Checks that a sender that may wait sends as soon as there is room, and is refused when its
-/// waiting time is over.
+/// Checks that a sender with [`WhenFull::Wait`] sends as soon as there is room, and is refused if
+/// there is no room in time.
 pub async fn a_sender_waits_for_room_until_its_time_is_over<F: Factory>(factory: &F) {
     if !factory.capabilities().bounds {
         return;
@@ -165,7 +165,7 @@ pub async fn a_sender_waits_for_room_until_its_time_is_over<F: Factory>(factory:
     worker.close().await;
 }
 
-/// Checks that senders are not refused because of a group without live workers.
+/// Checks that a group without live workers does not cause refusals.
 pub async fn a_group_without_workers_does_not_stop_senders<F: Factory>(factory: &F) {
     if !factory.capabilities().bounds {
         return;
@@ -218,7 +218,7 @@ pub async fn a_message_that_waits_for_too_long_stops_senders<F: Factory>(factory
     // The waiting time of a redelivery starts when the redelivery is due.
     let delivery = worker.one().await;
     sleep(2 * age).await;
-    settle(delivery, again(Duration::ZERO)).await;
+    settle(delivery, redeliver_after(Duration::ZERO)).await;
     send(&handle, Message::task("task", "")).await;
     worker.close().await;
 }
@@ -237,7 +237,8 @@ pub async fn each_partition_has_its_own_bound<F: Factory>(factory: &F) {
         send(&handle, keyed("a", n)).await;
     }
     assert_full(&call(&handle, keyed("a", "")).await.unwrap_err());
-    // Messages without a key go to all partitions in turn, so three of four are accepted.
+    // Messages without a key go to the four partitions in turn. One partition is full, so six of
+    // eight messages are accepted.
     let mut sent = 0;
     for _ in 0..8 {
         sent += usize::from(call(&handle, Message::task("task", "")).await.is_ok());
@@ -246,7 +247,7 @@ pub async fn each_partition_has_its_own_bound<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a sender with an invalid bound is refused with the reason.
+/// Checks that a sender with an invalid bound gets an error that names the setting.
 pub async fn an_invalid_bound_is_refused<F: Factory>(factory: &F) {
     if !factory.capabilities().bounds {
         return;

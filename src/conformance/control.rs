@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use super::{
     Factory,
-    scene::{QUIET, Scene, WorkerOf, again, attempt, call, done, id, message, must, settle},
+    scene::{
+        QUIET, Scene, WorkerOf, attempt, call, done, id, message, must, redeliver_after, settle,
+    },
 };
 use crate::{
     message::Message,
     transport::{Control, PauseTarget, TaskState},
 };
 
-/// Returns a sender's handle for a scene, and the control of its stream.
+/// Returns a sender's handle for a scene, and the [`Control`] of its stream.
 async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> (F::Handle, Control) {
     let handle = scene.handle().await;
     let control = factory.control(&handle);
@@ -19,7 +21,7 @@ async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> (F::Handle, C
     (handle, control)
 }
 
-/// Waits until the workers follow a pause, which they do within about a second.
+/// Waits until the workers follow a pause. They need about a second.
 async fn until_followed<F: Factory>(worker: &mut WorkerOf<F>) {
     worker
         .nothing_for(Duration::from_millis(1500), "nothing is sent")
@@ -48,7 +50,7 @@ pub async fn a_paused_stream_delivers_nothing_until_it_is_resumed<F: Factory>(fa
         );
         until_followed::<F>(&mut worker).await;
         let first = scene.task("first").await;
-        settle(runs, again(Duration::ZERO)).await;
+        settle(runs, redeliver_after(Duration::ZERO)).await;
         worker.nothing_for(QUIET, "the stream is paused").await;
 
         assert!(must("resuming", control.resume(target.clone())).await);
@@ -64,7 +66,8 @@ pub async fn a_paused_stream_delivers_nothing_until_it_is_resumed<F: Factory>(fa
     }
 }
 
-/// Checks that messages with a paused name wait in their order, and that other messages go on.
+/// Checks that messages with a paused name wait and keep their order, while other messages are
+/// delivered.
 pub async fn messages_with_a_paused_name_wait_in_their_order<F: Factory>(factory: &F) {
     if !factory.capabilities().control {
         return;
@@ -172,7 +175,11 @@ pub async fn a_purge_removes_what_waits<F: Factory>(factory: &F) {
         scene.task(payload).await;
     }
     let mut deliveries = worker.exactly(2).await;
-    settle(deliveries.remove(1), again(Duration::from_secs(60))).await;
+    settle(
+        deliveries.remove(1),
+        redeliver_after(Duration::from_secs(60)),
+    )
+    .await;
     worker.stop().await;
     let mut tracked = Message::task("task", "waits");
     tracked.parts_mut().tracked = Some(Duration::from_secs(60));

@@ -48,8 +48,8 @@ impl RunningWorkers {
         running
     }
 
-    /// Waits until this number of different messages was handled, and then a little longer, so that
-    /// duplicates are found. Returns the ids of all deliveries.
+    /// Waits until this number of different messages was handled, and then a little longer for
+    /// duplicates. Returns the ids of all deliveries.
     async fn finish(mut self, expected: usize) -> Vec<MessageId> {
         let mut all = Vec::new();
         let mut different = HashSet::new();
@@ -97,8 +97,8 @@ pub async fn fifty_senders_and_fifty_workers_lose_and_repeat_nothing<F: Factory>
     assert_same(handled, receipts);
 }
 
-/// Checks that a backlog is handled by a sequence of workers, each of which handles some batches
-/// and is then closed. Every message is handled once, in order.
+/// Checks that a sequence of workers handles a backlog. Each worker handles some batches and is
+/// then closed. Every message is handled once, in order.
 pub async fn a_backlog_is_worked_off_in_batches_by_workers_that_come_and_go<F: Factory>(
     factory: &F,
 ) {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::{
     Factory,
     scene::{
-        QUIET, Scene, WorkerOf, again, assert_same, attempt, done, id, message, must, send, settle,
+        QUIET, Scene, WorkerOf, assert_same, attempt, done, id, message, must, redeliver_after,
+        send, settle,
     },
 };
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
     transport::{DeadLetter, DeadLetters, Page, Selection, Source, Start, Verdict},
 };
 
-/// Sends tasks with these names, and makes each a dead letter.
+/// Sends tasks with these names, and dead-letters each. Returns their ids.
 async fn send_and_dead_letter<F: Factory>(
     scene: &Scene<'_, F>,
     worker: &mut WorkerOf<F>,
@@ -28,7 +29,7 @@ async fn send_and_dead_letter<F: Factory>(
     ids
 }
 
-/// Makes a dead letter of the next delivery.
+/// Dead-letters the next delivery.
 async fn dead_letter_next<S: Source>(worker: &mut super::scene::OpenSource<S>) {
     let verdict = Verdict::DeadLetter {
         reason: "it cannot be done".into(),
@@ -54,10 +55,10 @@ pub(super) async fn listed_in_pages(dead: &DeadLetters) -> Vec<DeadLetter> {
     listed
 }
 
-/// Checks that the letters are listed in pages, and that each letter is found by its id.
+/// Checks that the letters are listed in pages, and that a letter is found by its id.
 pub async fn dead_letters_are_listed_in_pages_and_found_by_id<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
-    let Some(dead) = scene.dead().await else {
+    let Some(dead) = scene.dead_letters().await else {
         return;
     };
     assert_eq!(must("counting", dead.count()).await, 0);
@@ -86,7 +87,7 @@ pub async fn dead_letters_are_listed_in_pages_and_found_by_id<F: Factory>(factor
 /// it fails.
 pub async fn a_replayed_dead_letter_starts_from_its_first_attempt<F: Factory>(factory: &F) {
     let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
-    let Some(dead) = scene.dead().await else {
+    let Some(dead) = scene.dead_letters().await else {
         return;
     };
     let mut worker = scene.worker().await;
@@ -95,7 +96,7 @@ pub async fn a_replayed_dead_letter_starts_from_its_first_attempt<F: Factory>(fa
         for expected in 1..=2 {
             let delivery = worker.one().await;
             assert_eq!((id(&delivery), attempt(&delivery)), (&receipt, expected));
-            settle(delivery, again(Duration::ZERO)).await;
+            settle(delivery, redeliver_after(Duration::ZERO)).await;
         }
         worker.nothing_for(QUIET, "a dead letter came back").await;
         assert_eq!(must("counting", dead.count()).await, 1, "round {round}");
@@ -114,7 +115,7 @@ pub async fn a_replayed_dead_letter_starts_from_its_first_attempt<F: Factory>(fa
 /// with a name, or all.
 pub async fn only_selected_dead_letters_are_replayed_or_purged<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
-    let Some(dead) = scene.dead().await else {
+    let Some(dead) = scene.dead_letters().await else {
         return;
     };
     let mut worker = scene.worker().await;
@@ -162,12 +163,12 @@ pub async fn only_selected_dead_letters_are_replayed_or_purged<F: Factory>(facto
     worker.close().await;
 }
 
-/// Checks that letters which need more than one step are replayed once each, even by two concurrent
-/// replays.
+/// Checks that two concurrent replays replay each letter once, even if there are more letters than
+/// one step replays.
 pub async fn many_dead_letters_are_replayed_once_each<F: Factory>(factory: &F) {
     const LETTERS: usize = 250;
     let scene = Scene::new(factory);
-    let Some(dead) = scene.dead().await else {
+    let Some(dead) = scene.dead_letters().await else {
         return;
     };
     let mut worker = scene.worker().await;
@@ -192,7 +193,7 @@ pub async fn a_replay_reaches_only_the_group_of_the_dead_letter<F: Factory>(fact
     if !factory.capabilities().groups {
         return;
     }
-    let Some(dead) = scene.dead().await else {
+    let Some(dead) = scene.dead_letters().await else {
         return;
     };
     let other = scene.group("other", Start::Beginning);
@@ -200,7 +201,7 @@ pub async fn a_replay_reaches_only_the_group_of_the_dead_letter<F: Factory>(fact
     let mut other_worker = other.worker().await;
     send_and_dead_letter(&scene, &mut own_worker, &["a"]).await;
     done(other_worker.one().await).await;
-    let others = other.dead().await.expect("it is the same factory");
+    let others = other.dead_letters().await.expect("it is the same factory");
     assert_eq!(must("counting", others.count()).await, 0);
     assert_eq!(must("replaying", others.replay(Selection::All)).await, 0);
     assert_eq!(must("replaying", dead.replay(Selection::All)).await, 1);
@@ -212,10 +213,11 @@ pub async fn a_replay_reaches_only_the_group_of_the_dead_letter<F: Factory>(fact
     other_worker.close().await;
 }
 
-/// Checks that an edited letter is delivered once, with its new content and the id of its message.
+/// Checks that an edited letter is delivered once, with its new content and the original id of its
+/// message.
 pub async fn a_dead_letter_is_replayed_as_edited<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
-    let Some(dead) = scene.dead().await else {
+    let Some(dead) = scene.dead_letters().await else {
         return;
     };
     let mut worker = scene.worker().await;

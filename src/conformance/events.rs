@@ -133,7 +133,7 @@ pub async fn an_event_is_delivered_once_for_each_matching_subscription<F: Factor
 }
 
 /// Checks that a sharded event reaches only the subscribers of sharded events with its name, and
-/// that other events do not reach them.
+/// that these subscribers get no other events.
 pub async fn sharded_events_have_their_own_audience<F: Factory>(factory: &F) {
     if !factory.capabilities().sharded_events {
         return;

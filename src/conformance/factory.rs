@@ -20,8 +20,9 @@ use crate::{
 /// All handles of a factory must reach the same server. Each check uses a new stream and new event
 /// names, so checks can run in parallel on one server.
 ///
-/// A method with a default body is needed only for the [`Capabilities`] that its text names. The
-/// suite calls it only if [`capabilities`](Self::capabilities) has one of them.
+/// A method with a default body is needed only for the [`Capabilities`] that its documentation
+/// names. The suite calls the method only if [`capabilities`](Self::capabilities) returns one of
+/// them.
 pub trait Factory: Send + Sync {
     /// A handle of the transport. It sends messages as a `Service`, and receives them as a
     /// [`Transport`].
@@ -69,8 +70,8 @@ pub trait Factory: Send + Sync {
         async { Err(not_implemented("statistics", "stats")) }
     }
 
-    /// Returns the numbers of messages that wait for the handle's group, one for each thing that
-    /// they wait for. Needed for [`Capabilities::backlog`].
+    /// Counts the messages that wait for the handle's group, by what they wait for. Needed for
+    /// [`Capabilities::backlog`].
     fn backlog(
         &self,
         handle: &Self::Handle,
@@ -86,13 +87,14 @@ pub trait Factory: Send + Sync {
         None
     }
 
-    /// Returns the messages of the handle's stream and group. Needed for [`Capabilities::messages`].
+    /// Returns the messages of the handle's stream and group. Needed for
+    /// [`Capabilities::messages`].
     fn messages(&self, handle: &Self::Handle) -> Option<Messages> {
         let _ = handle;
         None
     }
 
-    /// Returns the control of the handle's stream. Needed for [`Capabilities::control`].
+    /// Returns the [`Control`] of the handle's stream. Needed for [`Capabilities::control`].
     fn control(&self, handle: &Self::Handle) -> Option<Control> {
         let _ = handle;
         None
@@ -142,8 +144,8 @@ pub trait Factory: Send + Sync {
     }
 }
 
-/// Returns the error of a default body. The factory has the capability, so it must implement the
-/// method.
+/// Returns the error of a method that the factory must implement, because it declares the
+/// capability.
 fn not_implemented(capability: &str, method: &str) -> Error {
     Error::config(format!(
         "the factory has the capability `{capability}`: implement its method `{method}`, or remove \
@@ -151,8 +153,8 @@ fn not_implemented(capability: &str, method: &str) -> Error {
     ))
 }
 
-/// The capabilities of a transport, for [`Factory::capabilities`]. For each capability the suite
-/// has at least one check, which is skipped without it.
+/// The capabilities of a transport, for [`Factory::capabilities`]. The suite has at least one check
+/// for each capability, and skips the check without the capability.
 ///
 /// ```
 /// use campanile::conformance::Capabilities;

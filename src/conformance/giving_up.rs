@@ -1,10 +1,10 @@
-//! Checks of the number of attempts, and of the idempotency keys of tasks that are given up.
+//! Checks of the limits on attempts, and of the idempotency keys of tasks that are given up.
 
 use std::time::Duration;
 
 use super::{
     Factory,
-    scene::{LEASE, QUIET, Scene, again, attempt, call, done, id, must, send, settle},
+    scene::{LEASE, QUIET, Scene, attempt, call, done, id, must, redeliver_after, send, settle},
 };
 use crate::{
     message::Message,
@@ -31,8 +31,8 @@ fn discarded(reason: Discarded) -> Verdict {
     }
 }
 
-/// Checks that a task is given up after the number of attempts that its sender has chosen, which
-/// may be lower or higher than the worker's number. Each delivery has the limits of its task.
+/// Checks that a task is given up after its sender's number of attempts, even if the worker's
+/// number is higher or lower. Each delivery has the limits that the sender has set.
 pub async fn a_task_is_given_up_after_its_own_number_of_attempts<F: Factory>(factory: &F) {
     let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
     let handle = scene.handle().await;
@@ -48,7 +48,7 @@ pub async fn a_task_is_given_up_after_its_own_number_of_attempts<F: Factory>(fac
             let parts = delivery.content.as_ref().expect("it is a message").parts();
             assert_eq!(parts.max_attempts, Some(attempts));
             assert_eq!(parts.attempt_timeout, Some(Duration::from_millis(1_500)));
-            settle(delivery, again(Duration::ZERO)).await;
+            settle(delivery, redeliver_after(Duration::ZERO)).await;
         }
         worker
             .nothing_for(QUIET, "the task was delivered once more")
@@ -57,8 +57,8 @@ pub async fn a_task_is_given_up_after_its_own_number_of_attempts<F: Factory>(fac
     worker.close().await;
 }
 
-/// Checks that a task that was given up or discarded frees its idempotency key, and that a task that
-/// is done or ignored keeps it.
+/// Checks that a task frees its idempotency key if it ends as a dead letter, expires or is
+/// discarded. A task that is done or ignored keeps its key.
 pub async fn a_key_is_free_once_its_task_was_given_up<F: Factory>(factory: &F) {
     if !factory.capabilities().idempotent_tasks {
         return;
@@ -70,14 +70,14 @@ pub async fn a_key_is_free_once_its_task_was_given_up<F: Factory>(factory: &F) {
         ("dead", dead(), true),
         ("expired", discarded(Discarded::Expired), true),
         ("discarded", discarded(Discarded::Requested), true),
-        ("used up", again(Duration::ZERO), true),
+        ("used up", redeliver_after(Duration::ZERO), true),
         ("ignored", discarded(Discarded::Ignored), false),
         ("done", Verdict::Done(Ok(Default::default())), false),
     ];
     for (key, end, is_freed) in ends {
         let first = send(&handle, keyed(key)).await;
         // A redelivery does not free the key.
-        settle(worker.one().await, again(Duration::ZERO)).await;
+        settle(worker.one().await, redeliver_after(Duration::ZERO)).await;
         let known = must("sending", call(&handle, keyed(key))).await;
         assert!(known.is_duplicate(), "{key}: the task has not ended");
         settle(worker.one().await, end).await;
@@ -97,7 +97,7 @@ pub async fn a_key_is_free_once_its_task_was_given_up<F: Factory>(factory: &F) {
 }
 
 /// Checks that a task that is given up does not free its idempotency key if a later task holds the
-/// key. That task could take the key because the window of the first task was over.
+/// key. The later task got the key because the window of the first task was over.
 pub async fn a_task_that_is_given_up_frees_no_key_of_another<F: Factory>(factory: &F) {
     const WINDOW: Duration = Duration::from_millis(200);
     if !factory.capabilities().idempotent_tasks {
@@ -122,7 +122,7 @@ pub async fn a_task_that_is_given_up_frees_no_key_of_another<F: Factory>(factory
     worker.close().await;
 }
 
-/// Checks that a task whose workers died each time frees its idempotency key.
+/// Checks that a task whose worker dies at each delivery frees its idempotency key.
 pub async fn a_task_that_kills_its_workers_frees_its_idempotency_key<F: Factory>(factory: &F) {
     let can = factory.capabilities();
     if !can.idempotent_tasks || !can.claim {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Factory,
-    scene::{QUIET, Scene, again, assert_same, attempt, done, id, message, settle},
+    scene::{QUIET, Scene, assert_same, attempt, done, id, message, redeliver_after, settle},
 };
 use crate::transport::{Start, UnknownNames, Verdict};
 
@@ -146,7 +146,7 @@ pub async fn the_work_of_one_group_is_invisible_to_others<F: Factory>(factory: &
     }
     let mut three = one.exactly(3).await;
     let (handled, dead, failed) = (three.remove(2), three.remove(1), three.remove(0));
-    settle(failed, again(Duration::ZERO)).await;
+    settle(failed, redeliver_after(Duration::ZERO)).await;
     let dead_letter = Verdict::DeadLetter {
         reason: "bad".into(),
         answer: None,
@@ -168,7 +168,7 @@ pub async fn the_work_of_one_group_is_invisible_to_others<F: Factory>(factory: &
     other.close().await;
 }
 
-/// Checks that a worker that opens again continues at the position of its group.
+/// Checks that a new worker continues at the position of its group.
 pub async fn a_group_continues_at_its_position<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
@@ -187,7 +187,7 @@ pub async fn a_group_continues_at_its_position<F: Factory>(factory: &F) {
 }
 
 /// Checks that a worker on a stream with another group cannot be opened unless `unknown_names` is
-/// set, because it could treat messages for the other group as failed.
+/// set. Without the setting, the worker could treat messages for the other group as failed.
 pub async fn beside_another_group_unknown_names_must_be_set<F: Factory>(factory: &F) {
     if !factory.capabilities().groups {
         return;
@@ -231,13 +231,13 @@ pub async fn streams_are_isolated_from_each_other<F: Factory>(factory: &F) {
         answer: None,
     };
     settle(held.remove(0), dead_letter).await;
-    settle(held.remove(0), again(Duration::ZERO)).await;
+    settle(held.remove(0), redeliver_after(Duration::ZERO)).await;
     done(our_worker.one().await).await;
     our_worker.close().await;
     their_worker
         .nothing_for(QUIET, "a redelivery came from another stream")
         .await;
-    let dead = theirs.dead_letters().await;
+    let dead = theirs.list_dead_letters().await;
     assert!(dead.is_none_or(|dead| dead.is_empty()));
     their_worker.close().await;
 }

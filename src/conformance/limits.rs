@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A lease that does not end during a check.
-const LONG: Duration = Duration::from_secs(300);
+const LONG_LEASE: Duration = Duration::from_secs(300);
 
 /// Returns a sender's handle for a scene, and a limit.
 async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> (F::Handle, Limit) {
@@ -27,7 +27,7 @@ async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> (F::Handle, L
 /// A delivery of a factory's transport.
 type DeliveryOf<F> = Delivery<<<<F as Factory>::Handle as Transport>::Source as Source>::Settle>;
 
-/// Sends five tasks, and returns a worker that has fetched them, with its deliveries.
+/// Sends five tasks. Returns a worker that has fetched them, and the deliveries.
 async fn worker_with_five<F: Factory>(scene: &Scene<'_, F>) -> (WorkerOf<F>, Vec<DeliveryOf<F>>) {
     let mut worker = scene.worker().await;
     for payload in ["1", "2", "3", "4", "5"] {
@@ -102,9 +102,8 @@ pub async fn parked_messages_get_the_permits_that_are_returned<F: Factory>(facto
     worker.close().await;
 }
 
-/// Checks that no permit is lost in two cases: the message that was handed the permit ends without
-/// taking it, or the permit is returned after a message was refused and before that message is
-/// parked.
+/// Checks that no permit is lost in two cases: a parked message that gets the permit is discarded
+/// without taking it, or the permit is returned between the refusal of a message and its parking.
 pub async fn a_permit_that_is_not_taken_is_passed_on<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
@@ -140,8 +139,8 @@ pub async fn a_permit_that_is_not_taken_is_passed_on<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a permit goes to another message if the message that it was handed to is cancelled
-/// or purged before its delivery.
+/// Checks the permit of a parked message. If the message is cancelled or purged before its
+/// delivery, another message gets the permit.
 pub async fn a_permit_that_is_handed_over_returns_if_its_message_is_removed<F: Factory>(
     factory: &F,
 ) {
@@ -149,7 +148,7 @@ pub async fn a_permit_that_is_handed_over_returns_if_its_message_is_removed<F: F
     if !can.limits || !can.tasks || !can.control {
         return;
     }
-    let scene = Scene::new(factory).with(|settings| settings.lease = LONG);
+    let scene = Scene::new(factory).with(|settings| settings.lease = LONG_LEASE);
     let (handle, limit) = connect(factory, &scene).await;
     let tasks = factory.tasks(&handle).expect("the factory has tasks");
     let control = factory.control(&handle).expect("the factory has `control`");
@@ -168,7 +167,7 @@ pub async fn a_permit_that_is_handed_over_returns_if_its_message_is_removed<F: F
         settle(second, Verdict::Park(request)).await;
         drop(permit);
         done(deliveries.remove(0)).await;
-        // Wait until the permit is handed over.
+        // Time for the parked message to get the permit.
         sleep(QUIET).await;
         match purges {
             true => assert_eq!(must("purging", control.purge_waiting()).await, 1),
@@ -185,13 +184,12 @@ pub async fn a_permit_that_is_handed_over_returns_if_its_message_is_removed<F: F
     worker.close().await;
 }
 
-/// Checks that a message that was handed a permit of one limit returns the permit when it is parked
-/// for another limit.
+/// Checks that a message returns its permit of one limit when it is parked for another limit.
 pub async fn a_message_that_is_parked_again_returns_its_permit<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
     }
-    let scene = Scene::new(factory).with(|settings| settings.lease = LONG);
+    let scene = Scene::new(factory).with(|settings| settings.lease = LONG_LEASE);
     let (handle, limit) = connect(factory, &scene).await;
     let outer = factory.limit(&handle, "outer").expect("it has limits");
     let outer = outer.expect("the name of the limit is valid");
@@ -242,7 +240,7 @@ pub async fn a_permit_that_is_taken_again_is_returned_after_its_last_use<F: Fact
     let mut permit = granted(&limit, &deliveries[0]).await;
     for _ in 0..20 {
         // Drops the permit and takes it again, as a layer that repeats its handler does. Then takes
-        // it once more while it is held.
+        // the permit a second time while the first [`Permit`] exists.
         drop(permit);
         permit = granted(&limit, &deliveries[0]).await;
         drop(granted(&limit, &deliveries[0]).await);
@@ -293,8 +291,8 @@ pub async fn a_parked_task_can_be_cancelled<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a rate limit gives each message a start time, and that a message which asks again
-/// keeps its time.
+/// Checks that a rate limit gives each message a start time, and that a message that asks again
+/// keeps its start time.
 pub async fn a_rate_gives_each_message_its_time<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
@@ -328,7 +326,7 @@ pub async fn a_rate_gives_each_message_its_time<F: Factory>(factory: &F) {
 }
 
 /// Checks that the workers of a group together have no more deliveries in flight than the group's
-/// limit, and that the end of a delivery lets any of the workers fetch another one.
+/// limit. When a delivery ends, any of the workers can fetch the next one.
 pub async fn the_workers_of_a_group_keep_to_their_limit<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
@@ -337,7 +335,7 @@ pub async fn the_workers_of_a_group_keep_to_their_limit<F: Factory>(factory: &F)
     let mut one = scene.worker().await;
     let mut two = scene.worker().await;
     let first_batches = in_time("two waiting workers", async {
-        // Both workers wait when the first tasks come.
+        // Sends the tasks when both workers wait.
         let sent = async {
             sleep(QUIET).await;
             for payload in ["1", "2", "3", "4", "5"] {
@@ -386,8 +384,8 @@ pub async fn a_rate_keeps_the_times_of_those_that_wait<F: Factory>(factory: &F) 
     );
     sleep(second + Duration::from_millis(2)).await;
     assert_eq!(book(1).await, Duration::ZERO);
-    // The start time of the third has passed, and that of the fourth has not. Both keep their
-    // times, so the fifth starts after the fourth.
+    // The start time of the third message has passed, the start time of the fourth has not. Both
+    // keep their times, so the fifth message starts after the fourth.
     sleep(PERIOD + PERIOD / 4).await;
     let fifth = book(4).await;
     assert!(fifth > PERIOD, "{fifth:?}");

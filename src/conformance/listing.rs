@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Factory,
-    scene::{Scene, again, done, must, send, settle},
+    scene::{Scene, done, must, redeliver_after, send, settle},
 };
 use crate::{
     message::{Due, Message},
@@ -36,8 +36,8 @@ fn payloads(listed: &[ListedMessage]) -> Vec<String> {
     payloads.collect()
 }
 
-/// Checks that messages are listed by their state, in pages and in their order, and that a list has
-/// no effect on them.
+/// Checks that messages are listed by their state, in pages and in their order, and that listing
+/// does not change them.
 pub async fn messages_are_listed_by_their_state<F: Factory>(factory: &F) {
     if !factory.capabilities().messages {
         return;
@@ -87,8 +87,8 @@ pub async fn messages_are_listed_by_their_state<F: Factory>(factory: &F) {
     let waiting = all(&messages, MessageState::Waiting).await;
     assert_eq!(payloads(&waiting), ["3", "4"]);
 
-    settle(held.remove(0), again(Duration::from_secs(3600))).await;
-    settle(held.remove(0), again(Duration::ZERO)).await;
+    settle(held.remove(0), redeliver_after(Duration::from_secs(3600))).await;
+    settle(held.remove(0), redeliver_after(Duration::ZERO)).await;
     let waiting = all(&messages, MessageState::Waiting).await;
     assert_eq!(payloads(&waiting), ["1", "3", "4"], "redeliveries first");
     let again = (waiting[0].on_stream, waiting[0].attempt.0, &waiting[0].id);
@@ -110,7 +110,7 @@ pub async fn messages_are_listed_by_their_state<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that parked messages are listed by the name whose pause has parked them.
+/// Checks that messages that a paused name has parked are counted under this name.
 pub async fn parked_messages_are_listed_by_their_key<F: Factory>(factory: &F) {
     let capabilities = factory.capabilities();
     if !capabilities.messages || !capabilities.control {

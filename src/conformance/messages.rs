@@ -8,7 +8,8 @@ use http::HeaderValue;
 use super::{
     Factory,
     scene::{
-        Scene, again, assert_same, call, done, id, message, must, outcome, request, send, settle,
+        Scene, assert_same, call, done, id, message, must, outcome, redeliver_after, request, send,
+        settle,
     },
 };
 use crate::{
@@ -88,8 +89,8 @@ pub async fn a_message_has_the_id_of_its_receipt<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a message has its stream and its group at each delivery and as a dead letter,
-/// because its id is unique only within its stream.
+/// Checks that a message names its stream and its group at each delivery and as a dead letter. The
+/// id of a message is unique only within its stream.
 pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -106,7 +107,7 @@ pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
             expected,
             "{delivery} delivery"
         );
-        settle(task, again(Duration::from_millis(after))).await;
+        settle(task, redeliver_after(Duration::from_millis(after))).await;
     }
     let task = worker.one().await;
     assert_eq!(
@@ -119,7 +120,7 @@ pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
         answer: None,
     };
     settle(task, verdict).await;
-    if let Some(dead) = scene.dead().await {
+    if let Some(dead) = scene.dead_letters().await {
         let listed = must("listing", dead.list(Page::first(10))).await.letters;
         let found = must("getting", dead.get(&listed[0].id)).await;
         for letter in [&listed[0], &found.expect("it was listed")] {
@@ -181,8 +182,8 @@ pub async fn tasks_and_requests_keep_their_kinds<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that any text without control characters can be a name, such as one with spaces, glob
-/// characters, braces or other scripts, or one of 1024 bytes.
+/// Checks that any text without control characters can be a name. The names have spaces, glob
+/// characters, braces, other scripts, or 1,024 bytes.
 pub async fn names_of_any_text_arrive_intact<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;

@@ -11,7 +11,7 @@
 //! }
 //! ```
 //!
-//! The next example adds a test attribute, and has a custom server. The expression after the
+//! The next example adds a test attribute, and uses a custom server. The expression after the
 //! attribute is evaluated in each test, and may await:
 //!
 //! ```
@@ -261,7 +261,7 @@ pub use self::{
 ///
 /// The macro takes an expression that makes a [`Factory`](crate::conformance::Factory), and an
 /// optional test attribute before it. Without an attribute, each test runs on a `tokio` runtime of
-/// two threads, which needs `tokio` with the features `macros` and `rt-multi-thread`.
+/// two threads. This needs `tokio` with the features `macros` and `rt-multi-thread`.
 ///
 /// ```
 /// mod memory {

@@ -1,12 +1,12 @@
-//! Checks of follow-ups: what a handler sends through its outbox.
+//! Checks of follow-ups, the messages that a handler sends through its outbox.
 
 use std::time::Duration;
 
 use super::{
     Factory,
     scene::{
-        LEASE, QUIET, Scene, again, answer, call, done, id, message, must, outcome, request, send,
-        settle, stream_of,
+        LEASE, QUIET, Scene, answer, call, done, id, message, must, outcome, redeliver_after,
+        request, send, settle, stream_of,
     },
 };
 use crate::{
@@ -83,8 +83,8 @@ pub async fn follow_ups_are_sent_with_the_acknowledgement<F: Factory>(factory: &
     others.close().await;
 }
 
-/// Checks that the follow-ups of a failed attempt are not sent, and that an outbox starts empty when
-/// it is extracted again.
+/// Checks that the follow-ups of a failed attempt are not sent. An outbox that is extracted again
+/// starts empty, and closes the earlier one.
 pub async fn follow_ups_of_a_failed_attempt_are_not_sent<F: Factory>(factory: &F) {
     if !factory.capabilities().outbox {
         return;
@@ -94,7 +94,7 @@ pub async fn follow_ups_of_a_failed_attempt_are_not_sent<F: Factory>(factory: &F
     scene.task("first").await;
     let delivery = worker.one().await;
     add(outbox(&delivery).enqueue("failed", "")).await;
-    settle(delivery, again(Duration::ZERO)).await;
+    settle(delivery, redeliver_after(Duration::ZERO)).await;
 
     let delivery = worker.one().await;
     assert_eq!(message(&delivery).payload(), "first");
@@ -117,8 +117,8 @@ pub async fn follow_ups_of_a_failed_attempt_are_not_sent<F: Factory>(factory: &F
     worker.close().await;
 }
 
-/// Checks that the follow-ups of a worker that has lost its delivery are not sent, and that those
-/// of the worker that has claimed it are.
+/// Checks that the follow-ups of a lost delivery are not sent, and that the follow-ups of the
+/// claimed delivery are.
 pub async fn follow_ups_of_a_lost_delivery_are_not_sent<F: Factory>(factory: &F) {
     if !factory.capabilities().outbox || !factory.capabilities().end_leases {
         return;
@@ -146,8 +146,8 @@ pub async fn follow_ups_of_a_lost_delivery_are_not_sent<F: Factory>(factory: &F)
     one.close().await;
 }
 
-/// Checks that a request with follow-ups is answered, and that its follow-ups are not sent if the
-/// reply is an error.
+/// Checks that a request with follow-ups is answered. Its follow-ups are sent if it succeeds, and
+/// not if the reply is an error.
 pub async fn a_request_sends_its_follow_ups_if_it_succeeds<F: Factory>(factory: &F) {
     if !factory.capabilities().outbox || !factory.capabilities().reliable_rpc {
         return;
@@ -176,7 +176,7 @@ pub async fn a_request_sends_its_follow_ups_if_it_succeeds<F: Factory>(factory: 
     worker.close().await;
 }
 
-/// Checks that only the first of the follow-ups and tasks with the same idempotency key is stored.
+/// Checks that of the follow-ups and tasks with one idempotency key, only the first is stored.
 pub async fn a_follow_up_with_a_key_is_sent_once<F: Factory>(factory: &F) {
     let capabilities = factory.capabilities();
     if !capabilities.outbox || !capabilities.idempotent_tasks {
@@ -262,7 +262,7 @@ pub async fn an_invalid_follow_up_is_refused<F: Factory>(factory: &F) {
     for key in ["", &"k".repeat(1_025)] {
         assert!(outbox.set(key, "").is_err_and(|error| error.is_invalid()));
     }
-    settle(delivery, again(Duration::ZERO)).await;
+    settle(delivery, redeliver_after(Duration::ZERO)).await;
     done(worker.one().await).await;
     worker
         .nothing_for(QUIET, "a follow-up of a failed attempt came")

@@ -18,7 +18,8 @@ use super::{
     Factory,
     partitions::keyed,
     scene::{
-        LEASE, OpenSource, QUIET, Scene, again, attempt, done, in_time, message, must, send, settle,
+        LEASE, OpenSource, QUIET, Scene, attempt, done, in_time, message, must, redeliver_after,
+        send, settle,
     },
 };
 use crate::{
@@ -171,7 +172,7 @@ pub async fn a_failed_message_holds_up_its_key_and_no_other<F: Factory>(factory:
     worker
         .nothing_for(QUIET, "a message passed another one with its key")
         .await;
-    settle(failing, again(Duration::from_millis(50))).await;
+    settle(failing, redeliver_after(Duration::from_millis(50))).await;
     let repeated = worker.one().await;
     assert_eq!(message(&repeated).payload(), "a0");
     assert_eq!(attempt(&repeated), 2);
@@ -299,7 +300,7 @@ pub async fn a_verdict_of_a_former_owner_has_no_effect<F: Factory>(factory: &F) 
     worker
         .nothing_for(QUIET, "the late verdict freed the key")
         .await;
-    let dead = scene.dead_letters().await;
+    let dead = scene.list_dead_letters().await;
     assert!(
         dead.is_none_or(|dead| dead.is_empty()),
         "the late verdict was carried out"
@@ -382,7 +383,7 @@ impl OrderOfKeys {
         sleep(Duration::from_millis(3)).await;
         if number % 5 == 3 && attempt(&delivery) == 1 {
             drop(running);
-            return settle(delivery, again(Duration::from_millis(10))).await;
+            return settle(delivery, redeliver_after(Duration::from_millis(10))).await;
         }
         self.succeed(&running.1, number);
         drop(running);

@@ -6,8 +6,8 @@ use super::{
     Factory,
     dead::listed_in_pages,
     scene::{
-        QUIET, Scene, again, answer, attempt, call, done, message, must, outcome, request, send,
-        settle, stream_of,
+        QUIET, Scene, answer, attempt, call, done, message, must, outcome, redeliver_after,
+        request, send, settle, stream_of,
     },
 };
 use crate::{
@@ -39,8 +39,8 @@ pub(super) fn keyed(key: &str, payload: impl ToString) -> Message {
     task
 }
 
-/// Checks that messages with the same key stay in the same partition, also after a redelivery and a
-/// replay, and keep their order. Messages without a key go to all partitions in turn.
+/// Checks that messages with the same key go to the same partition and keep their order. A
+/// redelivery stays in its partition. Messages without a key go to all partitions in turn.
 pub async fn a_key_has_one_partition<F: Factory>(factory: &F) {
     if !factory.capabilities().partitions {
         return;
@@ -53,7 +53,7 @@ pub async fn a_key_has_one_partition<F: Factory>(factory: &F) {
         }
     }
     let mut worker = scene.worker().await;
-    let mut places = HashMap::<String, Name>::new();
+    let mut partition_of = HashMap::<String, Name>::new();
     let mut next = HashMap::<String, u32>::new();
     for _ in 0..30 {
         let delivery = worker.one().await;
@@ -63,18 +63,18 @@ pub async fn a_key_has_one_partition<F: Factory>(factory: &F) {
         let next = next.entry(key.clone()).or_default();
         assert_eq!(message.payload(), &next.to_string(), "the order of `{key}`");
         *next += 1;
-        let place = stream_of(&delivery);
-        assert!(place.starts_with(&format!("{stream}:")), "{place}");
-        let first = places.entry(key).or_insert_with(|| place.clone());
-        assert_eq!(*first, place);
+        let partition = stream_of(&delivery);
+        assert!(partition.starts_with(&format!("{stream}:")), "{partition}");
+        let first = partition_of.entry(key).or_insert_with(|| partition.clone());
+        assert_eq!(*first, partition);
         done(delivery).await;
     }
 
     send(&handle, keyed("a", "again")).await;
-    settle(worker.one().await, again(Duration::ZERO)).await;
+    settle(worker.one().await, redeliver_after(Duration::ZERO)).await;
     let delivery = worker.one().await;
     assert_eq!(attempt(&delivery), 2);
-    assert_eq!(stream_of(&delivery), places["a"]);
+    assert_eq!(stream_of(&delivery), partition_of["a"]);
     let key = message(&delivery).parts().partition_key.as_deref();
     assert_eq!(key, Some("a"), "a redelivery keeps the key");
     done(delivery).await;
@@ -139,7 +139,7 @@ pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F)
         };
         settle(delivery, dead).await;
     }
-    let Some(dead) = scene.dead().await else {
+    let Some(dead) = scene.dead_letters().await else {
         return;
     };
     assert_eq!(must("counting", dead.count()).await, 7);

@@ -1,5 +1,5 @@
-//! Checks of the results, progress and checkpoints in the records of tasks, of lists of tasks, and
-//! of the feed of their changes.
+//! Checks of the records of tasks (result, progress and checkpoint), of lists of tasks, and of the
+//! feed of changes.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -8,7 +8,10 @@ use tokio::time::sleep;
 use super::{
     Factory,
     partitions::{keyed, scene_of},
-    scene::{LEASE, Scene, again, answer, attempt, done, id, in_time, message, must, send, settle},
+    scene::{
+        LEASE, Scene, answer, attempt, done, id, in_time, message, must, redeliver_after, send,
+        settle,
+    },
     tasks::{KEEP, assert_same, connect, status, tracked, unique},
 };
 use crate::{
@@ -35,7 +38,8 @@ async fn until(tasks: &Tasks, id: &MessageId, is_met: impl Fn(&TaskStatus) -> bo
     in_time("waiting for a status", met).await;
 }
 
-/// Checks that the reply of a handler is the result of its task, unless it is too large.
+/// Checks that the reply of a handler is recorded as the result of its task, unless it is too
+/// large.
 pub async fn the_result_of_a_task_is_recorded_up_to_a_size<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
@@ -73,8 +77,8 @@ pub async fn the_result_of_a_task_is_recorded_up_to_a_size<F: Factory>(factory: 
     worker.close().await;
 }
 
-/// Checks that the progress of a handler is recorded, that very many reports cause few writes, and
-/// that the last one is recorded with the end of the task. A task without a record has no progress.
+/// Checks that the last progress that a handler reports is recorded, even after 100,000 reports,
+/// and at the latest when the task ends. A report has no effect if the task has no record.
 pub async fn the_progress_of_a_task_is_recorded<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
@@ -102,7 +106,7 @@ pub async fn the_progress_of_a_task_is_recorded<F: Factory>(factory: &F) {
             .is_ok_and(|read| read == Some(100_000))
     })
     .await;
-    settle(delivery, again(Duration::ZERO)).await;
+    settle(delivery, redeliver_after(Duration::ZERO)).await;
     let delivery = worker.one().await;
     progress.set("late").expect("a late report does nothing");
     let read = status(&tasks, &receipt).await.read_progress();
@@ -127,7 +131,8 @@ pub async fn the_progress_of_a_task_is_recorded<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that the next attempt of a task reads the task's checkpoint, and that no other task does.
+/// Checks that the next attempt of a task reads the task's checkpoint. A checkpoint cannot be saved
+/// after its attempt has ended, or be read after its task has ended.
 pub async fn a_checkpoint_is_read_by_the_next_attempt<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
@@ -144,7 +149,7 @@ pub async fn a_checkpoint_is_read_by_the_next_attempt<F: Factory>(factory: &F) {
     must("saving", checkpoint.save((2, "page"))).await;
     let too_large = checkpoint.save("x".repeat(64 << 10)).await;
     assert!(too_large.is_err_and(|error| error.is_invalid()));
-    settle(first, again(Duration::from_millis(50))).await;
+    settle(first, redeliver_after(Duration::from_millis(50))).await;
     let late = checkpoint.save(3).await.expect_err("the attempt has ended");
     assert!(late.is_refused(), "{late}");
 
@@ -165,8 +170,8 @@ pub async fn a_checkpoint_is_read_by_the_next_attempt<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a worker whose task was claimed by another one changes neither its progress nor its
-/// checkpoint.
+/// Checks that a worker that lost its task to another worker can change neither the progress nor
+/// the checkpoint of the task.
 pub async fn a_worker_that_lost_its_task_notes_nothing<F: Factory>(factory: &F) {
     let capabilities = factory.capabilities();
     if !capabilities.tasks || !capabilities.claim || !capabilities.end_leases {
@@ -251,7 +256,8 @@ pub async fn a_list_of_tasks_has_pages_by_state_and_name<F: Factory>(factory: &F
     for delivery in deliveries {
         let last = id(&delivery).clone();
         let is_recorded = sent.contains(&last);
-        // Tasks are ordered by the server's times, which are whole milliseconds.
+        // The list is sorted by the server's time in whole milliseconds, so each change needs its
+        // own millisecond.
         sleep(Duration::from_millis(2)).await;
         done(delivery).await;
         if is_recorded {
@@ -281,7 +287,11 @@ pub async fn changes_are_followed_from_a_cursor<F: Factory>(factory: &F) {
     let mut changes = must("following", tasks.changes(ChangesFrom::Now)).await;
     let receipt = send(&handle, tracked("")).await;
     let mut worker = scene.worker().await;
-    settle(worker.one().await, again(Duration::from_millis(50))).await;
+    settle(
+        worker.one().await,
+        redeliver_after(Duration::from_millis(50)),
+    )
+    .await;
     let verdict = Verdict::DeadLetter {
         reason: "it cannot be read".into(),
         answer: None,
@@ -322,8 +332,8 @@ pub async fn changes_are_followed_from_a_cursor<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a call that waits for a task returns the task's last status, also if the call begins
-/// after the task has ended. A call for an unknown task fails.
+/// Checks that `wait` returns the last status of a task, even if the task ended before the call.
+/// For an unknown task, `wait` fails.
 pub async fn a_wait_ends_with_its_task<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
@@ -492,8 +502,8 @@ pub async fn input_about_tasks_that_is_invalid_is_refused<F: Factory>(factory: &
     assert_eq!(status(&tasks, &receipt).await.state, TaskState::Waiting);
 }
 
-/// Checks that the tasks of all partitions of a stream are listed, followed, waited for and cancelled
-/// together.
+/// Checks that the tasks of all partitions of a stream are listed, followed, waited for and
+/// cancelled together.
 pub async fn the_tasks_of_all_partitions_are_seen_together<F: Factory>(factory: &F) {
     let capabilities = factory.capabilities();
     if !capabilities.tasks || !capabilities.partitions {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     Factory,
-    scene::{QUIET, Scene, again, attempt, done, id, message, settle},
+    scene::{QUIET, Scene, attempt, done, id, message, redeliver_after, settle},
 };
 use crate::transport::{Discarded, Verdict};
 
@@ -20,7 +20,7 @@ pub async fn a_failed_message_is_delivered_again_as_the_next_attempt<F: Factory>
         assert_eq!(attempt(&delivery), expected);
         assert_eq!(id(&delivery), &receipt, "the redelivery has another id");
         assert_eq!(message(&delivery).payload(), "again");
-        settle(delivery, again(Duration::ZERO)).await;
+        settle(delivery, redeliver_after(Duration::ZERO)).await;
     }
     done(worker.one().await).await;
     worker
@@ -59,7 +59,7 @@ pub async fn a_delayed_redelivery_waits_and_outlives_its_worker<F: Factory>(fact
     let delayed = scene.task("later").await;
     let delivery = worker.one().await;
     let start = Instant::now();
-    settle(delivery, again(DELAY)).await;
+    settle(delivery, redeliver_after(DELAY)).await;
     worker.close().await;
 
     let mut worker = scene.worker().await;
@@ -80,7 +80,7 @@ pub async fn a_delayed_redelivery_waits_and_outlives_its_worker<F: Factory>(fact
     worker.close().await;
 }
 
-/// Checks that the attempt stays the same after an uncounted redelivery.
+/// Checks that the attempt number stays the same after an uncounted redelivery.
 pub async fn an_uncounted_redelivery_is_no_attempt<F: Factory>(factory: &F) {
     let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
     let mut worker = scene.worker().await;
@@ -114,18 +114,19 @@ pub async fn a_released_delivery_goes_to_another_worker_at_once<F: Factory>(fact
     other.close().await;
 }
 
-/// Checks that a message that has used up its deliveries is not delivered again.
+/// Checks that a message that has used up its deliveries becomes a dead letter, and is not
+/// delivered again.
 pub async fn a_message_whose_deliveries_are_used_up_becomes_a_dead_letter<F: Factory>(factory: &F) {
     let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
     let mut worker = scene.worker().await;
     let receipt = scene.task("poison").await;
     for _ in 0..2 {
-        settle(worker.one().await, again(Duration::ZERO)).await;
+        settle(worker.one().await, redeliver_after(Duration::ZERO)).await;
     }
     worker
         .nothing_for(QUIET, "the message was delivered a third time")
         .await;
-    if let Some(dead) = scene.dead_letters().await {
+    if let Some(dead) = scene.list_dead_letters().await {
         assert_eq!(dead.len(), 1);
         assert_eq!((&dead[0].message_id, dead[0].attempts), (&receipt, 2));
         assert!(
@@ -148,7 +149,7 @@ pub async fn a_dead_letter_keeps_its_fields_and_the_reason<F: Factory>(factory: 
     };
     settle(worker.one().await, verdict).await;
     worker.nothing_for(QUIET, "a dead letter came back").await;
-    if let Some(dead) = scene.dead_letters().await {
+    if let Some(dead) = scene.list_dead_letters().await {
         assert_eq!(dead.len(), 1);
         assert_eq!((&dead[0].message_id, dead[0].attempts), (&receipt, 1));
         assert!(dead[0].reason.contains("no JSON"), "{}", dead[0].reason);
@@ -176,7 +177,7 @@ pub async fn a_discarded_message_is_not_delivered_again<F: Factory>(factory: &F)
         .await;
     assert!(
         scene
-            .dead_letters()
+            .list_dead_letters()
             .await
             .is_none_or(|dead| dead.is_empty())
     );

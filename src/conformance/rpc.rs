@@ -1,4 +1,4 @@
-//! Checks of requests and replies, in both modes.
+//! Checks of requests and replies, in both reply modes.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     Factory,
-    scene::{QUIET, Scene, again, answer, call, message, outcome, request, settle},
+    scene::{QUIET, Scene, answer, call, message, outcome, redeliver_after, request, settle},
 };
 use crate::{
     RpcCode,
@@ -99,17 +99,18 @@ pub async fn a_request_gets_its_error<F: Factory>(factory: &F) {
     }
 }
 
-/// Checks that each of several concurrent requests gets its own reply, in any order of the replies.
+/// Checks that concurrent requests each get their own reply, even if the replies come in another
+/// order.
 pub async fn concurrent_requests_get_their_own_replies<F: Factory>(factory: &F) {
-    const MANY: usize = 50;
+    const REQUESTS: usize = 50;
     for mode in modes(factory) {
         let scene = Scene::new(factory);
         let handles = [scene.handle().await, scene.handle().await];
         let mut worker = scene.worker().await;
-        let requests: Vec<_> = (0..MANY)
+        let requests: Vec<_> = (0..REQUESTS)
             .map(|number| request(&handles[number % 2], rpc(mode, number.to_string())))
             .collect();
-        let mut deliveries = worker.exactly(MANY).await;
+        let mut deliveries = worker.exactly(REQUESTS).await;
         deliveries.reverse();
         for delivery in deliveries {
             let reply = Reply::new(message(&delivery).payload().clone());
@@ -123,14 +124,14 @@ pub async fn concurrent_requests_get_their_own_replies<F: Factory>(factory: &F) 
     }
 }
 
-/// Checks that a redelivered request is answered by the last delivery.
+/// Checks that a redelivered request is answered by its last delivery.
 pub async fn a_redelivered_request_is_answered_in_the_end<F: Factory>(factory: &F) {
     for mode in modes(factory) {
         let scene = Scene::new(factory);
         let handle = scene.handle().await;
         let mut one = scene.worker().await;
         let request = request(&handle, rpc(mode, "{}"));
-        settle(one.one().await, again(Duration::ZERO)).await;
+        settle(one.one().await, redeliver_after(Duration::ZERO)).await;
         one.close().await;
         let mut other = scene.worker().await;
         answer(other.one().await, Ok(Reply::new("at last"))).await;
@@ -161,7 +162,7 @@ pub async fn a_request_that_is_given_up_is_answered<F: Factory>(factory: &F) {
                 },
                 RpcCode::Internal,
             ),
-            (again(Duration::ZERO), RpcCode::Unavailable),
+            (redeliver_after(Duration::ZERO), RpcCode::Unavailable),
         ];
         for (verdict, expected) in verdicts {
             let request = request(&handle, rpc(mode, "{}"));
@@ -206,8 +207,8 @@ pub async fn a_request_ends_at_its_deadline<F: Factory>(factory: &F) {
     }
 }
 
-/// Checks that a request without a worker fails at its deadline, and that the deadline of its
-/// delivery to a later worker has passed.
+/// Checks that a request without a worker fails at its deadline. A worker that starts later gets
+/// the request with a deadline that has passed.
 pub async fn a_request_without_a_worker_ends_at_its_deadline<F: Factory>(factory: &F) {
     for mode in modes(factory) {
         let scene = Scene::new(factory);

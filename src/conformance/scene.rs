@@ -18,17 +18,17 @@ use crate::{
     },
 };
 
-/// The maximum time that a check waits for one thing.
+/// The maximum time that a check waits for one operation.
 const MAX_WAIT: Duration = Duration::from_secs(20);
-/// The time for which a check waits before it concludes that something does not happen.
+/// If nothing happens for this time, a check concludes that nothing will happen.
 pub(super) const QUIET: Duration = Duration::from_millis(300);
-/// The lease of workers in checks that wait for its end.
+/// A short lease, for checks that wait until a lease ends.
 pub(super) const LEASE: Duration = Duration::from_secs(1);
 
 /// A worker of a factory's transport.
 pub(super) type WorkerOf<F> = OpenSource<<<F as Factory>::Handle as Transport>::Source>;
 
-/// The stream of one check, which no other check uses, and the settings of its workers.
+/// The stream of one check, and the settings of its workers. No other check uses the stream.
 pub(super) struct Scene<'a, F> {
     factory: &'a F,
     pub(super) settings: Settings,
@@ -51,7 +51,7 @@ impl<'a, F: Factory> Scene<'a, F> {
         self
     }
 
-    /// Returns the same stream with another group.
+    /// Returns a scene on the same stream with another group.
     pub(super) fn group(&self, group: &str, start: Start) -> Self {
         let mut settings = self.settings.clone();
         settings.group = group.into();
@@ -82,7 +82,7 @@ impl<'a, F: Factory> Scene<'a, F> {
         OpenSource(must("opening the source", opening).await)
     }
 
-    /// Opens a source, which must fail, and returns the error.
+    /// Asserts that opening a source fails, and returns the error.
     pub(super) async fn refused_worker(&self) -> Error {
         match in_time(
             "opening the source",
@@ -118,7 +118,7 @@ impl<'a, F: Factory> Scene<'a, F> {
         .await;
     }
 
-    /// Cancels a delayed task. Returns `false` if it is due already.
+    /// Cancels a delayed task. Returns `false` if there is no delayed task with this id.
     pub(super) async fn cancel(&self, handle: &F::Handle, id: &MessageId) -> bool {
         let tasks = self.factory.tasks(handle);
         let tasks = tasks.expect("the factory declares `delayed_tasks` and gives no `tasks`");
@@ -126,7 +126,7 @@ impl<'a, F: Factory> Scene<'a, F> {
     }
 
     /// Returns the group's dead letters, if the transport has the capability.
-    pub(super) async fn dead(&self) -> Option<DeadLetters> {
+    pub(super) async fn dead_letters(&self) -> Option<DeadLetters> {
         if !self.factory.capabilities().dead_letters {
             return None;
         }
@@ -137,14 +137,14 @@ impl<'a, F: Factory> Scene<'a, F> {
     }
 
     /// Lists the dead letters, if the transport has the capability.
-    pub(super) async fn dead_letters(&self) -> Option<Vec<DeadLetter>> {
-        let list = self.dead().await?;
+    pub(super) async fn list_dead_letters(&self) -> Option<Vec<DeadLetter>> {
+        let list = self.dead_letters().await?;
         let page = must("listing the dead letters", list.list(Page::first(1_000))).await;
         Some(page.letters)
     }
 }
 
-/// An open source.
+/// An open source, with assertions on its deliveries.
 pub(super) struct OpenSource<S>(S);
 
 impl<S: Source> OpenSource<S> {
@@ -261,7 +261,7 @@ pub(super) async fn answer<H: SettleDelivery>(
 }
 
 /// Returns a verdict that redelivers after this time and counts the attempt.
-pub(super) fn again(after: Duration) -> Verdict {
+pub(super) fn redeliver_after(after: Duration) -> Verdict {
     Verdict::Redeliver {
         after: Some(after),
         counted: true,

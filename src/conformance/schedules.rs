@@ -6,7 +6,7 @@ use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
     Factory,
-    scene::{QUIET, Scene, WorkerOf, again, done, id, in_time, message, must, settle},
+    scene::{QUIET, Scene, WorkerOf, done, id, in_time, message, must, redeliver_after, settle},
 };
 use crate::{
     message::Name,
@@ -16,7 +16,7 @@ use crate::{
 
 const NAME: Name = Name::from_static("often");
 
-/// A process that runs the schedules, until this value is dropped.
+/// Runs the schedules, as a separate process would, until this value is dropped.
 struct RunningSchedules(JoinHandle<()>);
 
 impl RunningSchedules {
@@ -83,7 +83,7 @@ async fn drain<F: Factory>(worker: &mut WorkerOf<F>, payload: &str) -> usize {
     count
 }
 
-/// Checks that each tick sends exactly one task, although several processes run the schedules.
+/// Checks that each tick sends exactly one task, even if several processes run the schedules.
 pub async fn ticks_are_sent_once_by_any_number_of_processes<F: Factory>(factory: &F) {
     if !factory.capabilities().schedules {
         return;
@@ -128,8 +128,8 @@ pub async fn ticks_are_sent_once_by_any_number_of_processes<F: Factory>(factory:
     worker.close().await;
 }
 
-/// Checks that missed ticks send one task together or one task each, as the schedule says, and that
-/// no tick after them is missing.
+/// Checks that missed ticks send one task in total or one task each, as the schedule says, and that
+/// the next tick is sent, too.
 pub async fn missed_ticks_are_sent_together_or_each_as_chosen<F: Factory>(factory: &F) {
     if !factory.capabilities().schedules {
         return;
@@ -160,8 +160,8 @@ pub async fn missed_ticks_are_sent_together_or_each_as_chosen<F: Factory>(factor
     }
 }
 
-/// Checks that schedules are added, changed and removed while they run, and that an older version changes
-/// nothing.
+/// Checks that schedules can be added, changed and removed while they run, and that storing an
+/// older version changes nothing.
 pub async fn schedules_are_changed_at_run_time<F: Factory>(factory: &F) {
     if !factory.capabilities().schedules {
         return;
@@ -206,8 +206,8 @@ pub async fn schedules_are_changed_at_run_time<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a paused schedule sends nothing, and never sends the ticks of the pause, but can be
-/// run by hand.
+/// Checks that a paused schedule sends nothing but can be run by hand, and that the ticks of the
+/// pause are never sent.
 pub async fn a_schedule_is_paused_resumed_and_run_by_hand<F: Factory>(factory: &F) {
     if !factory.capabilities().schedules {
         return;
@@ -266,8 +266,8 @@ pub async fn a_tick_is_skipped_while_the_last_task_has_not_ended<F: Factory>(fac
     let mut worker = scene.worker().await;
     let delivery = worker.one().await;
     let first = id(&delivery).clone();
-    // The task holds its key between its attempts, too.
-    settle(delivery, again(Duration::from_millis(300))).await;
+    // Between two attempts the task has not ended, so ticks are still skipped.
+    settle(delivery, redeliver_after(Duration::from_millis(300))).await;
     let skipped = until(&schedules, |status| status.runs.len() >= 3).await;
     assert_eq!(
         (&skipped.runs[0].task, skipped.runs[0].is_skipped),
@@ -309,7 +309,7 @@ pub async fn the_jitter_of_a_schedule_delays_its_tasks<F: Factory>(factory: &F) 
     .await;
     drop(running);
     let mut worker = scene.worker().await;
-    // The jitter is so long that hardly any of the ten tasks is due within this time.
+    // With a jitter of up to an hour, it is unlikely that any of the ten tasks is due this soon.
     assert!(
         worker.within(QUIET).await.is_none(),
         "a task came without its delay"

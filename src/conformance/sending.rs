@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Factory,
-    scene::{QUIET, Scene, again, call, done, id, message, send},
+    scene::{QUIET, Scene, call, done, id, message, redeliver_after, send},
 };
 use crate::message::{Deadline, Due, IdempotencyKey, Message, Replicas};
 
@@ -22,8 +22,8 @@ fn keyed(payload: &'static str, key: &str) -> Message {
     message
 }
 
-/// Checks that a delayed task is delivered when it is due, with the id of its receipt, even if it
-/// was sent before the first worker started.
+/// Checks that a delayed task is delivered when it is due, with the id of its receipt. The first
+/// worker may start after the task was sent.
 pub async fn a_delayed_task_is_delivered_when_it_is_due<F: Factory>(factory: &F) {
     const DELAY: Duration = Duration::from_millis(1_500);
     if !factory.capabilities().delayed_tasks {
@@ -101,7 +101,7 @@ pub async fn a_delayed_task_keeps_its_id_through_redelivery<F: Factory>(factory:
     for _ in 0..3 {
         let delivery = worker.one().await;
         assert_eq!(id(&delivery), &receipt);
-        super::scene::settle(delivery, again(Duration::ZERO)).await;
+        super::scene::settle(delivery, redeliver_after(Duration::ZERO)).await;
     }
     done(worker.one().await).await;
     worker.close().await;
@@ -134,7 +134,8 @@ pub async fn a_delayed_task_can_be_cancelled_until_it_is_due<F: Factory>(factory
     worker.close().await;
 }
 
-/// Checks that the worker gets the remaining time to live, which starts when the task is due.
+/// Checks that the worker gets the remaining time to live. The time to live of a delayed task
+/// starts when the task is due.
 pub async fn a_time_to_live_counts_from_when_the_task_is_due<F: Factory>(factory: &F) {
     const TIME_TO_LIVE: Duration = Duration::from_secs(60);
     const DELAY: Duration = Duration::from_millis(600);
@@ -166,8 +167,8 @@ pub async fn a_time_to_live_counts_from_when_the_task_is_due<F: Factory>(factory
     worker.close().await;
 }
 
-/// Checks that only the first of the tasks with the same idempotency key is stored within the
-/// window.
+/// Checks that of the tasks with the same idempotency key, only the first is stored until the
+/// window is over.
 pub async fn an_idempotency_key_is_one_task_within_its_window<F: Factory>(factory: &F) {
     const WINDOW: Duration = Duration::from_secs(2);
     if !factory.capabilities().idempotent_tasks {

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::{
     Factory,
-    scene::{LEASE, Scene, again, done, must, send, settle},
+    scene::{LEASE, Scene, done, must, redeliver_after, send, settle},
 };
 use crate::{
     message::{Due, Message},
@@ -35,7 +35,7 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
     expected.groups[0].consumers = 1;
     let mut found = stats().await;
     let group = &mut found.groups[0];
-    // A transport may not know the time of a worker's last sign of life.
+    // A transport may not know when a worker was last seen.
     let idle = group.idle.take();
     assert!(
         idle.is_none_or(|idle| idle < Duration::from_secs(60)),
@@ -62,8 +62,8 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
 
     let mut take = || held.pop().expect("six are held");
     done(take()).await;
-    settle(take(), again(Duration::from_secs(3600))).await;
-    settle(take(), again(Duration::ZERO)).await;
+    settle(take(), redeliver_after(Duration::from_secs(3600))).await;
+    settle(take(), redeliver_after(Duration::ZERO)).await;
     let dead = Verdict::DeadLetter {
         reason: "it failed in a check".into(),
         answer: None,
@@ -85,8 +85,8 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
             .collect();
         assert_eq!(names, ["another", "workers"]);
         assert_eq!(found.groups[0].pending, 0);
-        // The group `another` has handled nothing and needs all entries, so `workers` alone holds
-        // up none.
+        // The group `another` has handled nothing and needs all entries. So no entry is kept for
+        // `workers` alone.
         let holds_up = found.groups[1].holds_up;
         assert!(holds_up.is_none_or(|count| count == 0), "{found:?}");
         assert!(found.groups[0].lag.is_none_or(|lag| lag > 0), "{found:?}");
@@ -114,8 +114,8 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
     assert_eq!((group.consumers, group.delayed, group.dead), (0, 1, 1));
 }
 
-/// Checks that the backlog counts each message once, under the thing that it waits for. Also checks
-/// the backlog while the group or the stream does not exist.
+/// Checks that the backlog counts each message once, by what it waits for. The backlog can be read
+/// before the stream and the group exist.
 pub async fn a_backlog_counts_each_message_by_what_it_waits_for<F: Factory>(factory: &F) {
     if !factory.capabilities().backlog {
         return;
@@ -134,12 +134,12 @@ pub async fn a_backlog_counts_each_message_by_what_it_waits_for<F: Factory>(fact
     let mut held = worker.exactly(3).await;
     settle(
         held.pop().expect("three are held"),
-        again(Duration::from_secs(10)),
+        redeliver_after(Duration::from_secs(10)),
     )
     .await;
     settle(
         held.pop().expect("two are held"),
-        again(Duration::from_secs(3600)),
+        redeliver_after(Duration::from_secs(3600)),
     )
     .await;
     let mut delayed = 0;

@@ -5,8 +5,8 @@ use std::{collections::HashMap, time::Duration};
 use super::{
     Factory,
     scene::{
-        QUIET, Scene, again, answer, assert_same, attempt, call, done, message, outcome, request,
-        send, settle, stream_of,
+        QUIET, Scene, answer, assert_same, attempt, call, done, message, outcome, redeliver_after,
+        request, send, settle, stream_of,
     },
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     transport::{Streams, Verdict},
 };
 
-/// Returns a scene whose worker serves these streams.
+/// Returns a scene whose worker serves these streams, and their names.
 fn scene_of<F: Factory>(
     factory: &F,
     streams: impl FnOnce(&[Name]) -> Streams,
@@ -161,7 +161,7 @@ pub async fn a_redelivery_in_a_set_stays_on_its_stream<F: Factory>(factory: &F) 
         send(&handle, task_to(stream, "x")).await;
     }
     for delivery in worker.exactly(3).await {
-        settle(delivery, again(Duration::ZERO)).await;
+        settle(delivery, redeliver_after(Duration::ZERO)).await;
     }
     let second = worker.exactly(3).await;
     assert_same(second.iter().map(stream_of), streams.clone());
@@ -175,7 +175,7 @@ pub async fn a_redelivery_in_a_set_stays_on_its_stream<F: Factory>(factory: &F) 
     }
     for stream in &streams {
         let one = Scene::new(factory).with(|settings| settings.stream = stream.clone());
-        if let Some(letters) = one.dead_letters().await {
+        if let Some(letters) = one.list_dead_letters().await {
             assert_eq!(letters.len(), 1, "the dead letters of {stream}");
         }
     }
@@ -200,7 +200,7 @@ pub async fn a_set_that_cannot_be_served_is_refused<F: Factory>(factory: &F) {
     ] {
         let error = scene.refused_worker().await;
         assert!(error.is_config(), "{error:?}");
-        // A handle with a set of streams does not choose a stream for a message that names none.
+        // A handle with a set of streams refuses a message that names no stream.
         let task = Message::task("task", "x");
         let refused = call(&scene.handle().await, task).await;
         let refused = refused.expect_err("no stream is named");

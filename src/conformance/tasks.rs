@@ -7,7 +7,8 @@ use tokio::time::timeout;
 use super::{
     Factory,
     scene::{
-        LEASE, QUIET, Scene, WorkerOf, again, attempt, call, done, id, message, must, send, settle,
+        LEASE, QUIET, Scene, WorkerOf, attempt, call, done, id, message, must, redeliver_after,
+        send, settle,
     },
 };
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
     transport::{Discarded, Page, Selection, TaskState, TaskStatus, Tasks, Verdict},
 };
 
+/// The time for which the records of tasks are kept.
 pub(super) const KEEP: Duration = Duration::from_secs(60);
 
 pub(super) fn tracked(payload: &'static str) -> Message {
@@ -71,7 +73,7 @@ pub async fn the_status_of_a_task_follows_it<F: Factory>(factory: &F) {
     let running = status(&tasks, &receipt).await;
     assert_eq!((running.state, running.attempt.0), (TaskState::Running, 1));
     assert!(running.started_at >= Some(running.accepted_at));
-    settle(delivery, again(Duration::from_millis(500))).await;
+    settle(delivery, redeliver_after(Duration::from_millis(500))).await;
     let delayed = status(&tasks, &receipt).await;
     assert_eq!(delayed.state, TaskState::Delayed);
     assert_eq!(delayed.reason, "it failed in a check");
@@ -130,7 +132,7 @@ pub async fn the_status_of_a_dead_task_follows_its_replay<F: Factory>(factory: &
         None,
     );
 
-    let dead_letters = scene.dead().await.expect("checked above");
+    let dead_letters = scene.dead_letters().await.expect("checked above");
     let letters = must("listing", dead_letters.list(Page::first(1))).await;
     let letter = letters.letters[0].id.clone();
     let replayed = dead_letters.replay(Selection::ids([letter]));
@@ -145,8 +147,8 @@ pub async fn the_status_of_a_dead_task_follows_its_replay<F: Factory>(factory: &
     worker.close().await;
 }
 
-/// Checks that a key is held until its task has ended: while it is delayed, running, or waits for its
-/// next attempt.
+/// Checks that a unique key is held until its task has ended: while the task is delayed, runs, or
+/// waits for its next attempt.
 pub async fn a_unique_key_is_held_until_its_task_has_ended<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
@@ -176,7 +178,7 @@ pub async fn a_unique_key_is_held_until_its_task_has_ended<F: Factory>(factory: 
     let delivery = worker.one().await;
     assert_eq!(id(&delivery), &first);
     is_held().await;
-    settle(delivery, again(Duration::from_millis(300))).await;
+    settle(delivery, redeliver_after(Duration::from_millis(300))).await;
     is_held().await;
     let delivery = worker.one().await;
     assert_eq!(attempt(&delivery), 2);
@@ -247,7 +249,6 @@ pub async fn senders_of_one_unique_key_at_the_same_time_send_one_task<F: Factory
 }
 
 /// Checks that a task can be cancelled while it is delayed, waits, or waits for its next attempt.
-/// Other groups still get a task that waits.
 pub async fn a_task_that_is_not_running_is_cancelled_and_does_not_run<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
@@ -273,7 +274,7 @@ pub async fn a_task_that_is_not_running_is_cancelled_and_does_not_run<F: Factory
         let failed = send(&handle, tracked("failed")).await;
         let delivery = worker.one().await;
         worker.stop().await;
-        settle(delivery, again(delay)).await;
+        settle(delivery, redeliver_after(delay)).await;
         worker.close().await;
         cancel(&failed).await;
         worker = scene.worker().await;
@@ -288,14 +289,13 @@ pub async fn a_task_that_is_not_running_is_cancelled_and_does_not_run<F: Factory
     worker.close().await;
 }
 
-/// Checks that a running task that is cancelled learns the reason within a second, that its verdict
-/// has no effect, and that its key is free.
+/// Checks that a running task learns soon that it was cancelled, and why. Its verdict then has no
+/// effect, and its key is free.
 pub async fn a_running_task_learns_that_it_is_cancelled<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
     }
-    // The length of the lease does not matter, because the worker looks for cancellations every
-    // second.
+    // The lease can have any length, because the worker looks for cancellations every second.
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
@@ -316,7 +316,7 @@ pub async fn a_running_task_learns_that_it_is_cancelled<F: Factory>(factory: &F)
     worker.close().await;
 }
 
-/// Checks that the key of a task is free once the task is given up because its workers died.
+/// Checks that a task that is given up because its workers died frees its key.
 pub async fn a_task_that_kills_its_workers_frees_its_key<F: Factory>(factory: &F) {
     let capabilities = factory.capabilities();
     if !capabilities.tasks || !capabilities.claim {
@@ -345,8 +345,8 @@ pub async fn a_task_that_kills_its_workers_frees_its_key<F: Factory>(factory: &F
     worker.close().await;
 }
 
-/// Checks that a follow-up can be unique and tracked, and that a task whose handler adds follow-ups
-/// is recorded as done.
+/// Checks that a follow-up can be unique, and that a tracked task with follow-ups is recorded as
+/// done.
 pub async fn a_follow_up_can_be_unique<F: Factory>(factory: &F) {
     let capabilities = factory.capabilities();
     if !capabilities.tasks || !capabilities.outbox {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     Factory,
-    scene::{Scene, again, done, id, message, settle},
+    scene::{Scene, done, id, message, redeliver_after, settle},
 };
 use crate::{message::Kind, transport::Verdict};
 
@@ -70,7 +70,7 @@ pub async fn an_undecodable_entry_does_not_hold_up_others<F: Factory>(factory: &
     let delivery = worker.one().await;
     assert_eq!(id(&delivery), &receipt);
     done(delivery).await;
-    if let Some(dead) = scene.dead_letters().await {
+    if let Some(dead) = scene.list_dead_letters().await {
         assert_eq!(dead.len(), entries.len());
         for (letter, entry) in dead.iter().zip(entries) {
             assert!(!letter.reason.is_empty());
@@ -102,7 +102,7 @@ pub async fn a_message_in_any_field_order_with_unknown_fields_is_read<F: Factory
     assert_eq!(message(&delivery).name(), "a");
     assert_eq!(message(&delivery).payload(), "x");
     assert_eq!(message(&delivery).headers()["x"], "1");
-    settle(delivery, again(Duration::ZERO)).await;
+    settle(delivery, redeliver_after(Duration::ZERO)).await;
     let delivery = worker.one().await;
     assert_eq!(
         message(&delivery).payload(),

@@ -11,7 +11,7 @@ use crate::{
     transport::{Delivery, Interest, SettleDelivery, Verdict},
 };
 
-/// The longest time after which a newer worker has a task.
+/// The maximum time until a worker gets a task.
 const SOON: Duration = Duration::from_secs(10);
 
 fn knowing(version: u32) -> Interest {
@@ -21,14 +21,15 @@ fn knowing(version: u32) -> Interest {
     }
 }
 
-/// Settles a delivery as `serve` does if the payload has this version, and the worker is older.
+/// Settles a delivery as `serve` does if the payload has this version and the worker knows only
+/// older versions.
 async fn leave_to_newer<H: SettleDelivery>(delivery: Delivery<H>, version: u32) {
     let request = PermitRequest::of_newer(message(&delivery).parts(), version);
     settle(delivery, Verdict::Park(request)).await;
 }
 
-/// Checks that a task that all workers are too old for waits until a newer worker is there, without
-/// counting an attempt.
+/// Checks that a task that is too new for all workers waits for a newer worker, without counting an
+/// attempt.
 pub async fn a_task_of_a_newer_version_waits_for_a_newer_worker<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
@@ -52,7 +53,7 @@ pub async fn a_task_of_a_newer_version_waits_for_a_newer_worker<F: Factory>(fact
         let group = stats.group(&scene.settings.group);
         assert_eq!(group.expect("the group exists").parked, 2);
     }
-    // They have asked for deliveries, and would take some.
+    // Both workers have asked for deliveries, so they could get the tasks.
     old.close().await;
     still_too_old.close().await;
     let mut newer = scene.worker_for(knowing(3)).await;
@@ -66,8 +67,8 @@ pub async fn a_task_of_a_newer_version_waits_for_a_newer_worker<F: Factory>(fact
     newer.close().await;
 }
 
-/// Checks that a task that reaches an older worker while a newer one serves the group is soon
-/// delivered again.
+/// Checks that a task is soon delivered again if it reaches an older worker while a newer worker
+/// serves the group.
 pub async fn a_task_of_a_newer_version_passes_older_workers<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;

@@ -51,13 +51,13 @@ pub async fn a_worker_fetches_only_what_it_asked_for<F: Factory>(factory: &F) {
 
 /// Checks that no message is lost or repeated if futures of `next` are dropped at any moment.
 pub async fn next_can_be_dropped_without_loss<F: Factory>(factory: &F) {
-    const MANY: usize = 200;
+    const MESSAGES: usize = 200;
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
     let mut worker = scene.worker().await;
     let sender = tokio::spawn(async move {
         let mut receipts = Vec::new();
-        for number in 0..MANY {
+        for number in 0..MESSAGES {
             receipts.push(send(&handle, Message::task("task", number.to_string())).await);
             if number % 3 == 0 {
                 sleep(Duration::from_millis(1)).await;
@@ -67,7 +67,7 @@ pub async fn next_can_be_dropped_without_loss<F: Factory>(factory: &F) {
     });
     let mut got = Vec::new();
     let mut tries = 0_u64;
-    while got.len() < MANY && tries < 20_000 {
+    while got.len() < MESSAGES && tries < 20_000 {
         tries += 1;
         let wait = Duration::from_micros(tries % 8 * 300);
         if let Some(delivery) = worker.within(wait).await {
@@ -81,8 +81,8 @@ pub async fn next_can_be_dropped_without_loss<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that stopping a worker immediately releases its prefetched deliveries, and that
-/// deliveries which `next` has returned can still be settled.
+/// Checks that a worker that is stopped releases its prefetched deliveries at once. Deliveries that
+/// `next` has returned can still be settled.
 pub async fn a_worker_that_stops_leaves_the_rest_to_others_at_once<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;
@@ -91,7 +91,7 @@ pub async fn a_worker_that_stops_leaves_the_rest_to_others_at_once<F: Factory>(f
         receipts.push(scene.task(number.to_string()).await);
     }
     let held = one.exactly(2).await;
-    // A call of `next` that was dropped may have fetched deliveries. `stop` releases these, too.
+    // A dropped call of `next` may have fetched deliveries. `stop` releases these, too.
     let late = one.within(Duration::from_micros(1)).await;
     one.stop().await;
     one.stop().await;
@@ -197,7 +197,7 @@ pub async fn a_message_that_kills_its_workers_becomes_a_dead_letter<F: Factory>(
     worker
         .nothing_for(LEASE * 5, "the message was delivered a third time")
         .await;
-    if let Some(dead) = scene.dead_letters().await {
+    if let Some(dead) = scene.list_dead_letters().await {
         assert_eq!(dead.len(), 1);
         assert_eq!((&dead[0].message_id, dead[0].attempts), (&receipt, 2));
     }
@@ -253,7 +253,7 @@ pub async fn a_lost_lease_is_reported_and_a_late_verdict_changes_nothing<F: Fact
     settle(held, late).await;
     assert!(
         scene
-            .dead_letters()
+            .list_dead_letters()
             .await
             .is_none_or(|dead| dead.is_empty()),
         "the late verdict was carried out"

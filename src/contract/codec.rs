@@ -7,7 +7,8 @@ use crate::{
     reply::{FromReply, Reply},
 };
 
-/// Under a constant with the payload type `MsgPack<T>`, a `MsgPack<T>` is sent, and so on.
+/// Lets a constant with the payload type `MsgPack<T>` send a `MsgPack<T>`, and likewise for each
+/// codec.
 macro_rules! payload_for {
     ([$($codec:tt)*], [$($write:tt)*], [$($read:tt)*]) => {
         impl<T: $($write)*> PayloadFor<$($codec)*<T>> for $($codec)*<T> {
@@ -20,7 +21,8 @@ macro_rules! payload_for {
 
 for_each_codec!(payload_for);
 
-/// The reply of a constant with the reply type `MsgPack<T>` is read as a `MsgPack<T>`, and so on.
+/// Reads the reply to a constant with the reply type `MsgPack<T>` as a `MsgPack<T>`, and likewise
+/// for each codec.
 macro_rules! contract_reply {
     ([$($codec:tt)*], [$($write:tt)*], [$($read:tt)*]) => {
         impl<T: $($read)*> ContractReply for $($codec)*<T> {

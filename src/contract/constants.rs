@@ -6,7 +6,7 @@ use std::{any::type_name, fmt, marker::PhantomData};
 use super::PayloadSchema;
 use super::{Direction, TypeDescription};
 
-/// Everything in a constant except its types.
+/// The content of a constant: everything except its type parameters.
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
     pub(super) name: &'static str,
@@ -116,20 +116,20 @@ macro_rules! constants {
                 }
             }
 
-            /// Adds a text for people, which a router's
-            /// [description](crate::Router::describe) shows.
+            /// Adds a text for people. A router's [description](crate::Router::describe) shows the
+            /// text.
             #[must_use]
             pub const fn about(mut self, text: &'static str) -> Self {
                 self.terms.about = Some(text);
                 self
             }
 
-            /// Sets the version of the payload. 1 unless set. Raise it with a change that old
-            /// workers cannot read. Senders write it into a [header](super::VERSION), and workers
-            /// check it: see the [module](super#versions).
+            /// Sets the version of the payload. 1 unless set. Raise the version if you change the
+            /// payload in a way that old workers cannot read. Senders write the version into a
+            /// [header](super::VERSION), and workers check it. See the [module](super#versions).
             ///
             /// # Panics
-            /// When it is zero.
+            /// When the version is zero.
             #[must_use]
             pub const fn version(mut self, version: u32) -> Self {
                 assert!(version > 0, "the first version is 1");

@@ -42,12 +42,12 @@
 //!
 //! # Handlers
 //! If the payload type of a constant is `T`, its handler takes a `Json<T>`, or an `Option` or a
-//! `Result` of it. To take the payload undecoded, it takes `Bytes`, `Vec<u8>` or a
-//! [`Message`](crate::Message). It may also have no argument for the payload. A payload extractor
-//! of your own implements [`Carries<T>`](crate::extract::Carries).
+//! `Result` of a `Json<T>`. A handler takes the payload undecoded as `Bytes`, `Vec<u8>` or a
+//! [`Message`](crate::Message). A handler may also have no argument for the payload. A payload
+//! extractor of your own implements [`Carries<T>`](crate::extract::Carries).
 //!
 //! The handler of an [`Rpc<Q, R>`](Rpc) returns a `Json<R>`, or a reply that it has encoded itself:
-//! a [`Reply`](crate::Reply), `Bytes` or `Vec<u8>`. If `R` is `()`, it may return `()`.
+//! a [`Reply`](crate::Reply), `Bytes` or `Vec<u8>`. If `R` is `()`, the handler may return `()`.
 //!
 //! A handler of a constant cannot take or return a plain `String`. The payload of a `Task<String>`
 //! is a JSON string, with quotes, so its handler takes a `Json<String>`. The payload of a
@@ -61,9 +61,9 @@
 //! worker compares the header of each message with the version of the route's constant. A payload
 //! of an older version is [lifted](Task::lift) step by step. If a step is missing, or the header is
 //! malformed, the message is rejected permanently. A message of a newer version fails with
-//! [`NewerVersion`], without counting an attempt: a task is parked until there is a worker that
-//! knows its version, and a request is delivered again after the back-off. An event is not
-//! delivered again. Layers see messages as they were sent, before they are lifted.
+//! [`NewerVersion`], without counting an attempt. A task is then parked until there is a worker
+//! that knows its version. A request is delivered again after the back-off. An event is not
+//! delivered again. Layers see messages before they are lifted.
 //!
 //! # Prefixes
 //! The name of a constant is joined with the prefixes of [`Router::nest`](crate::Router::nest) and

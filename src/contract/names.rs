@@ -1,4 +1,4 @@
-//! The names that routers and clients take: a text, or a constant.
+//! The names that routers and clients take: a string or a constant.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use crate::{
     message::{Message, Name},
 };
 
-/// A name, and the terms of the constant that it is from, if any.
+/// A name, with the terms of its constant if the name is from a constant.
 #[derive(Clone)]
 pub struct Named {
     pub(crate) name: Name,
@@ -48,7 +48,7 @@ impl Named {
         }
     }
 
-    /// Returns the version of the constant. 1 for a name that is a text.
+    /// Returns the version of the constant. 1 for a name that is a string.
     pub(crate) fn version(&self) -> u32 {
         self.terms.as_ref().map_or(1, |terms| terms.version)
     }
@@ -86,7 +86,7 @@ impl fmt::Debug for Named {
     }
 }
 
-/// Stands for the payload of a name that is a text: any payload may be sent under it.
+/// The payload type of a name that is a string: any payload may be sent under such a name.
 #[derive(Debug, Clone, Copy)]
 pub enum AnyPayload {}
 
@@ -99,7 +99,7 @@ macro_rules! names {
     )*) => {$(
         $(#[$attribute])*
         pub trait $trait {
-            /// The type of the payload: that of the constant, or [`AnyPayload`].
+            /// The payload type of the constant. [`AnyPayload`] for a string.
             type Payload;
 
             /// Returns the name, with the terms of the constant.

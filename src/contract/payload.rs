@@ -10,7 +10,7 @@ use crate::{
     payload::{IntoPayload, Json},
 };
 
-/// A payload as it is sent.
+/// An encoded payload, and its content type.
 #[derive(Debug)]
 pub struct Encoded {
     pub(crate) payload: Bytes,
@@ -27,8 +27,9 @@ impl Encoded {
     }
 }
 
-/// A value that can be sent under a name whose payload is `C`. Under a constant with the payload
-/// type `T`, this is a `T`, a `&T` or a `Json<T>`; under a string, any [`IntoPayload`].
+/// A value that can be sent under a name with the payload type `C`. If the name is a constant with
+/// the payload type `T`, the value is a `T`, a `&T` or a `Json<T>`. If the name is a string, the
+/// value is any [`IntoPayload`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be sent under this name, whose payload is `{C}`",
     label = "this is not the payload of the name",

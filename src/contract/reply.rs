@@ -23,7 +23,7 @@ pub trait ContractReply: Sized {
     fn read(reply: Reply) -> Result<Self, BoxError>;
 }
 
-/// An empty reply is that of a handler that returns `()`, and is read as `null`.
+/// A handler that returns `()` sends an empty reply, so an empty reply is read as `null`.
 impl<R: DeserializeOwned> ContractReply for R {
     fn read(reply: Reply) -> Result<Self, BoxError> {
         match reply.payload.is_empty() {

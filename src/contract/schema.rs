@@ -35,8 +35,8 @@ fn schema_of<T: JsonSchema>(direction: Direction) -> Value {
     settings.into_generator().into_root_schema_for::<T>().into()
 }
 
-/// Implements [`PayloadSchema`] for a format with serde's data model, whose schema is that of the
-/// value.
+/// Implements [`PayloadSchema`] for a codec with serde's data model. The schema is the schema of
+/// the value inside.
 #[cfg(any(feature = "msgpack", feature = "cbor"))]
 macro_rules! codec_schema {
     ($codec:ident) => {

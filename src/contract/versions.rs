@@ -17,9 +17,9 @@ use crate::{
 pub const VERSION: HeaderName = HeaderName::from_static("contract-version");
 
 /// The error of a message whose payload has a newer version than the [`Task`], [`Event`] or [`Rpc`]
-/// of the worker's route. It is wrapped in a [`Failure`] that does not count an attempt. A task is
-/// parked until there is a worker that knows the version. A request is delivered again. An event is
-/// not.
+/// of the worker's route. The error is wrapped in a [`Failure`] that does not count an attempt. A
+/// task is parked until there is a worker that knows the version. A request is delivered again. An
+/// event is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewerVersion {
     name: Name,
@@ -52,7 +52,7 @@ impl fmt::Display for NewerVersion {
 
 impl std::error::Error for NewerVersion {}
 
-/// Changes a payload of one version into that of the next.
+/// Converts a payload of one version into a payload of the next version.
 type Step = Arc<dyn Fn(&Bytes) -> Result<Bytes, String> + Send + Sync>;
 
 /// A [`Task`], [`Event`] or [`Rpc`] together with the steps that lift older payloads. It is created
@@ -64,7 +64,7 @@ pub struct Lifting<C> {
     current: u32,
 }
 
-/// The steps of a route, each with the version that it lifts to the next one.
+/// The steps of a route, each with the version that it starts from.
 #[derive(Clone, Default)]
 pub(super) struct UpcastSteps(Vec<(u32, Step)>);
 
@@ -141,7 +141,8 @@ macro_rules! lift {
     ($($constant:ident<$payload:ident $(, $reply:ident)?>),*) => {$(
         impl<$payload $(, $reply)?> $constant<$payload $(, $reply)?> {
             /// Adds a step that lifts the payloads of an older [version](Self::version) to the next
-            /// one, before the handler gets them. Several steps follow each other.
+            /// one, before the handler gets them. With several steps, a payload goes through each
+            /// step from its version on.
             ///
             /// A step takes and returns any types that serde reads and writes as JSON, such as
             /// `serde_json::Value`. A payload that the step cannot read is rejected, as by
@@ -168,7 +169,7 @@ macro_rules! lift {
 
 lift!(Task<T>, Event<T>, Rpc<Q, R>);
 
-/// Checks the version of a message, and lifts its payload to the current one.
+/// Checks the version of a message, and lifts its payload to the current version.
 ///
 /// # Errors
 /// If the header is malformed, or the version is newer than the current one. For an older version,
@@ -237,7 +238,8 @@ pub(super) fn write(version: u32, headers: &mut HeaderMap) {
     }
 }
 
-/// Returns the version of a message. If the header is malformed, returns the beginning of its value.
+/// Returns the version of a message, or the beginning of the header's value if the header is
+/// malformed.
 fn version_of(headers: &HeaderMap) -> Result<u32, String> {
     /// The maximum number of digits of a version. Any number with this many digits fits into a
     /// `u32`.

@@ -1,4 +1,4 @@
-//! Carries out changes in the background, with their progress.
+//! Carries out changes in the background, and records their progress.
 
 use std::{
     collections::VecDeque,
@@ -22,20 +22,20 @@ use crate::{
     transport::{Action, Selection, TaskQuery},
 };
 
-/// The most actions that are kept.
-const MOST: usize = 200;
-/// The most actions that run at the same time.
-const MOST_RUNNING: usize = 8;
-/// The most bytes of the name of an operator in an order.
-const MAX_OPERATOR: usize = 200;
-/// The time for which a request waits for the end of its action.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The maximum number of actions that are kept.
+const MAX_ACTIONS: usize = 200;
+/// The maximum number of actions that run at the same time.
+const MAX_RUNNING: usize = 8;
+/// The maximum length of an operator's name in an order, in bytes.
+const MAX_OPERATOR_LEN: usize = 200;
+/// The maximum time for which a request waits for the end of its action.
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// The actions of this process, the newest last.
 #[derive(Debug, Default)]
 pub(super) struct Actions(Mutex<VecDeque<Arc<RunningAction>>>);
 
-/// An action: a change that was begun.
+/// A change that was begun, and its progress.
 #[derive(Debug)]
 pub(super) struct RunningAction {
     pub(super) id: String,
@@ -50,8 +50,8 @@ pub(super) struct RunningAction {
 #[derive(Debug, Clone, Default)]
 pub(super) struct ActionProgress {
     pub(super) done: u64,
-    /// The number of messages that the action is about, if it is known.
-    pub(super) of: Option<u64>,
+    /// The number of messages that the action will change, if it is known.
+    pub(super) total: Option<u64>,
     /// The outcome. `None` while the action runs.
     pub(super) outcome: Option<ActionOutcome>,
 }
@@ -93,8 +93,8 @@ impl RunningAction {
         lock(&self.progress).done += done;
     }
 
-    /// Adds the result of a step, whose effect `word` names. Returns the outcome if it was the last
-    /// step.
+    /// Adds the result of a step to the progress. `word` names the effect, such as "removed".
+    /// Returns the outcome if this was the last step.
     fn advance(&self, step: Result<Option<u64>, Error>, word: &str) -> Option<ActionOutcome> {
         let step = step.map(|done| done.map(|done| self.add(done)));
         let done = self.progress().done;
@@ -130,19 +130,19 @@ impl Actions {
     fn add(&self, action: Arc<RunningAction>) -> Result<(), Fault> {
         let mut actions = lock(&self.0);
         let running = actions.iter().filter(|it| it.progress().outcome.is_none());
-        if running.count() >= MOST_RUNNING {
-            let text = format!("{MOST_RUNNING} actions run already; wait for one, or stop one");
+        if running.count() >= MAX_RUNNING {
+            let text = format!("{MAX_RUNNING} actions run already; wait for one, or stop one");
             return Err(Fault::busy(text));
         }
         actions.push_back(action);
-        while actions.len() > MOST {
+        while actions.len() > MAX_ACTIONS {
             actions.pop_front();
         }
         Ok(())
     }
 }
 
-/// Begins a change, and waits for its end for at most [`PATIENCE`]. The change continues if this
+/// Begins a change, and waits for its end for at most [`MAX_WAIT`]. The change continues if this
 /// future is dropped.
 pub(super) async fn begin(
     config: &Arc<Config>,
@@ -161,7 +161,7 @@ pub(super) async fn begin(
     state.actions.add(Arc::clone(&action))?;
     let running = tokio::spawn(run(Arc::clone(config), Arc::clone(&action)));
     // The result is not needed: the caller reads the progress of the action.
-    let _ = tokio::time::timeout(PATIENCE, running).await;
+    let _ = tokio::time::timeout(MAX_WAIT, running).await;
     Ok(action)
 }
 
@@ -222,7 +222,7 @@ async fn carry_out(handle: &Handle, action: &RunningAction) -> Result<ActionOutc
         ChangeKind::PurgeWaiting => {
             let (stats, group) = (handle.stats().await?, action.change.group.as_deref());
             let waiting = group.and_then(|group| stats.group(group)?.waiting());
-            lock(&action.progress).of = waiting;
+            lock(&action.progress).total = waiting;
             let mut steps = handle.control().purge_steps();
             loop {
                 if let Some(outcome) = action.advance(steps.next().await, "removed") {
@@ -273,7 +273,7 @@ async fn carry_out(handle: &Handle, action: &RunningAction) -> Result<ActionOutc
         }
         ChangeKind::Order(worker, order) => {
             let mut by = preview::excerpt(&action.user, 60);
-            while by.len() > MAX_OPERATOR {
+            while by.len() > MAX_OPERATOR_LEN {
                 by.pop();
             }
             let workers = handle.workers();
@@ -294,7 +294,7 @@ async fn act_on_letters(
     selection: &Selection,
 ) -> Result<ActionOutcome, Fault> {
     let letters = handle.dead_letters();
-    lock(&action.progress).of = match selection {
+    lock(&action.progress).total = match selection {
         Selection::Ids(ids) => Some(ids.len() as u64),
         Selection::All => Some(letters.count().await?),
         Selection::Named(_) => None,

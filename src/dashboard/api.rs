@@ -1,4 +1,4 @@
-//! The JSON API: the pages as documents. `docs/dashboard.md` describes it.
+//! The JSON API: the pages as documents. `docs/dashboard.md` describes the API.
 
 use std::time::SystemTime;
 
@@ -23,8 +23,8 @@ use crate::{
     transport::{GroupStats, MessageQuery, MessageState, StreamStats, TaskStatus, Undecodable},
 };
 
-/// The most bytes of a payload in a document.
-const PAYLOAD: usize = 64 << 10;
+/// The maximum length of a payload in a document, in bytes.
+const MAX_PAYLOAD: usize = 64 << 10;
 
 fn response(status: StatusCode, kind: &'static str, document: &Value) -> Response<DashboardBody> {
     let mut response = Response::new(DashboardBody::from(document.to_string()));
@@ -34,16 +34,16 @@ fn response(status: StatusCode, kind: &'static str, document: &Value) -> Respons
     response
 }
 
-/// Makes the document of an error, as RFC 9457 describes it.
+/// Returns the problem document of an error (RFC 9457).
 pub(super) fn problem(fault: &Fault) -> Response<DashboardBody> {
     let status = fault.status.as_u16();
     let document = json!({ "title": fault.title, "status": status, "detail": fault.text });
     response(fault.status, "application/problem+json", &document)
 }
 
-/// Answers a `GET`.
-pub(super) async fn get(cx: &Context, of: &str) -> Result<Response<DashboardBody>, Fault> {
-    let document = match of {
+/// Responds to a `GET` with the document of this name.
+pub(super) async fn get(cx: &Context, name: &str) -> Result<Response<DashboardBody>, Fault> {
+    let document = match name {
         "overview" => overview(cx),
         "streams" => streams(cx).await?,
         "stream" => stream_stats(&cx.stream()?.1.stats().await?),
@@ -72,16 +72,16 @@ pub(super) async fn get(cx: &Context, of: &str) -> Result<Response<DashboardBody
     Ok(response(StatusCode::OK, "application/json", &document))
 }
 
-/// Answers a `POST`.
+/// Responds to a `POST`: begins the change that `body` describes, or stops an action.
 pub(super) async fn post(
     cx: &mut Context,
-    of: &str,
+    command: &str,
     body: &[u8],
 ) -> Result<Response<DashboardBody>, Fault> {
     let body: Map<String, Value> = serde_json::from_slice(body)
         .map_err(|error| Fault::bad(format!("the body is no JSON object: {error}")))?;
     cx.form = form_of(body)?;
-    let running = match of {
+    let running = match command {
         "act" => {
             cx.may_change()?;
             let change = Change::of(&cx.form)?;
@@ -100,7 +100,8 @@ pub(super) async fn post(
     Ok(response(status, "application/json", &action(&running)))
 }
 
-/// Turns a document into parameters: texts, numbers, `true`, and lists of texts.
+/// Turns a document into parameters. A value is a text, a number, a boolean, or a list of these.
+/// `false` and `null` are left out.
 fn form_of(body: Map<String, Value>) -> Result<FormFields, Fault> {
     let mut pairs = Vec::new();
     for (name, value) in body {
@@ -224,7 +225,7 @@ async fn descriptions(cx: &Context) -> Result<Value, Fault> {
     Ok(json!({ "workers": described, "silent": found.silent }))
 }
 
-/// The AsyncAPI document of the workers, if all describe the same.
+/// Returns the AsyncAPI document of the workers, if all workers have the same description.
 #[cfg(feature = "schema")]
 async fn asyncapi(cx: &Context) -> Result<Value, Fault> {
     let found = cx.scope().await?.handle.workers().describe().await?;
@@ -242,9 +243,9 @@ async fn workers(cx: &Context) -> Result<Value, Fault> {
     Ok(json!({ "workers": listed, "stats": stats }))
 }
 
-/// A payload: as text if it is UTF-8, otherwise in Base64, and no more than its beginning.
+/// Adds the beginning of a payload to a document: as text if it is UTF-8, otherwise in Base64.
 fn payload(document: &mut Value, payload: &[u8]) {
-    let shown = &payload[..payload.len().min(PAYLOAD)];
+    let shown = &payload[..payload.len().min(MAX_PAYLOAD)];
     document["payload_bytes"] = payload.len().into();
     document["payload_cut"] = (shown.len() < payload.len()).into();
     match std::str::from_utf8(shown) {
@@ -456,6 +457,6 @@ fn action(action: &RunningAction) -> Value {
         "state": outcome.map_or("running", |outcome| outcome.as_str()),
         "text": outcome.map(|outcome| outcome.text()),
         "done": progress.done,
-        "of": progress.of,
+        "of": progress.total,
     })
 }

@@ -11,8 +11,8 @@ use crate::{
     transport::{Action, PauseTarget, Selection, TaskState, WorkerOrder},
 };
 
-/// The most dead letters that are selected one by one.
-const MOST_SELECTED: usize = 500;
+/// The maximum number of dead letters that are selected one by one.
+const MAX_SELECTED: usize = 500;
 
 /// A change of a stream.
 #[derive(Debug, Clone)]
@@ -71,7 +71,8 @@ impl Edit {
             headers.push(header.ok_or_else(bad)?);
         }
         let payload = form.get("payload").unwrap_or_default();
-        // Browsers end each line of a form field with `\r\n`.
+        // Browsers end each line of a form field with `\r\n`. The field `crlf` is set if the
+        // payload of the dead letter had `\r\n`.
         let payload = match form.get("crlf") {
             Some(_) => payload.to_owned(),
             None => payload.replace("\r\n", "\n"),
@@ -83,7 +84,6 @@ impl Edit {
         })
     }
 
-    /// Changes a message.
     pub(super) fn apply(&self, message: &mut Message) {
         message.parts_mut().name = self.name.clone();
         let headers = message.headers_mut();
@@ -176,7 +176,7 @@ impl Change {
         }
     }
 
-    /// Returns the name of the change, as in forms.
+    /// Returns the name of the change in the form parameter `do`.
     pub(super) fn verb(&self) -> &'static str {
         match &self.kind {
             ChangeKind::Dead(Action::Replay, _) => "replay",
@@ -362,10 +362,10 @@ fn selection(form: &FormFields) -> Result<Selection, Fault> {
         (0, Some(name), _) => Ok(Selection::named(name)),
         (0, None, Some(_)) => Ok(Selection::All),
         (0, None, None) => Err(Fault::bad("no dead letter is selected: tick some first")),
-        (1..=MOST_SELECTED, ..) => Ok(Selection::ids(ids)),
+        (1..=MAX_SELECTED, ..) => Ok(Selection::ids(ids)),
         (count, ..) => {
             let text =
-                format!("{count} dead letters are selected, and at most {MOST_SELECTED} can be");
+                format!("{count} dead letters are selected, and at most {MAX_SELECTED} can be");
             Err(Fault::bad(text))
         }
     }

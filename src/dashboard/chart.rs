@@ -5,13 +5,13 @@ use maud::{Markup, html};
 const WIDTH: usize = 240;
 const HEIGHT: usize = 48;
 
-/// A chart of one value for each minute, the oldest first. `label` names it for those who cannot see
-/// it, and `class` chooses its colour.
+/// Draws a bar for each minute, the oldest first. `label` is the text for screen readers, and
+/// `class` chooses the colour.
 pub(super) fn bars(label: &str, class: &str, values: &[f64]) -> Markup {
-    let most = values.iter().copied().fold(0.0, f64::max);
+    let max = values.iter().copied().fold(0.0, f64::max);
     let step = WIDTH as f64 / values.len().max(1) as f64;
-    let height = |value: f64| match most > 0.0 {
-        true => (value / most * (HEIGHT - 2) as f64).max(if value > 0.0 { 1.0 } else { 0.0 }),
+    let height = |value: f64| match max > 0.0 {
+        true => (value / max * (HEIGHT - 2) as f64).max(if value > 0.0 { 1.0 } else { 0.0 }),
         false => 0.0,
     };
     html! {

@@ -13,14 +13,14 @@ use super::{
 };
 use crate::message::Name;
 
-/// Returns the user of a request.
+/// A function that returns the user of a request.
 pub(super) type UserOf = Arc<dyn Fn(&Parts) -> Option<String> + Send + Sync>;
 
 /// The configuration of a dashboard.
 #[derive(Clone)]
 pub(super) struct Config {
     pub(super) handle: Handle,
-    /// The streams in addition to those of the handle.
+    /// Streams that are shown in addition to those of the handle.
     pub(super) streams: Vec<Name>,
     pub(super) prefix: String,
     pub(super) is_read_only: bool,
@@ -48,16 +48,16 @@ pub(super) struct DashboardState {
     live: AtomicUsize,
 }
 
-/// The right to keep a live view open.
+/// Counts as an open live view until it is dropped.
 #[derive(Debug)]
 pub(super) struct LiveView(Arc<DashboardState>);
 
 impl DashboardState {
-    /// Opens a live view, unless `most` views are open already.
-    pub(super) fn open_live(self: &Arc<Self>, most: usize) -> Option<LiveView> {
+    /// Opens a live view, unless `max` views are open already.
+    pub(super) fn open_live(self: &Arc<Self>, max: usize) -> Option<LiveView> {
         let view = LiveView(Arc::clone(self));
         let open = self.live.fetch_add(1, Ordering::Relaxed);
-        (open < most).then_some(view)
+        (open < max).then_some(view)
     }
 }
 
@@ -111,8 +111,8 @@ impl Context {
         Ok((stream, handle))
     }
 
-    /// Returns the stream and the group of the request. If the request names no group, this is the
-    /// first group of the stream.
+    /// Returns the stream and the group of the request. If the request names no group, the group is
+    /// the first group of the stream.
     pub(super) async fn scope(&self) -> Result<Scope, Fault> {
         let (stream, handle) = self.stream()?;
         let groups = handle.groups().await?.unwrap_or_default();

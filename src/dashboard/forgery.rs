@@ -1,10 +1,10 @@
-//! Protects changes against requests that another site makes a browser send.
+//! Protects changes against cross-site request forgery.
 //!
-//! A page sets a random cookie with `SameSite=Strict`, and each form repeats it in the field
-//! `token`. Another site can neither read the cookie nor send it. A site on the same domain may be
-//! able to set the cookie, so a browser must also say that the request comes from the same origin.
-//! The server keeps no tokens, so any process that serves the dashboard accepts the forms of any
-//! other process.
+//! A page sets a random cookie with `SameSite=Strict`, and each form repeats the cookie's value in
+//! the field `token`. Another site can neither read the cookie nor send it. A site on the same
+//! domain may be able to set the cookie, so a browser must also say that the request comes from the
+//! same origin. The server keeps no tokens, so any process that serves the dashboard accepts the
+//! forms of any other process.
 
 use http::{
     HeaderMap, HeaderValue,
@@ -80,8 +80,8 @@ pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Fault> {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let origin = origin.to_str().ok();
     let of_origin = origin.and_then(|origin| Some(origin.split_once("://")?.1));
-    // If a proxy has changed the host, the origin differs from it. Then `sec-fetch-site`, which is
-    // checked above, is enough.
+    // A proxy may have changed the host, so that it differs from the origin. Then the check of
+    // `sec-fetch-site` above is enough.
     match host.is_some() && host == of_origin || headers.contains_key("sec-fetch-site") {
         true => Ok(()),
         false => refused(),

@@ -5,8 +5,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use super::fault::Fault;
 use crate::message::Name;
 
-/// The most parameters of a query or a form.
-const MOST: usize = 1_000;
+/// The maximum number of parameters of a query or a form.
+const MAX_PARAMETERS: usize = 1_000;
 /// The characters that are escaped in a parameter.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -29,13 +29,15 @@ impl FormFields {
                 .map_err(|_| Fault::bad("a parameter is not UTF-8"))
         };
         let pairs = text.split('&').filter(|pair| !pair.is_empty());
-        let pairs = pairs.take(MOST + 1).map(|pair| {
+        let pairs = pairs.take(MAX_PARAMETERS + 1).map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             Ok::<_, Fault>((decode(name)?, decode(value)?))
         });
         let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
-        if pairs.len() > MOST {
-            return Err(Fault::bad(format!("there are more than {MOST} parameters")));
+        if pairs.len() > MAX_PARAMETERS {
+            return Err(Fault::bad(format!(
+                "there are more than {MAX_PARAMETERS} parameters"
+            )));
         }
         Ok(Self(pairs))
     }

@@ -12,10 +12,10 @@ use crate::{
 /// A handle of a transport, for a [`Dashboard`](super::Dashboard). Made from a `Redis` or a
 /// [`Memory`].
 #[derive(Debug, Clone)]
-pub struct Handle(Of);
+pub struct Handle(InnerHandle);
 
 #[derive(Debug, Clone)]
-enum Of {
+enum InnerHandle {
     Memory(Memory),
     #[cfg(feature = "redis")]
     Redis(crate::Redis),
@@ -23,14 +23,14 @@ enum Of {
 
 impl From<Memory> for Handle {
     fn from(memory: Memory) -> Self {
-        Self(Of::Memory(memory))
+        Self(InnerHandle::Memory(memory))
     }
 }
 
 #[cfg(feature = "redis")]
 impl From<crate::Redis> for Handle {
     fn from(redis: crate::Redis) -> Self {
-        Self(Of::Redis(redis))
+        Self(InnerHandle::Redis(redis))
     }
 }
 
@@ -38,9 +38,9 @@ impl From<crate::Redis> for Handle {
 macro_rules! either {
     ($self:ident, $handle:ident => $call:expr) => {
         match &$self.0 {
-            Of::Memory($handle) => $call,
+            InnerHandle::Memory($handle) => $call,
             #[cfg(feature = "redis")]
-            Of::Redis($handle) => $call,
+            InnerHandle::Redis($handle) => $call,
         }
     };
 }
@@ -59,9 +59,9 @@ impl Handle {
     /// Returns the key of the stream in Redis. `None` for a stream in memory.
     pub(super) fn key(&self) -> Option<Name> {
         match &self.0 {
-            Of::Memory(_) => None,
+            InnerHandle::Memory(_) => None,
             #[cfg(feature = "redis")]
-            Of::Redis(redis) => redis.stream_key().ok(),
+            InnerHandle::Redis(redis) => redis.stream_key().ok(),
         }
     }
 

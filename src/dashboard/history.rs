@@ -28,8 +28,9 @@ struct MinuteTotals {
     done: u32,
     failed: u32,
     dead: u32,
-    /// The 95th percentile of the time of a delivery, in milliseconds: the highest of all groups.
-    slow: u32,
+    /// The 95th percentile of the time of a delivery, in milliseconds. In a sum, the highest of all
+    /// groups.
+    p95_ms: u32,
 }
 
 impl Hour {
@@ -39,7 +40,7 @@ impl Hour {
             done: small(minute.done),
             failed: small(minute.failed),
             dead: small(minute.dead),
-            slow: small(u64::try_from(minute.latency.p95.as_millis()).unwrap_or(u64::MAX)),
+            p95_ms: small(u64::try_from(minute.latency.p95.as_millis()).unwrap_or(u64::MAX)),
         });
         let last = minutes
             .last()
@@ -57,26 +58,26 @@ impl Hour {
             .all(|it| it.done + it.failed + it.dead == 0)
     }
 
-    /// Adds the hour of another group. The sum ends with the later of their last minutes.
+    /// Adds the hour of another group. The sum ends with the later of the two last minutes.
     pub(super) fn add(&mut self, other: &Self) {
         if other.minutes.is_empty() {
             return;
         }
         self.shift_to(other.last.max(self.last));
         for (back, counts) in other.minutes.iter().rev().enumerate() {
-            let late = (self.last - other.last) as usize + back;
-            let Some(at) = self.minutes.len().checked_sub(late + 1) else {
+            let from_end = (self.last - other.last) as usize + back;
+            let Some(at) = self.minutes.len().checked_sub(from_end + 1) else {
                 break;
             };
             let sum = &mut self.minutes[at];
             sum.done = sum.done.saturating_add(counts.done);
             sum.failed = sum.failed.saturating_add(counts.failed);
             sum.dead = sum.dead.saturating_add(counts.dead);
-            sum.slow = sum.slow.max(counts.slow);
+            sum.p95_ms = sum.p95_ms.max(counts.p95_ms);
         }
     }
 
-    /// Moves the hour forward, so that it ends with this minute.
+    /// Moves the hour forward, so that `last` is its last minute.
     fn shift_to(&mut self, last: u64) {
         let by = usize::try_from(last - self.last)
             .unwrap_or(usize::MAX)
@@ -104,7 +105,7 @@ impl Hour {
         let slowest = self
             .minutes
             .iter()
-            .map(|it| it.slow)
+            .map(|it| it.p95_ms)
             .max()
             .unwrap_or_default();
         let slowest = duration(Duration::from_millis(slowest.into()));
@@ -112,7 +113,7 @@ impl Hour {
             ("handled", "good", number(done), values(|it| it.done)),
             ("failed", "waits", number(failed), values(|it| it.failed)),
             ("dead", "dead", number(dead), values(|it| it.dead)),
-            ("slowest 95 %", "runs", slowest, values(|it| it.slow)),
+            ("slowest 95 %", "runs", slowest, values(|it| it.p95_ms)),
         ];
         html! {
             section.charts aria-label="The last hour" {
@@ -137,7 +138,7 @@ impl Hour {
                 "done": counts.done,
                 "failed": counts.failed,
                 "dead": counts.dead,
-                "latency_p95_ms": counts.slow,
+                "latency_p95_ms": counts.p95_ms,
             })
         });
         minutes.collect()

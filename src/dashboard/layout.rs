@@ -18,7 +18,7 @@ pub(super) struct DashboardPage {
     pub(super) title: String,
     /// The stream and the group of the page.
     pub(super) scope: Option<(Name, Option<Name>)>,
-    /// All groups of the stream, to choose another one.
+    /// All groups of the stream, for links to the other groups.
     pub(super) groups: Vec<Name>,
     /// The part that is replaced while the page is open.
     pub(super) live: Markup,
@@ -92,7 +92,7 @@ pub(super) fn problem(cx: &Context, fault: &Fault) -> Response<DashboardBody> {
 
 fn frame(cx: &Context, status: StatusCode, page: &DashboardPage) -> Response<DashboardBody> {
     let here = cx.here(&[]);
-    // The query parameter is the path of the page below the prefix of the dashboard.
+    // The parameter `of` is the path of the page without the prefix of the dashboard.
     let page_path = here.strip_prefix(&cx.config.prefix).unwrap_or(&here);
     let is_live = status == StatusCode::OK && !page.live.0.is_empty();
     let live = is_live.then(|| cx.link("/live", [("of", page_path)]));

@@ -1,4 +1,4 @@
-//! Live pages: the changing part of a page, again and again, as server-sent events.
+//! Live pages: repeatedly sends the changing part of a page, as server-sent events.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,12 +15,12 @@ use super::{
     pages, sampler, service,
 };
 
-/// The most live views that are open at the same time.
-const MOST: usize = 64;
+/// The maximum number of live views that are open at the same time.
+const MAX_VIEWS: usize = 64;
 /// The time between two events.
 const PERIOD: Duration = Duration::from_secs(2);
-/// The time after which a view ends, and the browser opens another one.
-const LIFE: Duration = Duration::from_secs(600);
+/// The time after which a view ends. The browser then opens another view.
+const LIFETIME: Duration = Duration::from_secs(600);
 
 struct View {
     cx: Context,
@@ -29,7 +29,7 @@ struct View {
     _open: LiveView,
 }
 
-/// Opens the live view of the page in the parameter `of`: its path, with its query.
+/// Opens the live view of a page. The parameter `of` is the page's path with its query.
 pub(super) fn open(cx: &Context) -> Result<Response<DashboardBody>, Fault> {
     let of = cx.form.need("of")?;
     let (path, query) = of.split_once('?').unwrap_or((of, ""));
@@ -39,11 +39,11 @@ pub(super) fn open(cx: &Context) -> Result<Response<DashboardBody>, Fault> {
     if !pages::is_page(path) {
         return Err(Fault::missing("there is no such page"));
     }
-    let too_many = || Fault::busy(format!("{MOST} live views are open already"));
-    let open = cx.state.open_live(MOST).ok_or_else(too_many)?;
+    let too_many = || Fault::busy(format!("{MAX_VIEWS} live views are open already"));
+    let open = cx.state.open_live(MAX_VIEWS).ok_or_else(too_many)?;
     let view = View {
         cx,
-        until: Instant::now() + LIFE,
+        until: Instant::now() + LIFETIME,
         is_first: true,
         _open: open,
     };
@@ -68,7 +68,7 @@ pub(super) fn open(cx: &Context) -> Result<Response<DashboardBody>, Fault> {
 
 async fn event(cx: &Context) -> Bytes {
     sampler::keep_sampling(&cx.config, &Arc::clone(&cx.state));
-    let page = tokio::time::timeout(service::PAGE, pages::get(cx)).await;
+    let page = tokio::time::timeout(service::PAGE_TIMEOUT, pages::get(cx)).await;
     match page {
         Ok(Ok(page)) => {
             let html = page.live.into_string();
@@ -79,7 +79,7 @@ async fn event(cx: &Context) -> Bytes {
             .into()
         }
         Ok(Err(fault)) => fault_event(&fault),
-        Err(_) => fault_event(&Fault::slow(service::PAGE)),
+        Err(_) => fault_event(&Fault::slow(service::PAGE_TIMEOUT)),
     }
 }
 

@@ -1,8 +1,9 @@
-//! A dashboard for operators: what waits, what runs, why a message died, and the means to stop, to
-//! replay and to purge.
+//! A dashboard for operators. It shows what waits, what runs, and why a message died. Operators can
+//! pause, cancel, replay and purge.
 //!
-//! A [`Dashboard`] is an HTTP service over the crates `http` and `http-body`, so it can be nested in
-//! every framework that is built on these. It has no authentication: put it behind your own.
+//! A [`Dashboard`] is an HTTP service over the crates `http` and `http-body`, so it can be nested
+//! in every framework that is built on these. It has no authentication: put it behind your own
+//! authentication.
 //!
 //! ```
 //! use campanile::{dashboard::Dashboard, transport::memory::Memory};
@@ -31,8 +32,7 @@
 //! // axum::Router::new().nest_service("/ops", dashboard)
 //! ```
 //!
-//! The [guide](crate::guide::dashboard) describes the pages, the JSON API, and the rules of
-//! security.
+//! The [guide](crate::guide::dashboard) describes the pages, the JSON API, and the security rules.
 
 mod actions;
 mod api;
@@ -73,11 +73,11 @@ pub struct Dashboard {
 }
 
 impl Dashboard {
-    /// Creates the dashboard of the streams of a handle, which is a `Redis` or a
-    /// [`Memory`](crate::transport::memory::Memory). These are its stream, the streams of its
-    /// [set](crate::transport::Streams), the partitions of its stream, or the streams in the
-    /// registry that it serves. Partitions are shown as streams. The handle's group is not used:
-    /// all groups are shown.
+    /// Creates the dashboard of the streams of a handle: a `Redis` or a
+    /// [`Memory`](crate::transport::memory::Memory). The dashboard shows the handle's stream, the
+    /// streams of its [set](crate::transport::Streams), the partitions of its stream, or the
+    /// streams in the registry that it serves. It shows each partition as a stream. It shows all
+    /// groups, and does not use the handle's group.
     pub fn new(handle: impl Into<Handle>) -> Self {
         Self {
             config: Arc::new(Config::new(handle.into())),
@@ -96,8 +96,8 @@ impl Dashboard {
     /// path from requests, as `axum::Router::nest_service` does.
     ///
     /// # Panics
-    /// If the path does not begin with a slash, ends with one, or has characters that a path of a URL
-    /// cannot have.
+    /// If the path does not begin with a slash, ends with one, or has characters that a path of a
+    /// URL cannot have.
     #[track_caller]
     pub fn at(mut self, prefix: impl Into<String>) -> Self {
         let prefix = prefix.into();
@@ -116,8 +116,9 @@ impl Dashboard {
         self
     }
 
-    /// Sets the function that returns the user of a request, for the log of changes. An authentication
-    /// layer usually puts the user into the request's extensions. Without it the log says `unknown`.
+    /// Sets the function that returns the user of a request, for the log of changes. An
+    /// authentication layer usually puts the user into the request's extensions. Without this
+    /// function the log says `unknown`.
     pub fn user<F>(mut self, user: F) -> Self
     where
         F: Fn(&Parts) -> Option<String> + Send + Sync + 'static,

@@ -1,11 +1,11 @@
-//! Shows text and payloads of senders: bounded, and without characters that act on a screen.
+//! Shows text and payloads of senders. The length is bounded, and control characters are escaped.
 
 use std::fmt::Write as _;
 
-/// The most bytes of a payload that are shown.
-pub(super) const MOST: usize = 64 << 10;
-/// The most bytes that are shown as hexadecimal numbers.
-const MOST_HEX: usize = 4 << 10;
+/// The maximum number of bytes of a payload that are shown.
+pub(super) const MAX_SHOWN: usize = 64 << 10;
+/// The maximum number of bytes that are shown as hexadecimal numbers.
+const MAX_HEX: usize = 4 << 10;
 
 /// A part of a payload that can be shown.
 #[derive(Debug, PartialEq)]
@@ -23,14 +23,14 @@ impl Preview {
         if payload.is_empty() {
             return form("empty", String::new(), false);
         }
-        if payload.len() <= MOST
+        if payload.len() <= MAX_SHOWN
             && serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok()
             && let Some(pretty) = std::str::from_utf8(payload).ok().and_then(indented)
         {
             return form("JSON", escaped(&pretty, true), false);
         }
-        let is_cut = payload.len() > MOST;
-        let part = &payload[..payload.len().min(MOST)];
+        let is_cut = payload.len() > MAX_SHOWN;
+        let part = &payload[..payload.len().min(MAX_SHOWN)];
         let valid = match std::str::from_utf8(part) {
             Ok(text) => Some(text),
             // The cut may be within a character.
@@ -42,7 +42,7 @@ impl Preview {
         match valid {
             Some(text) => form("text", escaped(text, true), is_cut),
             None => {
-                let shown = &payload[..payload.len().min(MOST_HEX)];
+                let shown = &payload[..payload.len().min(MAX_HEX)];
                 form("bytes", hex(shown), shown.len() < payload.len())
             }
         }
@@ -60,7 +60,7 @@ fn indented(json: &str) -> Option<String> {
     };
     let mut chars = json.chars().peekable();
     while let Some(char) = chars.next() {
-        if text.len() > 4 * MOST {
+        if text.len() > 4 * MAX_SHOWN {
             return None;
         }
         if in_string {
@@ -124,15 +124,15 @@ pub(super) fn line(text: &str) -> String {
     escaped(text, false)
 }
 
-/// Returns one line of bytes, in which those that are not UTF-8 are replaced.
+/// Returns bytes as one line of text. Bytes that are not UTF-8 are replaced.
 pub(super) fn bytes(bytes: &[u8]) -> String {
     line(&String::from_utf8_lossy(bytes))
 }
 
-/// Returns the first `most` characters of a text as one line, with `…` if there are more.
-pub(super) fn excerpt(text: &str, most: usize) -> String {
-    let mut shown: String = text.chars().take(most + 1).collect();
-    if shown.chars().count() > most {
+/// Returns the first `max` characters of a text as one line, with `…` if there are more.
+pub(super) fn excerpt(text: &str, max: usize) -> String {
+    let mut shown: String = text.chars().take(max + 1).collect();
+    if shown.chars().count() > max {
         shown.pop();
         shown.push('…');
     }
@@ -186,11 +186,11 @@ mod tests {
 
     #[test]
     fn a_preview_is_bounded_and_never_cut_within_a_character() {
-        let long = "ä".repeat(MOST);
+        let long = "ä".repeat(MAX_SHOWN);
         for shift in 0..2 {
             let preview = Preview::of(&long.as_bytes()[2 * shift..]);
             assert_eq!((preview.form, preview.is_cut), ("text", true));
-            assert!(preview.text.len() <= MOST);
+            assert!(preview.text.len() <= MAX_SHOWN);
         }
         let shifted = format!("a{long}");
         assert_eq!(Preview::of(shifted.as_bytes()).form, "text");

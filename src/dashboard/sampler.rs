@@ -1,6 +1,6 @@
 //! Samples the statistics of all streams in the background, in steps of bounded work.
 //!
-//! Sampling stops [`WATCHED`] after the last request, and starts again with the next one.
+//! Sampling stops [`IDLE_TIMEOUT`] after the last request, and starts again with the next one.
 
 use std::{
     collections::BTreeMap,
@@ -26,27 +26,27 @@ use crate::{
     transport::{GroupStats, StreamStats},
 };
 
-/// The most streams that are sampled.
-pub(super) const MOST_STREAMS: usize = 20_000;
-/// The most streams whose statistics are read in one step, and for one page.
+/// The maximum number of streams that are sampled.
+pub(super) const MAX_STREAMS: usize = 20_000;
+/// The maximum number of streams whose statistics are read in one step, and for one page.
 pub(super) const STEP: usize = 100;
 /// The time between the starts of two steps.
 const BETWEEN_STEPS: Duration = Duration::from_millis(500);
 /// The time between the starts of two rounds over all streams.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(5);
-/// The most streams whose statistics are read at the same time.
-const AT_ONCE: usize = 8;
-/// The age up to which a page uses a sample. It reads older samples again.
-const FRESH: Duration = Duration::from_secs(1);
-/// The time after the last request at which sampling stops.
-const WATCHED: Duration = Duration::from_secs(120);
-/// The time limit for listing streams, and for reading the samples of [`STEP`] streams. After it
-/// the round ends, and streams that were not read keep their old samples.
-const STEP_LIMIT: Duration = Duration::from_secs(8);
+/// The maximum number of streams whose statistics are read at the same time.
+const MAX_CONCURRENT_READS: usize = 8;
+/// The maximum age of a sample that a page shows. A page reads older samples again.
+const MAX_AGE: Duration = Duration::from_secs(1);
+/// Sampling stops when there was no request for this time.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// The time limit for listing streams, and for reading the samples of [`STEP`] streams. If the
+/// limit is exceeded, the round ends, and streams that were not read keep their old samples.
+const STEP_TIMEOUT: Duration = Duration::from_secs(8);
 /// The minimum time between two reads of the history of a stream.
-const BETWEEN_HOURS: Duration = Duration::from_secs(30);
-/// The most groups of a stream whose pauses and history are read.
-const MOST_GROUPS: usize = 5;
+const HISTORY_INTERVAL: Duration = Duration::from_secs(30);
+/// The maximum number of groups of a stream whose pauses and history are read.
+const MAX_GROUPS: usize = 5;
 
 /// A sample of a stream.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ pub(super) struct Sample {
     pub(super) at: SystemTime,
     /// `true` if the stream, one of its groups, or a name is paused.
     pub(super) is_paused: bool,
-    /// The last hour of the stream's groups. `None` if nothing has happened in it.
+    /// The last hour of the stream's groups. `None` if nothing has happened in this hour.
     hour: Option<Arc<Hour>>,
     /// The time at which the hour was read.
     hour_at: Option<Instant>,
@@ -69,7 +69,7 @@ pub(super) struct Sample {
 pub(super) struct Totals {
     pub(super) streams: usize,
     pub(super) waiting: u64,
-    /// The number of groups of which the number of waiting messages is unknown.
+    /// The number of groups whose waiting messages cannot be counted.
     pub(super) unknown: usize,
     pub(super) running: u64,
     pub(super) delayed: u64,
@@ -106,7 +106,7 @@ impl Totals {
 pub(super) struct Samples {
     streams: Mutex<BTreeMap<Name, Sample>>,
     /// The time of the last request.
-    watched: Mutex<Option<Instant>>,
+    last_request: Mutex<Option<Instant>>,
     is_running: AtomicBool,
     /// The error of the last step, if that step failed.
     error: Mutex<Option<String>>,
@@ -137,9 +137,9 @@ impl Samples {
         lock(&self.error).clone()
     }
 
-    /// Returns the streams that `wanted` selects, in the order of their names. Each comes with the
-    /// number that `order` returns for its sample, or 0 without a sample, by which the caller can
-    /// sort.
+    /// Returns the streams that `wanted` selects, in the order of their names. Each comes with a
+    /// number by which the caller can sort: the result of `order` for its sample, or 0 without a
+    /// sample.
     pub(super) fn select(
         &self,
         wanted: impl Fn(&Name) -> bool,
@@ -158,14 +158,14 @@ impl Samples {
         lock(&self.streams).get(stream).cloned()
     }
 
-    /// Adds those of the streams that are new, without samples yet. Marks all `names` as listed in
-    /// this round.
+    /// Adds the new streams among `names`, without samples. Marks all `names` as listed in this
+    /// round.
     fn add(&self, names: impl IntoIterator<Item = Name>, round: u64) {
         let mut streams = lock(&self.streams);
         for name in names.into_iter().filter(|name| name.fault().is_none()) {
             if let Some(known) = streams.get_mut(&name) {
                 known.round = round;
-            } else if streams.len() < MOST_STREAMS {
+            } else if streams.len() < MAX_STREAMS {
                 let sample = Sample {
                     stats: None,
                     at: SystemTime::UNIX_EPOCH,
@@ -179,7 +179,7 @@ impl Samples {
         }
     }
 
-    fn put(&self, read: Read) {
+    fn put(&self, read: NewSample) {
         let mut streams = lock(&self.streams);
         if let Some(sample) = streams.get_mut(&read.stats.stream) {
             sample.stats = Some(read.stats);
@@ -203,7 +203,7 @@ impl Samples {
         sum
     }
 
-    /// Reads the samples of these streams again, unless they are at most [`FRESH`] old. Reads at
+    /// Reads the samples of these streams again, unless they are at most [`MAX_AGE`] old. Reads at
     /// most [`STEP`] streams.
     ///
     /// # Errors
@@ -214,7 +214,7 @@ impl Samples {
             let streams = lock(&self.streams);
             streams.get(*name).is_none_or(|sample| {
                 let age = now.duration_since(sample.at);
-                sample.stats.is_none() || age.is_ok_and(|age| age > FRESH)
+                sample.stats.is_none() || age.is_ok_and(|age| age > MAX_AGE)
             })
         };
         let stale: Vec<_> = names.iter().filter(is_stale).take(STEP).cloned().collect();
@@ -222,10 +222,10 @@ impl Samples {
             let known = lock(&self.streams)
                 .get(&name)
                 .and_then(|sample| sample.hour_at);
-            let with_hour = known.is_none_or(|at| at.elapsed() >= BETWEEN_HOURS);
+            let with_hour = known.is_none_or(|at| at.elapsed() >= HISTORY_INTERVAL);
             read(config.handle.stream(&name), with_hour)
         });
-        let mut samples = stream::iter(reading).buffer_unordered(AT_ONCE);
+        let mut samples = stream::iter(reading).buffer_unordered(MAX_CONCURRENT_READS);
         let (mut refused, mut count) = (None, 0_usize);
         while let Some(sample) = samples.next().await {
             match sample {
@@ -255,29 +255,29 @@ impl Samples {
     }
 
     fn is_watched(&self) -> bool {
-        lock(&self.watched).is_some_and(|last| last.elapsed() < WATCHED)
+        lock(&self.last_request).is_some_and(|last| last.elapsed() < IDLE_TIMEOUT)
     }
 }
 
-/// The numbers of a new sample.
-struct Read {
+/// The content of a new sample.
+struct NewSample {
     stats: StreamStats,
     is_paused: bool,
     hour: Option<Hour>,
 }
 
 /// Reads a sample of a stream.
-async fn read(handle: Handle, with_hour: bool) -> Result<Read, Error> {
+async fn read(handle: Handle, with_hour: bool) -> Result<NewSample, Error> {
     let stats = handle.stats().await?;
     let (mut is_paused, mut hour) = (false, with_hour.then(Hour::default));
-    for group in stats.groups.iter().take(MOST_GROUPS) {
+    for group in stats.groups.iter().take(MAX_GROUPS) {
         let handle = handle.group(&group.group);
         is_paused = is_paused || !handle.control().pauses().await?.is_empty();
         if let Some(hour) = &mut hour {
             hour.add(&Hour::of(&handle.history().await?));
         }
     }
-    Ok(Read {
+    Ok(NewSample {
         stats,
         is_paused,
         hour,
@@ -286,14 +286,14 @@ async fn read(handle: Handle, with_hour: bool) -> Result<Read, Error> {
 
 /// Notes the time of a request, and starts sampling unless it runs already.
 pub(super) fn keep_sampling(config: &Arc<Config>, state: &Arc<DashboardState>) {
-    *lock(&state.samples.watched) = Some(Instant::now());
+    *lock(&state.samples.last_request) = Some(Instant::now());
     if !state.samples.is_running.swap(true, Ordering::AcqRel) {
         tokio::spawn(sample(Arc::clone(config), Arc::downgrade(state)));
     }
 }
 
-/// Samples all streams, round after round, until no request has come for [`WATCHED`], or the last
-/// dashboard is dropped.
+/// Samples all streams, round after round, until no request has come for [`IDLE_TIMEOUT`], or the
+/// last dashboard is dropped.
 async fn sample(config: Arc<Config>, state: Weak<DashboardState>) {
     for round in 1.. {
         let started = Instant::now();
@@ -361,7 +361,7 @@ async fn sample_round(config: &Config, state: &Weak<DashboardState>, round: u64)
 
 /// Limits the time of a step.
 async fn limited<T>(step: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
-    match tokio::time::timeout(STEP_LIMIT, step).await {
+    match tokio::time::timeout(STEP_TIMEOUT, step).await {
         Ok(done) => done.map_err(|error| super::fault::chain(&error)),
         Err(_) => Err("the server is too slow for the samples".into()),
     }

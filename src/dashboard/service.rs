@@ -1,4 +1,4 @@
-//! The HTTP service: from a request to a page, a file, a document or an error.
+//! The HTTP service. It responds with a page, a file, a JSON document or an error.
 
 use std::{
     convert::Infallible,
@@ -31,10 +31,10 @@ use super::{
 };
 use crate::error::BoxError;
 
-/// The maximum time to make a page.
-pub(super) const PAGE: Duration = Duration::from_secs(10);
-/// The most bytes of a form.
-const FORM: usize = 4 << 20;
+/// The maximum time to respond to a request.
+pub(super) const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The maximum length of the body of a request, in bytes.
+const MAX_BODY: usize = 4 << 20;
 
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
      img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -104,9 +104,9 @@ impl Dashboard {
         };
         sampler::keep_sampling(&self.config, &self.state);
         let responding = respond(&mut cx, &parts, body);
-        let response = match tokio::time::timeout(PAGE, responding).await {
+        let response = match tokio::time::timeout(PAGE_TIMEOUT, responding).await {
             Ok(response) => response,
-            Err(_) => Err(Fault::slow(PAGE)),
+            Err(_) => Err(Fault::slow(PAGE_TIMEOUT)),
         };
         let mut response = match response {
             Ok(response) => response,
@@ -175,11 +175,11 @@ where
                 "/confirm" => Ok(layout::page(cx, pages::get(cx).await?)),
                 "/act" => {
                     let action = pages::act(cx).await?;
-                    Ok(see(&cx.link("/actions", [("id", action.as_str())])))
+                    Ok(redirect(&cx.link("/actions", [("id", action.as_str())])))
                 }
                 "/stop" => {
                     let id = pages::stop(cx)?;
-                    Ok(see(&cx.link("/actions", [("id", id.as_str())])))
+                    Ok(redirect(&cx.link("/actions", [("id", id.as_str())])))
                 }
                 _ => Err(Fault::method()),
             }
@@ -193,15 +193,15 @@ where
     B: http_body::Body,
     B::Error: Into<BoxError>,
 {
-    match Limited::new(body, FORM).collect().await {
+    match Limited::new(body, MAX_BODY).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Fault::too_long(FORM)),
+        Err(error) if error.is::<LengthLimitError>() => Err(Fault::too_long(MAX_BODY)),
         Err(_) => Err(Fault::bad("the body broke off")),
     }
 }
 
 /// Redirects the browser to another page, so that a reload does not send the form again.
-fn see(link: &str) -> Response<DashboardBody> {
+fn redirect(link: &str) -> Response<DashboardBody> {
     let mut response = Response::new(DashboardBody::from(""));
     *response.status_mut() = StatusCode::SEE_OTHER;
     if let Ok(link) = HeaderValue::try_from(link) {
@@ -210,7 +210,7 @@ fn see(link: &str) -> Response<DashboardBody> {
     response
 }
 
-/// The type of a page.
+/// The content type of a page.
 const HTML: &str = "text/html; charset=utf-8";
 
 /// Makes a response of a page.
@@ -222,7 +222,7 @@ pub(super) fn html(status: StatusCode, page: String) -> Response<DashboardBody> 
     response
 }
 
-/// Adds the headers of all responses.
+/// Adds the headers that all responses have.
 fn protect(mut response: Response<DashboardBody>) -> Response<DashboardBody> {
     let status = response.status();
     let headers = response.headers_mut();

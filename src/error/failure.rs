@@ -54,8 +54,8 @@ pub enum Settle {
 
 impl Settle {
     /// Returns how [`serve`](crate::serve()) settles a delivery of this kind that failed with
-    /// `error`, for layers that have to know whether the message is delivered again. `None` means
-    /// that the delivery is a request, which is answered with the error.
+    /// `error`. `None` means that the delivery is a request and is answered with the error. A layer
+    /// can call this function to find out if the message is delivered again.
     ///
     /// The nearest [`Failure`] in the chain decides. If there is none:
     /// - A request is answered with the error.
@@ -89,8 +89,7 @@ impl Settle {
         Some(Settle::Redeliver {
             after: None,
             // With these errors, either no handler received the message, or the stream to which the
-            // handler sends is full. Neither is the fault of the message, so this was not an
-            // attempt.
+            // handler sends is full. The message caused neither, so the attempt does not count.
             counted: !is_overload(error) && find::<ServiceError>(error).is_none(),
         })
     }
@@ -124,8 +123,9 @@ impl Failure {
         })
     }
 
-    /// Creates a failure that parks the message until it gets a permit of a
-    /// [`Limit`](crate::transport::Limit), or what else the request waits for, without counting an attempt.
+    /// Creates a failure that parks the message, without counting an attempt. The message waits
+    /// until it gets what `request` asks for, such as a permit of a
+    /// [`Limit`](crate::transport::Limit).
     pub fn park(request: PermitRequest) -> Self {
         let park = Some(request);
         Self {
@@ -145,9 +145,9 @@ impl Failure {
         Self::new(Settle::Discard)
     }
 
-    /// Does not count this delivery as an attempt. For failures that the message did not cause,
-    /// such as overload or a dependency that is down. This affects only redeliveries, which may
-    /// then repeat forever.
+    /// Does not count this delivery as an attempt. Use it for failures that the message did not
+    /// cause, such as overload or a dependency that is down. The method affects only redeliveries.
+    /// An uncounted redelivery may repeat forever.
     pub fn uncounted(mut self) -> Self {
         if let Settle::Redeliver { counted, .. } = &mut self.settle {
             *counted = false;
@@ -174,8 +174,8 @@ impl Failure {
 }
 
 impl From<Settle> for Failure {
-    /// Creates a failure that requests this settlement, without a cause. With [`Settle::Park`] it
-    /// has no permit request, so the message is redelivered without counting the attempt.
+    /// Creates a failure that requests this settlement, without a cause. With [`Settle::Park`] the
+    /// failure has no permit request, so the message is redelivered without counting the attempt.
     fn from(settle: Settle) -> Self {
         Self::new(settle)
     }

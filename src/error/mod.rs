@@ -53,14 +53,14 @@ pub(crate) fn is_overload(error: &(dyn std::error::Error + 'static)) -> bool {
 ///
 /// Two kinds of wrappers hide the error that they wrap: an error with thiserror's
 /// `#[error(transparent)]`, and an `anyhow` or `eyre` error made from an `E` without any context.
-/// Their `source` is not the wrapped error but the source of that error. So a handler should
-/// return the error without its wrapper, or a layer should unwrap it.
+/// The `source` of the wrapper is the source of the wrapped error, not the wrapped error itself. So
+/// a handler should return the error without its wrapper, or a layer should unwrap it.
 pub fn find<'a, E: std::error::Error + 'static>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a E> {
     // Without a limit, a chain with a cycle would hang the worker.
-    const DEEPEST: usize = 64;
+    const MAX_DEPTH: usize = 64;
     std::iter::successors(Some(error), |error| error.source())
-        .take(DEEPEST)
+        .take(MAX_DEPTH)
         .find_map(|error| error.downcast_ref())
 }

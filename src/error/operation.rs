@@ -8,8 +8,8 @@ use crate::message::{MessageId, Shown};
 /// The error of an operation of this crate.
 ///
 /// The predicates, such as [`is_timeout`](Self::is_timeout), tell the kinds of failures apart. The
-/// text describes the failure, and the [`source`](std::error::Error::source) is the cause. Neither
-/// contains a password.
+/// text describes the failure, and the [`source`](std::error::Error::source) is the cause. The text
+/// and the cause contain no password.
 pub struct Error {
     kind: ErrorKind,
     message: String,
@@ -198,8 +198,8 @@ impl Error {
     /// [`Call::replicas`](crate::client::Call::replicas) requested. Workers will handle the
     /// message, unless a failover loses it. [`stored_id`](Self::stored_id) returns its id.
     ///
-    /// Sending the message again stores a second one, unless it has an idempotency key. With the
-    /// same key the call stores nothing, and only waits for the replicas again.
+    /// Sending the message again stores a second message, unless it has an idempotency key. With
+    /// the same key, the call stores nothing and only waits for the replicas again.
     pub fn is_unreplicated(&self) -> bool {
         self.kind == ErrorKind::Unreplicated
     }
@@ -219,8 +219,9 @@ impl Error {
     }
 
     /// Returns `true` if nothing was stored because the stream has reached the sender's
-    /// [bound](crate::transport::memory::Memory::max_waiting): too many messages wait on it, or one
-    /// has waited for too long. [`retry_after`](Self::retry_after) says when there may be room.
+    /// [bound](crate::transport::memory::Memory::max_waiting): too many messages wait on the
+    /// stream, or a message has waited for too long. [`retry_after`](Self::retry_after) says when
+    /// there may be room.
     ///
     /// A handler that fails with this error was not at fault, so its task is delivered again
     /// without counting the attempt.
@@ -229,8 +230,8 @@ impl Error {
     }
 
     /// Returns the time after which a sender may try again, if the stream is
-    /// [full](Self::is_overloaded). It is the time, from 1 s to 5 min, in which workers free a
-    /// tenth of the bound at the rate of the last seconds. It is 5 s if no rate was measured.
+    /// [full](Self::is_overloaded). In this time, workers free about a tenth of the bound, at their
+    /// rate of the last seconds. The time is from 1 s to 5 min, and 5 s if no rate was measured.
     pub fn retry_after(&self) -> Option<Duration> {
         find::<RetryAfter>(self.source.as_deref()?).map(|it| it.0)
     }
@@ -242,8 +243,8 @@ impl Error {
         find::<StoredMessage>(self.source.as_deref()?).map(|stored| &stored.id)
     }
 
-    /// Returns `true` if the server refused the command, because of a missing permission, missing
-    /// memory or a key of another type, for example.
+    /// Returns `true` if the server refused the command, for example because of a missing
+    /// permission, missing memory or a key of another type.
     pub fn is_refused(&self) -> bool {
         self.kind == ErrorKind::Refused
     }
@@ -314,7 +315,8 @@ impl fmt::Display for Error {
     }
 }
 
-/// Shows the message and its causes in one line: `main` and `unwrap` print an error in this way.
+/// Shows the message and its causes in one line, because `main` and `unwrap` print errors by
+/// `Debug`.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
@@ -333,8 +335,8 @@ impl std::error::Error for Error {
     }
 }
 
-/// The source of an [`Error`] that names a stored message: the message of the failed call itself,
-/// or the task that has the same key.
+/// The source of an [`Error`] that names a stored message: the message of the failed call, or
+/// another task with the same key.
 #[derive(Debug)]
 struct StoredMessage {
     id: MessageId,

@@ -32,8 +32,8 @@ pub enum RpcCode {
     Deadline,
     /// The handler failed: `internal`.
     Internal,
-    /// A code of the application. If its text is that of a variant above, [`RpcError::new`]
-    /// replaces it with that variant, so that the handler and its caller see the same variant.
+    /// A code of the application. If its text belongs to a variant above, [`RpcError::new`]
+    /// replaces the code with that variant. So the handler and its caller see the same variant.
     Other(Cow<'static, str>),
 }
 
@@ -114,7 +114,8 @@ impl RpcError {
     /// Creates an error with a code and a text.
     pub fn new(code: RpcCode, message: impl Into<String>) -> Self {
         Self {
-            // The caller gets only the text of the code, and decodes it to this variant.
+            // The caller decodes the text of the code to this variant, so the handler has the same
+            // variant.
             code: RpcCode::known(code.as_str()).unwrap_or(code),
             message: message.into(),
         }

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use crate::{message::Message, payload::Json};
 
 /// An extractor that takes the payload of a [constant](crate::contract) with the payload type `P`.
-/// A router checks this only if the route's name is a constant.
+/// A router requires this trait only if the route's name is a constant.
 ///
-/// Implement it for a payload extractor of your own:
+/// Implement the trait for a payload extractor of your own:
 ///
 /// ```
 /// use campanile::{FromMessage, Json, Message, Rejection, Router, contract::Task, extract::Carries};

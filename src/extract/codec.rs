@@ -1,16 +1,17 @@
 //! Arguments that take a payload in another format than JSON.
 
-use super::{Carries, FromMessage, OptionalFromMessage, payload::of_format};
+use super::{Carries, FromMessage, OptionalFromMessage, payload::check_format};
 use crate::{error::Rejection, message::Message, payload::for_each_codec};
 
-/// Implements the extractors of a format. As an `Option`, an empty payload is `None`.
+/// Implements the extractors of a format. An `Option` of the format is `None` if the payload is
+/// empty.
 macro_rules! codec_extractors {
     ([$($codec:tt)*], [$($write:tt)*], [$($read:tt)*]) => {
         impl<S: Sync, T: $($read)*> FromMessage<S> for $($codec)*<T> {
             type Rejection = Rejection;
 
             async fn from_message(message: Message, _: &S) -> Result<Self, Rejection> {
-                of_format(&message, Self::FORMAT)?;
+                check_format(&message, Self::FORMAT)?;
                 Self::decode(message.payload()).map_err(Rejection::permanent)
             }
         }
@@ -30,8 +31,8 @@ macro_rules! codec_extractors {
 
 for_each_codec!(codec_extractors);
 
-/// The payload of a constant with the payload type `MsgPack<T>` is taken as a `MsgPack<T>`, and so
-/// on.
+/// Lets a handler take the payload of a constant with the payload type `MsgPack<T>` as a
+/// `MsgPack<T>`, and likewise for each codec.
 macro_rules! carries {
     ([$($codec:tt)*], [$($write:tt)*], [$($read:tt)*]) => {
         impl<T> Carries<$($codec)*<T>> for $($codec)*<T> {}

@@ -23,10 +23,10 @@
 //! |---|---|---|
 //! | [`Json<T>`](crate::Json) | the payload, read as JSON | the payload is not the JSON of a `T` |
 //! | `Bytes`, `Vec<u8>` | the payload; a `Bytes` of 4 KiB or more may share memory with messages that arrived with it, so copy it to keep it for long | |
-//! | `String` | the payload as text | it is not UTF-8 |
+//! | `String` | the payload as text | the payload is not UTF-8 |
 //! | [`Message`](crate::Message) | the whole message | |
 //! | [`State<T>`] | the router's state, or a part of it ([`FromRef`]) | |
-//! | [`Extension<T>`](crate::Extension) | a value that a layer added | no layer added it (a failure that is retried) |
+//! | [`Extension<T>`](crate::Extension) | a value that a layer added | no layer added the value (a failure that is retried) |
 //! | `HeaderMap` | the headers | |
 //! | [`Name`](crate::Name), [`Kind`](crate::Kind), [`Attempt`](crate::Attempt) | the name, the kind or the attempt of the message | |
 //! | [`MatchedRoute`](crate::MatchedRoute) | the route as it was registered | outside a router |
@@ -42,7 +42,7 @@
 //!
 //! # Ordering
 //! Arguments are extracted from left to right. A message has one payload, so an extractor that
-//! takes it (the first four rows) must be the last argument.
+//! takes the payload (the first four rows) must be the last argument.
 //!
 //! # Errors
 //! If an extractor rejects the message, the handler is not called, and the delivery fails with the

@@ -29,8 +29,8 @@ pub trait OptionalFromMessageParts<S>: Sized {
     ) -> impl Future<Output = Result<Option<Self>, Self::Rejection>> + Send;
 }
 
-/// The counterpart of [`OptionalFromMessageParts`] for an extractor that takes the payload. It
-/// treats an empty payload as missing.
+/// The counterpart of [`OptionalFromMessageParts`] for an extractor that takes the payload. An
+/// empty payload counts as missing.
 #[diagnostic::on_unimplemented(
     message = "`Option<{Self}>` is no extractor",
     label = "this extractor does not distinguish a missing value from a malformed one",

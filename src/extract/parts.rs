@@ -30,8 +30,8 @@ required_fields! {
     HeaderMap: parts => parts.headers.clone();
 }
 
-/// Implements the extractors of fields that only some messages have. As an `Option`, a missing
-/// field is `None`.
+/// Implements the extractors of fields that only some messages have. An `Option` of the type is
+/// `None` if the field is missing.
 macro_rules! optional_fields {
     ($($type:ty: $parts:ident => $value:expr, else $rejection:expr;)*) => {$(
         impl<S: Sync> FromMessageParts<S> for $type {

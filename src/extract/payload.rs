@@ -20,7 +20,8 @@ impl<S: Sync> FromMessage<S> for Message {
     }
 }
 
-/// Implements the extractors of a payload type. As an `Option`, an empty payload is `None`.
+/// Implements the extractors of a payload type. An `Option` of the type is `None` if the payload is
+/// empty.
 macro_rules! payload_extractors {
     ($([$($parameter:ident)?] $type:ty: $read:expr, $rejection:ty;)*) => {$(
         impl<S: Sync, $($parameter: DeserializeOwned)?> FromMessage<S> for $type {
@@ -58,13 +59,13 @@ fn text(message: Message) -> Result<String, Rejection> {
 }
 
 fn json<T: DeserializeOwned>(message: Message) -> Result<Json<T>, Rejection> {
-    of_format(&message, Format::Json)?;
+    check_format(&message, Format::Json)?;
     let payload = message.into_payload();
     Json::read(&payload).map(Json).map_err(Rejection::permanent)
 }
 
 /// Rejects a message whose headers name another format than `format`.
-pub(super) fn of_format(message: &Message, format: Format) -> Result<(), Rejection> {
+pub(super) fn check_format(message: &Message, format: Format) -> Result<(), Rejection> {
     format.check(message.headers()).map_err(|other| {
         let takes = format.content_type();
         Rejection::permanent(format!(

@@ -50,7 +50,7 @@ pub trait FromMessageParts<S>: Sized {
 /// An extractor that may take the payload. It can only be the last argument of a handler.
 ///
 /// Types that implement [`FromMessageParts`] can be the last argument, too. The parameter `M`
-/// distinguishes the two cases, and the compiler infers it.
+/// distinguishes the two cases. The compiler infers `M`.
 ///
 /// ```
 /// use campanile::{FromMessage, Message, Rejection, Router};

@@ -13,13 +13,13 @@ use crate::{
     reply::Replies,
 };
 
-/// Implemented by the arguments of a handler, the `T` of [`Handler<T, S>`](crate::Handler), if they
-/// take no payload or a payload of the type `P`.
+/// Implemented by the arguments of a handler (the `T` of [`Handler<T, S>`](crate::Handler)) if they
+/// take no payload, or a payload of the type `P`.
 pub trait Accepts<P> {}
 
-/// Implemented by the marker of the trait through which a handler's last argument `A` is extracted.
-/// If `A` takes the payload, it must implement `Carries<P>`. The marker is the `Self` type, so that
-/// the compiler does not infer the marker from this bound.
+/// Implemented by the markers in `via`. A marker says through which trait a handler's last argument
+/// `A` is extracted. If `A` takes the payload, `A` must implement `Carries<P>`. The marker is the
+/// `Self` type, so that the compiler does not infer the marker from this bound.
 pub trait TakesPayload<A, P> {}
 
 impl<P, A> TakesPayload<A, P> for via::PartsOnly {}

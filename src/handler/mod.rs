@@ -40,17 +40,17 @@
 //!   payload.
 //! - The return value is a reply, or a `Result` of a reply and an error that converts into a
 //!   [`BoxError`](crate::BoxError).
-//! - The future is `Send`: it holds no value that is not `Send`, such as an `Rc` or a guard of
-//!   `std::sync::Mutex`, across an `.await`. End the scope of such a value before the `.await`, or
-//!   drop it. A macro may hold such values while it formats its arguments. So instead of
+//! - The future is `Send`: all values that it holds across an `.await` are `Send`. An `Rc` and a
+//!   guard of `std::sync::Mutex` are not. End the scope of such a value before the `.await`, or
+//!   drop the value. A macro may hold such values while it formats its arguments. So instead of
 //!   `info!("{}", count().await)` write `let count = count().await;` first.
 //!
 //! If a condition does not hold, the compiler's message names it.
 //!
 //! # Back-pressure
 //! A handler is always ready. If a [layer](crate::Handler::layer) around a handler is not ready,
-//! the future of the call waits for that layer. The layers of the router are passed before: for
-//! example, their timeouts include this wait.
+//! the future of the call waits for that layer. The layers of the router are around this wait, so a
+//! timeout layer of the router includes the wait.
 //!
 //! # Cancel safety
 //! Dropping the future of a call drops the handler at its current `.await`.

@@ -1,8 +1,7 @@
 //! Functions as handlers, and their service.
 //!
 //! [`Handler`] has a single implementation for functions of any number of arguments. So if a
-//! function is not a handler, the compiler names the condition of this implementation that does not
-//! hold.
+//! function is not a handler, the compiler names the condition that the function does not meet.
 
 use std::{
     fmt,
@@ -87,7 +86,7 @@ where
     type Error = BoxError;
     type Future = HandlerFuture;
 
-    /// Returns `Ready`, because a handler is always ready.
+    /// A handler is always ready.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }

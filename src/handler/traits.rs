@@ -10,7 +10,7 @@ use crate::service::{Route, SharedService};
 /// arguments.
 ///
 /// `T` stands for the arguments of the function, and distinguishes the implementations of this
-/// trait. The compiler infers it. `S` is the state that the arguments need.
+/// trait. The compiler infers `T`. `S` is the state that the arguments need.
 ///
 /// ```
 /// use campanile::{Handler, Message, State};
@@ -29,7 +29,7 @@ use crate::service::{Route, SharedService};
 /// # }
 /// ```
 // The notes of this attribute leave out the conditions on the arguments, the future and the return
-// value: the traits of those have texts in their own attributes.
+// value. These conditions are separate traits, with texts in their own attributes.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler",
     label = "not an async function of up to 16 arguments",
@@ -42,7 +42,7 @@ pub trait Handler<T, S>: Clone + Send + Sync + Sized + 'static {
     type Service: SharedService;
 
     /// Makes the service from the state, and applies the layers of the handler. A router does this
-    /// once, when it is first used.
+    /// once, when the router is first used.
     fn with_state(self, state: S) -> Self::Service;
 
     /// Adds a layer around only this handler.

@@ -75,8 +75,8 @@ impl Backlogs {
         Self::default()
     }
 
-    /// Adds a stream under a name. It replaces a stream that was added under the same name. `read`
-    /// returns the stream's backlog, usually by the `backlog` method of a handle.
+    /// Adds a stream under a name, and replaces an earlier stream of the same name. `read` returns
+    /// the stream's backlog, usually by the `backlog` method of a handle.
     #[must_use]
     pub fn stream<R, F>(mut self, name: impl Into<Name>, read: R) -> Self
     where
@@ -106,7 +106,8 @@ impl Backlogs {
         }
     }
 
-    /// Reads the backlogs of these streams, all at the same time.
+    /// Reads the backlogs of these streams, all at the same time. Returns `None` for a stream that
+    /// cannot be read.
     async fn read<'a>(
         streams: impl Iterator<Item = (&'a Name, &'a Arc<ReadBacklog>)>,
     ) -> Vec<(&'a Name, Option<Backlog>)> {

@@ -7,7 +7,7 @@ use crate::message::{MessageId, Parts};
 /// The parts of a message, as an extension of the request that was made from the message. The
 /// headers and extensions of these parts are empty, because they were moved to the request.
 ///
-/// An axum handler extracts it as `Extension<Origin>`.
+/// An axum handler extracts the parts as `Extension<Origin>`.
 #[derive(Debug, Clone)]
 pub struct Origin(pub(crate) Parts);
 

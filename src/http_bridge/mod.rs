@@ -47,9 +47,9 @@
 //! `/orders/create` for `orders.create`, unless a [target](HttpHandler::target) is set. The body is
 //! the payload. The request has the headers [`KIND`], [`NAME`], [`ATTEMPT`] and [`ID`], and the
 //! message's headers. Headers that are valid only for one connection, and headers that HTTP
-//! services [trust](HttpHandler::trust_header), are left out. Its extensions are the message's
-//! extensions, and an [`Origin`] with the message's other parts. CloudEvents headers of the message
-//! are kept; if it has none, they can be [added](HttpHandler::cloud_events).
+//! services [trust](HttpHandler::trust_header), are left out. The extensions of the request are the
+//! message's extensions, and an [`Origin`] with the message's other parts. CloudEvents headers of
+//! the message are kept. If there are none, they can be [added](HttpHandler::cloud_events).
 //!
 //! # The meaning of a status
 //! | status | task | request | event |

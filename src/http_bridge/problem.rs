@@ -43,9 +43,9 @@ use crate::{
 /// | an [error reply](Error::rpc) | [by its code](super::status()) | its code |
 /// | anything else | 500 | `internal` |
 ///
-/// If nothing was sent or stored, it is always safe to send the request again. After a 502 or a 504
-/// this may store a task twice, unless the request has an `Idempotency-Key`. After an error reply
-/// the handler may have run, also if the status is 503.
+/// If nothing was sent or stored, it is always safe to send the request again. After a 502 or a
+/// 504, sending the request again may store a task twice, unless the request has an
+/// `Idempotency-Key`. After an error reply the handler may have run, also if the status is 503.
 ///
 /// The texts are for callers, so they do not contain the addresses and causes that an error names.
 #[derive(Debug, Clone, Serialize)]

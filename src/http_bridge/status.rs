@@ -30,8 +30,7 @@ pub fn settle(status: StatusCode) -> Settle {
     }
 }
 
-/// Maps the status with which an HTTP service responded to a request to the code of the error
-/// reply.
+/// Returns the code of the error reply to a request that an HTTP service answered with this status.
 ///
 /// | status | code |
 /// |---|---|
@@ -144,7 +143,7 @@ impl StatusError {
 impl fmt::Display for StatusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the HTTP service answered {}", self.status)?;
-        // For a request the text is in the source, the error reply.
+        // The error of a request has the text in its source, the error reply.
         if self.answer.is_none() && !self.text.is_empty() {
             write!(f, ": {}", self.text)?;
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use smol_str::SmolStr;
 use uuid::Uuid;
 
-/// The id that a sender gives to a request, and that is returned with the reply. Cheap to clone.
+/// The id that a sender gives to a request. The reply has the same id. Cheap to clone.
 ///
 /// This crate's clients use UUIDs. Other clients may use any text of up to
 /// [`CorrelationId::MAX_LEN`] bytes. A request whose id is longer or not UTF-8 is still answered,
@@ -28,7 +28,7 @@ pub struct CorrelationId(Repr);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Repr {
-    // Stored without an allocation: a string of this length would cost one for each request.
+    // Stored without an allocation. The text of a UUID would need an allocation for each request.
     Uuid(Uuid),
     Text(SmolStr),
 }
@@ -44,7 +44,8 @@ impl CorrelationId {
         }
         let mut buffer = Uuid::encode_buffer();
         match Uuid::try_parse_ascii(bytes) {
-            // A UUID has more than one spelling; keep the spelling that was sent.
+            // A UUID has several spellings. Only this spelling is stored as a UUID. Any other
+            // spelling is kept as text, as it was sent.
             Ok(id) if id.hyphenated().encode_lower(&mut buffer).as_bytes() == bytes => {
                 Some(Self(Repr::Uuid(id)))
             }

@@ -11,11 +11,11 @@ use crate::{
 };
 
 /// The maximum number of follow-ups of a delivery.
-const MOST: usize = 1_000;
+const MAX_FOLLOW_UPS: usize = 1_000;
 /// The maximum size of the follow-ups of a delivery, in bytes.
-const MOST_BYTES: usize = 16 << 20;
+const MAX_BYTES: usize = 16 << 20;
 
-/// Integers below this are exact in a Lua script.
+/// Integers below this limit are exact in a Lua script.
 pub(crate) const MAX_INTEGER: u64 = 1_000_000_000_000_000;
 
 /// A follow-up of a delivery: see [`Outbox`](crate::Outbox).
@@ -24,7 +24,7 @@ pub(crate) const MAX_INTEGER: u64 = 1_000_000_000_000_000;
 pub enum FollowUp {
     /// A task is stored, or an event is published.
     Outgoing(Message),
-    /// A value of the application is changed. The values are stored beside the delivery's stream.
+    /// A value of the application is changed. The value is stored beside the delivery's stream.
     Write {
         /// The key of the value, unique within the stream.
         key: String,
@@ -46,8 +46,8 @@ pub enum Write {
 }
 
 impl FollowUp {
-    /// For a delivery whose follow-up was refused, returns the reason of its dead letter, and the
-    /// error reply if it is a request.
+    /// Returns the outcome of a delivery whose follow-up was refused: the reason of the dead
+    /// letter, and the error reply to a request.
     pub(crate) fn refused(reason: &str) -> (String, RpcError) {
         let reason = format!("a follow-up in the outbox was refused: {reason}");
         let reply = RpcError::internal("the request could not be handled");
@@ -96,13 +96,13 @@ impl FollowUps {
             ));
         }
         let bytes = collected.bytes + follow_up.size();
-        if collected.list.len() == MOST || bytes > MOST_BYTES {
+        if collected.list.len() == MAX_FOLLOW_UPS || bytes > MAX_BYTES {
             return Err(Error::new(
                 ErrorKind::Invalid,
                 format!(
-                    "an outbox takes at most {MOST} follow-ups and {} MiB; divide the work among \
+                    "an outbox takes at most {MAX_FOLLOW_UPS} follow-ups and {} MiB; divide the work among \
                      several tasks",
-                    MOST_BYTES >> 20
+                    MAX_BYTES >> 20
                 ),
             ));
         }

@@ -49,8 +49,9 @@ struct LeaseInner {
     cancelled: OnceLock<String>,
     /// The record of the task. Empty if the task has none.
     record: OnceLock<Arc<RunningRecord>>,
-    /// Set if the handler has taken a token, and so notices the end of its lease by itself.
-    is_watched: AtomicBool,
+    /// Set once the handler has taken a token. Such a handler is not dropped if the task is
+    /// cancelled.
+    is_token_taken: AtomicBool,
     /// The delivery's outbox. `None` if the transport carries out no follow-ups.
     outbox: Option<OutboxSlot>,
 }
@@ -58,19 +59,19 @@ struct LeaseInner {
 /// Holds the outbox that the handler extracts.
 #[derive(Default)]
 struct OutboxSlot {
-    /// Set once an outbox was extracted, so that other deliveries need no lock.
+    /// Set once an outbox was extracted. Until then, `take_follow_ups` needs no lock.
     used: AtomicBool,
     current: Mutex<Arc<FollowUps>>,
 }
 
 impl Lease {
-    /// Creates a lease that is held. For transports.
+    /// Creates a lease. For transports.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Creates a lease that is held, of a delivery with an [outbox](crate::Outbox). For transports
-    /// that carry out [follow-ups](Self::take_follow_ups).
+    /// Creates a lease on a delivery with an [outbox](crate::Outbox). For transports that carry out
+    /// [follow-ups](Self::take_follow_ups).
     pub fn with_outbox() -> Self {
         Self(Arc::new(LeaseInner {
             outbox: Some(OutboxSlot::default()),
@@ -113,13 +114,13 @@ impl Lease {
     }
 
     /// Returns the reason why the task was [cancelled](crate::transport::Tasks::cancel). `None` if
-    /// it was not.
+    /// it was not cancelled.
     pub fn cancelled(&self) -> Option<&str> {
         self.0.cancelled.get().map(String::as_str)
     }
 
-    /// Sets the record of the task. The task can then be cancelled while it runs. For transports.
-    /// They must call it before they return the delivery: otherwise `serve` does not drop the
+    /// Sets the record of the task. The task can then be cancelled while it runs. For transports. A
+    /// transport must call this before it returns the delivery: otherwise `serve` does not drop the
     /// handler of a cancelled task.
     pub fn set_record(&self, record: impl TaskRecord) {
         let _ = self.0.record.set(Arc::new(RunningRecord::new(record)));
@@ -130,20 +131,22 @@ impl Lease {
         self.0.record.get()
     }
 
-    /// Ends the reports of the task's [progress](crate::Progress), and returns the last one if it
-    /// is not written yet. For transports, which store it in the same step as the end of the task.
+    /// Stops recording the task's [progress](crate::Progress). Returns the last report if it is not
+    /// written yet. For transports, which store this report in the same step as the end of the
+    /// task.
     pub fn take_progress(&self) -> Option<Bytes> {
         self.record()?.close()
     }
 
-    /// Returns a future that completes when the task is cancelled and its handler is to be dropped.
-    /// It never completes if the handler has taken a token. `None` if the task cannot be cancelled.
+    /// Returns a future that completes when the task is cancelled: `serve` then drops the handler.
+    /// The future never completes if the handler has taken a token. `None` if the task cannot be
+    /// cancelled.
     pub(crate) fn drop_signal(&self) -> Option<impl Future<Output = ()> + use<>> {
         self.record()?;
-        let (lease, ended) = (self.clone(), self.own_token());
+        let (lease, ended) = (self.clone(), self.get_or_create_token());
         Some(async move {
             ended.cancelled().await;
-            if lease.cancelled().is_none() || lease.0.is_watched.load(Ordering::Acquire) {
+            if lease.cancelled().is_none() || lease.0.is_token_taken.load(Ordering::Acquire) {
                 std::future::pending::<()>().await;
             }
         })
@@ -154,17 +157,17 @@ impl Lease {
         self.0.lost.load(Ordering::SeqCst)
     }
 
-    /// Returns a token that is cancelled when the lease is lost. If it is lost already, the token
-    /// is cancelled from the start.
+    /// Returns a token that is cancelled when the lease is lost. If the lease is lost already, the
+    /// token is cancelled from the start.
     ///
     /// If the task is [cancelled](crate::transport::Tasks::cancel), a handler that has taken a
     /// token is not dropped, so it must end by itself.
     pub fn token(&self) -> CancellationToken {
-        self.0.is_watched.store(true, Ordering::Release);
-        self.own_token()
+        self.0.is_token_taken.store(true, Ordering::Release);
+        self.get_or_create_token()
     }
 
-    fn own_token(&self) -> CancellationToken {
+    fn get_or_create_token(&self) -> CancellationToken {
         let token = self.0.token.get_or_init(CancellationToken::new).clone();
         // `lose` may have run before `get_or_init`, and found no token to cancel.
         if self.is_lost() {

@@ -23,8 +23,8 @@
 //! ```
 //!
 //! # Delivery guarantee
-//! A message is cheap to clone, and layers may clone it. The right to settle its delivery is not
-//! part of it and cannot be cloned.
+//! A message is cheap to clone, and layers may clone it. The right to settle the delivery is not
+//! part of the message and cannot be cloned.
 
 pub(crate) mod correlation;
 mod follow_up;

@@ -100,13 +100,13 @@ shared_string! {
     ///
     /// Any UTF-8 text of 1 to [`Name::MAX_LEN`] bytes without control characters is a name. Dots
     /// have a meaning only for [`Router::nest`](crate::Router::nest) and
-    /// [`Client::nest`](crate::Client::nest). Glob characters have one only for
+    /// [`Client::nest`](crate::Client::nest). Glob characters have a meaning only for
     /// [`Router::event_pattern`](crate::Router::event_pattern).
     Name
 }
 
 shared_string! {
-    /// The id that a transport gave to a message when it accepted it. Cheap to clone.
+    /// The id that the transport gave to a message. Cheap to clone.
     ///
     /// On Redis it is the id of the entry on the stream, `<milliseconds>-<sequence>`, or a UUID for
     /// a task that its sender delayed. It stays the same through redelivery and claims, so it
@@ -160,7 +160,7 @@ shared_string! {
     /// The id of a dead letter, unique in its group. Cheap to clone.
     ///
     /// It differs from the id of the message, because one message may make several dead letters:
-    /// each time that it is replayed and fails again.
+    /// one each time that it is replayed and fails again.
     DeadLetterId
 }
 

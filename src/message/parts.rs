@@ -115,9 +115,9 @@ pub enum ReplyMode {
 }
 
 /// The number of the attempt to handle a message, from 1. Each redelivery, also one to another
-/// worker after a lost lease, adds one. A delivery that did not count as an attempt, for example
-/// because the worker was overloaded, keeps the number for the next one. In the status of a task, 0
-/// means that no attempt was started.
+/// worker after a lost lease, adds one. After a delivery that did not count as an attempt, for
+/// example because the worker was overloaded, the next delivery has the same number. In the status
+/// of a task, 0 means that no attempt was started.
 ///
 /// ```
 /// use campanile::{Attempt, Router};
@@ -148,7 +148,7 @@ impl Attempt {
 
 /// The time after which nobody needs the outcome of a message, on this process's monotonic clock.
 ///
-/// A message in transit has the time that remains until its deadline. Workers measure this time on
+/// A message is sent with the time that remains until its deadline. Workers measure this time on
 /// the server's clock, so the clocks of two machines need not agree.
 ///
 /// ```
@@ -283,9 +283,9 @@ pub struct Parts {
     pub id: Option<MessageId>,
     /// The time at which the transport accepted the message, on the server's clock, if known.
     pub accepted_at: Option<SystemTime>,
-    /// The number of this delivery.
+    /// The number of this attempt.
     pub attempt: Attempt,
-    /// The time after which nobody needs the outcome, if there is one.
+    /// The time after which nobody needs the outcome, if the message has a deadline.
     pub deadline: Option<Deadline>,
     /// For sending a task or a request: its stream, instead of the stream of the transport's
     /// handle. Ignored in a delivery.
@@ -306,9 +306,9 @@ pub struct Parts {
     /// For sending a task: the time for which its status is kept after its end. `None` if its
     /// status is not recorded. Ignored by services that handle the task in this process.
     pub tracked: Option<Duration>,
-    /// For a task: the number of attempts after which it is given up, if its sender has chosen one.
-    /// Sent with the task. In a delivery that [`serve`](crate::serve()) handles, it is always set:
-    /// to the sender's number, or else to the worker's
+    /// For a task: the number of attempts after which the task is given up, if its sender has
+    /// chosen one. Sent with the task. In a delivery that [`serve`](crate::serve()) handles, it is
+    /// always set: to the sender's number, or else to the worker's
     /// [`max_deliveries`](crate::transport::Settings::max_deliveries).
     pub max_attempts: Option<u32>,
     /// For a task: the maximum duration of each attempt. Sent with the task.
@@ -317,13 +317,14 @@ pub struct Parts {
     /// [partitioned](crate::transport::Streams::partitioned) stream. Sent with the message.
     pub partition_key: Option<PartitionKey>,
     /// For sending a task: the replicas that have to confirm the write. Ignored by services that
-    /// handle the task in this process; a transport without replicas refuses it.
+    /// handle the task in this process; a transport without replicas refuses the task.
     pub replicas: Option<Replicas>,
     /// For a request: the way in which its reply is delivered.
     pub reply_mode: ReplyMode,
     /// For a delivered request: the id that is returned with its reply.
     pub correlation_id: Option<CorrelationId>,
-    /// For a delivered event: the pattern of the subscription that matched, if it has one.
+    /// For a delivered event: the pattern of the subscription that matched. `None` for a
+    /// subscription to a name.
     pub pattern: Option<Name>,
     /// For events: `true` if the event is [sharded](crate::client::Call::sharded). Chosen by the
     /// sender, and set in a delivery.

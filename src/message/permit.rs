@@ -1,20 +1,20 @@
-//! The permit, the end of a pause, or the newer worker for which a message waits outside of the
-//! workers.
+//! Requests to park a message until it gets a permit, until its name is no longer paused, or until
+//! a newer worker starts.
 
 use super::{Attempt, MessageId, Name, Parts};
 
-/// The request of one delivery for a permit, or to wait for a [newer worker](Self::newer).
+/// A delivery's request for a permit, or to wait for a [newer worker](Self::newer).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PermitRequest {
     /// The stream of the message.
     pub stream: Name,
-    /// The name of the limit and the key, with a colon between.
+    /// The name of the limit, a colon, and the key within the limit.
     pub key: String,
     /// The delivery that holds the permit: the message's id and the attempt.
     pub holder: String,
     /// The number of permits of the key. For a rate, the number of messages in a period. 0 if the
-    /// message waits for something else.
+    /// message waits for the end of a pause or for a newer worker.
     pub permits: usize,
 }
 
@@ -34,17 +34,17 @@ impl PermitRequest {
         }
     }
 
-    /// Returns the name and the version of a message that waits for a newer worker: one whose
-    /// [interest](crate::transport::Interest::versions) has the name with this version or a higher
-    /// one. `None` if the message waits for a permit.
+    /// Returns the name and the version of a message that waits for a newer worker. `None` if the
+    /// message waits for something else. A newer worker has the name with this version or a higher
+    /// one in its [interest](crate::transport::Interest::versions).
     pub fn newer(&self) -> Option<(&str, u32)> {
         let (name, version) = parked_for(&self.key)?;
         Some((name, version?))
     }
 }
 
-// Only the Redis transport parks messages with a paused name by a verdict. In memory they are
-// parked before they are delivered.
+// The Redis transport delivers a message with a paused name and then parks it by a verdict. In
+// memory, such a message is parked before it is delivered.
 #[cfg(feature = "redis")]
 impl PermitRequest {
     /// Creates the request that parks a message while its name is paused.
@@ -52,16 +52,16 @@ impl PermitRequest {
         Self::without_permits(parts, parked_under(&parts.name))
     }
 
-    /// Returns the paused name for which the message is parked. `None` if the message waits for
-    /// something else.
+    /// Returns the message's name if the message is parked because this name is paused. `None` if
+    /// the message waits for something else.
     pub(crate) fn paused_name(&self) -> Option<&str> {
         let (name, version) = parked_for(&self.key)?;
         version.is_none().then_some(name)
     }
 }
 
-/// Returns the key under which messages with a paused name are parked. It starts with a colon. The
-/// key of a limit does not, because no limit has an empty name.
+/// Returns the key under which messages with a paused name are parked. This key starts with a
+/// colon. The key of a limit does not, because no limit has an empty name.
 pub(crate) fn parked_under(name: &Name) -> String {
     format!(":{name}")
 }
@@ -83,8 +83,8 @@ pub(crate) fn parked_for(key: &str) -> Option<(&str, Option<u32>)> {
     })
 }
 
-/// Names the holder of a permit. The attempt is a part of it, so that a delivery that was claimed
-/// from a stalled worker has another permit.
+/// Names the holder of a permit. The attempt is a part of the holder's name: a stalled worker and
+/// the worker that claimed its delivery hold different permits.
 pub(crate) fn holder(id: &MessageId, attempt: Attempt) -> String {
     format!("{id}:{}", attempt.0)
 }

@@ -1,4 +1,4 @@
-//! The record of a running task, as its handler changes it: the progress and the checkpoint.
+//! The progress and the checkpoint that a handler records for its running task.
 
 use std::{
     fmt,
@@ -26,7 +26,7 @@ pub trait TaskRecord: Send + Sync + 'static {
     /// Stores the progress.
     fn set_progress(&self, progress: Bytes) -> RecordFuture<'_, bool>;
 
-    /// Stores the checkpoint, and returns once that is confirmed.
+    /// Stores the checkpoint. Completes once the write is confirmed.
     fn set_checkpoint(&self, checkpoint: Bytes) -> RecordFuture<'_, bool>;
 
     /// Returns the checkpoint. `None` if there is none.
@@ -42,12 +42,12 @@ pub(crate) struct RunningRecord {
 /// The progress that is not written yet.
 #[derive(Default)]
 struct Unwritten {
-    /// The last report, until its write is confirmed. If the task ends before that, this report is
-    /// stored with the end, because its write may come too late.
+    /// The last report, until its write is confirmed. If the task ends first, this report is stored
+    /// together with the end, because a separate write may come too late.
     last: Option<Bytes>,
     /// Set while a background task writes, or waits until it may write again.
     is_writing: bool,
-    /// Set once the writes have ended.
+    /// Set once no more progress may be written.
     is_closed: bool,
 }
 

@@ -21,7 +21,7 @@ pub enum OnConflict {
     /// task, and [is a duplicate](crate::Receipt::is_duplicate).
     #[default]
     Keep,
-    /// The other task is cancelled if it is delayed by its sender and not due yet. Otherwise it is
+    /// The other task is cancelled if its sender delayed it and it is not due yet. Otherwise it is
     /// kept. With a delay this is a debounce: of several tasks in quick succession, only the last
     /// one runs.
     Replace,
@@ -31,7 +31,7 @@ pub enum OnConflict {
 }
 
 impl Unique {
-    /// Creates a key that [keeps](OnConflict::Keep) another task.
+    /// Creates a key with the rule [`OnConflict::Keep`].
     pub fn new(key: impl Into<UniqueKey>) -> Self {
         Self {
             key: key.into(),
@@ -39,14 +39,14 @@ impl Unique {
         }
     }
 
-    /// Replaces another task: see [`OnConflict::Replace`].
+    /// Sets the rule [`OnConflict::Replace`].
     #[must_use]
     pub fn replace(mut self) -> Self {
         self.on_conflict = OnConflict::Replace;
         self
     }
 
-    /// Refuses the new task: see [`OnConflict::Refuse`].
+    /// Sets the rule [`OnConflict::Refuse`].
     #[must_use]
     pub fn refuse(mut self) -> Self {
         self.on_conflict = OnConflict::Refuse;

@@ -4,8 +4,8 @@ use std::ops::{Deref, DerefMut};
 
 use crate::error::BoxError;
 
-/// Invokes a macro for each format whose feature is enabled: with the type, the trait that writes its
-/// values, and the traits that read them.
+/// Invokes a macro for each format whose feature is enabled: with the type, the trait that writes
+/// its values, and the traits that read them.
 macro_rules! for_each_codec {
     ($implement:ident) => {
         #[cfg(feature = "msgpack")]
@@ -66,7 +66,7 @@ macro_rules! codec {
     };
 }
 
-/// Describes an error of serde without the value that it quotes, which is from the payload.
+/// Describes an error of serde. Leaves out the value of the payload that serde quotes.
 #[cfg(any(feature = "msgpack", feature = "cbor"))]
 fn fault(format: &str, serde_text: &str) -> String {
     match super::fault::without_values(serde_text) {
@@ -79,8 +79,8 @@ fn fault(format: &str, serde_text: &str) -> String {
 codec! {
     /// MessagePack: an extractor, a reply, and a payload to send. The feature `msgpack`.
     ///
-    /// Structs are written as maps with the names of their fields, so that both sides can add fields.
-    /// Structs that others have written as arrays are read, too.
+    /// Structs are written as maps with the names of their fields, so that both sides can add
+    /// fields. Structs that others have written as arrays are read, too.
     ///
     /// Otherwise it behaves like [`Json`](crate::Json). A message or a reply is sent with the
     /// header `content-type: application/msgpack`, and is rejected without it.
@@ -120,10 +120,10 @@ impl<T: serde::de::DeserializeOwned> MsgPack<T> {
             // The texts of other errors quote numbers of the payload.
             _ => "the payload is MessagePack of another shape".to_owned(),
         };
-        let mut read = rmp_serde::Deserializer::new(std::io::Cursor::new(payload));
-        read.set_max_depth(MAX_DEPTH);
-        let value = T::deserialize(&mut read).map_err(fault)?;
-        match payload.len() as u64 - read.position() {
+        let mut deserializer = rmp_serde::Deserializer::new(std::io::Cursor::new(payload));
+        deserializer.set_max_depth(MAX_DEPTH);
+        let value = T::deserialize(&mut deserializer).map_err(fault)?;
+        match payload.len() as u64 - deserializer.position() {
             0 => Ok(Self(value)),
             rest => Err(format!(
                 "the payload has {rest} bytes behind its MessagePack value"
@@ -202,7 +202,7 @@ codec! {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), campanile::Error> {
-    /// // `u64` stands for a message that prost has generated: it is `google.protobuf.UInt64Value`.
+    /// // prost implements `Message` also for `u64`. Usually the type is a generated message.
     /// let app: Router = Router::new().rpc("double", async |Protobuf(n): Protobuf<u64>| Protobuf(2 * n));
     /// let Protobuf(n): Protobuf<u64> = Client::new(app).request("double", Protobuf(21)).await?;
     /// assert_eq!(n, 42);

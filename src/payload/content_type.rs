@@ -23,7 +23,7 @@ pub(crate) enum Format {
 const MAX_SHOWN: usize = 80;
 
 impl Format {
-    /// Returns the content type under which this format is written.
+    /// Returns the content type of this format.
     pub(crate) const fn content_type(self) -> &'static str {
         match self {
             Format::Json => "application/json",
@@ -36,12 +36,12 @@ impl Format {
         }
     }
 
-    /// Returns `true` if a payload of this content type, without parameters and in lower case, may be
-    /// of this format.
+    /// Returns `true` if a payload with this content type may be of this format. `essence` is in
+    /// lower case and has no parameters.
     fn takes(self, essence: &str) -> bool {
         match self {
-            // The second and the third line have types that senders write by default, whatever the
-            // payload is.
+            // Senders write the types in the second and third line by default, whatever the payload
+            // is.
             Format::Json => {
                 matches!(essence, "application/json" | "text/json")
                     || matches!(essence, "text/plain" | "application/octet-stream")
@@ -65,7 +65,8 @@ impl Format {
         }
     }
 
-    /// Checks the headers of a message or a reply. Without a content type it is JSON.
+    /// Checks that the headers of a message or a reply fit this format. A message or a reply
+    /// without a content type is JSON.
     ///
     /// # Errors
     /// If the headers name another format or a compression, or if there is no content type and this
@@ -113,9 +114,9 @@ pub(crate) fn guess(payload: &[u8]) -> Option<&'static str> {
     match payload {
         [0x1f, 0x8b, ..] => Some("compressed with gzip"),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("compressed with zstd"),
-        // The tag that marks CBOR, and the maps of CBOR with texts as keys.
+        // The tag that marks CBOR, and CBOR maps with text keys.
         [0xd9, 0xd9, 0xf7, ..] | [0xa1..=0xb9 | 0xbf, 0x60..=0x7b, ..] => Some("CBOR"),
-        // The maps of MessagePack with texts as keys.
+        // MessagePack maps with text keys.
         [0x81..=0x8f, 0xa0..=0xbf | 0xd9..=0xdb, ..] | [0xde | 0xdf, _, ..] => Some("MessagePack"),
         _ => None,
     }

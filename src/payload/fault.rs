@@ -1,7 +1,7 @@
 //! The texts of serde's errors, without the values of the payload.
 
-/// Returns the part of serde's error text that has no value of the payload, if there is one. Values
-/// must not get into logs, and may be megabytes long.
+/// Returns the part of serde's error text that quotes no value of the payload. `None` if there is
+/// no such part. Values must not get into logs, and may be megabytes long.
 pub(crate) fn without_values(serde_text: &str) -> Option<String> {
     // Serde's text is `<problem>: <value>, expected <type>`: only the part after the value is kept.
     if quotes_no_value(serde_text) {

@@ -15,7 +15,7 @@ use crate::error::BoxError;
 /// Serializes a value as JSON.
 ///
 /// # Errors
-/// If it has a float that is NaN or infinite, or cannot be serialized.
+/// If the value has a float that is NaN or infinite, or cannot be serialized.
 pub(super) fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, BoxError> {
     let json = serde_json::to_vec(value)?;
     // `serde_json` writes such a float as `null`. Most JSON has no `null` and needs no second pass.

@@ -37,11 +37,11 @@ use crate::error::BoxError;
 /// becomes a dead letter at once, since no retry can change it. A request is answered with
 /// `invalid`.
 ///
-/// A message whose header `content-type` names another format is rejected, and so is a compressed one.
-/// `Json` itself writes no header: a message without a content type is JSON.
+/// A message whose header `content-type` names another format is rejected, and so is a compressed
+/// one. `Json` itself writes no header: a message without a content type is JSON.
 ///
-/// A float that is NaN or infinite cannot be sent: JSON has no number for it, and `serde_json`
-/// would write `null`, which a receiver reads as another value.
+/// A float that is NaN or infinite cannot be sent: JSON has no number for it. `serde_json` would
+/// write `null`, which a receiver reads as another value.
 ///
 /// ```
 /// use campanile::{Client, Json, Router};
@@ -119,9 +119,9 @@ pub trait IntoPayload {
     /// If the value cannot be serialized.
     fn into_payload(self) -> Result<Bytes, BoxError>;
 
-    /// Returns the value of the header `content-type`, which is sent with the payload. Unless
-    /// overridden this is `None`, and no header is sent. The receiver then has to know the format.
-    /// The extractor [`Json`] reads a payload without the header as JSON.
+    /// Returns the value of the header `content-type`, which is sent with the payload. By default
+    /// this is `None`, and no header is sent. The receiver then has to know the format. The
+    /// extractor [`Json`] reads a payload without the header as JSON.
     fn content_type(&self) -> Option<HeaderValue> {
         None
     }

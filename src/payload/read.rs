@@ -10,7 +10,8 @@ impl<T: DeserializeOwned> Json<T> {
     /// Reads a payload.
     ///
     /// # Errors
-    /// The reason why it is not the JSON of a `T`, without its values.
+    /// Returns the reason why the payload is not the JSON of a `T`. The reason quotes no value of
+    /// the payload.
     pub(crate) fn read(payload: &[u8]) -> Result<T, String> {
         // Checking the whole payload for UTF-8 once is cheaper than checking each string in it.
         let read = match std::str::from_utf8(payload) {

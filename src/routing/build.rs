@@ -105,8 +105,8 @@ impl<S> Plan<S> {
         }
     }
 
-    /// Returns a plan without a service, which can be changed. Other clones of the router keep the
-    /// shared plan and its service.
+    /// Returns a plan that can be changed, without a built service. Other clones of the router keep
+    /// the shared plan and its service.
     pub(super) fn unshared(shared: Arc<Self>) -> Self {
         let mut plan = Arc::unwrap_or_clone(shared);
         plan.built = OnceLock::new();
@@ -117,8 +117,8 @@ impl<S> Plan<S> {
         self.index.routes()
     }
 
-    /// Describes the routes. A route of an event with several handlers is described by the first of
-    /// them that was added under a constant.
+    /// Describes the routes. If an event has several handlers, the description comes from the first
+    /// one that was added under a constant.
     pub(super) fn describe(&self) -> Description {
         let described = |(info, endpoints): (&RouteInfo, &Vec<Endpoint<S>>)| {
             let mut route = RouteDescription::new(info.kind, &info.name);

@@ -75,8 +75,7 @@ pub(super) fn join(calls: Vec<RouteFuture>) -> RouteFuture {
         for outcome in join_all(guarded).await {
             match outcome {
                 Ok(Ok(_)) => {}
-                // This call was a fan-out, too. Its errors are also errors of handlers of this
-                // event.
+                // A call can be a fan-out, too. Each of its errors is then added separately.
                 Ok(Err(error)) => match error.downcast::<FanOutError>() {
                     Ok(inner) => errors.extend(inner.errors),
                     Err(error) => errors.push(error),

@@ -153,13 +153,13 @@ impl Resolver {
     ) -> RouteFuture {
         match self.resolve(&mut message) {
             Resolved::One(route) => {
-                self.note(&mut message, route);
+                self.set_matched_route(&mut message, route);
                 send(message)
             }
             Resolved::Several(routes) => {
                 let calls = routes.into_iter().map(|route| {
                     let mut message = message.clone();
-                    self.note(&mut message, route);
+                    self.set_matched_route(&mut message, route);
                     send(message)
                 });
                 fan_out::join(calls.collect())
@@ -173,27 +173,28 @@ impl Resolver {
             // The mark is removed, because it holds only for the subscriptions of this router. A
             // router inside this one has other subscriptions, and must match the event again.
             let extensions = &mut message.parts_mut().extensions;
-            let delivered = extensions.remove::<FromSubscription>().is_some();
+            let is_from_subscription = extensions.remove::<FromSubscription>().is_some();
             // A pattern matches no sharded event.
             if !self.index.patterns.is_empty() && !message.parts().sharded {
-                return self.resolve_event(message, delivered);
+                return self.resolve_event(message, is_from_subscription);
             }
         }
         let exact = self.index.exact(message);
         Resolved::One(exact.unwrap_or_else(|| self.fallback(message.name())))
     }
 
-    /// Finds the routes of an event. If a subscription to one of this router's patterns delivered
-    /// the event, only the route of that pattern gets it. If a subscription to its name did, only
-    /// the route of that name gets it. Otherwise all routes whose name or pattern matches get it.
-    fn resolve_event(&self, message: &Message, delivered: bool) -> Resolved {
+    /// Finds the routes of an event. If the event came from a subscription to one of this router's
+    /// patterns, only the route of that pattern gets it. If it came from a subscription to its
+    /// name, only the route of its name gets it. Otherwise all routes whose name or pattern matches
+    /// get it.
+    fn resolve_event(&self, message: &Message, is_from_subscription: bool) -> Resolved {
         let patterns = &self.index.patterns;
         let subscribed = message.parts().pattern.as_deref();
         if let Some(&route) = subscribed.and_then(|pattern| patterns.get(pattern)) {
             return Resolved::One(route);
         }
         let exact = self.index.exact(message);
-        if let (Some(route), true) = (exact, delivered) {
+        if let (Some(route), true) = (exact, is_from_subscription) {
             return Resolved::One(route);
         }
         let name = message.name().as_bytes();
@@ -228,7 +229,7 @@ impl Resolver {
     }
 
     /// Sets the matched route of the message.
-    fn note(&self, message: &mut Message, route: usize) {
+    fn set_matched_route(&self, message: &mut Message, route: usize) {
         let routes = self.routes();
         let pattern = match routes.get(route) {
             Some(info) => &info.name,

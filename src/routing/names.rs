@@ -6,8 +6,8 @@ use crate::{
     message::Name,
 };
 
-/// A name for a route of tasks, with a handler whose arguments are `T`: a text, or a [`Task`] whose
-/// payload the handler takes.
+/// A name for a route of tasks: a text, or a [`Task`] whose payload the handler takes. `T` stands
+/// for the arguments of the handler.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot name a route of tasks",
     label = "neither a text nor a `contract::Task`",
@@ -15,8 +15,8 @@ use crate::{
 )]
 pub trait TaskRoute<T>: TaskName {}
 
-/// A name for a route of events, with a handler whose arguments are `T`: a text, or an [`Event`]
-/// whose payload the handler takes.
+/// A name for a route of events: a text, or an [`Event`] whose payload the handler takes. `T`
+/// stands for the arguments of the handler.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot name a route of events",
     label = "neither a text nor a `contract::Event`",
@@ -24,8 +24,8 @@ pub trait TaskRoute<T>: TaskName {}
 )]
 pub trait EventRoute<T>: EventName {}
 
-/// A name for a route of requests, with the handler `H` whose arguments are `T`: a text, or an
-/// [`Rpc`] whose payload the handler takes and whose reply it returns.
+/// A name for a route of requests: a text, or an [`Rpc`] whose payload the handler takes and whose
+/// reply the handler returns. `H` is the handler, and `T` stands for its arguments.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot name a route of requests",
     label = "neither a text nor a `contract::Rpc`",

@@ -384,7 +384,7 @@ impl<S> Router<S> {
     }
 
     /// Returns the messages that this router wants from a source. These are the events and the
-    /// patterns of its routes, and the stream if it has a fallback or a route for tasks or
+    /// patterns of its routes, and the stream if the router has a fallback or a route for tasks or
     /// requests.
     pub fn interest(&self) -> Interest {
         self.plan.interest()
@@ -440,7 +440,7 @@ impl Service<Message> for Router {
 }
 
 impl Servable for Router {
-    /// Builds the service now, so that a layer that panics does so before the source is opened.
+    /// Builds the service now, so that a panic in a layer happens before the source is opened.
     fn interest(&self) -> Interest {
         self.plan.built();
         self.plan.interest()
@@ -455,8 +455,8 @@ impl Servable for Router {
         routes.map(shown).collect()
     }
 
-    /// Returns the description without its schemas if it is too long for an answer with them, and
-    /// `None` if it is too long even without them.
+    /// Returns the description as JSON. If it is longer than [`WorkerDescription::MAX_LEN`], leaves
+    /// out its schemas. `None` if it is too long even without them.
     fn description(&self) -> Option<String> {
         let fits = |json: &String| json.len() <= WorkerDescription::MAX_LEN;
         let description = self.describe();

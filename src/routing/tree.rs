@@ -28,8 +28,8 @@ pub(super) struct Endpoint<S> {
     /// The maximum number of messages that the handler takes in one call. More than one for a
     /// batch.
     pub(super) batch_size: usize,
-    /// The name under which the handler was added, without prefixes of outer routers, and the
-    /// constant that it is from, if any. `None` for a pattern and for a fallback.
+    /// The name under which the handler was added, without the prefixes of outer routers, and the
+    /// constant of this name if there is one. `None` for a pattern and for a fallback.
     pub(super) named: Option<Named>,
 }
 
@@ -155,7 +155,7 @@ impl Tree<'_> {
             .collect();
         if let Some(inner) = only_layer(&segments) {
             // This layer wraps only one other layer. The two layers are connected without a
-            // `Dispatch`, so that the outer one is ready only if the inner one is.
+            // `Dispatch`, so that the outer layer is ready only if the inner layer is.
             return self.layered[inner].clone();
         }
         let service = |segment: &Segment<'_>| match *segment {
@@ -183,7 +183,7 @@ enum Segment<'a> {
     Layer(usize),
 }
 
-/// Returns the next segment on each way from this layer to the endpoints of one route.
+/// Returns the next segment on each path from this layer to the endpoints of one route.
 fn segments(endpoints: &[(Route, Vec<usize>)], layer: Option<usize>) -> Vec<Segment<'_>> {
     let mut segments = Vec::new();
     for (endpoint, around) in endpoints {

@@ -81,8 +81,8 @@ enum Timing {
     Every(u64),
 }
 
-/// The rule for missed ticks: those at which no process ran the schedules, or none could reach the
-/// server.
+/// The rule for missed ticks. Ticks are missed while no process runs the schedules, or none can
+/// reach the server.
 ///
 /// A tick counts as missed once the next tick is due, or once it is more than a minute late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -118,9 +118,9 @@ impl Schedule {
         })
     }
 
-    /// Creates a schedule with a tick in each period, counted from 1970, so that all processes agree on
-    /// the ticks: a schedule of 15 minutes has ticks at each full quarter of an hour, in UTC. Parts of a
-    /// millisecond are cut off.
+    /// Creates a schedule with one tick in each period. Periods are counted from 1970, so all
+    /// processes agree on the ticks: a schedule of 15 minutes has ticks at each full quarter of an
+    /// hour, in UTC. Parts of a millisecond are cut off.
     pub fn every(period: Duration) -> Self {
         Self::new(Timing::Every(whole_milliseconds(period)))
     }
@@ -133,7 +133,8 @@ impl Schedule {
         }
     }
 
-    /// Sets the time zone of a cron line, by its name in the IANA database, such as `Europe/Berlin`.
+    /// Sets the time zone of a cron line, by its name in the IANA database, such as
+    /// `Europe/Berlin`.
     #[must_use]
     pub fn in_zone(mut self, name: impl Into<String>) -> Self {
         if let Timing::Cron { zone, .. } = &mut self.timing {
@@ -142,9 +143,9 @@ impl Schedule {
         self
     }
 
-    /// Delays the task of each tick by up to this time, so that schedules with the same ticks do not
-    /// start together. The delay follows from the name of the schedule and from the tick, so it is the
-    /// same in every process. No delay unless set. Parts of a millisecond are cut off.
+    /// Delays the task of each tick by up to this time, so that schedules with the same ticks do
+    /// not start together. The delay is computed from the name of the schedule and the tick, so it
+    /// is the same in every process. No delay unless set. Parts of a millisecond are cut off.
     #[must_use]
     pub fn jitter(mut self, longest: Duration) -> Self {
         self.jitter = whole_milliseconds(longest);
@@ -166,8 +167,8 @@ impl Schedule {
     /// Checks the cron line, the time zone and the period.
     ///
     /// # Errors
-    /// An [invalid](Error::is_invalid) error that says what to change. A cron line without a
-    /// further tick is such an error, too.
+    /// An [invalid](Error::is_invalid) error that says what to change. A cron line that is never
+    /// due again is an error, too.
     pub fn check(&self) -> Result<(), Error> {
         let ticks = Ticks::of(self)?;
         match (&self.timing, ticks.after(milliseconds(SystemTime::now()))) {

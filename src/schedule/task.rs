@@ -90,18 +90,19 @@ impl ScheduledTask {
         }
     }
 
-    /// Sets the version of this definition. A definition does not replace one with a higher version, so an
-    /// old process that starts during a deploy changes nothing. Raise the version with each change. 0
-    /// unless set.
+    /// Sets the version of this definition. A definition does not replace a stored one with a
+    /// higher version, so an old process that starts during a deploy changes nothing. Raise the
+    /// version with each change. 0 unless set.
     #[must_use]
     pub fn version(mut self, version: u64) -> Self {
         self.version = version;
         self
     }
 
-    /// Sends no task at a tick if the task of an earlier tick has not ended. The task of a schedule is then
-    /// [unique](crate::client::Call::unique), with the key `schedule:` and the name of the schedule. A task
-    /// that waits for a worker, for its next attempt, or for the end of its jitter has not ended either.
+    /// Sends no task at a tick if the task of an earlier tick has not ended. The task of a schedule
+    /// is then [unique](crate::client::Call::unique), with the key `schedule:` and the name of the
+    /// schedule. A task that waits for a worker, for its next attempt, or for the end of its jitter
+    /// has not ended either.
     ///
     /// The key belongs to the group of the handle that puts the schedule into the store.
     #[must_use]
@@ -239,7 +240,7 @@ impl ScheduledTask {
         Ok(message)
     }
 
-    /// Returns the definition, as a store keeps it.
+    /// Returns the definition as JSON, for a store.
     pub(crate) fn to_json(&self) -> String {
         // Every part of a definition can be serialized.
         serde_json::to_string(&self.definition).unwrap_or_default()
@@ -277,8 +278,8 @@ fn append(message: &mut Message, name: &str, value: &Blob) -> Result<(), BoxErro
     Ok(())
 }
 
-/// Bytes. In JSON they are a string: the text itself if they are UTF-8, and otherwise base64 with a
-/// prefix.
+/// Bytes that are a string in JSON: the text itself if the bytes are UTF-8, and otherwise base64
+/// with a prefix.
 #[derive(Clone, PartialEq)]
 struct Blob(Bytes);
 

@@ -13,7 +13,7 @@ const LATE: u64 = 60_000;
 /// The longest period: a hundred years.
 const LONGEST_PERIOD: u64 = 3_155_760_000_000;
 
-/// The ticks of a schedule that was checked.
+/// Computes the ticks of a valid schedule.
 #[derive(Debug, Clone)]
 pub(crate) struct Ticks(TickSource);
 
@@ -55,7 +55,7 @@ impl Ticks {
         }
     }
 
-    /// Returns the last tick that is not after this time. `None` if there is none.
+    /// Returns the last tick at or before this time. `None` if there is none.
     fn until(&self, time: u64) -> Option<u64> {
         match &self.0 {
             TickSource::Every(period) => Some(time / period * period),
@@ -66,9 +66,10 @@ impl Ticks {
         }
     }
 
-    /// Returns the tick to be sent next: a tick that is due now, if there is one, or else the first
-    /// tick in the future. `last` is the tick that was sent last, or the time at which the schedule
-    /// began.
+    /// Returns the tick to be sent next. With [`Missed::All`] it is the first tick after `last`.
+    /// Otherwise it is the latest due tick, unless it was sent or must be skipped, or else the
+    /// first tick in the future. `last` is the tick that was sent last, or the time at which the
+    /// schedule began.
     pub(crate) fn next(&self, missed: Missed, last: u64, now: u64) -> Option<u64> {
         let is_wanted = |due: &u64| missed == Missed::Once || now.saturating_sub(*due) <= LATE;
         match missed {
@@ -113,7 +114,7 @@ fn instant(tick: &Zoned) -> Option<u64> {
     tick.timestamp().as_millisecond().try_into().ok()
 }
 
-/// Returns the milliseconds since 1970. A time before counts as 1970.
+/// Returns the milliseconds since 1970. A time before 1970 counts as 1970.
 pub(crate) fn milliseconds(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     super::whole_milliseconds(since)

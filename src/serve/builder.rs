@@ -105,16 +105,17 @@ impl<T, A> Serve<T, A> {
     }
 
     /// Sets how long a graceful shutdown waits for running handlers and for the confirmation of
-    /// their outcomes. After that it drops them, and `serve` returns an error. 30 s unless set. Then
-    /// the transport is closed. If its server does not answer, that takes up to a lease longer.
+    /// their outcomes. After this time the handlers are dropped, and `serve` returns an error. 30 s
+    /// unless set. The transport is closed afterwards. If its server does not answer, this takes up
+    /// to a lease longer.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
         self
     }
 
     /// Sends the text of every error to the caller, also of errors that are not an
-    /// [`RpcError`](crate::RpcError). Unless set, callers get `internal error` for those, because
-    /// their texts are written for logs and may contain secrets.
+    /// [`RpcError`](crate::RpcError). Unless set, callers get `internal error` for such errors,
+    /// because their texts are written for logs and may contain secrets.
     pub fn expose_error_text(mut self) -> Self {
         self.expose_error_text = true;
         self
@@ -136,14 +137,15 @@ impl<T, A> Serve<T, A> {
     }
 
     /// Calls this function with each message that the worker gives up, just before the message
-    /// becomes a dead letter: after its last attempt, after an error that no attempt can cure, or
-    /// because it expired. For example, to undo an order or to notify a person.
+    /// becomes a dead letter. The worker gives a message up after its last attempt, after an error
+    /// that no attempt can cure, or because the message expired. Use it, for example, to undo an
+    /// order or to notify a person.
     ///
     /// The function is called once for each dead letter. It may be called again if the worker ends
     /// before the dead letter is stored, because the message is then delivered and given up again.
     /// It is not called for entries that cannot be decoded, nor for messages that become dead
     /// letters because their workers crashed at each attempt. It runs on a thread of the runtime,
-    /// so it must not block; it may spawn a task.
+    /// so it must not block. It may spawn a task.
     ///
     /// ```
     /// use campanile::{Router, serve, transport::memory::Memory};

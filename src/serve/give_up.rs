@@ -17,7 +17,7 @@ use crate::{
 pub struct GivenUp {
     /// The message. Its parts have the number of the last attempt.
     pub message: Message,
-    /// The reason, as it is stored with the dead letter. It says who has decided.
+    /// The reason that is stored with the dead letter. It says who decided to give the message up.
     pub reason: String,
     /// The error of the last attempt. `None` if the handler panicked, or if the message expired
     /// before it was started.

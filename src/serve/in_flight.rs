@@ -1,9 +1,9 @@
 //! The deliveries in flight: how many there are, and the tasks that handle them.
 //!
 //! One task at a time starts deliveries, the oldest first. If the handler of a delivery waits, the
-//! task stays with it and wakes another task to start the next ones. If a task has started
-//! deliveries for [`ALONE_FOR`] and none of their handlers had to wait, it wakes two tasks, so that
-//! a second thread helps with handlers that compute.
+//! task stays with this handler, and wakes another task to start the next deliveries. If a task has
+//! started deliveries for [`ALONE_FOR`] and none of their handlers had to wait, it wakes two tasks,
+//! so that a second thread helps with handlers that compute.
 //!
 //! This avoids two costs. Spawning a task is expensive, so idle tasks are kept for later
 //! deliveries. Waking another thread is expensive too: two threads end their deliveries at
@@ -49,7 +49,7 @@ pub(super) trait HandleDelivery: Send + 'static {
 /// The deliveries in flight, and the tasks that handle them. Dropping this value aborts the tasks.
 pub(super) struct InFlight<D>(Arc<DeliveryTasks<D>>);
 
-/// The tasks, and the deliveries that wait for one.
+/// The tasks, and the deliveries that wait for a task.
 struct DeliveryTasks<D> {
     spawned: Mutex<JoinSet<()>>,
     not_started: Mutex<VecDeque<(D, InFlightGuard)>>,
@@ -116,7 +116,7 @@ impl<D: HandleDelivery> InFlight<D> {
             let guard = InFlightGuard::new(delivery.bytes(), count.clone());
             (delivery, guard)
         };
-        // Collected before the lock is taken, so that it is held only briefly.
+        // Collected before the lock is taken, so that the lock is held only briefly.
         let deliveries: VecDeque<_> = deliveries.map(guarded).collect();
         if Mechanism::KeptTasks.is_off() {
             let mut tasks = lock(&self.0.spawned);
@@ -155,7 +155,7 @@ impl<D: HandleDelivery> InFlight<D> {
         self.0.count.ended.notified().await;
     }
 
-    /// Removes finished tasks up to the next one that panicked, and returns its panic.
+    /// Removes finished tasks up to the next one that panicked, and returns the panic.
     pub(super) fn next_panic(&self) -> Option<JoinError> {
         let mut tasks = lock(&self.0.spawned);
         loop {
@@ -207,8 +207,8 @@ impl<D: HandleDelivery> DeliveryTasks<D> {
     }
 
     /// Wakes two tasks, so that a second thread joins. A tokio thread keeps the task that it woke
-    /// or spawned last for itself (its LIFO slot), so another thread can only take the task before
-    /// it.
+    /// or spawned last for itself (its LIFO slot). Another thread can take only the first of the
+    /// two tasks.
     fn wake_two(self: &Arc<Self>) {
         self.wake();
         self.wake();

@@ -26,7 +26,7 @@ pub(super) struct Tally {
     handled: AtomicU64,
     /// Failed attempts that are redelivered, dead letters, and error replies.
     failed: AtomicU64,
-    /// Deliveries that are redelivered and did not count as an attempt.
+    /// Deliveries that are redelivered or parked, and did not count as an attempt.
     uncounted: AtomicU64,
     discarded: AtomicU64,
     released: AtomicU64,

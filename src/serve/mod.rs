@@ -25,8 +25,8 @@
 //!
 //! # Ordering
 //! Deliveries start in the order in which the source returns them, and run concurrently. With a
-//! [`max_in_flight`](crate::transport::Settings::max_in_flight) of one they run one after the
-//! other.
+//! [`max_in_flight`](crate::transport::Settings::max_in_flight) of one, deliveries run one after
+//! the other.
 //!
 //! # Back-pressure
 //! A worker fetches only as many messages as it has free slots. It fetches nothing while all slots
@@ -40,7 +40,7 @@
 //! # Errors
 //! A lost connection is not an error: the source reconnects by itself. `serve` returns an error if
 //! a setting is invalid, if the service's `poll_ready` fails, or if a shutdown dropped running
-//! handlers, because it was forced or its deadline passed.
+//! handlers. A shutdown drops them if it is forced, or when its deadline passes.
 //!
 //! If the server cannot be reached, is not ready or refuses writes, `serve` logs the cause and
 //! waits, both at the start and later. A shutdown signal ends the wait immediately. If the server
@@ -49,15 +49,15 @@
 //!
 //! # Logs
 //! A worker logs one line at info level when it starts, with its streams, group, consumer and
-//! routes, and one when it ends, with the number of deliveries by verdict. A shutdown logs the
-//! number of deliveries that it waits for. A failed delivery is logged once, as a warning, with its
-//! reason and its verdict. Errors that are meant for a caller ([`RpcError`](crate::RpcError)) and
-//! overload are logged at debug level. A layer can choose the span of this line: see
-//! [`log_failure_in_current_span`].
+//! routes. It logs another line when it ends, with the number of deliveries by verdict. A shutdown
+//! logs the number of deliveries that it waits for. A failed delivery is logged once, as a warning,
+//! with its reason and its verdict. Errors that are meant for a caller
+//! ([`RpcError`](crate::RpcError)) and overload are logged at debug level. A layer can choose the
+//! span of the line for a failure: see [`log_failure_in_current_span`].
 //!
 //! The loss of a connection is logged as a warning with its cause, and its recovery at info level
-//! with the time that it took. Deliveries that are claimed from a dead worker are logged with its
-//! name and their ids.
+//! with the time that it took. Deliveries that are claimed from a dead worker are logged with the
+//! name of that worker and the ids of the deliveries.
 //!
 //! # Panics
 //! A panic in a handler or a layer fails its delivery and is logged. Other deliveries continue.

@@ -78,8 +78,8 @@ impl ServiceFailure {
 /// The reason for a failure, for the log.
 pub(super) struct Reason {
     pub(super) text: String,
-    /// `true` for overload, and for a request that is answered with an error that its caller
-    /// caused.
+    /// `true` for overload, for a message that is parked, and for a request whose caller caused the
+    /// error.
     pub(super) is_expected: bool,
 }
 
@@ -170,7 +170,7 @@ impl Policy {
                 },
             },
             Some(Settle::DeadLetter) => Verdict::DeadLetter {
-                // The text of a `Failure` says already who has decided.
+                // The text of a `Failure` already says who decided to give the message up.
                 reason: match find::<Failure>(&**error) {
                     Some(_) => reason(),
                     None => {

@@ -28,8 +28,8 @@ impl ShutdownSignals {
             let forwarding = async {
                 loop {
                     signals.next().await;
-                    // If the channel is full, an earlier signal waits to be counted, and this one
-                    // is its duplicate.
+                    // If the channel is full, an earlier signal waits to be counted, and this
+                    // signal is a duplicate of it.
                     let _ = sender.try_send(());
                 }
             };

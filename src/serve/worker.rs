@@ -38,10 +38,10 @@ const MAX_START_DELAY: Duration = Duration::from_millis(5);
 
 /// The maximum number of times that the loop yields to handlers before a fetch, if few slots are
 /// free.
-const TURNS: usize = 4;
+const MAX_YIELDS: usize = 4;
 /// The maximum time that the loop waits for verdicts to be confirmed before a fetch. After this
 /// time the worker fetches for its free slots, even if the server confirms nothing.
-const MAX_SETTLING: Duration = Duration::from_millis(100);
+const MAX_SETTLE_WAIT: Duration = Duration::from_millis(100);
 
 /// A worker: an open source, its application, and the deliveries in flight.
 pub(super) struct Worker<Src: Source, S> {
@@ -80,7 +80,7 @@ where
         }
     }
 
-    /// Serves until a signal or an error ends it, and logs the end.
+    /// Serves until a signal or an error ends the worker, and logs the end.
     pub(super) async fn run(
         self,
         stop: Stop,
@@ -126,20 +126,20 @@ where
         broken.map_or(finished.and(closed), Err)
     }
 
-    /// Serves until a signal ends it, or the source or the service fails.
+    /// Serves until a signal ends the worker, or the source or the service fails.
     async fn serve(&mut self, stop: &mut Stop) -> Ended {
         let max_bytes = self.source.settings().max_in_flight_bytes;
-        // The time since which all slots are taken, and `true` once that was reported.
+        // The time since which all slots or all bytes are taken, and `true` once that was reported.
         let mut full_since = None;
         let mut stall_timer = Clock::new(STALLED);
         // The last time at which a task was woken to start deliveries. If deliveries still wait
-        // `MAX_START_DELAY` later, the timer wakes more tasks.
+        // `MAX_START_DELAY` later, `start_timer` wakes more tasks.
         let mut last_started = Instant::now();
         let mut start_timer = Clock::new(Duration::ZERO);
         loop {
             // An operator may lower this number at any time. It is 0 while the worker is paused.
             let max = self.monitor.max_in_flight();
-            self.let_end(max).await;
+            self.wait_for_free_slots(max).await;
             // Panics of handlers are caught and fail their deliveries, so a panic here comes from
             // settling.
             while let Some(error) = self.in_flight.next_panic() {
@@ -171,24 +171,25 @@ where
                 }
                 continue;
             }
-            // `ready` reserves capacity, such as a permit. Dropping the clone releases it before
-            // the wait for messages: an idle worker must not hold a permit that others could use.
-            let mut gate = self.app.clone();
+            // `ready` reserves capacity, such as a permit. The clone is dropped before the wait for
+            // messages, which releases the capacity: an idle worker must not hold a permit that
+            // others could use.
+            let mut probe = self.app.clone();
             tokio::select! {
                 biased;
                 () = &mut stop.forced => return Ended::ByForce,
                 () = &mut stop.graceful => return Ended::Gracefully,
-                ready = gate.ready() => if let Err(error) = ready {
+                ready = probe.ready() => if let Err(error) = ready {
                     let error = Error::new(ErrorKind::Service, "the service is broken and cannot serve")
                         .with_source(error);
                     tracing::error!(error = error.chain(), "the service is broken");
                     return Ended::Broken(error);
                 },
             }
-            drop(gate);
+            drop(probe);
             // While at least half of the capacity is free, the end of a delivery does not interrupt
             // the read: the next fetch counts the free slots anyway.
-            let roomy = free >= max.div_ceil(2) && self.in_flight.bytes() < max_bytes / 2;
+            let is_half_free = free >= max.div_ceil(2) && self.in_flight.bytes() < max_bytes / 2;
             tokio::select! {
                 biased;
                 () = &mut stop.forced => return Ended::ByForce,
@@ -204,7 +205,7 @@ where
                     }
                     Err(error) => return Ended::Broken(error),
                 },
-                () = self.in_flight.ended(), if !roomy => {}
+                () = self.in_flight.ended(), if !is_half_free => {}
                 () = poll_fn(|cx| start_timer.poll_until(cx, last_started + MAX_START_DELAY)),
                     if self.in_flight.has_unstarted() =>
                 {
@@ -216,11 +217,11 @@ where
     }
 
     /// Waits for deliveries to end while few slots are free, because reading many deliveries costs
-    /// little more than reading one. First yields to handlers up to [`TURNS`] times, then waits for
-    /// verdicts to be confirmed, for at most [`MAX_SETTLING`].
-    async fn let_end(&mut self, max: usize) {
+    /// little more than reading one. Yields to handlers up to [`MAX_YIELDS`] times. Then waits for
+    /// verdicts to be confirmed, for at most [`MAX_SETTLE_WAIT`].
+    async fn wait_for_free_slots(&mut self, max: usize) {
         let free = || max.saturating_sub(self.in_flight.deliveries());
-        for _ in 0..TURNS {
+        for _ in 0..MAX_YIELDS {
             if free() >= max / 2 {
                 return;
             }
@@ -234,7 +235,7 @@ where
                 self.in_flight.ended().await;
             }
         };
-        let _ = tokio::time::timeout(MAX_SETTLING, settled).await;
+        let _ = tokio::time::timeout(MAX_SETTLE_WAIT, settled).await;
     }
 
     /// Logs that all slots are taken by handlers that do not end. This may be a deadlock: if
@@ -283,7 +284,8 @@ where
         })
     }
 
-    /// Drops the running handlers. If anything was in flight, returns an error with the number.
+    /// Drops the running handlers. If deliveries were in flight, returns an error with their
+    /// number.
     async fn end_by_force(&mut self) -> Result<(), Error> {
         let text = match self.drop_running().await {
             (0, 0) => return Ok(()),
@@ -338,10 +340,10 @@ impl<S: Service<Message> + Clone, H> Work<S, H> {
                 message.parts_mut().extensions.insert(FromSubscription);
             }
             let mut app = app.clone();
-            // Reserves the capacity of the layers now, before the loop checks readiness again. If
-            // the layers are not ready, the delivery waits in its task. The deliveries become ready
-            // here in their order, although their tasks may run in any order. So a layer that keeps
-            // an order gives each delivery its position now.
+            // Polls readiness here, because deliveries are created in their order and their tasks
+            // may run in any order. So a layer that keeps an order gives each delivery its position
+            // here. This also reserves the capacity of the layers before the loop checks readiness
+            // again. If the layers are not ready, the delivery waits in its task.
             let _ = app.ready().now_or_never();
             (app, message)
         });
@@ -426,7 +428,7 @@ where
     };
     let attempt_timeout = message.parts().attempt_timeout;
     let deadline = message.parts().deadline;
-    let dropped = message.parts().lease.as_ref().and_then(Lease::drop_signal);
+    let drop_signal = message.parts().lease.as_ref().and_then(Lease::drop_signal);
     let is_late = || deadline.is_some_and(|deadline| deadline.has_passed());
     let expired = || {
         let verdict = policy.expired(message_log.kind);
@@ -443,7 +445,7 @@ where
             Poll::Ready(ready) => ready?,
             // Boxed because this future is rare and large.
             Poll::Pending => {
-                if !Box::pin(starts(&mut app, message_log.kind, guard)).await? {
+                if !Box::pin(wait_until_ready(&mut app, message_log.kind, guard)).await? {
                     return Ok(Err(Verdict::Release));
                 }
                 if is_late() {
@@ -470,13 +472,13 @@ where
         (polled, span) = observe(|| catch_unwind(poll));
         polled.map_or_else(|panic| Poll::Ready(Err(panic)), |polled| polled.map(Ok))
     });
-    let handled = match dropped {
+    let handled = match drop_signal {
         None => handled.await,
         // Boxed because few tasks can be cancelled.
-        Some(dropped) => tokio::select! {
+        Some(drop_signal) => tokio::select! {
             biased;
             handled = handled => handled,
-            () = Box::pin(dropped) => {
+            () = Box::pin(drop_signal) => {
                 // The server has ended the delivery already, so the verdict has no effect.
                 return Verdict::Discard {
                     reason: Discarded::Requested,
@@ -503,7 +505,11 @@ where
 }
 
 /// Waits for the service to be ready. Returns `false` if the worker stops first.
-async fn starts<S>(app: &mut S, kind: Kind, guard: &InFlightGuard) -> Result<bool, BoxError>
+async fn wait_until_ready<S>(
+    app: &mut S,
+    kind: Kind,
+    guard: &InFlightGuard,
+) -> Result<bool, BoxError>
 where
     S: Service<Message, Error: Into<BoxError>>,
 {

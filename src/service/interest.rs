@@ -12,8 +12,8 @@ use crate::{
 
 /// A service that [`serve`](crate::serve()) can serve: it says which messages it wants.
 ///
-/// A [`Router`](crate::Router) derives them from its routes. For any other service, and for a
-/// service wrapped around a router by hand, use [`WithInterest`].
+/// A [`Router`](crate::Router) derives these messages from its routes. For any other service, and
+/// for a service wrapped around a router by hand, use [`WithInterest`].
 ///
 /// ```
 /// use campanile::{Error, Router, Servable, serve, transport::memory::Memory};
@@ -63,8 +63,8 @@ pub trait Servable: MessageService + Clone + Send + 'static {
 /// A service together with the messages that it wants from a source.
 ///
 /// A layer that is wrapped around a router by hand hides the router's events from
-/// [`serve`](crate::serve()). Use [`Router::layer`](crate::Router::layer), which keeps them, or
-/// name the messages that the service wants:
+/// [`serve`](crate::serve()). Use [`Router::layer`](crate::Router::layer), which keeps the events,
+/// or name the messages that the service wants:
 ///
 /// ```
 /// use campanile::{Reply, Router, Servable, WithInterest};

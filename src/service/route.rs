@@ -26,11 +26,11 @@ type Outcome = Result<Reply, BoxError>;
 ///
 /// # Back-pressure
 /// A route is ready when the service in it is. A reservation is held from `poll_ready` until the
-/// call, and released when the route is dropped; a clone starts without one.
+/// call, and released when the route is dropped. A clone starts without a reservation.
 pub struct Route {
     service: Arc<dyn ErasedService>,
     // Never locked, only used through `get_mut`. The mutex makes the route `Sync`, although the
-    // future in the box is not.
+    // future in the box is not `Sync`.
     reserved: Mutex<Option<Pin<Box<dyn ErasedCall>>>>,
 }
 
@@ -195,8 +195,8 @@ where
 #[allow(clippy::large_enum_variant)]
 #[pin_project(project = CallStateProjection)]
 enum CallState<V: Service<Message>> {
-    /// The service is not called yet. If there is a message, the service is called with it as soon
-    /// as it is ready.
+    /// The service is not called yet. If there is a message, it is passed to the service as soon as
+    /// the service is ready.
     Waiting {
         service: V,
         message: Option<Message>,

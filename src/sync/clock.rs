@@ -8,9 +8,9 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A timer for timeouts that rarely fire. It uses one timer of the runtime, and sets it again only
-/// after it has fired. Setting it for each deadline would cost more, and a near deadline would wake
-/// the thread that waits for I/O.
+/// A timer for timeouts that rarely fire. It uses one timer of the runtime, and resets that timer
+/// only after it has fired. Resetting it for each deadline would cost more, and a near deadline
+/// would wake the thread that waits for I/O.
 ///
 /// Each deadline should be later than the one before. For an earlier deadline the timer may fire
 /// late.

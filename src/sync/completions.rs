@@ -146,8 +146,9 @@ impl<T> Future for Completion<T> {
             before => {
                 *slot = Slot::Pending(Some(cx.waker().clone()));
                 drop(slots);
-                // Dropping a waker may drop its task and another completion of this slab, which
-                // takes the lock. So the waker is dropped after the lock is released.
+                // Dropping a waker may drop its task, and with it another completion of this slab.
+                // That completion takes the lock, so the waker is dropped after the lock is
+                // released.
                 drop(before);
                 Poll::Pending
             }

@@ -66,7 +66,8 @@ mod tests {
             let (unblock, blocked) = mpsc::channel::<()>();
             let (resumed, has_resumed) = mpsc::channel();
             runtime.spawn(async move {
-                // The spawned task runs on this thread as soon as this task yields, and blocks it.
+                // The spawned task runs on this thread as soon as this task yields, and blocks the
+                // thread.
                 tokio::spawn(async move { blocked.recv() });
                 match to_all {
                     true => yield_to_all(&mut Clock::new(Duration::ZERO)).await,

@@ -165,8 +165,8 @@ impl Expected {
         message.is_some_and(|message| message.kind() == kind && *message.name() == self.name)
     }
 
-    /// Returns the first condition that a record does not meet. The kind and the name of the record
-    /// must match already.
+    /// Describes the first condition that a record does not meet. `None` if it meets all of them.
+    /// The kind and the name of the record must match already.
     pub(super) fn difference(&self, record: &Record) -> Option<&'static str> {
         let differs =
             |expected: &Option<Name>, found: &Option<Name>| expected.is_some() && expected != found;
@@ -184,8 +184,8 @@ impl Expected {
         self.difference_in(record.message.as_ref())
     }
 
-    /// Returns the first condition that a message does not meet. The kind and the name of the
-    /// message must match already.
+    /// Describes the first condition that a message does not meet. `None` if it meets all of them.
+    /// The kind and the name of the message must match already.
     pub(super) fn difference_in(&self, message: Option<&Message>) -> Option<&'static str> {
         let Some(message) = message else {
             let says_more = self.payload.is_some() || self.attempt.is_some();

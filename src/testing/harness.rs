@@ -74,7 +74,7 @@ impl Harness {
     }
 
     /// Sets the maximum time, on tokio's clock, that [`settled`](Self::settled) waits for handlers.
-    /// It applies also to the methods that wait until everything is settled. If the clock is
+    /// This time applies also to the methods that wait until everything is settled. If the clock is
     /// paused, the wait takes no real time. 60 s unless set.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
@@ -83,7 +83,8 @@ impl Harness {
     }
 
     /// Sets the maximum number of deliveries during one wait. If there are more, the wait fails,
-    /// because messages that cause each other could make it endless. 10,000 unless set.
+    /// because handlers that send each other messages could make the wait endless. 10,000 unless
+    /// set.
     #[must_use]
     pub fn most_deliveries(mut self, deliveries: u64) -> Self {
         self.settling.most_deliveries = deliveries;

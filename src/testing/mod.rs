@@ -71,8 +71,8 @@
 //! [`advance_to_next`](Harness::advance_to_next) really takes the time that it returns.
 //!
 //! # Panics
-//! A failed assertion panics at the location of the test's line. A method that returns a future
-//! cannot do that, so the text of its panic contains the location.
+//! A failed assertion panics at the location of the test's line. A future cannot panic at that
+//! location, so the text of its panic contains the location.
 
 mod assert;
 mod expected;

@@ -22,7 +22,7 @@ use crate::{
 type Answer = Result<Reply, Error>;
 type Script = Arc<dyn Fn(Message) -> Option<Answer> + Send + Sync>;
 
-/// A `Service<Message>` that records its calls and answers them by the scripts of a test. Use it
+/// A `Service<Message>` that records its calls and answers them from the scripts of a test. Use it
 /// instead of the transport of a [`Client`](crate::Client), or instead of any other service.
 ///
 /// A recorder has the error type of the transports, and refuses messages that every transport

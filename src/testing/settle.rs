@@ -13,8 +13,8 @@ use crate::transport::memory::Memory;
 /// The location of the test's call.
 type At = &'static Location<'static>;
 
-/// The number of yields without a change after which the harness is settled. They let tasks run
-/// that handlers have spawned.
+/// The number of yields without a change after which the harness is settled. The yields let tasks
+/// run that handlers have spawned.
 const YIELDS: usize = 32;
 
 /// The transport of a harness, its journal, and the limits of its waits.
@@ -69,7 +69,7 @@ impl Settling {
         for _ in 0..YIELDS {
             let outlook = self.memory.outlook();
             // Every change of the broker increments the version afterwards. So if the version is
-            // the same before and after both reads, they are consistent.
+            // the same before and after the two reads, the reads are consistent.
             let progress = self.journal.progress();
             let is_quiet =
                 outlook.queued.is_empty() && outlook.events == 0 && progress.running == 0;

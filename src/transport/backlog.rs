@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// The number of messages of a stream that are work for a group now or later, by what they wait
-/// for. Each message counts in one field, and perhaps also in [`due_soon`](Self::due_soon). For a
-/// program that scales workers, see [`total`](Self::total).
+/// The number of messages of a stream that a group still has to handle, by the reason why they
+/// wait. Each message counts in one field, and perhaps also in [`due_soon`](Self::due_soon). A
+/// program that scales workers uses [`total`](Self::total).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Backlog {
@@ -12,8 +12,8 @@ pub struct Backlog {
     /// the stream, because a new group begins with the oldest entry if the stream has no other
     /// group.
     ///
-    /// Redis does not know the number before 7.0, nor after an entry inside the stream was deleted.
-    /// Then the messages are counted, up to 10,000.
+    /// Redis before 7.0 does not report this number. Newer versions do not report it after an entry
+    /// inside the stream was deleted. In both cases the messages are counted, up to 10,000.
     pub waiting: u64,
     /// The deliveries of workers that have died. Live workers claim them.
     pub unclaimed: u64,
@@ -30,8 +30,8 @@ pub struct Backlog {
     /// name's [pause](super::PauseTarget::Name). More workers do not help them. On Redis, only the
     /// messages of 1,000 keys are counted.
     pub parked: u64,
-    /// The time for which the oldest of the [`waiting`](Self::waiting) messages has waited. It
-    /// starts again when a message is due for redelivery.
+    /// The time for which the oldest of the [`waiting`](Self::waiting) messages has waited. The
+    /// wait of a redelivery starts when it is due.
     pub oldest_waiting: Option<Duration>,
     /// The number of live workers.
     pub workers: u64,
@@ -42,8 +42,8 @@ impl Backlog {
     pub const HORIZON: Duration = Duration::from_secs(30);
 
     /// Returns the number of messages that need workers now or soon: the sum of `waiting`,
-    /// `unclaimed`, `running` and `due_soon`. For the number of workers to run, divide it by the
-    /// number of messages that one worker should have.
+    /// `unclaimed`, `running` and `due_soon`. For the number of workers to run, divide this sum by
+    /// the number of messages that one worker should have.
     pub fn total(&self) -> u64 {
         self.waiting + self.unclaimed + self.running + self.due_soon
     }

@@ -1,5 +1,5 @@
-//! The limits on the number and the age of the messages that wait on a stream. Senders keep to
-//! them.
+//! The limits on the number and the age of the messages that wait on a stream. Senders enforce
+//! these limits.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     message::{Kind, Name, Parts},
 };
 
-/// Decides about a message for a stream that has reached the sender's bound.
+/// The rule for a message whose stream has reached the sender's bound.
 ///
 /// ```
 /// use std::time::Duration;
@@ -95,10 +95,10 @@ impl Bound {
 
     /// Returns the end of the wait for room. `None` if the call does not wait.
     pub(crate) fn wait_until(&self, parts: &Parts) -> Option<Instant> {
-        let WhenFull::Wait(most) = self.when_full else {
+        let WhenFull::Wait(max_wait) = self.when_full else {
             return None;
         };
-        let end = crate::Deadline::after(most).0;
+        let end = crate::Deadline::after(max_wait).0;
         let deadline = parts.deadline.filter(|_| parts.kind == Kind::Rpc);
         Some(deadline.map_or(end, |deadline| deadline.0.min(end)))
     }
@@ -154,8 +154,8 @@ pub(crate) struct DrainRate {
 impl DrainRate {
     /// The shortest time over which the rate is measured.
     const SHORTEST: Duration = Duration::from_millis(500);
-    /// The longest time over which the rate is measured. A sender that sends rarely would otherwise
-    /// see the rate of another hour.
+    /// The longest time over which the rate is measured. Otherwise a sender that sends rarely would
+    /// use a rate that is hours old.
     const LONGEST: Duration = Duration::from_secs(30);
     /// The minimum and the maximum time after which a sender may try again, in seconds.
     const RETRY_AFTER: (f64, f64) = (1.0, 300.0);

@@ -14,7 +14,7 @@ const MAX_REASON: usize = 1024;
 /// Pauses and empties the queues of a stream, from any process. Returned by the `control` method of
 /// a transport's handle.
 ///
-/// All workers follow a pause within about a second, without a restart. Handlers that run end as
+/// All workers follow a pause within about a second, without a restart. Running handlers end as
 /// usual, and their leases are renewed. Senders can still send, so messages accumulate. A pause is
 /// stored, so it outlives all processes and lasts until it is ended.
 ///
@@ -80,9 +80,9 @@ impl Control {
     }
 
     /// Removes the messages that wait for the handle's group: those that no worker has fetched,
-    /// that wait for their next attempt, or that are parked. Returns their number. Messages that
-    /// run, tasks that their senders have delayed, and other groups are not affected. Messages that
-    /// arrive meanwhile may be removed or not.
+    /// that wait for their next attempt, or that are parked. Returns their number. Running
+    /// messages, tasks that their senders have delayed, and other groups are not affected. Messages
+    /// that arrive meanwhile may be removed or not.
     ///
     /// Tracked tasks end as discarded, with the reason `purged`.
     ///
@@ -99,8 +99,8 @@ impl Control {
         Ok(removed)
     }
 
-    /// Removes the same messages as [`purge_waiting`](Self::purge_waiting), step by step, so that the
-    /// caller can show the progress or stop between two steps.
+    /// Removes the same messages as [`purge_waiting`](Self::purge_waiting), step by step, so that
+    /// the caller can show the progress or stop between two steps.
     pub fn purge_steps(&self) -> PurgeSteps {
         PurgeSteps {
             store: Arc::clone(&self.0),
@@ -119,13 +119,14 @@ impl fmt::Debug for Control {
 #[must_use = "nothing is done until `next` is called"]
 pub struct PurgeSteps {
     store: Arc<dyn ControlStore>,
-    /// The position of the next step, which is `None` for the first one. `None` after the last step.
+    /// `Some(None)` before the first step, `Some(Some(position))` before a later step, and `None`
+    /// after the last step.
     rest: Option<Option<String>>,
 }
 
 impl PurgeSteps {
-    /// Does the next step. Returns the number of messages that were removed, or `None` after the last
-    /// step.
+    /// Does the next step. Returns the number of messages that were removed, or `None` after the
+    /// last step.
     ///
     /// # Errors
     /// If the store cannot be reached or refuses. The next call goes on.

@@ -328,7 +328,7 @@ impl Steps {
         }
         match &mut self.rest {
             Rest::Ids(ids) if !ids.is_empty() => {
-                let max = ids.len().min(STEP);
+                let max = ids.len().min(MAX_STEP_LETTERS);
                 let step = Step::Ids(ids[..max].to_vec());
                 let done = self.store.act(self.action, step).await?;
                 ids.drain(..max);
@@ -340,7 +340,7 @@ impl Steps {
                     after: after.clone(),
                     until: until.clone(),
                     name: name.clone(),
-                    max: STEP,
+                    max: MAX_STEP_LETTERS,
                 };
                 let done = self.store.act(self.action, step).await?;
                 *after = done.next;
@@ -378,7 +378,7 @@ impl fmt::Debug for DeadLetters {
 
 /// The maximum number of letters in one step. Bounded, because the server does nothing else during
 /// a step.
-const STEP: usize = 100;
+const MAX_STEP_LETTERS: usize = 100;
 
 /// The total size of letters at which a page ends, in bytes.
 pub(crate) const PAGE_BYTES: usize = 4 << 20;
@@ -558,8 +558,8 @@ pub struct Acted {
 pub(crate) struct DroppedLetters(Mutex<(u64, Option<Instant>)>);
 
 impl DroppedLetters {
-    /// Adds to the number of dropped letters, and logs it unless the last log line is less than a
-    /// second old.
+    /// Adds to the number of dropped letters. Logs the number unless the last log line is less than
+    /// a second old.
     pub(crate) fn report(&self, dropped: u64, stream: &Name, group: &Name, limit: usize) {
         if let Some(dropped) = self.add(dropped) {
             tracing::warn!(

@@ -19,13 +19,13 @@ pub(crate) struct PartitionedDeadLetters<S> {
 
 /// A position in the list: after a letter of a partition, or at the beginning of the partition.
 #[derive(Debug, Default)]
-struct LetterPlace {
+struct LetterPosition {
     partition: usize,
     /// The id of the letter in its partition. `None` at the beginning.
     letter: Option<DeadLetterId>,
 }
 
-impl LetterPlace {
+impl LetterPosition {
     fn parse(text: &str) -> Option<Self> {
         let (partition, letter) = text.split_once('/')?;
         Some(Self {
@@ -49,9 +49,10 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
 
     /// Returns the partition of a letter, and the id of the letter in that partition.
     fn find(&self, id: &DeadLetterId) -> Result<(usize, DeadLetterId), Error> {
-        let place = LetterPlace::parse(id).filter(|place| place.partition < self.stores.len());
-        match place {
-            Some(LetterPlace {
+        let position =
+            LetterPosition::parse(id).filter(|position| position.partition < self.stores.len());
+        match position {
+            Some(LetterPosition {
                 partition,
                 letter: Some(letter),
             }) => Ok((partition, letter)),
@@ -66,13 +67,13 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
     }
 
     /// Returns the position after this letter, or for `None` the beginning of the list.
-    fn after(&self, id: Option<&DeadLetterId>) -> Result<LetterPlace, Error> {
+    fn after(&self, id: Option<&DeadLetterId>) -> Result<LetterPosition, Error> {
         let Some(id) = id else {
-            return Ok(LetterPlace::default());
+            return Ok(LetterPosition::default());
         };
-        match LetterPlace::parse(id) {
-            Some(place) if place.partition < self.stores.len() => Ok(place),
-            _ => self.find(id).map(|(partition, letter)| LetterPlace {
+        match LetterPosition::parse(id) {
+            Some(position) if position.partition < self.stores.len() => Ok(position),
+            _ => self.find(id).map(|(partition, letter)| LetterPosition {
                 partition,
                 letter: Some(letter),
             }),
@@ -80,14 +81,14 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
     }
 
     async fn list_all(&self, page: Page) -> Result<DeadLetterPage, Error> {
-        let LetterPlace {
+        let LetterPosition {
             mut partition,
             mut letter,
         } = self.after(page.after.as_ref())?;
         let max = page.max.max(1);
         let mut letters = Vec::new();
-        let mut bytes_left = true;
-        while partition < self.stores.len() && letters.len() < max && bytes_left {
+        let mut has_room = true;
+        while partition < self.stores.len() && letters.len() < max && has_room {
             let rest = Page {
                 after: letter.take(),
                 max: max - letters.len(),
@@ -100,7 +101,7 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
                 // letters or bytes.
                 Some(last) => {
                     letter = Some(last);
-                    bytes_left = false;
+                    has_room = false;
                 }
                 None => partition += 1,
             }
@@ -108,7 +109,7 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
         let has_more = letter.is_some() || self.has_any(partition).await?;
         let next = has_more.then(|| {
             let start = letter.as_deref().unwrap_or_default();
-            Page::first(max).after(LetterPlace::id(partition, start))
+            Page::first(max).after(LetterPosition::id(partition, start))
         });
         Ok(DeadLetterPage::new(letters, next))
     }
@@ -128,7 +129,7 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
         let mut newest = Vec::new();
         for (partition, store) in self.stores.iter().enumerate() {
             if let Some(letter) = store.newest().await? {
-                newest.push(LetterPlace::id(partition, &letter).to_string());
+                newest.push(LetterPosition::id(partition, &letter).to_string());
             }
         }
         Ok((!newest.is_empty()).then(|| newest.join(",").into()))
@@ -142,8 +143,8 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
         until: &DeadLetterId,
         step: impl FnOnce(Option<DeadLetterId>, DeadLetterId) -> Step,
     ) -> Result<Acted, Error> {
-        let LetterPlace { partition, letter } = self.after(after.as_ref())?;
-        let ends: Vec<_> = until.split(',').filter_map(LetterPlace::parse).collect();
+        let LetterPosition { partition, letter } = self.after(after.as_ref())?;
+        let ends: Vec<_> = until.split(',').filter_map(LetterPosition::parse).collect();
         let Some(end) = ends.iter().find(|end| end.partition >= partition) else {
             return Ok(Acted::default());
         };
@@ -153,7 +154,7 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
         let mut done = name_partition(end.partition, done.await?);
         if done.next.is_none() {
             let later = ends.iter().find(|later| later.partition > end.partition);
-            done.next = later.map(|later| LetterPlace::id(later.partition, ""));
+            done.next = later.map(|later| LetterPosition::id(later.partition, ""));
         }
         Ok(done)
     }
@@ -178,13 +179,13 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
 }
 
 fn with_partition(partition: usize, mut letter: DeadLetter) -> DeadLetter {
-    letter.id = LetterPlace::id(partition, &letter.id);
+    letter.id = LetterPosition::id(partition, &letter.id);
     letter
 }
 
 /// Adds the number of the partition to the ids.
 fn name_partition(partition: usize, acted: Acted) -> Acted {
-    let named = |id: DeadLetterId| LetterPlace::id(partition, &id);
+    let named = |id: DeadLetterId| LetterPosition::id(partition, &id);
     Acted {
         acted: acted.acted,
         next: acted.next.map(named),

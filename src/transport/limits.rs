@@ -76,8 +76,8 @@ impl Limit {
     /// Books the next free start for a message that was delivered. At most `messages` messages of a
     /// key start in any `period`. Returns the wait until that start, zero if the message may start
     /// now. If the message is delivered again after the wait, without counting an attempt, the next
-    /// call returns zero, unless the message comes so late that other messages have taken its
-    /// place.
+    /// call returns zero. If the message comes so late that other messages have taken its place,
+    /// the call may return another wait.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).

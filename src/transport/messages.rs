@@ -15,9 +15,9 @@ use crate::{
 /// The maximum number of messages on a page.
 const MAX_ON_PAGE: usize = 1_000;
 
-/// The messages of a stream, as one group sees them: those that wait, run, are delayed or parked,
-/// whether their tasks are recorded or not. Returned by the `messages` method of a transport's
-/// handle. Listing messages does not affect their delivery.
+/// The messages of a stream, as one group sees them: waiting, running, delayed and parked ones.
+/// Tasks are listed even if they are not recorded. Returned by the `messages` method of a
+/// transport's handle. Listing messages does not affect their delivery.
 ///
 /// ```
 /// use campanile::{Client, transport::{MessageQuery, MessageState, memory::Memory}};
@@ -47,8 +47,8 @@ impl Messages {
     /// listed twice.
     ///
     /// # Errors
-    /// If the store cannot be reached, the position of the query is invalid, or the handle has a
-    /// set of streams or a partitioned stream: use a handle of one partition.
+    /// If the store cannot be reached, or the position of the query is invalid. Also if the handle
+    /// has a set of streams or a partitioned stream: use a handle of one stream or partition.
     pub async fn list(&self, query: MessageQuery) -> Result<MessagePage, Error> {
         self.0.list(query).await
     }
@@ -91,7 +91,8 @@ pub struct MessageQuery {
     /// The maximum number of messages on a page, from 1 to 1,000. A page also ends once its
     /// messages exceed 4 MiB, and has at least one message, if there is any.
     pub max: usize,
-    /// The position at which the page starts: that of [`MessagePage::next`]. `None` for the start.
+    /// The position at which the page starts, from [`MessagePage::next`]. `None` for the first
+    /// page.
     pub after: Option<String>,
 }
 
@@ -105,8 +106,7 @@ impl MessageQuery {
         }
     }
 
-    /// Sets the maximum number of messages on a page. A number outside of 1 to 1,000 becomes the
-    /// nearest of these two.
+    /// Sets the maximum number of messages on a page. The number is clamped to 1 to 1,000.
     pub fn max(mut self, max: usize) -> Self {
         self.max = max.clamp(1, MAX_ON_PAGE);
         self
@@ -174,11 +174,11 @@ pub struct ListedMessage {
     pub content: Result<Message, Undecodable>,
     /// `true` if the message is on the stream. `false` if it is a redelivery.
     pub on_stream: bool,
-    /// The number of the attempt that runs, or else of the next one.
+    /// The number of the running attempt, or of the next attempt if none runs.
     pub attempt: Attempt,
     /// The consumer that runs the message. Bytes of its name that are not UTF-8 are replaced.
     pub consumer: Option<String>,
-    /// The time since the message was last delivered to the consumer, claimed by it, or renewed.
+    /// The time since the consumer last fetched, claimed or renewed the message.
     pub idle: Option<Duration>,
     /// The time at which a delayed message is due, on the server's clock.
     pub due: Option<SystemTime>,
@@ -204,21 +204,22 @@ impl ListedMessage {
     }
 }
 
-/// A key of a limit, a paused name, or a version that no worker knows, for which messages are parked.
+/// The reason why messages are parked: a key of a limit, a paused name, or a version that no worker
+/// knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ParkedKey {
     /// The name of the limit and the key, with a colon between them. `None` for messages that wait for
     /// something else.
     pub limit: Option<String>,
-    /// The name of the messages, if they are parked since their name is paused, or since their workers
-    /// are too old.
+    /// The name of the messages, if they are parked because their name is paused, or because their
+    /// workers are too old.
     pub name: Option<Name>,
     /// The [version](crate::contract#versions) of the messages, if their workers are too old.
     pub version: Option<u32>,
     /// The number of parked messages.
     pub parked: u64,
-    /// The number of permits that are taken.
+    /// The number of permits in use.
     pub taken: u64,
     /// The number of permits of the key.
     pub permits: Option<u64>,
@@ -239,23 +240,23 @@ impl ParkedKey {
     }
 }
 
-/// A step of the list of a handle's streams.
+/// A page of a handle's streams.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamPage {
-    /// The streams. A registered stream may be in several steps.
+    /// The streams. A registered stream may be on several pages.
     pub streams: Vec<Name>,
-    /// The position of the next step. `None` at the end.
+    /// The position of the next page. `None` at the end.
     pub next: Option<String>,
 }
 
 impl StreamPage {
-    /// Creates a step. For transports.
+    /// Creates a page. For transports.
     pub fn new(streams: Vec<Name>, next: Option<String>) -> Self {
         Self { streams, next }
     }
 
-    /// Lists the streams that the settings of a handle name.
+    /// Returns the streams in the settings of a handle.
     ///
     /// # Errors
     /// The name of the registry, if the handle serves the streams of a registry.

@@ -8,7 +8,7 @@
 //! transport, implement these traits, and test it with the `conformance` suite (a feature). The
 //! [guide](crate::guide) has a chapter about that.
 //!
-//! Each handle shows and changes what a stream holds, on `Redis` as in memory:
+//! A handle of either transport lists and changes the contents of a stream:
 //!
 //! ```
 //! use std::time::Duration;
@@ -143,9 +143,9 @@ pub struct Interest {
     /// The tasks and RPC requests that the service has routes for, or `None` if the service may
     /// handle any. A source logs a warning if workers of the same group serve other names.
     pub routes: Option<Vec<(Kind, Name)>>,
-    /// The names of tasks with the [version](crate::contract#versions) of the payload that the service
-    /// knows, if it is above 1. Tasks that older workers have [left to newer ones](PermitRequest::newer)
-    /// are delivered again once such a source is open.
+    /// The names of tasks with the [version](crate::contract#versions) of the payload that the
+    /// service knows, if it is above 1. An older worker [parks](PermitRequest::newer) tasks of a
+    /// newer version. They are delivered again once a source with that version is open.
     pub versions: Vec<(Name, u32)>,
     /// The largest number of messages that a handler of the service takes in one call: 1 without
     /// batch handlers, 0 without handlers. A worker with a smaller `max_in_flight` could never fill
@@ -234,9 +234,9 @@ pub trait Source: Send + 'static {
     }
 
     /// Returns the number of requests that this process has sent to the same broker and that wait
-    /// for replies. `serve` logs the number if all slots are taken for a long time, because
-    /// handlers may then wait for replies from their own worker. A transport that does not know the
-    /// number returns 0.
+    /// for replies. `serve` logs the number if all slots are taken for a long time, because the
+    /// handlers may be waiting for replies from their own worker. A transport that does not know
+    /// the number returns 0.
     fn requests_waiting(&self) -> usize {
         0
     }
@@ -269,8 +269,8 @@ pub trait Source: Send + 'static {
     /// can still be settled. Further calls have no effect.
     fn stop(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Waits until verdicts that were sent are confirmed, and ends the background tasks. Leaves the
-    /// group only if no delivery is pending for this worker.
+    /// Waits until all sent verdicts are confirmed, and ends the background tasks. Leaves the group
+    /// only if no delivery is pending for this worker.
     ///
     /// # Errors
     /// If the server cannot be reached. No message is lost, because other workers claim the pending
@@ -376,18 +376,18 @@ pub enum Verdict {
         /// The error reply, if the message is an RPC request.
         answer: Option<RpcError>,
     },
-    /// The message waits for a permit of a [`Limit`], or for a [newer worker](PermitRequest::newer),
-    /// outside of the workers. It does not count as an attempt. A transport without such limits
-    /// delivers the message again.
+    /// The message waits outside of the workers, for a permit of a [`Limit`] or for a [newer
+    /// worker](PermitRequest::newer). The delivery does not count as an attempt. A transport
+    /// without such limits delivers the message again.
     Park(PermitRequest),
     /// The delivery was not started. It is released immediately, so that another worker gets the
-    /// message, and it does not count as an attempt.
+    /// message. The delivery does not count as an attempt.
     Release,
 }
 
 impl Verdict {
     /// Turns a counted redelivery into a dead letter if this attempt was the last one. `attempt` is
-    /// the number of this delivery, and `max_attempts` that of the message: see
+    /// the number of this delivery. For `max_attempts` see
     /// [`Parts::max_attempts`](crate::Parts::max_attempts). Other verdicts do not change.
     ///
     /// Every source calls this function before it settles a delivery.
@@ -433,7 +433,7 @@ const BETWEEN_PERMITS: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Discarded {
-    /// The deadline of the message passed before it was started.
+    /// The deadline of the message passed before its handler started.
     Expired,
     /// A handler or a layer requested to discard the message.
     Requested,

@@ -23,7 +23,7 @@ pub(crate) const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
 pub(crate) struct Partitions {
     /// The name that senders and workers use.
     pub(crate) stream: Name,
-    /// The streams of the partitions, which have the entries: `orders:0`, `orders:1`, …
+    /// The streams of the partitions, which contain the entries: `orders:0`, `orders:1`, …
     pub(crate) names: Arc<[Name]>,
     /// The number of messages without a key so far. It chooses the partition of the next such
     /// message.
@@ -36,8 +36,8 @@ pub(crate) struct Partitions {
 /// [owned](crate::transport::Streams::owned) stream extract it with
 /// [`Extension`](crate::Extension).
 ///
-/// Use it to protect another system against the writes of a former owner: that system can refuse a
-/// write whose term is lower than the highest that it has seen for the same partition.
+/// Use the term as a fencing token, to protect another system against the writes of a former owner.
+/// That system remembers the highest term of each partition, and refuses a write with a lower term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct PartitionTerm {
@@ -56,7 +56,7 @@ impl PartitionTerm {
 
 impl Partitions {
     pub(crate) fn new(stream: Name, count: usize) -> Self {
-        // One more than the maximum is enough for `validate` to refuse the number.
+        // Bounded: `validate` refuses any number above the maximum.
         let names = (0..count.min(MAX_PARTITIONS + 1)).map(|number| partition(&stream, number));
         Self {
             names: names.collect(),
@@ -66,8 +66,8 @@ impl Partitions {
         }
     }
 
-    /// Returns the partition of a message with this key. While the number of partitions stays the
-    /// same, it is always the same partition. Messages without a key go to the partitions in turn.
+    /// Returns the partition of a message with this key. A key keeps its partition as long as the
+    /// number of partitions stays the same. Messages without a key go to the partitions in turn.
     pub(crate) fn choose(&self, key: Option<&str>) -> Option<&Name> {
         let count = self.names.len();
         let number = match key {
@@ -94,7 +94,7 @@ impl Partitions {
     }
 
     /// Checks the number of partitions of this handle against the record of the stream. The record
-    /// has every number that the stream has had, the current one last.
+    /// lists every number of partitions that the stream has had, the current one last.
     pub(crate) fn check(&self, role: Role, record: &[usize]) -> Result<(), Error> {
         let (count, stream) = (self.names.len(), &self.stream);
         let Some(&current) = record.last() else {
@@ -154,8 +154,8 @@ pub(crate) fn read_beside_owners(stream: &Name, group: &Name) -> String {
 /// The way in which a handle uses a partitioned stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Reads the partitions. Records its number of partitions if none is recorded, or if it is
-    /// higher than the recorded one.
+    /// Reads the partitions. Records its number of partitions if no number is recorded, or only a
+    /// lower one.
     Worker,
     /// Sends to the partitions. Records its number of partitions if none is recorded.
     Sender,
@@ -183,7 +183,7 @@ mod tests {
     fn a_key_has_one_partition_and_messages_without_one_take_turns() {
         let partitions = Partitions::new("orders".into(), 3);
         let chosen = |key: Option<&str>| partitions.choose(key).unwrap().to_string();
-        // 12739 is the checksum in the specification of Redis Cluster.
+        // The specification of Redis Cluster gives 12739 as the checksum of this key.
         assert_eq!(chosen(Some("123456789")), format!("orders:{}", 12739 % 3));
         assert_eq!(
             [None; 4].map(chosen),

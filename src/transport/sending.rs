@@ -1,4 +1,4 @@
-//! The checks that every sending half makes.
+//! Checks messages before they are sent, in every transport.
 
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ const LONGEST_CONFIRMATION: Duration = Duration::from_secs(60);
 /// kind of the message does not have (such as the delay of a request), and tasks that would expire
 /// before they are due.
 ///
-/// The sending half of every transport calls this function first. It also refuses messages with
-/// [`replicas`](Parts::replicas): a transport that has replicas must clear this field before the
-/// call.
+/// The sending half of every transport calls this function first. The function also refuses
+/// messages with [`replicas`](Parts::replicas): a transport that has replicas must clear this field
+/// before the call.
 ///
 /// # Errors
 /// An [invalid message](Error::is_invalid) error, or a [timeout](Error::is_timeout) if a task has

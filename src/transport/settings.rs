@@ -19,9 +19,9 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Start {
-    /// At the oldest entry if the stream has no other group, so that no message is lost that was
-    /// sent before the first worker started. If the stream has other groups, opening the source
-    /// fails, and another value must be set.
+    /// At the oldest entry if the stream has no other group, so that messages from before the first
+    /// worker's start are not lost. If the stream has other groups, opening the source fails, and
+    /// another value must be set.
     #[default]
     Auto,
     /// At the oldest entry.
@@ -122,7 +122,7 @@ pub struct Settings {
     /// The maximum age of the messages that wait on a stream to which this handle sends. `None`,
     /// which means no bound.
     pub max_waiting_age: Option<Duration>,
-    /// Decides about a message for a stream that has reached one of these two bounds.
+    /// Decides about a message for a stream that has reached `max_waiting` or `max_waiting_age`.
     /// [`WhenFull::Fail`].
     pub when_full: WhenFull,
 }
@@ -353,15 +353,14 @@ macro_rules! consumer_settings {
         }
 
         /// Sets the maximum number of deliveries in flight of all workers of the group together.
-        /// The limit is applied before the fetch: a message that it does not admit stays on the
-        /// stream and occupies no slot of a worker, and an idle worker reserves no part of the
-        /// limit. The deliveries of a worker that has died count until another worker has claimed
-        /// and settled them. No limit unless set.
+        /// The limit is applied before the fetch: a message over the limit stays on the stream and
+        /// occupies no slot of a worker. An idle worker reserves no part of the limit. The
+        /// deliveries of a worker that has died count until another worker has claimed and settled
+        /// them. No limit unless set.
         ///
-        /// All workers of the group must set the same number. On Redis the limit covers all streams
-        /// that a worker serves together; on a Redis Cluster, the streams of each hash slot. In
-        /// memory it applies to each stream separately. For limits by key, see
-        /// [`limit`](Self::limit).
+        /// All workers of the group must set the same number. On Redis one limit covers all streams
+        /// of a worker, and on a Redis Cluster all its streams in one hash slot. In memory each
+        /// stream has a separate limit. For limits by key, see [`limit`](Self::limit).
         ///
         /// # Panics
         /// If it is zero.
@@ -485,7 +484,7 @@ macro_rules! consumer_settings {
         /// Sets the maximum number of messages that may wait on a stream to which this handle sends
         /// tasks or requests. A call that would exceed the bound fails as
         /// [overloaded](crate::Error::is_overloaded), or [waits](Self::when_full). No bound unless
-        /// set: then calls do not ask for the number of waiting messages.
+        /// set. Without a bound, calls do not ask for the number of waiting messages.
         ///
         /// The messages that wait are those that could be delivered now: unread ones, and those due
         /// for redelivery. If several groups of the stream have a live worker, the group with the
@@ -505,10 +504,10 @@ macro_rules! consumer_settings {
         ///
         /// In memory the bound is exact. On Redis a sender asks the server for the numbers of the
         /// stream: twice a second while it sends, and whenever it has sent a sixteenth of the room
-        /// that the last answer left. So one handle and its clones keep to the bound. Each further
-        /// handle that sends at the same time may exceed it by a sixteenth of the bound, or by one
-        /// message if that is more. A handler that enqueues on the stream that it serves can wait
-        /// for itself; send such tasks through the outbox.
+        /// that the last answer showed. So one handle and its clones keep to the bound. Each
+        /// further handle that sends at the same time may exceed it by a sixteenth of the bound, or
+        /// by one message if that is more. If a handler enqueues on the stream that it serves, it
+        /// may wait for itself: send such tasks through the outbox.
         ///
         /// # Panics
         /// If it is zero.

@@ -9,7 +9,7 @@ use std::fmt;
 pub enum ConnectionState {
     /// The handle is connected, and its loops run on time.
     Connected,
-    /// The handle is connected, but the loop that reads the stream, or the one that renews leases,
+    /// The handle is connected, but the loop that reads the stream or the loop that renews leases
     /// is late.
     Lagging,
     /// The handle is making a new connection.

@@ -134,8 +134,9 @@ pub struct GroupStats {
     /// stream keeps every entry that the group has not handled.
     pub consumers: u64,
     /// The number of entries of the stream that the group has not handled. The stream keeps at
-    /// least these entries for the group. It also keeps handled entries that are newer than a
-    /// pending one; in memory the number includes these. `None` if [`lag`](Self::lag) is `None`.
+    /// least these entries for the group. The stream also keeps handled entries that are newer than
+    /// a pending one; in memory the number includes these entries. `None` if [`lag`](Self::lag) is
+    /// `None`.
     pub unfinished: Option<u64>,
     /// The minimum number of entries that the stream keeps for this group alone, because all other
     /// groups have handled them. `None` if it is unknown.
@@ -161,8 +162,8 @@ impl GroupStats {
         }
     }
 
-    /// Returns the number of messages that wait: those that could be delivered now, those that wait for
-    /// their next attempt, and the parked ones. `None` if [`lag`](Self::lag) is.
+    /// Returns the number of messages that wait: those that could be delivered now, those that wait
+    /// for their next attempt, and the parked ones. `None` if [`lag`](Self::lag) is `None`.
     pub fn waiting(&self) -> Option<u64> {
         Some(self.lag? + self.delayed + self.parked)
     }

@@ -96,9 +96,9 @@ impl Streams {
         Self::weighted(names.into_iter().map(|name| (name, 1)))
     }
 
-    /// Creates a set of the streams that senders register, which take turns. For sets that change,
-    /// such as one stream for each tenant. Senders register a stream by sending to it with a handle
-    /// that has this [`registry`](crate::transport::memory::Memory::registry).
+    /// Creates a set of the streams that senders register. The streams take turns. For sets that
+    /// change, such as one stream for each tenant. Senders register a stream by sending to it with
+    /// a handle that has this [`registry`](crate::transport::memory::Memory::registry).
     ///
     /// A worker finds a new stream within about a second. On Redis it stops serving a stream that
     /// no sender has used for 90 s, once the stream is empty.
@@ -137,13 +137,13 @@ impl Streams {
     ///
     /// # Errors
     /// All senders and workers need the same number of partitions, from 1 to 1024. The server
-    /// records the number. A worker with a lower number is refused. So is a sender with a number
-    /// that the stream has never had.
+    /// records the number. A worker with a lower number is refused. A sender with a number that the
+    /// stream has never had is refused, too.
     ///
     /// To increase the number, first start workers with the higher number. Senders with a former
     /// number still work after that, and log a warning. After an increase, a key may belong to
-    /// another partition. There is then no order between its messages that were sent with the old
-    /// number and those that were sent with the new one.
+    /// another partition. There is then no order between its messages with the old number and those
+    /// with the new number.
     pub fn partitioned(stream: impl Into<Name>, partitions: usize) -> Self {
         Self {
             members: Members::Partitioned(Partitions::new(stream.into(), partitions)),
@@ -326,14 +326,14 @@ pub(crate) struct Quota {
 /// Divides the free slots of a worker among its streams.
 ///
 /// Weights are implemented by start-time fair queueing (Goyal, Vin, Cheng 1996). Each stream has a
-/// virtual time, which advances by the number of its deliveries divided by its weight, and the
-/// stream with the lowest virtual time is read first. A stream that was idle continues at the
-/// current virtual time, so it gets no extra share for its idle time.
+/// virtual time. It advances by the number of the stream's deliveries, divided by the stream's
+/// weight. The stream with the lowest virtual time is read first. A stream that was idle continues
+/// at the current virtual time, so it gets no extra share for its idle time.
 #[derive(Debug, Default)]
 pub(crate) struct StreamSchedule {
     policy: StreamPolicy,
     streams: Vec<Scheduled>,
-    /// The virtual time at which the last stream was served.
+    /// The virtual time at which the last fetch started.
     now: u64,
 }
 
@@ -373,9 +373,9 @@ impl StreamSchedule {
         self.streams.retain(|it| it.stream != stream);
     }
 
-    /// Returns the streams to read, in order, each with its share of `room`, the number of free
-    /// slots. If a stream delivers less than its quota, the caller gives the remaining slots to the
-    /// next streams.
+    /// Divides `room`, the number of free slots, among the streams. Returns the streams in the
+    /// order in which they are read. If a stream delivers less than its quota, the caller gives the
+    /// remaining slots to the next streams.
     pub(crate) fn quotas(&mut self, room: usize) -> Vec<Quota> {
         if self.policy == StreamPolicy::Strict {
             let whole = |it: &Scheduled| Quota {
@@ -431,14 +431,14 @@ impl StreamSchedule {
         has_equal_shares.then(|| streams.collect())
     }
 
-    /// Returns `true` if the streams have a priority.
+    /// Returns `true` if the streams have strict priority.
     #[cfg(feature = "redis")]
     pub(crate) fn is_strict(&self) -> bool {
         self.policy == StreamPolicy::Strict
     }
 
     /// Returns the stream to read next. `reserved` returns the maximum number of deliveries that
-    /// the running reads of a stream may bring, or `None` if the stream has nothing to deliver.
+    /// the running reads of a stream may return, or `None` if the stream has nothing to deliver.
     #[cfg(feature = "redis")]
     pub(crate) fn next(&self, reserved: impl Fn(u32) -> Option<usize>) -> Option<u32> {
         let ready = self.streams.iter().enumerate().filter_map(|(place, it)| {
@@ -480,7 +480,7 @@ impl StreamSchedule {
 mod tests {
     use super::*;
 
-    /// Reads `rounds` times up to `room` deliveries from endless backlogs. Returns the number of
+    /// Reads up to `room` deliveries, `rounds` times, from endless backlogs. Returns the number of
     /// deliveries of each stream.
     fn fetch(policy: StreamPolicy, weights: &[u32], room: usize, rounds: usize) -> Vec<usize> {
         let mut schedule = StreamSchedule::new(policy);

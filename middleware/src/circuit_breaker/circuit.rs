@@ -51,14 +51,14 @@ impl Default for CircuitConfig {
 }
 
 impl CircuitConfig {
-    fn are_too_many(&self, calls: CallCounts) -> bool {
+    fn too_many_failed(&self, calls: CallCounts) -> bool {
         let rate = f64::from(calls.failed) / f64::from(calls.all);
         calls.all >= self.min_calls && rate >= self.failure_rate
     }
 
     fn open(&self) -> Phase {
         let now = Instant::now();
-        // If the sum overflows, a year stands for an unlimited time.
+        // If the sum overflows, the circuit opens for a year.
         let until = now
             .checked_add(self.open_for)
             .unwrap_or_else(|| now + Duration::from_secs(31_536_000));
@@ -137,8 +137,7 @@ impl Circuit {
             if Instant::now() < until {
                 return Err(Refusal::Open(until));
             }
-            // No caller has to be woken here, because callers sleep until the time at which the
-            // open circuit admits probes.
+            // Wakes no caller: each waiting caller sleeps until `until`.
             let (under_way, good) = (0, 0);
             self.change(&mut phase, Phase::HalfOpen { under_way, good });
         }
@@ -170,7 +169,7 @@ impl Circuit {
         let transition = match &mut *phase {
             Phase::Closed(window) => {
                 let calls = window.add(success, self.config.window);
-                self.config.are_too_many(calls).then(|| {
+                self.config.too_many_failed(calls).then(|| {
                     self.change(&mut phase, self.config.open());
                     Transition::Opened(calls)
                 })
@@ -215,7 +214,7 @@ impl fmt::Debug for Circuit {
     }
 }
 
-/// The permit for one call. Dropping it without an outcome counts nothing, and releases a probe.
+/// The permit for one call. Dropping it releases its probe, if it has one, and counts no outcome.
 #[derive(Debug)]
 pub(super) struct CallPermit {
     circuit: Arc<Circuit>,
@@ -254,8 +253,8 @@ impl Drop for CallPermit {
 #[derive(Default)]
 struct Window {
     began: Option<Instant>,
-    /// The tenths that have calls, the oldest first. Each has its number, counted from `began`, and
-    /// its counts.
+    /// The tenths of the window that have calls, the oldest first. Each pair is the number of the
+    /// tenth since `began`, and its counts.
     tenths: VecDeque<(u128, CallCounts)>,
 }
 

@@ -6,8 +6,8 @@
 //!
 //! # Around a router
 //! An open circuit around a whole router pauses the worker. The worker fetches nothing, so no
-//! attempts are used up. Other workers get the messages instead, and may reach the database that
-//! this worker cannot reach.
+//! attempts are used up. Other workers get the messages. They may reach a database that this worker
+//! cannot reach.
 //!
 //! ```
 //! use campanile::Router;
@@ -52,8 +52,8 @@
 //! not show whether the service is healthy. Dropped calls and panics do not count either. To count
 //! them, put a timeout and a `CatchPanicLayer` inside this layer.
 //!
-//! A call counts only if the state of the circuit has not changed since the call began. So calls
-//! that began before the circuit opened, and fail late, do not open it again.
+//! A call counts only if the state of the circuit has not changed since the call began. So a call
+//! that began before the circuit opened, and fails late, does not open the circuit again.
 //!
 //! # Scope
 //! All services that a layer and its clones make share one circuit. Each process has a separate
@@ -62,14 +62,15 @@
 //! # Back-pressure
 //! While the circuit is open, the service is not ready. Its callers are woken when the circuit may
 //! become half open. [`serve`](campanile::serve()) asks the outermost layer for readiness before it
-//! fetches. If an outer layer does not ask this layer for readiness, or if this layer is only
-//! around some of the routes, messages are still fetched, and wait in the worker.
+//! fetches. If an outer layer does not ask this layer for readiness, the worker still fetches
+//! messages, and they wait in the worker. The same happens if this layer is only around some of the
+//! routes.
 //!
 //! A probe is reserved when the service is ready, and released when the service or its call is
-//! dropped. Some messages are fetched although the circuit admits no call: a worker with a
-//! half-open circuit may fetch more messages than there are probes, and a worker that already waits
-//! for messages when its circuit opens still receives some. These messages wait in the worker until
-//! the circuit admits them, and use up no attempts.
+//! dropped. A worker may fetch messages that its circuit does not admit yet. While the circuit is
+//! half open, the worker may fetch more messages than there are probes. If the circuit opens while
+//! the worker waits for messages, the worker still receives some. All these messages wait in the
+//! worker until the circuit admits them, and use up no attempts.
 //! [`max_in_flight`](campanile::transport::Settings::max_in_flight) bounds their number. At a
 //! shutdown, the worker releases tasks and requests that wait because the outermost layer is not
 //! ready. It waits for all other messages until the shutdown's
@@ -208,7 +209,7 @@ impl CircuitBreakerLayer {
         self
     }
 
-    /// Fails calls with [`CircuitOpen`] while the circuit admits none, instead of waiting. For
+    /// While the circuit admits no calls, fails them with [`CircuitOpen`] instead of waiting. For
     /// clients: a worker should wait.
     #[must_use]
     pub fn fail_fast(mut self) -> Self {

@@ -31,7 +31,7 @@ pub struct CircuitBreaker<S> {
 
 enum Readiness {
     Unknown,
-    /// The circuit admits no call. The future completes when the circuit may admit one.
+    /// The circuit admits no call. The future completes when the circuit may admit a call.
     Waiting(Pin<Box<dyn Future<Output = ()> + Send + Sync>>),
     /// The circuit admits the next call.
     Admitted(CallPermit),
@@ -105,7 +105,7 @@ where
                     self.readiness = Readiness::Unknown;
                 }
                 Readiness::Unknown | Readiness::Admitted(_) | Readiness::Refused(_) => {
-                    // A permit that is still here is from an earlier epoch of the circuit, so it
+                    // If there is a permit here, it is from an earlier epoch of the circuit, so it
                     // holds no probe.
                     self.readiness = Readiness::Unknown;
                     self.readiness = self.admit();

@@ -16,8 +16,8 @@ use crate::sync::lock;
 /// A store in the memory of this process, for a single worker and for tests. It uses tokio's clock.
 /// Clones share one store.
 ///
-/// Unless set, the store keeps at most 100,000 outcomes. If there are more, it removes those that
-/// would expire first. It never removes a claim that has not expired.
+/// The store keeps at most [`max_outcomes`](Self::max_outcomes), and removes first the outcomes
+/// that expire first. It never removes a claim that has not expired.
 #[derive(Debug, Clone)]
 pub struct MemoryStore {
     state: Arc<Mutex<MemoryState>>,
@@ -27,17 +27,17 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct MemoryState {
     claims: HashMap<String, (Token, Instant)>,
-    /// The number of claims at which the next clean-up removes expired claims.
+    /// If there are more claims than this, the next call removes the expired claims.
     cleanup_at: usize,
-    outcomes: HashMap<String, (Bytes, End)>,
-    /// The keys of the outcomes, in the order in which the outcomes expire.
-    ends: BTreeMap<End, String>,
+    outcomes: HashMap<String, (Bytes, Expiry)>,
+    /// The keys of the outcomes, ordered by expiry.
+    by_expiry: BTreeMap<Expiry, String>,
     /// The number of outcomes stored so far.
     stored: u64,
 }
 
 /// The time at which an outcome expires, and a serial number, which makes the pair unique.
-type End = (Instant, u64);
+type Expiry = (Instant, u64);
 
 impl MemoryStore {
     /// Creates an empty store.
@@ -71,7 +71,7 @@ impl MemoryStore {
 
 impl MemoryState {
     fn expire(&mut self, now: Instant) {
-        while let Some(first) = self.ends.first_entry()
+        while let Some(first) = self.by_expiry.first_entry()
             && first.key().0 <= now
         {
             self.outcomes.remove(&first.remove());
@@ -98,7 +98,7 @@ impl MemoryState {
             return Claim::Taken;
         }
         self.claims
-            .insert(key.to_owned(), (token, end(now, claim_for)));
+            .insert(key.to_owned(), (token, add(now, claim_for)));
         Claim::Won
     }
 
@@ -113,17 +113,17 @@ impl MemoryState {
         }
         self.claims.remove(key);
         self.stored += 1;
-        let end = (end(now, keep_for), self.stored);
-        self.outcomes.insert(key.to_owned(), (outcome, end));
-        self.ends.insert(end, key.to_owned());
+        let expiry = (add(now, keep_for), self.stored);
+        self.outcomes.insert(key.to_owned(), (outcome, expiry));
+        self.by_expiry.insert(expiry, key.to_owned());
         true
     }
 }
 
 /// Returns `now` plus `after`, or a century from now if that overflows.
-fn end(now: Instant, after: Duration) -> Instant {
-    let end = now.checked_add(after);
-    end.unwrap_or_else(|| now + Duration::from_secs(3_155_760_000))
+fn add(now: Instant, after: Duration) -> Instant {
+    let sum = now.checked_add(after);
+    sum.unwrap_or_else(|| now + Duration::from_secs(3_155_760_000))
 }
 
 impl Store for MemoryStore {
@@ -145,7 +145,7 @@ impl Store for MemoryStore {
         let mut state = lock(&self.state);
         let stored = state.finish(key, token, outcome, keep_for);
         while state.outcomes.len() > self.max_outcomes
-            && let Some((_, first)) = state.ends.pop_first()
+            && let Some((_, first)) = state.by_expiry.pop_first()
         {
             state.outcomes.remove(&first);
         }
@@ -162,11 +162,11 @@ impl Store for MemoryStore {
 
     async fn forget(&self, key: &str, outcome: Bytes) -> Result<(), BoxError> {
         let mut state = lock(&self.state);
-        if let Some((known, end)) = state.outcomes.get(key)
+        if let Some((known, expiry)) = state.outcomes.get(key)
             && *known == outcome
         {
-            let end = *end;
-            state.ends.remove(&end);
+            let expiry = *expiry;
+            state.by_expiry.remove(&expiry);
             state.outcomes.remove(key);
         }
         Ok(())

@@ -43,19 +43,19 @@
 //!
 //! # Key
 //! The key is the message's id with its stream and its group, unless [`key`](IdempotencyLayer::key)
-//! sets another. A message keeps its id when it is delivered again, also to another worker. For a
-//! message without an id the layer stores nothing, because such a message is never delivered again.
-//! Examples are an event, and a message of a client that calls the router without a transport. If
-//! another key is set, a message without this key is rejected, unless
+//! sets another key. A message keeps its id when it is delivered again, also to another worker. For
+//! a message without an id the layer stores nothing, because such a message is never delivered
+//! again. Examples are an event, and a message of a client that calls the router without a
+//! transport. If another key is set, a message without this key is rejected, unless
 //! [`missing_key`](IdempotencyLayer::missing_key) allows it.
 //!
 //! The layer adds the kind and the name of the message to the key. So messages with different
 //! names, such as `orders.create` and `orders.cancel`, may have the same key. **With a custom key,
 //! each consumer group needs its own store**: such a key does not contain the group, and every
-//! group has to handle every message. It does not contain the stream either, so workers of several
-//! streams that share a store also share these keys. To separate the streams, add
+//! group has to handle every message. It does not contain the stream either: workers of several
+//! streams with one store share these keys. To separate the streams, add
 //! [`Parts::stream`](campanile::Parts::stream) to the key. Two nested layers also need two stores:
-//! in one store, the inner layer would find every key claimed by the outer one.
+//! in one store, the inner layer would find every key claimed by the outer layer.
 //!
 //! A message that gets a stored outcome is logged at debug level, and counted by
 //! [`suppressed`](IdempotencyLayer::suppressed).
@@ -63,17 +63,17 @@
 //! # Delivery guarantee
 //! | event | consequence |
 //! |---|---|
-//! | a message arrives whose key has a stored outcome | it is not run, and gets the stored outcome. Exception: a message whose own [failure](#errors) is stored, and that is replayed from the dead letters, is run again |
-//! | a message arrives while another one with its key runs | it fails with [`InProgress`] and is delivered again after [`retry_after`](IdempotencyLayer::retry_after). The attempt does not count, and the message occupies no slot until then |
+//! | a message arrives whose key has a stored outcome | it is not run, and gets the stored outcome. Exception: if the stored outcome is the message's own [failure](#errors), the message was replayed from the dead letters, and is run again |
+//! | a message arrives while another message with its key runs | it fails with [`InProgress`] and is delivered again after [`retry_after`](IdempotencyLayer::retry_after). The attempt does not count, and the message occupies no slot until then |
 //! | the worker of a running message dies | the claim expires within [`claim_for`](IdempotencyLayer::claim_for). Then another message with the key runs |
 //! | a running message stalls for longer than its claim | another message with the key runs at the same time. Each claim has a token, so the stalled message cannot renew or release the other claim. Its outcome is not stored if the key has another claim or another outcome |
 //! | the future is dropped, or panics | the claim is released, and another message with the key may run |
 //! | the store fails before the inner service was called | the message fails with [`StoreFailed`] and is delivered again, and the attempt does not count. With [`StoreDown::Run`] it runs without a claim |
 //! | the servers of the store fail over | replicated outcomes are kept. A duplicate of a message whose outcome was not replicated runs again |
-//! | the store fails after the call | the message gets its outcome, and a warning is logged that it was not stored. A duplicate runs again |
+//! | the store fails after the call | the message gets its outcome, and a warning is logged that the outcome was not stored. A duplicate runs again |
 //!
 //! So the effect of a handler happens once while the workers and the store are alive, and at least
-//! once in any case. If it must happen exactly once, write the effect and the key in one
+//! once in any case. If the effect must happen exactly once, write the effect and the key in one
 //! transaction.
 //!
 //! # Errors
@@ -85,8 +85,8 @@
 //!
 //! Only *other* messages with the same key get a stored failure. If the message that failed is
 //! replayed from the dead letters, it is run again. If several dead letters have the same key,
-//! replay the one that failed first: the others would only get its failure again. With the default
-//! key no other message has the same key, so no message gets a stored failure.
+//! replay the message that failed first: the other messages would only get the stored failure. With
+//! the default key no other message has the same key, so no message gets a stored failure.
 //!
 //! A stored reply keeps its payload and headers. A stored failure is returned as [`Repeated`].
 //!
@@ -218,9 +218,9 @@ impl<St, K> IdempotencyLayer<St, K> {
         self
     }
 
-    /// Sets how long a claim is valid after its last renewal. So after a worker has died, its
-    /// claims end within this time. A live worker renews its claims after each third of this time.
-    /// 30 s unless set.
+    /// Sets how long a claim is valid after its last renewal. If a worker dies, its claims end
+    /// within this time. A live worker renews its claims after each third of this time. 30 s unless
+    /// set.
     ///
     /// # Panics
     /// If `claim` is shorter than 100 ms.
@@ -305,7 +305,8 @@ impl fmt::Display for InProgress {
 
 impl Error for InProgress {}
 
-/// The error of a message whose key could not be looked up. Its source is the store's error.
+/// The error of a message if the store fails before the message is run. Its source is the store's
+/// error.
 #[derive(Debug)]
 pub struct StoreFailed(BoxError);
 

@@ -1,4 +1,4 @@
-//! Encodes and decodes outcomes, as a store keeps them.
+//! Encodes outcomes for a store, and decodes stored outcomes.
 
 use std::{borrow::Cow, error::Error, fmt};
 
@@ -23,8 +23,8 @@ struct Record<'a> {
     /// The text of a failure; empty for a success.
     #[serde(borrow, default, skip_serializing_if = "str::is_empty")]
     text: Cow<'a, str>,
-    /// The reply of a success, or the error reply of a failure if its error contains one. Also a
-    /// task's error may contain one. Encoded as on the wire.
+    /// The reply of a success, or the error reply of a failure, if it has one. A task's failure may
+    /// have one, too. Encoded as on the wire.
     #[serde(
         rename = "answer",
         borrow,
@@ -76,7 +76,7 @@ pub(super) fn encode(
 }
 
 /// Returns the kind of a permanent failure, and its error reply if it has one. Returns `None` if
-/// the failure is not permanent, so that it must not be stored.
+/// the failure is not permanent.
 fn permanent(kind: Kind, error: &BoxError) -> Option<(OutcomeKind, Option<RpcError>)> {
     let error = &**error;
     let rejection = find::<Rejection>(error).filter(|rejection| rejection.is_permanent());
@@ -109,8 +109,8 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 pub(super) enum StoredOutcome {
     /// The message gets this outcome, and does not run.
     Repeat(Outcome),
-    /// The message runs again, because the stored failure is that of an earlier delivery of the
-    /// same message. The message is now replayed.
+    /// The message runs again: the stored failure is its own, and the message was replayed from the
+    /// dead letters.
     RunAgain,
 }
 

@@ -138,7 +138,7 @@ impl Store for RedisStore {
 
 const UNREADABLE: &str = "a response of the idempotency store cannot be read";
 
-/// Converts a duration to the whole milliseconds of `PX`, which must be above zero and below a limit.
+/// Converts a duration to the milliseconds of `PX`: at least 1 ms, and at most a century.
 fn millis(duration: Duration) -> String {
     const CENTURY: u64 = 3_155_760_000_000;
     let millis = u64::try_from(duration.as_millis()).map_or(CENTURY, |ms| ms.clamp(1, CENTURY));

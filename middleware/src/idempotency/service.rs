@@ -72,7 +72,8 @@ where
             match key? {
                 None => service.oneshot(message).await.map_err(Into::into),
                 Some(key) => {
-                    // A name may contain any character, so its length makes the text unambiguous.
+                    // The length of the name makes the text unambiguous, because a name may contain
+                    // colons.
                     let (kind, name) = (message.kind(), message.name());
                     let key = format!("{kind}:{}:{name}:{key}", name.len());
                     let call = KeyedCall {
@@ -107,7 +108,7 @@ impl fmt::Debug for IdempotencyFuture {
     }
 }
 
-/// A call of a message with a key. The message runs only if its key can be claimed.
+/// A call with a message that has a key.
 struct KeyedCall<St: Store> {
     store: St,
     config: IdempotencyConfig,

@@ -13,7 +13,7 @@ use campanile::BoxError;
 /// a lost response it may be called again with the same arguments. Each method must have a time
 /// limit, because the layer sets none.
 pub trait Store: Clone + Send + Sync + 'static {
-    /// Claims a free key, or one that this token has claimed already, for `claim_for` from now.
+    /// Claims the key until `claim_for` from now, if the key is free or claimed by this token.
     ///
     /// # Errors
     /// If the store fails.

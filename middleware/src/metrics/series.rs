@@ -1,5 +1,5 @@
-//! The metric handles of a layer. There is a set of handles for each kind of message and each
-//! destination, and the number of sets is bounded.
+//! The metric handles of a layer: one set for each kind of message and each destination. The number
+//! of sets is bounded.
 
 use std::{
     collections::HashMap,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::conventions::{OTHER, Side};
 
-/// The series of a layer, by kind of message and destination. Each is made on first use.
+/// The series of a layer, by kind of message and destination. A series is created on first use.
 pub(super) struct SeriesTable {
     pub(super) labels: LayerLabels,
     pub(super) max_destinations: usize,
@@ -44,8 +44,8 @@ impl SeriesTable {
     /// Returns the series of a message.
     pub(super) fn of(&self, message: &Message) -> Arc<Series> {
         let destination = match self.labels.side {
-            // The label is the route, because the application chooses the routes. Any sender can
-            // choose the name.
+            // The label is the route, not the name: the application chooses routes, but any sender
+            // can choose a name.
             Side::Serving => match message.parts().matched_route() {
                 Some(route) if !route.as_str().is_empty() => route.as_str(),
                 _ => OTHER,

@@ -45,19 +45,18 @@
 //! worker, as long as it runs:
 //!
 //! - Messages with the same key run one after the other. A message starts only after the future of
-//!   the previous one has completed or was dropped.
-//! - A message takes its turn when `poll_ready` of this layer succeeds for it. If this is the
-//!   outermost layer of the application that [`serve`](campanile::serve()) serves, for example
-//!   around a whole router, the turns have the order of the stream, on any number of threads. If an
-//!   outer layer delays messages, or if this layer is around one route, the turns have the order in
-//!   which messages reach this layer.
+//!   the previous message has completed or was dropped.
+//! - A message takes its turn when `poll_ready` of this layer succeeds for it. If this layer is the
+//!   outermost layer of the served application, for example around a whole router, the turns have
+//!   the order of the stream, on any number of threads. If an outer layer delays messages, or if
+//!   this layer is around one route, the turns have the order in which messages reach this layer.
 //! - **A failure keeps the order.** A message that will be delivered again keeps its turn, and
-//!   later messages of its key wait for it. If its redelivery is due within a quarter of a second,
-//!   they wait in the worker. Otherwise they are *put off*: they fail with [`PutOff`], and are
-//!   delivered again shortly after that message. Such an attempt does not count. A message that is
-//!   put off occupies no slot of `max_in_flight` during the back-off, so messages with other keys
-//!   continue. Each failure of the first message costs one redelivery for each message that is put
-//!   off.
+//!   later messages of its key wait for it. If the redelivery is due within a quarter of a second,
+//!   the later messages wait in the worker. Otherwise they are *put off*: they fail with
+//!   [`PutOff`], and are delivered again shortly after the failed message. An attempt that is put
+//!   off does not count. A message that is put off occupies no slot of `max_in_flight` during the
+//!   back-off, so messages with other keys continue. Each failure costs one redelivery for each
+//!   message that is put off.
 //! - A message gives up its turn when it is done, answered, discarded, or a dead letter.
 //! - A message that keeps its turn may never return, because it was purged or another worker
 //!   claimed it. It loses its turn [`redelivery_timeout`] after its redelivery was due, or at its
@@ -67,9 +66,9 @@
 //! off are delivered again among new messages. A message may then run after later messages with its
 //! key.
 //!
-//! **Several workers break the order.** The workers of a group share its messages, so two workers
-//! may run two messages with the same key at the same time, and a redelivery may go to another
-//! worker. If order matters, give the group only one worker, or use a stream with [owned
+//! **Several workers break the order.** The workers of a group share its messages. Two workers may
+//! run two messages with the same key at the same time, and a redelivery may go to another worker.
+//! If order matters, give the group only one worker, or use a stream with [owned
 //! partitions](campanile::transport::Streams::owned).
 //!
 //! Some messages cannot be delivered again, so this layer cannot put them off: events, and messages
@@ -77,7 +76,7 @@
 //! a transport. They wait for earlier messages that run or wait in the worker, but not for messages
 //! that will be delivered again.
 //!
-//! Put the layers that decide about failures *inside* this one: timeouts, `catch_panic`,
+//! Put the layers that decide about failures *inside* this layer: timeouts, `catch_panic`,
 //! `map_failure`, `retry`. This layer reads the decision from the error (see
 //! [`Settle::of`](campanile::error::Settle::of)). If the error asks for a redelivery without a
 //! delay, the layer sets the delay, so that it knows when the message returns. A task whose future
@@ -85,7 +84,7 @@
 //!
 //! # Back-pressure
 //! `poll_ready` does not know the message, so the layer is ready whenever the inner service is. A
-//! message that must wait does so in the worker: the worker renews its lease, and the message
+//! message that has to wait stays in the worker: the worker renews its lease, and the message
 //! occupies one of the source's `max_in_flight` slots. A key with a long backlog can occupy all
 //! slots. A waiting message holds no reservation of the inner service.
 //!
@@ -94,14 +93,14 @@
 //! tower's layers, except those that keep services ready: `Balance`, `ReadyCache`, and `Steer`
 //! around several of these services.
 //!
-//! A key without messages takes no memory. At most [`max_put_off`] messages, over all keys, keep
-//! their turns until they are delivered again: those that failed and those that were put off.
-//! Further messages keep no turn, and run in the order of their redelivery.
+//! A key without messages takes no memory. Messages that failed or were put off keep their turns
+//! until they are delivered again, but at most [`max_put_off`] messages over all keys. Further
+//! messages keep no turn, and run in the order of their redelivery.
 //!
 //! # Cancel safety
-//! Dropping the future of a task counts as a failure. The task keeps its turn, because it will be
-//! delivered again, unless this was its last attempt. Dropping the future of a request or an event
-//! gives up the turn, and the next message runs.
+//! Dropping the future of a task counts as a failure. Unless this was its last attempt, the task
+//! will be delivered again, and keeps its turn. Dropping the future of a request or an event gives
+//! up the turn, and the next message runs.
 //!
 //! # Errors
 //! A message without a key fails as [`MissingKey::Reject`] says, unless
@@ -164,8 +163,8 @@ impl<K: KeyOf> OrderedByKeyLayer<K> {
         self
     }
 
-    /// Sets the back-off, which is the delay of a redelivery if the failure sets no delay. It must
-    /// equal the back-off of the source. From 1 s, doubling up to 5 min, unless set.
+    /// Sets the back-off: the delay of a redelivery if the failure sets no delay. It must equal the
+    /// back-off of the source. From 1 s, doubling up to 5 min, unless set.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.config.backoff = backoff;
@@ -181,8 +180,8 @@ impl<K: KeyOf> OrderedByKeyLayer<K> {
         self
     }
 
-    /// Sets the maximum number of messages, over all keys, that keep their turns until they are
-    /// delivered again: those that failed and those that were put off. 10,000 unless set.
+    /// Sets how many messages, over all keys, may keep their turns after they failed or were put
+    /// off. 10,000 unless set.
     #[must_use]
     pub fn max_put_off(mut self, messages: usize) -> Self {
         self.config.max_put_off = messages;

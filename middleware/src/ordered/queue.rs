@@ -10,13 +10,12 @@ use tokio::time::Instant;
 
 use crate::key::MessageIdentity;
 
-/// Later messages wait in the worker from this time before the redelivery of an earlier message is
-/// due until this time after it. Otherwise they are put off. The time is long enough for messages
-/// that were put off together to return in any order. It is short, because a waiting message
-/// occupies a slot that the earlier message may need.
+/// Later messages wait in the worker if the redelivery of an earlier message is due within this
+/// time, or is overdue by less than this time. Otherwise they are put off. The time is long enough
+/// that messages that were put off together may return in any order. It is short, because a waiting
+/// message occupies a slot that the earlier message may need.
 pub(super) const WAIT_IN_PLACE: Duration = Duration::from_millis(250);
-/// The minimum time between the redelivery of a message and the redelivery of a message that was
-/// put off because of it.
+/// A message that is put off returns at least this time after the earlier message.
 const RETURN_GAP: Duration = Duration::from_millis(10);
 /// The maximum time for which a message is put off if the earlier message is overdue.
 const MAX_OVERDUE_WAIT: Duration = Duration::from_secs(10);
@@ -28,7 +27,7 @@ pub(super) type Turn = u64;
 #[derive(Debug, Default)]
 pub(super) struct KeyQueue {
     running: Option<Turn>,
-    /// Messages that wait in their deliveries.
+    /// Messages that wait in the worker, with their wakers.
     waiting: BTreeMap<Turn, Option<Waker>>,
     /// Messages that will be delivered again and keep their turns.
     deferred: BTreeMap<Turn, Deferred>,
@@ -93,8 +92,7 @@ impl KeyQueue {
                 return NextStep::PutOff(overdue.min(MAX_OVERDUE_WAIT));
             }
             if deferred.due_at > now + WAIT_IN_PLACE {
-                // Messages with later turns return later, so most return in the order of their
-                // turns.
+                // Spreads the returns over up to a second, in the order of the turns.
                 let spread = Duration::from_millis((turn - first).min(1_000));
                 return NextStep::PutOff(deferred.due_at - now + RETURN_GAP + spread);
             }

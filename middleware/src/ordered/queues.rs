@@ -16,8 +16,8 @@ use crate::{
     sync::lock,
 };
 
-/// The minimum number of deferred messages for a clean-up, which removes messages that have lost
-/// their turns.
+/// No clean-up runs below this number of deferred messages. A clean-up removes messages that have
+/// lost their turns.
 const CLEANUP_THRESHOLD: usize = 1_000;
 /// The minimum time between two clean-ups.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ pub(super) struct KeyQueues(Mutex<QueuesState>);
 #[derive(Default)]
 struct QueuesState {
     last_turn: Turn,
-    /// The turns that `poll_ready` has reserved for messages of later calls.
+    /// The turns that `poll_ready` has reserved, and that `call` has not used yet.
     reserved: BTreeSet<Turn>,
     /// The wakers of messages that wait because an earlier turn is still reserved: the message of
     /// that turn may have the same key.
@@ -100,8 +100,8 @@ impl KeyQueues {
 }
 
 impl QueuesState {
-    /// Does the work of [`KeyQueues::end`] under the lock. Also returns the wakers, which the
-    /// caller must wake after it has released the lock.
+    /// Does the work of [`KeyQueues::end`] under the lock. The caller must wake the returned wakers
+    /// after it has released the lock.
     fn end(
         &mut self,
         key: &Key,
@@ -182,7 +182,7 @@ pub(super) struct ReservedTurn {
 
 impl ReservedTurn {
     /// Adds a message to the queue of its key, and returns its turn. A message that has kept an
-    /// earlier turn gets that one instead of the reserved turn.
+    /// earlier turn gets that turn instead of the reserved turn.
     pub(super) fn arrive(self, key: &Key, identity: Option<&MessageIdentity>) -> Turn {
         let state = &mut *lock(&self.queues.0);
         let queue = state.queues.entry(key.clone()).or_default();
@@ -190,7 +190,7 @@ impl ReservedTurn {
         let turn = queue.arrive(self.turn, identity);
         state.deferred -= before - queue.deferred();
         turn
-        // `self` is dropped here, which ends the reservation. The message is in its queue now.
+        // The message has joined its queue. Dropping `self` now ends the reservation.
     }
 }
 

@@ -36,7 +36,7 @@ fn succeed(answer: SendResponse<Reply>, call: &mut Call<OrderedByKeyFuture<Inner
     assert_ready_ok!(call.poll());
 }
 
-/// Fails the call, and returns the verdict of its error.
+/// Fails the call. Returns how its error settles the delivery.
 fn fail(
     answer: SendResponse<Reply>,
     call: &mut Call<OrderedByKeyFuture<Inner>>,
@@ -290,7 +290,7 @@ async fn a_message_that_cannot_be_redelivered_does_not_wait_for_deferred_ones() 
     let (mut service, mut handle) = service(&layer());
     let mut first = call(&mut service, task("k", "1"));
     let mut event = call(&mut service, message(Kind::Event, "k", "event"));
-    let in_place = Message::from_parts(
+    let without_id = Message::from_parts(
         {
             let mut parts = task("k", "").into_parts().0;
             parts.id = None;
@@ -298,13 +298,13 @@ async fn a_message_that_cannot_be_redelivered_does_not_wait_for_deferred_ones() 
         },
         "in place".into(),
     );
-    let mut in_place = call(&mut service, in_place);
+    let mut without_id = call(&mut service, without_id);
     fail(only_request(&mut handle, "1"), &mut first, in_a_minute());
-    assert_pending!(in_place.poll());
+    assert_pending!(without_id.poll());
     assert_pending!(event.poll());
     succeed(only_request(&mut handle, "event"), &mut event);
-    assert_pending!(in_place.poll());
-    succeed(only_request(&mut handle, "in place"), &mut in_place);
+    assert_pending!(without_id.poll());
+    succeed(only_request(&mut handle, "in place"), &mut without_id);
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use crate::{gated::Admission, keyed_permits::KeyedPermit};
 /// A message that waits for the earlier messages with its key, and then for the rate.
 pub(super) struct WaitingMessage {
     limiter: Arc<Limiter>,
-    /// The key's only permit, or the request for it. The message with the permit waits for the
+    /// The key's only permit, or the request for it. Only the message with the permit waits for the
     /// rate. `None` once the message is admitted.
     permit: Option<KeyedPermit>,
     kind: Kind,
@@ -34,7 +34,7 @@ impl WaitingMessage {
         max_wait: Duration,
     ) -> Self {
         let now = Instant::now();
-        // If the sum overflows, a century stands for an unlimited wait.
+        // If the sum overflows, the message may wait for a century.
         let ends_at = now.checked_add(max_wait);
         let ends_at = ends_at.unwrap_or_else(|| now + Duration::from_secs(3_155_760_000));
         Self {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::RateLimited;
 use crate::{key::Key, sync::lock};
 
-/// The minimum number of keys for a clean-up, which removes unused keys.
+/// No clean-up runs below this number of keys. A clean-up removes unused keys.
 const CLEANUP_THRESHOLD: usize = 1_000;
 
 /// Limits the messages of each key to the same rate.
@@ -58,7 +58,7 @@ impl Limiter {
         }
     }
 
-    /// Admits a message, or returns the time until the next one can be admitted.
+    /// Admits a message, or returns the time until the next message of the key can be admitted.
     pub(super) fn check(&self, key: &Key) -> Result<(), Duration> {
         let checked = self.counts.check_key(key);
         self.clean();
@@ -67,8 +67,8 @@ impl Limiter {
 
     /// Returns the error of a message over the rate. The rate admits the next message after `wait`.
     /// If the message is a task, it is delivered again at least one interval after the task that
-    /// was put off before it. If all tasks were delivered again at the same time, all but one would
-    /// be put off again.
+    /// was put off before it. If all tasks returned at the same time, all but one would be put off
+    /// again.
     pub(super) fn refuse(&self, kind: Kind, key: &Key, wait: Duration) -> BoxError {
         if kind != Kind::Task {
             return RateLimited::error(kind, wait);

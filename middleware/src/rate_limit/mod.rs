@@ -33,11 +33,11 @@
 //! ```
 //!
 //! # The rate in a period
-//! This is not a sliding window. After a pause, a burst starts at once, and further messages follow
-//! at the rate. So up to `messages + burst - 1` messages start in the period that begins with the
-//! burst. That is almost twice the rate unless [`burst`](RateLimitByKeyLayer::burst) is set. With
-//! `.burst(1)` no period has more than `messages`. For a rate that is exact in every period, with
-//! bursts, and over all processes, use `SharedLimitLayer::rate`.
+//! The limit has no sliding window. After a pause, a burst starts at once, and further messages
+//! follow at the rate. So up to `messages + burst - 1` messages start in the period that begins
+//! with the burst. That is almost twice the rate unless [`burst`](RateLimitByKeyLayer::burst) is
+//! set. With `.burst(1)` no period has more than `messages`. For a rate that is exact in every
+//! period, with bursts, and over all processes, use `SharedLimitLayer::rate`.
 //!
 //! # Ordering
 //! Messages that [wait](RateLimitByKeyLayer::max_wait) start in the order in which their futures
@@ -54,11 +54,11 @@
 //! the source's `max_in_flight` slots.
 //!
 //! Each process counts separately, so the rate of all workers together is the sum of their rates.
-//! All services that a layer and its clones make share the count. A key takes no memory after a
-//! clean-up that finds its whole burst available again.
+//! All services that a layer and its clones make share the count. A clean-up removes a key whose
+//! whole burst is available again.
 //!
 //! # Cancel safety
-//! A future that is dropped while it waits does not count.
+//! A message whose future is dropped while it waits does not count against the rate.
 //!
 //! # Errors
 //! A message without a key fails as [`MissingKey::Reject`] says, unless
@@ -94,8 +94,8 @@ use crate::{
     keyed_permits::KeyedPermits,
 };
 
-/// The time that is added to the delay of a redelivery. The transport counts whole milliseconds on
-/// another clock, so a message could return too early. It would then be put off again, behind all
+/// Added to the delay of a redelivery. The transport counts whole milliseconds on another clock.
+/// Without this slack, a message could return too early, and would be put off again behind all
 /// others.
 const SLACK: Duration = Duration::from_millis(10);
 
@@ -248,13 +248,13 @@ where
         }
         let permit = layer.first_in_line.request(key, usize::MAX);
         let permit = permit.expect("the number of waiting requests is unlimited");
-        // If the permit is not acquired, other messages wait already, and start before this one.
+        // If the permit is not acquired, other messages wait already, and start before this
+        // message.
         if permit.is_acquired() && layer.limiter.check(permit.key()).is_ok() {
             return RateLimitByKeyFuture(Gated::free(ready, message));
         }
         let waiting = WaitingMessage::new(layer.limiter.clone(), permit, kind, layer.max_wait);
-        // Dropping `ready` releases its reservation, so that other messages can use it during the
-        // wait.
+        // Drops `ready`, so that another message can use its reservation during the wait.
         RateLimitByKeyFuture(Gated::waiting(waiting, self.inner.clone(), message))
     }
 }

@@ -46,7 +46,7 @@ impl RequestId {
         CURRENT.try_with(Clone::clone).ok()
     }
 
-    /// Runs a future with this id as the [current](Self::current) one. Use it for futures that a
+    /// Runs a future with this id as the [current](Self::current) id. Use it for futures that a
     /// handler spawns.
     pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, future)

@@ -59,7 +59,7 @@
 //! The layer writes the id into the header and the extensions of the message. Handlers can extract
 //! it as a [`RequestId`]. While the message is handled, [`RequestId::current`] returns the id in
 //! the same task. Use [`RequestId::scope`] for tasks that a handler spawns. The reply to a request
-//! has the id in its header, unless the handler has set another one.
+//! has the id in its header, unless the handler has set another id.
 //!
 //! An event cannot have [headers](campanile::transport::check), so its id is not sent. Each worker
 //! that receives the event makes a new id.
@@ -113,7 +113,7 @@ impl RequestIdLayer {
         self
     }
 
-    /// Sets the hook that makes an id for a message without one. A random UUID unless set.
+    /// Sets the hook that makes an id for a message without an id. A random UUID unless set.
     #[must_use]
     pub fn make_request_id(mut self, make: impl MakeRequestId + Send + Sync + 'static) -> Self {
         self.make = Some(Arc::new(make));
@@ -166,8 +166,8 @@ impl<S> WithRequestId<S> {
         let carried = message.headers().get(&self.header);
         let id = match carried.map(RequestId::from_value) {
             Some(Ok(id)) => id,
-            missing => {
-                if let Some(Err(fault)) = missing {
+            missing_or_invalid => {
+                if let Some(Err(fault)) = missing_or_invalid {
                     let (name, header) = (Shown::new(message.name()), &self.header);
                     tracing::warn!(%name, %header, %fault, "an invalid request id was replaced");
                 }

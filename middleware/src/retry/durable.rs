@@ -38,8 +38,8 @@ impl DurableRetryLayer {
     /// Creates a layer that delivers a failed task again until its last attempt. After that the task
     /// is a dead letter.
     ///
-    /// The number of attempts is the one that the [sender](campanile::client::Call::max_attempts)
-    /// of the task has set, or else the worker's
+    /// The [sender](campanile::client::Call::max_attempts) of the task may set the number of
+    /// attempts. Otherwise the number is the worker's
     /// [`max_deliveries`](campanile::transport::Settings::max_deliveries), 10 unless set.
     pub fn new() -> Self {
         let backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(300));
@@ -81,7 +81,7 @@ impl DurableRetryLayer {
         self.with(|config| (config.transient, config.lasting) = (backoff, backoff))
     }
 
-    /// Sets the delay before a redelivery after an error of this class. Call it after
+    /// Sets the delay before a redelivery after an error of this class. Call this method after
     /// [`backoff`](Self::backoff), which sets the delay for all classes.
     ///
     /// ```
@@ -201,15 +201,15 @@ struct Delivery {
 }
 
 impl DurableRetryConfig {
-    /// Returns the lower one of the limits of the layer and of the message.
+    /// Returns the lower of two limits: the layer's and the message's.
     fn limit(&self, delivery: Delivery) -> Option<u32> {
         let limits = [self.max_attempts, delivery.max_attempts];
         limits.into_iter().flatten().min()
     }
 
     fn settle(&self, delivery: Delivery, error: BoxError) -> BoxError {
-        // With a `Failure` the application has decided already. After overload the transport
-        // redelivers the message without counting the attempt.
+        // These errors pass unchanged. With a `Failure` the application has decided already. After
+        // overload the transport redelivers the message without counting the attempt.
         let is_full = find::<Error>(&*error).is_some_and(Error::is_overloaded);
         if find::<Failure>(&*error).is_some() || find::<Overloaded>(&*error).is_some() || is_full {
             return error;
@@ -307,7 +307,7 @@ impl StdError for Exhausted {
     }
 }
 
-/// The error of a task whose error is permanent. Its source is that error.
+/// The error of a task that failed with a permanent error. Its source is the permanent error.
 #[derive(Debug)]
 struct Permanent(BoxError);
 

@@ -50,14 +50,15 @@
 //! One setting limits the deliveries of a message: the
 //! [`max_deliveries`](campanile::transport::Settings::max_deliveries) of its worker, 10 unless set.
 //! If the sender of a task has set [its own number](campanile::client::Call::max_attempts), that
-//! number counts instead. Layers read the number that counts from
+//! number counts instead. Layers read the effective number from
 //! [`Parts::max_attempts`](campanile::Parts::max_attempts). A layer around some of the routes can
 //! [lower](DurableRetryLayer::max_attempts) the number for these routes.
 //!
-//! The reason of a dead letter says who has decided: `given up by DurableRetryLayer after attempt 3
-//! of 3`, `given up by DurableRetryLayer as permanent`, `given up by the worker after attempt 10 of
-//! 10`, `given up by the worker as permanent`. A worker can
-//! [call a function](campanile::serve::Serve::on_give_up) for each message that it gives up.
+//! The reason of a dead letter says whether a layer or the worker gave up:
+//! `given up by DurableRetryLayer after attempt 3 of 3`,
+//! `given up by DurableRetryLayer as permanent`, `given up by the worker after attempt 10 of 10`,
+//! `given up by the worker as permanent`. A worker can [call a
+//! function](campanile::serve::Serve::on_give_up) for each message that it gives up.
 //!
 //! # Classes of errors
 //! The [`Class`](crate::Class) of the error decides. Transient errors are retried in place.
@@ -78,13 +79,13 @@
 //!
 //! # Deadlines and leases
 //! A message is not retried in place after its deadline, or once its lease is lost. The lease is
-//! renewed during the waits, so these may be longer than the lease.
+//! renewed during the waits, so a wait may be longer than the lease.
 //!
 //! # Unknown outcomes
 //! After a lost connection or a timeout, a client cannot know whether the transport accepted its
 //! message. Such a call is retried only if the message has an [idempotency
 //! key](campanile::client::Call::idempotency_key): the transport stores only one task with this
-//! key. A message without an id is treated as one that a client sends. This includes events, and
+//! key. A message without an id counts as a message that a client sends. This includes events, and
 //! messages of a client that calls a router without a transport.
 //!
 //! # Delivery guarantee
@@ -92,7 +93,8 @@
 //! repeated runs. The [`Attempt`](campanile::Attempt) counts deliveries, not tries in place.
 //!
 //! # Cancel safety
-//! Dropping the future ends the retries. An unsettled delivery is claimed when its lease ends.
+//! Dropping the future ends the retries. Another worker claims an unsettled delivery when its lease
+//! ends.
 //!
 //! # Panics
 //! A panic propagates, and the transport redelivers the message after its back-off. To retry after

@@ -84,12 +84,12 @@ impl RetryPolicy {
         let config = &*self.config;
         self.failed += 1;
         let parts = message.parts();
-        let refused = self.failed >= config.tries
+        let is_last = self.failed >= config.tries
             || find::<Failure>(error).is_some()
             || config.classifier.class(error) != Class::Transient
             || may_have_been_sent(message, error)
             || parts.lease.as_ref().is_some_and(|lease| lease.is_lost());
-        if refused {
+        if is_last {
             return None;
         }
         let wait = config.backoff.after(self.failed);

@@ -49,17 +49,17 @@
 //! | `process {destination}` | `CONSUMER` | a delivery is handled |
 //!
 //! The destination is a name that the application has chosen: the name of a message that is sent,
-//! or the route of a message that is handled. If a message has no route, its name is not part of
-//! the span's name, because any sender could choose it; the attribute `messaging.destination.name`
-//! still has the name. So add the layer with [`Router::layer`](campanile::Router::layer), because a
-//! layer around the router does not know the route. The attributes are those of
-//! [`conventions`](crate::conventions), `messaging.message.body.size` in bytes,
-//! `campanile.message.kind`, and for handled messages `campanile.message.attempt`. A span never
-//! contains payloads or headers.
+//! or the route of a message that is handled. If a message has no route, the span's name does not
+//! contain the message's name, because any sender could choose that name. Only the attribute
+//! `messaging.destination.name` contains it. Add the layer with
+//! [`Router::layer`](campanile::Router::layer), because a layer around the router does not know the
+//! route. The attributes are those of [`conventions`](crate::conventions),
+//! `messaging.message.body.size` in bytes, `campanile.message.kind`, and for handled messages
+//! `campanile.message.attempt`. A span never contains payloads or headers.
 //!
 //! # Logs
-//! [`serve`](mod@campanile::serve) logs a failed delivery once, as a warning with its reason and
-//! its verdict. The line is inside the `process` span.
+//! [`serve`](mod@campanile::serve) logs a failed delivery once, as a warning that says why the
+//! delivery failed and how it is settled. The log line is inside the `process` span.
 //!
 //! # Receiving
 //! [`serve`](mod@campanile::serve) calls handlers with messages. The conventions call this
@@ -78,10 +78,11 @@
 //! the context.
 //!
 //! A serving layer reads the context. The `process` span links to the span that sent the message,
-//! as the conventions require. The sending span is also its parent, which the conventions allow for
-//! single messages. If the handling already runs in another span, that span is the parent instead.
-//! An example is a client that calls the router directly, without a transport.
-//! [`TraceLayer::own_trace_for`] starts a new trace, for example for tasks that run hours later.
+//! as the conventions require. The sending span is also the parent of the `process` span, which the
+//! conventions allow for single messages. If the handling already runs in another span, that span
+//! is the parent instead. An example is a client that calls the router directly, without a
+//! transport. [`TraceLayer::own_trace_for`] starts a new trace, for example for tasks that run
+//! hours later.
 //!
 //! If the subscriber filters out the span of a message, a client's layer sends the context that
 //! surrounds the call. A serving layer then does not pass the sender's trace on to the handler.

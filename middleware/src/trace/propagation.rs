@@ -141,8 +141,8 @@ impl Injector for HeaderInjector<'_> {
                 // This fails if the map is full.
                 let _ = self.0.try_insert(name, value);
             }
-            // An empty value need not be sent, and an invalid value cannot be sent. Then the header
-            // is removed, because it may have the value of an earlier context.
+            // An empty value need not be sent, and an invalid value cannot be sent. In both cases
+            // the header is removed, because it may have the value of an earlier context.
             Ok(_) | Err(_) => {
                 self.0.remove(name);
             }

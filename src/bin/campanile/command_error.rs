@@ -19,7 +19,7 @@ pub(crate) enum CommandError {
     Usage(String),
     /// There is no connection. Nothing was done.
     Connection(Error),
-    /// The stream, the group or the letter does not exist.
+    /// The subject of the command does not exist, such as a stream, a group or a dead letter.
     Missing(String),
     /// The request was answered with an error.
     Answered(RpcError),
@@ -55,7 +55,7 @@ impl CommandError {
     }
 
     /// Prints the failure to standard error, and returns the exit code.
-    pub(crate) fn tell(self) -> ExitCode {
+    pub(crate) fn report(self) -> ExitCode {
         let text = self.text();
         if !text.is_empty() {
             note(format!("error: {text}"));
@@ -90,7 +90,7 @@ impl From<io::Error> for CommandError {
 /// Formats an error and its sources on one line.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let texts = successors(Some(error), |error| error.source()).map(ToString::to_string);
-    // A text is listed only once: a wrapper may have the same text as its source.
+    // Removes repeated texts, because a wrapper may have the same text as its source.
     let mut texts: Vec<_> = texts.take(16).collect();
     texts.dedup();
     texts.join(": ")

@@ -25,8 +25,8 @@ impl Confirm {
                 "this needs a confirmation, and there is no terminal to ask on; pass --yes".into(),
             ));
         }
-        // Listens before the question is asked, so that Ctrl-C can answer it.
-        let ended = signals::ended()?;
+        // Listens for signals before the question is asked, so that Ctrl-C ends the question.
+        let interrupted = signals::interrupted()?;
         let mut stderr = io::stderr();
         write!(stderr, "{} [y/N] ", text::line(question))?;
         stderr.flush()?;
@@ -37,7 +37,7 @@ impl Confirm {
         let answer = tokio::select! {
             biased;
             answer = answer => answer.map_err(io::Error::other)??,
-            () = ended.cancelled() => {
+            () = interrupted.cancelled() => {
                 writeln!(stderr)?;
                 return Err(CommandError::Interrupted("nothing was done".into()));
             }

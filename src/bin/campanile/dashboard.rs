@@ -28,9 +28,9 @@ use crate::{
     target::Target,
 };
 
-/// The most connections at the same time.
+/// The maximum number of open connections.
 const MAX_CONNECTIONS: usize = 256;
-/// The longest time for the head of a request.
+/// The maximum time to receive the head of a request.
 const HEAD: Duration = Duration::from_secs(10);
 /// The wait after a connection could not be accepted, for example because no file descriptor is
 /// free.
@@ -65,14 +65,14 @@ impl DashboardCommand {
             let address = self.listen;
             CommandError::Failed(format!("cannot listen on {address}: {error}"))
         })?;
-        let ended = signals::ended()?;
+        let interrupted = signals::interrupted()?;
         let address = listener.local_addr()?;
         out.lines([format!("the dashboard is at http://{address}/")])?;
         if out.terminal {
             note("Ctrl-C ends it");
         }
         let serving = serve(listener, dashboard, address.ip().is_loopback());
-        ended.run_until_cancelled(serving).await;
+        interrupted.run_until_cancelled(serving).await;
         Ok(())
     }
 
@@ -104,9 +104,9 @@ impl DashboardCommand {
 }
 
 async fn serve(listener: TcpListener, dashboard: Dashboard, is_local: bool) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
             return;
         };
         match listener.accept().await {
@@ -126,7 +126,7 @@ async fn connection(stream: TcpStream, dashboard: Dashboard, is_local: bool) {
     let service = service_fn(move |request: Request<Incoming>| {
         let dashboard = dashboard.clone();
         async move {
-            match is_local && !is_of_this_machine(&request) {
+            match is_local && !names_this_machine(&request) {
                 true => Ok(misdirected()),
                 false => dashboard.oneshot(request).await,
             }
@@ -142,7 +142,7 @@ async fn connection(stream: TcpStream, dashboard: Dashboard, is_local: bool) {
 /// Returns `true` if the header `host` names this machine. This prevents DNS rebinding: a web site
 /// could let its domain point to 127.0.0.1, and a browser would then treat the dashboard as a part
 /// of that site.
-fn is_of_this_machine<B>(request: &Request<B>) -> bool {
+fn names_this_machine<B>(request: &Request<B>) -> bool {
     let host = request
         .headers()
         .get(HOST)
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn only_requests_that_name_this_machine_are_answered() {
         let named = |host: &str| {
-            is_of_this_machine(&Request::get("/").header(HOST, host).body(()).unwrap())
+            names_this_machine(&Request::get("/").header(HOST, host).body(()).unwrap())
         };
         for host in [
             "127.0.0.1:7070",

@@ -17,7 +17,7 @@ pub(crate) struct Describe {
     asyncapi: bool,
 }
 
-/// A service, as described by all workers with the same name, version and description.
+/// The workers that have the same service name, version and description.
 struct Service {
     name: String,
     version: String,
@@ -106,7 +106,7 @@ impl Service {
 fn row(route: &RouteDescription) -> [String; 6] {
     let of = |it: &Option<TypeDescription>| {
         let name = it.as_ref().map_or("-", |it| it.name.as_str());
-        // The module path of a type is left out, because it says little to people.
+        // Leaves out the module path of the type, because it says little to people.
         name.rsplit("::").next().unwrap_or(name).to_owned()
     };
     [

@@ -45,17 +45,17 @@ fn main() -> ExitCode {
         .worker_threads(1)
         .enable_all()
         .build();
-    let ended = match runtime {
+    let result = match runtime {
         Ok(runtime) => {
-            let ended = runtime.block_on(run(arguments));
+            let result = runtime.block_on(run(arguments));
             runtime.shutdown_background();
-            ended
+            result
         }
         Err(error) => Err(error.into()),
     };
-    match ended {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.tell(),
+        Err(failure) => failure.report(),
     }
 }
 

@@ -32,7 +32,7 @@ impl PauseOf {
         }
     }
 
-    /// Connects with the group that is to be paused, which must exist.
+    /// Connects. The group must exist, unless the pause is for all groups.
     async fn connect(&self, target: &Target) -> Result<Control, CommandError> {
         Ok(match self.all_groups {
             true => target.connect().await?.control(),

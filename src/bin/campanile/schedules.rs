@@ -57,7 +57,7 @@ pub(crate) enum SchedulesCommand {
 
 impl SchedulesCommand {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
-        // A schedule may be stored before its stream and its groups exist.
+        // Does not check the stream and the group: a schedule may be stored before they exist.
         let redis = target.connect().await?;
         let schedules = redis.schedules();
         let (name, found, done) = match self {

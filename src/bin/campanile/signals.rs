@@ -7,7 +7,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-/// The exit code of a command that was ended by Ctrl-C.
+/// The exit code of a command that was interrupted by Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
 /// A second signal that arrives within this time after the first is a duplicate and is ignored.
@@ -16,14 +16,14 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(1);
 /// Returns a token that the first Ctrl-C or SIGTERM cancels. A second signal ends the process,
 /// unless it arrives within a second. For commands that have to clean up or to report: without this
 /// token the first signal would end the process immediately.
-pub(crate) fn ended() -> io::Result<CancellationToken> {
-    let ended = CancellationToken::new();
+pub(crate) fn interrupted() -> io::Result<CancellationToken> {
+    let interrupted = CancellationToken::new();
     let mut signals = Signals::listen()?;
     tokio::spawn({
-        let ended = ended.clone();
+        let interrupted = interrupted.clone();
         async move {
             signals.next().await;
-            ended.cancel();
+            interrupted.cancel();
             let first = Instant::now();
             while first.elapsed() < DUPLICATE_WINDOW {
                 signals.next().await;
@@ -31,7 +31,7 @@ pub(crate) fn ended() -> io::Result<CancellationToken> {
             process::exit(INTERRUPTED);
         }
     });
-    Ok(ended)
+    Ok(interrupted)
 }
 
 #[cfg(unix)]

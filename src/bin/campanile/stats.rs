@@ -54,7 +54,7 @@ impl Stats {
     }
 
     async fn watch(&self, redis: &Redis, target: &Target, out: &Out) -> Result<(), CommandError> {
-        let ended = signals::ended()?;
+        let interrupted = signals::interrupted()?;
         let screen = match out.terminal && !out.json {
             true => Some(Screen::enter(out)?),
             false => None,
@@ -78,8 +78,8 @@ impl Stats {
                         lines.push(String::new());
                         out.lines(lines)?;
                     }
-                    // A server that cannot be reached may come back, so the command waits for it. A
-                    // refusal is permanent.
+                    // A server that cannot be reached may come back, so the command shows the error
+                    // and goes on. Any other error ends the command.
                     (screen, Err(error)) if is_transient(&error) => match screen {
                         Some(screen) => screen.draw(&self.frame(&last, Some(&error)))?,
                         None => note(chain(&error)),
@@ -88,10 +88,10 @@ impl Stats {
                 }
             }
         };
-        let ended = ended.run_until_cancelled(looking).await;
+        let result = interrupted.run_until_cancelled(looking).await;
         drop(screen);
-        match ended {
-            Some(ended) => ended,
+        match result {
+            Some(result) => result,
             // Leaves the last statistics on the terminal.
             None if out.terminal && !out.json => out.lines(last),
             None => Ok(()),

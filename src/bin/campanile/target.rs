@@ -181,7 +181,7 @@ fn namespace(text: &str) -> Result<String, String> {
         .map_err(|error| error.to_string())
 }
 
-/// Formats names for a sentence, up to a readable number.
+/// Formats at most `MAX` names for a sentence.
 fn listed(names: &[Name]) -> String {
     const MAX: usize = 20;
     let shown = names.iter().take(MAX).map(|name| format!("`{name}`"));

@@ -24,9 +24,9 @@ use crate::{
 
 /// The time between two updates.
 const PERIOD: Duration = Duration::from_secs(1);
-/// The most workers that are shown.
+/// The maximum number of workers that are shown.
 const MAX_WORKERS: usize = 50;
-/// The most running deliveries that are shown.
+/// The maximum number of running deliveries that are shown.
 const MAX_RUNNING: usize = 20;
 
 #[derive(Debug, Args)]
@@ -43,7 +43,7 @@ impl Top {
             let sample = view.look().await?;
             return out.lines(view.lines(&sample));
         }
-        let ended = signals::ended()?;
+        let interrupted = signals::interrupted()?;
         let screen = Screen::enter(out)?;
         let mut keys = Keys::listen();
         let mut last = vec!["asking the workers …".to_owned()];
@@ -70,7 +70,7 @@ impl Top {
         };
         let result = tokio::select! {
             biased;
-            () = ended.cancelled() => Ok(()),
+            () = interrupted.cancelled() => Ok(()),
             () = keys.pressed(b'q') => Ok(()),
             result = looking => result,
         };
@@ -178,7 +178,7 @@ impl View {
                 }
                 _ => "-".to_owned(),
             };
-            let latency = now.map(slowest).unwrap_or_default();
+            let latency = now.map(busiest_latency).unwrap_or_default();
             let shown = |time| now.map_or("-".to_owned(), |_| short_time(time));
             let state = match now {
                 None if worker.alive => "no answer".to_owned(),
@@ -223,7 +223,7 @@ fn by_worker(sample: &Sample) -> HashMap<&str, &WorkerStats> {
 }
 
 /// Returns the latencies of the busiest route of a worker.
-fn slowest(stats: &WorkerStats) -> Quantiles {
+fn busiest_latency(stats: &WorkerStats) -> Quantiles {
     let busiest = stats.routes.first();
     busiest.map(|route| route.latency).unwrap_or_default()
 }
@@ -265,7 +265,7 @@ fn running(sample: &Sample) -> Vec<String> {
     table.lines()
 }
 
-/// Formats a duration in one unit below a second, and as [`text::duration`] above.
+/// Formats a duration below 10 ms in one unit, and any other duration as [`text::duration`] does.
 fn short_time(time: Duration) -> String {
     match time.as_micros() {
         0 => "0".to_owned(),

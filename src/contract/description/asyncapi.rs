@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 use super::{Description, RouteDescription, TypeDescription};
 use crate::message::Kind;
 
-/// The part of an [AsyncAPI document](Description::asyncapi) about the whole application.
+/// The `info` object of an [AsyncAPI document](Description::asyncapi): the title, the version and
+/// the description of the application.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiInfo {
     title: String,
@@ -14,7 +15,7 @@ pub struct ApiInfo {
 }
 
 impl ApiInfo {
-    /// Creates the part from the title of an application and the version of its interface.
+    /// Creates the object from the title of an application and the version of its interface.
     pub fn new(title: impl Into<String>, version: impl Into<String>) -> Self {
         Self {
             title: title.into(),
@@ -23,7 +24,7 @@ impl ApiInfo {
         }
     }
 
-    /// The name and the version of a running service, either of which may be empty.
+    /// Creates the object for a running service. The name and the version may be empty.
     pub(crate) fn of_service(name: &str, version: &str) -> Self {
         let or = |text: &str, other: &str| if text.is_empty() { other } else { text }.to_owned();
         Self::new(or(name, "unnamed"), or(version, "0.0.0"))
@@ -44,7 +45,7 @@ impl Description {
     /// [constants](crate::contract) that name routes.
     ///
     /// A route that is not named by a constant has a message without a schema. The channel of a
-    /// pattern has no address; the pattern is in its field `x-campanile-pattern`.
+    /// pattern has no address. The channel's field `x-campanile-pattern` has the pattern.
     ///
     /// ```
     /// use campanile::{Json, Router, contract::{ApiInfo, Task}};
@@ -157,9 +158,10 @@ struct Schemas {
 }
 
 impl Schemas {
-    /// Adds a schema and its definitions, and returns the name of the schema. A schema that was
-    /// added before under the same name is not added again. If one of the names belongs to another
-    /// schema, all of them get a number; beyond 10,000 the other schema is replaced.
+    /// Adds a schema and its definitions, and returns the name of the schema. The same schema under
+    /// the same name is added only once. If one of the names belongs to a different schema already,
+    /// the schema and all its definitions get a number. Beyond 10,000, they replace the different
+    /// schema.
     fn add(&mut self, name: &str, schema: &Value) -> String {
         let mut root = schema.clone();
         let mut parts = Map::new();
@@ -233,7 +235,7 @@ fn rewrite_references(schema: &mut Value, root_name: &str, renamed: &impl Fn(&st
     }
 }
 
-/// Returns a text with only the characters that an identifier of the document may have.
+/// Replaces the characters that an identifier of the document cannot have.
 fn identifier(text: &str) -> String {
     let replaced = |c: char| match c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') {
         true => c,

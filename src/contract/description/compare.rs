@@ -51,9 +51,9 @@ impl fmt::Display for Breakage {
 }
 
 /// Compares two versions of an application. Returns the differences that break processes of the old
-/// version during a deploy, sorted by the processes that break.
+/// version during a deploy. They are sorted by the affected processes.
 ///
-/// For a test: keep the description of the last release in a file, and compare with it.
+/// For use in a test, keep the description of the last release in a file.
 ///
 /// ```
 /// use campanile::{Json, Router, contract::{Affected, Description, Task, breakages}};
@@ -82,14 +82,19 @@ impl fmt::Display for Breakage {
 /// - new senders can send a payload that the old workers cannot read, or
 /// - old workers can send a reply that the new senders cannot read.
 ///
-/// A reader cannot read a payload or a reply that lacks a field which it requires, has a field of
-/// another type, has a variant that it does not know or a number outside its range, or has another
-/// content type. A field that the reader does not know is ignored, unless the reader's type denies
-/// unknown fields.
+/// A reader cannot read a payload or a reply that
+/// - lacks a field that the reader requires,
+/// - has a field of another type,
+/// - has a variant that the reader does not know,
+/// - has a number outside the reader's range, or
+/// - has another content type.
+///
+/// A field that the reader does not know is ignored, unless the reader's type denies unknown
+/// fields.
 ///
 /// Payloads of different [versions](crate::contract::Task::version) are not compared, because old
 /// workers leave messages of a newer version to new workers. In that case old senders break if the
-/// new workers no longer lift their version, or if their version is higher than the new one.
+/// new workers no longer lift the old version, or if the old version is higher than the new one.
 ///
 /// Payloads and replies are compared only if both descriptions have schemas for them. An added
 /// route breaks no process, provided that you start its workers before its senders. Limits on the
@@ -156,31 +161,31 @@ fn compare_route(
         let text = format!("version {old} is no longer taken, the oldest is {oldest}");
         add(Affected::OldSenders, text);
     }
-    // Other versions are not compared: old workers leave a newer version to new workers, and new
-    // workers lift an older one.
+    // Payloads of different versions are not compared: old workers leave a newer version to new
+    // workers, and new workers lift an older version.
     if old == new
         && let (Some(before), Some(after)) = (&before.payload, &after.payload)
     {
-        unread(before, after, "the payload", |text| {
+        report_unreadable(before, after, "the payload", |text| {
             add(Affected::OldSenders, text)
         });
-        unread(after, before, "the payload", |text| {
+        report_unreadable(after, before, "the payload", |text| {
             add(Affected::OldWorkers, text)
         });
     }
     if let (Some(before), Some(after)) = (&before.reply, &after.reply) {
-        unread(after, before, "the reply", |text| {
+        report_unreadable(after, before, "the reply", |text| {
             add(Affected::OldSenders, text)
         });
-        unread(before, after, "the reply", |text| {
+        report_unreadable(before, after, "the reply", |text| {
             add(Affected::OldWorkers, text)
         });
     }
 }
 
-/// Calls `add` with a text for each kind of value that is written as the type `written` and cannot
-/// be read as the type `read`.
-fn unread(
+/// Calls `add` with a text for each kind of value that a writer of the type `written` can write and
+/// a reader of the type `read` cannot read.
+fn report_unreadable(
     written: &TypeDescription,
     read: &TypeDescription,
     what: &str,
@@ -203,10 +208,10 @@ fn unread(
         open: Vec::new(),
         steps: 0,
     };
-    for problem in comparison.schemas(written, read, "") {
-        add(match problem.path.is_empty() {
-            true => format!("{what}: {}", problem.text),
-            false => format!("{what}: `{}`: {}", problem.path, problem.text),
+    for difference in comparison.compare_schemas(written, read, "") {
+        add(match difference.path.is_empty() {
+            true => format!("{what}: {}", difference.text),
+            false => format!("{what}: `{}`: {}", difference.path, difference.text),
         });
     }
     if comparison.steps >= MAX_STEPS {
@@ -222,48 +227,55 @@ const MAX_DEPTH: usize = 64;
 struct Comparison<'a> {
     written: &'a Value,
     read: &'a Value,
-    /// The pairs of schemas that are being compared, as addresses in memory. A pair that is in the
-    /// list is not compared again, because its schemas contain themselves. Addresses identify such
-    /// schemas, because a schema contains itself only through a reference, and the target of a
-    /// reference does not move.
+    /// The pairs of schemas whose comparison has begun and not ended, as addresses in memory. A
+    /// pair in the list is not compared again, because its schemas contain themselves. A schema
+    /// contains itself only through a `$ref`. The target of a `$ref` does not move, so its address
+    /// identifies the schema.
     open: Vec<(*const Value, *const Value)>,
     steps: usize,
 }
 
 struct Difference {
-    /// The path to the place in the value, such as `lines[].sku`.
+    /// The path in the value, such as `lines[].sku`.
     path: String,
     text: String,
 }
 
 impl Comparison<'_> {
-    fn schemas(&mut self, written: &Value, read: &Value, path: &str) -> Vec<Difference> {
+    fn compare_schemas(&mut self, written: &Value, read: &Value, path: &str) -> Vec<Difference> {
         self.steps += 1;
         let written = resolved(self.written, written);
         let read = resolved(self.read, read);
-        let places = (std::ptr::from_ref(written), std::ptr::from_ref(read));
-        let is_open = self.open.contains(&places);
+        let addresses = (std::ptr::from_ref(written), std::ptr::from_ref(read));
+        let is_open = self.open.contains(&addresses);
         if self.steps >= MAX_STEPS || self.open.len() >= MAX_DEPTH || is_open {
             return Vec::new();
         }
-        self.open.push(places);
+        self.open.push(addresses);
         let written = forms(self.written, written);
         let read = forms(self.read, read);
         // Comparing two alternatives costs much less than comparing two schemas, so sixteen pairs
         // of alternatives count as one step.
         self.steps += written.len() * read.len() / 16;
-        let found = written.iter().flat_map(|form| self.form(form, &read, path));
+        let found = written
+            .iter()
+            .flat_map(|form| self.compare_to_alternatives(form, &read, path));
         let found = found.collect();
         self.open.pop();
         found
     }
 
-    /// Compares a written form with each form of the reader that is like it. Returns the problems
-    /// with the most similar one, which has the fewest problems.
-    fn form(&mut self, written: &Form, read: &[Form], path: &str) -> Vec<Difference> {
+    /// Compares a written form with each similar form of the reader. Returns the differences from
+    /// the form that has the fewest.
+    fn compare_to_alternatives(
+        &mut self,
+        written: &Form,
+        read: &[Form],
+        path: &str,
+    ) -> Vec<Difference> {
         let mut nearest: Option<Vec<Difference>> = None;
         for read in read.iter().filter(|read| are_alike(written, read)) {
-            let found = self.forms(written, read, path);
+            let found = self.compare_forms(written, read, path);
             if found.is_empty() {
                 return found;
             }
@@ -278,13 +290,13 @@ impl Comparison<'_> {
     }
 
     /// Compares two forms that are alike.
-    fn forms(&mut self, written: &Form, read: &Form, path: &str) -> Vec<Difference> {
+    fn compare_forms(&mut self, written: &Form, read: &Form, path: &str) -> Vec<Difference> {
         match (written, read) {
             (Form::Typed("object", written), Form::Typed("object", read)) => {
-                self.objects(written, read, path)
+                self.compare_objects(written, read, path)
             }
             (Form::Typed("array", written), Form::Typed("array", read)) => {
-                self.arrays(written, read, path)
+                self.compare_arrays(written, read, path)
             }
             (Form::Typed("integer" | "number", written), Form::Typed(_, read)) => {
                 let (written, read) = (range(written), range(read));
@@ -311,7 +323,7 @@ impl Comparison<'_> {
         }
     }
 
-    fn objects(
+    fn compare_objects(
         &mut self,
         written: &Map<String, Value>,
         read: &Map<String, Value>,
@@ -341,7 +353,7 @@ impl Comparison<'_> {
                     let text = "the reader refuses this field, which it does not know";
                     found.push(Difference::at(&path, text.to_owned()));
                 }
-                Some(read) => found.extend(self.schemas(schema, read, &path)),
+                Some(read) => found.extend(self.compare_schemas(schema, read, &path)),
                 None => {}
             }
         }
@@ -349,12 +361,12 @@ impl Comparison<'_> {
         if let (Some(written @ Value::Object(_)), Some(read @ Value::Object(_))) =
             (written.get("additionalProperties"), rest)
         {
-            found.extend(self.schemas(written, read, &format!("{path}.*")));
+            found.extend(self.compare_schemas(written, read, &format!("{path}.*")));
         }
         found
     }
 
-    fn arrays(
+    fn compare_arrays(
         &mut self,
         written: &Map<String, Value>,
         read: &Map<String, Value>,
@@ -370,7 +382,7 @@ impl Comparison<'_> {
             return vec![Difference::at(path, text)];
         }
         let mut found = Vec::new();
-        // The last index, which is behind the longer tuple, stands for all further elements.
+        // The index after the longer tuple stands for all further elements.
         let len = tuple_len(written).max(tuple_len(read));
         for index in 0..=len {
             if index as u64 >= max {
@@ -381,7 +393,7 @@ impl Comparison<'_> {
                     true => format!("{path}[]"),
                     false => format!("{path}[{index}]"),
                 };
-                found.extend(self.schemas(written, read, &path));
+                found.extend(self.compare_schemas(written, read, &path));
             }
         }
         found
@@ -438,7 +450,7 @@ fn tag(keywords: &Map<String, Value>) -> Option<Tag> {
     constant.or_else(only)
 }
 
-/// Returns `false` if the object is a variant of an enum whose tag differs from `wanted`.
+/// Returns `false` if the object is an enum variant with another tag than `wanted`.
 fn has_tag(keywords: &Map<String, Value>, wanted: &Tag) -> bool {
     match (tag(keywords), wanted) {
         (None, _) => true,
@@ -449,7 +461,7 @@ fn has_tag(keywords: &Map<String, Value>, wanted: &Tag) -> bool {
     }
 }
 
-/// Describes a written form that is like no form of the reader.
+/// Describes a written form for which the reader has no similar form.
 fn unknown_form(written: &Form, read: &[Form]) -> String {
     let shown = |form: &Form| match form {
         Form::Any => "any value".to_owned(),

@@ -13,18 +13,18 @@ pub(super) enum Form {
     Typed(&'static str, Map<String, Value>),
 }
 
-/// The maximum nesting of references and combinations. A schema that is nested deeper counts as one
-/// that allows any value. So does a schema that only refers to itself.
+/// The maximum nesting of references and combinations. A schema that is nested deeper is treated as
+/// one that allows any value, and so is a schema that only refers to itself.
 const MAX_DEPTH: usize = 24;
-/// The maximum number of schemas that are visited for one list of alternatives. Beyond it any value
-/// is allowed.
+/// The maximum number of schemas that are visited for one list of alternatives. Beyond this number,
+/// any value is allowed.
 const MAX_STEPS: usize = 4_096;
 
 const TYPES: [&str; 7] = [
     "null", "boolean", "integer", "number", "string", "array", "object",
 ];
 
-/// Returns the alternatives of a schema; none if no value fits it.
+/// Returns the alternatives of a schema. The list is empty if no value fits the schema.
 pub(super) fn forms(root: &Value, schema: &Value) -> Vec<Form> {
     let mut collector = Collector {
         root,
@@ -41,7 +41,7 @@ struct Collector<'a> {
     found: Vec<Form>,
 }
 
-/// Returns the target of a schema that is a reference, or else the schema.
+/// If the schema is a reference, returns the target. Otherwise returns the schema.
 pub(super) fn resolved<'a>(root: &'a Value, mut schema: &'a Value) -> &'a Value {
     for _ in 0..MAX_DEPTH {
         let reference = schema.get("$ref").and_then(Value::as_str);
@@ -60,8 +60,8 @@ fn target<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
 
 impl Collector<'_> {
     /// Collects the alternatives of a schema. `around` has the keywords beside the `oneOf`, `anyOf`
-    /// or `$ref` that led to this schema. They apply, too. `around` is empty for a part of an
-    /// `allOf`.
+    /// or `$ref` that led to this schema. These keywords apply to this schema, too. `around` is
+    /// empty for a part of an `allOf`.
     fn collect(&mut self, schema: &Value, around: &Map<String, Value>, depth: usize) {
         self.steps += 1;
         if depth >= MAX_DEPTH || self.steps >= MAX_STEPS {
@@ -119,8 +119,8 @@ fn take_list(keywords: &mut Map<String, Value>, keyword: &str) -> Vec<Value> {
     }
 }
 
-/// Adds keywords to `merged`. Joins the values of `properties` and `required`, and replaces those
-/// of other keywords.
+/// Adds keywords to `merged`. Joins the values of `properties` and `required`, and replaces the
+/// values of other keywords.
 fn merge(merged: &mut Map<String, Value>, keywords: &Map<String, Value>) {
     for (keyword, value) in keywords {
         match (merged.get_mut(keyword), value) {
@@ -137,8 +137,8 @@ fn merge(merged: &mut Map<String, Value>, keywords: &Map<String, Value>) {
     }
 }
 
-/// Adds one form for each value of `const` or `enum`, or else for each type. The keywords have no
-/// combinations and no reference.
+/// Adds one form for each value of `const` or `enum`, or else for each type. `keywords` must not
+/// have combinations or a reference.
 fn split(keywords: &Map<String, Value>, found: &mut Vec<Form>) {
     if let Some(value) = keywords.get("const") {
         found.push(Form::Const(value.clone()));
@@ -151,7 +151,7 @@ fn split(keywords: &Map<String, Value>, found: &mut Vec<Form>) {
     let types: Vec<&str> = match keywords.get("type") {
         Some(Value::String(one)) => vec![one],
         Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
-        // An object whose schema has no type, such as that of a flattened field.
+        // The schema of an object may have no type, for example the schema of a flattened field.
         _ if keywords.contains_key("properties") => vec!["object"],
         _ => {
             found.push(Form::Any);
@@ -210,12 +210,13 @@ pub(super) fn required(keywords: &Map<String, Value>) -> impl Iterator<Item = &s
     names.into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// Returns the schema of a property that is declared.
+/// Returns the schema of a property. `None` if the property is not declared.
 pub(super) fn property<'a>(keywords: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     keywords.get("properties")?.get(name)
 }
 
-/// Returns the schema of the element at an index of an array. `None` if the array ends before it.
+/// Returns the schema of the element at an index of an array. `None` if the array ends before the
+/// index.
 pub(super) fn element(keywords: &Map<String, Value>, index: usize) -> Option<&Value> {
     let any = Some(&Value::Bool(true));
     let tuple = match keywords.get("items") {

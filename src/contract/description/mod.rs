@@ -19,8 +19,8 @@ use crate::{error::Error, message::Kind};
 
 /// The routes of an application, as [`Router::describe`](crate::Router::describe) returns them.
 ///
-/// A description can be stored as JSON, shown, and [compared](breakages) with that of another
-/// version of the application.
+/// A description can be stored as JSON, shown, and [compared](breakages) with the description of
+/// another version of the application.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Description {
@@ -46,7 +46,7 @@ pub struct RouteDescription {
     /// The version of the payload. 1 for a route that is not named by a constant.
     #[serde(default = "first", skip_serializing_if = "is_first")]
     pub version: u32,
-    /// The oldest version of the payload that the route takes.
+    /// The oldest version of the payload that the route accepts.
     #[serde(default = "first", skip_serializing_if = "is_first")]
     pub oldest_version: u32,
     /// The text about the route, as set by [`Task::about`](crate::contract::Task::about) and the
@@ -144,7 +144,7 @@ pub enum Direction {
 }
 
 impl TypeDescription {
-    /// Describes a type by the name that the compiler has for it.
+    /// Describes a type by the compiler's name of the type.
     pub(super) fn named(type_name: &str) -> Self {
         Self {
             name: without_paths(type_name),
@@ -154,7 +154,8 @@ impl TypeDescription {
     }
 }
 
-/// Removes the paths from the name of a type: `Vec<Order>` instead of `alloc::vec::Vec<shop::Order>`.
+/// Removes the paths from the name of a type: `Vec<Order>` instead of
+/// `alloc::vec::Vec<shop::Order>`.
 fn without_paths(type_name: &str) -> String {
     let mut text = String::with_capacity(type_name.len());
     let mut word = 0;

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use super::form::{Form, counts, element, forms, property, range, required, type_of};
 use crate::contract::{Direction, PayloadSchema};
 
-/// Checks that a value, as it is sent, fits the JSON Schema of its type. For tests: a schema may
-/// describe another form than serde writes, if it is written by hand, or derived for a type with
+/// Checks that the JSON of a value fits the JSON Schema of its type. Use it in tests: a schema can
+/// differ from the JSON that serde writes if the schema is written by hand, or if the type has
 /// serde attributes that schemars does not know.
 ///
 /// ```
@@ -24,8 +24,8 @@ use crate::contract::{Direction, PayloadSchema};
 /// ```
 ///
 /// # Panics
-/// If the value cannot be serialized, or does not fit the schema. The text names the fields, and not
-/// their values.
+/// If the value cannot be serialized, or does not fit the schema. The panic message names the
+/// fields, but not their values.
 #[track_caller]
 pub fn assert_schema_matches<T: Serialize + JsonSchema>(value: &T) {
     let name = super::without_paths(std::any::type_name::<T>());
@@ -42,7 +42,8 @@ pub fn assert_schema_matches<T: Serialize + JsonSchema>(value: &T) {
     );
 }
 
-/// Returns the places at which a value does not fit a schema.
+/// Returns the faults of a value. If the schema has alternatives, returns the faults for the
+/// alternative that has the fewest.
 fn faults(root: &Value, schema: &Value, value: &Value, path: &str) -> Vec<String> {
     let mut nearest: Option<Vec<String>> = None;
     for form in forms(root, schema) {
@@ -135,9 +136,9 @@ fn object_faults(
                 found.push(at(&inner(name), "the schema does not have this field"));
             }
             Some(schema) => found.extend(faults(root, schema, value, &inner(name))),
-            // The schema neither has this field nor says anything about other fields. A validator
-            // would accept the value, but the field was probably renamed, or left out of the schema
-            // by accident.
+            // The schema does not have this field, and has no rule for other fields. A validator
+            // would accept the value. But the field was probably renamed, or is missing from the
+            // schema by accident.
             None => found.push(at(&inner(name), "the schema does not have this field")),
         }
     }

@@ -15,12 +15,12 @@ use crate::{
     transport::{self, DeadLetters},
 };
 
-/// The most letters on a page.
-const MOST: usize = 50;
-/// The most letters that one request looks at.
-const LOOKED_AT: usize = 2_000;
-/// The time after which a request ends its search, with what it has found.
-const SEARCH: Duration = Duration::from_secs(3);
+/// The number of letters on a page, unless the request has the parameter `max`.
+const LETTERS_PER_PAGE: usize = 50;
+/// The maximum number of letters that one request looks at.
+const MAX_LOOKED_AT: usize = 2_000;
+/// The time after which a request ends its search, and shows what it has found.
+const MAX_SEARCH_TIME: Duration = Duration::from_secs(3);
 /// The number of letters that one step of the search reads.
 const STEP: usize = 100;
 
@@ -28,7 +28,7 @@ const STEP: usize = 100;
 pub(in crate::dashboard) struct Letter {
     pub(in crate::dashboard) id: DeadLetterId,
     pub(in crate::dashboard) message_id: MessageId,
-    /// The name of the message. `None` if it cannot be decoded.
+    /// The name of the message. `None` if the name is missing or not UTF-8.
     pub(in crate::dashboard) name: Option<String>,
     pub(in crate::dashboard) reason: String,
     pub(in crate::dashboard) attempts: u32,
@@ -60,8 +60,8 @@ impl Search<'_> {
     }
 }
 
-/// Returns how far back a search begins.
-fn reach(text: &str) -> Option<Duration> {
+/// Parses the maximum age of the letters in a search.
+fn max_age(text: &str) -> Option<Duration> {
     match text {
         "10m" => Some(Duration::from_secs(600)),
         "1h" => Some(Duration::from_secs(3_600)),
@@ -78,13 +78,17 @@ pub(in crate::dashboard) async fn find(cx: &Context, dead: &DeadLetters) -> Resu
         reason: text("reason"),
         id: text("id"),
     };
-    let max = cx.form.number("max")?.unwrap_or(MOST).clamp(1, STEP);
+    let max = cx
+        .form
+        .number("max")?
+        .unwrap_or(LETTERS_PER_PAGE)
+        .clamp(1, STEP);
     let since = match (cx.form.get("after"), cx.form.get("since")) {
         (Some(after), _) => Some(after.to_owned()),
         (None, Some("all") | None) => None,
         (None, Some(since)) => {
-            let since =
-                reach(since).ok_or_else(|| Fault::bad("`since` is `10m`, `1h`, `1d` or `all`"))?;
+            let since = max_age(since)
+                .ok_or_else(|| Fault::bad("`since` is `10m`, `1h`, `1d` or `all`"))?;
             let from = SystemTime::now().checked_sub(since);
             let from = from.and_then(|from| from.duration_since(SystemTime::UNIX_EPOCH).ok());
             from.map(|from| format!("{}-0", from.as_millis()))
@@ -97,7 +101,7 @@ pub(in crate::dashboard) async fn find(cx: &Context, dead: &DeadLetters) -> Resu
         looked_at: 0,
     };
     loop {
-        let mut page = transport::Page::first(STEP.min(LOOKED_AT - found.looked_at));
+        let mut page = transport::Page::first(STEP.min(MAX_LOOKED_AT - found.looked_at));
         page.after = found.next.take();
         let read = dead.list(page).await?;
         let mut is_full = false;
@@ -136,7 +140,7 @@ pub(in crate::dashboard) async fn find(cx: &Context, dead: &DeadLetters) -> Resu
             return Ok(found);
         }
         found.next = last;
-        if found.looked_at >= LOOKED_AT || started.elapsed() >= SEARCH {
+        if found.looked_at >= MAX_LOOKED_AT || started.elapsed() >= MAX_SEARCH_TIME {
             return Ok(found);
         }
     }

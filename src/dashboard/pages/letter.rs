@@ -11,8 +11,8 @@ use super::super::{
 };
 use crate::{message::Message, transport::DeadLetter};
 
-/// The most bytes of a payload that can be edited.
-const MOST_EDITED: usize = 256 << 10;
+/// The maximum length of a payload that can be edited, in bytes.
+const MAX_EDITED: usize = 256 << 10;
 
 pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let scope = cx.scope().await?;
@@ -114,10 +114,10 @@ fn edit(cx: &Context, scope: &Scope, letter: &DeadLetter, message: &Message) -> 
         return html! {};
     }
     let text = std::str::from_utf8(message.payload()).ok();
-    let text = text.filter(|text| text.len() <= MOST_EDITED && !text.contains('\0'));
+    let text = text.filter(|text| text.len() <= MAX_EDITED && !text.contains('\0'));
     let Some(text) = text else {
         return html! {
-            p.quiet { "The payload cannot be edited here: it is no text, or longer than " (size(MOST_EDITED)) "." }
+            p.quiet { "The payload cannot be edited here: it is no text, or longer than " (size(MAX_EDITED)) "." }
         };
     };
     let headers = message.headers().iter();
@@ -135,7 +135,8 @@ fn edit(cx: &Context, scope: &Scope, letter: &DeadLetter, message: &Message) -> 
                 label { "Name" input name="name" value=(message.name()) required autocomplete="off"; }
                 label { "Headers, one on each line"
                     textarea name="headers" rows=(headers.len().clamp(2, 10)) spellcheck="false" autocomplete="off" {
-                        // A browser removes a line feed at the start, so one is added.
+                        // A browser removes a line feed at the start of a text area, so one is
+                        // added.
                         (PreEscaped("\n")) (headers.join("\n"))
                     }
                 }

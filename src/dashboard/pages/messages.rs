@@ -13,16 +13,16 @@ use super::{
 };
 use crate::transport::{ListedMessage, MessagePage, MessageQuery, MessageState};
 
-/// The most messages on a page.
-const MOST: usize = 50;
+/// The maximum number of messages on a page.
+const MAX_MESSAGES: usize = 50;
 
 pub(super) async fn page(cx: &Context, state: MessageState) -> Result<DashboardPage, Fault> {
     let scope = cx.scope().await?;
-    let mut query = MessageQuery::of(state).max(MOST);
+    let mut query = MessageQuery::of(state).max(MAX_MESSAGES);
     query.after = cx.form.get("after").map(str::to_owned);
     let shown = cx.form.get("entry");
     if shown.is_some() {
-        // The message with this entry is the first one of the page.
+        // A link to a message sets `after` so that the message is the first one of the page.
         query = query.max(1);
     }
     let page = scope.handle.messages().list(query).await?;
@@ -73,7 +73,7 @@ fn list(cx: &Context, scope: &Scope, state: MessageState, page: &MessagePage) ->
         };
         let parameters = scope.parameters().into_iter();
         let of_message = [("after", after.as_str()), ("entry", &message.entry)];
-        // In memory a position is only a number, which soon belongs to another message.
+        // In memory a position is only a number, and soon belongs to another message.
         let is_stable = scope.handle.key().is_some();
         is_stable.then(|| cx.link(&cx.path, parameters.chain(of_message)))
     };

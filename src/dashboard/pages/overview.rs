@@ -14,7 +14,7 @@ use super::super::{
 use crate::{message::Name, transport::StreamStats};
 
 /// A page of the list of streams.
-pub(in crate::dashboard) struct ListedStream {
+pub(in crate::dashboard) struct ListedStreams {
     pub(in crate::dashboard) streams: Vec<(Name, Option<Sample>)>,
     /// The number of streams that the search has found.
     pub(in crate::dashboard) found: usize,
@@ -24,7 +24,7 @@ pub(in crate::dashboard) struct ListedStream {
 }
 
 /// Lists the streams that the request selects, with samples that are at most a second old.
-pub(in crate::dashboard) async fn list(cx: &Context) -> Result<ListedStream, Fault> {
+pub(in crate::dashboard) async fn list(cx: &Context) -> Result<ListedStreams, Fault> {
     let samples = &cx.state.samples;
     samples.ensure_listed(&cx.config).await?;
     let search = cx.form.get("q").unwrap_or_default();
@@ -51,7 +51,7 @@ pub(in crate::dashboard) async fn list(cx: &Context) -> Result<ListedStream, Fau
         let sample = samples.get(&name);
         (name, sample)
     });
-    Ok(ListedStream {
+    Ok(ListedStreams {
         streams: streams.collect(),
         found,
         page,
@@ -111,7 +111,7 @@ fn sums(totals: &Totals) -> Markup {
     }
 }
 
-fn streams(cx: &Context, listed: &ListedStream) -> Markup {
+fn streams(cx: &Context, listed: &ListedStreams) -> Markup {
     let rows = html! {
         @for (name, sample) in &listed.streams { (row(cx, name, sample.as_ref())) }
     };
@@ -173,7 +173,7 @@ fn row(cx: &Context, name: &Name, sample: Option<&Sample>) -> Markup {
     }
 }
 
-/// Says what needs attention.
+/// Shows if the stream is paused, or if a group with messages has no worker.
 fn state(stats: &StreamStats, is_paused: bool) -> Markup {
     let abandoned = stats.groups.iter().filter(|group| {
         let waits = group.lag.unwrap_or(1) + group.pending + group.delayed;

@@ -45,7 +45,7 @@ fn outcome(action: &RunningAction) -> Markup {
             }
             None => {
                 span.runs { "runs" } ": " (number(progress.done))
-                @if let Some(of) = progress.of { " of " (number(of)) }
+                @if let Some(total) = progress.total { " of " (number(total)) }
                 " so far"
             }
         }
@@ -59,8 +59,8 @@ fn one(cx: &Context, action: &RunningAction) -> DashboardPage {
     back.extend(change.group.as_ref().map(|group| ("group", group.as_str())));
     let live = html! {
         p.outcome role="status" { (outcome(action)) }
-        @if let (None, Some(of)) = (&progress.outcome, progress.of) {
-            progress max=(of) value=(progress.done) aria-label="Progress" { (progress.done) " of " (of) }
+        @if let (None, Some(total)) = (&progress.outcome, progress.total) {
+            progress max=(total) value=(progress.done) aria-label="Progress" { (progress.done) " of " (total) }
         }
         dl.facts {
             div { dt { "stream" } dd { (preview::line(&change.stream)) } }

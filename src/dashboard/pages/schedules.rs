@@ -13,8 +13,8 @@ use crate::{
     transport::{ScheduleRun, ScheduleStatus},
 };
 
-/// The most schedules that are shown.
-const MOST: usize = 200;
+/// The maximum number of schedules that are shown.
+const MAX_SCHEDULES: usize = 200;
 
 pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let (stream, handle) = cx.stream()?;
@@ -22,7 +22,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let live = html! {
         @if schedules.is_empty() { p { "This stream has no schedules." } }
         @else { (list(cx, &stream, &schedules)) }
-        @if schedules.len() > MOST { p.quiet { (number((schedules.len() - MOST) as u64)) " more are not shown." } }
+        @if schedules.len() > MAX_SCHEDULES { p.quiet { (number((schedules.len() - MAX_SCHEDULES) as u64)) " more are not shown." } }
     };
     let page = DashboardPage::new("Schedules", live);
     Ok(match cx.form.get("group") {
@@ -33,7 +33,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
 
 fn list(cx: &Context, stream: &Name, schedules: &[ScheduleStatus]) -> Markup {
     let rows = html! {
-        @for schedule in schedules.iter().take(MOST) {
+        @for schedule in schedules.iter().take(MAX_SCHEDULES) {
             @let change = |verb| [("do", verb), ("schedule", schedule.name.as_str()), ("stream", stream.as_str())];
             tr {
                 th scope="row" { (preview::excerpt(&schedule.name, 80)) }

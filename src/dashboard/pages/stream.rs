@@ -1,4 +1,4 @@
-//! A stream: its groups, their consumers, pauses, and what keeps it from being trimmed.
+//! A stream: its groups, their consumers, pauses, and the entry up to which it is trimmed.
 
 use maud::{Markup, html};
 
@@ -17,10 +17,10 @@ use crate::{
     },
 };
 
-/// The most groups that a page shows in detail.
-const MOST_GROUPS: usize = 20;
-/// The most consumers that a page shows.
-const MOST_CONSUMERS: usize = 100;
+/// The maximum number of groups that a page shows in detail.
+const MAX_GROUPS: usize = 20;
+/// The maximum number of consumers that a page shows.
+const MAX_CONSUMERS: usize = 100;
 
 pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let (stream, handle) = cx.stream()?;
@@ -36,7 +36,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let consumers = scope.handle.consumers().await?.unwrap_or_default();
     let hour = Hour::of(&scope.handle.history().await?);
     let mut holders = Vec::new();
-    for group in stats.groups.iter().take(MOST_GROUPS) {
+    for group in stats.groups.iter().take(MAX_GROUPS) {
         let query = MessageQuery::of(MessageState::Running)
             .max(1)
             .after("stream/");
@@ -134,7 +134,7 @@ fn paused(pauses: &[Pause]) -> Markup {
 
 fn consumer_table(scope: &Scope, consumers: &[ConsumerStats]) -> Markup {
     let rows = html! {
-        @for consumer in consumers.iter().take(MOST_CONSUMERS) {
+        @for consumer in consumers.iter().take(MAX_CONSUMERS) {
             tr {
                 th scope="row" { (worker(&consumer.consumer)) }
                 (number_cell(consumer.pending, "runs"))
@@ -147,14 +147,14 @@ fn consumer_table(scope: &Scope, consumers: &[ConsumerStats]) -> Markup {
         h2 { "Consumers of " (preview::line(&scope.group)) }
         @if consumers.is_empty() { p { "The group has no consumers." } }
         @else { (table("Consumers", &["consumer", "#running", "last sign of life", "made by"], &rows)) }
-        @if consumers.len() > MOST_CONSUMERS {
-            p.quiet { (number((consumers.len() - MOST_CONSUMERS) as u64)) " more consumers are not shown." }
+        @if consumers.len() > MAX_CONSUMERS {
+            p.quiet { (number((consumers.len() - MAX_CONSUMERS) as u64)) " more consumers are not shown." }
         }
     }
 }
 
-/// Shows the oldest entry that a group still needs, up to which the stream is trimmed, and that
-/// group.
+/// Shows the entry up to which the stream is trimmed: the oldest entry that a group still needs.
+/// Also shows this group.
 fn trimming(stats: &StreamStats, holders: &[(&GroupStats, Option<ListedMessage>)]) -> Markup {
     let mut holders: Vec<_> = holders
         .iter()
@@ -164,7 +164,7 @@ fn trimming(stats: &StreamStats, holders: &[(&GroupStats, Option<ListedMessage>)
                 None if group.lag == Some(0) => return None,
                 None => group.last_delivered.clone().unwrap_or_else(|| "0-0".into()),
             };
-            Some((key_of(&needed), needed, *group, oldest.as_ref()))
+            Some((sort_key(&needed), needed, *group, oldest.as_ref()))
         })
         .collect();
     holders.sort_by_key(|(key, ..)| *key);
@@ -183,14 +183,14 @@ fn trimming(stats: &StreamStats, holders: &[(&GroupStats, Option<ListedMessage>)
                         }
                         None => { "the group " strong { (preview::line(&group.group)) } " has read last." }
                     }
-                    @if stats.groups.len() > MOST_GROUPS { " Only the first " (MOST_GROUPS) " groups were looked at." }
+                    @if stats.groups.len() > MAX_GROUPS { " Only the first " (MAX_GROUPS) " groups were looked at." }
                 }
             }
         }
     }
 }
 
-fn key_of(id: &str) -> (u64, u64) {
+fn sort_key(id: &str) -> (u64, u64) {
     let (milliseconds, sequence) = id.split_once('-').unwrap_or((id, "0"));
     (
         milliseconds.parse().unwrap_or(0),
@@ -210,8 +210,8 @@ fn clean_up(scope: &Scope, stats: &StreamStats, consumers: &[ConsumerStats]) -> 
         .take(20)
         .collect();
     let foreign: Vec<_> = consumers.iter().filter(|it| it.foreign).take(20).collect();
-    // The program takes the namespace, which the key has and the stream's name has not, from its
-    // own options.
+    // In a namespace, the key of the stream differs from the name of the stream. The commands then
+    // need the option `--namespace`.
     let is_in_namespace = key != scope.stream;
     let stream = quoted(&scope.stream);
     html! {

@@ -18,10 +18,10 @@ use crate::{
     transport::{ChangesFrom, FeedItem, TaskChange, TaskState, TaskStatus, Tasks},
 };
 
-/// The most changes that are searched for those of a task.
-const MOST: usize = 20_000;
-/// The longest time for the search.
-const SEARCH: Duration = Duration::from_secs(3);
+/// The maximum number of changes that are searched for the changes of a task.
+const MAX_CHANGES: usize = 20_000;
+/// The maximum time for the search.
+const MAX_SEARCH_TIME: Duration = Duration::from_secs(3);
 /// If the feed has no change for this time, its end is reached.
 const SILENCE: Duration = Duration::from_millis(150);
 
@@ -34,8 +34,8 @@ pub(in crate::dashboard) async fn history(
     let mut feed = tasks.changes(ChangesFrom::Beginning).await?;
     let mut found = Vec::new();
     let started = tokio::time::Instant::now();
-    for _ in 0..MOST {
-        if started.elapsed() >= SEARCH {
+    for _ in 0..MAX_CHANGES {
+        if started.elapsed() >= MAX_SEARCH_TIME {
             return Ok((found, false));
         }
         match tokio::time::timeout(SILENCE, feed.next()).await {

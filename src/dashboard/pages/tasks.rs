@@ -20,12 +20,12 @@ pub(super) const STATES: [TaskState; 7] = [
     TaskState::Discarded,
     TaskState::Cancelled,
 ];
-/// The most tasks on a page.
-const MOST: usize = 50;
+/// The number of tasks on a page, unless the request has the parameter `max`.
+const TASKS_PER_PAGE: usize = 50;
 
 /// Makes the query of a request.
 pub(in crate::dashboard) fn query(cx: &Context) -> Result<TaskQuery, Fault> {
-    let mut query = TaskQuery::all().max(cx.form.number("max")?.unwrap_or(MOST).min(100));
+    let mut query = TaskQuery::all().max(cx.form.number("max")?.unwrap_or(TASKS_PER_PAGE).min(100));
     if let Some(state) = cx.form.get("state") {
         let state = TaskState::from_name(state)
             .ok_or_else(|| Fault::bad("there is no such state of a task"))?;

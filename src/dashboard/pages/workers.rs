@@ -14,16 +14,16 @@ use super::super::{
 };
 use crate::transport::{Answers, WorkerInfo, WorkerState, WorkerStats};
 
-/// The most workers that are shown.
-const MOST: usize = 200;
-/// The most running deliveries that are shown.
-const MOST_RUNNING: usize = 200;
+/// The maximum number of workers that are shown.
+const MAX_WORKERS: usize = 200;
+/// The maximum number of running deliveries that are shown.
+const MAX_RUNNING: usize = 200;
 
 pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let scope = cx.scope().await?;
     let workers = scope.handle.workers();
     let listed = workers.list().await?;
-    // A user of Redis with only the right to read cannot ask the workers.
+    // A Redis user with read access only cannot ask the workers.
     let stats = workers.stats().await;
     let live = html! {
         (list(cx, &scope, &listed, stats.as_ref().ok()))
@@ -43,7 +43,7 @@ fn list(
     stats: Option<&Answers<WorkerStats>>,
 ) -> Markup {
     let rows = html! {
-        @for worker in workers.iter().take(MOST) {
+        @for worker in workers.iter().take(MAX_WORKERS) {
             @let stats = stats.and_then(|stats| stats.answers.iter().find(|it| it.worker == worker.worker));
             tr {
                 th scope="row" {
@@ -87,11 +87,11 @@ fn list(
     html! {
         @if workers.is_empty() { p { "The group has no workers." } }
         @else { (table("Workers", head, &rows)) }
-        @if workers.len() > MOST { p.quiet { (number((workers.len() - MOST) as u64)) " more are not shown." } }
+        @if workers.len() > MAX_WORKERS { p.quiet { (number((workers.len() - MAX_WORKERS) as u64)) " more are not shown." } }
     }
 }
 
-/// The orders that need no argument.
+/// The buttons of the orders without an argument.
 fn buttons(cx: &Context, scope: &Scope, worker: &WorkerInfo) -> Markup {
     let [stream, group] = scope.parameters();
     let of = [("do", "order"), ("worker", &*worker.worker), stream, group];
@@ -110,7 +110,7 @@ fn orders(cx: &Context, scope: &Scope, workers: &[WorkerInfo]) -> Markup {
     let alive: Vec<_> = workers
         .iter()
         .filter(|worker| worker.alive)
-        .take(MOST)
+        .take(MAX_WORKERS)
         .collect();
     if cx.config.is_read_only || alive.is_empty() {
         return html! {};
@@ -163,7 +163,7 @@ fn running(cx: &Context, scope: &Scope, stats: &Answers<WorkerStats>) -> Markup 
     let mut running: Vec<_> = running.collect();
     running.sort_by_key(|(_, it)| std::cmp::Reverse(it.running_for));
     let rows = html! {
-        @for (worker, it) in running.iter().take(MOST_RUNNING) {
+        @for (worker, it) in running.iter().take(MAX_RUNNING) {
             tr {
                 th scope="row" { (preview::excerpt(&it.name, 60)) }
                 td { a href=(cx.link("/task", scope.parameters().into_iter().chain([("id", it.id.as_str())]))) { code { (preview::excerpt(&it.id, 48)) } } }

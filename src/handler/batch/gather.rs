@@ -25,7 +25,7 @@ type Outcome = Result<Reply, BoxError>;
 const MAX_CAPACITY: usize = 1024;
 
 /// Gathers the messages of a handler. All clones of a [`BatchService`](super::BatchService) share
-/// it.
+/// one `Gather`.
 pub(super) struct Gather<H: BatchHandler<T, S>, T, S> {
     handler: H,
     state: S,
@@ -124,8 +124,8 @@ where
             Ok(items) => items.unwrap_or_default(),
             Err(_) => {
                 let mut open = lock(&self.open);
-                // If the channel is empty, the open batch is this one. Otherwise this batch has
-                // just become full.
+                // If the channel is empty, the open batch is this one. Otherwise this batch became
+                // full just before the lock was taken.
                 full.try_recv()
                     .ok()
                     .or_else(|| Some(open.take()?.items))

@@ -1,10 +1,9 @@
 //! Handlers that take a batch of messages.
 //!
 //! A [`Batch`](crate::Batch) gathers the messages of its route, and calls its function with a list
-//! of them. It does so when there are [`size`](crate::Batch::size) messages, or when the first
-//! message has waited for the [`linger`](crate::Batch::linger). In everything else a batch is like
-//! any other handler: each message is a separate delivery, which goes through the layers and is
-//! settled separately.
+//! of them. The call begins when there are [`size`](crate::Batch::size) messages, or when the first
+//! message has waited for the [`linger`](crate::Batch::linger). In other respects a batch is like
+//! any other handler: each message goes through the layers separately, and is settled separately.
 //!
 //! ```
 //! use campanile::{Batch, Json, Router, State};
@@ -54,11 +53,11 @@
 //!
 //! # Cancel safety
 //! If a delivery is dropped before the function is called, for example by a timeout, the function
-//! does not get its message. If a delivery is dropped later, the function continues. The call of
-//! the function is dropped only when all deliveries of the batch are dropped.
+//! does not get the delivery's message. If a delivery is dropped later, the function continues. The
+//! call of the function is dropped only when all deliveries of the batch are dropped.
 //!
 //! # Errors
-//! If the extractor of a message fails, only that message fails, and it is in no batch. If the
+//! If the extractor of a message fails, only that message fails. It does not enter a batch. If the
 //! function returns an error, all messages of the batch fail with a [`BatchError`].
 //!
 //! # Panics

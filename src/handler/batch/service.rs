@@ -30,10 +30,10 @@ pub struct Batch<H> {
 
 impl<H> Batch<H> {
     /// Creates a handler from an `async fn` whose last argument is a `Vec` of an extractor, such as
-    /// `Vec<Json<T>>` or `Vec<Message>`. Up to four `State<_>` may precede it.
+    /// `Vec<Json<T>>` or `Vec<Message>`. Up to four `State<_>` arguments may come before the `Vec`.
     ///
-    /// The function returns either one outcome for all messages, `()` or a `Result<(), E>`, or a
-    /// `Vec` with one reply or result for each message, in their order.
+    /// The function may return one outcome for all messages: `()` or a `Result<(), E>`. Or it
+    /// returns a `Vec` with one reply or result for each message, in their order.
     pub const fn new(handler: H) -> Self {
         Self {
             handler,
@@ -46,7 +46,7 @@ impl<H> Batch<H> {
     /// set.
     ///
     /// # Panics
-    /// When it is zero.
+    /// When `messages` is zero.
     #[must_use]
     #[track_caller]
     pub const fn size(mut self, messages: usize) -> Self {
@@ -55,8 +55,8 @@ impl<H> Batch<H> {
         self
     }
 
-    /// Sets the maximum time that the first message of a batch waits for others. If it is zero, a
-    /// batch has only messages that arrive at the same time. 10 ms unless set.
+    /// Sets the maximum time that the first message of a batch waits for others. If the time is
+    /// zero, a batch has only messages that arrive at the same time. 10 ms unless set.
     #[must_use]
     pub const fn linger(mut self, linger: Duration) -> Self {
         self.linger = linger;
@@ -128,8 +128,7 @@ where
     type Error = BoxError;
     type Future = HandlerFuture;
 
-    /// Returns `Ready`, because a message that does not fit into the open batch begins another
-    /// batch.
+    /// Always ready, because a message that does not fit into the open batch begins another batch.
     fn poll_ready(
         &mut self,
         _: &mut std::task::Context<'_>,

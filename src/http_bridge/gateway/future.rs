@@ -111,7 +111,8 @@ where
                         }
                     }
                 }
-                // The call is polled before the timer, so a reply that has arrived in time counts.
+                // The call is polled before the timer, so a reply that is ready wins over the
+                // timer.
                 GatewayStageProjection::Sending { route, call, timer } => {
                     let response = match call.poll(cx) {
                         Poll::Ready(result) => {

@@ -7,7 +7,7 @@ use http::{
 
 /// The content types that a browser sends to another site without a preflight request, even with
 /// the user's cookies ([fetch](https://fetch.spec.whatwg.org/#cors-safelisted-request-header)).
-const TYPES_OF_FORMS: [&str; 3] = [
+const FORM_TYPES: [&str; 3] = [
     "text/plain",
     "application/x-www-form-urlencoded",
     "multipart/form-data",
@@ -21,8 +21,8 @@ pub(super) struct MediaFault {
     pub(super) accepted: Option<(HeaderName, HeaderValue)>,
 }
 
-/// Checks by the headers of a request that the gateway accepts its body. `forms` are the accepted
-/// types among [`TYPES_OF_FORMS`]. `types` are the types that the route accepts; if they are set,
+/// Checks from the headers of a request that the gateway accepts the body. `forms` are the accepted
+/// types among [`FORM_TYPES`]. `types` are the types that the route accepts. If `types` is set,
 /// `forms` does not apply.
 pub(super) fn check(
     method: &Method,
@@ -59,7 +59,7 @@ pub(super) fn check(
     } else {
         let refused = sent().find_map(|media_type| {
             let is = |name: &&str| media_type.eq_ignore_ascii_case(name.as_bytes());
-            let name = TYPES_OF_FORMS.iter().copied().find(is)?;
+            let name = FORM_TYPES.iter().copied().find(is)?;
             (!forms.iter().any(|other| is(&other.as_str()))).then_some(name)
         });
         if let Some(name) = refused {
@@ -87,7 +87,7 @@ fn matches(range: &str, media_type: &[u8]) -> bool {
     }
 }
 
-/// Returns the mistake in a range of types, if it has one.
+/// Returns the mistake in a range of types. `None` if the range is valid.
 pub(super) fn mistake(range: &str) -> Option<String> {
     let is_token = |part: &str| {
         let is_one = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&byte);

@@ -39,9 +39,9 @@ use crate::{
 ///
 /// Each route of a gateway maps a method and a path to the kind and the name of a message. Requests
 /// without a route get a 404 or a 405. The slashes of a path must match, too: `/orders/create/` is
-/// another path than `/orders/create`. A `HEAD` request without a route takes the route of `GET`;
-/// its response has no body. The response to `OPTIONS` lists the methods of the path. The
-/// [module](super#the-responses-of-a-gateway) lists all responses.
+/// another path than `/orders/create`. A `HEAD` request without a `HEAD` route takes the `GET`
+/// route, and its response has no body. The response to `OPTIONS` lists the methods of the path.
+/// The [module](super#the-responses-of-a-gateway) lists all responses.
 ///
 /// ```
 /// use campanile::{http_bridge::{Body, Gateway}, transport::memory::Memory};
@@ -225,12 +225,12 @@ impl<S> Gateway<S> {
         self.with(|options| options.max_body_bytes = limit)
     }
 
-    /// Accepts bodies of this type, which is one of the three types that an HTML form on another
-    /// site can send: `text/plain`, `application/x-www-form-urlencoded` or `multipart/form-data`. A
-    /// browser sends such a body to any site without a preflight request, and with the user's
-    /// cookies. So these types are refused with a 415 unless this method accepts them. Do not
-    /// accept them if callers are recognised by cookies, or by their network. All other types are
-    /// accepted, unless [`content_types`](Self::content_types) sets the types of the route.
+    /// Accepts bodies of one of the three types that HTML forms send: `text/plain`,
+    /// `application/x-www-form-urlencoded` or `multipart/form-data`. From a form on another site, a
+    /// browser sends such a body without a preflight request, and with the user's cookies. So these
+    /// types are refused with a 415 unless this method accepts them. Do not accept them if callers
+    /// are recognised by cookies, or by their network. All other types are accepted, unless
+    /// [`content_types`](Self::content_types) sets the types of the route.
     #[must_use]
     pub fn accept_content_type(self, content_type: &str) -> Self {
         self.with(|options| options.accepted_form_types.push(content_type.to_owned()))
@@ -238,12 +238,12 @@ impl<S> Gateway<S> {
 
     /// Sets the content types that the routes to this name accept: types such as
     /// `application/json`, or ranges such as `image/*`. A body of another type, or without a type,
-    /// is refused with a 415, whose `Accept` header lists the accepted types.
-    /// [`accept_content_type`](Self::accept_content_type) has no effect on these routes: if the
-    /// list contains a form type, the routes accept forms.
+    /// is refused with a 415. The `Accept` header of the response lists the accepted types.
+    /// [`accept_content_type`](Self::accept_content_type) has no effect on these routes: they
+    /// accept a form type only if it is in the list.
     ///
     /// # Panics
-    /// If there is no route to the name yet, if there are no types, or if one is malformed.
+    /// If there is no route to the name yet, if there are no types, or if a type is malformed.
     #[must_use]
     #[track_caller]
     pub fn content_types<'a>(
@@ -263,9 +263,9 @@ impl<S> Gateway<S> {
 
     /// Sets the maximum time until the body of a request has arrived. After this time the response
     /// is a 408. When the body has arrived, a second timer of the same length starts. It covers the
-    /// sending of the message and, for an RPC request, the wait for the reply. When it ends, the
-    /// response is a 504. Its end is also the deadline of an RPC request: a worker does not start
-    /// the request later. 30 s unless set.
+    /// sending of the message and, for an RPC request, the wait for the reply. When the second
+    /// timer ends, the response is a 504. This end is also the deadline of an RPC request: a worker
+    /// does not start the request later. 30 s unless set.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         self.with(|options| options.timeout = timeout)
@@ -306,8 +306,8 @@ impl<S> Gateway<S> {
     ///
     /// Layers around the gateway can pass values to the function in the request's extensions. After
     /// the function returns, these extensions are moved to the message. If the caller sent an
-    /// idempotency key, the message already has its key, `<name>\n<caller's key>`, when the
-    /// function is called.
+    /// idempotency key, the message has the key `<name>\n<caller's key>` already when the function
+    /// is called.
     #[must_use]
     pub fn prepare<F>(self, prepare: F) -> Self
     where

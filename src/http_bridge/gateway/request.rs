@@ -11,7 +11,7 @@ use super::{
 };
 use crate::message::{Deadline, IdempotencyKey, Kind, Message};
 
-/// Digests the bodies of requests with an idempotency key.
+/// Computes the digest of a body, for requests with an idempotency key.
 const CRC: Crc<u64> = Crc::<u64>::new(&CRC_64_XZ);
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -68,9 +68,9 @@ impl GatewayOptions {
         Ok(message)
     }
 
-    /// Returns the time at which the gateway responds with a 504 if the call of the message has not
-    /// ended: the deadline of an RPC request, and otherwise now plus the gateway's timeout. The
-    /// deadline of a task bounds the start of its handler, so it does not limit the time of
+    /// Returns the time at which the gateway stops waiting for the call, and responds with a 504.
+    /// For an RPC request this is the deadline of the request. Otherwise it is now plus the
+    /// gateway's timeout. The deadline of a task limits the start of its handler, not the time of
     /// sending.
     pub(super) fn answer_by(&self, message: &Message) -> Deadline {
         let deadline = message.parts().deadline;

@@ -21,7 +21,8 @@ pub(super) struct GatewayRoute {
 pub(super) enum Missing {
     /// The gateway has no route for the path.
     Path,
-    /// The path has routes only for these methods, which are the value of the `Allow` header.
+    /// The path has no route for the method. The value of the `Allow` header lists the methods of
+    /// the path.
     Method(HeaderValue),
     /// The method of the request is `OPTIONS`. The value of the `Allow` header lists the methods of
     /// the path.
@@ -68,7 +69,8 @@ impl Routes {
             let found = here.iter().find(|(known, _)| known == method);
             found.map(|(_, route)| route)
         };
-        // `HEAD` takes the route of `GET`. `Responder` removes the body of the response.
+        // Without a `HEAD` route, `HEAD` takes the `GET` route. `Responder` removes the body of the
+        // response.
         let get = || of(&Method::GET).filter(|_| *method == Method::HEAD);
         if let Some(route) = of(method).or_else(get) {
             return Ok(route);

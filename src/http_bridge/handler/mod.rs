@@ -119,8 +119,8 @@ impl<S> HttpHandler<S> {
         self.with(|options| options.target = Some(Arc::new(target)))
     }
 
-    /// Sets the `content-type` of messages that have none. Without this, the requests of such
-    /// messages have no `content-type`, and `axum::Json` refuses them with 415.
+    /// Sets the `content-type` of messages that have none. Without this setting, the requests of
+    /// such messages have no `content-type`, and `axum::Json` refuses them with 415.
     ///
     /// # Panics
     /// When the text cannot be a header's value.
@@ -135,17 +135,17 @@ impl<S> HttpHandler<S> {
     /// Passes on a header that is otherwise dropped, because HTTP services trust it:
     /// `authorization`, `cookie`, `forwarded`, `x-real-ip`, or a header that begins with
     /// `x-forwarded-`. In an HTTP request such a header comes from a logged-in user or from the
-    /// server's proxy. In a message it comes from the sender, and anyone who may add to the stream
-    /// can forge it. So call this only if you trust all senders.
+    /// server's proxy. In a message such a header comes from the sender, and anyone who may add to
+    /// the stream can forge it. So call this method only if you trust all senders.
     #[must_use]
     pub fn trust_header(self, name: HeaderName) -> Self {
         self.with(|options| options.trusted.push(name))
     }
 
-    /// Adds CloudEvents headers to each message that has none, in
-    /// [binary mode](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#31-binary-content-mode):
-    /// `ce-specversion`, `ce-id` (the message's id, or a new UUID if it has none), `ce-type` (its
-    /// name) and `ce-source`, which is `source`.
+    /// Adds CloudEvents headers to each message that has none, in [binary
+    /// mode](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#31-binary-content-mode):
+    /// `ce-specversion`, `ce-id` (the message's id, or a new UUID without one), `ce-type` (the
+    /// message's name) and `ce-source` (`source`).
     #[must_use]
     pub fn cloud_events(self, source: &str) -> Self {
         let source = header_text(source);

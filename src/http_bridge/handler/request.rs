@@ -22,8 +22,8 @@ use crate::{
 /// gets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::http_bridge) enum HeaderPolicy {
-    /// For an HTTP service: Campanile's headers, and the message's headers except those that are
-    /// valid only for one connection, and those that the service would trust.
+    /// For an HTTP service: Campanile's headers and the message's headers. Leaves out headers that
+    /// are valid only for one connection, and headers that the service would trust.
     Stripped,
     /// For an HTTP layer: exactly the message's headers, because inside the layer `AsHttp` converts
     /// the request back into the message.
@@ -91,7 +91,7 @@ impl HandlerOptions {
         Ok(request)
     }
 
-    /// Adds Campanile's headers, which replace headers of the same names. Adds a `content-type` and
+    /// Adds Campanile's headers. They replace headers of the same names. Adds a `content-type` and
     /// CloudEvents headers only if the message has none.
     fn add_headers(&self, parts: &Parts, headers: &mut HeaderMap) -> Result<(), BoxError> {
         let mut set = |name: HeaderName, value| headers.try_insert(name, value).map(drop);

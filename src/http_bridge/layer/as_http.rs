@@ -52,7 +52,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (head, body) = request.into_parts();
-        // The future takes the service that is ready, and leaves a clone, which has no reservation.
+        // The future takes the service that is ready, and leaves a clone without a reservation.
         let clone = self.inner.clone();
         AsHttpFuture {
             limit: self.limit,

@@ -13,7 +13,7 @@ use super::handler::HttpHandler;
 /// The HTTP layer sees each message as a `POST` request to the [path](super::path()) of its name,
 /// with the message's headers and extensions, an [`Origin`], and the payload as the body. It sees a
 /// reply as a response with the status 200. The layer may change headers, extensions and bodies in
-/// both directions. If it changes the method or the path, this has no effect.
+/// both directions. A change of the method or the path has no effect.
 ///
 /// ```
 /// use campanile::{Client, Router, http_bridge::{Body, HttpLayer}};
@@ -63,7 +63,7 @@ impl<L> HttpLayer<L> {
         }
     }
 
-    /// Sets the maximum length of a payload, in bytes, in each direction. It is the length after
+    /// Sets the maximum length of a payload, in bytes, in each direction. The limit applies after
     /// the HTTP layer has processed the payload, because decompression can make a body much longer.
     /// 64 MiB unless set.
     #[must_use]

@@ -83,10 +83,12 @@ pub struct Decoded {
 /// Decodes the fields of an entry.
 ///
 /// # Errors
-/// The raw fields and a reason, if `type`, `name` or `payload` is missing, a known field is
-/// repeated, or the type or a number is malformed. Also if the name is empty, longer than
-/// [`Name::MAX_LEN`] or has a control character, if HTTP does not allow a header, or if a request
-/// has no reply channel or no correlation id.
+/// Returns the raw fields and a reason:
+/// - if `type`, `name` or `payload` is missing, or a known field is repeated;
+/// - if the type or a number is malformed;
+/// - if the name is empty, longer than [`Name::MAX_LEN`], not UTF-8, or has a control character;
+/// - if HTTP does not allow a header;
+/// - if a request has no reply channel or no correlation id.
 pub fn decode(mut fields: Vec<(Bytes, Bytes)>) -> Result<Decoded, Undecodable> {
     match ParsedEntry::parse(&fields) {
         Ok(entry) => Ok(entry.take(&mut fields)),
@@ -100,7 +102,7 @@ pub fn decode(mut fields: Vec<(Bytes, Bytes)>) -> Result<Decoded, Undecodable> {
 }
 
 /// A valid entry. It stores indices of fields and not their values: an error returns the raw
-/// fields, so they stay whole until the entry is known to be valid.
+/// fields, so the fields stay whole until the entry is known to be valid.
 struct ParsedEntry {
     kind: Kind,
     name: Name,
@@ -190,7 +192,7 @@ impl ParsedEntry {
         };
         let name = value(indices.name).ok_or("the field `name` is missing")?;
         if name.len() > Name::MAX_LEN {
-            // Checked before it is copied into a `Name`: it may have megabytes.
+            // Checked before the name is copied, because it may have megabytes.
             return Err(format!(
                 "the `name` has {} bytes, more than {}: {}",
                 name.len(),
@@ -231,7 +233,7 @@ impl ParsedEntry {
             record: indices.record,
             idempotency_key: indices.idempotency_key,
             partition_key: indices.partition_key,
-            // Zero counts as one, because at least one attempt has started when this is read.
+            // Zero counts as one, because at least one attempt has started when the entry is read.
             max_attempts: number(value(indices.max_attempts), MAX_ATTEMPTS)?
                 .map(|max: u32| max.max(1)),
             attempt_timeout: number(value(indices.attempt_timeout), ATTEMPT_TIMEOUT)?
@@ -271,8 +273,8 @@ impl ParsedEntry {
     }
 }
 
-/// Parses the field [`ID`](super::ID). Senders choose it, so only a UUID is accepted: no sender can
-/// pass off the id of another entry as its own.
+/// Parses the field [`ID`](super::ID). Senders choose this value. Only a UUID is accepted, so that
+/// no sender can use the id of another entry.
 pub(crate) fn given_id(id: Bytes) -> Option<MessageId> {
     uuid::Uuid::try_parse_ascii(&id).ok()?;
     MessageId::from_utf8(&id).ok()

@@ -23,7 +23,7 @@ pub(super) fn add(headers: &mut HeaderMap, name: &[u8], value: &Bytes) -> Result
 /// The prefix of a reply's header value if it is encoded as base64.
 const ENCODED: &str = "base64:";
 
-/// Encodes a header value as the text of a reply.
+/// Encodes a header value as a text in a reply's JSON.
 pub(super) fn text(value: &HeaderValue) -> String {
     match std::str::from_utf8(value.as_bytes()) {
         Ok(text) if !text.starts_with(ENCODED) => text.to_owned(),
@@ -31,7 +31,7 @@ pub(super) fn text(value: &HeaderValue) -> String {
     }
 }
 
-/// Decodes a header value from the text of a reply.
+/// Decodes a header value from a text in a reply's JSON.
 pub(super) fn bytes(text: &str) -> Bytes {
     text.strip_prefix(ENCODED)
         .and_then(|encoded| BASE64.decode(encoded).ok())

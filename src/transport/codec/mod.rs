@@ -2,10 +2,9 @@
 //! envelopes.
 //!
 //! The base format is that of the Go library Go-Broker: fields `type`, `name`, `payload` and, for
-//! RPC, `reply_to` and `correlation_id`, in any order; a reply is
-//! `{"correlation_id": …, "body": base64 or null, "error": …}`. Headers travel as further fields
-//! `h:<name>`; internal fields start with `~`, which no header name can. A reader ignores fields
-//! that it does not know.
+//! RPC, `reply_to` and `correlation_id`, in any order. A reply is
+//! `{"correlation_id": …, "body": base64 or null, "error": …}`. Headers are further fields
+//! `h:<name>`, and internal fields start with `~`. A reader ignores fields that it does not know.
 //!
 //! ```
 //! use campanile::{Message, transport::codec};
@@ -28,36 +27,36 @@ pub use self::{
     reply::{DecodedReply, decode_reply, encode_reply},
 };
 
-/// The field of the channel to which the reply is published.
+/// The field with the channel to which the reply is published.
 pub const REPLY_TO: &str = "reply_to";
-/// The field of a request's correlation id.
+/// The field with a request's correlation id.
 pub const CORRELATION_ID: &str = "correlation_id";
 /// The prefix of the reply channels of our clients.
 pub(crate) const REPLY_PREFIX: &str = "campanile:reply:";
 /// The prefix of the reply channels of Go-Broker's clients.
 pub(crate) const GO_REPLY_PREFIX: &str = "reply:";
-/// The internal field of the id of the message's first entry.
+/// The internal field with the id of the message's first entry.
 pub const ORIGIN: &str = "~o";
-/// The internal field of the number of attempts so far, in decimal.
+/// The internal field with the number of attempts so far, in decimal.
 pub const ATTEMPTS: &str = "~a";
-/// The internal field of the number of redeliveries in a row that did not count, in decimal.
+/// The internal field with the number of redeliveries in a row that did not count, in decimal.
 pub const PUT_OFFS: &str = "~u";
-/// The internal field of the time to live in milliseconds, counted from the time in the id of the
+/// The internal field with the time to live in milliseconds, counted from the time in the id of the
 /// first entry.
 pub const TIME_TO_LIVE: &str = "~t";
-/// The internal field of the UUID in the receipt of a delayed task.
+/// The internal field with the UUID in the receipt of a delayed task.
 pub const ID: &str = "~i";
-/// The internal field of the idempotency key.
+/// The internal field with the idempotency key.
 pub const IDEMPOTENCY_KEY: &str = "~k";
-/// The internal field of the group that records the status of the task.
+/// The internal field with the group that records the status of the task.
 pub const RECORD: &str = "~j";
-/// The internal field of the number of attempts after which the task is given up, in decimal.
+/// The internal field with the number of attempts after which the task is given up, in decimal.
 pub const MAX_ATTEMPTS: &str = "~n";
-/// The internal field of the maximum duration of each attempt, in milliseconds.
+/// The internal field with the maximum duration of each attempt, in milliseconds.
 pub const ATTEMPT_TIMEOUT: &str = "~l";
-/// The internal field of the partition key.
+/// The internal field with the partition key.
 pub const PARTITION_KEY: &str = "~p";
-/// The internal field of the client that waits for a reliable reply: its UUID.
+/// The internal field with the UUID of the client that waits for a reliable reply.
 pub const CLIENT: &str = "~c";
 
 /// Returns the first 64 bytes of an untrusted value, escaped for a log.

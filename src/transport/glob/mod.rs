@@ -12,20 +12,20 @@ pub(crate) mod model;
 /// On a mismatch only the last `*` takes one more byte, because extending an earlier `*` can never
 /// help. So the time is at most the product of the two lengths.
 pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut rest, mut left) = (pattern, text);
+    let (mut rest, mut text_left) = (pattern, text);
     let mut retry: Option<(&[u8], &[u8])> = None;
     loop {
         if let [b'*', after @ ..] = rest {
             rest = after;
-            retry = Some((after, left));
+            retry = Some((after, text_left));
             continue;
         }
-        let step = match left {
+        let step = match text_left {
             [] if rest.is_empty() => return true,
             [] => return false,
             [byte, after @ ..] => match_byte(rest, *byte).map(|rest| (rest, after)),
         };
-        (rest, left) = match (step, &mut retry) {
+        (rest, text_left) = match (step, &mut retry) {
             (Some(step), _) => step,
             (None, Some((after_star, from))) => {
                 *from = &from[1..];

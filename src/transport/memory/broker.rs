@@ -62,7 +62,7 @@ pub(super) struct BrokerStream {
     pub(super) values: HashMap<String, Bytes>,
     /// The rate at which workers take messages, for senders with a bound.
     drain: DrainRate,
-    /// Notified when there may be more room, for senders that wait for it.
+    /// Notified when there may be more room, for senders that wait for room.
     room: Arc<Notify>,
     /// The scheduled tasks of the stream.
     #[cfg(feature = "schedule")]
@@ -106,20 +106,20 @@ impl BrokerStream {
         let groups = self.groups.iter().filter(|(_, group)| group.is_served());
         let waiting = groups.map(|(name, group)| group.waiting(name, &self.log, &context.clock));
         let mut full: Option<Waiting> = None;
-        let mut most: Option<Waiting> = None;
+        let mut most_waiting: Option<Waiting> = None;
         for waiting in waiting {
-            if most
+            if most_waiting
                 .as_ref()
-                .is_none_or(|most| most.messages < waiting.messages)
+                .is_none_or(|most_waiting| most_waiting.messages < waiting.messages)
             {
-                most = Some(waiting.clone());
+                most_waiting = Some(waiting.clone());
             }
             if bound.room(&waiting) == 0 {
                 full = Some(waiting);
             }
         }
-        if let Some(most) = &most {
-            self.drain.note(Instant::now(), most);
+        if let Some(most_waiting) = &most_waiting {
+            self.drain.note(Instant::now(), most_waiting);
         }
         full.map_or(Ok(()), |full| Err(bound.refusal(name, &full, &self.drain)))
     }
@@ -171,7 +171,7 @@ impl Shared {
         })
     }
 
-    /// Returns a signal that comes whenever there may be more room on a stream.
+    /// Returns the [`Notify`] that is notified when there may be more room on a stream.
     pub(super) fn room(&self, stream: &Name) -> Arc<Notify> {
         self.with_stream(stream, |contents| Arc::clone(&contents.room))
     }
@@ -199,8 +199,8 @@ impl Shared {
     /// that of an earlier task, stores nothing and returns the id of the earlier task.
     ///
     /// # Errors
-    /// If the bound leaves no room for the task, or another task with the same key makes the broker
-    /// refuse it.
+    /// If the bound leaves no room for the task, if the idempotency key was used for other content,
+    /// or if the rule of the unique key refuses the task.
     pub(super) fn accept(
         &self,
         stream: &Name,
@@ -212,7 +212,7 @@ impl Shared {
         let is_plain =
             parts.idempotency_key.is_none() && parts.unique.is_none() && parts.tracked.is_none();
         if is_plain && self.wait(parts.due).is_zero() {
-            // Here the id is formatted after the lock was released.
+            // This path formats the id after the lock is released.
             let id = MessageId::from(self.append(stream, bound, fields)?.to_string());
             return Ok(Reply::accepted(id));
         }
@@ -407,8 +407,8 @@ impl Shared {
         backlog
     }
 
-    /// Checks the number of partitions of a handle against the record of the stream, and adds it to
-    /// the record if necessary. Does nothing if the handle's stream is not partitioned.
+    /// Checks the number of partitions of a handle against the record of the stream, and adds the
+    /// number to the record if necessary. Does nothing if the handle's stream is not partitioned.
     pub(super) fn check_partitions(&self, settings: &Settings, role: Role) -> Result<(), Error> {
         let Some(partitions) = settings.partitions() else {
             return Ok(());
@@ -500,7 +500,7 @@ pub(super) fn with_group<T>(
     let group = groups.get_mut(&settings.group)?;
     let result = act(group, log);
     // There may be room for senders: fewer messages may wait, or this group may have lost its last
-    // worker.
+    // worker, so that it no longer counts.
     room.notify_waiters();
     for id in group.given_up.drain(..) {
         idempotency_keys.forget(&id);

@@ -62,7 +62,7 @@ impl GroupPauses {
         self.all
     }
 
-    /// Returns the key for which an entry is parked. `None` if its name is not paused.
+    /// Returns the key under which an entry is parked. `None` if its name is not paused.
     pub(super) fn key_of(&self, entry: &LogEntry) -> Option<String> {
         if self.names.is_empty() {
             return None;
@@ -79,8 +79,8 @@ pub(super) struct MemoryControl {
 }
 
 impl MemoryControl {
-    /// Returns `true` if `change` returns `true` for any of the streams.
-    fn any(&self, change: impl Fn(&Settings) -> bool) -> StoreFuture<'_, bool> {
+    /// Calls `change` for each stream. Returns `true` if any of these calls did.
+    fn change_streams(&self, change: impl Fn(&Settings) -> bool) -> StoreFuture<'_, bool> {
         let changed = self
             .streams
             .iter()
@@ -92,11 +92,11 @@ impl MemoryControl {
 
 impl ControlStore for MemoryControl {
     fn pause<'a>(&'a self, target: &'a PauseTarget, reason: &'a str) -> StoreFuture<'a, bool> {
-        self.any(|settings| self.broker.pause(settings, target, reason))
+        self.change_streams(|settings| self.broker.pause(settings, target, reason))
     }
 
     fn resume<'a>(&'a self, target: &'a PauseTarget) -> StoreFuture<'a, bool> {
-        self.any(|settings| self.broker.resume(settings, target))
+        self.change_streams(|settings| self.broker.resume(settings, target))
     }
 
     fn pauses(&self) -> StoreFuture<'_, Vec<Pause>> {

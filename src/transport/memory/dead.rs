@@ -14,7 +14,7 @@ use crate::{
 /// The dead letters of a group.
 #[derive(Debug, Default)]
 pub(super) struct DeadLetterLog {
-    /// The oldest letter first, so their ids increase.
+    /// The letters, the oldest first. Their ids increase.
     letters: VecDeque<StoredLetter>,
     /// The id of the letter that was added last, even if that letter was removed since.
     last_id: EntryId,

@@ -105,8 +105,8 @@ impl IdempotencyKeys {
         self.ids.get(key)
     }
 
-    /// Remembers a key for `window`. The key must not be remembered yet, as [`get`](Self::get)
-    /// shows.
+    /// Remembers a key for `window`. The caller must have checked with [`get`](Self::get) that the
+    /// key is not remembered.
     pub(super) fn remember(
         &mut self,
         key: IdempotencyKey,
@@ -125,7 +125,8 @@ impl IdempotencyKeys {
         self.ids.insert(key, holder);
     }
 
-    /// Forgets the key of a task that has ended without success, so that it can be sent again.
+    /// Forgets the key of a task that has ended without success, so that the task can be sent
+    /// again.
     pub(super) fn forget(&mut self, id: &MessageId) {
         if let Some(key) = self.by_task.get(id).cloned()
             && let Some(ends_at) = self.remove(&key)

@@ -55,7 +55,7 @@ impl Subscribers {
         }
     }
 
-    /// Adds an event to the buffer of its subscriber for each matching subscription.
+    /// Adds an event to the buffers of subscribers, once for each matching subscription.
     pub(super) fn publish(&self, event: &Message, counters: &Counters) {
         let (name, sharded) = (event.name(), event.parts().sharded);
         for subscriber in lock(&self.0).values_mut() {
@@ -86,7 +86,7 @@ impl Subscribers {
         }
     }
 
-    /// Removes up to `max` buffered events of a source, and converts each by `hand_out`. The lock
+    /// Removes up to `max` buffered events of a source, and converts each with `hand_out`. The lock
     /// is held meanwhile, so the observer sees each event either in the buffer or in flight.
     pub(super) fn take<T>(
         &self,

@@ -13,12 +13,12 @@ use crate::{
     transport::{Settings, Verdict},
 };
 
-/// Follow-ups that can be carried out.
+/// Follow-ups that were checked and can be carried out.
 #[derive(Default)]
 struct Prepared {
     tasks: Vec<(Name, Message)>,
     events: Vec<Message>,
-    /// All values of the stream, if one of them changes.
+    /// A copy of all values of the stream, with the changes. `None` if no value changes.
     values: Option<HashMap<String, Bytes>>,
 }
 

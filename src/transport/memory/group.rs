@@ -55,8 +55,8 @@ pub(super) struct Group {
     /// The redeliveries that are due, each with the time since which it is due. In an owned
     /// partition, also new messages that wait for their keys, and all in their order.
     pub(super) ready: VecDeque<(Instant, Retry)>,
-    /// Redeliveries that are not due.
-    pub(super) due: BTreeMap<(Instant, Serial), Retry>,
+    /// Redeliveries that are not moved to `ready` yet, by the time at which they are due.
+    pub(super) delayed: BTreeMap<(Instant, Serial), Retry>,
     /// Deliveries that are not settled.
     pub(super) pending: HashMap<Serial, Pending>,
     /// Deliveries whose leases are no longer renewed, by the time at which the leases end.
@@ -74,9 +74,9 @@ pub(super) struct Group {
     pub(super) ownership: GroupOwnership,
 }
 
-/// The time after which a message is delivered again that a worker is too old for, if there is a newer
-/// one.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+/// If a worker is too old for a message, and there is a newer worker, the message is delivered
+/// again after this time.
+const NEWER_WORKER_DELAY: Duration = Duration::from_secs(1);
 
 /// An open source of the group.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ pub(super) struct Retry {
 }
 
 impl Retry {
-    /// Creates a message without attempts.
+    /// Creates a message that has had no attempt.
     pub(super) fn first(entry: Arc<LogEntry>) -> Self {
         let (attempts, put_offs) = (0, 0);
         Self {
@@ -180,8 +180,8 @@ impl Group {
         }
     }
 
-    /// Adds a worker that knows these versions of payloads. Messages that older workers have left to
-    /// it are delivered now.
+    /// Adds a worker that knows these versions of payloads. Delivers the messages that were parked
+    /// until there is such a worker.
     pub(super) fn join(
         &mut self,
         consumer: Consumer,
@@ -234,7 +234,7 @@ impl Group {
         self.end_leases(serials, instant_after(lease));
     }
 
-    /// Lets the lease of a delivery end, because the right to settle it was dropped.
+    /// Lets the lease of a delivery end, because the right to settle the delivery was dropped.
     pub(super) fn drop_held(
         &mut self,
         serial: Serial,
@@ -279,7 +279,7 @@ impl Group {
 
     fn end_leases(&mut self, serials: impl IntoIterator<Item = Serial>, at: Instant) {
         for serial in serials {
-            // An end that is set already is earlier, so it is kept.
+            // An end that is already set is earlier, so that end is kept.
             if let Some(pending) = self.pending.get_mut(&serial)
                 && pending.ends.is_none()
             {
@@ -293,7 +293,7 @@ impl Group {
     /// Returns the next time at which a redelivery is due, a lease ends or an owner dies. The group
     /// does not wake workers at that time, so they set a timer.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        let due = self.due.first_key_value().map(|((at, _), _)| *at);
+        let due = self.delayed.first_key_value().map(|((at, _), _)| *at);
         let ending = self.ending.first().map(|(at, _)| *at);
         let times = [due, ending, self.ownership.dies()];
         times.into_iter().flatten().min()
@@ -316,7 +316,7 @@ impl Group {
             return Vec::new();
         }
         let max = match settings.max_in_flight_of_group {
-            Some(most) => max.min(most.saturating_sub(self.pending.len())),
+            Some(max_of_group) => max.min(max_of_group.saturating_sub(self.pending.len())),
             None => max,
         };
         let ahead = self.ready.len() + log.end().saturating_sub(self.next) as usize;
@@ -368,8 +368,8 @@ impl Group {
             });
             delivery.task = records.recorded_id(settings, fields);
             context.counters.delivered.increment();
-            // Reported under the lock, so that for the observer an entry is always either waiting
-            // or in flight.
+            // Reported under the lock, so that the observer always sees an entry either waiting or
+            // in flight.
             delivery.in_flight = context.observation.in_flight(|| {
                 ObservedMessage::delivery(settings, &delivery.entry, delivery.attempt)
             });
@@ -379,11 +379,11 @@ impl Group {
     }
 
     fn promote(&mut self, settings: &Settings, context: &GroupContext) {
-        if self.due.is_empty() {
+        if self.delayed.is_empty() {
             return;
         }
         let now = Instant::now();
-        while let Some(first) = self.due.first_entry()
+        while let Some(first) = self.delayed.first_entry()
             && first.key().0 <= now
         {
             let (at, _) = *first.key();
@@ -550,7 +550,7 @@ impl Group {
             lease,
             ..
         } = pending;
-        let again = |attempts, put_offs| Retry {
+        let retry_with = |attempts, put_offs| Retry {
             entry: Arc::clone(&entry),
             attempts,
             put_offs,
@@ -624,8 +624,8 @@ impl Group {
                     reason: reason.clone(),
                 });
                 let message = match counted {
-                    true => again(attempt, 0),
-                    false => again(attempt - 1, put_offs + 1),
+                    true => retry_with(attempt, 0),
+                    false => retry_with(attempt - 1, put_offs + 1),
                 };
                 waits(after, &reason);
                 self.deliver_again(message, after);
@@ -643,7 +643,8 @@ impl Group {
                     Discarded::Ignored => counters.ignored.increment(),
                 }
                 ended(TaskState::Discarded, outcome());
-                // A task that this group ignores belongs to other groups.
+                // A task that this group ignores belongs to other groups, so its idempotency key is
+                // kept.
                 if reason != Discarded::Ignored {
                     self.give_up(&entry);
                 }
@@ -656,14 +657,14 @@ impl Group {
                 counters.parked.increment();
                 waits(Duration::ZERO, "");
                 observe(&|| Happened::Parked);
-                let message = again(attempt - 1, 0);
+                let message = retry_with(attempt - 1, 0);
                 let is_newer_there = park.newer().is_some_and(|(name, version)| {
                     let mut members = self.members.values();
                     members.any(|member| member.knows(name, version))
                 });
                 if is_newer_there {
-                    // Another worker knows it, and may be faster next time.
-                    self.deliver_again(message, BETWEEN_LOOKS);
+                    // The newer worker may take the message next time.
+                    self.deliver_again(message, NEWER_WORKER_DELAY);
                 } else {
                     let delivered = self.limits.park(park.key, park.permits, message);
                     self.deliver_now(delivered);
@@ -673,7 +674,7 @@ impl Group {
                 counters.released.increment();
                 waits(Duration::ZERO, "");
                 observe(&|| Happened::Released);
-                self.deliver_again(again(attempt - 1, put_offs), Duration::ZERO);
+                self.deliver_again(retry_with(attempt - 1, put_offs), Duration::ZERO);
             }
         }
         if let Some(message) = in_order {
@@ -707,7 +708,7 @@ impl Group {
         } else {
             self.last_serial += 1;
             let at = instant_after(after);
-            self.due.insert((at, self.last_serial), retry);
+            self.delayed.insert((at, self.last_serial), retry);
         }
         self.wake();
     }
@@ -753,7 +754,7 @@ impl Group {
     }
 
     /// Cancels a task that is running, or that waits to be delivered again. Returns `false` if
-    /// there is none.
+    /// there is no such task.
     pub(super) fn cancel(&mut self, id: &MessageId, reason: &str) -> bool {
         let is_it = |entry: &LogEntry| entry.message_id() == *id;
         if self.limits.remove(|retry| is_it(&retry.entry)) {
@@ -766,9 +767,9 @@ impl Group {
             self.end_in_order(&retry);
             return true;
         }
-        let mut due = self.due.iter();
-        let at = due.find_map(|(at, retry)| is_it(&retry.entry).then_some(*at));
-        if let Some(retry) = at.and_then(|at| self.due.remove(&at)) {
+        let mut delayed = self.delayed.iter();
+        let at = delayed.find_map(|(at, retry)| is_it(&retry.entry).then_some(*at));
+        if let Some(retry) = at.and_then(|at| self.delayed.remove(&at)) {
             self.end_in_order(&retry);
             return true;
         }
@@ -792,10 +793,10 @@ impl Group {
     /// Removes and returns all messages that wait.
     pub(super) fn take_waiting(&mut self, log: &Log) -> Vec<Arc<LogEntry>> {
         let mut waiting: Vec<_> = self.ready.drain(..).map(|(_, retry)| retry).collect();
-        waiting.extend(std::mem::take(&mut self.due).into_values());
+        waiting.extend(std::mem::take(&mut self.delayed).into_values());
         waiting.extend(self.limits.take_all_parked());
-        // Done after all messages are removed, so that none of the released permits goes to one of
-        // them.
+        // Done after all messages are removed, because a released permit goes to a message that is
+        // still parked.
         for retry in &waiting {
             self.end_reservation(retry);
             self.end_in_order(retry);
@@ -830,7 +831,7 @@ impl Group {
 
     /// Returns the number of messages that could be delivered now.
     fn deliverable(&self, log: &Log) -> u64 {
-        let due = self.due.range(..=(Instant::now(), Serial::MAX)).count();
+        let due = self.delayed.range(..=(Instant::now(), Serial::MAX)).count();
         (self.ready.len() + due) as u64 + (log.end() - self.next)
     }
 
@@ -838,15 +839,18 @@ impl Group {
     /// `horizon` count as due soon.
     pub(super) fn backlog(&self, log: &Log, clock: &BrokerClock, horizon: Instant) -> Backlog {
         let now = Instant::now();
-        let due = self.due.range(..=(now, Serial::MAX)).count();
-        let soon = self.due.range(..=(horizon.max(now), Serial::MAX)).count();
+        let due = self.delayed.range(..=(now, Serial::MAX)).count();
+        let soon = self
+            .delayed
+            .range(..=(horizon.max(now), Serial::MAX))
+            .count();
         let unclaimed = self.ending.range(..=(now, Serial::MAX)).count();
         let waiting = self.deliverable(log);
         Backlog {
             waiting,
             unclaimed: unclaimed as u64,
             running: (self.pending.len() - unclaimed) as u64,
-            retrying: (self.due.len() - due) as u64,
+            retrying: (self.delayed.len() - due) as u64,
             due_soon: (soon - due) as u64,
             parked: self.limits.parked() as u64,
             oldest_waiting: (waiting > 0).then(|| self.oldest_waiting(log, clock)),
@@ -888,7 +892,7 @@ impl Group {
         &'a self,
         log: &'a Log,
     ) -> impl Iterator<Item = GroupMessage<'a>> {
-        let due = self.due.range(..=(Instant::now(), Serial::MAX));
+        let due = self.delayed.range(..=(Instant::now(), Serial::MAX));
         let ready = self.ready.iter().map(|(_, retry)| retry);
         let again = ready.chain(due.map(|(_, retry)| retry));
         let fresh = (self.next..log.end()).filter_map(|index| log.get(index));
@@ -906,7 +910,7 @@ impl Group {
 
     /// Returns the messages that wait for their next attempt.
     pub(super) fn delayed_messages(&self) -> impl Iterator<Item = GroupMessage<'_>> {
-        let due = self.due.range((Instant::now(), Serial::MAX)..);
+        let due = self.delayed.range((Instant::now(), Serial::MAX)..);
         due.map(|((at, _), retry)| GroupMessage::of(retry, Some(*at)))
     }
 
@@ -987,7 +991,7 @@ impl Group {
         });
         // The first message of each list has waited for the longest time.
         let ready = self.ready.front().map(|(since, _)| *since);
-        let due = self.due.first_key_value().map(|((at, _), _)| *at);
+        let due = self.delayed.first_key_value().map(|((at, _), _)| *at);
         let since = [ready, due.filter(|at| *at <= now)];
         let again = since.into_iter().flatten().map(|at| now - at);
         again.chain(unread).max().unwrap_or_default()
@@ -1002,7 +1006,7 @@ impl Group {
     pub(super) fn queued(&self, log: &Log) -> usize {
         let now = (Instant::now(), Serial::MAX);
         if self.ownership.is_used() {
-            return self.queued_in_order(log, self.due.range(..=now).count());
+            return self.queued_in_order(log, self.delayed.range(..=now).count());
         }
         self.deliverable(log) as usize + self.ending.range(..=now).count()
     }

@@ -25,7 +25,7 @@ const BOOKINGS_BETWEEN_SWEEPS: usize = 1024;
 /// The limits of a group.
 #[derive(Debug, Default)]
 pub(super) struct Limits {
-    keys: HashMap<String, Key>,
+    keys: HashMap<String, KeyState>,
     /// The holders for which a permit is reserved, with the key of the permit. Their messages were
     /// parked, and take the permit in their next delivery.
     reserved: HashMap<String, String>,
@@ -33,9 +33,9 @@ pub(super) struct Limits {
     bookings: usize,
 }
 
-/// A key of a limit.
+/// The state of one key of a limit.
 #[derive(Debug, Default)]
-struct Key {
+struct KeyState {
     permits: usize,
     /// The holders of permits, each with the number of times that it has taken its permit. Zero if
     /// the permit is only reserved.
@@ -79,7 +79,7 @@ impl Limits {
         self.hand_over(key)
     }
 
-    /// Frees the permit that is reserved for a delivery that has ended without taking it. Returns
+    /// Frees the permit that is reserved for a delivery, unless the delivery has taken it. Returns
     /// the parked messages that are delivered now.
     pub(super) fn end_reservation(&mut self, holder: impl FnOnce() -> String) -> Vec<Retry> {
         if self.reserved.is_empty() {
@@ -101,7 +101,7 @@ impl Limits {
         self.hand_over(&key)
     }
 
-    /// Hands free permits to parked messages.
+    /// Hands free permits to parked messages, and returns these messages.
     fn hand_over(&mut self, key: &str) -> Vec<Retry> {
         let Some(of_key) = self.keys.get_mut(key) else {
             return Vec::new();
@@ -137,7 +137,8 @@ impl Limits {
             .find(|(_, holder)| *holder == permit.holder);
         let own = own.cloned();
         let is_booked = own.is_some_and(|own| key.starts.remove(&own));
-        // A message that has waited for its time is checked only against starts that have happened.
+        // A message that has waited for its time is checked only against starts that have happened,
+        // not against later bookings.
         let before_it = key.starts.iter();
         let before_it = before_it.filter(|(at, _)| !is_booked || *at <= now).count();
         let at = match key.starts.iter().rev().nth(permit.permits - 1) {
@@ -201,7 +202,7 @@ impl Limits {
     }
 }
 
-impl Key {
+impl KeyState {
     fn forget_past(&mut self, now: Instant) {
         self.starts.retain(|(at, _)| later(*at, self.period) > now);
     }

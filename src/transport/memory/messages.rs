@@ -28,8 +28,7 @@ use crate::{
 const MAX_STREAMS: usize = 100;
 
 impl Memory {
-    /// Returns access to the messages of the stream, as this handle's group sees them, without any
-    /// effect on them.
+    /// Returns read-only access to the messages of the stream, as this handle's group sees them.
     pub fn messages(&self) -> Messages {
         Messages::new(MemoryMessages {
             broker: self.broker.clone(),
@@ -38,8 +37,8 @@ impl Memory {
     }
 
     /// Lists the streams of this handle, step by step: its stream, the streams of its set, the
-    /// partitions of its stream, or those in the registry that it serves. Start without a position,
-    /// and continue with [`StreamPage::next`].
+    /// partitions of its stream, or the streams in the registry that it serves. Start without a
+    /// position, and continue with [`StreamPage::next`].
     ///
     /// # Errors
     /// If the position is invalid.

@@ -63,10 +63,9 @@
 //! messages with one key keep their order.
 //!
 //! # Back-pressure
-//! Senders are neither refused nor made to wait, unless their handle has a
-//! [bound](Memory::max_waiting). A stream keeps each entry until all of its groups have finished
-//! it, and without a group it keeps all entries. The buffer of events is bounded: further events
-//! are dropped and counted.
+//! Without a [bound](Memory::max_waiting), senders are never refused and never wait. A stream keeps
+//! each entry until all groups of the stream have finished the entry. A stream without groups keeps
+//! all entries. The buffer of events is bounded: further events are dropped and counted.
 //!
 //! # Delivery guarantee
 //! Tasks are delivered at least once, as long as the process lives. All messages are lost when the
@@ -75,9 +74,9 @@
 //! handlers run.
 //!
 //! # Errors
-//! Sending a message that [`check`](crate::transport::check) refuses fails with `is_invalid`. A
-//! task that has expired fails with `is_timeout`, and so does a request whose deadline passes
-//! without a reply.
+//! A message that [`check`](crate::transport::check) refuses fails with `is_invalid`. A task that
+//! has expired fails with `is_timeout`, and so does a request whose deadline passes without a
+//! reply.
 
 mod broker;
 mod clock;
@@ -162,8 +161,8 @@ impl Memory {
         self.broker.context.counters.snapshot()
     }
 
-    /// Returns the backlog of the group, in which `due_soon` counts the messages that are due
-    /// within [30 s](Backlog::HORIZON). For a set of streams, returns the sum.
+    /// Returns the backlog of the group. Its `due_soon` counts the messages that are due within [30
+    /// s](Backlog::HORIZON). For a set of streams, returns the sum.
     ///
     /// # Errors
     /// If this handle serves the streams of a registry.
@@ -171,8 +170,8 @@ impl Memory {
         self.backlog_within(Backlog::HORIZON)
     }
 
-    /// Returns the backlog of the group, in which `due_soon` counts the messages that are due
-    /// within the horizon.
+    /// Returns the backlog of the group. Its `due_soon` counts the messages that are due within the
+    /// horizon.
     ///
     /// # Errors
     /// As for [`backlog`](Self::backlog).
@@ -234,8 +233,8 @@ impl Memory {
         }
     }
 
-    /// Returns access to the tasks of the stream, as this handle's group sees them. There are none
-    /// if the handle has a set of streams that is not a partitioned stream.
+    /// Returns access to the tasks of the stream, as this handle's group sees them. If the handle
+    /// has a set of streams that is not a partitioned stream, the result has no tasks.
     pub fn tasks(&self) -> Tasks {
         let parts = self.settings.stream_and_parts();
         let parts = parts.map_or_else(|_| &[][..], |(_, parts)| parts);
@@ -249,8 +248,8 @@ impl Memory {
         })
     }
 
-    /// Returns a handle to pause the stream, and to purge its waiting messages. It has no effect if
-    /// this handle has a set of streams that is not a partitioned stream.
+    /// Returns a handle to pause the stream, and to purge its waiting messages. If this handle has
+    /// a set of streams that is not a partitioned stream, the result has no effect.
     pub fn control(&self) -> Control {
         let parts = self.settings.stream_and_parts();
         let parts = parts.map_or_else(|_| &[][..], |(_, parts)| parts).iter();
@@ -260,8 +259,9 @@ impl Memory {
         })
     }
 
-    /// Returns a handle to list and to ask the workers that serve the stream in this handle's
-    /// group. It finds none if this handle has a set of streams that is not a partitioned stream.
+    /// Returns a handle to list and query the workers that serve the stream in this handle's group.
+    /// If this handle has a set of streams that is not a partitioned stream, the result has no
+    /// workers.
     pub fn workers(&self) -> Workers {
         let parts = self.settings.stream_and_parts();
         let parts = parts.map_or_else(|_| &[][..], |(_, parts)| parts).iter();
@@ -303,7 +303,7 @@ impl Memory {
     }
 
     /// Returns a value that handlers of the stream have changed through their
-    /// [outboxes](crate::Outbox#values). `None` if it does not exist.
+    /// [outboxes](crate::Outbox#values). `None` if the value does not exist.
     ///
     /// # Errors
     /// If the handle has a set of streams, or a partitioned stream.
@@ -327,8 +327,8 @@ impl Memory {
     }
 
     /// Ends the leases of all deliveries of the group, as if its workers had died. The next worker
-    /// that fetches claims these deliveries, and their handlers then see that their leases are
-    /// lost. For tests.
+    /// to fetch claims these deliveries. Their handlers then see that the leases are lost. For
+    /// tests.
     pub fn end_leases(&self) {
         for (stream, _) in self.settings.listed_streams() {
             let settings = self.settings.of_stream(&stream);
@@ -358,7 +358,7 @@ impl Memory {
         }))
     }
 
-    /// Sends a message once there is room for it.
+    /// Waits for room, at most until `until`, and sends the message.
     async fn send_in_time(
         &self,
         message: Message,
@@ -368,7 +368,7 @@ impl Memory {
         let room = self.broker.room(self.target(&message)?);
         loop {
             let mut changed = pin!(room.notified());
-            // Registers before the attempt, so that no change after it is missed.
+            // Registers before the attempt, so that a change right after the attempt is not missed.
             changed.as_mut().enable();
             match self.try_send(&message, Some(&bound)) {
                 Err(error) if error.is_overloaded() => {
@@ -381,7 +381,7 @@ impl Memory {
         }
     }
 
-    /// Sends a message that was checked, if there is room for it.
+    /// Sends a checked message if there is room.
     fn try_send(&self, message: &Message, bound: Option<&Bound>) -> Result<ResponseFuture, Error> {
         match message.kind() {
             Kind::Task => {
@@ -406,7 +406,8 @@ impl Memory {
                 let id = Uuid::new_v4();
                 let name = message.name().clone();
                 let requests = Arc::clone(&self.broker.context.requests);
-                // Registers the request before it is sent: its reply may arrive immediately.
+                // Registers the request before sending it, because the reply may arrive
+                // immediately.
                 let reply = ResponseFuture::waiting(requests, id, name, deadline);
                 let fields = encode(message, Some((&self.broker.context.requests, id)));
                 self.broker.append(self.target(message)?, bound, fields)?;
@@ -428,7 +429,7 @@ impl Memory {
 /// Methods for the test kit.
 #[cfg(feature = "testing")]
 impl Memory {
-    /// Sets the observer of the broker. Returns `false` if it has one already.
+    /// Sets the observer of the broker. Returns `false` if there is one already.
     pub(crate) fn watch(&self, observer: Arc<dyn observer::Observer>) -> bool {
         self.broker.context.observation.watch(observer)
     }
@@ -449,7 +450,7 @@ impl Memory {
 }
 
 /// Encodes the fields of an entry into one shared buffer, so that each group can clone them
-/// cheaply. A request also has its reply address.
+/// cheaply. The fields of a request include the reply address.
 fn encode(message: &Message, request: Option<(&Requests, Uuid)>) -> Vec<(Bytes, Bytes)> {
     let mut bytes = Vec::with_capacity(128 + message.payload().len());
     let mut ends = Vec::with_capacity(6 + message.headers().len());

@@ -1,4 +1,4 @@
-//! Reports what happens on a broker to the observer of the test kit, if there is one.
+//! Reports the events of a broker's messages to the observer of the test kit, if there is one.
 
 use std::{
     fmt,
@@ -44,8 +44,7 @@ pub enum Happened {
         /// The reason.
         reason: String,
     },
-    /// The message was parked until it gets a permit of a limit that workers share, or until there is a
-    /// newer worker.
+    /// The message was parked. It waits for a permit of a shared limit, or for a newer worker.
     Parked,
     /// The message became a dead letter.
     DeadLettered {
@@ -54,7 +53,7 @@ pub enum Happened {
     },
     /// The message was discarded.
     Discarded(Discarded),
-    /// The delivery was released before it was started.
+    /// The delivery was released before its handler started.
     Released,
     /// The handler was dropped before its end. A task or a request is delivered again when its
     /// lease ends. An event is lost.
@@ -71,8 +70,8 @@ pub(crate) struct ObservedMessage {
     pub(crate) message: Result<Message, Undecodable>,
 }
 
-/// An observer of a broker. The broker calls the observer under its locks, so that the calls are in
-/// order. So an observer must not call the broker.
+/// An observer of a broker. The broker calls the observer while it holds its locks, so the calls
+/// are in order. An observer must therefore not call the broker.
 pub(crate) trait Observer: fmt::Debug + Send + Sync {
     /// Called for each event in the life of a message.
     fn happened(&self, seen: ObservedMessage, what: Happened);
@@ -91,7 +90,7 @@ pub(crate) trait Observer: fmt::Debug + Send + Sync {
     fn closed(&self);
 }
 
-/// The work that remains for the groups of a broker that have workers.
+/// The remaining work of a broker. Groups without workers are left out.
 #[derive(Debug, Default)]
 pub(crate) struct Outlook {
     /// The stream, the group, and the number of messages that could be delivered now.
@@ -236,9 +235,9 @@ impl Happened {
         }
     }
 
-    /// Returns the outcome of an event's handler. Whatever the verdict says, an event is not
-    /// redelivered and does not become a dead letter.
-    pub(super) fn to_an_event(verdict: &Verdict) -> Self {
+    /// Returns the outcome of an event's handler. An event is never redelivered and never becomes a
+    /// dead letter.
+    pub(super) fn of_event(verdict: &Verdict) -> Self {
         match verdict {
             Verdict::Done(answer) => Self::answered(answer),
             Verdict::Redeliver { reason, .. } | Verdict::DeadLetter { reason, .. } => {

@@ -246,14 +246,14 @@ impl Group {
         claims.log(&settings.stream, &settings.group);
         // A message that has failed in its place is repeated at once: the others must not wait for
         // its back-off.
-        for (due, retry) in std::mem::take(&mut self.due) {
+        for (due, retry) in std::mem::take(&mut self.delayed) {
             if retry.position.is_some() {
                 context
                     .records
                     .waits(settings, &retry.entry, &context.clock);
                 left.push((now, retry));
             } else {
-                self.due.insert(due, retry);
+                self.delayed.insert(due, retry);
             }
         }
         left.extend(self.ready.drain(..));

@@ -23,12 +23,12 @@ use crate::{
 };
 
 /// A stream and a group.
-pub(super) type Place = (Name, Name);
+pub(super) type GroupKey = (Name, Name);
 
 /// The records of all streams and groups of a broker.
 #[derive(Debug, Default)]
 pub(super) struct Records {
-    /// Set once a task was recorded, so that a broker without such tasks takes no lock.
+    /// Set when the first task is recorded. Until then the broker takes no lock.
     used: AtomicBool,
     contents: Mutex<Contents>,
     /// Notified when a task has changed its state.
@@ -37,11 +37,11 @@ pub(super) struct Records {
 
 #[derive(Debug, Default)]
 pub(super) struct Contents {
-    by_id: HashMap<(Place, MessageId), StoredTask>,
-    holders: HashMap<(Place, UniqueKey), MessageId>,
-    pub(super) lists: HashMap<Place, TaskLists>,
+    by_id: HashMap<(GroupKey, MessageId), StoredTask>,
+    holders: HashMap<(GroupKey, UniqueKey), MessageId>,
+    pub(super) lists: HashMap<GroupKey, TaskLists>,
     /// The times at which the records of ended tasks are removed.
-    ends: BTreeSet<(Instant, Place, MessageId)>,
+    removals: BTreeSet<(Instant, GroupKey, MessageId)>,
 }
 
 /// The record of a task.
@@ -72,8 +72,8 @@ impl<'a> TaskEnd<'a> {
 }
 
 impl Records {
-    /// Changes the status of an entry's task, if the group records the status. If the group is
-    /// `None`, changes the record of any group.
+    /// Changes the status of an entry's task, if the group records the status. `None` as the group
+    /// matches any group.
     pub(super) fn change(
         &self,
         (stream, group): (&Name, Option<&Name>),
@@ -124,7 +124,8 @@ impl Records {
         self.state(settings, fields).map(|(id, _)| id)
     }
 
-    /// Returns `true` if an entry's task was cancelled, so that the entry is skipped.
+    /// Returns `true` if an entry's task was cancelled, so that the entry is skipped. Then also
+    /// schedules the removal of the task's record.
     pub(super) fn skips(&self, settings: &Settings, fields: &[(Bytes, Bytes)]) -> bool {
         match self.state(settings, fields) {
             Some((id, TaskState::Cancelled)) => {
@@ -177,7 +178,7 @@ impl Records {
             let holder = (place.clone(), key.clone());
             contents.holders.insert(holder, id.clone());
         }
-        let number = contents.show_change(&place, &status, clock);
+        let number = contents.add_change(&place, &status, clock);
         let record = StoredTask {
             status,
             checkpoint: None,
@@ -187,7 +188,8 @@ impl Records {
         self.changed.notify_waiters();
     }
 
-    /// Records that a dead letter is replayed. The task takes its key again, if the key is free.
+    /// Records that a dead letter is replayed. The task takes its unique key again, if the key is
+    /// free.
     pub(super) fn replay(
         &self,
         settings: &Settings,
@@ -228,13 +230,14 @@ impl Contents {
     }
 
     /// Returns the checkpoint of a task.
-    pub(super) fn checkpoint(&self, place: &Place, id: &MessageId) -> Option<Bytes> {
+    pub(super) fn checkpoint(&self, place: &GroupKey, id: &MessageId) -> Option<Bytes> {
         let record = self.by_id.get(&(place.clone(), id.clone()));
         record.and_then(|record| record.checkpoint.clone())
     }
 
-    /// Stores a note of the handler of a running task. Returns `false` if the task has no record.
-    pub(super) fn note(&mut self, place: &Place, id: &MessageId, note: Note) -> bool {
+    /// Stores the progress or the checkpoint of a running task. Returns `false` if the task has no
+    /// record.
+    pub(super) fn note(&mut self, place: &GroupKey, id: &MessageId, note: Note) -> bool {
         let Some(record) = self.by_id.get_mut(&(place.clone(), id.clone())) else {
             return false;
         };
@@ -248,7 +251,7 @@ impl Contents {
     /// Changes the status of a task, and updates the lists and the feed.
     fn change(
         &mut self,
-        place: &Place,
+        place: &GroupKey,
         id: &MessageId,
         clock: &BrokerClock,
         change: impl FnOnce(&mut TaskStatus),
@@ -262,14 +265,14 @@ impl Contents {
         if (record.status.state, record.status.attempt) != before {
             let lists = self.lists.entry(place.clone()).or_default();
             lists.remove(before.0, record.number);
-            record.number = self.show_change(place, &record.status, clock);
+            record.number = self.add_change(place, &record.status, clock);
         }
         self.by_id.insert(key, record);
     }
 
-    /// Adds a change to the feed, and the task to the list of its state. Returns the number of the
-    /// change.
-    fn show_change(&mut self, place: &Place, status: &TaskStatus, clock: &BrokerClock) -> u64 {
+    /// Adds the current state of a task to the feed, and the task to the list of that state.
+    /// Returns the number of the change.
+    fn add_change(&mut self, place: &GroupKey, status: &TaskStatus, clock: &BrokerClock) -> u64 {
         let TaskStatus {
             id, name, state, ..
         } = status;
@@ -284,7 +287,7 @@ impl Contents {
     /// Records the end of a task, and frees its key.
     pub(super) fn end(
         &mut self,
-        place: &Place,
+        place: &GroupKey,
         id: &MessageId,
         end: TaskEnd<'_>,
         clock: &BrokerClock,
@@ -313,28 +316,28 @@ impl Contents {
         self.remove_later(place, id);
     }
 
-    /// Schedules the removal of the record of a task that has ended, after the time for which it is
-    /// kept.
-    fn remove_later(&mut self, place: &Place, id: &MessageId) {
+    /// Schedules the removal of an ended task's record, after the time in `TaskStatus::keep`.
+    fn remove_later(&mut self, place: &GroupKey, id: &MessageId) {
         if let Some(record) = self.by_id.get(&(place.clone(), id.clone())) {
             let removed_at = instant_after(record.status.keep);
-            self.ends.insert((removed_at, place.clone(), id.clone()));
+            self.removals
+                .insert((removed_at, place.clone(), id.clone()));
         }
     }
 
-    /// Takes back the scheduled removal of the record of a task that has ended.
-    pub(super) fn keep(&mut self, place: &Place, id: &MessageId) {
-        self.ends
+    /// Cancels the scheduled removal of a task's record.
+    pub(super) fn keep(&mut self, place: &GroupKey, id: &MessageId) {
+        self.removals
             .retain(|(_, of, ended)| (of, ended) != (place, id));
     }
 
     /// Removes the records whose scheduled removal is due.
     fn expire(&mut self) {
         let now = Instant::now();
-        while let Some((removed_at, ..)) = self.ends.first()
+        while let Some((removed_at, ..)) = self.removals.first()
             && *removed_at <= now
         {
-            let (_, place, id) = self.ends.pop_first().expect("checked above");
+            let (_, place, id) = self.removals.pop_first().expect("checked above");
             let lists = self.lists.get_mut(&place);
             let removed = self.by_id.remove(&(place, id));
             if let Some((lists, record)) = lists.zip(removed) {
@@ -344,14 +347,14 @@ impl Contents {
     }
 }
 
-/// A note of the handler of a running task.
+/// A value that the handler of a running task stores in the task's record.
 #[derive(Debug)]
 pub(super) enum Note {
     Progress(Bytes),
     Checkpoint(Bytes),
 }
 
-pub(super) fn place_of(settings: &Settings) -> Place {
+pub(super) fn place_of(settings: &Settings) -> GroupKey {
     (settings.stream.clone(), settings.group.clone())
 }
 

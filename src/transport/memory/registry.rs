@@ -44,7 +44,7 @@ impl Registries {
         registry.listeners.push(Arc::downgrade(wake));
     }
 
-    /// Returns the registered streams without the first `count`.
+    /// Returns the registered streams after the first `count`.
     pub(super) fn after(&self, registry: &Name, count: usize) -> Vec<Name> {
         let registries = lock(&self.0);
         let streams = registries.get(registry).map(|it| &it.streams[..]);

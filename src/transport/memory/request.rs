@@ -1,4 +1,4 @@
-//! Matches replies to waiting requests, and the future of a call.
+//! The requests that wait for replies, and the future of a call.
 
 use std::{
     collections::HashMap,
@@ -95,7 +95,7 @@ impl Requests {
                 Err(Error::new(ErrorKind::Decode, reason))
             }
         };
-        // This fails if the caller has dropped the future of the request meanwhile.
+        // The send fails if the caller has dropped the future of the request.
         if waiting.send(outcome).is_err() {
             counters.stray_replies.increment();
         }
@@ -109,9 +109,9 @@ impl Requests {
 
 /// The future of a call on [`Memory`](super::Memory).
 ///
-/// The message was sent when the future was created. The future of a request waits for the reply.
-/// Dropping it only ends this wait. Only a message that [waits for
-/// room](crate::transport::WhenFull::Wait) is sent by the future.
+/// The call itself sends the message. The future of a request waits for the reply, and dropping the
+/// future only ends this wait. A message that [waits for room](crate::transport::WhenFull::Wait) is
+/// the exception: its future sends it.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 pub struct ResponseFuture(#[pin] ResponseState);
@@ -145,8 +145,8 @@ impl ResponseFuture {
         Self(ResponseState::Boxed(Box::pin(sending)))
     }
 
-    /// Registers a request, and returns the future of its reply. The caller sends the request after
-    /// that, so that no reply comes too early.
+    /// Registers a request, and returns the future of its reply. The caller sends the request
+    /// afterwards, so that the reply finds the request registered.
     pub(super) fn waiting(
         requests: Arc<Requests>,
         id: Uuid,

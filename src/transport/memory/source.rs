@@ -35,7 +35,7 @@ pub struct MemorySource {
     /// schedule. Empty if the source serves only events.
     streams: Vec<Arc<Settings>>,
     schedule: StreamSchedule,
-    /// The number of streams in the registry that this source has tried to join.
+    /// The number of registered streams that this source has already tried to join.
     registry_position: usize,
     consumer: Consumer,
     wake: Arc<Notify>,
@@ -43,7 +43,7 @@ pub struct MemorySource {
     versions: Arc<[(Name, u32)]>,
     /// `true` if the last fetch took events before entries.
     events_first: bool,
-    /// The minute for which the worker's monitor counts. When it has ended, the counts are moved to
+    /// The minute for which the worker's monitor counts. When the minute ends, its counts move to
     /// the history.
     minute: u64,
     stopped: bool,
@@ -150,7 +150,7 @@ impl MemorySource {
 
     fn take(&mut self, max: usize) -> Vec<Delivery<MemorySettle>> {
         let mut taken = Vec::new();
-        // Each call swaps whether events or entries are taken first, so that neither starves the
+        // Calls alternate between events first and entries first, so that neither starves the
         // other.
         self.events_first = !self.events_first;
         if self.events_first {
@@ -182,7 +182,8 @@ impl MemorySource {
 
     fn take_entries(&mut self, max: usize, taken: &mut Vec<Delivery<MemorySettle>>) {
         self.join_registered();
-        // Repeats, so that the slots that one stream leaves free go to the other streams.
+        // A stream may use less than its quota. The next round offers the rest to the other
+        // streams.
         loop {
             let room = max - taken.len();
             let before = taken.len();
@@ -312,7 +313,7 @@ impl Source for MemorySource {
     }
 
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery<MemorySettle>>, Error> {
-        // Yields from time to time. Otherwise a worker with a long backlog would never yield.
+        // Without this, a worker with a long backlog would never yield to the runtime.
         tokio::task::coop::consume_budget().await;
         loop {
             if self.stopped {
@@ -334,7 +335,7 @@ impl Source for MemorySource {
                     None => pending().await,
                 }
             };
-            // A wake-up since the check above is not lost, because `Notify` stores it, and only
+            // A wake-up after the check above is not lost: `Notify` stores one permit, and only
             // this source waits for this `Notify`.
             tokio::select! {
                 () = self.wake.notified() => {}
@@ -406,7 +407,7 @@ impl SettleDelivery for MemorySettle {
             } = held;
             broker.settle(&source_settings, &stream_settings, serial, verdict);
         } else if let Some(event) = self.observed.take() {
-            event.happened(Happened::to_an_event(&verdict));
+            event.happened(Happened::of_event(&verdict));
         }
         on_settled(Ok(()));
     }

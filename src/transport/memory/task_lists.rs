@@ -1,4 +1,4 @@
-//! The lists of the tasks of a group by state, and the feed of their changes.
+//! Lists a group's tasks by state, and keeps the feed of their changes.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -7,7 +7,7 @@ use crate::{
     transport::{ListStep, TaskChange, TaskState},
 };
 
-/// The maximum number of tasks in the list of a state in which tasks have ended.
+/// The maximum number of tasks in each list of ended tasks.
 const MAX_ENDED: usize = 10_000;
 /// The maximum number of changes in a feed.
 const MAX_CHANGES: usize = 10_000;
@@ -19,7 +19,7 @@ pub(super) struct TaskLists {
     by_state: HashMap<TaskState, BTreeMap<u64, MessageId>>,
     /// The last changes.
     feed: VecDeque<TaskChange>,
-    /// The number of the last change. The first one has the number 1.
+    /// The number of the last change. Numbers start at 1.
     last: u64,
 }
 
@@ -49,8 +49,8 @@ impl TaskLists {
         }
     }
 
-    /// Returns the tasks of a step that `show` accepts, and the position of the next step. The
-    /// tasks that changed last come first.
+    /// Returns one step of a list: the tasks for which `show` returns a value, the last changed
+    /// first, and the position of the next step.
     pub(super) fn list<T>(
         &self,
         step: &ListStep,
@@ -74,7 +74,7 @@ impl TaskLists {
         self.last
     }
 
-    /// Returns the change after the one with this number. `None` if it is the last one.
+    /// Returns the change after change `number`. `None` if there is none yet.
     pub(super) fn after(&self, number: u64) -> Option<NextChange> {
         if number >= self.last {
             return None;
@@ -89,10 +89,10 @@ impl TaskLists {
     }
 }
 
-/// The change after another one.
+/// The next change of a feed, for a reader of the feed.
 #[derive(Debug)]
 pub(super) enum NextChange {
-    /// Changes in between were dropped.
+    /// The feed has dropped changes that the reader has not read.
     Dropped,
     /// The change, with its number.
     Change(u64, TaskChange),

@@ -119,7 +119,7 @@ impl FeedReader {
         loop {
             let changed = broker.context.records.changed.notified();
             tokio::pin!(changed);
-            // Registers before the read, so that no later change is missed.
+            // Registers before the read, so that a change right after the read is not missed.
             changed.as_mut().enable();
             if let Some(step) = self.read() {
                 return step;
@@ -208,7 +208,7 @@ impl TaskRecord for MemoryRecord {
 
 impl Shared {
     fn status(&self, settings: &Settings, id: &MessageId) -> Option<TaskStatus> {
-        // A task may have become due.
+        // A delayed task may have become due.
         self.with_stream(&settings.stream, |stream| {
             stream.promote(&self.context, &settings.stream);
         });
@@ -225,8 +225,8 @@ impl Shared {
         };
         let (tasks, next) = lists.list(step, |id| {
             let status = records.status(settings, id)?;
-            let is_it = step.name.as_ref().is_none_or(|name| *name == status.name);
-            is_it.then(|| TaskStatus {
+            let is_listed = step.name.as_ref().is_none_or(|name| *name == status.name);
+            is_listed.then(|| TaskStatus {
                 result: None,
                 ..status.clone()
             })
@@ -239,7 +239,8 @@ impl Shared {
         self.with_stream(&settings.stream, |stream| {
             stream.promote(&self.context, &settings.stream);
             let GroupContext { records, clock, .. } = &self.context;
-            // Other groups may want an entry of the stream, so it stays. This group skips it.
+            // The entry stays on the stream, because other groups may handle it. This group skips
+            // it.
             let end = |skips: bool| {
                 let (place, end) = (
                     place_of(settings),

@@ -23,10 +23,10 @@ use crate::{
 
 /// The name of the transport in announcements.
 const TRANSPORT: &str = "memory";
-/// The number of minutes that are kept.
+/// The number of minutes for which counts are kept.
 const MAX_KEPT: u64 = 2 * MINUTES;
 
-/// The open sources of a broker that belong to workers, and the history.
+/// The workers with open sources, and the history of their groups.
 #[derive(Debug, Default)]
 pub(super) struct BrokerWorkers {
     workers: Mutex<BTreeMap<Consumer, OpenWorker>>,
@@ -90,7 +90,7 @@ impl BrokerWorkers {
         }
     }
 
-    /// Returns the workers of a group on any of these streams.
+    /// Returns the workers that serve any of these streams in its group.
     fn of(&self, streams: &[Settings]) -> Vec<OpenWorker> {
         let workers = lock(&self.workers);
         let serves = |worker: &&OpenWorker| {

@@ -22,7 +22,8 @@ impl Redis {
     /// Returns the backlog of the group, including the messages that are due within
     /// [`Backlog::HORIZON`] (30 s). For a set of streams, returns the sum.
     ///
-    /// Sends one script for each stream. Its cost does not grow with the length of the stream.
+    /// Calls a script for each stream. The cost of the script does not grow with the length of the
+    /// stream.
     ///
     /// # Errors
     /// If the server cannot be reached or refuses a command, or if the handle serves the streams of
@@ -73,7 +74,7 @@ impl Redis {
     }
 }
 
-/// The maximum horizon. A longer one would not fit the numbers of a script.
+/// The maximum horizon. The milliseconds of a longer one would not fit into a number of the script.
 const LONGEST_HORIZON: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Decodes the response of the script.

@@ -18,8 +18,8 @@ use crate::{
     transport::{Control, ControlStore, Pause, PauseTarget, PurgeStep, StoreFuture},
 };
 
-/// The most messages of each kind that one script call removes. Limited, since a script blocks the
-/// server: for about 3 ms.
+/// The most messages of each kind that one script call removes. Limited, since the script blocks
+/// the server, here for about 3 ms.
 const PURGED_AT_ONCE: usize = 100;
 
 impl Redis {
@@ -106,8 +106,9 @@ impl RedisControl {
         Ok(pauses.collect())
     }
 
-    /// Removes messages of one stream, up to the entry `last`, or up to the newest one if it is empty.
-    /// Returns their number, and the value of `last` for the next step if there may be more.
+    /// Removes messages of one stream, up to the entry `last`, or up to the newest entry if `last`
+    /// is empty. Returns their number, and the value of `last` for the next step if there may be
+    /// more messages.
     async fn purge_on(&self, keys: &Keys, last: &str) -> Result<(u64, Option<String>), Error> {
         let names = [&*keys.primary, &keys.retry, &keys.due, &keys.bodies];
         let args = |cmd: &mut Cmd| {
@@ -143,7 +144,8 @@ impl ControlStore for RedisControl {
 
     fn purge_step<'a>(&'a self, position: Option<&'a str>) -> StoreFuture<'a, PurgeStep> {
         Box::pin(async move {
-            // The position is that of the partition, and within it the last entry to remove.
+            // A position has two parts: the number of the partition, and the last entry to remove
+            // there.
             let (index, last) = position
                 .and_then(|it| it.split_once(' '))
                 .unwrap_or(("0", ""));

@@ -60,7 +60,7 @@ impl StreamEntryId {
 
     pub(in crate::transport::redis) fn parse(text: &[u8]) -> Option<Self> {
         let (milliseconds, sequence) = std::str::from_utf8(text).ok()?.split_once('-')?;
-        // Rust accepts a sign, and Redis does not.
+        // Rust's parser accepts a `+`, and Redis does not.
         let number = |text: &str| match text.starts_with('+') {
             true => None,
             false => text.parse().ok(),
@@ -114,8 +114,8 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Returns the number of bytes in the entry's fields.
-    pub(super) fn weight(&self) -> usize {
+    /// Returns the size of the entry's fields, in bytes.
+    pub(super) fn size(&self) -> usize {
         let fields = self.fields.iter();
         fields.map(|(field, value)| field.len() + value.len()).sum()
     }

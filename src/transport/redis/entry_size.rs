@@ -3,7 +3,7 @@
 /// The most bytes that a response should have, unless a single entry has more. A larger response
 /// would occupy its connection for long. While it arrives, its entries are not in the in-flight
 /// table, so their leases are not renewed.
-pub(super) const ANSWER: usize = 1 << 20;
+pub(super) const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
 /// The size of the largest recent entry, in bytes. Each response at most halves it.
 #[derive(Debug, Default)]
@@ -17,9 +17,9 @@ impl EntrySize {
         }
     }
 
-    /// Returns the expected size of one entry. While it is unknown, returns [`ANSWER`].
+    /// Returns the expected size of one entry. While it is unknown, returns [`MAX_RESPONSE_BYTES`].
     pub(super) fn expected(&self) -> usize {
-        self.0.unwrap_or(ANSWER).max(1)
+        self.0.unwrap_or(MAX_RESPONSE_BYTES).max(1)
     }
 
     /// Returns the number of entries to request: between one and `most`, and one while the size is
@@ -27,7 +27,7 @@ impl EntrySize {
     pub(super) fn fit(&self, most: usize) -> usize {
         match self.0 {
             None => 1,
-            Some(size) => (ANSWER / size.max(1)).clamp(1, most.max(1)),
+            Some(size) => (MAX_RESPONSE_BYTES / size.max(1)).clamp(1, most.max(1)),
         }
     }
 }

@@ -150,8 +150,8 @@ pub(super) fn unreachable(address: &str) -> Error {
 }
 
 /// Returns the error for a new connection on which the server does not respond in time. With TLS,
-/// the text asks for the TLS port: a port without TLS reads the handshake as an incomplete command,
-/// and waits for the rest.
+/// the text asks whether this is the TLS port. A port without TLS takes the handshake for an
+/// incomplete command, and waits for the rest.
 pub(super) fn silent(address: &str, is_tls: bool) -> Error {
     match is_tls {
         false => unreachable(address),
@@ -417,7 +417,7 @@ pub(super) fn unwrapped(error: ServerError) -> ServerError {
     let Some((code, rest)) = error.details().and_then(script_error) else {
         return error;
     };
-    // Only the driver can make a `ServerError`.
+    // Only the driver can make a `ServerError`, so it parses the extracted error again.
     let line = format!("-{code} {}\r\n", rest.replace(['\r', '\n'], " "));
     match redis::parse_redis_value(line.as_bytes()) {
         Ok(redis::Value::ServerError(inner)) => inner,

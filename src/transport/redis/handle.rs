@@ -158,7 +158,7 @@ impl Redis {
     }
 
     /// Returns the key under which handlers of the stream store the value `name` through their
-    /// [outboxes](crate::Outbox#values). It is in the slot of the stream.
+    /// [outboxes](crate::Outbox#values). The key is in the slot of the stream.
     ///
     /// # Errors
     /// If the handle has a set of streams, or a partitioned stream.

@@ -1,12 +1,12 @@
 //! Builds the names of the keys of a stream and a group.
 //!
 //! On a cluster, the hash tag puts all keys in the stream's slot. A name without a tag is wrapped
-//! in one: `orders` → `{orders}:dead:group`. A name that contains a tag keeps it and is preceded by
-//! its length in bytes: `{orders}.v2` → `11:{orders}.v2:dead:group`.
+//! in one: `orders` → `{orders}:dead:group`. A name that contains a tag keeps the tag, and the key
+//! begins with the length of the name in bytes: `{orders}.v2` → `11:{orders}.v2:dead:group`.
 //!
 //! Different streams have different keys. If the name is wrapped, the key begins with `{`, and the
 //! name ends at the first `}`, because a wrapped name contains no `}`. Otherwise, the key begins
-//! with the length of the name. A stream whose own name is such a key is refused.
+//! with the length of the name. A stream whose name has the form of such a key is refused.
 //!
 //! A handle with a [`Namespace`] puts the namespace before the name of the stream, and builds the
 //! keys from the result: `staging:orders`, `{staging:orders}:dead:group`. The application sees the
@@ -128,9 +128,9 @@ impl Keys {
         format!("{}:parking:{}", self.base, self.group)
     }
 
-    /// Returns the key of the hash of the stream's pauses. Each field is one that
-    /// [`pause`](Self::pause) returns. Its value is the start of the pause, in milliseconds since
-    /// 1970, and the reason.
+    /// Returns the key of the hash of the stream's pauses. The fields have the form that
+    /// [`pause`](Self::pause) returns. The value of a field is the start of the pause, in
+    /// milliseconds since 1970, and the reason.
     pub(super) fn control(&self) -> String {
         format!("{}:control", self.base)
     }
@@ -256,8 +256,8 @@ pub(super) fn registry(namespace: &Namespace, name: &Name) -> String {
     format!("{}{REGISTRY}{name}", namespace.prefix())
 }
 
-/// Returns the purpose of a key that has no stream's prefix, with or without a namespace before it.
-/// `None` if the key may be the name of a stream.
+/// Returns the purpose of a reserved key, with or without a namespace before it. `None` if the key
+/// may be the name of a stream.
 fn reserved(key: &str) -> Option<&'static str> {
     let rest = key.split_once(':').map_or("", |(_, rest)| rest);
     let begins = |prefix| key.starts_with(prefix) || rest.starts_with(prefix);
@@ -303,8 +303,8 @@ pub(super) fn base(namespace: &Namespace, stream: &Name) -> Result<String, Error
     }
 }
 
-/// Returns the stream to which a key with this name would belong; `None` if it is no key of a
-/// stream.
+/// Returns the stream to which a key with this name would belong. `None` if the name does not have
+/// the form of a stream's key.
 fn owner(key: &str) -> Option<&str> {
     const PURPOSES: [&str; 28] = [
         "retry",

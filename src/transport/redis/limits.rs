@@ -35,7 +35,7 @@ use crate::{
 pub(super) struct RedisLimits {
     permits: Arc<Permits>,
     uses: Arc<Uses>,
-    /// The queue of the task that renews and returns permits. Set once a permit was asked for.
+    /// The queue of the task that renews and returns permits. Set by the first change.
     keeper: OnceLock<UnboundedSender<UseChange>>,
 }
 
@@ -55,8 +55,8 @@ fn name_of(request: &PermitRequest) -> PermitName {
 }
 
 /// The uses of the permits that this process holds or asks for. A delivery may take its permit
-/// again, for example if a layer repeats its handler. On the server it is one permit, so it is
-/// returned after its last use, and not while another use asks for it.
+/// several times, for example if a layer repeats its handler. The server counts one permit. So the
+/// permit is returned after its last use, and not while another use asks for it.
 #[derive(Default)]
 struct Uses {
     by_permit: Mutex<HashMap<PermitName, Use>>,
@@ -89,8 +89,8 @@ impl Uses {
         }
     }
 
-    /// Ends a use. Returns `true` if it was the last one. If so, and if this process holds the
-    /// permit, marks the permit as being returned.
+    /// Ends a use. Returns `true` if it was the last use of the permit. If so, and if this process
+    /// holds the permit, marks the permit as being returned.
     fn end(&self, name: &PermitName, is_held: bool) -> bool {
         let mut uses = lock(&self.by_permit);
         let Some(found) = uses.get_mut(name) else {
@@ -107,7 +107,7 @@ impl Uses {
     }
 }
 
-/// A use for which a permit is asked. Dropping it without a permit ends the use.
+/// A use that asks for its permit. Dropping this value before the permit is taken ends the use.
 struct Asking<'a> {
     limits: &'a RedisLimits,
     request: &'a PermitRequest,
@@ -154,14 +154,14 @@ impl RedisLimits {
         }
     }
 
-    /// Queues a change for the task that keeps the permits. If its runtime has ended, the permits end
-    /// with their lease.
+    /// Queues a change for the task that renews and returns permits. If the runtime of that task
+    /// has ended, the permits end with their lease.
     fn change(&self, change: UseChange) {
         let keeper = self.keeper.get_or_init(|| {
             let (queue, changes) = mpsc::unbounded_channel();
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 let (permits, uses) = (Arc::clone(&self.permits), Arc::clone(&self.uses));
-                runtime.spawn(keep(permits, uses, changes));
+                runtime.spawn(keep_permits(permits, uses, changes));
             }
             queue
         });
@@ -201,7 +201,11 @@ impl LimitStore for RedisLimits {
 
 /// Renews the permits that this process holds, and returns the permits that it no longer needs.
 /// Ends once the limit and its last permit are dropped.
-async fn keep(permits: Arc<Permits>, uses: Arc<Uses>, mut changes: UnboundedReceiver<UseChange>) {
+async fn keep_permits(
+    permits: Arc<Permits>,
+    uses: Arc<Uses>,
+    mut changes: UnboundedReceiver<UseChange>,
+) {
     const AT_ONCE: usize = 256;
     let mut held = HashMap::new();
     let mut renewals = interval(permits.lease() / 3);
@@ -235,7 +239,7 @@ async fn keep(permits: Arc<Permits>, uses: Arc<Uses>, mut changes: UnboundedRece
                 }
             }
             _ = renewals.tick() => {
-                // A permit that has ended meanwhile is taken again, if one is free.
+                // If a permit has ended meanwhile, its renewal takes a new permit, if one is free.
                 let renewed = join_all(held.values().map(|request| permits.acquire(request))).await;
                 log(renewed.into_iter().map(|it| it.map(drop)));
             }
@@ -295,8 +299,8 @@ impl Permits {
         Ok(Duration::from_millis(wait.await?.unsigned_abs()))
     }
 
-    /// Calls a script with one key of the limit. The call is sent until it is answered, since all
-    /// of these scripts can be repeated.
+    /// Calls a script with one key of the limit. The call is sent again until it is answered, since
+    /// all of these scripts can be repeated.
     async fn call(
         &self,
         script: &'static Script,

@@ -42,7 +42,7 @@ impl Redis {
         Ok(self.options.namespace.apply(self.settings.one_stream()?))
     }
 
-    /// Lists the streams of this handle, step by step: its only stream, the streams of its set, the
+    /// Lists the streams of this handle, page by page: its only stream, the streams of its set, the
     /// partitions of its stream or, if it serves a registry, the streams in that registry. Start
     /// without a position, and continue with [`StreamPage::next`].
     ///

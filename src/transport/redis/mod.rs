@@ -2,7 +2,7 @@
 //!
 //! A [`Redis`] is both halves of the transport in one handle: a `tower::Service<Message>` that
 //! sends, and a [`Transport`](crate::transport::Transport) to serve from. Its clones share their
-//! connections. It needs Redis 6.2 or newer.
+//! connections. Redis 6.2 or newer is required.
 //!
 //! ```no_run
 //! use campanile::{Message, Redis};
@@ -36,7 +36,7 @@
 //! # Ordering
 //! Messages are added to the stream in the order of the calls that sent them, as long as no call
 //! has to wait for a place in the queue. Two messages that are sent during a reconnect may be added
-//! in the other order.
+//! in reverse order.
 //!
 //! # Back-pressure
 //! The handle is always ready. At most 4096 commands, with at most 32 MiB in all, are queued or in
@@ -60,26 +60,26 @@
 //! twice. If the server refuses a message, the text of the error says what to do.
 //!
 //! A handle never stops trying: it reconnects without limit. The delay between two attempts grows
-//! up to 2 s, and starts anew once a connection has worked: after a response to a command, or after
+//! up to 2 s. It is reset once a connection has received a response to a command, or has lasted for
 //! more than 2 s. The connections of a handle are tasks of the runtime on which it connected: after
 //! that runtime has ended, every call fails, and the state is
 //! [`Closed`](crate::transport::ConnectionState::Closed).
 //!
 //! # Delivery guarantee
-//! A task that got its receipt is handled at least once. An event reaches the current listeners, at
-//! most once. A reliable request (the default) gets its reply within its deadline even if the
-//! caller's connection or the worker is lost in between; a fast request fails immediately if its
-//! reply could be missed.
+//! A task with a receipt is handled at least once. An event reaches the current listeners, at most
+//! once. A reliable request (the default) gets its reply within its deadline even if the caller's
+//! connection or the worker is lost in between; a fast request fails immediately if its reply could
+//! be missed.
 //!
 //! # Connections
 //! One connection sends everything except tasks that [replicas](crate::client::Call::replicas) must
-//! confirm. These have a separate connection, which the first of them opens, so that no other
+//! confirm. The first such task opens a separate connection for these tasks, so that no other
 //! command waits for the replicas. The first request opens a connection that subscribes to this
 //! client's reply channel, and the first reliable request opens one that reads all reply streams.
 //! All connections close with the last clone of the handle.
 //!
-//! A source with events has a connection for its subscriptions. On a cluster it has another one to
-//! each node with channels of its [sharded events](crate::Router::event_sharded).
+//! A source with events has a connection for its subscriptions. On a cluster the source has another
+//! connection to each node with channels of its [sharded events](crate::Router::event_sharded).
 //!
 //! # Credentials and TLS
 //! A URL has a fixed user and password. [`RedisBuilder::credentials`] takes a provider instead, for
@@ -108,9 +108,9 @@
 //!
 //! Credentials that expire are renewed when a quarter of their lifetime is left, or five minutes if
 //! that is less. The connection sends `AUTH` between its other commands: it stays open, and no
-//! command is lost or repeated. A connection in a blocking read sends it after the read, which
-//! takes up to 2 s, so a lifetime of less than 10 s is too short. If the provider fails, or the
-//! server refuses its credentials, the old login stays in use, a warning says why, and another
+//! command is lost or repeated. A connection in a blocking read sends `AUTH` after the read. Such a
+//! read takes up to 2 s, so a lifetime of less than 10 s is too short. If the provider fails, or
+//! the server refuses its credentials, the old login stays in use, a warning says why, and another
 //! attempt follows, with a back-off of up to 2 s.
 //!
 //! A connection that subscribes to events or to fast replies is renewed in the same way over RESP3,
@@ -136,18 +136,18 @@
 //!
 //! A connection is made to the primary of its stream, not to a fixed address. The primary is looked
 //! up for each connection, and again every 5 s. A connection ends when a look-up names another
-//! server as the primary. A server that was demoted is left within seconds, also by subscribers,
-//! although it would still serve them. On a cluster, all keys of a stream are in one slot. Each
-//! primary in use has one connection for commands, and each slot with reliable requests has one
-//! that reads replies. A worker reads each slot of its streams over a separate connection. If it
-//! serves more than 64 slots, or several slots with a priority or weights, it reads the slots of
-//! each node over one shared connection.
+//! server as the primary. All connections to a demoted server end within seconds, even those of
+//! subscribers, which the server would still serve. On a cluster, all keys of a stream are in one
+//! slot. Each primary in use has one connection for commands, and each slot with reliable requests
+//! has one that reads replies. A worker reads each slot of its streams over a separate connection.
+//! If it serves more than 64 slots, or several slots with a priority or weights, it reads the slots
+//! of each node over one shared connection.
 //!
 //! # Namespaces
-//! [`Redis::namespace`], or `?namespace=staging` in the URL, keeps applications and environments
-//! apart that share a server. A database does not: events and fast replies reach all databases of a
-//! server, and a cluster has one database. Without namespaces, two services that use the default
-//! names would share a stream, and take each other's tasks.
+//! [`Redis::namespace`], or `?namespace=staging` in the URL, separates applications and
+//! environments that share a server. Separate databases are not enough: events and fast replies
+//! reach all databases of a server, and a cluster has one database. Without namespaces, two
+//! services that use the default names would share a stream, and take each other's tasks.
 //!
 //! | without | in the namespace `staging` |
 //! |---|---|
@@ -173,14 +173,14 @@
 //! own `&staging:<pattern>`.
 //!
 //! # Rights
-//! The permissions for the stream `s`. Keys of a stream whose name contains a hash tag begin with
-//! its length: `6:{s}.v2:dead:g` for the stream `{s}.v2`. The parts in parentheses are selectors,
-//! which need Redis 7.0: with them a user who adds to the stream may not read or delete it. For
-//! Redis 6.2 leave out the parentheses, write `~` instead of `%R~`, and begin with
-//! `resetchannels`; the user may then use each command on each of the keys. `%R~campanile:orders:…`
-//! lets a worker read the orders that operators give to workers, and give none.
+//! The permissions for the stream `s`. If a stream's name contains a hash tag, the keys of the
+//! stream begin with the length of the name: `6:{s}.v2:dead:g` for the stream `{s}.v2`. The parts
+//! in parentheses are selectors, which need Redis 7.0: with them a user who adds to the stream may
+//! not read or delete it. For Redis 6.2 leave out the parentheses, write `~` instead of `%R~`, and
+//! begin with `resetchannels`; the user may then use each command on each of the keys.
+//! `%R~campanile:orders:…` lets a worker read the orders of operators, but not give orders.
 //!
-//! A row that begins with `…` is needed in addition to the nearest row above it that does not.
+//! A row that begins with `…` is needed in addition to the nearest row above it without `…`.
 //!
 //! | who | `ACL SETUSER …` |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! Decodes entries whose fields a script has packed into one value. Scripts pack fields because
-//! they cannot pass thousands of them to a command.
+//! Decodes entries whose fields a script has packed into one value. Scripts pack fields because a
+//! script cannot pass thousands of arguments to a command.
 
 use bytes::Bytes;
 

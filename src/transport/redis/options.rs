@@ -20,8 +20,8 @@ pub(super) struct Options {
     pub(super) trim_beside_foreign: bool,
     /// The prefix of the channels of events.
     pub(super) event_prefix: Name,
-    /// The maximum time for which the application's runtime may run no task. After it, leases are
-    /// no longer renewed.
+    /// The maximum time for which the application's runtime may run no task. After this time,
+    /// leases are no longer renewed.
     pub(super) stall_limit: Duration,
     /// Called when events were missed.
     pub(super) on_event_gap: OnGap,
@@ -126,9 +126,9 @@ impl Redis {
     }
 
     /// Sets the prefixes of the channels on which this worker publishes replies. A limit is needed
-    /// because a request names its reply channel: without one, anyone who can add a request could
-    /// make workers publish on any channel. By default, the prefixes are `campanile:reply:` and
-    /// `reply:`. In a [namespace](Self::namespace), the namespace precedes each prefix.
+    /// because a request names its reply channel: without a limit, anyone who can add a request
+    /// could make workers publish on any channel. By default, the prefixes are `campanile:reply:`
+    /// and `reply:`. In a [namespace](Self::namespace), the namespace precedes each prefix.
     #[must_use]
     pub fn allowed_reply_prefixes<N: Into<Name>>(
         mut self,

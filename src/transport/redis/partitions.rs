@@ -66,7 +66,7 @@ impl Redis {
         let args = |cmd: &mut Cmd| {
             cmd.arg(names.len()).arg(u8::from(role == Role::Worker));
         };
-        // Recording the same number twice changes nothing.
+        // The call may be repeated, since recording the same number twice changes nothing.
         let pipeline = self.shared.pipeline.of(&record);
         let record_key = [record.as_str()];
         let answer = pipeline.script_until_known(&scripts::RECORD_PARTITIONS, &record_key, args);

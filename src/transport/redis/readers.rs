@@ -236,7 +236,7 @@ pub(super) fn text(text: &str) -> Value {
     Value::Text(text.to_owned().into())
 }
 
-/// A list of texts, separated by spaces.
+/// Makes a list of the words, which are separated by spaces.
 pub(super) fn texts(words: &str) -> Value {
     list(words.split(' ').map(text))
 }
@@ -247,8 +247,8 @@ mod tests {
 
     use super::*;
 
-    /// Values that are never valid in place of a value of a response.
-    fn never_there() -> [Value; 3] {
+    /// Returns values that are valid nowhere in a response.
+    fn invalid_values() -> [Value; 3] {
         [
             Value::Nil,
             Value::Map(vec![(Value::Nil, Value::Nil)]),
@@ -264,26 +264,27 @@ mod tests {
         }
     }
 
-    /// Changes the value at position `place`. Returns the number of values that were passed.
-    fn at(value: &mut Value, place: usize, change: &mut dyn FnMut(&mut Value)) -> usize {
+    /// Applies `change` to the value at position `place`. Returns the number of values that were
+    /// visited.
+    fn change_at(value: &mut Value, place: usize, change: &mut dyn FnMut(&mut Value)) -> usize {
         if place == 0 {
             change(value);
         }
-        let mut passed = 1;
+        let mut visited = 1;
         if let Value::Array(list) = value {
             for element in list {
-                if passed <= place {
-                    passed += at(element, place - passed, change);
+                if visited <= place {
+                    visited += change_at(element, place - visited, change);
                 }
             }
         }
-        passed
+        visited
     }
 
     fn says_what_to_do(error: &Error) {
         let text = error.to_string();
         if error.is_unreplicated() {
-            // The write is confirmed, and only the response to `WAIT` is wrong.
+            // The response to the write is valid, and only the response to `WAIT` is wrong.
             assert!(
                 error.stored_id().is_some() && text.contains("is stored"),
                 "{text}"
@@ -291,7 +292,7 @@ mod tests {
             return;
         }
         if error.is_duplicate() || error.is_reused_key() {
-            // The changed number is the code for a refused task.
+            // The new number is a valid code, for a refused task.
             return;
         }
         assert!(error.is_decode(), "{text}");
@@ -301,11 +302,12 @@ mod tests {
         );
     }
 
-    /// Checks that a response in which `other` replaces one value is an error, or loses nothing.
-    fn is_noticed(reader: &Reader, place: usize, other: &Value) {
+    /// Replaces one value of a valid response by `other`. Checks that decoding then fails, or has
+    /// the same result as before.
+    fn check_with_invalid_value(reader: &Reader, place: usize, other: &Value) {
         let whole = (reader.read)(reader.answer.clone()).expect(reader.of);
         let mut answer = reader.answer.clone();
-        at(&mut answer, place, &mut |value| *value = other.clone());
+        change_at(&mut answer, place, &mut |value| *value = other.clone());
         match (reader.read)(answer.clone()) {
             Ok(_) if place == 0 && *other == Value::Nil => {}
             Ok(found) => assert_eq!(found, whole, "{}: {answer:?}", reader.of),
@@ -317,8 +319,8 @@ mod tests {
     fn one_wrong_value_anywhere_in_an_answer_is_an_error_or_loses_nothing() {
         for reader in all() {
             for place in 0..size(&reader.answer) {
-                for other in never_there() {
-                    is_noticed(&reader, place, &other);
+                for other in invalid_values() {
+                    check_with_invalid_value(&reader, place, &other);
                 }
             }
         }
@@ -359,7 +361,7 @@ mod tests {
             for reader in all() {
                 let mut answer = reader.answer.clone();
                 let place = place.index(size(&answer));
-                at(&mut answer, place, &mut |value| *value = other.clone());
+                change_at(&mut answer, place, &mut |value| *value = other.clone());
                 if let Err(error) = (reader.read)(answer) {
                     says_what_to_do(&error);
                 }

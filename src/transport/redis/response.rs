@@ -19,8 +19,8 @@ pub(super) fn server_error(text: &[u8]) -> Value {
     }
 }
 
-/// Returns the error for a response with `found` instead of `expected`. Both describe forms, not
-/// values, since a value may be a payload.
+/// Returns the error for a response with `found` instead of `expected`. Both texts describe forms,
+/// not values, since a value may be a payload.
 pub(super) fn unexpected(expected: &str, found: &str) -> Error {
     Error::new(
         ErrorKind::Decode,

@@ -25,8 +25,8 @@ use crate::{
 
 impl Redis {
     /// Returns the scheduled tasks of the stream. They are stored in the slot of the stream. Each
-    /// call fails if the handle has a set of streams, or a partitioned stream. Use a handle of one
-    /// partition in that case.
+    /// call fails if the handle has a set of streams, or a partitioned stream. For a partitioned
+    /// stream, use a handle of one partition.
     pub fn schedules(&self) -> Schedules {
         Schedules::new(RedisSchedules(self.clone()))
     }
@@ -41,7 +41,8 @@ impl RedisSchedules {
         Keys::new(&self.0.options.namespace, stream, group)
     }
 
-    /// Runs a script, again after an unknown outcome. The second run must change nothing.
+    /// Runs a script, and runs it again after an unknown outcome. The second run must change
+    /// nothing.
     async fn call(
         &self,
         script: &'static scripts::Script,
@@ -193,7 +194,7 @@ pub(super) fn list_of(response: Value) -> Result<ScheduleList, Error> {
 fn schedules_of(hash: Value, now: SystemTime) -> Result<Vec<ScheduleStatus>, Error> {
     let mut by_name: HashMap<Name, HashMap<Bytes, Bytes>> = HashMap::new();
     for (field, value) in fields(hash)? {
-        // A field without a colon was written by another program.
+        // Skips fields that belong to no schedule, such as `changes`.
         let Some(colon) = field.iter().position(|byte| *byte == b':') else {
             continue;
         };

@@ -124,9 +124,8 @@ pub enum ScriptResponse {
 }
 
 impl ScriptResponse {
-    /// Decodes a response. This function is not in `readers::all`: the tests of that list replace a
-    /// value by one of another form and expect an error, but a script may return any of these
-    /// forms.
+    /// Decodes a response. This function is not in `readers::all`. The tests of that list expect an
+    /// error if a value has another form, but a script may return any form.
     pub(super) fn read(value: Value) -> Result<Self, Error> {
         Ok(match error::check(value)? {
             Value::Nil => Self::Nil,

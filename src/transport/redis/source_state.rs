@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::{sync::lock, transport::ConnectionState};
 
-/// The state of a source, which is a part of its handle's state.
+/// A source whose state is a part of its handle's state.
 pub(super) trait SourceState: Send + Sync {
     /// Returns the current state; `None` when the source is closed.
     fn state(&self) -> Option<ConnectionState>;
@@ -55,9 +55,9 @@ impl Heartbeat {
     }
 
     /// Records the end of an exchange, and whether it succeeded.
-    pub(super) fn end(&self, well: bool) {
+    pub(super) fn end(&self, succeeded: bool) {
         *lock(&self.since) = None;
-        self.failing.store(!well, Ordering::Relaxed);
+        self.failing.store(!succeeded, Ordering::Relaxed);
     }
 
     pub(super) fn is_failing(&self) -> bool {

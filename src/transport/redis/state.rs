@@ -12,11 +12,11 @@ impl Redis {
     /// Returns the current state: the worst of the states of this handle, its clones, and the
     /// sources that were opened from them.
     ///
-    /// This sends no command: it reports the results of commands that are sent anyway. A worker
-    /// sends a command at least every two seconds, so the state shows within a few seconds that a
-    /// server is paused, stopped or cut off. It also shows that a worker is blocked although a
-    /// `PING` would succeed. A handle that only sends messages detects a lost connection with its
-    /// next command.
+    /// The method sends no command: it reports the results of commands that are sent anyway. A
+    /// worker sends a command at least every two seconds, so the state shows within a few seconds
+    /// that a server is paused, stopped or cut off. The state also shows that a worker is blocked,
+    /// which a `PING` does not show. A handle that only sends messages detects a lost connection
+    /// with its next command.
     ///
     /// ```no_run
     /// # async fn probe(redis: campanile::Redis) -> u16 {
@@ -48,8 +48,8 @@ impl Redis {
     /// Sets a hook that is called each time that lost subscriptions to events are restored. Its
     /// argument is the length of the gap, the time without subscriptions. Events that were
     /// published during the gap are lost, so the application may have to load the data that they
-    /// announced. The hook must not block. It applies to sources that are opened from this handle
-    /// later. A second hook replaces the first.
+    /// announced. The hook must not block. The hook applies to sources that are opened from this
+    /// handle later. A second hook replaces the first.
     ///
     /// On a cluster, a gap may affect only some [sharded events](crate::Router::event_sharded):
     /// those of slots that moved, or of a node that was lost.

@@ -26,7 +26,8 @@ use crate::{
 
 /// The time for which a read blocks.
 const BLOCK: Duration = Duration::from_secs(2);
-/// A connection counts as lost if it is silent for this time after the `BLOCK` of its read.
+/// A connection counts as lost if the server is silent for this long after a read should have
+/// ended.
 const GRACE: Duration = Duration::from_secs(5);
 /// The most entries that one read returns.
 const COUNT: usize = 100;
@@ -36,7 +37,8 @@ const BYTES: usize = 4 << 20;
 impl Redis {
     /// Opens a [`Tail`], which reads the entries of the handle's stream one by one. Reading has no
     /// effect: it creates no group or consumer, and claims and acknowledges nothing, so workers get
-    /// their messages as before. It is meant for inspecting a stream, not for handling messages.
+    /// their messages as before. A tail is meant for inspecting a stream, not for handling
+    /// messages.
     ///
     /// [`TailFrom::Now`] means the time of this call. Redeliveries and delayed tasks are not on the
     /// stream: see [`stats`](Self::stats). Entries that every group has finished are trimmed even
@@ -70,7 +72,7 @@ impl Redis {
         let seen = match from {
             TailFrom::Now => self.newest(&key).await?,
             TailFrom::Beginning => StreamEntryId::ZERO,
-            TailFrom::Id(id) => first(&id)?.before(),
+            TailFrom::Id(id) => parse_start(&id)?.before(),
         };
         Ok(Tail {
             connector: self.shared.connector.of(&key),
@@ -110,7 +112,7 @@ pub enum TailFrom {
 }
 
 /// Parses an id. Milliseconds alone mean the lowest id with this time.
-fn first(text: &str) -> Result<StreamEntryId, Error> {
+fn parse_start(text: &str) -> Result<StreamEntryId, Error> {
     let id = StreamEntryId::parse(text.as_bytes());
     id.or_else(|| StreamEntryId::parse(format!("{text}-0").as_bytes()))
         .ok_or_else(|| {
@@ -128,7 +130,7 @@ pub struct Tail {
     key: Name,
     /// The stream's name without the namespace.
     stream: Name,
-    /// The last entry that was read.
+    /// The id of the last entry that was read.
     seen: StreamEntryId,
     /// A separate connection, since a blocking read delays all other commands. It is `None` during
     /// a read. So if the read is cancelled, the connection closes, and the late response is not
@@ -288,10 +290,10 @@ mod tests {
 
     #[test]
     fn an_id_is_two_numbers_or_a_time_and_anything_else_is_refused_with_an_example() {
-        assert_eq!(first("7-3").unwrap().to_string(), "7-3");
-        assert_eq!(first("7").unwrap().to_string(), "7-0");
+        assert_eq!(parse_start("7-3").unwrap().to_string(), "7-3");
+        assert_eq!(parse_start("7").unwrap().to_string(), "7-0");
         for text in ["", "now", "$", "7-", "7-x", "-", "+", "7-1-1"] {
-            let error = first(text).unwrap_err();
+            let error = parse_start(text).unwrap_err();
             assert!(error.is_invalid());
             assert!(error.to_string().contains("1795430237570-0"), "{error}");
         }

@@ -1,4 +1,4 @@
-//! Reads feeds: the streams of changes of tasks, which `scripts/tasks.lua` writes.
+//! Reads feeds: the streams of changes of tasks. `scripts/tasks.lua` writes them.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -31,9 +31,10 @@ use crate::{
 const COUNT: usize = 100;
 /// The time for which a read blocks.
 const BLOCK: Duration = Duration::from_secs(2);
-/// A connection counts as lost if it is silent for this time after the `BLOCK` of its read.
+/// A connection counts as lost if the server is silent for this long after a read should have
+/// ended.
 const GRACE: Duration = Duration::from_secs(5);
-/// The most steps that were read and that the application has not taken yet.
+/// The maximum number of steps in the queue to the application.
 const BUFFER: usize = 2 * COUNT;
 
 /// Returns the id of the last change of each feed. The id of a feed without changes is empty.
@@ -121,8 +122,8 @@ impl TaskFeedReader {
                         outage.refused(&self.connector.address(), "read changes of tasks", &error);
                         // The error is queued only if the application has taken all earlier steps,
                         // so that errors do not fill the queue.
-                        let is_read = self.steps.capacity() == BUFFER;
-                        if !error::is_temporary(&error) && is_read {
+                        let is_queue_empty = self.steps.capacity() == BUFFER;
+                        if !error::is_temporary(&error) && is_queue_empty {
                             self.send(Err(error)).await;
                         }
                         sleep(outage.wait()).await;
@@ -173,7 +174,7 @@ impl TaskFeedReader {
     }
 
     async fn send(&self, step: Result<FeedStep, Error>) {
-        // Without a receiver the reader ends.
+        // Fails only if the receiver was dropped. The reader then ends.
         let _ = self.steps.send(step).await;
     }
 
@@ -197,7 +198,7 @@ impl TaskFeedReader {
         let answer = blocked.command(&cmd);
         let lost = || Error::disconnected("the connection that waits for changes was lost");
         match progress.watch(BLOCK + GRACE, GRACE, answer).await {
-            // The server has ended the read, for example because it has become a replica.
+            // The server has ended the read, for example because the server has become a replica.
             Ok(Ok(answer)) if error::code(&answer) == Some("UNBLOCKED") => return Err(lost()),
             Ok(Ok(answer)) => error::check(answer).map(drop)?,
             Ok(Err(cause)) => return Err(lost().with_source(cause)),

@@ -1,5 +1,5 @@
-//! The recorded tasks: their status, their lists, and their cancellation. `scripts/tasks.lua` describes
-//! the records.
+//! The recorded tasks: their status, their lists, and their cancellation. `scripts/tasks.lua`
+//! describes the records.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,8 +24,8 @@ use crate::{
     },
 };
 
-/// The most tasks that one step of a list looks at, unless more are asked for.
-const LOOKED_AT: usize = 500;
+/// The maximum number of tasks that one step of a list examines, unless the step may return more.
+const MAX_LOOKED_AT: usize = 500;
 
 impl Redis {
     /// Returns access to the tasks of the stream, as this handle's group sees them.
@@ -70,7 +70,7 @@ impl Redis {
                 .arg(time)
                 .arg(id)
                 .arg(step.max)
-                .arg(step.max.max(LOOKED_AT))
+                .arg(step.max.max(MAX_LOOKED_AT))
                 .arg(PAGE_BYTES);
         };
         let pipeline = self.shared.pipeline.of(&keys.primary);
@@ -223,7 +223,7 @@ pub(super) fn listed(answer: Value) -> Result<Listed, Error> {
             .into_iter()
             .collect::<Result<Vec<_>, _>>()?;
         let record: Vec<_> = LISTED.map(Bytes::from).into_iter().zip(record).collect();
-        // Only another program adds an id that is no text.
+        // An id that is not UTF-8 was added by another program.
         if let Ok(id) = MessageId::from_utf8(&bytes(id)?) {
             tasks.push(decoded(id, &record)?);
         }

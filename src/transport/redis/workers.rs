@@ -28,7 +28,7 @@ use crate::{
 
 /// The approximate number of announcements that one command reads.
 const READ_AT_ONCE: usize = 32;
-/// The number of workers whose answers one script looks for.
+/// The maximum number of workers whose answers one script call looks for.
 const COLLECTED_AT_ONCE: usize = 100;
 /// The approximate maximum number of bytes of answers that one script call returns.
 const COLLECTED_BYTES: usize = 1 << 20;
@@ -36,8 +36,8 @@ const COLLECTED_BYTES: usize = 1 << 20;
 const MAX_TEXT: usize = 256 << 10;
 /// The time for which a question waits for answers.
 const MAX_WAIT: Duration = Duration::from_millis(2500);
-/// The time between two looks for answers.
-const LOOK_PERIOD: Duration = Duration::from_millis(100);
+/// The time between two polls for answers.
+const POLL_PERIOD: Duration = Duration::from_millis(100);
 /// The approximate maximum number of orders that are kept.
 const MAX_ORDERS: usize = 1000;
 /// The time for which orders are kept.
@@ -200,8 +200,8 @@ impl RedisWorkers {
         }
     }
 
-    /// Asks all live workers, and waits for their answers. Also returns the names of the workers
-    /// that did not answer in time.
+    /// Asks all live workers, and waits for their answers. Also returns the names of the live
+    /// workers that cannot be asked, or did not answer in time.
     async fn ask(&self, word: &str) -> Result<(WorkerAnswers, Vec<String>), Error> {
         let all = self.0.all_keys()?;
         let asked = Instant::now();
@@ -247,7 +247,7 @@ impl RedisWorkers {
         let since = integer(&since.await?)?;
         let mut texts = Vec::new();
         while !unanswered.is_empty() && asked.elapsed() < MAX_WAIT {
-            sleep(LOOK_PERIOD).await;
+            sleep(POLL_PERIOD).await;
             let consumers: Vec<_> = unanswered.keys().cloned().collect();
             for consumers in consumers.chunks(COLLECTED_AT_ONCE) {
                 let mut rest = consumers;
@@ -392,7 +392,7 @@ fn read_info(consumer: &str, text: &[u8]) -> WorkerInfo {
 fn read_stats(worker: &str, text: &str) -> Option<WorkerStats> {
     let text = (text.len() <= MAX_TEXT).then_some(text)?;
     let stats = serde_json::from_str::<WorkerStats>(text).ok()?;
-    // The worker may have answered an earlier ping, and such an answer has no `routes`.
+    // This may be the answer to an earlier ping, which has no `routes`.
     (stats.worker == worker && text.contains("\"routes\"")).then_some(stats)
 }
 
@@ -404,7 +404,7 @@ fn read_description(worker: &str, text: &str) -> Option<WorkerDescription> {
     (found.worker == worker && text.contains("\"description\"")).then_some(found)
 }
 
-/// Returns the lease in the name of one of our consumers.
+/// Parses the lease in the name of one of our consumers. The default is 10 s.
 fn lease_of(consumer: &str) -> Duration {
     let lease = consumer.strip_prefix(CONSUMER_PREFIX);
     let lease = lease.and_then(|rest| rest.strip_prefix("lease=")?.split_once("ms-"));

@@ -80,9 +80,9 @@ impl Schedules {
     /// Stores a scheduled task, or replaces the stored one with the same name. Returns `false` and
     /// changes nothing if the stored one has a higher [version](ScheduledTask::version).
     ///
-    /// A new schedule starts with the first tick after the present time of the store's clock. So
-    /// does a replacement that changes the cron line, the zone or the period. Any other replacement
-    /// continues after the last tick of the schedule.
+    /// A new schedule starts with the first tick after the present time of the store's clock. A
+    /// replacement that changes the cron line, the zone or the period starts in the same way. Any
+    /// other replacement continues after the last tick of the schedule.
     ///
     /// # Errors
     /// If the task is invalid, or the store cannot be reached.
@@ -91,7 +91,7 @@ impl Schedules {
         self.0.put(task).await
     }
 
-    /// Removes a scheduled task. Tasks that it has sent remain. Returns `false` if no schedule has
+    /// Removes a scheduled task. Tasks that were sent remain. Returns `false` if no schedule has
     /// this name.
     ///
     /// # Errors
@@ -121,7 +121,7 @@ impl Schedules {
     /// Sends the task of a schedule now, even if the schedule is paused. Its ticks do not change.
     /// Returns `None` if no schedule has this name. The run [is skipped](ScheduleRun::is_skipped)
     /// if the schedule [skips while running](ScheduledTask::skip_while_running) and an earlier task
-    /// of it has not ended.
+    /// of the schedule has not ended.
     ///
     /// # Errors
     /// If the store cannot be reached, or this version of the library cannot read the schedule.
@@ -142,7 +142,7 @@ impl Schedules {
                     let run = ScheduleRun::new(fired.now, id).manual();
                     return Ok(Some(run.skipped()));
                 }
-                // The schedule was changed after it was read: reads it again.
+                // The schedule has changed since it was read, so it is read again.
                 FireOutcome::Early | FireOutcome::Taken(_) | FireOutcome::Changed => {}
             }
         }
@@ -226,7 +226,7 @@ pub struct ScheduleList {
     /// The number of changes by [`put`](ScheduleStore::put) and [`change`](ScheduleStore::change)
     /// so far.
     pub changes: u64,
-    /// The schedules, in any order. `None` if the caller knows this number of changes.
+    /// The schedules, in any order. `None` if the caller already knows this number of changes.
     pub schedules: Option<Vec<ScheduleStatus>>,
 }
 

@@ -15,8 +15,8 @@ use crate::{
     transport::Backoff,
 };
 
-/// The time between two listings of the schedules, which show changes by other processes.
-const POLL: Duration = Duration::from_secs(1);
+/// The time between two listings of the schedules. A listing shows changes by other processes.
+const LIST_PERIOD: Duration = Duration::from_secs(1);
 /// The wait after a failure.
 const BACKOFF: Backoff = Backoff::exponential(Duration::from_millis(500), Duration::from_secs(10));
 
@@ -27,10 +27,10 @@ pub(super) struct Runner<'a> {
     /// The schedules that the application has passed to `Schedules::run`.
     entries: Vec<ScheduledTask>,
     /// `true` once the entries are stored.
-    is_put: bool,
+    has_stored_entries: bool,
     /// The number of changes at the last listing.
-    known: Option<u64>,
-    /// `true` if the next listing must have the schedules, even if the number of changes is the
+    known_changes: Option<u64>,
+    /// `true` if the next listing must return the schedules, even if the number of changes is the
     /// same.
     must_reload: bool,
     /// The time of the last listing. `None` if the schedules must be listed now.
@@ -51,11 +51,11 @@ struct ActiveSchedule {
     retry_at: Option<Instant>,
 }
 
-/// An estimate of the store's clock. The estimate is never ahead of that clock, unless that clock
+/// Estimates the time on the store's clock. The estimate is never ahead, unless the store's clock
 /// steps back.
 #[derive(Debug, Clone, Copy)]
 struct StoreClock {
-    /// The store's time at `at`, in milliseconds since 1970.
+    /// The time on the store's clock at `at`, in milliseconds since 1970.
     time: u64,
     at: Instant,
 }
@@ -80,8 +80,8 @@ impl<'a> Runner<'a> {
         Self {
             store,
             entries,
-            is_put: false,
-            known: None,
+            has_stored_entries: false,
+            known_changes: None,
             must_reload: false,
             listed_at: None,
             clock: StoreClock::starting(SystemTime::UNIX_EPOCH),
@@ -115,13 +115,13 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Lists the schedules if [`POLL`] has passed, sends the tasks of due ticks, and returns the
-    /// time until the next step.
+    /// Lists the schedules if [`LIST_PERIOD`] has passed, and sends the tasks of due ticks. Returns
+    /// the time until the next step.
     async fn step(&mut self) -> Result<Duration, Error> {
-        if !self.is_put {
+        if !self.has_stored_entries {
             self.put().await?;
         }
-        if self.listed_at.is_none_or(|at| at.elapsed() >= POLL) {
+        if self.listed_at.is_none_or(|at| at.elapsed() >= LIST_PERIOD) {
             self.refresh().await?;
         }
         self.fire_due().await?;
@@ -139,16 +139,16 @@ impl<'a> Runner<'a> {
                 );
             }
         }
-        self.is_put = true;
+        self.has_stored_entries = true;
         Ok(())
     }
 
     async fn refresh(&mut self) -> Result<(), Error> {
-        let known = self.known.filter(|_| !self.must_reload);
-        let list = self.store.list(known).await?;
-        if self.known.is_some_and(|known| list.changes < known) {
+        let known_changes = self.known_changes.filter(|_| !self.must_reload);
+        let list = self.store.list(known_changes).await?;
+        if self.known_changes.is_some_and(|known| list.changes < known) {
             // The server has lost data, so the entries are stored again.
-            (self.is_put, self.known, self.listed_at) = (false, None, None);
+            (self.has_stored_entries, self.known_changes, self.listed_at) = (false, None, None);
             self.schedules.clear();
             return Ok(());
         }
@@ -156,7 +156,7 @@ impl<'a> Runner<'a> {
         let clock = StoreClock::starting(list.now);
         let stepped_back = clock.now() + 1_000 < self.clock.now();
         self.clock = clock;
-        self.known = Some(list.changes);
+        self.known_changes = Some(list.changes);
         self.listed_at = Some(clock.at);
         match list.schedules {
             Some(schedules) => {
@@ -238,7 +238,9 @@ impl<'a> Runner<'a> {
     /// Returns the time until the next tick or the next listing.
     fn wait(&self) -> Duration {
         let now = self.clock.now();
-        let looked = self.listed_at.map(|at| POLL.saturating_sub(at.elapsed()));
+        let looked = self
+            .listed_at
+            .map(|at| LIST_PERIOD.saturating_sub(at.elapsed()));
         let waits = self.schedules.iter().filter_map(|schedule| {
             let wait = Duration::from_millis(schedule.due?.saturating_sub(now));
             let retry = schedule
@@ -254,7 +256,8 @@ impl<'a> Runner<'a> {
 }
 
 impl ActiveSchedule {
-    /// Starts a schedule. `None` if this version of the library cannot read it, which is logged.
+    /// Starts a schedule. Logs a warning and returns `None` if this version of the library cannot
+    /// read the schedule.
     fn new(status: ScheduleStatus, now: u64) -> Option<Self> {
         let read = status.task.clone();
         let read = read.and_then(|task| {

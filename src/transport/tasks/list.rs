@@ -62,8 +62,8 @@ impl TaskQuery {
         self
     }
 
-    /// Sets the maximum number of tasks on a page. A number outside of 1 to 1,000 becomes the
-    /// nearest of these two.
+    /// Sets the maximum number of tasks on a page, from 1 to 1,000. A lower number becomes 1, and a
+    /// higher number becomes 1,000.
     pub fn max(mut self, max: usize) -> Self {
         self.max = max.clamp(1, MAX_ON_PAGE);
         self
@@ -158,7 +158,8 @@ pub struct ListStep {
     pub part: usize,
     /// The name of the tasks. `None` for all names.
     pub name: Option<Name>,
-    /// The position that the last step of this state and part has returned. `None` for the first.
+    /// The position that the previous step of this state and part has returned. `None` for the
+    /// first step.
     pub after: Option<String>,
     /// The maximum number of tasks to return.
     pub max: usize,

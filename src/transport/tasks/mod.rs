@@ -92,8 +92,7 @@ impl Tasks {
     /// slot of the stream. A lost connection is no error: the call continues once the server can be
     /// reached again.
     ///
-    /// If the status is kept so briefly that it expires before this call has read it, the returned
-    /// status has no result.
+    /// If the recorded status expires before this call reads it, the returned status has no result.
     ///
     /// # Errors
     /// If the status of the task is not recorded, or no longer kept. If the server cannot be
@@ -155,8 +154,8 @@ impl Tasks {
 
     /// Follows the changes of the tasks' states, as a dashboard does. The transport keeps about the
     /// last 10,000 changes. So a reader that starts at the [cursor](Changes::cursor) of an earlier
-    /// reader misses nothing. If changes were dropped meanwhile, the feed reports a
-    /// [gap](FeedItem::Gap).
+    /// reader misses nothing, unless changes were dropped meanwhile. The feed reports dropped
+    /// changes as a [gap](FeedItem::Gap).
     ///
     /// ```
     /// use std::time::Duration;
@@ -190,8 +189,9 @@ impl Tasks {
     /// A delayed task can always be cancelled. Any other task must be recorded. A task that waits
     /// is not started. If the task is running, its worker notices the cancellation within about a
     /// second, and cancels the task's [lease](crate::Lease). The handler is then dropped, unless it
-    /// has taken the lease's [token](crate::Lease::token): such a handler must end by itself. A
-    /// handler that has already succeeded wins if the server gets its acknowledgement first.
+    /// has taken the lease's [token](crate::Lease::token): such a handler must end by itself. If
+    /// the server gets the acknowledgement of a handler first, the task is done, and is not
+    /// cancelled.
     ///
     /// The cancellation applies to this group. Other groups of the stream still handle the task.
     ///
@@ -231,8 +231,8 @@ impl Tasks {
     }
 
     /// Cancels all recorded tasks that a query selects, from its position on, as
-    /// [`cancel`](Self::cancel) does. Returns the number of tasks that were cancelled. The query's
-    /// states of ended tasks are ignored.
+    /// [`cancel`](Self::cancel) does. Returns the number of tasks that were cancelled. States of
+    /// ended tasks in the query are ignored.
     ///
     /// Tasks that are sent during the call may be cancelled or not. A task that changes its state
     /// during the call may be missed: another call finds it.

@@ -28,7 +28,7 @@ pub enum TaskState {
     Done,
     /// The task became a dead letter.
     Dead,
-    /// The task was discarded: by its handler, because it has expired, or by a purge.
+    /// The task was discarded by its handler or by a purge, or because it had expired.
     Discarded,
     /// The task was cancelled.
     Cancelled,
@@ -189,7 +189,7 @@ impl TaskStatus {
 /// The maximum size of a recorded result, in bytes.
 const MAX_RESULT: usize = 64 << 10;
 
-/// The outcome of a task, as its record keeps it.
+/// The outcome of a task, as its record stores it.
 #[derive(Debug, Default)]
 pub(crate) struct TaskOutcome {
     pub(crate) result: Option<Bytes>,

@@ -35,12 +35,12 @@ struct Table {
     waiting: HashMap<MessageId, Vec<(u64, UnboundedSender<Signal>)>>,
     last_number: u64,
     /// The reader of the feed. `None` while no call waits.
-    reader: Option<FeedListener>,
+    reader: Option<FeedReaderState>,
 }
 
-struct FeedListener {
+struct FeedReaderState {
     end: CancellationToken,
-    /// Set once the reader has its position, so that it misses no later change.
+    /// Set once the reader has its position in the feed. Waiters then receive all later changes.
     is_open: bool,
 }
 
@@ -48,7 +48,8 @@ struct FeedListener {
 enum Signal {
     /// The task has ended.
     Ended(TaskChange),
-    /// The reader has its position, or has missed changes. The waiter must read the record.
+    /// The reader has its position in the feed, or has missed changes. The waiter must read the
+    /// record.
     ReadRecord,
     /// The feed cannot be read, for this reason.
     Failed(String),
@@ -65,7 +66,7 @@ struct Waiter {
 
 /// Waits until a task has ended.
 pub(super) async fn wait(inner: &Arc<TasksInner>, id: &MessageId) -> Result<TaskStatus, Error> {
-    let mut last = known(inner.store.status(id).await?, id)?;
+    let mut last = recorded_status(inner.store.status(id).await?, id)?;
     if last.state.has_ended() {
         return Ok(last);
     }
@@ -89,7 +90,7 @@ pub(super) async fn wait(inner: &Arc<TasksInner>, id: &MessageId) -> Result<Task
                 last.ended_at = Some(change.at);
                 return Ok(last);
             }
-            (found, None) => last = known(found, id)?,
+            (found, None) => last = recorded_status(found, id)?,
         }
     }
 }
@@ -98,17 +99,17 @@ pub(super) async fn wait(inner: &Arc<TasksInner>, id: &MessageId) -> Result<Task
 async fn read_status(inner: &TasksInner, id: &MessageId) -> Result<Option<TaskStatus>, Error> {
     loop {
         match inner.store.status(id).await {
-            Err(error) if is_passing(&error) => sleep(RETRY_DELAY).await,
+            Err(error) if is_temporary(&error) => sleep(RETRY_DELAY).await,
             found => return found,
         }
     }
 }
 
-fn is_passing(error: &Error) -> bool {
+fn is_temporary(error: &Error) -> bool {
     error.is_disconnected() || error.is_unknown_outcome()
 }
 
-fn known(status: Option<TaskStatus>, id: &MessageId) -> Result<TaskStatus, Error> {
+fn recorded_status(status: Option<TaskStatus>, id: &MessageId) -> Result<TaskStatus, Error> {
     status.ok_or_else(|| {
         Error::new(
             ErrorKind::Invalid,
@@ -134,7 +135,7 @@ impl Waiter {
                 let end = CancellationToken::new();
                 let reading = read(inner.clone(), end.clone());
                 tokio::spawn(end.clone().run_until_cancelled_owned(reading));
-                table.reader = Some(FeedListener {
+                table.reader = Some(FeedReaderState {
                     end,
                     is_open: false,
                 });
@@ -173,7 +174,7 @@ async fn read(inner: Arc<TasksInner>, end: CancellationToken) {
     let mut feed = loop {
         match open(&inner).await {
             Ok(feed) => break feed,
-            Err(error) if is_passing(&error) => sleep(RETRY_DELAY).await,
+            Err(error) if is_temporary(&error) => sleep(RETRY_DELAY).await,
             Err(error) => return inner.waiters.fail(&error, &end),
         }
     };

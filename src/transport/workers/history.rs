@@ -10,8 +10,8 @@ use crate::transport::Verdict;
 /// The number of minutes of a history.
 pub(crate) const MINUTES: u64 = 60;
 
-/// The deliveries of a group on a stream in one minute, as its workers have counted them. A lost
-/// connection to the server may move counts to a later minute, or count them twice.
+/// The deliveries of a group on a stream in one minute, as its workers have counted them. After a
+/// lost connection to the server, deliveries may be counted in a later minute, or twice.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Minute {

@@ -15,9 +15,9 @@ const MAX_PAUSED: usize = 3 << 10;
 /// The maximum size of any other text in an announcement, in bytes.
 pub(super) const MAX_TEXT: usize = 200;
 
-/// A worker, as it has announced itself. Fields that a worker of another version does not announce
-/// are empty. The strings come from the worker's process and may contain anything, so escape them
-/// before you show them.
+/// A worker, as it has announced itself. A field is empty if the worker's version does not announce
+/// it. The strings come from the worker's process and may contain anything, so escape them before
+/// you show them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -33,7 +33,7 @@ pub struct WorkerInfo {
     pub host: String,
     /// The id of the process.
     pub pid: u32,
-    /// The time at which the worker has started, on its own clock.
+    /// The time at which the worker started, on the worker's clock.
     #[serde(with = "json::time")]
     pub since: SystemTime,
     /// The group.
@@ -63,11 +63,11 @@ pub struct WorkerInfo {
     pub paused: Vec<String>,
     /// The last orders of operators that the worker has followed, the oldest first.
     pub orders: Vec<FollowedOrder>,
-    /// `false` if the worker has been silent for longer than its lease. It is listed until another
-    /// worker removes it.
+    /// `false` if the worker has been silent for longer than its lease. The worker is listed until
+    /// another worker removes it.
     pub alive: bool,
-    /// The reason why the other fields are empty: the announcement cannot be read, or the worker
-    /// has made none, because its version announces nothing or because it starts just now.
+    /// The reason why the other fields are empty: the announcement cannot be read, or there is
+    /// none, because the worker has an older version or has just started.
     pub fault: Option<String>,
 }
 
@@ -108,7 +108,7 @@ pub struct FollowedOrder {
     pub order: String,
     /// The operator, as given.
     pub by: String,
-    /// The time at which the worker followed it, on its own clock.
+    /// The time at which the worker followed the order, on the worker's clock.
     #[serde(with = "json::time")]
     pub at: SystemTime,
 }

@@ -1,4 +1,4 @@
-//! The workers of a group: who they are, what they do, and orders to single workers.
+//! The workers of a group: their announcements, their statistics, and orders to single workers.
 
 mod histogram;
 mod history;
@@ -28,10 +28,10 @@ use crate::error::Error;
 /// The workers of a stream's group, in any process. Returned by the `workers` method of a
 /// transport's handle.
 ///
-/// Each worker announces itself when it starts, and removes the announcement when it ends. The
-/// announcement of a worker that has died is removed by another worker of the group, about a minute
-/// after its last sign of life. A worker that serves several streams is listed for each of them. A
-/// worker that handles only events, or that owns no partition now, is not listed.
+/// Each worker announces itself when it starts, and removes the announcement when it ends. If a
+/// worker dies, another worker of the group removes the announcement, about a minute after the last
+/// sign of life. A worker that serves several streams is listed for each of them. A worker that
+/// handles only events, or that owns no partition now, is not listed.
 ///
 /// A worker sends its statistics only when it is asked, and at most once a second, no matter how
 /// many processes ask.
@@ -112,9 +112,9 @@ impl Workers {
         Ok(found)
     }
 
-    /// Gives an order to one worker, which follows it within about a second. `worker` is its
-    /// [name](WorkerInfo::worker). The worker logs the order with `by`, the name of the operator,
-    /// and shows both in [`WorkerInfo::orders`]. Returns `false` if there is no live worker of this
+    /// Gives an order to the worker with this [name](WorkerInfo::worker). The worker follows the
+    /// order within about a second. It logs the order with `by`, the name of the operator, and
+    /// shows both in [`WorkerInfo::orders`]. Returns `false` if there is no live worker of this
     /// name.
     ///
     /// An order ends with the worker: after a restart of its process, the configured settings

@@ -45,9 +45,9 @@ const MAX_ORDERS: usize = 5;
 /// The name under which further routes are counted after the first 200.
 const OTHER: &str = "(other)";
 
-/// The state of one worker, which [`serve`](crate::serve()) shares with its source: `serve` counts
-/// deliveries and follows orders. The source publishes the announcement and the statistics, and
-/// passes on the orders that it receives. See
+/// The state of one worker, shared by [`serve`](crate::serve()) and the worker's source. `serve`
+/// counts deliveries and follows orders. The source publishes the announcement and the statistics,
+/// and passes on the orders that it receives. See
 /// [`Source::monitor`](crate::transport::Source::monitor).
 #[derive(Debug)]
 pub struct WorkerMonitor {
@@ -56,8 +56,8 @@ pub struct WorkerMonitor {
     /// The description of the routes, as JSON.
     description: Option<String>,
     /// The names of tasks and requests that the worker has routes for; `None` if it may handle any.
-    /// Other names are counted together, since senders choose them.
-    known: Option<HashSet<(Kind, Name)>>,
+    /// Other names are counted together, since senders may use any number of them.
+    routed_names: Option<HashSet<(Kind, Name)>>,
     started: Instant,
     shards: [Mutex<Shard>; SHARDS],
     orders: Mutex<Orders>,
@@ -162,7 +162,7 @@ impl WorkerMonitor {
                 listed.map(|(stream, _)| stream.to_string()).collect()
             }
         };
-        let known = interest.routes.as_ref();
+        let routed_names = interest.routes.as_ref();
         let (service, version) = service;
         let info = WorkerInfo {
             worker: worker.into(),
@@ -182,7 +182,7 @@ impl WorkerMonitor {
         Self {
             info: info.bounded(),
             description: None,
-            known: known.map(|names| names.iter().cloned().collect()),
+            routed_names: routed_names.map(|names| names.iter().cloned().collect()),
             started: Instant::now(),
             shards: Default::default(),
             orders: Mutex::default(),
@@ -342,7 +342,7 @@ impl WorkerMonitor {
         (self.shards.iter()).any(|shard| lock(shard).minutes.contains_key(stream))
     }
 
-    /// Puts counts back that could not be stored.
+    /// Puts back counts that could not be stored.
     #[cfg(feature = "redis")]
     pub(crate) fn put_back(&self, stream: &Name, counts: &MinuteCounts) {
         let mut shard = lock(&self.shards[0]);
@@ -412,7 +412,7 @@ impl WorkerMonitor {
         self.draining.cancelled().await;
     }
 
-    /// Shows the worker as draining.
+    /// Records that the worker is draining.
     pub(crate) fn drain(&self) {
         self.draining.cancel();
         self.revision.fetch_add(1, Ordering::AcqRel);
@@ -463,11 +463,12 @@ impl WorkerMonitor {
     }
 
     /// Returns `true` if deliveries of this name are counted by name.
-    fn counts(&self, kind: Kind, name: &Name) -> bool {
-        let known = self.known.as_ref();
-        // `known` has only tasks and requests. An event is counted by the subscription that it
-        // matched, which the worker chooses.
-        kind == Kind::Event || known.is_none_or(|known| known.contains(&(kind, name.clone())))
+    fn is_counted_by_name(&self, kind: Kind, name: &Name) -> bool {
+        let routed_names = self.routed_names.as_ref();
+        // `routed_names` has only tasks and requests. An event is counted by the subscription that
+        // it matched, and only the worker adds subscriptions.
+        kind == Kind::Event
+            || routed_names.is_none_or(|names| names.contains(&(kind, name.clone())))
     }
 }
 
@@ -485,7 +486,8 @@ impl Started {
     }
 }
 
-/// A delivery that a worker runs, in the worker's statistics. It ends when it is dropped.
+/// A delivery that a worker runs, in the worker's statistics. The delivery ends when this value is
+/// dropped.
 #[derive(Debug)]
 pub(crate) struct RunningDelivery {
     monitor: Arc<WorkerMonitor>,
@@ -494,7 +496,7 @@ pub(crate) struct RunningDelivery {
 }
 
 impl RunningDelivery {
-    /// Counts the verdict on the delivery, and ends it.
+    /// Counts the verdict on the delivery, and ends the delivery.
     pub(crate) fn end(self, verdict: &Verdict) {
         if let Some(outcome) = Outcome::of(verdict) {
             self.count(outcome, verdict);
@@ -502,7 +504,7 @@ impl RunningDelivery {
     }
 
     fn count(&self, outcome: Outcome, verdict: &Verdict) {
-        // Read before the lock is taken, so that it is held only briefly.
+        // Read before the lock is taken, so that the lock is held only briefly.
         let now = Instant::now();
         let last_error = reason(verdict).map(|mut reason| {
             cut(&mut reason, MAX_REASON);
@@ -524,7 +526,8 @@ impl RunningDelivery {
         let counts = match routes.get_mut(&key) {
             Some(counts) => counts,
             None => {
-                let by_name = routes.len() < MAX_ROUTES && self.monitor.counts(key.0, &key.1);
+                let by_name =
+                    routes.len() < MAX_ROUTES && self.monitor.is_counted_by_name(key.0, &key.1);
                 let key = match by_name {
                     true => key,
                     false => (key.0, Name::from_static(OTHER)),

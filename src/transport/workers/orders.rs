@@ -27,14 +27,14 @@ const MAX_BY: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WorkerOrder {
-    /// Ends the worker like a signal for a graceful shutdown: it fetches nothing more, waits for
-    /// the handlers that run, and `serve` returns. The program decides what follows: a supervisor
-    /// may start the process again.
+    /// Ends the worker like a signal for a graceful shutdown: the worker fetches nothing more,
+    /// waits for its running handlers, and `serve` returns. The program decides what follows: a
+    /// supervisor may start the process again.
     Drain,
     /// Sets the maximum number of deliveries in flight. A number above the configured maximum has
     /// no effect. `None` restores the configured maximum.
     Limit(Option<usize>),
-    /// Pauses the worker: it fetches nothing, and handlers that run end as usual.
+    /// Pauses the worker: it fetches nothing, and its running handlers end as usual.
     Pause,
     /// Ends a [`Pause`](Self::Pause). Names stay paused.
     Resume,

@@ -52,9 +52,9 @@ pub struct WorkerStats {
 #[serde(default)]
 #[non_exhaustive]
 pub struct RouteStats {
-    /// The kind of its messages: `task`, `rpc` or `event`.
+    /// The kind of the route's messages: `task`, `rpc` or `event`.
     pub kind: String,
-    /// The name of its messages, or the pattern of its events.
+    /// The name of the route's messages, or the pattern of its events.
     pub name: String,
     /// The number of deliveries that were handled with success.
     pub done: u64,
@@ -94,7 +94,7 @@ pub struct Running {
     pub name: String,
     /// The number of the attempt.
     pub attempt: u32,
-    /// The time since its start. Serialized in milliseconds.
+    /// The time since the start of the delivery. Serialized in milliseconds.
     #[serde(with = "json::millis")]
     pub running_for: Duration,
 }
@@ -185,8 +185,8 @@ pub struct WorkerDescription {
     pub version: String,
     /// The description of its routes as JSON, for
     /// [`Description::from_json`](crate::contract::Description::from_json). `None` if the worker
-    /// serves something else than a router, or its description is too long. If only the schemas
-    /// make the description too long, it has no schemas.
+    /// serves something else than a router, or its description is too long. If it is too long only
+    /// because of its schemas, the schemas are left out.
     #[serde(default)]
     pub description: Option<String>,
 }

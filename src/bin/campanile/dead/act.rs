@@ -81,7 +81,7 @@ impl Which {
             (asked, _) => Some(asked),
         };
         let mut steps = dead.steps(action, self.selection());
-        let ended = signals::ended()?;
+        let interrupted = signals::interrupted()?;
         let word = match action {
             Action::Replay => "replayed",
             Action::Purge => "purged",
@@ -89,7 +89,7 @@ impl Which {
         let mut progress = ProgressLine::new(word, total);
         let mut acted = 0;
         let done = loop {
-            if ended.is_cancelled() {
+            if interrupted.is_cancelled() {
                 let text = format!("{acted} {word}, the others are left as they were");
                 break Err(CommandError::Interrupted(text));
             }
@@ -98,8 +98,8 @@ impl Which {
             let step = tokio::select! {
                 biased;
                 step = &mut step => step,
-                // The current step is finished, so that its letters are counted.
-                () = ended.cancelled() => {
+                // Finishes the current step, so that its letters are counted.
+                () = interrupted.cancelled() => {
                     progress.clear();
                     note("ends after this step; another Ctrl-C ends it at once");
                     step.await

@@ -24,7 +24,7 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// Returns the name, and the bytes of the payload, including a line break at the end.
+    /// Returns the name and the bytes of the payload. Keeps a line break at the end.
     pub(super) fn read(&self) -> Result<(Name, Vec<u8>), CommandError> {
         let payload = match (&self.payload, &self.file) {
             (None, None) => Ok(Vec::new()),

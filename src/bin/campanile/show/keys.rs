@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal, Read};
 
 use tokio::sync::mpsc;
 
-/// The keys of the terminal, without echo and without the wait for a line. Dropping it restores the
-/// terminal. Without a terminal no key is ever pressed.
+/// Receives single keys from the terminal, without echo. Dropping this value restores the terminal.
+/// Without a terminal, no key arrives.
 pub(crate) struct Keys {
     pressed: mpsc::UnboundedReceiver<u8>,
     #[cfg(unix)]
@@ -28,7 +28,7 @@ impl Keys {
         Self {
             pressed,
             #[cfg(unix)]
-            before: by_key(),
+            before: disable_line_mode(),
         }
     }
 
@@ -43,18 +43,18 @@ impl Keys {
     }
 }
 
-/// Makes the terminal send each key immediately, without echo. Returns the settings that it had
-/// before, or `None` without a terminal.
+/// Makes the terminal send each key immediately, without echo. Returns the previous settings, or
+/// `None` without a terminal.
 #[cfg(unix)]
-fn by_key() -> Option<rustix::termios::Termios> {
+fn disable_line_mode() -> Option<rustix::termios::Termios> {
     use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
     let before = tcgetattr(io::stdin()).ok()?;
-    let mut by_key = before.clone();
-    by_key
+    let mut unbuffered = before.clone();
+    unbuffered
         .local_modes
         .remove(LocalModes::ICANON | LocalModes::ECHO);
-    tcsetattr(io::stdin(), OptionalActions::Now, &by_key).ok()?;
+    tcsetattr(io::stdin(), OptionalActions::Now, &unbuffered).ok()?;
     Some(before)
 }
 

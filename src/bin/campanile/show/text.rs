@@ -12,7 +12,7 @@ pub(crate) fn line(bytes: impl AsRef<[u8]>) -> String {
     Shown::bytes(bytes.as_ref()).at_most(usize::MAX).to_string()
 }
 
-/// Formats a title and its value, escaped as by [`line`], as a line of a list of facts.
+/// Formats one line of a list of facts: a title, and its value, escaped as by [`line`].
 pub(crate) fn fact(title: &str, value: &str) -> String {
     format!("{title:<10}{}", line(value))
 }
@@ -30,14 +30,13 @@ pub(crate) fn block(bytes: impl AsRef<[u8]>) -> String {
     shown.collect()
 }
 
-/// Formats at most `most` bytes as one line of text. If there are more, adds the number of all
-/// bytes.
-pub(crate) fn excerpt(bytes: &[u8], most: usize) -> String {
-    Shown::bytes(bytes).at_most(most).to_string()
+/// Formats at most `max_len` bytes as one line of text. If `bytes` is longer, adds its length.
+pub(crate) fn excerpt(bytes: &[u8], max_len: usize) -> String {
+    Shown::bytes(bytes).at_most(max_len).to_string()
 }
 
-/// Formats a time in UTC with milliseconds, or as `?` if it is out of range, because any sender can
-/// choose it.
+/// Formats a time in UTC with milliseconds. A time out of range, which a sender may choose, becomes
+/// `?`.
 pub(crate) fn time(time: SystemTime) -> String {
     let mut shown = String::new();
     let after = time.duration_since(UNIX_EPOCH).is_ok();

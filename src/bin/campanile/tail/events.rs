@@ -46,12 +46,15 @@ impl Events {
         interest.events = names(&self.names);
         interest.patterns = names(&self.patterns);
         let mut source = redis.clone().open(interest).await?;
-        let ended = signals::ended()?;
+        let interrupted = signals::interrupted()?;
         if out.terminal {
             note("listening; Ctrl-C ends it");
         }
         let showing = self.show(&redis, &mut source, out);
-        ended.run_until_cancelled(showing).await.unwrap_or(Ok(()))
+        interrupted
+            .run_until_cancelled(showing)
+            .await
+            .unwrap_or(Ok(()))
     }
 
     async fn show(

@@ -41,12 +41,15 @@ impl StreamTail {
         };
         let redis = target.connect().await?;
         let mut tail = redis.tail(from).await?;
-        let ended = signals::ended()?;
+        let interrupted = signals::interrupted()?;
         if out.terminal && !self.no_follow {
             note(format!("looking at {}; Ctrl-C ends it", target.stream()));
         }
         let showing = self.show(&mut tail, out);
-        ended.run_until_cancelled(showing).await.unwrap_or(Ok(()))
+        interrupted
+            .run_until_cancelled(showing)
+            .await
+            .unwrap_or(Ok(()))
     }
 
     async fn show(&self, tail: &mut Tail, out: &Out) -> Result<(), CommandError> {
@@ -60,9 +63,8 @@ impl StreamTail {
                     self.showing.show(&item(&entry), out)?;
                 }
                 Ok(None) => break,
-                // A server that cannot be reached may come back, and the next read then continues
-                // without missing an entry. With `--no-follow` the command does not wait for the
-                // server.
+                // A server that cannot be reached may come back. The next read then continues where
+                // the last read ended. With `--no-follow` the command does not wait for the server.
                 Err(error) if error.is_disconnected() && !self.no_follow => {
                     if !std::mem::replace(&mut lost, true) {
                         note(chain(&error));

@@ -12,7 +12,7 @@ use crate::{
     show::{Out, Table, text},
 };
 
-/// The maximum length of a reason or a progress in a table, in bytes.
+/// The maximum length of a reason or a progress value in a table, in bytes.
 const MAX_LEN: usize = 60;
 
 #[derive(Debug, Args)]

@@ -35,7 +35,7 @@ pub(crate) enum TasksCommand {
 
 impl TasksCommand {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
-        // The status of a task may be recorded before its stream and its group exist.
+        // Does not check the stream and the group: a status may be recorded before they exist.
         let redis = target.connect().await?;
         let tasks = redis.tasks();
         match self {

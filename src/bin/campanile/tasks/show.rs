@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// The maximum length of a result or a progress on a line, in bytes.
+/// The maximum length of a result or a progress value on a line, in bytes.
 const MAX_LEN: usize = 1024;
 
 /// Shows a status.

@@ -31,7 +31,7 @@ impl Watch {
         target: &Target,
         out: &Out,
     ) -> Result<(), CommandError> {
-        let ended = signals::ended()?;
+        let interrupted = signals::interrupted()?;
         if out.terminal {
             note(format!(
                 "watching the tasks of {}; Ctrl-C ends it",
@@ -39,7 +39,10 @@ impl Watch {
             ));
         }
         let showing = self.show(tasks, out);
-        ended.run_until_cancelled(showing).await.unwrap_or(Ok(()))
+        interrupted
+            .run_until_cancelled(showing)
+            .await
+            .unwrap_or(Ok(()))
     }
 
     async fn show(self, tasks: &Tasks, out: &Out) -> Result<(), CommandError> {

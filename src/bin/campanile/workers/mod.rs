@@ -3,7 +3,7 @@
 mod list;
 mod order;
 
-use campanile::transport::{WorkerInfo, Workers};
+use campanile::transport::{WorkerInfo, WorkerOrder, Workers};
 use clap::Subcommand;
 
 pub(crate) use self::list::state;
@@ -53,8 +53,6 @@ pub(crate) enum WorkersCommand {
 
 impl WorkersCommand {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
-        use campanile::transport::WorkerOrder as To;
-
         let (redis, _) = target.connect_to_group().await?;
         let workers = redis.workers();
         match self {
@@ -64,20 +62,26 @@ impl WorkersCommand {
                 let worker = find(&workers, &order.worker).await?;
                 let question = format!("Drain the worker {}?", worker.worker);
                 confirm.ask(&question).await?;
-                order.give(&workers, &worker, To::Drain, out).await
+                order.give(&workers, &worker, WorkerOrder::Drain, out).await
             }
             Self::Limit { order, max } => {
                 let worker = find(&workers, &order.worker).await?;
-                order.give(&workers, &worker, To::Limit(max.0), out).await
+                order
+                    .give(&workers, &worker, WorkerOrder::Limit(max.0), out)
+                    .await
             }
             Self::Pause { order, name } => {
                 let worker = find(&workers, &order.worker).await?;
-                let to = name.map_or(To::Pause, |name| To::PauseName(name.into()));
+                let to = name.map_or(WorkerOrder::Pause, |name| {
+                    WorkerOrder::PauseName(name.into())
+                });
                 order.give(&workers, &worker, to, out).await
             }
             Self::Resume { order, name } => {
                 let worker = find(&workers, &order.worker).await?;
-                let to = name.map_or(To::Resume, |name| To::ResumeName(name.into()));
+                let to = name.map_or(WorkerOrder::Resume, |name| {
+                    WorkerOrder::ResumeName(name.into())
+                });
                 order.give(&workers, &worker, to, out).await
             }
         }
@@ -99,7 +103,7 @@ pub(crate) fn short(worker: &str) -> &str {
     id.map_or(name, |at| &name[..at + SHOWN_OF_ID])
 }
 
-/// Returns the only worker whose name contains this text.
+/// Returns the worker with this name, or else the only worker whose name contains this text.
 async fn find(workers: &Workers, text: &str) -> Result<WorkerInfo, CommandError> {
     let listed = workers.list().await?;
     let mut found: Vec<_> = listed

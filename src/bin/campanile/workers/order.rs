@@ -24,7 +24,7 @@ pub(crate) struct Order {
     by: String,
 }
 
-/// A number of deliveries in flight, or none.
+/// The maximum number of deliveries in flight, or `None` for the configured number.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Max(pub(super) Option<usize>);
 

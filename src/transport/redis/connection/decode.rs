@@ -27,12 +27,12 @@ const PREALLOCATED: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
     /// The incomplete aggregates, the outermost first.
-    open: Vec<Open>,
+    open: Vec<OpenAggregate>,
 }
 
 /// An aggregate with its elements so far.
 #[derive(Debug)]
-struct Open {
+struct OpenAggregate {
     kind: Aggregate,
     /// The number of elements that are not decoded yet.
     missing: usize,
@@ -70,7 +70,7 @@ impl Decoder {
                         return Err(malformed("aggregates are nested too deep"));
                     }
                     let elements = Vec::with_capacity(missing.min(PREALLOCATED));
-                    self.open.push(Open {
+                    self.open.push(OpenAggregate {
                         kind,
                         missing,
                         elements,
@@ -89,7 +89,7 @@ impl Decoder {
                 if open.missing > 0 {
                     break;
                 }
-                let Open { kind, elements, .. } = self.open.pop().expect("it is the last");
+                let OpenAggregate { kind, elements, .. } = self.open.pop().expect("it is the last");
                 if kind == Aggregate::Attribute {
                     break;
                 }
@@ -144,8 +144,8 @@ fn element(read: &mut BytesMut) -> RedisResult<Option<Element>> {
 
 const TOO_LONG: &str = "a length is too large";
 
-/// Decodes a line with a length. Returns the length, which is `None` for a null of RESP2, and the
-/// end of the line. Returns `None` if the line is incomplete.
+/// Decodes a line with a length. Returns the length and the end of the line. The length is `None`
+/// for a RESP2 null. Returns `None` if the line is incomplete.
 fn length(read: &[u8]) -> RedisResult<Option<(Option<usize>, usize)>> {
     const NULL: &[u8] = b"-1\r\n";
     let mut length = 0_usize;

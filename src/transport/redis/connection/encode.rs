@@ -71,7 +71,7 @@ pub(in crate::transport::redis) struct Commands {
 
 impl Commands {
     pub(in crate::transport::redis) fn push(&mut self, command: impl Encode) {
-        // If an encoder panicked, the buffer ends with a part of a command.
+        // Removes the partial command that an encoder has left if it panicked.
         self.encoded.truncate(self.bytes());
         self.encoded.reserve(command.size_hint());
         command.encode(&mut self.encoded);
@@ -119,7 +119,8 @@ pub(in crate::transport::redis) struct RespWriter<'a> {
 impl<'a> RespWriter<'a> {
     pub(in crate::transport::redis) fn new(out: &'a mut Vec<u8>) -> Self {
         let start = out.len();
-        // Room for one digit: few commands have more than nine arguments.
+        // A placeholder of one digit, since few commands have more than nine arguments. `finish`
+        // writes the number.
         out.extend_from_slice(b"*0\r\n");
         Self {
             out,

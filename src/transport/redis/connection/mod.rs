@@ -79,7 +79,7 @@ pub(super) struct Connection {
     write_blocked: bool,
     /// The number of commands whose responses are due.
     due: usize,
-    /// Resolves when another server is the primary.
+    /// Resolves when another server has become the primary.
     departure: Option<Departure>,
     /// Renews credentials that expire.
     renewal: Option<Renewal>,
@@ -132,8 +132,8 @@ impl Connection {
         self.departure = Some(departure);
     }
 
-    /// Sends the command of this renewal when it is due, between the commands of callers. Only the
-    /// renewal gets the response.
+    /// Sends the command of this renewal when it is due, between the commands of callers. The
+    /// response goes to the renewal, not to a caller.
     pub(super) fn renews_with(&mut self, renewal: Renewal) {
         self.renewal = Some(renewal);
     }
@@ -160,9 +160,9 @@ impl Connection {
         self.write_buffer.len() - self.written
     }
 
-    /// Polls the response to the oldest command that has none yet. The response may be an error of
-    /// the server. An `Err` means that the connection is lost. It may come although no response is
-    /// due.
+    /// Polls the response to the oldest command without a response. An error of the server is an
+    /// `Ok` response. An `Err` means that the connection is lost, and may come even if no response
+    /// is due.
     pub(super) fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
         let response = loop {
             self.poll_renewal(cx);
@@ -173,8 +173,8 @@ impl Connection {
                 response => break response,
             }
         };
-        // A server with too many clients writes this error when it accepts the connection, and then
-        // closes it. The error is not a response to a command.
+        // A server with too many clients accepts the connection, writes this error, and closes the
+        // connection. The error is not a response to a command.
         if let Value::ServerError(error) = &response
             && error.details().is_some_and(error::has_too_many_clients)
         {
@@ -220,8 +220,8 @@ impl Connection {
 
     /// Polls the next value: a response or a push.
     fn poll_value(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
-        // A server that refuses a command writes an error and closes the connection. So a failed
-        // write is returned only after all values that can be read, such as this error.
+        // A server may write an error and close the connection, and then writes fail. So all values
+        // that can be read, such as that error, are returned before the error of the write.
         let written = self.write(cx);
         loop {
             if let Some(value) = self.decoder.decode(&mut self.read_buffer)? {
@@ -245,7 +245,7 @@ impl Connection {
         }
     }
 
-    /// Polls for the departure. Pending until another server is the primary.
+    /// Polls for the departure. Pending until another server has become the primary.
     fn poll_departure(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
         let Some(departure) = &mut self.departure else {
             return Poll::Pending;
@@ -268,8 +268,8 @@ impl Connection {
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(written) => {
                     self.written += written;
-                    // The kernel's buffer has accepted these bytes. If it was full before, the
-                    // server has read some, which is progress.
+                    // If the kernel's buffer was full and accepts bytes now, the server has read
+                    // some of the earlier bytes.
                     if std::mem::take(&mut self.write_blocked) {
                         self.progress.add(written);
                     }

@@ -1,4 +1,4 @@
-//! Time limits that restart with each progress on a connection. A large response over a slow
+//! Time limits that restart whenever a connection makes progress. A large response over a slow
 //! network takes long, although the connection is not lost.
 
 use std::{
@@ -13,8 +13,8 @@ use std::{
 
 use tokio::time::{error::Elapsed, timeout};
 
-/// The number of checks for progress within a time limit. A caller may wait longer than the limit
-/// by the time between two checks.
+/// The number of checks for progress within a time limit. The wait may exceed the limit by the time
+/// between two checks.
 const CHECKS: u32 = 5;
 
 /// Counts the bytes that show progress on a connection: bytes that were read, and bytes that were

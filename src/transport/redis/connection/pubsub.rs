@@ -185,8 +185,8 @@ impl PubSub {
                     }
                     Ok(Received::Confirmation) => {}
                     Ok(Received::Response) => self.responded(cx, Ok(()))?,
-                    // An error with a code is a response, too, for example without permission for
-                    // `ROLE`.
+                    // An error with a code is a response, too. For example, the user has no
+                    // permission for `ROLE`.
                     Err(refusal) if refusal.code().is_some() => self.responded(cx, Err(refusal))?,
                     Err(lost) => return Poll::Ready(Err(lost)),
                 }
@@ -225,7 +225,7 @@ impl PubSub {
         Ok(())
     }
 
-    /// Handles the response that was due, and then sends a renewal if one is due.
+    /// Handles the response that was due, and then sends a renewal if it is due.
     fn responded(&mut self, cx: &mut Context<'_>, response: RedisResult<()>) -> RedisResult<()> {
         self.accept(response);
         self.poll_renewal(cx)

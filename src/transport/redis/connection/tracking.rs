@@ -2,8 +2,8 @@
 //! <https://redis.io/docs/latest/develop/reference/client-side-caching/>
 //!
 //! A server with tracking remembers the keys that a connection has read. It sends one notice when
-//! such a key is written, and forgets the key then. So a key that was written has to be read again
-//! before the next notice.
+//! such a key is written, and forgets the key then. To get the next notice, the connection has to
+//! read the key again.
 
 use std::sync::{
     Arc, Mutex,
@@ -16,11 +16,11 @@ use tokio::sync::Notify;
 use super::Value;
 use crate::sync::lock;
 
-/// The signals of tracked keys. Several connections share it.
+/// The signals of tracked keys. Several connections share one instance.
 #[derive(Debug, Default)]
 pub(in crate::transport::redis) struct TrackedKeys(Mutex<HashMap<Vec<u8>, Arc<WriteSignal>>>);
 
-/// Fires when one of its keys was written, or could have been.
+/// Fires when one of its keys was written, or may have been written.
 #[derive(Debug, Default)]
 pub(in crate::transport::redis) struct WriteSignal {
     /// Set while the server may remember the keys, and no notice has come.
@@ -34,7 +34,7 @@ impl TrackedKeys {
         lock(&self.0).insert(key.as_bytes().to_vec(), signal.clone());
     }
 
-    /// Fires the signals that a push of the server names. Other pushes are ignored.
+    /// Fires the signals of the keys in an invalidation push. Ignores other pushes.
     pub(super) fn take(&self, push: &[Value]) {
         match push {
             [Value::Text(kind), Value::Array(keys)] if kind == "invalidate" => {
@@ -58,8 +58,8 @@ impl TrackedKeys {
 }
 
 impl WriteSignal {
-    /// Arms the signal. The caller sends a read of the keys after that. In the other order, a
-    /// notice could come before the signal is armed.
+    /// Arms the signal. The caller must do this before it reads the keys, since a notice may come
+    /// right after the read.
     pub(in crate::transport::redis) fn arm(&self) {
         self.is_armed.store(true, Ordering::SeqCst);
     }

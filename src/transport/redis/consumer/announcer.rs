@@ -28,8 +28,8 @@ use crate::{
     },
 };
 
-/// The time for which announcements are kept after the last sign of life of any worker of the
-/// group. Twice the lease, if that is longer.
+/// Announcements are kept for this time after the last tick of any worker of the group, or for two
+/// leases if that is longer.
 const MIN_KEPT: Duration = Duration::from_secs(600);
 /// The time for which an answer is kept.
 const ANSWER_KEPT: Duration = Duration::from_secs(5);
@@ -57,7 +57,7 @@ struct AnnouncedStream {
     /// The revision of the stored announcement. 0 if none is stored.
     announced: u64,
     /// The id of the last order that the worker has read. Empty before the first tick.
-    ordered: String,
+    last_order: String,
     /// The question that was answered last.
     answered: Bytes,
 }
@@ -68,7 +68,7 @@ pub(super) struct WorkerStep {
     /// The revision of the announcement that this tick stores. `None` if the stored one is current.
     pub(super) announce: Option<u64>,
     /// The id of the last order that the worker has read.
-    pub(super) ordered: String,
+    pub(super) last_order: String,
     /// The counts for the history.
     pub(super) counts: Option<MinuteCounts>,
 }
@@ -87,7 +87,8 @@ pub(super) struct Announcement {
 /// error.
 #[derive(Debug)]
 pub(super) struct WorkerTick {
-    /// `true` if the worker is announced, and the question that it is asked, or an empty one.
+    /// `true` if the worker's announcement exists, and the question to the worker. The question is
+    /// empty if there is none.
     present: Result<(bool, Bytes), String>,
     orders: Result<NewOrders, String>,
     counted: Result<(), String>,
@@ -119,7 +120,7 @@ impl Announcer {
         let revision = monitor.revision();
         Some(WorkerStep {
             announce: (known.announced != revision).then_some(revision),
-            ordered: known.ordered.clone(),
+            last_order: known.last_order.clone(),
             counts: monitor.take_counts(&stream.keys.stream),
         })
     }
@@ -156,8 +157,8 @@ impl Announcer {
         }
     }
 
-    /// Handles the results of a tick on a stream. Returns a new question to the worker on this
-    /// stream.
+    /// Handles the results of a tick on a stream. Returns the question to the worker on this
+    /// stream, if there is a new one.
     pub(super) fn ticked(
         &mut self,
         stream: &ServedStream,
@@ -185,7 +186,7 @@ impl Announcer {
         let mut orders = Vec::new();
         match tick.orders {
             Ok(new) => {
-                known.ordered = new.last;
+                known.last_order = new.last;
                 orders = new.orders;
             }
             Err(error) => failures.push(("the orders of operators cannot be read", error)),
@@ -233,8 +234,8 @@ impl Announcer {
         }
     }
 
-    /// Answers the question that the worker is asked on these streams. An error is only logged,
-    /// since the program that asks lists the workers that do not answer.
+    /// Answers these questions to the worker. An error is only logged, since the program that asks
+    /// lists the workers that do not answer.
     pub(super) async fn answer(
         &self,
         server: &UpkeepConnection,
@@ -264,8 +265,8 @@ impl Announcer {
     }
 }
 
-/// Returns the description of a worker, with its statistics, because `ask.lua` lets a description
-/// also answer the question of a program that asks for statistics.
+/// Returns the description of a worker, including its statistics: in `ask.lua` a description also
+/// answers a question for statistics.
 fn described(monitor: &WorkerMonitor) -> serde_json::Result<String> {
     let mut answer = serde_json::to_value(monitor.stats())?;
     let description = serde_json::to_value(monitor.describe())?;

@@ -17,11 +17,11 @@ const MIN_OVERRUN: Duration = Duration::from_millis(200);
 
 /// The connection whose read is blocked now, and the pipeline that can end the read.
 pub(super) struct BlockedRead {
-    /// The id of the connection on which a read blocks; 0 if no read does.
+    /// The id of the connection on which a read blocks; 0 if no read blocks.
     connection: AtomicI64,
     pipeline: Pipeline,
-    /// The time between the end of a read's `BLOCK` and a `CLIENT UNBLOCK`, and between further
-    /// ones.
+    /// The time from the end of a read's `BLOCK` to the first `CLIENT UNBLOCK`, and then between
+    /// two repetitions.
     overrun: Duration,
 }
 
@@ -34,7 +34,7 @@ impl BlockedRead {
         }
     }
 
-    /// Sets the id of the connection on which a read blocks; 0 if no read does.
+    /// Sets the id of the connection on which a read blocks; 0 if no read blocks.
     pub(super) fn set(&self, connection: i64) {
         self.connection.store(connection, Ordering::SeqCst);
     }

@@ -1,9 +1,9 @@
 //! Claims deliveries whose consumers no longer renew their leases.
 //!
-//! A *scan* visits all pending entries of the group on a stream and on its retry stream. It runs in
-//! *steps*: each is one script call, which visits one page of the pending entries. A *poison
-//! candidate* is an entry that may have crashed several workers. A worker runs one of them at a
-//! time.
+//! A *scan* visits all pending entries of the group on a stream and on its retry stream. A scan
+//! runs in *steps*. Each step is one script call, which visits one page of the pending entries. A
+//! *poison candidate* is an entry that may have crashed several workers. A worker runs one
+//! candidate at a time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -60,8 +60,8 @@ pub(super) struct Scan {
     /// The start of the next step. `None` between two scans, because a scan starts at the first
     /// pending entry.
     position: Option<ScanPosition>,
-    /// The start of a further scan, which runs once this worker can run another poison candidate.
-    /// `None` if no scan has skipped a candidate.
+    /// The position of the first skipped poison candidate. A further scan starts there once this
+    /// worker can run another candidate. `None` if no candidate was skipped.
     resume_at: Option<ScanPosition>,
     /// Set during a scan that has started at `resume_at`. Such a scan ends when it has claimed a
     /// poison candidate.
@@ -69,7 +69,8 @@ pub(super) struct Scan {
     /// Entries that are pending for this consumer, and whose leases have expired. The next scan
     /// claims those that are not in flight.
     own_idle: Vec<(WhichStream, StreamEntryId)>,
-    /// Set once a refused dead letter was logged, until a scan of the whole list meets no refusal.
+    /// Set when a refused dead letter is logged. Cleared when a scan of the whole list meets no
+    /// refusal.
     refusal_logged: bool,
 }
 
@@ -93,7 +94,7 @@ pub(super) struct ScanStep {
     cursor: String,
     /// The entries that were claimed.
     claimed: Vec<Entry>,
-    /// The number of pending entries that were deleted from the stream.
+    /// The number of pending entries that the step found deleted from the stream.
     deleted: u64,
     /// The entries that became dead letters, with only the fields of the reply address.
     dead: Vec<Entry>,
@@ -167,8 +168,8 @@ impl Scan {
 
     /// Chooses the start of the next step. Returns `true` if the step is due.
     ///
-    /// `may_claim` is `false` while [`Claimer::until`] is `None`. A scan that has begun is then
-    /// given up, and no step is due.
+    /// `may_claim` is `false` while [`Claimer::may_claim_until`] is `None`. Then a scan that has
+    /// begun is given up, and no step is due.
     pub(super) fn prepare_next(&mut self, claimer: &Claimer, may_claim: bool) -> bool {
         if !may_claim {
             self.position = None;
@@ -185,7 +186,7 @@ impl Scan {
     }
 
     /// Runs the next steps of the scan, and claims at most `room` deliveries. `until` is
-    /// [`Claimer::until`].
+    /// [`Claimer::may_claim_until`].
     pub(super) async fn claim(
         &mut self,
         claimer: &Claimer,
@@ -249,8 +250,8 @@ impl Scan {
                 (true, WhichStream::Retry(_)) => None,
             };
             if has_candidate && self.is_resumed {
-                // The earlier scan has claimed all other entries in the rest of the list, except
-                // poison candidates. The next candidate has to wait until this one is settled.
+                // The earlier scan has left only poison candidates in the rest of the list. The
+                // next candidate has to wait until this candidate is settled.
                 if self.resume_at.is_none() {
                     self.resume_at = next;
                 }
@@ -286,9 +287,9 @@ impl Scan {
 
 impl Claimer {
     /// Returns the time on Redis's clock, in milliseconds, until which this consumer may claim.
-    /// `None` if it may not claim, because it has not renewed its own leases for a whole lease
-    /// without a break.
-    pub(super) fn until(&self) -> Option<i64> {
+    /// `None` if the consumer may not claim. It may claim only after its own renewals have
+    /// succeeded without a break for a whole lease.
+    pub(super) fn may_claim_until(&self) -> Option<i64> {
         // After Redis was paused, the leases of all consumers look expired. A consumer that has
         // renewed for a whole lease knows that Redis was not paused in that time.
         let max_between = self.member.max_between_renewals();

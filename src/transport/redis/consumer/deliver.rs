@@ -49,8 +49,8 @@ pub(super) struct Deliverer {
 }
 
 impl Deliverer {
-    /// Makes deliveries from entries that were fetched by a command sent at `asked`, and adds them
-    /// to the in-flight table.
+    /// Makes deliveries from entries, and adds them to the in-flight table. `asked` is the time at
+    /// which the command that fetched the entries was sent.
     pub(super) fn deliver(
         &self,
         entries: Vec<Entry>,
@@ -109,7 +109,8 @@ impl Deliverer {
             task: None,
             sent_with: None,
             turn: None,
-            // An owned partition delivers inherited entries one at a time instead.
+            // No slot is needed in an owned partition, which delivers inherited entries one at a
+            // time.
             _poison: (self.order.is_none() && poison::is_candidate(deliveries))
                 .then(|| self.poison.guard()),
         };
@@ -117,8 +118,8 @@ impl Deliverer {
             WhichStream::Primary(_) => fields,
             WhichStream::Retry(_) => msgpack::unpacked(fields),
         };
-        // The task's id and idempotency key are read before the message is decoded, so that its end
-        // updates the record and frees the key even if decoding fails.
+        // The task's id and idempotency key are read before the message is decoded. So the end of
+        // the task updates its record and frees the key even if decoding fails.
         let given = value_of(&fields, codec::ID).cloned();
         let given = given.and_then(codec::given_id);
         delivery.task = value_of(&fields, codec::RECORD)
@@ -134,7 +135,7 @@ impl Deliverer {
         if let Some(max) = max_attempts(&fields) {
             delivery.max_attempts = max;
         }
-        // A sender cannot raise the maximum number of deliveries in a row that no worker settles.
+        // A sender's `max_attempts` does not raise the limit for deliveries that no worker settles.
         // In an owned partition every delivery is an attempt, so `max_attempts` is the only
         // maximum.
         let is_poison = self.order.is_none() && deliveries > self.settle.max_deliveries;
@@ -181,7 +182,7 @@ impl Deliverer {
         RedisSettle::new(delivery, &self.settle)
     }
 
-    /// Makes a delivery. In an owned partition it gets its turn in the order.
+    /// Makes a delivery. In an owned partition the delivery gets its turn in the order.
     fn with_turn(
         &self,
         content: Result<Message, Undecodable>,

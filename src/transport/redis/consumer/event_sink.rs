@@ -102,8 +102,8 @@ impl EventSink {
         }
     }
 
-    /// Hands over this event together with the events already received, since each hand-over wakes
-    /// the receiving task once. Never waits: drops and counts events if the buffer is full.
+    /// Hands over this event together with the events already received, so that the receiving task
+    /// is woken once for all of them. Never waits: drops and counts events if the buffer is full.
     pub(super) fn take(&mut self, first: Published, connection: &mut PubSub) {
         let mut next = Some(first);
         while let Some(event) = next {

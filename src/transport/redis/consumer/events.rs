@@ -77,7 +77,7 @@ impl EventSubscriber {
                 gaps.begin(1);
                 let what = "the connection that brings events";
                 outage.lost(&self.connector.address(), what, &reason);
-                connection = self.again(&mut outage).await;
+                connection = self.resubscribe(&mut outage).await;
                 gaps.end(1, lost.elapsed());
             }
         };
@@ -89,7 +89,7 @@ impl EventSubscriber {
     }
 
     /// Subscribes again, and retries until it succeeds.
-    async fn again(&self, outage: &mut Outage) -> PubSub {
+    async fn resubscribe(&self, outage: &mut Outage) -> PubSub {
         loop {
             sleep(outage.wait()).await;
             match self.subscribe().await {

@@ -32,7 +32,7 @@ use crate::{
     },
 };
 
-/// The values with which the follow-ups of one consumer's deliveries are carried out.
+/// Encodes and sends the follow-ups of one consumer's deliveries.
 pub(super) struct FollowUpContext {
     /// A handle with the settings of the source. It sends over the source's connections.
     pub(super) redis: Redis,
@@ -47,7 +47,7 @@ pub(super) struct EncodedFollowUps {
     pub(super) args: Vec<Bytes>,
     /// The number of tasks and events among the follow-ups.
     pub(super) messages: u64,
-    /// The streams to which the tasks are sent, and which may have to be registered first.
+    /// The streams to which the tasks are sent. They may have to be registered first.
     pub(super) targets: Vec<Name>,
     /// The delayed tasks, which a timer of this worker moves to their streams when they are due.
     pub(super) delayed: Vec<(Keys, Due)>,
@@ -155,8 +155,8 @@ impl Settler {
             }
         }
         let submit = || self.submit_complete(delivery, (&follow_ups, outcome), reply.as_ref());
-        let response = match self.insist(&delivery.stream, submit).await {
-            // Redis checks permissions before it runs the script, so nothing was done.
+        let response = match self.retry_while_refused(&delivery.stream, submit).await {
+            // Redis checks permissions before it runs the script, so the script has had no effect.
             Err(error) if error.is_refused() => {
                 return self.refuse(delivery, &error.chain(), reply).await;
             }

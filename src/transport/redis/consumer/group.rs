@@ -26,8 +26,8 @@ pub(super) struct Membership {
     /// The start position if the group does not exist yet.
     pub(super) start: Start,
     /// Set if the application has chosen a policy for unknown names.
-    pub(super) knows_unknown_names: bool,
-    /// The names that this worker has recorded.
+    pub(super) has_unknown_names_policy: bool,
+    /// The names of messages that this worker has recorded for its group.
     pub(super) names: Option<Arc<ServedNames>>,
 }
 
@@ -75,7 +75,7 @@ impl Membership {
         joined.into_iter().collect::<Result<(), _>>()?;
         match streams {
             [] => Ok(()),
-            streams => self.try_rights(streams).await,
+            streams => self.check_permissions(streams).await,
         }
     }
 
@@ -83,7 +83,7 @@ impl Membership {
     /// application has not chosen what to do with unknown names.
     pub(super) async fn join(&self, stream: &ServedStream) -> Result<(), Error> {
         let others = self.create(stream, start(&self.start)).await?;
-        if !others.is_empty() && !self.knows_unknown_names {
+        if !others.is_empty() && !self.has_unknown_names_policy {
             return Err(Error::config(format!(
                 "the stream `{}` has other groups ({}), so messages that this worker does not know \
                  may be theirs; choose what happens to them: \
@@ -105,7 +105,7 @@ impl Membership {
         match answer.and_then(fields) {
             Ok(pauses) => {
                 let fields: Vec<_> = pauses.into_iter().map(|(field, _)| field).collect();
-                if stream.follow(&fields, |_| {}) && stream.is_paused() {
+                if stream.set_pauses(&fields, |_| {}) && stream.is_paused() {
                     let (stream, group) = (&stream.keys.stream, &stream.keys.group);
                     tracing::info!(%stream, %group, "the stream is paused");
                 }
@@ -169,7 +169,7 @@ impl Membership {
 
     /// Checks permissions: sends commands that have no effect, but need the same permissions as
     /// later commands.
-    async fn try_rights(&self, streams: &[Arc<ServedStream>]) -> Result<(), Error> {
+    async fn check_permissions(&self, streams: &[Arc<ServedStream>]) -> Result<(), Error> {
         // A new consumer has no history, so reading the history increments no delivery counts.
         let keys = streams
             .iter()

@@ -76,7 +76,7 @@ impl Heartbeats {
     }
 
     /// Sends the first heartbeat, over a connection of the handle.
-    pub(super) async fn first(&mut self, pipeline: &Pipeline) -> Result<(), Error> {
+    pub(super) async fn send_first(&mut self, pipeline: &Pipeline) -> Result<(), Error> {
         let address = self.connector.address();
         let server = UpkeepConnection::new(pipeline.of(&self.key), SILENCE, address);
         self.beat(&server).await
@@ -110,7 +110,7 @@ impl Heartbeats {
                             }
                         }
                     }
-                    self.observe(Instant::now());
+                    self.publish(Instant::now());
                 }
             };
             tokio::select! {
@@ -152,12 +152,12 @@ impl Heartbeats {
         let answer = server.script(&scripts::MEMBER_HEARTBEAT, &keys, args);
         let heartbeats = heartbeats(answer.await?)?;
         self.observed.note(heartbeats, asked, Instant::now());
-        self.observe(Instant::now());
+        self.publish(Instant::now());
         Ok(())
     }
 
     /// Publishes the members if they have changed.
-    fn observe(&mut self, now: Instant) {
+    fn publish(&mut self, now: Instant) {
         let members = self.observed.members(now);
         self.members.send_if_modified(|before| {
             let is_new = *before != members;
@@ -227,7 +227,7 @@ impl Observed {
                 *seen = (heartbeats, now);
             }
         }
-        // Dead members are kept for a time in which they may still be recorded as owners.
+        // Dead members are kept for some time, since they may still be recorded as owners.
         let forget = 20 * self.lease;
         self.seen
             .retain(|_, (_, since)| now.saturating_duration_since(*since) < forget);
@@ -286,13 +286,15 @@ impl Observed {
     }
 }
 
-/// Owners of partitions that are not live members, each with the time at which this was first seen.
-/// After a lease such an owner is dead, since a live member would have listed itself again.
+/// Recorded owners of partitions that are not live members, each with the time at which it was
+/// first missing. After a lease such an owner is dead, since a live member would have listed itself
+/// again.
 #[derive(Debug, Default)]
 pub(super) struct Strangers(Mutex<HashMap<String, Instant>>);
 
 impl Strangers {
-    /// Records the owner of a partition if it is not among the live members. Removes it if it is.
+    /// Records the owner of a partition if it is not among the live members. Otherwise removes the
+    /// record.
     pub(super) fn note(&self, owner: &str, members: &LiveMembers) {
         let mut strangers = lock(&self.0);
         match members.live.iter().any(|member| member == owner) {

@@ -31,7 +31,8 @@ pub(super) struct InFlightTable {
     open_verdicts: AtomicUsize,
     /// Notified when `open_verdicts` falls to zero.
     settled: Notify,
-    /// Notified when guards are dropped or released. A lost delivery leaves the table before that.
+    /// Notified when guards are dropped or released. A lost delivery leaves the table earlier,
+    /// before its guard is dropped.
     freed: Notify,
 }
 
@@ -52,10 +53,10 @@ struct InFlightEntry {
     /// The time at which the last command that renewed the lease was sent.
     renewed: Instant,
     /// Set before the settlement is sent. From then on, the settlement itself may have removed the
-    /// entry from the pending ones. So the lease is not reported as lost.
+    /// pending entry, so the lease is not reported as lost.
     settling: bool,
-    /// The id of the task, if its status is recorded. Such a task may be cancelled at any time, so
-    /// each tick renews its lease, which detects a cancellation.
+    /// The id of the task, if its status is recorded. Each tick renews the lease of such a task,
+    /// because the renewal detects that the task was cancelled.
     task: Option<Box<str>>,
 }
 

@@ -9,7 +9,7 @@
 //! fetch ──deliveries──► admit ──may start──► prefetch buffer ──► serve
 //!                         │ held by key          ▲                  │ verdict
 //!                         ▼                      │ next of the key  ▼
-//!                        held ───────────────────┴──── `ended` or `again`
+//!                        held ───────────────────┴──── `ended` or `redeliver`
 //! ```
 
 use std::{
@@ -51,7 +51,7 @@ pub(super) struct KeyOrder {
     pipeline: Pipeline,
     report: Arc<Report>,
     buffer: PrefetchWriter,
-    /// The application's runtime, on which waits for another attempt run.
+    /// The application's runtime. Tasks on it wait for further attempts.
     runtime: Handle,
     /// The maximum number of deliveries that wait for their keys. At this number fetching stops.
     max_held: usize,
@@ -91,7 +91,7 @@ pub(super) struct KeyOrderParts {
     pub(super) max_held: usize,
 }
 
-/// The place of a delivery in the order, which is kept until the delivery is dropped.
+/// The place of a delivery in the order. The delivery keeps its place until it is dropped.
 pub(super) struct Turn {
     order: Arc<KeyOrder>,
     key: Option<PartitionKey>,
@@ -260,7 +260,7 @@ impl KeyOrder {
 
     /// Delivers a failed delivery again after a wait. Its key stays held meanwhile. `counted` is
     /// `false` if the failed attempt does not count.
-    pub(super) fn again(
+    pub(super) fn redeliver(
         self: &Arc<Self>,
         mut delivery: Unsettled,
         policy: &Arc<SettlePolicy>,
@@ -376,7 +376,7 @@ impl KeyOrder {
                 .arg(id);
         };
         // If the command is sent again after a lost connection, it may count twice. The message
-        // then has one attempt less.
+        // then has one attempt fewer.
         let counted = self
             .pipeline
             .script(&scripts::ATTEMPT, &keys, args, Resend::UntilAnswered);

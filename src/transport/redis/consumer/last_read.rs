@@ -1,5 +1,5 @@
-//! Collects the acknowledgements of the deliveries that the fetch read last. The fetch waits for
-//! them briefly, and sends them before its next read over the connection that reads.
+//! Collects the settlements of the deliveries that the fetch read last. The fetch waits for them
+//! briefly, and carries them out before its next read, over the same connection.
 
 use std::{
     sync::{
@@ -35,15 +35,15 @@ pub(super) struct LastRead {
 
 /// The progress of one wait.
 struct Gathering {
-    /// The acknowledgements among the settlements that have come.
+    /// The settlements that have come and fit the connection that reads.
     settlements: Vec<Settlement>,
     /// The number of settlements that have not come yet.
     missing: usize,
 }
 
 impl LastRead {
-    /// Takes the settlement if the fetch waits, and its connection can carry the settlement out.
-    /// Otherwise returns it. A settlement that is returned counts as having come, too.
+    /// Takes the settlement if the fetch waits, and the fetch's connection can carry the settlement
+    /// out. Otherwise returns the settlement, which counts as having come, too.
     pub(super) fn offer(&self, settlement: Settlement) -> Option<Settlement> {
         if !self.is_open.load(Ordering::SeqCst) {
             return Some(settlement);
@@ -72,8 +72,8 @@ impl LastRead {
         self.is_open.store(true, Ordering::SeqCst);
     }
 
-    /// Waits for the settlements, at most [`MAX_WAIT`]. Returns the acknowledgements that have
-    /// come, and `true` if all settlements came within [`MAX_HANDLING`].
+    /// Waits for the settlements, at most [`MAX_WAIT`]. Returns those that have come and fit
+    /// the connection that reads, and `true` if all settlements came within [`MAX_HANDLING`].
     pub(super) async fn gather(&self) -> (Vec<Settlement>, bool) {
         let began = Instant::now();
         let all = timeout(MAX_WAIT, self.complete.notified()).await.is_ok();

@@ -27,10 +27,10 @@ use crate::transport::redis::{
 /// The maximum number of streams that one tick maintains, since a script blocks the server. The
 /// other streams follow in the next ticks.
 const MAX_MAINTAINED: usize = 256;
-/// The time after which this consumer trims a stream again while its group makes no progress on it.
-/// Such a stream is trimmed because other groups may have made progress.
+/// The time between two trims of a stream on which this consumer's group makes no progress. Other
+/// groups may have made progress there.
 const IDLE_TRIM: Duration = Duration::from_secs(30);
-/// The minimum time between two trims of a stream, whichever workers trim it.
+/// The minimum time between two trims of a stream by any workers.
 const TRIM_PERIOD: Duration = Duration::from_secs(1);
 /// The time between two warnings about a foreign consumer that prevents trimming.
 const BETWEEN_WARNINGS: Duration = Duration::from_secs(600);
@@ -273,7 +273,7 @@ impl Maintenance {
     }
 
     /// Records a tick's results for a stream. Returns the question that the worker has to answer,
-    /// if somebody has asked a new one.
+    /// if there is a new one.
     pub(super) fn ticked(&mut self, of_tick: &TickStream, tick: Maintained) -> Option<Question> {
         let stream = &*of_tick.stream;
         for promoted in tick.promoted {
@@ -331,7 +331,7 @@ impl Maintenance {
     /// Stores the pauses of a stream. Wakes the fetch if the pause of the whole stream has begun or
     /// ended.
     fn store_pauses(&self, stream: &ServedStream, fields: &[Bytes]) {
-        let has_changed = stream.follow(fields, |field| self.pauses.unknown(stream, field));
+        let has_changed = stream.set_pauses(fields, |field| self.pauses.log_unknown(stream, field));
         if has_changed {
             let is_paused = stream.is_paused();
             let (stream, group) = (&stream.keys.stream, &self.member.group);

@@ -36,6 +36,7 @@ mod deliver;
 mod due_timers;
 mod event_sink;
 mod events;
+mod exchange;
 mod fetch;
 mod follow_ups;
 mod forward;
@@ -121,7 +122,7 @@ use crate::{
     },
 };
 
-/// The deliveries of one consumer on Redis. [`Redis`] opens it.
+/// The source of [`Redis`]: the deliveries of one consumer.
 pub struct RedisSource {
     member: Arc<Member>,
     settings: Settings,
@@ -133,10 +134,10 @@ pub struct RedisSource {
     /// The partitions that this worker owns. `None` if the workers of its group own no partitions.
     ownership: Option<Ownership>,
     /// The state of the subscriptions; `None` without events. Owned here, since the handle that
-    /// reports it has only a weak reference.
+    /// reports the state has only a weak reference.
     subscriptions: Option<Arc<SubscriptionState>>,
-    /// The RPC client of the handle that opened this source. It ends with that handle's last clone,
-    /// so the reference is weak.
+    /// The RPC client of the handle that opened this source. The reference is weak, so that the
+    /// client ends with the last clone of the handle.
     rpc: Weak<OnceLock<Arc<Hub>>>,
     closed: CancellationToken,
     /// The state of the worker, for the upkeep of each consumer.
@@ -156,8 +157,7 @@ impl Transport for Redis {
             true => by_slot(&self.settings, listed)?,
             false => ServedSlots::one(listed),
         };
-        // The same member for all attempts, since a failed attempt may leave its consumer in the
-        // group.
+        // All attempts use one member, since a failed attempt may leave its consumer in the group.
         let (group, lease) = (self.settings.group.clone(), self.settings.lease);
         let member = Arc::new(Member::new(group, lease, KnownVersions::of(&interest)));
         let mut outage = Outage::default();
@@ -195,10 +195,11 @@ fn listed(namespace: &Namespace, settings: &Settings) -> Result<SlotStreams, Err
     keys.collect()
 }
 
-/// The most slots of a cluster that one worker serves. Bounded, since each costs a tick a second.
+/// The maximum number of cluster slots that one worker serves. Bounded, since each slot costs a
+/// tick per second.
 const MAX_SLOTS: usize = 1024;
-/// The most slots that a worker reads with a separate connection for each. More slots share the
-/// connections that read.
+/// The maximum number of slots for which a worker has a separate read connection each. If there are
+/// more slots, all of them share read connections.
 const MAX_BLOCKED_SLOTS: usize = 64;
 /// The number of slots that are opened at the same time.
 const OPENED_AT_ONCE: usize = 16;
@@ -211,7 +212,7 @@ struct ServedSlots {
 }
 
 impl ServedSlots {
-    /// Streams that one command can read.
+    /// Makes one slot of streams that one command can read.
     fn one(streams: SlotStreams) -> Self {
         Self {
             streams: vec![streams],
@@ -235,8 +236,8 @@ impl ServedSlots {
 }
 
 /// Groups the streams by their slots on a cluster, since no command reads several slots. Streams
-/// with a priority are together only if they follow each other, and those with weights only if all
-/// are in one slot.
+/// with priorities stay together only if they are neighbours in the list. Streams with weights stay
+/// together only if all streams are in one slot.
 fn by_slot(settings: &Settings, listed: SlotStreams) -> Result<ServedSlots, Error> {
     if let Some(registry) = settings.served_registry() {
         return Err(Error::config(format!(
@@ -387,13 +388,14 @@ impl Redis {
         source.slots = opened.try_collect().await?;
         let partitions = source.settings.partitions().filter(|_| !owned.is_empty());
         if let Some((partitions, pipelines)) = partitions.zip(pipelines) {
-            // Creates the group before a partition is owned, so that its errors are returned here.
+            // Creates the group on all partitions before this worker owns one, so that errors are
+            // returned here.
             let joined = join_all(owned.iter().map(async |keys| {
                 let group = Membership {
                     member: source.member.clone(),
                     pipeline: pipelines.settling.of(&keys.primary),
                     start: source.settings.start.clone(),
-                    knows_unknown_names: source.settings.unknown_names.is_some(),
+                    has_unknown_names_policy: source.settings.unknown_names.is_some(),
                     names: None,
                 };
                 let partition = ServedStream::new(0, keys.clone(), 1);
@@ -408,7 +410,7 @@ impl Redis {
                 ..Ends::default()
             };
             let mut heartbeats = Heartbeats::new(source.member.clone(), connector, members);
-            heartbeats.first(&shared.pipeline).await?;
+            heartbeats.send_first(&shared.pipeline).await?;
             let parts = OwnershipParts {
                 member: source.member.clone(),
                 settings: source.settings.clone(),
@@ -455,7 +457,7 @@ impl Source for RedisSource {
         let deliveries = self.buffer.take(max).await;
         let from_stream = deliveries
             .iter()
-            .filter(|delivery| delivery.settle.is_owed());
+            .filter(|delivery| delivery.settle.is_from_stream());
         let delivered = &self.report.counters.delivered;
         delivered.add(from_stream.count() as u64);
         Ok(deliveries)
@@ -467,7 +469,7 @@ impl Source for RedisSource {
         if let Some(ownership) = &self.ownership {
             ownership.stop().await;
         }
-        let (deliveries, events) = self.buffer.rest();
+        let (deliveries, events) = self.buffer.take_rest();
         self.report.counters.events_dropped.add(events as u64);
         // If the releases fail, the leases expire.
         let _ = timeout(self.settings.lease, fetch::release(deliveries)).await;
@@ -489,7 +491,7 @@ impl Drop for RedisSource {
     fn drop(&mut self) {
         self.buffer.stop();
         self.closed.cancel();
-        drop(self.buffer.rest());
+        drop(self.buffer.take_rest());
     }
 }
 

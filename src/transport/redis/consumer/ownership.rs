@@ -87,7 +87,7 @@ struct OwnedPartitions {
 struct Partition {
     keys: Keys,
     state: PartitionState,
-    /// Set if the server may have this member as the owner, although it has no term of this
+    /// Set if the server may list this member as the owner, although the member has no term of this
     /// partition. Until the partition is freed, no other member can own it.
     to_be_freed: bool,
     /// After an error, this worker does not try to own the partition before this time.
@@ -96,7 +96,7 @@ struct Partition {
 
 /// The state of a partition for this worker.
 enum PartitionState {
-    /// This worker does not own the partition. Another one may.
+    /// This worker does not own the partition. Another worker may own it.
     Free,
     /// This worker owns the partition.
     Owned(Box<Term>),
@@ -187,7 +187,7 @@ impl Ownership {
             closed
         });
         let left = join_all(left).await;
-        // The heartbeats stop last: without them the other members would consider this one dead
+        // The heartbeats stop last: without them the other members would consider this member dead
         // while it still drains.
         parts.ends.leaving.cancel();
         let _ = timeout(parts.member.lease, parts.ends.ended.cancelled()).await;
@@ -355,8 +355,8 @@ impl Term {
                 .arg(dead);
         };
         let pipeline = parts.shared.pipeline.of(&keys.primary);
-        // The command is not sent again if its outcome is unknown. The next attempt then succeeds
-        // even if this one did, and begins another term of this member.
+        // If the outcome of the command is unknown, the command is not sent again. A later attempt
+        // begins another term of this member, even if this command took effect.
         let answer = pipeline
             .script(&scripts::OWN, &names, args, Resend::Never)
             .await?;

@@ -57,14 +57,14 @@ impl PauseSignal {
         self.changes.load(Ordering::SeqCst)
     }
 
-    /// Waits until a pause has changed since the last call.
+    /// Waits until a pause changes. Returns immediately if a pause has changed since the last call.
     pub(super) async fn wait(&self) {
         self.notify.notified().await;
     }
 
     /// Releases the deliveries of paused streams, and parks those with paused names. Returns all
     /// other deliveries.
-    pub(super) async fn keep_others(
+    pub(super) async fn settle_paused(
         &self,
         deliveries: Vec<Delivery<RedisSettle>>,
         pipeline: &Pipeline,
@@ -88,7 +88,7 @@ impl PauseSignal {
     }
 
     /// Logs a pause that this version does not know, once.
-    pub(super) fn unknown(&self, stream: &ServedStream, field: &Bytes) {
+    pub(super) fn log_unknown(&self, stream: &ServedStream, field: &Bytes) {
         const MOST_KEPT: usize = 100;
         let mut unknown = lock(&self.unknown);
         if unknown.len() < MOST_KEPT && unknown.insert(field.clone()) {
@@ -114,7 +114,7 @@ async fn verdict(delivery: &Delivery<RedisSettle>, pipeline: &Pipeline) -> Optio
         return None;
     }
     // The pause of the name may have ended since the last tick. Then a parked message would be
-    // moved back immediately, and parked again, until the next tick.
+    // moved back and parked again, over and over, until the next tick.
     if !is_paused(stream, name, pipeline).await {
         stream.resume(name);
         return None;

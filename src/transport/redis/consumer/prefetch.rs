@@ -1,14 +1,14 @@
-//! The buffer between the fetch tasks and `Source::next`, and the demand that `next` has.
+//! The buffer between the fetch tasks and `Source::next`, and the demand of `next`.
 //!
 //! Several fetch tasks, one for each slot of a cluster, share the demand. A task is *busy* if its
-//! next read will probably return deliveries ([`ExpectedEntries`]). The busy task whose last turn is
-//! longest ago reserves all demand that is not reserved yet, or a part of it. So the busy tasks
-//! together never fetch more than the demand. Each other task reserves nothing. If its reads block,
-//! it fetches at most one delivery, which may exceed the demand. Surplus deliveries stay in the
-//! buffer for the next call of `next`, or are released.
+//! next read will probably return deliveries ([`ExpectedEntries`]). The busy task with the oldest
+//! last turn reserves all or a part of the unreserved demand. So the busy tasks together never
+//! fetch more than the demand. A task that is not busy reserves nothing. If its reads block, it
+//! fetches at most one delivery, which may exceed the demand. Surplus deliveries stay in the buffer
+//! for the next call of `next`, or are released.
 //!
-//! With a [`StreamSchedule`] over the tasks, the schedule decides which busy task is next, and it
-//! waits for that task even while the task still reads.
+//! With a [`StreamSchedule`] over the tasks, the schedule decides which busy task is next. The
+//! other busy tasks wait for that task, even while it still reads.
 
 use std::{
     collections::VecDeque,
@@ -41,9 +41,9 @@ const STREAM_TURN: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(super) struct PrefetchBuffer {
     state: Mutex<PrefetchState>,
-    /// The most events in the buffer.
+    /// The maximum number of events in the buffer.
     event_buffer: usize,
-    /// One for each fetch task: wakes the task when there is demand or it must stop.
+    /// One for each fetch task: wakes the task when there is demand, or when the task must stop.
     wanted: Vec<Notify>,
     /// Wakes `next` when something has arrived.
     arrived: Notify,
@@ -57,7 +57,7 @@ struct PrefetchState {
     events: VecDeque<Delivery<RedisSettle>>,
     /// The number of deliveries that `next` waits for.
     demand: usize,
-    /// Set if the next call hands out events before deliveries. It alternates.
+    /// Set if the next call hands out events before deliveries. Alternates.
     events_first: bool,
     fetches: Vec<FetchState>,
     /// The number of turns so far.
@@ -67,9 +67,9 @@ struct PrefetchState {
     stopped: bool,
 }
 
-/// The most demand that a task with an unknown number of entries reserves, so that several such tasks
-/// read at the same time.
-const FEW: usize = 16;
+/// The maximum demand that a task reserves if it expects [`Some`](ExpectedEntries::Some) entries,
+/// or if the tasks have weights. So several tasks can read at the same time.
+const SMALL_RESERVATION: usize = 16;
 
 /// The deliveries that the next read of a fetch task will probably return.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub(super) enum ExpectedEntries {
     None,
     /// At least one.
     Some,
-    /// As many as it requests.
+    /// As many as the read requests.
     Many,
 }
 
@@ -136,7 +136,7 @@ impl PrefetchBuffer {
         }
     }
 
-    /// Wakes the fetch tasks that may fetch now. A task that does not wait for demand looks at it
+    /// Wakes the fetch tasks that may fetch now. A task that is not waiting checks the demand
     /// before it waits.
     fn wake(&self) {
         let state = self.lock();
@@ -165,7 +165,7 @@ impl PrefetchBuffer {
         self.arrived.notify_one();
     }
 
-    /// Waits for deliveries and events, and returns at most `max`. Never resolves after a stop, if
+    /// Waits for deliveries and events, and returns at most `max`. After a stop, never resolves if
     /// the buffer is empty. When the future is dropped, the demand ends, and deliveries that arrive
     /// later stay in the buffer.
     pub(super) async fn take(&self, max: usize) -> Deliveries {
@@ -223,7 +223,7 @@ impl PrefetchBuffer {
 
     /// Takes the deliveries and drops the events that were not handed out. Returns the deliveries
     /// and the number of events.
-    pub(super) fn rest(&self) -> (Deliveries, usize) {
+    pub(super) fn take_rest(&self) -> (Deliveries, usize) {
         let mut state = self.lock();
         let events = state.events.len();
         state.events.clear();
@@ -345,14 +345,14 @@ impl PrefetchWriter {
         self.buffer.arrived.notify_one();
     }
 
-    /// Stops this task alone. [`new`](Self::new) with the same number undoes it.
+    /// Stops only this task. [`new`](Self::new) with the same number undoes the stop.
     pub(super) fn stop(&self) {
         self.buffer.lock().fetches[self.number].is_stopped = true;
         self.wanted().notify_waiters();
         self.wanted().notify_one();
     }
 
-    /// Records that a read of the task blocks on the streams, or no longer does.
+    /// Records whether a read of the task blocks on the streams.
     pub(super) fn set_reading(&self, is_reading: bool) {
         self.buffer.lock().fetches[self.number].is_reading = is_reading;
     }
@@ -406,7 +406,7 @@ impl PrefetchState {
         let own = &self.fetches[number];
         let is_alone = self.fetches.len() == 1;
         if !is_alone && !own.is_busy() {
-            // The read will probably return nothing, so it reserves nothing.
+            // The read will probably return nothing, so the task reserves nothing.
             return self.demand.min(1);
         }
         let next = self.next_busy();
@@ -420,7 +420,7 @@ impl PrefetchState {
         let mut reserved = self.unreserved(number);
         let is_weighted = self.schedule.as_ref().is_some_and(|it| !it.is_strict());
         if own.expected == ExpectedEntries::Some && self.schedule.is_none() || is_weighted {
-            reserved = reserved.min(FEW);
+            reserved = reserved.min(SMALL_RESERVATION);
         }
         if reserved > 0 {
             self.turns += 1;
@@ -465,7 +465,7 @@ impl PrefetchState {
     }
 }
 
-/// Records, when it is dropped, that a task no longer waits for demand.
+/// On drop, records that a task no longer waits for demand.
 struct WaitGuard<'a>(&'a PrefetchWriter);
 
 impl Drop for WaitGuard<'_> {
@@ -476,13 +476,13 @@ impl Drop for WaitGuard<'_> {
         let is_left = state.fetches.len() > 1 && state.demand > 0;
         drop(state);
         if is_left {
-            // Another task may have left the demand to this one while it waited.
+            // Another task may have left the demand to this task while this task waited.
             buffer.wake();
         }
     }
 }
 
-/// Withdraws the demand of `next` when it is dropped.
+/// On drop, withdraws the demand of `next`.
 struct DemandGuard<'a>(&'a PrefetchBuffer);
 
 impl Drop for DemandGuard<'_> {
@@ -595,9 +595,9 @@ mod tests {
         for writer in &writers {
             writer.put_and_expect(Vec::new(), ExpectedEntries::Some);
         }
-        let mut taking = Box::pin(buffer.take(FEW + 4));
+        let mut taking = Box::pin(buffer.take(SMALL_RESERVATION + 4));
         assert!((&mut taking).now_or_never().is_none());
-        assert_eq!(asked(&writers[0]), Some(FEW));
+        assert_eq!(asked(&writers[0]), Some(SMALL_RESERVATION));
         assert_eq!(asked(&writers[1]), Some(4));
         assert_eq!(asked(&writers[2]), None, "all demand is reserved");
         writers[0].put_and_expect(deliveries(2), ExpectedEntries::None);

@@ -1,18 +1,21 @@
 //! Stores replies to reliable requests. Each batch of replies is stored and acknowledged by one
 //! script call.
 
+use std::sync::Arc;
+
 use futures_util::future::join_all;
 use redis::Cmd;
 
 use super::{
     settlement::{Settlement, StoredReply},
     settler::{Settler, by_stream},
+    streams::ServedStream,
 };
 use crate::{
     error::Error,
     transport::redis::{
-        entry::StreamEntryId,
-        error::LEAST_SIZE_LIMIT,
+        entry::{StreamEntryId, WhichStream},
+        error::{self, LEAST_SIZE_LIMIT},
         pipeline::Resend,
         response::{Value, array, integer, miscounted},
         scripts,
@@ -22,8 +25,9 @@ use crate::{
 /// The maximum number of replies that one call stores. Bounded, since a script blocks the server.
 const MAX_BATCH: usize = 64;
 
-/// The maximum number of bytes of replies that one call stores. Only a single reply may exceed it.
-/// The replies to one client are one argument, and no server refuses an argument of this size.
+/// The maximum number of bytes of replies that one call stores. Only a single large reply may
+/// exceed the maximum. The replies to one client are one argument, and no server refuses an
+/// argument of this size.
 const MAX_BYTES: usize = LEAST_SIZE_LIMIT / 2;
 
 /// The settlement of a handled request with its reply.
@@ -103,39 +107,96 @@ fn fail(batch: Vec<Reply>, error: &Error) {
 }
 
 /// Makes one call. On an error, returns the replies with the error.
-async fn call(settler: &Settler, mut batch: Vec<Reply>) -> Result<(), (Vec<Reply>, Error)> {
-    batch.sort_by(|a, b| a.effect.stream.cmp(&b.effect.stream));
-    let clients: Vec<_> = by_client(&batch).map(ClientReplies::new).collect();
-    let first = &batch[0].delivery;
-    let (served, which) = (first.stream.clone(), first.guard.key.0);
-    let streams = clients.iter().map(|it| it.stream.as_str());
-    let keys: Vec<_> = [served.key_of(which)].into_iter().chain(streams).collect();
+async fn call(settler: &Settler, batch: Vec<Reply>) -> Result<(), (Vec<Reply>, Error)> {
+    let call = ReplyCall::new(batch);
+    let request = &call.request;
     let submit = || {
-        let args = |cmd: &mut Cmd| {
-            cmd.arg(served.keys.group.as_str()).arg(which.flag());
-            for client in &clients {
+        let (retry, script) = (Resend::UntilAnswered, Some(&scripts::REPLY));
+        (settler.pipeline).submit_owned(request.command(), retry, script)
+    };
+    match settler.retry_while_refused(&request.source, submit).await {
+        Ok(response) => call.finish(settler, response),
+        Err(error) => Err((call.into_replies(), error)),
+    }
+}
+
+/// A call that stores replies and acknowledges their requests. All requests are from one stream.
+pub(super) struct ReplyCall {
+    /// The replies, sorted by client.
+    replies: Vec<Reply>,
+    request: ReplyRequest,
+}
+
+/// The arguments of the call.
+struct ReplyRequest {
+    /// The stream of the requests.
+    source: Arc<ServedStream>,
+    which: WhichStream,
+    clients: Vec<ClientReplies>,
+}
+
+impl ReplyCall {
+    pub(super) fn new(mut replies: Vec<Reply>) -> Self {
+        replies.sort_by(|a, b| a.effect.stream.cmp(&b.effect.stream));
+        let first = &replies[0].delivery;
+        let request = ReplyRequest {
+            source: first.stream.clone(),
+            which: first.guard.key.0,
+            clients: by_client(&replies).map(ClientReplies::new).collect(),
+        };
+        Self { replies, request }
+    }
+
+    /// Makes the `EVALSHA`.
+    pub(super) fn command(&self) -> Cmd {
+        self.request.command()
+    }
+
+    /// Confirms the settlements, or returns the replies with the error of the response.
+    pub(super) fn finish(
+        self,
+        settler: &Settler,
+        response: Value,
+    ) -> Result<(), (Vec<Reply>, Error)> {
+        let results = error::check(response).and_then(|it| read(it, self.request.clients.len()));
+        let results = match results {
+            Ok(results) => results,
+            Err(error) => return Err((self.replies, error)),
+        };
+        for (replies, result) in by_client(&self.replies).zip(results) {
+            if result == 2 {
+                for reply in replies {
+                    settler.report.unanswerable(reply.delivery.origin);
+                }
+            }
+        }
+        settler.confirm_done(self.replies);
+        Ok(())
+    }
+
+    pub(super) fn into_replies(self) -> Vec<Reply> {
+        self.replies
+    }
+}
+
+impl ReplyRequest {
+    fn command(&self) -> Cmd {
+        let Self {
+            source,
+            which,
+            clients,
+        } = self;
+        let streams = clients.iter().map(|it| it.stream.as_str());
+        let keys: Vec<_> = [source.key_of(*which)].into_iter().chain(streams).collect();
+        scripts::REPLY.call(&keys, |cmd| {
+            cmd.arg(source.keys.group.as_str()).arg(which.flag());
+            for client in clients {
                 cmd.arg(client.ids.len())
                     .arg(&client.ids)
                     .arg(&client.envelopes[..]);
             }
-        };
-        let (script, retry) = (&scripts::REPLY, Resend::UntilAnswered);
-        settler.pipeline.submit_script(script, &keys, args, retry)
-    };
-    let answer = settler.insist(&served, submit).await;
-    let results = match answer.and_then(|answer| read(answer, clients.len())) {
-        Ok(results) => results,
-        Err(error) => return Err((batch, error)),
-    };
-    for (replies, result) in by_client(&batch).zip(results) {
-        if result == 2 {
-            for reply in replies {
-                settler.report.unanswerable(reply.delivery.origin);
-            }
-        }
+        })
     }
-    settler.confirm_done(batch);
-    Ok(())
 }
 
 /// The replies to one client in one call.

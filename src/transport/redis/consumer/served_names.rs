@@ -45,7 +45,7 @@ const INCOMPLETE: &str = "...";
 /// The maximum number of names that a warning shows for each side.
 const MAX_SHOWN: usize = 5;
 /// The maximum number of lists that a worker compares with its own list in its lifetime. Bounded,
-/// since other clients can write any lists.
+/// since other clients can write any number of lists.
 const MAX_COMPARED: usize = 1024;
 /// The maximum number of streams of one call. Bounded, since a script blocks the server.
 const MAX_STREAMS: usize = 256;
@@ -54,7 +54,7 @@ const MAX_STREAMS: usize = 256;
 pub(super) struct ServedNames {
     /// The kinds and names, sorted, one pair per line, such as `task orders.create`.
     list: String,
-    /// The lists of other workers that were compared before. Shared by the slots of a cluster.
+    /// The lists of other workers that were already compared. Shared by the slots of a cluster.
     compared: Mutex<HashSet<String>>,
 }
 
@@ -83,7 +83,7 @@ impl ServedNames {
         &self.list
     }
 
-    /// Compares this worker's list with the lists of other workers that were not compared before.
+    /// Compares this worker's list with those lists of other workers that were not compared yet.
     /// Returns the text of a warning if a list differs.
     fn compare(&self, others: &[Bytes]) -> Option<String> {
         let mut compared = lock(&self.compared);

@@ -78,7 +78,7 @@ impl RedisSettle {
     }
 
     /// Returns `true` for a delivery from a stream, and `false` for an event.
-    pub(super) fn is_owed(&self) -> bool {
+    pub(super) fn is_from_stream(&self) -> bool {
         self.0.is_some()
     }
 }
@@ -152,7 +152,7 @@ impl SettlePolicy {
             }
             Verdict::Redeliver { after, counted, .. } => {
                 let after = after.unwrap_or_else(|| self.backoff.after(attempt));
-                order.again(delivery, self, after, counted);
+                order.redeliver(delivery, self, after, counted);
                 on_settled(Ok(()));
             }
             Verdict::Done(reply) => {
@@ -174,11 +174,11 @@ impl SettlePolicy {
             effect,
             on_settled,
         };
-        self.requeue(self.last_read.offer(settlement));
+        self.enqueue(self.last_read.offer(settlement));
     }
 
     /// Queues settlements for the tasks that carry them out.
-    pub(super) fn requeue(&self, settlements: impl IntoIterator<Item = Settlement>) {
+    pub(super) fn enqueue(&self, settlements: impl IntoIterator<Item = Settlement>) {
         for settlement in settlements {
             let queue = match &settlement.effect {
                 Effect::Reply(_) => &self.replies,
@@ -199,7 +199,7 @@ impl SettlePolicy {
                 counted,
                 reason,
             } => {
-                // The waits of uncounted redeliveries in a row grow too, so that many put-off
+                // The wait also grows with uncounted redeliveries in a row, so that put-off
                 // messages cost little.
                 let failures = attempt.saturating_add(delivery.put_offs);
                 let after = after.unwrap_or_else(|| self.backoff.after(failures));

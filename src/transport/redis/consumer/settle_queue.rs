@@ -41,8 +41,8 @@ enum Finished {
 /// Carries out the settlements of a queue. Returns when the queue is closed and everything in
 /// flight has finished.
 ///
-/// Takes no settlements while `max_batches` batches are in flight. If it takes acknowledgements and
-/// stored replies together, it sends two batches, so that there may be one batch more.
+/// Takes no settlements while `max_batches` batches are in flight. Acknowledgements and stored
+/// replies that are taken together are two batches, so one batch more may be in flight.
 pub(super) async fn carry_out(
     settler: Arc<Settler>,
     mut queue: mpsc::UnboundedReceiver<Settlement>,

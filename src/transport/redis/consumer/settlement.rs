@@ -19,7 +19,7 @@ use crate::{
     transport::{Discarded, TaskOutcome, redis::entry::StreamEntryId},
 };
 
-/// The maximum size, in bytes, of a reply that is published over the connection that also fetches
+/// The maximum size, in bytes, of a reply that is sent over the connection that also fetches
 /// entries.
 const MAX_REPLY_ON_READ_CONNECTION: usize = 64 << 10;
 
@@ -64,7 +64,7 @@ pub(super) enum FencedEffect {
         /// The reason of the failure, for the status record of the task.
         reason: String,
     },
-    /// Parks the delivery until it gets a permit.
+    /// Parks the delivery until the request is met.
     Park(PermitRequest),
     /// Ends the delivery.
     End {
@@ -178,6 +178,15 @@ impl End {
 }
 
 impl<E> Settlement<E> {
+    /// Converts the effect.
+    pub(super) fn map<F>(self, convert: impl FnOnce(E) -> F) -> Settlement<F> {
+        Settlement {
+            delivery: self.delivery,
+            effect: convert(self.effect),
+            on_settled: self.on_settled,
+        }
+    }
+
     /// Replaces the effect.
     pub(super) fn with<F>(self, effect: F) -> Settlement<F> {
         Settlement {
@@ -198,15 +207,16 @@ impl<E> Settlement<E> {
 }
 
 impl Settlement {
-    /// Returns `true` if the connection that fetches entries can carry this settlement out. It must
-    /// be an acknowledgement on the primary stream, without a reply or with a small one: if
-    /// the server refused a large reply, the read would lose its connection.
+    /// Returns `true` if the connection that fetches entries can carry this settlement out. The
+    /// settlement must be a success on the primary stream that is not fenced, without a reply or
+    /// with a small one. If the server refused a large reply, the read would lose its connection.
     pub(super) fn fits_read_connection(&self) -> bool {
-        let Effect::Acknowledge(publish) = &self.effect else {
-            return false;
+        let reply_bytes = match &self.effect {
+            Effect::Acknowledge(None) => 0,
+            Effect::Acknowledge(Some((_, envelope))) => envelope.len(),
+            Effect::Reply(reply) => reply.envelope.len(),
+            Effect::Fenced(_) => return false,
         };
-        let is_small =
-            |(_, envelope): &PublishedReply| envelope.len() <= MAX_REPLY_ON_READ_CONNECTION;
-        !self.delivery.guard.key.0.is_retry() && publish.as_ref().is_none_or(is_small)
+        !self.delivery.guard.key.0.is_retry() && reply_bytes <= MAX_REPLY_ON_READ_CONNECTION
     }
 }

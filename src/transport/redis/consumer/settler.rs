@@ -1,7 +1,7 @@
 //! Carries out settlements.
 //!
-//! Acknowledgements on one stream share an `XACK`, or a script call on a retry stream. Every other
-//! settlement is a script call.
+//! Acknowledgements on a primary stream share an `XACK`, and those on a retry stream share a script
+//! call. Every fenced settlement is a separate script call.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use super::{
     member::Member,
     reply_to::ReplyRoute,
     report::Report,
-    settlement::{Effect, End, FencedEffect, PublishedReply, Settlement, Unsettled, task_args},
+    settlement::{End, FencedEffect, PublishedReply, Settlement, Unsettled, task_args},
     streams::ServedStream,
 };
 use crate::{
@@ -26,7 +26,6 @@ use crate::{
     transport::{
         Counters, Discarded, PauseTarget, TaskOutcome,
         redis::{
-            connection::Commands,
             entry::{StreamEntryId, WhichStream},
             error,
             pipeline::{CompletionHandler, Pipeline, Resend, Submit},
@@ -102,7 +101,7 @@ impl Settler {
             let first = &batch[0].delivery;
             let (stream, which) = (&first.stream, first.guard.key.0);
             match self
-                .insist(stream, || self.submit_ack(stream, which, &ids))
+                .retry_while_refused(stream, || self.submit_ack(stream, which, &ids))
                 .await
             {
                 Ok(_) => self.confirm_done(batch),
@@ -112,53 +111,9 @@ impl Settler {
         .await;
     }
 
-    /// Marks deliveries as settling. Returns commands for the caller's connection: they publish the
-    /// replies, and then acknowledge the deliveries. Also returns the number of `XACK`s, which are
-    /// the last commands.
-    pub(super) fn acknowledging(&self, batch: &[Settlement]) -> (Commands, usize) {
-        self.in_flight
-            .mark_settling(batch.iter().map(|it| &it.delivery.guard));
-        let mut commands = Commands::default();
-        for settlement in batch {
-            let Effect::Acknowledge(Some((channel, envelope))) = &settlement.effect else {
-                continue;
-            };
-            if commands.len() == 0 {
-                // Redis writes first to the client whose output it added last. The response to this
-                // `PING` is added before the replies are published. So Redis writes first to the
-                // recipients of the replies, then to this connection, and the recipients wake
-                // first.
-                commands.push(redis::cmd("PING"));
-            }
-            commands.push(Publish::new(&channel[..], envelope));
-        }
-        let mut deliveries: Vec<_> = batch.iter().map(|it| &it.delivery).collect();
-        deliveries.sort_by_key(|it| it.guard.key);
-        let mut acknowledgements = 0;
-        for of_stream in deliveries.chunk_by(|a, b| a.guard.key.0 == b.guard.key.0) {
-            let ids: Vec<_> = of_stream.iter().map(|it| it.guard.key.1).collect();
-            let (stream, which) = (&of_stream[0].stream, of_stream[0].guard.key.0);
-            commands.push(xack(stream, which, &ids));
-            acknowledgements += 1;
-        }
-        (commands, acknowledgements)
-    }
-
-    /// Decodes the responses to the commands of [`acknowledging`](Self::acknowledging). Returns
-    /// `true` if the server has carried out all `XACK`s, of which there are `acknowledgements`.
-    pub(super) fn has_acknowledged(
-        &self,
-        mut answers: Vec<Value>,
-        acknowledgements: usize,
-    ) -> bool {
-        let first = answers.len().saturating_sub(acknowledgements);
-        let last = answers.split_off(first);
-        let acknowledged = last.iter().all(|it| error::code(it).is_none());
-        // The first response is that of the `PING`.
-        for answer in answers.into_iter().skip(1).filter(|_| acknowledged) {
-            self.published.answered(0, Ok(answer));
-        }
-        acknowledged
+    /// Handles the response to a `PUBLISH` of a reply.
+    pub(super) fn published(&self, response: Value) {
+        self.published.answered(0, Ok(response));
     }
 
     /// Carries out a settlement by one script call.
@@ -227,7 +182,7 @@ impl Settler {
             let (script, retry) = (&scripts::REDELIVER, Resend::UntilAnswered);
             self.pipeline.submit_script(script, &keys, args, retry)
         };
-        if !self.is_moved(delivery, submit).await? {
+        if !self.try_move(delivery, submit).await? {
             return Ok(());
         }
         match released {
@@ -245,12 +200,12 @@ impl Settler {
 
     /// Calls a script that moves a delivery to another key. Returns `false` if the script ended the
     /// delivery instead, or did nothing.
-    async fn is_moved(
+    async fn try_move(
         &self,
         delivery: &Unsettled,
         submit: impl Fn() -> Submit,
     ) -> Result<bool, Error> {
-        match integer(&self.insist(&delivery.stream, submit).await?)? {
+        match integer(&self.retry_while_refused(&delivery.stream, submit).await?)? {
             1 => return Ok(true),
             2 => self.report.deleted(1),
             // The task was cancelled while it waited.
@@ -290,7 +245,7 @@ impl Settler {
             let (script, retry) = (&scripts::PARK, Resend::UntilAnswered);
             self.pipeline.submit_script(script, &keys, args, retry)
         };
-        if self.is_moved(delivery, submit).await? {
+        if self.try_move(delivery, submit).await? {
             self.report.counters.parked.increment();
         }
         Ok(())
@@ -305,7 +260,7 @@ impl Settler {
     ) -> Result<(), Error> {
         let submit = || self.submit_end(delivery, (&end, outcome), reply.as_ref());
         let [ended @ 1..=2, dropped, answered] =
-            integers(self.insist(&delivery.stream, submit).await?)?
+            integers(self.retry_while_refused(&delivery.stream, submit).await?)?
         else {
             self.fenced_out(delivery);
             return Ok(());
@@ -385,7 +340,7 @@ impl Settler {
     /// Submits a command, and repeats it while the server refuses writes because its memory or its
     /// disk is full. Stops repeating when the source is closed. The pipeline itself repeats the
     /// command after a lost connection.
-    pub(super) async fn insist(
+    pub(super) async fn retry_while_refused(
         &self,
         stream: &ServedStream,
         submit: impl Fn() -> Submit,
@@ -442,8 +397,8 @@ impl Settler {
     }
 }
 
-/// Returns the arguments for a reply: the channel on which it is published, and its envelope. Adds
-/// the key of the stream in which it is stored.
+/// Returns the arguments for a reply: the channel on which it is published, and its envelope. If
+/// the reply is stored, adds the key of its stream to `keys`.
 pub(super) fn reply_args<'a>(
     reply: Option<&'a (ReplyRoute, Vec<u8>)>,
     keys: &mut Vec<&'a str>,
@@ -475,7 +430,7 @@ pub(super) fn by_stream<E>(mut batch: Vec<Settlement<E>>) -> Vec<Vec<Settlement<
 }
 
 /// Makes the `XACK` of entries on a primary or a retry stream.
-fn xack(stream: &ServedStream, which: WhichStream, ids: &[StreamEntryId]) -> Cmd {
+pub(super) fn xack(stream: &ServedStream, which: WhichStream, ids: &[StreamEntryId]) -> Cmd {
     let (key, group) = (stream.key_of(which), stream.keys.group.as_str());
     let mut cmd = Cmd::with_capacity(3 + ids.len(), 128 + ID_BYTES * ids.len());
     cmd.arg("XACK").arg(key).arg(group).arg(ids);

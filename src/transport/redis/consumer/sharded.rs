@@ -151,12 +151,12 @@ impl Assigner {
                 self.gaps.begin(slots.len());
                 let what = "a subscription to sharded events";
                 self.outage.lost(&self.address(&slots), what, &reason);
-                self.wait(slots);
+                self.retry_later(slots);
             }
             ShardReport::Failed(slots, error) => {
                 let what = "subscribe to sharded events";
                 self.outage.refused(&self.address(&slots), what, &error);
-                self.wait(slots);
+                self.retry_later(slots);
             }
             ShardReport::Restored(slots) => {
                 self.missing -= slots.len();
@@ -176,7 +176,7 @@ impl Assigner {
         owner.map_or_else(|| connector.address(), |owner| owner.to_string())
     }
 
-    fn wait(&mut self, slots: Vec<LostSlot>) {
+    fn retry_later(&mut self, slots: Vec<LostSlot>) {
         if self.waiting.is_empty() {
             self.retry_at = Instant::now() + self.outage.wait();
         }
@@ -205,13 +205,13 @@ impl Assigner {
 
     /// Starts the task of a node.
     fn start(&mut self, address: Address, connection: Option<PubSub>, slots: Vec<HashSlot>) {
-        let (orders, ordered) = unbounded_channel();
+        let (orders, receiver) = unbounded_channel();
         let node = ShardNode {
             channels: self.channels.clone(),
             address: address.clone(),
             sink: self.sink.clone(),
             slots,
-            orders: ordered,
+            orders: receiver,
             reports: self.reports.clone(),
         };
         self.tasks.spawn(node.run(connection));

@@ -69,7 +69,7 @@ pub(super) struct SlotConsumer {
     in_flight: Arc<InFlightTable>,
     group: Arc<Membership>,
     blocked: Arc<BlockedRead>,
-    /// Owned here, since the handle that reports it has only a weak reference.
+    /// Owned here, since the handle that reports the state has only a weak reference.
     _state: Arc<ConsumerState>,
     /// The order of the deliveries, if the worker owns this partition.
     order: Option<Arc<KeyOrder>>,
@@ -94,7 +94,8 @@ pub(super) struct SlotContext<'a> {
     pub(super) monitor: &'a MonitorSlot,
     /// The connections that the slots or partitions of the source share. `None` if there is one slot.
     pub(super) pipelines: Option<&'a SharedPipelines>,
-    /// The term in which the worker owns its only stream, a partition. `None` if it owns none.
+    /// The term in which the worker owns the partition that it serves here. `None` if the stream is
+    /// not an owned partition.
     pub(super) term: Option<PartitionTerm>,
 }
 
@@ -104,9 +105,9 @@ pub(super) struct SlotContext<'a> {
 pub(super) struct SharedPipelines {
     /// For settlements, scans and recoveries.
     pub(super) settling: Pipeline,
-    /// For the upkeep, on the runtime of its thread, which makes it.
+    /// For the upkeep. Made on the runtime of the upkeep's thread.
     pub(super) upkeep: UpkeepPipeline,
-    /// For the reads. `None` if each slot or partition has a separate connection that reads it.
+    /// For the reads. `None` if each slot or partition has a separate read connection.
     pub(super) reads: Option<SharedReads>,
 }
 
@@ -175,7 +176,7 @@ impl SlotConsumer {
             member: member.clone(),
             pipeline: pipeline.clone(),
             start: settings.start.clone(),
-            knows_unknown_names: settings.unknown_names.is_some(),
+            has_unknown_names_policy: settings.unknown_names.is_some(),
             names: names.cloned(),
         });
         let blocked = Arc::new(BlockedRead::new(pipeline.clone(), member.interval()));
@@ -244,7 +245,8 @@ impl SlotConsumer {
         };
         upkeep.start()?;
 
-        // Sends over the connections of this source, so that it keeps none of the handle's open.
+        // Follow-ups are sent over the connections of this source, so that the source keeps none of
+        // the handle's connections open.
         let sending = match pipelines {
             _ if !shared.connector.is_cluster() => pipeline.clone(),
             Some(pipelines) => pipelines.settling.clone(),
@@ -392,8 +394,8 @@ impl SlotConsumer {
         })
     }
 
-    /// Ends a blocked read, and waits until the fetch has ended. The caller has stopped the buffer
-    /// before.
+    /// Ends a blocked read, and waits until the fetch has ended. The caller must stop the buffer
+    /// first.
     pub(super) async fn stop(&mut self) {
         if let Some(mut fetch) = self.fetch.take() {
             tokio::select! {
@@ -404,7 +406,7 @@ impl SlotConsumer {
         }
     }
 
-    /// Stops the fetch of this consumer alone, and waits until it has ended.
+    /// Stops only the fetch of this consumer, and waits until it has ended.
     pub(super) async fn stop_fetching(&mut self) {
         self.writer.stop();
         self.stop().await;

@@ -93,10 +93,10 @@ impl ServedStream {
         self.pending.load(Ordering::Relaxed)
     }
 
-    /// Replaces the known pauses with those of these fields. Calls `unknown` with each field of a
-    /// kind that this version does not know. Returns `true` if the pause of the stream itself has
-    /// begun or ended.
-    pub(super) fn follow(&self, fields: &[Bytes], mut unknown: impl FnMut(&Bytes)) -> bool {
+    /// Replaces the known pauses with the pauses in these fields. Calls `unknown` with each field
+    /// of a kind that this version does not know. Returns `true` if the pause of the stream itself
+    /// has begun or ended.
+    pub(super) fn set_pauses(&self, fields: &[Bytes], mut unknown: impl FnMut(&Bytes)) -> bool {
         let (mut paused, mut names) = (false, HashSet::default());
         for field in fields {
             match self.keys.paused(field) {
@@ -112,7 +112,7 @@ impl ServedStream {
         self.paused.swap(paused, Ordering::SeqCst) != paused
     }
 
-    /// Returns `false` if neither the stream nor a name is paused.
+    /// Returns `true` if the stream itself or a name is paused.
     pub(super) fn has_pauses(&self) -> bool {
         self.has_pauses.load(Ordering::SeqCst)
     }
@@ -121,7 +121,7 @@ impl ServedStream {
         self.paused.load(Ordering::SeqCst)
     }
 
-    /// Removes a name from those that are paused.
+    /// Removes a name from the paused names.
     pub(super) fn resume(&self, name: &Name) {
         let mut names = lock(&self.paused_names);
         if let Some(names) = &mut *names {

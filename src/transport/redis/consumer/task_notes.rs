@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// Makes the handles with which handlers write to the records of one consumer's tasks.
+/// Gives handlers access to the records of one consumer's tasks.
 #[derive(Clone)]
 pub(super) struct TaskNotes {
     pub(super) member: Arc<Member>,

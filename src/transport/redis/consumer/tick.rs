@@ -35,7 +35,7 @@ pub(super) struct TickRequest {
     pub(super) foreign_lease: u64,
     /// Set to trim streams although other libraries' consumers read them.
     pub(super) trim_beside_foreign: bool,
-    /// The minimum time between two trims, whichever workers trim, in milliseconds.
+    /// The minimum time between two trims by any workers, in milliseconds.
     pub(super) trim_period: u64,
     /// The time after which a silent consumer is deleted, in milliseconds.
     pub(super) max_silence: u64,
@@ -62,7 +62,8 @@ pub(super) struct TickStream {
 /// The steps of a tick on one stream, in addition to the renewal of leases.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct TickSteps {
-    /// Delivers due messages, and returns the state of the group. The other steps require it.
+    /// Delivers due messages, and returns the state of the group. The other steps require this
+    /// step.
     pub(super) maintain: bool,
     /// Marks this consumer as alive.
     pub(super) sign_of_life: bool,
@@ -139,7 +140,7 @@ impl TickRequest {
             let counts = counts.map(MinuteCounts::fields).unwrap_or_default();
             cmd.arg(of_tick.steps.flags(worker))
                 .arg(&stream.keys.orders)
-                .arg(worker.map_or("", |worker| &worker.ordered))
+                .arg(worker.map_or("", |worker| &worker.last_order))
                 .arg(retry.len())
                 .arg(primary.len())
                 .arg(2 * counts.len());

@@ -5,8 +5,8 @@
 //! application's runtime runs no task at all for some time, the [`Canary`] stops the renewals. The
 //! upkeep also has separate connections, which the consumers of a source share.
 //!
-//! A *tick* is one periodic run of the upkeep. It is one script call, which renews leases and
-//! maintains the streams, and a few more calls for work that is not a part of the script.
+//! A *tick* is one periodic run of the upkeep. A tick makes one script call, which renews leases
+//! and maintains the streams, and a few more calls for other work.
 
 use std::{
     sync::{Arc, Mutex, Weak},
@@ -156,7 +156,7 @@ impl Upkeep {
                 biased;
                 () = self.ends.closed.cancelled() => return,
                 () = self.ends.leaving.cancelled() => {
-                    // A last tick, which adds the counts since the tick before it to the history.
+                    // A last tick stores the counts since the previous tick in the history.
                     if self.maintenance.has_counts() {
                         self.tick(&server).await;
                     }

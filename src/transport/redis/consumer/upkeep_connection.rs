@@ -47,8 +47,8 @@ impl UpkeepPipeline {
             Some(key) => pipeline.of(key),
             None => pipeline.clone(),
         };
-        let patience = (lease / 3).max(Duration::from_millis(100));
-        UpkeepConnection::new(pipeline, patience, connector.address())
+        let time_limit = (lease / 3).max(Duration::from_millis(100));
+        UpkeepConnection::new(pipeline, time_limit, connector.address())
     }
 }
 
@@ -56,15 +56,15 @@ impl UpkeepPipeline {
 pub(super) struct UpkeepConnection {
     pipeline: Pipeline,
     /// The time limit of a call. It can be short, because the next tick follows a failed one soon.
-    patience: Duration,
+    time_limit: Duration,
     address: String,
 }
 
 impl UpkeepConnection {
-    pub(super) fn new(pipeline: Pipeline, patience: Duration, address: String) -> Self {
+    pub(super) fn new(pipeline: Pipeline, time_limit: Duration, address: String) -> Self {
         Self {
             pipeline,
-            patience,
+            time_limit,
             address,
         }
     }
@@ -90,7 +90,7 @@ impl UpkeepConnection {
         &self,
         answer: impl Future<Output = Result<Value, Error>>,
     ) -> Result<Value, Error> {
-        timeout(self.patience, answer).await.unwrap_or_else(|_| {
+        timeout(self.time_limit, answer).await.unwrap_or_else(|_| {
             let address = &self.address;
             let error = Error::disconnected(format!("Redis at {address} does not answer in time"));
             Err(match self.pipeline.cause() {

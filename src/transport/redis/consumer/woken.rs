@@ -1,11 +1,11 @@
-//! Reads of very many slots of a cluster: none of them blocks, and the server says when a stream was
-//! written.
+//! Reads very many slots of a cluster without blocked reads. The server sends a notice when a
+//! stream was written.
 //!
 //! A blocked read needs a connection for each slot. Here the slots share one connection to each
-//! node. A reader sends `EXISTS` of its streams, which makes the server track them, and then a read.
-//! If the read leaves nothing, the reader waits until its [`WriteSignal`] fires: a stream was
-//! written, or the connection was lost. A signal is a hint, so a reader also reads once in a third
-//! of the lease.
+//! node. A reader sends `EXISTS` of its streams, which makes the server track them, and then a
+//! read. If the read leaves nothing, the reader waits until its [`WriteSignal`] fires: a stream was
+//! written, or the connection was lost. A signal is only a hint, so a reader also reads once in a
+//! third of the lease.
 //!
 //! Every idle worker of a group gets a notice of a new entry, and only one gets the entry. So a worker
 //! that found nothing after a notice waits before it reads that slot again, longer each time, until
@@ -29,9 +29,9 @@ use crate::{
     },
 };
 
-/// The mean time between a read that found nothing after a signal, and the next read.
+/// If a read after a signal finds nothing, the next read waits for this time on average.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
-/// The number of times that this wait is doubled.
+/// The number of times that this wait is doubled, if further reads find nothing.
 const MAX_DOUBLINGS: u32 = 5;
 
 /// The read connections that the slots of a source share: one to each node.
@@ -70,7 +70,7 @@ impl SharedReads {
         Ok(())
     }
 
-    /// Makes the reader of a slot, which has all of these streams.
+    /// Makes the reader of a slot with these streams.
     pub(super) fn reader(&self, streams: &[Arc<ServedStream>], lease: Duration) -> WokenReader {
         let signal = Arc::<WriteSignal>::default();
         for stream in streams {
@@ -113,8 +113,8 @@ impl WokenReader {
         self.expected
     }
 
-    /// Makes the server track these keys, unless it does so already. The caller sends a read of the
-    /// keys before it waits for the response.
+    /// Makes the server track these keys, unless the signal is still armed. The caller sends a read
+    /// of the keys before it waits for the response.
     pub(super) fn track<'a>(&self, keys: impl IntoIterator<Item = &'a str>) -> Option<Submit> {
         if self.signal.is_armed() {
             return None;
@@ -133,7 +133,8 @@ impl WokenReader {
         self.pipeline.submit_owned(encoded, Resend::Never, script)
     }
 
-    /// Records the result of a read of all streams, which may have left entries.
+    /// Records the result of a read of all streams. `found` is `true` if the read returned entries,
+    /// and `leaves` if it may have left some.
     pub(super) fn note(&mut self, found: bool, leaves: bool) {
         self.last_read = Instant::now();
         self.expected = match leaves {
@@ -150,7 +151,7 @@ impl WokenReader {
         }
     }
 
-    /// Records that a read has failed, so that the keys are perhaps not tracked.
+    /// Records that a read has failed, so the keys may not be tracked.
     pub(super) fn failed(&mut self) {
         self.signal.fire();
         self.expected = ExpectedEntries::Some;

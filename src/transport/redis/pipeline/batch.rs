@@ -53,11 +53,11 @@ struct QueuedCommand {
     /// The script that the command calls. The server may not know the script yet.
     script: Option<&'static Script>,
     admission: CommandAdmission,
-    answer: Answer,
+    recipient: Recipient,
 }
 
-/// The receiver of a command's response.
-enum Answer {
+/// The recipient of a command's response.
+enum Recipient {
     /// The caller with the completion at this index.
     Completion(usize),
     /// A handler that knows the command by this number. No task is woken.
@@ -118,7 +118,7 @@ impl CommandBatch {
                 retry,
                 script,
                 admission,
-                answer: Answer::Completion(completion.index()),
+                recipient: Recipient::Completion(completion.index()),
             },
         );
         completion
@@ -138,7 +138,7 @@ impl CommandBatch {
                 retry,
                 script: None,
                 admission,
-                answer: Answer::Handler(handler, number),
+                recipient: Recipient::Handler(handler, number),
             },
         );
     }
@@ -196,14 +196,14 @@ impl CommandBatch {
         self.commands.iter()
     }
 
-    /// Returns `true` if the receiver still wants the response to this command.
+    /// Returns `true` if the recipient still wants the response to this command.
     pub(super) fn is_wanted(&self, index: usize) -> bool {
-        match &self.requests[index].answer {
-            Answer::Completion(index) => {
+        match &self.requests[index].recipient {
+            Recipient::Completion(index) => {
                 (self.completions.as_ref()).is_some_and(|it| it.is_pending(*index))
             }
-            Answer::Handler(handler, number) => !handler.is_gone(*number),
-            Answer::Delivered => false,
+            Recipient::Handler(handler, number) => !handler.is_gone(*number),
+            Recipient::Delivered => false,
         }
     }
 
@@ -213,7 +213,7 @@ impl CommandBatch {
         let all_wait = (self.completions.as_ref()).is_none_or(|it| it.are_all_wanted());
         let is_unwanted = |batch: &Self, index: usize| {
             let request = &batch.requests[index];
-            let waits = all_wait && matches!(request.answer, Answer::Completion(_));
+            let waits = all_wait && matches!(request.recipient, Recipient::Completion(_));
             request.retry == Resend::Never && !waits && !batch.is_wanted(index)
         };
         if !(0..self.len()).any(|index| is_unwanted(&self, index)) {
@@ -254,7 +254,7 @@ impl CommandBatch {
             retry: request.retry,
             script: request.script,
             admission: request.admission,
-            answer: std::mem::replace(&mut request.answer, Answer::Delivered),
+            recipient: std::mem::replace(&mut request.recipient, Recipient::Delivered),
         };
         let permits = std::mem::take(&mut request.admission.permits);
         if let Some(permit) = other.permits.as_mut().and_then(|it| it.split(permits)) {
@@ -272,15 +272,15 @@ impl CommandBatch {
         self.commands.push(redis::cmd("ASKING"));
         self.commands.push(&command[..]);
         let asking = QueuedCommand {
-            // With `Never` it would be dropped before it is sent, since no caller waits for its
-            // response.
+            // With `Never`, the `ASKING` would be dropped before it is sent, since no caller waits
+            // for its response.
             retry: Resend::UntilAnswered,
             script: None,
             admission: CommandAdmission {
                 permits: 0,
                 ..self.requests[0].admission
             },
-            answer: Answer::Delivered,
+            recipient: Recipient::Delivered,
         };
         self.requests.insert(0, asking);
         self.is_asking = true;
@@ -301,9 +301,9 @@ impl CommandBatch {
     /// commands.
     pub(super) fn complete(&mut self, mut answers: Vec<Value>) {
         for (request, answer) in self.requests.iter_mut().zip(&mut answers) {
-            if let Answer::Handler(handler, number) = &request.answer {
+            if let Recipient::Handler(handler, number) = &request.recipient {
                 handler.answered(*number, Ok(std::mem::take(answer)));
-                request.answer = Answer::Delivered;
+                request.recipient = Recipient::Delivered;
             }
         }
         let Some(completions) = &self.completions else {
@@ -311,8 +311,8 @@ impl CommandBatch {
         };
         let answered = self.requests.iter_mut().zip(answers);
         completions.complete(answered.filter_map(|(request, answer)| {
-            match std::mem::replace(&mut request.answer, Answer::Delivered) {
-                Answer::Completion(index) => Some((index, Ok(answer))),
+            match std::mem::replace(&mut request.recipient, Recipient::Delivered) {
+                Recipient::Completion(index) => Some((index, Ok(answer))),
                 _ => None,
             }
         }));
@@ -321,16 +321,16 @@ impl CommandBatch {
     /// Fails all commands whose responses were not delivered.
     pub(super) fn fail(&mut self, error: impl Fn() -> Error) {
         for request in &mut self.requests {
-            match (&request.answer, &self.completions) {
-                (Answer::Completion(index), Some(completions)) => {
+            match (&request.recipient, &self.completions) {
+                (Recipient::Completion(index), Some(completions)) => {
                     completions.complete([(*index, Err(error()))]);
                 }
-                (Answer::Handler(handler, number), _) => {
+                (Recipient::Handler(handler, number), _) => {
                     handler.answered(*number, Err(error()));
                 }
                 _ => {}
             }
-            request.answer = Answer::Delivered;
+            request.recipient = Recipient::Delivered;
         }
     }
 

@@ -11,11 +11,11 @@ use crate::{
     transport::redis::{connection::Connection, response::Value},
 };
 
-/// The lowest expected throughput of a connection, in bytes per second. The responses to a pipeline
-/// are due only after its bytes could be sent at this rate.
+/// The lowest expected throughput of a connection, in bytes per second. The time limit for a
+/// pipeline's responses allows for sending its bytes at this rate.
 const MIN_BYTES_PER_SECOND: usize = 1 << 20;
-/// The most pipelines in flight. Enough that the server never waits for commands, and few enough
-/// that commands are batched while the server works.
+/// The most pipelines in flight. With fewer, the server would wait for commands. With more, the
+/// batches would be smaller.
 const MAX_PIPELINES: usize = 4;
 /// No further pipeline is sent while this many bytes are not written to the socket yet. Unwritten
 /// bytes are in memory twice: in the batches, and in the connection's buffer.
@@ -24,7 +24,7 @@ const MAX_UNSENT: usize = 2 << 20;
 /// Batches that were sent together.
 pub(super) struct InFlightPipeline {
     pub(super) batches: Vec<InFlightBatch>,
-    /// The number of batches with all their responses.
+    /// The number of batches, from the first, that have all their responses.
     complete: usize,
     /// The time by which all responses are due.
     due: Instant,
@@ -40,14 +40,14 @@ pub(super) struct InFlightBatch {
 
 impl InFlightPipeline {
     /// Adds the next response. Returns `true` if it is the last.
-    fn answer(&mut self, answer: Value) -> bool {
+    fn add_response(&mut self, answer: Value) -> bool {
         let oldest = &mut self.batches[self.complete];
         oldest.answers.push(answer);
         self.complete += usize::from(oldest.answers.len() == oldest.batch.len());
         self.complete == self.batches.len()
     }
 
-    /// Returns the response to the pipeline's `WAIT`, or nil if none has come. `None` if the
+    /// Returns the response to the pipeline's `WAIT`: nil if it has not arrived, `None` if the
     /// pipeline has no `WAIT`.
     pub(super) fn confirmation(&self) -> Option<Value> {
         let wait = self.batches.last().filter(|_| self.ends_in_wait)?;
@@ -60,11 +60,11 @@ pub(super) struct InFlightPipelines {
     pub(super) pipelines: VecDeque<InFlightPipeline>,
     connection: Connection,
     clock: Clock,
-    /// A server that is silent for this long counts as lost.
+    /// If the server sends nothing for this long, the connection counts as lost.
     silence: Duration,
-    /// The number of bytes that had passed over the connection at the last poll.
-    passed: u64,
-    /// The time at which `passed` last changed.
+    /// The number of bytes that the connection had received and sent at the last poll.
+    bytes_passed: u64,
+    /// The time at which `bytes_passed` last changed.
     last_byte: Instant,
 }
 
@@ -75,7 +75,7 @@ impl InFlightPipelines {
             connection,
             clock: Clock::new(silence),
             silence,
-            passed: 0,
+            bytes_passed: 0,
             last_byte: Instant::now(),
         }
     }
@@ -111,8 +111,8 @@ impl InFlightPipelines {
         });
     }
 
-    /// Waits until the oldest pipeline has all its responses. The error is the cause of a lost
-    /// connection; `None` if a response is overdue and the server is silent.
+    /// Waits until the oldest pipeline has all its responses. Fails with the cause if the
+    /// connection is lost, or with `None` if a response is overdue and the server is silent.
     ///
     /// # Cancel safety
     /// If the future is dropped, responses that have arrived stay with their pipeline.
@@ -122,21 +122,21 @@ impl InFlightPipelines {
             connection,
             clock,
             silence,
-            passed,
+            bytes_passed,
             last_byte,
         } = self;
         poll_fn(|cx| {
             while let Poll::Ready(answer) = connection.poll_response(cx) {
                 let answer = answer.map_err(Some)?;
                 let oldest = pipelines.front_mut().expect("an answer was due");
-                if oldest.answer(answer) {
+                if oldest.add_response(answer) {
                     return Poll::Ready(Ok(pipelines.pop_front().expect("it is the oldest")));
                 }
             }
-            // A large response over a slow network takes long although the server is not silent, so
-            // every byte that passes extends the time limit.
+            // Every byte extends the time limit, so that a large response may take long over a slow
+            // network.
             let bytes = connection.progress().bytes();
-            if std::mem::replace(passed, bytes) != bytes {
+            if std::mem::replace(bytes_passed, bytes) != bytes {
                 *last_byte = Instant::now();
             }
             let not_silent = *last_byte + *silence;

@@ -2,7 +2,7 @@
 //! scripts.
 //!
 //! Callers encode commands into a batch of the submit queue. One task sends the queued commands as
-//! one pipeline, keeps a few pipelines in flight, and delivers the responses. It reconnects,
+//! one pipeline, keeps a few pipelines in flight, and delivers the responses. The task reconnects,
 //! without limit, when the connection is lost or the server stops responding.
 //!
 //! # Ordering
@@ -58,10 +58,10 @@ use crate::{
     transport::{ConnectionState, Counters},
 };
 
-/// A server that owes a response and is silent for this long counts as lost.
+/// If a response is due and the server sends nothing for this long, the connection counts as lost.
 pub(super) const SILENCE: Duration = Duration::from_secs(5);
-/// The longest time for which a command waits without a connection. It begins at the submission of
-/// the command, or when the connection is lost for the first time after that.
+/// The longest time for which a command waits without a connection. The wait begins when the
+/// command is submitted, or later, when the connection is first lost.
 const MAX_DISCONNECTED_WAIT: Duration = Duration::from_secs(5);
 
 /// The handling of a command whose connection is lost.
@@ -74,7 +74,8 @@ pub(super) enum Resend {
     UntilAnswered,
 }
 
-/// The response to a command, which may be an error of the server, or the reason why there is none.
+/// The response to a command, which may be a [`Value::ServerError`]. `Err` is the reason why there
+/// is no response.
 type Outcome = Result<Value, Error>;
 
 /// Handles responses to commands. It runs in the pipeline's task, so it must be quick.
@@ -152,11 +153,11 @@ impl Pipeline {
 
     /// Returns a handle for writes that replicas have to confirm. Each response becomes a list of
     /// two: the response to the write, and the response to the `WAIT` that follows it. The response
-    /// to `WAIT` is nil if the connection was lost before it came. If the response to the write is
-    /// an error, it is returned alone.
+    /// to `WAIT` is nil if the connection was lost before it came. An error as the response to the
+    /// write is returned alone.
     ///
-    /// All handles of the connection must be for such writes, since other commands would have to
-    /// wait for the replicas, too.
+    /// All handles of the connection must be for such writes. Other commands would also wait for
+    /// the replicas.
     pub(super) fn confirmed_by(self, replicas: Replicas) -> Self {
         Self {
             replicas: Some(replicas),
@@ -185,8 +186,8 @@ impl Pipeline {
         self.submit_owned(script.call(keys, args), retry, Some(script))
     }
 
-    /// Like [`submit`](Self::submit), for large commands: the command is encoded when it has its
-    /// permit, so that it uses no memory for its encoding while it waits.
+    /// Like [`submit`](Self::submit), for large commands. The command is encoded only when it has
+    /// its permit, so its encoding takes no memory during the wait.
     pub(super) fn submit_owned(
         &self,
         command: impl Encode + Send + 'static,
@@ -210,7 +211,7 @@ impl Pipeline {
     }
 
     /// Waits for a permit, then queues a command. Its outcome is passed to the handler with this
-    /// number. Commands that are submitted after this future has completed are sent after this one.
+    /// number. Commands that are submitted after this future completes are sent after this command.
     /// If the future is dropped before it has its permit, the command is not sent and the handler
     /// is not called.
     pub(super) async fn post(
@@ -329,8 +330,7 @@ impl Node {
     /// connection.
     async fn waited_too_long(&self, submitted: Instant) -> Error {
         let mut status = self.status.clone();
-        // Set when there is no connection for the first time. A later loss does not move it, so the
-        // wait does not start again.
+        // Set once, when the connection is first down. A later loss does not restart the wait.
         let mut give_up = None;
         loop {
             let down = status.wait_for(|status| status.down_since.is_some()).await;

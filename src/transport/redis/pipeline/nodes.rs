@@ -1,8 +1,8 @@
 //! The connections of a pipeline: one, or on a cluster one to each primary in use.
 //!
-//! A command goes to the primary of its slot. A node that responds with `MOVED` or `ASK` has not
-//! run the command, so the task of that node forwards the command to the right node, with its
-//! completion. Commands that wait for a node whose slots have moved are forwarded, too.
+//! A command goes to the primary of its slot. If a node responds with `MOVED` or `ASK`, it has not
+//! run the command. The node's task then forwards the command and its completion to the right node.
+//! Commands that wait for a node whose slots have moved are forwarded, too.
 
 use std::{
     collections::HashMap,
@@ -49,7 +49,7 @@ pub(super) struct ClusterNodes {
     connector: Connector,
     counters: Arc<Counters>,
     silence: Duration,
-    /// The runtime of the tasks, which start when a node is first used.
+    /// The runtime on which the task of a node starts when the node is first used.
     runtime: Handle,
     nodes: Mutex<HashMap<Address, Arc<Node>>>,
 }
@@ -159,7 +159,7 @@ impl ClusterNodes {
 
 /// Forwards commands from the task of one node to the other nodes of the cluster.
 pub(super) struct Forwarding {
-    /// Weak, since the connections end with the last handle of the pipeline.
+    /// Weak, so that the tasks do not keep the connections open after the last handle is dropped.
     nodes: Weak<ClusterNodes>,
     /// The address of the task's own node.
     pub(super) address: Address,

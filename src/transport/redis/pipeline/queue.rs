@@ -24,13 +24,13 @@ use crate::{
     transport::redis::{error, server::HashSlot},
 };
 
-/// The most commands that are queued and in flight.
+/// The maximum number of commands that are queued or in flight.
 pub(super) const MAX_COMMANDS: usize = 4096;
-/// The most bytes of these commands. A larger command is admitted only while no other command is
-/// queued or in flight.
+/// The maximum number of bytes of these commands. A larger command is admitted only while no other
+/// command is queued or in flight.
 pub(super) const MAX_BYTES: usize = 32 << 20;
 /// The number of bytes for one permit. Every command needs at least one permit, so one semaphore
-/// bounds both numbers.
+/// bounds the commands and their bytes.
 const BYTES_PER_PERMIT: usize = MAX_BYTES / MAX_COMMANDS;
 /// The maximum number of buffers that are kept for reuse: the maximum number of pipelines in
 /// flight, plus one.

@@ -1,9 +1,9 @@
 //! Waits for replicas to confirm commands.
 //!
-//! A pipeline of such commands ends in one `WAIT`. The `WAIT` covers all earlier writes of its
-//! connection, and blocks the connection until its response. So the connection carries no other
-//! commands, and its next pipeline is sent after the response. A command that is sent again is in
-//! another pipeline, with another `WAIT`.
+//! A pipeline of commands that replicas confirm ends in one `WAIT`. The `WAIT` covers all earlier
+//! writes of its connection, and blocks the connection until its response. So the connection
+//! carries no other commands, and its next pipeline is sent after the response. A command that is
+//! sent again is followed by another `WAIT`.
 //! <https://redis.io/docs/latest/commands/wait/>
 
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub(super) fn wait(Replicas { count, within }: Replicas) -> CommandBatch {
     CommandBatch::of(wait).0
 }
 
-/// Pairs each response that is no error with the response to `WAIT`.
+/// Pairs each response, except errors, with the response to `WAIT`.
 pub(super) fn attach(confirmation: &Value, answers: &mut [Value]) {
     for answer in answers {
         if !matches!(answer, Value::ServerError(_)) {

@@ -9,17 +9,17 @@ use super::{Outcome, batch::CommandBatch};
 use crate::{sync::Completion, transport::redis::server::is_replica};
 
 /// The shortest time between two checks of the server's role.
-const ROLE_CHECK: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Sends a `ROLE` every few seconds, together with other commands. A demoted server still accepts a
-/// `PUBLISH`, which then reaches no worker, because workers subscribe at the new primary.
+/// `PUBLISH`. The message then reaches no worker, because workers subscribe at the new primary.
 pub(super) struct RoleCheck {
     last: Instant,
     answer: Option<Completion<Outcome>>,
 }
 
 impl RoleCheck {
-    /// Makes a check that is due for the first time after [`ROLE_CHECK`].
+    /// Makes a check that is first due after [`CHECK_INTERVAL`].
     pub(super) fn since_now() -> Self {
         Self {
             last: Instant::now(),
@@ -27,10 +27,10 @@ impl RoleCheck {
         }
     }
 
-    /// Returns a batch with a `ROLE`, if a check is due and no earlier one waits for its response.
-    pub(super) fn question(&mut self) -> Option<CommandBatch> {
+    /// Returns a batch with a `ROLE`, if a check is due and no earlier check is in flight.
+    pub(super) fn due_check(&mut self) -> Option<CommandBatch> {
         let now = Instant::now();
-        let is_due = now - self.last >= ROLE_CHECK;
+        let is_due = now - self.last >= CHECK_INTERVAL;
         (is_due && self.answer.is_none()).then(|| {
             self.last = now;
             let (batch, answer) = CommandBatch::of(redis::cmd("ROLE"));

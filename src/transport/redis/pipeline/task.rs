@@ -33,28 +33,29 @@ use crate::{
     },
 };
 
-/// A large command fails after the server has closed this many successive connections while that
-/// command was the first without a response.
+/// A large command fails if the server closes this many successive connections while the command is
+/// the first without a response.
 const MAX_CLOSED: u32 = 3;
 /// The pause before commands are sent again to a server that was not ready.
-const PAUSE: Duration = Duration::from_millis(100);
+const NOT_READY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Owns one connection, and the commands that wait for it.
 pub(super) struct PipelineTask {
     connector: Connector,
     counters: Arc<Counters>,
-    /// A server that owes a response and is silent for this long counts as lost.
+    /// If a response is due and the server sends nothing for this long, the connection counts as
+    /// lost.
     silence: Duration,
     queue: Receiver,
     /// Set after the first connection, so that later ones count as reconnects.
     connected_before: bool,
-    /// Set if the server reported a protocol error in its last response on this connection.
+    /// Set if the server has reported a protocol error on this connection.
     protocol_error: bool,
     status: watch::Sender<Status>,
     /// A copy of the value in `status`.
     down_since: Option<Instant>,
     outage: Outage,
-    /// Commands to send before those in the queue: they have waited for a connection, or are to be
+    /// Commands that are sent before those in the queue: they waited for a connection, or must be
     /// sent again. Each is a batch of one command.
     waiting: VecDeque<CommandBatch>,
     /// Forwards commands to the other nodes of a cluster; `None` on a single server.
@@ -121,8 +122,8 @@ impl PipelineTask {
             match end {
                 ConnectionEnd::Closed => return,
                 ConnectionEnd::Lost(reason) => {
-                    // A connection that lasted longer than the longest back-off has worked, even if
-                    // no command was sent.
+                    // A connection that outlasts the longest back-off counts as working, even if no
+                    // command was sent.
                     if made.elapsed() > BACKOFF.max() {
                         self.outage.answered();
                     }
@@ -148,18 +149,18 @@ impl PipelineTask {
             .send_modify(|status| status.cause = cause.map(Arc::new));
     }
 
-    /// Returns the time at which a command that was submitted at `submitted` fails if it was not
-    /// sent by then.
-    fn give_up(&self, submitted: Instant) -> Instant {
+    /// Returns the time by which a command that was submitted at `submitted` must be sent.
+    /// Otherwise the command fails.
+    fn give_up_at(&self, submitted: Instant) -> Instant {
         self.down_since
             .map_or(submitted, |since| since.max(submitted))
             + MAX_DISCONNECTED_WAIT
     }
 
-    /// Takes a command that the server has not run out of its batch, to send it again.
+    /// Moves a command that the server has not run to a batch of one command, which is sent again.
     fn postpone(&self, batch: &mut CommandBatch, index: usize) -> CommandBatch {
         let mut one = batch.take(index);
-        let give_up = self.give_up(one.submitted(0));
+        let give_up = self.give_up_at(one.submitted(0));
         one.give_up.get_or_insert(give_up);
         one
     }
@@ -185,9 +186,8 @@ impl PipelineTask {
         }
     }
 
-    /// On a cluster, looks up which node serves which slot, and forwards commands that wait here
-    /// although another node serves their slots. Returns `None` if
-    /// [`while_waiting`](Self::while_waiting) does.
+    /// On a cluster, refreshes the map of slots, and forwards waiting commands whose slots another
+    /// node serves. Returns `None` if [`while_waiting`](Self::while_waiting) does.
     async fn forward_misplaced(&mut self) -> Option<()> {
         if self.cluster.is_none() {
             return Some(());
@@ -236,8 +236,8 @@ impl PipelineTask {
             while let Some(mut batch) = self.queue.take() {
                 for index in 0..batch.len() {
                     let mut one = batch.take(index);
-                    one.give_up = Some(self.give_up(one.submitted(0)));
-                    next = next.min(self.give_up(one.submitted(0)));
+                    one.give_up = Some(self.give_up_at(one.submitted(0)));
+                    next = next.min(self.give_up_at(one.submitted(0)));
                     self.waiting.push_back(one);
                 }
             }
@@ -263,7 +263,7 @@ impl PipelineTask {
         let mut next = now + MAX_DISCONNECTED_WAIT;
         let mut kept = VecDeque::with_capacity(self.waiting.len());
         for mut one in std::mem::take(&mut self.waiting) {
-            let give_up = self.give_up(one.submitted(0));
+            let give_up = self.give_up_at(one.submitted(0));
             let give_up = *one.give_up.get_or_insert(give_up);
             if one.retry(0) == Resend::Never {
                 if give_up <= now {
@@ -288,7 +288,7 @@ impl PipelineTask {
         let oldest = in_flight.pipelines.front().into_iter();
         let answers = oldest.flat_map(|it| &it.batches).flat_map(|it| &it.answers);
         self.protocol_error |= answers.into_iter().any(is_protocol_error);
-        self.note_closed_at(&mut in_flight, &end);
+        self.count_closed_connection(&mut in_flight, &end);
         for mut pipeline in in_flight.pipelines.into_iter().rev() {
             for InFlightBatch { batch, answers } in pipeline.batches.iter_mut().rev() {
                 for index in (answers.len()..batch.len()).rev() {
@@ -304,20 +304,19 @@ impl PipelineTask {
                     }
                 }
             }
-            self.hand_out(pipeline);
+            self.deliver(pipeline);
         }
         end
     }
 
-    /// If the server has closed the connection, counts this for the first command without a
-    /// response. After [`MAX_CLOSED`] such connections, that command fails. Otherwise it would be
-    /// sent for ever and delay all others.
+    /// Counts a connection that the server has closed, if a large command was the first without a
+    /// response. After [`MAX_CLOSED`] such connections, that command fails. Without this limit it
+    /// would be sent for ever and delay all other commands.
     ///
-    /// A server that refuses a command this way writes an error and closes the connection. The
-    /// client may not receive the error, and for `client-query-buffer-limit` there is none. So only
-    /// the closed connection shows the refusal. Only large commands are counted, since small ones
-    /// are not refused in this way.
-    fn note_closed_at(&mut self, in_flight: &mut InFlightPipelines, end: &ConnectionEnd) {
+    /// The server closes the connection at a command that it finds too large. For
+    /// `client-query-buffer-limit` it writes no error, and otherwise the client may not receive the
+    /// error. So only the closed connection shows the refusal.
+    fn count_closed_connection(&mut self, in_flight: &mut InFlightPipelines, end: &ConnectionEnd) {
         let closed = matches!(end, ConnectionEnd::Lost(reason) if std::error::Error::source(reason).is_some());
         let closed = closed && !self.protocol_error;
         let oldest = in_flight.pipelines.front_mut().into_iter();
@@ -358,21 +357,21 @@ impl PipelineTask {
                         self.set_cause(None);
                     }
                     let many = answered.batches.iter().any(|it| it.answers.len() > 1);
-                    let health = self.hand_out(answered);
+                    let health = self.deliver(answered);
                     if health == ServerHealth::Fine && self.down_since.is_some() {
                         self.set_state(ConnectionState::Connected, None);
                     }
                     match health {
-                        // Callers often send more after a response. They run first, so that their
-                        // commands form one pipeline instead of many.
+                        // Callers often send more commands after a response. They run first, so
+                        // that these commands form one pipeline instead of many.
                         ServerHealth::Fine if many => next_turn().await,
                         ServerHealth::Fine => {}
                         ServerHealth::NotReady => {
-                            self.while_waiting(sleep(PAUSE)).await;
+                            self.while_waiting(sleep(NOT_READY_PAUSE)).await;
                             self.forward_misplaced().await;
                         }
                         ServerHealth::Demoted => {
-                            self.while_waiting(sleep(PAUSE)).await;
+                            self.while_waiting(sleep(NOT_READY_PAUSE)).await;
                             return ConnectionEnd::Lost(Error::disconnected(error::DEMOTED));
                         }
                     }
@@ -400,13 +399,13 @@ impl PipelineTask {
         while batches.is_empty() {
             batches.extend(self.queue.take()?.wanted());
         }
-        batches.extend(self.role.question());
+        batches.extend(self.role.due_check());
         Some(batches)
     }
 
     /// Delivers the responses of a pipeline. Commands that the server has not run are sent again,
     /// or forwarded to another node.
-    fn hand_out(&mut self, answered: InFlightPipeline) -> ServerHealth {
+    fn deliver(&mut self, answered: InFlightPipeline) -> ServerHealth {
         let mut health = ServerHealth::Fine;
         let mut again = Vec::new();
         let confirmation = answered.confirmation();
@@ -427,9 +426,9 @@ impl PipelineTask {
                     if let Redirection::Moved(slot, address) = &redirection {
                         cluster.learn(*slot, address);
                     }
-                    // Two nodes that redirect to each other do not agree yet. A command that has
+                    // Two nodes may redirect to each other until they agree. A command that has
                     // waited too long gets the error as its response.
-                    if batch.redirections > 0 && has_waited(&batch, index) {
+                    if batch.redirections > 0 && has_waited_too_long(&batch, index) {
                         continue;
                     }
                     let mut one = self.postpone(&mut batch, index);
@@ -448,7 +447,7 @@ impl PipelineTask {
                     }
                 } else if let Some(script) = batch.script(index).filter(|_| unknown) {
                     again.push(batch.take(index).with_text(script));
-                } else if error::is_transient(error.code()) && !has_waited(&batch, index) {
+                } else if error::is_transient(error.code()) && !has_waited_too_long(&batch, index) {
                     health = health.max(match error::is_demoted(error) {
                         true => ServerHealth::Demoted,
                         false => ServerHealth::NotReady,
@@ -496,7 +495,7 @@ fn lost(reason: Option<RedisError>) -> Error {
 }
 
 /// Returns `true` if a command must not be sent again, since it has waited too long.
-fn has_waited(batch: &CommandBatch, index: usize) -> bool {
+fn has_waited_too_long(batch: &CommandBatch, index: usize) -> bool {
     let too_long = |give_up| give_up <= Instant::now();
     batch.retry(index) == Resend::Never && batch.give_up.is_some_and(too_long)
 }

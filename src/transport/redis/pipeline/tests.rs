@@ -43,11 +43,11 @@ const OK: Act = Answer("+OK\r\n");
 async fn pipeline(
     acts: impl IntoIterator<Item = Act>,
 ) -> (Pipeline, mpsc::UnboundedReceiver<String>) {
-    let (pipeline, commands, _) = counted(acts).await;
+    let (pipeline, commands, _) = pipeline_and_counters(acts).await;
     (pipeline, commands)
 }
 
-async fn counted(
+async fn pipeline_and_counters(
     acts: impl IntoIterator<Item = Act>,
 ) -> (Pipeline, mpsc::UnboundedReceiver<String>, Arc<Counters>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -111,7 +111,7 @@ fn ack(id: u32) -> redis::Cmd {
 
 #[tokio::test]
 async fn an_idempotent_command_is_sent_again_until_it_is_answered() {
-    let (pipeline, mut commands, counters) = counted([Close, Close, OK]).await;
+    let (pipeline, mut commands, counters) = pipeline_and_counters([Close, Close, OK]).await;
     let answer = pipeline.submit(ack(1), Resend::UntilAnswered).await;
     assert_eq!(answer.unwrap(), Value::Text("OK".into()));
     for _ in 0..3 {
@@ -234,7 +234,7 @@ async fn a_demoted_server_is_left_where_a_script_says_that_it_is_one() {
     let demoted = Answer(
         "-ERR Error running script (call to f_1): @user_script:1: -READONLY You can't write\r\n",
     );
-    let (pipeline, _commands, counters) = counted([demoted, OK]).await;
+    let (pipeline, _commands, counters) = pipeline_and_counters([demoted, OK]).await;
     assert!(pipeline.submit(ack(1), Resend::Never).await.is_ok());
     assert_eq!(counters.snapshot().reconnects, 1);
 }
@@ -242,7 +242,7 @@ async fn a_demoted_server_is_left_where_a_script_says_that_it_is_one() {
 #[tokio::test]
 async fn a_demoted_server_is_left_for_a_new_connection() {
     let demoted = Answer("-READONLY You can't write against a read only replica.\r\n");
-    let (pipeline, _commands, counters) = counted([demoted, OK]).await;
+    let (pipeline, _commands, counters) = pipeline_and_counters([demoted, OK]).await;
     assert!(pipeline.submit(ack(1), Resend::Never).await.is_ok());
     assert_eq!(counters.snapshot().reconnects, 1);
 }
@@ -264,7 +264,8 @@ async fn commands_that_a_server_was_not_ready_for_wait_together() {
 async fn all_commands_that_a_demoted_server_refuses_are_sent_to_the_next_server() {
     let demoted = "-READONLY You can't write against a read only replica.\r\n";
     let refusals = (0..6).map(|_| Answer(demoted));
-    let (pipeline, _commands, counters) = counted(refusals.chain((0..3).map(|_| OK))).await;
+    let (pipeline, _commands, counters) =
+        pipeline_and_counters(refusals.chain((0..3).map(|_| OK))).await;
     let all = (1..=3).map(|id| pipeline.submit(ack(id), Resend::Never));
     for answer in futures_util::future::join_all(all).await {
         assert_eq!(answer.unwrap(), Value::Text("OK".into()));
@@ -335,8 +336,7 @@ async fn nothing_is_lost_or_swapped_over_many_commands_at_once() {
 #[tokio::test]
 async fn a_server_that_does_not_answer_is_given_up_after_five_seconds() {
     let (pipeline, mut commands) = pipeline([]).await;
-    // The connection is made before the clock is paused, since that does not work with a paused
-    // clock.
+    // Connecting does not work with a paused clock, so the clock is paused after it.
     let first = pipeline.submit(ack(1), Resend::Never);
     commands.recv().await.unwrap();
     tokio::time::pause();

@@ -31,13 +31,13 @@ use crate::{
 };
 
 /// The time for which a sample is used.
-const SAMPLE_LASTS: Duration = Duration::from_millis(500);
+const SAMPLE_LIFETIME: Duration = Duration::from_millis(500);
 /// The time for which a sample is used if it found no room.
-const FULL_LASTS: Duration = Duration::from_millis(100);
-/// After one sample, a sender admits at most its room divided by this number. So several senders
-/// that have seen the same room do not exceed the bound by much.
+const FULL_SAMPLE_LIFETIME: Duration = Duration::from_millis(100);
+/// After one sample, a sender admits at most the room that it found, divided by this number. So
+/// several senders that find the same room do not exceed the bound by much.
 const ROOM_DIVISOR: u64 = 16;
-/// The number of remembered streams at which streams without a current sample are forgotten.
+/// When this many streams are remembered, those without a current sample are forgotten.
 const FORGET_AT: usize = 1024;
 
 /// The streams with a bound to which a handle and its clones send.
@@ -76,10 +76,11 @@ struct Window {
     admitted: u64,
     /// The value of `admitted` at which another sample is needed.
     limit: u64,
-    /// The value of `admitted` at which another sample is taken in the background, ahead of the
-    /// need.
+    /// The value of `admitted` at which another sample is taken in the background, before it is
+    /// needed.
     renew_at: u64,
-    /// The time of the last sample. Another one is taken in the background at half of its lifetime.
+    /// The time of the last sample. Another sample is taken in the background after half of the
+    /// lifetime.
     taken_at: Option<Instant>,
     is_renewing: bool,
     /// A group without room, if there is one.
@@ -98,7 +99,7 @@ enum Decision {
     Refused(Error),
 }
 
-/// The admission of a message: now, or when a future ends.
+/// An admission that is granted now, or when a future resolves.
 pub(super) enum Admission<F> {
     Now(Admitted),
     Later(F),
@@ -191,7 +192,7 @@ impl Redis {
                     let Some(until) = until.filter(|until| *until > now) else {
                         return Err(error);
                     };
-                    tokio::time::sleep_until(until.min(now + FULL_LASTS)).await;
+                    tokio::time::sleep_until(until.min(now + FULL_SAMPLE_LIFETIME)).await;
                 }
             }
         }
@@ -213,7 +214,8 @@ impl Redis {
         let (redis, name) = (self.clone(), name.clone());
         runtime.spawn(async move {
             let turn = stream.sampling.lock().await;
-            // A call that needs a sample takes one itself, and gets the error.
+            // An error is ignored: the next call that needs a sample takes one, and returns the
+            // error.
             let _ = redis.sample(&stream, &name).await;
             drop(turn);
         });
@@ -256,8 +258,8 @@ impl Redis {
             Some(room) if room <= on_the_way => 0,
             Some(room) => ((room - on_the_way) / ROOM_DIVISOR).max(1),
         };
-        // `admitted` is the number at the time of the request, since the sample lacks the messages
-        // that were admitted later.
+        // `admitted` was read before the sample, so messages that were admitted since then use up a
+        // part of the limit.
         window.limit = admitted.saturating_add(part);
         window.renew_at = admitted.saturating_add(part.div_ceil(2));
         window.taken_at = Some(now);
@@ -270,8 +272,8 @@ impl Redis {
 }
 
 impl BoundedStream {
-    /// Decides about one message, by the last sample. If the message can wait, the decision is
-    /// [`Decision::Sample`] in place of a refusal.
+    /// Decides about one message, by the last sample. A message that can wait is not refused: the
+    /// decision is then [`Decision::Sample`].
     fn decide(&self, name: &Name, can_wait: bool) -> Decision {
         let mut window = lock(&self.window);
         if !window.is_current() {
@@ -288,7 +290,7 @@ impl BoundedStream {
         }
         window.admitted += 1;
         self.on_the_way.fetch_add(1, Ordering::Relaxed);
-        let is_due = window.admitted >= window.renew_at || window.age() >= SAMPLE_LASTS / 2;
+        let is_due = window.admitted >= window.renew_at || window.age() >= SAMPLE_LIFETIME / 2;
         let renew = is_due && !window.is_renewing;
         window.is_renewing |= renew;
         Decision::Admitted { renew }
@@ -308,8 +310,8 @@ impl BoundedStream {
 impl Window {
     fn is_current(&self) -> bool {
         let lasts = match self.full {
-            Some(_) => FULL_LASTS,
-            None => SAMPLE_LASTS,
+            Some(_) => FULL_SAMPLE_LIFETIME,
+            None => SAMPLE_LIFETIME,
         };
         self.taken_at.is_some() && self.age() < lasts
     }

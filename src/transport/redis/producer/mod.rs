@@ -65,7 +65,7 @@ impl Redis {
             keys::check(&self.options.namespace, stream)?;
             let partitions = self.unchecked_partitions();
             let registration = self.registration(stream);
-            // The bound is looked at last, so that no admitted message waits for anything else.
+            // The bound is checked last, so that an admitted message waits for nothing else.
             let admission = match partitions.is_some() || registration.is_some() {
                 true => None,
                 false => Some(self.admission(&message)?),
@@ -106,7 +106,7 @@ impl Redis {
         }
     }
 
-    /// Returns the key of the stream that a message is sent to: its name with the namespace.
+    /// Returns the key of a message's stream: the stream's name with the namespace.
     fn key(&self, message: &Message) -> Result<Name, Error> {
         let stream = self.settings.target(message.parts())?;
         Ok(self.options.namespace.apply(stream))
@@ -298,7 +298,7 @@ impl Encode for Publish<'_> {
     }
 }
 
-/// A task that is stored. `is_duplicate` is set if it is an earlier task with the same key.
+/// A task that is stored. `is_duplicate` is set if this is an earlier task with the same key.
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) id: MessageId,
@@ -384,7 +384,7 @@ impl Future for SendFuture {
                 let asked = *asked;
                 let answer = ready!(Pin::new(answer).poll(cx));
                 let reply = answer.and_then(|answer| replicas::confirmed(answer, asked));
-                // A task that too few replicas have confirmed is stored, so it is counted.
+                // If too few replicas have confirmed a task, it is still stored, so it is counted.
                 if reply.as_ref().is_err_and(Error::is_unreplicated) {
                     self.counters.sent.increment();
                 }

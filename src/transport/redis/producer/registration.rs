@@ -15,7 +15,7 @@ use crate::{
 /// The time after which a sender registers a stream again. Workers keep a stream for three times as
 /// long after its registration, so no message is sent to a stream that workers have dropped.
 const REGISTERED_FOR: Duration = Duration::from_secs(30);
-/// The number of remembered registrations at which expired registrations are removed.
+/// When this many registrations are remembered, those that have expired are removed.
 const FORGET_AT: usize = 1024;
 
 /// A registry with its namespace, and a stream.
@@ -62,7 +62,7 @@ impl Redis {
             let args = |cmd: &mut redis::Cmd| {
                 cmd.arg(stream.as_str());
             };
-            // The message was not sent yet, so an unknown outcome is no reason to fail.
+            // A stream may be registered twice, so the script runs again after an unknown outcome.
             let pipeline = shared.pipeline.of(keys[0]);
             let registered = pipeline.script_until_known(&scripts::REGISTER, &keys, args);
             registered.await?;

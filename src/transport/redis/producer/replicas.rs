@@ -18,7 +18,7 @@ use crate::{
 /// The connections for tasks that replicas confirm: one to each server, made for the first such
 /// task.
 pub(in crate::transport::redis) struct ReplicatedSends {
-    /// The pipeline for such tasks, made by the first one.
+    /// Started by the first such task.
     pipeline: OnceLock<Pipeline>,
     /// The runtime of the handle's other connections.
     runtime: Handle,
@@ -35,7 +35,7 @@ impl ReplicatedSends {
 
 impl Redis {
     /// Returns the pipeline for a task on this stream. Tasks that replicas confirm have a separate
-    /// one.
+    /// pipeline.
     pub(super) fn task_pipeline(&self, stream: &str, replicas: Option<Replicas>) -> Pipeline {
         let shared = &self.shared;
         let Some(replicas) = replicas else {

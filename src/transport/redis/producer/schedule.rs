@@ -28,7 +28,7 @@ use crate::{
     transport::codec,
 };
 
-/// The names of a task's arguments in an entry of the outbox: those of its record and its digest.
+/// The names that the arguments of [`Accept::record_args`] have in an entry of the outbox.
 pub(in crate::transport::redis) const RECORD_ARGS: [&str; 5] =
     ["keep", "conflict", "unique", "group", "digest"];
 /// The most due messages that one call of the script `PROMOTE` moves.
@@ -67,7 +67,7 @@ impl Redis {
     }
 }
 
-/// Returns `true` if a script accepts the task, because it has a delay, a key or a record.
+/// Returns `true` if the task must be sent by a script: it has a delay, a key or a record.
 pub(super) fn needs_script(parts: &Parts) -> bool {
     parts.due.is_some()
         || parts.idempotency_key.is_some()
@@ -141,7 +141,7 @@ impl Accept {
     }
 
     /// Calls `put` with the arguments of the follow-up `forward`: the time, then the fields of an
-    /// entry of the outbox, which `Forwarder` decodes.
+    /// entry of the outbox. `Forwarder` decodes the entry.
     pub(in crate::transport::redis) fn forward_args(
         &self,
         target: &Name,

@@ -43,8 +43,7 @@ use crate::{
     transport::Counters,
 };
 
-/// The maximum time that a request waits before it is sent, while its client cannot receive replies
-/// yet.
+/// The maximum time that a request waits, before it is sent, until its client can receive replies.
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The state of a channel or a stream for replies.
@@ -181,8 +180,8 @@ struct ReplyReaders {
 }
 
 impl ReplyReaders {
-    /// Registers a request on the stream `key`, and starts to read its reply stream if that is not
-    /// read yet.
+    /// Registers a request to the stream `key`. Starts to read the reply stream of `key` if it is
+    /// not read yet.
     fn register(&self, key: &Name) -> Result<Outstanding, Error> {
         let connector = self.connector.of(key);
         let mut readers = lock(&self.by_slot);

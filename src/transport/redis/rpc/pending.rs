@@ -174,8 +174,8 @@ impl CompletionHandler for PendingRequests {
         };
         let id = Uuid::from_u128(id);
         let mode = self.table().requests.get(&id).map(|request| request.mode);
-        // The request may be on the stream, and a worker then stores its reply. So the request
-        // still waits.
+        // If the request is on the stream, a worker will store its reply. So the request still
+        // waits.
         if !(error.is_unknown_outcome() && mode == Some(ReplyMode::Reliable)) {
             self.answer(id, Err(error));
         }

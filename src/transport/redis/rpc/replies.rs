@@ -6,9 +6,9 @@
 //! it has read, so a lost connection loses no reply.
 //!
 //! One connection reads all reply streams that have outstanding requests or had some recently.
-//! Other reply streams are not read, and expire. A blocking read must end before it can be repeated
-//! with a new stream. To end the read, the client adds an entry without a reply to one of the
-//! streams that it reads. This needs only the permissions for creating reply streams.
+//! Other reply streams are not read, and expire. A blocking read must end before a new stream can
+//! be read. To end the read, the client adds an entry without a reply to one of the streams that it
+//! reads. Adding this entry needs only the permissions for creating reply streams.
 
 use std::{
     collections::HashMap,
@@ -56,19 +56,20 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(300);
 const RENEW: Duration = Duration::from_secs(1);
 /// The time for which a read blocks.
 const BLOCK: Duration = Duration::from_secs(2);
-/// The time for which the last read blocks, if one command cannot read all streams and several
-/// reads follow each other. It is short, because it delays the next reads of the other streams.
+/// If it takes several commands to read all streams, the last of them blocks for this time. It is
+/// short, because it delays the next reads of the other streams.
 const SHORT_BLOCK: Duration = Duration::from_millis(20);
-/// A connection counts as lost if it is silent for this time after the `BLOCK` of its read.
+/// A connection counts as lost if the server is silent for this long after a read should have
+/// ended.
 const GRACE: Duration = Duration::from_secs(5);
 /// The maximum number of streams that one command reads.
 const MAX_KEYS: usize = 128;
-/// The maximum number of replies that one read returns.
+/// The maximum number of entries that one read returns.
 const COUNT: usize = 256;
-/// The number of entries read from a stream after which it is trimmed.
+/// A stream is trimmed after this many of its entries were read.
 const TRIM: usize = 512;
-/// The time for which a stream is still read after its last request, so that the next request does
-/// not wait until the stream is created.
+/// The time for which a stream is still read after its last request, so that the next request need
+/// not wait for the creation of the stream.
 const LINGER: Duration = Duration::from_secs(60);
 /// The time for which a stream is not read after the server has refused it.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -99,8 +100,7 @@ struct ReplyStream {
     /// The key of the reply stream.
     key: String,
     /// The number of requests that wait for a reply on this stream. Incremented only under the lock
-    /// of the table, because the reader stops reading a stream without requests under the same
-    /// lock.
+    /// of the table. Under the same lock, the reader stops reading a stream without requests.
     outstanding: AtomicUsize,
     ready: watch::Sender<Ready>,
 }
@@ -131,7 +131,7 @@ impl ReplyStreams {
     }
 
     /// Registers a request to `stream`, a name with its namespace. The reader starts to read the
-    /// reply stream unless it does so already.
+    /// reply stream, unless it already reads it.
     pub(super) fn join(&self, stream: &Name) -> Result<Outstanding, Error> {
         let mut table = lock(&self.table);
         if let Some(stream) = table.streams.get(stream) {
@@ -174,7 +174,8 @@ struct Reading {
     untrimmed: usize,
     /// Set if the last read returned no entries.
     idle: bool,
-    /// The time since which no request waits for a reply on this stream. `None` while one does.
+    /// The time since which no request waits for a reply on this stream. `None` while a request
+    /// waits.
     unused_since: Option<Instant>,
     /// The end of the pause after the server has refused the stream. `None` without a refusal.
     paused_until: Option<Instant>,
@@ -206,8 +207,8 @@ impl Reading {
         renew
     }
 
-    /// Makes the command that trims the entries that were read. Returns `None` if there are too
-    /// few: none if the stream is idle, or fewer than [`TRIM`] if it is not.
+    /// Makes the command that trims the entries that were read. Returns `None` if there are no such
+    /// entries, or fewer than [`TRIM`] while the stream is not idle.
     fn trim(&mut self) -> Option<Cmd> {
         let cursor = self.cursor.as_ref()?;
         if self.untrimmed < TRIM && !(self.idle && self.untrimmed > 0) {
@@ -234,9 +235,9 @@ pub(super) struct ReplyReader {
     /// The maximum number of streams that one command reads. It is 1 after the server has refused a
     /// command, to find the stream that it refuses.
     max_keys: usize,
-    /// Set if the server refuses to read several streams in one command, but allows to read each
-    /// alone. The streams are then in several slots of a cluster, or different selectors of an ACL
-    /// allow them.
+    /// Set if the server refuses to read several streams in one command, but lets each stream be
+    /// read alone. This is the case if the streams are in several slots of a cluster, or if
+    /// different selectors of an ACL allow them.
     one_by_one: bool,
     /// The position of the first stream of the next read, if one command does not read all streams.
     turn: usize,
@@ -364,7 +365,7 @@ impl ReplyReader {
             (false, false) => BLOCK,
         };
 
-        if !self.announce(&keys) {
+        if !self.prepare_read(&keys) {
             return Ok(());
         }
         let is_due = |it: &&String| {
@@ -395,7 +396,7 @@ impl ReplyReader {
         let mut has_refused = false;
         for (keys, response) in keys.chunks(max_keys).zip(replies) {
             match (response.refused(), keys) {
-                (Ok(replies), _) => self.hand_out(keys, replies, &mut sizes)?,
+                (Ok(replies), _) => self.deliver(keys, replies, &mut sizes)?,
                 // The server is not ready. The caller makes a new connection, perhaps to another
                 // server.
                 (Err(refusal), _) if refusal.code().is_none_or(error::is_transient) => {
@@ -447,7 +448,7 @@ impl ReplyReader {
 
     /// Sets the stream on which a new entry ends the next blocking read. Returns `false` if there
     /// is a new stream already, so that the read must not block.
-    fn announce(&self, keys: &[String]) -> bool {
+    fn prepare_read(&self, keys: &[String]) -> bool {
         let mut table = lock(&self.streams.table);
         if !table.joined.is_empty() {
             return false;
@@ -506,7 +507,7 @@ impl ReplyReader {
                     continue;
                 }
             };
-            // If the server is not ready, the requests still wait. A refusal fails them.
+            // If the server is not ready, the requests still wait. A refusal fails the requests.
             if refusal.code().is_none_or(error::is_transient) {
                 return Err(refusal);
             }
@@ -554,7 +555,7 @@ impl ReplyReader {
     }
 
     /// Delivers the replies in the response to a read of these streams.
-    fn hand_out(
+    fn deliver(
         &mut self,
         keys: &[String],
         response: Value,

@@ -80,7 +80,7 @@ scripts! {
     COUNT_PENDING = "pending" "count_pending";
     /// Records the names that a worker serves, and lists those of the group's other workers.
     SERVED_NAMES = "common" "served_names";
-    /// Adds a stream to a registry, so that the workers that serve the registry serve it.
+    /// Adds a stream to a registry. The workers of the registry then serve the stream.
     REGISTER = "common" "register";
     /// Records the number of partitions of a stream.
     RECORD_PARTITIONS = "partitions";
@@ -90,9 +90,9 @@ scripts! {
     OWN = "own";
     /// Frees a partition.
     DISOWN = "disown";
-    /// Makes the entries that are pending for a partition's former owners pending for its owner.
+    /// Moves the pending entries of a partition's former owners to its owner.
     INHERIT = "inherit";
-    /// Counts one more attempt for an entry that the same consumer runs again without a redelivery.
+    /// Counts another attempt for an entry that its consumer runs again without a redelivery.
     ATTEMPT = "common" "attempt";
     /// Removes a stream from its registry.
     RETIRE = "common" "entry_ids" "retire";
@@ -171,9 +171,9 @@ scripts! {
 /// ```
 ///
 /// # Repeatable scripts
-/// **A script must be repeatable**: if the connection is lost before the response, it is sent
-/// again, within the [time limit](super::ScriptCall::timeout) of the call, although it may have
-/// run. A second run must have the same response as the first, and no further effect. `LOCK` above
+/// **A script must be repeatable**: if the connection is lost before the response, the script is
+/// sent again, although it may have run, until the [time limit](super::ScriptCall::timeout) of the
+/// call. A second run must have the same response as the first, and no further effect. `LOCK` above
 /// is repeatable, since it stores the owner of the lock. A script that increments a number is not.
 ///
 /// A failover may lose the last writes of the old primary, including those of scripts: see

@@ -50,7 +50,7 @@ pub struct RedisBuilder {
 impl RedisBuilder {
     /// Takes the user and the password from a provider instead of the URL. Each new connection to a
     /// Redis server asks the provider. If the credentials have a lifetime, each connection logs in
-    /// with new ones before they expire.
+    /// with new credentials before they expire.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -84,7 +84,7 @@ impl RedisBuilder {
     }
 
     /// Trusts the authorities whose certificates are in a PEM text, instead of the system's
-    /// authorities. Each further call adds more.
+    /// authorities. Each further call adds authorities.
     #[cfg(feature = "redis-rustls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "redis-rustls")))]
     pub fn ca_certificate(mut self, pem: impl AsRef<[u8]>) -> Self {
@@ -108,8 +108,8 @@ impl RedisBuilder {
     }
 
     /// Sets the host name, or IP address, to expect in the certificates of all servers and
-    /// Sentinels. By default it is the host of each connection. Sentinels and clusters often
-    /// announce servers by addresses that are in no certificate.
+    /// Sentinels. The default is the host of each connection. Sentinels and clusters often announce
+    /// servers by addresses that are in no certificate.
     #[cfg(feature = "redis-rustls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "redis-rustls")))]
     pub fn server_name(mut self, name: impl Into<String>) -> Self {

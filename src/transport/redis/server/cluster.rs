@@ -143,7 +143,8 @@ impl Cluster {
         }
     }
 
-    /// Returns the nodes to ask: the known primaries in random order, then the other seeds.
+    /// Returns the nodes to ask: the known primaries in random order, then the seeds that are not
+    /// among them.
     fn nodes(&self) -> Vec<Address> {
         let map = self.map();
         let mut nodes: Vec<_> = map.primaries.iter().map(|it| (**it).clone()).collect();

@@ -33,7 +33,7 @@ pub struct Credentials {
     /// The user, or `None` for the default user.
     user: Option<String>,
     password: String,
-    /// The time until the credentials expire. `None` if they do not.
+    /// The time until the credentials expire. `None` if they do not expire.
     lifetime: Option<Duration>,
 }
 
@@ -47,8 +47,8 @@ impl Credentials {
         }
     }
 
-    /// Sets the time from now after which the server no longer accepts the credentials. Connections
-    /// log in with new ones before that.
+    /// Sets the time from now until the server no longer accepts the credentials. Connections log
+    /// in with new credentials before that.
     pub fn expires_in(mut self, lifetime: Duration) -> Self {
         self.lifetime = Some(lifetime);
         self
@@ -85,7 +85,7 @@ pub type CredentialsFuture<'a> =
     Pin<Box<dyn Future<Output = Result<Credentials, BoxError>> + Send + 'a>>;
 
 /// Supplies the current user and password to [`RedisBuilder::credentials`]. Closures without
-/// arguments that return a future implement it.
+/// arguments that return a future implement this trait.
 ///
 /// Each new connection calls the provider, and calls it again before its credentials expire. A
 /// handle has several connections. So a provider should cache its credentials if each call takes
@@ -97,9 +97,9 @@ pub trait CredentialsProvider: Send + Sync + 'static {
     /// the handle was connected, and must not block its thread.
     ///
     /// # Errors
-    /// Any error of the application. It must not contain a password: it is logged, and it becomes a
-    /// source of the errors of commands that wait for the connection. After an error, a panic, or 5
-    /// s without a result, an open handle calls the provider again, with a back-off.
+    /// Any error of the application. The error must not contain a password, because it is logged,
+    /// and becomes a source of the errors of commands that wait for the connection. After an error,
+    /// a panic, or 5 s without a result, an open handle calls the provider again, with a back-off.
     fn credentials(&self) -> CredentialsFuture<'_>;
 }
 
@@ -154,8 +154,9 @@ impl CredentialsSource {
     }
 }
 
-/// Calls a provider on the application's runtime, even for connections of the upkeep, which has a
-/// separate runtime. There, a provider that blocks its thread would delay the renewal of leases.
+/// Calls a provider on the application's runtime, even for connections of the upkeep. The upkeep
+/// has a separate runtime, and a provider that blocks its thread would delay the renewal of leases
+/// there.
 pub(super) struct ProviderTask {
     provider: Arc<dyn CredentialsProvider>,
     /// The runtime on which the first connection was made.

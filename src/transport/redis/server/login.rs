@@ -43,14 +43,14 @@ pub(super) struct Login {
     pub(super) dial: Option<Box<dyn Dial>>,
 }
 
-/// The use of a connection, which decides the protocol that it requests.
+/// The use of a connection. It decides which protocol the connection requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// RESP2, or RESP3 if the URL asks for it.
     Commands,
     /// RESP3 if the server supports it, because a subscriber cannot send `ROLE` over RESP2.
     Subscriptions,
-    /// RESP3, over which the server sends notices about the keys that were read.
+    /// RESP3 with `CLIENT TRACKING`: the server sends notices about the keys that were read.
     TrackedReads,
 }
 

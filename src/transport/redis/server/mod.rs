@@ -46,7 +46,7 @@ use self::{
     login::{Login, Purpose, check_version, text},
     sentinel::Sentinels,
     tls::TlsOptions,
-    topology::{Place, Servers, Topology},
+    topology::{Destination, Servers, Topology},
     url::{ParsedUrl, UrlTopology},
 };
 use super::{
@@ -61,14 +61,14 @@ use crate::{error::Error, transport::Backoff};
 pub(super) const BACKOFF: Backoff =
     Backoff::exponential(Duration::from_millis(50), Duration::from_secs(2));
 
-/// Connects to one of the servers of a URL. `place` selects the server. Without a cluster it is the
-/// only primary. On a cluster it is the primary of a slot, a given node, or any primary. Cheap to
-/// clone.
+/// Connects to one of the servers of a URL. `destination` selects the server. Without a cluster,
+/// that is the only primary. On a cluster, it is the primary of a slot, a given node, or any
+/// primary. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Connector {
     servers: Arc<Servers>,
-    place: Place,
-    /// Takes the notices about keys that the connections have read. `None` without tracking.
+    destination: Destination,
+    /// Receives the notices about keys that the connections have read. `None` without tracking.
     tracked: Option<Arc<TrackedKeys>>,
 }
 
@@ -126,7 +126,7 @@ impl Connector {
                 login: Login::new(&info, provider, tls)?,
                 topology,
             }),
-            place: Place::Any,
+            destination: Destination::Any,
             tracked: None,
         })
     }
@@ -139,7 +139,7 @@ impl Connector {
         servers.login.dial = Some(Box::new(dial));
         Self {
             servers: Arc::new(servers),
-            place: Place::Any,
+            destination: Destination::Any,
             tracked: None,
         }
     }
@@ -156,30 +156,30 @@ impl Connector {
     /// primary.
     pub(super) fn of(&self, key: &str) -> Self {
         self.to(match self.servers.topology {
-            Topology::Cluster(_) => Place::Slot(HashSlot::of(key.as_bytes())),
-            _ => Place::Any,
+            Topology::Cluster(_) => Destination::Slot(HashSlot::of(key.as_bytes())),
+            _ => Destination::Any,
         })
     }
 
     /// Returns a connector to the node of a cluster at `address`.
     pub(super) fn node(&self, address: Address) -> Self {
-        self.to(Place::Node(address))
+        self.to(Destination::Node(address))
     }
 
     /// Returns a connector to any of the servers.
     pub(super) fn anywhere(&self) -> Self {
-        self.to(Place::Any)
+        self.to(Destination::Any)
     }
 
     /// Returns a connector to this node of a cluster. Its connections end when the node serves no
     /// slot.
     pub(super) fn primary(&self, address: Address) -> Self {
-        self.to(Place::Primary(address))
+        self.to(Destination::Primary(address))
     }
 
-    fn to(&self, place: Place) -> Self {
+    fn to(&self, destination: Destination) -> Self {
         Self {
-            place,
+            destination,
             ..self.clone()
         }
     }
@@ -196,13 +196,13 @@ impl Connector {
     /// Returns the slot whose primary this connector connects to, or `None` if it was not made for
     /// a slot.
     pub(super) fn slot(&self) -> Option<HashSlot> {
-        match self.place {
-            Place::Slot(slot) => Some(slot),
+        match self.destination {
+            Destination::Slot(slot) => Some(slot),
             _ => None,
         }
     }
 
-    /// Returns the name of the topology, for people.
+    /// Returns the name of the topology, for display.
     pub(super) fn topology_name(&self) -> &'static str {
         match self.servers.topology {
             Topology::Server(_) => "redis",
@@ -215,8 +215,8 @@ impl Connector {
         self.cluster().is_some()
     }
 
-    /// Returns the primary of a slot in the last known map of the cluster. If the map has none,
-    /// returns any node, which redirects to the primary.
+    /// Returns the primary of a slot in the last known map of the cluster. If the map lists none,
+    /// returns any node: that node redirects commands to the primary.
     ///
     /// # Panics
     /// If the URL is not that of a cluster.
@@ -248,7 +248,7 @@ impl Connector {
 
     /// Returns the server's last known address for errors and log lines, without user and password.
     pub(super) fn address(&self) -> String {
-        self.servers.described(&self.place)
+        self.servers.described(&self.destination)
     }
 
     /// Looks the servers up again. If that fails, the known servers stay in use.
@@ -266,10 +266,12 @@ impl Connector {
         let Some(tracked) = &self.tracked else {
             return self
                 .servers
-                .connection(&self.place, Purpose::Commands)
+                .connection(&self.destination, Purpose::Commands)
                 .await;
         };
-        let connecting = self.servers.connection(&self.place, Purpose::TrackedReads);
+        let connecting = self
+            .servers
+            .connection(&self.destination, Purpose::TrackedReads);
         let (address, mut connection) = connecting.await?;
         connection.tracks(tracked.clone());
         Ok((address, connection))
@@ -277,10 +279,12 @@ impl Connector {
 
     /// Connects and logs in, for subscriptions.
     pub(super) async fn pubsub(&self) -> Result<PubSub, Error> {
-        let connection = self.servers.connection(&self.place, Purpose::Subscriptions);
-        // On a cluster, replicas and primaries forward events to all nodes, unless they are
-        // sharded.
-        let needs_primary = !self.is_cluster() || matches!(self.place, Place::Primary(_));
+        let connection = self
+            .servers
+            .connection(&self.destination, Purpose::Subscriptions);
+        // On a cluster, replicas and primaries forward events to all nodes, except sharded events.
+        let needs_primary =
+            !self.is_cluster() || matches!(self.destination, Destination::Primary(_));
         Ok(PubSub::new(connection.await?.1, needs_primary))
     }
 
@@ -337,8 +341,8 @@ mod tests {
         let (serves, other) = (Address::tcp("a", 1), Address::tcp("b", 1));
         connector.learn(HashSlot::ANY, &serves);
         let departure = |address: &Address| {
-            let place = Place::Primary(address.clone());
-            let departure = connector.servers.departure(&place, address.clone());
+            let destination = Destination::Primary(address.clone());
+            let departure = connector.servers.departure(&destination, address.clone());
             departure.expect("it is a cluster").now_or_never()
         };
         assert_eq!(departure(&serves), None);

@@ -22,14 +22,14 @@ pub(in crate::transport::redis) struct Outage {
     /// The failures since the last response.
     failures: u32,
     /// The current outage, or `None` while there is a connection.
-    current: Option<Current>,
+    current: Option<CurrentOutage>,
     /// The last distinct log lines, each with its limit.
     lines: VecDeque<(String, LogLimit)>,
 }
 
 /// The current outage.
 #[derive(Debug)]
-struct Current {
+struct CurrentOutage {
     began: Instant,
     address: String,
     /// The start of the log line for the end of the outage. The length of the outage follows.
@@ -91,7 +91,7 @@ impl Outage {
     ) {
         self.failures = self.failures.saturating_add(1);
         let withheld = self.admit(&line);
-        let outage = self.current.get_or_insert_with(|| Current {
+        let outage = self.current.get_or_insert_with(|| CurrentOutage {
             began: Instant::now(),
             address: address.to_owned(),
             over: over(),

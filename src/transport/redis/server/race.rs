@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::error::Error;
 
-/// The time after which the next attempt starts although no earlier attempt has failed.
+/// The next attempt starts after this time even if no earlier attempt has failed.
 /// <https://www.rfc-editor.org/rfc/rfc8305#section-5>
 const HEAD_START: Duration = Duration::from_millis(250);
 
@@ -37,8 +37,8 @@ pub(super) async fn first<T, E>(attempts: Vec<BoxFuture<'_, Result<T, E>>>) -> R
 }
 
 /// Combines the errors of attempts that have all failed. Returns the first error that is no lost
-/// connection, such as a refused login. If all are lost connections, returns `unreachable`, with
-/// the first error as its source.
+/// connection, such as a refused login. If all errors are lost connections, returns `unreachable`,
+/// with the first error as its source.
 pub(super) fn failure(errors: Vec<Error>, unreachable: String) -> Error {
     let (down, mistakes): (Vec<_>, Vec<_>) = errors.into_iter().partition(Error::is_disconnected);
     let unreachable = Error::disconnected(unreachable);

@@ -55,8 +55,8 @@ impl RenewalState {
     }
 }
 
-/// Returns the age at which credentials with this lifetime are renewed. It is three quarters of the
-/// lifetime, or five minutes less than the lifetime if that is more, and at least [`MIN_PERIOD`].
+/// Returns the age at which credentials with this lifetime are renewed. They are renewed when a
+/// quarter of the lifetime is left, but at most [`MAX_MARGIN`]. The age is at least [`MIN_PERIOD`].
 fn period(lifetime: Duration) -> Duration {
     let margin = (lifetime / 4).min(MAX_MARGIN);
     (lifetime - margin).max(MIN_PERIOD)

@@ -20,7 +20,7 @@ impl HashSlot {
     }
 
     /// Returns a random slot.
-    pub(super) fn by_chance() -> Self {
+    pub(super) fn random() -> Self {
         Self(fastrand::u16(..SLOTS))
     }
 }

@@ -92,8 +92,8 @@ impl Tls {
             server_name: server_name.transpose()?,
             config: OnceLock::new(),
         };
-        // Made now, so that a key that does not belong to the certificate is an error here, and not
-        // at the first connection.
+        // Made now, so that a key of another certificate is an error here, and not at the first
+        // connection.
         if tls.client.is_some() {
             tls.config().map_err(|error| {
                 Error::config("the client certificate and its key do not belong together")

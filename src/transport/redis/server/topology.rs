@@ -38,7 +38,7 @@ pub(super) enum Topology {
 
 /// Selects the server that a connection is made to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Destination {
     /// The only primary, or on a cluster any primary.
     Any,
     /// The primary of a slot of a cluster.
@@ -49,42 +49,42 @@ pub(super) enum Place {
     Primary(Address),
 }
 
-/// Resolves when a look-up names another server for the [`Place`] of a connection. The connection
-/// then has to end.
+/// Resolves when a look-up names another server for the [`Destination`] of a connection. The
+/// connection then has to end.
 pub(in crate::transport::redis) type Departure = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 impl Servers {
-    /// Finds the server at a place, connects to it and logs in. With Sentinels, fails if that
+    /// Finds the server of a destination, connects to it and logs in. With Sentinels, fails if that
     /// server is a replica.
     pub(super) async fn connection(
         &self,
-        place: &Place,
+        destination: &Destination,
         purpose: Purpose,
     ) -> Result<(Address, Connection), Error> {
-        let address = self.find(place).await?;
+        let address = self.find(destination).await?;
         let mut connection = self.login.connection(&address, purpose).await?;
         if let Topology::Sentinel(_) = self.topology {
             self.check_role(&address, &mut connection).await?;
         }
-        if let Some(departure) = self.departure(place, address.clone()) {
+        if let Some(departure) = self.departure(destination, address.clone()) {
             connection.ends_with(departure);
         }
         Ok((address, connection))
     }
 
-    /// Looks up the address of the server at a place.
-    async fn find(&self, place: &Place) -> Result<Address, Error> {
-        match (&self.topology, place) {
+    /// Looks up the address of the server of a destination.
+    async fn find(&self, destination: &Destination) -> Result<Address, Error> {
+        match (&self.topology, destination) {
             (Topology::Server(address), _) => Ok(address.clone()),
             (Topology::Sentinel(sentinels), _) => sentinels.find().await,
-            (Topology::Cluster(_), Place::Node(address) | Place::Primary(address)) => {
+            (Topology::Cluster(_), Destination::Node(address) | Destination::Primary(address)) => {
                 Ok(address.clone())
             }
-            (Topology::Cluster(cluster), place) => {
+            (Topology::Cluster(cluster), destination) => {
                 cluster.refresh(&self.login).await?;
-                Ok(match place {
-                    Place::Slot(slot) => cluster.owner(*slot),
-                    _ => cluster.owner(HashSlot::by_chance()),
+                Ok(match destination {
+                    Destination::Slot(slot) => cluster.owner(*slot),
+                    _ => cluster.owner(HashSlot::random()),
                 })
             }
         }
@@ -118,47 +118,53 @@ impl Servers {
         }
     }
 
-    /// Returns the last known address of the server at a place, for errors and log lines. If no
-    /// address is known, returns the name of the primary or the seeds of the cluster.
-    pub(super) fn described(&self, place: &Place) -> String {
-        match (&self.topology, place) {
+    /// Returns the last known address of the server of a destination, for errors and log lines. If
+    /// no address is known, returns the name of the primary or the seeds of the cluster.
+    pub(super) fn described(&self, destination: &Destination) -> String {
+        match (&self.topology, destination) {
             (Topology::Server(address), _)
-            | (_, Place::Node(address) | Place::Primary(address)) => address.to_string(),
+            | (_, Destination::Node(address) | Destination::Primary(address)) => {
+                address.to_string()
+            }
             (Topology::Sentinel(sentinels), _) => match &*sentinels.last().borrow() {
                 Some(primary) => format!("{primary} (`{}`)", sentinels.name),
                 None => format!("`{}`", sentinels.name),
             },
-            (Topology::Cluster(cluster), Place::Slot(slot)) => {
+            (Topology::Cluster(cluster), Destination::Slot(slot)) => {
                 let map = cluster.map();
                 let known = map.owner(*slot).map(ToString::to_string);
                 known.unwrap_or_else(|| cluster.described())
             }
-            (Topology::Cluster(cluster), Place::Any) => cluster.described(),
+            (Topology::Cluster(cluster), Destination::Any) => cluster.described(),
         }
     }
 
-    /// Returns a future that resolves when the server at this place is no longer the one at
-    /// `address`. Returns `None` if the server at this place never changes.
-    pub(super) fn departure(&self, place: &Place, address: Address) -> Option<Departure> {
-        match (&self.topology, place) {
-            (Topology::Server(_), _) | (_, Place::Node(_)) => None,
+    /// Returns a future that resolves when the server of this destination is no longer the one at
+    /// `address`. Returns `None` if the server of this destination never changes.
+    pub(super) fn departure(
+        &self,
+        destination: &Destination,
+        address: Address,
+    ) -> Option<Departure> {
+        match (&self.topology, destination) {
+            (Topology::Server(_), _) | (_, Destination::Node(_)) => None,
             (Topology::Sentinel(sentinels), _) => {
                 let is_elsewhere =
                     move |last: &Option<Address>| last.as_ref().is_some_and(|it| *it != address);
                 Some(Box::pin(until(sentinels.last(), is_elsewhere)))
             }
-            (Topology::Cluster(cluster), Place::Primary(address)) => {
+            (Topology::Cluster(cluster), Destination::Primary(address)) => {
                 let address = address.clone();
                 let serves_none = move |map: &Map| !map.is_primary(&address);
                 Some(Box::pin(until(cluster.changes(), serves_none)))
             }
-            (Topology::Cluster(cluster), Place::Slot(slot)) => {
+            (Topology::Cluster(cluster), Destination::Slot(slot)) => {
                 let slot = *slot;
                 let is_elsewhere =
                     move |map: &Map| map.owner(slot).is_some_and(|it| **it != address);
                 Some(Box::pin(until(cluster.changes(), is_elsewhere)))
             }
-            (Topology::Cluster(cluster), Place::Any) => {
+            (Topology::Cluster(cluster), Destination::Any) => {
                 // Every node of a cluster forwards events, so the connection may stay on a replica.
                 // After a failover the map may omit the demoted node for a moment, so the
                 // connection ends only if the node is still omitted after [`LOOKUP_PERIOD`].
@@ -188,10 +194,10 @@ impl Servers {
     }
 }
 
-/// Resolves when `is_elsewhere` returns `true` for the current value. Never resolves if the sender
-/// is dropped first.
-async fn until<T>(mut last: watch::Receiver<T>, is_elsewhere: impl FnMut(&T) -> bool) {
-    if last.wait_for(is_elsewhere).await.is_err() {
+/// Resolves when `condition` returns `true` for the current value. Never resolves if the sender is
+/// dropped first.
+async fn until<T>(mut last: watch::Receiver<T>, condition: impl FnMut(&T) -> bool) {
+    if last.wait_for(condition).await.is_err() {
         // The sender is dropped with the handle and everything that the handle has opened.
         std::future::pending::<()>().await;
     }

@@ -33,7 +33,7 @@ pub(super) enum UrlTopology {
         /// The name of the primary.
         name: String,
     },
-    /// A cluster, with the nodes from which its map is read first.
+    /// A cluster. Its map is first read from these nodes.
     Cluster(Vec<Address>),
 }
 
@@ -63,7 +63,7 @@ impl ParsedUrl {
 /// Parses a URL of any topology.
 pub(super) fn parse(url: &str) -> Result<ParsedUrl, Error> {
     let (url, namespace) = split_namespace(url)?;
-    let target = target(&url)?;
+    let target = parse_without_namespace(&url)?;
     Ok(ParsedUrl {
         namespace,
         ..target
@@ -89,14 +89,14 @@ fn split_namespace(url: &str) -> Result<(Cow<'_, str>, Namespace), Error> {
 }
 
 /// Parses a URL without the parameter `namespace`.
-fn target(url: &str) -> Result<ParsedUrl, Error> {
+fn parse_without_namespace(url: &str) -> Result<ParsedUrl, Error> {
     for (scheme, tls_scheme, parse) in [
         (
             "redis+sentinel://",
             "rediss+sentinel://",
-            sentinel as fn(&MultiHostUrl<'_>) -> _,
+            parse_sentinel as fn(&MultiHostUrl<'_>) -> _,
         ),
-        ("redis+cluster://", "rediss+cluster://", cluster),
+        ("redis+cluster://", "rediss+cluster://", parse_cluster),
     ] {
         let plain = url.strip_prefix(scheme).map(|rest| ("redis", rest));
         let tls = || url.strip_prefix(tls_scheme).map(|rest| ("rediss", rest));
@@ -166,7 +166,7 @@ impl<'a> MultiHostUrl<'a> {
     }
 }
 
-fn sentinel(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
+fn parse_sentinel(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
     let (name, database) = url.path.split_once('/').unwrap_or((url.path, ""));
     if name.is_empty() {
         return Err(Error::config(
@@ -203,7 +203,7 @@ fn sentinel(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
     })
 }
 
-fn cluster(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
+fn parse_cluster(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
     // `server` would refuse `db` with advice for single servers. So `db` is removed here, and the
     // check below refuses it with advice for clusters.
     let has_database = url.query.split('&').any(|it| it.starts_with("db="));

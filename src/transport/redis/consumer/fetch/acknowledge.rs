@@ -1,27 +1,27 @@
-//! Acknowledges the deliveries of the last read, over the connection that reads, before the next
-//! read.
+//! Settles the deliveries of the last read, over the connection that reads, before the next read.
 //!
 //! With one message in flight at a time, there is no demand for a read before the handler has
-//! finished. The finished handler wakes the task that reads, and that task acknowledges. An
-//! acknowledgement over another connection would wake two more tasks. `benches/redis.rs`, `task-1`
-//! and `rpc-fast-1` at the default settings, shows the gain.
+//! finished. The finished handler wakes the task that reads, and that task settles the delivery. A
+//! settlement over another connection would wake two more tasks. The benchmarks `task-1`,
+//! `rpc-fast-1` and `rpc-reliable-1` of `benches/redis.rs` show the gain at the default settings.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{BlockingConnection, Fetch, GRACE};
+use super::{super::exchange::Exchange, BlockingConnection, Fetch, GRACE};
 use crate::ablation::Mechanism;
 
-/// A read waits for at most this many deliveries. More deliveries are acknowledged while the next
-/// read runs.
+/// A read waits for the settlements of at most this many deliveries. If there are more, they are
+/// settled while the next read runs.
 const MAX_DELIVERIES: usize = 4;
-/// After a read has waited in vain, reads do not wait for this time.
+/// For this time after a read has waited in vain, reads do not wait.
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl Fetch {
-    /// Starts to collect the settlements of deliveries that are about to be handed out, unless more
-    /// is to be read or done first. Returns `true` if the next read waits for them.
+    /// Starts to collect the settlements of deliveries that are about to be handed out, unless
+    /// there is something else to read or do first. Returns `true` if the next read waits for these
+    /// settlements.
     pub(super) fn expect_settlements(&mut self, deliveries: usize) -> bool {
         let few = (1..=MAX_DELIVERIES).contains(&deliveries);
         let waits = few
@@ -38,29 +38,30 @@ impl Fetch {
         waits
     }
 
-    /// Acknowledges the deliveries whose settlements have come. Settlements that the server does
-    /// not confirm are queued like all others.
+    /// Settles the deliveries whose settlements have come. Settlements that the server does not
+    /// confirm are queued like all others.
     pub(super) async fn acknowledge(&mut self) {
         let (settlements, soon) = self.parts.last_read.gather().await;
         self.pause_until = (!soon).then(|| Instant::now() + PAUSE);
         if settlements.is_empty() {
             return;
         }
-        let Some(BlockingConnection { line, .. }) = &mut self.connection else {
-            return self.parts.deliverer.settle.requeue(settlements);
+        let settler = self.parts.settler.clone();
+        let Some(BlockingConnection { inner, .. }) = &mut self.connection else {
+            return self.parts.deliverer.settle.enqueue(settlements);
         };
-        let (commands, acknowledgements) = self.parts.settler.acknowledging(&settlements);
-        let progress = line.progress();
-        let answers = line.pipeline_before(commands.iter(), commands.len());
-        let answers = progress.watch(GRACE, GRACE, answers).await;
-        match answers {
-            Ok(Ok(answers)) => {
-                if (self.parts.settler).has_acknowledged(answers, acknowledgements) {
-                    return self.parts.settler.confirm_done(settlements);
-                }
+        let exchange = Exchange::new(&settler, settlements);
+        let commands = exchange.commands();
+        let progress = inner.progress();
+        let responses = inner.pipeline_before(commands.iter(), commands.len());
+        let responses = progress.watch(GRACE, GRACE, responses).await;
+        let others = match responses {
+            Ok(Ok(responses)) => exchange.finish(&settler, responses),
+            Ok(Err(_)) | Err(_) => {
+                drop(self.lost());
+                exchange.into_settlements()
             }
-            Ok(Err(_)) | Err(_) => drop(self.lost()),
-        }
-        self.parts.deliverer.settle.requeue(settlements);
+        };
+        self.parts.deliverer.settle.enqueue(others);
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 
 /// A read in flight for the remaining demand. The server runs it while the last entries are parsed
 /// and handled.
-pub(super) struct Ahead {
+pub(super) struct AheadRead {
     pub(super) asked: Instant,
     command: ReadCommand,
     progress: ReadProgress,
@@ -24,10 +24,10 @@ pub(super) struct Ahead {
 }
 
 impl Fetch {
-    /// Sends the next read if the demand exceeds the `come` entries that were just read, and
-    /// nothing else is due first. The read does not block, so its response comes soon. A task that
-    /// shares the demand with others sends no read ahead, so that each task has its turn.
-    pub(super) fn read_ahead(&mut self, come: usize) {
+    /// Sends the next read if the demand exceeds the number of entries just read, and nothing else
+    /// is due first. The read does not block, so its response comes soon. A task that shares the
+    /// demand with others sends no read ahead, so that each task has its turn.
+    pub(super) fn read_ahead(&mut self, just_read: usize) {
         let is_alone = self.parts.buffer.is_alone()
             && self.parts.order.is_none()
             && self.parts.group_limit.is_none();
@@ -35,7 +35,7 @@ impl Fetch {
             return;
         }
         let busy = self.is_busy_otherwise();
-        let demand = self.parts.buffer.demand().saturating_sub(come);
+        let demand = self.parts.buffer.demand().saturating_sub(just_read);
         if busy || demand == 0 || self.parts.buffer.is_stopped() || self.connection.is_none() {
             return;
         }
@@ -48,7 +48,7 @@ impl Fetch {
         let asked = Instant::now();
         let encoded = command.cmd.get_packed_command();
         let script = command.script();
-        let progress = connection.line.progress();
+        let progress = connection.inner.progress();
         let arriving = progress.clone();
         let answer = tokio::spawn(async move {
             let answer = connection.read(&encoded, script);
@@ -56,7 +56,7 @@ impl Fetch {
             (connection, answer)
         });
         self.parts.reading.begin();
-        self.ahead = Some(Ahead {
+        self.ahead = Some(AheadRead {
             asked,
             command,
             progress: arriving,
@@ -65,7 +65,7 @@ impl Fetch {
     }
 
     /// Waits for the entries of a read that was sent ahead.
-    pub(super) async fn arrival(&mut self, ahead: Ahead) -> Result<Vec<Entry>, Error> {
+    pub(super) async fn arrival(&mut self, ahead: AheadRead) -> Result<Vec<Entry>, Error> {
         let answer = tokio::select! {
             biased;
             answer = ahead.answer => answer,

@@ -14,7 +14,7 @@ use tokio::time::{Instant, error::Elapsed, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::recovery::Recovery;
-use self::{ahead::Ahead, recovery::MAX_LOOKED_AT, set::ReadSet};
+use self::{ahead::AheadRead, recovery::PAGE_LEN, set::ReadSet};
 use super::{
     blocked::BlockedRead,
     claim::Claimer,
@@ -59,20 +59,20 @@ use crate::{
 /// the read could stay blocked on the server, and take entries that never arrive.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The mean time between two looks at the limit of the group while it admits no more. The end of a
-/// delivery of this worker ends the wait.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+/// The mean time between two checks of a group that has reached its limit. The wait ends early when
+/// a delivery of this worker ends.
+const LIMIT_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The lowest limit for the entries of one read. A lower limit would cause smaller batches of
 /// acknowledgements, which in turn cause smaller reads.
-const MIN_PART: usize = 64;
+const MIN_PER_READ: usize = 64;
 
 /// The dependencies of a fetch.
 pub(super) struct FetchParts {
     pub(super) member: Arc<Member>,
     pub(super) streams: Arc<StreamSet>,
     pub(super) schedule: StreamSchedule,
-    /// The changes of the streams in a registry; `None` if the streams are listed.
+    /// The changes of the streams in a registry; `None` if the settings list the streams.
     pub(super) changes: Option<Arc<RegistryChanges>>,
     pub(super) connector: Connector,
     pub(super) group: Arc<Membership>,
@@ -90,15 +90,16 @@ pub(super) struct FetchParts {
     pub(super) pipeline: Pipeline,
     pub(super) reading: Arc<Heartbeat>,
     pub(super) blocked: Arc<BlockedRead>,
-    /// Reads over a connection that slots share, none of which blocks. `None` if this fetch has a
-    /// separate connection.
+    /// Reads over a connection that slots share. These reads never block. `None` if this fetch has
+    /// a separate connection.
     pub(super) woken: Option<WokenReader>,
     pub(super) max_in_flight: usize,
     /// The order of the deliveries, if this consumer owns its partition.
     pub(super) order: Option<Arc<KeyOrder>>,
     pub(super) pauses: Arc<PauseSignal>,
     pub(super) in_flight: Arc<InFlightTable>,
-    /// The most deliveries in flight of all workers of the group. `None` without a limit.
+    /// The maximum number of deliveries in flight, summed over all workers of the group. `None`
+    /// without a limit.
     pub(super) group_limit: Option<usize>,
     pub(super) closed: CancellationToken,
 }
@@ -112,12 +113,12 @@ pub(super) struct Fetch {
     connected: bool,
     /// Set if the next read must not block, since there may be entries already.
     ///
-    /// With one stream, it is set while the retry stream may have more entries. The retry stream is
-    /// then read alone, since a read of two streams returns up to twice as many entries as
-    /// requested. With several streams, it is set while any of them may have entries.
+    /// With one stream, the flag is set while the retry stream may have more entries. The retry
+    /// stream is then read alone, since a read of two streams returns up to twice as many entries
+    /// as requested. With several streams, the flag is set while any of them may have entries.
     poll_first: bool,
-    /// Set if a read of several streams was refused, and the stream that caused it is not found
-    /// yet.
+    /// Set from a refused read of several streams until the stream that caused the refusal is
+    /// found.
     refused: bool,
     /// Set if the last read returned as many entries as requested, so that there are probably more.
     full: bool,
@@ -125,9 +126,9 @@ pub(super) struct Fetch {
     recovered: bool,
     /// Set if the entries that were fetched last were recovered or claimed, so that there may be more
     /// of them.
-    took_over: bool,
+    recovered_or_claimed: bool,
     /// The read that was sent before the entries of the last read were handled.
-    ahead: Option<Ahead>,
+    ahead: Option<AheadRead>,
     /// Until this time reads do not wait for acknowledgements.
     pause_until: Option<Instant>,
     /// The time of the next search for entries of former owners of the partition.
@@ -136,34 +137,34 @@ pub(super) struct Fetch {
     lost_connection: i64,
     /// The index for the next stream that is added.
     next_index: u32,
-    /// Set if the last read found that the limit of the group admits no more.
+    /// Set if the last read found that the group has reached its limit.
     at_limit: bool,
     /// Set if the entries that were read last exceed the limit of the group.
     over_limit: bool,
-    /// The number of changes of pauses before the current read.
-    pauses: u64,
+    /// The number of changes of pauses that were seen before the current read.
+    pause_count: u64,
     outage: Outage,
 }
 
 /// The connection of the fetch, whose reads may block.
 struct BlockingConnection {
-    line: Connection,
+    inner: Connection,
     /// The id by which another connection can end its blocked read; 0 if unknown.
     id: i64,
 }
 
 impl BlockingConnection {
-    /// Sends an encoded command. If it calls a script that the server does not know, sends the
-    /// source.
+    /// Sends an encoded command. If the command calls a script that the server does not know, sends
+    /// it again with the script's source.
     async fn read(
         &mut self,
         command: &Vec<u8>,
         script: Option<&'static Script>,
     ) -> RedisResult<Value> {
-        let answer = self.line.command(command).await?;
+        let answer = self.inner.command(command).await?;
         match script {
             Some(script) if error::code(&answer) == Some("NOSCRIPT") => {
-                self.line.command(&script.with_text(command)).await
+                self.inner.command(&script.with_text(command)).await
             }
             _ => Ok(answer),
         }
@@ -173,7 +174,7 @@ impl BlockingConnection {
 /// A read of one stream or of several.
 struct ReadCommand {
     cmd: Cmd,
-    /// The most entries that it requests.
+    /// The maximum number of entries that the read requests.
     room: usize,
     by: ReadBy,
 }
@@ -202,7 +203,7 @@ impl Fetch {
             next_index: set.len() as u32,
             at_limit: false,
             over_limit: false,
-            pauses: 0,
+            pause_count: 0,
             set,
             parts,
             connection: None,
@@ -211,7 +212,7 @@ impl Fetch {
             refused: false,
             full: false,
             recovered: false,
-            took_over: false,
+            recovered_or_claimed: false,
             ahead: None,
             pause_until: None,
             inherits_at: Instant::now(),
@@ -243,7 +244,7 @@ impl Fetch {
                         }
                         Some(Demand::Stop) => break,
                         None => {
-                            self.look_unasked().await;
+                            self.recover_without_demand().await;
                             continue;
                         }
                     };
@@ -278,7 +279,7 @@ impl Fetch {
                     if let Some(woken) = &mut self.parts.woken {
                         woken.failed();
                     }
-                    // Other slots are not to wait for one that cannot be read.
+                    // Other slots must not wait for a slot that cannot be read.
                     self.parts.buffer.put(Vec::new());
                     self.overcome(error).await;
                 }
@@ -286,7 +287,7 @@ impl Fetch {
         }
         if self.parts.closed.is_cancelled() {
             // The source was dropped during this read.
-            release(self.parts.buffer.buffer().rest().0).await;
+            release(self.parts.buffer.buffer().take_rest().0).await;
         }
     }
 
@@ -294,7 +295,9 @@ impl Fetch {
     fn put(&self, deliveries: Vec<Delivery<RedisSettle>>) {
         let FetchParts { buffer, woken, .. } = &self.parts;
         match woken {
-            Some(_) if self.took_over => buffer.put_and_expect(deliveries, ExpectedEntries::Many),
+            Some(_) if self.recovered_or_claimed => {
+                buffer.put_and_expect(deliveries, ExpectedEntries::Many)
+            }
             Some(woken) => buffer.put_and_expect(deliveries, woken.expected()),
             None => buffer.put(deliveries),
         }
@@ -310,7 +313,7 @@ impl Fetch {
             tokio::select! {
                 biased;
                 demand = self.parts.buffer.demanded() => demand,
-                never = connection.line.stay() => match never {},
+                never = connection.inner.stay() => match never {},
             }
         };
         match self.parts.recovery.next() {
@@ -319,8 +322,8 @@ impl Fetch {
         }
     }
 
-    /// Makes deliveries from entries. Those of an owned partition that must wait for their turn are
-    /// kept by its order.
+    /// Makes deliveries from entries. In an owned partition, the order keeps those that must wait
+    /// for their turn.
     async fn deliver(&mut self, entries: Vec<Entry>, asked: Instant) -> Vec<Delivery<RedisSettle>> {
         let recovered = std::mem::take(&mut self.recovered);
         let FetchParts {
@@ -337,7 +340,7 @@ impl Fetch {
             return Vec::new();
         }
         let deliveries = match order {
-            None => self.parts.pauses.keep_others(deliveries, pipeline).await,
+            None => self.parts.pauses.settle_paused(deliveries, pipeline).await,
             Some(_) => deliveries,
         };
         let deliveries = starter.start(deliveries).await;
@@ -373,7 +376,7 @@ impl Fetch {
     }
 
     /// Makes the entries of former owners of the partition pending for this consumer, and starts
-    /// the recovery, which fetches them. Repeated once in a lease, since a former owner's read may
+    /// the recovery, which fetches them. Repeated once per lease, since a former owner's read may
     /// run late on the server.
     async fn inherit(&mut self) -> Result<(), Error> {
         let FetchParts {
@@ -401,7 +404,7 @@ impl Fetch {
                             .arg(&member.consumer)
                             .arg(order.term.term)
                             .arg(&from)
-                            .arg(MAX_LOOKED_AT);
+                            .arg(PAGE_LEN);
                     };
                     let keys = [stream.key_of(which), owner.as_str()];
                     let script = &scripts::INHERIT;
@@ -430,13 +433,13 @@ impl Fetch {
 
     /// Recovers lost entries without demand. The buffer keeps them for a while, and then releases
     /// them.
-    async fn look_unasked(&mut self) {
+    async fn recover_without_demand(&mut self) {
         let asked = Instant::now();
-        let max = self.part().min(MAX_LOOKED_AT);
+        let max = self.max_per_read().min(PAGE_LEN);
         match self.parts.recovery.recover(max).await {
             Ok(entries) => {
                 self.recovered = true;
-                self.took_over = !entries.is_empty();
+                self.recovered_or_claimed = !entries.is_empty();
                 let found = self.deliver(entries, asked).await;
                 self.put(found);
             }
@@ -448,8 +451,8 @@ impl Fetch {
     /// else new entries.
     async fn fetch(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         self.full = false;
-        self.took_over = false;
-        self.pauses = self.parts.pauses.count();
+        self.recovered_or_claimed = false;
+        self.pause_count = self.parts.pauses.count();
         if self.set.is_paused() {
             let longest = self.parts.member.max_block();
             self.wait_for_streams(longest).await;
@@ -458,11 +461,11 @@ impl Fetch {
         self.change_streams().await;
         self.inherit().await?;
         if self.parts.recovery.is_due() {
-            let room = room.min(self.part());
+            let room = room.min(self.max_per_read());
             let lost = self.parts.recovery.recover(room).await?;
             if !lost.is_empty() {
                 self.recovered = true;
-                self.took_over = true;
+                self.recovered_or_claimed = true;
                 return Ok(lost);
             }
         }
@@ -472,7 +475,7 @@ impl Fetch {
             Some(_) => Vec::new(),
         };
         if !claimed.is_empty() {
-            self.took_over = true;
+            self.recovered_or_claimed = true;
             return Ok(claimed);
         }
         match self.parts.group_limit {
@@ -486,7 +489,7 @@ impl Fetch {
     async fn read_within(&mut self, limit: usize, room: usize) -> Result<Vec<Entry>, Error> {
         let max_block = self.parts.member.max_block();
         self.try_failing_again().await;
-        let room = room.min(self.part());
+        let room = room.min(self.max_per_read());
         let member = &self.parts.member;
         let Some((cmd, order)) = self.set.fetch_command(member, room, Some(limit)) else {
             self.wait_for_streams(self.set.until_next_try(max_block))
@@ -499,7 +502,7 @@ impl Fetch {
             return Ok(entries);
         }
         if self.at_limit {
-            let wait = BETWEEN_LOOKS.mul_f64(0.5 + fastrand::f64());
+            let wait = LIMIT_CHECK_INTERVAL.mul_f64(0.5 + fastrand::f64());
             self.parts.buffer.put(Vec::new());
             tokio::select! {
                 biased;
@@ -521,7 +524,8 @@ impl Fetch {
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
         let entries = self.await_entries(1, longest, &keys).await?;
         if !entries.is_empty() {
-            // Several workers may have been blocked, and each has got an entry.
+            // If several workers were blocked, each may have got an entry, so the group may exceed
+            // its limit.
             let FetchParts {
                 pipeline, member, ..
             } = &self.parts;
@@ -537,16 +541,17 @@ impl Fetch {
 
     /// Claims entries of one stream if its scan is due.
     async fn claim(&mut self, room: usize) -> Vec<Entry> {
-        let part = room.min(self.part());
+        let part = room.min(self.max_per_read());
         let claimer = &self.parts.claimer;
-        let until = claimer.until();
+        let until = claimer.may_claim_until();
         let scan = self.set.due_scan(claimer, until.is_some());
         let Some((scan, until)) = scan.zip(until) else {
             return Vec::new();
         };
         match scan.claim(claimer, until, part).await {
             Ok(claimed) => claimed,
-            // Not returned: a server without memory refuses the scan, but still serves reads.
+            // The error is not returned: a server that is out of memory refuses the scan, but still
+            // serves reads.
             Err(error) => {
                 // The entries may have been claimed although the command failed.
                 self.parts.recovery.begin();
@@ -563,7 +568,7 @@ impl Fetch {
     async fn read_one(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         let stream = self.set.first_mut().stream.clone();
         let (retry, primary) = (&*stream.keys.retry, &*stream.keys.primary);
-        let part = room.min(self.part());
+        let part = room.min(self.max_per_read());
         if self.poll_first {
             let command = self.plain_read(part, None, [retry]);
             let entries = self.run_read(&command, None).await?;
@@ -572,7 +577,7 @@ impl Fetch {
                 return Ok(entries);
             }
         }
-        let count = room.min(self.part());
+        let count = room.min(self.max_per_read());
         let longest = self.parts.member.max_block();
         let entries = self
             .await_entries(count, longest, &[primary, retry])
@@ -595,8 +600,8 @@ impl Fetch {
             };
             let entries = self.run_read(&command, None).await?;
             self.note(command.room, &entries);
-            // Only the script reads all streams, so only its empty response shows that there is
-            // nothing.
+            // Only the script reads all streams, so only its empty response shows that no stream
+            // has entries.
             self.poll_first = !entries.is_empty() || command.script().is_none();
             if self.poll_first {
                 return Ok(entries);
@@ -649,7 +654,7 @@ impl Fetch {
     ) -> Result<Vec<Entry>, Error> {
         let keys = keys.iter().copied();
         let Some(woken) = &self.parts.woken else {
-            // A read that blocks would keep its part of the demand from the other tasks.
+            // A blocked read would withhold its part of the demand from the other tasks.
             let block = (!self.parts.buffer.shares_demand()).then_some(longest);
             let command = self.plain_read(count, block, keys);
             return self.run_read(&command, block).await;
@@ -668,7 +673,7 @@ impl Fetch {
         if let Some(woken) = &mut self.parts.woken {
             woken.note(!entries.is_empty(), entries.len() >= count);
             match tracked {
-                // The entries that were read must not be lost.
+                // The error is dropped, since the entries that were read must not be lost.
                 Err(_) if !entries.is_empty() => woken.failed(),
                 tracked => tracked?,
             }
@@ -676,8 +681,8 @@ impl Fetch {
         Ok(entries)
     }
 
-    /// Waits until the streams of the slot were written, or something else is to be done, at most for
-    /// `longest`.
+    /// Waits until a stream of the slot was written, a pause has changed or the buffer is stopped,
+    /// at most for `longest`.
     async fn wait_for_signal(&mut self, longest: Duration) {
         let FetchParts {
             buffer,
@@ -686,7 +691,7 @@ impl Fetch {
             ..
         } = &mut self.parts;
         let Some(woken) = woken else { return };
-        if pauses.count() != self.pauses {
+        if pauses.count() != self.pause_count {
             return;
         }
         // Other slots may fetch the demand meanwhile.
@@ -703,7 +708,7 @@ impl Fetch {
 
     /// Makes the next read that does not block. `None` if no stream can be read now.
     fn next_command(&mut self, room: usize) -> Option<ReadCommand> {
-        let room = room.min(self.part());
+        let room = room.min(self.max_per_read());
         if self.reads_one_stream() {
             let stream = self.set.first_mut().stream.clone();
             let keys = [&*stream.keys.primary, &*stream.keys.retry];
@@ -807,7 +812,7 @@ impl Fetch {
     /// next read.
     fn is_busy_otherwise(&mut self) -> bool {
         let claimer = &self.parts.claimer;
-        let may_claim = claimer.until().is_some();
+        let may_claim = claimer.may_claim_until().is_some();
         (self.poll_first && self.reads_one_stream())
             || self.parts.recovery.is_due()
             || self.set.has_due_scan(&self.parts.claimer, may_claim)
@@ -821,20 +826,20 @@ impl Fetch {
         self.full = entries.len() >= count;
     }
 
-    /// Returns the most entries of one read. With this limit, one part of the demand is fetched
-    /// while another is handled and a third is acknowledged. Besides, a large response takes long
-    /// to arrive, and meanwhile its entries are not in the in-flight table.
-    fn part(&mut self) -> usize {
-        let max = self.parts.max_in_flight.div_ceil(4).max(MIN_PART);
+    /// Returns the maximum number of entries of one read. With this limit, one part of the demand
+    /// is fetched while another is handled and a third is acknowledged. Besides, a large response
+    /// takes long to arrive, and its entries are not in the in-flight table until then.
+    fn max_per_read(&mut self) -> usize {
+        let max = self.parts.max_in_flight.div_ceil(4).max(MIN_PER_READ);
         match self.reads_one_stream() {
             true => self.set.first_mut().size.fit(max),
-            // The script limits the bytes.
+            // The script itself limits the bytes of its response.
             false => max,
         }
     }
 
-    /// Reads Redis's clock if no tick has read it lately. In that case the server was probably
-    /// paused, and its clock may have stepped: new requests would look expired.
+    /// Reads Redis's clock if no tick has read it lately. The server was then probably paused, and
+    /// its clock may have stepped. With the old reading, new requests would look expired.
     async fn read_clock(&mut self) {
         let FetchParts {
             clock,
@@ -893,10 +898,10 @@ impl Fetch {
         let id = connection.id;
         if block.is_some() {
             parts.blocked.set(id);
-            // A stop or a change of the streams ends the read that was just set. Both are checked
-            // only now, so neither is missed.
+            // From here on, a stop or a change of the streams ends this read. Earlier ones are
+            // found by this check, so none is missed.
             let is_changed = parts.changes.as_ref().is_some_and(|it| !it.is_empty())
-                || parts.pauses.count() != self.pauses;
+                || parts.pauses.count() != self.pause_count;
             if parts.buffer.is_stopped() || is_changed {
                 parts.blocked.set(0);
                 return Ok(Vec::new());
@@ -904,7 +909,7 @@ impl Fetch {
             parts.buffer.set_reading(true);
         }
         let limit = block.unwrap_or_default() + GRACE;
-        let progress = connection.line.progress();
+        let progress = connection.inner.progress();
         let encoded = command.cmd.get_packed_command();
         let answer = async {
             let answer = connection.read(&encoded, command.script());
@@ -928,8 +933,8 @@ impl Fetch {
         self.entries(command, answer).await
     }
 
-    /// Returns the response of the fetch's connection, which is lost if there is none. `answer` is
-    /// `Elapsed` if none came in time.
+    /// Returns the response. If there is none, drops the connection and returns the error. `answer`
+    /// is `Elapsed` if no response came in time.
     fn arrived(&mut self, answer: Result<RedisResult<Value>, Elapsed>) -> Result<Value, Error> {
         match answer {
             Ok(Ok(answer)) => Ok(answer),
@@ -940,7 +945,7 @@ impl Fetch {
 
     /// Decodes the entries of a response.
     async fn entries(&mut self, command: &ReadCommand, answer: Value) -> Result<Vec<Entry>, Error> {
-        // No error: a key was deleted, or another client sent `CLIENT UNBLOCK`.
+        // This is no failure: a key was deleted, or another client sent `CLIENT UNBLOCK`.
         if error::code(&answer) == Some("UNBLOCKED") {
             self.poll_first |= !self.reads_one_stream();
             return Ok(Vec::new());
@@ -1032,20 +1037,20 @@ impl Fetch {
     /// Connects, until the buffer is stopped.
     async fn connect(&mut self) -> Result<BlockingConnection, Error> {
         if self.parts.order.is_some() {
-            // The read of the lost connection may still wait on the server. It would take entries
-            // that must come to the next read.
+            // The read of the lost connection may still be blocked on the server, and would take
+            // entries that must come to the next read.
             self.parts.blocked.unblock(self.lost_connection).await;
             self.lost_connection = 0;
         }
         let connecting = async {
-            let mut line = self.parts.connector.connection().await?;
+            let mut inner = self.parts.connector.connection().await?;
             let id = redis::cmd("CLIENT").arg("ID").to_owned();
             // Without permission for `CLIENT ID`, a blocked read runs until its `BLOCK` ends.
-            let id = timeout(GRACE, line.command(&id)).await;
+            let id = timeout(GRACE, inner.command(&id)).await;
             let id = id.ok().and_then(Result::ok);
             let id = id.and_then(|id| integer(&id).ok());
             Ok(BlockingConnection {
-                line,
+                inner,
                 id: id.unwrap_or(0),
             })
         };
@@ -1092,11 +1097,11 @@ fn rejoined(stream: &ServedStream) {
 }
 
 /// The entries in a response of the script, the streams that could not be read, and `true` if the
-/// limit of the group admits no more.
+/// group has reached its limit.
 type ByScript = (Value, Vec<(usize, String)>, bool);
 
-/// Splits the script's response. For a stream that could not be read it has the position of the
-/// stream, from 0, and the error.
+/// Splits the script's response. Returns each stream that could not be read as its position, from
+/// 0, and its error.
 pub(super) fn by_script(answer: Value) -> Result<ByScript, Error> {
     let [found, failed, at_limit] = exactly(answer)?;
     let at_limit = integer(&at_limit)? == 1;
@@ -1126,8 +1131,8 @@ pub(super) async fn release(deliveries: Vec<Delivery<RedisSettle>>) {
     log_unsettled(join_all(deliveries.into_iter().map(settle)).await);
 }
 
-/// Returns `true` if the server's error has this code. If a command of a script failed,
-/// `error::unwrapped` has made that command's code the error's.
+/// Returns `true` if the server's error has this code. If a command within a script failed, the
+/// code is that of the command: see `error::unwrapped`.
 pub(super) fn has_code(error: &Error, code: &str) -> bool {
     std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<redis::RedisError>())

@@ -26,8 +26,9 @@ use crate::{
     },
 };
 
-/// The number of pending entries in a full page. A search reads pages until one is not full.
-pub(super) const MAX_LOOKED_AT: usize = 100;
+/// The number of pending entries in a full page. A search ends with the first page that is not
+/// full.
+pub(super) const PAGE_LEN: usize = 100;
 
 /// Fetches unheld entries again. A recovery searches in several steps, because the server may still
 /// run a read after the connection that sent it was lost.
@@ -46,8 +47,8 @@ pub(in crate::transport::redis::consumer) struct Recovery {
 struct RecoveryTimes {
     /// The time of the next step.
     next_at: Instant,
-    /// The recovery ends with the first step after this time: two leases after the first step that
-    /// has searched all streams. `None` before that step.
+    /// Two leases after the first step that has searched all streams. The recovery ends with the
+    /// first step after this time. `None` before all streams were searched.
     ends_at: Option<Instant>,
 }
 
@@ -69,7 +70,7 @@ impl Recovery {
         }
     }
 
-    /// Begins a recovery, or begins it again. Called if a lost response may have had entries.
+    /// Begins or restarts a recovery. Called if a lost response may have had entries.
     pub(super) fn begin(&mut self) {
         self.times = Some(RecoveryTimes {
             next_at: Instant::now(),
@@ -135,7 +136,7 @@ impl Recovery {
                 continue;
             };
             let ids: Vec<_> = of_stream.iter().map(|entry| entry.id).collect();
-            for ids in ids.chunks(MAX_LOOKED_AT) {
+            for ids in ids.chunks(PAGE_LEN) {
                 match self.renew(&stream, which, ids).await {
                     Ok(ids) => claimed.extend(ids.into_iter().map(|id| (which, id))),
                     Err(error) => {
@@ -159,14 +160,14 @@ impl Recovery {
     pub(super) async fn renew_arriving(&self, has_begun: impl Fn() -> bool) -> Infallible {
         loop {
             sleep(self.member.lease / 3).await;
-            // Before its first bytes there is no response, and nothing to renew.
+            // Before the first bytes of the response, there is nothing to renew.
             if !has_begun() {
                 continue;
             }
             for stream in self.streams.all().iter() {
                 for which in stream.both() {
                     let renewed = async {
-                        let ids = self.unheld(stream, which, MAX_LOOKED_AT).await?;
+                        let ids = self.unheld(stream, which, PAGE_LEN).await?;
                         self.renew(stream, which, &ids).await
                     };
                     if let Err(error) = renewed.await {
@@ -189,8 +190,7 @@ impl Recovery {
         let (mut unheld, mut from) = (Vec::new(), "-".to_owned());
         loop {
             let pending = match self.pending(stream, which, &from).await {
-                // The entries of a stream that cannot be read cannot be fetched again, and must not
-                // delay the other streams.
+                // A failing stream is skipped, so that it does not delay the other streams.
                 Err(_) if stream.is_failing() => return Ok(unheld),
                 pending => pending?,
             };
@@ -200,7 +200,7 @@ impl Recovery {
             }
             let is_unheld = |id: &StreamEntryId| !self.in_flight.contains((which, *id));
             unheld.extend(pending.into_iter().filter(is_unheld));
-            if page_len < MAX_LOOKED_AT || unheld.len() >= max {
+            if page_len < PAGE_LEN || unheld.len() >= max {
                 return Ok(unheld);
             }
         }
@@ -219,7 +219,7 @@ impl Recovery {
             .arg(self.member.group.as_str())
             .arg(from)
             .arg("+")
-            .arg(MAX_LOOKED_AT)
+            .arg(PAGE_LEN)
             .arg(&self.member.consumer);
         entry::pending(self.pipeline.command(cmd, Resend::Never).await?)
     }

@@ -16,7 +16,7 @@ use crate::{
                 streams::{ServedStream, StreamNames, StreamSet},
             },
             entry::Entry,
-            entry_size::{ANSWER, EntrySize},
+            entry_size::{EntrySize, MAX_RESPONSE_BYTES},
             scripts,
             server::{BACKOFF, LogLimit},
         },
@@ -31,7 +31,7 @@ const MAX_BLOCKED: usize = 256;
 const MAX_PLAIN: u32 = 7;
 /// The most entries that plain reads take of one stream before its turn ends.
 const MAX_PORTION: usize = 16;
-/// A stream counts as active if one of this many last reads has returned entries of it.
+/// A stream is active if one of this many last reads has returned entries of the stream.
 const RECENT_READS: u64 = 16;
 
 /// The streams that one consumer reads.
@@ -40,7 +40,7 @@ pub(super) struct ReadSet {
     streams: Vec<ReadStream>,
     names: StreamNames,
     schedule: StreamSchedule,
-    /// The position of the stream whose scan is checked first next time.
+    /// The position of the stream at which the next search for a due scan starts.
     next_scan: usize,
     /// Counts the reads that returned entries.
     reads: u64,
@@ -48,19 +48,19 @@ pub(super) struct ReadSet {
 }
 
 /// Chooses between the script and plain reads. The script reads all streams in the order of the
-/// policy, and costs the server several times as much as one command that reads some of the
-/// recently active streams. So while plain reads return at least half as many entries as the
+/// policy. A plain read is one command, which reads some of the active streams, and costs the
+/// server several times less. So while plain reads return at least half as many entries as the
 /// script, the script is called only now and then.
 ///
 /// A plain read takes a portion of each stream. While reads return all that they request, the
 /// streams have a backlog, and larger portions of fewer streams need fewer acknowledgements.
 /// `benches/redis.rs`, `task-64 --streams 64`, shows the gain.
 struct PlainReads {
-    /// The number of entries of one stream that the next plain read requests at least.
+    /// The minimum number of entries that the next plain read requests of each stream.
     portion: usize,
     /// The number of entries that the last script call returned.
     by_script: usize,
-    /// The number of entries that the last read returned, of either kind.
+    /// The number of entries that the last read returned, plain or by the script.
     last: usize,
     /// The number of plain reads since the last script call.
     since: u32,
@@ -198,7 +198,7 @@ impl ReadSet {
                 continue;
             };
             let read = &mut self.streams[place];
-            read.size.note(of_stream.iter().map(Entry::weight));
+            read.size.note(of_stream.iter().map(Entry::size));
             read.last_read = self.reads;
             self.schedule.fetched(index, of_stream.len());
             let of_primary = of_stream.iter().filter(|entry| !entry.which.is_retry());
@@ -230,7 +230,7 @@ impl ReadSet {
         let count = self.streams.len();
         let mut due = None;
         for at in (0..count).map(|n| (self.next_scan + n) % count) {
-            // Called for each stream, because it also gives up the scans that may not claim.
+            // Called for each stream, because the call also gives up scans that may not claim.
             let is_due = self.streams[at].scan.prepare_next(claimer, may);
             if is_due && due.is_none() && self.streams[at].is_readable() {
                 due = Some(at);
@@ -239,8 +239,8 @@ impl ReadSet {
         due
     }
 
-    /// Makes the call of the script that reads all streams, for at most `room` entries. Returns it
-    /// with the indexes of the streams, in the order of the call. `None` if all streams are
+    /// Makes the call of the script that reads all streams, for at most `room` entries. Returns the
+    /// call, and the indexes of the streams in the order of the call. `None` if all streams are
     /// skipped. `limit` is the most entries that may be pending for the group.
     pub(super) fn fetch_command(
         &mut self,
@@ -266,7 +266,7 @@ impl ReadSet {
             cmd.arg(member.group.as_str())
                 .arg(&member.consumer)
                 .arg(room)
-                .arg(ANSWER)
+                .arg(MAX_RESPONSE_BYTES)
                 .arg(limit.map_or(String::new(), |limit| limit.to_string()));
             for (max, size) in &quotas {
                 cmd.arg(*max).arg(*size);
@@ -275,9 +275,9 @@ impl ReadSet {
         Some((cmd, order))
     }
 
-    /// Makes a plain read of the active streams that are furthest behind, with the same limit for
-    /// each: at least a portion, if there is room. Returns it with the limit for all together.
-    /// `None` if the script is better.
+    /// Makes a plain read of the active streams that are furthest behind. Each stream has the same
+    /// limit: at least a portion, if there is room. Returns the read, and the sum of the limits.
+    /// `None` if the script should be called instead.
     pub(super) fn plain_command(&self, member: &Member, room: usize) -> Option<(Cmd, usize)> {
         if !self.plain.are_worth_it() || Mechanism::PlainReads.is_off() {
             return None;
@@ -292,7 +292,7 @@ impl ReadSet {
         let count = room.checked_div(streams.len())?;
         let bytes: usize = streams.iter().map(|it| count * it.size.expected()).sum();
         let keys = streams.iter().map(|it| it.stream.keys.primary.as_str());
-        (bytes <= ANSWER).then(|| {
+        (bytes <= MAX_RESPONSE_BYTES).then(|| {
             let cmd = member.read_group(count, None, keys, ">");
             (cmd, count * streams.len())
         })
@@ -326,8 +326,8 @@ impl ReadSet {
         self.streams.len() > MAX_BLOCKED
     }
 
-    /// Skips a stream for a while. Returns the number of failures that were not logged, if this
-    /// failure is to be logged.
+    /// Skips a stream for a while. If this failure should be logged, returns the number of earlier
+    /// failures that were not logged.
     pub(super) fn fail(&mut self, index: u32) -> Option<u64> {
         let place = self.place(index)?;
         let read = &mut self.streams[place];

@@ -1,0 +1,107 @@
+//! Settles the deliveries of the last read in one exchange over the connection that reads.
+
+use std::mem;
+
+use super::{
+    replies::ReplyCall,
+    settlement::{Effect, PublishedReply, Settlement},
+    settler::{Settler, by_stream, xack},
+};
+use crate::transport::redis::{connection::Commands, error, producer::Publish, response::Value};
+
+/// Settlements, and the commands that carry them out.
+pub(super) struct Exchange {
+    commands: Commands,
+    /// The deliveries of each `XACK`. These are the first commands but for those that publish.
+    acknowledged: Vec<Vec<Settlement<Option<PublishedReply>>>>,
+    /// The calls that store replies. These are the last commands.
+    stored: Vec<ReplyCall>,
+}
+
+impl Exchange {
+    /// Marks the deliveries as settling. Each settlement must fit the connection that reads.
+    pub(super) fn new(settler: &Settler, settlements: Vec<Settlement>) -> Self {
+        let guards = settlements.iter().map(|it| &it.delivery.guard);
+        settler.in_flight.mark_settling(guards);
+        let (mut acknowledged, mut stored) = (Vec::new(), Vec::new());
+        for mut settlement in settlements {
+            match mem::replace(&mut settlement.effect, Effect::Acknowledge(None)) {
+                Effect::Reply(reply) => stored.push(settlement.with(reply)),
+                Effect::Acknowledge(publish) => acknowledged.push(settlement.with(publish)),
+                Effect::Fenced(_) => unreachable!("does not fit the connection that reads"),
+            }
+        }
+        let mut exchange = Self {
+            commands: Commands::default(),
+            acknowledged: by_stream(acknowledged),
+            stored: by_stream(stored).into_iter().map(ReplyCall::new).collect(),
+        };
+        exchange.encode();
+        exchange
+    }
+
+    fn encode(&mut self) {
+        let commands = &mut self.commands;
+        for settlement in self.acknowledged.iter().flatten() {
+            let Some((channel, envelope)) = &settlement.effect else {
+                continue;
+            };
+            if commands.len() == 0 {
+                // Redis writes to clients in reverse order: last to the client whose output came
+                // first. The response to this `PING` comes before the published replies. So this
+                // connection is written last, and the recipients of the replies wake first.
+                commands.push(redis::cmd("PING"));
+            }
+            commands.push(Publish::new(&channel[..], envelope));
+        }
+        for of_stream in &self.acknowledged {
+            let ids: Vec<_> = of_stream.iter().map(|it| it.delivery.guard.key.1).collect();
+            let first = &of_stream[0].delivery;
+            commands.push(xack(&first.stream, first.guard.key.0, &ids));
+        }
+        for call in &self.stored {
+            commands.push(call.command());
+        }
+    }
+
+    /// Returns the commands, in their order.
+    pub(super) fn commands(&self) -> &Commands {
+        &self.commands
+    }
+
+    /// Confirms the settlements that the server has carried out, and returns the others.
+    pub(super) fn finish(self, settler: &Settler, mut responses: Vec<Value>) -> Vec<Settlement> {
+        let mut others = Vec::new();
+        let stored = responses.split_off(responses.len() - self.stored.len());
+        for (call, response) in self.stored.into_iter().zip(stored) {
+            if let Err((replies, _)) = call.finish(settler, response) {
+                others.extend(replies.into_iter().map(|it| it.map(Effect::Reply)));
+            }
+        }
+        let acknowledged = responses.split_off(responses.len() - self.acknowledged.len());
+        if acknowledged.iter().any(|it| error::code(it).is_some()) {
+            others.extend(all(self.acknowledged));
+            return others;
+        }
+        // The first response answers the `PING`.
+        for response in responses.into_iter().skip(1) {
+            settler.published(response);
+        }
+        (self.acknowledged.into_iter()).for_each(|batch| settler.confirm_done(batch));
+        others
+    }
+
+    /// Returns all settlements, because the connection was lost.
+    pub(super) fn into_settlements(self) -> Vec<Settlement> {
+        let replies = self.stored.into_iter().flat_map(ReplyCall::into_replies);
+        let stored = replies.map(|it| it.map(Effect::Reply));
+        all(self.acknowledged).chain(stored).collect()
+    }
+}
+
+fn all(
+    acknowledged: Vec<Vec<Settlement<Option<PublishedReply>>>>,
+) -> impl Iterator<Item = Settlement> {
+    let settlements = acknowledged.into_iter().flatten();
+    settlements.map(|it| it.map(Effect::Acknowledge))
+}
