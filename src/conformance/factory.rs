@@ -130,7 +130,8 @@ pub trait Factory: Send + Sync {
     }
 
     /// Ends the leases of all deliveries of the group, although its workers still run. Other
-    /// workers can then claim the deliveries. Needed for [`Capabilities::end_leases`].
+    /// workers can then claim the deliveries. If the workers own partitions, all of them count as
+    /// dead for a moment. Needed for [`Capabilities::end_leases`].
     fn end_leases(&self, settings: &Settings) -> impl Future<Output = Result<(), Error>> + Send {
         let _ = settings;
         async { Err(not_implemented("end_leases", "end_leases")) }
@@ -195,6 +196,8 @@ pub struct Capabilities {
     pub stream_sets: bool,
     /// A stream can have [partitions](crate::transport::Streams::partitioned).
     pub partitions: bool,
+    /// Workers can [own](crate::transport::Streams::owned) the partitions of a stream.
+    pub owned_partitions: bool,
     /// A task can have an [idempotency key](crate::IdempotencyKey).
     pub idempotent_tasks: bool,
     /// A sender can require that [replicas confirm](crate::client::Call::replicas) a task. On a
@@ -247,6 +250,7 @@ impl Capabilities {
             messages: true,
             stream_sets: true,
             partitions: true,
+            owned_partitions: true,
             outbox: true,
             tasks: true,
             limits: true,
@@ -280,6 +284,7 @@ impl Capabilities {
             messages: false,
             stream_sets: false,
             partitions: false,
+            owned_partitions: false,
             outbox: false,
             tasks: false,
             limits: false,

@@ -81,6 +81,7 @@ mod limits;
 mod listing;
 mod messages;
 mod outbox;
+mod owned;
 mod partitions;
 mod records;
 mod redelivery;
@@ -169,6 +170,14 @@ pub use self::{
         a_request_sends_its_follow_ups_if_it_succeeds, an_invalid_follow_up_is_refused,
         follow_ups_are_sent_with_the_acknowledgement, follow_ups_of_a_failed_attempt_are_not_sent,
         follow_ups_of_a_lost_delivery_are_not_sent,
+    },
+    owned::{
+        a_failed_message_holds_up_its_key_and_no_other, a_verdict_of_a_former_owner_has_no_effect,
+        a_worker_that_is_alone_owns_all_partitions, a_worker_that_stops_hands_its_partitions_over,
+        a_worker_that_would_read_owned_partitions_is_refused,
+        each_partition_has_one_owner_at_a_time,
+        keys_keep_their_order_over_workers_that_come_and_go,
+        the_partitions_of_a_dead_worker_are_owned_after_its_lease,
     },
     partitions::{
         a_key_has_one_partition, a_partitioned_stream_is_used_as_one_stream,
@@ -333,6 +342,14 @@ macro_rules! conformance_tests {
             a_key_has_one_partition
             a_partitioned_stream_is_used_as_one_stream
             numbers_of_partitions_that_differ_are_refused
+            a_worker_that_is_alone_owns_all_partitions
+            each_partition_has_one_owner_at_a_time
+            a_failed_message_holds_up_its_key_and_no_other
+            a_worker_that_stops_hands_its_partitions_over
+            the_partitions_of_a_dead_worker_are_owned_after_its_lease
+            a_verdict_of_a_former_owner_has_no_effect
+            a_worker_that_would_read_owned_partitions_is_refused
+            keys_keep_their_order_over_workers_that_come_and_go
             the_status_of_a_task_follows_it
             the_status_of_a_dead_task_follows_its_replay
             a_unique_key_is_held_until_its_task_has_ended

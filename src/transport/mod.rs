@@ -113,7 +113,7 @@ pub(crate) use self::{
     bound::{Bound, DrainRate, Waiting},
     claims::Claims,
     counters::Counters,
-    partitions::{Partitions, Role},
+    partitions::{Partitions, Role, read_beside_owners},
     settings::consumer_settings,
     streams::{Members, Quota, StreamPolicy, StreamSchedule},
     workers::{MINUTES, MinuteCounts, host_name},
@@ -407,7 +407,27 @@ impl Verdict {
             verdict => verdict,
         }
     }
+
+    /// Turns a parking into a redelivery, for a delivery that keeps its place in the order of an
+    /// owned partition: it asks again for its permit, or for a newer worker, after some time. Other
+    /// verdicts do not change.
+    pub(crate) fn in_order(self, attempt: u32, backoff: &Backoff) -> Self {
+        match self {
+            Self::Park(request) => Self::Redeliver {
+                after: Some(match request.newer() {
+                    Some(_) => backoff.after(attempt),
+                    None => BETWEEN_PERMITS,
+                }),
+                counted: false,
+                reason: String::new(),
+            },
+            verdict => verdict,
+        }
+    }
 }
+
+/// The time after which a delivery of an owned partition asks for a permit again.
+const BETWEEN_PERMITS: Duration = Duration::from_millis(100);
 
 /// The reason why a message was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

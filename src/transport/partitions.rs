@@ -142,6 +142,15 @@ impl Partitions {
     }
 }
 
+/// Returns the text of the refusal of a worker that would read partitions that other workers of its
+/// group own.
+pub(crate) fn read_beside_owners(stream: &Name, group: &Name) -> String {
+    format!(
+        "workers of the group `{group}` own partitions of the stream `{stream}`, and this one would \
+         read them too: serve `Streams::partitioned(…).owned()`, or choose another group"
+    )
+}
+
 /// The way in which a handle uses a partitioned stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {

@@ -206,6 +206,12 @@ impl Settings {
         }
     }
 
+    /// Returns `true` if the workers of the group own partitions.
+    pub(crate) fn has_owners(&self) -> bool {
+        let partitions = self.partitions();
+        partitions.is_some_and(|partitions| partitions.owned)
+    }
+
     /// Returns the registry whose streams a worker serves. `None` if the settings list the streams.
     pub(crate) fn served_registry(&self) -> Option<&Name> {
         match self.streams.as_ref().map(|set| &set.members) {

@@ -152,8 +152,7 @@ impl Streams {
     }
 
     /// Lets only one worker of the group own and read each partition at a time, so that order by
-    /// key holds over all workers. Requires a [partitioned](Self::partitioned) set, and a transport
-    /// that supports owners: the transport in memory refuses it.
+    /// key holds over all workers. Requires a [partitioned](Self::partitioned) set.
     ///
     /// The workers divide the partitions among themselves. When a worker starts or stops, they
     /// divide them again within seconds. When a worker dies, they divide them again after the

@@ -17,6 +17,7 @@ mod logs;
 mod memory;
 #[cfg(feature = "conformance")]
 mod own_transport;
+mod owned;
 #[path = "../support/panics.rs"]
 mod panics;
 mod properties;

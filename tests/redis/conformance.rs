@@ -92,9 +92,14 @@ mod redis {
             Some(handle.schedules())
         }
 
-        /// Gives all pending deliveries to a consumer that has been silent for an hour.
+        /// Gives all pending deliveries to a consumer that has been silent for an hour. If the
+        /// workers own partitions, removes them from the list of members instead.
         async fn end_leases(&self, settings: &Settings) -> Result<(), Error> {
             let (stream, group) = (settings.stream.as_str(), settings.group.as_str());
+            let members = format!("{{{stream}}}:members:{group}");
+            if self.query::<u64>(&["DEL", &members]).await > 0 {
+                return Ok(());
+            }
             let pending: Vec<(String, String, u64, u64)> = self
                 .query(&["XPENDING", stream, group, "-", "+", "1000"])
                 .await;

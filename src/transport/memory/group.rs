@@ -16,6 +16,7 @@ use super::{
     limits::Limits,
     log::{Log, LogEntry},
     observer::{MessageEvent, ObservedDelivery, ObservedMessage},
+    ownership::{GroupOwnership, Position},
     records::TaskEnd,
 };
 use crate::{
@@ -25,8 +26,8 @@ use crate::{
         key_for_paused,
     },
     transport::{
-        Backlog, Claims, Discarded, DroppedLetters, GroupStats, Settings, TaskOutcome, TaskState,
-        Verdict, Waiting, codec,
+        Backlog, Claims, Discarded, DroppedLetters, GroupStats, PartitionTerm, Settings,
+        TaskOutcome, TaskState, Verdict, Waiting, codec,
     },
 };
 
@@ -45,18 +46,19 @@ pub(super) fn name_of(consumer: Consumer) -> String {
 #[derive(Debug, Default)]
 pub(super) struct Group {
     /// The index of the first unread entry.
-    next: u64,
+    pub(super) next: u64,
     /// The id of the last entry that was read.
     last_read: Option<EntryId>,
     /// The indices of entries that were read, and whose first delivery is neither settled nor
     /// claimed.
-    unfinished: BTreeSet<u64>,
-    /// The redeliveries that are due, each with the time since which it is due.
-    ready: VecDeque<(Instant, Retry)>,
+    pub(super) unfinished: BTreeSet<u64>,
+    /// The redeliveries that are due, each with the time since which it is due. In an owned
+    /// partition, also new messages that wait for their keys, and all in their order.
+    pub(super) ready: VecDeque<(Instant, Retry)>,
     /// Redeliveries that are not moved to `ready` yet, by the time at which they are due.
-    delayed: BTreeMap<(Instant, Serial), Retry>,
+    pub(super) delayed: BTreeMap<(Instant, Serial), Retry>,
     /// Deliveries that are not settled.
-    pending: HashMap<Serial, Pending>,
+    pub(super) pending: HashMap<Serial, Pending>,
     /// Deliveries whose leases are no longer renewed, by the time at which the leases end.
     ending: BTreeSet<(Instant, Serial)>,
     pub(super) dead: DeadLetterLog,
@@ -69,6 +71,7 @@ pub(super) struct Group {
     last_serial: Serial,
     last_was_a_retry: bool,
     pub(super) limits: Limits,
+    pub(super) ownership: GroupOwnership,
 }
 
 /// If a worker is too old for a message, and there is a newer worker, the message is delivered
@@ -93,20 +96,23 @@ impl GroupMember {
 /// A message to deliver, and the number of its attempts so far.
 #[derive(Debug)]
 pub(super) struct Retry {
-    entry: Arc<LogEntry>,
+    pub(super) entry: Arc<LogEntry>,
     attempts: u32,
     /// The number of redeliveries in a row that did not count.
     put_offs: u32,
+    /// The place of the message in the order of an owned partition. `None` if it was not read there.
+    pub(super) position: Option<Position>,
 }
 
 impl Retry {
     /// Creates a message that has had no attempt.
-    fn first(entry: Arc<LogEntry>) -> Self {
+    pub(super) fn first(entry: Arc<LogEntry>) -> Self {
         let (attempts, put_offs) = (0, 0);
         Self {
             entry,
             attempts,
             put_offs,
+            position: None,
         }
     }
 }
@@ -132,12 +138,14 @@ impl Holder for Pending {
 
 /// A delivery that is not settled.
 #[derive(Debug)]
-struct Pending {
+pub(super) struct Pending {
     entry: Arc<LogEntry>,
     /// The number of the attempt.
     attempt: u32,
     /// The number of earlier redeliveries in a row that did not count.
     put_offs: u32,
+    /// As for [`Retry`].
+    position: Option<Position>,
     /// The entry's index in the log. `None` for a redelivery.
     index: Option<u64>,
     consumer: Consumer,
@@ -155,6 +163,8 @@ pub(super) struct TakenDelivery {
     pub(super) entry: Arc<LogEntry>,
     pub(super) attempt: u32,
     pub(super) lease: Lease,
+    /// The term of the owner of the partition.
+    pub(super) term: Option<PartitionTerm>,
     /// The id of the task, if the group records its status.
     pub(super) task: Option<MessageId>,
     /// Set if the broker is observed. Boxed, because few brokers are observed.
@@ -198,13 +208,23 @@ impl Group {
         }
     }
 
-    /// Removes a worker, so that it is no longer woken.
-    pub(super) fn leave(&mut self, consumer: Consumer) {
+    /// Removes a worker, so that it is no longer woken, and owns nothing after it has settled what
+    /// it runs.
+    pub(super) fn leave(
+        &mut self,
+        consumer: Consumer,
+        settings: &Settings,
+        context: &GroupContext,
+    ) {
         self.members.remove(&consumer);
+        self.leave_owners(consumer, settings, context);
     }
 
     /// Lets all leases of a worker end after `lease`, unless they end earlier.
     pub(super) fn abandon(&mut self, consumer: Consumer, lease: Duration) {
+        if self.end_ownership(Some(consumer), instant_after(lease)) {
+            return;
+        }
         let serials: Vec<_> = self
             .pending
             .iter()
@@ -221,18 +241,32 @@ impl Group {
         settings: &Settings,
         context: &GroupContext,
     ) {
-        if let Some(pending) = self.pending.get_mut(&serial) {
+        let in_order = self.ownership.stop(serial);
+        let pending = self.pending.get_mut(&serial);
+        let is_pending = pending.is_some();
+        if let Some(pending) = pending {
             pending.held = false;
             let Pending { entry, attempt, .. } = pending;
             context
                 .observation
                 .report_delivery(settings, entry, *attempt, || MessageEvent::Abandoned);
-            self.end_leases([serial], instant_after(settings.lease));
+        }
+        match in_order {
+            Some(message) => {
+                if is_pending {
+                    self.ownership.break_off();
+                }
+                self.stopped_in_order(&message, !is_pending, settings, context);
+            }
+            None => self.end_leases([serial], instant_after(settings.lease)),
         }
     }
 
     /// Ends every lease now.
     pub(super) fn end_all_leases(&mut self) {
+        if self.end_ownership(None, Instant::now()) {
+            return;
+        }
         let serials: Vec<_> = self.pending.keys().copied().collect();
         for serial in &serials {
             if let Some(ends) = self.pending[serial].ends {
@@ -256,12 +290,13 @@ impl Group {
         }
     }
 
-    /// Returns the next time at which a redelivery is due or a lease ends. The group does not wake
-    /// workers at that time, so they set a timer.
+    /// Returns the next time at which a redelivery is due, a lease ends or an owner dies. The group
+    /// does not wake workers at that time, so they set a timer.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let due = self.delayed.first_key_value().map(|((at, _), _)| *at);
         let ending = self.ending.first().map(|(at, _)| *at);
-        due.into_iter().chain(ending).min()
+        let times = [due, ending, self.ownership.dies()];
+        times.into_iter().flatten().min()
     }
 
     /// Delivers up to `max` messages to a worker.
@@ -275,6 +310,7 @@ impl Group {
     ) -> Vec<TakenDelivery> {
         self.promote(settings, context);
         self.claim(settings, context);
+        self.hand_over(settings, context);
         let pauses = context.pauses.of_group(settings);
         if pauses.is_paused() {
             return Vec::new();
@@ -286,7 +322,7 @@ impl Group {
         let ahead = self.ready.len() + log.end().saturating_sub(self.next) as usize;
         let mut taken = Vec::with_capacity(max.min(ahead));
         while taken.len() < max {
-            let Some((retry, index)) = self.pick(log) else {
+            let Some((retry, index)) = self.pick(log, consumer) else {
                 break;
             };
             // Checked before the message is decoded, because decoding it may kill the worker.
@@ -298,6 +334,7 @@ impl Group {
                 );
                 let end = (reason, TaskOutcome::default());
                 self.dead_letter(&retry.entry, retry.attempts, end, settings, context);
+                self.end_in_order(&retry);
                 let error = "the request could not be handled";
                 context.answer(&retry.entry, || Err(RpcError::unavailable(error)));
                 continue;
@@ -305,9 +342,13 @@ impl Group {
             if context.records.skips(settings, &retry.entry.fields) {
                 index.map(|index| self.unfinished.remove(&index));
                 self.end_reservation(&retry);
+                self.end_in_order(&retry);
                 continue;
             }
-            if let Some(key) = pauses.key_of(&retry.entry) {
+            // A parked message would lose its place in the order of an owned partition.
+            if !self.ownership.is_used()
+                && let Some(key) = pauses.key_of(&retry.entry)
+            {
                 context.counters.parked.increment();
                 index.map(|index| self.unfinished.remove(&index));
                 self.end_reservation(&retry);
@@ -347,12 +388,9 @@ impl Group {
         {
             let (at, _) = *first.key();
             let retry = first.remove();
-            let of_group = (&settings.stream, Some(&settings.group));
-            let (fields, clock) = (&retry.entry.fields, &context.clock);
-            context.records.change(of_group, fields, clock, |status| {
-                status.state = TaskState::Waiting;
-            });
-            self.ready.push_back((at, retry));
+            let GroupContext { records, clock, .. } = context;
+            records.waits(settings, &retry.entry, clock);
+            self.make_ready(at, retry);
         }
     }
 
@@ -366,57 +404,83 @@ impl Group {
         while let Some(&(ends, serial)) = self.ending.first()
             && ends <= now
         {
-            let pending = self
-                .finish(serial)
-                .expect("a delivery whose lease ends is pending");
-            context.counters.claimed.increment();
-            let (fields, clock) = (&pending.entry.fields, &context.clock);
-            let of_group = (&settings.stream, Some(&settings.group));
-            context.records.change(of_group, fields, clock, |status| {
-                status.state = TaskState::Waiting;
-            });
-            claims.add(&name_of(pending.consumer), || pending.entry.id.to_string());
-            if pending.held {
-                context.counters.lost_leases.increment();
-                pending.lease.lose();
-            }
-            self.end_reservation(&pending);
-            let retry = Retry {
-                entry: pending.entry,
-                attempts: pending.attempt,
-                put_offs: pending.put_offs,
-            };
+            let retry = self.take_back(serial, &mut claims, settings, context);
             self.ready.push_back((now, retry));
         }
         claims.log(&settings.stream, &settings.group);
     }
 
+    /// Takes a pending delivery from its worker. If the worker still handles it, its lease is lost.
+    pub(super) fn take_back(
+        &mut self,
+        serial: Serial,
+        claims: &mut Claims,
+        settings: &Settings,
+        context: &GroupContext,
+    ) -> Retry {
+        let pending = self
+            .finish(serial)
+            .expect("only a pending delivery is taken back");
+        let GroupContext {
+            counters,
+            records,
+            clock,
+            ..
+        } = context;
+        counters.claimed.increment();
+        records.waits(settings, &pending.entry, clock);
+        claims.add(&name_of(pending.consumer), || pending.entry.id.to_string());
+        if pending.held {
+            counters.lost_leases.increment();
+            pending.lease.lose();
+        }
+        self.end_reservation(&pending);
+        Retry {
+            entry: pending.entry,
+            attempts: pending.attempt,
+            put_offs: pending.put_offs,
+            position: pending.position,
+        }
+    }
+
     /// Removes and returns the next message to deliver, with its index if it is a new entry.
     /// Redeliveries and new entries alternate, so that neither starves.
-    fn pick(&mut self, log: &Log) -> Option<(Retry, Option<u64>)> {
-        let fresh = log.get(self.next);
-        let retry_first = !self.last_was_a_retry || fresh.is_none();
+    fn pick(&mut self, log: &Log, consumer: Consumer) -> Option<(Retry, Option<u64>)> {
+        if self.ownership.is_used() {
+            return self.pick_in_order(log, consumer);
+        }
+        let retry_first = !self.last_was_a_retry || log.get(self.next).is_none();
         if retry_first && let Some((_, retry)) = self.ready.pop_front() {
             self.last_was_a_retry = true;
             return Some((retry, None));
         }
         self.last_was_a_retry = false;
-        let entry = Arc::clone(fresh?);
-        let index = self.next;
-        self.next += 1;
-        self.last_read = Some(entry.id);
+        let (entry, index) = self.read(log)?;
         self.unfinished.insert(index);
         Some((Retry::first(entry), Some(index)))
     }
 
+    /// Reads the next entry of the stream, if there is one. Returns it with its index.
+    pub(super) fn read(&mut self, log: &Log) -> Option<(Arc<LogEntry>, u64)> {
+        let index = self.next;
+        let entry = Arc::clone(log.get(index)?);
+        self.next += 1;
+        self.last_read = Some(entry.id);
+        Some((entry, index))
+    }
+
     fn hand_out(&mut self, retry: Retry, index: Option<u64>, consumer: Consumer) -> TakenDelivery {
         self.last_serial += 1;
-        let put_offs = retry.put_offs;
+        self.ownership.start(self.last_serial, &retry);
+        let Retry {
+            put_offs, position, ..
+        } = retry;
         let taken = TakenDelivery {
             serial: self.last_serial,
             entry: retry.entry,
             attempt: retry.attempts + 1,
             lease: Lease::with_outbox(),
+            term: self.ownership.term(),
             task: None,
             in_flight: None,
         };
@@ -426,6 +490,7 @@ impl Group {
                 entry: Arc::clone(&taken.entry),
                 attempt: taken.attempt,
                 put_offs,
+                position,
                 index,
                 consumer,
                 lease: taken.lease.clone(),
@@ -468,12 +533,20 @@ impl Group {
         settings: &Settings,
         context: &GroupContext,
     ) -> Option<Arc<LogEntry>> {
-        let pending = self.finish(serial)?;
+        let in_order = self.ownership.stop(serial);
+        let Some(pending) = self.finish(serial) else {
+            if let Some(message) = in_order {
+                // The task was cancelled while it ran.
+                self.stopped_in_order(&message, true, settings, context);
+            }
+            return None;
+        };
         self.end_reservation(&pending);
         let Pending {
             entry,
             attempt,
             put_offs,
+            position,
             lease,
             ..
         } = pending;
@@ -481,6 +554,7 @@ impl Group {
             entry: Arc::clone(&entry),
             attempts,
             put_offs,
+            position,
         };
         if settings.max_in_flight_of_group.is_some() {
             self.wake();
@@ -515,7 +589,12 @@ impl Group {
                 reason.clone_into(&mut status.reason);
             });
         };
-        match verdict.limited(attempt, entry.max_attempts(settings)) {
+        let mut verdict = verdict.limited(attempt, entry.max_attempts(settings));
+        if in_order.is_some() {
+            verdict = verdict.in_order(attempt, &settings.backoff);
+        }
+        let has_ended = !matches!(verdict, Verdict::Redeliver { .. } | Verdict::Release);
+        match verdict {
             Verdict::Done(answer) => {
                 counters.done.increment();
                 let outcome = match &answer {
@@ -598,6 +677,9 @@ impl Group {
                 self.deliver_again(retry_with(attempt - 1, put_offs), Duration::ZERO);
             }
         }
+        if let Some(message) = in_order {
+            self.stopped_in_order(&message, has_ended, settings, context);
+        }
         Some(entry)
     }
 
@@ -622,7 +704,7 @@ impl Group {
 
     fn deliver_again(&mut self, retry: Retry, after: Duration) {
         if after.is_zero() {
-            self.ready.push_back((Instant::now(), retry));
+            self.make_ready(Instant::now(), retry);
         } else {
             self.last_serial += 1;
             let at = instant_after(after);
@@ -682,10 +764,15 @@ impl Group {
         let at = ready.position(|(_, retry)| is_it(&retry.entry));
         if let Some((_, retry)) = at.and_then(|at| self.ready.remove(at)) {
             self.end_reservation(&retry);
+            self.end_in_order(&retry);
             return true;
         }
-        let due = self.delayed.len();
-        self.delayed.retain(|_, retry| !is_it(&retry.entry));
+        let mut delayed = self.delayed.iter();
+        let at = delayed.find_map(|(at, retry)| is_it(&retry.entry).then_some(*at));
+        if let Some(retry) = at.and_then(|at| self.delayed.remove(&at)) {
+            self.end_in_order(&retry);
+            return true;
+        }
         let mut pending = self.pending.iter();
         let running = pending.find(|(_, pending)| is_it(&pending.entry));
         let running = running.map(|(serial, _)| *serial);
@@ -694,7 +781,7 @@ impl Group {
             pending.lease.cancel(reason);
             return true;
         }
-        self.delayed.len() < due
+        false
     }
 
     /// Delivers the messages that were parked because this name was paused.
@@ -712,12 +799,11 @@ impl Group {
         // still parked.
         for retry in &waiting {
             self.end_reservation(retry);
+            self.end_in_order(retry);
         }
         let mut entries: Vec<_> = waiting.into_iter().map(|retry| retry.entry).collect();
-        while let Some(entry) = log.get(self.next) {
-            self.next += 1;
-            self.last_read = Some(entry.id);
-            entries.push(Arc::clone(entry));
+        while let Some((entry, _)) = self.read(log) {
+            entries.push(entry);
         }
         self.given_up
             .extend(entries.iter().map(|entry| entry.message_id()));
@@ -918,7 +1004,10 @@ impl Group {
     /// Returns the number of messages that could be delivered now, including deliveries whose
     /// leases have ended.
     pub(super) fn queued(&self, log: &Log) -> usize {
-        let over = self.ending.range(..=(Instant::now(), Serial::MAX));
-        self.deliverable(log) as usize + over.count()
+        let now = (Instant::now(), Serial::MAX);
+        if self.ownership.is_used() {
+            return self.queued_in_order(log, self.delayed.range(..=now).count());
+        }
+        self.deliverable(log) as usize + self.ending.range(..=now).count()
     }
 }

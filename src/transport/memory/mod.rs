@@ -59,7 +59,8 @@
 //!
 //! # Ordering
 //! The entries of a stream are delivered in the order in which they were sent. Redeliveries and new
-//! entries take turns.
+//! entries take turns. In partitions that workers [own](crate::transport::Streams::owned), the
+//! messages with one key keep their order.
 //!
 //! # Back-pressure
 //! Without a [bound](Memory::max_waiting), senders are never refused and never wait. A stream keeps
@@ -69,7 +70,7 @@
 //! # Delivery guarantee
 //! Tasks are delivered at least once, as long as the process lives. All messages are lost when the
 //! last handle and the last source are dropped. If a source is dropped, other workers claim its
-//! unsettled deliveries when their leases end. A live worker keeps its deliveries as long as its
+//! unsettled deliveries when their leases end, and own its partitions a lease later. A live worker keeps its deliveries as long as its
 //! handlers run.
 //!
 //! # Errors
@@ -93,6 +94,7 @@ mod messages;
 // Only the test kit observes the broker.
 #[cfg_attr(not(feature = "testing"), allow(dead_code, unreachable_pub))]
 pub(crate) mod observer;
+mod ownership;
 mod records;
 mod registry;
 mod request;

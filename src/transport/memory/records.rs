@@ -13,6 +13,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     clock::{BrokerClock, instant_after},
+    log::LogEntry,
     task_lists::TaskLists,
 };
 use crate::{
@@ -87,6 +88,14 @@ impl Records {
             contents.change(&(stream.clone(), owner), &id, clock, change);
             self.changed.notify_waiters();
         }
+    }
+
+    /// Records that an entry's task waits to be delivered to the group.
+    pub(super) fn waits(&self, settings: &Settings, entry: &LogEntry, clock: &BrokerClock) {
+        let of_group = (&settings.stream, Some(&settings.group));
+        self.change(of_group, &entry.fields, clock, |status| {
+            status.state = TaskState::Waiting;
+        });
     }
 
     /// Records the end of an entry's task, and frees its key.

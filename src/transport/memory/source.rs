@@ -19,14 +19,14 @@ use crate::{
     message::{Attempt, Deadline, Message, MessageId, Name},
     transport::{
         Delivery, Interest, Role, Settings, SettleDelivery, Source, StreamSchedule, Undecodable,
-        Verdict, WorkerMonitor, codec,
+        Verdict, WorkerMonitor, codec, read_beside_owners,
     },
 };
 
 /// The [`Source`] of [`Memory`](super::Memory): one worker of a group.
 ///
 /// Dropping the source has the effect of a crash: other workers claim its unsettled deliveries when
-/// their leases end.
+/// their leases end, and own its partitions a lease later.
 #[derive(Debug)]
 pub struct MemorySource {
     broker: Broker,
@@ -63,15 +63,6 @@ impl MemorySource {
         }
         let set = settings.streams.as_ref();
         set.map_or(Ok(()), |set| set.validate())?;
-        if settings
-            .partitions()
-            .is_some_and(|partitions| partitions.owned)
-        {
-            return Err(Error::config(
-                "the transport in memory has no owners of partitions: leave `owned` out, and serve the \
-                 partitions with one message in flight to keep their order",
-            ));
-        }
         let mut source = Self {
             streams: Vec::new(),
             schedule: StreamSchedule::new(set.map(|set| set.policy).unwrap_or_default()),
@@ -108,19 +99,32 @@ impl MemorySource {
         if let Some(registry) = self.settings.served_registry() {
             self.broker.registries.listen(registry, &self.wake);
         }
-        for (stream, weight) in self.settings.listed_streams() {
-            self.join(&stream, weight)?;
+        let has_owners = self.settings.has_owners();
+        for (number, (stream, weight)) in self.settings.listed_streams().into_iter().enumerate() {
+            self.join(&stream, weight, has_owners.then_some(number))?;
         }
         Ok(())
     }
 
-    fn join(&mut self, stream: &Name, weight: u32) -> Result<(), Error> {
+    /// Joins the group of a stream. `owned` is the number of the partition if workers own it.
+    fn join(&mut self, stream: &Name, weight: u32, owned: Option<usize>) -> Result<(), Error> {
         let settings = self.settings.of_stream(stream);
         self.broker.create_group(&settings)?;
         let (wake, versions) = (self.wake.clone(), self.versions.clone());
-        self.broker.with_group(&settings, |group, _| {
+        let context = &self.broker.context;
+        let joined = self.broker.with_group(&settings, |group, _| {
+            if owned.is_none() && group.has_owners(&settings, context) {
+                let partitions = self.settings.partitions();
+                let stream = partitions.map_or(stream, |partitions| &partitions.stream);
+                return Err(Error::config(read_beside_owners(stream, &settings.group)));
+            }
             group.join(self.consumer, wake, versions);
+            if let Some(partition) = owned {
+                group.join_owners(self.consumer, partition, &settings, context);
+            }
+            Ok(())
         });
+        joined.expect("the group was just created")?;
         self.broker.workers.joined(self.consumer, stream);
         self.schedule.add(self.streams.len() as u32, weight);
         self.streams.push(Arc::new(settings));
@@ -138,7 +142,7 @@ impl MemorySource {
             .after(registry, self.registry_position)
         {
             self.registry_position += 1;
-            if let Err(error) = self.join(&stream, 1) {
+            if let Err(error) = self.join(&stream, 1, None) {
                 tracing::warn!(%stream, error = error.chain(), "a registered stream cannot be served");
             }
         }
@@ -247,6 +251,9 @@ impl MemorySource {
         parts.accepted_at = taken.entry.id.time();
         parts.attempt = Attempt(taken.attempt);
         parts.lease = Some(taken.lease);
+        if let Some(term) = taken.term {
+            parts.extensions.insert(term);
+        }
         parts.deadline = decoded.time_to_live.map(|time_to_live| {
             let age = self
                 .broker
@@ -270,8 +277,9 @@ impl MemorySource {
         if !self.stopped {
             self.stopped = true;
             for stream in &self.streams {
-                self.broker
-                    .with_group(stream, |group, _| group.leave(self.consumer));
+                self.broker.with_group(stream, |group, _| {
+                    group.leave(self.consumer, stream, &self.broker.context);
+                });
             }
             self.broker
                 .subscribers
@@ -341,7 +349,8 @@ impl Source for MemorySource {
         self.leave();
     }
 
-    async fn close(self) -> Result<(), Error> {
+    async fn close(mut self) -> Result<(), Error> {
+        self.leave();
         // As after a drop, the leases of unsettled deliveries end after at most `Settings::lease`.
         drop(self);
         Ok(())
@@ -350,15 +359,17 @@ impl Source for MemorySource {
 
 impl Drop for MemorySource {
     fn drop(&mut self) {
-        self.leave();
-        self.broker
-            .workers
-            .remove(self.consumer, self.broker.minute());
+        // Before it leaves the groups, since other workers own its partitions only when its lease
+        // ends.
         for stream in &self.streams {
             self.broker.with_group(stream, |group, _| {
                 group.abandon(self.consumer, stream.lease);
             });
         }
+        self.leave();
+        self.broker
+            .workers
+            .remove(self.consumer, self.broker.minute());
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     message::Name,
     sync::lock,
-    transport::{Partitions, Role},
+    transport::{Partitions, Role, read_beside_owners},
 };
 
 /// The partitioned streams that a handle and its clones have checked, each with its number of
@@ -100,9 +100,8 @@ impl Redis {
         match count(&pipeline.command(cmd, Resend::Never).await?)? {
             0 => Ok(()),
             _ => Err(Error::config(format!(
-                "workers of the group `{group}` own partitions of the stream `{stream}`, and this one \
-                 would read them too: serve `Streams::partitioned(…).owned()`, or choose another \
-                 group; if none of those workers runs any more, delete the key `{members}`"
+                "{}; if none of those workers runs any more, delete the key `{members}`",
+                read_beside_owners(stream, group)
             ))),
         }
     }

@@ -152,7 +152,7 @@ impl Transport for Redis {
     /// as a wrong password, a missing permission, or a key of another type.
     async fn open(self, interest: Interest) -> Result<RedisSource, Error> {
         let listed = listed(&self.options.namespace, &self.settings)?;
-        let owns = owns_partitions(&self.settings);
+        let owns = self.settings.has_owners();
         let slots = match self.shared.connector.is_cluster() && !owns {
             true => by_slot(&self.settings, listed)?,
             false => ServedSlots::one(listed),
@@ -193,12 +193,6 @@ fn listed(namespace: &Namespace, settings: &Settings) -> Result<SlotStreams, Err
     let listed = settings.listed_streams().into_iter();
     let keys = listed.map(|(stream, weight)| Ok((Keys::new(namespace, &stream, group)?, weight)));
     keys.collect()
-}
-
-/// Returns `true` if the workers of the group own partitions.
-fn owns_partitions(settings: &Settings) -> bool {
-    let partitions = settings.partitions();
-    partitions.is_some_and(|partitions| partitions.owned)
 }
 
 /// The maximum number of cluster slots that one worker serves. Bounded, since each slot costs a
@@ -316,7 +310,7 @@ impl Redis {
         }
         let counters = shared.counters.clone();
         let report = Arc::new(Report::new(counters.clone(), settings.max_dead_letters));
-        let owned: Vec<_> = match owns_partitions(&settings) {
+        let owned: Vec<_> = match settings.has_owners() {
             true => all.iter().flatten().map(|(keys, _)| keys.clone()).collect(),
             false => Vec::new(),
         };

@@ -1,6 +1,6 @@
 //! Turns verdicts into settlements.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use tokio::sync::mpsc;
 
@@ -19,9 +19,6 @@ use crate::{
     reply::Reply,
     transport::{Backoff, SettleDelivery, Verdict, redis::error},
 };
-
-/// The time after which a delivery of an owned partition asks for a permit again.
-const BETWEEN_PERMITS: Duration = Duration::from_millis(100);
 
 /// Turns the verdicts of one consumer's deliveries into settlements, and queues them.
 pub(super) struct SettlePolicy {
@@ -131,7 +128,7 @@ impl SettlePolicy {
         }
     }
 
-    /// Settles a delivery of an owned partition. A delivery that is released, parked or redelivered
+    /// Settles a delivery of an owned partition. A delivery that is released or redelivered
     /// keeps its place in the order. All other verdicts are fenced, even a success.
     fn settle_in_order(
         self: &Arc<Self>,
@@ -147,7 +144,8 @@ impl SettlePolicy {
         }
         let order = turn.order();
         let attempt = delivery.attempt;
-        match verdict.limited(attempt, delivery.max_attempts) {
+        let verdict = verdict.limited(attempt, delivery.max_attempts);
+        match verdict.in_order(attempt, &self.backoff) {
             Verdict::Release => {
                 order.put_back(delivery, self);
                 on_settled(Ok(()));
@@ -161,16 +159,6 @@ impl SettlePolicy {
                 turn.end();
                 let effect = self.success(&delivery, reply);
                 self.queue_settlement(delivery, effect, on_settled);
-            }
-            // The delivery keeps its place in the order. After a wait it runs again, and asks again
-            // for a permit or a newer worker.
-            Verdict::Park(request) => {
-                let after = match request.newer() {
-                    Some(_) => self.backoff.after(attempt),
-                    None => BETWEEN_PERMITS,
-                };
-                order.redeliver(delivery, self, after, false);
-                on_settled(Ok(()));
             }
             verdict => {
                 turn.end();

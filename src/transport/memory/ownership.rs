@@ -1,0 +1,381 @@
+//! Owned partitions: one worker of the group reads the partition at a time, and keeps the order of
+//! its keys.
+//!
+//! Each message that was read has a *position*. The messages with one key run one at a time, in the
+//! order of their positions. A message that fails keeps its position and holds its key until it has
+//! ended. A term begins with the messages that earlier terms have left, which run one at a time even
+//! if their keys differ.
+//!
+//! ```text
+//!        assigned
+//!  free ──────────► owned
+//!   ▲                 │ assigned to another worker, or its order is broken; its source was dropped
+//!   │                 ▼
+//!   └───────────── leaving: starts no deliveries until the running ones have ended, or until a
+//!                  lease after its source was dropped
+//! ```
+
+use std::collections::{BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use foldhash::HashMap;
+use tokio::time::Instant;
+
+use super::{
+    context::GroupContext,
+    group::{Consumer, Group, Retry, Serial},
+    log::{Log, LogEntry},
+};
+use crate::transport::{Claims, PartitionTerm, Settings, codec};
+
+/// The place of a message in the order of a partition.
+pub(super) type Position = u64;
+
+/// The owner of a partition, and the order of its messages. Without effect until a worker may own
+/// the partition.
+#[derive(Debug, Default)]
+pub(super) struct GroupOwnership {
+    /// The number of the partition.
+    partition: usize,
+    /// The open sources among which the partitions are divided.
+    candidates: BTreeSet<Consumer>,
+    owner: Option<Consumer>,
+    /// The number of terms so far.
+    term: u64,
+    /// The time at which the owner counts as dead. `None` while its source is open.
+    dies: Option<Instant>,
+    /// `true` if a delivery was dropped without a verdict. Only another term can then deliver it
+    /// again in order.
+    is_broken: bool,
+    last_position: Position,
+    /// The messages that earlier terms have left, and that have not ended.
+    inherited: BTreeSet<Position>,
+    /// The position of the message that holds each key.
+    holders: HashMap<Bytes, Position>,
+    /// The deliveries of this term that run, even if their tasks were cancelled.
+    running: HashMap<Serial, OrderedMessage>,
+    /// The maximum number of messages that wait for their keys. At this number no more are read.
+    max_held: usize,
+}
+
+/// The position of a message, and its key.
+#[derive(Debug)]
+pub(super) struct OrderedMessage {
+    position: Position,
+    key: Option<Bytes>,
+}
+
+impl OrderedMessage {
+    /// Returns `None` if the message has no position.
+    fn of(retry: &Retry) -> Option<Self> {
+        Some(Self {
+            position: retry.position?,
+            key: key_of(&retry.entry).cloned(),
+        })
+    }
+}
+
+fn key_of(entry: &LogEntry) -> Option<&Bytes> {
+    entry.field(codec::PARTITION_KEY)
+}
+
+impl GroupOwnership {
+    /// Returns `true` if the partition has an owner, or can have one. Then no other worker reads it.
+    pub(super) fn is_used(&self) -> bool {
+        !self.candidates.is_empty() || self.owner.is_some()
+    }
+
+    /// Returns the current term.
+    pub(super) fn term(&self) -> Option<PartitionTerm> {
+        self.owner?;
+        Some(PartitionTerm::new(self.partition, self.term))
+    }
+
+    /// Returns the time at which the owner counts as dead, if its source was dropped.
+    pub(super) fn dies(&self) -> Option<Instant> {
+        self.dies
+    }
+
+    /// Returns the worker that should own the partition. Each candidate has an equal share of the
+    /// partitions.
+    fn assigned(&self) -> Option<Consumer> {
+        let number = self.partition.checked_rem(self.candidates.len())?;
+        self.candidates.iter().nth(number).copied()
+    }
+
+    /// Returns `true` while the owner may start deliveries.
+    fn is_open(&self) -> bool {
+        self.owner == self.assigned() && self.dies.is_none() && !self.is_broken
+    }
+
+    fn next_position(&mut self) -> Position {
+        self.last_position += 1;
+        self.last_position
+    }
+
+    /// Begins the next term, or leaves the partition free.
+    fn begin(&mut self, owner: Option<Consumer>, inherited: BTreeSet<Position>) {
+        self.owner = owner;
+        self.term += u64::from(owner.is_some());
+        self.dies = None;
+        self.is_broken = false;
+        self.inherited = inherited;
+        self.holders.clear();
+        self.running.clear();
+    }
+
+    /// Returns `true` if no other message holds the key of this one.
+    fn is_free_for(&self, retry: &Retry) -> bool {
+        let holder = key_of(&retry.entry).and_then(|key| self.holders.get(key));
+        holder.is_none_or(|holder| Some(*holder) == retry.position)
+    }
+
+    /// Records that a message runs, and that it holds its key.
+    pub(super) fn start(&mut self, serial: Serial, retry: &Retry) {
+        if self.is_used()
+            && let Some(message) = OrderedMessage::of(retry)
+        {
+            if let Some(key) = &message.key {
+                self.holders.insert(key.clone(), message.position);
+            }
+            self.running.insert(serial, message);
+        }
+    }
+
+    /// Records that a delivery does not run any more. `None` if it is of an earlier term, or if the
+    /// partition is not owned.
+    pub(super) fn stop(&mut self, serial: Serial) -> Option<OrderedMessage> {
+        self.running.remove(&serial)
+    }
+
+    /// Marks the order as broken, since a delivery was dropped without a verdict. Then no further
+    /// delivery starts in this term.
+    pub(super) fn break_off(&mut self) {
+        self.is_broken = true;
+    }
+
+    /// Frees the key of a message that has ended.
+    pub(super) fn end(&mut self, message: &OrderedMessage) {
+        self.inherited.remove(&message.position);
+        if let Some(key) = &message.key
+            && self.holders.get(key) == Some(&message.position)
+        {
+            self.holders.remove(key);
+        }
+    }
+}
+
+/// Methods for owned partitions.
+impl Group {
+    /// Adds a worker that may own the partition with this number.
+    pub(super) fn join_owners(
+        &mut self,
+        consumer: Consumer,
+        partition: usize,
+        settings: &Settings,
+        context: &GroupContext,
+    ) {
+        self.ownership.partition = partition;
+        self.ownership.max_held = settings.max_in_flight;
+        self.ownership.candidates.insert(consumer);
+        self.hand_over(settings, context);
+    }
+
+    /// Returns `true` if workers own the partition, or one that has died still counts as its owner.
+    pub(super) fn has_owners(&mut self, settings: &Settings, context: &GroupContext) -> bool {
+        self.hand_over(settings, context);
+        self.ownership.is_used()
+    }
+
+    /// Removes a worker that may own the partition.
+    pub(super) fn leave_owners(
+        &mut self,
+        consumer: Consumer,
+        settings: &Settings,
+        context: &GroupContext,
+    ) {
+        self.ownership.candidates.remove(&consumer);
+        self.hand_over(settings, context);
+    }
+
+    /// Lets the owner of the partition count as dead from `at` on. If `consumer` is not `None`,
+    /// does nothing unless it is the owner. Returns `false` if the partition is not owned.
+    pub(super) fn end_ownership(&mut self, consumer: Option<Consumer>, at: Instant) -> bool {
+        let ownership = &mut self.ownership;
+        if !ownership.is_used() {
+            return false;
+        }
+        if consumer.is_none() || ownership.owner == consumer {
+            let dies = ownership.dies.get_or_insert(at);
+            *dies = at.min(*dies);
+            self.wake();
+        }
+        true
+    }
+
+    /// Ends the owner's term if it is over, and begins that of the next owner.
+    pub(super) fn hand_over(&mut self, settings: &Settings, context: &GroupContext) {
+        let ownership = &self.ownership;
+        let assigned = ownership.assigned();
+        let is_over = match (ownership.owner, ownership.dies) {
+            (None, _) => assigned.is_some(),
+            (Some(_), Some(dies)) => dies <= Instant::now(),
+            (Some(_), None) => !ownership.is_open() && ownership.running.is_empty(),
+        };
+        if is_over {
+            self.change_owner(assigned, settings, context);
+        }
+    }
+
+    /// Ends the term. The next owner inherits all messages that were read and have not ended.
+    fn change_owner(
+        &mut self,
+        owner: Option<Consumer>,
+        settings: &Settings,
+        context: &GroupContext,
+    ) {
+        let now = Instant::now();
+        let mut left = Vec::new();
+        let mut serials: Vec<_> = self.pending.keys().copied().collect();
+        serials.sort_unstable();
+        let mut claims = Claims::default();
+        for serial in serials {
+            let retry = self.take_back(serial, &mut claims, settings, context);
+            left.push((now, retry));
+        }
+        claims.log(&settings.stream, &settings.group);
+        // A message that has failed in its place is repeated at once: the others must not wait for
+        // its back-off.
+        for (due, retry) in std::mem::take(&mut self.delayed) {
+            if retry.position.is_some() {
+                context
+                    .records
+                    .waits(settings, &retry.entry, &context.clock);
+                left.push((now, retry));
+            } else {
+                self.delayed.insert(due, retry);
+            }
+        }
+        left.extend(self.ready.drain(..));
+        // Messages without a position were read before the partition was owned.
+        left.sort_by_key(|(_, retry)| (retry.position.is_none(), retry.position));
+        let ownership = &mut self.ownership;
+        let mut inherited = BTreeSet::new();
+        for (_, retry) in &mut left {
+            let position = retry
+                .position
+                .get_or_insert_with(|| ownership.next_position());
+            inherited.insert(*position);
+        }
+        self.ready = VecDeque::from(left);
+        ownership.begin(owner, inherited);
+        if let Some(term) = ownership.term() {
+            let stream = &settings.stream;
+            tracing::debug!(%stream, term = term.term, "a worker owns the partition");
+        }
+        self.wake();
+    }
+
+    /// Adds a message to those that can be delivered, at its place in the order.
+    pub(super) fn make_ready(&mut self, since: Instant, mut retry: Retry) {
+        if !self.ownership.is_used() {
+            self.ready.push_back((since, retry));
+            return;
+        }
+        let ownership = &mut self.ownership;
+        let position = *retry
+            .position
+            .get_or_insert_with(|| ownership.next_position());
+        let is_before = |(_, other): &(Instant, Retry)| other.position < Some(position);
+        let at = self.ready.partition_point(is_before);
+        self.ready.insert(at, (since, retry));
+    }
+
+    /// As [`pick`](Self::pick), in an owned partition. `None` if the worker is not the owner.
+    pub(super) fn pick_in_order(
+        &mut self,
+        log: &Log,
+        consumer: Consumer,
+    ) -> Option<(Retry, Option<u64>)> {
+        if self.ownership.owner != Some(consumer) || !self.ownership.is_open() {
+            return None;
+        }
+        let at = self.startable().next();
+        if let Some(at) = at {
+            return Some((self.ready.remove(at)?.1, None));
+        }
+        if !self.ownership.inherited.is_empty() {
+            return None;
+        }
+        while self.ready.len() < self.ownership.max_held {
+            let (entry, index) = self.read(log)?;
+            let mut retry = Retry::first(entry);
+            retry.position = Some(self.ownership.next_position());
+            if self.ownership.is_free_for(&retry) {
+                self.unfinished.insert(index);
+                return Some((retry, Some(index)));
+            }
+            self.ready.push_back((Instant::now(), retry));
+        }
+        None
+    }
+
+    /// Returns the indices of the ready messages that the order lets start now.
+    fn startable(&self) -> impl Iterator<Item = usize> {
+        let ownership = &self.ownership;
+        // While there are inherited messages, only the first of them runs.
+        let first = ownership.inherited.first();
+        let may_start = move |retry: &Retry| match first {
+            Some(first) => retry.position == Some(*first),
+            None => ownership.is_free_for(retry),
+        };
+        let ready = self.ready.iter().enumerate();
+        ready.filter_map(move |(at, (_, retry))| may_start(retry).then_some(at))
+    }
+
+    /// Records the end of a message that does not run. In an owned partition, the next message with
+    /// its key can start.
+    pub(super) fn end_in_order(&mut self, retry: &Retry) {
+        if let Some(message) = OrderedMessage::of(retry) {
+            self.ownership.end(&message);
+            self.wake_if_ready();
+        }
+    }
+
+    /// Records that a delivery was settled, or that the right to settle it was dropped. `has_ended`
+    /// is `false` if its message keeps its place in the order.
+    pub(super) fn stopped_in_order(
+        &mut self,
+        message: &OrderedMessage,
+        has_ended: bool,
+        settings: &Settings,
+        context: &GroupContext,
+    ) {
+        if has_ended {
+            self.ownership.end(message);
+        }
+        self.wake_if_ready();
+        self.hand_over(settings, context);
+    }
+
+    fn wake_if_ready(&self) {
+        if !self.ready.is_empty() {
+            self.wake();
+        }
+    }
+}
+
+/// Methods for the test kit.
+#[cfg(feature = "testing")]
+impl Group {
+    /// As [`queued`](Self::queued), in an owned partition.
+    pub(super) fn queued_in_order(&self, log: &Log, due: usize) -> usize {
+        let ownership = &self.ownership;
+        if ownership.dies.is_some_and(|dies| dies > Instant::now()) {
+            return 0;
+        }
+        let reads = ownership.inherited.is_empty() && self.ready.len() < ownership.max_held;
+        let unread = log.end().saturating_sub(self.next) as usize;
+        self.startable().count() + due + if reads { unread } else { 0 }
+    }
+}
