@@ -10,7 +10,7 @@ pub enum Mechanism {
     AcknowledgeWithRead,
     /// A read is sent before the entries of the previous read are decoded.
     ReadAhead,
-    /// Several streams are read by a plain command, and only now and then by the script.
+    /// Several streams are mostly read by a plain command, and seldom by the script.
     PlainReads,
     /// A tokio task that has handled a delivery is kept for later deliveries, and one tokio task at
     /// a time starts deliveries. Without this mechanism, each delivery spawns a tokio task.

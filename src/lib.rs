@@ -53,7 +53,7 @@
 //! - `dashboard`: a [dashboard](guide::dashboard) for operators, as an HTTP service.
 //! - `conformance`: the test suite for transports.
 //! - `http`: HTTP services that handle messages, and HTTP requests that become messages.
-//! - `schedule`: tasks that are sent at the times of a cron line, or in fixed intervals.
+//! - `schedule`: tasks that are sent at the times of a cron line, or at fixed intervals.
 //! - `schema`: the JSON Schemas of [contracts](contract), and AsyncAPI documents.
 //! - `msgpack`, `cbor`, `protobuf`: payloads in these formats, beside JSON.
 //! - `testing`: the test kit for applications. For `dev-dependencies`.

@@ -54,14 +54,16 @@ use crate::{
 /// # Streams
 /// A task without [`stream`](Call::stream) goes to the stream of the delivery. If that stream is
 /// [partitioned](crate::transport::Streams::partitioned), the task goes to the partition of its
-/// key. On a Redis Cluster, a task for a stream in another slot is first stored beside the stream
-/// of the delivery, and a worker then moves it to that other stream. The move may be repeated, but
-/// the task's [idempotency key](Call::idempotency_key), or a generated one, ensures that the task
-/// is stored only once.
+/// key. On a Redis Cluster, a task for a stream in another slot is first stored in the slot of the
+/// delivery's stream, and a worker then moves the task to the other stream. The move may be
+/// repeated, but the task's [idempotency key](Call::idempotency_key), or a generated one, ensures
+/// that the task is stored only once.
 ///
-/// A [unique](Call::unique) task whose key another task holds is not stored, whatever its
-/// [`OnConflict`](crate::message::OnConflict) is: the handler has ended by then, so the call in the
-/// handler can no longer fail.
+/// If another task holds the key of a [unique](Call::unique) task, the rule
+/// [`OnConflict`](crate::message::OnConflict) applies when the outbox is stored. The handler has
+/// ended by then, so its call cannot fail because of the key: with the rule
+/// [`Refuse`](crate::message::OnConflict::Refuse), the task is not stored, and no error is
+/// reported.
 ///
 /// # Values
 /// [`increment`](Self::increment), [`set`](Self::set) and [`delete`](Self::delete) change values of
@@ -70,11 +72,11 @@ use crate::{
 /// a value. In memory, [`value`](crate::transport::memory::Memory::value) returns the value.
 ///
 /// # Layers
-/// If the outbox is extracted again for the same delivery, as by a retry within the process, it
-/// starts empty. A layer that skips messages which were handled before, such as an idempotency
-/// layer, must not record the success of a handler with an outbox. If the worker crashed between
-/// that record and the acknowledgement, the layer would skip the redelivery, and the follow-ups
-/// would be lost. A handler whose effects are all in the outbox needs no such layer.
+/// If the outbox is extracted again for the same delivery, for example by a retry within the
+/// process, the outbox starts empty. A layer that skips messages which were handled before, such as
+/// an idempotency layer, must not record the success of a handler with an outbox. If the worker
+/// crashed between that record and the acknowledgement, the layer would skip the redelivery, and
+/// the follow-ups would be lost. A handler whose effects are all in the outbox needs no such layer.
 ///
 /// # Bounds and errors
 /// An outbox takes at most 1,000 follow-ups and 16 MiB. A call beyond these bounds, or with an

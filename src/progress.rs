@@ -1,4 +1,5 @@
-//! The progress that the handler of a task reports, and the checkpoint that its next attempt reads.
+//! The progress that the handler of a task reports, and the checkpoint that the task's next attempt
+//! reads.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -50,10 +51,10 @@ pub struct Progress(Option<(Arc<RunningRecord>, Handle)>);
 
 impl Progress {
     /// Reports a value: a number, a text, or anything else that can be serialized as JSON. After
-    /// the handler has returned, and after the lease is lost, this does nothing.
+    /// the handler has returned, and after the lease is lost, the call has no effect.
     ///
     /// # Errors
-    /// If the value cannot be serialized, or has more than 4 KiB as JSON. The report before it then
+    /// If the value cannot be serialized, or has more than 4 KiB as JSON. The previous report then
     /// stays.
     pub fn set(&self, progress: impl Serialize) -> Result<(), Error> {
         let Some((record, runtime)) = &self.0 else {
@@ -89,7 +90,7 @@ impl<S: Sync> OptionalFromMessageParts<S> for Progress {
 }
 
 /// Saves the state of a task that is [tracked](crate::client::Call::tracked) or
-/// [unique](crate::client::Call::unique), so that its next attempt goes on from there. An
+/// [unique](crate::client::Call::unique), so that its next attempt continues from this state. An
 /// extractor.
 ///
 /// ```
@@ -112,7 +113,7 @@ impl<S: Sync> OptionalFromMessageParts<S> for Progress {
 ///
 /// # Rejection
 /// A [permanent](Rejection::permanent) rejection, if the message has no record: only tasks that are
-/// tracked or unique have one.
+/// tracked or unique have a record.
 #[derive(Debug, Clone)]
 pub struct Checkpoint(Arc<RunningRecord>);
 
@@ -121,7 +122,7 @@ impl Checkpoint {
     /// is none.
     ///
     /// # Errors
-    /// If the store cannot be reached, or the value is of another type.
+    /// If the server cannot be reached, or the value is of another type.
     ///
     /// # Cancel safety
     /// The future can be dropped at any time.

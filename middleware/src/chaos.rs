@@ -32,8 +32,8 @@
 //!
 //! # Ordering
 //! The random numbers are drawn in the order of the calls. If several threads make the calls, their
-//! order may differ between runs. Then the faults hit other messages. Adding a fault to the layer
-//! does not change which messages have its other faults.
+//! order may differ between runs, so the faults may hit different messages. Adding a fault to the
+//! layer does not change which messages have its other faults.
 //!
 //! The delay comes first. Then the call panics, fails, or handles the message once or twice.
 //!
@@ -197,8 +197,8 @@ pub struct Chaos<S> {
 }
 
 impl<S> Chaos<S> {
-    /// Injects no faults until they are set, and they can only be set on a [`ChaosLayer`]. So this
-    /// method wraps a service that gets every message unchanged. To inject faults, apply a layer.
+    /// Wraps a service without faults: every message passes unchanged. Faults can be set only on a
+    /// [`ChaosLayer`].
     pub fn new(inner: S, seed: u64) -> Self {
         ChaosLayer::new(seed).layer(inner)
     }

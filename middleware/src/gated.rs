@@ -13,7 +13,7 @@ use tower::{Service, ServiceExt, util::Oneshot};
 
 pub(crate) type Outcome = Result<Reply, BoxError>;
 
-/// Decides when a message is admitted. Kept until the message is done, so that an implementation
+/// Decides when a message is admitted. Kept until the message is handled, so that an implementation
 /// can hold a permit.
 pub(crate) trait Admission: Unpin {
     /// Waits until the inner service may be called.
@@ -58,8 +58,8 @@ enum GateState<S: Service<Message>, A> {
         call: Option<(S, Message)>,
     },
     Running {
-        // Declared before `admission`, so that the work is dropped first. Otherwise the next
-        // message would be admitted while the work of this message still exists.
+        // Declared before `admission`, so that the work is dropped first. In the other order, the
+        // next message would be admitted while the work of this message still exists.
         #[pin]
         work: Oneshot<S, Message>,
         admission: Option<A>,

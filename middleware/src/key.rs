@@ -17,8 +17,8 @@
 //!
 //! # Errors
 //! [`MissingKey`] decides how a message without a key is handled. An empty text, a text longer than
-//! [`Key::MAX_LEN`] bytes, and a header that is not UTF-8 do not count as keys. Long keys could
-//! fill the memory of this process. All senders that leave the value empty would share one key.
+//! [`Key::MAX_LEN`] bytes, and a header that is not UTF-8 do not count as keys: long keys could
+//! fill the memory of this process, and all senders that leave the value empty would share one key.
 
 use std::{borrow::Borrow, fmt};
 
@@ -31,8 +31,8 @@ use smol_str::{SmolStr, ToSmolStr};
 pub struct Key(SmolStr);
 
 impl Key {
-    /// The maximum length of a key, in bytes. The lengths of the names of the message's stream and
-    /// group are added to this limit: the key of [`message_id`] contains these names, and the
+    /// The maximum length of a key, in bytes. The limit grows by the lengths of the names of the
+    /// message's stream and group, because the key of [`message_id`] contains these names, and the
     /// sender does not choose them.
     pub const MAX_LEN: usize = 1024;
 

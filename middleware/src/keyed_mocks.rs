@@ -19,7 +19,7 @@ pub(crate) fn by_header() -> Header {
     key::header("x-key")
 }
 
-/// Returns a message with this key. `id` is its payload and, unless it is an event, its id.
+/// Returns a message with this key. Its payload is `id`. Unless it is an event, its id is `id` too.
 pub(crate) fn message(kind: Kind, key: &str, id: &str) -> Message {
     let mut message = Message::new(kind, "a", id.to_owned());
     let value = HeaderValue::from_str(key).unwrap();
@@ -77,8 +77,8 @@ pub(crate) fn no_request(handle: &mut Handle) {
     assert!(all.is_empty(), "{all:?}");
 }
 
-/// Asserts that the layer is ready when the inner service is, and passes the error of the inner
-/// service's `poll_ready`.
+/// Asserts that the layer is ready when the inner service is, and that it returns the error of the
+/// inner service's `poll_ready`.
 pub(crate) fn readiness_and_its_error_pass<L>(layer: &L)
 where
     L: Layer<Inner, Service: Service<Message, Error = BoxError>>,

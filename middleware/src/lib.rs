@@ -30,11 +30,12 @@
 //! and each method sets one more value. All services that a layer and its clones make share the
 //! state of the layer, such as a limit, a circuit or a counter.
 //!
-//! A layer `XLayer` makes services of the type `X`, whose futures have the type `XFuture`. Only
-//! `RequestIdLayer` makes services of the type `WithRequestId`, because `RequestId` is the id. To
-//! wrap a service without a layer, call `X::new` with the inner service and the arguments of
-//! `XLayer::new`. `SharedLimit` has the constructors `concurrency` and `rate` instead. The methods
-//! `get_ref`, `get_mut` and `into_inner` of each service return its inner service.
+//! A layer `XLayer` makes services of the type `X`, whose futures have the type `XFuture`. The
+//! exception is `RequestIdLayer`: its services have the type `WithRequestId`, because `RequestId`
+//! is the type of the id. To wrap a service without a layer, call `X::new` with the inner service
+//! and the arguments of `XLayer::new`. `SharedLimit` has the constructors `concurrency` and `rate`
+//! instead. The methods `get_ref`, `get_mut` and `into_inner` of each service return its inner
+//! service.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[macro_use]

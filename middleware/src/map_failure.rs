@@ -22,7 +22,7 @@
 //!
 //! # Errors
 //! If the function returns a [`Failure`], the service fails with this `Failure`, and the original
-//! error is its source. Other errors are returned unchanged.
+//! error is its source. If the function returns `None`, the error is returned unchanged.
 
 use std::{
     fmt,

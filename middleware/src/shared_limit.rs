@@ -243,11 +243,11 @@ where
 
 /// Returns the parts of a message that identify it as the holder of a permit.
 fn identity(message: &Message) -> Parts {
-    let of = message.parts();
-    let mut parts = Parts::new(of.kind, of.name.clone());
-    parts.stream = of.stream.clone();
-    parts.id = of.id.clone();
-    parts.attempt = of.attempt;
+    let original = message.parts();
+    let mut parts = Parts::new(original.kind, original.name.clone());
+    parts.stream = original.stream.clone();
+    parts.id = original.id.clone();
+    parts.attempt = original.attempt;
     parts
 }
 

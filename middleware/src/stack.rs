@@ -101,7 +101,7 @@ impl TimeBudget {
     }
 
     /// Returns the maximum time for all tries and the waits between them: every try takes its whole
-    /// timeout, and jitter shortens no wait.
+    /// timeout, and jitter does not shorten the waits.
     ///
     /// The time starts when the outermost layer that uses this budget (timeout or retry) is called.
     /// It does not include waits in outer layers.
@@ -129,9 +129,9 @@ impl TimeBudget {
     }
 
     /// Checks that a second worker can answer a request before the caller's deadline if the first
-    /// worker dies right after it received the request. This takes at most the sum of three times:
-    /// the lease (10 s unless set), 1 s until another worker notices that the lease has ended, and
-    /// [`max_duration`](Self::max_duration).
+    /// worker dies right after it received the request. This takes at most the sum of three
+    /// durations: the lease (10 s unless set), 1 s until another worker notices that the lease has
+    /// ended, and [`max_duration`](Self::max_duration).
     ///
     /// # Panics
     /// If this sum is longer than the deadline.
@@ -165,7 +165,7 @@ impl TimeBudget {
     }
 
     /// Returns the maximum time until a task that always fails becomes a dead letter: `deliveries`
-    /// times [`max_duration`](Self::max_duration), and the waits between the deliveries. Unless
+    /// times [`max_duration`](Self::max_duration), plus the waits between the deliveries. Unless
     /// set, a source allows 10 deliveries, with waits from 1 s to 5 min.
     ///
     /// A window in which duplicates are recognised must be longer than this time. An example is the

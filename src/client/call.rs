@@ -181,8 +181,8 @@ impl<S> Call<S, Receipt> {
         self
     }
 
-    /// Sends the task only if no task with this key was sent to the same stream before. Otherwise
-    /// the call returns the receipt of the first task. So it is safe to repeat a call whose
+    /// Sends the task only if no task with this key was sent to the same stream before. If there
+    /// was an earlier task, the call returns its receipt. So it is safe to repeat a call whose
     /// [outcome is unknown](Error::is_unknown_outcome).
     ///
     /// The server keeps the key until the transport's
@@ -297,11 +297,11 @@ impl<S> Call<S, Receipt> {
     /// again, and stores no second task.
     ///
     /// `within` counts from the write. While a connection waits for replicas, Redis answers nothing
-    /// else on it, so these tasks have a separate connection. Tasks that are sent together wait
-    /// together, for the largest `count` and the longest `within` among them. Tasks that are sent
-    /// during such a wait are written after it. So use the same `count` and `within` for all tasks,
-    /// and a `count` of at most the number of replicas. [`timeout`](Self::timeout) bounds the whole
-    /// call.
+    /// else on it, so these tasks are sent over a separate connection. Tasks that are sent together
+    /// wait together, for the largest `count` and the longest `within` among them. Tasks that are
+    /// sent during such a wait are written after it. So use the same `count` and `within` for all
+    /// tasks, and a `count` of at most the number of replicas. [`timeout`](Self::timeout) bounds
+    /// the whole call.
     ///
     /// A transport without replicas, such as [`Memory`](crate::transport::memory::Memory), refuses
     /// the call as [invalid](Error::is_invalid). An application that is also tested over such a

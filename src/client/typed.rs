@@ -235,8 +235,8 @@ where
     /// Sends many tasks, each with its own name and options, in few round trips. The results are in
     /// the order of the calls.
     ///
-    /// In other respects it is like [`enqueue_all`](Self::enqueue_all). The calls may come from a
-    /// client with another prefix. The service of this client sends them all.
+    /// In other respects, this method is like [`enqueue_all`](Self::enqueue_all). The calls may
+    /// come from clients with other prefixes. The service of this client sends all calls.
     ///
     /// ```
     /// use std::time::Duration;
@@ -308,7 +308,7 @@ where
                 Ok(Receipt::from(reply.map_err(Error::from_service)?))
             });
         }
-        // The clone may hold an unused reservation.
+        // Releases the reservation that the clone may hold.
         drop(service);
         while let Some(result) = calls.next().await {
             results.push(result);

@@ -22,7 +22,7 @@ const BOUND: usize = 8;
 /// The maximum time until a sender notices that there is room.
 const SOON: Duration = Duration::from_secs(3);
 
-fn bounded<F: Factory>(factory: &F) -> Scene<'_, F> {
+fn bounded_scene<F: Factory>(factory: &F) -> Scene<'_, F> {
     Scene::new(factory).with(|settings| settings.max_waiting = Some(BOUND))
 }
 
@@ -57,7 +57,7 @@ async fn sent_soon<F: Factory>(handle: &F::Handle) {
     }
 }
 
-async fn take<F: Factory>(worker: &mut WorkerOf<F>, count: usize) {
+async fn handle_tasks<F: Factory>(worker: &mut WorkerOf<F>, count: usize) {
     for delivery in worker.exactly(count).await {
         done(delivery).await;
     }
@@ -69,7 +69,7 @@ pub async fn a_full_stream_refuses_senders_until_workers_take_messages<F: Factor
     if !factory.capabilities().bounds {
         return;
     }
-    let scene = bounded(factory);
+    let scene = bounded_scene(factory);
     let mut worker = scene.worker().await;
     let handle = scene.handle().await;
     assert_eq!(fill::<F>(&handle).await, BOUND);
@@ -80,7 +80,7 @@ pub async fn a_full_stream_refuses_senders_until_workers_take_messages<F: Factor
         assert_full(&call(&handle, task).await.unwrap_err());
     }
 
-    take::<F>(&mut worker, BOUND).await;
+    handle_tasks::<F>(&mut worker, BOUND).await;
     sent_soon::<F>(&handle).await;
     let reply = request(&handle, Message::rpc("ask", ""));
     for _ in 0..2 {
@@ -98,7 +98,7 @@ pub async fn a_full_stream_takes_follow_ups_redeliveries_and_delayed_tasks<F: Fa
     if !factory.capabilities().bounds {
         return;
     }
-    let scene = bounded(factory);
+    let scene = bounded_scene(factory);
     let mut worker = scene.worker().await;
     let handle = scene.handle().await;
     fill::<F>(&handle).await;
@@ -123,7 +123,7 @@ pub async fn a_full_stream_takes_follow_ups_redeliveries_and_delayed_tasks<F: Fa
         let published = call(&handle, event).await;
         published.expect("no stream keeps an event");
     }
-    take::<F>(&mut worker, expected).await;
+    handle_tasks::<F>(&mut worker, expected).await;
     worker.close().await;
 }
 
@@ -134,7 +134,7 @@ pub async fn a_sender_waits_for_room_until_its_time_is_over<F: Factory>(factory:
         return;
     }
     let short = Duration::from_millis(300);
-    let scene = bounded(factory);
+    let scene = bounded_scene(factory);
     let mut worker = scene.worker().await;
     fill::<F>(&scene.handle().await).await;
     let scene = scene.with(|settings| settings.when_full = WhenFull::Wait(short));
@@ -157,11 +157,11 @@ pub async fn a_sender_waits_for_room_until_its_time_is_over<F: Factory>(factory:
     sleep(Duration::from_millis(200)).await;
     let is_sent = waiting.iter().any(|sent| sent.is_finished());
     assert!(!is_sent, "nothing was taken yet");
-    take::<F>(&mut worker, BOUND).await;
+    handle_tasks::<F>(&mut worker, BOUND).await;
     for sent in waiting {
         outcome(sent).await.expect("there is room again");
     }
-    take::<F>(&mut worker, 3).await;
+    handle_tasks::<F>(&mut worker, 3).await;
     worker.close().await;
 }
 
@@ -170,7 +170,7 @@ pub async fn a_group_without_workers_does_not_stop_senders<F: Factory>(factory: 
     if !factory.capabilities().bounds {
         return;
     }
-    let scene = bounded(factory);
+    let scene = bounded_scene(factory);
     scene.worker().await.close().await;
     let handle = scene.handle().await;
     for _ in 0..3 * BOUND {
@@ -213,7 +213,7 @@ pub async fn a_message_that_waits_for_too_long_stops_senders<F: Factory>(factory
     sleep(2 * age + Duration::from_millis(100)).await;
     let error = call(&handle, Message::task("task", "")).await.unwrap_err();
     assert_full(&error);
-    take::<F>(&mut worker, 2).await;
+    handle_tasks::<F>(&mut worker, 2).await;
     sent_soon::<F>(&handle).await;
     // The waiting time of a redelivery starts when the redelivery is due.
     let delivery = worker.one().await;

@@ -21,8 +21,8 @@ use crate::{
 /// names, so checks can run in parallel on one server.
 ///
 /// A method with a default body is needed only for the [`Capabilities`] that its documentation
-/// names. The suite calls the method only if [`capabilities`](Self::capabilities) returns one of
-/// them.
+/// names. The suite calls the method only if [`capabilities`](Self::capabilities) includes one of
+/// these.
 pub trait Factory: Send + Sync {
     /// A handle of the transport. It sends messages as a `Service`, and receives them as a
     /// [`Transport`].
@@ -70,8 +70,8 @@ pub trait Factory: Send + Sync {
         async { Err(not_implemented("statistics", "stats")) }
     }
 
-    /// Counts the messages that wait for the handle's group, by what they wait for. Needed for
-    /// [`Capabilities::backlog`].
+    /// Counts the messages that wait for the handle's group, by the reason of their wait. Needed
+    /// for [`Capabilities::backlog`].
     fn backlog(
         &self,
         handle: &Self::Handle,
@@ -154,7 +154,7 @@ fn not_implemented(capability: &str, method: &str) -> Error {
 }
 
 /// The capabilities of a transport, for [`Factory::capabilities`]. The suite has at least one check
-/// for each capability, and skips the check without the capability.
+/// for each capability, and skips these checks if the transport lacks the capability.
 ///
 /// ```
 /// use campanile::conformance::Capabilities;

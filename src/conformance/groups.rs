@@ -133,7 +133,7 @@ pub async fn a_group_starts_at_its_start<F: Factory>(factory: &F) {
     }
 }
 
-/// Checks that failures, dead letters and redeliveries of one group do not affect another.
+/// Checks that failures, dead letters and redeliveries of one group do not affect another group.
 pub async fn the_work_of_one_group_is_invisible_to_others<F: Factory>(factory: &F) {
     if !factory.capabilities().groups {
         return;

@@ -167,7 +167,7 @@ pub async fn a_permit_that_is_handed_over_returns_if_its_message_is_removed<F: F
         settle(second, Verdict::Park(request)).await;
         drop(permit);
         done(deliveries.remove(0)).await;
-        // Time for the parked message to get the permit.
+        // Gives the parked message time to get the permit.
         sleep(QUIET).await;
         match purges {
             true => assert_eq!(must("purging", control.purge_waiting()).await, 1),
@@ -239,8 +239,8 @@ pub async fn a_permit_that_is_taken_again_is_returned_after_its_last_use<F: Fact
     let mut deliveries = worker.exactly(2).await;
     let mut permit = granted(&limit, &deliveries[0]).await;
     for _ in 0..20 {
-        // Drops the permit and takes it again, as a layer that repeats its handler does. Then takes
-        // the permit a second time while the first [`Permit`] exists.
+        // Drops the permit and takes it again, as a layer that calls its handler again does. Then
+        // takes the permit a second time while the first [`Permit`] exists.
         drop(permit);
         permit = granted(&limit, &deliveries[0]).await;
         drop(granted(&limit, &deliveries[0]).await);

@@ -110,7 +110,7 @@ pub async fn messages_are_listed_by_their_state<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that messages that a paused name has parked are counted under this name.
+/// Checks that messages that are parked because their name is paused are counted under this name.
 pub async fn parked_messages_are_listed_by_their_key<F: Factory>(factory: &F) {
     let capabilities = factory.capabilities();
     if !capabilities.messages || !capabilities.control {

@@ -261,7 +261,7 @@ pub use self::{
 ///
 /// The macro takes an expression that makes a [`Factory`](crate::conformance::Factory), and an
 /// optional test attribute before it. Without an attribute, each test runs on a `tokio` runtime of
-/// two threads. This needs `tokio` with the features `macros` and `rt-multi-thread`.
+/// two threads. Such tests need `tokio` with the features `macros` and `rt-multi-thread`.
 ///
 /// ```
 /// mod memory {

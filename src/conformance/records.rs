@@ -25,8 +25,8 @@ use crate::{
     },
 };
 
-/// The smallest size of a result that is too large to be recorded, in bytes.
-const TOO_LARGE: usize = (64 << 10) + 1;
+/// The maximum size of a recorded result, in bytes.
+const MAX_RESULT: usize = 64 << 10;
 
 /// Waits until the status of a task meets the condition.
 async fn until(tasks: &Tasks, id: &MessageId, is_met: impl Fn(&TaskStatus) -> bool) {
@@ -60,9 +60,9 @@ pub async fn the_result_of_a_task_is_recorded_up_to_a_size<F: Factory>(factory: 
     let ended = end(Reply::default()).await;
     ended.read_result::<()>().expect("an empty result");
     assert!(ended.read_result::<Json<u8>>().is_err());
-    let ended = end(Reply::new(vec![0xff; TOO_LARGE - 1])).await;
+    let ended = end(Reply::new(vec![0xff; MAX_RESULT])).await;
     let bytes: Vec<u8> = ended.read_result().expect("the result is recorded");
-    assert_eq!(bytes.len(), TOO_LARGE - 1);
+    assert_eq!(bytes.len(), MAX_RESULT);
     let ended = end(Reply::new(vec![0; 8 << 20])).await;
     assert_eq!(
         (ended.state, ended.result.as_ref()),
@@ -77,8 +77,9 @@ pub async fn the_result_of_a_task_is_recorded_up_to_a_size<F: Factory>(factory: 
     worker.close().await;
 }
 
-/// Checks that the last progress that a handler reports is recorded, even after 100,000 reports,
-/// and at the latest when the task ends. A report has no effect if the task has no record.
+/// Checks that the progress that a handler reports is recorded. When the task has ended, the record
+/// has the last report, even after 100,000 reports. A report has no effect if the task has no
+/// record.
 pub async fn the_progress_of_a_task_is_recorded<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
@@ -132,7 +133,7 @@ pub async fn the_progress_of_a_task_is_recorded<F: Factory>(factory: &F) {
 }
 
 /// Checks that the next attempt of a task reads the task's checkpoint. A checkpoint cannot be saved
-/// after its attempt has ended, or be read after its task has ended.
+/// after its attempt has ended, and cannot be read after its task has ended.
 pub async fn a_checkpoint_is_read_by_the_next_attempt<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;

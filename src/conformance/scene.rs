@@ -165,7 +165,7 @@ impl<S: Source> OpenSource<S> {
         self.batch(1).await.remove(0)
     }
 
-    /// Returns exactly `count` deliveries, from any number of calls.
+    /// Returns exactly `count` deliveries, from any number of calls of `next`.
     pub(super) async fn exactly(&mut self, count: usize) -> Vec<Delivery<S::Settle>> {
         let mut deliveries = Vec::new();
         while deliveries.len() < count {
@@ -317,7 +317,8 @@ pub(super) async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
         .unwrap_or_else(|_| panic!("{what} took longer than {MAX_WAIT:?}"))
 }
 
-/// Asserts that `got` has the items of `expected`, each equally often, in any order.
+/// Asserts that `got` and `expected` have the same items, in any order. Repeated items must be
+/// repeated equally often.
 pub(super) fn assert_same<T: std::hash::Hash + Eq + Debug>(
     got: impl IntoIterator<Item = T>,
     expected: impl IntoIterator<Item = T>,

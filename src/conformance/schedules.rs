@@ -128,8 +128,8 @@ pub async fn ticks_are_sent_once_by_any_number_of_processes<F: Factory>(factory:
     worker.close().await;
 }
 
-/// Checks that missed ticks send one task in total or one task each, as the schedule says, and that
-/// the next tick is sent, too.
+/// Checks that missed ticks send one task in total, or one task each, as the schedule says. The
+/// tick after them is sent, too.
 pub async fn missed_ticks_are_sent_together_or_each_as_chosen<F: Factory>(factory: &F) {
     if !factory.capabilities().schedules {
         return;
@@ -206,7 +206,7 @@ pub async fn schedules_are_changed_at_run_time<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a paused schedule sends nothing but can be run by hand, and that the ticks of the
+/// Checks that a paused schedule sends nothing but can be run by hand, and that ticks during the
 /// pause are never sent.
 pub async fn a_schedule_is_paused_resumed_and_run_by_hand<F: Factory>(factory: &F) {
     if !factory.capabilities().schedules {

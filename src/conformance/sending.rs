@@ -107,7 +107,7 @@ pub async fn a_delayed_task_keeps_its_id_through_redelivery<F: Factory>(factory:
     worker.close().await;
 }
 
-/// Checks that a delayed task can be cancelled before it is due, and only once.
+/// Checks that a delayed task can be cancelled once, and only before it is due.
 pub async fn a_delayed_task_can_be_cancelled_until_it_is_due<F: Factory>(factory: &F) {
     const DELAY: Duration = Duration::from_millis(300);
     if !factory.capabilities().delayed_tasks {

@@ -114,8 +114,8 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
     assert_eq!((group.consumers, group.delayed, group.dead), (0, 1, 1));
 }
 
-/// Checks that the backlog counts each message once, by what it waits for. The backlog can be read
-/// before the stream and the group exist.
+/// Checks that the backlog counts each message once, by the reason of its wait. The backlog can be
+/// read before the stream and the group exist.
 pub async fn a_backlog_counts_each_message_by_what_it_waits_for<F: Factory>(factory: &F) {
     if !factory.capabilities().backlog {
         return;

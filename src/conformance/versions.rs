@@ -53,7 +53,7 @@ pub async fn a_task_of_a_newer_version_waits_for_a_newer_worker<F: Factory>(fact
         let group = stats.group(&scene.settings.group);
         assert_eq!(group.expect("the group exists").parked, 2);
     }
-    // Both workers have asked for deliveries, so they could get the tasks.
+    // These workers have asked for deliveries, so they could get the tasks if they stayed open.
     old.close().await;
     still_too_old.close().await;
     let mut newer = scene.worker_for(knowing(3)).await;

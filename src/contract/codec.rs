@@ -7,8 +7,8 @@ use crate::{
     reply::{FromReply, Reply},
 };
 
-/// Lets a constant with the payload type `MsgPack<T>` send a `MsgPack<T>`, and likewise for each
-/// codec.
+/// Implements [`PayloadFor`] for a codec: under a constant with the payload type `MsgPack<T>`, for
+/// example, a `MsgPack<T>` can be sent.
 macro_rules! payload_for {
     ([$($codec:tt)*], [$($write:tt)*], [$($read:tt)*]) => {
         impl<T: $($write)*> PayloadFor<$($codec)*<T>> for $($codec)*<T> {
@@ -21,8 +21,8 @@ macro_rules! payload_for {
 
 for_each_codec!(payload_for);
 
-/// Reads the reply to a constant with the reply type `MsgPack<T>` as a `MsgPack<T>`, and likewise
-/// for each codec.
+/// Implements [`ContractReply`] for a codec: a reply of the type `MsgPack<T>`, for example, is read
+/// as a `MsgPack<T>`.
 macro_rules! contract_reply {
     ([$($codec:tt)*], [$($write:tt)*], [$($read:tt)*]) => {
         impl<T: $($read)*> ContractReply for $($codec)*<T> {

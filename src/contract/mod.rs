@@ -42,9 +42,9 @@
 //!
 //! # Handlers
 //! If the payload type of a constant is `T`, its handler takes a `Json<T>`, or an `Option` or a
-//! `Result` of a `Json<T>`. A handler takes the payload undecoded as `Bytes`, `Vec<u8>` or a
-//! [`Message`](crate::Message). A handler may also have no argument for the payload. A payload
-//! extractor of your own implements [`Carries<T>`](crate::extract::Carries).
+//! `Result` of a `Json<T>`. A handler can also take the undecoded payload as `Bytes`, `Vec<u8>` or
+//! a [`Message`](crate::Message), or have no argument for the payload. A payload extractor of your
+//! own implements [`Carries<T>`](crate::extract::Carries).
 //!
 //! The handler of an [`Rpc<Q, R>`](Rpc) returns a `Json<R>`, or a reply that it has encoded itself:
 //! a [`Reply`](crate::Reply), `Bytes` or `Vec<u8>`. If `R` is `()`, the handler may return `()`.

@@ -19,7 +19,7 @@ pub const VERSION: HeaderName = HeaderName::from_static("contract-version");
 /// The error of a message whose payload has a newer version than the [`Task`], [`Event`] or [`Rpc`]
 /// of the worker's route. The error is wrapped in a [`Failure`] that does not count an attempt. A
 /// task is parked until there is a worker that knows the version. A request is delivered again. An
-/// event is not.
+/// event is not delivered again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewerVersion {
     name: Name,
@@ -141,8 +141,8 @@ macro_rules! lift {
     ($($constant:ident<$payload:ident $(, $reply:ident)?>),*) => {$(
         impl<$payload $(, $reply)?> $constant<$payload $(, $reply)?> {
             /// Adds a step that lifts the payloads of an older [version](Self::version) to the next
-            /// one, before the handler gets them. With several steps, a payload goes through each
-            /// step from its version on.
+            /// one, before the handler gets them. With several steps, a payload goes through every
+            /// step from its own version to the current version.
             ///
             /// A step takes and returns any types that serde reads and writes as JSON, such as
             /// `serde_json::Value`. A payload that the step cannot read is rejected, as by

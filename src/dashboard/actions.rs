@@ -84,7 +84,8 @@ impl RunningAction {
         lock(&self.progress).clone()
     }
 
-    /// Stops the action after its current step.
+    /// Stops the action after its current step. A cancellation of many tasks is stopped
+    /// immediately.
     pub(super) fn stop(&self) {
         self.stop.cancel();
     }
@@ -142,8 +143,8 @@ impl Actions {
     }
 }
 
-/// Begins a change, and waits for its end for at most [`MAX_WAIT`]. The change continues if this
-/// future is dropped.
+/// Begins a change, and waits at most [`MAX_WAIT`] for its end. The change continues if this future
+/// is dropped.
 pub(super) async fn begin(
     config: &Arc<Config>,
     state: &Arc<DashboardState>,

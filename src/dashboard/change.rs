@@ -18,7 +18,7 @@ const MAX_SELECTED: usize = 500;
 #[derive(Debug, Clone)]
 pub(super) struct Change {
     pub(super) stream: Name,
-    /// The group. `None` for a change of the stream.
+    /// The group. `None` if the change affects the whole stream.
     pub(super) group: Option<Name>,
     pub(super) kind: ChangeKind,
 }
@@ -176,7 +176,7 @@ impl Change {
         }
     }
 
-    /// Returns the name of the change in the form parameter `do`.
+    /// Returns the value of the form parameter `do` that stands for this change.
     pub(super) fn verb(&self) -> &'static str {
         match &self.kind {
             ChangeKind::Dead(Action::Replay, _) => "replay",

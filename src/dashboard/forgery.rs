@@ -40,7 +40,7 @@ impl Token {
         }
     }
 
-    /// Returns the header that sets the cookie. `None` if the browser has it.
+    /// Returns the header that sets the cookie. `None` if the browser has the cookie already.
     pub(super) fn set_cookie(&self, prefix: &str) -> Option<HeaderValue> {
         let path = if prefix.is_empty() { "/" } else { prefix };
         let text = &self.text;

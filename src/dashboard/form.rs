@@ -68,13 +68,13 @@ impl FormFields {
             .filter(|value| !value.is_empty())
     }
 
-    /// Returns the value of a parameter that must be there.
+    /// Returns the value of a required parameter.
     pub(super) fn need(&self, name: &str) -> Result<&str, Fault> {
         self.get(name)
             .ok_or_else(|| Fault::bad(format!("the parameter `{name}` is missing")))
     }
 
-    /// Returns the name in a parameter that must be there.
+    /// Returns a required parameter as a name.
     pub(super) fn name(&self, parameter: &str) -> Result<Name, Fault> {
         let name = Name::from(self.need(parameter)?);
         match name.fault() {
@@ -83,7 +83,7 @@ impl FormFields {
         }
     }
 
-    /// Returns the number in a parameter.
+    /// Returns an optional parameter as a number.
     pub(super) fn number(&self, name: &str) -> Result<Option<usize>, Fault> {
         let number = self.get(name).map(str::parse).transpose();
         number.map_err(|_| Fault::bad(format!("the parameter `{name}` is not a number")))

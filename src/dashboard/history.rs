@@ -89,16 +89,16 @@ impl Hour {
 
     /// Shows the charts of the hour.
     pub(super) fn charts(&self) -> Markup {
-        let values = |of: fn(&MinuteTotals) -> u32| -> Vec<f64> {
+        let values = |count_of: fn(&MinuteTotals) -> u32| -> Vec<f64> {
             self.minutes
                 .iter()
-                .map(|counts| of(counts).into())
+                .map(|counts| count_of(counts).into())
                 .collect()
         };
-        let sum = |of: fn(&MinuteTotals) -> u32| -> u64 {
+        let sum = |count_of: fn(&MinuteTotals) -> u32| -> u64 {
             self.minutes
                 .iter()
-                .map(|counts| u64::from(of(counts)))
+                .map(|counts| u64::from(count_of(counts)))
                 .sum()
         };
         let (done, failed, dead) = (sum(|it| it.done), sum(|it| it.failed), sum(|it| it.dead));

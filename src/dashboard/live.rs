@@ -31,8 +31,8 @@ struct View {
 
 /// Opens the live view of a page. The parameter `of` is the page's path with its query.
 pub(super) fn open(cx: &Context) -> Result<Response<DashboardBody>, Fault> {
-    let of = cx.form.need("of")?;
-    let (path, query) = of.split_once('?').unwrap_or((of, ""));
+    let page = cx.form.need("of")?;
+    let (path, query) = page.split_once('?').unwrap_or((page, ""));
     let mut cx = cx.clone();
     cx.form = FormFields::parse(query)?;
     cx.path = path.to_owned();

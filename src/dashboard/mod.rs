@@ -1,5 +1,5 @@
-//! A dashboard for operators. It shows what waits, what runs, and why a message died. Operators can
-//! pause, cancel, replay and purge.
+//! A dashboard for operators. It shows which messages wait or run, and why a message became a dead
+//! letter. Operators can pause, cancel, replay and purge.
 //!
 //! A [`Dashboard`] is an HTTP service over the crates `http` and `http-body`, so it can be nested
 //! in every framework that is built on these. It has no authentication: put it behind your own
@@ -96,8 +96,8 @@ impl Dashboard {
     /// path from requests, as `axum::Router::nest_service` does.
     ///
     /// # Panics
-    /// If the path does not begin with a slash, ends with one, or has characters that a path of a
-    /// URL cannot have.
+    /// If the path does not begin with a slash, ends with a slash, or has characters that a path of
+    /// a URL cannot have.
     #[track_caller]
     pub fn at(mut self, prefix: impl Into<String>) -> Self {
         let prefix = prefix.into();

@@ -10,7 +10,7 @@ const MAX_HEX: usize = 4 << 10;
 /// A part of a payload that can be shown.
 #[derive(Debug, PartialEq)]
 pub(super) struct Preview {
-    /// The form: `JSON`, `text`, `bytes`, or `empty`.
+    /// The format: `JSON`, `text`, `bytes`, or `empty`.
     pub(super) form: &'static str,
     pub(super) text: String,
     /// `true` if the payload is longer than what is shown.
@@ -139,10 +139,10 @@ pub(super) fn excerpt(text: &str, max: usize) -> String {
     line(&shown)
 }
 
-fn escaped(text: &str, lines: bool) -> String {
+fn escaped(text: &str, keep_newlines: bool) -> String {
     let mut shown = String::with_capacity(text.len());
     for char in text.chars() {
-        let is_kept = lines && matches!(char, '\n' | '\t');
+        let is_kept = keep_newlines && matches!(char, '\n' | '\t');
         // These characters change the direction of the text around them, or are invisible.
         let is_hidden = matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
         if (char.is_control() && !is_kept) || is_hidden {

@@ -1,6 +1,6 @@
 //! Samples the statistics of all streams in the background, in steps of bounded work.
 //!
-//! Sampling stops [`IDLE_TIMEOUT`] after the last request, and starts again with the next one.
+//! Sampling stops [`IDLE_TIMEOUT`] after the last request, and starts again with the next request.
 
 use std::{
     collections::BTreeMap,
@@ -203,8 +203,8 @@ impl Samples {
         sum
     }
 
-    /// Reads the samples of these streams again, unless they are at most [`MAX_AGE`] old. Reads at
-    /// most [`STEP`] streams.
+    /// Reads the statistics of those streams that have no sample or a sample older than
+    /// [`MAX_AGE`]. Reads at most [`STEP`] streams.
     ///
     /// # Errors
     /// If the server cannot be reached, or if no stream could be read.
@@ -219,11 +219,11 @@ impl Samples {
         };
         let stale: Vec<_> = names.iter().filter(is_stale).take(STEP).cloned().collect();
         let reading = stale.into_iter().map(|name| {
-            let known = lock(&self.streams)
+            let hour_at = lock(&self.streams)
                 .get(&name)
                 .and_then(|sample| sample.hour_at);
-            let with_hour = known.is_none_or(|at| at.elapsed() >= HISTORY_INTERVAL);
-            read(config.handle.stream(&name), with_hour)
+            let with_hour = hour_at.is_none_or(|at| at.elapsed() >= HISTORY_INTERVAL);
+            read_sample(config.handle.stream(&name), with_hour)
         });
         let mut samples = stream::iter(reading).buffer_unordered(MAX_CONCURRENT_READS);
         let (mut refused, mut count) = (None, 0_usize);
@@ -267,7 +267,7 @@ struct NewSample {
 }
 
 /// Reads a sample of a stream.
-async fn read(handle: Handle, with_hour: bool) -> Result<NewSample, Error> {
+async fn read_sample(handle: Handle, with_hour: bool) -> Result<NewSample, Error> {
     let stats = handle.stats().await?;
     let (mut is_paused, mut hour) = (false, with_hour.then(Hour::default));
     for group in stats.groups.iter().take(MAX_GROUPS) {
@@ -359,7 +359,7 @@ async fn sample_round(config: &Config, state: &Weak<DashboardState>, round: u64)
     }
 }
 
-/// Limits the time of a step.
+/// Limits the time of a step to [`STEP_TIMEOUT`].
 async fn limited<T>(step: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
     match tokio::time::timeout(STEP_TIMEOUT, step).await {
         Ok(done) => done.map_err(|error| super::fault::chain(&error)),

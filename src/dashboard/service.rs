@@ -145,8 +145,8 @@ where
             if let Some(file) = assets::get(&path) {
                 return Ok(file);
             }
-            if let Some(of) = path.strip_prefix("/api/") {
-                return api::get(cx, of).await;
+            if let Some(document) = path.strip_prefix("/api/") {
+                return api::get(cx, document).await;
             }
             if path == "/live" {
                 return live::open(cx);
@@ -158,16 +158,16 @@ where
             let kind = parts.headers.get(CONTENT_TYPE);
             let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
             let kind = kind.split(';').next().unwrap_or_default().trim().to_owned();
-            if let Some(of) = path.strip_prefix("/api/") {
+            if let Some(command) = path.strip_prefix("/api/") {
                 forgery::check_origin(&parts.headers)?;
                 // A form on another site cannot be sent with this content type.
                 if !kind.eq_ignore_ascii_case("application/json") {
                     return Err(Fault::body_type());
                 }
-                let body = read(body).await?;
-                return api::post(cx, of, &body).await;
+                let body = read_body(body).await?;
+                return api::post(cx, command, &body).await;
             }
-            let body = read(body).await?;
+            let body = read_body(body).await?;
             let text = std::str::from_utf8(&body).map_err(|_| Fault::bad("the form is no text"))?;
             cx.form = FormFields::parse(text)?;
             forgery::check(&parts.headers, cx.form.get(forgery::FIELD))?;
@@ -188,7 +188,7 @@ where
     }
 }
 
-async fn read<B>(body: B) -> Result<Bytes, Fault>
+async fn read_body<B>(body: B) -> Result<Bytes, Fault>
 where
     B: http_body::Body,
     B::Error: Into<BoxError>,

@@ -43,7 +43,8 @@ pub(crate) use self::{
     rpc::RpcError,
 };
 
-/// Returns `true` if the chain has tower's `Overloaded`, or the error of a stream that is full.
+/// Returns `true` if the chain of sources has tower's `Overloaded`, or an [`Error`] that [is
+/// overloaded](Error::is_overloaded).
 pub(crate) fn is_overload(error: &(dyn std::error::Error + 'static)) -> bool {
     find::<tower::load_shed::error::Overloaded>(error).is_some()
         || find::<Error>(error).is_some_and(Error::is_overloaded)
@@ -53,8 +54,8 @@ pub(crate) fn is_overload(error: &(dyn std::error::Error + 'static)) -> bool {
 ///
 /// Two kinds of wrappers hide the error that they wrap: an error with thiserror's
 /// `#[error(transparent)]`, and an `anyhow` or `eyre` error made from an `E` without any context.
-/// The `source` of the wrapper is the source of the wrapped error, not the wrapped error itself. So
-/// a handler should return the error without its wrapper, or a layer should unwrap it.
+/// The `source` of such a wrapper is not the wrapped error, but the source of the wrapped error. So
+/// return the error without its wrapper, or unwrap it in a layer.
 pub fn find<'a, E: std::error::Error + 'static>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a E> {

@@ -29,7 +29,8 @@ impl NotFound {
 
 impl std::fmt::Display for NotFound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The name of an event that matched a pattern may be any text, so it is escaped.
+        // A publisher can choose any name that matches a subscribed pattern, so the name is
+        // escaped.
         let name = crate::message::Shown::new(&self.name).at_most(crate::Name::MAX_LEN);
         write!(f, "no route for {} `{name}`", self.kind)
     }

@@ -27,9 +27,10 @@ pub(crate) enum ErrorKind {
     Unknown,
     /// The message is stored, but too few replicas have confirmed it.
     Unreplicated,
-    /// The message is not stored, since another task has its unique key.
+    /// The message is not stored, since another task has the same unique key.
     Duplicate,
-    /// The message is not stored, since an earlier task with other content has its idempotency key.
+    /// The message is not stored, since an earlier task with the same idempotency key has other
+    /// content.
     ReusedKey,
     /// The message is not stored, since too many messages wait on its stream.
     Overloaded,
@@ -87,8 +88,8 @@ impl Error {
         Self::unreplicated_with_source(id, message, None)
     }
 
-    /// Creates an [`unreplicated`](Self::unreplicated) error, with the reason why the confirmations
-    /// are missing as its source.
+    /// Creates an [`unreplicated`](Self::unreplicated) error. `source` says why the confirmations
+    /// are missing.
     pub(crate) fn unreplicated_with_source(
         id: MessageId,
         message: impl Into<String>,
@@ -97,15 +98,15 @@ impl Error {
         Self::new(ErrorKind::Unreplicated, message).with_source(StoredMessage { id, source })
     }
 
-    /// Creates the error of a task that was refused because the task with this id has the same
-    /// unique key.
+    /// Creates the error of a task that was refused because another task has the same unique key.
+    /// `id` is the id of the other task.
     pub fn duplicate(id: MessageId) -> Self {
         let text = format!("the task `{id}` has the same unique key and has not ended");
         Self::new(ErrorKind::Duplicate, text).with_source(StoredMessage { id, source: None })
     }
 
-    /// Creates the error of a task that was refused because the earlier task with this id has the
-    /// same idempotency key and other content.
+    /// Creates the error of a task that was refused because an earlier task has the same
+    /// idempotency key and other content. `id` is the id of the earlier task.
     pub fn reused_key(id: MessageId) -> Self {
         let text = format!("the task `{id}` has the same idempotency key and other content");
         Self::new(ErrorKind::ReusedKey, text).with_source(StoredMessage { id, source: None })
@@ -142,9 +143,9 @@ impl Error {
     /// client.
     ///
     /// If the error is an `Error` itself, it is returned unchanged. If the chain of sources has an
-    /// [`RpcError`], the result is an [error reply](Self::rpc). If it has tower's timeout error,
-    /// the result is a [timeout](Self::is_timeout). Any other error becomes the source of the
-    /// result.
+    /// [`RpcError`], the result is an [error reply](Self::rpc). If the chain has tower's timeout
+    /// error, the result is a [timeout](Self::is_timeout). Any other error becomes the source of
+    /// the result.
     ///
     /// [`Client`]: crate::Client
     ///
@@ -223,20 +224,21 @@ impl Error {
     /// stream, or a message has waited for too long. [`retry_after`](Self::retry_after) says when
     /// there may be room.
     ///
-    /// A handler that fails with this error was not at fault, so its task is delivered again
-    /// without counting the attempt.
+    /// If a handler fails with this error, its task is delivered again, and the failed attempt does
+    /// not count.
     pub fn is_overloaded(&self) -> bool {
         self.kind == ErrorKind::Overloaded
     }
 
-    /// Returns the time after which a sender may try again, if the stream is
-    /// [full](Self::is_overloaded). In this time, workers free about a tenth of the bound, at their
-    /// rate of the last seconds. The time is from 1 s to 5 min, and 5 s if no rate was measured.
+    /// If the stream is [full](Self::is_overloaded), returns the time after which a sender may try
+    /// again. By then, the stream should be below 90% of the sender's bound, if workers take
+    /// messages as fast as before. The time is from 1 s to 5 min. It is 5 s if the rate of the
+    /// workers is unknown.
     pub fn retry_after(&self) -> Option<Duration> {
         find::<RetryAfter>(self.source.as_deref()?).map(|it| it.0)
     }
 
-    /// Returns the id of the message if it is stored although the call failed. For a
+    /// If the call failed but the message is stored, returns the id of the message. For a
     /// [duplicate](Self::is_duplicate) or a [reused key](Self::is_reused_key), returns the id of
     /// the other task.
     pub fn stored_id(&self) -> Option<&MessageId> {
@@ -275,7 +277,7 @@ impl Error {
         self.kind == ErrorKind::Forced
     }
 
-    /// Returns the error reply to the request, if that is the cause of this error.
+    /// If the request was answered with an error, returns this error reply.
     pub fn rpc(&self) -> Option<&RpcError> {
         find(self.source.as_deref()?)
     }
@@ -315,7 +317,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// Shows the message and its causes in one line, because `main` and `unwrap` print errors by
+/// Shows the text and the causes on one line, because `main` and `unwrap` print errors with
 /// `Debug`.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -52,7 +52,7 @@ impl RpcCode {
 }
 
 impl RpcCode {
-    /// Returns the variant with this fixed text, or `None` if the code is the application's.
+    /// Returns the variant with this text. `None` if this is the text of a code of the application.
     fn known(text: &str) -> Option<Self> {
         Some(match text {
             "not_found" => RpcCode::NotFound,
@@ -93,9 +93,9 @@ impl fmt::Display for RpcCode {
 
 /// An error reply of an RPC handler to its caller.
 ///
-/// The caller gets the code and the text of this error unchanged. If a handler returns an error of
-/// the application instead, the caller gets the code `internal`. The caller gets the text of that
-/// other error only if the worker sets
+/// The caller gets the code and the text of this error unchanged. If a handler returns an error
+/// type of the application instead, the caller gets the code `internal`. The caller gets the text
+/// of that error only if the worker sets
 /// [`expose_error_text`](crate::serve::Serve::expose_error_text).
 ///
 /// ```
@@ -114,8 +114,8 @@ impl RpcError {
     /// Creates an error with a code and a text.
     pub fn new(code: RpcCode, message: impl Into<String>) -> Self {
         Self {
-            // The caller decodes the text of the code to this variant, so the handler has the same
-            // variant.
+            // The caller decodes a known text to its variant, so the handler uses this variant,
+            // too.
             code: RpcCode::known(code.as_str()).unwrap_or(code),
             message: message.into(),
         }

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use crate::{message::Message, payload::Json};
 
-/// An extractor that takes the payload of a [constant](crate::contract) with the payload type `P`.
-/// A router requires this trait only if the route's name is a constant.
+/// An extractor for the payload type `P` of a [contract constant](crate::contract), such as a
+/// `Task<P>`. A router requires this trait only if a constant names the route.
 ///
 /// Implement the trait for a payload extractor of your own:
 ///

@@ -31,8 +31,8 @@ macro_rules! codec_extractors {
 
 for_each_codec!(codec_extractors);
 
-/// Lets a handler take the payload of a constant with the payload type `MsgPack<T>` as a
-/// `MsgPack<T>`, and likewise for each codec.
+/// Implements [`Carries`] for each codec. For example, a handler that takes a `MsgPack<T>` fits a
+/// constant with the payload type `MsgPack<T>`.
 macro_rules! carries {
     ([$($codec:tt)*], [$($write:tt)*], [$($read:tt)*]) => {
         impl<T> Carries<$($codec)*<T>> for $($codec)*<T> {}

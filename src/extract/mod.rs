@@ -22,7 +22,7 @@
 //! | argument | value | rejects if |
 //! |---|---|---|
 //! | [`Json<T>`](crate::Json) | the payload, read as JSON | the payload is not the JSON of a `T` |
-//! | `Bytes`, `Vec<u8>` | the payload; a `Bytes` of 4 KiB or more may share memory with messages that arrived with it, so copy it to keep it for long | |
+//! | `Bytes`, `Vec<u8>` | the payload; a `Bytes` of 4 KiB or more may share its memory with messages that arrived together, so copy the bytes if you keep them for long | |
 //! | `String` | the payload as text | the payload is not UTF-8 |
 //! | [`Message`](crate::Message) | the whole message | |
 //! | [`State<T>`] | the router's state, or a part of it ([`FromRef`]) | |

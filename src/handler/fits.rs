@@ -18,14 +18,15 @@ use crate::{
 pub trait Accepts<P> {}
 
 /// Implemented by the markers in `via`. A marker says through which trait a handler's last argument
-/// `A` is extracted. If `A` takes the payload, `A` must implement `Carries<P>`. The marker is the
-/// `Self` type, so that the compiler does not infer the marker from this bound.
+/// `A` is extracted. `WholeMessage` requires that `A` implements `Carries<P>`. `PartsOnly` requires
+/// nothing, because such an argument does not take the payload. The marker is the `Self` type, so
+/// that the compiler does not infer the marker from this bound.
 pub trait TakesPayload<A, P> {}
 
 impl<P, A> TakesPayload<A, P> for via::PartsOnly {}
 impl<P, A: Carries<P>> TakesPayload<A, P> for via::WholeMessage {}
 
-/// Implemented by a handler with the arguments `T` that replies with an `R`.
+/// Implemented by a handler that takes the arguments `T` and replies with an `R`.
 pub trait RepliesAs<R, T> {}
 
 impl<R, M, A, F> RepliesAs<R, (M, A)> for F where F: Function<A, Output: Future<Output: Replies<R>>> {}
@@ -34,8 +35,8 @@ impl<R, T, H: RepliesAs<R, T>, L, S> RepliesAs<R, WithinLayer<T>> for Layered<L,
 
 impl<R, T, H: BatchRepliesAs<R, T>> RepliesAs<R, Batched<T>> for Batch<H> {}
 
-/// Implemented by a function of a [`Batch`] with the arguments `T` that replies to each request
-/// with an `R`.
+/// Implemented by the function of a [`Batch`] if it takes the arguments `T` and replies to each
+/// request with an `R`.
 pub trait BatchRepliesAs<R, T> {}
 
 /// Implemented by the return values of a [`Batch`]'s function if each reply is an `R`.

@@ -41,16 +41,15 @@
 //! - The return value is a reply, or a `Result` of a reply and an error that converts into a
 //!   [`BoxError`](crate::BoxError).
 //! - The future is `Send`: all values that it holds across an `.await` are `Send`. An `Rc` and a
-//!   guard of `std::sync::Mutex` are not. End the scope of such a value before the `.await`, or
-//!   drop the value. A macro may hold such values while it formats its arguments. So instead of
+//!   guard of `std::sync::Mutex` are not `Send`. End the scope of such a value before the `.await`,
+//!   or drop the value. A macro may hold such values while it formats its arguments. So instead of
 //!   `info!("{}", count().await)` write `let count = count().await;` first.
 //!
 //! If a condition does not hold, the compiler's message names it.
 //!
 //! # Back-pressure
 //! A handler is always ready. If a [layer](crate::Handler::layer) around a handler is not ready,
-//! the future of the call waits for that layer. The layers of the router are around this wait, so a
-//! timeout layer of the router includes the wait.
+//! the future of the call waits for that layer. A timeout layer of the router includes this wait.
 //!
 //! # Cancel safety
 //! Dropping the future of a call drops the handler at its current `.await`.

@@ -29,7 +29,7 @@ use crate::service::{Route, SharedService};
 /// # }
 /// ```
 // The notes of this attribute leave out the conditions on the arguments, the future and the return
-// value. These conditions are separate traits, with texts in their own attributes.
+// value. Each of these conditions is a separate trait, which has its own notes.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler",
     label = "not an async function of up to 16 arguments",
@@ -109,8 +109,8 @@ impl<L: fmt::Debug, H, T, S> fmt::Debug for Layered<L, H, T, S> {
 #[derive(Debug)]
 pub struct WithinLayer<T>(PhantomData<fn() -> T>);
 
-// Without this, the compiler would suggest this implementation whenever a function is not a
-// handler.
+// Without this attribute, the compiler would suggest the implementation below whenever a function
+// is not a handler.
 #[diagnostic::do_not_recommend]
 impl<L, H, T, S> Handler<WithinLayer<T>, S> for Layered<L, H, T, S>
 where

@@ -57,9 +57,9 @@ type ReadBacklog =
 /// `GET …?stream=orders` responds with the backlog of `orders`:
 /// `{"stream":"orders","total":7,"waiting":3,…}`. Without a query the response has all backlogs,
 /// `{"backlogs":[…]}`. A stream that was not added gets a 404. If one of the requested backlogs
-/// cannot be read within 5 s, the response is a 503. In the Prometheus format the response is still
-/// a 200: the stream has no metrics except `campanile_backlog_up`, which is 0. Methods other than
-/// `GET` and `HEAD` get 405.
+/// cannot be read within 5 s, the response is a 503. In the Prometheus format the response is a 200
+/// even then: such a stream has no metrics except `campanile_backlog_up`, which is 0. Methods other
+/// than `GET` and `HEAD` get 405.
 ///
 /// Each request reads the backlogs from the server. Do not make this service public: mount it
 /// beside probes and metrics.
@@ -133,16 +133,16 @@ impl Backlogs {
         if self.is_prometheus {
             return respond(
                 "text/plain; version=0.0.4",
-                text(&Self::read(self.streams.iter()).await),
+                prometheus_text(&Self::read(self.streams.iter()).await),
             );
         }
         let wanted = query.as_deref().and_then(|query| {
             let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            pairs.find_map(|(key, value)| (key == "stream").then(|| decoded(value)))
+            pairs.find_map(|(key, value)| (key == "stream").then(|| decode_query_value(value)))
         });
         let Some(wanted) = wanted else {
             let found = Self::read(self.streams.iter()).await;
-            let backlogs: Option<Vec<_>> = found.iter().map(document).collect();
+            let backlogs: Option<Vec<_>> = found.iter().map(backlog_json).collect();
             return match backlogs {
                 Some(backlogs) => respond(
                     "application/json",
@@ -151,15 +151,15 @@ impl Backlogs {
                 None => unavailable(),
             };
         };
-        let one = self.streams.iter().filter(|(name, _)| ***name == *wanted);
-        let found = Self::read(one).await;
+        let matching = self.streams.iter().filter(|(name, _)| ***name == *wanted);
+        let found = Self::read(matching).await;
         match found.first() {
             None => {
                 let text = "there is no backlog of a stream with this name";
                 Problem::new(StatusCode::NOT_FOUND, "not_found", text).into_response()
             }
-            Some(found) => match document(found) {
-                Some(document) => respond("application/json", document.to_string()),
+            Some(found) => match backlog_json(found) {
+                Some(json) => respond("application/json", json.to_string()),
                 None => unavailable(),
             },
         }
@@ -167,12 +167,12 @@ impl Backlogs {
 }
 
 /// Decodes a value in a query string.
-fn decoded(value: &str) -> String {
+fn decode_query_value(value: &str) -> String {
     let spaced = value.replace('+', " ");
     percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
 }
 
-fn document((name, backlog): &(&Name, Option<Backlog>)) -> Option<serde_json::Value> {
+fn backlog_json((name, backlog): &(&Name, Option<Backlog>)) -> Option<serde_json::Value> {
     let backlog = backlog.as_ref()?;
     Some(json!({
         "stream": name.as_str(),
@@ -184,17 +184,17 @@ fn document((name, backlog): &(&Name, Option<Backlog>)) -> Option<serde_json::Va
         "delayed": backlog.delayed,
         "due_soon": backlog.due_soon,
         "parked": backlog.parked,
-        "oldest_waiting_seconds": oldest(backlog),
+        "oldest_waiting_seconds": oldest_seconds(backlog),
         "workers": backlog.workers,
     }))
 }
 
-fn oldest(backlog: &Backlog) -> f64 {
+fn oldest_seconds(backlog: &Backlog) -> f64 {
     backlog.oldest_waiting.unwrap_or_default().as_secs_f64()
 }
 
 /// A metric: its name, its help text, and a function that returns its samples for a backlog. A
-/// sample is a value, and the text that follows the label `stream`, such as `,state="waiting"`.
+/// sample is the text that follows the label `stream`, such as `,state="waiting"`, and a value.
 type Metric = (
     &'static str,
     &'static str,
@@ -229,7 +229,7 @@ const METRICS: [Metric; 5] = [
     (
         "campanile_backlog_oldest_waiting_seconds",
         "Time for which the oldest message has waited.",
-        |backlog| vec![("", oldest(backlog))],
+        |backlog| vec![("", oldest_seconds(backlog))],
     ),
     (
         "campanile_backlog_workers",
@@ -239,7 +239,7 @@ const METRICS: [Metric; 5] = [
 ];
 
 /// Writes the backlogs in the text format of Prometheus, version 0.0.4.
-fn text(found: &[(&Name, Option<Backlog>)]) -> String {
+fn prometheus_text(found: &[(&Name, Option<Backlog>)]) -> String {
     let mut text = String::new();
     let mut metric = |name: &str, help: &str, samples: Vec<(String, f64)>| {
         if !samples.is_empty() {

@@ -19,6 +19,7 @@ impl Deref for Origin {
     }
 }
 
-/// The receipt of a reply, as an extension of the response that was made from the reply.
+/// The message id in a reply's receipt, as an extension of the response that was made from the
+/// reply.
 #[derive(Debug, Clone)]
 pub(super) struct Accepted(pub(super) MessageId);

@@ -108,10 +108,10 @@ impl ForwardedHeaders {
     }
 }
 
-/// Returns the fault of the CloudEvents headers, or `None` if they are valid or there are none. An
-/// event in [binary
+/// Returns the fault of the CloudEvents headers. `None` if they are valid, or if there is no
+/// `ce-specversion`. An event in [binary
 /// mode](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#31-binary-content-mode)
-/// has a version, an id, a source and a type.
+/// must have a version, an id, a source and a type.
 pub(super) fn cloud_events_fault(headers: &HeaderMap) -> Option<Cow<'static, str>> {
     let version = headers.get("ce-specversion")?;
     if !version.as_bytes().starts_with(b"1.") {

@@ -37,7 +37,7 @@ use crate::transport::ConnectionState;
 /// # }
 /// ```
 ///
-/// The next probe checks if a transport is ready. It also fails while the process shuts down:
+/// The next probe succeeds while a transport is ready. It fails once the process shuts down:
 ///
 /// ```no_run
 /// use campanile::{Redis, http_bridge::Health};
@@ -63,7 +63,7 @@ pub struct Health {
 /// A check of a probe.
 #[derive(Clone)]
 enum Check {
-    /// Holds while the transport state that this function returns is ready.
+    /// Holds while this function returns a ready state.
     Transport(Arc<dyn Fn() -> ConnectionState + Send + Sync>),
     /// Holds while this function returns `true`.
     Holds(Arc<dyn Fn() -> bool + Send + Sync>),

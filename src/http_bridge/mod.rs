@@ -1,7 +1,7 @@
 //! Connects HTTP services and message services, in both directions.
 //!
 //! The public types use only the crates `http` and `http-body`, so they work with everything that
-//! is built on these: axum, hyper, tonic, tower-http.
+//! is built on these crates: axum, hyper, tonic, tower-http.
 //!
 //! | type | is | made from |
 //! |---|---|---|
@@ -12,8 +12,9 @@
 //! | [`Backlogs`] | an HTTP service for scalers and Prometheus | the backlogs of streams |
 //! | [`Problem`] | an HTTP response | an [`Error`](crate::Error) of a call |
 //!
-//! `examples/axum` is one process that uses all of them, with one state and one shutdown. The
-//! [guide](crate::guide::http) explains this example, and has a table of all layers of tower-http.
+//! `examples/axum` is one process that uses all of these types, with one state and one shutdown.
+//! The [guide](crate::guide::http) explains this example, and has a table of all layers of
+//! tower-http.
 //!
 //! ```
 //! use campanile::{
@@ -73,10 +74,10 @@
 //! | a request was answered with an error | [by its code](status()) |
 //! | a message could not be sent | 502, 503, 504 or 400, as [`Problem`] says |
 //! | too many messages [wait](crate::transport::Settings::max_waiting) already | 429 with a `Retry-After` |
-//! | the gateway has no route for the path, or not for the method | 404, 405 with `Allow` |
+//! | the gateway has no route for the path, or none for the method | 404, 405 with `Allow` |
 //! | the method is `OPTIONS` | 204 with `Allow` |
 //! | the body is too long, breaks off, or does not arrive within the [timeout](Gateway::timeout) | 413, 400, 408 |
-//! | the body is compressed, or its type is one that [forms of other sites](Gateway::accept_form_type) can send, or is not a [type of the route](Gateway::content_types) | 415 |
+//! | the body is compressed, or its content type is not [one of the route](Gateway::content_types), or is one that [forms of other sites](Gateway::accept_form_type) can send | 415 |
 //! | `Idempotency-Key` or CloudEvents headers are invalid | 400 |
 //! | an earlier request with another body had the same `Idempotency-Key` | 422 |
 //!

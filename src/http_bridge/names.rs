@@ -8,14 +8,14 @@ use percent_encoding::{
 };
 
 /// The characters that are escaped in a path: all except ASCII letters, digits, `-`, `_` and `~`.
-/// These exceptions are the unreserved characters of [RFC
-/// 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3), except for the dot.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+/// Those are the unreserved characters of [RFC
+/// 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3) without the dot.
+const ESCAPED_IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
 
 /// The ASCII characters that are escaped in a header value. Non-ASCII characters are always
 /// escaped. Both rules are from the [HTTP binding of
 /// CloudEvents](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#3132-http-header-values).
-const HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+const ESCAPED_IN_HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 /// Converts a name into a path. The parts between dots become segments: `orders.create` is
 /// `/orders/create`. All characters except ASCII letters, digits, `-`, `_` and `~` are
@@ -31,7 +31,7 @@ pub fn path(name: &str) -> String {
     let mut path = String::with_capacity(name.len() + 1);
     for part in name.split('.') {
         path.push('/');
-        path.extend(utf8_percent_encode(part, SEGMENT));
+        path.extend(utf8_percent_encode(part, ESCAPED_IN_PATH));
     }
     path
 }
@@ -39,7 +39,7 @@ pub fn path(name: &str) -> String {
 /// Rewrites a path with the escapes that [`path`] uses: `%2f` becomes `%2F`, `%61` becomes `a`, and
 /// `!` becomes `%21`.
 pub(super) fn canonical(path: &str) -> Cow<'_, str> {
-    // A path of only these characters does not change, because `SEGMENT` does not escape them.
+    // A path does not change if its segments have only characters that are not escaped.
     let unreserved =
         |byte| matches!(byte, b'/' | b'-' | b'_' | b'~') || u8::is_ascii_alphanumeric(&byte);
     if path.bytes().all(unreserved) {
@@ -47,14 +47,14 @@ pub(super) fn canonical(path: &str) -> Cow<'_, str> {
     }
     let segments = path.split('/').map(|segment| {
         let decoded: Cow<'_, [u8]> = percent_decode_str(segment).into();
-        percent_encoding::percent_encode(&decoded, SEGMENT).to_string()
+        percent_encoding::percent_encode(&decoded, ESCAPED_IN_PATH).to_string()
     });
     Cow::Owned(segments.collect::<Vec<_>>().join("/"))
 }
 
 /// Converts any text into the value of a header.
 pub(super) fn header_text(text: &str) -> HeaderValue {
-    let encoded: Cow<'_, str> = utf8_percent_encode(text, HEADER).into();
+    let encoded: Cow<'_, str> = utf8_percent_encode(text, ESCAPED_IN_HEADER).into();
     HeaderValue::from_str(&encoded).expect("nothing is left that HTTP does not allow")
 }
 

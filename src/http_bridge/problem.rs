@@ -119,14 +119,14 @@ impl Problem {
         response
     }
 
-    /// Converts any error of a call. `status` maps the codes of error replies.
+    /// Converts any error of a call. `status` maps the codes of error replies to statuses.
     pub(super) fn of(
         name: &str,
         error: &(dyn std::error::Error + 'static),
         status: impl Fn(&RpcCode) -> StatusCode,
     ) -> Self {
         let sending = find::<Error>(error);
-        if let Some(problem) = sending.and_then(Self::of_sending) {
+        if let Some(problem) = sending.and_then(Self::from_send_error) {
             return Self {
                 retry_after: sending.and_then(Error::retry_after).or(problem.retry_after),
                 ..problem
@@ -147,7 +147,7 @@ impl Problem {
 
     /// Converts an error of sending a message or of reading its reply. Returns `None` for any other
     /// error.
-    fn of_sending(error: &Error) -> Option<Self> {
+    fn from_send_error(error: &Error) -> Option<Self> {
         let (status, code, detail) = if error.is_disconnected() {
             (
                 503,
@@ -195,8 +195,8 @@ impl Problem {
         } else if error.is_decode() {
             (502, "bad_reply", "the answer cannot be read")
         } else if error.is_invalid() {
-            // The text may be shown to callers, because it describes the fault of a name, a header
-            // or a key without quoting it.
+            // The text may be shown to callers: it describes the fault of a name, a header or a
+            // key, and does not quote the value.
             return Some(Self::new(
                 StatusCode::BAD_REQUEST,
                 "invalid",

@@ -143,7 +143,7 @@ impl StatusError {
 impl fmt::Display for StatusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the HTTP service answered {}", self.status)?;
-        // The error of a request has the text in its source, the error reply.
+        // For a request, the source (the error reply) has the text.
         if self.answer.is_none() && !self.text.is_empty() {
             write!(f, ": {}", self.text)?;
         }
@@ -161,11 +161,11 @@ impl std::error::Error for StatusError {
 mod tests {
     use super::*;
 
-    fn of(n: u16) -> StatusCode {
+    fn http_status(n: u16) -> StatusCode {
         StatusCode::from_u16(n).unwrap()
     }
 
-    fn asked(value: &str) -> Option<Duration> {
+    fn requested_wait(value: &str) -> Option<Duration> {
         let mut headers = HeaderMap::new();
         headers.insert(RETRY_AFTER, value.parse().unwrap());
         retry_after(&headers)
@@ -175,7 +175,7 @@ mod tests {
     fn only_temporary_failures_are_delivered_again() {
         for n in (100..200).chain(300..1000) {
             let again = matches!(n, 408 | 425 | 429) || n >= 500;
-            let settled = settle(of(n));
+            let settled = settle(http_status(n));
             assert_eq!(matches!(settled, Settle::Redeliver { .. }), again, "{n}");
         }
     }
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn codes_of_the_table_map_back_to_their_statuses() {
         for n in [400, 401, 403, 404, 409, 410, 500, 503, 504] {
-            assert_eq!(status(&code(of(n))), of(n));
+            assert_eq!(status(&code(http_status(n))), http_status(n));
         }
         for (n, expected) in [
             (302, "internal"),
@@ -194,23 +194,29 @@ mod tests {
             (501, "internal"),
             (502, "unavailable"),
         ] {
-            assert_eq!(code(of(n)).as_str(), expected, "{n}");
+            assert_eq!(code(http_status(n)).as_str(), expected, "{n}");
         }
-        assert_eq!(status(&RpcCode::Other("quota".into())), of(500));
+        assert_eq!(status(&RpcCode::Other("quota".into())), http_status(500));
     }
 
     #[test]
     fn a_wait_is_seconds_or_a_date_and_at_most_a_day() {
-        assert_eq!(asked("7"), Some(Duration::from_secs(7)));
-        assert_eq!(asked("0"), Some(Duration::ZERO));
-        assert_eq!(asked("99999999999999999999999"), Some(MAX_WAIT));
+        assert_eq!(requested_wait("7"), Some(Duration::from_secs(7)));
+        assert_eq!(requested_wait("0"), Some(Duration::ZERO));
+        assert_eq!(requested_wait("99999999999999999999999"), Some(MAX_WAIT));
         let soon = SystemTime::now() + Duration::from_secs(100);
-        let wait = asked(&httpdate::fmt_http_date(soon)).unwrap();
+        let wait = requested_wait(&httpdate::fmt_http_date(soon)).unwrap();
         assert!((90..=100).contains(&wait.as_secs()), "{wait:?}");
-        assert_eq!(asked("Thu, 01 Jan 1970 00:00:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(asked("Fri, 31 Dec 9999 23:59:59 GMT"), Some(MAX_WAIT));
+        assert_eq!(
+            requested_wait("Thu, 01 Jan 1970 00:00:00 GMT"),
+            Some(Duration::ZERO)
+        );
+        assert_eq!(
+            requested_wait("Fri, 31 Dec 9999 23:59:59 GMT"),
+            Some(MAX_WAIT)
+        );
         for nonsense in ["", "soon", "-1", "1.5", "1 hour"] {
-            assert_eq!(asked(nonsense), None, "{nonsense:?}");
+            assert_eq!(requested_wait(nonsense), None, "{nonsense:?}");
         }
         assert_eq!(retry_after(&HeaderMap::new()), None);
     }

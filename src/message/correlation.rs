@@ -44,8 +44,8 @@ impl CorrelationId {
         }
         let mut buffer = Uuid::encode_buffer();
         match Uuid::try_parse_ascii(bytes) {
-            // A UUID has several spellings. Only this spelling is stored as a UUID. Any other
-            // spelling is kept as text, as it was sent.
+            // A UUID has several spellings. Only the spelling in lower case with hyphens is stored
+            // as a UUID. Any other spelling is stored as text, unchanged.
             Ok(id) if id.hyphenated().encode_lower(&mut buffer).as_bytes() == bytes => {
                 Some(Self(Repr::Uuid(id)))
             }

@@ -79,8 +79,8 @@ impl Lease {
         }))
     }
 
-    /// Closes the delivery's outbox and returns its follow-ups. For transports, which carry them
-    /// out in the same step as the verdict [`Done`](crate::transport::Verdict::Done).
+    /// Closes the delivery's outbox and returns its follow-ups. For transports, which carry out the
+    /// follow-ups in the same step as the verdict [`Done`](crate::transport::Verdict::Done).
     pub fn take_follow_ups(&self) -> Vec<FollowUp> {
         match &self.0.outbox {
             Some(slot) if slot.used.load(Ordering::Acquire) => lock(&slot.current).close(),
@@ -120,8 +120,8 @@ impl Lease {
     }
 
     /// Sets the record of the task. The task can then be cancelled while it runs. For transports. A
-    /// transport must call this before it returns the delivery: otherwise `serve` does not drop the
-    /// handler of a cancelled task.
+    /// transport must call this before it returns the delivery, because `serve` looks for a record
+    /// only when it starts the delivery.
     pub fn set_record(&self, record: impl TaskRecord) {
         let _ = self.0.record.set(Arc::new(RunningRecord::new(record)));
     }
@@ -143,9 +143,9 @@ impl Lease {
     /// cancelled.
     pub(crate) fn drop_signal(&self) -> Option<impl Future<Output = ()> + use<>> {
         self.record()?;
-        let (lease, ended) = (self.clone(), self.get_or_create_token());
+        let (lease, token) = (self.clone(), self.get_or_create_token());
         Some(async move {
-            ended.cancelled().await;
+            token.cancelled().await;
             if lease.cancelled().is_none() || lease.0.is_token_taken.load(Ordering::Acquire) {
                 std::future::pending::<()>().await;
             }

@@ -109,11 +109,10 @@ shared_string! {
     /// The id that the transport gave to a message. Cheap to clone.
     ///
     /// On Redis it is the id of the entry on the stream, `<milliseconds>-<sequence>`, or a UUID for
-    /// a task that its sender delayed. It stays the same through redelivery and claims, so it
-    /// identifies the message, not the delivery.
+    /// a task that is delayed, tracked or unique. All deliveries of a message have the same id.
     ///
     /// An id is unique only within its stream: two busy streams can give the same id to different
-    /// messages. To make a key from it, add [`Parts::stream`](crate::Parts::stream), and also
+    /// messages. To make a key from an id, add [`Parts::stream`](crate::Parts::stream), and also
     /// [`Parts::group`](crate::Parts::group) if each group needs a separate key.
     MessageId
 }
@@ -159,8 +158,8 @@ impl PartitionKey {
 shared_string! {
     /// The id of a dead letter, unique in its group. Cheap to clone.
     ///
-    /// It differs from the id of the message, because one message may make several dead letters:
-    /// one each time that it is replayed and fails again.
+    /// A message may become several dead letters: one more each time that it is replayed and fails
+    /// again. So the id of a dead letter is not the id of the message.
     DeadLetterId
 }
 

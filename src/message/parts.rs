@@ -106,7 +106,8 @@ impl<T> IndexMut<Kind> for ByKind<T> {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ReplyMode {
-    /// The server stores the reply for the caller, so it survives a lost connection on either side.
+    /// The server stores the reply for the caller, so the reply survives a lost connection on
+    /// either side.
     #[default]
     Reliable,
     /// The reply is published once. This is fastest, but the reply is lost if the caller is not
@@ -114,8 +115,8 @@ pub enum ReplyMode {
     Fast,
 }
 
-/// The number of the attempt to handle a message, from 1. Each redelivery, also one to another
-/// worker after a lost lease, adds one. After a delivery that did not count as an attempt, for
+/// The number of the attempt to handle a message, from 1. Each redelivery adds one, also a
+/// redelivery to another worker after a lost lease. If a delivery did not count as an attempt, for
 /// example because the worker was overloaded, the next delivery has the same number. In the status
 /// of a task, 0 means that no attempt was started.
 ///
@@ -287,14 +288,14 @@ pub struct Parts {
     pub attempt: Attempt,
     /// The time after which nobody needs the outcome, if the message has a deadline.
     pub deadline: Option<Deadline>,
-    /// For sending a task or a request: its stream, instead of the stream of the transport's
-    /// handle. Ignored in a delivery.
+    /// For sending a task or a request: the stream to send it to, instead of the stream of the
+    /// transport's handle. Ignored in a delivery.
     pub to: Option<Name>,
     /// For sending a task: the time at which it is due. Ignored in a delivery, and by services that
     /// handle the task in this process instead of storing it.
     pub due: Option<Due>,
-    /// For sending a task: of the tasks with the same key, only one is stored within the
-    /// transport's idempotency window. Ignored by services that handle the task in this process.
+    /// For sending a task: the key with which the transport stores only one task within its
+    /// idempotency window. Ignored by services that handle the task in this process.
     pub idempotency_key: Option<IdempotencyKey>,
     /// For sending a task with an idempotency key: a digest of its content. If an earlier task with
     /// another digest has the same key, the call fails with a [reused
@@ -307,13 +308,13 @@ pub struct Parts {
     /// status is not recorded. Ignored by services that handle the task in this process.
     pub tracked: Option<Duration>,
     /// For a task: the number of attempts after which the task is given up, if its sender has
-    /// chosen one. Sent with the task. In a delivery that [`serve`](crate::serve()) handles, it is
-    /// always set: to the sender's number, or else to the worker's
+    /// chosen a number. Sent with the task. In a delivery that [`serve`](crate::serve()) handles,
+    /// it is always set: to the sender's number, or else to the worker's
     /// [`max_deliveries`](crate::transport::Settings::max_deliveries).
     pub max_attempts: Option<u32>,
     /// For a task: the maximum duration of each attempt. Sent with the task.
     pub attempt_timeout: Option<Duration>,
-    /// For a task or a request: the key that chooses its partition, if its sender has a
+    /// For a task or a request: the key that chooses its partition, if it is sent to a
     /// [partitioned](crate::transport::Streams::partitioned) stream. Sent with the message.
     pub partition_key: Option<PartitionKey>,
     /// For sending a task: the replicas that have to confirm the write. Ignored by services that
@@ -372,14 +373,15 @@ impl Parts {
         }
     }
 
-    /// Returns `true` if the message is given up when this attempt fails. Returns `false` for a
-    /// message that was not delivered by [`serve`](crate::serve()).
+    /// Returns `true` if the message is given up when this attempt fails. Returns `false` if
+    /// [`max_attempts`](Self::max_attempts) is not set, as in a message that
+    /// [`serve`](crate::serve()) has not delivered.
     pub fn is_last_attempt(&self) -> bool {
         self.max_attempts.is_some_and(|max| self.attempt.0 >= max)
     }
 
     /// Returns the route that the router chose for the message; `None` outside a router. Layers of
-    /// the router can read it, because the router chooses the route before they run.
+    /// the router get the route, too, because the router chooses it before they run.
     pub fn matched_route(&self) -> Option<&MatchedRoute> {
         self.matched.as_ref()
     }

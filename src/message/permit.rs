@@ -3,13 +3,15 @@
 
 use super::{Attempt, MessageId, Name, Parts};
 
-/// A delivery's request for a permit, or to wait for a [newer worker](Self::newer).
+/// A delivery's request to be parked until it gets a permit, until its name is no longer paused, or
+/// until there is a [newer worker](Self::awaited_version).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PermitRequest {
     /// The stream of the message.
     pub stream: Name,
-    /// The name of the limit, a colon, and the key within the limit.
+    /// The name of the limit, a colon, and the key within the limit. Begins with the colon if the
+    /// message waits for the end of a pause or for a newer worker.
     pub key: String,
     /// The delivery that holds the permit: the message's id and the attempt.
     pub holder: String,
@@ -35,16 +37,16 @@ impl PermitRequest {
     }
 
     /// Returns the name and the version of a message that waits for a newer worker. `None` if the
-    /// message waits for something else. A newer worker has the name with this version or a higher
-    /// one in its [interest](crate::transport::Interest::versions).
-    pub fn newer(&self) -> Option<(&str, u32)> {
+    /// message waits for something else. A newer worker lists the name with this or a higher
+    /// version in its [interest](crate::transport::Interest::versions).
+    pub fn awaited_version(&self) -> Option<(&str, u32)> {
         let (name, version) = parse_parked_key(&self.key)?;
         Some((name, version?))
     }
 }
 
-// The Redis transport delivers a message with a paused name and then parks it by a verdict. In
-// memory, such a message is parked before it is delivered.
+// If the name of a message is paused, the Redis transport delivers the message, and a verdict parks
+// it. The memory transport parks it before the delivery.
 #[cfg(feature = "redis")]
 impl PermitRequest {
     /// Creates the request that parks a message while its name is paused.
@@ -83,8 +85,8 @@ pub(crate) fn parse_parked_key(key: &str) -> Option<(&str, Option<u32>)> {
     })
 }
 
-/// Names the holder of a permit. The attempt is a part of the holder's name: a stalled worker and
-/// the worker that claimed its delivery hold different permits.
+/// Names the holder of a permit. The attempt is a part of the holder's name, so a stalled worker
+/// and the worker that claimed its delivery hold different permits.
 pub(crate) fn holder(id: &MessageId, attempt: Attempt) -> String {
     format!("{id}:{}", attempt.0)
 }

@@ -13,8 +13,8 @@ use std::{
 /// in Rust, and bytes that are not UTF-8 as `\xff`. Backslashes and quotes are not escaped, so JSON
 /// stays readable.
 ///
-/// Text longer than the limit is cut between two characters, and the length of the whole text
-/// follows. So no text can fill the disk.
+/// Text longer than the limit is cut between two characters, and the length of the whole text is
+/// appended. So a long text cannot fill the disk.
 ///
 /// ```
 /// use campanile::message::Shown;

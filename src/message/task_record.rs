@@ -43,7 +43,7 @@ pub(crate) struct RunningRecord {
 #[derive(Default)]
 struct Unwritten {
     /// The last report, until its write is confirmed. If the task ends first, this report is stored
-    /// together with the end, because a separate write may come too late.
+    /// together with the end of the task, because a separate write may come too late.
     last: Option<Bytes>,
     /// Set while a background task writes, or waits until it may write again.
     is_writing: bool,
@@ -59,8 +59,8 @@ impl RunningRecord {
         }
     }
 
-    /// Replaces the progress that is not written yet. A background task writes it, at most once a
-    /// second.
+    /// Replaces the progress that is not written yet. A background task writes the newest progress,
+    /// at most once a second.
     pub(crate) fn report(self: &Arc<Self>, progress: Bytes, runtime: &Handle) {
         let mut unwritten = lock(&self.progress);
         if unwritten.is_closed {

@@ -21,8 +21,11 @@ pub enum OnConflict {
     /// task, and [is a duplicate](crate::Receipt::is_duplicate).
     #[default]
     Keep,
-    /// The other task is cancelled if its sender delayed it and it is not due yet. Otherwise it is
-    /// kept. With a delay this is a debounce: of several tasks in quick succession, only the last
+    /// If the other task is delayed and not due yet, it is cancelled, and the new task is stored.
+    /// If the other task is due, waiting or running, it is kept, and the new task is not stored, as
+    /// with [`Keep`](OnConflict::Keep).
+    ///
+    /// With a delay, this rule is a debounce: of several tasks in quick succession, only the last
     /// one runs.
     Replace,
     /// The other task is kept, and the call fails with a

@@ -82,8 +82,8 @@ codec! {
     /// Structs are written as maps with the names of their fields, so that both sides can add
     /// fields. Structs that others have written as arrays are read, too.
     ///
-    /// Otherwise it behaves like [`Json`](crate::Json). A message or a reply is sent with the
-    /// header `content-type: application/msgpack`, and is rejected without it.
+    /// It behaves like [`Json`](crate::Json), except that a message or a reply is sent with the
+    /// header `content-type: application/msgpack`, and is rejected without this header.
     ///
     /// ```
     /// use campanile::{Client, MsgPack, Router};
@@ -136,8 +136,8 @@ impl<T: serde::de::DeserializeOwned> MsgPack<T> {
 codec! {
     /// CBOR: an extractor, a reply, and a payload to send. The feature `cbor`.
     ///
-    /// It behaves like [`Json`](crate::Json). A message or a reply is sent with the header
-    /// `content-type: application/cbor`, and is rejected without it.
+    /// It behaves like [`Json`](crate::Json), except that a message or a reply is sent with the
+    /// header `content-type: application/cbor`, and is rejected without this header.
     ///
     /// ```
     /// use campanile::{Client, Cbor, Router};
@@ -193,9 +193,9 @@ codec! {
     /// Protocol Buffers, with prost: an extractor, a reply, and a payload to send. The feature
     /// `protobuf`.
     ///
-    /// It behaves like [`Json`](crate::Json). A message or a reply is sent with the header
-    /// `content-type: application/protobuf`, and is rejected without it. An empty payload is a
-    /// message whose fields have their defaults.
+    /// It behaves like [`Json`](crate::Json), except that a message or a reply is sent with the
+    /// header `content-type: application/protobuf`, and is rejected without this header. An empty
+    /// payload is a message whose fields have their defaults.
     ///
     /// ```
     /// use campanile::{Client, Protobuf, Router};

@@ -36,8 +36,8 @@ impl Format {
         }
     }
 
-    /// Returns `true` if a payload with this content type may be of this format. `essence` is in
-    /// lower case and has no parameters.
+    /// Returns `true` if a payload with this content type may be of this format. `essence` is the
+    /// content type in lower case, without parameters.
     fn takes(self, essence: &str) -> bool {
         match self {
             // Senders write the types in the second and third line by default, whatever the payload

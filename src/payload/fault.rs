@@ -3,10 +3,10 @@
 /// Returns the part of serde's error text that quotes no value of the payload. `None` if there is
 /// no such part. Values must not get into logs, and may be megabytes long.
 pub(crate) fn without_values(serde_text: &str) -> Option<String> {
-    // Serde's text is `<problem>: <value>, expected <type>`: only the part after the value is kept.
     if quotes_no_value(serde_text) {
         return Some(serde_text.to_owned());
     }
+    // Serde's text is `<problem>: <value>, expected <type>`: only the part after the value is kept.
     let (_, expected) = serde_text.rsplit_once(", expected ")?;
     Some(format!("expected {expected}"))
 }

@@ -37,8 +37,8 @@ use crate::error::BoxError;
 /// becomes a dead letter at once, since no retry can change it. A request is answered with
 /// `invalid`.
 ///
-/// A message whose header `content-type` names another format is rejected, and so is a compressed
-/// one. `Json` itself writes no header: a message without a content type is JSON.
+/// A message is rejected if its header `content-type` names another format, or if it is compressed.
+/// `Json` itself writes no header: a message without a content type is JSON.
 ///
 /// A float that is NaN or infinite cannot be sent: JSON has no number for it. `serde_json` would
 /// write `null`, which a receiver reads as another value.

@@ -7,7 +7,7 @@ use tower::Layer;
 use super::{
     RouteInfo,
     index::{Index, Resolver},
-    tree::{self, Endpoint, MakeLayer},
+    tree::{self, ApplyLayer, Endpoint},
 };
 use crate::{
     contract::{Description, Named, RouteDescription},
@@ -26,11 +26,11 @@ pub(super) struct Plan<S> {
     routes: Vec<Vec<Endpoint<S>>>,
     /// The fallbacks. The fallback of the root is the first.
     fallbacks: Vec<Fallback<S>>,
-    layers: Vec<MakeLayer>,
+    layers: Vec<ApplyLayer>,
     built: OnceLock<Built>,
 }
 
-/// The service that is built from a plan, with the lookup of its routes.
+/// The service that is built from a plan, and the resolver that finds the routes of messages.
 pub(super) struct Built {
     pub(super) resolver: Arc<Resolver>,
     pub(super) root: Route,
@@ -118,7 +118,7 @@ impl<S> Plan<S> {
     }
 
     /// Describes the routes. If an event has several handlers, the description comes from the first
-    /// one that was added under a constant.
+    /// handler that was added under a constant.
     pub(super) fn describe(&self) -> Description {
         let described = |(info, endpoints): (&RouteInfo, &Vec<Endpoint<S>>)| {
             let mut route = RouteDescription::new(info.kind, &info.name);

@@ -47,7 +47,7 @@ impl std::error::Error for FanOutError {
     }
 }
 
-/// The error of a handler that panicked. The panic is caught so that the other handlers run on.
+/// The error of a handler that panicked. The panic is caught so that the other handlers continue.
 #[derive(Debug)]
 struct Panicked(String);
 

@@ -171,7 +171,7 @@ impl Resolver {
     fn resolve(&self, message: &mut Message) -> Resolved {
         if message.kind() == Kind::Event {
             // The mark is removed, because it holds only for the subscriptions of this router. A
-            // router inside this one has other subscriptions, and must match the event again.
+            // router inside this router has other subscriptions, and must match the event again.
             let extensions = &mut message.parts_mut().extensions;
             let is_from_subscription = extensions.remove::<FromSubscription>().is_some();
             // A pattern matches no sharded event.
@@ -183,10 +183,12 @@ impl Resolver {
         Resolved::One(exact.unwrap_or_else(|| self.fallback(message.name())))
     }
 
-    /// Finds the routes of an event. If the event came from a subscription to one of this router's
-    /// patterns, only the route of that pattern gets it. If it came from a subscription to its
-    /// name, only the route of its name gets it. Otherwise all routes whose name or pattern matches
-    /// get it.
+    /// Finds the routes of an event:
+    ///
+    /// - If the event came from a subscription to one of this router's patterns: the route of that
+    ///   pattern.
+    /// - If the event came from a subscription to its name: the route of that name.
+    /// - In all other cases: all routes whose name or pattern matches.
     fn resolve_event(&self, message: &Message, is_from_subscription: bool) -> Resolved {
         let patterns = &self.index.patterns;
         let subscribed = message.parts().pattern.as_deref();

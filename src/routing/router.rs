@@ -36,8 +36,8 @@ use crate::{
 ///
 /// # Back-pressure
 /// If one layer wraps everything in the router, the router is ready when that layer is. A limit in
-/// that layer then pauses the source. Otherwise the router is always ready, and each call waits in
-/// its future for the layers around its route.
+/// that layer then pauses the source. Without such a layer the router is always ready, and each
+/// call waits in its future for the layers around its route.
 #[must_use = "a router does nothing until it is served or called"]
 pub struct Router<S = ()> {
     plan: Arc<Plan<S>>,
@@ -189,7 +189,7 @@ where
     /// `[^a]`, `[a-z]`, and `\` to escape the next character.
     ///
     /// An event that matches several subscriptions is handled once for each of them, because Redis
-    /// delivers it once for each.
+    /// delivers the event once for each subscription.
     ///
     /// # Panics
     /// When the pattern is empty or longer than [`Name::MAX_LEN`].
@@ -272,11 +272,12 @@ where
         self.absorb(&Name::default(), router)
     }
 
-    /// Adds a layer around all routes and fallbacks that were added before, as one service.
+    /// Adds a layer around all routes and fallbacks that were added before.
     ///
-    /// The layer is applied once, when the router is first used. So a limit of ten is shared by all
-    /// of these routes, and by all clones of the router. The layer does not wrap routes that are
-    /// added later. The layer that is added last is the outermost.
+    /// The layer wraps these routes as one service, and is applied once, when the router is first
+    /// used. So a limit of ten is shared by all of these routes, and by all clones of the router.
+    /// The layer does not wrap routes that are added later. The layer that is added last is the
+    /// outermost.
     pub fn layer<L>(self, layer: L) -> Self
     where
         L: Layer<Route> + Send + Sync + 'static,
@@ -287,8 +288,8 @@ where
         plan.into()
     }
 
-    /// Adds a layer around all routes that were added before, as one service, but not around the
-    /// fallbacks. Messages without a route do not reach the layer.
+    /// Adds a layer around all routes that were added before, but not around the fallbacks.
+    /// Messages without a route do not reach the layer.
     ///
     /// # Panics
     /// When there is no route yet.
@@ -456,7 +457,7 @@ impl Servable for Router {
     }
 
     /// Returns the description as JSON. If it is longer than [`WorkerDescription::MAX_LEN`], leaves
-    /// out its schemas. `None` if it is too long even without them.
+    /// out its schemas. `None` if it is too long even without the schemas.
     fn description(&self) -> Option<String> {
         let fits = |json: &String| json.len() <= WorkerDescription::MAX_LEN;
         let description = self.describe();

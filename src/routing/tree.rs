@@ -16,14 +16,14 @@ use crate::{
 };
 
 /// Applies a layer to a service.
-pub(super) type MakeLayer = Arc<dyn Fn(Route) -> Route + Send + Sync>;
+pub(super) type ApplyLayer = Arc<dyn Fn(Route) -> Route + Send + Sync>;
 
 /// A handler that has no state yet, and the layers around it.
 pub(super) struct Endpoint<S> {
     /// Makes the service from the state.
     make: Arc<dyn Fn(&S) -> Route + Send + Sync>,
-    /// The indexes of the layers around the handler, innermost first. They increase, because an
-    /// outer layer is added later.
+    /// The indexes of the layers around the handler, innermost first. The indexes increase, because
+    /// an outer layer is added later.
     pub(super) layers: Vec<usize>,
     /// The maximum number of messages that the handler takes in one call. More than one for a
     /// batch.
@@ -87,8 +87,8 @@ impl<S> Clone for Endpoint<S> {
     }
 }
 
-/// An endpoint that takes only payloads of its constant's version, or of older versions that can be
-/// lifted to it.
+/// An endpoint under a constant. Takes payloads of the constant's version, and lifts payloads of
+/// older versions to that version. Refuses all others.
 struct Versioned {
     inner: Arc<dyn ErasedService>,
     named: Named,
@@ -113,7 +113,7 @@ impl ErasedService for Versioned {
 /// fallback, in the order of the resolver's indexes.
 pub(super) fn build(
     routes: &[&[Endpoint<()>]],
-    layers: &[MakeLayer],
+    layers: &[ApplyLayer],
     resolver: &Arc<Resolver>,
 ) -> Route {
     debug_assert_eq!(routes.len(), resolver.len());
@@ -130,10 +130,10 @@ pub(super) fn build(
         layered: Vec::with_capacity(layers.len()),
     };
     for (layer, apply) in layers.iter().enumerate() {
-        let layered = apply(tree.content(Some(layer)));
+        let layered = apply(tree.inner_service(Some(layer)));
         tree.layered.push(layered);
     }
-    tree.content(None)
+    tree.inner_service(None)
 }
 
 /// A tree of services under construction.
@@ -147,7 +147,7 @@ struct Tree<'a> {
 
 impl Tree<'_> {
     /// Makes the service that this layer wraps, or for `None` the service of the whole router.
-    fn content(&self, layer: Option<usize>) -> Route {
+    fn inner_service(&self, layer: Option<usize>) -> Route {
         let segments: Vec<Vec<Segment<'_>>> = self
             .routes
             .iter()
@@ -211,7 +211,7 @@ fn segments(endpoints: &[(Route, Vec<usize>)], layer: Option<usize>) -> Vec<Segm
     segments
 }
 
-/// Returns the layer, if all segments of all routes are the same layer.
+/// If all segments of all routes are the same layer, returns this layer.
 fn only_layer(routes: &[Vec<Segment<'_>>]) -> Option<usize> {
     let mut only = None;
     for segment in routes.iter().flatten() {

@@ -1,8 +1,8 @@
 //! Schedules: the times at which tasks are sent again and again.
 //!
-//! A [`Schedule`] has the times, called *ticks*, and a [`ScheduledTask`] adds the task. A
-//! transport's [`Schedules`](crate::transport::Schedules) keep scheduled tasks, and send each of
-//! them once for each tick, however many processes run them.
+//! A [`Schedule`] has the times, called *ticks*. A [`ScheduledTask`] has a schedule and the task to
+//! send. A transport's [`Schedules`](crate::transport::Schedules) store scheduled tasks, and send
+//! each task once for each tick, however many processes run the schedules.
 //!
 //! ```
 //! use std::time::{Duration, SystemTime};
@@ -24,8 +24,8 @@
 //! crontab`. An optional field before these has the seconds, and an optional field after these has
 //! the years. Names (`MON`, `JAN`), nicknames (`@hourly`), `L` (the last day), `#` (the nth weekday
 //! of the month) and `W` (the nearest weekday) are allowed. If a line has both a day of the month
-//! and a day of the week, it is due on days that match one of the two. With `+` before the day of
-//! the week, it is due only on days that match both.
+//! and a day of the week, it is due on days that match either of the two. With `+` before the day
+//! of the week, it is due only on days that match both.
 //!
 //! # Daylight saving
 //! A cron line is in a time zone, which is UTC unless set. The data of all time zones is in the
@@ -53,8 +53,9 @@ pub use self::task::ScheduledTask;
 pub(crate) use self::ticks::{Ticks, from_milliseconds, milliseconds};
 use crate::error::Error;
 
-/// The header of a scheduled task with the time of its tick, such as `2026-03-29T01:00:00Z`. A task
-/// of [`run_now`](crate::transport::Schedules::run_now) does not have this header.
+/// The name of a header of each scheduled task. Its value is the time of the tick, such as
+/// `2026-03-29T01:00:00Z`. A task of [`run_now`](crate::transport::Schedules::run_now) does not
+/// have this header.
 pub const TICK: HeaderName = HeaderName::from_static("schedule-tick");
 
 /// The times at which a task is sent, called *ticks*. See the [module](self).
@@ -84,7 +85,7 @@ enum Timing {
 /// The rule for missed ticks. Ticks are missed while no process runs the schedules, or none can
 /// reach the server.
 ///
-/// A tick counts as missed once the next tick is due, or once it is more than a minute late.
+/// A tick counts as missed once the next tick is due, or once the tick is more than a minute late.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -180,7 +181,7 @@ impl Schedule {
         }
     }
 
-    /// Returns the first `count` ticks after this time, without jitter. There are fewer if the cron
+    /// Returns the first `count` ticks after this time, without jitter. Returns fewer if the cron
     /// line has no more ticks, for example because its years are over.
     ///
     /// # Errors

@@ -52,8 +52,8 @@ struct Definition {
 }
 
 impl ScheduledTask {
-    /// Creates a schedule with the name `name`, which must be unique within the stream. It sends
-    /// the task `task` with this payload at each tick of `schedule`.
+    /// Creates a schedule with the name `name`, which must be unique within the stream. The task
+    /// `task` with this payload is sent at each tick of `schedule`.
     pub fn new<N: TaskName>(
         name: impl Into<Name>,
         schedule: Schedule,
@@ -73,7 +73,8 @@ impl ScheduledTask {
             }
         };
         let headers = message.headers().iter();
-        let headers = headers.map(|(name, value)| (name.as_str().to_owned(), Blob::of(value)));
+        let headers =
+            headers.map(|(name, value)| (name.as_str().to_owned(), Blob::from_header(value)));
         Self {
             name: name.into(),
             version: 0,
@@ -123,7 +124,7 @@ impl ScheduledTask {
             .and_then(|name| Ok((name, HeaderValue::try_from(value).map_err(Into::into)?)));
         match header {
             Ok((name, value)) => {
-                let header = (name.as_str().to_owned(), Blob::of(&value));
+                let header = (name.as_str().to_owned(), Blob::from_header(&value));
                 self.definition.headers.push(header);
             }
             Err(error) => {
@@ -209,7 +210,7 @@ impl ScheduledTask {
         self.schedule().check()
     }
 
-    /// Returns the task to send at a tick, or for a run without a tick.
+    /// Returns the task to send at a tick. `tick` is `None` for a run without a tick.
     ///
     /// # Errors
     /// If a stored header is invalid.
@@ -225,10 +226,10 @@ impl ScheduledTask {
         } = &self.definition;
         let mut message = Message::task(&**task, payload.0.clone());
         for (name, value) in headers {
-            append(&mut message, name, value).map_err(|error| error.to_string())?;
+            append_header(&mut message, name, value).map_err(|error| error.to_string())?;
         }
         let delay = tick.map_or(Duration::ZERO, |tick| schedule.delay(&self.name, tick));
-        if let Some(time) = tick.and_then(shown) {
+        if let Some(time) = tick.and_then(tick_header) {
             message.headers_mut().insert(TICK, time);
         }
         let parts = message.parts_mut();
@@ -266,25 +267,25 @@ impl ScheduledTask {
 }
 
 /// Formats a tick for the header.
-fn shown(tick: u64) -> Option<HeaderValue> {
+fn tick_header(tick: u64) -> Option<HeaderValue> {
     let time = jiff::Timestamp::from_millisecond(tick.try_into().ok()?).ok()?;
     HeaderValue::from_str(&time.to_string()).ok()
 }
 
-fn append(message: &mut Message, name: &str, value: &Blob) -> Result<(), BoxError> {
+fn append_header(message: &mut Message, name: &str, value: &Blob) -> Result<(), BoxError> {
     let name = HeaderName::from_bytes(name.as_bytes())?;
     let value = HeaderValue::from_maybe_shared(value.0.clone())?;
     message.headers_mut().try_append(name, value)?;
     Ok(())
 }
 
-/// Bytes that are a string in JSON: the text itself if the bytes are UTF-8, and otherwise base64
-/// with a prefix.
+/// Bytes that JSON stores as a string. UTF-8 text is stored as it is. Other bytes, and text that
+/// begins with [`BASE64_PREFIX`], are stored as this prefix and base64.
 #[derive(Clone, PartialEq)]
 struct Blob(Bytes);
 
 impl Blob {
-    fn of(value: &HeaderValue) -> Self {
+    fn from_header(value: &HeaderValue) -> Self {
         Self(Bytes::copy_from_slice(value.as_bytes()))
     }
 }

@@ -9,7 +9,7 @@ use super::{Missed, Schedule, Timing};
 use crate::error::Error;
 
 /// A tick that is older than this counts as missed.
-const LATE: u64 = 60_000;
+const MISSED_AFTER: u64 = 60_000;
 /// The longest period: a hundred years.
 const LONGEST_PERIOD: u64 = 3_155_760_000_000;
 
@@ -50,32 +50,35 @@ impl Ticks {
             TickSource::Every(period) => (time / period + 1).checked_mul(*period),
             TickSource::Cron(cron, zone) => {
                 let next = cron.find_next_occurrence(&zoned(time, zone)?, false);
-                next.ok().and_then(|tick| instant(&tick))
+                next.ok().and_then(|tick| to_milliseconds(&tick))
             }
         }
     }
 
     /// Returns the last tick at or before this time. `None` if there is none.
-    fn until(&self, time: u64) -> Option<u64> {
+    fn at_or_before(&self, time: u64) -> Option<u64> {
         match &self.0 {
             TickSource::Every(period) => Some(time / period * period),
             TickSource::Cron(cron, zone) => {
                 let last = cron.find_previous_occurrence(&zoned(time, zone)?, true);
-                last.ok().and_then(|tick| instant(&tick))
+                last.ok().and_then(|tick| to_milliseconds(&tick))
             }
         }
     }
 
-    /// Returns the tick to be sent next. With [`Missed::All`] it is the first tick after `last`.
-    /// Otherwise it is the latest due tick, unless it was sent or must be skipped, or else the
-    /// first tick in the future. `last` is the tick that was sent last, or the time at which the
-    /// schedule began.
+    /// Returns the tick to send next. `last` is the tick that was sent last, or the time at which
+    /// the schedule began.
+    ///
+    /// With [`Missed::All`], the next tick is the first tick after `last`. With the other rules, it
+    /// is the latest tick that is due. If that tick was sent already, or is too late for
+    /// [`Missed::Skip`], the next tick is the first tick in the future.
     pub(crate) fn next(&self, missed: Missed, last: u64, now: u64) -> Option<u64> {
-        let is_wanted = |due: &u64| missed == Missed::Once || now.saturating_sub(*due) <= LATE;
+        let is_wanted =
+            |due: &u64| missed == Missed::Once || now.saturating_sub(*due) <= MISSED_AFTER;
         match missed {
             Missed::All => self.after(last),
             Missed::Once | Missed::Skip => self
-                .until(now)
+                .at_or_before(now)
                 .filter(|due| *due > last && is_wanted(due))
                 .or_else(|| self.after(last.max(now))),
         }
@@ -110,7 +113,7 @@ fn zoned(time: u64, zone: &TimeZone) -> Option<Zoned> {
     Some(time.to_zoned(zone.clone()))
 }
 
-fn instant(tick: &Zoned) -> Option<u64> {
+fn to_milliseconds(tick: &Zoned) -> Option<u64> {
     tick.timestamp().as_millisecond().try_into().ok()
 }
 
@@ -252,7 +255,11 @@ mod tests {
                         let next = ticks.after(tick).unwrap();
                         assert!(next > tick, "{line} {zone}");
                         for time in [tick, tick + 1, (tick + next) / 2, next - 1] {
-                            assert_eq!(ticks.until(time), Some(tick), "{line} {zone} {time}");
+                            assert_eq!(
+                                ticks.at_or_before(time),
+                                Some(tick),
+                                "{line} {zone} {time}"
+                            );
                         }
                         tick = next;
                     }
@@ -294,7 +301,7 @@ mod tests {
         let expected = ["2026-03-29T01:15:00Z", "2026-03-29T01:30:00Z"];
         assert_eq!(ticks_after(&quarter, "2026-03-29T01:00:00Z", 2), expected);
         let ticks = Ticks::of(&Schedule::every(Duration::from_millis(1))).expect("valid");
-        assert_eq!((ticks.after(5), ticks.until(5)), (Some(6), Some(5)));
+        assert_eq!((ticks.after(5), ticks.at_or_before(5)), (Some(6), Some(5)));
     }
 
     #[test]

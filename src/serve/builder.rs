@@ -106,8 +106,10 @@ impl<T, A> Serve<T, A> {
 
     /// Sets how long a graceful shutdown waits for running handlers and for the confirmation of
     /// their outcomes. After this time the handlers are dropped, and `serve` returns an error. 30 s
-    /// unless set. The transport is closed afterwards. If its server does not answer, this takes up
-    /// to a lease longer.
+    /// unless set.
+    ///
+    /// At the end of the shutdown, `serve` closes the transport. If the server does not answer,
+    /// closing takes up to the length of a lease.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
         self
@@ -138,8 +140,8 @@ impl<T, A> Serve<T, A> {
 
     /// Calls this function with each message that the worker gives up, just before the message
     /// becomes a dead letter. The worker gives a message up after its last attempt, after an error
-    /// that no attempt can cure, or because the message expired. Use it, for example, to undo an
-    /// order or to notify a person.
+    /// that no attempt can cure, or because the message expired. Use this hook, for example, to
+    /// undo an order or to notify a person.
     ///
     /// The function is called once for each dead letter. It may be called again if the worker ends
     /// before the dead letter is stored, because the message is then delivered and given up again.
@@ -186,8 +188,8 @@ where
                 forced: self.forced,
             };
             let app = self.app;
-            // `interest` builds the service of a router, and a layer may panic there. So it is
-            // called before `open`: such a panic then leaves no consumer behind.
+            // `interest` builds the service of a router, and a layer may panic there. `interest` is
+            // called before `open`, so that such a panic leaves no consumer behind.
             let interest = app.interest();
             let (batch_size, reads_streams) = (interest.batch_size, interest.stream);
             let (routes, description) = (app.route_names(), app.description());

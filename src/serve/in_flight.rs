@@ -1,9 +1,9 @@
 //! The deliveries in flight: how many there are, and the tasks that handle them.
 //!
-//! One task at a time starts deliveries, the oldest first. If the handler of a delivery waits, the
-//! task stays with this handler, and wakes another task to start the next deliveries. If a task has
-//! started deliveries for [`ALONE_FOR`] and none of their handlers had to wait, it wakes two tasks,
-//! so that a second thread helps with handlers that compute.
+//! One task at a time starts deliveries, the oldest first. If a handler has to wait, the task stays
+//! with this handler, and wakes another task to start the next deliveries. If a task has started
+//! deliveries for [`ALONE_FOR`], and no handler had to wait, the task wakes two tasks, so that a
+//! second thread helps with handlers that compute.
 //!
 //! This avoids two costs. Spawning a task is expensive, so idle tasks are kept for later
 //! deliveries. Waking another thread is expensive too: two threads end their deliveries at
@@ -64,7 +64,7 @@ struct DeliveryTasks<D> {
 struct Count {
     deliveries: AtomicUsize,
     bytes: AtomicUsize,
-    /// The number of deliveries that have a verdict which is not confirmed yet.
+    /// The number of deliveries with a verdict that is not confirmed yet.
     settling: AtomicUsize,
     /// Notified when a delivery has ended.
     ended: Notify,
@@ -89,7 +89,7 @@ impl<D: HandleDelivery> InFlight<D> {
         self.0.count.deliveries.load(Ordering::Acquire)
     }
 
-    /// Returns the number of deliveries in flight that have a verdict which is not confirmed yet.
+    /// Returns the number of deliveries in flight with a verdict that is not confirmed yet.
     pub(super) fn settling(&self) -> usize {
         self.0.count.settling.load(Ordering::Acquire)
     }
@@ -206,9 +206,9 @@ impl<D: HandleDelivery> DeliveryTasks<D> {
         }
     }
 
-    /// Wakes two tasks, so that a second thread joins. A tokio thread keeps the task that it woke
-    /// or spawned last for itself (its LIFO slot). Another thread can take only the first of the
-    /// two tasks.
+    /// Wakes two tasks, so that another thread can take one of them. A tokio thread keeps for
+    /// itself the task that it woke or spawned last (its LIFO slot), so another thread can take
+    /// only the first of the two tasks.
     fn wake_two(self: &Arc<Self>) {
         self.wake();
         self.wake();
@@ -216,7 +216,7 @@ impl<D: HandleDelivery> DeliveryTasks<D> {
 
     /// Waits until this task is woken. Returns `false` without waiting if [`MAX_IDLE`] tasks are
     /// idle already: then the task should end.
-    async fn woken(&self) -> bool {
+    async fn wait_for_wakeup(&self) -> bool {
         let one_more = |idle: usize| (idle < MAX_IDLE).then_some(idle + 1);
         let kept = (self.idle).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
         kept.is_ok()
@@ -233,7 +233,7 @@ impl<D: HandleDelivery> DeliveryTasks<D> {
 async fn run<D: HandleDelivery>(tasks: Arc<DeliveryTasks<D>>) {
     loop {
         start_deliveries(&tasks).await;
-        if !tasks.woken().await {
+        if !tasks.wait_for_wakeup().await {
             return;
         }
     }
@@ -281,7 +281,7 @@ impl InFlightGuard {
         }
     }
 
-    /// Counts the delivery as settling: it has a verdict which is not confirmed yet.
+    /// Counts the delivery as settling: its verdict is not confirmed yet.
     pub(super) fn settling(mut self) -> Self {
         if !std::mem::replace(&mut self.is_settling, true) {
             self.count.settling.fetch_add(1, Ordering::AcqRel);

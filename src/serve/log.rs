@@ -218,7 +218,7 @@ impl MessageLog {
                     false => format!("delivered again {when} (this was not counted as an attempt)"),
                 }
             }
-            Verdict::Park(request) => match request.newer() {
+            Verdict::Park(request) => match request.awaited_version() {
                 Some(_) => "parked until there is a newer worker".to_owned(),
                 None => "parked until it gets a permit".to_owned(),
             },

@@ -51,9 +51,9 @@
 //! A worker logs one line at info level when it starts, with its streams, group, consumer and
 //! routes. It logs another line when it ends, with the number of deliveries by verdict. A shutdown
 //! logs the number of deliveries that it waits for. A failed delivery is logged once, as a warning,
-//! with its reason and its verdict. Errors that are meant for a caller
-//! ([`RpcError`](crate::RpcError)) and overload are logged at debug level. A layer can choose the
-//! span of the line for a failure: see [`log_failure_in_current_span`].
+//! with its reason and its verdict. Three failures are logged at debug level instead: overload, a
+//! parked message, and an error reply that the caller of a request caused, such as `not_found`. A
+//! layer can choose the span of the line for a failure: see [`log_failure_in_current_span`].
 //!
 //! The loss of a connection is logged as a warning with its cause, and its recovery at info level
 //! with the time that it took. Deliveries that are claimed from a dead worker are logged with the

@@ -106,9 +106,10 @@ impl Policy {
         }
     }
 
-    /// Returns the verdict on a failed delivery: a dead letter if this was the last attempt. A
-    /// redelivery that counts and has no delay gets the back-off for this attempt, so that the log
-    /// can show it. The transport computes the back-off of a redelivery that does not count.
+    /// Returns the verdict on a failed delivery: a dead letter if this was the last attempt. If a
+    /// redelivery counts as an attempt and has no delay, its delay becomes the back-off for this
+    /// attempt, so that the log can show the delay. The transport computes the delay of a
+    /// redelivery that does not count.
     pub(super) fn verdict(
         &self,
         kind: Kind,
@@ -117,9 +118,9 @@ impl Policy {
         failure: &ServiceFailure,
     ) -> Verdict {
         let verdict = match failure {
-            ServiceFailure::Returned(error) => self.failed(kind, name, error),
+            ServiceFailure::Returned(error) => self.verdict_on_error(kind, name, error),
             ServiceFailure::Panicked(reason) => match kind {
-                Kind::Rpc => Verdict::Done(Err(internal())),
+                Kind::Rpc => Verdict::Done(Err(internal_error())),
                 Kind::Task | Kind::Event => Verdict::Redeliver {
                     after: None,
                     counted: true,
@@ -145,7 +146,7 @@ impl Policy {
         }
     }
 
-    fn failed(&self, kind: Kind, name: &Name, error: &BoxError) -> Verdict {
+    fn verdict_on_error(&self, kind: Kind, name: &Name, error: &BoxError) -> Verdict {
         let reason = || bounded(chain(&**error));
         let answer = || (kind == Kind::Rpc).then(|| self.answer(name, error));
         if self.unknown_names == UnknownNames::Ignore && is_unknown(error) {
@@ -192,7 +193,7 @@ impl Policy {
     fn answer(&self, name: &Name, error: &BoxError) -> RpcError {
         answer(name, &**error).unwrap_or_else(|| match self.expose_error_text {
             true => RpcError::internal(chain(&**error)),
-            false => internal(),
+            false => internal_error(),
         })
     }
 }
@@ -217,7 +218,7 @@ fn bounded(mut reason: String) -> String {
     reason
 }
 
-fn internal() -> RpcError {
+fn internal_error() -> RpcError {
     RpcError::internal("internal error")
 }
 
@@ -309,11 +310,11 @@ mod tests {
         assert_eq!(answer.code(), &RpcCode::Deadline);
         let answer = answered(failed(Kind::Rpc, NotFound::new(Kind::Rpc, "a".into())));
         assert_eq!(answer.code(), &RpcCode::NotFound);
-        assert_eq!(answered(failed(Kind::Rpc, "password=1")), internal());
+        assert_eq!(answered(failed(Kind::Rpc, "password=1")), internal_error());
         let panicked = ServiceFailure::panicked(&"password=1");
         assert_eq!(
             answered(POLICY.verdict(Kind::Rpc, &"a".into(), (1, 10), &panicked)),
-            internal()
+            internal_error()
         );
         let open = Policy {
             expose_error_text: true,

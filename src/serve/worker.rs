@@ -30,7 +30,7 @@ use crate::{
     transport::{Delivery, Discarded, SettleDelivery, Source, Undecodable, Verdict, WorkerMonitor},
 };
 
-/// The time for which all slots may be taken before a log line reports it.
+/// If all slots are taken for this time, a log line reports the stall.
 const STALLED: Duration = Duration::from_secs(5);
 /// If deliveries wait this long to start, a handler is assumed to block its thread. A timer that
 /// fires more often would slow the loop measurably.
@@ -129,7 +129,8 @@ where
     /// Serves until a signal ends the worker, or the source or the service fails.
     async fn serve(&mut self, stop: &mut Stop) -> Ended {
         let max_bytes = self.source.settings().max_in_flight_bytes;
-        // The time since which all slots or all bytes are taken, and `true` once that was reported.
+        // The time since which all slots or all bytes are taken, and `true` once a log line has
+        // reported this.
         let mut full_since = None;
         let mut stall_timer = LazyTimer::new(STALLED);
         // The last time at which a task was woken to start deliveries. If deliveries still wait
@@ -171,9 +172,9 @@ where
                 }
                 continue;
             }
-            // `ready` reserves capacity, such as a permit. The clone is dropped before the wait for
-            // messages, which releases the capacity: an idle worker must not hold a permit that
-            // others could use.
+            // `ready` reserves capacity, such as a permit. Dropping the clone before the wait for
+            // messages releases the capacity: an idle worker must not hold a permit that others
+            // could use.
             let mut probe = self.app.clone();
             tokio::select! {
                 biased;
@@ -340,10 +341,10 @@ impl<S: Service<Message> + Clone, H> Work<S, H> {
                 message.parts_mut().extensions.insert(FromSubscription);
             }
             let mut app = app.clone();
-            // Polls readiness here, because deliveries are created in their order and their tasks
-            // may run in any order. So a layer that keeps an order gives each delivery its position
-            // here. This also reserves the capacity of the layers before the loop checks readiness
-            // again. If the layers are not ready, the delivery waits in its task.
+            // Polls readiness here and not in the tasks, because the tasks may run in any order. So
+            // a layer that keeps an order sees the deliveries in the order of the source. The poll
+            // also reserves the capacity of the layers before the loop checks readiness again. If
+            // the layers are not ready, the delivery waits in its task.
             let _ = app.ready().now_or_never();
             (app, message)
         });
@@ -370,7 +371,7 @@ where
 
     async fn handle(self, guard: InFlightGuard) {
         let verdict = match self.content {
-            Ok((_, message)) if is_paused(&self.monitor, &message) => put_off(),
+            Ok((_, message)) if is_paused(&self.monitor, &message) => paused_verdict(),
             Ok((app, message)) => {
                 let is_counted = !Mechanism::WorkerCounts.is_off();
                 let running = is_counted.then(|| self.monitor.start(&message));
@@ -383,7 +384,7 @@ where
             Err(undecodable) => dead_letter(undecodable),
         };
         guard.tally().count(&verdict);
-        self.settle.settle(verdict, confirmed(guard.settling()));
+        self.settle.settle(verdict, on_settled(guard.settling()));
     }
 }
 
@@ -394,7 +395,7 @@ fn is_paused(monitor: &WorkerMonitor, message: &Message) -> bool {
 }
 
 /// Returns the verdict on a message whose name is paused on this worker.
-fn put_off() -> Verdict {
+fn paused_verdict() -> Verdict {
     Verdict::Redeliver {
         after: None,
         counted: false,
@@ -530,8 +531,8 @@ fn dead_letter(undecodable: Undecodable) -> Verdict {
     }
 }
 
-/// Returns the callback for the result of settling. It frees the slot of the delivery.
-fn confirmed(guard: InFlightGuard) -> impl FnOnce(Result<(), Error>) + Send {
+/// Returns the callback for the result of settling. The callback frees the slot of the delivery.
+fn on_settled(guard: InFlightGuard) -> impl FnOnce(Result<(), Error>) + Send {
     move |settled| {
         drop(guard);
         if let Err(error) = settled {

@@ -1,7 +1,7 @@
 //! A service of any type behind a pointer.
 //!
-//! A clone increments a reference count. A call allocates one box, which first holds the copy of
-//! the service that becomes ready, and then the future of the call.
+//! A clone increments a reference count. A call allocates one box. The box holds a copy of the
+//! service until the copy is ready, and then the future of the call.
 
 use std::{
     fmt,
@@ -191,7 +191,7 @@ where
     }
 }
 
-// Boxing the larger variant would cost a second allocation: the whole state is in one box already.
+// The whole state is in one box already. Boxing the larger variant would cost a second allocation.
 #[allow(clippy::large_enum_variant)]
 #[pin_project(project = CallStateProjection)]
 enum CallState<V: Service<Message>> {

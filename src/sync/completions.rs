@@ -42,7 +42,7 @@ impl<T> Slots<T> {
 }
 
 impl<T> CompletionSlab<T> {
-    /// Creates an empty slab with memory for this number of completions. It grows if more are
+    /// Creates an empty slab with memory for this number of completions. The slab grows if more are
     /// added.
     pub(crate) fn with_capacity(completions: usize) -> Self {
         Self {

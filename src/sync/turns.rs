@@ -1,8 +1,8 @@
 //! Ways to yield to other tasks.
 //!
-//! tokio wakes a task that called `tokio::task::yield_now` when the thread of the task next polls
-//! for I/O events. If another task blocks this thread, the poll and the wake-up are delayed,
-//! although another thread could run the task.
+//! After `tokio::task::yield_now`, tokio wakes the task when its thread next polls for I/O events.
+//! If another task blocks this thread, the wake-up is delayed, although another thread could run
+//! the task that yielded.
 
 use std::{
     future::{Future, poll_fn},
@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::LazyTimer;
 
-/// Lets the ready tasks of this thread run first. The task wakes itself, so another thread can run
-/// it if one of these tasks blocks the thread.
+/// Lets the ready tasks of this thread run first. The calling task wakes itself, so another thread
+/// can run it if one of those tasks blocks this thread.
 ///
 /// # Cancel safety
 /// Dropping the future has no effect.
@@ -33,8 +33,8 @@ pub(crate) async fn next_turn() {
 }
 
 /// Lets the ready tasks of this thread run first, and the tasks that new I/O events make ready. If
-/// one of these tasks blocks the thread, the timer wakes this task after 5 ms, and another thread
-/// can run it.
+/// one of those tasks blocks this thread, the timer wakes the calling task after 5 ms, and another
+/// thread can run it.
 ///
 /// # Cancel safety
 /// Dropping the future has no effect.

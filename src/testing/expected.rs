@@ -194,7 +194,7 @@ impl Expected {
         if self
             .payload
             .as_ref()
-            .is_some_and(|one| !one.is(message.payload()))
+            .is_some_and(|one| !one.matches(message.payload()))
         {
             return Some("another payload");
         }
@@ -213,7 +213,7 @@ impl Expected {
 }
 
 impl ExpectedPayload {
-    fn is(&self, payload: &Bytes) -> bool {
+    fn matches(&self, payload: &Bytes) -> bool {
         match self {
             Self::Bytes(bytes) => bytes == payload,
             Self::Json(value) => serde_json::from_slice(payload)

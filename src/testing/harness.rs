@@ -31,9 +31,9 @@ impl Harness {
         Self::over(Memory::new())
     }
 
-    /// Creates a harness with an existing memory transport. Use it for a transport with settings,
-    /// or if the transport is part of an application's state. Messages that were sent before are
-    /// not recorded.
+    /// Creates a harness with an existing memory transport. Use this constructor for a transport
+    /// with settings, or if the transport is part of an application's state. Messages that were
+    /// sent before are not recorded.
     ///
     /// # Panics
     /// If another harness uses the transport.
@@ -74,7 +74,7 @@ impl Harness {
     }
 
     /// Sets the maximum time, on tokio's clock, that [`settled`](Self::settled) waits for handlers.
-    /// This time applies also to the methods that wait until everything is settled. If the clock is
+    /// The other methods that wait until everything is settled have the same limit. If the clock is
     /// paused, the wait takes no real time. 60 s unless set.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
@@ -116,8 +116,8 @@ impl Harness {
     }
 
     /// Runs a worker that [`serve`](crate::serve()) has configured, for example on another stream,
-    /// or as another group of the same transport. The worker's graceful shutdown is replaced: it
-    /// begins with [`shutdown`](Self::shutdown).
+    /// or as another group of the same transport. The worker's signal for a graceful shutdown is
+    /// replaced: the shutdown begins with [`shutdown`](Self::shutdown).
     ///
     /// # Panics
     /// If the application cannot be served, or if its transport is not that of the harness.
@@ -177,8 +177,8 @@ impl Harness {
 
     /// Waits until everything is [settled](Self::settled), then until the next message is due, then
     /// until everything is settled again. A message is due at a retry, at the time of a delayed
-    /// task, or when a lease ends. Returns the time between the first settled moment and the time
-    /// at which the message was due, or `None` if no message waits.
+    /// task, or when a lease ends. Returns the length of the wait for the message, or `None` if no
+    /// message waits.
     ///
     /// # Panics
     /// As [`settled`](Self::settled).
@@ -261,14 +261,14 @@ struct AppEnd {
     group: String,
     journal: Arc<Journal>,
     stop: CancellationToken,
-    /// The fault to report. It says that the application panicked, until [`note`](Self::note)
-    /// replaces it.
+    /// The fault to report. Before [`note`](Self::note) is called, it says that the application
+    /// panicked.
     fault: Option<String>,
 }
 
 impl AppEnd {
-    /// Notes the result of the application. If the harness is not shutting down, a forced shutdown
-    /// is not a failure, because the test itself has forced it.
+    /// Notes the result of the application. If a worker was forced to shut down while the harness
+    /// was not shutting down, the test itself forced it, so this is not a failure.
     fn note(&mut self, result: Result<(), Error>) -> Result<(), Error> {
         let result = result.or_else(|error| {
             let is_requested = error.is_forced_shutdown() && !self.stop.is_cancelled();

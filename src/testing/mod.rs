@@ -67,12 +67,12 @@
 //! Records are in the order of the events on the transport.
 //!
 //! # Real time
-//! The kit also works with a clock that is not paused, and on a runtime of many threads. Then
-//! [`advance_to_next`](Harness::advance_to_next) really takes the time that it returns.
+//! The kit also works on a runtime of many threads, and with a clock that is not paused. With such
+//! a clock, [`advance_to_next`](Harness::advance_to_next) really takes the time that it returns.
 //!
 //! # Panics
-//! A failed assertion panics at the location of the test's line. A future cannot panic at that
-//! location, so the text of its panic contains the location.
+//! A failed assertion panics at the line of the test that calls it. A future, such as
+//! [`settled`](Harness::settled), cannot panic there, so the text of its panic names the line.
 
 mod assert;
 mod expected;

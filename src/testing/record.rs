@@ -23,8 +23,7 @@ pub struct Record {
     pub message: Option<Message>,
     /// The stream, or `None` for a published event.
     pub stream: Option<Name>,
-    /// The group of the delivery, or `None` for a published event and for a message that was only
-    /// sent.
+    /// The group of the delivery. `None` for a published event, and for [`MessageEvent::Sent`].
     pub group: Option<Name>,
 }
 

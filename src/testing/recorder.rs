@@ -26,8 +26,8 @@ type Script = Arc<dyn Fn(Message) -> Option<Answer> + Send + Sync>;
 /// instead of the transport of a [`Client`](crate::Client), or instead of any other service.
 ///
 /// A recorder has the error type of the transports, and refuses messages that every transport
-/// refuses. Calls without a matching script succeed if they are tasks or events, and requests are
-/// answered with `not_found`. Clones share their calls and scripts.
+/// refuses. Without a matching script, tasks and events succeed, and requests are answered with
+/// `not_found`. Clones share their calls and scripts.
 ///
 /// ```
 /// use campanile::{Client, RpcError, testing::{Recorder, rpc}};
@@ -64,8 +64,8 @@ impl Recorder {
         Self::default()
     }
 
-    /// Answers one matching call with this reply. Scripts for one call are used in their order, and
-    /// before scripts for all calls.
+    /// Answers one matching call with this reply. Scripts for one call are used in the order in
+    /// which they were added, and before scripts for all calls.
     pub fn reply_once(&self, expected: Expected, reply: impl IntoReply) -> &Self {
         let answer = reply.into_reply().map_err(Error::from_service);
         lock(&self.0).once.push_back((expected, answer));
@@ -86,7 +86,7 @@ impl Recorder {
         expected: Expected,
         reply: impl Fn(Message) -> R + Send + Sync + 'static,
     ) -> &Self {
-        self.lasting(expected, move |message| {
+        self.add_lasting(expected, move |message| {
             let answer = reply(message).into_reply();
             Some(answer.map_err(Error::from_service))
         })
@@ -94,10 +94,10 @@ impl Recorder {
 
     /// Leaves matching calls without an answer: the caller waits until its own timeout.
     pub fn stay_silent(&self, expected: Expected) -> &Self {
-        self.lasting(expected, |_| None)
+        self.add_lasting(expected, |_| None)
     }
 
-    fn lasting(
+    fn add_lasting(
         &self,
         expected: Expected,
         script: impl Fn(Message) -> Option<Answer> + Send + Sync + 'static,
@@ -120,7 +120,7 @@ impl Recorder {
         let calls = self.calls();
         let found: Vec<_> = calls
             .iter()
-            .filter(|call| is_meant(&expected, call))
+            .filter(|call| is_match(&expected, call))
             .cloned()
             .collect();
         if let Some(miscount) = miscount("called", expected.times, found.len()) {
@@ -139,12 +139,12 @@ impl Recorder {
         let once = &mut state.once;
         if let Some(at) = once
             .iter()
-            .position(|(expected, _)| is_meant(expected, &message))
+            .position(|(expected, _)| is_match(expected, &message))
         {
             return once.remove(at).map(|(_, answer)| answer);
         }
         let mut lasting = state.lasting.iter().rev();
-        let script = lasting.find(|(expected, _)| is_meant(expected, &message));
+        let script = lasting.find(|(expected, _)| is_match(expected, &message));
         let script = script.map(|(_, script)| Arc::clone(script));
         // Releases the lock, because the script may use the recorder.
         drop(state);
@@ -155,7 +155,7 @@ impl Recorder {
     }
 }
 
-fn is_meant(expected: &Expected, message: &Message) -> bool {
+fn is_match(expected: &Expected, message: &Message) -> bool {
     expected.is_about(Some(message)) && expected.difference_in(Some(message)).is_none()
 }
 

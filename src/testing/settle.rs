@@ -11,10 +11,10 @@ use super::{
 use crate::transport::memory::Memory;
 
 /// The location of the test's call.
-type At = &'static Location<'static>;
+type TestLocation = &'static Location<'static>;
 
-/// The number of yields without a change after which the harness is settled. The yields let tasks
-/// run that handlers have spawned.
+/// The harness is settled after this many yields without a change. During the yields, tasks that
+/// handlers have spawned can run.
 const YIELDS: usize = 32;
 
 /// The transport of a harness, its journal, and the limits of its waits.
@@ -28,13 +28,13 @@ pub(super) struct Settling {
 }
 
 impl Settling {
-    pub(super) async fn settled(&self, at: At) {
+    pub(super) async fn settled(&self, at: TestLocation) {
         let started = self.journal.counts().started;
         self.settled_since(started, at).await;
     }
 
     /// Waits until all messages are handled. `started` is the number of deliveries before the wait.
-    async fn settled_since(&self, started: u64, at: At) {
+    async fn settled_since(&self, started: u64, at: TestLocation) {
         let journal = &self.journal;
         let patience = sleep(self.patience);
         tokio::pin!(patience);
@@ -68,8 +68,8 @@ impl Settling {
         let before = self.journal.counts().version;
         for _ in 0..YIELDS {
             let outlook = self.memory.outlook();
-            // Every change of the broker increments the version afterwards. So if the version is
-            // the same before and after the two reads, the reads are consistent.
+            // The broker increments the version after each change. So the two reads are consistent
+            // if the version is the same before and after them.
             let counts = self.journal.counts();
             let is_quiet = outlook.queued.is_empty() && outlook.events == 0 && counts.running == 0;
             if !is_quiet || counts.version != before {
@@ -80,7 +80,7 @@ impl Settling {
         true
     }
 
-    pub(super) async fn advance_to_next(&self, at: At) -> Option<Duration> {
+    pub(super) async fn advance_to_next(&self, at: TestLocation) -> Option<Duration> {
         self.settled(at).await;
         let due = self.memory.outlook().next_due?;
         let wait = due.saturating_duration_since(Instant::now());
@@ -89,12 +89,12 @@ impl Settling {
         Some(wait)
     }
 
-    pub(super) async fn advance(&self, time: Duration, at: At) {
+    pub(super) async fn advance(&self, time: Duration, at: TestLocation) {
         sleep(time).await;
         self.settled(at).await;
     }
 
-    pub(super) async fn finished(&self, at: At) {
+    pub(super) async fn finished(&self, at: TestLocation) {
         let started = self.journal.counts().started;
         loop {
             self.settled_since(started, at).await;
@@ -105,7 +105,7 @@ impl Settling {
         }
     }
 
-    fn fail(&self, problem: &str, at: At) -> ! {
+    fn fail(&self, problem: &str, at: TestLocation) -> ! {
         let mut text = format!("{problem} (waited for at {at})\n");
         let running = self.journal.running();
         if !running.is_empty() {

@@ -9,11 +9,11 @@ use std::time::Duration;
 #[non_exhaustive]
 pub struct Backlog {
     /// The messages that could be delivered now. For a group that does not exist, all entries of
-    /// the stream, because a new group begins with the oldest entry if the stream has no other
-    /// group.
+    /// the stream: a new group starts at the oldest entry if the stream has no other group.
     ///
     /// Redis before 7.0 does not report this number. Newer versions do not report it after an entry
-    /// inside the stream was deleted. In both cases the messages are counted, up to 10,000.
+    /// inside the stream was deleted. Without the number, the messages are counted one by one, up
+    /// to 10,000.
     pub waiting: u64,
     /// The deliveries of workers that have died. Live workers claim them.
     pub unclaimed: u64,
@@ -21,14 +21,15 @@ pub struct Backlog {
     pub running: u64,
     /// The messages that wait for their next attempt, in the back-off after a failure.
     pub retrying: u64,
-    /// The tasks that their senders have delayed. They wait for all groups of the stream.
+    /// The tasks that their senders have delayed. When they are due, every group of the stream gets
+    /// them.
     pub delayed: u64,
     /// The part of [`retrying`](Self::retrying) and [`delayed`](Self::delayed) that is due within
     /// the horizon.
     pub due_soon: u64,
     /// The messages that wait for a permit of a [`Limit`](super::Limit), or for the end of their
-    /// name's [pause](super::PauseTarget::Name). More workers do not help them. On Redis, only the
-    /// messages of 1,000 keys are counted.
+    /// name's [pause](super::PauseTarget::Name). More workers do not start them sooner. On Redis,
+    /// only the messages of 1,000 keys are counted.
     pub parked: u64,
     /// The time for which the oldest of the [`waiting`](Self::waiting) messages has waited. The
     /// wait of a redelivery starts when it is due.
@@ -38,7 +39,7 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// The horizon of [`due_soon`](Self::due_soon), unless another is given.
+    /// The default horizon of [`due_soon`](Self::due_soon).
     pub const HORIZON: Duration = Duration::from_secs(30);
 
     /// Returns the number of messages that need workers now or soon: the sum of `waiting`,
@@ -54,7 +55,7 @@ impl Backlog {
             && self.retrying + self.delayed + self.parked == 0
     }
 
-    /// Adds the backlog of another stream of the same workers.
+    /// Adds the backlog of another stream that the same workers serve.
     pub(crate) fn join(self, other: Self) -> Self {
         Self {
             waiting: self.waiting + other.waiting,

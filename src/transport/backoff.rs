@@ -41,8 +41,8 @@ impl Backoff {
     }
 
     /// Sets the maximum part of a wait that is randomly subtracted: with 0.0 nothing, with 1.0 up
-    /// to the whole wait. So retries of messages that failed together are spread over time. 0.5
-    /// unless set.
+    /// to the whole wait. The jitter spreads the retries of messages that failed together over
+    /// time. 0.5 unless set.
     ///
     /// # Panics
     /// If `part` is not between 0.0 and 1.0.

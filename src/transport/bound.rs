@@ -128,16 +128,19 @@ impl Bound {
         self.max_age.is_some_and(|max| waiting.oldest > max)
     }
 
-    /// Returns the number of messages that workers must take until a tenth of the bound is free.
+    /// Returns the number of messages that workers must take before a refused sender should try
+    /// again. After that, the number and the age of the waiting messages are at most nine tenths of
+    /// their limits. At least 1.
     fn excess(&self, waiting: &Waiting) -> f64 {
-        /// The part of the bound that may be in use when senders come back.
-        const IN_USE: f64 = 0.9;
+        /// The part of each limit below which refused senders should try again.
+        const RETRY_BELOW: f64 = 0.9;
         let messages = waiting.messages as f64;
-        let too_many = messages - IN_USE * self.max as f64;
-        // Assumes that the waiting messages have arrived at an even rate.
+        let too_many = messages - RETRY_BELOW * self.max as f64;
+        // Assumes that the waiting messages arrived at an even rate, so their ages are spread
+        // evenly.
         let too_old = self.max_age.map_or(0.0, |max| {
             let oldest = waiting.oldest.as_secs_f64();
-            messages * (1.0 - IN_USE * max.as_secs_f64() / oldest.max(f64::MIN_POSITIVE))
+            messages * (1.0 - RETRY_BELOW * max.as_secs_f64() / oldest.max(f64::MIN_POSITIVE))
         });
         too_many.max(too_old).max(1.0)
     }
@@ -153,24 +156,23 @@ pub(crate) struct DrainRate {
 
 impl DrainRate {
     /// The shortest time over which the rate is measured.
-    const SHORTEST: Duration = Duration::from_millis(500);
-    /// The longest time over which the rate is measured. Otherwise a sender that sends rarely would
-    /// use a rate that is hours old.
-    const LONGEST: Duration = Duration::from_secs(30);
+    const MIN_SPAN: Duration = Duration::from_millis(500);
+    /// The longest time over which the rate is measured. Without this limit, a sender that rarely
+    /// sends would use a rate that is hours old.
+    const MAX_SPAN: Duration = Duration::from_secs(30);
     /// The minimum and the maximum time after which a sender may try again, in seconds.
     const RETRY_AFTER: (f64, f64) = (1.0, 300.0);
     /// The time after which a sender may try again while the rate is unknown.
     const RETRY_AFTER_UNKNOWN: Duration = Duration::from_secs(5);
 
-    /// Adds a measurement: the messages that wait now, for the group with the most waiting
-    /// messages.
+    /// Adds a measurement of the group that has the most waiting messages now.
     pub(crate) fn add_measurement(&mut self, now: Instant, waiting: &Waiting) {
         let Some((at, before)) = &self.last else {
             self.last = Some((now, waiting.clone()));
             return;
         };
         let elapsed = now.saturating_duration_since(*at);
-        if elapsed < Self::SHORTEST {
+        if elapsed < Self::MIN_SPAN {
             return;
         }
         let taken = match before.read.zip(waiting.read) {
@@ -179,7 +181,7 @@ impl DrainRate {
             // lower bound.
             None => before.messages.saturating_sub(waiting.messages),
         };
-        let is_current = elapsed <= Self::LONGEST && before.group == waiting.group;
+        let is_current = elapsed <= Self::MAX_SPAN && before.group == waiting.group;
         let measured = is_current.then(|| taken as f64 / elapsed.as_secs_f64());
         self.per_second = match (self.per_second, measured) {
             (Some(before), Some(now)) => Some((before + now) / 2.0),
@@ -188,7 +190,8 @@ impl DrainRate {
         self.last = Some((now, waiting.clone()));
     }
 
-    /// Returns the time in which workers take this many messages, from 1 s to 5 min.
+    /// Returns the time in which workers take this many messages, clamped to 1 s to 5 min. 5 s
+    /// while their rate is unknown.
     fn time_for(&self, messages: f64) -> Duration {
         let Some(rate) = self.per_second else {
             return Self::RETRY_AFTER_UNKNOWN;
@@ -247,7 +250,7 @@ mod tests {
         assert_eq!(retry_after_secs(&full, &waiting(1000, 0, None), &rate), 10);
         assert_eq!(retry_after_secs(&full, &waiting(2000, 0, None), &rate), 110);
         // At an even rate, 300 of the 400 messages are younger than 45 s, nine tenths of the limit.
-        // So workers must take 100, which lasts 10 s.
+        // So workers must take 100, which takes them 10 s.
         let old = bound(u64::MAX, Some(50));
         assert_eq!(retry_after_secs(&old, &waiting(400, 60, None), &rate), 10);
         rate.add_measurement(after(20), &waiting(1000, 0, Some(100_000)));

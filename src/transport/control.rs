@@ -40,8 +40,8 @@ impl Control {
         Self(Arc::new(store))
     }
 
-    /// Pauses a stream, a group or a name. Returns `false` if it was paused already. Then the new
-    /// reason and time replace the old ones.
+    /// Pauses a stream, a group or a name. Returns `false` if the target was paused already. The
+    /// new reason and time then replace the old ones.
     ///
     /// # Errors
     /// If a name cannot be used, the reason is longer than 1,024 bytes, or the store cannot be
@@ -129,10 +129,11 @@ impl PurgeSteps {
     /// last step.
     ///
     /// # Errors
-    /// If the store cannot be reached or refuses. The next call goes on.
+    /// If the store cannot be reached or refuses. The next call repeats the step.
     ///
     /// # Cancel safety
-    /// If the future is dropped, its step may have been done. The next call goes on.
+    /// If the future is dropped, its step may have been done. The next call continues with the
+    /// messages that are left.
     pub async fn next(&mut self) -> Result<Option<u64>, Error> {
         let Some(position) = &self.rest else {
             return Ok(None);
@@ -157,7 +158,7 @@ impl fmt::Debug for PurgeSteps {
 pub struct PurgeStep {
     /// The number of messages that were removed.
     pub removed: u64,
-    /// The position of the next step, as the transport writes it. `None` after the last one.
+    /// The position of the next step, in a format of the transport. `None` after the last step.
     pub next: Option<String>,
 }
 
@@ -230,7 +231,7 @@ pub trait ControlStore: Send + Sync {
     /// See [`Control::pauses`].
     fn pauses(&self) -> StoreFuture<'_, Vec<Pause>>;
 
-    /// Removes some of the waiting messages, from a position that the step before has returned. See
-    /// [`Control::purge_steps`].
+    /// Removes some of the waiting messages, starting at `position`, which the previous step has
+    /// returned. `None` for the first step. See [`Control::purge_steps`].
     fn purge_step<'a>(&'a self, position: Option<&'a str>) -> StoreFuture<'a, PurgeStep>;
 }

@@ -19,7 +19,7 @@ macro_rules! counters {
             }
         }
 
-        /// The live form of [`Counts`].
+        /// The counters that [`Counts`] is a snapshot of.
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             $(pub(crate) $name: Counter,)*
@@ -74,18 +74,18 @@ counters! {
     events,
     /// Events that were dropped because the buffer was full.
     events_dropped,
-    /// Replies that could not be sent, because the request has no reply channel, or one that is not
-    /// allowed.
+    /// Replies that could not be sent, because the request has no reply channel, or its reply
+    /// channel is not allowed.
     unanswerable,
     /// Replies for which no request waits: late, duplicate or foreign ones.
     stray_replies,
     /// Replies that could not be decoded.
     bad_replies,
-    /// New connections after a loss.
+    /// New connections after a connection was lost.
     reconnects,
 }
 
-/// The live form of one count.
+/// A counter.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 

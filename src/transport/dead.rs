@@ -106,8 +106,8 @@ impl fmt::Debug for DeadLetter {
 /// The dead letters of a group, on any transport.
 ///
 /// A replayed message is delivered again only to the group in which it became a dead letter. Its
-/// attempts are counted from 1 again. A task loses its time to live, because it would otherwise
-/// expire immediately.
+/// attempts are counted from 1 again. A task loses its time to live, so that it does not expire
+/// immediately.
 ///
 /// ```
 /// use campanile::{Client, transport::{Selection, memory::Memory}};
@@ -315,8 +315,8 @@ impl Steps {
     /// skips letters that no longer exist.
     pub async fn next(&mut self) -> Result<Option<u64>, Error> {
         if let Rest::All(name) = &self.rest {
-            // The steps end at the letter that is the newest now. Otherwise a message that becomes
-            // a dead letter again right after its replay would be replayed forever.
+            // The steps end at the letter that is the newest now. Without this end, a message that
+            // fails again right after its replay would be replayed forever.
             self.rest = match self.store.newest().await? {
                 None => Rest::Nothing,
                 Some(until) => Rest::Range {
@@ -404,7 +404,7 @@ pub struct Page {
     pub after: Option<DeadLetterId>,
     /// The maximum number of letters. 100 unless set. A page also ends once its letters exceed 4
     /// MiB, so that large letters do not fill the memory. A page has at least one letter, if there
-    /// is any, and its [`next`](DeadLetterPage::next) is set if more follow.
+    /// is any. Its [`next`](DeadLetterPage::next) is set if more letters follow.
     pub max: usize,
 }
 
@@ -553,7 +553,7 @@ pub struct Acted {
 }
 
 /// Logs the number of dead letters that were dropped, at most once a second. The fields are the
-/// number of dropped letters that was not logged yet, and the time of the last log line.
+/// number of dropped letters that are not logged yet, and the time of the last log line.
 #[derive(Debug, Default)]
 pub(crate) struct DroppedLetters(Mutex<(u64, Option<Instant>)>);
 

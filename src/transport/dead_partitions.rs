@@ -10,9 +10,9 @@ use crate::{
 
 /// Joins the dead letters of all partitions into one list.
 ///
-/// The id of a letter is the number of its partition and its id in that partition:
-/// `7/1795430237570-0`. The list has the letters of the first partition first, and the oldest
-/// letter of each partition first.
+/// In this list, the id of a letter begins with the number of its partition: `7/1795430237570-0` is
+/// the letter `1795430237570-0` of partition 7. The list has the letters of the first partition
+/// first, and the oldest letter of each partition first.
 pub(crate) struct PartitionedDeadLetters<S> {
     stores: Vec<S>,
 }
@@ -160,13 +160,13 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
     }
 
     async fn act_on(&self, action: Action, ids: Vec<DeadLetterId>) -> Result<Acted, Error> {
-        let mut of_stores = vec![Vec::new(); self.stores.len()];
+        let mut ids_by_partition = vec![Vec::new(); self.stores.len()];
         for id in &ids {
             let (partition, letter) = self.find(id)?;
-            of_stores[partition].push(letter);
+            ids_by_partition[partition].push(letter);
         }
         let mut all = Acted::default();
-        for (partition, ids) in of_stores.into_iter().enumerate() {
+        for (partition, ids) in ids_by_partition.into_iter().enumerate() {
             if !ids.is_empty() {
                 let done = self.stores[partition].act(action, Step::Ids(ids)).await?;
                 let done = name_partition(partition, done);

@@ -14,18 +14,20 @@ const MAX_LEN: usize = 512;
 /// A limit that all workers of a group share, in any number of processes. Returned by the `limit`
 /// method of a transport's handle.
 ///
-/// `SharedLimitLayer` of `campanile-middleware` uses it. A limit has a name, but no fixed numbers.
-/// Each call of [`acquire`](Self::acquire) sets how many permits its key has, and each call of
-/// [`book`](Self::book) how many messages of its key may start in a period.
+/// `SharedLimitLayer` of `campanile-middleware` uses such limits. A limit has a name, but no fixed
+/// numbers. The numbers are arguments of each call: [`acquire`](Self::acquire) takes the number of
+/// permits of a key, and [`book`](Self::book) the number of messages of a key that may start in a
+/// period.
 ///
 /// A limit applies separately to each group of each stream and, on a partitioned stream, to each
 /// partition.
 ///
 /// # Parking
 /// A message that gets no permit fails with [`Failure::park`](crate::error::Failure::park). The
-/// transport then parks it: in the order of arrival, outside of the workers, and without counting
-/// an attempt. A permit that becomes free goes to the first message that is parked for the key. So
-/// the backlog of one key occupies no worker, and each of its messages is parked once.
+/// transport then parks the message: it waits outside of the workers, in the order of arrival, and
+/// the delivery does not count as an attempt. A permit that becomes free goes to the first message
+/// that is parked for the key. So the backlog of one key occupies no worker, and each of its
+/// messages is parked once.
 #[derive(Clone)]
 pub struct Limit {
     name: Name,
@@ -75,9 +77,9 @@ impl Limit {
 
     /// Books the next free start for a message that was delivered. At most `messages` messages of a
     /// key start in any `period`. Returns the wait until that start, zero if the message may start
-    /// now. If the message is delivered again after the wait, without counting an attempt, the next
-    /// call returns zero. If the message comes so late that other messages have taken its place,
-    /// the call may return another wait.
+    /// now. After this wait, the message must be delivered again without counting an attempt. The
+    /// next call then returns zero. If the message comes so late that other messages have taken its
+    /// place, the call may return another wait.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
@@ -149,7 +151,7 @@ pub trait LimitStore: Send + Sync {
     /// the same permit again.
     fn acquire<'a>(&'a self, request: &'a PermitRequest) -> StoreFuture<'a, bool>;
 
-    /// Returns a permit, and hands it to the first message that is parked for its key. Must not
+    /// Takes back a permit, and gives it to the first message that is parked for its key. Must not
     /// block.
     fn release(&self, request: &PermitRequest);
 

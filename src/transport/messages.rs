@@ -132,7 +132,7 @@ impl MessageQuery {
     }
 }
 
-/// Returns a position in a list, for [`MessageQuery::list_and_position`].
+/// Formats a position in a list, for [`MessageQuery::list_and_position`].
 pub(crate) fn position(is_stream: bool, at: &str) -> String {
     let list = if is_stream { "stream" } else { "again" };
     format!("{list}/{at}")

@@ -6,7 +6,7 @@
 //!
 //! The handles [`Memory`](memory::Memory) and `Redis` are both halves in one type. To write a
 //! transport, implement these traits, and test it with the `conformance` suite (a feature). The
-//! [guide](crate::guide) has a chapter about that.
+//! [guide](crate::guide) has a chapter about writing a transport.
 //!
 //! A handle of either transport lists and changes the contents of a stream:
 //!
@@ -31,7 +31,7 @@
 //! ```
 //!
 //! # Delivery guarantee
-//! If a delivery is dropped before it is settled, its message is delivered again when its lease
+//! If a delivery is dropped before it is settled, its message is delivered again when the lease
 //! ends, to this worker or to another.
 
 mod backlog;
@@ -130,7 +130,7 @@ pub(crate) use self::{
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Interest {
-    /// `true` if the service handles tasks and RPC requests. Otherwise the source must leave them
+    /// `true` if the service handles tasks and RPC requests. If `false`, the source must leave them
     /// to other workers.
     pub stream: bool,
     /// The full names of the events that the service handles.
@@ -143,9 +143,9 @@ pub struct Interest {
     /// The tasks and RPC requests that the service has routes for, or `None` if the service may
     /// handle any. A source logs a warning if workers of the same group serve other names.
     pub routes: Option<Vec<(Kind, Name)>>,
-    /// The names of tasks with the [version](crate::contract#versions) of the payload that the
-    /// service knows, if it is above 1. An older worker [parks](PermitRequest::newer) tasks of a
-    /// newer version. They are delivered again once a source with that version is open.
+    /// For each name of a task, the [version](crate::contract#versions) of the payload that the
+    /// service knows, if that version is above 1. A worker [parks](PermitRequest::awaited_version) tasks of a
+    /// newer version. These tasks are delivered again once a source with their version is open.
     pub versions: Vec<(Name, u32)>,
     /// The largest number of messages that a handler of the service takes in one call: 1 without
     /// batch handlers, 0 without handlers. A worker with a smaller `max_in_flight` could never fill
@@ -233,10 +233,10 @@ pub trait Source: Send + 'static {
         None
     }
 
-    /// Returns the number of requests that this process has sent to the same broker and that wait
-    /// for replies. `serve` logs the number if all slots are taken for a long time, because the
-    /// handlers may be waiting for replies from their own worker. A transport that does not know
-    /// the number returns 0.
+    /// Returns the number of requests that this process has sent to the broker of this source and
+    /// that wait for replies. `serve` logs the number if all slots are taken for a long time,
+    /// because the handlers may be waiting for replies from their own worker. A transport that does
+    /// not know the number returns 0.
     fn requests_waiting(&self) -> usize {
         0
     }
@@ -377,8 +377,8 @@ pub enum Verdict {
         answer: Option<RpcError>,
     },
     /// The message waits outside of the workers, for a permit of a [`Limit`] or for a [newer
-    /// worker](PermitRequest::newer). The delivery does not count as an attempt. A transport
-    /// without such limits delivers the message again.
+    /// worker](PermitRequest::awaited_version). The delivery does not count as an attempt. A transport that
+    /// cannot park messages delivers the message again.
     Park(PermitRequest),
     /// The delivery was not started. It is released immediately, so that another worker gets the
     /// message. The delivery does not count as an attempt.
@@ -414,7 +414,7 @@ impl Verdict {
     pub(crate) fn in_order(self, attempt: u32, backoff: &Backoff) -> Self {
         match self {
             Self::Park(request) => Self::Redeliver {
-                after: Some(match request.newer() {
+                after: Some(match request.awaited_version() {
                     Some(_) => backoff.after(attempt),
                     None => BETWEEN_PERMITS,
                 }),

@@ -25,9 +25,9 @@ pub(crate) struct Partitions {
     pub(crate) stream: Name,
     /// The streams of the partitions, which contain the entries: `orders:0`, `orders:1`, …
     pub(crate) names: Arc<[Name]>,
-    /// The number of messages without a key so far. It chooses the partition of the next such
-    /// message.
-    turn: Arc<AtomicUsize>,
+    /// The number of messages without a key so far. This number chooses the partition of the next
+    /// one.
+    keyless_messages: Arc<AtomicUsize>,
     /// `true` if only one worker of a group reads each partition at a time.
     pub(crate) owned: bool,
 }
@@ -56,11 +56,12 @@ impl PartitionTerm {
 
 impl Partitions {
     pub(crate) fn new(stream: Name, count: usize) -> Self {
-        // Bounded: `validate` refuses any number above the maximum.
+        // Bounded, so that a huge count takes little memory. `validate` refuses any number above
+        // the maximum.
         let names = (0..count.min(MAX_PARTITIONS + 1)).map(|number| partition(&stream, number));
         Self {
             names: names.collect(),
-            turn: Arc::default(),
+            keyless_messages: Arc::default(),
             owned: false,
             stream,
         }
@@ -72,12 +73,12 @@ impl Partitions {
         let count = self.names.len();
         let number = match key {
             Some(key) => usize::from(CRC.checksum(key.as_bytes())),
-            None => self.turn.fetch_add(1, Ordering::Relaxed),
+            None => self.keyless_messages.fetch_add(1, Ordering::Relaxed),
         };
         self.names.get(number.checked_rem(count)?)
     }
 
-    /// Checks the number of partitions.
+    /// Checks the name of the stream and the number of partitions.
     pub(crate) fn validate(&self) -> Result<(), Error> {
         let stream = &self.stream;
         if let Some(fault) = stream.fault() {
@@ -154,8 +155,8 @@ pub(crate) fn read_beside_owners(stream: &Name, group: &Name) -> String {
 /// The way in which a handle uses a partitioned stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Reads the partitions. Records its number of partitions if no number is recorded, or only a
-    /// lower one.
+    /// Reads the partitions. Records its number of partitions if no number is recorded, or only
+    /// lower numbers.
     Worker,
     /// Sends to the partitions. Records its number of partitions if none is recorded.
     Sender,

@@ -106,8 +106,8 @@ pub struct Settings {
     /// Decides about messages without a route. Must be set if the stream has several groups.
     /// `None`, which means `Fail`.
     pub unknown_names: Option<UnknownNames>,
-    /// The maximum number of dead letters that the group keeps. Older ones are dropped and counted.
-    /// 10,000.
+    /// The maximum number of dead letters that the group keeps. Older dead letters are dropped and
+    /// counted. 10,000.
     pub max_dead_letters: usize,
     /// The maximum number of events that wait for a handler. Further events are dropped and
     /// counted. 10,000.
@@ -257,8 +257,8 @@ impl Settings {
         }
     }
 
-    /// Chooses the partition of a task or a request before it is sent, and sets it as
-    /// [`Parts::to`]. Does nothing if the message names another stream, or if the stream is not
+    /// Chooses the partition to which a task or a request is sent, and sets [`Parts::to`] to this
+    /// partition. Does nothing if the message names another stream, or if the stream is not
     /// partitioned.
     ///
     /// # Errors
@@ -403,8 +403,8 @@ macro_rules! consumer_settings {
 
         /// Sets the time after which other workers claim the deliveries of a dead worker. A live
         /// worker renews its leases as long as its handlers run. If the workers of a group have
-        /// different leases, a claim waits for the longer lease: that of the holder or that of the
-        /// claiming worker. 10 s unless set.
+        /// different leases, a claim waits for the longer of two leases: the holder's and the
+        /// claiming worker's. 10 s unless set.
         ///
         /// # Panics
         /// If it is shorter than 100 ms.
@@ -435,8 +435,8 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the maximum number of dead letters that the group keeps. Older ones are dropped and
-        /// counted. 10,000 unless set.
+        /// Sets the maximum number of dead letters that the group keeps. Older dead letters are
+        /// dropped and counted. 10,000 unless set.
         #[must_use]
         pub fn max_dead_letters(mut self, dead_letters: usize) -> Self {
             self.settings.max_dead_letters = dead_letters;
@@ -464,9 +464,9 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the time for which the idempotency key of a task is remembered after the task was
-        /// sent or, if it is delayed, after it is due. Choose a time that is longer than the time
-        /// for which senders retry. 24 h unless set.
+        /// Sets the time for which the idempotency key of a task is remembered. The time starts
+        /// when the task is sent or, if the task is delayed, when it is due. Choose a time that is
+        /// longer than the time for which senders retry. 24 h unless set.
         ///
         /// # Panics
         /// If it is shorter than a millisecond.
@@ -496,7 +496,7 @@ macro_rules! consumer_settings {
         ///
         /// | message | the bound applies |
         /// |---|---|
-        /// | a task that is due, also one that is tracked, unique or has an idempotency key, even if its key is known | yes |
+        /// | a task that is due, also one that is tracked, unique or has an idempotency key, even if a task with the same key exists | yes |
         /// | a request | yes |
         /// | a delayed task | no; once it is due it counts as waiting |
         /// | an event | no |
@@ -506,8 +506,8 @@ macro_rules! consumer_settings {
         /// stream: twice a second while it sends, and whenever it has sent a sixteenth of the room
         /// that the last answer showed. So one handle and its clones keep to the bound. Each
         /// further handle that sends at the same time may exceed it by a sixteenth of the bound, or
-        /// by one message if that is more. If a handler enqueues on the stream that it serves, it
-        /// may wait for itself: send such tasks through the outbox.
+        /// by one message if that is more. A handler that enqueues on the stream that it serves may
+        /// wait for room that only its own worker can make: send such tasks through the outbox.
         ///
         /// # Panics
         /// If it is zero.

@@ -135,8 +135,8 @@ pub struct GroupStats {
     pub consumers: u64,
     /// The number of entries of the stream that the group has not handled. The stream keeps at
     /// least these entries for the group. The stream also keeps handled entries that are newer than
-    /// a pending one; in memory the number includes these entries. `None` if [`lag`](Self::lag) is
-    /// `None`.
+    /// a pending entry. In memory the number includes these entries. `None` if [`lag`](Self::lag)
+    /// is `None`.
     pub unfinished: Option<u64>,
     /// The minimum number of entries that the stream keeps for this group alone, because all other
     /// groups have handled them. `None` if it is unknown.

@@ -36,7 +36,7 @@ use crate::{error::Error, message::Name};
 ///
 /// # Ordering
 /// The policy decides from which stream messages are *fetched* next. A message that was fetched
-/// occupies a slot, also while it waits for a limit inside the application, such as a concurrency
+/// occupies a slot, even while it waits for a limit inside the application, such as a concurrency
 /// limit in a layer. So if priority matters, use `max_in_flight` as the limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Streams {
@@ -172,18 +172,18 @@ impl Streams {
     ///
     /// # Ordering
     /// Messages with the same key are handled one at a time, in the order in which they were sent.
-    /// If one fails, it is repeated after its back-off, and later messages with its key wait until
-    /// it is done or a dead letter. Messages with other keys, and those without a key, do not wait
-    /// for it. Messages that a dead worker has left are handled one at a time, before newer ones.
-    /// A replayed dead letter or a delayed task takes its place in the order when it is added to
-    /// the stream, not when it was first sent.
+    /// A message that fails is repeated after its back-off. Later messages with its key wait until
+    /// it is done or a dead letter. Messages with other keys or without a key do not wait. Messages
+    /// that a dead worker has left are handled one at a time, before newer messages. A replayed
+    /// dead letter or a delayed task takes its place in the order when it is added to the stream,
+    /// not when it was first sent.
     ///
     /// # Delivery guarantee
-    /// If a former owner acknowledges or fails a message that already belongs to the new owner,
-    /// this has no effect. If a worker was wrongly considered dead, its handler may still run while
-    /// the new owner handles the same message. Then the [`Lease`](crate::Lease) of the first
-    /// handler is lost, and the loss is counted. Another system can tell the two handlers apart by
-    /// their [`PartitionTerm`].
+    /// The verdict of a former owner on a message that already belongs to the new owner has no
+    /// effect. If a worker was wrongly considered dead, its handler may still run while the new
+    /// owner handles the same message. Then the [`Lease`](crate::Lease) of the first handler is
+    /// lost, and the loss is counted. Another system can tell the two handlers apart by their
+    /// [`PartitionTerm`].
     ///
     /// # Panics
     /// If the set is not partitioned.
@@ -367,7 +367,7 @@ impl StreamSchedule {
         });
     }
 
-    /// Removes a stream. Only the Redis transport does this.
+    /// Removes a stream. Only the Redis transport removes streams.
     #[cfg(feature = "redis")]
     pub(crate) fn remove(&mut self, stream: u32) {
         self.streams.retain(|it| it.stream != stream);

@@ -144,7 +144,7 @@ async fn a_newer_version_is_parked_or_redelivered_uncounted_and_says_both_versio
     assert_eq!(Settle::of(Kind::Task, &*error), Some(Settle::Park));
     let request = find::<Failure>(&*error).and_then(Failure::permit_request);
     assert_eq!(
-        request.and_then(PermitRequest::newer),
+        request.and_then(PermitRequest::awaited_version),
         Some(("orders.create", 3))
     );
     let app: Router =

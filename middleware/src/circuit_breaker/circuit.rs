@@ -78,7 +78,7 @@ pub(super) struct Circuit {
 enum Phase {
     Closed(Window),
     Open { until: Instant },
-    HalfOpen { under_way: u32, good: u32 },
+    HalfOpen { running: u32, succeeded: u32 },
 }
 
 /// A change of the state by the outcome of a call.
@@ -137,13 +137,15 @@ impl Circuit {
             if Instant::now() < until {
                 return Err(Refusal::Open(until));
             }
-            // Wakes no caller: each waiting caller sleeps until `until`.
-            let (under_way, good) = (0, 0);
-            self.change(&mut phase, Phase::HalfOpen { under_way, good });
+            // No caller needs to be woken: each waiting caller sleeps until `until`.
+            let (running, succeeded) = (0, 0);
+            self.change(&mut phase, Phase::HalfOpen { running, succeeded });
         }
         let probe = match &mut *phase {
-            Phase::HalfOpen { under_way, good } if *under_way + *good < self.config.probes => {
-                *under_way += 1;
+            Phase::HalfOpen { running, succeeded }
+                if *running + *succeeded < self.config.probes =>
+            {
+                *running += 1;
                 true
             }
             Phase::HalfOpen { .. } => {
@@ -174,9 +176,9 @@ impl Circuit {
                     Transition::Opened(calls)
                 })
             }
-            Phase::HalfOpen { good, .. } if success => {
-                *good += 1;
-                (*good >= self.config.probes).then(|| {
+            Phase::HalfOpen { succeeded, .. } if success => {
+                *succeeded += 1;
+                (*succeeded >= self.config.probes).then(|| {
                     self.change(&mut phase, Phase::Closed(Window::default()));
                     Transition::Closed
                 })
@@ -239,10 +241,10 @@ impl Drop for CallPermit {
             return;
         }
         let mut phase = self.circuit.lock();
-        if let Phase::HalfOpen { under_way, .. } = &mut *phase
+        if let Phase::HalfOpen { running, .. } = &mut *phase
             && self.is_current()
         {
-            *under_way -= 1;
+            *running -= 1;
             drop(phase);
             self.circuit.changed.notify_waiters();
         }

@@ -6,7 +6,7 @@
 //!
 //! # Around a router
 //! An open circuit around a whole router pauses the worker. The worker fetches nothing, so no
-//! attempts are used up. Other workers get the messages. They may reach a database that this worker
+//! attempts are used up. Other workers get the messages, and may reach a database that this worker
 //! cannot reach.
 //!
 //! ```
@@ -52,8 +52,8 @@
 //! not show whether the service is healthy. Dropped calls and panics do not count either. To count
 //! them, put a timeout and a `CatchPanicLayer` inside this layer.
 //!
-//! A call counts only if the state of the circuit has not changed since the call began. So a call
-//! that began before the circuit opened, and fails late, does not open the circuit again.
+//! A call counts only if the state of the circuit has not changed since the call began. So if a
+//! call began before the circuit opened, its late failure does not open the circuit again.
 //!
 //! # Scope
 //! All services that a layer and its clones make share one circuit. Each process has a separate
@@ -63,8 +63,8 @@
 //! While the circuit is open, the service is not ready. Its callers are woken when the circuit may
 //! become half open. [`serve`](campanile::serve()) asks the outermost layer for readiness before it
 //! fetches. If an outer layer does not ask this layer for readiness, the worker still fetches
-//! messages, and they wait in the worker. The same happens if this layer is only around some of the
-//! routes.
+//! messages, and they wait in the worker. The worker also fetches such messages if this layer is
+//! only around some of the routes.
 //!
 //! A probe is reserved when the service is ready, and released when the service or its call is
 //! dropped. A worker may fetch messages that its circuit does not admit yet. While the circuit is
@@ -146,8 +146,8 @@ impl CircuitBreakerLayer {
         self.with(|config| config.failure_rate = part)
     }
 
-    /// Sets the window: the time for which the outcome of a call counts. Its resolution is a tenth
-    /// of the window. 10 s unless set.
+    /// Sets the window: the time for which the outcome of a call counts. The window moves in steps
+    /// of a tenth of its length. 10 s unless set.
     ///
     /// # Panics
     /// If `window` is shorter than 10 ms.

@@ -105,8 +105,8 @@ where
                     self.readiness = Readiness::Unknown;
                 }
                 Readiness::Unknown | Readiness::Admitted(_) | Readiness::Refused(_) => {
-                    // If there is a permit here, it is from an earlier epoch of the circuit, so it
-                    // holds no probe.
+                    // A permit that is dropped here is from before the circuit changed its state,
+                    // so it holds no probe.
                     self.readiness = Readiness::Unknown;
                     self.readiness = self.admit();
                     if matches!(self.readiness, Readiness::Refused(_)) {

@@ -14,8 +14,8 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Returns a layer whose circuit opens for 5 s if at least 4 calls ended within 10 s and half of
-/// them failed. It closes after 2 probes.
+/// Returns a layer whose circuit opens for 5 s if at least 4 calls ended within 10 s and at least
+/// half of them failed. The circuit closes after 2 successful probes.
 fn layer() -> CircuitBreakerLayer {
     CircuitBreakerLayer::new()
         .min_calls(4)

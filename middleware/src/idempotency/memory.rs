@@ -16,8 +16,8 @@ use crate::sync::lock;
 /// A store in the memory of this process, for a single worker and for tests. It uses tokio's clock.
 /// Clones share one store.
 ///
-/// The store keeps at most [`max_outcomes`](Self::max_outcomes), and removes first the outcomes
-/// that expire first. It never removes a claim that has not expired.
+/// The store keeps at most [`max_outcomes`](Self::max_outcomes). It removes the outcomes first that
+/// expire first. It never removes a claim that has not expired.
 #[derive(Debug, Clone)]
 pub struct MemoryStore {
     state: Arc<Mutex<MemoryState>>,

@@ -50,12 +50,14 @@
 //! [`missing_key`](IdempotencyLayer::missing_key) allows it.
 //!
 //! The layer adds the kind and the name of the message to the key. So messages with different
-//! names, such as `orders.create` and `orders.cancel`, may have the same key. **With a custom key,
-//! each consumer group needs its own store**: such a key does not contain the group, and every
-//! group has to handle every message. It does not contain the stream either: workers of several
-//! streams with one store share these keys. To separate the streams, add
-//! [`Parts::stream`](campanile::Parts::stream) to the key. Two nested layers also need two stores:
-//! in one store, the inner layer would find every key claimed by the outer layer.
+//! names, such as `orders.create` and `orders.cancel`, may have the same key, and are still no
+//! duplicates of each other.
+//!
+//! **With a custom key, each consumer group needs its own store**: a custom key does not contain
+//! the group, and every group has to handle every message. A custom key does not contain the
+//! stream either: workers of several streams with one store share these keys. To separate the
+//! streams, add [`Parts::stream`](campanile::Parts::stream) to the key. Two nested layers also need
+//! two stores: in one store, the inner layer would find every key claimed by the outer layer.
 //!
 //! A message that gets a stored outcome is logged at debug level, and counted by
 //! [`suppressed`](IdempotencyLayer::suppressed).
@@ -66,7 +68,7 @@
 //! | a message arrives whose key has a stored outcome | it is not run, and gets the stored outcome. Exception: if the stored outcome is the message's own [failure](#errors), the message was replayed from the dead letters, and is run again |
 //! | a message arrives while another message with its key runs | it fails with [`InProgress`] and is delivered again after [`retry_after`](IdempotencyLayer::retry_after). The attempt does not count, and the message occupies no slot until then |
 //! | the worker of a running message dies | the claim expires within [`claim_for`](IdempotencyLayer::claim_for). Then another message with the key runs |
-//! | a running message stalls for longer than its claim | another message with the key runs at the same time. Each claim has a token, so the stalled message cannot renew or release the other claim. Its outcome is not stored if the key has another claim or another outcome |
+//! | a running message stalls for longer than its claim | another message with the key runs at the same time. Each claim has a token, so the stalled message cannot renew or release the other claim. The outcome of the stalled message is not stored if the key has another claim or another outcome |
 //! | the future is dropped, or panics | the claim is released, and another message with the key may run |
 //! | the store fails before the inner service was called | the message fails with [`StoreFailed`] and is delivered again, and the attempt does not count. With [`StoreDown::Run`] it runs without a claim |
 //! | the servers of the store fail over | replicated outcomes are kept. A duplicate of a message whose outcome was not replicated runs again |

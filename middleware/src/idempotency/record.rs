@@ -23,8 +23,8 @@ struct Record<'a> {
     /// The text of a failure; empty for a success.
     #[serde(borrow, default, skip_serializing_if = "str::is_empty")]
     text: Cow<'a, str>,
-    /// The reply of a success, or the error reply of a failure, if it has one. A task's failure may
-    /// have one, too. Encoded as on the wire.
+    /// The reply of a success, or the error reply of a failure, encoded as on the wire. The failure
+    /// of a task may have an error reply, too.
     #[serde(
         rename = "answer",
         borrow,
@@ -109,8 +109,8 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 pub(super) enum StoredOutcome {
     /// The message gets this outcome, and does not run.
     Repeat(Outcome),
-    /// The message runs again: the stored failure is its own, and the message was replayed from the
-    /// dead letters.
+    /// The message runs again: the stored failure is from an earlier run of this same message, and
+    /// the message was replayed from the dead letters.
     RunAgain,
 }
 
@@ -120,7 +120,7 @@ pub(super) fn decode(
     identity: Option<&MessageIdentity>,
 ) -> Result<StoredOutcome, BoxError> {
     let record: Record<'_> = serde_json::from_slice(stored)
-        // The parser's error is dropped, because it quotes its input, which may contain a payload.
+        // The parser's error is dropped: it quotes the input, and the input may contain a payload.
         .map_err(|_| "a stored outcome cannot be read")?;
     let reply = match &record.reply {
         Some(envelope) => Some(codec::decode_reply(envelope.as_bytes())?.answer?),

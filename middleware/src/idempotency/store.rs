@@ -78,7 +78,7 @@ pub enum Claim {
     Finished(Bytes),
 }
 
-/// Identifies a claim. Each run of a message has a unique token. Its text is a UUID.
+/// Identifies a claim. Each run of a message has a unique token. A token is displayed as a UUID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Token(uuid::Uuid);
 

@@ -116,7 +116,7 @@ fn run<K: KeyOf>(
     assert_ready!(call.poll())
 }
 
-/// Starts a message and does not poll it for longer than its claim lasts.
+/// Starts a message, and lets its claim expire without polling the call.
 async fn stall<K: KeyOf>(
     service: &mut Layered<K>,
     handle: &mut Handle,
@@ -263,7 +263,7 @@ async fn a_permanent_failure_is_repeated_to_other_messages_and_its_own_message_r
         );
         let answer = find::<RpcError>(&*error);
         assert_eq!(answer.map(RpcError::code), code.as_ref());
-        // The dead letter is replayed.
+        // A replay of the dead letter runs again.
         let reply = Ok(Reply::new("at last"));
         run(&mut service, &mut handle, message(kind, "k", "1"), reply).unwrap();
         let repeated = answered(&mut service, message(kind, "k", "2")).unwrap();
@@ -416,7 +416,7 @@ async fn an_unreadable_stored_outcome_is_a_failure_of_the_store_and_is_not_shown
     let store = Faulty::new();
     let (mut service, mut handle) = service(&by_id(&store));
     for garbage in [&b"hunter2"[..], br#"{"outcome":"hunter2"}"#, b"{}"] {
-        // The message has neither a stream nor a group.
+        // Each `0:` is the length of an empty name: the message has neither a stream nor a group.
         let key = format!("task:1:a:0::0::{}", garbage.len());
         let (token, bytes) = (Token::new(), Bytes::from_static(garbage));
         store.finish(&key, token, bytes, SECOND).await.unwrap();

@@ -16,12 +16,12 @@ pub struct MetricsLayer {
 }
 
 impl MetricsLayer {
-    /// Creates a layer for a router or a handler, which counts the messages that it handles.
+    /// Creates a layer for a router or a handler. The layer counts the messages that are handled.
     pub fn new() -> Self {
         Self::on(Side::Serving)
     }
 
-    /// Creates a layer for a client's transport, which counts the messages that are sent.
+    /// Creates a layer for a client's transport. The layer counts the messages that are sent.
     pub fn new_for_client() -> Self {
         Self::on(Side::Client)
     }

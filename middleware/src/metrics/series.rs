@@ -139,7 +139,7 @@ impl Series {
             self.duration.record(after);
             return;
         };
-        // Failures are rare, so the recorder is asked for their handles each time.
+        // Failures are rare, so their handles are not kept.
         let mut labels = self.labels.clone();
         labels.push(Label::from_static_parts("error.type", error_type));
         messages(self.side, labels.clone()).increment(1);

@@ -55,8 +55,8 @@ impl TransportMetrics {
         }
     }
 
-    /// Publishes the statistics of a stream as gauges `campanile.stream.{name}` with the label
-    /// `stream`, and those of its groups as gauges `campanile.group.{name}` with the labels
+    /// Publishes statistics as gauges. The gauges of the stream are `campanile.stream.{name}`, with
+    /// the label `stream`. The gauges of its groups are `campanile.group.{name}`, with the labels
     /// `stream` and `group`. A lag that the server does not know is NaN. Without pending deliveries
     /// `oldest_pending` is 0.
     ///

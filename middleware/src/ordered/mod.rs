@@ -46,10 +46,11 @@
 //!
 //! - Messages with the same key run one after the other. A message starts only after the future of
 //!   the previous message has completed or was dropped.
-//! - A message takes its turn when `poll_ready` of this layer succeeds for it. If this layer is the
-//!   outermost layer of the served application, for example around a whole router, the turns have
-//!   the order of the stream, on any number of threads. If an outer layer delays messages, or if
-//!   this layer is around one route, the turns have the order in which messages reach this layer.
+//! - A message takes its turn when `poll_ready` of this layer succeeds before the `call` with the
+//!   message. If this layer is the outermost layer of the served application, for example around a
+//!   whole router, the turns have the order of the stream, on any number of threads. If an outer
+//!   layer delays messages, or if this layer is around one route, the turns have the order in which
+//!   messages reach this layer.
 //! - **A failure keeps the order.** A message that will be delivered again keeps its turn, and
 //!   later messages of its key wait for it. If the redelivery is due within a quarter of a second,
 //!   the later messages wait in the worker. Otherwise they are *put off*: they fail with
@@ -59,8 +60,8 @@
 //!   message that is put off.
 //! - A message gives up its turn when it is done, answered, discarded, or a dead letter.
 //! - A message that keeps its turn may never return, because it was purged or another worker
-//!   claimed it. It loses its turn [`redelivery_timeout`] after its redelivery was due, or at its
-//!   deadline if that is earlier.
+//!   claimed it. Such a message loses its turn [`redelivery_timeout`] after its redelivery was due,
+//!   or at its deadline if that is earlier.
 //!
 //! **The turns end with the worker.** After a shutdown or a crash, messages that ran or were put
 //! off are delivered again among new messages. A message may then run after later messages with its
@@ -94,13 +95,13 @@
 //! around several of these services.
 //!
 //! A key without messages takes no memory. Messages that failed or were put off keep their turns
-//! until they are delivered again, but at most [`max_put_off`] messages over all keys. Further
-//! messages keep no turn, and run in the order of their redelivery.
+//! until they are delivered again. At most [`max_put_off`] messages, over all keys, keep their
+//! turns in this way. Further messages keep no turn, and run in the order of their redelivery.
 //!
 //! # Cancel safety
-//! Dropping the future of a task counts as a failure. Unless this was its last attempt, the task
-//! will be delivered again, and keeps its turn. Dropping the future of a request or an event gives
-//! up the turn, and the next message runs.
+//! Dropping the future of a task counts as a failure. If the task has attempts left, it will be
+//! delivered again, and keeps its turn. Dropping the future of a request or an event gives up the
+//! turn, and the next message runs.
 //!
 //! # Errors
 //! A message without a key fails as [`MissingKey::Reject`] says, unless

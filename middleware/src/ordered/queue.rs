@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use crate::key::MessageIdentity;
 
-/// Later messages wait in the worker if the redelivery of an earlier message is due within this
-/// time, or is overdue by less than this time. Otherwise they are put off. The time is long enough
-/// that messages that were put off together may return in any order. It is short, because a waiting
-/// message occupies a slot that the earlier message may need.
+/// If the redelivery of an earlier message is due within this time, or is overdue by less than this
+/// time, later messages wait for it in the worker. If not, they are put off. The time is long
+/// enough that messages that were put off together may return in any order. The time is short,
+/// because a waiting message occupies a slot that the earlier message may need.
 pub(super) const WAIT_IN_PLACE: Duration = Duration::from_millis(250);
 /// A message that is put off returns at least this time after the earlier message.
 const RETURN_GAP: Duration = Duration::from_millis(10);

@@ -118,7 +118,8 @@ impl QueuedMessage {
         let due_at = Instant::now().checked_add(wait)?;
         let expires_at = due_at.checked_add(self.config.redelivery_timeout)?;
         let expires_at = match self.delivery.deadline {
-            // No worker starts the message after its deadline, so later messages wait no longer.
+            // No worker starts the message after its deadline. Later messages do not wait beyond
+            // it.
             Some(deadline) => expires_at.min(deadline.0),
             None => expires_at,
         };

@@ -91,8 +91,8 @@ where
                 let mut queued = QueuedMessage::new(queues, *config, reserved, key, &message);
                 let service = match queued.try_start() {
                     true => ready,
-                    // Drops `ready`, so that another message can use its reservation during the
-                    // wait.
+                    // Drops `ready`, so that another message can use the reservation of `ready`
+                    // during the wait.
                     false => self.inner.clone(),
                 };
                 Gated::waiting(queued, service, message)

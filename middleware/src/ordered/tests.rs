@@ -62,7 +62,7 @@ fn put_off(call: &mut Call<OrderedByKeyFuture<Inner>>) -> Duration {
 
 /// Calls the service with a message that must be put off at once. Returns the time for which it is
 /// put off.
-fn is_put_off(service: &mut Spawn<Ordered>, message: Message) -> Duration {
+fn put_off_at_once(service: &mut Spawn<Ordered>, message: Message) -> Duration {
     assert_ready_ok!(service.poll_ready());
     put_off(&mut tokio_test::task::spawn(service.call(message)))
 }
@@ -129,7 +129,7 @@ async fn later_messages_are_put_off_while_an_earlier_one_waits_for_its_redeliver
     fail(only_request(&mut handle, "1"), &mut first, in_a_minute());
     assert!(second.is_woken());
     let after_two = put_off(&mut second);
-    let after_three = is_put_off(&mut service, task("k", "3"));
+    let after_three = put_off_at_once(&mut service, task("k", "3"));
     assert!(
         after_two > MINUTE && after_two < MINUTE + SECOND,
         "{after_two:?}"
@@ -169,7 +169,7 @@ async fn a_message_before_its_turn_waits_in_its_delivery_and_is_then_put_off() {
     // The wait grows with the time for which the earlier message is overdue.
     assert_eq!(put_off(&mut second), Duration::from_millis(250));
     advance(3 * SECOND).await;
-    let wait = is_put_off(&mut service, task("k", "2"));
+    let wait = put_off_at_once(&mut service, task("k", "2"));
     assert_eq!(wait, Duration::from_millis(3_250));
     no_request(&mut handle);
 
@@ -185,7 +185,7 @@ async fn a_message_that_fails_again_keeps_its_turn_again() {
     let (mut service, mut handle) = service(&layer());
     let mut first = call(&mut service, task("k", "1"));
     fail(only_request(&mut handle, "1"), &mut first, in_a_minute());
-    is_put_off(&mut service, task("k", "2"));
+    put_off_at_once(&mut service, task("k", "2"));
     advance(MINUTE).await;
     let mut first = call(&mut service, task("k", "1"));
     let mut second = call(&mut service, task("k", "2"));
@@ -199,9 +199,9 @@ async fn a_message_that_does_not_return_loses_its_turn_after_the_timeout() {
     let (mut service, mut handle) = service(&layer);
     let mut first = call(&mut service, task("k", "1"));
     fail(only_request(&mut handle, "1"), &mut first, in_a_minute());
-    is_put_off(&mut service, task("k", "2"));
+    put_off_at_once(&mut service, task("k", "2"));
     advance(MINUTE + 9 * SECOND).await;
-    is_put_off(&mut service, task("k", "2"));
+    put_off_at_once(&mut service, task("k", "2"));
     advance(SECOND).await;
     let mut second = call(&mut service, task("k", "2"));
     succeed(only_request(&mut handle, "2"), &mut second);
@@ -215,7 +215,7 @@ async fn a_message_loses_its_turn_at_its_deadline() {
     expiring.parts_mut().deadline = Some(Deadline(Instant::now() + 5 * SECOND));
     let mut first = call(&mut service, expiring);
     fail(only_request(&mut handle, "1"), &mut first, in_a_minute());
-    is_put_off(&mut service, task("k", "2"));
+    put_off_at_once(&mut service, task("k", "2"));
     advance(5 * SECOND).await;
     let mut second = call(&mut service, task("k", "2"));
     succeed(only_request(&mut handle, "2"), &mut second);
@@ -240,7 +240,7 @@ async fn the_layer_sets_the_wait_of_a_redelivery_that_has_none() {
             ),
             other => panic!("{other:?}"),
         }
-        let wait = is_put_off(&mut service, task("k", "2"));
+        let wait = put_off_at_once(&mut service, task("k", "2"));
         assert!(wait > least * SECOND && wait < (most + 2) * SECOND);
     }
     // A failure of the last attempt is a dead letter, so the message is not delivered again.
@@ -282,7 +282,7 @@ async fn a_request_that_is_redelivered_keeps_its_turn() {
     let (mut service, mut handle) = service(&layer());
     let mut first = call(&mut service, message(Kind::Rpc, "k", "1"));
     fail(only_request(&mut handle, "1"), &mut first, in_a_minute());
-    is_put_off(&mut service, message(Kind::Rpc, "k", "2"));
+    put_off_at_once(&mut service, message(Kind::Rpc, "k", "2"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -339,7 +339,7 @@ async fn the_number_of_kept_turns_is_bounded() {
     let mut first = call(&mut service, task("k", "1"));
     fail(only_request(&mut handle, "1"), &mut first, in_a_minute());
     for id in ["2", "3"] {
-        is_put_off(&mut service, task("k", id));
+        put_off_at_once(&mut service, task("k", id));
     }
     advance(MINUTE).await;
     // The third message was not allowed to keep its turn, so it runs after the fourth.

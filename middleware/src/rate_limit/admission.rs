@@ -55,7 +55,7 @@ impl Admission for WaitingMessage {
             };
             let key = permit.key().clone();
             if permit.poll_acquired(cx).is_pending() {
-                // Before the permit is acquired, the timer is set to the end of the maximum wait.
+                // Until the permit is acquired, the timer is set to `ends_at`.
                 ready!(self.timer.as_mut().poll(cx));
                 let wait = self.limiter.interval();
                 return Poll::Ready(Err(self.limiter.refuse(self.kind, &key, wait)));

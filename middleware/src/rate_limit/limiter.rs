@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::RateLimited;
 use crate::{key::Key, sync::lock};
 
-/// No clean-up runs below this number of keys. A clean-up removes unused keys.
+/// The minimum number of keys at which unused keys are removed.
 const CLEANUP_THRESHOLD: usize = 1_000;
 
 /// Limits the messages of each key to the same rate.
@@ -23,14 +23,14 @@ pub(super) struct Limiter {
 }
 
 struct LimiterState {
-    /// For each key, the latest time at which a message that was put off is delivered again.
+    /// For each key, the time at which the last of the tasks that were put off is delivered again.
     last_return: HashMap<Key, Instant>,
-    /// The number of keys at which the next clean-up runs.
+    /// The number of keys at which unused keys are next removed.
     cleanup_at: usize,
 }
 
-/// A clock that starts when the limiter is created, and advances with tokio's clock, which tests can
-/// pause.
+/// A clock that starts when the limiter is created, and advances with tokio's clock, which tests
+/// can pause.
 #[derive(Debug, Clone)]
 struct TokioClock(Instant);
 
@@ -65,10 +65,9 @@ impl Limiter {
         checked.map_err(|not_until| not_until.wait_time_from(self.counts.clock().now()))
     }
 
-    /// Returns the error of a message over the rate. The rate admits the next message after `wait`.
-    /// If the message is a task, it is delivered again at least one interval after the task that
-    /// was put off before it. If all tasks returned at the same time, all but one would be put off
-    /// again.
+    /// Returns the error of a message over the rate. `wait` is the time until the rate admits the
+    /// next message. A task is delivered again at least one interval after the task that was put
+    /// off before it: if all tasks returned at the same time, all but one would be put off again.
     pub(super) fn refuse(&self, kind: Kind, key: &Key, wait: Duration) -> BoxError {
         if kind != Kind::Task {
             return RateLimited::error(kind, wait);

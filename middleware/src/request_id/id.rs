@@ -40,8 +40,8 @@ impl RequestId {
         }
     }
 
-    /// Returns the id of the message that the current task handles. `None` outside a
-    /// [`RequestIdLayer`](super::RequestIdLayer) and a [`scope`](Self::scope).
+    /// Returns the id of the message that the current task handles. `None` if the task is in
+    /// neither a [`RequestIdLayer`](super::RequestIdLayer) nor a [`scope`](Self::scope).
     pub fn current() -> Option<Self> {
         CURRENT.try_with(Clone::clone).ok()
     }

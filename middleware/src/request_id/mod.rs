@@ -50,8 +50,8 @@
 //! # The id of a message
 //! The layer uses the first of these:
 //!
-//! 1. The id in the message's header. An invalid id is logged and replaced. It is invalid if it is
-//!    empty, longer than 128 bytes, or contains characters that are not visible ASCII.
+//! 1. The id in the message's header. An id is invalid if it is empty, is longer than 128 bytes, or
+//!    contains characters that are not visible ASCII. An invalid id is logged and replaced.
 //! 2. The id of the message whose handler sends this message: [`RequestId::current`].
 //! 3. A new id: a UUID, unless [`make_request_id`](RequestIdLayer::make_request_id) is set.
 //!

@@ -38,9 +38,9 @@ impl DurableRetryLayer {
     /// Creates a layer that delivers a failed task again until its last attempt. After that the task
     /// is a dead letter.
     ///
-    /// The [sender](campanile::client::Call::max_attempts) of the task may set the number of
-    /// attempts. Otherwise the number is the worker's
-    /// [`max_deliveries`](campanile::transport::Settings::max_deliveries), 10 unless set.
+    /// The number of attempts is the worker's
+    /// [`max_deliveries`](campanile::transport::Settings::max_deliveries), 10 unless set. The
+    /// [sender](campanile::client::Call::max_attempts) of a task may set another number for it.
     pub fn new() -> Self {
         let backoff = Backoff::exponential(Duration::from_secs(1), Duration::from_secs(300));
         Self {
@@ -60,8 +60,8 @@ impl DurableRetryLayer {
     }
 
     /// Lowers the number of attempts, including the first, after which a message is given up. Use
-    /// this for a layer around some of the routes. A number above the message's own number has no
-    /// effect: raise the worker's `max_deliveries` instead.
+    /// this method for a layer around some of the routes. The layer cannot raise the number: to
+    /// allow more attempts, raise the worker's `max_deliveries`.
     ///
     /// # Panics
     /// If `attempts` is zero.
@@ -208,21 +208,22 @@ impl DurableRetryConfig {
     }
 
     fn settle(&self, delivery: Delivery, error: BoxError) -> BoxError {
-        // These errors pass unchanged. With a `Failure` the application has decided already. After
-        // overload the transport redelivers the message without counting the attempt.
+        // Errors with a `Failure` pass unchanged, because the application has decided already.
+        // Overload passes unchanged, because the transport then redelivers the message without
+        // counting the attempt.
         let is_full = find::<Error>(&*error).is_some_and(Error::is_overloaded);
         if find::<Failure>(&*error).is_some() || find::<Overloaded>(&*error).is_some() || is_full {
             return error;
         }
         let class = self.classifier.class(&*error);
         let attempt = delivery.attempt.0;
-        let limit = self.limit(delivery).filter(|limit| attempt >= *limit);
+        let reached_limit = self.limit(delivery).filter(|limit| attempt >= *limit);
         let backoff = match class {
             Class::Lasting => self.lasting,
             _ => self.transient,
         };
         let after = backoff.after(attempt);
-        match (delivery.kind, limit) {
+        match (delivery.kind, reached_limit) {
             (Kind::Task, _) if class == Class::Permanent => {
                 Failure::dead_letter().because(Permanent(error))
             }
@@ -412,7 +413,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_lower_limit_of_the_layer_and_of_the_message_counts() {
         let unlimited = DurableRetryLayer::new();
-        for (layer, of_message, last) in [
+        for (layer, message_limit, last) in [
             (&unlimited, None, None),
             (&unlimited, Some(5), Some(5)),
             (&layer(), Some(5), Some(3)),
@@ -421,7 +422,7 @@ mod tests {
             let delivery = |attempt| Delivery {
                 kind: Kind::Task,
                 attempt: Attempt(attempt),
-                max_attempts: of_message,
+                max_attempts: message_limit,
                 deadline: None,
             };
             let settle = |attempt| {

@@ -61,8 +61,8 @@
 //! function](campanile::serve::Serve::on_give_up) for each message that it gives up.
 //!
 //! # Classes of errors
-//! The [`Class`](crate::Class) of the error decides. Transient errors are retried in place.
-//! Transient and lasting errors are retried durably, each with [its
+//! The [`Class`](crate::Class) of an error decides how it is retried. Transient errors are retried
+//! in place. Transient and lasting errors are retried durably, each with [its
 //! own](DurableRetryLayer::on) back-off if you like. A permanent error makes a dead letter
 //! immediately. If the application has decided already, with a [`Failure`] in the chain of sources,
 //! neither kind of retry changes that decision.
@@ -85,8 +85,8 @@
 //! After a lost connection or a timeout, a client cannot know whether the transport accepted its
 //! message. Such a call is retried only if the message has an [idempotency
 //! key](campanile::client::Call::idempotency_key): the transport stores only one task with this
-//! key. A message without an id counts as a message that a client sends. This includes events, and
-//! messages of a client that calls a router without a transport.
+//! key. This rule also holds for a router that handles messages without an id: events, and messages
+//! of a client that calls the router without a transport.
 //!
 //! # Delivery guarantee
 //! A handler runs again after a failure, both in place and by redelivery, so it must tolerate

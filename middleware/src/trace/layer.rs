@@ -20,12 +20,12 @@ pub struct TraceLayer<M = DefaultMakeSpan, R = DefaultOnReply, F = DefaultOnFail
 }
 
 impl TraceLayer {
-    /// Creates a layer for a router or a handler, which traces the messages that it handles.
+    /// Creates a layer for a router or a handler. The layer traces the messages that are handled.
     pub fn new() -> Self {
         Self::on(Side::Serving)
     }
 
-    /// Creates a layer for a client's transport, which traces the messages that are sent.
+    /// Creates a layer for a client's transport. The layer traces the messages that are sent.
     pub fn new_for_client() -> Self {
         Self::on(Side::Client)
     }

@@ -29,11 +29,11 @@ impl Propagation {
         self.global = true;
     }
 
-    /// Links the span of a delivery to the span that sent the message. Also makes the sending span
-    /// the parent of the delivery's span, unless another span surrounds the call, or messages of
-    /// this kind start a new trace.
+    /// Links the span of a delivery to the span that sent the message. The sending span also
+    /// becomes the parent, unless another span surrounds the call or messages of this kind start a
+    /// new trace.
     pub(super) fn extract(&self, message: &Message, span: &Span) {
-        let Some(sent) = self.read(message.headers()) else {
+        let Some(sent) = self.context_in(message.headers()) else {
             return;
         };
         let link = sent.span().span_context().clone();
@@ -55,7 +55,7 @@ impl Propagation {
         if !current.is_valid() {
             return;
         }
-        if let Some(in_headers) = self.read(message.headers()) {
+        if let Some(in_headers) = self.context_in(message.headers()) {
             let in_headers = in_headers.span().span_context().clone();
             // A context of the same trace belongs to an ancestor of the span, and is replaced. A
             // context of another trace was set by the application, and is kept.
@@ -72,14 +72,14 @@ impl Propagation {
     /// Links a span to the spans that sent these messages.
     pub(super) fn link<'a>(&self, messages: impl Iterator<Item = &'a Message>, span: &Span) {
         for message in messages {
-            if let Some(sent) = self.read(message.headers()) {
+            if let Some(sent) = self.context_in(message.headers()) {
                 span.add_link(sent.span().span_context().clone());
             }
         }
     }
 
     /// Returns the context in the headers, if there is one.
-    fn read(&self, headers: &HeaderMap) -> Option<OtelContext> {
+    fn context_in(&self, headers: &HeaderMap) -> Option<OtelContext> {
         if headers.is_empty() {
             return None;
         }
@@ -88,7 +88,7 @@ impl Propagation {
             propagator.extract_with_context(&nothing, &HeaderExtractor(headers))
         });
         let found = context.span().span_context().is_valid();
-        // A global propagator may ignore a well-formed `traceparent`.
+        // Not logged with a global propagator, which may ignore a well-formed `traceparent`.
         if !found && !self.global && headers.contains_key("traceparent") {
             tracing::debug!("a malformed `traceparent` is ignored");
         }
@@ -141,8 +141,8 @@ impl Injector for HeaderInjector<'_> {
                 // This fails if the map is full.
                 let _ = self.0.try_insert(name, value);
             }
-            // An empty value need not be sent, and an invalid value cannot be sent. In both cases
-            // the header is removed, because it may have the value of an earlier context.
+            // The new value is empty or invalid, so it is not sent. The header may have the value
+            // of an earlier context, so it is removed.
             Ok(_) | Err(_) => {
                 self.0.remove(name);
             }
@@ -180,7 +180,7 @@ mod tests {
         for (global, value, malformed) in [
             (false, GOOD, false),
             (false, "nonsense", true),
-            // The global propagator of this process reads nothing.
+            // No global propagator is set, so no context is found.
             (true, GOOD, false),
         ] {
             let lines = Lines::default();
@@ -191,12 +191,15 @@ mod tests {
                 .finish();
             let mut headers = HeaderMap::new();
             headers.insert("traceparent", HeaderValue::from_static(value));
-            let context = Propagation {
+            let propagation = Propagation {
                 global,
                 ..Propagation::default()
             };
             tracing::subscriber::with_default(subscriber, || {
-                assert_eq!(context.read(&headers).is_some(), !global && !malformed);
+                assert_eq!(
+                    propagation.context_in(&headers).is_some(),
+                    !global && !malformed
+                );
             });
             let lines = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
             assert_eq!(lines.contains("malformed"), malformed, "{global} {value}");

@@ -31,10 +31,10 @@ use crate::{
 /// The maximum number of open connections.
 const MAX_CONNECTIONS: usize = 256;
 /// The maximum time to receive the head of a request.
-const HEAD: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The wait after a connection could not be accepted, for example because no file descriptor is
 /// free.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(crate) struct DashboardCommand {
@@ -117,7 +117,7 @@ async fn serve(listener: TcpListener, dashboard: Dashboard, is_local: bool) {
                     drop(permit);
                 });
             }
-            Err(_) => tokio::time::sleep(PAUSE).await,
+            Err(_) => tokio::time::sleep(ACCEPT_RETRY_DELAY).await,
         }
     }
 }
@@ -133,7 +133,9 @@ async fn connection(stream: TcpStream, dashboard: Dashboard, is_local: bool) {
         }
     });
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEAD);
+    server
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT);
     let serving = server.serve_connection(TokioIo::new(stream), service);
     // An error of this connection does not affect others.
     let _ = serving.await;

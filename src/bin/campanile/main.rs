@@ -39,7 +39,7 @@ use self::{
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // A write to a full pipe blocks this thread. The worker thread then still reads from the
+    // Output to a full pipe blocks this thread. The worker thread continues to read from the
     // server.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

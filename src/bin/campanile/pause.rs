@@ -44,7 +44,7 @@ impl PauseOf {
 #[derive(Debug, Args)]
 pub(crate) struct PauseCommand {
     #[command(flatten)]
-    of: PauseOf,
+    subject: PauseOf,
     /// The reason, which `campanile pauses` shows.
     #[arg(long, default_value = "paused from a terminal")]
     reason: String,
@@ -52,8 +52,8 @@ pub(crate) struct PauseCommand {
 
 impl PauseCommand {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
-        let control = self.of.connect(target).await?;
-        let paused = self.of.target();
+        let control = self.subject.connect(target).await?;
+        let paused = self.subject.target();
         let is_new = control.pause(paused.clone(), &self.reason).await?;
         match out.json {
             true => out.document(&json!({ "paused": title(&paused), "new": is_new })),
@@ -66,13 +66,13 @@ impl PauseCommand {
 #[derive(Debug, Args)]
 pub(crate) struct ResumeCommand {
     #[command(flatten)]
-    of: PauseOf,
+    subject: PauseOf,
 }
 
 impl ResumeCommand {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
-        let control = self.of.connect(target).await?;
-        let resumed = self.of.target();
+        let control = self.subject.connect(target).await?;
+        let resumed = self.subject.target();
         match control.resume(resumed.clone()).await? {
             true if out.json => out.document(&json!({ "resumed": title(&resumed) })),
             true => out.lines([format!("resumed {}", title(&resumed))]),

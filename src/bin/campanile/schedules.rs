@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The number of next ticks that `show` shows.
-const NEXT: usize = 5;
+const NEXT_TICKS: usize = 5;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SchedulesCommand {
@@ -164,7 +164,7 @@ fn lines(schedule: &ScheduleStatus) -> Vec<String> {
     if schedule.paused {
         lines.push(fact("state", "paused"));
     }
-    let next = schedule.next_ticks(NEXT).into_iter();
+    let next = schedule.next_ticks(NEXT_TICKS).into_iter();
     lines.extend(next.map(|tick| fact("next", &text::time(tick))));
     lines.extend(schedule.runs.iter().rev().map(|run| {
         let outcome = match run.is_skipped {
@@ -180,7 +180,7 @@ fn lines(schedule: &ScheduleStatus) -> Vec<String> {
 
 fn document(schedule: &ScheduleStatus) -> Value {
     let task = schedule.task.as_ref().ok();
-    let next = schedule.next_ticks(NEXT);
+    let next = schedule.next_ticks(NEXT_TICKS);
     json!({
         "name": &*schedule.name,
         "version": schedule.version,

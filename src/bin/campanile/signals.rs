@@ -14,8 +14,8 @@ const INTERRUPTED: i32 = 130;
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(1);
 
 /// Returns a token that the first Ctrl-C or SIGTERM cancels. A second signal ends the process,
-/// unless it arrives within a second. For commands that have to clean up or to report: without this
-/// token the first signal would end the process immediately.
+/// unless it arrives within a second of the first. For commands that have to clean up or to report:
+/// without this token the first signal would end the process immediately.
 pub(crate) fn interrupted() -> io::Result<CancellationToken> {
     let interrupted = CancellationToken::new();
     let mut signals = Signals::listen()?;

@@ -161,7 +161,7 @@ impl Target {
     }
 }
 
-/// The group that a command may act on. It may not exist.
+/// The group that a command is for, and the error if the group does not exist.
 struct Candidate {
     redis: Redis,
     group: Name,
@@ -173,7 +173,7 @@ struct Candidate {
 /// outlive the stream.
 const DEFAULT_GROUP: &str = "app_group";
 
-/// Checks a namespace separately, so that an error is about the namespace.
+/// Checks a namespace as an argument, so that the error names the option `--namespace`.
 fn namespace(text: &str) -> Result<String, String> {
     let checked = Redis::builder("redis://localhost/").namespace(text).check();
     checked

@@ -37,10 +37,10 @@ impl Top {
         let (redis, group) = target.connect_to_group().await?;
         let mut view = View::new(redis, &group);
         if out.json {
-            return out.document(&view.look().await?.document()?);
+            return out.document(&view.take_sample().await?.document()?);
         }
         if !out.terminal {
-            let sample = view.look().await?;
+            let sample = view.take_sample().await?;
             return out.lines(view.lines(&sample));
         }
         let interrupted = signals::interrupted()?;
@@ -51,7 +51,7 @@ impl Top {
         let looking = async {
             loop {
                 let next = tokio::time::Instant::now() + PERIOD;
-                match view.look().await {
+                match view.take_sample().await {
                     Ok(sample) => {
                         last = view.lines(&sample);
                         screen.draw(&last)?;
@@ -108,7 +108,7 @@ impl View {
         }
     }
 
-    async fn look(&self) -> Result<Sample, Error> {
+    async fn take_sample(&self) -> Result<Sample, Error> {
         let workers = self.redis.workers();
         let (stats, listed, answers, history) = tokio::try_join!(
             self.redis.stats(),

@@ -24,10 +24,15 @@ impl ApiInfo {
         }
     }
 
-    /// Creates the object for a running service. The name and the version may be empty.
+    /// Creates the object for a running service. Replaces an empty name or version by a
+    /// placeholder.
     pub(crate) fn of_service(name: &str, version: &str) -> Self {
-        let or = |text: &str, other: &str| if text.is_empty() { other } else { text }.to_owned();
-        Self::new(or(name, "unnamed"), or(version, "0.0.0"))
+        let unless_empty =
+            |text: &str, other: &str| if text.is_empty() { other } else { text }.to_owned();
+        Self::new(
+            unless_empty(name, "unnamed"),
+            unless_empty(version, "0.0.0"),
+        )
     }
 
     /// Adds a text about the application.
@@ -45,7 +50,7 @@ impl Description {
     /// [constants](crate::contract) that name routes.
     ///
     /// A route that is not named by a constant has a message without a schema. The channel of a
-    /// pattern has no address. The channel's field `x-campanile-pattern` has the pattern.
+    /// pattern has the pattern in its field `x-campanile-pattern`, and no address.
     ///
     /// ```
     /// use campanile::{Json, Router, contract::{ApiInfo, Task}};
@@ -135,16 +140,16 @@ impl Document {
         self.operations.insert(id, operation);
     }
 
-    fn message(&mut self, of: Option<&TypeDescription>, fallback_title: &str) -> Value {
-        let Some(of) = of else {
+    fn message(&mut self, content: Option<&TypeDescription>, fallback_title: &str) -> Value {
+        let Some(content) = content else {
             return json!({ "title": fallback_title });
         };
-        let mut message = json!({ "title": of.name });
-        if let Some(content_type) = &of.content_type {
+        let mut message = json!({ "title": content.name });
+        if let Some(content_type) = &content.content_type {
             message["contentType"] = json!(content_type);
         }
-        if let Some(schema) = &of.schema {
-            let name = self.schemas.add(&identifier(&of.name), schema);
+        if let Some(schema) = &content.schema {
+            let name = self.schemas.add(&identifier(&content.name), schema);
             message["payload"] = json!({ "$ref": pointer(&["components", "schemas", &name]) });
         }
         message
@@ -159,9 +164,9 @@ struct Schemas {
 
 impl Schemas {
     /// Adds a schema and its definitions, and returns the name of the schema. The same schema under
-    /// the same name is added only once. If one of the names belongs to a different schema already,
-    /// the schema and all its definitions get a number. Beyond 10,000, they replace the different
-    /// schema.
+    /// the same name is added only once. If one of the names already belongs to a different schema,
+    /// all names get a suffix: the first number with which all of them are free. The last number is
+    /// 10,001. If it is not free either, the new schemas replace those with this number.
     fn add(&mut self, name: &str, schema: &Value) -> String {
         let mut root = schema.clone();
         let mut parts = Map::new();
@@ -235,7 +240,7 @@ fn rewrite_references(schema: &mut Value, root_name: &str, renamed: &impl Fn(&st
     }
 }
 
-/// Replaces the characters that an identifier of the document cannot have.
+/// Replaces the characters that an identifier of the document cannot have by underscores.
 fn identifier(text: &str) -> String {
     let replaced = |c: char| match c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') {
         true => c,

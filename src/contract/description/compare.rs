@@ -31,8 +31,8 @@ impl fmt::Display for Affected {
 
 /// A difference between two versions of an application that breaks processes of the old version.
 ///
-/// `Display` shows it in one line, such as
-/// "old senders: task `orders.create`: the payload: the reader requires the field `customer`, which is not written".
+/// `Display` shows it in one line, such as "old senders: task `orders.create`: the payload: the
+/// reader requires the field `customer`, which is not written".
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct Breakage {
@@ -94,7 +94,8 @@ impl fmt::Display for Breakage {
 ///
 /// Payloads of different [versions](crate::contract::Task::version) are not compared, because old
 /// workers leave messages of a newer version to new workers. In that case old senders break if the
-/// new workers no longer lift the old version, or if the old version is higher than the new one.
+/// new workers no longer [lift](crate::contract::Task::lift) the old version, or if the old version
+/// is higher than the new one.
 ///
 /// Payloads and replies are compared only if both descriptions have schemas for them. An added
 /// route breaks no process, provided that you start its workers before its senders. Limits on the

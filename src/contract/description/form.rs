@@ -13,8 +13,8 @@ pub(super) enum Form {
     Typed(&'static str, Map<String, Value>),
 }
 
-/// The maximum nesting of references and combinations. A schema that is nested deeper is treated as
-/// one that allows any value, and so is a schema that only refers to itself.
+/// The maximum nesting of references and combinations. A schema that is nested deeper, or that only
+/// refers to itself, is treated as one that allows any value.
 const MAX_DEPTH: usize = 24;
 /// The maximum number of schemas that are visited for one list of alternatives. Beyond this number,
 /// any value is allowed.

@@ -110,8 +110,8 @@ impl Description {
     #[must_use]
     pub fn without_schemas(mut self) -> Self {
         for route in &mut self.routes {
-            for of in [&mut route.payload, &mut route.reply].into_iter().flatten() {
-                of.schema = None;
+            for described in [&mut route.payload, &mut route.reply].into_iter().flatten() {
+                described.schema = None;
             }
         }
         self
@@ -144,7 +144,7 @@ pub enum Direction {
 }
 
 impl TypeDescription {
-    /// Describes a type by the compiler's name of the type.
+    /// Describes a type by the name that the compiler gives it.
     pub(super) fn named(type_name: &str) -> Self {
         Self {
             name: without_paths(type_name),
@@ -158,16 +158,16 @@ impl TypeDescription {
 /// `alloc::vec::Vec<shop::Order>`.
 fn without_paths(type_name: &str) -> String {
     let mut text = String::with_capacity(type_name.len());
-    let mut word = 0;
+    let mut word_start = 0;
     let mut characters = type_name.chars().peekable();
     while let Some(character) = characters.next() {
         if character == ':' && characters.next_if_eq(&':').is_some() {
-            text.truncate(word);
+            text.truncate(word_start);
             continue;
         }
         text.push(character);
         if !(character.is_alphanumeric() || character == '_') {
-            word = text.len();
+            word_start = text.len();
         }
     }
     text

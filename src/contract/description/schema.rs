@@ -1,4 +1,4 @@
-//! Checks that a schema describes what is sent.
+//! Checks that the JSON of a value fits its schema.
 
 use schemars::JsonSchema;
 use serde::Serialize;

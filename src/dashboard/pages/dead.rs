@@ -19,12 +19,12 @@ use crate::{
 const LETTERS_PER_PAGE: usize = 50;
 /// The maximum number of letters that one request looks at.
 const MAX_LOOKED_AT: usize = 2_000;
-/// The time after which a request ends its search, and shows what it has found.
+/// The time after which a request ends its search, and shows the letters that were found.
 const MAX_SEARCH_TIME: Duration = Duration::from_secs(3);
 /// The number of letters that one step of the search reads.
 const STEP: usize = 100;
 
-/// The part of a dead letter that lists show.
+/// The fields of a dead letter that are shown in lists.
 pub(in crate::dashboard) struct Letter {
     pub(in crate::dashboard) id: DeadLetterId,
     pub(in crate::dashboard) message_id: MessageId,
@@ -45,7 +45,7 @@ pub(in crate::dashboard) struct Found {
     pub(in crate::dashboard) looked_at: usize,
 }
 
-/// The search of a request.
+/// The search terms of a request. An empty term selects all letters.
 struct Search<'a> {
     name: &'a str,
     reason: &'a str,
@@ -70,7 +70,8 @@ fn max_age(text: &str) -> Option<Duration> {
     }
 }
 
-/// Searches the letters as the request says, with bounded work.
+/// Searches the letters for the terms of the request. Looks at a limited number of letters, for a
+/// limited time.
 pub(in crate::dashboard) async fn find(cx: &Context, dead: &DeadLetters) -> Result<Found, Fault> {
     let text = |name| cx.form.get(name).unwrap_or_default().trim();
     let search = Search {
@@ -132,7 +133,7 @@ pub(in crate::dashboard) async fn find(cx: &Context, dead: &DeadLetters) -> Resu
         }
         let last = read.next.and_then(|next| next.after);
         if is_full {
-            // If no further letter matches, the next page is empty.
+            // It is not known whether a further letter matches, so the next page may be empty.
             return Ok(found);
         }
         if last.is_none() {

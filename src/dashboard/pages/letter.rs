@@ -1,4 +1,4 @@
-//! A dead letter: its reason, its message, and its replay, as it is or edited.
+//! A dead letter: its reason, its message, and buttons that replay the message unchanged or edited.
 
 use http::HeaderMap;
 use maud::{Markup, PreEscaped, html};

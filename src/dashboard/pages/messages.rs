@@ -160,7 +160,7 @@ fn position(state: MessageState, message: &ListedMessage) -> String {
     format!("{list}/{at}")
 }
 
-/// The size of a message's payload, or of its fields.
+/// Returns the size of a message's payload, or of its fields if they cannot be decoded.
 pub(in crate::dashboard) fn bytes(message: &ListedMessage) -> usize {
     match &message.content {
         Ok(message) => message.payload().len(),

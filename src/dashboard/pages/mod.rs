@@ -23,7 +23,7 @@ pub(super) use self::{
 use super::{actions, change::Change, context::Context, fault::Fault, layout::DashboardPage};
 use crate::transport::MessageState;
 
-/// Returns `true` if the page at this path can be live.
+/// Returns `true` if there is a page at this path that can have a live view.
 pub(super) fn is_page(path: &str) -> bool {
     const PAGES: [&str; 14] = [
         "/",

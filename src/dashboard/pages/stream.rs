@@ -155,8 +155,8 @@ fn consumer_table(scope: &Scope, consumers: &[ConsumerStats]) -> Markup {
     }
 }
 
-/// Shows the entry up to which the stream is trimmed: the oldest entry that a group still needs.
-/// Also shows this group.
+/// Shows the oldest entry that a group still needs, and the group. The stream is trimmed up to this
+/// entry.
 fn trimming(stats: &StreamStats, holders: &[(&GroupStats, Option<ListedMessage>)]) -> Markup {
     let mut holders: Vec<_> = holders
         .iter()

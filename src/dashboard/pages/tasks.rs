@@ -75,7 +75,7 @@ fn list(cx: &Context, scope: &Scope, page: &TaskPage) -> Markup {
     }
 }
 
-/// The state of a task.
+/// Formats the state of a task.
 pub(super) fn state(state: TaskState) -> Markup {
     let class = match state {
         TaskState::Running => "runs",

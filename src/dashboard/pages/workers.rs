@@ -23,7 +23,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let scope = cx.scope().await?;
     let workers = scope.handle.workers();
     let listed = workers.list().await?;
-    // A Redis user with read access only cannot ask the workers.
+    // This fails for a Redis user that may only read: a question to the workers is a write.
     let stats = workers.stats().await;
     let live = html! {
         (list(cx, &scope, &listed, stats.as_ref().ok()))

@@ -10,9 +10,9 @@ use crate::{
     reply::Reply,
 };
 
-/// A function that a [`Batch`](crate::Batch) can call: an `async fn` whose arguments are up to four
-/// `State<_>`, and then a `Vec` of an extractor. `T` stands for these arguments. The compiler
-/// infers `T`. `S` is the state.
+/// A function that a [`Batch`](crate::Batch) can call: an `async fn` with up to four arguments
+/// `State<_>`, and then a `Vec` of an extractor. `T` stands for these arguments, and the compiler
+/// infers it. `S` is the type of the state.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot take a batch",
     label = "one of the four conditions below does not hold",

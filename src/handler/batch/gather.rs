@@ -124,8 +124,8 @@ where
             Ok(items) => items.unwrap_or_default(),
             Err(_) => {
                 let mut open = lock(&self.open);
-                // If the channel is empty, the open batch is this one. Otherwise this batch became
-                // full just before the lock was taken.
+                // If the channel has the items, this batch became full just before the lock was
+                // taken. If the channel is empty, the open batch is this one.
                 full.try_recv()
                     .ok()
                     .or_else(|| Some(open.take()?.items))

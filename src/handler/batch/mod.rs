@@ -44,12 +44,12 @@
 //! route may run concurrently.
 //!
 //! # Back-pressure
-//! Messages that wait for their batch are in flight: each holds a slot of
-//! [`max_in_flight`](crate::transport::Settings::max_in_flight) and its lease, and its payload
-//! counts for [`max_in_flight_bytes`](crate::transport::Settings::max_in_flight_bytes). If
-//! `max_in_flight` is smaller than the size of a batch, [`serve`](crate::serve()) fails. `serve`
-//! cannot check the limits of layers: if a layer admits fewer messages than the size of a batch,
-//! each batch waits for its whole linger.
+//! Messages that wait for their batch are in flight. Each message holds its lease and a slot of
+//! [`max_in_flight`](crate::transport::Settings::max_in_flight), and its payload counts for
+//! [`max_in_flight_bytes`](crate::transport::Settings::max_in_flight_bytes). If `max_in_flight` is
+//! smaller than the size of a batch, [`serve`](crate::serve()) fails. `serve` cannot check the
+//! limits of layers: if a layer admits fewer messages than the size of a batch, each batch waits
+//! for its whole linger.
 //!
 //! # Cancel safety
 //! If a delivery is dropped before the function is called, for example by a timeout, the function

@@ -69,8 +69,8 @@ impl<H> Batch<H> {
 #[derive(Debug)]
 pub struct Batched<T>(PhantomData<fn() -> T>);
 
-// Without this, the compiler would suggest this implementation whenever a function is not a
-// handler.
+// Without this attribute, the compiler would suggest this implementation for each function that is
+// not a handler.
 #[diagnostic::do_not_recommend]
 impl<H, T, S> Handler<Batched<T>, S> for Batch<H>
 where

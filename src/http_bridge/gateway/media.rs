@@ -21,9 +21,9 @@ pub(super) struct MediaFault {
     pub(super) accepted: Option<(HeaderName, HeaderValue)>,
 }
 
-/// Checks from the headers of a request that the gateway accepts the body. `forms` are the accepted
-/// types among [`FORM_TYPES`]. `types` are the types that the route accepts. If `types` is set,
-/// `forms` does not apply.
+/// Checks by the headers of a request if the gateway accepts the body. `types` are the types that
+/// the route accepts. Without `types`, one of the [`FORM_TYPES`] is accepted only if it is in
+/// `forms`, and any other type is accepted.
 pub(super) fn check(
     method: &Method,
     headers: &HeaderMap,

@@ -69,9 +69,9 @@ impl GatewayOptions {
     }
 
     /// Returns the time at which the gateway stops waiting for the call, and responds with a 504.
-    /// For an RPC request this is the deadline of the request. Otherwise it is now plus the
-    /// gateway's timeout. The deadline of a task limits the start of its handler, not the time of
-    /// sending.
+    /// For an RPC request, this is its deadline. For any other message, it is now plus the
+    /// gateway's timeout. The deadline of a task is ignored here, because it limits the start of
+    /// the handler, not the sending.
     pub(super) fn answer_by(&self, message: &Message) -> Deadline {
         let deadline = message.parts().deadline;
         deadline
@@ -82,7 +82,7 @@ impl GatewayOptions {
 
 /// Reads the idempotency key: visible ASCII, bare or as a quoted string. The
 /// [draft](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/) allows only
-/// the quoted string. Returns `None` without the header.
+/// the quoted string. Returns `None` if the header is missing.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
     let mut values = headers.get_all(&IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else {

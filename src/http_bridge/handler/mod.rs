@@ -132,7 +132,7 @@ impl<S> HttpHandler<S> {
         self.with(|options| options.content_type = Some(value))
     }
 
-    /// Passes on a header that is otherwise dropped, because HTTP services trust it:
+    /// Passes on a header that HTTP services trust, and that is dropped without this call:
     /// `authorization`, `cookie`, `forwarded`, `x-real-ip`, or a header that begins with
     /// `x-forwarded-`. In an HTTP request such a header comes from a logged-in user or from the
     /// server's proxy. In a message such a header comes from the sender, and anyone who may add to
@@ -144,8 +144,8 @@ impl<S> HttpHandler<S> {
 
     /// Adds CloudEvents headers to each message that has none, in [binary
     /// mode](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#31-binary-content-mode):
-    /// `ce-specversion`, `ce-id` (the message's id, or a new UUID without one), `ce-type` (the
-    /// message's name) and `ce-source` (`source`).
+    /// `ce-specversion`, `ce-id` (the message's id, or a new UUID if the message has no id),
+    /// `ce-type` (the message's name) and `ce-source` (`source`).
     #[must_use]
     pub fn cloud_events(self, source: &str) -> Self {
         let source = header_text(source);

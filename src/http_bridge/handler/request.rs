@@ -18,8 +18,8 @@ use crate::{
     message::{Message, Parts},
 };
 
-/// Decides which headers of the message a request gets, and which headers of the response a reply
-/// gets.
+/// Decides which headers are copied from a message to its HTTP request, and from the HTTP response
+/// to the reply.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::http_bridge) enum HeaderPolicy {
     /// For an HTTP service: Campanile's headers and the message's headers. Leaves out headers that
@@ -39,7 +39,7 @@ pub(in crate::http_bridge) struct HandlerOptions {
     pub(super) content_type: Option<HeaderValue>,
     /// The headers that `strip_claims` keeps.
     pub(super) trusted: Vec<HeaderName>,
-    /// The `ce-source` of the CloudEvents headers that are added. `None` if none are added.
+    /// The value of the header `ce-source`. `None` if no CloudEvents headers are added.
     pub(super) cloud_events: Option<HeaderValue>,
     pub(super) settle: Arc<dyn Fn(StatusCode) -> Settle + Send + Sync>,
     pub(in crate::http_bridge) limit: usize,

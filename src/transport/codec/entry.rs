@@ -273,8 +273,8 @@ impl ParsedEntry {
     }
 }
 
-/// Parses the field [`ID`](super::ID). Senders choose this value. Only a UUID is accepted, so that
-/// no sender can use the id of another entry.
+/// Parses the field [`RECEIPT_ID`](super::RECEIPT_ID). Senders choose this value. Only a UUID is
+/// accepted, so that no sender can use the id of another entry.
 pub(crate) fn given_id(id: Bytes) -> Option<MessageId> {
     uuid::Uuid::try_parse_ascii(&id).ok()?;
     MessageId::from_utf8(&id).ok()

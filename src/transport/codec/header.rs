@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::excerpt;
 
-/// Adds an untrusted header.
+/// Checks an untrusted header, and adds it.
 pub(super) fn add(headers: &mut HeaderMap, name: &[u8], value: &Bytes) -> Result<(), String> {
     let parsed = HeaderName::from_bytes(name)
         .map_err(|_| format!("a header name that HTTP does not allow: {}", excerpt(name)))?;
@@ -20,11 +20,11 @@ pub(super) fn add(headers: &mut HeaderMap, name: &[u8], value: &Bytes) -> Result
     Ok(())
 }
 
-/// The prefix of a reply's header value if it is encoded as base64.
+/// The prefix of a header value that a reply contains as base64.
 const BASE64_PREFIX: &str = "base64:";
 
 /// Encodes a header value as a text in a reply's JSON.
-pub(super) fn text(value: &HeaderValue) -> String {
+pub(super) fn encode_value(value: &HeaderValue) -> String {
     match std::str::from_utf8(value.as_bytes()) {
         Ok(text) if !text.starts_with(BASE64_PREFIX) => text.to_owned(),
         _ => format!("{BASE64_PREFIX}{}", BASE64.encode(value)),
@@ -32,7 +32,7 @@ pub(super) fn text(value: &HeaderValue) -> String {
 }
 
 /// Decodes a header value from a text in a reply's JSON.
-pub(super) fn bytes(text: &str) -> Bytes {
+pub(super) fn decode_value(text: &str) -> Bytes {
     text.strip_prefix(BASE64_PREFIX)
         .and_then(|encoded| BASE64.decode(encoded).ok())
         .map_or_else(|| Bytes::copy_from_slice(text.as_bytes()), Bytes::from)

@@ -39,17 +39,21 @@ pub(crate) const GO_REPLY_PREFIX: &str = "reply:";
 pub const ORIGIN: &str = "~o";
 /// The internal field with the number of attempts so far, in decimal.
 pub const ATTEMPTS: &str = "~a";
-/// The internal field with the number of redeliveries in a row that did not count, in decimal.
+/// The internal field with the number of redeliveries in a row that did not count as attempts, in
+/// decimal.
 pub const PUT_OFFS: &str = "~u";
 /// The internal field with the time to live in milliseconds, counted from the time in the id of the
 /// first entry.
 pub const TIME_TO_LIVE: &str = "~t";
-/// The internal field with the UUID in the receipt of a delayed task.
-pub const ID: &str = "~i";
+/// The internal field with the id of a task that is delayed, tracked or unique: a UUID that the
+/// sending transport makes, and returns in the receipt. Other messages have no such field: their id
+/// is the id of their first entry.
+pub const RECEIPT_ID: &str = "~i";
 /// The internal field with the idempotency key.
 pub const IDEMPOTENCY_KEY: &str = "~k";
-/// The internal field with the group that records the status of the task.
-pub const RECORD: &str = "~j";
+/// The internal field with the group that records the status of the task. Only a tracked or unique
+/// task has it.
+pub const RECORDING_GROUP: &str = "~j";
 /// The internal field with the number of attempts after which the task is given up, in decimal.
 pub const MAX_ATTEMPTS: &str = "~n";
 /// The internal field with the maximum duration of each attempt, in milliseconds.

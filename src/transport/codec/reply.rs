@@ -66,7 +66,7 @@ fn headers(headers: &HeaderMap) -> Value {
         let mut values: Vec<_> = headers
             .get_all(name)
             .iter()
-            .map(|value| Value::String(header::text(value)))
+            .map(|value| Value::String(header::encode_value(value)))
             .collect();
         match values.len() {
             1 => values.remove(0),
@@ -85,14 +85,14 @@ fn headers(headers: &HeaderMap) -> Value {
 pub struct DecodedReply<'a> {
     /// The id of the request.
     pub correlation_id: Cow<'a, str>,
-    /// The reply or the error reply; a reason if the envelope is valid and its content is not.
+    /// The reply or the error reply. If the envelope is valid but its content is not, the reason.
     pub answer: Result<Result<Reply, RpcError>, String>,
 }
 
 /// Decodes a reply envelope.
 ///
 /// # Errors
-/// The reason why it is not a valid envelope.
+/// The reason why the bytes are not a valid envelope.
 pub fn decode_reply(bytes: &[u8]) -> Result<DecodedReply<'_>, String> {
     let envelope: Envelope<'_> = serde_json::from_slice(bytes).map_err(|error| {
         // The parser's text quotes its input, which may contain the body.
@@ -137,7 +137,11 @@ fn success(body: Option<Text<'_>>, headers: Value) -> Result<Reply, String> {
             let Value::String(value) = value else {
                 return Err("the reply's `headers` contain a value that is not a string".into());
             };
-            header::add(&mut reply.headers, name.as_bytes(), &header::bytes(&value))?;
+            header::add(
+                &mut reply.headers,
+                name.as_bytes(),
+                &header::decode_value(&value),
+            )?;
         }
     }
     Ok(reply)

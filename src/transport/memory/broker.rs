@@ -195,8 +195,8 @@ impl BrokerState {
         }
     }
 
-    /// Stores a task: in the schedule if it is delayed, otherwise in the log. If the task's key is
-    /// that of an earlier task, stores nothing and returns the id of the earlier task.
+    /// Stores a task, in the log or among the delayed tasks. If an earlier task has the same
+    /// idempotency key, stores nothing and returns the id of the earlier task.
     ///
     /// # Errors
     /// If the bound leaves no room for the task, if the idempotency key was used for other content,
@@ -263,11 +263,14 @@ impl BrokerState {
         let given =
             (is_recorded || !wait.is_zero()).then(|| MessageId::from(Uuid::new_v4().to_string()));
         if let Some(id) = &given {
-            fields.push((codec::ID.into(), Bytes::copy_from_slice(id.as_bytes())));
+            fields.push((
+                codec::RECEIPT_ID.into(),
+                Bytes::copy_from_slice(id.as_bytes()),
+            ));
         }
         if is_recorded {
             let group = Bytes::copy_from_slice(settings.group.as_bytes());
-            fields.push((codec::RECORD.into(), group));
+            fields.push((codec::RECORDING_GROUP.into(), group));
         }
         let id = if wait.is_zero() {
             let entry = contents.append(&self.context.clock, fields);
@@ -499,8 +502,8 @@ pub(super) fn with_group<T>(
     } = stream;
     let group = groups.get_mut(&settings.group)?;
     let result = act(group, log);
-    // There may be room for senders: fewer messages may wait, or this group may have lost its last
-    // worker, so that it no longer counts.
+    // Senders may have room now: fewer messages may wait, or this group may have lost its last
+    // worker. A group without workers does not limit senders.
     room.notify_waiters();
     for id in group.given_up.drain(..) {
         idempotency_keys.forget(&id);

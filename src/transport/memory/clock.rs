@@ -39,7 +39,7 @@ impl BrokerClock {
     }
 }
 
-/// Returns the instant at the end of `after`, or a century from now if that overflows.
+/// Returns the instant that is `after` from now, or a century from now if that overflows.
 pub(super) fn instant_after(after: Duration) -> Instant {
     crate::Deadline::after(after).0
 }

@@ -12,7 +12,8 @@ use crate::{
     transport::{Counters, codec},
 };
 
-/// The clock, the counters, the requests and the observer of a broker.
+/// The clock, the counters, the requests, the observer, the records of tasks and the pauses of a
+/// broker.
 #[derive(Debug)]
 pub(super) struct GroupContext {
     pub(super) clock: BrokerClock,

@@ -62,7 +62,8 @@ impl GroupPauses {
         self.all
     }
 
-    /// Returns the key under which an entry is parked. `None` if its name is not paused.
+    /// Returns the key under which an entry is parked. `None` if the name of its message is not
+    /// paused.
     pub(super) fn key_of(&self, entry: &LogEntry) -> Option<String> {
         if self.names.is_empty() {
             return None;
@@ -79,7 +80,7 @@ pub(super) struct MemoryControl {
 }
 
 impl MemoryControl {
-    /// Calls `change` for each stream. Returns `true` if any of these calls did.
+    /// Calls `change` for each stream. Returns `true` if at least one call returned `true`.
     fn change_streams(&self, change: impl Fn(&Settings) -> bool) -> StoreFuture<'_, bool> {
         let changed = self
             .streams

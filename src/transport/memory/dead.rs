@@ -50,8 +50,8 @@ impl StoredLetter {
 }
 
 impl DeadLetterLog {
-    /// Adds a letter, and drops the oldest letters until there are `max_letters`. Returns the
-    /// number of dropped letters.
+    /// Adds a letter. If there are more than `max_letters` then, drops the oldest letters. Returns
+    /// the number of dropped letters.
     pub(super) fn add(
         &mut self,
         entry: Arc<LogEntry>,
@@ -77,8 +77,8 @@ impl DeadLetterLog {
         self.letters.len()
     }
 
-    /// Returns the index of the first letter whose id is greater than this one. Returns 0 for
-    /// `None` and for an invalid id.
+    /// Returns the index of the first letter whose id is greater than `id`. Returns 0 for `None`
+    /// and for an invalid id.
     fn index_after(&self, id: Option<&DeadLetterId>) -> usize {
         match id.and_then(|id| id.parse::<EntryId>().ok()) {
             Some(id) => self.letters.partition_point(|letter| letter.id <= id),
@@ -105,7 +105,7 @@ impl DeadLetterLog {
     }
 
     /// Returns a page of the list. The page ends after `page.max` letters, or with the letter that
-    /// brings its size to [`PAGE_BYTES`].
+    /// makes the page as large as [`PAGE_BYTES`].
     pub(super) fn list(&self, page: &Page) -> DeadLetterPage {
         let from = self.index_after(page.after.as_ref());
         let mut bytes_left = PAGE_BYTES;

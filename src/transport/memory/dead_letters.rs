@@ -25,7 +25,7 @@ impl MemoryDeadLetters {
         letter.died_in(settings.stream.clone(), settings.group.clone())
     }
 
-    fn with<T: Default>(&self, act: impl FnOnce(&mut DeadLetterLog) -> T) -> T {
+    fn with_log<T: Default>(&self, act: impl FnOnce(&mut DeadLetterLog) -> T) -> T {
         let Self { broker, settings } = self;
         let acted = broker.with_group(settings, |group, _| act(&mut group.dead));
         acted.unwrap_or_default()
@@ -34,7 +34,7 @@ impl MemoryDeadLetters {
 
 impl DeadLetterStore for MemoryDeadLetters {
     fn list(&self, page: Page) -> StoreFuture<'_, DeadLetterPage> {
-        let found = self.with(|dead| Some(dead.list(&page)));
+        let found = self.with_log(|dead| Some(dead.list(&page)));
         let mut found = found.unwrap_or_else(|| DeadLetterPage::new(Vec::new(), None));
         let letters = found.letters.into_iter();
         found.letters = letters.map(|letter| self.of_group(letter)).collect();
@@ -42,12 +42,12 @@ impl DeadLetterStore for MemoryDeadLetters {
     }
 
     fn get<'a>(&'a self, id: &'a DeadLetterId) -> StoreFuture<'a, Option<DeadLetter>> {
-        let letter = self.with(|dead| dead.get(id));
+        let letter = self.with_log(|dead| dead.get(id));
         Box::pin(ready(Ok(letter.map(|letter| self.of_group(letter)))))
     }
 
     fn newest(&self) -> StoreFuture<'_, Option<DeadLetterId>> {
-        let newest = self.with(|dead| dead.newest());
+        let newest = self.with_log(|dead| dead.newest());
         let newest = newest.map(|id| DeadLetterId::from(id.to_string()));
         Box::pin(ready(Ok(newest)))
     }
@@ -91,6 +91,6 @@ impl DeadLetterStore for MemoryDeadLetters {
     }
 
     fn count(&self) -> StoreFuture<'_, u64> {
-        Box::pin(ready(Ok(self.with(|dead| dead.len() as u64))))
+        Box::pin(ready(Ok(self.with_log(|dead| dead.len() as u64))))
     }
 }

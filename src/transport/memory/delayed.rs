@@ -49,7 +49,7 @@ impl DelayedTasks {
         Some(fields)
     }
 
-    /// Returns the time at which the first task is due, or `None` without tasks.
+    /// Returns the time at which the first task is due. `None` if there is no task.
     pub(super) fn next(&self) -> Option<Instant> {
         self.waiting.first_key_value().map(|((at, _), _)| *at)
     }

@@ -87,7 +87,8 @@ impl Subscribers {
     }
 
     /// Removes up to `max` buffered events of a source, and converts each with `hand_out`. The lock
-    /// is held meanwhile, so the observer sees each event either in the buffer or in flight.
+    /// is held until all are converted, so the observer of the test kit sees each event either in
+    /// the buffer or in flight.
     pub(super) fn take<T>(
         &self,
         consumer: Consumer,

@@ -24,7 +24,7 @@ struct Prepared {
 
 impl BrokerState {
     /// Settles a delivery. If the delivery is still pending and has succeeded, its follow-ups are
-    /// carried out in the same step. If one of them is refused, the message becomes a dead letter.
+    /// carried out in the same step. If a follow-up is refused, the message becomes a dead letter.
     /// `source` has the settings of all streams, and `settings` those of the delivery's stream.
     pub(super) fn settle(
         &self,

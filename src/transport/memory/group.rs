@@ -31,8 +31,8 @@ use crate::{
     },
 };
 
-/// The number of a delivery within its group. It fences verdicts: a verdict for a number that is
-/// not pending has no effect.
+/// The number of a delivery within its group. It fences verdicts: a verdict has no effect if the
+/// delivery with this number is not pending.
 pub(super) type Serial = u64;
 /// The number of a source within its broker.
 pub(super) type Consumer = u64;
@@ -52,11 +52,11 @@ pub(super) struct Group {
     /// The indices of entries that were read, and whose first delivery is neither settled nor
     /// claimed.
     pub(super) unfinished: BTreeSet<u64>,
-    /// The redeliveries that are due, each with the time since which it is due. In an owned
+    /// The redeliveries that are due, each with the time at which it became due. In an owned
     /// partition, also new messages that wait for their keys, and all in their order.
-    pub(super) ready: VecDeque<(Instant, Retry)>,
+    pub(super) ready: VecDeque<(Instant, QueuedMessage)>,
     /// Redeliveries that are not moved to `ready` yet, by the time at which they are due.
-    pub(super) delayed: BTreeMap<(Instant, Serial), Retry>,
+    pub(super) delayed: BTreeMap<(Instant, Serial), QueuedMessage>,
     /// Deliveries that are not settled.
     pub(super) pending: HashMap<Serial, Pending>,
     /// Deliveries whose leases are no longer renewed, by the time at which the leases end.
@@ -82,7 +82,7 @@ const NEWER_WORKER_DELAY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 struct GroupMember {
     wake: Arc<Notify>,
-    /// The names of tasks with the versions of payloads that the source knows.
+    /// The names of tasks, each with the newest version of its payload that the source knows.
     versions: Arc<[(Name, u32)]>,
 }
 
@@ -95,16 +95,16 @@ impl GroupMember {
 
 /// A message to deliver, and the number of its attempts so far.
 #[derive(Debug)]
-pub(super) struct Retry {
+pub(super) struct QueuedMessage {
     pub(super) entry: Arc<LogEntry>,
     attempts: u32,
-    /// The number of redeliveries in a row that did not count.
+    /// The number of redeliveries in a row that did not count as attempts.
     put_offs: u32,
     /// The place of the message in the order of an owned partition. `None` if it was not read there.
     pub(super) position: Option<Position>,
 }
 
-impl Retry {
+impl QueuedMessage {
     /// Creates a message that has had no attempt.
     pub(super) fn first(entry: Arc<LogEntry>) -> Self {
         let (attempts, put_offs) = (0, 0);
@@ -123,7 +123,7 @@ pub(super) trait Holder {
     fn holder(&self) -> String;
 }
 
-impl Holder for Retry {
+impl Holder for QueuedMessage {
     /// Names the next delivery.
     fn holder(&self) -> String {
         holder(&self.entry.message_id(), Attempt(self.attempts + 1))
@@ -142,9 +142,9 @@ pub(super) struct Pending {
     entry: Arc<LogEntry>,
     /// The number of the attempt.
     attempt: u32,
-    /// The number of earlier redeliveries in a row that did not count.
+    /// The number of earlier redeliveries in a row that did not count as attempts.
     put_offs: u32,
-    /// As for [`Retry`].
+    /// As for [`QueuedMessage`].
     position: Option<Position>,
     /// The entry's index in the log. `None` for a redelivery.
     index: Option<u64>,
@@ -180,8 +180,8 @@ impl Group {
         }
     }
 
-    /// Adds a worker that knows these versions of payloads. Delivers the messages that were parked
-    /// until there is such a worker.
+    /// Adds a worker that knows these versions of payloads. Delivers the parked messages that wait
+    /// for one of these versions.
     pub(super) fn join(
         &mut self,
         consumer: Consumer,
@@ -279,7 +279,7 @@ impl Group {
 
     fn end_leases(&mut self, serials: impl IntoIterator<Item = Serial>, at: Instant) {
         for serial in serials {
-            // An end that is already set is earlier, so that end is kept.
+            // If the end of a lease is set already, it is earlier than `at`, and stays.
             if let Some(pending) = self.pending.get_mut(&serial)
                 && pending.ends.is_none()
             {
@@ -417,7 +417,7 @@ impl Group {
         claims: &mut Claims,
         settings: &Settings,
         context: &GroupContext,
-    ) -> Retry {
+    ) -> QueuedMessage {
         let pending = self
             .finish(serial)
             .expect("only a pending delivery is taken back");
@@ -435,7 +435,7 @@ impl Group {
             pending.lease.lose();
         }
         self.end_reservation(&pending);
-        Retry {
+        QueuedMessage {
             entry: pending.entry,
             attempts: pending.attempt,
             put_offs: pending.put_offs,
@@ -445,7 +445,7 @@ impl Group {
 
     /// Removes and returns the next message to deliver, with its index if it is a new entry.
     /// Redeliveries and new entries alternate, so that neither starves.
-    fn pick(&mut self, log: &Log, consumer: Consumer) -> Option<(Retry, Option<u64>)> {
+    fn pick(&mut self, log: &Log, consumer: Consumer) -> Option<(QueuedMessage, Option<u64>)> {
         if self.ownership.is_used() {
             return self.pick_in_order(log, consumer);
         }
@@ -457,7 +457,7 @@ impl Group {
         self.last_was_a_retry = false;
         let (entry, index) = self.read(log)?;
         self.unfinished.insert(index);
-        Some((Retry::first(entry), Some(index)))
+        Some((QueuedMessage::first(entry), Some(index)))
     }
 
     /// Reads the next entry of the stream, if there is one. Returns it with its index.
@@ -469,10 +469,15 @@ impl Group {
         Some((entry, index))
     }
 
-    fn hand_out(&mut self, retry: Retry, index: Option<u64>, consumer: Consumer) -> TakenDelivery {
+    fn hand_out(
+        &mut self,
+        retry: QueuedMessage,
+        index: Option<u64>,
+        consumer: Consumer,
+    ) -> TakenDelivery {
         self.last_serial += 1;
         self.ownership.start(self.last_serial, &retry);
-        let Retry {
+        let QueuedMessage {
             put_offs, position, ..
         } = retry;
         let taken = TakenDelivery {
@@ -550,7 +555,7 @@ impl Group {
             lease,
             ..
         } = pending;
-        let retry_with = |attempts, put_offs| Retry {
+        let retry_with = |attempts, put_offs| QueuedMessage {
             entry: Arc::clone(&entry),
             attempts,
             put_offs,
@@ -560,8 +565,8 @@ impl Group {
             self.wake();
         }
         let counters = &context.counters;
-        // The observer is called before the reply is sent, so that its record is complete when the
-        // sender of the request continues.
+        // The observer is called before the reply is sent, so that the observer's record is
+        // complete when the sender of the request continues.
         let observe = |what: &dyn Fn() -> MessageEvent| {
             context
                 .observation
@@ -572,14 +577,14 @@ impl Group {
             progress: lease.take_progress(),
             ..TaskOutcome::default()
         };
-        let ended = |state, outcome| {
+        let record_end = |state, outcome| {
             let end = TaskEnd {
                 outcome,
                 ..TaskEnd::new(state, "")
             };
             records.end(settings, &entry.fields, end, clock);
         };
-        let waits = |after: Duration, reason: &str| {
+        let record_wait = |after: Duration, reason: &str| {
             let of_group = (&settings.stream, Some(&settings.group));
             records.change(of_group, &entry.fields, clock, |status| {
                 status.state = match after.is_zero() {
@@ -601,7 +606,7 @@ impl Group {
                     Ok(reply) if lease.record().is_some() => outcome().with_result(reply),
                     _ => outcome(),
                 };
-                ended(TaskState::Done, outcome);
+                record_end(TaskState::Done, outcome);
                 observe(&|| MessageEvent::answered(&answer));
                 context.answer(&entry, || answer);
             }
@@ -614,8 +619,8 @@ impl Group {
                 if !counted {
                     counters.uncounted.increment();
                 }
-                // Uncounted redeliveries in a row wait longer each time, too, so that a long
-                // backlog costs little.
+                // Each uncounted redelivery in a row waits longer, too, so that a message that is
+                // put off again and again costs little.
                 let failures = attempt.saturating_add(put_offs);
                 let after = after.unwrap_or_else(|| settings.backoff.after(failures));
                 observe(&|| MessageEvent::Redelivered {
@@ -627,7 +632,7 @@ impl Group {
                     true => retry_with(attempt, 0),
                     false => retry_with(attempt - 1, put_offs + 1),
                 };
-                waits(after, &reason);
+                record_wait(after, &reason);
                 self.deliver_again(message, after);
             }
             Verdict::DeadLetter { reason, answer } => {
@@ -642,7 +647,7 @@ impl Group {
                     Discarded::Requested => counters.discarded.increment(),
                     Discarded::Ignored => counters.ignored.increment(),
                 }
-                ended(TaskState::Discarded, outcome());
+                record_end(TaskState::Discarded, outcome());
                 // A task that this group ignores belongs to other groups, so its idempotency key is
                 // kept.
                 if reason != Discarded::Ignored {
@@ -655,14 +660,14 @@ impl Group {
             }
             Verdict::Park(park) => {
                 counters.parked.increment();
-                waits(Duration::ZERO, "");
+                record_wait(Duration::ZERO, "");
                 observe(&|| MessageEvent::Parked);
                 let message = retry_with(attempt - 1, 0);
-                let is_newer_there = park.newer().is_some_and(|(name, version)| {
+                let has_newer_worker = park.awaited_version().is_some_and(|(name, version)| {
                     let mut members = self.members.values();
                     members.any(|member| member.knows(name, version))
                 });
-                if is_newer_there {
+                if has_newer_worker {
                     // The newer worker may take the message next time.
                     self.deliver_again(message, NEWER_WORKER_DELAY);
                 } else {
@@ -672,7 +677,7 @@ impl Group {
             }
             Verdict::Release => {
                 counters.released.increment();
-                waits(Duration::ZERO, "");
+                record_wait(Duration::ZERO, "");
                 observe(&|| MessageEvent::Released);
                 self.deliver_again(retry_with(attempt - 1, put_offs), Duration::ZERO);
             }
@@ -690,19 +695,19 @@ impl Group {
     }
 
     /// Releases the permit that is reserved for a delivery, if there is one. Called when the
-    /// delivery has ended, or is not made.
-    fn end_reservation(&mut self, of: &impl Holder) {
-        let delivered = self.limits.end_reservation(|| of.holder());
+    /// delivery has ended, or does not start.
+    fn end_reservation(&mut self, delivery: &impl Holder) {
+        let delivered = self.limits.end_reservation(|| delivery.holder());
         self.deliver_now(delivered);
     }
 
-    fn deliver_now(&mut self, messages: impl IntoIterator<Item = Retry>) {
+    fn deliver_now(&mut self, messages: impl IntoIterator<Item = QueuedMessage>) {
         for message in messages {
             self.deliver_again(message, Duration::ZERO);
         }
     }
 
-    fn deliver_again(&mut self, retry: Retry, after: Duration) {
+    fn deliver_again(&mut self, retry: QueuedMessage, after: Duration) {
         if after.is_zero() {
             self.make_ready(Instant::now(), retry);
         } else {
@@ -795,8 +800,8 @@ impl Group {
         let mut waiting: Vec<_> = self.ready.drain(..).map(|(_, retry)| retry).collect();
         waiting.extend(std::mem::take(&mut self.delayed).into_values());
         waiting.extend(self.limits.take_all_parked());
-        // Done after all messages are removed, because a released permit goes to a message that is
-        // still parked.
+        // All messages are removed first, because a released permit goes to a message that is still
+        // parked.
         for retry in &waiting {
             self.end_reservation(retry);
             self.end_in_order(retry);
@@ -812,8 +817,8 @@ impl Group {
 
     /// Delivers the message of a dead letter again, as its first attempt.
     pub(super) fn replay(&mut self, entry: Arc<LogEntry>) {
-        // A replayed task loses its time to live, because it would otherwise expire immediately. A
-        // request keeps its time to live, because its caller does not wait longer than that.
+        // A replayed task loses its time to live. If the task kept it, the task could expire
+        // immediately. A request keeps its time to live, because its caller does not wait longer.
         let is_task = entry.field("type").is_some_and(|kind| kind == "task");
         let fields = entry.fields.iter();
         let fields = fields.filter(|(field, _)| !is_task || field != codec::TIME_TO_LIVE);
@@ -821,7 +826,7 @@ impl Group {
             id: entry.id,
             fields: fields.cloned().collect(),
         });
-        self.deliver_again(Retry::first(entry), Duration::ZERO);
+        self.deliver_again(QueuedMessage::first(entry), Duration::ZERO);
     }
 
     /// Returns the index before which this group has finished all entries.
@@ -863,8 +868,9 @@ impl Group {
 /// A message of a group, for lists.
 pub(super) struct GroupMessage<'a> {
     pub(super) entry: &'a Arc<LogEntry>,
+    /// `true` for an entry of the stream, `false` for a redelivery.
     pub(super) on_stream: bool,
-    /// The number of the attempt that runs, or of the next one.
+    /// The number of the running attempt, or of the next attempt if none runs.
     pub(super) attempt: u32,
     /// The source that fetched the message. `None` if it is not running.
     pub(super) consumer: Option<Consumer>,
@@ -874,7 +880,7 @@ pub(super) struct GroupMessage<'a> {
 }
 
 impl<'a> GroupMessage<'a> {
-    fn of(retry: &'a Retry, due: Option<Instant>) -> Self {
+    fn of(retry: &'a QueuedMessage, due: Option<Instant>) -> Self {
         Self {
             entry: &retry.entry,
             on_stream: false,
@@ -971,8 +977,8 @@ impl Group {
         !self.members.is_empty()
     }
 
-    /// Returns the number and the age of the messages that wait for this group. `name` is the
-    /// group's name.
+    /// Returns the number of messages that wait for this group, and the age of the oldest message.
+    /// `name` is the group's name.
     pub(super) fn waiting(&self, name: &Name, log: &Log, clock: &BrokerClock) -> Waiting {
         Waiting {
             group: name.clone(),
@@ -982,7 +988,7 @@ impl Group {
         }
     }
 
-    /// Returns the time for which the oldest message has waited, zero if none waits.
+    /// Returns the time for which the oldest message has waited. Zero if no message waits.
     fn oldest_waiting(&self, log: &Log, clock: &BrokerClock) -> Duration {
         let now = Instant::now();
         let unread = log.get(self.next).map(|entry| {

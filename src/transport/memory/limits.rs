@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{
     broker::Broker,
     clock::instant_after,
-    group::{Holder, Retry},
+    group::{Holder, QueuedMessage},
 };
 use crate::{
     message::PermitRequest,
@@ -26,8 +26,8 @@ const BOOKINGS_BETWEEN_SWEEPS: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     keys: HashMap<String, KeyState>,
-    /// The holders for which a permit is reserved, with the key of the permit. Their messages were
-    /// parked, and take the permit in their next delivery.
+    /// The holders for which a permit is reserved, each with the key of its permit. The message of
+    /// such a holder was parked, and takes the permit in its next delivery.
     reserved: HashMap<String, String>,
     /// The number of bookings since unused keys were removed.
     bookings: usize,
@@ -40,10 +40,10 @@ struct KeyState {
     /// The holders of permits, each with the number of times that it has taken its permit. Zero if
     /// the permit is only reserved.
     held: HashMap<String, usize>,
-    parked: VecDeque<Retry>,
-    /// The times at which messages start or have started, with the holders.
+    parked: VecDeque<QueuedMessage>,
+    /// The past and booked start times, each with its holder.
     starts: BTreeSet<(Instant, String)>,
-    /// The time for which a start counts.
+    /// The time for which a start counts towards the limit.
     period: Duration,
 }
 
@@ -67,7 +67,7 @@ impl Limits {
     }
 
     /// Frees a permit. Returns the parked messages that are delivered now, each with a permit.
-    pub(super) fn release(&mut self, key: &str, holder: &str) -> Vec<Retry> {
+    pub(super) fn release(&mut self, key: &str, holder: &str) -> Vec<QueuedMessage> {
         if let Some(key) = self.keys.get_mut(key)
             && let Some(times) = key.held.get_mut(holder)
         {
@@ -81,7 +81,10 @@ impl Limits {
 
     /// Frees the permit that is reserved for a delivery, unless the delivery has taken it. Returns
     /// the parked messages that are delivered now.
-    pub(super) fn end_reservation(&mut self, holder: impl FnOnce() -> String) -> Vec<Retry> {
+    pub(super) fn end_reservation(
+        &mut self,
+        holder: impl FnOnce() -> String,
+    ) -> Vec<QueuedMessage> {
         if self.reserved.is_empty() {
             return Vec::new();
         }
@@ -94,34 +97,39 @@ impl Limits {
 
     /// Parks a message. Returns the parked messages that are delivered now: a permit may have
     /// become free since this message was refused.
-    pub(super) fn park(&mut self, key: String, permits: usize, message: Retry) -> Vec<Retry> {
-        let of_key = self.keys.entry(key.clone()).or_default();
-        of_key.permits = permits;
-        of_key.parked.push_back(message);
+    pub(super) fn park(
+        &mut self,
+        key: String,
+        permits: usize,
+        message: QueuedMessage,
+    ) -> Vec<QueuedMessage> {
+        let state = self.keys.entry(key.clone()).or_default();
+        state.permits = permits;
+        state.parked.push_back(message);
         self.hand_over(&key)
     }
 
     /// Hands free permits to parked messages, and returns these messages.
-    fn hand_over(&mut self, key: &str) -> Vec<Retry> {
-        let Some(of_key) = self.keys.get_mut(key) else {
+    fn hand_over(&mut self, key: &str) -> Vec<QueuedMessage> {
+        let Some(state) = self.keys.get_mut(key) else {
             return Vec::new();
         };
         let mut delivered = Vec::new();
-        while of_key.held.len() < of_key.permits
-            && let Some(message) = of_key.parked.pop_front()
+        while state.held.len() < state.permits
+            && let Some(message) = state.parked.pop_front()
         {
             let holder = message.holder();
-            of_key.held.entry(holder.clone()).or_default();
+            state.held.entry(holder.clone()).or_default();
             self.reserved.insert(holder, key.to_owned());
             delivered.push(message);
         }
-        if of_key.is_unused(Instant::now()) {
+        if state.is_unused(Instant::now()) {
             self.keys.remove(key);
         }
         delivered
     }
 
-    /// Takes the next free time of a key. Returns the wait until then.
+    /// Books the next free start time of a key. Returns the wait until that time.
     pub(super) fn book(&mut self, permit: &PermitRequest, period: Duration) -> Duration {
         let now = Instant::now();
         self.bookings += 1;
@@ -131,18 +139,20 @@ impl Limits {
         let key = self.keys.entry(permit.key.clone()).or_default();
         key.period = period;
         key.forget_past(now);
-        let own = key
+        let own_start = key
             .starts
             .iter()
             .find(|(_, holder)| *holder == permit.holder);
-        let own = own.cloned();
-        let is_booked = own.is_some_and(|own| key.starts.remove(&own));
+        let own_start = own_start.cloned();
+        let is_booked = own_start.is_some_and(|own_start| key.starts.remove(&own_start));
         // A message that has waited for its time is checked only against starts that have happened,
         // not against later bookings.
-        let before_it = key.starts.iter();
-        let before_it = before_it.filter(|(at, _)| !is_booked || *at <= now).count();
+        let starts_before = key.starts.iter();
+        let starts_before = starts_before
+            .filter(|(at, _)| !is_booked || *at <= now)
+            .count();
         let at = match key.starts.iter().rev().nth(permit.permits - 1) {
-            Some((last, _)) if before_it >= permit.permits => later(*last, period).max(now),
+            Some((last, _)) if starts_before >= permit.permits => later(*last, period).max(now),
             _ => now,
         };
         key.starts.insert((at, permit.holder.clone()));
@@ -150,7 +160,7 @@ impl Limits {
     }
 
     /// Removes and returns the messages that are parked for a key.
-    pub(super) fn take_parked(&mut self, key: &str) -> VecDeque<Retry> {
+    pub(super) fn take_parked(&mut self, key: &str) -> VecDeque<QueuedMessage> {
         let parked = self.keys.get_mut(key).map(|key| &mut key.parked);
         let parked = parked.map(std::mem::take).unwrap_or_default();
         self.sweep();
@@ -158,7 +168,7 @@ impl Limits {
     }
 
     /// Removes and returns all parked messages.
-    pub(super) fn take_all_parked(&mut self) -> Vec<Retry> {
+    pub(super) fn take_all_parked(&mut self) -> Vec<QueuedMessage> {
         let parked = self.keys.values_mut().flat_map(|key| key.parked.drain(..));
         let parked = parked.collect();
         self.sweep();
@@ -166,7 +176,7 @@ impl Limits {
     }
 
     /// Removes parked messages that `is_it` selects. Returns `true` if there were any.
-    pub(super) fn remove(&mut self, is_it: impl Fn(&Retry) -> bool) -> bool {
+    pub(super) fn remove(&mut self, is_it: impl Fn(&QueuedMessage) -> bool) -> bool {
         let mut removed = false;
         for key in self.keys.values_mut() {
             let before = key.parked.len();
@@ -185,11 +195,19 @@ impl Limits {
 
     /// Returns the keys with parked messages, in order.
     pub(super) fn parked_keys(&self) -> Vec<ParkedKey> {
-        let keys = self.keys.iter().filter(|(_, of)| !of.parked.is_empty());
-        let keys = keys.map(|(key, of)| {
+        let keys = self
+            .keys
+            .iter()
+            .filter(|(_, state)| !state.parked.is_empty());
+        let keys = keys.map(|(key, state)| {
             // A paused name has no permits.
-            let permits = Some(of.permits as u64).filter(|permits| *permits > 0);
-            ParkedKey::new(key, of.parked.len() as u64, of.held.len() as u64, permits)
+            let permits = Some(state.permits as u64).filter(|permits| *permits > 0);
+            ParkedKey::new(
+                key,
+                state.parked.len() as u64,
+                state.held.len() as u64,
+                permits,
+            )
         });
         let mut keys: Vec<_> = keys.collect();
         keys.sort_by(|a, b| (&a.limit, &a.name).cmp(&(&b.limit, &b.name)));

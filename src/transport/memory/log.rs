@@ -32,10 +32,13 @@ impl LogEntry {
         chosen.unwrap_or(settings.max_deliveries)
     }
 
-    /// Returns the id of the message. It is the id in the fields if there is one, for example in a
-    /// delayed task, and otherwise the id of the entry.
+    /// Returns the id of the message: the id in the fields, if there is one, for example in a
+    /// delayed task. If there is none, the id of the entry.
     pub(super) fn message_id(&self) -> MessageId {
-        let id = self.field(codec::ID).cloned().and_then(codec::given_id);
+        let id = self
+            .field(codec::RECEIPT_ID)
+            .cloned()
+            .and_then(codec::given_id);
         id.unwrap_or_else(|| MessageId::from(self.id.to_string()))
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// The maximum number of registered streams in a step.
+/// The maximum number of registered streams on a page.
 const MAX_STREAMS: usize = 100;
 
 impl Memory {
@@ -36,7 +36,7 @@ impl Memory {
         })
     }
 
-    /// Lists the streams of this handle, step by step: its stream, the streams of its set, the
+    /// Lists the streams of this handle, page by page: its stream, the streams of its set, the
     /// partitions of its stream, or the streams in the registry that it serves. Start without a
     /// position, and continue with [`StreamPage::next`].
     ///

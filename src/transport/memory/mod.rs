@@ -217,18 +217,18 @@ impl Memory {
 
     /// Returns the dead letters of the group.
     pub fn dead_letters(&self) -> DeadLetters {
-        let of = |settings| dead_letters::MemoryDeadLetters {
+        let letters_of = |settings| dead_letters::MemoryDeadLetters {
             broker: Arc::clone(&self.broker),
             settings,
         };
         match self.settings.partitions() {
-            None => DeadLetters::new(of(self.settings.clone())),
+            None => DeadLetters::new(letters_of(self.settings.clone())),
             Some(partitions) => {
                 let settings = partitions
                     .names
                     .iter()
                     .map(|name| self.settings.of_stream(name));
-                DeadLetters::new(PartitionedDeadLetters::new(settings.map(of)))
+                DeadLetters::new(PartitionedDeadLetters::new(settings.map(letters_of)))
             }
         }
     }

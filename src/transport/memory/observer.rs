@@ -70,8 +70,8 @@ pub(crate) struct ObservedMessage {
     pub(crate) message: Result<Message, Undecodable>,
 }
 
-/// An observer of a broker. The broker calls the observer while it holds its locks, so the calls
-/// are in order. An observer must therefore not call the broker.
+/// An observer of a broker. The broker holds its locks while it calls the observer, so the calls
+/// are in order, and the observer must not call the broker.
 pub(crate) trait Observer: fmt::Debug + Send + Sync {
     /// Called for each event in the life of a message.
     fn happened(&self, seen: ObservedMessage, what: MessageEvent);
@@ -80,7 +80,7 @@ pub(crate) trait Observer: fmt::Debug + Send + Sync {
     /// is called with the returned number.
     fn started(&self, seen: ObservedMessage) -> u64;
 
-    /// Called when a delivery is settled, or the right to settle it is dropped.
+    /// Called when a delivery is settled, or is dropped without a verdict.
     fn ended(&self, number: u64);
 
     /// Called when a source is opened.
@@ -155,8 +155,8 @@ impl Observation {
         }
     }
 
-    /// Reports the start of a delivery to the observer, if there is one. Dropping the returned value
-    /// reports its end.
+    /// Reports the start of a delivery to the observer, if there is one. Dropping the returned
+    /// value reports its end.
     pub(super) fn report_start(
         &self,
         seen: impl FnOnce() -> ObservedMessage,

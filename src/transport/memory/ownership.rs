@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::{
     context::GroupContext,
-    group::{Consumer, Group, Retry, Serial},
+    group::{Consumer, Group, QueuedMessage, Serial},
     log::{Log, LogEntry},
 };
 use crate::transport::{Claims, PartitionTerm, Settings, codec};
@@ -67,7 +67,7 @@ pub(super) struct OrderedMessage {
 
 impl OrderedMessage {
     /// Returns `None` if the message has no position.
-    fn of(retry: &Retry) -> Option<Self> {
+    fn of(retry: &QueuedMessage) -> Option<Self> {
         Some(Self {
             position: retry.position?,
             key: key_of(&retry.entry).cloned(),
@@ -125,13 +125,13 @@ impl GroupOwnership {
     }
 
     /// Returns `true` if no other message holds the key of this one.
-    fn is_free_for(&self, retry: &Retry) -> bool {
+    fn is_free_for(&self, retry: &QueuedMessage) -> bool {
         let holder = key_of(&retry.entry).and_then(|key| self.holders.get(key));
         holder.is_none_or(|holder| Some(*holder) == retry.position)
     }
 
     /// Records that a message runs, and that it holds its key.
-    pub(super) fn start(&mut self, serial: Serial, retry: &Retry) {
+    pub(super) fn start(&mut self, serial: Serial, retry: &QueuedMessage) {
         if self.is_used()
             && let Some(message) = OrderedMessage::of(retry)
         {
@@ -277,7 +277,7 @@ impl Group {
     }
 
     /// Adds a message to those that can be delivered, at its place in the order.
-    pub(super) fn make_ready(&mut self, since: Instant, mut retry: Retry) {
+    pub(super) fn make_ready(&mut self, since: Instant, mut retry: QueuedMessage) {
         if !self.ownership.is_used() {
             self.ready.push_back((since, retry));
             return;
@@ -286,7 +286,7 @@ impl Group {
         let position = *retry
             .position
             .get_or_insert_with(|| ownership.next_position());
-        let is_before = |(_, other): &(Instant, Retry)| other.position < Some(position);
+        let is_before = |(_, other): &(Instant, QueuedMessage)| other.position < Some(position);
         let at = self.ready.partition_point(is_before);
         self.ready.insert(at, (since, retry));
     }
@@ -296,7 +296,7 @@ impl Group {
         &mut self,
         log: &Log,
         consumer: Consumer,
-    ) -> Option<(Retry, Option<u64>)> {
+    ) -> Option<(QueuedMessage, Option<u64>)> {
         if self.ownership.owner != Some(consumer) || !self.ownership.is_open() {
             return None;
         }
@@ -309,7 +309,7 @@ impl Group {
         }
         while self.ready.len() < self.ownership.max_held {
             let (entry, index) = self.read(log)?;
-            let mut retry = Retry::first(entry);
+            let mut retry = QueuedMessage::first(entry);
             retry.position = Some(self.ownership.next_position());
             if self.ownership.is_free_for(&retry) {
                 self.unfinished.insert(index);
@@ -325,7 +325,7 @@ impl Group {
         let ownership = &self.ownership;
         // While there are inherited messages, only the first of them runs.
         let first = ownership.inherited.first();
-        let may_start = move |retry: &Retry| match first {
+        let may_start = move |retry: &QueuedMessage| match first {
             Some(first) => retry.position == Some(*first),
             None => ownership.is_free_for(retry),
         };
@@ -335,7 +335,7 @@ impl Group {
 
     /// Records the end of a message that does not run. In an owned partition, the next message with
     /// its key can start.
-    pub(super) fn end_in_order(&mut self, retry: &Retry) {
+    pub(super) fn end_in_order(&mut self, retry: &QueuedMessage) {
         if let Some(message) = OrderedMessage::of(retry) {
             self.ownership.end(&message);
             self.wake_if_ready();

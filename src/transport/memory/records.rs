@@ -28,7 +28,8 @@ pub(super) type GroupKey = (Name, Name);
 /// The records of all streams and groups of a broker.
 #[derive(Debug, Default)]
 pub(super) struct Records {
-    /// Set when the first task is recorded. Until then the broker takes no lock.
+    /// Set when the first task is recorded. Until then, entries are handled without a lock on
+    /// `contents`.
     used: AtomicBool,
     contents: Mutex<Contents>,
     /// Notified when a task has changed its state.
@@ -124,8 +125,8 @@ impl Records {
         self.state(settings, fields).map(|(id, _)| id)
     }
 
-    /// Returns `true` if an entry's task was cancelled, so that the entry is skipped. Then also
-    /// schedules the removal of the task's record.
+    /// If an entry's task was cancelled, schedules the removal of the task's record and returns
+    /// `true`. The caller then skips the entry.
     pub(super) fn skips(&self, settings: &Settings, fields: &[(Bytes, Bytes)]) -> bool {
         match self.state(settings, fields) {
             Some((id, TaskState::Cancelled)) => {
@@ -161,30 +162,30 @@ impl Records {
     /// Records a task that was accepted.
     pub(super) fn accept(
         &self,
-        place: (&Name, &Name),
+        group_key: (&Name, &Name),
         id: MessageId,
         parts: &Parts,
         state: TaskState,
         clock: &BrokerClock,
     ) {
         self.used.store(true, Ordering::Release);
-        let place = (place.0.clone(), place.1.clone());
+        let group_key = (group_key.0.clone(), group_key.1.clone());
         let mut status = TaskStatus::waiting(id.clone(), parts.name.clone(), clock.now());
         status.state = state;
         status.keep = parts.tracked.unwrap_or_default();
         status.unique = parts.unique.as_ref().map(|unique| unique.key.clone());
         let mut contents = self.lock();
         if let Some(key) = &status.unique {
-            let holder = (place.clone(), key.clone());
+            let holder = (group_key.clone(), key.clone());
             contents.holders.insert(holder, id.clone());
         }
-        let number = contents.add_change(&place, &status, clock);
+        let number = contents.add_change(&group_key, &status, clock);
         let record = StoredTask {
             status,
             checkpoint: None,
             number,
         };
-        contents.by_id.insert((place, id), record);
+        contents.by_id.insert((group_key, id), record);
         self.changed.notify_waiters();
     }
 
@@ -200,10 +201,10 @@ impl Records {
             return;
         };
         let mut contents = self.lock();
-        let place = (settings.stream.clone(), group);
-        contents.keep(&place, &id);
+        let group_key = (settings.stream.clone(), group);
+        contents.keep(&group_key, &id);
         let mut unique = None;
-        contents.change(&place, &id, clock, |status| {
+        contents.change(&group_key, &id, clock, |status| {
             status.state = TaskState::Waiting;
             status.attempt.0 = 0;
             status.reason.clear();
@@ -212,7 +213,7 @@ impl Records {
             unique.clone_from(&status.unique);
         });
         if let Some(key) = unique {
-            contents.holders.entry((place, key)).or_insert(id);
+            contents.holders.entry((group_key, key)).or_insert(id);
         }
         self.changed.notify_waiters();
     }
@@ -224,21 +225,21 @@ impl Contents {
         record.map(|record| &record.status)
     }
 
-    pub(super) fn holder(&self, place: (&Name, &Name), key: &UniqueKey) -> Option<&MessageId> {
-        let place = (place.0.clone(), place.1.clone());
-        self.holders.get(&(place, key.clone()))
+    pub(super) fn holder(&self, group_key: (&Name, &Name), key: &UniqueKey) -> Option<&MessageId> {
+        let group_key = (group_key.0.clone(), group_key.1.clone());
+        self.holders.get(&(group_key, key.clone()))
     }
 
     /// Returns the checkpoint of a task.
-    pub(super) fn checkpoint(&self, place: &GroupKey, id: &MessageId) -> Option<Bytes> {
-        let record = self.by_id.get(&(place.clone(), id.clone()));
+    pub(super) fn checkpoint(&self, group_key: &GroupKey, id: &MessageId) -> Option<Bytes> {
+        let record = self.by_id.get(&(group_key.clone(), id.clone()));
         record.and_then(|record| record.checkpoint.clone())
     }
 
     /// Stores the progress or the checkpoint of a running task. Returns `false` if the task has no
     /// record.
-    pub(super) fn note(&mut self, place: &GroupKey, id: &MessageId, note: Note) -> bool {
-        let Some(record) = self.by_id.get_mut(&(place.clone(), id.clone())) else {
+    pub(super) fn note(&mut self, group_key: &GroupKey, id: &MessageId, note: Note) -> bool {
+        let Some(record) = self.by_id.get_mut(&(group_key.clone(), id.clone())) else {
             return false;
         };
         match note {
@@ -251,28 +252,33 @@ impl Contents {
     /// Changes the status of a task, and updates the lists and the feed.
     fn change(
         &mut self,
-        place: &GroupKey,
+        group_key: &GroupKey,
         id: &MessageId,
         clock: &BrokerClock,
         change: impl FnOnce(&mut TaskStatus),
     ) {
-        let key = (place.clone(), id.clone());
+        let key = (group_key.clone(), id.clone());
         let Some(mut record) = self.by_id.remove(&key) else {
             return;
         };
         let before = (record.status.state, record.status.attempt);
         change(&mut record.status);
         if (record.status.state, record.status.attempt) != before {
-            let lists = self.lists.entry(place.clone()).or_default();
+            let lists = self.lists.entry(group_key.clone()).or_default();
             lists.remove(before.0, record.number);
-            record.number = self.add_change(place, &record.status, clock);
+            record.number = self.add_change(group_key, &record.status, clock);
         }
         self.by_id.insert(key, record);
     }
 
     /// Adds the current state of a task to the feed, and the task to the list of that state.
     /// Returns the number of the change.
-    fn add_change(&mut self, place: &GroupKey, status: &TaskStatus, clock: &BrokerClock) -> u64 {
+    fn add_change(
+        &mut self,
+        group_key: &GroupKey,
+        status: &TaskStatus,
+        clock: &BrokerClock,
+    ) -> u64 {
         let TaskStatus {
             id, name, state, ..
         } = status;
@@ -280,20 +286,20 @@ impl Contents {
         change.attempt = status.attempt;
         change.reason.clone_from(&status.reason);
         let is_listed = !state.has_ended() || !status.keep.is_zero();
-        let lists = self.lists.entry(place.clone()).or_default();
+        let lists = self.lists.entry(group_key.clone()).or_default();
         lists.add(change, is_listed)
     }
 
     /// Records the end of a task, and frees its key.
     pub(super) fn end(
         &mut self,
-        place: &GroupKey,
+        group_key: &GroupKey,
         id: &MessageId,
         end: TaskEnd<'_>,
         clock: &BrokerClock,
     ) {
         let mut unique = None;
-        self.change(place, id, clock, |status| {
+        self.change(group_key, id, clock, |status| {
             status.state = end.state;
             end.reason.clone_into(&mut status.reason);
             status.ended_at = Some(clock.now());
@@ -304,31 +310,31 @@ impl Contents {
             }
             unique.clone_from(&status.unique);
         });
-        if let Some(record) = self.by_id.get_mut(&(place.clone(), id.clone())) {
+        if let Some(record) = self.by_id.get_mut(&(group_key.clone(), id.clone())) {
             record.checkpoint = None;
         }
         if let Some(key) = unique {
-            let holder = (place.clone(), key);
+            let holder = (group_key.clone(), key);
             if self.holders.get(&holder) == Some(id) {
                 self.holders.remove(&holder);
             }
         }
-        self.remove_later(place, id);
+        self.remove_later(group_key, id);
     }
 
     /// Schedules the removal of an ended task's record, after the time in `TaskStatus::keep`.
-    fn remove_later(&mut self, place: &GroupKey, id: &MessageId) {
-        if let Some(record) = self.by_id.get(&(place.clone(), id.clone())) {
+    fn remove_later(&mut self, group_key: &GroupKey, id: &MessageId) {
+        if let Some(record) = self.by_id.get(&(group_key.clone(), id.clone())) {
             let removed_at = instant_after(record.status.keep);
             self.removals
-                .insert((removed_at, place.clone(), id.clone()));
+                .insert((removed_at, group_key.clone(), id.clone()));
         }
     }
 
     /// Cancels the scheduled removal of a task's record.
-    pub(super) fn keep(&mut self, place: &GroupKey, id: &MessageId) {
+    pub(super) fn keep(&mut self, group_key: &GroupKey, id: &MessageId) {
         self.removals
-            .retain(|(_, of, ended)| (of, ended) != (place, id));
+            .retain(|(_, of_group, ended)| (of_group, ended) != (group_key, id));
     }
 
     /// Removes the records whose scheduled removal is due.
@@ -337,9 +343,9 @@ impl Contents {
         while let Some((removed_at, ..)) = self.removals.first()
             && *removed_at <= now
         {
-            let (_, place, id) = self.removals.pop_first().expect("checked above");
-            let lists = self.lists.get_mut(&place);
-            let removed = self.by_id.remove(&(place, id));
+            let (_, group_key, id) = self.removals.pop_first().expect("checked above");
+            let lists = self.lists.get_mut(&group_key);
+            let removed = self.by_id.remove(&(group_key, id));
             if let Some((lists, record)) = lists.zip(removed) {
                 lists.remove(record.status.state, record.number);
             }
@@ -364,7 +370,9 @@ fn recorded(fields: &[(Bytes, Bytes)]) -> Option<(Name, MessageId)> {
         let mut fields = fields.iter();
         fields.find_map(|(field, value)| (field == name).then_some(value))
     };
-    let group = Name::from_utf8(value(codec::RECORD)?).ok()?;
-    let id = value(codec::ID).cloned().and_then(codec::given_id)?;
+    let group = Name::from_utf8(value(codec::RECORDING_GROUP)?).ok()?;
+    let id = value(codec::RECEIPT_ID)
+        .cloned()
+        .and_then(codec::given_id)?;
     Some((group, id))
 }

@@ -28,7 +28,7 @@ use crate::{
 /// The outcome of a call.
 type Outcome = Result<Reply, Error>;
 
-/// The requests of a broker that wait for replies. All handles of a broker are one client.
+/// The requests of a broker that wait for replies. All handles of a broker act as one client.
 #[derive(Debug)]
 pub(super) struct Requests {
     client: String,
@@ -110,8 +110,8 @@ impl Requests {
 /// The future of a call on [`Memory`](super::Memory).
 ///
 /// The call itself sends the message. The future of a request waits for the reply, and dropping the
-/// future only ends this wait. A message that [waits for room](crate::transport::WhenFull::Wait) is
-/// the exception: its future sends it.
+/// future only ends this wait. There is one exception: a message that [waits for
+/// room](crate::transport::WhenFull::Wait) is sent by the future.
 #[must_use = "futures do nothing unless polled"]
 #[pin_project]
 pub struct ResponseFuture(#[pin] ResponseState);

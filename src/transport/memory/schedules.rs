@@ -64,7 +64,7 @@ impl StreamSchedules {
     }
 
     /// Returns the reason why a tick is not sent, if there is one.
-    fn refuses(
+    fn refusal(
         &self,
         schedule: &ScheduleStatus,
         tick: Option<SystemTime>,
@@ -124,7 +124,7 @@ impl MemorySchedules {
         let fields = encode(message, None);
         broker.with_stream(stream, |contents| {
             let now = broker.context.clock.now();
-            if let Some(outcome) = contents.schedules.refuses(schedule, tick, now) {
+            if let Some(outcome) = contents.schedules.refusal(schedule, tick, now) {
                 return Ok(Fired { now, outcome });
             }
             let parts = message.parts();

@@ -313,7 +313,7 @@ impl Source for MemorySource {
     }
 
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery<MemorySettle>>, Error> {
-        // Without this, a worker with a long backlog would never yield to the runtime.
+        // Yields to the runtime from time to time, even if the backlog is long.
         tokio::task::coop::consume_budget().await;
         loop {
             if self.stopped {

@@ -49,8 +49,8 @@ impl TaskLists {
         }
     }
 
-    /// Returns one step of a list: the tasks for which `show` returns a value, the last changed
-    /// first, and the position of the next step.
+    /// Returns one step of a list. Passes tasks to `show`, the last changed first, until `show` has
+    /// returned `step.max` values. Returns these values, and the position of the next step.
     pub(super) fn list<T>(
         &self,
         step: &ListStep,

@@ -90,8 +90,8 @@ impl BrokerWorkers {
         }
     }
 
-    /// Returns the workers that serve any of these streams in its group.
-    fn of(&self, streams: &[Settings]) -> Vec<OpenWorker> {
+    /// Returns the workers that serve at least one of these streams, in the group of its settings.
+    fn serving(&self, streams: &[Settings]) -> Vec<OpenWorker> {
         let workers = lock(&self.workers);
         let serves = |worker: &&OpenWorker| {
             let is_of = |settings: &Settings| {
@@ -112,7 +112,8 @@ impl BrokerState {
     /// Returns the counts of a group for each minute of the last hour, summed over these streams.
     pub(super) fn history(&self, streams: &[Settings]) -> Vec<Minute> {
         let now = self.minute();
-        self.workers.collect(self.workers.of(streams).iter(), now);
+        self.workers
+            .collect(self.workers.serving(streams).iter(), now);
         let history = lock(&self.workers.history);
         let of = |settings: &Settings| {
             let of_group = (settings.stream.clone(), settings.group.clone());
@@ -138,7 +139,7 @@ pub(super) struct MemoryWorkers {
 
 impl MemoryWorkers {
     fn all(&self) -> Vec<OpenWorker> {
-        self.broker.workers.of(&self.streams)
+        self.broker.workers.serving(&self.streams)
     }
 
     /// Calls `answer` for each worker, and returns the results.

@@ -70,15 +70,15 @@ impl Redis {
         };
         let pipeline = self.shared.pipeline.of(&keys.primary);
         let response = pipeline.script(&scripts::BACKLOG, &names, args, Resend::Never);
-        read(response.await?)
+        decode(response.await?)
     }
 }
 
-/// The maximum horizon. The milliseconds of a longer one would not fit into a number of the script.
+/// The maximum horizon. The script could not represent every longer horizon in milliseconds.
 const LONGEST_HORIZON: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// Decodes the response of the script.
-pub(super) fn read(response: Value) -> Result<Backlog, Error> {
+/// Decodes the response of the script `BACKLOG`.
+pub(super) fn decode(response: Value) -> Result<Backlog, Error> {
     let numbers = Value::Array(exactly::<9>(response)?.into());
     let numbers = integers::<9>(numbers)?;
     let [

@@ -18,8 +18,8 @@ use crate::{
     transport::{Control, ControlStore, Pause, PauseTarget, PurgeStep, StoreFuture},
 };
 
-/// The most messages of each kind that one script call removes. Limited, since the script blocks
-/// the server, here for about 3 ms.
+/// The maximum number of messages of each kind that one script call removes. A call with this
+/// number blocks the server for about 3 ms.
 const PURGED_AT_ONCE: usize = 100;
 
 impl Redis {
@@ -68,14 +68,14 @@ impl RedisControl {
         Ok(is_changed)
     }
 
-    /// Moves all messages that are parked for a key to the retry stream, in slices.
+    /// Moves all messages that are parked for a key to the retry stream, by several script calls.
     async fn move_parked(&self, keys: &Keys, key: &str) -> Result<(), Error> {
         let permits = keys.permits(key);
         let names = [permits.as_str()];
         let pipeline = self.0.shared.pipeline.of(&keys.primary);
         loop {
             // The holder is empty, since no delivery holds a permit of this key. Each call moves
-            // the next slice of the parked messages.
+            // some of the parked messages.
             let args = |cmd: &mut Cmd| {
                 cmd.arg("")
                     .arg(keys.base())

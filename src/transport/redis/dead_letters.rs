@@ -25,7 +25,7 @@ use crate::{
 
 /// The number of fields at the start of a dead letter that describe the failure: group, origin,
 /// reason, attempts, time.
-const FACTS: usize = 5;
+const FACT_COUNT: usize = 5;
 
 impl Redis {
     /// Returns access to the dead letters of the group, which are the entries of the stream
@@ -50,9 +50,9 @@ struct RedisDeadLetters(Redis);
 
 impl RedisDeadLetters {
     /// Decodes a letter of the handle's group.
-    fn read(&self, raw: Raw) -> Option<DeadLetter> {
+    fn decode(&self, raw: Raw) -> Option<DeadLetter> {
         let settings = &self.0.settings;
-        let letter = read(raw)?;
+        let letter = decode(raw)?;
         Some(letter.died_in(settings.stream.clone(), settings.group.clone()))
     }
 
@@ -81,7 +81,10 @@ impl DeadLetterStore for RedisDeadLetters {
             let (found, more) = listed(response)?;
             let last = found.last().filter(|_| more);
             let next = last.map(|(last, _)| Page::first(max).after(last.clone()));
-            let letters = found.into_iter().filter_map(|raw| self.read(raw)).collect();
+            let letters = found
+                .into_iter()
+                .filter_map(|raw| self.decode(raw))
+                .collect();
             Ok(DeadLetterPage::new(letters, next))
         })
     }
@@ -93,7 +96,7 @@ impl DeadLetterStore for RedisDeadLetters {
             let keys = self.0.keys()?;
             cmd.arg(&keys.dead).arg(id).arg(id);
             let found = entries(self.command(&keys, cmd).await?)?;
-            Ok(found.into_iter().find_map(|raw| self.read(raw)))
+            Ok(found.into_iter().find_map(|raw| self.decode(raw)))
         })
     }
 
@@ -193,7 +196,7 @@ fn checked(id: &DeadLetterId) -> Result<&str, Error> {
 /// An entry of the stream of dead letters.
 pub(super) type Raw = (DeadLetterId, Vec<(Bytes, Bytes)>);
 
-/// Decodes the script's response: the letters of a page, and `true` if more may follow.
+/// Decodes the response of `LIST_DEAD`: the entries of a page, and `true` if more may follow.
 pub(super) fn listed(response: Value) -> Result<(Vec<Raw>, bool), Error> {
     let [found, more] = exactly(response)?;
     Ok((entries(found)?, count(&more)? > 0))
@@ -214,7 +217,7 @@ fn id(id: Value) -> Result<DeadLetterId, Error> {
         .ok_or_else(|| unexpected("the id of an entry", "another text"))
 }
 
-/// Decodes the result of the script.
+/// Decodes the response of `CHANGE_DEAD`.
 pub(super) fn acted(response: Value) -> Result<Acted, Error> {
     let [acted, next, skipped] = exactly(response)?;
     let next = match next {
@@ -232,20 +235,20 @@ pub(super) fn acted(response: Value) -> Result<Acted, Error> {
 }
 
 /// Decodes a letter. `None` if it was not written by a worker.
-pub(super) fn read((id, mut facts): Raw) -> Option<DeadLetter> {
-    if facts.len() < FACTS {
+pub(super) fn decode((id, mut facts): Raw) -> Option<DeadLetter> {
+    if facts.len() < FACT_COUNT {
         return None;
     }
-    let kept = facts.split_off(FACTS);
+    let kept = facts.split_off(FACT_COUNT);
     let fact = |index: usize| &facts[index].1;
     let number = |index: usize| std::str::from_utf8(fact(index)).ok()?.parse().ok();
-    // If the transport has packed the fields of the message, `~f` is its only field. If there are
-    // other fields, a field of that name is the sender's.
+    // A single field `~f` contains the fields of the message, packed by the transport. Beside other
+    // fields, a field `~f` was sent by the application.
     let fields = match kept.len() {
         1 => unpacked(kept),
         _ => kept,
     };
-    let given = value_of(&fields, codec::ID)
+    let given = value_of(&fields, codec::RECEIPT_ID)
         .cloned()
         .and_then(codec::given_id);
     Some(DeadLetter {

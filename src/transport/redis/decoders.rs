@@ -55,12 +55,12 @@ pub(crate) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "backlog",
-            decode: |response| Ok(format!("{:?}", backlog::read(response)?)),
+            decode: |response| Ok(format!("{:?}", backlog::decode(response)?)),
             example: list((0..9).map(Value::Int)),
         },
         ResponseDecoder {
             source: "bound",
-            decode: |response| Ok(format!("{:?}", producer::bound::read(response)?)),
+            decode: |response| Ok(format!("{:?}", producer::bound::decode(response)?)),
             example: list([list([text("g")].into_iter().chain((0..3).map(Value::Int)))]),
         },
         ResponseDecoder {
@@ -147,7 +147,7 @@ pub(crate) fn all() -> Vec<ResponseDecoder> {
             source: "XRANGE",
             decode: |response| {
                 let entries = dead_letters::entries(response)?;
-                let letters: Vec<_> = entries.iter().cloned().map(dead_letters::read).collect();
+                let letters: Vec<_> = entries.iter().cloned().map(dead_letters::decode).collect();
                 Ok(format!("{entries:?} {letters:?}"))
             },
             example: list([list([
@@ -184,7 +184,7 @@ pub(crate) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "history",
-            decode: |response| Ok(format!("{:?}", workers::PartOfHistory::read(response)?)),
+            decode: |response| Ok(format!("{:?}", workers::PartOfHistory::decode(response)?)),
             example: list([
                 Value::Int(29_923_837),
                 list([Value::Int(29_923_836), texts("done 7 l12 7 w30 5")]),
@@ -197,7 +197,7 @@ pub(crate) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "changes",
-            decode: |response| Ok(format!("{:?}", task_feed::read(response, 1)?)),
+            decode: |response| Ok(format!("{:?}", task_feed::decode(response, 1)?)),
             example: list([list([
                 text("5-1"),
                 list([list([
@@ -208,7 +208,7 @@ pub(crate) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "XREAD of a tail",
-            decode: |response| Ok(format!("{:?}", tail::read(response)?)),
+            decode: |response| Ok(format!("{:?}", tail::decode(response)?)),
             example: list([list([
                 text("s"),
                 list([list([text("7-1"), texts("type task name a payload p")])]),
@@ -264,8 +264,8 @@ mod tests {
         }
     }
 
-    /// Applies `change` to the value at position `place`. Returns the number of values that were
-    /// visited.
+    /// Applies `change` to the value at position `place`, counted depth-first. Returns the number
+    /// of values that were visited.
     fn change_at(value: &mut Value, place: usize, change: &mut dyn FnMut(&mut Value)) -> usize {
         if place == 0 {
             change(value);
@@ -292,7 +292,7 @@ mod tests {
             return;
         }
         if error.is_duplicate() || error.is_reused_key() {
-            // The new number is a valid code, for a refused task.
+            // The number in place of the valid one happens to be the code of a refused task.
             return;
         }
         assert!(error.is_decode(), "{text}");

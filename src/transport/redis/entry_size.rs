@@ -1,11 +1,12 @@
 //! Estimates the size of a stream's entries, to bound the size of a response.
 
-/// The most bytes that a response should have, unless a single entry has more. A larger response
-/// would occupy its connection for long. While it arrives, its entries are not in the in-flight
-/// table, so their leases are not renewed.
+/// The maximum size of a response, in bytes. Only a response with a single entry should be larger.
+/// A larger response would occupy its connection for long. While a response arrives, its entries
+/// are not in the in-flight table, so their leases are not renewed.
 pub(super) const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
-/// The size of the largest recent entry, in bytes. Each response at most halves it.
+/// The estimated size of an entry, in bytes: the largest size in a response. A response with
+/// smaller entries reduces the estimate, but at most by half. `None` until the first entry.
 #[derive(Debug, Default)]
 pub(super) struct EntrySize(Option<usize>);
 
@@ -17,7 +18,8 @@ impl EntrySize {
         }
     }
 
-    /// Returns the expected size of one entry. While it is unknown, returns [`MAX_RESPONSE_BYTES`].
+    /// Returns the expected size of one entry, in bytes. While the size is unknown, returns
+    /// [`MAX_RESPONSE_BYTES`].
     pub(super) fn expected(&self) -> usize {
         self.0.unwrap_or(MAX_RESPONSE_BYTES).max(1)
     }

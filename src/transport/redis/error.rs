@@ -56,9 +56,9 @@ pub(super) enum Handshake {
 /// client although the command failed.
 pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -> Option<Error> {
     let code = error.code();
-    let unasked = error.details().is_some_and(has_too_many_clients);
+    let is_full = error.details().is_some_and(has_too_many_clients);
     Some(match (code, command) {
-        _ if unasked => too_many_clients(address).with_source(RedisError::from(error)),
+        _ if is_full => too_many_clients(address).with_source(RedisError::from(error)),
         ("NOAUTH" | "DENIED", _) => refused(error),
         ("ERR", Handshake::Auth) | ("WRONGPASS", _) => {
             password(address).with_source(RedisError::from(error))
@@ -87,8 +87,8 @@ pub(super) fn is_without_resp3(error: &ServerError) -> bool {
     matches!(error.code(), "ERR" | "NOPROTO") && !error.details().is_some_and(has_too_many_clients)
 }
 
-/// Returns `true` if a server that has reached its `maxclients` refuses a connection with this
-/// text. The server writes the text before it reads anything, and closes the connection.
+/// Returns `true` if this is the error text of a server that has reached its `maxclients`. The
+/// server sends the error before it reads anything, and closes the connection.
 pub(super) fn has_too_many_clients(text: &str) -> bool {
     text.contains("max number of clients")
 }
@@ -150,7 +150,7 @@ pub(super) fn unreachable(address: &str) -> Error {
 }
 
 /// Returns the error for a new connection on which the server does not respond in time. With TLS,
-/// the text asks whether this is the TLS port. A port without TLS takes the handshake for an
+/// the text asks whether this is the TLS port: a port without TLS takes the handshake for an
 /// incomplete command, and waits for the rest.
 pub(super) fn silent(address: &str, is_tls: bool) -> Error {
     match is_tls {
@@ -190,8 +190,8 @@ pub(super) fn unanswered(address: &str) -> Error {
     ))
 }
 
-/// Returns the error for a script without a response in time. `cause` is the reason if there is no
-/// connection.
+/// Returns the error for a script that has not responded in time. `cause` is the reason if there is
+/// no connection.
 pub(super) fn script_timeout(address: &str, limit: Duration, cause: Option<Arc<Error>>) -> Error {
     let error = Error::timeout(format!(
         "Redis at {address} has not answered a script within {limit:?}; it may have run"
@@ -217,7 +217,7 @@ pub(super) fn replies_refused(error: RedisError) -> Error {
     Error::new(ErrorKind::Refused, message).with_source(error)
 }
 
-/// The error of a subscription to events that the server has refused.
+/// Returns the error for a refused subscription to events.
 pub(super) fn subscription_refused(address: &str, refusal: RedisError) -> Error {
     if refusal.code() == Some("NOPERM") {
         let message = "the Redis user may not subscribe to the events that the application listens \
@@ -239,7 +239,7 @@ pub(super) fn subscription_refused(address: &str, refusal: RedisError) -> Error 
 const NO_SHARDED_EVENTS: &str = "the Redis server has no sharded Pub/Sub; update it to Redis 7.0 or \
                                  newer, or use events that are not sharded";
 
-/// Returns `true` if the details of an error are those of a server without sharded Pub/Sub.
+/// Returns `true` if an error with these details means that the server has no sharded Pub/Sub.
 fn lacks_sharded_events(details: &str) -> bool {
     let is_unknown = details.starts_with("unknown command");
     is_unknown && (details.contains("SPUBLISH") || details.contains("SSUBSCRIBE"))
@@ -349,7 +349,7 @@ pub(super) fn not_taken(address: &str, times: u32) -> Error {
 
 /// Returns `true` if this code means that the server refuses writes for now: it has no memory left,
 /// cannot save, or has too few replicas.
-pub(super) fn is_without_writes(code: &str) -> bool {
+pub(super) fn refuses_writes(code: &str) -> bool {
     matches!(code, "OOM" | "MISCONF" | "NOREPLICAS")
 }
 
@@ -360,7 +360,7 @@ pub(super) fn is_temporary(error: &Error) -> bool {
         || error.is_unknown_outcome()
         || find::<RedisError>(error)
             .and_then(RedisError::code)
-            .is_some_and(|code| is_transient(code) || is_without_writes(code))
+            .is_some_and(|code| is_transient(code) || refuses_writes(code))
 }
 
 /// Returns `true` if this server was demoted, or has lost a slot of the cluster. A new connection
@@ -397,8 +397,8 @@ const CODES: [&str; 17] = [
 /// From Redis 7.0 on the code comes first.
 fn script_error(text: &str) -> Option<(&str, &str)> {
     let (_, inner) = text.split_once("Error running script")?;
-    // Positions in the script come before the code, each followed by a colon. Text from users comes
-    // only after the code.
+    // Only positions in the script, each followed by a colon, come before the code. Text from users
+    // comes after it, so the first match is the code.
     inner.split(": ").find_map(|part| {
         let part = part.strip_prefix('-').unwrap_or(part);
         let (code, _) = part.split_once(' ').unwrap_or((part, ""));
@@ -437,8 +437,7 @@ mod tests {
         }
     }
 
-    // Redis 6.2, MemoryDB and others wrap errors within scripts. The texts below are in the format
-    // of Redis 6.2.14 and 7.0.15.
+    // The texts are in the format of Redis 6.2.14 and 7.0.15.
     #[test]
     fn the_code_is_found_inside_the_error_of_a_script() {
         let hash = "f_7d4cd0ef1d3b6d2a0f61b7ae0f53c2d0c8c1a5ad";

@@ -73,8 +73,8 @@ impl Redis {
     /// # Errors
     /// If the server cannot be reached within seconds, refuses the login, or is older than 6.2.
     /// Only this first connection can fail. A connected handle survives any outage, and a worker
-    /// that starts during an outage waits for its end. To wait for the first connection too, use
-    /// [`connect_when_ready`](Self::connect_when_ready).
+    /// that starts during an outage waits until the outage ends. To wait for the first connection
+    /// too, use [`connect_when_ready`](Self::connect_when_ready).
     pub async fn connect(url: &str) -> Result<Self, Error> {
         Self::builder(url).connect().await
     }
@@ -158,7 +158,7 @@ impl Redis {
     }
 
     /// Returns the key under which handlers of the stream store the value `name` through their
-    /// [outboxes](crate::Outbox#values). The key is in the slot of the stream.
+    /// [outboxes](crate::Outbox#values). The key is in the same cluster slot as the stream.
     ///
     /// # Errors
     /// If the handle has a set of streams, or a partitioned stream.

@@ -1,12 +1,13 @@
 //! Builds the names of the keys of a stream and a group.
 //!
 //! On a cluster, the hash tag puts all keys in the stream's slot. A name without a tag is wrapped
-//! in one: `orders` → `{orders}:dead:group`. A name that contains a tag keeps the tag, and the key
-//! begins with the length of the name in bytes: `{orders}.v2` → `11:{orders}.v2:dead:group`.
+//! in braces: `orders` → `{orders}:dead:group`. A name that contains a tag keeps the tag, and the
+//! key begins with the length of the name in bytes: `{orders}.v2` → `11:{orders}.v2:dead:group`.
 //!
 //! Different streams have different keys. If the name is wrapped, the key begins with `{`, and the
-//! name ends at the first `}`, because a wrapped name contains no `}`. Otherwise, the key begins
-//! with the length of the name. A stream whose name has the form of such a key is refused.
+//! name ends at the first `}`, because a wrapped name contains no `}`. If the name is not wrapped,
+//! the key begins with the length of the name. A stream whose name has the form of such a key is
+//! refused.
 //!
 //! A handle with a [`Namespace`] puts the namespace before the name of the stream, and builds the
 //! keys from the result: `staging:orders`, `{staging:orders}:dead:group`. The application sees the
@@ -44,8 +45,8 @@ pub(super) struct Keys {
     pub(super) bodies: String,
     /// The stream of the group's dead letters.
     pub(super) dead: String,
-    /// The sorted set of the lists of names that the group's workers serve, by the time at which a
-    /// worker last recorded its list.
+    /// A sorted set of lists. Each list has the names that a worker of the group serves. The score
+    /// is the time at which a worker last recorded the list.
     pub(super) served_names: String,
     /// The sorted set of tasks that were delayed by their senders, by due time.
     pub(super) stream_due: String,
@@ -58,8 +59,8 @@ impl Keys {
     ///
     /// # Errors
     /// If a name cannot be used. For example, a stream's name is refused if it has a `}` without a
-    /// hash tag, because no other key could be in its slot. It is also refused if it is a key of
-    /// another stream.
+    /// hash tag, because no other key could be in its slot. It is also refused if it has the form
+    /// of a key of another stream.
     pub(super) fn new(namespace: &Namespace, stream: &Name, group: &Name) -> Result<Self, Error> {
         for (what, name) in [("stream", stream), ("group", group)] {
             if let Some(fault) = name.fault() {
@@ -183,7 +184,7 @@ impl Keys {
         format!("{base}:report:{}:{group}:{consumer}", group.len())
     }
 
-    /// Returns the key of the group's counts in one minute. `number` is the minute since 1970.
+    /// Returns the key of the group's counts in one minute. `number` counts the minutes since 1970.
     #[cfg(test)]
     fn minute(&self, number: u64) -> String {
         format!("{}:minute:{number}:{}", self.base, self.group)
@@ -207,8 +208,8 @@ impl Keys {
         format!("{}:value:{name}", self.base)
     }
 
-    /// Returns the key of the stream of tasks for streams in other slots, until `consumer::forward`
-    /// sends them there.
+    /// Returns the key of the outbox: a stream of tasks for streams in other slots.
+    /// `consumer::forward` sends the tasks there.
     pub(super) fn outbox(&self) -> String {
         format!("{}:outbox", self.base)
     }
@@ -551,7 +552,7 @@ mod tests {
         prop::collection::vec(part, 1..6).prop_map(|parts| parts.concat())
     }
 
-    /// Ways to make one name from another that contains it.
+    /// Ways to make a name from another name. Most of the results contain the other name.
     const MAKE: [fn(&str) -> String; 16] = [
         |name| format!("{{{name}}}"),
         |name| format!("{{{name}}}.v2"),

@@ -42,7 +42,7 @@ pub(super) struct RedisLimits {
 /// A change of the permits that this process holds.
 enum UseChange {
     Taken(PermitRequest),
-    /// A use has ended, with a permit or without.
+    /// A use has ended. It may have taken no permit.
     Ended(PermitRequest),
 }
 
@@ -55,8 +55,8 @@ fn name_of(request: &PermitRequest) -> PermitName {
 }
 
 /// The uses of the permits that this process holds or asks for. A delivery may take its permit
-/// several times, for example if a layer repeats its handler. The server counts one permit. So the
-/// permit is returned after its last use, and not while another use asks for it.
+/// several times, for example if a layer calls the handler again. The server counts all of these
+/// uses as one permit. So the permit is returned only when no use has it or asks for it.
 #[derive(Default)]
 struct Uses {
     by_permit: Mutex<HashMap<PermitName, Use>>,
@@ -108,13 +108,13 @@ impl Uses {
 }
 
 /// A use that asks for its permit. Dropping this value before the permit is taken ends the use.
-struct Asking<'a> {
+struct PendingUse<'a> {
     limits: &'a RedisLimits,
     request: &'a PermitRequest,
     is_taken: bool,
 }
 
-impl Drop for Asking<'_> {
+impl Drop for PendingUse<'_> {
     fn drop(&mut self) {
         if !self.is_taken {
             self.limits.release(self.request);
@@ -124,12 +124,12 @@ impl Drop for Asking<'_> {
 
 /// The permits that are being returned to the server. Dropping this value lets their holders ask
 /// for them again.
-struct Returning<'a> {
+struct PermitReturn<'a> {
     uses: &'a Uses,
     requests: Vec<PermitRequest>,
 }
 
-impl Drop for Returning<'_> {
+impl Drop for PermitReturn<'_> {
     fn drop(&mut self) {
         let mut uses = lock(&self.uses.by_permit);
         for request in &self.requests {
@@ -173,16 +173,16 @@ impl LimitStore for RedisLimits {
     fn acquire<'a>(&'a self, request: &'a PermitRequest) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             self.uses.begin(&name_of(request)).await;
-            let mut asking = Asking {
+            let mut pending = PendingUse {
                 limits: self,
                 request,
                 is_taken: false,
             };
-            asking.is_taken = self.permits.acquire(request).await?;
-            if asking.is_taken {
+            pending.is_taken = self.permits.acquire(request).await?;
+            if pending.is_taken {
                 self.change(UseChange::Taken(request.clone()));
             }
-            Ok(asking.is_taken)
+            Ok(pending.is_taken)
         })
     }
 
@@ -206,20 +206,20 @@ async fn keep_permits(
     uses: Arc<Uses>,
     mut changes: UnboundedReceiver<UseChange>,
 ) {
-    const AT_ONCE: usize = 256;
+    const MAX_BATCH: usize = 256;
     let mut held = HashMap::new();
     let mut renewals = interval(permits.lease() / 3);
     renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::new();
     loop {
         let requests = Vec::new();
-        let mut returned = Returning {
+        let mut returned = PermitReturn {
             uses: &uses,
             requests,
         };
         tokio::select! {
             biased;
-            count = changes.recv_many(&mut batch, AT_ONCE) => {
+            count = changes.recv_many(&mut batch, MAX_BATCH) => {
                 if count == 0 {
                     return;
                 }
@@ -239,7 +239,7 @@ async fn keep_permits(
                 }
             }
             _ = renewals.tick() => {
-                // If a permit has ended meanwhile, its renewal takes a new permit, if one is free.
+                // If a permit has expired, its renewal takes a new permit if one is free.
                 let renewed = join_all(held.values().map(|request| permits.acquire(request))).await;
                 log(renewed.into_iter().map(|it| it.map(drop)));
             }

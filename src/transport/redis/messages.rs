@@ -186,7 +186,7 @@ impl MessageStore for RedisMessages {
     }
 }
 
-/// A part of a list, and the position of the next one.
+/// A part of a list, and the position of the next part.
 type Part = (Vec<ListedMessage>, Option<String>);
 
 /// Decodes unread entries.
@@ -278,7 +278,7 @@ fn message(entry: &str, fields: Vec<(Bytes, Bytes)>, is_primary: bool) -> Listed
     let origin = origin.and_then(|origin| String::from_utf8(origin.to_vec()).ok());
     let attempts = value_of(&fields, codec::ATTEMPTS).filter(|_| !is_primary);
     let attempts = attempts.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
-    let given = value_of(&fields, codec::ID).cloned();
+    let given = value_of(&fields, codec::RECEIPT_ID).cloned();
     let original_entry = origin.as_deref().unwrap_or(entry);
     let accepted = StreamEntryId::parse(original_entry.as_bytes())
         .and_then(|id| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(id.milliseconds)));

@@ -68,15 +68,15 @@
 //! # Delivery guarantee
 //! A task with a receipt is handled at least once. An event reaches the current listeners, at most
 //! once. A reliable request (the default) gets its reply within its deadline even if the caller's
-//! connection or the worker is lost in between; a fast request fails immediately if its reply could
+//! connection or the worker is lost in between. A fast request fails immediately if its reply could
 //! be missed.
 //!
 //! # Connections
 //! One connection sends everything except tasks that [replicas](crate::client::Call::replicas) must
 //! confirm. The first such task opens a separate connection for these tasks, so that no other
 //! command waits for the replicas. The first request opens a connection that subscribes to this
-//! client's reply channel, and the first reliable request opens one that reads all reply streams.
-//! All connections close with the last clone of the handle.
+//! client's reply channel, and the first reliable request opens another one, which reads all reply
+//! streams. All connections close with the last clone of the handle.
 //!
 //! A source with events has a connection for its subscriptions. On a cluster the source has another
 //! connection to each node with channels of its [sharded events](crate::Router::event_sharded).
@@ -113,10 +113,10 @@
 //! the server refuses its credentials, the old login stays in use, a warning says why, and another
 //! attempt follows, with a back-off of up to 2 s.
 //!
-//! A connection that subscribes to events or to fast replies is renewed in the same way over RESP3,
-//! which every server since Redis 6 speaks. Over RESP2 a subscriber may not log in, so it connects
-//! again before the expiry: events in between are lost, and fast requests that wait for a reply
-//! fail, as with any other loss of this connection.
+//! A connection that subscribes to events or to fast replies renews its credentials in the same way
+//! over RESP3, which every server since Redis 6 speaks. Over RESP2 a subscriber may not log in
+//! again, so it makes a new connection before the expiry. Events in between are lost, and fast
+//! requests that wait for a reply fail, as with any other loss of this connection.
 //!
 //! With the feature `redis-rustls`, [`RedisBuilder`] takes certificates for `rediss` URLs
 //! (`ca_certificate`, `client_certificate`), and the name to expect in the certificates of servers
@@ -130,18 +130,18 @@
 //! | `redis+sentinel://host1,host2,host3/mymaster/0` | the primary with this name, found by asking the Sentinels |
 //! | `redis+cluster://host1,host2,host3` | a Redis Cluster; the hosts are some of its nodes, and any may be down |
 //!
-//! With `rediss` instead of `redis` the connections, also those to Sentinels, use TLS. The user
-//! and the password in a URL are for the Redis servers; `?sentinel_username=…&sentinel_password=…`,
-//! or [`RedisBuilder::sentinel_credentials`], is the login of the Sentinels.
+//! With `rediss` instead of `redis` the connections, also those to Sentinels, use TLS. The user and
+//! the password in a URL are for the Redis servers. The login of the Sentinels is
+//! `?sentinel_username=…&sentinel_password=…`, or [`RedisBuilder::sentinel_credentials`].
 //!
 //! A connection is made to the primary of its stream, not to a fixed address. The primary is looked
 //! up for each connection, and again every 5 s. A connection ends when a look-up names another
-//! server as the primary. All connections to a demoted server end within seconds, even those of
-//! subscribers, which the server would still serve. On a cluster, all keys of a stream are in one
-//! slot. Each primary in use has one connection for commands, and each slot with reliable requests
-//! has one that reads replies. A worker reads each slot of its streams over a separate connection.
-//! If it serves more than 64 slots, or several slots with a priority or weights, it reads the slots
-//! of each node over one shared connection.
+//! server as the primary. All connections to a demoted server end within seconds. This includes the
+//! connections of subscribers, although the server would still serve them. On a cluster, all keys
+//! of a stream are in one slot. Each primary in use has one connection for commands, and each slot
+//! with reliable requests has one that reads replies. A worker reads each slot of its streams over
+//! a separate connection. If it serves more than 64 slots, or several slots with a priority or
+//! weights, it reads the slots of each node over one shared connection.
 //!
 //! # Namespaces
 //! [`Redis::namespace`], or `?namespace=staging` in the URL, separates applications and
@@ -159,8 +159,8 @@
 //!
 //! Everything outside of Redis shows names without the namespace: messages, receipts, statistics,
 //! dead letters, errors and logs. Go-Broker, the Go library with the same wire format, has no
-//! namespaces: its services exchange messages only with handles that have none. A handle without a
-//! namespace can read a stream in one: its stream `staging:orders` is the same key. The
+//! namespaces: its services exchange messages only with handles without a namespace. Such a handle
+//! can read the stream `orders` of the namespace `staging` under the name `staging:orders`. The
 //! `RedisStore` of `campanile-middleware` has its own prefix.
 //!
 //! | who | `ACL SETUSER …` |
@@ -177,7 +177,7 @@
 //! stream begin with the length of the name: `6:{s}.v2:dead:g` for the stream `{s}.v2`. The parts
 //! in parentheses are selectors, which need Redis 7.0: with them a user who adds to the stream may
 //! not read or delete it. For Redis 6.2 leave out the parentheses, write `~` instead of `%R~`, and
-//! begin with `resetchannels`; the user may then use each command on each of the keys.
+//! begin with `resetchannels`. The user may then use each command on each of the keys.
 //! `%R~campanile:orders:…` lets a worker read the orders of operators, but not give orders.
 //!
 //! A row that begins with `…` is needed in addition to the nearest row above it without `…`.

@@ -6,8 +6,8 @@ use bytes::Bytes;
 /// The name of the field that contains the packed fields.
 const BLOB: &str = "~f";
 
-/// Replaces the field `~f` by the fields that are packed in it. If they are malformed, returns
-/// `fields` unchanged.
+/// Replaces the field `~f` by the fields that are packed in its value. If the value is malformed,
+/// returns `fields` unchanged.
 pub(super) fn unpacked(mut fields: Vec<(Bytes, Bytes)>) -> Vec<(Bytes, Bytes)> {
     let Some(at) = fields.iter().position(|(field, _)| field == BLOB) else {
         return fields;

@@ -4,9 +4,9 @@ use crate::{error::Error, message::Name};
 
 /// The namespace of a handle: the prefix of its streams and channels.
 ///
-/// The keys of a stream follow from its name with the prefix, see [`keys`](super::keys). A
-/// namespace contains no colon, so the first colon ends it, and two namespaces share no key and no
-/// channel.
+/// The keys of a stream are made from its name with the prefix: see [`keys`](super::keys). A
+/// namespace contains no colon. So the first colon in a prefixed name ends the namespace, and two
+/// namespaces share no key and no channel.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Namespace {
     /// Empty, or the namespace and a colon.

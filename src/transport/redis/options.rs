@@ -20,8 +20,8 @@ pub(super) struct Options {
     pub(super) trim_beside_foreign: bool,
     /// The prefix of the channels of events.
     pub(super) event_prefix: Name,
-    /// The maximum time for which the application's runtime may run no task. After this time,
-    /// leases are no longer renewed.
+    /// The maximum time for which the application's runtime may be blocked. After this time, leases
+    /// are no longer renewed.
     pub(super) stall_limit: Duration,
     /// Called when events were missed.
     pub(super) on_event_gap: OnGap,
@@ -83,8 +83,8 @@ impl Redis {
     /// [namespaces](super#namespaces).
     ///
     /// # Panics
-    /// If the namespace is empty, does not begin with a letter, has other characters than letters,
-    /// digits, `-`, `_` and `.`, or is `campanile` or `reply`.
+    /// If the namespace is empty, does not begin with a letter, contains characters other than
+    /// letters, digits, `-`, `_` and `.`, or is `campanile` or `reply`.
     /// [`RedisBuilder::namespace`](super::RedisBuilder::namespace) returns an error instead.
     #[must_use]
     #[track_caller]
@@ -97,7 +97,7 @@ impl Redis {
 
     pub(super) fn in_namespace(mut self, namespace: Namespace) -> Self {
         Arc::make_mut(&mut self.options).namespace = namespace;
-        // The other clones keep the RPC client that is running.
+        // Other clones of this handle keep the running RPC client.
         self.rpc = Default::default();
         self
     }
@@ -120,7 +120,7 @@ impl Redis {
     #[must_use]
     pub fn reply_prefix(mut self, prefix: impl Into<Name>) -> Self {
         Arc::make_mut(&mut self.options).reply_prefix = prefix.into();
-        // The other clones keep the RPC client that is running.
+        // Other clones of this handle keep the running RPC client.
         self.rpc = Default::default();
         self
     }
@@ -170,7 +170,7 @@ impl Redis {
         self
     }
 
-    /// Sets the maximum time for which the runtime of this worker may run no task. After that time,
+    /// Sets the maximum time for which the runtime of this worker may be blocked. After that time,
     /// the worker's leases are no longer renewed, so that other workers claim the deliveries of a
     /// process that hangs. A separate thread renews the leases, so a handler that blocks the
     /// runtime keeps its delivery until this time has passed. 60 s by default.

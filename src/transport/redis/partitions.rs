@@ -1,5 +1,5 @@
-//! Records the number of partitions of a stream, in a list of all numbers that the stream has had,
-//! the current one last.
+//! Records the number of partitions of a stream. The record is a list of all numbers that the
+//! stream has had, the current one last.
 
 use std::{collections::HashSet, sync::Mutex};
 
@@ -43,7 +43,8 @@ impl Redis {
         })
     }
 
-    /// Checks the number of partitions against the record, and records it if there is none.
+    /// Checks the number of partitions against the record of the stream. If there is no record,
+    /// makes one.
     ///
     /// # Errors
     /// If the numbers do not agree, if all partitions are in one slot of a cluster, or if a worker

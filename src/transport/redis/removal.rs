@@ -31,9 +31,9 @@ impl Redis {
     /// then create the group again, and continue after the last entry that they have read.
     ///
     /// # Errors
-    /// If the group does not exist, or if it has live workers and `force` is not set. In these
-    /// cases nothing was changed, except if a worker started during the call. If the server cannot
-    /// be reached or refuses a command.
+    /// If the group does not exist, or if it has live workers and `force` is not set: nothing was
+    /// changed. If a worker starts during the call: some messages may have been removed, and the
+    /// group may still exist. If the server cannot be reached or refuses a command.
     ///
     /// # Cancel safety
     /// If the future is dropped, some messages may have been removed.
@@ -85,9 +85,9 @@ impl Redis {
     /// pending for the consumer. They are lost for the group.
     ///
     /// # Errors
-    /// If the group has no such consumer. If `force` is not set, and the consumer is live or has
-    /// pending messages. The consumer is then not deleted, but on a partitioned stream it may be
-    /// deleted from some of the partitions. If the server cannot be reached or refuses a command.
+    /// If the group has no such consumer. If the consumer is live or has pending messages, and
+    /// `force` is not set: the consumer is not deleted, except perhaps from some partitions of a
+    /// partitioned stream. If the server cannot be reached or refuses a command.
     pub async fn drop_consumer(&self, consumer: &str, force: bool) -> Result<u64, Error> {
         let (mut found, mut lost) = (false, 0);
         for keys in self.all_keys()? {

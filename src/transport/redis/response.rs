@@ -9,7 +9,7 @@ use super::error;
 pub(super) use super::value::Value;
 use crate::error::{Error, ErrorKind};
 
-/// Makes an error of the server from its text, whose first word is the code.
+/// Makes a server error from its text. The first word of the text is the error code.
 pub(super) fn server_error(text: &[u8]) -> Value {
     // Only redis-rs can make a `ServerError`, by parsing a line.
     let text = String::from_utf8_lossy(text).replace(['\r', '\n'], " ");

@@ -41,7 +41,7 @@ impl RedisSchedules {
         Keys::new(&self.0.options.namespace, stream, group)
     }
 
-    /// Runs a script, and runs it again after an unknown outcome. The second run must change
+    /// Runs a script. If the outcome is unknown, runs the script again, so a second run must change
     /// nothing.
     async fn call(
         &self,
@@ -209,7 +209,8 @@ fn schedules_of(hash: Value, now: SystemTime) -> Result<Vec<ScheduleStatus>, Err
         .collect())
 }
 
-/// Reads a schedule from its fields. `None` if a field is missing that the scripts always write.
+/// Reads a schedule from its fields. `None` if one of the fields that the scripts always write is
+/// missing.
 fn schedule_of(
     name: Name,
     parts: &HashMap<Bytes, Bytes>,

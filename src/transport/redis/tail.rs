@@ -29,8 +29,8 @@ const BLOCK: Duration = Duration::from_secs(2);
 /// A connection counts as lost if the server is silent for this long after a read should have
 /// ended.
 const GRACE: Duration = Duration::from_secs(5);
-/// The most entries that one read returns.
-const COUNT: usize = 100;
+/// The maximum number of entries that one read returns.
+const MAX_ENTRIES: usize = 100;
 /// The approximate maximum number of bytes that one read returns.
 const BYTES: usize = 4 << 20;
 
@@ -132,9 +132,9 @@ pub struct Tail {
     stream: Name,
     /// The id of the last entry that was read.
     seen: StreamEntryId,
-    /// A separate connection, since a blocking read delays all other commands. It is `None` during
-    /// a read. So if the read is cancelled, the connection closes, and the late response is not
-    /// taken for the response to another read.
+    /// A separate connection, since a blocking read delays all other commands. `None` during a
+    /// read: if the read is cancelled, the connection closes, so that its response is not taken for
+    /// the response to the next read.
     connection: Option<Connection>,
     /// Entries that were read and not returned yet.
     read: VecDeque<TailEntry>,
@@ -209,7 +209,7 @@ impl Tail {
             None => self.connector.connection().await?,
         };
         let mut cmd = redis::cmd("XREAD");
-        let count = (BYTES / self.largest.max(1)).clamp(1, COUNT);
+        let count = (BYTES / self.largest.max(1)).clamp(1, MAX_ENTRIES);
         cmd.arg("COUNT").arg(count);
         if let Some(block) = block {
             cmd.arg("BLOCK").arg(block.as_millis() as u64);
@@ -223,7 +223,7 @@ impl Tail {
             Ok(Err(cause)) => return Err(self.lost().with_source(cause)),
             Err(_) => return Err(self.lost()),
         };
-        let entries = read(error::check(response)?)?;
+        let entries = decode(error::check(response)?)?;
         if let Some(largest) = entries.iter().map(|(_, entry)| entry.bytes()).max() {
             // The size shrinks slowly, since large entries often follow each other.
             self.largest = largest.max(self.largest / 2);
@@ -260,7 +260,7 @@ impl fmt::Debug for Tail {
 }
 
 /// Decodes the entries in a response to `XREAD`.
-pub(super) fn read(response: Value) -> Result<Vec<(StreamEntryId, TailEntry)>, Error> {
+pub(super) fn decode(response: Value) -> Result<Vec<(StreamEntryId, TailEntry)>, Error> {
     let mut entries = Vec::new();
     entry::each(response, |_, text, list| {
         let id = StreamEntryId::parse(&text)

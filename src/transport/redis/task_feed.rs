@@ -27,15 +27,15 @@ use crate::{
     transport::{Feed, FeedItem, FeedStep, TaskChange, TaskState},
 };
 
-/// The most changes of a feed that one read returns.
-const COUNT: usize = 100;
+/// The maximum number of changes of a feed that one read returns.
+const MAX_CHANGES: usize = 100;
 /// The time for which a read blocks.
 const BLOCK: Duration = Duration::from_secs(2);
 /// A connection counts as lost if the server is silent for this long after a read should have
 /// ended.
 const GRACE: Duration = Duration::from_secs(5);
 /// The maximum number of steps in the queue to the application.
-const BUFFER: usize = 2 * COUNT;
+const BUFFER: usize = 2 * MAX_CHANGES;
 
 /// Returns the id of the last change of each feed. The id of a feed without changes is empty.
 pub(super) async fn ends(redis: &Redis, keys: &[Keys]) -> Result<Vec<String>, Error> {
@@ -142,14 +142,14 @@ impl TaskFeedReader {
     async fn step(&mut self, connection: &mut Option<Connection>) -> Result<(), Error> {
         let keys: Vec<_> = self.parts.iter().map(|part| part.key.as_str()).collect();
         let args = |cmd: &mut redis::Cmd| {
-            cmd.arg(COUNT);
+            cmd.arg(MAX_CHANGES);
             for part in &self.parts {
                 cmd.arg(part.cursor);
             }
         };
         let (script, retry) = (&scripts::CHANGES, Resend::Never);
         let response = self.pipeline.script(script, &keys, args, retry).await?;
-        let read = read(response, keys.len())?;
+        let read = decode(response, keys.len())?;
         let mut is_empty = true;
         for (index, read) in read.into_iter().enumerate() {
             let gap = read.gap.map(|after| (after, Some(FeedItem::Gap)));
@@ -212,15 +212,15 @@ impl TaskFeedReader {
 /// The changes that were read from one feed.
 #[derive(Debug)]
 pub(super) struct FeedRead {
-    /// The id after which these changes follow. Set only if changes before them may have been
-    /// dropped.
+    /// Set if changes before these may have been dropped. It is the id after which these changes
+    /// follow.
     gap: Option<StreamEntryId>,
     /// `None` for an entry that cannot be decoded.
     changes: Vec<(StreamEntryId, Option<TaskChange>)>,
 }
 
-/// Decodes the script's response: for each feed, its gap and its changes.
-pub(super) fn read(response: Value, feeds: usize) -> Result<Vec<FeedRead>, Error> {
+/// Decodes the response of the script `CHANGES`: for each feed, its gap and its changes.
+pub(super) fn decode(response: Value, feeds: usize) -> Result<Vec<FeedRead>, Error> {
     let read = array(response)?;
     if read.len() != feeds {
         return Err(miscounted(feeds, read.len()));

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The maximum number of tasks that one step of a list examines, unless the step may return more.
-const MAX_LOOKED_AT: usize = 500;
+const MAX_EXAMINED: usize = 500;
 
 impl Redis {
     /// Returns access to the tasks of the stream, as this handle's group sees them.
@@ -70,7 +70,7 @@ impl Redis {
                 .arg(time)
                 .arg(id)
                 .arg(step.max)
-                .arg(step.max.max(MAX_LOOKED_AT))
+                .arg(step.max.max(MAX_EXAMINED))
                 .arg(PAGE_BYTES);
         };
         let pipeline = self.shared.pipeline.of(&keys.primary);
@@ -90,9 +90,10 @@ impl Redis {
             Value::Nil => None,
             body => msgpack::unpack(&response::bytes(body)?),
         };
-        // A task that is not delayed by its sender can be cancelled only if it has a record.
+        // The body of a delayed task shows whether the task has a record. Any other task can be
+        // cancelled only if it has a record, so the script looks for one.
         let may_have_record =
-            (body.as_ref()).is_none_or(|fields| value_of(fields, codec::RECORD).is_some());
+            (body.as_ref()).is_none_or(|fields| value_of(fields, codec::RECORDING_GROUP).is_some());
         let names = [&*keys.stream_due, &keys.stream_bodies];
         let args = |cmd: &mut Cmd| {
             cmd.arg(keys.group.as_str())
@@ -223,7 +224,7 @@ pub(super) fn listed(response: Value) -> Result<Listed, Error> {
             .into_iter()
             .collect::<Result<Vec<_>, _>>()?;
         let record: Vec<_> = LISTED.map(Bytes::from).into_iter().zip(record).collect();
-        // An id that is not UTF-8 was added by another program.
+        // An id that is not UTF-8 was added by another program, so it is skipped.
         if let Ok(id) = MessageId::from_utf8(&bytes(id)?) {
             tasks.push(decoded(id, &record)?);
         }

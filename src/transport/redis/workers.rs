@@ -32,7 +32,7 @@ const READ_AT_ONCE: usize = 32;
 const COLLECTED_AT_ONCE: usize = 100;
 /// The approximate maximum number of bytes of answers that one script call returns.
 const COLLECTED_BYTES: usize = 1 << 20;
-/// The most bytes of an announcement or an answer. A longer one was not written by a worker.
+/// The maximum size of an announcement or an answer, in bytes. Workers write no larger texts.
 const MAX_TEXT: usize = 256 << 10;
 /// The time for which a question waits for answers.
 const MAX_WAIT: Duration = Duration::from_millis(2500);
@@ -79,7 +79,7 @@ impl Redis {
         let pipeline = self.shared.pipeline.of(&keys.primary);
         let names = [workers.as_str()];
         let response = pipeline.script(&scripts::HISTORY, &names, args, Resend::Never);
-        PartOfHistory::read(response.await?)
+        PartOfHistory::decode(response.await?)
     }
 }
 
@@ -92,7 +92,7 @@ pub(super) struct PartOfHistory {
 }
 
 impl PartOfHistory {
-    pub(super) fn read(response: Value) -> Result<Self, Error> {
+    pub(super) fn decode(response: Value) -> Result<Self, Error> {
         let mut values = array(response)?.into_iter();
         let number = |value: &Value| Ok::<_, Error>(integer(value)?.unsigned_abs());
         let now = number(&values.next().unwrap_or_default())?;
@@ -404,7 +404,7 @@ fn read_description(worker: &str, text: &str) -> Option<WorkerDescription> {
     (found.worker == worker && text.contains("\"description\"")).then_some(found)
 }
 
-/// Parses the lease in the name of one of our consumers. The default is 10 s.
+/// Parses the lease in the name of a consumer. 10 s if the name contains no lease.
 fn lease_of(consumer: &str) -> Duration {
     let lease = consumer.strip_prefix(CONSUMER_PREFIX);
     let lease = lease.and_then(|rest| rest.strip_prefix("lease=")?.split_once("ms-"));

@@ -326,7 +326,7 @@ pub struct ScheduleRun {
 }
 
 impl ScheduleRun {
-    /// Creates a run at a tick that has sent this task. For transports.
+    /// Creates the run of a tick that sent this task. For transports.
     pub fn new(at: SystemTime, task: MessageId) -> Self {
         Self {
             at,

@@ -119,7 +119,7 @@ impl<'a> Runner<'a> {
     /// the time until the next step.
     async fn step(&mut self) -> Result<Duration, Error> {
         if !self.has_stored_entries {
-            self.put().await?;
+            self.store_entries().await?;
         }
         if self.listed_at.is_none_or(|at| at.elapsed() >= LIST_PERIOD) {
             self.refresh().await?;
@@ -129,7 +129,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Stores the schedules that the application has passed to `Schedules::run`.
-    async fn put(&mut self) -> Result<(), Error> {
+    async fn store_entries(&mut self) -> Result<(), Error> {
         for entry in &self.entries {
             if !self.store.put(entry).await? {
                 let (schedule, version) = (entry.name(), entry.version_number());
@@ -238,7 +238,7 @@ impl<'a> Runner<'a> {
     /// Returns the time until the next tick or the next listing.
     fn wait(&self) -> Duration {
         let now = self.clock.now();
-        let looked = self
+        let until_listing = self
             .listed_at
             .map(|at| LIST_PERIOD.saturating_sub(at.elapsed()));
         let waits = self.schedules.iter().filter_map(|schedule| {
@@ -249,15 +249,15 @@ impl<'a> Runner<'a> {
             Some(wait.max(retry.unwrap_or_default()))
         });
         waits
-            .chain([looked.unwrap_or_default()])
+            .chain([until_listing.unwrap_or_default()])
             .min()
             .unwrap_or_default()
     }
 }
 
 impl ActiveSchedule {
-    /// Starts a schedule. Logs a warning and returns `None` if this version of the library cannot
-    /// read the schedule.
+    /// Makes the runner's state of a schedule. Logs a warning and returns `None` if this version of
+    /// the library cannot read the schedule.
     fn new(status: ScheduleStatus, now: u64) -> Option<Self> {
         let read = status.task.clone();
         let read = read.and_then(|task| {

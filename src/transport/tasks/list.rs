@@ -9,8 +9,8 @@ use crate::{
 /// The maximum number of tasks on a page.
 const MAX_ON_PAGE: usize = 1_000;
 
-/// Selects tasks by their states and their name, and a page of their list. The default selects all
-/// tasks, in pages of 100.
+/// Selects tasks by their states and their name, and a page of the list of these tasks. The default
+/// selects all tasks, in pages of 100.
 ///
 /// ```
 /// use campanile::transport::{TaskQuery, TaskState, memory::Memory};
@@ -50,7 +50,7 @@ impl TaskQuery {
         }
     }
 
-    /// Selects tasks in this state, in addition to other states that were selected.
+    /// Selects tasks in this state. If called several times, selects tasks in any of the states.
     pub fn state(mut self, state: TaskState) -> Self {
         self.states.push(state);
         self
@@ -79,8 +79,8 @@ impl TaskQuery {
         self.states.is_empty() || self.states.contains(&state)
     }
 
-    /// Returns the steps of the list from the query's position: one for each state on each part of
-    /// the stream.
+    /// Returns the steps of the list from the query's position on. There is one step for each state
+    /// on each part of the stream.
     pub(super) fn steps(&self, parts: usize) -> Result<Vec<ListStep>, Error> {
         let start = self.after.as_deref().map(Position::parse).transpose()?;
         let (first, part, after) = match start {

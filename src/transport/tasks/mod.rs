@@ -36,7 +36,8 @@ const MAX_REASON: usize = 4 << 10;
 /// changes, and their cancellation. Returned by the `tasks` method of a transport's handle.
 ///
 /// A transport records the status of a task that is [tracked](crate::client::Call::tracked) or
-/// [unique](crate::client::Call::unique). Only the group of the sender's handle records it.
+/// [unique](crate::client::Call::unique). Only the group of the sender's handle records this
+/// status.
 ///
 /// ```
 /// use std::time::Duration;
@@ -186,10 +187,10 @@ impl Tasks {
 
     /// Cancels a task, and frees its keys. Returns `false` if the task has ended, or is unknown.
     ///
-    /// A delayed task can always be cancelled. Any other task must be recorded. A task that waits
-    /// is not started. If the task is running, its worker notices the cancellation within about a
-    /// second, and cancels the task's [lease](crate::Lease). The handler is then dropped, unless it
-    /// has taken the lease's [token](crate::Lease::token): such a handler must end by itself. If
+    /// A delayed task can always be cancelled. Any other task must be recorded. If the task waits,
+    /// it is not started. If the task is running, its worker notices the cancellation within about
+    /// a second, and cancels the task's [lease](crate::Lease). The handler is then dropped, unless
+    /// it has taken the lease's [token](crate::Lease::token): such a handler must end by itself. If
     /// the server gets the acknowledgement of a handler first, the task is done, and is not
     /// cancelled.
     ///
@@ -217,8 +218,8 @@ impl Tasks {
         reason: &str,
     ) -> Result<Option<MessageId>, Error> {
         let mut last = None;
-        // If the holder ends before it is cancelled, another task may take the key. Then that task
-        // is cancelled.
+        // If the holder ends before it is cancelled, another task may take the key. The loop then
+        // cancels that task.
         while let Some(holder) = self.holder(key).await?
             && last.as_ref() != Some(&holder)
         {
@@ -293,8 +294,8 @@ impl fmt::Debug for Tasks {
     }
 }
 
-/// The handles that are in use, by the name of their feed, so that all waiting calls share one
-/// reader.
+/// The handles that are in use, by the name of their feed. All waiting calls on a feed share its
+/// handle, and so one reader.
 #[derive(Default)]
 pub(crate) struct SharedTasks(Mutex<HashMap<String, Weak<TasksInner>>>);
 

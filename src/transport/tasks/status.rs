@@ -20,7 +20,8 @@ use crate::{
 pub enum TaskState {
     /// The task waits for a worker.
     Waiting,
-    /// The task is not due: its sender has delayed it, or it waits for its next attempt.
+    /// The task is not due: its sender has delayed the task, or the task waits for its next
+    /// attempt.
     Delayed,
     /// A worker has fetched the task.
     Running,

@@ -20,10 +20,10 @@ use crate::{
     sync::lock,
 };
 
-/// The pause before another attempt while the store cannot be reached.
+/// The pause between two attempts while the store cannot be reached.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// The maximum time without a signal, after which a waiter reads the record. Needed only if the
-/// server has refused a write to the feed, or has lost the record or the feed.
+/// A waiter that has received no signal for this time reads the record. Needed only if the server
+/// has refused a write to the feed, or has lost the record or the feed.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
 
 /// The calls that wait for tasks of one group.
@@ -55,8 +55,8 @@ enum Signal {
     Failed(String),
 }
 
-/// A call that waits. Dropping it removes it from the table. When the last one is dropped, the
-/// reader ends.
+/// A call that waits. Dropping this value removes the call from the table. When the last waiter is
+/// dropped, the reader ends.
 struct Waiter {
     inner: Arc<TasksInner>,
     id: MessageId,
@@ -133,7 +133,7 @@ impl Waiter {
             Some(_) => {}
             None => {
                 let end = CancellationToken::new();
-                let reading = read(inner.clone(), end.clone());
+                let reading = run_reader(inner.clone(), end.clone());
                 tokio::spawn(end.clone().run_until_cancelled_owned(reading));
                 table.reader = Some(FeedReaderState {
                     end,
@@ -141,8 +141,8 @@ impl Waiter {
                 });
             }
         }
-        let of_task = table.waiting.entry(id.clone()).or_default();
-        of_task.push((number, sender));
+        let waiters = table.waiting.entry(id.clone()).or_default();
+        waiters.push((number, sender));
         Self {
             inner: inner.clone(),
             id: id.clone(),
@@ -155,9 +155,9 @@ impl Waiter {
 impl Drop for Waiter {
     fn drop(&mut self) {
         let mut table = lock(&self.inner.waiters.0);
-        if let Some(of_task) = table.waiting.get_mut(&self.id) {
-            of_task.retain(|(number, _)| *number != self.number);
-            if of_task.is_empty() {
+        if let Some(waiters) = table.waiting.get_mut(&self.id) {
+            waiters.retain(|(number, _)| *number != self.number);
+            if waiters.is_empty() {
                 table.waiting.remove(&self.id);
             }
         }
@@ -170,7 +170,7 @@ impl Drop for Waiter {
 }
 
 /// Reads the feed until all waiters have left.
-async fn read(inner: Arc<TasksInner>, end: CancellationToken) {
+async fn run_reader(inner: Arc<TasksInner>, end: CancellationToken) {
     let mut feed = loop {
         match open(&inner).await {
             Ok(feed) => break feed,
@@ -194,7 +194,7 @@ async fn open(inner: &TasksInner) -> Result<Feed, Error> {
 }
 
 impl Waiters {
-    /// Marks the reader as open. All waiters read their records.
+    /// Marks the reader as open, and makes all waiters read their records.
     fn open(&self, end: &CancellationToken) {
         // If the last waiter of this reader has left, the table may have another reader.
         if let Some(reader) = &mut lock(&self.0).reader

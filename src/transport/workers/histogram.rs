@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::json;
 
-/// The number of buckets: four for each power of two microseconds, up to 12 days.
+/// The number of buckets: four for each power of two microseconds, up to 2^41 µs (25 days). The
+/// last bucket also counts longer durations.
 pub(crate) const BUCKETS: usize = 160;
 
 /// Counts durations in buckets. Its quantiles are exact within an eighth.

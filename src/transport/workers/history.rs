@@ -10,7 +10,7 @@ use crate::transport::Verdict;
 /// The number of minutes of a history.
 pub(crate) const MINUTES: u64 = 60;
 
-/// The deliveries of a group on a stream in one minute, as its workers have counted them. After a
+/// The deliveries of a group on a stream in one minute, as the workers have counted them. After a
 /// lost connection to the server, deliveries may be counted in a later minute, or twice.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -30,7 +30,7 @@ pub struct Minute {
     /// The times from the start of a delivery to its verdict.
     pub latency: Quantiles,
     /// The times from the acceptance of a message to its first attempt. Each is the difference
-    /// between a time on the server's clock and one on the worker's clock.
+    /// between a time on the server's clock and a time on the worker's clock.
     pub waiting: Quantiles,
 }
 
@@ -141,7 +141,7 @@ impl MinuteCounts {
         *counter = counter.saturating_add(count);
     }
 
-    /// Returns the minute with this number since 1970.
+    /// Returns the counts as a minute. `number` is the number of minutes from 1970 to its start.
     pub(crate) fn minute(&self, number: u64) -> Minute {
         let start = Duration::from_secs(number.saturating_mul(60));
         Minute {

@@ -48,7 +48,8 @@ pub struct WorkerInfo {
     pub routes_left_out: usize,
     /// The maximum number of deliveries in flight, as configured.
     pub max_in_flight: usize,
-    /// The maximum number of deliveries in flight that an operator has set.
+    /// The maximum number of deliveries in flight that an operator has set. `None` if no operator
+    /// has set one.
     pub limit: Option<usize>,
     /// The lease, in milliseconds if serialized.
     #[serde(with = "json::millis")]
@@ -66,8 +67,9 @@ pub struct WorkerInfo {
     /// `false` if the worker has been silent for longer than its lease. The worker is listed until
     /// another worker removes it.
     pub alive: bool,
-    /// The reason why the other fields are empty: the announcement cannot be read, or there is
-    /// none, because the worker has an older version or has just started.
+    /// The reason why the other fields are empty. Either the announcement cannot be read, or there
+    /// is none, because the worker has an older version or has just started. `None` if the
+    /// announcement was read.
     pub fault: Option<String>,
 }
 

@@ -7,7 +7,7 @@ use crate::{
     message::Name,
 };
 
-/// The maximum length of the text that names an operator, in bytes.
+/// The maximum length of an operator's name, in bytes.
 const MAX_BY: usize = 200;
 
 /// An order to one worker, for [`Workers::order`](super::Workers::order).
@@ -36,11 +36,11 @@ pub enum WorkerOrder {
     Limit(Option<usize>),
     /// Pauses the worker: it fetches nothing, and its running handlers end as usual.
     Pause,
-    /// Ends a [`Pause`](Self::Pause). Names stay paused.
+    /// Ends a [`Pause`](Self::Pause). Does not end a [`PauseName`](Self::PauseName).
     Resume,
-    /// Pauses the tasks and requests of a name on this worker alone. Each such message that this
-    /// worker gets is delivered again, after a back-off and without counting an attempt, so that
-    /// another worker of the group gets it. To pause a name for the whole group, use
+    /// Pauses the tasks and requests of a name on this worker alone. If this worker gets such a
+    /// message, the message is delivered again after a back-off, without counting an attempt, so
+    /// that another worker of the group can get it. To pause a name for the whole group, use
     /// [`Control::pause`](crate::transport::Control::pause), which parks its messages.
     PauseName(Name),
     /// Ends a [`PauseName`](Self::PauseName).
@@ -48,7 +48,7 @@ pub enum WorkerOrder {
 }
 
 impl WorkerOrder {
-    /// Returns the word of the order and its argument, as they are stored.
+    /// Encodes an order as its word and its argument.
     pub(crate) fn words(&self) -> (&'static str, String) {
         match self {
             Self::Drain => ("drain", String::new()),

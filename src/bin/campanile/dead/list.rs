@@ -18,7 +18,7 @@ use crate::{
 /// The maximum length of a reason in a table, in bytes.
 const MAX_REASON_LEN: usize = 100;
 /// The maximum number of letters in one request.
-const PAGE: usize = 1_000;
+const MAX_PAGE: usize = 1_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
@@ -75,12 +75,12 @@ impl List {
 }
 
 fn page(after: Option<DeadLetterId>, max: usize) -> Page {
-    let mut page = Page::first(max.min(PAGE));
+    let mut page = Page::first(max.min(MAX_PAGE));
     page.after = after;
     page
 }
 
-/// A row of the list: a letter without its fields.
+/// A letter in the list, without its message.
 struct Row {
     cells: [String; 6],
     json: Value,

@@ -40,9 +40,9 @@ pub(crate) struct RpcOptions {
 impl RpcOptions {
     pub(super) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let raw = self.raw;
-        let asked = self.ask(target).await;
+        let outcome = self.ask(target).await;
         tidy_up().await;
-        match asked? {
+        match outcome? {
             Ok(reply) if out.json => out.document(&json!({
                 "headers": json::headers(&reply.headers),
                 "reply": json::bytes(&reply.payload),
@@ -78,8 +78,8 @@ impl RpcOptions {
     }
 }
 
-/// Waits for the background tasks of the dropped handle, which delete its reply stream. Otherwise
-/// the stream would remain for minutes.
+/// Waits for the background tasks that delete the reply stream of the dropped handle. If the
+/// process ended earlier, the stream would remain for minutes.
 async fn tidy_up() {
     let until = Instant::now() + MAX_CLEANUP;
     while Handle::current().metrics().num_alive_tasks() > 0 && Instant::now() < until {

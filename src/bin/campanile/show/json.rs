@@ -1,7 +1,7 @@
 //! JSON for scripts.
 //!
-//! Payloads, header values and fields are strings if they are UTF-8, and otherwise
-//! `{"base64": "…"}`. Times are milliseconds since 1970, and durations are milliseconds.
+//! Payloads, header values and fields are strings if they are UTF-8. If not, they are `{"base64":
+//! "…"}`. Times are milliseconds since 1970, and durations are milliseconds.
 
 use std::{
     fmt::Write as _,
@@ -32,7 +32,8 @@ pub(crate) fn headers(headers: &HeaderMap) -> Value {
     Value::Object(all.collect::<Map<_, _>>())
 }
 
-/// Formats raw fields in their order, as a list of pairs because a name may occur twice.
+/// Formats raw fields in their order. The result is a list of pairs, because a name may occur
+/// twice.
 pub(crate) fn fields(fields: &[(Bytes, Bytes)]) -> Value {
     let pair = |(field, value): &(Bytes, Bytes)| json!([bytes(field), bytes(value)]);
     fields.iter().map(pair).collect()

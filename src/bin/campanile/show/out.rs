@@ -24,7 +24,7 @@ impl Out {
         }
     }
 
-    /// Writes lines that are safe to show.
+    /// Writes lines. They must be safe to show on a terminal.
     pub(crate) fn lines<L: AsRef<str>>(
         &self,
         lines: impl IntoIterator<Item = L>,

@@ -1,4 +1,4 @@
-//! A live view.
+//! Draws a live view on the terminal.
 
 use std::{
     fmt::Write as _,

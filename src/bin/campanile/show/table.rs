@@ -1,4 +1,4 @@
-//! Tables.
+//! Formats tables.
 
 use unicode_width::UnicodeWidthStr;
 

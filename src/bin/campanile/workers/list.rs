@@ -75,7 +75,7 @@ fn lines(workers: &[WorkerInfo]) -> Vec<String> {
     lines
 }
 
-/// Returns the state of a worker for people.
+/// Formats the state of a worker for people.
 pub(crate) fn state(worker: &WorkerInfo) -> String {
     match (worker.alive, &worker.fault) {
         (false, _) => "silent".to_owned(),

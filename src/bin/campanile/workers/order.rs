@@ -12,7 +12,7 @@ use crate::{
     show::{Out, text},
 };
 
-/// The time for which the command waits until the worker shows that it follows the order.
+/// The maximum wait until the worker shows that it follows the order.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
@@ -53,7 +53,7 @@ impl Order {
             let text = format!("the worker `{name}` does not live any more");
             return Err(CommandError::Missing(text));
         }
-        let given = Instant::now();
+        let given_at = Instant::now();
         let is_followed = |found: &[WorkerInfo]| match found.iter().find(|it| it.worker == *name) {
             // The worker has ended.
             None => order == WorkerOrder::Drain,
@@ -64,7 +64,7 @@ impl Order {
             }
         };
         while !is_followed(&workers.list().await?) {
-            if given.elapsed() > MAX_WAIT {
+            if given_at.elapsed() > MAX_WAIT {
                 return Err(CommandError::Failed(format!(
                     "the worker `{name}` has the order and does not show that it follows it; \
                      `campanile workers` shows what it follows"

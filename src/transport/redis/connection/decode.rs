@@ -78,7 +78,7 @@ impl Decoder {
                     continue;
                 }
                 Element::Start(Aggregate::Attribute, _) => continue,
-                Element::Start(kind, _) => kind.of(Vec::new()),
+                Element::Start(kind, _) => kind.into_value(Vec::new()),
             };
             loop {
                 let Some(open) = self.open.last_mut() else {
@@ -93,7 +93,7 @@ impl Decoder {
                 if kind == Aggregate::Attribute {
                     break;
                 }
-                value = kind.of(elements);
+                value = kind.into_value(elements);
             }
         }
         Ok(None)
@@ -102,7 +102,7 @@ impl Decoder {
 
 impl Aggregate {
     /// Makes the value of a complete aggregate.
-    fn of(self, elements: Vec<Value>) -> Value {
+    fn into_value(self, elements: Vec<Value>) -> Value {
         match self {
             Aggregate::Push => Value::Push(elements),
             Aggregate::Map => {

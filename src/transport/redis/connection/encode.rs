@@ -71,7 +71,7 @@ pub(in crate::transport::redis) struct Commands {
 
 impl Commands {
     pub(in crate::transport::redis) fn push(&mut self, command: impl Encode) {
-        // Removes the partial command that an encoder has left if it panicked.
+        // If an earlier `encode` panicked, it has left a part of its command. Removes that part.
         self.encoded.truncate(self.bytes());
         self.encoded.reserve(command.size_hint());
         command.encode(&mut self.encoded);
@@ -119,8 +119,8 @@ pub(in crate::transport::redis) struct RespWriter<'a> {
 impl<'a> RespWriter<'a> {
     pub(in crate::transport::redis) fn new(out: &'a mut Vec<u8>) -> Self {
         let start = out.len();
-        // A placeholder of one digit, since few commands have more than nine arguments. `finish`
-        // writes the number.
+        // `finish` replaces the `0` by the number of arguments. The placeholder has one digit,
+        // since few commands have more than nine arguments.
         out.extend_from_slice(b"*0\r\n");
         Self {
             out,

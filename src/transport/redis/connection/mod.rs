@@ -44,7 +44,7 @@ const READ_BUFFER: usize = 64 << 10;
 const MIN_FREE: usize = 4 << 10;
 /// Payloads of fewer bytes are copied out of the read buffer.
 const SMALL: usize = 4 << 10;
-/// The maximum size of a write buffer that is kept for reuse, in bytes.
+/// The maximum capacity of a write buffer that is kept for reuse, in bytes.
 const MAX_REUSED: usize = 1 << 20;
 
 /// Copies a small payload. Without the copy, an application that keeps the payload would keep the
@@ -79,7 +79,7 @@ pub(super) struct Connection {
     write_blocked: bool,
     /// The number of commands whose responses are due.
     due: usize,
-    /// Resolves when another server has become the primary.
+    /// Resolves when a look-up names another server. The connection then ends.
     departure: Option<Departure>,
     /// Renews credentials that expire.
     renewal: Option<Renewal>,
@@ -87,7 +87,8 @@ pub(super) struct Connection {
     /// renewal is in flight.
     due_before_renewal: Option<usize>,
     is_resp3: bool,
-    /// Takes the notices about written keys. `None` if the server tracks no keys for the connection.
+    /// Takes the server's notices about written keys. `None` if the server tracks no keys for the
+    /// connection.
     tracked: Option<Arc<TrackedKeys>>,
 }
 
@@ -116,8 +117,8 @@ impl Connection {
         self.is_resp3 = true;
     }
 
-    /// Hands notices about written keys to `tracked`. The server tracks the keys that the connection
-    /// reads.
+    /// Hands the server's notices about written keys to `tracked`. The server tracks the keys that
+    /// the connection reads.
     pub(super) fn set_tracked(&mut self, tracked: Arc<TrackedKeys>) {
         self.tracked = Some(tracked);
     }
@@ -245,7 +246,7 @@ impl Connection {
         }
     }
 
-    /// Polls for the departure. Pending until another server has become the primary.
+    /// Polls for the departure. Pending until a look-up names another server.
     fn poll_departure(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
         let Some(departure) = &mut self.departure else {
             return Poll::Pending;

@@ -53,7 +53,8 @@ pub(in crate::transport::redis) struct PubSub {
     /// The start of the wait for the response to a probe or a renewal. `None` if no response is
     /// due.
     waiting_since: Option<Instant>,
-    /// Set if the response that is due answers a renewal of the credentials, not a probe.
+    /// Set if the connection waits for the response to a renewal of the credentials, not to a
+    /// probe.
     is_renewing: bool,
     /// Set if the connection ends when its server has become a replica.
     needs_primary: bool,
@@ -87,8 +88,8 @@ impl PubSub {
     /// Subscribes, and waits for the server's confirmation.
     ///
     /// # Errors
-    /// If the server refuses the subscription, the error has a code. Otherwise, the error is the
-    /// cause of a lost connection.
+    /// An error with a code is a refusal by the server. An error without a code is the cause of a
+    /// lost connection.
     pub(in crate::transport::redis) async fn subscribe(
         &mut self,
         channels: &[&[u8]],
@@ -101,8 +102,9 @@ impl PubSub {
         Ok(())
     }
 
-    /// Subscribes to [sharded channels](https://redis.io/docs/latest/commands/ssubscribe/), and waits
-    /// for the server's confirmation. On a node of a cluster all channels must be in one slot.
+    /// Subscribes to [sharded channels](https://redis.io/docs/latest/commands/ssubscribe/), and
+    /// waits for the server's confirmation. On a node of a cluster all channels must be in one
+    /// slot.
     ///
     /// # Errors
     /// As [`subscribe`](Self::subscribe). After a refusal the connection keeps its other
@@ -178,8 +180,8 @@ impl PubSub {
             while let Poll::Ready(received) = self.poll_received(cx) {
                 match received {
                     Ok(Received::Notice(notice)) => {
-                        // Messages may arrive before the response that is due, so the time limit
-                        // for the response starts again.
+                        // The response may arrive behind many messages, so each message restarts
+                        // the time limit for the response.
                         self.waiting_since = self.waiting_since.map(|_| Instant::now());
                         return Poll::Ready(Ok(notice));
                     }
@@ -225,13 +227,13 @@ impl PubSub {
         Ok(())
     }
 
-    /// Handles the response that was due, and then sends a renewal if it is due.
+    /// Handles the response to a probe or a renewal. Then sends a renewal if one is due.
     fn responded(&mut self, cx: &mut Context<'_>, response: RedisResult<()>) -> RedisResult<()> {
         self.accept(response);
         self.poll_renewal(cx)
     }
 
-    /// Handles the response that was due.
+    /// Handles the response to a probe or a renewal.
     fn accept(&mut self, response: RedisResult<()>) {
         self.waiting_since = None;
         if std::mem::take(&mut self.is_renewing)

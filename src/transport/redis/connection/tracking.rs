@@ -1,9 +1,9 @@
 //! Notices of the server about keys that were written.
 //! <https://redis.io/docs/latest/develop/reference/client-side-caching/>
 //!
-//! A server with tracking remembers the keys that a connection has read. It sends one notice when
-//! such a key is written, and forgets the key then. To get the next notice, the connection has to
-//! read the key again.
+//! A server with tracking remembers the keys that a connection has read. When such a key is
+//! written, the server sends one notice and forgets the key. To get the next notice, the connection
+//! has to read the key again.
 
 use std::sync::{
     Arc, Mutex,
@@ -23,7 +23,7 @@ pub(in crate::transport::redis) struct TrackedKeys(Mutex<HashMap<Vec<u8>, Arc<Wr
 /// Fires when one of its keys was written, or may have been written.
 #[derive(Debug, Default)]
 pub(in crate::transport::redis) struct WriteSignal {
-    /// Set while the server may remember the keys, and no notice has come.
+    /// Set by `arm`, cleared when the signal fires.
     is_armed: AtomicBool,
     /// Set when a connection is lost.
     is_lost: AtomicBool,

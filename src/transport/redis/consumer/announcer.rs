@@ -34,9 +34,9 @@ const MIN_KEPT: Duration = Duration::from_secs(600);
 /// The time for which an answer is kept.
 const ANSWER_KEPT: Duration = Duration::from_secs(5);
 /// The maximum number of unknown orders that are logged.
-const MAX_UNKNOWN: usize = 100;
+const MAX_UNKNOWN_ORDERS: usize = 100;
 
-/// The state of the worker, once `serve` has given it to the source.
+/// The monitor of the worker. Empty until `serve` passes it to the source.
 pub(super) type MonitorSlot = Arc<OnceLock<Arc<WorkerMonitor>>>;
 
 /// The announcement of one worker, on the streams of one consumer.
@@ -83,12 +83,12 @@ pub(super) struct Announcement {
     pub(super) kept: u64,
 }
 
-/// The results of a tick on one stream that concern the worker. The result of a failed step is its
-/// error.
+/// The results of a tick on one stream that concern the worker. Each result is an error text if its
+/// part of the tick failed.
 #[derive(Debug)]
 pub(super) struct WorkerTick {
-    /// `true` if the worker's announcement exists, and the question to the worker. The question is
-    /// empty if there is none.
+    /// The first value is `true` if the worker's announcement exists. The second is the question to
+    /// the worker, or empty if there is none.
     present: Result<(bool, Bytes), String>,
     orders: Result<NewOrders, String>,
     counted: Result<(), String>,
@@ -116,16 +116,16 @@ impl Announcer {
     /// Returns the step of the next tick on a stream. `None` if the source belongs to no worker.
     pub(super) fn step(&mut self, stream: &ServedStream) -> Option<WorkerStep> {
         let monitor = self.monitor.get()?;
-        let known = self.streams.entry(stream.index).or_default();
+        let state = self.streams.entry(stream.index).or_default();
         let revision = monitor.revision();
         Some(WorkerStep {
-            announce: (known.announced != revision).then_some(revision),
-            last_order: known.last_order.clone(),
+            announce: (state.announced != revision).then_some(revision),
+            last_order: state.last_order.clone(),
             counts: monitor.take_counts(&stream.keys.stream),
         })
     }
 
-    /// Returns `true` if there are counts of a stream that no tick has stored.
+    /// Returns `true` if a stream has counts that no tick has stored yet.
     pub(super) fn has_counts(&self, stream: &ServedStream) -> bool {
         let monitor = self.monitor.get();
         monitor.is_some_and(|monitor| monitor.has_counts(&stream.keys.stream))
@@ -165,20 +165,20 @@ impl Announcer {
         step: &WorkerStep,
         tick: WorkerTick,
     ) -> Option<Question> {
-        let known = self.streams.entry(stream.index).or_default();
+        let state = self.streams.entry(stream.index).or_default();
         let mut failures = Vec::new();
         let mut question = None;
         match tick.present {
             Ok((is_known, asked)) => {
                 match step.announce {
-                    Some(revision) => known.announced = revision,
+                    Some(revision) => state.announced = revision,
                     // Another program has removed the announcement.
-                    None if !is_known => known.announced = 0,
+                    None if !is_known => state.announced = 0,
                     None => {}
                 }
-                if !asked.is_empty() && asked != known.answered {
+                if !asked.is_empty() && asked != state.answered {
                     question = Some(Question::of(&asked));
-                    known.answered = asked;
+                    state.answered = asked;
                 }
             }
             Err(error) => failures.push(("the worker cannot be announced", error)),
@@ -186,7 +186,7 @@ impl Announcer {
         let mut orders = Vec::new();
         match tick.orders {
             Ok(new) => {
-                known.last_order = new.last;
+                state.last_order = new.last;
                 orders = new.orders;
             }
             Err(error) => failures.push(("the orders of operators cannot be read", error)),
@@ -209,7 +209,7 @@ impl Announcer {
         if let Some(order) = WorkerOrder::parse(word, argument) {
             return monitor.follow(&order, by);
         }
-        if self.unknown.len() < MAX_UNKNOWN && self.unknown.insert(word.to_owned()) {
+        if self.unknown.len() < MAX_UNKNOWN_ORDERS && self.unknown.insert(word.to_owned()) {
             tracing::warn!(
                 stream = %stream.keys.stream,
                 order = %Shown::new(word).at_most(100),
@@ -221,7 +221,8 @@ impl Announcer {
         }
     }
 
-    /// Logs the first failure, unless its error was logged last and no tick has succeeded since.
+    /// Logs the first of these failures, unless it repeats the last logged error and no tick has
+    /// succeeded since.
     fn log(&mut self, stream: &ServedStream, failures: &[(&str, String)]) {
         let Some((what, error)) = failures.first() else {
             self.failure = None;
@@ -249,7 +250,7 @@ impl Announcer {
             let answer = match question {
                 Question::Ping => serde_json::to_string(&json!({ "worker": monitor.worker() })),
                 Question::Stats => serde_json::to_string(&monitor.stats()),
-                Question::Describe => described(monitor),
+                Question::Describe => description_with_stats(monitor),
             };
             let Ok(answer) = answer else { continue };
             let key = stream.keys.report(consumer);
@@ -265,9 +266,9 @@ impl Announcer {
     }
 }
 
-/// Returns the description of a worker, including its statistics: in `ask.lua` a description also
-/// answers a question for statistics.
-fn described(monitor: &WorkerMonitor) -> serde_json::Result<String> {
+/// Returns the description of a worker, including its statistics, because `ask.lua` also accepts a
+/// description as the answer to a question for statistics.
+fn description_with_stats(monitor: &WorkerMonitor) -> serde_json::Result<String> {
     let mut answer = serde_json::to_value(monitor.stats())?;
     let description = serde_json::to_value(monitor.describe())?;
     if let (Some(answer), serde_json::Value::Object(more)) = (answer.as_object_mut(), description) {
@@ -299,8 +300,8 @@ impl WorkerTick {
     pub(super) fn read([present, orders, counted]: [Value; 3]) -> Result<Self, Error> {
         Ok(Self {
             present: step(present, |response| {
-                let [known, asked] = exactly(response)?;
-                Ok((integer(&known)? != 0, bytes(asked)?))
+                let [exists, asked] = exactly(response)?;
+                Ok((integer(&exists)? != 0, bytes(asked)?))
             })?,
             orders: step(orders, NewOrders::read)?,
             counted: is_done(counted)?,

@@ -11,8 +11,8 @@ const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 ///
 /// Uses rendezvous hashing (Thaler, Ravishankar 1998): the score of a member for a partition is a
 /// hash of the member's name and the partition's number. A partition goes to the member with the
-/// highest score among those that have less than an equal share so far. So few partitions move when
-/// a member joins or leaves.
+/// highest score among those that have less than an equal share so far. As a result, only a few
+/// partitions move when a member joins or leaves.
 pub(super) fn assigned<'a>(
     members: impl IntoIterator<Item = &'a str>,
     me: &str,

@@ -20,8 +20,8 @@ pub(super) struct BlockedRead {
     /// The id of the connection on which a read blocks; 0 if no read blocks.
     connection: AtomicI64,
     pipeline: Pipeline,
-    /// The time from the end of a read's `BLOCK` to the first `CLIENT UNBLOCK`, and then between
-    /// two repetitions.
+    /// The time from the end of a read's `BLOCK` to the first `CLIENT UNBLOCK`. Also the time
+    /// between two repetitions of `CLIENT UNBLOCK`.
     overrun: Duration,
 }
 

@@ -1,8 +1,8 @@
 //! Detects that the application's runtime no longer runs tasks.
 //!
 //! The upkeep runs on a separate thread, and would renew leases for ever while the application
-//! hangs. The *canary* is a task on the application's runtime. If it was not polled for some time,
-//! the upkeep stops renewing leases.
+//! hangs. The *canary* is a task on the application's runtime. If the canary was not polled for
+//! longer than its limit, the upkeep stops renewing leases.
 
 use std::{
     sync::{Arc, Mutex},

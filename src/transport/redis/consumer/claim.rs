@@ -69,8 +69,8 @@ pub(super) struct Scan {
     /// Entries that are pending for this consumer, and whose leases have expired. The next scan
     /// claims those that are not in flight.
     own_idle: Vec<(WhichStream, StreamEntryId)>,
-    /// Set when a refused dead letter is logged. Cleared when a scan of the whole list meets no
-    /// refusal.
+    /// Set when a refused dead letter is logged. Cleared when one call of `claim` visits all
+    /// pending entries and meets no refusal.
     refusal_logged: bool,
 }
 
@@ -194,7 +194,7 @@ impl Scan {
         room: usize,
     ) -> Result<Vec<Entry>, Error> {
         let mut claimed = Vec::new();
-        // The next scan waits for the interval even if this one fails.
+        // The next scan waits for the interval even if this scan fails.
         self.next_at = Instant::now() + claimer.member.interval();
         let from_start = self.position.is_none();
         if from_start {
@@ -258,7 +258,8 @@ impl Scan {
                 return Ok(claimed);
             }
             let Some(next) = next else {
-                // Dead letters are accepted again if a scan of the whole list meets no refusal.
+                // If this call has visited all pending entries and met no refusal, Redis accepts
+                // dead letters again.
                 if from_start && !refused {
                     self.refusal_logged = false;
                 }
@@ -290,8 +291,8 @@ impl Claimer {
     /// `None` if the consumer may not claim. It may claim only after its own renewals have
     /// succeeded without a break for a whole lease.
     pub(super) fn may_claim_until(&self) -> Option<i64> {
-        // After Redis was paused, the leases of all consumers look expired. A consumer that has
-        // renewed for a whole lease knows that Redis was not paused in that time.
+        // After Redis was paused, the leases of all consumers look expired. A consumer whose
+        // renewals have succeeded for a whole lease knows that Redis was not paused in that time.
         let max_between = self.member.max_between_renewals();
         let healthy = self.health.lasts(max_between) >= self.member.lease;
         self.health.ends_at(max_between).filter(|_| healthy)
@@ -300,8 +301,9 @@ impl Claimer {
     /// Runs one step of the scan. Claims at most `room` deliveries. Of the entries that are pending
     /// for this consumer, only those in `own_idle` are claimed.
     ///
-    /// Returns `None` if the step had no effect: it was throttled, or Redis ran it after `until`. A
-    /// paused Redis runs old commands when it continues, and the leases look expired then.
+    /// Returns `None` if the step had no effect: it was throttled, or Redis ran it after `until`.
+    /// When a paused Redis continues, it runs commands that were sent during the pause, and at that
+    /// moment all leases look expired.
     async fn step(
         &self,
         stream: &ServedStream,

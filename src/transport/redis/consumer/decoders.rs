@@ -134,7 +134,7 @@ pub(in crate::transport::redis) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "TIME",
-            // The clock exposes its time only as an age.
+            // `ServerClock` returns ages, but not its time.
             decode: |response| Ok((ServerClock::new(response)?.since(0).as_secs() > 0).to_string()),
             example: texts("1795430237 570000"),
         },

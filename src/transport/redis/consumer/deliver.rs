@@ -49,16 +49,17 @@ pub(super) struct Deliverer {
 }
 
 impl Deliverer {
-    /// Makes deliveries from entries, and adds them to the in-flight table. `asked` is the time at
-    /// which the command that fetched the entries was sent.
+    /// Makes deliveries from entries, and adds them to the in-flight table. `sent_at` is the time
+    /// at which the command that fetched the entries was sent. `are_inherited` is set for entries
+    /// that a former owner of the partition left pending.
     pub(super) fn deliver(
         &self,
         entries: Vec<Entry>,
-        asked: Instant,
+        sent_at: Instant,
         are_inherited: bool,
     ) -> Vec<Delivery<RedisSettle>> {
         let keys = entries.iter().map(|entry| (entry.which, entry.id));
-        let guards = self.in_flight.add(keys, asked);
+        let guards = self.in_flight.add(keys, sent_at);
         // Reserved in one step, since growing a list of this size copies much memory.
         let mut deliveries = Vec::with_capacity(entries.len());
         let mut served: Option<Arc<ServedStream>> = None;
@@ -107,7 +108,7 @@ impl Deliverer {
             max_attempts: self.settle.max_deliveries,
             reply_to: None,
             task: None,
-            sent_with: None,
+            idempotency: None,
             turn: None,
             // No slot is needed in an owned partition, which delivers inherited entries one at a
             // time.
@@ -120,24 +121,24 @@ impl Deliverer {
         };
         // The task's id and idempotency key are read before the message is decoded. So the end of
         // the task updates its record and frees the key even if decoding fails.
-        let given = value_of(&fields, codec::ID).cloned();
+        let given = value_of(&fields, codec::RECEIPT_ID).cloned();
         let given = given.and_then(codec::given_id);
-        delivery.task = value_of(&fields, codec::RECORD)
+        delivery.task = value_of(&fields, codec::RECORDING_GROUP)
             .filter(|group| *group == stream.keys.group.as_bytes())
             .and(given.as_deref())
             .map(Box::from);
         let id = given.or_else(|| MessageId::from_utf8(&text).ok());
         let key = value_of(&fields, codec::IDEMPOTENCY_KEY);
         let key = key.and_then(|key| IdempotencyKey::from_utf8(key).ok());
-        delivery.sent_with = key.zip(id.clone()).map(Box::new);
+        delivery.idempotency = key.zip(id.clone()).map(Box::new);
         // An inherited entry's number of deliveries does not include the attempt that starts next.
         let next = delivery.attempt.saturating_add(u32::from(is_inherited));
         if let Some(max) = max_attempts(&fields) {
             delivery.max_attempts = max;
         }
         // A sender's `max_attempts` does not raise the limit for deliveries that no worker settles.
-        // In an owned partition every delivery is an attempt, so `max_attempts` is the only
-        // maximum.
+        // An owned partition has no such limit: every delivery there is an attempt, and counts
+        // towards `max_attempts`.
         let is_poison = self.order.is_none() && deliveries > self.settle.max_deliveries;
         if next > delivery.max_attempts || is_poison {
             delivery.attempt = next;
@@ -155,7 +156,7 @@ impl Deliverer {
                     delivery.guard.set_task(task);
                     lease.set_record(self.notes.record(&delivery, task));
                 }
-                let mut message = self.dated(decoded, origin);
+                let mut message = self.with_times(decoded, origin);
                 copy_if_small(message.payload_mut());
                 let parts = message.parts_mut();
                 parts.stream = Some(stream.keys.stream.clone());
@@ -195,7 +196,7 @@ impl Deliverer {
 
     /// Sets the times of a message that are measured on Redis's clock: its acceptance and its
     /// deadline.
-    fn dated(&self, decoded: Decoded, origin: StreamEntryId) -> Message {
+    fn with_times(&self, decoded: Decoded, origin: StreamEntryId) -> Message {
         let mut message = decoded.message;
         let parts = message.parts_mut();
         let accepted = Duration::from_millis(origin.milliseconds);
@@ -233,8 +234,8 @@ fn max_attempts(fields: &[(Bytes, Bytes)]) -> Option<u32> {
 }
 
 /// Decodes the transport's fields of an entry on the retry stream. Returns the id of the message's
-/// first entry, as text and decoded, and the number of attempts before this entry. Falls back to
-/// the entry's own id.
+/// first entry, as text and decoded, and the number of attempts before this entry. If the fields
+/// contain no valid id, returns the id of this entry.
 pub(super) fn origin(
     fields: &[(Bytes, Bytes)],
     text: Bytes,

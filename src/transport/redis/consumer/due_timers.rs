@@ -7,8 +7,8 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::sync::lock;
 
-/// A timer for each stream, by the stream's index. A timer expires at the earliest time to which
-/// `set` has set it.
+/// A timer for each stream, by the stream's index. If `set` is called several times, the timer
+/// expires at the earliest of the times.
 #[derive(Debug, Default)]
 pub(super) struct DueTimers {
     at: Mutex<HashMap<u32, Instant>>,
@@ -18,7 +18,7 @@ pub(super) struct DueTimers {
 impl DueTimers {
     /// Sets the timer of a stream to expire `after` this time, unless it expires earlier already.
     pub(super) fn set(&self, stream: u32, after: Duration) {
-        // A time that is too late to be represented is ignored.
+        // If the sum overflows, no timer is set.
         let Some(at) = Instant::now().checked_add(after) else {
             return;
         };

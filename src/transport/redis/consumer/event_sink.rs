@@ -35,14 +35,14 @@ pub(super) struct EventChannels {
 
 impl EventChannels {
     pub(super) fn new(interest: &Interest, prefix: Name) -> Self {
-        let after = |prefix: &str, names: &[Name]| -> HashMap<_, _> {
+        let by_channel = |prefix: &str, names: &[Name]| -> HashMap<_, _> {
             let with_channel = |name: &Name| (format!("{prefix}{name}").into_bytes(), name.clone());
             names.iter().map(with_channel).collect()
         };
         Self {
-            events: after(&prefix, &interest.events),
-            patterns: after(&glob::escape(&prefix), &interest.patterns),
-            sharded: after(&prefix, &interest.sharded),
+            events: by_channel(&prefix, &interest.events),
+            patterns: by_channel(&glob::escape(&prefix), &interest.patterns),
+            sharded: by_channel(&prefix, &interest.sharded),
             prefix,
         }
     }
@@ -52,7 +52,7 @@ impl EventChannels {
             true => &self.sharded,
             false => &self.events,
         };
-        // A pattern matches channels with any bytes, so the name may not be UTF-8.
+        // A pattern matches channels with any bytes, so the name may be invalid UTF-8.
         let known = (event.pattern.is_none()).then(|| exact.get(&event.channel[..]));
         let name = match known.flatten() {
             Some(name) => name.clone(),
@@ -83,7 +83,7 @@ pub(super) struct EventSink {
     /// The number of dropped events that no warning has reported yet.
     dropped: usize,
     /// The time of the last warning about dropped events.
-    warned: Option<Instant>,
+    last_warning: Option<Instant>,
 }
 
 impl EventSink {
@@ -98,12 +98,13 @@ impl EventSink {
             counters,
             batch: Vec::new(),
             dropped: 0,
-            warned: None,
+            last_warning: None,
         }
     }
 
-    /// Hands over this event together with the events already received, so that the receiving task
-    /// is woken once for all of them. Never waits: drops and counts events if the buffer is full.
+    /// Hands over `first` together with the events that `connection` has already received, so that
+    /// the receiving task is woken once for all of them. Never waits: if the buffer is full, drops
+    /// and counts events.
     pub(super) fn take(&mut self, first: Published, connection: &mut PubSub) {
         let mut next = Some(first);
         while let Some(event) = next {
@@ -118,10 +119,10 @@ impl EventSink {
             self.dropped += self.batch.len();
             self.batch.clear();
             if self
-                .warned
+                .last_warning
                 .is_none_or(|last| last.elapsed() >= WARNING_PERIOD)
             {
-                self.warned = Some(Instant::now());
+                self.last_warning = Some(Instant::now());
                 let events = std::mem::take(&mut self.dropped);
                 tracing::warn!(events, "dropped events: more came than are handled");
             }
@@ -150,12 +151,12 @@ impl EventGaps {
         }
     }
 
-    /// Records that this number of subscriptions was lost.
+    /// Records the loss of `count` subscriptions.
     pub(super) fn begin(&self, count: usize) {
         self.state.add_lost(count);
     }
 
-    /// Reports that this number of subscriptions is restored, after a gap of length `missed`.
+    /// Reports that `count` subscriptions are restored after a gap of length `missed`.
     pub(super) fn end(&self, count: usize, missed: Duration) {
         self.counters.reconnects.increment();
         tracing::warn!(

@@ -12,14 +12,15 @@ use crate::transport::redis::{connection::Commands, error, producer::Publish, re
 /// Settlements, and the commands that carry them out.
 pub(super) struct Exchange {
     commands: Commands,
-    /// The deliveries of each `XACK`. These are the first commands but for those that publish.
+    /// The deliveries of each `XACK`. These commands follow the commands that publish replies.
     acknowledged: Vec<Vec<Settlement<Option<PublishedReply>>>>,
-    /// The calls that store replies. These are the last commands.
+    /// The calls that store replies. Their commands are the last commands.
     stored: Vec<ReplyCall>,
 }
 
 impl Exchange {
-    /// Marks the deliveries as settling. Each settlement must fit the connection that reads.
+    /// Marks the deliveries as settling, and encodes the commands. No settlement may have an
+    /// [`Effect::Fenced`].
     pub(super) fn new(settler: &Settler, settlements: Vec<Settlement>) -> Self {
         let guards = settlements.iter().map(|it| &it.delivery.guard);
         settler.in_flight.mark_settling(guards);
@@ -47,9 +48,10 @@ impl Exchange {
                 continue;
             };
             if commands.len() == 0 {
-                // Redis writes to clients in reverse order: last to the client whose output came
-                // first. The response to this `PING` comes before the published replies. So this
-                // connection is written last, and the recipients of the replies wake first.
+                // Redis sends the output of its clients in reverse order: the client whose output
+                // came first is written last. The response to this `PING` is the first output. So
+                // this connection is written last, and the recipients of the published replies wake
+                // first.
                 commands.push(redis::cmd("PING"));
             }
             commands.push(Publish::new(&channel[..], envelope));
@@ -91,7 +93,7 @@ impl Exchange {
         others
     }
 
-    /// Returns all settlements, because the connection was lost.
+    /// Returns all settlements, for another attempt after the connection was lost.
     pub(super) fn into_settlements(self) -> Vec<Settlement> {
         let replies = self.stored.into_iter().flat_map(ReplyCall::into_replies);
         let stored = replies.map(|it| it.map(Effect::Reply));

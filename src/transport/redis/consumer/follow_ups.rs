@@ -34,7 +34,7 @@ use crate::{
 
 /// Encodes and sends the follow-ups of one consumer's deliveries.
 pub(super) struct FollowUpContext {
-    /// A handle with the settings of the source. It sends over the source's connections.
+    /// A handle with the source's settings and connections.
     pub(super) redis: Redis,
     /// Notified after a task for a stream in another slot was added to an outbox.
     pub(super) forwards: Arc<Notify>,
@@ -140,8 +140,8 @@ impl EncodedFollowUps {
 }
 
 impl Settler {
-    /// Ends a delivery as done, and carries out its follow-ups in the same step. If one of them is
-    /// refused, the delivery becomes a dead letter.
+    /// Ends a delivery as done and carries out its follow-ups, in one script call. If a follow-up
+    /// is refused, the delivery becomes a dead letter.
     pub(super) async fn complete(
         &self,
         delivery: &Unsettled,
@@ -189,7 +189,7 @@ impl Settler {
         Ok(())
     }
 
-    /// Makes a dead letter from a delivery, because the server has refused one of its follow-ups.
+    /// Ends a delivery as a dead letter, because the server has refused a follow-up.
     async fn refuse(
         &self,
         delivery: &Unsettled,

@@ -96,8 +96,8 @@ impl Membership {
         self.read_pauses(stream).await
     }
 
-    /// Reads the pauses of a stream, since the first read of entries may be earlier than the first
-    /// tick. If the server refuses the command, the first tick reads the pauses.
+    /// Reads the pauses of a stream, because entries may be read before the first tick. If the
+    /// server refuses the command, the pauses are first read by that tick.
     async fn read_pauses(&self, stream: &ServedStream) -> Result<(), Error> {
         let mut cmd = redis::cmd("HGETALL");
         cmd.arg(stream.keys.control());

@@ -8,8 +8,8 @@ use crate::sync::lock;
 
 /// The current *streak*: the successful renewals since the last renewal that failed or was late.
 ///
-/// After Redis was paused, the leases of all consumers look expired. A consumer whose streak is a
-/// lease long knows that Redis was not paused in that time, so the consumers of expired leases are
+/// After Redis was paused, the leases of all consumers look expired. If the streak is at least a
+/// lease long, Redis was not paused in that time. Then the consumers whose leases have expired are
 /// really dead.
 #[derive(Debug, Default)]
 pub(super) struct RenewalHealth(Mutex<Option<Streak>>);
@@ -37,9 +37,9 @@ impl RenewalHealth {
     /// Records a renewal that has just succeeded, with its reading of Redis's clock.
     ///
     /// A new streak begins if the last renewal is longer ago than `max_between`, or if Redis's
-    /// clock has jumped forward, that is, gained more than a `tick` on the monotonic clock of this
-    /// process. After such a jump the leases of all consumers look expired until they are renewed.
-    /// A jump back makes no lease look expired, so the streak continues.
+    /// clock has jumped forward. It has jumped if it has gained more than a `tick` on the monotonic
+    /// clock of this process. After such a jump the leases of all consumers look expired until they
+    /// are renewed. A jump back makes no lease look expired, so the streak continues.
     pub(super) fn renewed(&self, reading: ClockReading, max_between: Duration, tick: Duration) {
         let now = Instant::now();
         let mut streak = lock(&self.0);
@@ -62,16 +62,16 @@ impl RenewalHealth {
         *lock(&self.0) = None;
     }
 
-    /// Returns the time on Redis's clock, in milliseconds, at which the streak ends without another
-    /// renewal. The time is in the past if the streak is over. `None` if the last renewal failed,
-    /// or before the first one.
+    /// Returns the time on Redis's clock, in milliseconds, at which the streak ends unless there is
+    /// another renewal. The time is in the past if the streak is over. `None` if the last renewal
+    /// failed, or before the first one.
     pub(super) fn ends_at(&self, max_between: Duration) -> Option<i64> {
         let streak = *lock(&self.0);
         Some(streak?.reading.on_server + max_between.as_millis() as i64)
     }
 
-    /// Returns the time since the first renewal of the streak. Zero if the last renewal failed or
-    /// is longer ago than `max_between`, and before the first renewal.
+    /// Returns the time since the first renewal of the streak. Zero before the first renewal, after
+    /// a failed renewal, and if the last renewal is longer ago than `max_between`.
     pub(super) fn lasts(&self, max_between: Duration) -> Duration {
         let streak = lock(&self.0);
         match *streak {

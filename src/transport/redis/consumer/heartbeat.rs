@@ -1,10 +1,11 @@
 //! Heartbeats, by which the members of a group detect dead members.
 //!
 //! Each member increments its counter in a hash, and reads the counters of the others. A member is
-//! dead if its counter has not changed for a lease, measured on the observer's own clock, so clocks
-//! are never compared. A member that cannot increment its counter considers itself dead a little
-//! before a lease has passed, and so before the others consider it dead. The heartbeats run on the
-//! thread of the upkeep, so a handler that blocks its thread for a moment does not stop them.
+//! dead if its counter has not changed for a lease. The observer measures this time on its own
+//! clock, so clocks are never compared. A member that cannot increment its counter considers itself
+//! dead a little before a lease has passed. So it knows of its death before the others do. The
+//! heartbeats run on the thread of the upkeep, so a handler that blocks its thread for a moment
+//! does not stop them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -44,7 +45,7 @@ pub(super) struct LiveMembers {
     /// The dead members, sorted by name.
     pub(super) dead: Vec<String>,
     /// The number of times that this member considered itself dead, or was deleted by others as
-    /// dead. All terms that it began before the last of these deaths have ended.
+    /// dead. Each death ends all terms that the member began earlier.
     pub(super) deaths: u64,
 }
 
@@ -53,14 +54,14 @@ pub(super) struct Heartbeats {
     member: Arc<Member>,
     connector: Connector,
     key: String,
-    observed: Observed,
+    observed: ObservedCounters,
     members: watch::Sender<LiveMembers>,
     outage: Outage,
 }
 
 impl Heartbeats {
     pub(super) fn new(member: Arc<Member>, connector: Connector, key: String) -> Self {
-        let observed = Observed::new(member.consumer.clone(), member.lease);
+        let observed = ObservedCounters::new(member.consumer.clone(), member.lease);
         Self {
             member,
             connector,
@@ -139,8 +140,8 @@ impl Heartbeats {
 
     /// Sends one heartbeat, and deletes members that have died.
     async fn beat(&mut self, server: &UpkeepConnection) -> Result<(), Error> {
-        let asked = Instant::now();
-        let dead = self.observed.dead_heartbeats(asked);
+        let sent_at = Instant::now();
+        let dead = self.observed.dead_heartbeats(sent_at);
         let me = &self.member.consumer;
         let args = |cmd: &mut redis::Cmd| {
             cmd.arg(me);
@@ -150,8 +151,8 @@ impl Heartbeats {
         };
         let keys = [self.key.as_str()];
         let response = server.script(&scripts::MEMBER_HEARTBEAT, &keys, args);
-        let heartbeats = heartbeats(response.await?)?;
-        self.observed.note(heartbeats, asked, Instant::now());
+        let heartbeats = decode_heartbeats(response.await?)?;
+        self.observed.note(heartbeats, sent_at, Instant::now());
         self.publish(Instant::now());
         Ok(())
     }
@@ -168,7 +169,7 @@ impl Heartbeats {
 }
 
 /// Decodes the hash of counters.
-fn heartbeats(response: Value) -> Result<BTreeMap<String, u64>, Error> {
+fn decode_heartbeats(response: Value) -> Result<BTreeMap<String, u64>, Error> {
     let mut texts = array(response)?.into_iter().map(|text| {
         let text = bytes(text)?;
         Ok::<_, Error>(String::from_utf8_lossy(&text).into_owned())
@@ -185,7 +186,7 @@ fn heartbeats(response: Value) -> Result<BTreeMap<String, u64>, Error> {
 
 /// The counters that one member has observed.
 #[derive(Debug)]
-struct Observed {
+struct ObservedCounters {
     me: String,
     lease: Duration,
     /// For each member: its counter, and the time at which this value was first seen.
@@ -194,32 +195,32 @@ struct Observed {
     listed: Vec<String>,
     /// The time at which this member's last confirmed heartbeat was sent. `None` before the first
     /// one, and while this member considers itself dead.
-    last: Option<Instant>,
+    last_confirmed: Option<Instant>,
     /// As [`LiveMembers::deaths`].
     deaths: u64,
 }
 
-impl Observed {
+impl ObservedCounters {
     fn new(me: String, lease: Duration) -> Self {
         Self {
             me,
             lease,
             seen: HashMap::new(),
             listed: Vec::new(),
-            last: None,
+            last_confirmed: None,
             deaths: 0,
         }
     }
 
-    /// Records the response to a heartbeat that was sent at `asked`.
-    fn note(&mut self, heartbeats: BTreeMap<String, u64>, asked: Instant, now: Instant) {
+    /// Records the response to a heartbeat that was sent at `sent_at`.
+    fn note(&mut self, heartbeats: BTreeMap<String, u64>, sent_at: Instant, now: Instant) {
         let own = heartbeats.get(&self.me).copied().unwrap_or_default();
         // The counter has restarted, so the others have considered this member dead and deleted it.
-        let was_deleted = self.last.is_some() && own <= 1;
+        let was_deleted = self.last_confirmed.is_some() && own <= 1;
         if was_deleted {
             self.deaths += 1;
         }
-        self.last = Some(asked);
+        self.last_confirmed = Some(sent_at);
         self.listed = heartbeats.keys().cloned().collect();
         for (member, heartbeats) in heartbeats {
             let seen = self.seen.entry(member).or_insert((heartbeats, now));
@@ -228,9 +229,9 @@ impl Observed {
             }
         }
         // Dead members are kept for some time, since they may still be recorded as owners.
-        let forget = 20 * self.lease;
+        let keep_for = 20 * self.lease;
         self.seen
-            .retain(|_, (_, since)| now.saturating_duration_since(*since) < forget);
+            .retain(|_, (_, since)| now.saturating_duration_since(*since) < keep_for);
     }
 
     fn is_dead(&self, member: &str, now: Instant) -> bool {
@@ -255,13 +256,13 @@ impl Observed {
         // The others wait for a whole lease after they saw the last heartbeat. This member gives up
         // earlier, before the others take its partitions.
         let is_late = self
-            .last
+            .last_confirmed
             .is_some_and(|last| now.saturating_duration_since(last) >= self.lease * 9 / 10);
         if is_late {
-            self.last = None;
+            self.last_confirmed = None;
             self.deaths += 1;
         }
-        if self.last.is_none() {
+        if self.last_confirmed.is_none() {
             return LiveMembers {
                 deaths: self.deaths,
                 ..LiveMembers::default()
@@ -286,35 +287,29 @@ impl Observed {
     }
 }
 
-/// Recorded owners of partitions that are not live members, each with the time at which it was
-/// first missing. After a lease such an owner is dead, since a live member would have listed itself
-/// again.
+/// The recorded owners of partitions that are missing among the live members, each with the time at
+/// which it was first missing. After a lease such an owner is dead, since a live member would have
+/// listed itself again.
 #[derive(Debug, Default)]
 pub(super) struct Strangers(Mutex<HashMap<String, Instant>>);
 
 impl Strangers {
-    /// Records the owner of a partition if it is not among the live members. Otherwise removes the
-    /// record.
+    /// Records the owner of a partition if it is not among the live members. If the owner is live,
+    /// removes its record.
     pub(super) fn note(&self, owner: &str, members: &LiveMembers) {
-        let mut strangers = lock(&self.0);
+        let mut missing = lock(&self.0);
         match members.live.iter().any(|member| member == owner) {
-            true => drop(strangers.remove(owner)),
-            false => drop(
-                strangers
-                    .entry(owner.to_owned())
-                    .or_insert_with(Instant::now),
-            ),
+            true => drop(missing.remove(owner)),
+            false => drop(missing.entry(owner.to_owned()).or_insert_with(Instant::now)),
         }
     }
 
     /// Returns the owners that were not among the live members for a lease.
     pub(super) fn dead(&self, lease: Duration) -> Vec<String> {
-        let mut strangers = lock(&self.0);
+        let mut missing = lock(&self.0);
         // Names are unique, so a dead owner never comes back and can be forgotten after some time.
-        strangers.retain(|_, since| since.elapsed() < 20 * lease);
-        let dead = strangers
-            .iter()
-            .filter(|(_, since)| since.elapsed() >= lease);
+        missing.retain(|_, since| since.elapsed() < 20 * lease);
+        let dead = missing.iter().filter(|(_, since)| since.elapsed() >= lease);
         dead.map(|(owner, _)| owner.clone()).collect()
     }
 }
@@ -336,7 +331,7 @@ mod tests {
     fn a_member_without_a_heartbeat_for_a_lease_is_dead() {
         let start = Instant::now();
         let at = |seconds| start + seconds * SECOND;
-        let mut observed = Observed::new("me".into(), 10 * SECOND);
+        let mut observed = ObservedCounters::new("me".into(), 10 * SECOND);
         for second in 0..=9 {
             let number = u64::from(second);
             observed.note(
@@ -366,7 +361,7 @@ mod tests {
     fn a_member_takes_itself_for_dead_before_others_do_and_when_it_was_deleted() {
         let start = Instant::now();
         let at = |seconds| start + seconds * SECOND;
-        let mut observed = Observed::new("me".into(), 10 * SECOND);
+        let mut observed = ObservedCounters::new("me".into(), 10 * SECOND);
         observed.note(beats(&[("me", 1)]), at(0), at(0));
         assert_eq!(observed.members(at(8)).deaths, 0);
         let late = observed.members(at(9));

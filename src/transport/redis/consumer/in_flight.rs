@@ -31,8 +31,8 @@ pub(super) struct InFlightTable {
     open_verdicts: AtomicUsize,
     /// Notified when `open_verdicts` falls to zero.
     settled: Notify,
-    /// Notified when guards are dropped or released. A lost delivery leaves the table earlier,
-    /// before its guard is dropped.
+    /// Notified when guards are dropped or released. A lost delivery leaves the table before its
+    /// guard is dropped.
     freed: Notify,
 }
 
@@ -52,8 +52,8 @@ struct InFlightEntry {
     lease: Lease,
     /// The time at which the last command that renewed the lease was sent.
     renewed: Instant,
-    /// Set before the settlement is sent. From then on, the settlement itself may have removed the
-    /// pending entry, so the lease is not reported as lost.
+    /// Set before the settlement is sent. From then on, a missing pending entry does not mean that
+    /// the lease is lost: the settlement itself may have removed the entry.
     settling: bool,
     /// The id of the task, if its status is recorded. Each tick renews the lease of such a task,
     /// because the renewal detects that the task was cancelled.
@@ -64,8 +64,9 @@ impl InFlightTable {
     /// Adds deliveries and returns their guards, in the order of the keys. `at` is the time at
     /// which the command that fetched the deliveries was sent.
     ///
-    /// A delivery with the same key as an earlier one replaces it, and the lease of the earlier one
-    /// is lost: a failover has lost its read, or even its entry, whose id another entry has got.
+    /// If a delivery has the key of an earlier one, the earlier delivery is removed and its lease
+    /// is lost. The cause is a failover. It has lost the earlier read, so that the entry was read
+    /// again. Or it has lost the entry, so that another entry has got the id.
     pub(super) fn add(
         self: &Arc<Self>,
         keys: impl ExactSizeIterator<Item = Key>,
@@ -116,7 +117,7 @@ impl InFlightTable {
     pub(super) fn mark_settling<'a>(&self, guards: impl IntoIterator<Item = &'a LeaseGuard>) {
         let mut deliveries = self.lock();
         for guard in guards {
-            if let Some(entry) = deliveries.of(guard) {
+            if let Some(entry) = deliveries.entry_of(guard) {
                 let was_settling = std::mem::replace(&mut entry.settling, true);
                 deliveries.running -= usize::from(!was_settling);
             }
@@ -143,8 +144,8 @@ impl InFlightTable {
         self.freed.notified().await;
     }
 
-    /// Waits until each delivery with a verdict is settled or has failed to settle, that is, until
-    /// its guard was dropped or released.
+    /// Waits until the guard of each delivery with a verdict is dropped or released, because the
+    /// delivery was settled or could not be settled.
     pub(super) async fn all_settled(&self) {
         loop {
             let settled = self.settled.notified();
@@ -155,21 +156,21 @@ impl InFlightTable {
         }
     }
 
-    /// Returns the deliveries that were last renewed longer than `age` ago, and all deliveries of
-    /// tasks whose status is recorded. They are grouped by stream, and sorted by entry id.
+    /// Returns the deliveries whose last renewal is longer than `age` ago, and all deliveries of
+    /// tasks whose status is recorded. Groups them by stream, and sorts them by entry id.
     pub(super) fn due_for_renewal(&self, age: Duration) -> Vec<(WhichStream, Vec<StreamEntryId>)> {
         let now = Instant::now();
-        let mut old = BTreeMap::<WhichStream, Vec<StreamEntryId>>::new();
+        let mut due = BTreeMap::<WhichStream, Vec<StreamEntryId>>::new();
         for ((which, id), entry) in &self.lock().by_key {
             if entry.task.is_some() || now.saturating_duration_since(entry.renewed) > age {
-                old.entry(*which).or_default().push(*id);
+                due.entry(*which).or_default().push(*id);
             }
         }
-        let mut old: Vec<_> = old.into_iter().collect();
-        for (_, ids) in &mut old {
+        let mut due: Vec<_> = due.into_iter().collect();
+        for (_, ids) in &mut due {
             ids.sort_unstable();
         }
-        old
+        due
     }
 
     /// Records that deliveries were renewed by a command sent at `at`.
@@ -220,13 +221,13 @@ impl InFlightTable {
 
 impl Deliveries {
     /// Returns the entry of a guard. `None` if a later delivery has replaced it.
-    fn of(&mut self, guard: &LeaseGuard) -> Option<&mut InFlightEntry> {
+    fn entry_of(&mut self, guard: &LeaseGuard) -> Option<&mut InFlightEntry> {
         let entry = self.by_key.get_mut(&guard.key)?;
         (entry.number == guard.number).then_some(entry)
     }
 
     fn remove(&mut self, guard: &LeaseGuard) {
-        if let Some(entry) = self.of(guard) {
+        if let Some(entry) = self.entry_of(guard) {
             self.running -= usize::from(!entry.settling);
             self.by_key.remove(&guard.key);
         }
@@ -246,7 +247,7 @@ pub(super) struct LeaseGuard {
 impl LeaseGuard {
     /// Records the id of a task whose status is recorded.
     pub(super) fn set_task(&self, id: &str) {
-        if let Some(entry) = self.table.lock().of(self) {
+        if let Some(entry) = self.table.lock().entry_of(self) {
             entry.task = Some(id.into());
         }
     }
@@ -370,9 +371,9 @@ mod tests {
         let long_ago = Instant::now() - Duration::from_secs(5);
         let id = key("1-1").1;
         let _guards = table.add([(WhichStream::Primary(0), id)].into_iter(), long_ago);
-        let old = || table.due_for_renewal(Duration::from_secs(3));
-        assert_eq!(old(), [(WhichStream::Primary(0), vec![id])]);
+        let due = || table.due_for_renewal(Duration::from_secs(3));
+        assert_eq!(due(), [(WhichStream::Primary(0), vec![id])]);
         table.mark_renewed(WhichStream::Primary(0), &[id], Instant::now());
-        assert_eq!(old(), []);
+        assert_eq!(due(), []);
     }
 }

@@ -53,7 +53,8 @@ pub(super) struct KeyOrder {
     buffer: PrefetchWriter,
     /// The application's runtime. Tasks on it wait for further attempts.
     runtime: Handle,
-    /// The maximum number of deliveries that wait for their keys. At this number fetching stops.
+    /// The maximum number of deliveries that wait for their keys. At this number no more deliveries
+    /// are fetched.
     max_held: usize,
     state: Mutex<OrderState>,
     /// Notified when a delivery ends, fails or is released.
@@ -61,7 +62,7 @@ pub(super) struct KeyOrder {
     /// Cancelled when no further delivery may start.
     draining: CancellationToken,
     /// Cancelled if a delivery was dropped without a verdict, was lost, or could not be settled.
-    /// Only another term can then deliver it again in order.
+    /// Only another term can then deliver this delivery again in order.
     broken: CancellationToken,
 }
 
@@ -150,8 +151,8 @@ impl KeyOrder {
         }
     }
 
-    /// Takes the deliveries of a read. Returns those that may start now, and keeps the others. Adds
-    /// inherited ones to the prefetch buffer, one by one.
+    /// Takes the deliveries of a read. Returns those that may start now, and keeps the others.
+    /// Inherited deliveries are not returned: they are added to the prefetch buffer one by one.
     pub(super) fn admit(
         self: &Arc<Self>,
         deliveries: Vec<Delivery<RedisSettle>>,

@@ -35,15 +35,15 @@ pub(super) struct LastRead {
 
 /// The progress of one wait.
 struct Gathering {
-    /// The settlements that have come and fit the connection that reads.
+    /// The settlements that have come and that the fetch can carry out over its connection.
     settlements: Vec<Settlement>,
     /// The number of settlements that have not come yet.
     missing: usize,
 }
 
 impl LastRead {
-    /// Takes the settlement if the fetch waits, and the fetch's connection can carry the settlement
-    /// out. Otherwise returns the settlement, which counts as having come, too.
+    /// Takes the settlement if the fetch waits for it and can carry it out over its connection.
+    /// Returns the settlement if not. The fetch does not wait any longer for a returned settlement.
     pub(super) fn offer(&self, settlement: Settlement) -> Option<Settlement> {
         if !self.is_open.load(Ordering::SeqCst) {
             return Some(settlement);
@@ -72,15 +72,15 @@ impl LastRead {
         self.is_open.store(true, Ordering::SeqCst);
     }
 
-    /// Waits for the settlements, at most [`MAX_WAIT`]. Returns those that have come and fit
-    /// the connection that reads, and `true` if all settlements came within [`MAX_HANDLING`].
+    /// Waits for the settlements, at most [`MAX_WAIT`]. Returns those that were taken, and `true`
+    /// if all settlements came within [`MAX_HANDLING`].
     pub(super) async fn gather(&self) -> (Vec<Settlement>, bool) {
         let began = Instant::now();
         let all = timeout(MAX_WAIT, self.complete.notified()).await.is_ok();
-        let soon = began.elapsed() <= MAX_HANDLING;
+        let in_time = began.elapsed() <= MAX_HANDLING;
         self.is_open.store(false, Ordering::SeqCst);
         let waiting = lock(&self.waiting).take();
         let settlements = waiting.map_or_else(Vec::new, |waiting| waiting.settlements);
-        (settlements, all && soon)
+        (settlements, all && in_time)
     }
 }

@@ -27,8 +27,8 @@ use crate::transport::redis::{
 /// The maximum number of streams that one tick maintains, since a script blocks the server. The
 /// other streams follow in the next ticks.
 const MAX_MAINTAINED: usize = 256;
-/// The time between two trims of a stream on which this consumer's group makes no progress. Other
-/// groups may have made progress there.
+/// The time between two trims of a stream on which this consumer's group makes no progress. Trims
+/// are still useful there, since other groups may make progress.
 const IDLE_TRIM: Duration = Duration::from_secs(30);
 /// The minimum time between two trims of a stream by any workers.
 const TRIM_PERIOD: Duration = Duration::from_secs(1);
@@ -114,8 +114,8 @@ impl Maintenance {
         }
     }
 
-    /// Moves due messages in batches for a bounded time, since no leases are renewed meanwhile.
-    /// `group` is empty for delayed tasks, which belong to no group.
+    /// Moves due messages in batches. Stops after a while, since no leases are renewed until it
+    /// returns. `group` is empty for delayed tasks, which belong to no group.
     async fn move_due(
         &self,
         server: &UpkeepConnection,
@@ -200,8 +200,8 @@ impl Maintenance {
         let worker_steps = in_turn.iter().filter_map(|it| it.worker.as_ref());
         let announcement = self.announcer.announcement(worker_steps, self.member.lease);
         // A worker that trims or reaps sets a throttle: a key that prevents the same step of any
-        // worker. The key expires a little before the period ends. Otherwise it could prevent the
-        // next step of the worker that has set it.
+        // worker. The key expires a little before the period ends. If it expired later, it could
+        // prevent the next step of the worker that has set it.
         let throttle = |period: Duration| period.as_millis() as u64 * 9 / 10;
         TickRequest {
             foreign_lease: self.foreign_lease.as_millis() as u64,
@@ -303,8 +303,8 @@ impl Maintenance {
                     last.facts_at_trim = Some(facts);
                 }
                 if by.is_some() {
-                    // The next trim follows soon, even without progress of this group, since the
-                    // consumer that prevents it may leave.
+                    // The consumer that prevents trimming may leave. So the next trim follows soon,
+                    // even without progress of this group.
                     last.facts_at_trim = None;
                 }
                 report_blocked(stream, last, by);
@@ -321,7 +321,7 @@ impl Maintenance {
         if let Err(error) = tick.reaped {
             warn_failed(stream, "dead consumers could not be deleted", &error);
         }
-        // Logs a number of dropped letters that was not logged yet.
+        // Logs dropped letters that earlier calls have counted and not logged.
         self.report.letters_dropped(stream, 0);
         let (step, tick) = of_tick.worker.as_ref().zip(tick.worker)?;
         self.announcer.ticked(stream, step, tick)

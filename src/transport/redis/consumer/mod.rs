@@ -151,7 +151,7 @@ impl Transport for Redis {
     /// logs the cause as a warning every few seconds. Returns a permanent error immediately, such
     /// as a wrong password, a missing permission, or a key of another type.
     async fn open(self, interest: Interest) -> Result<RedisSource, Error> {
-        let listed = listed(&self.options.namespace, &self.settings)?;
+        let listed = listed_streams(&self.options.namespace, &self.settings)?;
         let owns = self.settings.has_owners();
         let slots = match self.shared.connector.is_cluster() && !owns {
             true => by_slot(&self.settings, listed)?,
@@ -180,7 +180,7 @@ type SlotStreams = Vec<(Keys, u32)>;
 
 /// Checks the settings of the streams, and returns the keys and weights of the listed streams.
 /// Empty if the streams come from a registry.
-fn listed(namespace: &Namespace, settings: &Settings) -> Result<SlotStreams, Error> {
+fn listed_streams(namespace: &Namespace, settings: &Settings) -> Result<SlotStreams, Error> {
     let group = &settings.group;
     settings
         .streams
@@ -198,8 +198,8 @@ fn listed(namespace: &Namespace, settings: &Settings) -> Result<SlotStreams, Err
 /// The maximum number of cluster slots that one worker serves. Bounded, since each slot costs a
 /// tick per second.
 const MAX_SLOTS: usize = 1024;
-/// The maximum number of slots for which a worker has a separate read connection each. If there are
-/// more slots, all of them share read connections.
+/// Up to this number of slots, a worker reads each slot over a separate connection. With more
+/// slots, all of them share read connections.
 const MAX_BLOCKED_SLOTS: usize = 64;
 /// The number of slots that are opened at the same time.
 const OPENED_AT_ONCE: usize = 16;
@@ -279,7 +279,7 @@ fn by_slot(settings: &Settings, listed: SlotStreams) -> Result<ServedSlots, Erro
 }
 
 /// Numbers the streams of a slot.
-fn served(listed: &SlotStreams) -> Vec<Arc<ServedStream>> {
+fn number_streams(listed: &SlotStreams) -> Vec<Arc<ServedStream>> {
     let streams = listed.iter().zip(0..);
     let streams = streams
         .map(|((keys, weight), index)| Arc::new(ServedStream::new(index, keys.clone(), *weight)));
@@ -382,7 +382,7 @@ impl Redis {
                 term: None,
             };
             let writer = PrefetchWriter::new(source.buffer.clone(), index);
-            opening.push(SlotConsumer::open(context, served(streams), writer));
+            opening.push(SlotConsumer::open(context, number_streams(streams), writer));
         }
         let opened = stream::iter(opening).buffered(OPENED_AT_ONCE);
         source.slots = opened.try_collect().await?;

@@ -6,7 +6,7 @@
 //! effect on an inherited entry.
 //!
 //! ```text
-//!          assigned, and free or its owner dead: `own.lua`
+//!          assigned, and is free or has a dead owner: `own.lua`
 //!  free ────────────────────────────────────────────────► owned: a slot consumer
 //!   ▲                                                        │ assigned to another member,
 //!   │ `disown.lua`                                           ▼ or its order is broken
@@ -53,7 +53,7 @@ use crate::{
 
 /// The values that all partitions of a worker share.
 pub(super) struct OwnershipParts {
-    /// This worker, as its group knows it.
+    /// This worker as a member of the group.
     pub(super) member: Arc<Member>,
     pub(super) settings: Settings,
     pub(super) options: Arc<Options>,
@@ -182,7 +182,8 @@ impl Ownership {
                     Ok(())
                 }
             };
-            // If the server cannot be reached, other members can own the partition after a lease.
+            // If the server cannot be reached, this member counts as dead after a lease. Other
+            // members can then own the partition.
             let _ = timeout(parts.member.lease, partition.free(parts)).await;
             closed
         });
@@ -211,8 +212,8 @@ impl Partition {
 }
 
 impl OwnedPartitions {
-    /// Begins and ends terms to match the assignment among the live members. If this member has
-    /// counted as dead since the last call, abandons all its terms first.
+    /// Begins and ends terms to match the assignment among the live members. If the group has
+    /// considered this member dead since the last call, abandons all its terms first.
     async fn follow(&mut self, members: &LiveMembers) {
         if members.deaths != self.deaths {
             self.deaths = members.deaths;
@@ -355,8 +356,8 @@ impl Term {
                 .arg(dead);
         };
         let pipeline = parts.shared.pipeline.of(&keys.primary);
-        // If the outcome of the command is unknown, the command is not sent again. A later attempt
-        // begins another term of this member, even if this command took effect.
+        // If the outcome of the command is unknown, the command is not sent again. If the
+        // command took effect, a later attempt begins another term of this member.
         let response = pipeline
             .script(&scripts::OWN, &names, args, Resend::Never)
             .await?;

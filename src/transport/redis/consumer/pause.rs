@@ -31,7 +31,7 @@ pub(super) struct PauseSignal {
     changes: AtomicU64,
     notify: Notify,
     blocked: Arc<BlockedRead>,
-    /// The fields of pauses that this version does not know, and that were logged.
+    /// The fields with pauses of unknown kinds that were logged already.
     unknown: Mutex<HashSet<Bytes>>,
 }
 
@@ -62,8 +62,8 @@ impl PauseSignal {
         self.notify.notified().await;
     }
 
-    /// Releases the deliveries of paused streams, and parks those with paused names. Returns all
-    /// other deliveries.
+    /// Releases the deliveries of paused streams, and parks the deliveries with paused names.
+    /// Returns all other deliveries.
     pub(super) async fn settle_paused(
         &self,
         deliveries: Vec<Delivery<RedisSettle>>,
@@ -87,11 +87,11 @@ impl PauseSignal {
         kept
     }
 
-    /// Logs a pause that this version does not know, once.
+    /// Logs a pause of a kind that this version does not know. Logs each such pause once.
     pub(super) fn log_unknown(&self, stream: &ServedStream, field: &Bytes) {
-        const MOST_KEPT: usize = 100;
+        const MAX_REMEMBERED: usize = 100;
         let mut unknown = lock(&self.unknown);
-        if unknown.len() < MOST_KEPT && unknown.insert(field.clone()) {
+        if unknown.len() < MAX_REMEMBERED && unknown.insert(field.clone()) {
             tracing::warn!(
                 stream = %stream.keys.stream,
                 pause = %field.escape_ascii(),
@@ -129,6 +129,6 @@ async fn is_paused(stream: &ServedStream, name: &Name, pipeline: &Pipeline) -> b
     cmd.arg(stream.keys.control())
         .arg(stream.keys.pause(&target));
     let paused = pipeline.command(cmd, Resend::UntilAnswered).await;
-    // If the server refuses to answer, the name counts as paused, as at the last tick.
+    // Without an answer, the name counts as paused, as it was at the last tick.
     !matches!(paused, Ok(Value::Int(0)))
 }

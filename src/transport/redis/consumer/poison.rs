@@ -19,8 +19,8 @@ impl PoisonSlot {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// Takes the slot for a claimed candidate. The slot is free again when the delivery's guard is
-    /// dropped.
+    /// Takes the slot as soon as a candidate is claimed. The [`guard`](Self::guard) of its delivery
+    /// frees the slot.
     pub(super) fn take(&self) {
         self.0.store(true, Ordering::SeqCst);
     }

@@ -1,11 +1,11 @@
 //! The buffer between the fetch tasks and `Source::next`, and the demand of `next`.
 //!
 //! Several fetch tasks, one for each slot of a cluster, share the demand. A task is *busy* if its
-//! next read will probably return deliveries ([`ExpectedEntries`]). The busy task with the oldest
-//! last turn reserves all or a part of the unreserved demand. So the busy tasks together never
-//! fetch more than the demand. A task that is not busy reserves nothing. If its reads block, it
-//! fetches at most one delivery, which may exceed the demand. Surplus deliveries stay in the buffer
-//! for the next call of `next`, or are released.
+//! next read will probably return deliveries ([`ExpectedEntries`]). The busy task whose last turn
+//! is longest ago reserves all or a part of the demand that no task has reserved yet. So the busy
+//! tasks together never fetch more than the demand. A task that is not busy reserves nothing. If
+//! its reads block, it fetches at most one delivery, which may exceed the demand. Surplus
+//! deliveries stay in the buffer for the next call of `next`, or are released.
 //!
 //! With a [`StreamSchedule`] over the tasks, the schedule decides which busy task is next. The
 //! other busy tasks wait for that task, even while it still reads.
@@ -51,8 +51,7 @@ pub(super) struct PrefetchBuffer {
 
 #[derive(Debug, Default)]
 struct PrefetchState {
-    /// Deliveries from the streams. They exceed the demand only if a response had too many, or if
-    /// the call of `next` was dropped.
+    /// Deliveries from the streams. Surplus deliveries stay here, see the [module](self).
     ready: VecDeque<Delivery<RedisSettle>>,
     events: VecDeque<Delivery<RedisSettle>>,
     /// The number of deliveries that `next` waits for.
@@ -60,7 +59,7 @@ struct PrefetchState {
     /// Set if the next call hands out events before deliveries. Alternates.
     events_first: bool,
     fetches: Vec<FetchState>,
-    /// The number of turns so far.
+    /// The number of turns so far. A task has a turn when it reserves demand.
     turns: u64,
     /// The priority or the weights of the tasks, by their numbers. `None` if they take turns.
     schedule: Option<StreamSchedule>,
@@ -68,7 +67,7 @@ struct PrefetchState {
 }
 
 /// The maximum demand that a task reserves if it expects [`Some`](ExpectedEntries::Some) entries,
-/// or if the tasks have weights. So several tasks can read at the same time.
+/// or if the tasks have weights. It is small, so that several tasks can read at the same time.
 const SMALL_RESERVATION: usize = 16;
 
 /// The deliveries that the next read of a fetch task will probably return.
@@ -116,8 +115,8 @@ pub(super) enum Demand {
 }
 
 impl PrefetchBuffer {
-    /// Makes a buffer for `fetches` fetch tasks, with room for `event_buffer` events. The reads of
-    /// tasks with a `schedule` must not block.
+    /// Makes a buffer for `fetches` fetch tasks, with room for `event_buffer` events. If there is a
+    /// `schedule`, the reads of the tasks must not block.
     pub(super) fn new(
         event_buffer: usize,
         fetches: usize,
@@ -136,8 +135,8 @@ impl PrefetchBuffer {
         }
     }
 
-    /// Wakes the fetch tasks that may fetch now. A task that is not waiting checks the demand
-    /// before it waits.
+    /// Wakes the fetch tasks that may fetch now. A task that is not waiting need not be woken: it
+    /// checks the demand before it waits.
     fn wake(&self, state: &PrefetchState) {
         let next = state.next_busy();
         for (number, wakeup) in self.fetch_wakeups.iter().enumerate() {
@@ -168,7 +167,7 @@ impl PrefetchBuffer {
     /// the buffer is empty. When the future is dropped, the demand ends, and deliveries that arrive
     /// later stay in the buffer.
     pub(super) async fn take(&self, max: usize) -> Deliveries {
-        let _asked = DemandGuard(self);
+        let _demand = DemandGuard(self);
         self.give_the_stream_its_turn(max).await;
         loop {
             let stopped = {
@@ -189,13 +188,13 @@ impl PrefetchBuffer {
     }
 
     /// If only events are ready, and it is the streams' turn, requests deliveries and waits for
-    /// them for a moment. Otherwise a steady flow of events would starve the streams.
+    /// them for a moment. Without this wait, a steady flow of events would starve the streams.
     async fn give_the_stream_its_turn(&self, max: usize) {
         {
             let mut state = self.lock();
             let is_read = state.fetches.iter().all(|fetch| fetch.is_reading);
-            let known = is_read || state.stopped || !state.ready.is_empty();
-            if known || state.events_first || state.events.is_empty() {
+            let needs_no_wait = is_read || state.stopped || !state.ready.is_empty();
+            if needs_no_wait || state.events_first || state.events.is_empty() {
                 return;
             }
             state.demand = max;

@@ -20,7 +20,7 @@ use crate::{
 
 /// A stream that was not registered again within this time may be retired. Senders register every
 /// 30 s.
-const UNUSED: Duration = Duration::from_secs(90);
+const UNUSED_AFTER: Duration = Duration::from_secs(90);
 /// The time between two reads of the whole registry. In between, only new registrations are read.
 const FULL_READ_PERIOD: Duration = Duration::from_secs(30);
 /// The time between two attempts to retire the same stream.
@@ -137,7 +137,7 @@ impl RegistryReader {
         server: &UpkeepConnection,
         now: i64,
     ) -> Result<(), Error> {
-        let unused = UNUSED.as_millis() as i64;
+        let unused = UNUSED_AFTER.as_millis() as i64;
         let mut candidates: Vec<_> = (self.known.iter_mut())
             .filter(|(_, it)| now - it.registered >= unused && it.tried.elapsed() >= RETIRE_RETRY)
             .collect();

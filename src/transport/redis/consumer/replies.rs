@@ -39,8 +39,8 @@ pub(super) async fn store(settler: &Settler, batch: Vec<Reply>) {
     join_all(calls.map(|batch| store_part(settler, batch))).await;
 }
 
-/// Splits a batch into parts of at most [`MAX_BATCH`] replies and [`MAX_BYTES`] bytes. A reply of
-/// more than [`MAX_BYTES`] bytes is a part by itself.
+/// Splits a batch into parts of at most [`MAX_BATCH`] replies and [`MAX_BYTES`] bytes. A larger
+/// reply is a part by itself.
 fn parts(batch: Vec<Reply>) -> Vec<Vec<Reply>> {
     let mut parts: Vec<Vec<Reply>> = Vec::new();
     let mut room = 0;

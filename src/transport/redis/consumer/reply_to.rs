@@ -58,8 +58,8 @@ impl ReplyTo {
         })
     }
 
-    /// Chooses the route of the reply. A reply is published only on channels with an allowed
-    /// prefix. Otherwise anyone who can add a request could make workers publish on any channel.
+    /// Chooses the route of the reply. A reply is published only on a channel with an allowed
+    /// prefix, so that a sender of requests cannot make workers publish on any other channel.
     pub(super) fn route(&self, keys: &Keys, allowed: &[Name]) -> ReplyRoute {
         if let Some(client) = &self.client {
             // Only a UUID is accepted, so that the sender of the request cannot choose the key.

@@ -77,8 +77,8 @@ impl Report {
         claims.log(&stream.keys.stream, &stream.keys.group);
     }
 
-    /// Reports the number of old dead letters that were removed for newer letters: at most one log
-    /// line a second. A call with 0 logs a number that was not logged yet.
+    /// Reports the number of old dead letters that were removed for newer letters. Logs at most one
+    /// line a second. A call with 0 logs the numbers that earlier calls did not log.
     pub(super) fn letters_dropped(&self, stream: &ServedStream, dropped: u64) {
         self.counters.dead_dropped.add(dropped);
         let Keys {

@@ -1,11 +1,11 @@
-//! Warns if the workers of a group serve different names. A worker whose routes differ from those
-//! of the other workers gets messages for which it has no route, and the other workers get messages
-//! that only this worker could handle.
+//! Warns if the workers of a group serve different names. If the routes of one worker differ, this
+//! worker gets messages for which it has no route. The other workers get messages that only this
+//! worker could handle.
 //!
-//! Each worker records the list of its names in a sorted set of the group, scored by time, when it
-//! starts and then once a minute. Workers with the same names share a record. A worker that leaves
-//! removes the record, and the others with the same names add it again within a minute. A record
-//! that no worker renews is removed.
+//! Each worker records the list of its names when it starts, and then once a minute. The records
+//! are in a sorted set of the group, scored by time. Workers with the same names share a record. A
+//! worker that leaves removes the record, and the others with the same names add it again within a
+//! minute. A record that no worker renews is removed.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -39,13 +39,14 @@ const LIST_LIFETIME: Duration = Duration::from_secs(150);
 const MAX_LISTS: usize = 16;
 /// The maximum size of a list, in bytes. Further names are left out.
 const MAX_BYTES: usize = 8 << 10;
-/// The last line of a list from which names were left out. No other line looks like this, since
-/// each begins with a kind.
+/// The last line of a list from which names were left out. No other line looks like this, since all
+/// other lines begin with a kind.
 const INCOMPLETE: &str = "...";
-/// The maximum number of names that a warning shows for each side.
+/// The maximum number of names in each of the two lists of a warning: names that only other workers
+/// serve, and names that only this worker serves.
 const MAX_SHOWN: usize = 5;
-/// The maximum number of lists that a worker compares with its own list in its lifetime. Bounded,
-/// since other clients can write any number of lists.
+/// The maximum number of lists that a worker ever compares with its own list. Bounded, since other
+/// clients can write any number of lists.
 const MAX_COMPARED: usize = 1024;
 /// The maximum number of streams of one call. Bounded, since a script blocks the server.
 const MAX_STREAMS: usize = 256;

@@ -61,13 +61,13 @@ impl RedisSettle {
     }
 
     /// Returns the delivery, if it carries a task whose status this group records.
-    pub(super) fn recorded(&self) -> Option<&Unsettled> {
+    pub(super) fn recorded_task(&self) -> Option<&Unsettled> {
         let (delivery, _) = self.0.as_ref()?;
         delivery.task.is_some().then_some(delivery)
     }
 
-    /// Returns the key of a delivery from an owned partition. `None` for other deliveries, or
-    /// without a key.
+    /// Returns the key of a delivery from an owned partition. `None` for other deliveries, and for
+    /// messages without a key.
     pub(super) fn partition_key(&self) -> Option<PartitionKey> {
         self.0.as_ref()?.0.turn.as_ref()?.key().cloned()
     }
@@ -96,7 +96,8 @@ impl SettleDelivery for RedisSettle {
 }
 
 impl SettlePolicy {
-    /// Queues the settlement of a verdict. If the lease is lost, drops a fenced effect.
+    /// Queues the settlement of a verdict. If the lease is lost, drops a verdict whose effect is
+    /// fenced.
     fn settle(&self, delivery: Unsettled, verdict: Verdict, on_settled: OnSettled) {
         let effect = self.effect(&delivery, verdict);
         if delivery.guard.lease.is_lost() && matches!(effect, Effect::Fenced(_)) {
@@ -113,13 +114,13 @@ impl SettlePolicy {
         let follow_ups = delivery.guard.lease.take_follow_ups();
         // A request that is answered with an error has failed, so its follow-ups are dropped.
         if follow_ups.is_empty() || reply.is_err() {
-            return self.done(delivery, reply);
+            return self.success_without_follow_ups(delivery, reply);
         }
         match self.follow_ups.encode(&delivery.stream, follow_ups) {
             Ok(follow_ups) => Effect::Fenced(FencedEffect::Complete {
                 follow_ups: Box::new(follow_ups),
                 outcome: delivery.outcome(Some(&reply)),
-                reply: self.reply(delivery, Some(reply)),
+                reply: self.routed_reply(delivery, Some(reply)),
             }),
             Err(error) => {
                 let (reason, reply) = FollowUp::refused(&error.chain());
@@ -199,8 +200,8 @@ impl SettlePolicy {
                 counted,
                 reason,
             } => {
-                // The wait also grows with uncounted redeliveries in a row, so that put-off
-                // messages cost little.
+                // Uncounted redeliveries in a row lengthen the wait, too, so that a message that is
+                // put off again and again costs little.
                 let failures = attempt.saturating_add(delivery.put_offs);
                 let after = after.unwrap_or_else(|| self.backoff.after(failures));
                 Effect::Fenced(FencedEffect::Redeliver {
@@ -228,8 +229,12 @@ impl SettlePolicy {
         }
     }
 
-    /// Chooses the effect of a success by the route of the reply.
-    fn done(&self, delivery: &Unsettled, reply: Result<Reply, RpcError>) -> Effect {
+    /// Maps a success without follow-ups to its effect, which depends on the route of the reply.
+    fn success_without_follow_ups(
+        &self,
+        delivery: &Unsettled,
+        reply: Result<Reply, RpcError>,
+    ) -> Effect {
         if delivery.task.is_some() || delivery.turn.is_some() {
             return self.end_with_reply(delivery, End::Done, Some(reply));
         }
@@ -270,7 +275,7 @@ impl SettlePolicy {
         reply: Option<Result<Reply, RpcError>>,
     ) -> Effect {
         let outcome = delivery.outcome(reply.as_ref());
-        let reply = self.reply(delivery, reply);
+        let reply = self.routed_reply(delivery, reply);
         Effect::Fenced(FencedEffect::End {
             end,
             outcome,
@@ -279,7 +284,7 @@ impl SettlePolicy {
     }
 
     /// Returns the route and the envelope of a reply. `None` if there is no request or no reply.
-    fn reply(
+    fn routed_reply(
         &self,
         delivery: &Unsettled,
         reply: Option<Result<Reply, RpcError>>,

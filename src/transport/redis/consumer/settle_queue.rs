@@ -2,7 +2,7 @@
 //!
 //! A consumer has two queues, each with a task that runs [`carry_out`]. One is for settlements with
 //! [`Effect::Reply`], the other for all others. While the server refuses writes, stored replies
-//! wait, and acknowledgements must not wait with them.
+//! wait, and acknowledgements must not wait behind them.
 //!
 //! The next batch grows while earlier batches are in flight. So batches grow with the load, and a
 //! single settlement is sent without delay.
@@ -23,10 +23,10 @@ use crate::sync::{LazyTimer, yield_to_all};
 const MAX_TAKEN: usize = 512;
 /// The maximum number of times that the task yields to running handlers before it sends a batch.
 const MAX_YIELDS: usize = 16;
-/// `max_batches` for acknowledgements. More than one, so that a fast reply, which is published with
-/// its acknowledgement, does not wait for the responses to other batches.
+/// The `max_batches` of [`carry_out`] for acknowledgements. More than one: a fast reply is
+/// published with its acknowledgement, and must not wait for the responses to other batches.
 pub(super) const MAX_ACKNOWLEDGING: usize = 4;
-/// `max_batches` for stored replies.
+/// The `max_batches` of [`carry_out`] for stored replies.
 pub(super) const MAX_REPLYING: usize = 1;
 
 /// A script call that has finished.
@@ -41,8 +41,7 @@ enum Finished {
 /// Carries out the settlements of a queue. Returns when the queue is closed and everything in
 /// flight has finished.
 ///
-/// Takes no settlements while `max_batches` batches are in flight. Acknowledgements and stored
-/// replies that are taken together are two batches, so one batch more may be in flight.
+/// Takes no settlements while `max_batches` batches are in flight.
 pub(super) async fn carry_out(
     settler: Arc<Settler>,
     mut queue: mpsc::UnboundedReceiver<Settlement>,

@@ -64,12 +64,12 @@ pub(super) enum FencedEffect {
         /// The reason of the failure, for the status record of the task.
         reason: String,
     },
-    /// Parks the delivery until the request is met.
+    /// Parks the delivery: its message waits on the server until the request is granted.
     Park(PermitRequest),
     /// Ends the delivery.
     End {
         end: End,
-        /// The outcome for the status record of the task, if it has one.
+        /// The outcome for the status record of the task, if the task has one.
         outcome: TaskOutcome,
         /// The route and the envelope of the reply to a request.
         reply: Option<(ReplyRoute, Vec<u8>)>,
@@ -77,7 +77,7 @@ pub(super) enum FencedEffect {
     /// Ends the delivery as done, and carries out its follow-ups.
     Complete {
         follow_ups: Box<EncodedFollowUps>,
-        /// The outcome for the status record of the task, if it has one.
+        /// The outcome for the status record of the task, if the task has one.
         outcome: TaskOutcome,
         reply: Option<(ReplyRoute, Vec<u8>)>,
     },
@@ -99,7 +99,7 @@ pub(super) struct StoredReply {
 #[derive(Debug)]
 pub(super) enum End {
     /// Handled successfully. Used only for an owned partition, or for a task whose status is
-    /// recorded. Otherwise a success is an [`Effect::Acknowledge`] or an [`Effect::Reply`].
+    /// recorded. Any other success is an [`Effect::Acknowledge`] or an [`Effect::Reply`].
     Done,
     /// Made a dead letter, for this reason.
     DeadLetter(String),
@@ -122,8 +122,9 @@ pub(super) struct Unsettled {
     pub(super) reply_to: Option<Box<ReplyTo>>,
     /// The id of the task, if this group records the task's status.
     pub(super) task: Option<Box<str>>,
-    /// The idempotency key of the task, and the id that was sent with it. `None` without a key.
-    pub(super) sent_with: Option<Box<(IdempotencyKey, MessageId)>>,
+    /// The idempotency key of the task, and the id that is stored under the key. `None` without a
+    /// key.
+    pub(super) idempotency: Option<Box<(IdempotencyKey, MessageId)>>,
     /// The delivery's place in the order of an owned partition. `None` for other streams.
     pub(super) turn: Option<Turn>,
     /// Set for a poison candidate: a message that may have crashed earlier workers. Until the guard
@@ -132,12 +133,14 @@ pub(super) struct Unsettled {
 }
 
 impl Unsettled {
-    /// Returns the id of the task if this group records its status, or else an empty string.
+    /// Returns the id of the task if this group records the task's status. If not, returns an empty
+    /// string.
     pub(super) fn task_id(&self) -> &str {
         self.task.as_deref().unwrap_or_default()
     }
 
-    /// Returns the outcome of a task: its last progress, and its result if that is recorded.
+    /// Returns the outcome of a task: its last progress, and its result if this group records the
+    /// task's status.
     pub(super) fn outcome(&self, reply: Option<&Result<Reply, RpcError>>) -> TaskOutcome {
         let outcome = TaskOutcome {
             progress: self.guard.lease.take_progress(),
@@ -161,7 +164,7 @@ pub(super) fn task_args(delivery: &Unsettled, outcome: &TaskOutcome, cmd: &mut C
 }
 
 impl End {
-    /// Returns the state of the ended task, in the form in which its status record stores it.
+    /// Returns the state of the ended task, as text for its status record.
     pub(super) fn state(&self) -> &'static str {
         match self {
             Self::Done => "done",
@@ -207,9 +210,9 @@ impl<E> Settlement<E> {
 }
 
 impl Settlement {
-    /// Returns `true` if the connection that fetches entries can carry this settlement out. The
-    /// settlement must be a success on the primary stream that is not fenced, without a reply or
-    /// with a small one. If the server refused a large reply, the read would lose its connection.
+    /// Returns `true` if the connection that fetches entries can carry this settlement out. It can
+    /// if the settlement is a success on the primary stream, is not fenced, and has no reply or a
+    /// small one. The server may refuse a large reply, and the read would then lose its connection.
     pub(super) fn fits_read_connection(&self) -> bool {
         let reply_bytes = match &self.effect {
             Effect::Acknowledge(None) => 0,

@@ -215,7 +215,8 @@ impl Settler {
         Ok(false)
     }
 
-    /// Parks a delivery.
+    /// Parks a delivery: the message leaves its stream until it gets a permit, until the pause of
+    /// its name ends, or until a worker knows its version. Then it is redelivered.
     async fn park(&self, delivery: &Unsettled, request: &PermitRequest) -> Result<(), Error> {
         let member = &*self.member;
         let (which, _) = delivery.guard.key;
@@ -225,7 +226,7 @@ impl Settler {
             .paused_name()
             .map(|name| PauseTarget::Name(name.into()));
         let paused = paused.map(|target| stream.keys.pause(&target));
-        let permits = match (&paused, request.newer()) {
+        let permits = match (&paused, request.awaited_version()) {
             (Some(_), _) => String::new(),
             (None, Some(_)) => "newer".to_owned(),
             (None, None) => request.permits.to_string(),
@@ -296,9 +297,9 @@ impl Settler {
         let stream = &delivery.stream;
         let mut keys = vec![stream.key_of(which), &stream.keys.dead];
         let (channel, envelope) = reply_args(reply, &mut keys);
-        let sent_with = delivery.sent_with.as_deref();
-        let sent_with = sent_with.filter(|_| end.frees_idempotency_key());
-        let (key, sent_id) = sent_with.map_or(("", ""), |(key, id)| (key.as_str(), id.as_str()));
+        let idempotency = delivery.idempotency.as_deref();
+        let idempotency = idempotency.filter(|_| end.frees_idempotency_key());
+        let (key, sent_id) = idempotency.map_or(("", ""), |(key, id)| (key.as_str(), id.as_str()));
         let args = |cmd: &mut Cmd| {
             member
                 .fence(cmd, delivery.guard.key)
@@ -348,7 +349,7 @@ impl Settler {
         loop {
             let response = submit().await?;
             match error::code(&response) {
-                Some(code) if error::is_without_writes(code) && !self.closed.is_cancelled() => {
+                Some(code) if error::refuses_writes(code) && !self.closed.is_cancelled() => {
                     if let Some(withheld) = lock(&self.refusals).admit() {
                         tracing::warn!(
                             stream = %stream.keys.stream, code, withheld,

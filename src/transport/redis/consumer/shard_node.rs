@@ -114,7 +114,8 @@ impl ShardNode {
                 Err(error) => error,
             },
         };
-        // Slots whose orders came too late are reported, so that `Assigner` assigns them again.
+        // Orders that were not carried out are reported as failed, so that `Assigner` assigns their
+        // slots again.
         self.orders.close();
         let mut rest = Vec::new();
         while let Some(order) = self.orders.recv().await {
@@ -132,7 +133,7 @@ impl ShardNode {
                 biased;
                 Some(order) = self.orders.recv() => {
                     if let Err(error) = self.carry_out(order, &mut connection).await {
-                        self.lost(&error.chain().to_string());
+                        self.report_lost(&error.chain().to_string());
                         return error;
                     }
                 }
@@ -140,7 +141,7 @@ impl ShardNode {
                     Ok(Notice::Published(event)) => self.sink.take(event, &mut connection),
                     Ok(Notice::Ended(channel)) => self.ended(&channel),
                     Err(error) => {
-                        self.lost(&error.to_string());
+                        self.report_lost(&error.to_string());
                         return error::unanswered(&self.address.to_string()).with_source(error);
                     }
                 },
@@ -196,7 +197,7 @@ impl ShardNode {
         }
     }
 
-    fn lost(&mut self, reason: &str) {
+    fn report_lost(&mut self, reason: &str) {
         let since = Instant::now();
         let slots = self.slots.drain(..);
         let slots: Vec<_> = slots.map(|slot| LostSlot { slot, since }).collect();

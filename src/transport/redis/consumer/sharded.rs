@@ -1,8 +1,8 @@
 //! Sharded events on a cluster: subscriptions that follow their slots.
 //!
-//! Each node with sharded channels of the source has a connection, which a task reads
-//! ([`shard_node`](super::shard_node)). Another task assigns each lost slot, that is, one without a
-//! subscription, to the node that serves it now.
+//! For each node that serves sharded channels of the source, a task reads a connection to the node
+//! ([`shard_node`](super::shard_node)). A slot is *lost* while no connection subscribes to its
+//! channels. Another task assigns each lost slot to the node that serves the slot now.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -38,10 +38,10 @@ pub(super) struct ShardSubscriber {
 }
 
 impl ShardSubscriber {
-    /// Makes a subscriber. `None` if this is no cluster, or no channel is sharded.
+    /// Makes a subscriber. `None` if `connector` is not for a cluster, or if no channel is sharded.
     pub(super) fn new(connector: Connector, channels: &EventChannels) -> Option<Self> {
-        let any = !channels.sharded.is_empty() && connector.is_cluster();
-        any.then(|| Self {
+        let is_needed = !channels.sharded.is_empty() && connector.is_cluster();
+        is_needed.then(|| Self {
             channels: Arc::new(ShardChannels::new(connector, channels)),
         })
     }
@@ -67,7 +67,7 @@ impl ShardSubscriber {
         Ok(connections)
     }
 
-    /// Hands events over until `closed` is cancelled, and reports gaps.
+    /// Hands events to `sink`, and reports gaps, until `closed` is cancelled.
     pub(super) async fn run(
         self,
         first: Vec<ShardConnection>,
@@ -99,7 +99,7 @@ impl ShardSubscriber {
     }
 }
 
-/// Groups slots by the nodes that serve them, as far as is known.
+/// Groups slots by the nodes that serve them in the last known map of the cluster.
 fn by_owner<T>(
     connector: &Connector,
     slots: impl IntoIterator<Item = T>,

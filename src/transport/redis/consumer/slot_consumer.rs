@@ -69,7 +69,7 @@ pub(super) struct SlotConsumer {
     in_flight: Arc<InFlightTable>,
     group: Arc<Membership>,
     blocked: Arc<BlockedRead>,
-    /// Owned here, since the handle that reports the state has only a weak reference.
+    /// Keeps the state alive: the handle that reports the state has only a weak reference.
     _state: Arc<ConsumerState>,
     /// The order of the deliveries, if the worker owns this partition.
     order: Option<Arc<KeyOrder>>,
@@ -92,7 +92,8 @@ pub(super) struct SlotContext<'a> {
     pub(super) names: Option<&'a Arc<ServedNames>>,
     pub(super) ends: Ends,
     pub(super) monitor: &'a MonitorSlot,
-    /// The connections that the slots or partitions of the source share. `None` if there is one slot.
+    /// The connections that the slots or partitions of the source share. `None` if there is only
+    /// one slot.
     pub(super) pipelines: Option<&'a SharedPipelines>,
     /// The term in which the worker owns the partition that it serves here. `None` if the stream is
     /// not an owned partition.
@@ -146,7 +147,8 @@ impl SlotConsumer {
         let (member, report, poison) = (member.clone(), report.clone(), poison.clone());
         let (writer, own_report) = (buffer.clone(), report.clone());
         let counters = shared.counters.clone();
-        // Only a registry starts without streams, and a registry is never served on a cluster.
+        // Only a worker that serves a registry may start without streams, and no worker serves a
+        // registry on a cluster.
         let connector = match streams.first() {
             Some(first) => shared.connector.of(&first.keys.primary),
             None => shared.connector.clone(),
@@ -154,7 +156,7 @@ impl SlotConsumer {
         let reads = pipelines.and_then(|pipelines| pipelines.reads.as_ref());
         let pipeline = match (pipelines, streams.first()) {
             (Some(pipelines), Some(stream)) => {
-                // With shared reads, the source has checked each node once.
+                // With shared reads, the source has already checked each node.
                 if reads.is_none() {
                     connector.checked().await?;
                 }
@@ -376,8 +378,8 @@ impl SlotConsumer {
             group_limit: settings.max_in_flight_of_group,
             closed: ends.closed.clone(),
         });
-        let of_source: std::sync::Weak<dyn SourceState> = Arc::<ConsumerState>::downgrade(&state);
-        shared.sources.add(of_source);
+        let weak_state: std::sync::Weak<dyn SourceState> = Arc::<ConsumerState>::downgrade(&state);
+        shared.sources.add(weak_state);
         Ok(Self {
             lease: settings.lease,
             address,
@@ -445,7 +447,7 @@ impl SlotConsumer {
         }
     }
 
-    /// Waits until all given verdicts are settled, stops the upkeep, and leaves the group.
+    /// Waits until each delivery with a verdict is settled, stops the upkeep, and leaves the group.
     pub(super) async fn close(&self) -> Result<(), Error> {
         // Waits no longer than a lease, since all leases have expired by then.
         let settled = timeout(self.lease, self.in_flight.all_settled()).await;

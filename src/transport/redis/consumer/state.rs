@@ -16,7 +16,7 @@ use crate::transport::{
     },
 };
 
-/// Derives the state of a slot's consumer from its connections, its reads and its renewals.
+/// Derives the state of the consumer of one slot from its connections, its reads and its renewals.
 pub(super) struct ConsumerState {
     pub(super) member: Arc<Member>,
     pub(super) pipeline: Pipeline,

@@ -28,11 +28,10 @@ pub(super) struct ServedStream {
     pub(super) keys: Keys,
     /// The weight of the stream when a fetch is divided among streams.
     pub(super) weight: u32,
-    /// The last entry that the group is known to have delivered. If the group is deleted, it is
-    /// created again behind this entry.
+    /// The last entry that the group is known to have delivered. If the group is deleted, a worker
+    /// creates it again, and it then starts after this entry.
     delivered: Mutex<StreamEntryId>,
-    /// Cleared if the last tick found nothing pending in the group, so that there is nothing to
-    /// claim.
+    /// Cleared when a tick finds nothing pending in the group. Then there is nothing to claim.
     pending: AtomicBool,
     /// Set while the stream cannot be read. The fetch and the maintenance skip it meanwhile.
     failing: AtomicBool,
@@ -42,7 +41,7 @@ pub(super) struct ServedStream {
     has_pauses: AtomicBool,
     /// The names that are paused. `None` if there are none.
     paused_names: Mutex<Option<Arc<HashSet<Name>>>>,
-    /// Removed dead letters that were not reported yet.
+    /// The dead letters that were removed, and that no log line has reported yet.
     pub(super) dropped: DroppedLetters,
 }
 

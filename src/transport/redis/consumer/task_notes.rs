@@ -26,7 +26,7 @@ pub(super) struct TaskNotes {
 impl TaskNotes {
     /// Returns the handle to the record of a task, for the task's handler.
     pub(super) fn record(&self, delivery: &Unsettled, task: &str) -> impl TaskRecord + use<> {
-        NotedTask {
+        RecordHandle {
             notes: self.clone(),
             stream: delivery.stream.clone(),
             key: delivery.guard.key,
@@ -36,14 +36,14 @@ impl TaskNotes {
 }
 
 /// The handle to the record of one task.
-struct NotedTask {
+struct RecordHandle {
     notes: TaskNotes,
     stream: Arc<ServedStream>,
     key: in_flight::Key,
     task: Box<str>,
 }
 
-impl NotedTask {
+impl RecordHandle {
     /// Stores a field of the record. Returns `false` if the delivery is not pending for this
     /// consumer.
     async fn note(&self, field: &str, value: Bytes, retry: Resend) -> Result<bool, Error> {
@@ -63,7 +63,7 @@ impl NotedTask {
     }
 }
 
-impl TaskRecord for NotedTask {
+impl TaskRecord for RecordHandle {
     fn set_progress(&self, progress: Bytes) -> RecordFuture<'_, bool> {
         Box::pin(self.note("progress", progress, Resend::Never))
     }

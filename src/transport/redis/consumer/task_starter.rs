@@ -25,18 +25,19 @@ pub(super) struct TaskStarter {
 }
 
 impl TaskStarter {
-    /// Records the start of tasks. Returns all deliveries except those of tasks that were cancelled
-    /// or lost meanwhile. If the start cannot be recorded, the task is delivered nevertheless.
+    /// Records the start of tasks whose status is recorded. Drops the deliveries of tasks that were
+    /// cancelled, and those that are no longer pending for this consumer. Returns all others. If
+    /// the start of a task cannot be recorded, its delivery is returned nevertheless.
     pub(super) async fn start(
         &self,
         deliveries: Vec<Delivery<RedisSettle>>,
     ) -> Vec<Delivery<RedisSettle>> {
-        let mut recorded = deliveries.iter().filter_map(|it| it.settle.recorded());
+        let mut recorded = deliveries.iter().filter_map(|it| it.settle.recorded_task());
         if recorded.next().is_none() {
             return deliveries;
         }
         let started = join_all(deliveries.into_iter().map(async |delivery| {
-            let Some(unsettled) = delivery.settle.recorded() else {
+            let Some(unsettled) = delivery.settle.recorded_task() else {
                 return Some(delivery);
             };
             let may_run = match self.record(unsettled).await {

@@ -25,8 +25,8 @@ use crate::{
     },
 };
 
-/// An id that is greater than every entry's, so that a read from it returns nothing. It is one less
-/// than the greatest id, since the server treats the greatest id like `>`.
+/// An id behind all entries, so that a read from this id returns nothing. The greatest id would not
+/// do, since the server treats it like `>`.
 const BEHIND_ALL: &str = "18446744073709551615-18446744073709551614";
 
 /// The arguments of one tick.
@@ -197,6 +197,7 @@ pub(super) struct Maintained {
     /// The group and the consumer that prevent trimming; `None` if nothing prevents it.
     pub(super) trim_blocked: Result<Option<(Bytes, Bytes)>, String>,
     pub(super) reaped: Result<(), String>,
+    /// The result for parked messages: those whose wait has ended are moved to the retry stream.
     pub(super) handed_over: Result<(), String>,
     /// The fields of the stream's pauses, one for each pause.
     pub(super) pauses: Result<Vec<Bytes>, String>,

@@ -1,12 +1,12 @@
 //! The upkeep of a consumer: renews leases, and maintains the streams and the group.
 //!
-//! One thread does this for all consumers of the process. Its runtime is separate from the
+//! One thread runs the upkeep of all consumers of the process. Its runtime is separate from the
 //! application's, so a handler that blocks a thread does not delay the renewal of leases. If the
 //! application's runtime runs no task at all for some time, the [`Canary`] stops the renewals. The
 //! upkeep also has separate connections, which the consumers of a source share.
 //!
-//! A *tick* is one periodic run of the upkeep. A tick makes one script call, which renews leases
-//! and maintains the streams, and a few more calls for other work.
+//! A *tick* is one periodic run of the upkeep. A tick makes one script call that renews leases and
+//! maintains the streams. A few more calls do other work.
 
 use std::{
     sync::{Arc, Mutex, Weak},
@@ -58,8 +58,8 @@ pub(super) struct Upkeep {
     pub(super) due: Arc<DueTimers>,
     /// Reads the registry of the streams. `None` if senders do not register their streams.
     pub(super) registry: Option<RegistryReader>,
-    /// Records the names of the messages that this worker serves. `None` if it does not record
-    /// them.
+    /// Records the names of the messages that this worker serves. `None` if there is nothing to
+    /// record.
     pub(super) names: Option<NameRecorder>,
     /// Detects that the application's runtime no longer runs tasks.
     pub(super) canary: Arc<Canary>,

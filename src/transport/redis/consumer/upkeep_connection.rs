@@ -56,7 +56,8 @@ impl UpkeepPipeline {
 /// Runs the scripts of the upkeep, each with a time limit.
 pub(super) struct UpkeepConnection {
     pipeline: Pipeline,
-    /// The time limit of a call. It can be short, because the next tick follows a failed one soon.
+    /// The time limit of a call. The limit can be short, because the next tick follows soon after a
+    /// failed tick.
     time_limit: Duration,
     address: String,
 }

@@ -1,15 +1,15 @@
-//! Reads very many slots of a cluster without blocked reads. The server sends a notice when a
-//! stream was written.
+//! Reads the streams of very many cluster slots without blocking reads. Instead, the server sends a
+//! notice when a stream was written.
 //!
 //! A blocked read needs a connection for each slot. Here the slots share one connection to each
-//! node. A reader sends `EXISTS` of its streams, which makes the server track them, and then a
-//! read. If the read leaves nothing, the reader waits until its [`WriteSignal`] fires: a stream was
-//! written, or the connection was lost. A signal is only a hint, so a reader also reads once in a
-//! third of the lease.
+//! node. A reader first sends `EXISTS` with the keys of its streams, so that the server tracks
+//! them. Then it sends a read. If the read has left no entries, the reader waits until its
+//! [`WriteSignal`] fires: a stream was written, or the connection was lost. A signal is only a
+//! hint, so a reader also reads once in a third of the lease.
 //!
-//! Every idle worker of a group gets a notice of a new entry, and only one gets the entry. So a worker
-//! that found nothing after a notice waits before it reads that slot again, longer each time, until
-//! it gets an entry.
+//! Every idle worker of a group gets a notice of a new entry, but only one worker gets the entry.
+//! So a worker that found nothing after a notice waits before it reads that slot again, longer each
+//! time, until it gets an entry.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ use crate::{
 
 /// If a read after a signal finds nothing, the next read waits for this time on average.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
-/// The number of times that this wait is doubled, if further reads find nothing.
+/// [`FIRST_WAIT`] is doubled for each further read that finds nothing, at most this many times.
 const MAX_DOUBLINGS: u32 = 5;
 
 /// The read connections that the slots of a source share: one to each node.
@@ -85,7 +85,7 @@ impl SharedReads {
             expected: ExpectedEntries::Some,
             last_read: Instant::now(),
             is_signalled: false,
-            in_vain: 0,
+            empty_reads: 0,
             not_before: Instant::now(),
         }
     }
@@ -103,7 +103,7 @@ pub(super) struct WokenReader {
     /// Set if the next read follows a signal.
     is_signalled: bool,
     /// The number of successive signals after which a read found nothing.
-    in_vain: u32,
+    empty_reads: u32,
     /// The earliest time of a read after the next signal.
     not_before: Instant,
 }
@@ -113,8 +113,9 @@ impl WokenReader {
         self.expected
     }
 
-    /// Makes the server track these keys, unless the signal is still armed. The caller sends a read
-    /// of the keys before it waits for the response.
+    /// Sends the command that makes the server track these keys. `None` if the signal is still
+    /// armed. The caller must send a read of the keys before it waits for the response to this
+    /// command.
     pub(super) fn track<'a>(&self, keys: impl IntoIterator<Item = &'a str>) -> Option<Submit> {
         if self.signal.is_armed() {
             return None;
@@ -139,24 +140,25 @@ impl WokenReader {
     }
 
     /// Records the result of a read of all streams. `found` is `true` if the read returned entries,
-    /// and `leaves` if it may have left some.
-    pub(super) fn note(&mut self, found: bool, leaves: bool) {
+    /// and `may_have_more` if it may have left some.
+    pub(super) fn note(&mut self, found: bool, may_have_more: bool) {
         self.last_read = Instant::now();
-        self.expected = match leaves {
+        self.expected = match may_have_more {
             true => ExpectedEntries::Many,
             false => ExpectedEntries::None,
         };
         let is_signalled = std::mem::take(&mut self.is_signalled);
         if found {
-            (self.in_vain, self.not_before) = (0, self.last_read);
+            (self.empty_reads, self.not_before) = (0, self.last_read);
         } else if is_signalled {
-            let wait = FIRST_WAIT * 2_u32.pow(self.in_vain.min(MAX_DOUBLINGS));
+            let wait = FIRST_WAIT * 2_u32.pow(self.empty_reads.min(MAX_DOUBLINGS));
             self.not_before = self.last_read + wait.mul_f64(0.5 + fastrand::f64());
-            self.in_vain += 1;
+            self.empty_reads += 1;
         }
     }
 
-    /// Records that a read has failed, so the keys may not be tracked.
+    /// Records that a read has failed. Fires the signal, because the server may no longer track the
+    /// keys.
     pub(super) fn failed(&mut self) {
         self.signal.fire();
         self.expected = ExpectedEntries::Some;

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// The most commands in a batch.
+/// The maximum number of commands in a batch.
 pub(super) const MAX_COMMANDS: usize = 512;
 /// A batch of this many bytes takes no further command.
 pub(super) const MAX_BYTES: usize = 1 << 20;
@@ -31,7 +31,7 @@ pub(super) struct CommandBatch {
     completions: Option<Arc<CompletionSlab<Outcome>>>,
     /// Released when the batch is dropped.
     permits: Option<OwnedSemaphorePermit>,
-    /// The time at which the batch fails if it was not sent by then. Set in a batch of one command
+    /// The time at which the batch fails, if it is not sent before. Set in a batch of one command
     /// when it first has to wait for a connection.
     pub(super) give_up_at: Option<Instant>,
     /// The number of successive connections that the server closed while this command was the first

@@ -14,8 +14,8 @@ use crate::{
 /// The lowest expected throughput of a connection, in bytes per second. The time limit for a
 /// pipeline's responses allows for sending its bytes at this rate.
 const MIN_BYTES_PER_SECOND: usize = 1 << 20;
-/// The most pipelines in flight. With fewer, the server would wait for commands. With more, the
-/// batches would be smaller.
+/// The maximum number of pipelines in flight. With fewer, the server would wait for commands. With
+/// more, the batches would be smaller.
 const MAX_PIPELINES: usize = 4;
 /// No further pipeline is sent while this many bytes are not written to the socket yet. Unwritten
 /// bytes are in memory twice: in the batches, and in the connection's buffer.
@@ -24,7 +24,7 @@ const MAX_UNSENT: usize = 2 << 20;
 /// Batches that were sent together.
 pub(super) struct InFlightPipeline {
     pub(super) batches: Vec<InFlightBatch>,
-    /// The number of batches, from the first, that have all their responses.
+    /// The number of batches at the front of `batches` that have all their responses.
     complete: usize,
     /// The time by which all responses are due.
     due: Instant,
@@ -87,7 +87,7 @@ impl InFlightPipelines {
             && !self.pipelines.back().is_some_and(|it| it.ends_in_wait)
     }
 
-    /// Sends batches, none of them empty, as one pipeline. If replicas have to confirm commands,
+    /// Sends batches as one pipeline. No batch may be empty. If replicas have to confirm commands,
     /// the pipeline ends in a `WAIT`, and no other pipeline is sent before the response to `WAIT`.
     pub(super) fn send(&mut self, mut batches: Vec<CommandBatch>) {
         let demand = replicas::of_all(&batches);
@@ -96,7 +96,7 @@ impl InFlightPipelines {
         let bytes: usize = batches.iter().map(CommandBatch::bytes).sum();
         let upload = Duration::from_secs_f64(bytes as f64 / MIN_BYTES_PER_SECOND as f64);
         let now = Instant::now();
-        let before = self.pipelines.back().map_or(now, |it| it.due);
+        let previous_due = self.pipelines.back().map_or(now, |it| it.due);
         self.connection
             .send(batches.iter().flat_map(CommandBatch::commands));
         let batches = batches.into_iter().map(|batch| InFlightBatch {
@@ -106,7 +106,7 @@ impl InFlightPipelines {
         self.pipelines.push_back(InFlightPipeline {
             batches: batches.collect(),
             complete: 0,
-            due: (now + self.max_silence + within).max(before) + upload,
+            due: (now + self.max_silence + within).max(previous_due) + upload,
             ends_in_wait: demand.is_some(),
         });
     }

@@ -61,7 +61,7 @@ use crate::{
 /// If a response is due and the server sends nothing for this long, the connection counts as lost.
 pub(super) const SILENCE: Duration = Duration::from_secs(5);
 /// The longest time for which a command waits without a connection. The wait begins when the
-/// command is submitted, or later, when the connection is first lost.
+/// command is submitted without a connection, or when the connection is first lost after that.
 const MAX_DISCONNECTED_WAIT: Duration = Duration::from_secs(5);
 
 /// The handling of a command whose connection is lost.
@@ -153,8 +153,8 @@ impl Pipeline {
 
     /// Returns a handle for writes that replicas have to confirm. Each response becomes a list of
     /// two: the response to the write, and the response to the `WAIT` that follows it. The response
-    /// to `WAIT` is nil if the connection was lost before it came. An error as the response to the
-    /// write is returned alone.
+    /// to `WAIT` is nil if the connection was lost before it came. If the response to the write is
+    /// an error, the error is returned alone.
     ///
     /// All handles of the connection must be for such writes. Other commands would also wait for
     /// the replicas.
@@ -210,10 +210,10 @@ impl Pipeline {
         })
     }
 
-    /// Waits for a permit, then queues a command. Its outcome is passed to the handler with this
-    /// number. Commands that are submitted after this future completes are sent after this command.
-    /// If the future is dropped before it has its permit, the command is not sent and the handler
-    /// is not called.
+    /// Waits for a permit, then queues a command. The handler gets the outcome of the command,
+    /// together with `number`. Commands that are submitted after this future completes are sent
+    /// after this command. If the future is dropped before it has its permit, the command is not
+    /// sent and the handler is not called.
     pub(super) async fn post(
         &self,
         command: impl Encode,

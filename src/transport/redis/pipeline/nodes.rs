@@ -180,17 +180,17 @@ impl Forwarding {
     }
 
     /// Queues a batch of one command for the node that serves its slot.
-    pub(super) fn forward(&self, one: CommandBatch) {
+    pub(super) fn forward(&self, batch: CommandBatch) {
         if let Some(nodes) = self.nodes.upgrade() {
-            let owner = nodes.owner(one.slot(0));
-            nodes.at(&owner).queue.forward(one);
+            let owner = nodes.owner(batch.slot(0));
+            nodes.at(&owner).queue.forward(batch);
         }
     }
 
     /// Queues a batch of one command for the node at `address`.
-    pub(super) fn forward_to(&self, address: &Address, one: CommandBatch) {
+    pub(super) fn forward_to(&self, address: &Address, batch: CommandBatch) {
         if let Some(nodes) = self.nodes.upgrade() {
-            nodes.at(address).queue.forward(one);
+            nodes.at(address).queue.forward(batch);
         }
     }
 

@@ -4,7 +4,7 @@ use redis::ServerError;
 
 use crate::transport::redis::server::{Address, HashSlot, redirection};
 
-/// An error by which a node names the node that a command must be sent to.
+/// An error that names the node to which a command must be sent.
 pub(super) enum Redirection {
     /// The slot belongs to another node.
     Moved(HashSlot, Address),
@@ -14,7 +14,7 @@ pub(super) enum Redirection {
 
 impl Redirection {
     /// Decodes an error of the node at `from`; `None` if the error is no redirection.
-    pub(super) fn read(error: &ServerError, from: &Address) -> Option<Self> {
+    pub(super) fn decode(error: &ServerError, from: &Address) -> Option<Self> {
         let (slot, address) = redirection(error.details()?, from)?;
         match error.code() {
             "MOVED" => Some(Self::Moved(slot, address)),

@@ -1,9 +1,9 @@
 //! Waits for replicas to confirm commands.
 //!
-//! A pipeline of commands that replicas confirm ends in one `WAIT`. The `WAIT` covers all earlier
-//! writes of its connection, and blocks the connection until its response. So the connection
-//! carries no other commands, and its next pipeline is sent after the response. A command that is
-//! sent again is followed by another `WAIT`.
+//! If replicas must confirm commands of a pipeline, the pipeline ends in one `WAIT`. The `WAIT`
+//! covers all earlier writes of its connection, and blocks the connection until its response. So
+//! the connection carries no other commands, and its next pipeline is sent after the response. A
+//! command that is sent again is followed by another `WAIT`.
 //! <https://redis.io/docs/latest/commands/wait/>
 
 use std::time::Duration;

@@ -149,8 +149,8 @@ impl PipelineTask {
             .send_modify(|status| status.cause = cause.map(Arc::new));
     }
 
-    /// Returns the time by which a command that was submitted at `submitted` must be sent.
-    /// Otherwise the command fails.
+    /// Returns the time at which a command that was submitted at `submitted` fails, if it is not
+    /// sent before.
     fn give_up_at(&self, submitted: Instant) -> Instant {
         self.down_since
             .map_or(submitted, |since| since.max(submitted))
@@ -187,7 +187,7 @@ impl PipelineTask {
     }
 
     /// On a cluster, refreshes the map of slots, and forwards waiting commands whose slots another
-    /// node serves. Returns `None` if [`while_waiting`](Self::while_waiting) does.
+    /// node serves. `None` if all handles are dropped and no caller waits.
     async fn forward_misplaced(&mut self) -> Option<()> {
         if self.cluster.is_none() {
             return Some(());
@@ -227,8 +227,8 @@ impl PipelineTask {
         None
     }
 
-    /// Runs `work`, and fails commands that wait too long meanwhile. `None` if all handles are
-    /// dropped and no caller waits.
+    /// Runs `work`. Until it ends, fails commands that have waited too long. `None` if all handles
+    /// are dropped and no caller waits.
     async fn while_waiting<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let mut next = self.expire();
         tokio::pin!(work);
@@ -315,9 +315,9 @@ impl PipelineTask {
     /// response. After [`MAX_CLOSED`] such connections, that command fails. Without this limit it
     /// would be sent for ever and delay all other commands.
     ///
-    /// The server closes the connection at a command that it finds too large. For
-    /// `client-query-buffer-limit` it writes no error, and otherwise the client may not receive the
-    /// error. So only the closed connection shows the refusal.
+    /// The server closes the connection at a command that it finds too large. If the command
+    /// exceeds `client-query-buffer-limit`, the server sends no error. Other errors may not reach
+    /// the client. So only the closed connection shows the refusal.
     fn count_closed_connection(&mut self, in_flight: &mut InFlightPipelines, end: &ConnectionEnd) {
         let closed = matches!(end, ConnectionEnd::Lost(reason) if std::error::Error::source(reason).is_some());
         let closed = closed && !self.protocol_error;
@@ -358,15 +358,15 @@ impl PipelineTask {
                     if self.status.borrow().cause.is_some() {
                         self.set_cause(None);
                     }
-                    let many = answered.batches.iter().any(|it| it.responses.len() > 1);
+                    let several_responses = answered.batches.iter().any(|it| it.responses.len() > 1);
                     let health = self.deliver(answered);
                     if health == ServerHealth::Fine && self.down_since.is_some() {
                         self.set_state(ConnectionState::Connected, None);
                     }
                     match health {
-                        // Callers often send more commands after a response. They run first, so
-                        // that these commands form one pipeline instead of many.
-                        ServerHealth::Fine if many => next_turn().await,
+                        // Callers often send more commands after a response. This task lets the
+                        // callers run first, so that their commands form one pipeline.
+                        ServerHealth::Fine if several_responses => next_turn().await,
                         ServerHealth::Fine => {}
                         ServerHealth::NotReady => {
                             self.while_waiting(sleep(NOT_READY_PAUSE)).await;
@@ -423,7 +423,7 @@ impl PipelineTask {
                 self.protocol_error |= error::is_protocol_error(error);
                 let unknown = error.code() == "NOSCRIPT";
                 if let Some(cluster) = &self.cluster
-                    && let Some(redirection) = Redirection::read(error, &cluster.address)
+                    && let Some(redirection) = Redirection::decode(error, &cluster.address)
                 {
                     if let Redirection::Moved(slot, address) = &redirection {
                         cluster.learn(*slot, address);

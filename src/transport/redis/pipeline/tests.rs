@@ -149,7 +149,8 @@ async fn commands_that_are_sent_again_keep_their_order() {
 #[tokio::test]
 async fn a_dropped_command_that_was_not_sent_yet_is_sent_only_if_it_is_idempotent() {
     let (pipeline, mut commands) = pipeline([OK, OK]).await;
-    // The pipeline's task runs, and sends, only once this task waits.
+    // The pipeline's task cannot run before this task waits, so both calls are dropped before a
+    // command is sent.
     drop(pipeline.submit(ack(1), Resend::Never));
     drop(pipeline.submit(ack(2), Resend::UntilAnswered));
     pipeline.submit(ack(3), Resend::Never).await.unwrap();
@@ -228,7 +229,7 @@ async fn an_error_that_was_not_asked_for_ends_the_connection_and_answers_no_comm
     }
 }
 
-// Redis 6.2 wraps the error of a command inside a script.
+// If a command in a script fails, Redis 6.2 wraps the error of the command.
 #[tokio::test]
 async fn a_demoted_server_is_left_where_a_script_says_that_it_is_one() {
     let demoted = Response(
@@ -336,7 +337,7 @@ async fn nothing_is_lost_or_swapped_over_many_commands_at_once() {
 #[tokio::test]
 async fn a_server_that_does_not_answer_is_given_up_after_five_seconds() {
     let (pipeline, mut commands) = pipeline([]).await;
-    // Connecting does not work with a paused clock, so the clock is paused after it.
+    // The pipeline cannot connect while the clock is paused, so the clock is paused later.
     let first = pipeline.submit(ack(1), Resend::Never);
     commands.recv().await.unwrap();
     tokio::time::pause();

@@ -34,13 +34,13 @@ use crate::{
 const SAMPLE_LIFETIME: Duration = Duration::from_millis(500);
 /// The time for which a sample is used if it found no room.
 const FULL_SAMPLE_LIFETIME: Duration = Duration::from_millis(100);
-/// After one sample, a sender admits at most the room that it found, divided by this number. So
-/// several senders that find the same room do not exceed the bound by much.
+/// A sender admits at most the room that its last sample found, divided by this number. So several
+/// senders that find the same room do not exceed the bound by much.
 const ROOM_DIVISOR: u64 = 16;
 /// When this many streams are remembered, those without a current sample are forgotten.
 const FORGET_AT: usize = 1024;
 
-/// The streams with a bound to which a handle and its clones send.
+/// The bounded streams to which a handle and its clones send.
 #[derive(Debug, Default)]
 pub(in crate::transport::redis) struct Bounds(Mutex<HashMap<Name, Vec<Arc<BoundedStream>>>>);
 
@@ -118,7 +118,7 @@ impl<F: Future<Output = Result<Admitted, Error>>> Admission<F> {
 impl Bounds {
     /// Returns the state of a stream with this bound. `key` is the stream's name with the
     /// namespace.
-    fn of(&self, key: &Name, bound: Bound) -> Arc<BoundedStream> {
+    fn stream(&self, key: &Name, bound: Bound) -> Arc<BoundedStream> {
         let mut streams = lock(&self.0);
         if streams.len() >= FORGET_AT && !streams.contains_key(key) {
             streams.retain(|_, bounds| bounds.iter().any(|it| it.is_in_use()));
@@ -156,7 +156,7 @@ impl Redis {
         let until = bound.wait_until(message.parts());
         let name = self.settings.target(message.parts())?;
         let key = self.options.namespace.apply(name);
-        let stream = self.shared.bounds.of(&key, bound);
+        let stream = self.shared.bounds.stream(&key, bound);
         match stream.decide(name, until.is_some()) {
             Decision::Admitted { renew } => {
                 return Ok(Admission::Now(self.admitted(stream, name, renew)));
@@ -229,7 +229,7 @@ impl Redis {
                 .arg(CONSUMER_PREFIX)
                 .arg(self.settings.lease.as_millis() as u64)
                 .arg(self.options.foreign_lease.as_millis() as u64)
-                // Without a bound on their number, the messages are counted for the rate only.
+                // Without a bound on their number, messages are counted only to measure the rate.
                 .arg(if max == u64::MAX { 1000 } else { max })
                 .arg(u8::from(max_age.is_some()));
         };
@@ -242,13 +242,13 @@ impl Redis {
         let primary = [&*keys.primary];
         // After an unknown outcome the script runs again. That is safe, since it sends no message.
         let response = pipeline.script_until_known(&scripts::COUNT_WAITING, &primary, args);
-        let response = response.await.and_then(read);
+        let response = response.await.and_then(decode);
         let mut window = lock(&stream.window);
         window.is_renewing = false;
         let now = Instant::now();
         let waiting = response?;
-        if let Some(most) = waiting.iter().max_by_key(|waiting| waiting.messages) {
-            window.rate.add_measurement(now, most);
+        if let Some(fullest) = waiting.iter().max_by_key(|waiting| waiting.messages) {
+            window.rate.add_measurement(now, fullest);
         }
         let rooms = waiting.iter().map(|waiting| stream.bound.room(waiting));
         let room = rooms.min();
@@ -272,8 +272,8 @@ impl Redis {
 }
 
 impl BoundedStream {
-    /// Decides about one message, by the last sample. A message that can wait is not refused: the
-    /// decision is then [`Decision::Sample`].
+    /// Decides about one message by the last sample. If the sample found no room, a message that
+    /// can wait needs another sample, and any other message is refused.
     fn decide(&self, name: &Name, can_wait: bool) -> Decision {
         let mut window = lock(&self.window);
         if !window.is_current() {
@@ -309,11 +309,11 @@ impl BoundedStream {
 
 impl Window {
     fn is_current(&self) -> bool {
-        let lasts = match self.full {
+        let lifetime = match self.full {
             Some(_) => FULL_SAMPLE_LIFETIME,
             None => SAMPLE_LIFETIME,
         };
-        self.taken_at.is_some() && self.age() < lasts
+        self.taken_at.is_some() && self.age() < lifetime
     }
 
     fn age(&self) -> Duration {
@@ -321,8 +321,8 @@ impl Window {
     }
 }
 
-/// Decodes the response of the script.
-pub(in crate::transport::redis) fn read(response: Value) -> Result<Vec<Waiting>, Error> {
+/// Decodes the response of the script `COUNT_WAITING`.
+pub(in crate::transport::redis) fn decode(response: Value) -> Result<Vec<Waiting>, Error> {
     let groups = array(response)?.into_iter().map(|group| {
         let [group, messages, age, read] = exactly(group)?;
         let group = bytes(group)?;

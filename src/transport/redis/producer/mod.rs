@@ -338,8 +338,8 @@ pub(super) fn accepted(response: Value) -> Result<Stored, Error> {
 /// The future of [`Redis`] as a service.
 ///
 /// # Cancel safety
-/// Dropping it does not stop a message that was sent. A dropped request is removed at once, and its
-/// later reply is ignored.
+/// Dropping the future does not stop a message that was sent. If the message is a request, its reply
+/// is ignored.
 #[must_use = "futures do nothing unless polled"]
 pub struct SendFuture {
     work: SendWork,

@@ -28,20 +28,20 @@ use crate::{
     transport::codec,
 };
 
-/// The names that the arguments of [`Accept::record_args`] have in an entry of the outbox.
+/// The fields of an outbox entry that contain the arguments of [`Accept::record_args`].
 pub(in crate::transport::redis) const RECORD_ARGS: [&str; 5] =
     ["keep", "conflict", "unique", "group", "digest"];
-/// The most due messages that one call of the script `PROMOTE` moves.
+/// The maximum number of due messages that one call of the script `PROMOTE` moves.
 pub(in crate::transport::redis) const MOVED_AT_ONCE: usize = 100;
 /// A call of `PROMOTE` moves no further message after this many bytes.
 pub(in crate::transport::redis) const MOVED_BYTES: usize = 4 << 20;
-/// The most headers of a task with a delay or an idempotency key: a script cannot pass many more to
+/// The maximum number of headers of a task that a script stores: a script cannot pass many more to
 /// a command.
 const MAX_HEADERS: usize = 1_000;
-/// The sender itself moves tasks that are due within this time, since idle workers look for due
-/// messages only about once a second.
+/// The sender itself moves tasks that are due within this time to their streams, since idle workers
+/// look for due messages only about once a second.
 const SOON: Duration = Duration::from_secs(2);
-/// The most timers of a sender. Each moves all due messages of its stream.
+/// The maximum number of timers of a sender. One timer moves all due messages of its stream.
 const MAX_TIMERS: usize = 64;
 
 impl Redis {
@@ -58,7 +58,7 @@ impl Redis {
         Ok(sent)
     }
 
-    /// Starts a timer that moves a delayed task to its stream, if it is due soon.
+    /// If a delayed task is due soon, starts a timer that moves the task to its stream.
     pub(in crate::transport::redis) fn promote_soon(&self, keys: Keys, due: Option<Due>) {
         if let Some(wait) = due.map(Due::wait).filter(|wait| *wait < SOON) {
             let pipeline = self.shared.pipeline.of(&keys.primary);
@@ -87,14 +87,14 @@ pub(in crate::transport::redis) fn check_headers(message: &Message) -> Result<()
     Ok(())
 }
 
-/// The keys and arguments of the Lua function `accept`, which accepts a task: now or later, and
-/// only once for each idempotency key.
+/// The keys and arguments of the Lua function `accept`. The function stores a task on its stream
+/// or, until it is due, among the delayed tasks. It stores only one task for each idempotency key.
 #[derive(Debug)]
 pub(in crate::transport::redis) struct Accept {
     keys: Vec<String>,
     when: &'static str,
     time: u64,
-    /// The id of the task until it is on the stream, if it is delayed.
+    /// The id of the task if it is delayed or has a record. Any other task has the id of its entry.
     token: String,
     window: u64,
     /// Set if replicas confirm the task. If the idempotency key is known already, the script then
@@ -163,7 +163,8 @@ impl Accept {
         });
     }
 
-    /// Returns the arguments of the task's record and its digest, in the order of [`RECORD_ARGS`].
+    /// Returns the arguments for the task's record and the digest of its content, in the order of
+    /// [`RECORD_ARGS`].
     fn record_args(&self) -> [Cow<'_, str>; 5] {
         let parts = self.message.parts();
         let unique = parts.unique.as_ref();
@@ -224,10 +225,12 @@ impl Encode for Accept {
     }
 }
 
-/// The longest expiry in milliseconds: a hundred years, which Redis accepts without overflow.
+/// The longest time for which an idempotency key is kept, in milliseconds: a hundred years. Redis
+/// accepts this expiry without overflow.
 const LONGEST_WINDOW: u64 = 3_155_760_000_000;
 
-/// The timers with which a sender moves tasks that are due soon. Counts the running ones.
+/// The timers with which a sender moves tasks that are due soon to their streams. Counts the
+/// running timers.
 #[derive(Debug, Default)]
 pub(in crate::transport::redis) struct Promoters(Arc<AtomicUsize>);
 

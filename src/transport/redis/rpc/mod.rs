@@ -43,7 +43,7 @@ use crate::{
     transport::Counters,
 };
 
-/// The maximum time that a request waits, before it is sent, until its client can receive replies.
+/// The maximum time for which an unsent request waits until its client can receive replies.
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The state of a channel or a stream for replies.

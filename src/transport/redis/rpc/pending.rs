@@ -30,8 +30,8 @@ pub(super) struct PendingRequests {
 #[derive(Default)]
 struct PendingTable {
     requests: HashMap<Uuid, PendingRequest>,
-    /// Set while the channel is subscribed to. Changed under the lock of the requests, so that a
-    /// fast request cannot be registered after the subscription was lost.
+    /// Set while the client is subscribed to its channel. Changed under the lock of the requests,
+    /// so that a fast request cannot be registered after the subscription was lost.
     subscribed: bool,
 }
 
@@ -75,8 +75,8 @@ impl PendingRequests {
         lock(&self.table)
     }
 
-    /// Registers a new request. Returns `None` for a fast request while the channel is not
-    /// subscribed to, because its reply would be lost.
+    /// Registers a new request. Returns `None` for a fast request while the client is not
+    /// subscribed to its channel, because the reply would be lost.
     pub(super) fn register(self: &Arc<Self>, mode: ReplyMode) -> Option<PendingReply> {
         let id = unique();
         let mut table = self.table();
@@ -98,7 +98,7 @@ impl PendingRequests {
         table.requests.values().filter(|it| it.is_waiting()).count()
     }
 
-    /// Records that the channel is subscribed to.
+    /// Records that the client is subscribed to its channel.
     pub(super) fn subscribed(&self) {
         self.table().subscribed = true;
     }
@@ -165,8 +165,8 @@ impl PendingRequests {
     }
 }
 
-/// Receives the outcomes of sending requests. The number of a command is the correlation id of its
-/// request.
+/// Receives the responses to the commands that send requests. The number of a command is the
+/// correlation id of its request.
 impl CompletionHandler for PendingRequests {
     fn completed(&self, id: u128, outcome: Result<Value, Error>) {
         let Err(error) = outcome.and_then(error::check) else {
@@ -174,8 +174,8 @@ impl CompletionHandler for PendingRequests {
         };
         let id = Uuid::from_u128(id);
         let mode = self.table().requests.get(&id).map(|request| request.mode);
-        // If the request is on the stream, a worker will store its reply. So the request still
-        // waits.
+        // The request may be on the stream despite the error. A worker then stores the reply, so a
+        // reliable request still waits.
         if !(error.is_unknown_outcome() && mode == Some(ReplyMode::Reliable)) {
             self.answer(id, Err(error));
         }

@@ -2,8 +2,8 @@
 //!
 //! A client has one reply stream for each stream that it sends reliable requests to. The client
 //! creates the reply stream and renews its time to live. Workers add only to existing reply
-//! streams, so the reply streams of a dead client expire. After a lost connection the client reads
-//! what is left of the stream once more, so no reply is lost.
+//! streams, so the reply streams of a dead client expire. After it has lost its connection, the
+//! client reads all entries again that are still in the streams, so no reply is lost.
 //!
 //! One connection reads all reply streams that have outstanding requests or had some recently.
 //! Other reply streams are not read, and expire. A blocking read must end before a new stream can
@@ -53,13 +53,13 @@ use crate::{
 /// The time to live of a reply stream. Stored replies survive an outage of at most this length.
 const TIME_TO_LIVE: Duration = Duration::from_secs(300);
 /// The minimum time between two renewals of the time to live.
-const RENEW: Duration = Duration::from_secs(1);
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 /// The position before the first entry of a stream.
-const FIRST: Bytes = Bytes::from_static(b"0-0");
+const BEFORE_FIRST: Bytes = Bytes::from_static(b"0-0");
 /// The time for which a read blocks.
 const BLOCK: Duration = Duration::from_secs(2);
-/// If it takes several commands to read all streams, the last of them blocks for this time. It is
-/// short, because it delays the next reads of the other streams.
+/// If several commands are needed to read all streams, the last command blocks for this time. The
+/// time is short, because the block delays the next reads of the other streams.
 const SHORT_BLOCK: Duration = Duration::from_millis(20);
 /// A connection counts as lost if the server is silent for this long after a read should have
 /// ended.
@@ -67,9 +67,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The maximum number of streams that one command reads.
 const MAX_KEYS: usize = 128;
 /// The maximum number of entries that one read returns.
-const COUNT: usize = 256;
+const MAX_ENTRIES: usize = 256;
 /// A stream is trimmed after this many of its entries were read.
-const TRIM: usize = 512;
+const TRIM_THRESHOLD: usize = 512;
 /// The time for which a stream is still read after its last request, so that the next request need
 /// not wait for the creation of the stream.
 const LINGER: Duration = Duration::from_secs(60);
@@ -107,7 +107,8 @@ struct ReplyStream {
     ready: watch::Sender<Ready>,
 }
 
-/// A request that waits for its reply on a stream. The stream is read until this is dropped.
+/// A request that waits for its reply on a stream. The stream is read at least until this value is
+/// dropped.
 pub(super) struct Outstanding(Arc<ReplyStream>);
 
 impl Outstanding {
@@ -132,8 +133,8 @@ impl ReplyStreams {
         }
     }
 
-    /// Registers a request to `stream`, a name with its namespace. The reader starts to read the
-    /// reply stream, unless it already reads it.
+    /// Registers a request to `stream`, a name with its namespace. If the reply stream is not read
+    /// yet, the reader creates it and starts to read it.
     pub(super) fn join(&self, stream: &Name) -> Result<Outstanding, Error> {
         let mut table = lock(&self.table);
         if let Some(stream) = table.streams.get(stream) {
@@ -210,10 +211,10 @@ impl Reading {
     }
 
     /// Makes the command that trims the entries that were read. Returns `None` if there are no such
-    /// entries, or fewer than [`TRIM`] while the stream is not idle.
+    /// entries, or fewer than [`TRIM_THRESHOLD`] while the stream is not idle.
     fn trim(&mut self) -> Option<Cmd> {
         let cursor = self.cursor.as_ref()?;
-        if self.untrimmed < TRIM && !(self.idle && self.untrimmed > 0) {
+        if self.untrimmed < TRIM_THRESHOLD && !(self.idle && self.untrimmed > 0) {
             return None;
         }
         let mut trim = redis::cmd("XTRIM");
@@ -235,7 +236,7 @@ pub(super) struct ReplyReader {
     /// The streams that are read, by key.
     reading: HashMap<String, Reading>,
     /// The maximum number of streams that one command reads. It is 1 after the server has refused a
-    /// command, to find the stream that it refuses.
+    /// command, so that the reader finds the refused stream.
     max_keys: usize,
     /// Set if the server refuses to read several streams in one command, but lets each stream be
     /// read alone. This is the case if the streams are in several slots of a cluster, or if
@@ -316,7 +317,7 @@ impl ReplyReader {
             (reading.renewed_at, reading.paused_until) = (None, None);
             // A failover may have led to a replica with lower ids. So each stream is read from its
             // beginning, and replies that were received before are ignored.
-            reading.cursor = reading.cursor.take().map(|_| FIRST);
+            reading.cursor = reading.cursor.take().map(|_| BEFORE_FIRST);
             reading.untrimmed = 0;
         }
         (self.one_by_one, self.max_keys) = (false, MAX_KEYS);
@@ -332,7 +333,7 @@ impl ReplyReader {
         }
     }
 
-    /// Creates new streams if there are any. Otherwise reads once.
+    /// If there are new streams, creates them. If there are none, reads once.
     async fn step(&mut self, connection: &mut Connection) -> RedisResult<()> {
         let now = Instant::now();
         let allowed = self.reading.values().filter(|it| it.is_allowed(now));
@@ -376,7 +377,7 @@ impl ReplyReader {
         }
         let is_due = |it: &&String| {
             let renewed_at = self.reading[*it].renewed_at;
-            renewed_at.is_none_or(|last| now - last >= RENEW)
+            renewed_at.is_none_or(|last| now - last >= RENEWAL_INTERVAL)
         };
         let due: Vec<_> = keys.iter().filter(is_due).cloned().collect();
         let renewals = due.iter().map(|key| self.reading[key].renewal());
@@ -467,7 +468,7 @@ impl ReplyReader {
     /// Makes the command that reads these streams.
     fn command(&self, keys: &[String], block: Option<Duration>) -> Cmd {
         let mut read = redis::cmd("XREAD");
-        let count = (self.size.fit(COUNT) / keys.len()).max(1);
+        let count = (self.size.fit(MAX_ENTRIES) / keys.len()).max(1);
         read.arg("COUNT").arg(count);
         if let Some(block) = block {
             read.arg("BLOCK").arg(block.as_millis() as u64);
@@ -513,7 +514,8 @@ impl ReplyReader {
                     continue;
                 }
             };
-            // If the server is not ready, the requests still wait. A refusal fails the requests.
+            // If the server is not ready, the requests keep waiting. If it refuses the stream, they
+            // fail.
             if refusal.code().is_none_or(error::is_transient) {
                 return Err(refusal);
             }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl Hub {
-    /// Sends a request to the stream `key`, a name in the namespace, and waits for its reply.
+    /// Sends a request to the stream `key`, which includes the namespace, and waits for the reply.
     ///
     /// # Cancel safety
     /// Dropping the future removes the request from this client. A worker may still handle it.

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The time limit for the server's confirmation of a subscription.
-const CONFIRMATION: Duration = Duration::from_secs(5);
+const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The task that keeps a client subscribed, and delivers the replies.
 pub(super) struct Subscription {
@@ -30,11 +30,11 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
-    /// Keeps the client subscribed: subscribes, and retries after each failure or loss. Runs until
-    /// it is dropped.
+    /// Keeps the client subscribed: subscribes, and retries after each failure or loss. Never
+    /// returns.
     pub(super) async fn run(self) {
         let mut outage = Outage::default();
-        // The state after a failed attempt. It is `Lost` once an attempt has succeeded.
+        // The state after a failed attempt: `No` before the first success, `Lost` after it.
         let mut down = Ready::No;
         loop {
             match self.subscribe().await {
@@ -73,14 +73,14 @@ impl Subscription {
     async fn subscribe(&self) -> Result<Result<PubSub, RedisError>, Error> {
         let mut pubsub = self.connector.pubsub().await?;
         match timeout(
-            CONFIRMATION,
+            CONFIRMATION_TIMEOUT,
             pubsub.subscribe(&[self.channel.as_bytes()], &[]),
         )
         .await
         {
             Ok(Ok(())) => Ok(Ok(pubsub)),
-            // A transient error, such as `LOADING`, is not a refusal. Like a lost connection, it is
-            // followed by another attempt.
+            // A transient error, such as `LOADING`, is not a refusal. It is handled like a lost
+            // connection.
             Ok(Err(refusal))
                 if refusal
                     .code()

@@ -3,7 +3,7 @@
 //! Each script is one atomic step. A script that settles a delivery is *fenced*: it does nothing
 //! unless the entry is pending for this consumer. `ACKNOWLEDGE` and `REPLY` are not fenced: of two
 //! workers that have handled a message, the first one to finish wins. Each script is the
-//! concatenation of its files. `common.lua` has the fence, the acknowledgement of one entry, and
+//! concatenation of its files. `common.lua` defines the fence, acknowledges one entry, and reads
 //! the server's clock.
 
 use std::sync::OnceLock;
@@ -40,7 +40,7 @@ scripts! {
     START = "common" "tasks" "start";
     /// Stores the progress or the checkpoint of a running task, in its record.
     STORE_PROGRESS = "common" "tasks" "note";
-    /// Lists a group's tasks in a state.
+    /// Lists the tasks of a group that are in a given state.
     LIST_TASKS = "common" "tasks" "list_tasks";
     /// Reads changes of tasks from feeds.
     CHANGES = "entry_ids" "changes";
@@ -90,7 +90,7 @@ scripts! {
     OWN = "own";
     /// Frees a partition.
     DISOWN = "disown";
-    /// Moves the pending entries of a partition's former owners to its owner.
+    /// Moves the pending entries of a partition's former owners to the current owner.
     INHERIT = "inherit";
     /// Counts another attempt for an entry that its consumer runs again without a redelivery.
     ATTEMPT = "common" "attempt";
@@ -149,9 +149,9 @@ scripts! {
 /// A Lua script with one key, for state that several processes of an application share, such as
 /// locks, limits and claims. Declare it as a `static`.
 ///
-/// A call runs over the connection of a [`Redis`](crate::Redis) handle, on the primary of the key,
-/// also behind Sentinels, on a cluster, and after a failover. The script is called by its hash, and
-/// then by its source if the server does not know the hash.
+/// A call runs over the connection of a [`Redis`](crate::Redis) handle, on the primary of the key.
+/// The handle finds the primary behind Sentinels, on a cluster, and after a failover. The script is
+/// called by its hash, and then by its source if the server does not know the hash.
 ///
 /// ```no_run
 /// use campanile::{Error, Redis, transport::redis::{Script, ScriptResponse}};
@@ -171,10 +171,11 @@ scripts! {
 /// ```
 ///
 /// # Repeatable scripts
-/// **A script must be repeatable**: if the connection is lost before the response, the script is
-/// sent again, although it may have run, until the [time limit](super::ScriptCall::timeout) of the
-/// call. A second run must have the same response as the first, and no further effect. `LOCK` above
-/// is repeatable, since it stores the owner of the lock. A script that increments a number is not.
+/// **A script must be repeatable**: if the connection is lost before the response, the call is sent
+/// again, although the script may have run. This goes on until the [time
+/// limit](super::ScriptCall::timeout) of the call. A second run must have the same response as the
+/// first, and no further effect. `LOCK` above is repeatable, since it stores the owner of the lock.
+/// A script that increments a number is not.
 ///
 /// A failover may lose the last writes of the old primary, including those of scripts: see
 /// [durability](crate::guide::durability).

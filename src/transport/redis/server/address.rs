@@ -96,7 +96,8 @@ pub(super) async fn connect(
     Ok(stream)
 }
 
-/// Reorders addresses so that IPv4 and IPv6 alternate, starting with the family of the first one.
+/// Reorders addresses so that IPv4 and IPv6 alternate, starting with the family of the first
+/// address.
 fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first = addresses.first().map(SocketAddr::is_ipv6);
     let (same, other): (Vec<_>, Vec<_>) =

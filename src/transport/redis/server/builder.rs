@@ -181,7 +181,7 @@ impl RedisBuilder {
     }
 }
 
-// Omits the URL, which may contain a password, and the key.
+// Omits the URL, which may contain a password. Omits the client's private key, too.
 impl fmt::Debug for RedisBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBuilder").finish_non_exhaustive()

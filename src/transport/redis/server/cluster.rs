@@ -112,10 +112,10 @@ impl Cluster {
     }
 
     /// Reads the map, unless the last attempt was less than [`MIN_READ_INTERVAL`] ago. Asks the
-    /// known primaries and the seeds with a staggered start, and uses the first success.
+    /// known primaries and the seeds, one shortly after the other, and uses the first success.
     ///
     /// # Errors
-    /// If all nodes fail and no map is known. Otherwise the known map stays in use.
+    /// If all nodes fail and no map is known. If a map is known, it stays in use.
     pub(super) async fn refresh(&self, login: &Login) -> Result<(), Error> {
         let mut last_read_at = self.last_read_at.lock().await;
         if last_read_at.is_some_and(|at| at.elapsed() < MIN_READ_INTERVAL) {

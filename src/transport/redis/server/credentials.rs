@@ -87,8 +87,8 @@ pub type CredentialsFuture<'a> =
 /// Supplies the current user and password to [`RedisBuilder::credentials`]. Closures without
 /// arguments that return a future implement this trait.
 ///
-/// Each new connection calls the provider, and calls it again before its credentials expire. A
-/// handle has several connections. So a provider should cache its credentials if each call takes
+/// Each new connection calls the provider, and calls it again before the credentials expire. A
+/// handle has several connections. So a provider should cache the credentials if each call takes
 /// long or costs money.
 ///
 /// [`RedisBuilder::credentials`]: super::RedisBuilder::credentials
@@ -97,9 +97,9 @@ pub trait CredentialsProvider: Send + Sync + 'static {
     /// the handle was connected, and must not block its thread.
     ///
     /// # Errors
-    /// Any error of the application. The error must not contain a password, because it is logged,
-    /// and becomes a source of the errors of commands that wait for the connection. After an error,
-    /// a panic, or 5 s without a result, an open handle calls the provider again, with a back-off.
+    /// Any error of the application. The error must not contain a password: it is logged, and
+    /// commands that wait for the connection fail with it as a source. After an error, a panic, or
+    /// 5 s without a result, an open handle calls the provider again, with a back-off.
     fn credentials(&self) -> CredentialsFuture<'_>;
 }
 

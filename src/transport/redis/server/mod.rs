@@ -61,14 +61,15 @@ use crate::{error::Error, transport::Backoff};
 pub(super) const BACKOFF: Backoff =
     Backoff::exponential(Duration::from_millis(50), Duration::from_secs(2));
 
-/// Connects to one of the servers of a URL. `destination` selects the server. Without a cluster,
-/// that is the only primary. On a cluster, it is the primary of a slot, a given node, or any
-/// primary. Cheap to clone.
+/// Connects to one of the servers of a URL. Without a cluster, this is always the only primary. On
+/// a cluster, `destination` selects the primary of a slot, a given node, or any primary. Cheap to
+/// clone.
 #[derive(Clone)]
 pub(super) struct Connector {
     servers: Arc<Servers>,
     destination: Destination,
-    /// Receives the notices about keys that the connections have read. `None` without tracking.
+    /// Receives the server's notices that keys were written. The server sends them for keys that
+    /// the connections have read. `None` without tracking.
     tracked: Option<Arc<TrackedKeys>>,
 }
 
@@ -102,7 +103,7 @@ impl Connector {
     }
 
     /// Makes a connector, without a connection. `provider` supplies the credentials for Redis
-    /// servers. Those for Sentinels are in `target`.
+    /// servers. The credentials for Sentinels are in `target`.
     fn new(
         target: ParsedUrl,
         provider: Option<Arc<dyn CredentialsProvider>>,
@@ -152,8 +153,8 @@ impl Connector {
         dial.map(|dial| dial.upkeep_runtime())
     }
 
-    /// Returns a connector to the primary of a key's slot. Without a cluster, that is the only
-    /// primary.
+    /// Returns a connector to the primary of a key's slot. Without a cluster, returns a connector
+    /// to the only primary.
     pub(super) fn of(&self, key: &str) -> Self {
         self.to(match self.servers.topology {
             Topology::Cluster(_) => Destination::Slot(HashSlot::of(key.as_bytes())),
@@ -184,8 +185,8 @@ impl Connector {
         }
     }
 
-    /// Returns a connector to the same server. Its connections for commands hand notices about the
-    /// keys that they have read to `tracked`.
+    /// Returns a connector to the same server. Its connections for commands hand the server's
+    /// notices about written keys to `tracked`.
     pub(super) fn tracking(&self, tracked: Arc<TrackedKeys>) -> Self {
         Self {
             tracked: Some(tracked),
@@ -282,7 +283,8 @@ impl Connector {
         let connection = self
             .servers
             .connection(&self.destination, Purpose::Subscriptions);
-        // On a cluster, replicas and primaries forward events to all nodes, except sharded events.
+        // On a cluster, every node receives all events except sharded events, so that a replica
+        // serves as well as a primary.
         let needs_primary =
             !self.is_cluster() || matches!(self.destination, Destination::Primary(_));
         Ok(PubSub::new(connection.await?.1, needs_primary))

@@ -40,7 +40,7 @@ struct CurrentOutage {
 
 impl Outage {
     /// Ends the outage and resets the delay, after the server has responded to a command. A new
-    /// connection does not reset the delay: a server, or a proxy before it, may accept each
+    /// connection does not reset the delay: a server, or a proxy in front of it, may accept each
     /// connection and then close it.
     pub(in crate::transport::redis) fn answered(&mut self) {
         self.failures = 0;

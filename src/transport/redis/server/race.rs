@@ -36,9 +36,9 @@ pub(super) async fn first<T, E>(attempts: Vec<BoxFuture<'_, Result<T, E>>>) -> R
     }
 }
 
-/// Combines the errors of attempts that have all failed. Returns the first error that is no lost
-/// connection, such as a refused login. If all errors are lost connections, returns `unreachable`,
-/// with the first error as its source.
+/// Combines the errors of attempts that have all failed. Returns the first error that is not a lost
+/// connection, for example a refused login. If all errors are lost connections, returns an error
+/// with the text `unreachable`, whose source is the first of them.
 pub(super) fn failure(errors: Vec<Error>, unreachable: String) -> Error {
     let (down, mistakes): (Vec<_>, Vec<_>) = errors.into_iter().partition(Error::is_disconnected);
     let unreachable = Error::disconnected(unreachable);

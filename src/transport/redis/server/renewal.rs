@@ -55,8 +55,8 @@ impl RenewalState {
     }
 }
 
-/// Returns the age at which credentials with this lifetime are renewed. They are renewed when a
-/// quarter of the lifetime is left, but at most [`MAX_MARGIN`]. The age is at least [`MIN_PERIOD`].
+/// Returns the age at which credentials with this lifetime are renewed: a quarter of the lifetime
+/// before they expire, but at most [`MAX_MARGIN`] before. The age is at least [`MIN_PERIOD`].
 fn period(lifetime: Duration) -> Duration {
     let margin = (lifetime / 4).min(MAX_MARGIN);
     (lifetime - margin).max(MIN_PERIOD)
@@ -150,7 +150,7 @@ mod tests {
         for (lifetime, expected) in [(0, 1), (1, 1), (60, 45), (900, 675), (43_200, 42_900)] {
             assert_eq!(period(seconds(lifetime)), seconds(expected), "{lifetime}");
         }
-        // A timer can represent the result.
+        // The longest lifetime does not overflow.
         assert!(period(Duration::MAX) > seconds(u64::MAX / 2));
     }
 }

@@ -38,12 +38,12 @@ impl Sentinels {
     }
 
     /// Returns a receiver of the primary in the last response.
-    pub(super) fn last(&self) -> watch::Receiver<Option<Address>> {
+    pub(super) fn last_primary(&self) -> watch::Receiver<Option<Address>> {
         self.primary.subscribe()
     }
 
-    /// Asks the Sentinels for the address of the primary, with a staggered start. Uses the first
-    /// success.
+    /// Asks the Sentinels for the address of the primary, one shortly after the other. Returns the
+    /// first address that one of them names.
     ///
     /// # Errors
     /// If every Sentinel is unreachable, refuses the request, or does not know the name.

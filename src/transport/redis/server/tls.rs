@@ -1,7 +1,7 @@
 //! TLS with an explicit crypto provider.
 //!
-//! A library must not install the provider of the process: an application that installs one later
-//! would fail. So each configuration names its provider.
+//! A library must not install the default provider of the process, because an application that
+//! installs a provider later would then fail. So each configuration names its provider.
 
 use std::{
     io,
@@ -29,7 +29,7 @@ pub(super) struct TlsOptions {
     pub(super) client: Option<(Vec<u8>, Vec<u8>)>,
     /// Set to accept any certificate of a server.
     pub(super) accept_invalid: bool,
-    /// The name to expect in the certificates of servers, instead of their hosts.
+    /// The name that a server's certificate must have, instead of the server's host.
     pub(super) server_name: Option<String>,
 }
 
@@ -92,8 +92,8 @@ impl Tls {
             server_name: server_name.transpose()?,
             config: OnceLock::new(),
         };
-        // Made now, so that a key of another certificate is an error here, and not at the first
-        // connection.
+        // Made now, so that a key that does not belong to the certificate is an error here, not at
+        // the first connection.
         if tls.client.is_some() {
             tls.config().map_err(|error| {
                 Error::config("the client certificate and its key do not belong together")
@@ -103,8 +103,8 @@ impl Tls {
         Ok(tls)
     }
 
-    /// Performs the TLS handshake. The server's certificate must be for `server_name`, or else for
-    /// `host`.
+    /// Performs the TLS handshake. The server's certificate must be for `server_name`, or for
+    /// `host` if `server_name` is not set.
     pub(super) async fn handshake(
         &self,
         host: &str,

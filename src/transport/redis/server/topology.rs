@@ -126,7 +126,7 @@ impl Servers {
             | (_, Destination::Node(address) | Destination::Primary(address)) => {
                 address.to_string()
             }
-            (Topology::Sentinel(sentinels), _) => match &*sentinels.last().borrow() {
+            (Topology::Sentinel(sentinels), _) => match &*sentinels.last_primary().borrow() {
                 Some(primary) => format!("{primary} (`{}`)", sentinels.name),
                 None => format!("`{}`", sentinels.name),
             },
@@ -151,7 +151,7 @@ impl Servers {
             (Topology::Sentinel(sentinels), _) => {
                 let is_elsewhere =
                     move |last: &Option<Address>| last.as_ref().is_some_and(|it| *it != address);
-                Some(Box::pin(until(sentinels.last(), is_elsewhere)))
+                Some(Box::pin(until(sentinels.last_primary(), is_elsewhere)))
             }
             (Topology::Cluster(cluster), Destination::Primary(address)) => {
                 let address = address.clone();

@@ -12,8 +12,8 @@ const SENTINEL_PORT: &str = ":26379";
 
 /// A URL, parsed.
 pub(super) struct ParsedUrl {
-    /// The login and the settings of connections to Redis servers. The address in it is used only
-    /// with [`UrlTopology::Server`], and is otherwise a placeholder.
+    /// The login and the settings of connections to Redis servers. Contains the address of the
+    /// server with [`UrlTopology::Server`], and a placeholder with other topologies.
     pub(super) info: ConnectionInfo,
     pub(super) topology: UrlTopology,
     /// The namespace in the parameter `namespace`.
@@ -26,8 +26,8 @@ pub(super) enum UrlTopology {
     Server,
     /// A primary that Sentinels watch.
     Sentinel {
-        /// The login and the settings of connections to Sentinels. The address in it is a
-        /// placeholder.
+        /// The login and the settings of connections to Sentinels, with a placeholder as the
+        /// address.
         info: Box<ConnectionInfo>,
         addresses: Vec<Address>,
         /// The name of the primary.

@@ -1,8 +1,8 @@
 //! Settles the deliveries of the last read, over the connection that reads, before the next read.
 //!
-//! With one message in flight at a time, there is no demand for a read before the handler has
-//! finished. The finished handler wakes the task that reads, and that task settles the delivery. A
-//! settlement over another connection would wake two more tasks. The benchmarks `task-1`,
+//! With one message in flight at a time, the next read starts only after the handler has finished.
+//! The finished handler wakes the task that reads, and that task settles the delivery. A settlement
+//! over another connection would wake two more tasks. The benchmarks `task-1`,
 //! `rpc-fast-1` and `rpc-reliable-1` of `benches/redis.rs` show the gain at the default settings.
 
 use std::time::Duration;
@@ -15,7 +15,8 @@ use crate::ablation::Mechanism;
 /// A read waits for the settlements of at most this many deliveries. If there are more, they are
 /// settled while the next read runs.
 const MAX_DELIVERIES: usize = 4;
-/// For this time after a read has waited in vain, reads do not wait.
+/// If settlements came too late for a read, the next reads do not wait for settlements. The duration
+/// of this pause.
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl Fetch {
@@ -38,11 +39,11 @@ impl Fetch {
         waits
     }
 
-    /// Settles the deliveries whose settlements have come. Settlements that the server does not
-    /// confirm are queued like all others.
+    /// Carries out the settlements that have come. Those that the server does not confirm are added
+    /// to the queue of settlements.
     pub(super) async fn acknowledge(&mut self) {
-        let (settlements, soon) = self.parts.last_read.gather().await;
-        self.pause_until = (!soon).then(|| Instant::now() + PAUSE);
+        let (settlements, in_time) = self.parts.last_read.gather().await;
+        self.pause_until = (!in_time).then(|| Instant::now() + PAUSE);
         if settlements.is_empty() {
             return;
         }

@@ -13,8 +13,8 @@ use crate::{
     transport::redis::{connection::ByteProgress, entry::Entry, response::Value},
 };
 
-/// A read in flight for the remaining demand. The server runs it while the last entries are parsed
-/// and handled.
+/// A read in flight for the remaining demand. The server runs it while the entries of the last read
+/// are parsed and handled.
 pub(super) struct AheadRead {
     pub(super) asked: Instant,
     command: ReadCommand,

@@ -55,8 +55,8 @@ use crate::{
     },
 };
 
-/// A connection is closed if it is silent for this time after the `BLOCK` of its read. Otherwise
-/// the read could stay blocked on the server, and take entries that never arrive.
+/// A connection is closed if it is silent for this time after the `BLOCK` of its read. Without this
+/// limit, the read could stay blocked on the server, and take entries that never arrive.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// The mean time between two checks of a group that has reached its limit. The wait ends early when
@@ -90,8 +90,8 @@ pub(super) struct FetchParts {
     pub(super) pipeline: Pipeline,
     pub(super) reading: Arc<Heartbeat>,
     pub(super) blocked: Arc<BlockedRead>,
-    /// Reads over a connection that slots share. These reads never block. `None` if this fetch has
-    /// a separate connection.
+    /// Reads over a connection that several slots share. These reads never block. `None` if this
+    /// fetch has a separate connection.
     pub(super) woken: Option<WokenReader>,
     pub(super) max_in_flight: usize,
     /// The order of the deliveries, if this consumer owns its partition.
@@ -124,8 +124,8 @@ pub(super) struct Fetch {
     full: bool,
     /// Set if the entries that were fetched last were recovered, not read.
     recovered: bool,
-    /// Set if the entries that were fetched last were recovered or claimed, so that there may be more
-    /// of them.
+    /// Set if the entries that were fetched last were recovered or claimed, so that there may be
+    /// more of them.
     recovered_or_claimed: bool,
     /// The read that was sent before the entries of the last read were handled.
     ahead: Option<AheadRead>,
@@ -149,7 +149,7 @@ pub(super) struct Fetch {
 /// The connection of the fetch, whose reads may block.
 struct BlockingConnection {
     inner: Connection,
-    /// The id by which another connection can end its blocked read; 0 if unknown.
+    /// The connection's id, with which another connection can end a blocked read. 0 if unknown.
     id: i64,
 }
 
@@ -266,7 +266,7 @@ impl Fetch {
                     if !entries.is_empty() {
                         self.read_clock().await;
                     }
-                    self.set.note(&entries);
+                    self.set.note_entries(&entries);
                     self.read_ahead(entries.len());
                     let deliveries = self.deliver(entries, asked).await;
                     let waits = self.expect_settlements(deliveries.len());
@@ -350,9 +350,9 @@ impl Fetch {
         order.admit(deliveries, recovered)
     }
 
-    /// Reduces the demand to the number that the order of an owned partition allows. `None` if
-    /// nothing is to be fetched now: released deliveries were handed out instead, or running
-    /// deliveries had to end first.
+    /// Reduces the demand to the number that the order of an owned partition allows. If there are
+    /// released deliveries, hands them out and returns `None`. If the order allows no fetch, waits
+    /// until the order has changed, and returns `None`.
     async fn room_in_order(&mut self, room: usize) -> Option<usize> {
         let FetchParts { order, buffer, .. } = &self.parts;
         let Some(order) = order else {
@@ -460,7 +460,7 @@ impl Fetch {
         }
         self.change_streams().await;
         self.inherit().await?;
-        // The server that is found next may have lost the acknowledgements of deliveries.
+        // After a lost connection, the server may be a new primary that lacks acknowledgements.
         if self
             .parts
             .woken
@@ -637,7 +637,7 @@ impl Fetch {
                     || !self.set.to_try_again().is_empty();
                 Ok(entries)
             }
-            // One of the streams caused the error. The script finds it.
+            // One of the streams caused the error. The script finds this stream.
             Err(error) if error.is_refused() && !self.refused => {
                 self.poll_first = true;
                 self.refused = true;
@@ -653,8 +653,8 @@ impl Fetch {
         }
     }
 
-    /// Reads at most `count` entries of each of these keys, and waits for entries if there are none,
-    /// at most for `longest`.
+    /// Reads at most `count` entries of each of these keys, and waits for entries if there are
+    /// none. The wait takes at most `longest`.
     async fn await_entries(
         &mut self,
         count: usize,
@@ -703,7 +703,7 @@ impl Fetch {
         if pauses.count() != self.pause_count {
             return;
         }
-        // Other slots may fetch the demand meanwhile.
+        // Leaves the demand to other slots during the wait.
         buffer.put(Vec::new());
         buffer.set_reading(true);
         tokio::select! {
@@ -780,7 +780,7 @@ impl Fetch {
             }
         };
         self.parts.reading.end(true);
-        // Other slots may fetch the demand meanwhile.
+        // Leaves the demand to other slots during the wait.
         self.parts.buffer.put(Vec::new());
         tokio::select! {
             biased;
@@ -848,7 +848,7 @@ impl Fetch {
     }
 
     /// Reads Redis's clock if no tick has read it lately. The server was then probably paused, and
-    /// its clock may have stepped. With the old reading, new requests would look expired.
+    /// its clock may have stepped. With the old reading, new requests could look expired.
     async fn read_clock(&mut self) {
         let FetchParts {
             clock,
@@ -907,8 +907,8 @@ impl Fetch {
         let id = connection.id;
         if block.is_some() {
             parts.blocked.set(id);
-            // From here on, a stop or a change of the streams ends this read. Earlier ones are
-            // found by this check, so none is missed.
+            // From here on, a stop or a change ends this read. The check finds a stop or a change
+            // that came before.
             let is_changed = parts.changes.as_ref().is_some_and(|it| !it.is_empty())
                 || parts.pauses.count() != self.pause_count;
             if parts.buffer.is_stopped() || is_changed {
@@ -964,7 +964,7 @@ impl Fetch {
             return Ok(Vec::new());
         }
         let response = match self.checked(response) {
-            // One of the streams caused the error. The script finds it.
+            // One of the streams caused the error. The script finds this stream.
             Err(error) if error.is_refused() && matches!(command.by, ReadBy::Part) => {
                 self.set.note_plain(0, command.room);
                 return Ok(Vec::new());
@@ -1113,8 +1113,8 @@ fn rejoined(stream: &ServedStream) {
 /// group has reached its limit.
 type ByScript = (Value, Vec<(usize, String)>, bool);
 
-/// Splits the script's response. Returns each stream that could not be read as its position, from
-/// 0, and its error.
+/// Splits the script's response. For each stream that could not be read, returns its position,
+/// counted from 0, and its error.
 pub(super) fn by_script(response: Value) -> Result<ByScript, Error> {
     let [found, failed, at_limit] = exactly(response)?;
     let at_limit = integer(&at_limit)? == 1;

@@ -71,7 +71,8 @@ impl Recovery {
         }
     }
 
-    /// Begins or restarts a recovery. Called if a lost response may have had entries.
+    /// Begins or restarts a recovery. Called if a response was lost that may have contained
+    /// entries.
     pub(super) fn begin(&mut self) {
         self.times = Some(RecoveryTimes {
             next_at: Instant::now(),
@@ -131,12 +132,12 @@ impl Recovery {
         mut entries: Vec<Entry>,
     ) -> Result<Vec<Entry>, Error> {
         let mut claimed = HashSet::new();
-        for of_stream in entries.chunk_by(|a, b| a.which == b.which) {
-            let which = of_stream[0].which;
+        for stream_entries in entries.chunk_by(|a, b| a.which == b.which) {
+            let which = stream_entries[0].which;
             let Some(stream) = self.streams.get(which.index()) else {
                 continue;
             };
-            let ids: Vec<_> = of_stream.iter().map(|entry| entry.id).collect();
+            let ids: Vec<_> = stream_entries.iter().map(|entry| entry.id).collect();
             for ids in ids.chunks(PAGE_LEN) {
                 match self.renew(&stream, which, ids).await {
                     Ok(ids) => claimed.extend(ids.into_iter().map(|id| (which, id))),
@@ -155,9 +156,10 @@ impl Recovery {
         Ok(entries)
     }
 
-    /// Renews unheld entries while a large response arrives. Its entries are pending for this
-    /// consumer and get into the in-flight table only after the whole response, so nothing else
-    /// renews them. `has_begun` returns `true` if the response may have begun. Never returns.
+    /// Renews unheld entries while a large response arrives. The entries of the response are
+    /// already pending for this consumer, but get into the in-flight table only when the response
+    /// is complete. So nothing else renews them. `has_begun` returns `true` if the response may
+    /// have begun. Never returns.
     pub(super) async fn renew_arriving(&self, has_begun: impl Fn() -> bool) -> Infallible {
         loop {
             sleep(self.member.lease / 3).await;
@@ -180,8 +182,8 @@ impl Recovery {
         }
     }
 
-    /// Returns the ids of the unheld entries on a primary or a retry stream. The search ends with
-    /// the page that brings their number to `max`, so there may be more than `max`.
+    /// Returns the ids of the unheld entries on a primary or a retry stream. The search ends after
+    /// the page with the `max`-th unheld id, so there may be more than `max` ids.
     async fn unheld(
         &self,
         stream: &ServedStream,

@@ -23,15 +23,16 @@ use crate::{
     },
 };
 
-/// The most streams that one read blocks on. With more streams, a read blocks on the streams that
-/// were active last, and the other streams are read between two blocked reads.
+/// The maximum number of streams that one read blocks on. With more streams, a read blocks on the
+/// streams that were active last, and the other streams are read between two blocked reads.
 const MAX_BLOCKED: usize = 256;
 
-/// The most plain reads between two calls of the script.
+/// The maximum number of plain reads between two calls of the script.
 const MAX_PLAIN: u32 = 7;
-/// The most entries that plain reads take of one stream before its turn ends.
+/// The maximum number of entries that plain reads take of one stream before its turn ends.
 const MAX_PORTION: usize = 16;
-/// A stream is active if one of this many last reads has returned entries of the stream.
+/// The number of last reads that decide if a stream is active: one of them must have returned
+/// entries of the stream. Reads without any entries do not count.
 const RECENT_READS: u64 = 16;
 
 /// The streams that one consumer reads.
@@ -49,12 +50,12 @@ pub(super) struct ReadSet {
 
 /// Chooses between the script and plain reads. The script reads all streams in the order of the
 /// policy. A plain read is one command, which reads some of the active streams, and costs the
-/// server several times less. So while plain reads return at least half as many entries as the
-/// script, the script is called only now and then.
+/// server several times less. While plain reads return at least half as many entries as the script,
+/// the script is called only once after every [`MAX_PLAIN`] plain reads.
 ///
 /// A plain read takes a portion of each stream. While reads return all that they request, the
-/// streams have a backlog, and larger portions of fewer streams need fewer acknowledgements.
-/// `benches/redis.rs`, `task-64 --streams 64`, shows the gain.
+/// streams have a backlog, and the portions grow: larger portions of fewer streams need fewer
+/// acknowledgements. `benches/redis.rs`, `task-64 --streams 64`, shows the gain.
 struct PlainReads {
     /// The minimum number of entries that the next plain read requests of each stream.
     portion: usize,
@@ -76,7 +77,7 @@ impl PlainReads {
         }
     }
 
-    /// Records that a plain read has returned this many of the requested entries.
+    /// Records the numbers of entries that a plain read has returned and requested.
     fn note_plain(&mut self, entries: usize, requested: usize) {
         self.last = entries;
         self.since += 1;
@@ -151,7 +152,7 @@ impl ReadSet {
     }
 
     /// Returns the position of a stream in `streams`, which are sorted by index.
-    fn place(&self, index: u32) -> Option<usize> {
+    fn position_of(&self, index: u32) -> Option<usize> {
         self.streams
             .binary_search_by_key(&index, |it| it.stream.index)
             .ok()
@@ -190,14 +191,14 @@ impl ReadSet {
     }
 
     /// Records the entries that a read has returned.
-    pub(super) fn note(&mut self, entries: &[Entry]) {
+    pub(super) fn note_entries(&mut self, entries: &[Entry]) {
         self.reads += u64::from(!entries.is_empty());
         for of_stream in entries.chunk_by(|a, b| a.which.index() == b.which.index()) {
             let index = of_stream[0].which.index();
-            let Some(place) = self.place(index) else {
+            let Some(position) = self.position_of(index) else {
                 continue;
             };
-            let read = &mut self.streams[place];
+            let read = &mut self.streams[position];
             read.size.note(of_stream.iter().map(Entry::size));
             read.last_read = self.reads;
             self.schedule.record_fetched(index, of_stream.len());
@@ -214,24 +215,24 @@ impl ReadSet {
     }
 
     /// Returns `true` if a scan is due.
-    pub(super) fn has_due_scan(&mut self, claimer: &Claimer, may: bool) -> bool {
-        self.due_place(claimer, may).is_some()
+    pub(super) fn has_due_scan(&mut self, claimer: &Claimer, may_claim: bool) -> bool {
+        self.due_position(claimer, may_claim).is_some()
     }
 
-    /// Returns the next scan that is due. The streams take turns. `may` is `false` while the
+    /// Returns the next scan that is due. The streams take turns. `may_claim` is `false` while the
     /// claimer may not claim.
-    pub(super) fn due_scan(&mut self, claimer: &Claimer, may: bool) -> Option<&mut Scan> {
-        let due = self.due_place(claimer, may)?;
+    pub(super) fn due_scan(&mut self, claimer: &Claimer, may_claim: bool) -> Option<&mut Scan> {
+        let due = self.due_position(claimer, may_claim)?;
         self.next_scan = due + 1;
         Some(&mut self.streams[due].scan)
     }
 
-    fn due_place(&mut self, claimer: &Claimer, may: bool) -> Option<usize> {
+    fn due_position(&mut self, claimer: &Claimer, may_claim: bool) -> Option<usize> {
         let count = self.streams.len();
         let mut due = None;
         for at in (0..count).map(|n| (self.next_scan + n) % count) {
-            // Called for each stream, because the call also gives up scans that may not claim.
-            let is_due = self.streams[at].scan.prepare_next(claimer, may);
+            // Called for all streams, because the call also ends a scan that may no longer claim.
+            let is_due = self.streams[at].scan.prepare_next(claimer, may_claim);
             if is_due && due.is_none() && self.streams[at].is_readable() {
                 due = Some(at);
             }
@@ -241,7 +242,7 @@ impl ReadSet {
 
     /// Makes the call of the script that reads all streams, for at most `room` entries. Returns the
     /// call, and the indexes of the streams in the order of the call. `None` if all streams are
-    /// skipped. `limit` is the most entries that may be pending for the group.
+    /// skipped. `limit` is the maximum number of entries that may be pending for the group.
     pub(super) fn fetch_command(
         &mut self,
         member: &Member,
@@ -250,7 +251,9 @@ impl ReadSet {
     ) -> Option<(Cmd, Vec<u32>)> {
         let (mut keys, mut order, mut quotas) = (Vec::new(), Vec::new(), Vec::new());
         for quota in self.schedule.quotas(room) {
-            let read = self.place(quota.stream).map(|place| &self.streams[place]);
+            let read = self
+                .position_of(quota.stream)
+                .map(|position| &self.streams[position]);
             let Some(read) = read.filter(|it| it.is_readable()) else {
                 continue;
             };
@@ -285,10 +288,10 @@ impl ReadSet {
         let in_turn = self.schedule.turn_order()?;
         let active = in_turn
             .into_iter()
-            .filter_map(|index| Some(&self.streams[self.place(index)?]))
+            .filter_map(|index| Some(&self.streams[self.position_of(index)?]))
             .filter(|it| it.is_readable() && it.last_read + RECENT_READS >= self.reads);
-        let most = room.div_ceil(self.plain.portion);
-        let streams: Vec<_> = active.take(most).collect();
+        let max_streams = room.div_ceil(self.plain.portion);
+        let streams: Vec<_> = active.take(max_streams).collect();
         let count = room.checked_div(streams.len())?;
         let bytes: usize = streams.iter().map(|it| count * it.size.expected()).sum();
         let keys = streams.iter().map(|it| it.stream.keys.primary.as_str());
@@ -298,7 +301,7 @@ impl ReadSet {
         })
     }
 
-    /// Records that a plain read has returned this many of the requested entries.
+    /// Records the numbers of entries that a plain read has returned and requested.
     pub(super) fn note_plain(&mut self, entries: usize, requested: usize) {
         self.plain.note_plain(entries, requested);
     }
@@ -329,8 +332,8 @@ impl ReadSet {
     /// Skips a stream for a while. If this failure should be logged, returns the number of earlier
     /// failures that were not logged.
     pub(super) fn fail(&mut self, index: u32) -> Option<u64> {
-        let place = self.place(index)?;
-        let read = &mut self.streams[place];
+        let position = self.position_of(index)?;
+        let read = &mut self.streams[position];
         read.stream.set_failing(true);
         let failing = read.failing.get_or_insert_with(|| Failing {
             until: Instant::now(),
@@ -344,8 +347,8 @@ impl ReadSet {
 
     /// Marks a stream as readable again.
     pub(super) fn recovered(&mut self, index: u32) {
-        if let Some(place) = self.place(index) {
-            let read = &mut self.streams[place];
+        if let Some(position) = self.position_of(index) {
+            let read = &mut self.streams[position];
             read.stream.set_failing(false);
             read.failing = None;
         }
