@@ -18,7 +18,7 @@ const PAGE: Duration = Duration::from_secs(3);
 /// machine's server for some ten.
 const COMMAND: u64 = 25_000;
 /// The same for a script that reads an entry of 5 MiB, which it copies in and out.
-const LARGE_COMMAND: u64 = 50_000;
+const LARGE_COMMAND: u64 = 100_000;
 /// The most processor time of the server for each step of a search or of a change, in microseconds. A
 /// step is one script, and is meant to take less than 5 ms; machines differ. The time between its start
 /// and its end says less: the operating system may stop the server meanwhile.

@@ -1,7 +1,7 @@
 //! The permits of shared limits. `scripts/parking.lua` describes their keys.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     pin::pin,
     sync::{Arc, Mutex, OnceLock},
     time::Duration,
@@ -207,7 +207,7 @@ async fn keep_permits(
     mut changes: UnboundedReceiver<UseChange>,
 ) {
     const MAX_BATCH: usize = 256;
-    let mut held = HashMap::new();
+    let mut held = BTreeMap::new();
     let mut renewals = interval(permits.lease() / 3);
     renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::new();
