@@ -163,7 +163,7 @@ impl Outbox {
     }
 
     /// Starts the outbox of a delivery.
-    pub(crate) fn of(parts: &Parts) -> Option<Self> {
+    pub(crate) fn of_delivery(parts: &Parts) -> Option<Self> {
         parts.lease.as_ref()?.start_outbox().map(Self)
     }
 }
@@ -172,7 +172,7 @@ impl<S: Sync> FromMessageParts<S> for Outbox {
     type Rejection = Rejection;
 
     async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
-        Self::of(parts).ok_or_else(|| {
+        Self::of_delivery(parts).ok_or_else(|| {
             Rejection::ordinary(
                 "this message has no outbox: only a task or a request that a transport delivers has \
                  one; serve the router, for example over the transport in memory",
@@ -185,7 +185,7 @@ impl<S: Sync> OptionalFromMessageParts<S> for Outbox {
     type Rejection = Infallible;
 
     async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
-        Ok(Self::of(parts))
+        Ok(Self::of_delivery(parts))
     }
 }
 

@@ -65,7 +65,7 @@ impl Progress {
     }
 
     /// Returns the progress of a delivery.
-    pub(crate) fn of(parts: &Parts) -> Self {
+    pub(crate) fn of_delivery(parts: &Parts) -> Self {
         let record = parts.lease.as_ref().and_then(|lease| lease.record());
         // The handle of the runtime is kept, because a report may come from a thread without a
         // runtime.
@@ -77,7 +77,7 @@ impl<S: Sync> FromMessageParts<S> for Progress {
     type Rejection = Infallible;
 
     async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self::of(parts))
+        Ok(Self::of_delivery(parts))
     }
 }
 
@@ -85,7 +85,7 @@ impl<S: Sync> OptionalFromMessageParts<S> for Progress {
     type Rejection = Infallible;
 
     async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
-        Ok(Some(Self::of(parts)).filter(|progress| progress.0.is_some()))
+        Ok(Some(Self::of_delivery(parts)).filter(|progress| progress.0.is_some()))
     }
 }
 
@@ -154,7 +154,7 @@ impl Checkpoint {
     }
 
     /// Returns the checkpoint of a delivery. `None` if its task has no record.
-    pub(crate) fn of(parts: &Parts) -> Option<Self> {
+    pub(crate) fn of_delivery(parts: &Parts) -> Option<Self> {
         parts.lease.as_ref()?.record().cloned().map(Self)
     }
 }
@@ -163,7 +163,7 @@ impl<S: Sync> FromMessageParts<S> for Checkpoint {
     type Rejection = Rejection;
 
     async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
-        Self::of(parts).ok_or_else(|| {
+        Self::of_delivery(parts).ok_or_else(|| {
             Rejection::permanent(
                 "this message has no checkpoint: only a task with a record has one; send it with \
                  `.tracked(…)`, for the group of this worker",
@@ -176,7 +176,7 @@ impl<S: Sync> OptionalFromMessageParts<S> for Checkpoint {
     type Rejection = Infallible;
 
     async fn from_message_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
-        Ok(Self::of(parts))
+        Ok(Self::of_delivery(parts))
     }
 }
 

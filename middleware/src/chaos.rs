@@ -70,13 +70,13 @@ use crate::sync::lock;
 /// All services of a layer and its clones draw from one sequence of random numbers.
 #[derive(Debug, Clone)]
 pub struct ChaosLayer {
-    probabilities: Probabilities,
+    settings: FaultSettings,
     rng: Arc<Mutex<Rng>>,
 }
 
 /// The probability of each fault, and the range of delays.
 #[derive(Debug, Clone, Copy, Default)]
-struct Probabilities {
+struct FaultSettings {
     delay: f64,
     shortest: Duration,
     longest: Duration,
@@ -89,7 +89,7 @@ impl ChaosLayer {
     /// Creates a layer with this seed and no faults.
     pub fn new(seed: u64) -> Self {
         Self {
-            probabilities: Probabilities::default(),
+            settings: FaultSettings::default(),
             rng: Arc::new(Mutex::new(Rng::with_seed(seed))),
         }
     }
@@ -101,7 +101,7 @@ impl ChaosLayer {
     #[must_use]
     #[track_caller]
     pub fn fail(mut self, probability: f64) -> Self {
-        self.probabilities.fail = checked(probability);
+        self.settings.fail = checked(probability);
         self
     }
 
@@ -116,9 +116,9 @@ impl ChaosLayer {
             longest >= shortest,
             "the longest delay must not be shorter than the shortest"
         );
-        self.probabilities.delay = checked(probability);
-        self.probabilities.shortest = shortest;
-        self.probabilities.longest = longest;
+        self.settings.delay = checked(probability);
+        self.settings.shortest = shortest;
+        self.settings.longest = longest;
         self
     }
 
@@ -129,7 +129,7 @@ impl ChaosLayer {
     #[must_use]
     #[track_caller]
     pub fn panic(mut self, probability: f64) -> Self {
-        self.probabilities.panic = checked(probability);
+        self.settings.panic = checked(probability);
         self
     }
 
@@ -140,7 +140,7 @@ impl ChaosLayer {
     #[must_use]
     #[track_caller]
     pub fn duplicate(mut self, probability: f64) -> Self {
-        self.probabilities.duplicate = checked(probability);
+        self.settings.duplicate = checked(probability);
         self
     }
 }
@@ -171,7 +171,7 @@ struct Faults {
     duplicate: bool,
 }
 
-impl Probabilities {
+impl FaultSettings {
     /// Draws the faults of a message. Each message uses the same number of random numbers, so that
     /// adding a fault to the layer does not change which messages have its other faults.
     fn faults(&self, rng: &mut Rng) -> Faults {
@@ -220,7 +220,7 @@ where
 
     fn call(&mut self, message: Message) -> ChaosFuture {
         let mut rng = lock(&self.layer.rng);
-        let faults = self.layer.probabilities.faults(&mut rng);
+        let faults = self.layer.settings.faults(&mut rng);
         drop(rng);
         // The future takes the ready service. The clone that stays has no reservation.
         let clone = self.inner.clone();

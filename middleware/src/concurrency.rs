@@ -176,7 +176,7 @@ where
         let layer = &self.layer;
         ConcurrencyByKeyFuture(match layer.keys.of(&message) {
             Err(rejection) => Gated::refused(rejection),
-            Ok(None) => Gated::free(ready, message),
+            Ok(None) => Gated::admitted(ready, message),
             Ok(Some(key)) => match layer.permits.request(key.clone(), layer.max_waiting) {
                 None => Gated::refused(TooManyWaiting::new(key)),
                 Some(permit) if permit.is_acquired() => Gated::waiting(permit, ready, message),

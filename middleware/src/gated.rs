@@ -76,7 +76,7 @@ impl<S: Service<Message>, A> Gated<S, A> {
     }
 
     /// Creates a future that calls the service without waiting for an admission.
-    pub(crate) fn free(service: S, message: Message) -> Self {
+    pub(crate) fn admitted(service: S, message: Message) -> Self {
         Self {
             state: GateState::Running {
                 admission: None,

@@ -221,11 +221,11 @@ where
         let ready = take_ready(&mut self.inner);
         let layer = &self.layer;
         if message.parts().stream.is_none() {
-            return SharedLimitFuture(Gated::free(ready, message));
+            return SharedLimitFuture(Gated::admitted(ready, message));
         }
         SharedLimitFuture(match layer.keys.of(&message) {
             Err(rejection) => Gated::refused(rejection),
-            Ok(None) => Gated::free(ready, message),
+            Ok(None) => Gated::admitted(ready, message),
             Ok(Some(key)) => {
                 let request = layer
                     .rule

@@ -277,6 +277,6 @@ pub(super) async fn add<T>(follow_up: impl IntoFuture<Output = Result<T, Error>>
 
 /// Extracts the outbox of a delivery.
 pub(super) fn outbox<H>(delivery: &Delivery<H>) -> Outbox {
-    let outbox = Outbox::of(message(delivery).parts());
+    let outbox = Outbox::of_delivery(message(delivery).parts());
     outbox.expect("the factory declares `outbox`, and a delivery has none")
 }

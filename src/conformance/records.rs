@@ -12,7 +12,7 @@ use super::{
         LEASE, Scene, answer, attempt, done, id, in_time, message, must, redeliver_after, send,
         settle,
     },
-    tasks::{KEEP, assert_same, connect, status, tracked, unique},
+    tasks::{RETENTION, assert_same, connect, status, tracked, unique},
 };
 use crate::{
     message::{Message, MessageId, OnConflict, UniqueKey},
@@ -89,7 +89,7 @@ pub async fn the_progress_of_a_task_is_recorded<F: Factory>(factory: &F) {
     let mut worker = scene.worker().await;
     let receipt = send(&handle, tracked("")).await;
     let delivery = worker.one().await;
-    let progress = Progress::of(message(&delivery).parts());
+    let progress = Progress::of_delivery(message(&delivery).parts());
     assert_eq!(status(&tasks, &receipt).await.progress, None);
     progress.set("reads").expect("a text is a progress");
     until(&tasks, &receipt, |status| {
@@ -112,7 +112,7 @@ pub async fn the_progress_of_a_task_is_recorded<F: Factory>(factory: &F) {
     progress.set("late").expect("a late report does nothing");
     let read = status(&tasks, &receipt).await.read_progress();
     assert_same(read.expect("a number"), Some(100_000));
-    Progress::of(message(&delivery).parts())
+    Progress::of_delivery(message(&delivery).parts())
         .set((1, 2))
         .expect("a tuple is a progress");
     done(delivery).await;
@@ -123,11 +123,11 @@ pub async fn the_progress_of_a_task_is_recorded<F: Factory>(factory: &F) {
 
     send(&handle, Message::task("task", "")).await;
     let untracked = worker.one().await;
-    let progress = Progress::of(message(&untracked).parts());
+    let progress = Progress::of_delivery(message(&untracked).parts());
     progress
         .set(1)
         .expect("a report without a record does nothing");
-    assert!(Checkpoint::of(message(&untracked).parts()).is_none());
+    assert!(Checkpoint::of_delivery(message(&untracked).parts()).is_none());
     done(untracked).await;
     worker.close().await;
 }
@@ -143,7 +143,8 @@ pub async fn a_checkpoint_is_read_by_the_next_attempt<F: Factory>(factory: &F) {
     let mut worker = scene.worker().await;
     let receipt = send(&handle, tracked("")).await;
     let first = worker.one().await;
-    let checkpoint = Checkpoint::of(message(&first).parts()).expect("the task has a record");
+    let checkpoint =
+        Checkpoint::of_delivery(message(&first).parts()).expect("the task has a record");
     let none = must("loading", checkpoint.load::<u64>()).await;
     assert_eq!(none, None);
     must("saving", checkpoint.save(1)).await;
@@ -156,7 +157,8 @@ pub async fn a_checkpoint_is_read_by_the_next_attempt<F: Factory>(factory: &F) {
 
     let second = worker.one().await;
     assert_eq!((id(&second), attempt(&second)), (&receipt, 2));
-    let checkpoint = Checkpoint::of(message(&second).parts()).expect("the task has a record");
+    let checkpoint =
+        Checkpoint::of_delivery(message(&second).parts()).expect("the task has a record");
     let saved = must("loading", checkpoint.load::<(u8, String)>()).await;
     assert_same(saved, Some((2, "page".into())));
     assert!(
@@ -183,7 +185,7 @@ pub async fn a_worker_that_lost_its_task_notes_nothing<F: Factory>(factory: &F) 
     let mut loser = scene.worker().await;
     let receipt = send(&handle, tracked("")).await;
     let lost = loser.one().await;
-    let old = Checkpoint::of(message(&lost).parts()).expect("the task has a record");
+    let old = Checkpoint::of_delivery(message(&lost).parts()).expect("the task has a record");
     must("saving", old.save("first")).await;
     let mut winner = scene.worker().await;
     must("ending leases", factory.end_leases(&scene.settings)).await;
@@ -193,10 +195,10 @@ pub async fn a_worker_that_lost_its_task_notes_nothing<F: Factory>(factory: &F) 
         .await
         .expect_err("another worker has the task");
     assert!(refused.is_refused(), "{refused}");
-    Progress::of(message(&lost).parts())
+    Progress::of_delivery(message(&lost).parts())
         .set("late")
         .expect("a late report does nothing");
-    let new = Checkpoint::of(message(&delivery).parts()).expect("the task has a record");
+    let new = Checkpoint::of_delivery(message(&delivery).parts()).expect("the task has a record");
     assert_same(must("loading", new.load()).await, Some("first".to_owned()));
     done(delivery).await;
     assert_eq!(status(&tasks, &receipt).await.progress, None);
@@ -219,7 +221,7 @@ pub async fn a_list_of_tasks_has_pages_by_state_and_name<F: Factory>(factory: &F
     for number in 0..7 {
         let mut task = tracked("");
         task.parts_mut().name = ["a", "b"][number % 2].into();
-        task.parts_mut().due = (number == 6).then_some(crate::Due::After(KEEP));
+        task.parts_mut().due = (number == 6).then_some(crate::Due::After(RETENTION));
         sent.push(send(&handle, task).await);
     }
     send(&handle, Message::task("a", "untracked")).await;
@@ -411,7 +413,7 @@ pub async fn a_task_is_cancelled_by_its_key<F: Factory>(factory: &F) {
     let none = must("cancelling", tasks.cancel_key(&key, "")).await;
     assert_eq!(none, None);
     let mut task = unique("k", OnConflict::Keep);
-    task.parts_mut().tracked = Some(KEEP);
+    task.parts_mut().tracked = Some(RETENTION);
     let first = send(&handle, task).await;
     let cancelled = must("cancelling", tasks.cancel_key(&key, "not needed")).await;
     assert_same(cancelled.as_ref(), Some(&first));
@@ -435,7 +437,7 @@ pub async fn tasks_are_cancelled_by_state_and_name<F: Factory>(factory: &F) {
     for number in 0..250 {
         let mut task = tracked("");
         task.parts_mut().name = ["a", "b"][number % 2].into();
-        task.parts_mut().due = (number % 5 == 0).then_some(crate::Due::After(KEEP));
+        task.parts_mut().due = (number % 5 == 0).then_some(crate::Due::After(RETENTION));
         let receipt = send(&handle, task).await;
         if number % 2 == 0 {
             of_name.push(receipt);
@@ -516,7 +518,7 @@ pub async fn the_tasks_of_all_partitions_are_seen_together<F: Factory>(factory: 
     let mut sent = HashSet::new();
     for number in 0..12 {
         let mut task = keyed(&number.to_string(), number);
-        task.parts_mut().tracked = Some(KEEP);
+        task.parts_mut().tracked = Some(RETENTION);
         sent.insert(send(&handle, task).await);
     }
     let mut followed = HashSet::new();

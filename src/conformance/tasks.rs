@@ -18,11 +18,11 @@ use crate::{
 };
 
 /// The time for which the records of tasks are kept.
-pub(super) const KEEP: Duration = Duration::from_secs(60);
+pub(super) const RETENTION: Duration = Duration::from_secs(60);
 
 pub(super) fn tracked(payload: &'static str) -> Message {
     let mut task = Message::task("task", payload);
-    task.parts_mut().tracked = Some(KEEP);
+    task.parts_mut().tracked = Some(RETENTION);
     task
 }
 
@@ -114,7 +114,7 @@ pub async fn the_status_of_a_dead_task_follows_its_replay<F: Factory>(factory: &
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
     let mut task = unique("k", OnConflict::Keep);
-    task.parts_mut().tracked = Some(KEEP);
+    task.parts_mut().tracked = Some(RETENTION);
     let receipt = send(&handle, task).await;
     let verdict = Verdict::DeadLetter {
         reason: "it cannot be read".into(),
@@ -207,7 +207,7 @@ pub async fn a_unique_task_replaces_one_that_is_not_due<F: Factory>(factory: &F)
     let debounced = |payload: &'static str| {
         let mut task = unique("k", OnConflict::Replace);
         *task.payload_mut() = payload.into();
-        task.parts_mut().tracked = Some(KEEP);
+        task.parts_mut().tracked = Some(RETENTION);
         task.parts_mut().due = Some(crate::Due::After(Duration::from_millis(600)));
         task
     };
@@ -328,7 +328,7 @@ pub async fn a_task_that_kills_its_workers_frees_its_key<F: Factory>(factory: &F
     });
     let (handle, tasks) = connect(factory, &scene).await;
     let mut task = unique("k", OnConflict::Keep);
-    task.parts_mut().tracked = Some(KEEP);
+    task.parts_mut().tracked = Some(RETENTION);
     let poison = send(&handle, task).await;
     let mut worker = scene.worker().await;
     let delivery = worker.one().await;
@@ -359,7 +359,7 @@ pub async fn a_follow_up_can_be_unique<F: Factory>(factory: &F) {
     send(&handle, tracked("first")).await;
     for delivery in worker.exactly(2).await {
         let first = id(&delivery).clone();
-        let outbox = Outbox::of(message(&delivery).parts()).expect("it has an outbox");
+        let outbox = Outbox::of_delivery(message(&delivery).parts()).expect("it has an outbox");
         must(
             "adding a task",
             call(&outbox, unique("k", OnConflict::Keep)),

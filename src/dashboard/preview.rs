@@ -11,7 +11,7 @@ const MAX_HEX: usize = 4 << 10;
 #[derive(Debug, PartialEq)]
 pub(super) struct Preview {
     /// The format: `JSON`, `text`, `bytes`, or `empty`.
-    pub(super) form: &'static str,
+    pub(super) format: &'static str,
     pub(super) text: String,
     /// `true` if the payload is longer than what is shown.
     pub(super) is_cut: bool,
@@ -19,15 +19,19 @@ pub(super) struct Preview {
 
 impl Preview {
     pub(super) fn of(payload: &[u8]) -> Self {
-        let form = |form, text, is_cut| Self { form, text, is_cut };
+        let preview = |format, text, is_cut| Self {
+            format,
+            text,
+            is_cut,
+        };
         if payload.is_empty() {
-            return form("empty", String::new(), false);
+            return preview("empty", String::new(), false);
         }
         if payload.len() <= MAX_SHOWN
             && serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok()
             && let Some(pretty) = std::str::from_utf8(payload).ok().and_then(indented)
         {
-            return form("JSON", escaped(&pretty, true), false);
+            return preview("JSON", escaped(&pretty, true), false);
         }
         let is_cut = payload.len() > MAX_SHOWN;
         let part = &payload[..payload.len().min(MAX_SHOWN)];
@@ -40,10 +44,10 @@ impl Preview {
             Err(_) => None,
         };
         match valid {
-            Some(text) => form("text", escaped(text, true), is_cut),
+            Some(text) => preview("text", escaped(text, true), is_cut),
             None => {
                 let shown = &payload[..payload.len().min(MAX_HEX)];
-                form("bytes", hex(shown), shown.len() < payload.len())
+                preview("bytes", hex(shown), shown.len() < payload.len())
             }
         }
     }
@@ -161,27 +165,27 @@ mod tests {
     #[test]
     fn json_is_indented_and_text_and_bytes_are_shown_as_such() {
         let json = Preview::of(br#"{"a":[1]}"#);
-        assert_eq!((json.form, json.text.lines().count()), ("JSON", 5));
+        assert_eq!((json.format, json.text.lines().count()), ("JSON", 5));
         let json = Preview::of(br#"{"b" : 1e99999,"a":"x, \\\"{y","a":[ ],"c":{}}"#).text;
         let expected =
             "{\n  \"b\": 1e99999,\n  \"a\": \"x, \\\\\\\"{y\",\n  \"a\": [],\n  \"c\": {}\n}";
         assert_eq!(json, expected);
         let nested = "[".repeat(120) + &"1,".repeat(20_000) + "1" + &"]".repeat(120);
         assert_eq!(
-            Preview::of(nested.as_bytes()).form,
+            Preview::of(nested.as_bytes()).format,
             "text",
             "it would be too long"
         );
         assert_eq!(Preview::of(b"a\x1b[2J\n").text, "a\\u{1b}[2J\n");
         let bytes = Preview::of(b"\xff\x00A");
-        assert_eq!(bytes.form, "bytes");
+        assert_eq!(bytes.format, "bytes");
         assert!(
             bytes.text.starts_with("000000  ff 00 41 "),
             "{}",
             bytes.text
         );
         assert!(bytes.text.ends_with("..A\n"), "{}", bytes.text);
-        assert_eq!(Preview::of(b"").form, "empty");
+        assert_eq!(Preview::of(b"").format, "empty");
     }
 
     #[test]
@@ -189,11 +193,11 @@ mod tests {
         let long = "ä".repeat(MAX_SHOWN);
         for shift in 0..2 {
             let preview = Preview::of(&long.as_bytes()[2 * shift..]);
-            assert_eq!((preview.form, preview.is_cut), ("text", true));
+            assert_eq!((preview.format, preview.is_cut), ("text", true));
             assert!(preview.text.len() <= MAX_SHOWN);
         }
         let shifted = format!("a{long}");
-        assert_eq!(Preview::of(shifted.as_bytes()).form, "text");
+        assert_eq!(Preview::of(shifted.as_bytes()).format, "text");
         assert!(Preview::of(&[0xff; 5 << 20]).text.len() < 80 << 10);
     }
 

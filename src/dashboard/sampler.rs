@@ -29,7 +29,7 @@ use crate::{
 /// The maximum number of streams that are sampled.
 pub(super) const MAX_STREAMS: usize = 20_000;
 /// The maximum number of streams whose statistics are read in one step, and for one page.
-pub(super) const STEP: usize = 100;
+pub(super) const MAX_STEP_STREAMS: usize = 100;
 /// The time between the starts of two steps.
 const BETWEEN_STEPS: Duration = Duration::from_millis(500);
 /// The time between the starts of two rounds over all streams.
@@ -40,8 +40,8 @@ const MAX_CONCURRENT_READS: usize = 8;
 const MAX_AGE: Duration = Duration::from_secs(1);
 /// Sampling stops when there was no request for this time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
-/// The time limit for listing streams, and for reading the samples of [`STEP`] streams. If the
-/// limit is exceeded, the round ends, and streams that were not read keep their old samples.
+/// The time limit for listing streams, and for reading the samples of [`MAX_STEP_STREAMS`] streams.
+/// If the limit is exceeded, the round ends, and streams that were not read keep their old samples.
 const STEP_TIMEOUT: Duration = Duration::from_secs(8);
 /// The minimum time between two reads of the history of a stream.
 const HISTORY_INTERVAL: Duration = Duration::from_secs(30);
@@ -204,7 +204,7 @@ impl Samples {
     }
 
     /// Reads the statistics of those streams that have no sample or a sample older than
-    /// [`MAX_AGE`]. Reads at most [`STEP`] streams.
+    /// [`MAX_AGE`]. Reads at most [`MAX_STEP_STREAMS`] streams.
     ///
     /// # Errors
     /// If the server cannot be reached, or if no stream could be read.
@@ -217,7 +217,12 @@ impl Samples {
                 sample.stats.is_none() || age.is_ok_and(|age| age > MAX_AGE)
             })
         };
-        let stale: Vec<_> = names.iter().filter(is_stale).take(STEP).cloned().collect();
+        let stale: Vec<_> = names
+            .iter()
+            .filter(is_stale)
+            .take(MAX_STEP_STREAMS)
+            .cloned()
+            .collect();
         let reading = stale.into_iter().map(|name| {
             let hour_at = lock(&self.streams)
                 .get(&name)
@@ -327,10 +332,10 @@ async fn sample_round(config: &Config, state: &Weak<DashboardState>, round: u64)
                 names.splice(0..0, config.streams.iter().cloned());
             }
             samples.add(names.iter().cloned(), round);
-            for names in names.chunks(STEP) {
+            for names in names.chunks(MAX_STEP_STREAMS) {
                 let started = Instant::now();
                 limited(samples.refresh(config, names)).await?;
-                if names.len() == STEP {
+                if names.len() == MAX_STEP_STREAMS {
                     tokio::time::sleep_until(started + BETWEEN_STEPS).await;
                 }
             }

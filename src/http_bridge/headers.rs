@@ -97,7 +97,7 @@ impl ForwardedHeaders {
     }
 
     /// Returns the headers among `headers` that are forwarded.
-    pub(super) fn of(&self, headers: &HeaderMap) -> HeaderMap {
+    pub(super) fn select(&self, headers: &HeaderMap) -> HeaderMap {
         let mut forwarded = HeaderMap::new();
         for (name, value) in headers {
             if name.as_str().starts_with(CLOUD_EVENTS) || self.0.contains(name) {
@@ -182,11 +182,11 @@ mod tests {
         ]);
         let mut forwarded = ForwardedHeaders::default();
         assert_eq!(
-            forwarded.of(&all),
+            forwarded.select(&all),
             headers(&[("traceparent", "00-1-2-01"), ("ce-id", "7")])
         );
         forwarded.add(HeaderName::from_static("x-tenant"));
-        assert_eq!(forwarded.of(&all)["x-tenant"], "acme");
+        assert_eq!(forwarded.select(&all)["x-tenant"], "acme");
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Problem {
     }
 
     /// Converts any error of a call. `status` maps the codes of error replies to statuses.
-    pub(super) fn of(
+    pub(super) fn from_error(
         name: &str,
         error: &(dyn std::error::Error + 'static),
         status: impl Fn(&RpcCode) -> StatusCode,
@@ -212,7 +212,7 @@ impl Problem {
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
-        Self::of("", &error, status)
+        Self::from_error("", &error, status)
     }
 }
 

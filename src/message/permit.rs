@@ -24,7 +24,7 @@ impl PermitRequest {
     /// Creates the request that parks a message until there is a worker that knows this version of
     /// its payload.
     pub(crate) fn of_newer(parts: &Parts, version: u32) -> Self {
-        Self::without_permits(parts, key_for_newer(&parts.name, version))
+        Self::without_permits(parts, parking_key_of_newer(&parts.name, version))
     }
 
     fn without_permits(parts: &Parts, key: String) -> Self {
@@ -51,7 +51,7 @@ impl PermitRequest {
 impl PermitRequest {
     /// Creates the request that parks a message while its name is paused.
     pub(crate) fn of_paused(parts: &Parts) -> Self {
-        Self::without_permits(parts, key_for_paused(&parts.name))
+        Self::without_permits(parts, parking_key_of_paused(&parts.name))
     }
 
     /// Returns the message's name if the message is parked because this name is paused. `None` if
@@ -64,14 +64,14 @@ impl PermitRequest {
 
 /// Returns the key under which messages with a paused name are parked. This key starts with a
 /// colon. The key of a limit does not, because no limit has an empty name.
-pub(crate) fn key_for_paused(name: &Name) -> String {
+pub(crate) fn parking_key_of_paused(name: &Name) -> String {
     format!(":{name}")
 }
 
 /// Returns the key under which messages with this name and version are parked until there is a
 /// worker that knows the version.
-pub(crate) fn key_for_newer(name: &Name, version: u32) -> String {
-    format!("{}\n{version}", key_for_paused(name))
+pub(crate) fn parking_key_of_newer(name: &Name, version: u32) -> String {
+    format!("{}\n{version}", parking_key_of_paused(name))
 }
 
 /// Returns the name of the messages that are parked under a key, and their version if they wait for

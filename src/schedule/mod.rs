@@ -171,7 +171,7 @@ impl Schedule {
     /// An [invalid](Error::is_invalid) error that says what to change. A cron line that is never
     /// due again is an error, too.
     pub fn check(&self) -> Result<(), Error> {
-        let ticks = Ticks::of(self)?;
+        let ticks = Ticks::new(self)?;
         match (&self.timing, ticks.after(milliseconds(SystemTime::now()))) {
             (Timing::Cron { line, .. }, None) => Err(Error::invalid(format!(
                 "the cron line `{}` is never due: no such day or time comes again",
@@ -187,7 +187,7 @@ impl Schedule {
     /// # Errors
     /// As [`check`](Self::check), except that a cron line without further ticks is no error.
     pub fn next_ticks(&self, after: SystemTime, count: usize) -> Result<Vec<SystemTime>, Error> {
-        let ticks = Ticks::of(self)?;
+        let ticks = Ticks::new(self)?;
         let first = ticks.after(milliseconds(after));
         let next = std::iter::successors(first, |tick| ticks.after(*tick));
         Ok(next.take(count).map(from_milliseconds).collect())

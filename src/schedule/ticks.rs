@@ -28,7 +28,7 @@ impl Ticks {
     ///
     /// # Errors
     /// If the cron line, the zone or the period is invalid.
-    pub(crate) fn of(schedule: &Schedule) -> Result<Self, Error> {
+    pub(crate) fn new(schedule: &Schedule) -> Result<Self, Error> {
         let kind = match &schedule.timing {
             Timing::Cron { line, zone } => TickSource::Cron(Box::new(parse(line)?), zone_of(zone)?),
             Timing::Every(0) => {
@@ -141,7 +141,7 @@ mod tests {
 
     /// The ticks after a time, in UTC.
     fn ticks_after(schedule: &Schedule, after: &str, count: usize) -> Vec<String> {
-        let ticks = Ticks::of(schedule).expect("a valid schedule");
+        let ticks = Ticks::new(schedule).expect("a valid schedule");
         let next = std::iter::successors(ticks.after(at(after)), |tick| ticks.after(*tick));
         let shown = |tick| {
             Timestamp::from_millisecond(tick as i64)
@@ -240,7 +240,7 @@ mod tests {
                 "America/New_York",
                 "Australia/Lord_Howe",
             ] {
-                let ticks = Ticks::of(&Schedule::cron(line).in_zone(zone)).expect("valid");
+                let ticks = Ticks::new(&Schedule::cron(line).in_zone(zone)).expect("valid");
                 for from in [
                     "2026-03-07T00:00:00Z",
                     "2026-03-28T00:00:00Z",
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn missed_ticks_are_skipped_sent_once_or_all_sent() {
-        let ticks = Ticks::of(&Schedule::every(Duration::from_secs(600))).expect("valid");
+        let ticks = Ticks::new(&Schedule::every(Duration::from_secs(600))).expect("valid");
         let minute = 60_000;
         // Ticks are at 10, 20, 30, … minutes.
         let next = |missed, last: u64, now: u64| ticks.next(missed, last * minute, now * minute);
@@ -300,7 +300,7 @@ mod tests {
         let quarter = Schedule::every(Duration::from_secs(900));
         let expected = ["2026-03-29T01:15:00Z", "2026-03-29T01:30:00Z"];
         assert_eq!(ticks_after(&quarter, "2026-03-29T01:00:00Z", 2), expected);
-        let ticks = Ticks::of(&Schedule::every(Duration::from_millis(1))).expect("valid");
+        let ticks = Ticks::new(&Schedule::every(Duration::from_millis(1))).expect("valid");
         assert_eq!((ticks.after(5), ticks.at_or_before(5)), (Some(6), Some(5)));
     }
 

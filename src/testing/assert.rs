@@ -91,7 +91,7 @@ impl Harness {
             };
             panic!(
                 "{expected} {miscount}\n\n{}",
-                Listing::of(&records).remark(&remark)
+                Listing::new(&records).remark(&remark)
             );
         }
         found

@@ -240,7 +240,7 @@ impl Harness {
         if let Some(failure) = failed {
             panic!(
                 "the shutdown at {at} was not graceful: {failure}\n\n{}",
-                Listing::of(&self.records())
+                Listing::new(&self.records())
             );
         }
         self.stop = CancellationToken::new();

@@ -96,7 +96,7 @@ pub(super) struct Listing<'a> {
 }
 
 impl<'a> Listing<'a> {
-    pub(super) fn of(records: &'a [Record]) -> Self {
+    pub(super) fn new(records: &'a [Record]) -> Self {
         Self {
             records,
             remark: &|_| None,

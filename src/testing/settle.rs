@@ -134,6 +134,6 @@ impl Settling {
         if outlook.events > 0 {
             let _ = writeln!(text, "  {} events", outlook.events);
         }
-        panic!("{text}\n{}", Listing::of(&self.journal.records()));
+        panic!("{text}\n{}", Listing::new(&self.journal.records()));
     }
 }

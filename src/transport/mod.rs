@@ -113,7 +113,7 @@ pub(crate) use self::{
     bound::{Bound, DrainRate, Waiting},
     claims::Claims,
     counters::Counters,
-    partitions::{Partitions, Role, read_beside_owners},
+    partitions::{Partitions, Role, owned_by_others_text},
     settings::consumer_settings,
     streams::{Members, Quota, StreamPolicy, StreamSchedule},
     workers::{MINUTES, MinuteCounts, host_name},

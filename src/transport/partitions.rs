@@ -96,7 +96,7 @@ impl Partitions {
 
     /// Checks the number of partitions of this handle against the record of the stream. The record
     /// lists every number of partitions that the stream has had, the current one last.
-    pub(crate) fn check(&self, role: Role, record: &[usize]) -> Result<(), Error> {
+    pub(crate) fn check_against_record(&self, role: Role, record: &[usize]) -> Result<(), Error> {
         let (count, stream) = (self.names.len(), &self.stream);
         let Some(&current) = record.last() else {
             return Ok(());
@@ -145,7 +145,7 @@ impl Partitions {
 
 /// Returns the text of the refusal of a worker that would read partitions that other workers of its
 /// group own.
-pub(crate) fn read_beside_owners(stream: &Name, group: &Name) -> String {
+pub(crate) fn owned_by_others_text(stream: &Name, group: &Name) -> String {
     format!(
         "workers of the group `{group}` own partitions of the stream `{stream}`, and this one would \
          read them too: serve `Streams::partitioned(…).owned()`, or choose another group"
@@ -197,7 +197,7 @@ mod tests {
     fn numbers_that_leave_messages_unread_are_refused() {
         let check = |count, role, record: &[usize]| {
             Partitions::new("orders".into(), count)
-                .check(role, record)
+                .check_against_record(role, record)
                 .map_err(|error| error.to_string())
         };
         for (count, role, record) in [

@@ -86,7 +86,7 @@ where
         } = &self.layer;
         OrderedByKeyFuture(match keys.of(&message) {
             Err(rejection) => Gated::refused(rejection),
-            Ok(None) => Gated::free(ready, message),
+            Ok(None) => Gated::admitted(ready, message),
             Ok(Some(key)) => {
                 let mut queued = QueuedMessage::new(queues, *config, reserved, key, &message);
                 let service = match queued.try_start() {

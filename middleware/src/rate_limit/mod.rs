@@ -236,13 +236,13 @@ where
         let layer = &self.layer;
         let key = match layer.keys.of(&message) {
             Ok(Some(key)) => key,
-            Ok(None) => return RateLimitByKeyFuture(Gated::free(ready, message)),
+            Ok(None) => return RateLimitByKeyFuture(Gated::admitted(ready, message)),
             Err(rejection) => return RateLimitByKeyFuture(Gated::refused(rejection)),
         };
         let kind = message.kind();
         if layer.max_wait.is_zero() {
             return RateLimitByKeyFuture(match layer.limiter.check(&key) {
-                Ok(()) => Gated::free(ready, message),
+                Ok(()) => Gated::admitted(ready, message),
                 Err(wait) => Gated::refused(layer.limiter.refuse(kind, &key, wait)),
             });
         }
@@ -251,7 +251,7 @@ where
         // If the permit is not acquired, other messages wait already, and start before this
         // message.
         if permit.is_acquired() && layer.limiter.check(permit.key()).is_ok() {
-            return RateLimitByKeyFuture(Gated::free(ready, message));
+            return RateLimitByKeyFuture(Gated::admitted(ready, message));
         }
         let waiting = WaitingMessage::new(layer.limiter.clone(), permit, kind, layer.max_wait);
         // Drops `ready`, so that another message can use its reservation during the wait.

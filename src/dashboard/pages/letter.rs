@@ -91,7 +91,7 @@ fn shown(payload: &[u8]) -> Markup {
     let preview = Preview::of(payload);
     html! {
         p.quiet {
-            (preview.form) ", " (size(payload.len()))
+            (preview.format) ", " (size(payload.len()))
             @if preview.is_cut { ". Only its beginning is shown." }
         }
         @if !preview.text.is_empty() {

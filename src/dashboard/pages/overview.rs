@@ -9,7 +9,7 @@ use super::super::{
     fault::Fault,
     layout::{DashboardPage, age, number, number_cell, table},
     preview,
-    sampler::{STEP, Sample, Totals},
+    sampler::{MAX_STEP_STREAMS, Sample, Totals},
 };
 use crate::{message::Name, transport::StreamStats};
 
@@ -42,9 +42,12 @@ pub(in crate::dashboard) async fn list(cx: &Context) -> Result<ListedStreams, Fa
     // The sort is stable: streams with equal numbers stay in the order of their names.
     selected.sort_by_key(|(order, _)| std::cmp::Reverse(*order));
     let found = selected.len();
-    let pages = found.div_ceil(STEP).max(1);
+    let pages = found.div_ceil(MAX_STEP_STREAMS).max(1);
     let page = cx.form.number("page")?.unwrap_or(1).clamp(1, pages);
-    let shown = selected.into_iter().skip((page - 1) * STEP).take(STEP);
+    let shown = selected
+        .into_iter()
+        .skip((page - 1) * MAX_STEP_STREAMS)
+        .take(MAX_STEP_STREAMS);
     let shown: Vec<_> = shown.map(|(_, name)| name).collect();
     samples.refresh(&cx.config, &shown).await?;
     let streams = shown.into_iter().map(|name| {

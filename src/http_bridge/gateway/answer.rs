@@ -46,7 +46,7 @@ impl Responder {
                 Kind::Rpc => self.replied(reply),
             }),
             Err(error) => {
-                let problem = Problem::of(&route.name, &*error, &*self.options.status);
+                let problem = Problem::from_error(&route.name, &*error, &*self.options.status);
                 if problem.status().is_server_error() {
                     let (kind, name) = (route.kind, &route.name);
                     let status = problem.status().as_u16();
@@ -136,7 +136,7 @@ impl Responder {
 
     fn replied(&self, reply: Reply) -> Response<Body> {
         let mut response = Response::new(Body::from(reply.payload));
-        *response.headers_mut() = self.options.forwarded.of(&reply.headers);
+        *response.headers_mut() = self.options.forwarded.select(&reply.headers);
         let headers = response.headers_mut();
         if !headers.contains_key(CONTENT_TYPE) {
             headers.insert(CONTENT_TYPE, self.options.default_content_type.clone());

@@ -33,7 +33,7 @@ impl GatewayOptions {
             if let Some(fault) = cloud_events_fault(&head.headers) {
                 return Err(invalid(&fault));
             }
-            *message.headers_mut() = self.forwarded.of(&head.headers);
+            *message.headers_mut() = self.forwarded.select(&head.headers);
         }
         if let Some(key) = idempotency_key(&head.headers).map_err(invalid)? {
             if route.kind != Kind::Task {

@@ -18,7 +18,7 @@ use super::{
     context::GroupContext,
     delayed::{DelayedTasks, IdempotencyKeys},
     events::Subscribers,
-    group::{Consumer, Group},
+    group::{Group, SourceNumber},
     log::{Log, LogEntry},
     observer::MessageEvent,
     records::TaskEnd,
@@ -139,7 +139,7 @@ impl BrokerState {
         }
     }
 
-    pub(super) fn new_consumer(&self) -> Consumer {
+    pub(super) fn new_consumer(&self) -> SourceNumber {
         self.last_consumer.fetch_add(1, Ordering::Relaxed)
     }
 
@@ -418,7 +418,7 @@ impl BrokerState {
         };
         let mut records = lock(&self.partitions);
         let record = records.entry(partitions.stream.clone()).or_default();
-        partitions.check(role, record)?;
+        partitions.check_against_record(role, record)?;
         let count = partitions.names.len();
         if record.is_empty() || role == Role::Worker && record.last() < Some(&count) {
             record.push(count);

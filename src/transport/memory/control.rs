@@ -14,7 +14,7 @@ use super::{
     records::TaskEnd,
 };
 use crate::{
-    message::{Name, key_for_paused},
+    message::{Name, parking_key_of_paused},
     sync::lock,
     transport::{ControlStore, Pause, PauseTarget, PurgeStep, Settings, StoreFuture, TaskState},
 };
@@ -69,7 +69,9 @@ impl GroupPauses {
             return None;
         }
         let name = Name::from_utf8(entry.field("name")?).ok()?;
-        self.names.contains(&name).then(|| key_for_paused(&name))
+        self.names
+            .contains(&name)
+            .then(|| parking_key_of_paused(&name))
     }
 }
 
@@ -149,7 +151,7 @@ impl BrokerState {
         let GroupContext { records, clock, .. } = &self.context;
         let purged = purged
             .iter()
-            .filter(|entry| !records.skips(settings, &entry.fields));
+            .filter(|entry| !records.take_cancelled(settings, &entry.fields));
         let ended = purged.map(|entry| {
             let end = TaskEnd::new(TaskState::Discarded, "purged");
             records.end(settings, &entry.fields, end, clock);

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::group::Consumer;
+use super::group::SourceNumber;
 use crate::{
     message::{Message, Name, Shown},
     sync::lock,
@@ -16,7 +16,7 @@ use crate::{
 
 /// The subscribers of a broker.
 #[derive(Debug, Default)]
-pub(super) struct Subscribers(Mutex<HashMap<Consumer, Subscriber>>);
+pub(super) struct Subscribers(Mutex<HashMap<SourceNumber, Subscriber>>);
 
 /// The subscriptions of a source, and its buffered events.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ struct Subscriber {
 impl Subscribers {
     pub(super) fn add(
         &self,
-        consumer: Consumer,
+        consumer: SourceNumber,
         interest: Interest,
         max_buffered: usize,
         wake: Arc<Notify>,
@@ -49,7 +49,7 @@ impl Subscribers {
     }
 
     /// Removes the subscriptions of a source, and drops and counts its buffered events.
-    pub(super) fn remove(&self, consumer: Consumer, counters: &Counters) {
+    pub(super) fn remove(&self, consumer: SourceNumber, counters: &Counters) {
         if let Some(subscriber) = lock(&self.0).remove(&consumer) {
             counters.events_dropped.add(subscriber.buffer.len() as u64);
         }
@@ -91,7 +91,7 @@ impl Subscribers {
     /// the buffer or in flight.
     pub(super) fn take<T>(
         &self,
-        consumer: Consumer,
+        consumer: SourceNumber,
         max: usize,
         hand_out: impl FnMut(Message) -> T,
     ) -> Vec<T> {

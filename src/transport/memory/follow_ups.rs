@@ -6,7 +6,7 @@ use foldhash::HashMap;
 use super::{
     broker::{BrokerState, BrokerStream, stream_of, with_group},
     encode,
-    group::Serial,
+    group::DeliveryNumber,
 };
 use crate::{
     message::{FollowUp, Kind, MAX_INTEGER, Message, Name, Write},
@@ -30,7 +30,7 @@ impl BrokerState {
         &self,
         source: &Settings,
         settings: &Settings,
-        serial: Serial,
+        serial: DeliveryNumber,
         mut verdict: Verdict,
     ) {
         let mut streams = self.streams();

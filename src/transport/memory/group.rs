@@ -22,8 +22,8 @@ use super::{
 use crate::{
     error::RpcError,
     message::{
-        Attempt, FollowUp, Lease, MessageId, Name, PermitRequest, holder, key_for_newer,
-        key_for_paused,
+        Attempt, FollowUp, Lease, MessageId, Name, PermitRequest, holder, parking_key_of_newer,
+        parking_key_of_paused,
     },
     transport::{
         Backlog, Claims, Discarded, DroppedLetters, GroupStats, PartitionTerm, Settings,
@@ -33,12 +33,12 @@ use crate::{
 
 /// The number of a delivery within its group. It fences verdicts: a verdict has no effect if the
 /// delivery with this number is not pending.
-pub(super) type Serial = u64;
+pub(super) type DeliveryNumber = u64;
 /// The number of a source within its broker.
-pub(super) type Consumer = u64;
+pub(super) type SourceNumber = u64;
 
 /// Returns the name of a source, for the log.
-pub(super) fn name_of(consumer: Consumer) -> String {
+pub(super) fn name_of(consumer: SourceNumber) -> String {
     format!("memory-{consumer}")
 }
 
@@ -56,19 +56,19 @@ pub(super) struct Group {
     /// partition, also new messages that wait for their keys, and all in their order.
     pub(super) ready: VecDeque<(Instant, QueuedMessage)>,
     /// Redeliveries that are not moved to `ready` yet, by the time at which they are due.
-    pub(super) delayed: BTreeMap<(Instant, Serial), QueuedMessage>,
+    pub(super) delayed: BTreeMap<(Instant, DeliveryNumber), QueuedMessage>,
     /// Deliveries that are not settled.
-    pub(super) pending: HashMap<Serial, Pending>,
+    pub(super) pending: HashMap<DeliveryNumber, Pending>,
     /// Deliveries whose leases are no longer renewed, by the time at which the leases end.
-    ending: BTreeSet<(Instant, Serial)>,
+    ending: BTreeSet<(Instant, DeliveryNumber)>,
     pub(super) dead: DeadLetterLog,
     /// The tasks with an idempotency key that have ended without success. The stream frees their
     /// keys.
     pub(super) given_up: Vec<MessageId>,
     dropped: DroppedLetters,
     /// The open sources.
-    members: HashMap<Consumer, GroupMember>,
-    last_serial: Serial,
+    members: HashMap<SourceNumber, GroupMember>,
+    last_serial: DeliveryNumber,
     last_was_a_retry: bool,
     pub(super) limits: Limits,
     pub(super) ownership: GroupOwnership,
@@ -148,7 +148,7 @@ pub(super) struct Pending {
     position: Option<Position>,
     /// The entry's index in the log. `None` for a redelivery.
     index: Option<u64>,
-    consumer: Consumer,
+    consumer: SourceNumber,
     lease: Lease,
     /// `true` until the right to settle the delivery is dropped.
     held: bool,
@@ -159,7 +159,7 @@ pub(super) struct Pending {
 /// A delivery for a source.
 #[derive(Debug)]
 pub(super) struct TakenDelivery {
-    pub(super) serial: Serial,
+    pub(super) serial: DeliveryNumber,
     pub(super) entry: Arc<LogEntry>,
     pub(super) attempt: u32,
     pub(super) lease: Lease,
@@ -184,7 +184,7 @@ impl Group {
     /// for one of these versions.
     pub(super) fn join(
         &mut self,
-        consumer: Consumer,
+        consumer: SourceNumber,
         wake: Arc<Notify>,
         versions: Arc<[(Name, u32)]>,
     ) {
@@ -193,7 +193,9 @@ impl Group {
             if let (Some(name), Some(version)) = (&key.name, key.version)
                 && member.knows(name, version)
             {
-                let parked = self.limits.take_parked(&key_for_newer(name, version));
+                let parked = self
+                    .limits
+                    .take_parked(&parking_key_of_newer(name, version));
                 self.deliver_now(parked);
             }
         }
@@ -212,7 +214,7 @@ impl Group {
     /// it runs.
     pub(super) fn leave(
         &mut self,
-        consumer: Consumer,
+        consumer: SourceNumber,
         settings: &Settings,
         context: &GroupContext,
     ) {
@@ -221,7 +223,7 @@ impl Group {
     }
 
     /// Lets all leases of a worker end after `lease`, unless they end earlier.
-    pub(super) fn abandon(&mut self, consumer: Consumer, lease: Duration) {
+    pub(super) fn abandon(&mut self, consumer: SourceNumber, lease: Duration) {
         if self.end_ownership(Some(consumer), instant_after(lease)) {
             return;
         }
@@ -237,7 +239,7 @@ impl Group {
     /// Lets the lease of a delivery end, because the right to settle the delivery was dropped.
     pub(super) fn drop_held(
         &mut self,
-        serial: Serial,
+        serial: DeliveryNumber,
         settings: &Settings,
         context: &GroupContext,
     ) {
@@ -277,7 +279,7 @@ impl Group {
         self.end_leases(serials, Instant::now());
     }
 
-    fn end_leases(&mut self, serials: impl IntoIterator<Item = Serial>, at: Instant) {
+    fn end_leases(&mut self, serials: impl IntoIterator<Item = DeliveryNumber>, at: Instant) {
         for serial in serials {
             // If the end of a lease is set already, it is earlier than `at`, and stays.
             if let Some(pending) = self.pending.get_mut(&serial)
@@ -304,7 +306,7 @@ impl Group {
         &mut self,
         log: &Log,
         max: usize,
-        consumer: Consumer,
+        consumer: SourceNumber,
         settings: &Settings,
         context: &GroupContext,
     ) -> Vec<TakenDelivery> {
@@ -339,7 +341,10 @@ impl Group {
                 context.answer(&retry.entry, || Err(RpcError::unavailable(error)));
                 continue;
             }
-            if context.records.skips(settings, &retry.entry.fields) {
+            if context
+                .records
+                .take_cancelled(settings, &retry.entry.fields)
+            {
                 index.map(|index| self.unfinished.remove(&index));
                 self.end_reservation(&retry);
                 self.end_in_order(&retry);
@@ -389,7 +394,7 @@ impl Group {
             let (at, _) = *first.key();
             let retry = first.remove();
             let GroupContext { records, clock, .. } = context;
-            records.waits(settings, &retry.entry, clock);
+            records.set_waiting(settings, &retry.entry, clock);
             self.make_ready(at, retry);
         }
     }
@@ -413,7 +418,7 @@ impl Group {
     /// Takes a pending delivery from its worker. If the worker still handles it, its lease is lost.
     pub(super) fn take_back(
         &mut self,
-        serial: Serial,
+        serial: DeliveryNumber,
         claims: &mut Claims,
         settings: &Settings,
         context: &GroupContext,
@@ -428,7 +433,7 @@ impl Group {
             ..
         } = context;
         counters.claimed.increment();
-        records.waits(settings, &pending.entry, clock);
+        records.set_waiting(settings, &pending.entry, clock);
         claims.add(&name_of(pending.consumer), || pending.entry.id.to_string());
         if pending.held {
             counters.lost_leases.increment();
@@ -445,7 +450,7 @@ impl Group {
 
     /// Removes and returns the next message to deliver, with its index if it is a new entry.
     /// Redeliveries and new entries alternate, so that neither starves.
-    fn pick(&mut self, log: &Log, consumer: Consumer) -> Option<(QueuedMessage, Option<u64>)> {
+    fn pick(&mut self, log: &Log, consumer: SourceNumber) -> Option<(QueuedMessage, Option<u64>)> {
         if self.ownership.is_used() {
             return self.pick_in_order(log, consumer);
         }
@@ -473,7 +478,7 @@ impl Group {
         &mut self,
         retry: QueuedMessage,
         index: Option<u64>,
-        consumer: Consumer,
+        consumer: SourceNumber,
     ) -> TakenDelivery {
         self.last_serial += 1;
         self.ownership.start(self.last_serial, &retry);
@@ -507,12 +512,12 @@ impl Group {
     }
 
     /// Returns `true` if a delivery is not settled, and no other worker has claimed it.
-    pub(super) fn is_pending(&self, serial: Serial) -> bool {
+    pub(super) fn is_pending(&self, serial: DeliveryNumber) -> bool {
         self.pending.contains_key(&serial)
     }
 
     /// Removes a pending delivery.
-    fn finish(&mut self, serial: Serial) -> Option<Pending> {
+    fn finish(&mut self, serial: DeliveryNumber) -> Option<Pending> {
         let pending = self.pending.remove(&serial)?;
         if let Some(ends) = pending.ends {
             self.ending.remove(&(ends, serial));
@@ -524,7 +529,7 @@ impl Group {
     }
 
     /// Closes the outbox of a pending delivery, and returns its follow-ups.
-    pub(super) fn take_follow_ups(&self, serial: Serial) -> Vec<FollowUp> {
+    pub(super) fn take_follow_ups(&self, serial: DeliveryNumber) -> Vec<FollowUp> {
         let pending = self.pending.get(&serial);
         pending.map_or_else(Vec::new, |pending| pending.lease.take_follow_ups())
     }
@@ -533,7 +538,7 @@ impl Group {
     /// freed after the caller has released the lock.
     pub(super) fn settle(
         &mut self,
-        serial: Serial,
+        serial: DeliveryNumber,
         verdict: Verdict,
         settings: &Settings,
         context: &GroupContext,
@@ -791,7 +796,7 @@ impl Group {
 
     /// Delivers the messages that were parked because this name was paused.
     pub(super) fn resume(&mut self, name: &Name) {
-        let parked = self.limits.take_parked(&key_for_paused(name));
+        let parked = self.limits.take_parked(&parking_key_of_paused(name));
         self.deliver_now(parked);
     }
 
@@ -836,7 +841,10 @@ impl Group {
 
     /// Returns the number of messages that could be delivered now.
     fn deliverable(&self, log: &Log) -> u64 {
-        let due = self.delayed.range(..=(Instant::now(), Serial::MAX)).count();
+        let due = self
+            .delayed
+            .range(..=(Instant::now(), DeliveryNumber::MAX))
+            .count();
         (self.ready.len() + due) as u64 + (log.end() - self.next)
     }
 
@@ -844,12 +852,12 @@ impl Group {
     /// `horizon` count as due soon.
     pub(super) fn backlog(&self, log: &Log, clock: &BrokerClock, horizon: Instant) -> Backlog {
         let now = Instant::now();
-        let due = self.delayed.range(..=(now, Serial::MAX)).count();
+        let due = self.delayed.range(..=(now, DeliveryNumber::MAX)).count();
         let soon = self
             .delayed
-            .range(..=(horizon.max(now), Serial::MAX))
+            .range(..=(horizon.max(now), DeliveryNumber::MAX))
             .count();
-        let unclaimed = self.ending.range(..=(now, Serial::MAX)).count();
+        let unclaimed = self.ending.range(..=(now, DeliveryNumber::MAX)).count();
         let waiting = self.deliverable(log);
         Backlog {
             waiting,
@@ -873,7 +881,7 @@ pub(super) struct GroupMessage<'a> {
     /// The number of the running attempt, or of the next attempt if none runs.
     pub(super) attempt: u32,
     /// The source that fetched the message. `None` if it is not running.
-    pub(super) consumer: Option<Consumer>,
+    pub(super) consumer: Option<SourceNumber>,
     /// The time at which the next attempt is due. `None` if the message runs, or could be delivered
     /// now.
     pub(super) due: Option<Instant>,
@@ -898,7 +906,7 @@ impl Group {
         &'a self,
         log: &'a Log,
     ) -> impl Iterator<Item = GroupMessage<'a>> {
-        let due = self.delayed.range(..=(Instant::now(), Serial::MAX));
+        let due = self.delayed.range(..=(Instant::now(), DeliveryNumber::MAX));
         let ready = self.ready.iter().map(|(_, retry)| retry);
         let again = ready.chain(due.map(|(_, retry)| retry));
         let fresh = (self.next..log.end()).filter_map(|index| log.get(index));
@@ -916,7 +924,7 @@ impl Group {
 
     /// Returns the messages that wait for their next attempt.
     pub(super) fn delayed_messages(&self) -> impl Iterator<Item = GroupMessage<'_>> {
-        let due = self.delayed.range((Instant::now(), Serial::MAX)..);
+        let due = self.delayed.range((Instant::now(), DeliveryNumber::MAX)..);
         due.map(|((at, _), retry)| GroupMessage::of(retry, Some(*at)))
     }
 
@@ -938,7 +946,7 @@ impl Group {
     }
 
     /// Returns the open sources, and the number of deliveries of each that are not settled.
-    pub(super) fn consumers(&self) -> Vec<(Consumer, usize)> {
+    pub(super) fn consumers(&self) -> Vec<(SourceNumber, usize)> {
         let mut consumers: Vec<_> = self.members.keys().map(|member| (*member, 0)).collect();
         for pending in self.pending.values() {
             match consumers.iter_mut().find(|(it, _)| *it == pending.consumer) {
@@ -1010,7 +1018,7 @@ impl Group {
     /// Returns the number of messages that could be delivered now, including deliveries whose
     /// leases have ended.
     pub(super) fn queued(&self, log: &Log) -> usize {
-        let now = (Instant::now(), Serial::MAX);
+        let now = (Instant::now(), DeliveryNumber::MAX);
         if self.ownership.is_used() {
             return self.queued_in_order(log, self.delayed.range(..=now).count());
         }

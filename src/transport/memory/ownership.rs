@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::{
     context::GroupContext,
-    group::{Consumer, Group, QueuedMessage, Serial},
+    group::{DeliveryNumber, Group, QueuedMessage, SourceNumber},
     log::{Log, LogEntry},
 };
 use crate::transport::{Claims, PartitionTerm, Settings, codec};
@@ -38,8 +38,8 @@ pub(super) struct GroupOwnership {
     /// The number of the partition.
     partition: usize,
     /// The open sources among which the partitions are divided.
-    candidates: BTreeSet<Consumer>,
-    owner: Option<Consumer>,
+    candidates: BTreeSet<SourceNumber>,
+    owner: Option<SourceNumber>,
     /// The number of terms so far.
     term: u64,
     /// The time at which the owner counts as dead. `None` while its source is open.
@@ -53,7 +53,7 @@ pub(super) struct GroupOwnership {
     /// The position of the message that holds each key.
     holders: HashMap<Bytes, Position>,
     /// The deliveries of this term that run, even if their tasks were cancelled.
-    running: HashMap<Serial, OrderedMessage>,
+    running: HashMap<DeliveryNumber, OrderedMessage>,
     /// The maximum number of messages that wait for their keys. At this number no more are read.
     max_held: usize,
 }
@@ -98,7 +98,7 @@ impl GroupOwnership {
 
     /// Returns the worker that should own the partition. Each candidate has an equal share of the
     /// partitions.
-    fn assigned(&self) -> Option<Consumer> {
+    fn assigned(&self) -> Option<SourceNumber> {
         let number = self.partition.checked_rem(self.candidates.len())?;
         self.candidates.iter().nth(number).copied()
     }
@@ -114,7 +114,7 @@ impl GroupOwnership {
     }
 
     /// Begins the next term, or leaves the partition free.
-    fn begin(&mut self, owner: Option<Consumer>, inherited: BTreeSet<Position>) {
+    fn begin(&mut self, owner: Option<SourceNumber>, inherited: BTreeSet<Position>) {
         self.owner = owner;
         self.term += u64::from(owner.is_some());
         self.dies = None;
@@ -131,7 +131,7 @@ impl GroupOwnership {
     }
 
     /// Records that a message runs, and that it holds its key.
-    pub(super) fn start(&mut self, serial: Serial, retry: &QueuedMessage) {
+    pub(super) fn start(&mut self, serial: DeliveryNumber, retry: &QueuedMessage) {
         if self.is_used()
             && let Some(message) = OrderedMessage::of(retry)
         {
@@ -144,7 +144,7 @@ impl GroupOwnership {
 
     /// Records that a delivery does not run any more. `None` if it is of an earlier term, or if the
     /// partition is not owned.
-    pub(super) fn stop(&mut self, serial: Serial) -> Option<OrderedMessage> {
+    pub(super) fn stop(&mut self, serial: DeliveryNumber) -> Option<OrderedMessage> {
         self.running.remove(&serial)
     }
 
@@ -170,7 +170,7 @@ impl Group {
     /// Adds a worker that may own the partition with this number.
     pub(super) fn join_owners(
         &mut self,
-        consumer: Consumer,
+        consumer: SourceNumber,
         partition: usize,
         settings: &Settings,
         context: &GroupContext,
@@ -190,7 +190,7 @@ impl Group {
     /// Removes a worker that may own the partition.
     pub(super) fn leave_owners(
         &mut self,
-        consumer: Consumer,
+        consumer: SourceNumber,
         settings: &Settings,
         context: &GroupContext,
     ) {
@@ -200,7 +200,7 @@ impl Group {
 
     /// Lets the owner of the partition count as dead from `at` on. If `consumer` is not `None`,
     /// does nothing unless it is the owner. Returns `false` if the partition is not owned.
-    pub(super) fn end_ownership(&mut self, consumer: Option<Consumer>, at: Instant) -> bool {
+    pub(super) fn end_ownership(&mut self, consumer: Option<SourceNumber>, at: Instant) -> bool {
         let ownership = &mut self.ownership;
         if !ownership.is_used() {
             return false;
@@ -230,7 +230,7 @@ impl Group {
     /// Ends the term. The next owner inherits all messages that were read and have not ended.
     fn change_owner(
         &mut self,
-        owner: Option<Consumer>,
+        owner: Option<SourceNumber>,
         settings: &Settings,
         context: &GroupContext,
     ) {
@@ -250,7 +250,7 @@ impl Group {
             if retry.position.is_some() {
                 context
                     .records
-                    .waits(settings, &retry.entry, &context.clock);
+                    .set_waiting(settings, &retry.entry, &context.clock);
                 left.push((now, retry));
             } else {
                 self.delayed.insert(due, retry);
@@ -295,7 +295,7 @@ impl Group {
     pub(super) fn pick_in_order(
         &mut self,
         log: &Log,
-        consumer: Consumer,
+        consumer: SourceNumber,
     ) -> Option<(QueuedMessage, Option<u64>)> {
         if self.ownership.owner != Some(consumer) || !self.ownership.is_open() {
             return None;

@@ -51,7 +51,7 @@ struct StoredTask {
     status: TaskStatus,
     checkpoint: Option<Bytes>,
     /// The number of the last change of the state.
-    number: u64,
+    last_change: u64,
 }
 
 /// The end of a task.
@@ -82,7 +82,9 @@ impl Records {
         clock: &BrokerClock,
         change: impl FnOnce(&mut TaskStatus),
     ) {
-        let recorded = self.used().and_then(|it| Some((it, recorded(fields)?)));
+        let recorded = self
+            .lock_if_used()
+            .and_then(|it| Some((it, record_key(fields)?)));
         if let Some((mut contents, (owner, id))) = recorded
             && group.is_none_or(|group| *group == owner)
         {
@@ -92,7 +94,7 @@ impl Records {
     }
 
     /// Records that an entry's task waits to be delivered to the group.
-    pub(super) fn waits(&self, settings: &Settings, entry: &LogEntry, clock: &BrokerClock) {
+    pub(super) fn set_waiting(&self, settings: &Settings, entry: &LogEntry, clock: &BrokerClock) {
         let of_group = (&settings.stream, Some(&settings.group));
         self.change(of_group, &entry.fields, clock, |status| {
             status.state = TaskState::Waiting;
@@ -107,7 +109,9 @@ impl Records {
         end: TaskEnd<'_>,
         clock: &BrokerClock,
     ) {
-        let recorded = self.used().and_then(|it| Some((it, recorded(fields)?)));
+        let recorded = self
+            .lock_if_used()
+            .and_then(|it| Some((it, record_key(fields)?)));
         if let Some((mut contents, (group, id))) = recorded
             && group == settings.group
         {
@@ -127,10 +131,10 @@ impl Records {
 
     /// If an entry's task was cancelled, schedules the removal of the task's record and returns
     /// `true`. The caller then skips the entry.
-    pub(super) fn skips(&self, settings: &Settings, fields: &[(Bytes, Bytes)]) -> bool {
+    pub(super) fn take_cancelled(&self, settings: &Settings, fields: &[(Bytes, Bytes)]) -> bool {
         match self.state(settings, fields) {
             Some((id, TaskState::Cancelled)) => {
-                self.lock().remove_later(&place_of(settings), &id);
+                self.lock().remove_later(&group_key_of(settings), &id);
                 true
             }
             _ => false,
@@ -142,14 +146,14 @@ impl Records {
         settings: &Settings,
         fields: &[(Bytes, Bytes)],
     ) -> Option<(MessageId, TaskState)> {
-        let contents = self.used()?;
-        let (_, id) = recorded(fields).filter(|(group, _)| *group == settings.group)?;
+        let contents = self.lock_if_used()?;
+        let (_, id) = record_key(fields).filter(|(group, _)| *group == settings.group)?;
         let state = contents.status(settings, &id)?.state;
         Some((id, state))
     }
 
     /// Returns the contents, or `None` if no task was ever recorded.
-    pub(super) fn used(&self) -> Option<MutexGuard<'_, Contents>> {
+    pub(super) fn lock_if_used(&self) -> Option<MutexGuard<'_, Contents>> {
         self.used.load(Ordering::Acquire).then(|| self.lock())
     }
 
@@ -179,11 +183,11 @@ impl Records {
             let holder = (group_key.clone(), key.clone());
             contents.holders.insert(holder, id.clone());
         }
-        let number = contents.add_change(&group_key, &status, clock);
+        let last_change = contents.add_change(&group_key, &status, clock);
         let record = StoredTask {
             status,
             checkpoint: None,
-            number,
+            last_change,
         };
         contents.by_id.insert((group_key, id), record);
         self.changed.notify_waiters();
@@ -197,12 +201,12 @@ impl Records {
         fields: &[(Bytes, Bytes)],
         clock: &BrokerClock,
     ) {
-        let Some((group, id)) = recorded(fields) else {
+        let Some((group, id)) = record_key(fields) else {
             return;
         };
         let mut contents = self.lock();
         let group_key = (settings.stream.clone(), group);
-        contents.keep(&group_key, &id);
+        contents.cancel_removal(&group_key, &id);
         let mut unique = None;
         contents.change(&group_key, &id, clock, |status| {
             status.state = TaskState::Waiting;
@@ -221,7 +225,7 @@ impl Records {
 
 impl Contents {
     pub(super) fn status(&self, settings: &Settings, id: &MessageId) -> Option<&TaskStatus> {
-        let record = self.by_id.get(&(place_of(settings), id.clone()));
+        let record = self.by_id.get(&(group_key_of(settings), id.clone()));
         record.map(|record| &record.status)
     }
 
@@ -265,8 +269,8 @@ impl Contents {
         change(&mut record.status);
         if (record.status.state, record.status.attempt) != before {
             let lists = self.lists.entry(group_key.clone()).or_default();
-            lists.remove(before.0, record.number);
-            record.number = self.add_change(group_key, &record.status, clock);
+            lists.remove(before.0, record.last_change);
+            record.last_change = self.add_change(group_key, &record.status, clock);
         }
         self.by_id.insert(key, record);
     }
@@ -332,7 +336,7 @@ impl Contents {
     }
 
     /// Cancels the scheduled removal of a task's record.
-    pub(super) fn keep(&mut self, group_key: &GroupKey, id: &MessageId) {
+    pub(super) fn cancel_removal(&mut self, group_key: &GroupKey, id: &MessageId) {
         self.removals
             .retain(|(_, of_group, ended)| (of_group, ended) != (group_key, id));
     }
@@ -347,7 +351,7 @@ impl Contents {
             let lists = self.lists.get_mut(&group_key);
             let removed = self.by_id.remove(&(group_key, id));
             if let Some((lists, record)) = lists.zip(removed) {
-                lists.remove(record.status.state, record.number);
+                lists.remove(record.status.state, record.last_change);
             }
         }
     }
@@ -360,12 +364,12 @@ pub(super) enum Note {
     Checkpoint(Bytes),
 }
 
-pub(super) fn place_of(settings: &Settings) -> GroupKey {
+pub(super) fn group_key_of(settings: &Settings) -> GroupKey {
     (settings.stream.clone(), settings.group.clone())
 }
 
 /// Returns the group that records the status of an entry's task, and the id of the task.
-fn recorded(fields: &[(Bytes, Bytes)]) -> Option<(Name, MessageId)> {
+fn record_key(fields: &[(Bytes, Bytes)]) -> Option<(Name, MessageId)> {
     let value = |name: &str| {
         let mut fields = fields.iter();
         fields.find_map(|(field, value)| (field == name).then_some(value))

@@ -10,7 +10,7 @@ use tokio::{
 use super::{
     broker::Broker,
     clock::EntryId,
-    group::{self, Consumer, Serial, TakenDelivery},
+    group::{self, DeliveryNumber, SourceNumber, TakenDelivery},
     observer::{MessageEvent, ObservedDelivery, ObservedMessage},
     tasks::MemoryRecord,
 };
@@ -19,7 +19,7 @@ use crate::{
     message::{Attempt, Deadline, Message, MessageId, Name},
     transport::{
         Delivery, Interest, Role, Settings, SettleDelivery, Source, StreamSchedule, Undecodable,
-        Verdict, WorkerMonitor, codec, read_beside_owners,
+        Verdict, WorkerMonitor, codec, owned_by_others_text,
     },
 };
 
@@ -37,7 +37,7 @@ pub struct MemorySource {
     schedule: StreamSchedule,
     /// The number of registered streams that this source has already tried to join.
     registry_position: usize,
-    consumer: Consumer,
+    consumer: SourceNumber,
     wake: Arc<Notify>,
     /// The versions of payloads that the application knows.
     versions: Arc<[(Name, u32)]>,
@@ -116,7 +116,7 @@ impl MemorySource {
             if owned.is_none() && group.has_owners(&settings, context) {
                 let partitions = self.settings.partitions();
                 let stream = partitions.map_or(stream, |partitions| &partitions.stream);
-                return Err(Error::config(read_beside_owners(stream, &settings.group)));
+                return Err(Error::config(owned_by_others_text(stream, &settings.group)));
             }
             group.join(self.consumer, wake, versions);
             if let Some(partition) = owned {
@@ -389,7 +389,7 @@ struct HeldEntry {
     source_settings: Arc<Settings>,
     /// The settings of the entry's stream.
     stream_settings: Arc<Settings>,
-    serial: Serial,
+    serial: DeliveryNumber,
 }
 
 impl SettleDelivery for MemorySettle {

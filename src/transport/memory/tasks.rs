@@ -11,8 +11,8 @@ use futures_util::stream;
 use super::{
     broker::{Broker, BrokerState},
     context::GroupContext,
-    group::Serial,
-    records::{Note, TaskEnd, place_of},
+    group::DeliveryNumber,
+    records::{Note, TaskEnd, group_key_of},
     task_lists::NextChange,
 };
 use crate::{
@@ -66,7 +66,7 @@ impl TaskStore for MemoryTasks {
     fn feed_ends(&self) -> StoreFuture<'_, Vec<String>> {
         let records = self.broker.context.records.lock();
         let ends = self.streams.iter().map(|settings| {
-            let lists = records.lists.get(&place_of(settings));
+            let lists = records.lists.get(&group_key_of(settings));
             let last = lists.map_or(0, |lists| lists.last());
             cursor_of(last)
         });
@@ -131,7 +131,7 @@ impl FeedReader {
     fn read(&mut self) -> Option<FeedStep> {
         let records = self.broker.context.records.lock();
         for (part, (settings, read)) in self.parts.iter_mut().enumerate() {
-            let lists = records.lists.get(&place_of(settings));
+            let lists = records.lists.get(&group_key_of(settings));
             let Some(next) = lists.and_then(|lists| lists.after(*read)) else {
                 continue;
             };
@@ -157,7 +157,7 @@ pub(super) struct MemoryRecord {
     /// Weak, because the broker owns the leases, and the leases own the records.
     broker: Weak<BrokerState>,
     settings: Arc<Settings>,
-    serial: Serial,
+    serial: DeliveryNumber,
     task: MessageId,
 }
 
@@ -165,7 +165,7 @@ impl MemoryRecord {
     pub(super) fn new(
         broker: &Broker,
         settings: &Arc<Settings>,
-        serial: Serial,
+        serial: DeliveryNumber,
         task: MessageId,
     ) -> Self {
         Self {
@@ -181,7 +181,7 @@ impl MemoryRecord {
             broker.with_group(&self.settings, |group, _| {
                 let is_held = group.is_pending(self.serial);
                 let mut records = broker.context.records.lock();
-                is_held && records.note(&place_of(&self.settings), &self.task, note)
+                is_held && records.note(&group_key_of(&self.settings), &self.task, note)
             })
         });
         Box::pin(ready(Ok(noted.unwrap_or_default())))
@@ -200,7 +200,7 @@ impl TaskRecord for MemoryRecord {
     fn checkpoint(&self) -> RecordFuture<'_, Option<Bytes>> {
         let checkpoint = self.broker.upgrade().and_then(|broker| {
             let records = broker.context.records.lock();
-            records.checkpoint(&place_of(&self.settings), &self.task)
+            records.checkpoint(&group_key_of(&self.settings), &self.task)
         });
         Box::pin(ready(Ok(checkpoint)))
     }
@@ -220,7 +220,7 @@ impl BrokerState {
             stream.promote(&self.context, &settings.stream);
         });
         let records = self.context.records.lock();
-        let Some(lists) = records.lists.get(&place_of(settings)) else {
+        let Some(lists) = records.lists.get(&group_key_of(settings)) else {
             return Listed::default();
         };
         let (tasks, next) = lists.list(step, |id| {
@@ -242,14 +242,14 @@ impl BrokerState {
             // The entry stays on the stream, because other groups may handle it. This group skips
             // it.
             let end = |skips: bool| {
-                let (place, end) = (
-                    place_of(settings),
+                let (group_key, end) = (
+                    group_key_of(settings),
                     TaskEnd::new(TaskState::Cancelled, reason),
                 );
                 let mut contents = records.lock();
-                contents.end(&place, id, end, clock);
+                contents.end(&group_key, id, end, clock);
                 if skips {
-                    contents.keep(&place, id);
+                    contents.cancel_removal(&group_key, id);
                 }
                 records.changed.notify_waiters();
             };

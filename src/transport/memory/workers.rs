@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     broker::{Broker, BrokerState},
-    group::Consumer,
+    group::SourceNumber,
 };
 use crate::{
     error::Error,
@@ -29,7 +29,7 @@ const MAX_KEPT: u64 = 2 * MINUTES;
 /// The workers with open sources, and the history of their groups.
 #[derive(Debug, Default)]
 pub(super) struct BrokerWorkers {
-    workers: Mutex<BTreeMap<Consumer, OpenWorker>>,
+    workers: Mutex<BTreeMap<SourceNumber, OpenWorker>>,
     /// The counts by stream and group, and by the number of the minute since 1970.
     history: Mutex<BTreeMap<(Name, Name), BTreeMap<u64, MinuteCounts>>>,
 }
@@ -44,7 +44,7 @@ struct OpenWorker {
 impl BrokerWorkers {
     pub(super) fn add(
         &self,
-        consumer: Consumer,
+        consumer: SourceNumber,
         monitor: Arc<WorkerMonitor>,
         group: &Name,
         streams: impl Iterator<Item = Name>,
@@ -58,19 +58,19 @@ impl BrokerWorkers {
     }
 
     /// Records that a worker serves another stream.
-    pub(super) fn joined(&self, consumer: Consumer, stream: &Name) {
+    pub(super) fn joined(&self, consumer: SourceNumber, stream: &Name) {
         if let Some(worker) = lock(&self.workers).get_mut(&consumer) {
             worker.streams.insert(stream.clone());
         }
     }
 
-    pub(super) fn remove(&self, consumer: Consumer, minute: u64) {
+    pub(super) fn remove(&self, consumer: SourceNumber, minute: u64) {
         let removed = lock(&self.workers).remove(&consumer);
         self.collect(removed.iter(), minute);
     }
 
     /// Adds the counts of a worker to a minute.
-    pub(super) fn collect_of(&self, consumer: Consumer, minute: u64) {
+    pub(super) fn collect_of(&self, consumer: SourceNumber, minute: u64) {
         let worker = lock(&self.workers).get(&consumer).cloned();
         self.collect(worker.iter(), minute);
     }

@@ -68,7 +68,7 @@ impl Redis {
                 .arg(milliseconds(self.options.foreign_lease))
                 .arg(milliseconds(horizon.min(LONGEST_HORIZON)));
         };
-        let pipeline = self.shared.pipeline.of(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.primary);
         let response = pipeline.script(&scripts::BACKLOG, &names, args, Resend::Never);
         decode(response.await?)
     }

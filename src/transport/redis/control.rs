@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    message::key_for_paused,
+    message::parking_key_of_paused,
     transport::{Control, ControlStore, Pause, PauseTarget, PurgeStep, StoreFuture},
 };
 
@@ -33,37 +33,40 @@ impl Redis {
 struct RedisControl(Redis);
 
 impl RedisControl {
-    /// Begins or ends a pause on all partitions. Returns `true` if a pause has changed on one of
-    /// them.
-    async fn set(&self, target: &PauseTarget, begin: Option<&str>) -> Result<bool, Error> {
+    /// Begins a pause on all partitions, or ends it if there is no `reason`. Returns `true` if a
+    /// pause has changed on one of them.
+    async fn set_pause(&self, target: &PauseTarget, reason: Option<&str>) -> Result<bool, Error> {
         let all = self.0.all_keys()?;
-        let set = all.iter().map(|keys| self.set_on(keys, target, begin));
+        let set = all
+            .iter()
+            .map(|keys| self.set_pause_on(keys, target, reason));
         Ok(try_join_all(set).await?.contains(&true))
     }
 
-    async fn set_on(
+    async fn set_pause_on(
         &self,
         keys: &Keys,
         target: &PauseTarget,
-        begin: Option<&str>,
+        reason: Option<&str>,
     ) -> Result<bool, Error> {
         let control = keys.control();
         let args = |cmd: &mut Cmd| {
-            cmd.arg(u8::from(begin.is_some()))
+            cmd.arg(u8::from(reason.is_some()))
                 .arg(keys.pause(target))
-                .arg(begin.unwrap_or_default());
+                .arg(reason.unwrap_or_default());
             if let PauseTarget::Name(name) = target {
-                cmd.arg(keys.group.as_str()).arg(key_for_paused(name));
+                cmd.arg(keys.group.as_str())
+                    .arg(parking_key_of_paused(name));
             }
         };
-        let pipeline = self.0.shared.pipeline.of(&keys.primary);
+        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
         let names = [control.as_str()];
         let set = pipeline.script(&scripts::SET_PAUSE, &names, args, Resend::UntilAnswered);
         let is_changed = integer(&set.await?)? == 1;
         if let PauseTarget::Name(name) = target
-            && begin.is_none()
+            && reason.is_none()
         {
-            self.move_parked(keys, &key_for_paused(name)).await?;
+            self.move_parked(keys, &parking_key_of_paused(name)).await?;
         }
         Ok(is_changed)
     }
@@ -72,7 +75,7 @@ impl RedisControl {
     async fn move_parked(&self, keys: &Keys, key: &str) -> Result<(), Error> {
         let permits = keys.permits(key);
         let names = [permits.as_str()];
-        let pipeline = self.0.shared.pipeline.of(&keys.primary);
+        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
         loop {
             // The holder is empty, since no delivery holds a permit of this key. Each call moves
             // some of the parked messages.
@@ -93,10 +96,10 @@ impl RedisControl {
     async fn pauses_on(&self, keys: &Keys) -> Result<Vec<Pause>, Error> {
         let mut cmd = redis::cmd("HGETALL");
         cmd.arg(keys.control());
-        let pipeline = self.0.shared.pipeline.of(&keys.primary);
+        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
         let found = fields(pipeline.command(cmd, Resend::Never).await?)?;
         let pauses = found.into_iter().filter_map(|(field, value)| {
-            let target = keys.paused(&field).ok().flatten()?;
+            let target = keys.parse_pause(&field).ok().flatten()?;
             let value = String::from_utf8_lossy(&value);
             let (since, reason) = value.split_once(' ').unwrap_or((&value, ""));
             let since = Duration::from_millis(since.parse().unwrap_or(0));
@@ -114,7 +117,7 @@ impl RedisControl {
         let args = |cmd: &mut Cmd| {
             cmd.arg(keys.group.as_str()).arg(PURGED_AT_ONCE).arg(last);
         };
-        let pipeline = self.0.shared.pipeline.of(&keys.primary);
+        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
         let response = pipeline.script(&scripts::PURGE, &names, args, Resend::Never);
         let [removed, until, more] = exactly(response.await?)?;
         let next = match integer(&more)? {
@@ -127,11 +130,11 @@ impl RedisControl {
 
 impl ControlStore for RedisControl {
     fn pause<'a>(&'a self, target: &'a PauseTarget, reason: &'a str) -> StoreFuture<'a, bool> {
-        Box::pin(self.set(target, Some(reason)))
+        Box::pin(self.set_pause(target, Some(reason)))
     }
 
     fn resume<'a>(&'a self, target: &'a PauseTarget) -> StoreFuture<'a, bool> {
-        Box::pin(self.set(target, None))
+        Box::pin(self.set_pause(target, None))
     }
 
     fn pauses(&self) -> StoreFuture<'_, Vec<Pause>> {

@@ -57,7 +57,7 @@ impl RedisDeadLetters {
     }
 
     fn pipeline(&self, keys: &Keys) -> Pipeline {
-        self.0.shared.pipeline.of(&keys.primary)
+        self.0.shared.pipeline.for_key(&keys.primary)
     }
 
     async fn command(&self, keys: &Keys, cmd: Cmd) -> Result<Value, Error> {

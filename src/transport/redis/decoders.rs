@@ -45,12 +45,12 @@ pub(crate) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "promote",
-            decode: |response| Ok(format!("{:?}", Promoted::read(response)?)),
+            decode: |response| Ok(format!("{:?}", Promoted::decode(response)?)),
             example: list([Value::Int(2), Value::Int(0), Value::Int(-1)]),
         },
         ResponseDecoder {
             source: "stats",
-            decode: |response| Ok(format!("{:?}", stats::read(response, "g".into())?)),
+            decode: |response| Ok(format!("{:?}", stats::decode(response, "g".into())?)),
             example: list((0..11).map(Value::Int).chain([text("7-1")])),
         },
         ResponseDecoder {

@@ -122,7 +122,7 @@ impl Entry {
 }
 
 /// Decodes the entries in a response to `XREADGROUP`. `which` finds a stream by its name.
-pub(super) fn read(
+pub(super) fn decode(
     response: Value,
     which: impl Fn(&[u8]) -> Option<WhichStream>,
 ) -> Result<Vec<Entry>, Error> {
@@ -245,13 +245,13 @@ mod tests {
         let old = Value::Array(vec![Value::Array(vec![bulk("r"), list.clone()])]);
         let new = Value::Map(vec![(bulk("r"), list)]);
         let which = |name: &[u8]| (name == b"r").then_some(WhichStream::Retry(0));
-        let entries = read(old.clone(), which).unwrap();
-        assert_eq!(entries, read(new, which).unwrap());
+        let entries = decode(old.clone(), which).unwrap();
+        assert_eq!(entries, decode(new, which).unwrap());
         assert_eq!(entries[0].which, WhichStream::Retry(0));
         assert_eq!(entries[0].id.to_string(), "7-1");
         assert_eq!(entries[0].fields, [("name".into(), "a".into())]);
-        assert_eq!(read(Value::Nil, which).unwrap(), []);
-        read(old, |_| None).expect_err("it was not asked for");
+        assert_eq!(decode(Value::Nil, which).unwrap(), []);
+        decode(old, |_| None).expect_err("it was not asked for");
     }
 
     #[test]
@@ -279,7 +279,7 @@ mod tests {
     fn a_response_that_is_cut_off_is_an_error() {
         let stream = |entries: Vec<Value>| {
             let entries = Value::Array(entries);
-            read(
+            decode(
                 Value::Array(vec![Value::Array(vec![bulk("s"), entries])]),
                 |_| Some(WhichStream::Primary(0)),
             )
@@ -297,7 +297,7 @@ mod tests {
             assert!(error.is_decode(), "{entry:?}: {error}");
         }
         let without_entries = Value::Array(vec![Value::Array(vec![bulk("s")])]);
-        assert!(read(without_entries, |_| Some(WhichStream::Primary(0))).is_err());
+        assert!(decode(without_entries, |_| Some(WhichStream::Primary(0))).is_err());
     }
 
     #[test]
@@ -342,7 +342,7 @@ mod tests {
                 Value::Array(vec![id, Value::Array(values.collect())])
             });
             let streams = Value::Map(vec![(bulk("s"), Value::Array(list.collect()))]);
-            let found = read(streams, |_| Some(WhichStream::Primary(0))).unwrap();
+            let found = decode(streams, |_| Some(WhichStream::Primary(0))).unwrap();
             let found: Vec<_> = found
                 .into_iter()
                 .map(|entry| {

@@ -8,12 +8,12 @@ use super::value::Value;
 use crate::error::{BoxError, Error, ErrorKind, find};
 
 /// Returns the error for a connection that could not be made.
-pub(super) fn connecting(address: &str, error: RedisError) -> Error {
+pub(super) fn connect_failed(address: &str, error: RedisError) -> Error {
     if error.detail().is_some_and(has_too_many_clients) {
         return too_many_clients(address).with_source(error);
     }
     let (kind, message) = match error.kind() {
-        Driver::AuthenticationFailed => return password(address).with_source(error),
+        Driver::AuthenticationFailed => return login_refused(address).with_source(error),
         Driver::Parse | Driver::UnexpectedReturnType => (
             ErrorKind::Config,
             format!("the server at {address} does not speak the Redis protocol"),
@@ -22,7 +22,7 @@ pub(super) fn connecting(address: &str, error: RedisError) -> Error {
             ErrorKind::Config,
             format!("the connection to Redis at {address} cannot work as it is set up"),
         ),
-        Driver::Io => match tls_fault(&error) {
+        Driver::Io => match describe_tls_fault(&error) {
             Some(fault) => (
                 ErrorKind::Config,
                 format!("no TLS with Redis at {address}: {fault}"),
@@ -61,7 +61,7 @@ pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -
         _ if is_full => too_many_clients(address).with_source(RedisError::from(error)),
         ("NOAUTH" | "DENIED", _) => refused(error),
         ("ERR", Handshake::Auth) | ("WRONGPASS", _) => {
-            password(address).with_source(RedisError::from(error))
+            login_refused(address).with_source(RedisError::from(error))
         }
         ("NOPERM", Handshake::Tracking) => Error::new(
             ErrorKind::Refused,
@@ -78,7 +78,7 @@ pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -
         // A server that is loading, or restricts this user, has accepted the client. Later commands
         // report the error.
         (code, Handshake::Ping) if code != "ERR" => return None,
-        _ => connecting(address, error.into()),
+        _ => connect_failed(address, error.into()),
     })
 }
 
@@ -101,7 +101,7 @@ fn too_many_clients(address: &str) -> Error {
 }
 
 /// Returns the error for a refused login.
-pub(super) fn password(address: &str) -> Error {
+pub(super) fn login_refused(address: &str) -> Error {
     Error::config(format!(
         "Redis at {address} does not accept the user name or the password; check them in the URL, \
          redis://user:password@host:port/db, or in the provider of the credentials"
@@ -117,12 +117,12 @@ pub(super) fn without_credentials(address: &str, cause: BoxError) -> Error {
 }
 
 /// Describes a TLS error; `None` for other errors.
-fn tls_fault(error: &RedisError) -> Option<&'static str> {
+fn describe_tls_fault(error: &RedisError) -> Option<&'static str> {
     // The source is an `Arc` that holds the system's error.
     let error = find::<Arc<dyn std::error::Error + Send + Sync>>(error)
         .and_then(|error| error.downcast_ref::<io::Error>())?;
     #[cfg(feature = "redis-rustls")]
-    return super::server::tls_fault(error);
+    return super::server::describe_tls_fault(error);
     #[cfg(not(feature = "redis-rustls"))]
     {
         let _: &io::Error = error;
@@ -152,7 +152,7 @@ pub(super) fn unreachable(address: &str) -> Error {
 /// Returns the error for a new connection on which the server does not respond in time. With TLS,
 /// the text asks whether this is the TLS port: a port without TLS takes the handshake for an
 /// incomplete command, and waits for the rest.
-pub(super) fn silent(address: &str, is_tls: bool) -> Error {
+pub(super) fn no_response(address: &str, is_tls: bool) -> Error {
     match is_tls {
         false => unreachable(address),
         true => Error::disconnected(format!(
@@ -340,7 +340,7 @@ pub(super) fn is_protocol_error(error: &ServerError) -> bool {
 
 /// Returns the error for a large command after which the server has repeatedly closed the
 /// connection.
-pub(super) fn not_taken(address: &str, times: u32) -> Error {
+pub(super) fn too_large(address: &str, times: u32) -> Error {
     Error::refused(format!(
         "Redis at {address} closed the connection {times} times at this large command, without an \
          answer; raise `proto-max-bulk-len` and `client-query-buffer-limit`, or send less"
@@ -410,7 +410,7 @@ fn script_error(text: &str) -> Option<(&str, &str)> {
 }
 
 /// Extracts the error of a command from a script's error. Returns other errors unchanged.
-pub(super) fn unwrapped(error: ServerError) -> ServerError {
+pub(super) fn inner_error(error: ServerError) -> ServerError {
     if error.code() != "ERR" {
         return error;
     }
@@ -473,14 +473,14 @@ mod tests {
                  @user_script:1.",
             ),
         ] {
-            let found = unwrapped(response(&said));
+            let found = inner_error(response(&said));
             assert_eq!(found.code(), code, "{said}");
             assert_eq!(found.details(), Some(rest), "{said}");
         }
         let demoted = format!(
             "ERR Error running script (call to {hash}): @user_script:1: -READONLY You can't write"
         );
-        assert!(is_demoted(&unwrapped(response(&demoted))));
+        assert!(is_demoted(&inner_error(response(&demoted))));
     }
 
     #[test]
@@ -491,7 +491,7 @@ mod tests {
             "ERR Error running script (call to f_1): @user_script:1: user_script:1: attempt to \
              index a nil value",
         ] {
-            assert_eq!(unwrapped(response(said)), response(said));
+            assert_eq!(inner_error(response(said)), response(said));
         }
     }
 

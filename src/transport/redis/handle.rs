@@ -110,10 +110,10 @@ impl Redis {
         loop {
             match Self::over(connector.clone()).await {
                 Err(error) if error::is_temporary(&error) => {
-                    outage.refused(&connector.address(), "connect to Redis", &error);
+                    outage.failed(&connector.address(), "connect to Redis", &error);
                     tokio::time::sleep(outage.wait()).await;
                 }
-                connected => return connected.inspect(|_| outage.answered()),
+                connected => return connected.inspect(|_| outage.succeeded()),
             }
         }
     }

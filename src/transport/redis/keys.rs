@@ -152,7 +152,7 @@ impl Keys {
     /// # Errors
     /// If the field has a form that [`pause`](Self::pause) never returns. A newer version may have
     /// written it.
-    pub(super) fn paused(&self, field: &[u8]) -> Result<Option<PauseTarget>, ()> {
+    pub(super) fn parse_pause(&self, field: &[u8]) -> Result<Option<PauseTarget>, ()> {
         let field = std::str::from_utf8(field).map_err(drop)?;
         let group = self.group.as_str();
         match field.split_once(':') {
@@ -173,12 +173,12 @@ impl Keys {
     }
 
     /// Returns the key of the current question to the group's workers.
-    pub(super) fn asked(&self) -> String {
+    pub(super) fn question(&self) -> String {
         format!("{}:asked:{}", self.base, self.group)
     }
 
     /// Returns the key of the answer of the worker with this consumer.
-    pub(super) fn report(&self, consumer: &str) -> String {
+    pub(super) fn answer(&self, consumer: &str) -> String {
         // Both the group and the consumer may contain a colon, so the length of the group is needed.
         let Self { base, group, .. } = self;
         format!("{base}:report:{}:{group}:{consumer}", group.len())
@@ -453,8 +453,8 @@ mod tests {
             keys.idempotency("k"),
             keys.orders.clone(),
             keys.workers(),
-            keys.asked(),
-            keys.report("c"),
+            keys.question(),
+            keys.answer("c"),
             keys.minute(7),
             keys.value("v"),
             keys.outbox(),

@@ -313,7 +313,7 @@ impl Permits {
         } = &self.0;
         let keys = Keys::new(&options.namespace, &request.stream, &settings.group)?;
         let key = key(&keys, &request.key);
-        let pipeline = self.0.shared.pipeline.of(&keys.primary);
+        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
         let args = |cmd: &mut Cmd| args(cmd, &keys);
         let response = pipeline
             .script(script, &[&key], args, Resend::UntilAnswered)

@@ -62,7 +62,7 @@ impl Redis {
         let key = keys::registry(&self.options.namespace, registry);
         let mut cmd = redis::cmd("ZSCAN");
         cmd.arg(&key).arg(cursor).arg("COUNT").arg(MAX_STREAMS);
-        let pipeline = self.shared.pipeline.of(&key);
+        let pipeline = self.shared.pipeline.for_key(&key);
         streams(pipeline.command(cmd, Resend::Never).await?)
     }
 }
@@ -93,7 +93,7 @@ impl RedisMessages {
         names: &[&str],
         args: impl Fn(&mut Cmd),
     ) -> Result<Value, Error> {
-        let pipeline = self.0.shared.pipeline.of(&keys.primary);
+        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
         pipeline.script(script, names, args, Resend::Never).await
     }
 

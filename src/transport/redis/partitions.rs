@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     message::Name,
     sync::lock,
-    transport::{Partitions, Role, read_beside_owners},
+    transport::{Partitions, Role, owned_by_others_text},
 };
 
 /// The partitioned streams that a handle and its clones have checked, each with its number of
@@ -68,7 +68,7 @@ impl Redis {
             cmd.arg(names.len()).arg(u8::from(role == Role::Worker));
         };
         // The call may be repeated, since recording the same number twice changes nothing.
-        let pipeline = self.shared.pipeline.of(&record);
+        let pipeline = self.shared.pipeline.for_key(&record);
         let record_key = [record.as_str()];
         let response = pipeline.script_until_known(&scripts::RECORD_PARTITIONS, &record_key, args);
         let response = response.await?;
@@ -85,7 +85,7 @@ impl Redis {
                  delete the key, or choose another name for the stream"
             ))
         })?;
-        partitions.check(role, &numbers)?;
+        partitions.check_against_record(role, &numbers)?;
         match role {
             Role::Worker if !partitions.owned => self.check_unowned(&keys).await,
             Role::Worker | Role::Sender => Ok(()),
@@ -97,12 +97,12 @@ impl Redis {
         let (stream, group, members) = (&keys.stream, &keys.group, keys.members());
         let mut cmd = redis::cmd("HLEN");
         cmd.arg(&members);
-        let pipeline = self.shared.pipeline.of(&members);
+        let pipeline = self.shared.pipeline.for_key(&members);
         match count(&pipeline.command(cmd, Resend::Never).await?)? {
             0 => Ok(()),
             _ => Err(Error::config(format!(
                 "{}; if none of those workers runs any more, delete the key `{members}`",
-                read_beside_owners(stream, group)
+                owned_by_others_text(stream, group)
             ))),
         }
     }

@@ -71,7 +71,7 @@ impl Redis {
             self.push_lease_args(cmd);
             cmd.arg(u8::from(force));
         };
-        let pipeline = self.shared.pipeline.of(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.primary);
         let dropped = pipeline.script(&scripts::DROP_GROUP, &names, args, Resend::Never);
         // The script returns 1 if it has deleted the group, the number of live consumers, and the
         // number of pending entries. All three are zero if this stream has no such group.
@@ -98,7 +98,7 @@ impl Redis {
                 self.push_lease_args(cmd);
                 cmd.arg(u8::from(force));
             };
-            let pipeline = self.shared.pipeline.of(&keys.primary);
+            let pipeline = self.shared.pipeline.for_key(&keys.primary);
             let script = &scripts::DROP_CONSUMER;
             let dropped = pipeline.script(script, &names, args, Resend::Never);
             let (live, pending) = match dropped.await? {

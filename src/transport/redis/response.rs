@@ -14,7 +14,7 @@ pub(super) fn server_error(text: &[u8]) -> Value {
     // Only redis-rs can make a `ServerError`, by parsing a line.
     let text = String::from_utf8_lossy(text).replace(['\r', '\n'], " ");
     match redis::parse_redis_value(format!("-{text}\r\n").as_bytes()) {
-        Ok(redis::Value::ServerError(error)) => Value::ServerError(error::unwrapped(error)),
+        Ok(redis::Value::ServerError(error)) => Value::ServerError(error::inner_error(error)),
         _ => Value::Other,
     }
 }

@@ -49,7 +49,7 @@ impl RedisSchedules {
         args: impl Fn(&mut Cmd),
     ) -> Result<Value, Error> {
         let keys = self.keys(&self.0.settings.group)?;
-        let pipeline = self.0.shared.pipeline.of(&keys.primary);
+        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
         let key = keys.schedules();
         pipeline.script_until_known(script, &[&*key], args).await
     }
@@ -97,7 +97,7 @@ impl RedisSchedules {
                 cmd.arg(arg);
             });
         };
-        let pipeline = redis.shared.pipeline.of(&keys.primary);
+        let pipeline = redis.shared.pipeline.for_key(&keys.primary);
         let script = &scripts::FIRE_SCHEDULE;
         let fired = pipeline.script(script, &names, args, Resend::Never);
         let fired = fired_of(fired.await?)?;
@@ -129,7 +129,7 @@ impl ScheduleStore for RedisSchedules {
                 &scripts::CHANGE_SCHEDULE,
                 self.keys(&self.0.settings.group)?,
             );
-            let pipeline = self.0.shared.pipeline.of(&keys.primary);
+            let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
             let changed = pipeline
                 .script(script, &[&keys.schedules()], args, Resend::Never)
                 .await?;

@@ -68,7 +68,7 @@ impl ScriptCall {
     /// If the future is dropped, a call that was sent may still run, and the call is not sent
     /// again.
     pub async fn run(&self, redis: &Redis) -> Result<ScriptResponse, Error> {
-        let pipeline = redis.shared.pipeline.of(&self.key);
+        let pipeline = redis.shared.pipeline.for_key(&self.key);
         let args = |cmd: &mut Cmd| {
             for arg in &self.args {
                 cmd.arg(&arg[..]);
@@ -88,9 +88,9 @@ impl ScriptCall {
             }
         };
         match timeout(self.timeout, attempts).await {
-            Ok(response) => ScriptResponse::read(response?),
+            Ok(response) => ScriptResponse::decode(response?),
             Err(_) => {
-                let address = redis.shared.connector.of(&self.key).address();
+                let address = redis.shared.connector.for_key(&self.key).address();
                 Err(error::script_timeout(
                     &address,
                     self.timeout,
@@ -126,13 +126,13 @@ pub enum ScriptResponse {
 impl ScriptResponse {
     /// Decodes a response. This function is not in `decoders::all`. The tests of that list expect an
     /// error if a value has another form, but a script may return any form.
-    pub(super) fn read(value: Value) -> Result<Self, Error> {
+    pub(super) fn decode(value: Value) -> Result<Self, Error> {
         Ok(match error::check(value)? {
             Value::Nil => Self::Nil,
             Value::Int(number) => Self::Int(number),
             Value::Text(bytes) => Self::Bytes(bytes),
             Value::Array(list) => {
-                let list = list.into_iter().map(Self::read);
+                let list = list.into_iter().map(Self::decode);
                 Self::List(list.collect::<Result<_, _>>()?)
             }
             other => {
@@ -150,17 +150,17 @@ mod tests {
 
     #[test]
     fn a_response_of_a_form_that_scripts_do_not_have_is_an_error() {
-        let read = ScriptResponse::read(list([Value::Nil, list([Value::Int(2)])]));
+        let decoded = ScriptResponse::decode(list([Value::Nil, list([Value::Int(2)])]));
         let expected = [
             ScriptResponse::Nil,
             ScriptResponse::List(vec![ScriptResponse::Int(2)]),
         ];
-        assert_eq!(read.unwrap(), ScriptResponse::List(expected.to_vec()));
+        assert_eq!(decoded.unwrap(), ScriptResponse::List(expected.to_vec()));
         for other in [Value::Other, Value::Map(Vec::new())] {
-            let error = ScriptResponse::read(list([other])).unwrap_err();
+            let error = ScriptResponse::decode(list([other])).unwrap_err();
             assert!(error.is_decode(), "{error:?}");
         }
-        let refused = ScriptResponse::read(list([server_error(b"OOM no memory")]));
+        let refused = ScriptResponse::decode(list([server_error(b"OOM no memory")]));
         assert!(refused.unwrap_err().is_refused());
     }
 }

@@ -42,7 +42,7 @@ impl Redis {
 
     async fn stats_of(&self, stream: &Name) -> Result<StreamStats, Error> {
         let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
-        let pipeline = self.shared.pipeline.of(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.primary);
         let ask = |words: [&str; 2]| {
             let mut cmd = redis::cmd(words[0]);
             cmd.arg(words[1]);
@@ -91,7 +91,7 @@ impl Redis {
         let mut cmd = redis::cmd("XINFO");
         let key = self.options.namespace.apply(stream);
         cmd.arg("GROUPS").arg(key.as_str());
-        let pipeline = self.shared.pipeline.of(&key);
+        let pipeline = self.shared.pipeline.for_key(&key);
         let Some(groups) = listed(pipeline.submit(cmd, Resend::Never).await?)? else {
             return Ok(None);
         };
@@ -135,7 +135,7 @@ impl Redis {
         stream: &Name,
     ) -> Result<Option<Vec<ConsumerStats>>, Error> {
         let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
-        let pipeline = self.shared.pipeline.of(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.primary);
         let ask = |stream: &str| {
             let mut cmd = redis::cmd("XINFO");
             cmd.arg("CONSUMERS").arg(stream).arg(&*keys.group);
@@ -162,16 +162,16 @@ impl Redis {
                 .arg(self.settings.lease.as_millis() as u64)
                 .arg(self.options.foreign_lease.as_millis() as u64);
         };
-        let pipeline = self.shared.pipeline.of(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.primary);
         let response = pipeline
             .script(&scripts::STATS, &names, args, Resend::Never)
             .await?;
-        read(response, group)
+        decode(response, group)
     }
 }
 
 /// Decodes the script's response; `None` if the group does not exist.
-pub(super) fn read(response: Value, group: Name) -> Result<Option<GroupStats>, Error> {
+pub(super) fn decode(response: Value, group: Name) -> Result<Option<GroupStats>, Error> {
     if response == Value::Nil {
         return Ok(None);
     }

@@ -75,7 +75,7 @@ impl Redis {
             TailFrom::Id(id) => parse_start(&id)?.before(),
         };
         Ok(Tail {
-            connector: self.shared.connector.of(&key),
+            connector: self.shared.connector.for_key(&key),
             key,
             stream,
             seen,
@@ -89,7 +89,7 @@ impl Redis {
     async fn newest(&self, key: &Name) -> Result<StreamEntryId, Error> {
         let mut cmd = redis::cmd("XREVRANGE");
         cmd.arg(key.as_str()).arg("+").arg("-").arg("COUNT").arg(1);
-        let pipeline = self.shared.pipeline.of(key);
+        let pipeline = self.shared.pipeline.for_key(key);
         let response = pipeline.command(cmd, Resend::Never).await?;
         let newest = dead_letters::entries(response)?.into_iter().next();
         let newest = newest.and_then(|(id, _)| StreamEntryId::parse(id.as_bytes()));

@@ -42,7 +42,7 @@ pub(super) async fn ends(redis: &Redis, keys: &[Keys]) -> Result<Vec<String>, Er
     let last = keys.iter().map(async |keys| {
         let mut cmd = redis::cmd("XREVRANGE");
         cmd.arg(keys.feed()).arg("+").arg("-").arg("COUNT").arg(1);
-        let pipeline = redis.shared.pipeline.of(&keys.primary);
+        let pipeline = redis.shared.pipeline.for_key(&keys.primary);
         let found = dead_letters::entries(pipeline.command(cmd, Resend::Never).await?)?;
         let last = found.into_iter().next();
         Ok(last.map_or_else(String::new, |(id, _)| id.to_string()))
@@ -56,7 +56,7 @@ pub(super) fn open(redis: &Redis, keys: &[Keys], cursors: &[String]) -> Result<F
     let (steps, read) = mpsc::channel(BUFFER);
     let mut readers: Vec<(Option<HashSlot>, TaskFeedReader)> = Vec::new();
     for (part, (keys, cursor)) in keys.iter().zip(cursors).enumerate() {
-        let connector = redis.shared.connector.of(&keys.primary);
+        let connector = redis.shared.connector.for_key(&keys.primary);
         let slot = connector.slot();
         let part = FeedPart {
             part,
@@ -68,7 +68,7 @@ pub(super) fn open(redis: &Redis, keys: &[Keys], cursors: &[String]) -> Result<F
             None => {
                 let reader = TaskFeedReader {
                     connector,
-                    pipeline: redis.shared.pipeline.of(&keys.primary),
+                    pipeline: redis.shared.pipeline.for_key(&keys.primary),
                     parts: vec![part],
                     steps: steps.clone(),
                 };
@@ -116,10 +116,10 @@ impl TaskFeedReader {
             let mut connection = None;
             loop {
                 match self.step(&mut connection).await {
-                    Ok(()) => outage.answered(),
+                    Ok(()) => outage.succeeded(),
                     Err(error) => {
                         connection = None;
-                        outage.refused(&self.connector.address(), "read changes of tasks", &error);
+                        outage.failed(&self.connector.address(), "read changes of tasks", &error);
                         // The error is queued only if the application has taken all earlier steps,
                         // so that errors do not fill the queue.
                         let is_queue_empty = self.steps.capacity() == BUFFER;

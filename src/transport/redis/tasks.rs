@@ -51,7 +51,7 @@ impl Redis {
     async fn status_on(&self, keys: &Keys, id: &MessageId) -> Result<Option<TaskStatus>, Error> {
         let mut cmd = redis::cmd("HGETALL");
         cmd.arg(keys.task(id));
-        let pipeline = self.shared.pipeline.of(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.primary);
         status(id, pipeline.command(cmd, Resend::Never).await?)
     }
 
@@ -73,7 +73,7 @@ impl Redis {
                 .arg(step.max.max(MAX_EXAMINED))
                 .arg(PAGE_BYTES);
         };
-        let pipeline = self.shared.pipeline.of(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.primary);
         let (script, list) = (&scripts::LIST_TASKS, keys.tasks(state));
         listed(
             pipeline
@@ -83,7 +83,7 @@ impl Redis {
     }
 
     async fn cancel_on(&self, keys: &Keys, id: &MessageId, reason: &str) -> Result<bool, Error> {
-        let pipeline = self.shared.pipeline.of(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.primary);
         let mut get = redis::cmd("HGET");
         get.arg(&keys.stream_bodies).arg(id.as_str());
         let body = match pipeline.command(get, Resend::Never).await? {
@@ -163,7 +163,7 @@ impl TaskStore for RedisTasks {
             for keys in self.0.all_keys()? {
                 let mut cmd = redis::cmd("GET");
                 cmd.arg(keys.unique(key));
-                let pipeline = self.0.shared.pipeline.of(&keys.primary);
+                let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
                 match pipeline.command(cmd, Resend::Never).await? {
                     Value::Nil => {}
                     id => return Ok(MessageId::from_utf8(&bytes(id)?).ok()),

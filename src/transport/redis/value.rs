@@ -25,7 +25,7 @@ pub enum Value {
 
 impl Value {
     /// Turns a server's error into an `Err`.
-    pub(super) fn refused(self) -> RedisResult<Self> {
+    pub(super) fn into_result(self) -> RedisResult<Self> {
         match self {
             Value::ServerError(error) => Err(error.into()),
             value => Ok(value),

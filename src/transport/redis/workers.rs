@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Redis, error,
-    ids::unique,
+    ids::random_id,
     keys::{CONSUMER_PREFIX, Keys},
     pipeline::Resend,
     response::{Value, array, bytes, exactly, fields, integer},
@@ -76,7 +76,7 @@ impl Redis {
         let args = |cmd: &mut Cmd| {
             cmd.arg(group).arg(MINUTES);
         };
-        let pipeline = self.shared.pipeline.of(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.primary);
         let names = [workers.as_str()];
         let response = pipeline.script(&scripts::HISTORY, &names, args, Resend::Never);
         PartOfHistory::decode(response.await?)
@@ -177,7 +177,7 @@ impl RedisWorkers {
     async fn announced(&self, keys: &Keys) -> Result<BTreeMap<String, Vec<u8>>, Error> {
         let (key, mut cursor) = (keys.workers(), "0".to_owned());
         let mut announced = BTreeMap::new();
-        let pipeline = self.0.shared.pipeline.of(&keys.primary);
+        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
         loop {
             let mut cmd = redis::cmd("HSCAN");
             cmd.arg(&key).arg(&cursor).arg("COUNT").arg(READ_AT_ONCE);
@@ -235,10 +235,10 @@ impl RedisWorkers {
         word: &str,
         asked: Instant,
     ) -> Result<(WorkerAnswers, Vec<String>), Error> {
-        let pipeline = self.0.shared.pipeline.of(&keys.primary);
-        let (question, workers) = (keys.asked(), keys.workers());
+        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
+        let (question, workers) = (keys.question(), keys.workers());
         let args = |cmd: &mut Cmd| {
-            cmd.arg(unique().to_string())
+            cmd.arg(random_id().to_string())
                 .arg(word)
                 .arg(MAX_WAIT.as_millis() as u64);
         };
@@ -353,7 +353,7 @@ impl WorkerStore for RedisWorkers {
                     .arg(MAX_ORDERS)
                     .arg(ORDER_RETENTION.as_millis() as u64);
             };
-            let pipeline = self.0.shared.pipeline.of(&keys.primary);
+            let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
             let script = &scripts::GIVE_ORDER;
             let given = pipeline.script(script, &names, args, Resend::Never);
             Ok(integer(&given.await?)? == 1)

@@ -261,7 +261,7 @@ impl ActiveSchedule {
     fn new(status: ScheduleStatus, now: u64) -> Option<Self> {
         let read = status.task.clone();
         let read = read.and_then(|task| {
-            let ticks = Ticks::of(task.schedule());
+            let ticks = Ticks::new(task.schedule());
             let ticks = ticks.map_err(|error| crate::error::chain(&error))?;
             Ok((task, ticks))
         });

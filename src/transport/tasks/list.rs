@@ -83,19 +83,19 @@ impl TaskQuery {
     /// on each part of the stream.
     pub(super) fn steps(&self, parts: usize) -> Result<Vec<ListStep>, Error> {
         let start = self.after.as_deref().map(Position::parse).transpose()?;
-        let (first, part, after) = match start {
-            Some(start) => (start.state, start.part, start.after),
+        let (first, partition, position) = match start {
+            Some(start) => (start.state, start.partition, start.position),
             None => (TaskState::ALL[0], 0, None),
         };
         let states = TaskState::ALL.into_iter();
         let states = states.skip_while(|state| *state != first);
         let all = states.flat_map(|state| (0..parts).map(move |part| (state, part)));
-        let rest = all.skip_while(|at| *at != (first, part));
+        let rest = all.skip_while(|at| *at != (first, partition));
         let steps = rest.enumerate().map(|(index, (state, part))| ListStep {
             state,
             part,
             name: self.name.clone(),
-            after: after.clone().filter(|_| index == 0),
+            after: position.clone().filter(|_| index == 0),
             max: self.max.clamp(1, MAX_ON_PAGE),
         });
         Ok(steps.filter(|step| self.selects(step.state)).collect())
@@ -119,12 +119,12 @@ pub struct TaskPage {
     pub next: Option<TaskQuery>,
 }
 
-/// A position in a list: `<state>/<part>/<position in the list of the state>`.
+/// A position in a list: `<state>/<partition>/<position in the list of the state>`.
 #[derive(Debug, PartialEq)]
 struct Position {
     state: TaskState,
-    part: usize,
-    after: Option<String>,
+    partition: usize,
+    position: Option<String>,
 }
 
 impl Position {
@@ -133,8 +133,8 @@ impl Position {
             let mut parts = text.splitn(3, '/');
             Some(Self {
                 state: TaskState::from_name(parts.next()?)?,
-                part: parts.next()?.parse().ok()?,
-                after: Some(parts.next()?.to_owned()).filter(|after| !after.is_empty()),
+                partition: parts.next()?.parse().ok()?,
+                position: Some(parts.next()?.to_owned()).filter(|text| !text.is_empty()),
             })
         };
         parsed().ok_or_else(|| {

@@ -34,7 +34,7 @@ pub(super) use self::{
 use super::{
     error,
     response::Value,
-    server::{Departure, Renewal},
+    server::{PrimaryChange, Renewal},
 };
 
 /// The size of a read buffer, in bytes. Responses are slices of it. Each slice keeps the whole
@@ -56,9 +56,9 @@ pub(super) fn copy_if_small(payload: &mut Bytes) {
 }
 
 /// A byte stream to a server: TCP, a Unix socket, TLS.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
 /// A connection to a server.
 ///
@@ -66,7 +66,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// If a caller stops waiting for its response, the response is skipped before the next caller gets
 /// its own.
 pub(super) struct Connection {
-    stream: Box<dyn Stream>,
+    stream: Box<dyn ByteStream>,
     /// Encoded commands.
     write_buffer: Vec<u8>,
     /// The number of bytes of `write_buffer` that were written.
@@ -77,15 +77,15 @@ pub(super) struct Connection {
     progress: ByteProgress,
     /// Set if the last write was pending, because the server has not read the earlier bytes.
     write_blocked: bool,
-    /// The number of commands whose responses are due.
-    due: usize,
+    /// The number of commands whose responses are outstanding.
+    outstanding: usize,
     /// Resolves when a look-up names another server. The connection then ends.
-    departure: Option<Departure>,
+    primary_change: Option<PrimaryChange>,
     /// Renews credentials that expire.
     renewal: Option<Renewal>,
-    /// The number of responses that are due before the response to the renewal. `None` if no
+    /// The number of outstanding responses before the response to the renewal. `None` if no
     /// renewal is in flight.
-    due_before_renewal: Option<usize>,
+    outstanding_before_renewal: Option<usize>,
     is_resp3: bool,
     /// Takes the server's notices about written keys. `None` if the server tracks no keys for the
     /// connection.
@@ -94,7 +94,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Makes a connection from a stream on which the server waits for commands.
-    pub(super) fn new(stream: Box<dyn Stream>) -> Self {
+    pub(super) fn new(stream: Box<dyn ByteStream>) -> Self {
         Self {
             stream,
             write_buffer: Vec::new(),
@@ -103,10 +103,10 @@ impl Connection {
             decoder: Decoder::default(),
             progress: ByteProgress::default(),
             write_blocked: false,
-            due: 0,
-            departure: None,
+            outstanding: 0,
+            primary_change: None,
             renewal: None,
-            due_before_renewal: None,
+            outstanding_before_renewal: None,
             is_resp3: false,
             tracked: None,
         }
@@ -127,10 +127,10 @@ impl Connection {
         self.is_resp3
     }
 
-    /// Ends the connection with an error when `departure` resolves, although the server may still
-    /// respond.
-    pub(super) fn set_departure(&mut self, departure: Departure) {
-        self.departure = Some(departure);
+    /// Ends the connection with an error when `primary_change` resolves, although the server may
+    /// still respond.
+    pub(super) fn set_primary_change(&mut self, primary_change: PrimaryChange) {
+        self.primary_change = Some(primary_change);
     }
 
     /// Sends the command of this renewal when it is due, between the commands of callers. The
@@ -152,7 +152,7 @@ impl Connection {
         }
         for command in commands {
             command.encode(&mut self.write_buffer);
-            self.due += 1;
+            self.outstanding += 1;
         }
     }
 
@@ -169,8 +169,10 @@ impl Connection {
             self.poll_renewal(cx);
             match ready!(self.poll_value(cx))? {
                 // A push is not a response to a command.
-                Value::Push(push) => self.tracked.iter().for_each(|it| it.take(&push)),
-                response if self.due_before_renewal == Some(0) => self.end_renewal(response),
+                Value::Push(push) => self.tracked.iter().for_each(|it| it.handle_push(&push)),
+                response if self.outstanding_before_renewal == Some(0) => {
+                    self.end_renewal(response)
+                }
                 response => break response,
             }
         };
@@ -179,13 +181,13 @@ impl Connection {
         if let Value::ServerError(error) = &response
             && error.details().is_some_and(error::has_too_many_clients)
         {
-            return Poll::Ready(response.refused());
+            return Poll::Ready(response.into_result());
         }
-        self.due = (self.due.checked_sub(1)).ok_or((
+        self.outstanding = (self.outstanding.checked_sub(1)).ok_or((
             ErrorKind::Parse,
             "the server sent a response without a command",
         ))?;
-        self.due_before_renewal = self.due_before_renewal.map(|due| due - 1);
+        self.outstanding_before_renewal = self.outstanding_before_renewal.map(|count| count - 1);
         Poll::Ready(Ok(response))
     }
 
@@ -195,15 +197,15 @@ impl Connection {
             && let Poll::Ready(auth) = renewal.poll_command(cx)
         {
             auth.encode(&mut self.write_buffer);
-            self.due_before_renewal = Some(self.due);
+            self.outstanding_before_renewal = Some(self.outstanding);
         }
     }
 
     /// Passes the response to the renewal.
     fn end_renewal(&mut self, response: Value) {
-        self.due_before_renewal = None;
+        self.outstanding_before_renewal = None;
         if let Some(renewal) = &mut self.renewal {
-            renewal.answered(response.refused());
+            renewal.answered(response.into_result());
         }
     }
 
@@ -246,14 +248,14 @@ impl Connection {
         }
     }
 
-    /// Polls for the departure. Pending until a look-up names another server.
+    /// Polls for the change of the primary. Pending until a look-up names another server.
     fn poll_departure(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
-        let Some(departure) = &mut self.departure else {
+        let Some(primary_change) = &mut self.primary_change else {
             return Poll::Pending;
         };
-        ready!(departure.as_mut().poll(cx));
+        ready!(primary_change.as_mut().poll(cx));
         // A completed future must not be polled again.
-        self.departure = Some(Box::pin(std::future::ready(())));
+        self.primary_change = Some(Box::pin(std::future::ready(())));
         let error = io::Error::new(
             io::ErrorKind::ConnectionAborted,
             "another server is the primary now",
@@ -298,23 +300,23 @@ impl Connection {
 
     /// Sends a command and returns its response.
     pub(super) async fn command(&mut self, command: impl Encode) -> RedisResult<Value> {
-        self.send_after_due([command]).await?;
+        self.send_and_skip_outstanding([command]).await?;
         self.response().await
     }
 
     /// Sends commands together and returns their responses.
     pub(super) async fn pipeline(&mut self, commands: &[impl Encode]) -> RedisResult<Vec<Value>> {
-        self.pipeline_before(commands, commands.len()).await
+        self.pipeline_first(commands, commands.len()).await
     }
 
     /// Sends commands together, and returns the responses to the first `count` commands. The other
     /// responses may come much later, and [`response`](Self::response) returns them.
-    pub(super) async fn pipeline_before(
+    pub(super) async fn pipeline_first(
         &mut self,
         commands: impl IntoIterator<Item = impl Encode>,
         count: usize,
     ) -> RedisResult<Vec<Value>> {
-        self.send_after_due(commands).await?;
+        self.send_and_skip_outstanding(commands).await?;
         let mut responses = Vec::with_capacity(count);
         while responses.len() < count {
             responses.push(self.response().await?);
@@ -323,11 +325,11 @@ impl Connection {
     }
 
     /// Sends commands together, and skips the responses of earlier callers that stopped waiting.
-    async fn send_after_due(
+    async fn send_and_skip_outstanding(
         &mut self,
         commands: impl IntoIterator<Item = impl Encode>,
     ) -> RedisResult<()> {
-        let skipped = self.due;
+        let skipped = self.outstanding;
         self.send(commands);
         for _ in 0..skipped {
             self.response().await?;
@@ -340,7 +342,7 @@ impl Drop for Connection {
     /// Fires the signals of tracked keys, since the server forgets the keys with the connection.
     fn drop(&mut self) {
         if let Some(tracked) = &self.tracked {
-            tracked.lose_all();
+            tracked.connection_lost();
         }
     }
 }

@@ -268,7 +268,7 @@ fn received(value: Value) -> RedisResult<Received> {
         let demoted = io::Error::new(io::ErrorKind::ConnectionAborted, error::DEMOTED);
         return Err(demoted.into());
     }
-    let words = match value.refused()? {
+    let words = match value.into_result()? {
         Value::Array(words) | Value::Push(words) => words,
         // The response to a `PING` over RESP3, or before the first subscription.
         Value::Text(_) => return Ok(Received::Response),

@@ -203,7 +203,7 @@ async fn no_other_caller_gets_the_response_to_a_cancelled_command() {
         .unwrap();
     assert_eq!(connection.command(&ping).await.unwrap(), Value::Int(4));
     server.write_all(b":6\r\n").await.unwrap();
-    let first = connection.pipeline_before(&pings, 1).await;
+    let first = connection.pipeline_first(&pings, 1).await;
     assert_eq!(first.unwrap(), [Value::Int(5)]);
     assert_eq!(connection.response().await.unwrap(), Value::Int(6));
     server.write_all(b":7\r\n").await.unwrap();

@@ -37,7 +37,7 @@ impl TrackedKeys {
     }
 
     /// Fires the signals of the keys in an invalidation push. Ignores other pushes.
-    pub(super) fn take(&self, push: &[Value]) {
+    pub(super) fn handle_push(&self, push: &[Value]) {
         match push {
             [Value::Text(kind), Value::Array(keys)] if kind == "invalidate" => {
                 let signals = lock(&self.0);
@@ -56,7 +56,7 @@ impl TrackedKeys {
     }
 
     /// Fires all signals, because a connection is lost. It may have tracked any of the keys.
-    pub(super) fn lose_all(&self) {
+    pub(super) fn connection_lost(&self) {
         for signal in lock(&self.0).values() {
             signal.is_lost.store(true, Ordering::SeqCst);
             signal.fire();
@@ -120,18 +120,18 @@ mod tests {
         };
         let fired = |signal: &WriteSignal| signal.fired().now_or_never().is_some();
         armed();
-        tracked.take(&invalidate(Value::Array(vec![text("b"), text("x")])));
+        tracked.handle_push(&invalidate(Value::Array(vec![text("b"), text("x")])));
         assert_eq!((fired(&first), fired(&second)), (true, false));
         armed();
         assert_eq!((fired(&first), fired(&second)), (false, false));
-        tracked.take(&invalidate(Value::Nil));
+        tracked.handle_push(&invalidate(Value::Nil));
         assert_eq!((fired(&first), fired(&second)), (true, true));
         armed();
-        tracked.take(&[text("other"), Value::Array(vec![text("a")])]);
-        tracked.take(&invalidate(Value::Int(1)));
+        tracked.handle_push(&[text("other"), Value::Array(vec![text("a")])]);
+        tracked.handle_push(&invalidate(Value::Int(1)));
         assert_eq!((fired(&first), fired(&second)), (false, false));
         assert!(!first.take_lost());
-        tracked.lose_all();
+        tracked.connection_lost();
         assert_eq!((fired(&first), fired(&second)), (true, true));
         assert_eq!((first.take_lost(), first.take_lost()), (true, false));
     }

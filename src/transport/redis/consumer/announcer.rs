@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     streams::ServedStream,
-    tick::{is_done, step},
+    tick::{decode_done, step},
     upkeep_connection::UpkeepConnection,
 };
 use crate::{
@@ -151,7 +151,7 @@ impl Announcer {
     }
 
     /// Keeps the counts of a failed tick for the next tick.
-    pub(super) fn failed(&self, stream: &ServedStream, step: &WorkerStep) {
+    pub(super) fn keep_counts(&self, stream: &ServedStream, step: &WorkerStep) {
         if let (Some(monitor), Some(counts)) = (self.monitor.get(), &step.counts) {
             monitor.put_back(&stream.keys.stream, counts);
         }
@@ -177,7 +177,7 @@ impl Announcer {
                     None => {}
                 }
                 if !asked.is_empty() && asked != state.answered {
-                    question = Some(Question::of(&asked));
+                    question = Some(Question::decode(&asked));
                     state.answered = asked;
                 }
             }
@@ -193,7 +193,7 @@ impl Announcer {
         }
         if let Err(error) = tick.counted {
             failures.push(("the history is not kept", error));
-            self.failed(stream, step);
+            self.keep_counts(stream, step);
         }
         for [word, argument, by] in orders {
             self.follow(stream, &word, &argument, &by);
@@ -253,7 +253,7 @@ impl Announcer {
                 Question::Describe => description_with_stats(monitor),
             };
             let Ok(answer) = answer else { continue };
-            let key = stream.keys.report(consumer);
+            let key = stream.keys.answer(consumer);
             let args = |cmd: &mut Cmd| {
                 cmd.arg(answer).arg(ANSWER_KEPT.as_millis() as u64);
             };
@@ -287,7 +287,7 @@ pub(super) enum Question {
 
 impl Question {
     /// Decodes a question: an id, a space and a word. An unknown word is answered as a ping.
-    fn of(asked: &[u8]) -> Self {
+    fn decode(asked: &[u8]) -> Self {
         match asked.rsplit(|byte| *byte == b' ').next() {
             Some(b"describe") => Self::Describe,
             Some(b"stats") => Self::Stats,
@@ -297,20 +297,20 @@ impl Question {
 }
 
 impl WorkerTick {
-    pub(super) fn read([present, orders, counted]: [Value; 3]) -> Result<Self, Error> {
+    pub(super) fn decode([present, orders, counted]: [Value; 3]) -> Result<Self, Error> {
         Ok(Self {
             present: step(present, |response| {
                 let [exists, asked] = exactly(response)?;
                 Ok((integer(&exists)? != 0, bytes(asked)?))
             })?,
-            orders: step(orders, NewOrders::read)?,
-            counted: is_done(counted)?,
+            orders: step(orders, NewOrders::decode)?,
+            counted: decode_done(counted)?,
         })
     }
 }
 
 impl NewOrders {
-    fn read(response: Value) -> Result<Self, Error> {
+    fn decode(response: Value) -> Result<Self, Error> {
         let mut values = array(response)?.into_iter();
         let last = values.next().map(text).transpose()?.unwrap_or_default();
         let orders = values.map(|order| {

@@ -112,7 +112,7 @@ pub(super) struct ScanStep {
 
 impl ScanStep {
     /// Decodes the script's response. `None` if the step was throttled, or ran too late.
-    pub(super) fn read(response: Value, which: WhichStream) -> Result<Option<Self>, Error> {
+    pub(super) fn decode(response: Value, which: WhichStream) -> Result<Option<Self>, Error> {
         if response == Value::Nil {
             return Ok(None);
         }
@@ -345,7 +345,7 @@ impl Claimer {
             .pipeline
             .script(&scripts::CLAIM, &keys, args, Resend::Never)
             .await?;
-        let Some(mut step) = ScanStep::read(response, which)? else {
+        let Some(mut step) = ScanStep::decode(response, which)? else {
             return Ok(None);
         };
         self.report

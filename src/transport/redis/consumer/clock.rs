@@ -57,7 +57,7 @@ impl ServerClock {
     }
 
     /// Returns the time since the last reading.
-    pub(super) fn last_read(&self) -> Duration {
+    pub(super) fn age_of_reading(&self) -> Duration {
         let elapsed = self.elapsed() - self.read_at.load(Ordering::Relaxed);
         Duration::from_millis(elapsed.unsigned_abs())
     }
@@ -106,9 +106,9 @@ mod tests {
         let time = Value::Array(vec![Value::Int(100), Value::Int(0)]);
         let clock = ServerClock::new(time).unwrap();
         tokio::time::advance(Duration::from_secs(9)).await;
-        assert_eq!(clock.last_read(), Duration::from_secs(9));
+        assert_eq!(clock.age_of_reading(), Duration::from_secs(9));
         clock.set_to(60_000);
-        assert_eq!(clock.last_read(), Duration::ZERO);
+        assert_eq!(clock.age_of_reading(), Duration::ZERO);
         assert_eq!(clock.since(50_000), Duration::from_secs(10));
     }
 

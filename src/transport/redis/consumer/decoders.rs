@@ -20,7 +20,7 @@ pub(in crate::transport::redis) fn all() -> Vec<ResponseDecoder> {
             source: "fetch",
             decode: |response| {
                 let (found, failed, at_limit) = fetch::by_script(response)?;
-                let entries = entry::read(found, which)?;
+                let entries = entry::decode(found, which)?;
                 Ok(format!("{entries:?} {failed:?} {at_limit}"))
             },
             example: list([
@@ -36,7 +36,7 @@ pub(in crate::transport::redis) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "XREADGROUP",
-            decode: |response| Ok(format!("{:?}", entry::read(response, which)?)),
+            decode: |response| Ok(format!("{:?}", entry::decode(response, which)?)),
             example: list([
                 list([text("s"), list([entry("7-1"), entry("7-2")])]),
                 list([text("r"), list([entry("9-0")])]),
@@ -72,7 +72,7 @@ pub(in crate::transport::redis) fn all() -> Vec<ResponseDecoder> {
             decode: |response| {
                 Ok(format!(
                     "{:?}",
-                    ScanStep::read(response, WhichStream::Retry(0))?
+                    ScanStep::decode(response, WhichStream::Retry(0))?
                 ))
             },
             example: list([
@@ -89,7 +89,7 @@ pub(in crate::transport::redis) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "tick",
-            decode: |response| Ok(format!("{:?}", Tick::read(response)?)),
+            decode: |response| Ok(format!("{:?}", Tick::decode(response)?)),
             example: list([
                 Value::Int(7),
                 list([
@@ -114,22 +114,22 @@ pub(in crate::transport::redis) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "join, another group",
-            decode: |response| Ok(format!("{:?}", Joining::read(response)?)),
+            decode: |response| Ok(format!("{:?}", Joining::decode(response)?)),
             example: texts("choose other"),
         },
         ResponseDecoder {
             source: "join, another type",
-            decode: |response| Ok(format!("{:?}", Joining::read(response)?)),
+            decode: |response| Ok(format!("{:?}", Joining::decode(response)?)),
             example: texts("type s string"),
         },
         ResponseDecoder {
             source: "served_names",
-            decode: |response| Ok(format!("{:?}", served_names::read(response, 2)?)),
+            decode: |response| Ok(format!("{:?}", served_names::decode(response, 2)?)),
             example: list([texts("a b"), texts("c")]),
         },
         ResponseDecoder {
             source: "reply",
-            decode: |response| Ok(format!("{:?}", replies::read(response, 3)?)),
+            decode: |response| Ok(format!("{:?}", replies::decode(response, 3)?)),
             example: list([1, 0, -1].map(Value::Int)),
         },
         ResponseDecoder {

@@ -149,7 +149,7 @@ impl Deliverer {
         }
         match codec::decode(fields) {
             Ok(mut decoded) => {
-                delivery.reply_to = ReplyTo::of(&mut decoded).map(Box::new);
+                delivery.reply_to = ReplyTo::from_decoded(&mut decoded).map(Box::new);
                 let lease = delivery.guard.lease.clone();
                 let attempt = delivery.attempt;
                 if let Some(task) = &delivery.task {

@@ -94,12 +94,12 @@ impl EventSubscriber {
             sleep(outage.wait()).await;
             match self.subscribe().await {
                 Ok(connection) => {
-                    outage.answered();
+                    outage.succeeded();
                     return connection;
                 }
                 Err(error) => {
                     let what = "subscribe to the events";
-                    outage.refused(&self.connector.address(), what, &error);
+                    outage.failed(&self.connector.address(), what, &error);
                 }
             }
         }

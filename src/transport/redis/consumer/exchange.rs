@@ -57,9 +57,12 @@ impl Exchange {
             commands.push(Publish::new(&channel[..], envelope));
         }
         for of_stream in &self.acknowledged {
-            let ids: Vec<_> = of_stream.iter().map(|it| it.delivery.guard.key.1).collect();
+            let ids: Vec<_> = of_stream
+                .iter()
+                .map(|it| it.delivery.guard.delivery_key.1)
+                .collect();
             let first = &of_stream[0].delivery;
-            commands.push(xack(&first.stream, first.guard.key.0, &ids));
+            commands.push(xack(&first.stream, first.guard.delivery_key.0, &ids));
         }
         for call in &self.stored {
             commands.push(call.command());

@@ -214,13 +214,13 @@ impl Settler {
         (follow_ups, outcome): (&EncodedFollowUps, &TaskOutcome),
         reply: Option<&(ReplyRoute, Vec<u8>)>,
     ) -> Submit {
-        let mut keys = vec![delivery.stream.key_of(delivery.guard.key.0)];
+        let mut keys = vec![delivery.stream.key_of(delivery.guard.delivery_key.0)];
         let (channel, envelope) = reply_args(reply, &mut keys);
         let before = keys.len();
         keys.extend(follow_ups.keys.iter().map(String::as_str));
         let args = |cmd: &mut Cmd| {
             self.member
-                .fence(cmd, delivery.guard.key)
+                .fence(cmd, delivery.guard.delivery_key)
                 .arg(envelope)
                 .arg(channel)
                 .arg(before)

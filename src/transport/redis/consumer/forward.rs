@@ -23,7 +23,7 @@ use crate::{
     transport::{
         codec,
         redis::{
-            Redis, dead_letters, entry::value_of, ids::unique, keys::Keys, pipeline::Resend,
+            Redis, dead_letters, entry::value_of, ids::random_id, keys::Keys, pipeline::Resend,
             producer::schedule::RECORD_ARGS, scripts, server::LogLimit,
         },
     },
@@ -69,7 +69,7 @@ impl Forwarder {
     /// the first error.
     async fn forward(&self, stream: &ServedStream) -> Result<(), Error> {
         let outbox = stream.keys.outbox();
-        let pipeline = self.redis.shared.pipeline.of(&outbox);
+        let pipeline = self.redis.shared.pipeline.for_key(&outbox);
         let (mut from, mut failed) = ("-".to_owned(), Ok(()));
         loop {
             let mut read = redis::cmd("XRANGE");
@@ -126,7 +126,7 @@ impl Forwarder {
         ];
         let args = |cmd: &mut Cmd| {
             // A due time in the past means now.
-            cmd.arg("at").arg(&due[..]).arg(unique().to_string());
+            cmd.arg("at").arg(&due[..]).arg(random_id().to_string());
             cmd.arg(&window[..]).arg(0);
             for (_, arg) in record_args {
                 cmd.arg(&arg[..]);
@@ -135,7 +135,7 @@ impl Forwarder {
                 cmd.arg(&field[..]).arg(&value[..]);
             }
         };
-        let pipeline = shared.pipeline.of(&keys.primary);
+        let pipeline = shared.pipeline.for_key(&keys.primary);
         let sent = pipeline.script_until_known(&scripts::ACCEPT, &names, args);
         sent.await?;
         let due = std::str::from_utf8(due)

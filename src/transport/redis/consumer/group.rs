@@ -44,7 +44,7 @@ pub(super) enum Joining {
 
 impl Joining {
     /// Decodes the script's response, a list of strings.
-    pub(super) fn read(response: Value) -> Result<Self, Error> {
+    pub(super) fn decode(response: Value) -> Result<Self, Error> {
         let texts = array(response)?.into_iter().map(|text| {
             let text = bytes(text)?;
             Ok(String::from_utf8_lossy(&text).into_owned())
@@ -152,7 +152,7 @@ impl Membership {
             }
             response => error::check(response)?,
         };
-        match Joining::read(response)? {
+        match Joining::decode(response)? {
             Joining::Joined { others } => Ok(others),
             Joining::Choose { others } => Err(Error::config(format!(
                 "the group `{group}` does not exist yet, and the stream `{name}` has others ({}) whose \

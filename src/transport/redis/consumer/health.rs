@@ -26,10 +26,11 @@ struct Streak {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClockReading {
     /// The time at which the command was sent.
-    pub(super) asked: Instant,
+    pub(super) sent_at: Instant,
     /// The time at which its response had arrived.
-    pub(super) answered: Instant,
-    /// The time on Redis's clock at some moment between `asked` and `answered`, in milliseconds.
+    pub(super) answered_at: Instant,
+    /// The time on Redis's clock at some moment between `sent_at` and `answered_at`, in
+    /// milliseconds.
     pub(super) on_server: i64,
 }
 
@@ -44,7 +45,7 @@ impl RenewalHealth {
         let now = Instant::now();
         let mut streak = lock(&self.0);
         let continues = |before: &Streak| {
-            let max_passed = reading.answered.duration_since(before.reading.asked) + tick;
+            let max_passed = reading.answered_at.duration_since(before.reading.sent_at) + tick;
             let passed = reading.on_server - before.reading.on_server;
             now.duration_since(before.last_at) <= max_between
                 && passed <= max_passed.as_millis() as i64
@@ -87,8 +88,8 @@ mod tests {
 
     fn reading(on_server: i64) -> ClockReading {
         ClockReading {
-            asked: Instant::now(),
-            answered: Instant::now(),
+            sent_at: Instant::now(),
+            answered_at: Instant::now(),
             on_server,
         }
     }

@@ -16,7 +16,7 @@ use std::{
 use super::{
     canary::Canary,
     member::Member,
-    upkeep::{Ends, spawn_on_upkeep},
+    upkeep::{StopSignals, spawn_on_upkeep},
     upkeep_connection::{UpkeepConnection, UpkeepPipeline},
 };
 use crate::{
@@ -79,7 +79,7 @@ impl Heartbeats {
     /// Sends the first heartbeat, over a connection of the handle.
     pub(super) async fn send_first(&mut self, pipeline: &Pipeline) -> Result<(), Error> {
         let address = self.connector.address();
-        let server = UpkeepConnection::new(pipeline.of(&self.key), SILENCE, address);
+        let server = UpkeepConnection::new(pipeline.for_key(&self.key), SILENCE, address);
         self.beat(&server).await
     }
 
@@ -90,10 +90,10 @@ impl Heartbeats {
         pipeline: UpkeepPipeline,
         counters: Arc<Counters>,
         canary: Arc<Canary>,
-        ends: Ends,
+        stop_signals: StopSignals,
     ) -> Result<(), Error> {
         spawn_on_upkeep(async move {
-            let _ended = ends.ended.clone().drop_guard();
+            let _ended = stop_signals.ended.clone().drop_guard();
             let lease = self.member.lease;
             let key = Some(self.key.as_str());
             let server = pipeline.connection(&self.connector, &counters, lease, key);
@@ -104,10 +104,10 @@ impl Heartbeats {
                     ticks.tick().await;
                     if canary.stalled().is_none() {
                         match self.beat(&server).await {
-                            Ok(()) => self.outage.answered(),
+                            Ok(()) => self.outage.succeeded(),
                             Err(error) => {
                                 let address = self.connector.address();
-                                self.outage.refused(&address, "count a heartbeat", &error);
+                                self.outage.failed(&address, "count a heartbeat", &error);
                             }
                         }
                     }
@@ -116,8 +116,8 @@ impl Heartbeats {
             };
             tokio::select! {
                 biased;
-                () = ends.closed.cancelled() => return,
-                () = ends.leaving.cancelled() => {}
+                () = stop_signals.closed.cancelled() => return,
+                () = stop_signals.leaving.cancelled() => {}
                 () = beats => {}
             }
             self.leave(&server).await;
@@ -291,9 +291,9 @@ impl ObservedCounters {
 /// which it was first missing. After a lease such an owner is dead, since a live member would have
 /// listed itself again.
 #[derive(Debug, Default)]
-pub(super) struct Strangers(Mutex<HashMap<String, Instant>>);
+pub(super) struct MissingOwners(Mutex<HashMap<String, Instant>>);
 
-impl Strangers {
+impl MissingOwners {
     /// Records the owner of a partition if it is not among the live members. If the owner is live,
     /// removes its record.
     pub(super) fn note(&self, owner: &str, members: &LiveMembers) {

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The key of a delivery: the stream and the id of its entry.
-pub(super) type Key = (WhichStream, StreamEntryId);
+pub(super) type DeliveryKey = (WhichStream, StreamEntryId);
 
 /// The deliveries whose leases are renewed. Each delivery is in the table from its fetch until its
 /// settlement is confirmed or has failed, or until it is lost.
@@ -38,7 +38,7 @@ pub(super) struct InFlightTable {
 
 #[derive(Debug, Default)]
 struct Deliveries {
-    by_key: HashMap<Key, InFlightEntry>,
+    by_key: HashMap<DeliveryKey, InFlightEntry>,
     /// The number of deliveries that are not settling.
     running: usize,
     /// The number of the delivery that was added last.
@@ -69,7 +69,7 @@ impl InFlightTable {
     /// again. Or it has lost the entry, so that another entry has got the id.
     pub(super) fn add(
         self: &Arc<Self>,
-        keys: impl ExactSizeIterator<Item = Key>,
+        keys: impl ExactSizeIterator<Item = DeliveryKey>,
         at: Instant,
     ) -> Vec<LeaseGuard> {
         let mut guards = Vec::with_capacity(keys.len());
@@ -92,7 +92,7 @@ impl InFlightTable {
             }
             guards.push(LeaseGuard {
                 table: self.clone(),
-                key,
+                delivery_key: key,
                 number,
                 lease,
                 verdict_given: false,
@@ -104,7 +104,7 @@ impl InFlightTable {
         guards
     }
 
-    pub(super) fn contains(&self, key: Key) -> bool {
+    pub(super) fn contains(&self, key: DeliveryKey) -> bool {
         self.lock().by_key.contains_key(&key)
     }
 
@@ -186,7 +186,7 @@ impl InFlightTable {
     /// Removes a delivery that is no longer pending for this consumer. Returns its lease, and the
     /// id of the task if its status is recorded. `None` if the delivery is not in the table, or is
     /// settling. The caller counts the loss before it marks the lease as [lost](Lease::lose).
-    pub(super) fn lose(&self, key: Key) -> Option<(Lease, Option<Box<str>>)> {
+    pub(super) fn lose(&self, key: DeliveryKey) -> Option<(Lease, Option<Box<str>>)> {
         let mut deliveries = self.lock();
         let entry = deliveries.by_key.get(&key).filter(|it| !it.settling)?;
         let lease = entry.lease.clone();
@@ -197,7 +197,7 @@ impl InFlightTable {
 
     /// Removes all deliveries that are not settling. Returns their keys and leases, for the caller
     /// to mark as [lost](Lease::lose).
-    pub(super) fn lose_all(&self) -> Vec<(Key, Lease)> {
+    pub(super) fn lose_all(&self) -> Vec<(DeliveryKey, Lease)> {
         let mut deliveries = self.lock();
         let running = deliveries.by_key.iter().filter(|(_, it)| !it.settling);
         let lost: Vec<_> = running.map(|(key, it)| (*key, it.lease.clone())).collect();
@@ -222,14 +222,14 @@ impl InFlightTable {
 impl Deliveries {
     /// Returns the entry of a guard. `None` if a later delivery has replaced it.
     fn entry_of(&mut self, guard: &LeaseGuard) -> Option<&mut InFlightEntry> {
-        let entry = self.by_key.get_mut(&guard.key)?;
+        let entry = self.by_key.get_mut(&guard.delivery_key)?;
         (entry.number == guard.number).then_some(entry)
     }
 
     fn remove(&mut self, guard: &LeaseGuard) {
         if let Some(entry) = self.entry_of(guard) {
             self.running -= usize::from(!entry.settling);
-            self.by_key.remove(&guard.key);
+            self.by_key.remove(&guard.delivery_key);
         }
     }
 }
@@ -237,7 +237,7 @@ impl Deliveries {
 /// A delivery in the table. Its lease is renewed until the guard is dropped.
 pub(super) struct LeaseGuard {
     table: Arc<InFlightTable>,
-    pub(super) key: Key,
+    pub(super) delivery_key: DeliveryKey,
     number: u64,
     pub(super) lease: Lease,
     verdict_given: bool,
@@ -281,7 +281,9 @@ impl Drop for LeaseGuard {
 
 impl fmt::Debug for LeaseGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("LeaseGuard").field(&self.key).finish()
+        f.debug_tuple("LeaseGuard")
+            .field(&self.delivery_key)
+            .finish()
     }
 }
 
@@ -289,7 +291,7 @@ impl fmt::Debug for LeaseGuard {
 mod tests {
     use super::*;
 
-    fn key(id: &str) -> Key {
+    fn key(id: &str) -> DeliveryKey {
         (
             WhichStream::Primary(0),
             StreamEntryId::parse(id.as_bytes()).unwrap(),

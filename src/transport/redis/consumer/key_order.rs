@@ -369,7 +369,7 @@ impl KeyOrder {
     /// Counts an attempt on the server. Returns `false` if the entry is pending for another
     /// consumer.
     async fn count_attempt(&self, delivery: &Unsettled) -> Result<bool, Error> {
-        let (which, id) = delivery.guard.key;
+        let (which, id) = delivery.guard.delivery_key;
         let keys = [delivery.stream.key_of(which)];
         let args = |cmd: &mut Cmd| {
             cmd.arg(self.member.group.as_str())

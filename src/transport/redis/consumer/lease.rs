@@ -62,7 +62,7 @@ impl DueLeases {
     }
 
     /// Returns the leases on a primary or a retry stream.
-    pub(super) fn of(&self, which: WhichStream) -> &[StreamEntryId] {
+    pub(super) fn on_stream(&self, which: WhichStream) -> &[StreamEntryId] {
         let found = self.0.iter().find(|(of, _)| *of == which);
         found.map_or(&[], |(_, ids)| ids)
     }
@@ -83,7 +83,7 @@ impl LeaseRenewer {
         lost: Vec<(WhichStream, StreamEntryId)>,
     ) -> Result<(), Error> {
         for (which, ids) in &renewed.0 {
-            self.in_flight.mark_renewed(*which, ids, reading.asked);
+            self.in_flight.mark_renewed(*which, ids, reading.sent_at);
         }
         self.lose(server, lost).await;
         for (which, ids) in rest.0 {
@@ -92,7 +92,7 @@ impl LeaseRenewer {
             };
             for ids in ids.chunks(MAX_RENEWED) {
                 let asked = Instant::now();
-                let (keys, args) = ([stream.key_of(which)], self.member.renewal(ids));
+                let (keys, args) = ([stream.key_of(which)], self.member.renewal_args(ids));
                 let response = server.script(&scripts::RENEW, &keys, args).await?;
                 let lost = entry::renewed(response)?.1;
                 self.in_flight.mark_renewed(which, ids, asked);

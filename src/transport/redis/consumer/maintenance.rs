@@ -128,7 +128,7 @@ impl Maintenance {
             let response = server.script(&scripts::PROMOTE, &keys, |cmd| {
                 cmd.arg(MOVED_AT_ONCE).arg(MOVED_BYTES).arg(group);
             });
-            let promoted = response.await.and_then(Promoted::read);
+            let promoted = response.await.and_then(Promoted::decode);
             let promoted = promoted.map_err(|error| error.chain());
             let more = self.record_move(stream, promoted);
             if more && Instant::now() < end {
@@ -261,7 +261,7 @@ impl Maintenance {
     pub(super) fn keep_counts(&self, request: &TickRequest) {
         for of_tick in &request.streams {
             if let Some(step) = &of_tick.worker {
-                self.announcer.failed(&of_tick.stream, step);
+                self.announcer.keep_counts(&of_tick.stream, step);
             }
         }
     }

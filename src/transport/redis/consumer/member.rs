@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use redis::Cmd;
 
-use super::in_flight::Key;
+use super::in_flight::DeliveryKey;
 use crate::{
     message::Name,
     transport::{
         Interest, host_name,
-        redis::{entry::StreamEntryId, ids::unique, keys::CONSUMER_PREFIX},
+        redis::{entry::StreamEntryId, ids::random_id, keys::CONSUMER_PREFIX},
     },
 };
 
@@ -50,7 +50,7 @@ impl Member {
     pub(super) fn new(group: Name, lease: Duration, versions: KnownVersions) -> Self {
         Self {
             group,
-            consumer: consumer(lease),
+            consumer: unique_consumer_name(lease),
             lease,
             versions,
         }
@@ -74,7 +74,7 @@ impl Member {
 
     /// Appends the arguments with which a script checks that a delivery is pending for this
     /// consumer.
-    pub(super) fn fence<'a>(&self, cmd: &'a mut Cmd, (which, id): Key) -> &'a mut Cmd {
+    pub(super) fn fence<'a>(&self, cmd: &'a mut Cmd, (which, id): DeliveryKey) -> &'a mut Cmd {
         cmd.arg(self.group.as_str())
             .arg(&self.consumer)
             .arg(id)
@@ -82,7 +82,7 @@ impl Member {
     }
 
     /// Returns a function that appends the arguments of `renew.lua` for these entries.
-    pub(super) fn renewal(&self, ids: &[StreamEntryId]) -> impl FnOnce(&mut Cmd) {
+    pub(super) fn renewal_args(&self, ids: &[StreamEntryId]) -> impl FnOnce(&mut Cmd) {
         move |cmd| {
             cmd.arg(self.group.as_str()).arg(&self.consumer);
             for id in ids {
@@ -123,9 +123,9 @@ impl Member {
 
 /// Makes a unique name from the lease, the host, the process and a random id. The `=` marks a name
 /// that contains a lease, since no host name contains a `=`.
-fn consumer(lease: Duration) -> String {
+fn unique_consumer_name(lease: Duration) -> String {
     let host = host_name();
-    let (process, id) = (std::process::id(), unique());
+    let (process, id) = (std::process::id(), random_id());
     let lease = lease.as_millis();
     format!("{CONSUMER_PREFIX}lease={lease}ms-{host}-{process}-{id}")
 }

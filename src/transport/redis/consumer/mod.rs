@@ -103,7 +103,7 @@ use self::{
     slot_consumer::{SharedPipelines, SlotConsumer, SlotContext},
     state::SubscriptionState,
     streams::ServedStream,
-    upkeep::Ends,
+    upkeep::StopSignals,
     woken::SharedReads,
 };
 use super::{
@@ -166,10 +166,10 @@ impl Transport for Redis {
             match attempt.await {
                 Err(error) if error::is_temporary(&error) => {
                     let address = self.shared.connector.address();
-                    outage.refused(&address, "begin to serve", &error);
+                    outage.failed(&address, "begin to serve", &error);
                     tokio::time::sleep(outage.wait()).await;
                 }
-                opened => return opened.inspect(|_| outage.answered()),
+                opened => return opened.inspect(|_| outage.succeeded()),
             }
         }
     }
@@ -373,9 +373,9 @@ impl Redis {
                 report: &source.report,
                 poison: &poison,
                 names: names.as_ref(),
-                ends: Ends {
+                stop_signals: StopSignals {
                     closed: closed.clone(),
-                    ..Ends::default()
+                    ..StopSignals::default()
                 },
                 monitor: &source.monitor,
                 pipelines: pipelines.as_ref(),
@@ -393,7 +393,7 @@ impl Redis {
             let joined = join_all(owned.iter().map(async |keys| {
                 let group = Membership {
                     member: source.member.clone(),
-                    pipeline: pipelines.settling.of(&keys.primary),
+                    pipeline: pipelines.settling.for_key(&keys.primary),
                     start: source.settings.start.clone(),
                     has_unknown_names_policy: source.settings.unknown_names.is_some(),
                     names: None,
@@ -404,10 +404,10 @@ impl Redis {
             joined.await.into_iter().collect::<Result<(), _>>()?;
             let group = &source.member.group;
             let members = Keys::new(&options.namespace, &partitions.stream, group)?.members();
-            let connector = shared.connector.of(&members);
-            let ends = Ends {
+            let connector = shared.connector.for_key(&members);
+            let stop_signals = StopSignals {
                 closed: closed.clone(),
-                ..Ends::default()
+                ..StopSignals::default()
             };
             let mut heartbeats = Heartbeats::new(source.member.clone(), connector, members);
             heartbeats.send_first(&shared.pipeline).await?;
@@ -421,11 +421,16 @@ impl Redis {
                 pipelines: pipelines.clone(),
                 names: names.clone(),
                 monitor: source.monitor.clone(),
-                ends: ends.clone(),
+                stop_signals: stop_signals.clone(),
             };
             source.ownership = Some(Ownership::start(parts, owned, heartbeats.members()));
             let canary = Canary::start(options.stall_limit, closed);
-            heartbeats.start(pipelines.upkeep, shared.counters.clone(), canary, ends)?;
+            heartbeats.start(
+                pipelines.upkeep,
+                shared.counters.clone(),
+                canary,
+                stop_signals,
+            )?;
         }
         Ok(source)
     }

@@ -27,14 +27,14 @@ use super::{
     Report,
     announcer::MonitorSlot,
     assignment::assigned,
-    heartbeat::{LiveMembers, Strangers},
+    heartbeat::{LiveMembers, MissingOwners},
     member::Member,
     poison::PoisonSlot,
     prefetch::{PrefetchBuffer, PrefetchWriter},
     served_names::ServedNames,
     slot_consumer::{SharedPipelines, SlotConsumer, SlotContext},
     streams::ServedStream,
-    upkeep::Ends,
+    upkeep::StopSignals,
 };
 use crate::{
     error::Error,
@@ -64,7 +64,7 @@ pub(super) struct OwnershipParts {
     pub(super) names: Option<Arc<ServedNames>>,
     pub(super) monitor: MonitorSlot,
     /// The signals that stop the partitions and the heartbeats of this worker.
-    pub(super) ends: Ends,
+    pub(super) stop_signals: StopSignals,
 }
 
 /// Follows the members of the group for one worker. Begins and ends terms of this worker as the
@@ -78,7 +78,7 @@ pub(super) struct Ownership {
 struct OwnedPartitions {
     parts: OwnershipParts,
     partitions: Vec<Partition>,
-    strangers: Strangers,
+    missing_owners: MissingOwners,
     /// The value of [`LiveMembers::deaths`] when this worker last abandoned its terms.
     deaths: u64,
 }
@@ -120,7 +120,7 @@ impl Ownership {
         keys: Vec<Keys>,
         mut members: watch::Receiver<LiveMembers>,
     ) -> Self {
-        let closed = parts.ends.closed.clone();
+        let closed = parts.stop_signals.closed.clone();
         let interval = parts.member.interval();
         let partition = |keys| Partition {
             keys,
@@ -131,7 +131,7 @@ impl Ownership {
         let partitions = Arc::new(Mutex::new(OwnedPartitions {
             parts,
             partitions: keys.into_iter().map(partition).collect(),
-            strangers: Strangers::default(),
+            missing_owners: MissingOwners::default(),
             deaths: 0,
         }));
         let followed = partitions.clone();
@@ -190,8 +190,8 @@ impl Ownership {
         let left = join_all(left).await;
         // The heartbeats stop last: without them the other members would consider this member dead
         // while it still drains.
-        parts.ends.leaving.cancel();
-        let _ = timeout(parts.member.lease, parts.ends.ended.cancelled()).await;
+        parts.stop_signals.leaving.cancel();
+        let _ = timeout(parts.member.lease, parts.stop_signals.ended.cancelled()).await;
         left.into_iter().collect()
     }
 }
@@ -231,21 +231,21 @@ impl OwnedPartitions {
         let me = self.parts.member.consumer.clone();
         let live = members.live.iter().map(String::as_str);
         let mine = assigned(live, &me, self.partitions.len());
-        let mut dead = self.strangers.dead(self.parts.member.lease);
+        let mut dead = self.missing_owners.dead(self.parts.member.lease);
         dead.extend(members.dead.iter().cloned());
         let Self {
             parts,
             partitions,
-            strangers,
+            missing_owners,
             ..
         } = self;
-        let (parts, strangers, dead) = (&*parts, &*strangers, &dead);
+        let (parts, missing_owners, dead) = (&*parts, &*missing_owners, &dead);
         let followed = partitions.iter_mut().enumerate();
         join_all(followed.map(async |(number, partition)| {
             let is_mine = mine.contains(&number);
             partition
                 .follow(parts, number, is_mine, dead, |owner| {
-                    strangers.note(owner, members);
+                    missing_owners.note(owner, members);
                 })
                 .await;
         }))
@@ -314,7 +314,7 @@ impl Partition {
         let args = |cmd: &mut Cmd| {
             cmd.arg(&parts.member.consumer);
         };
-        let pipeline = parts.shared.pipeline.of(&self.keys.primary);
+        let pipeline = parts.shared.pipeline.for_key(&self.keys.primary);
         let freed = pipeline.script(&scripts::DISOWN, &names, args, Resend::Never);
         match freed.await {
             Ok(_) => self.to_be_freed = false,
@@ -355,7 +355,7 @@ impl Term {
                 .arg(&member.consumer)
                 .arg(dead);
         };
-        let pipeline = parts.shared.pipeline.of(&keys.primary);
+        let pipeline = parts.shared.pipeline.for_key(&keys.primary);
         // If the outcome of the command is unknown, the command is not sent again. If the
         // command took effect, a later attempt begins another term of this member.
         let response = pipeline
@@ -378,9 +378,9 @@ impl Term {
             shared: &parts.shared,
             report: &parts.report,
             poison: &PoisonSlot::default(),
-            ends: Ends {
-                closed: parts.ends.closed.child_token(),
-                ..Ends::default()
+            stop_signals: StopSignals {
+                closed: parts.stop_signals.closed.child_token(),
+                ..StopSignals::default()
             },
             names: parts.names.as_ref(),
             monitor: &parts.monitor,

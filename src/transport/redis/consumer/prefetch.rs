@@ -257,7 +257,7 @@ impl PrefetchWriter {
     }
 
     /// Waits for the next step of the task.
-    pub(super) async fn demanded(&self) -> Demand {
+    pub(super) async fn next_step(&self) -> Demand {
         let _waiting = WaitGuard(self);
         loop {
             let surplus = {
@@ -515,7 +515,7 @@ mod tests {
 
     /// The number of deliveries that a task is to fetch now, if any.
     fn asked(writer: &PrefetchWriter) -> Option<usize> {
-        match writer.demanded().now_or_never()? {
+        match writer.next_step().now_or_never()? {
             Demand::Deliveries(count) => Some(count),
             Demand::Nothing(_) | Demand::Stop => None,
         }
@@ -554,8 +554,8 @@ mod tests {
             writer.put(deliveries(1));
         }
         assert_eq!(buffer.take(2).await.len(), 2);
-        let mut first = Box::pin(writers[0].demanded());
-        let mut second = Box::pin(writers[1].demanded());
+        let mut first = Box::pin(writers[0].next_step());
+        let mut second = Box::pin(writers[1].next_step());
         assert!((&mut first).now_or_never().is_none());
         assert!((&mut second).now_or_never().is_none());
         let mut taking = Box::pin(buffer.take(10));
@@ -611,7 +611,7 @@ mod tests {
         }
         let mut taking = Box::pin(buffer.take(10));
         assert!((&mut taking).now_or_never().is_none());
-        let mut second = Box::pin(writers[1].demanded());
+        let mut second = Box::pin(writers[1].next_step());
         assert!((&mut second).now_or_never().is_none());
         assert_eq!(asked(&writers[0]), Some(10));
         writers[0].put_and_expect(deliveries(3), ExpectedEntries::Many);

@@ -82,7 +82,7 @@ async fn store_part(settler: &Settler, batch: Vec<Reply>) {
             }
         }
         let refusal = refusal.as_ref().unwrap_or(&error);
-        let Some(too_large) = reply.effect.too_large.take() else {
+        let Some(fallback) = reply.effect.fallback.take() else {
             return fail(vec![reply], refusal);
         };
         tracing::warn!(
@@ -91,7 +91,7 @@ async fn store_part(settler: &Settler, batch: Vec<Reply>) {
             error = refusal.chain(),
             "Redis refuses the reply to a request; its client gets an error"
         );
-        reply.effect.envelope = too_large;
+        reply.effect.envelope = fallback;
         if let Err((batch, error)) = call(settler, vec![reply]).await {
             fail(batch, &error);
         }
@@ -141,7 +141,7 @@ impl ReplyCall {
         let first = &replies[0].delivery;
         let request = ReplyRequest {
             source: first.stream.clone(),
-            which: first.guard.key.0,
+            which: first.guard.delivery_key.0,
             clients: by_client(&replies).map(ClientReplies::new).collect(),
         };
         Self { replies, request }
@@ -158,7 +158,7 @@ impl ReplyCall {
         settler: &Settler,
         response: Value,
     ) -> Result<(), (Vec<Reply>, Error)> {
-        let results = error::check(response).and_then(|it| read(it, self.request.clients.len()));
+        let results = error::check(response).and_then(|it| decode(it, self.request.clients.len()));
         let results = match results {
             Ok(results) => results,
             Err(error) => return Err((self.replies, error)),
@@ -210,7 +210,7 @@ struct ClientReplies {
 impl ClientReplies {
     fn new(replies: &[Reply]) -> Self {
         let envelopes: Vec<_> = replies.iter().map(|it| &it.effect.envelope[..]).collect();
-        let ids = replies.iter().map(|it| it.delivery.guard.key.1);
+        let ids = replies.iter().map(|it| it.delivery.guard.delivery_key.1);
         Self {
             stream: replies[0].effect.stream.clone(),
             ids: ids.collect(),
@@ -225,7 +225,7 @@ fn by_client(sorted: &[Reply]) -> impl Iterator<Item = &[Reply]> {
 }
 
 /// Decodes the results of a call: one number for each client, as `reply.lua` defines them.
-pub(super) fn read(response: Value, clients: usize) -> Result<Vec<i64>, Error> {
+pub(super) fn decode(response: Value, clients: usize) -> Result<Vec<i64>, Error> {
     let results = array(response)?;
     if results.len() != clients {
         return Err(miscounted(clients, results.len()));

@@ -38,7 +38,7 @@ pub(super) enum ReplyRoute {
 
 impl ReplyTo {
     /// Takes the reply address out of a decoded request. `None` for other messages.
-    pub(super) fn of(decoded: &mut Decoded) -> Option<Self> {
+    pub(super) fn from_decoded(decoded: &mut Decoded) -> Option<Self> {
         Some(Self {
             correlation_id: decoded.correlation_id.take()?,
             reply_to: decoded.reply_to.take()?,

@@ -184,7 +184,7 @@ impl NameRecorder {
                 .arg(MAX_LISTS);
         };
         let response = server.script(&scripts::SERVED_NAMES, &keys, args).await?;
-        read(response, keys.len())
+        decode(response, keys.len())
     }
 
     fn warn(&self, member: &Member, stream: &ServedStream, others: &[Bytes]) {
@@ -202,7 +202,7 @@ impl NameRecorder {
 }
 
 /// Decodes the response: for each stream, the lists of other workers.
-pub(super) fn read(response: Value, streams: usize) -> Result<Vec<Vec<Bytes>>, Error> {
+pub(super) fn decode(response: Value, streams: usize) -> Result<Vec<Vec<Bytes>>, Error> {
     let lists = array(response)?;
     if lists.len() != streams {
         return Err(miscounted(streams, lists.len()));

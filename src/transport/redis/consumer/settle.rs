@@ -244,14 +244,14 @@ impl SettlePolicy {
         match route {
             ReplyRoute::Store(stream) => {
                 let envelope = reply_to.envelope(&reply);
-                let too_large = (envelope.len() >= error::LEAST_SIZE_LIMIT).then(|| {
+                let fallback = (envelope.len() >= error::LEAST_SIZE_LIMIT).then(|| {
                     let text = "the reply is too large for the Redis server of the worker";
                     reply_to.envelope(&Err(RpcError::internal(text)))
                 });
                 Effect::Reply(StoredReply {
                     stream,
                     envelope,
-                    too_large,
+                    fallback,
                 })
             }
             ReplyRoute::Publish(channel) => {

@@ -92,7 +92,7 @@ pub(super) struct StoredReply {
     /// The envelope to store if the server refuses the reply for its size. `None` for replies below
     /// [`LEAST_SIZE_LIMIT`](crate::transport::redis::error::LEAST_SIZE_LIMIT), which no server
     /// refuses.
-    pub(super) too_large: Option<Vec<u8>>,
+    pub(super) fallback: Option<Vec<u8>>,
 }
 
 /// The way in which a delivery ends.
@@ -220,6 +220,7 @@ impl Settlement {
             Effect::Reply(reply) => reply.envelope.len(),
             Effect::Fenced(_) => return false,
         };
-        !self.delivery.guard.key.0.is_retry() && reply_bytes <= MAX_REPLY_ON_READ_CONNECTION
+        !self.delivery.guard.delivery_key.0.is_retry()
+            && reply_bytes <= MAX_REPLY_ON_READ_CONNECTION
     }
 }

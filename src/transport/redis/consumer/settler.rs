@@ -97,9 +97,12 @@ impl Settler {
         // not delay the others.
         let streams = by_stream(batch);
         join_all(streams.into_iter().map(async |batch| {
-            let ids: Vec<_> = batch.iter().map(|it| it.delivery.guard.key.1).collect();
+            let ids: Vec<_> = batch
+                .iter()
+                .map(|it| it.delivery.guard.delivery_key.1)
+                .collect();
             let first = &batch[0].delivery;
-            let (stream, which) = (&first.stream, first.guard.key.0);
+            let (stream, which) = (&first.stream, first.guard.delivery_key.0);
             match self
                 .retry_while_refused(stream, || self.submit_ack(stream, which, &ids))
                 .await
@@ -165,14 +168,14 @@ impl Settler {
         reason: &str,
     ) -> Result<(), Error> {
         let (member, counters) = (&*self.member, &self.report.counters);
-        let (which, _) = delivery.guard.key;
+        let (which, _) = delivery.guard.delivery_key;
         let delay = after.map(|after| after.as_millis().max(1).to_string());
         let (stream, keys) = (&delivery.stream, &delivery.stream.keys);
         let keys = [stream.key_of(which), &keys.retry, &keys.due, &keys.bodies];
         let submit = || {
             let args = |cmd: &mut Cmd| {
                 member
-                    .fence(cmd, delivery.guard.key)
+                    .fence(cmd, delivery.guard.delivery_key)
                     .arg(delivery.origin)
                     .arg(attempts)
                     .arg(delay.as_deref().unwrap_or_default())
@@ -219,7 +222,7 @@ impl Settler {
     /// its name ends, or until a worker knows its version. Then it is redelivered.
     async fn park(&self, delivery: &Unsettled, request: &PermitRequest) -> Result<(), Error> {
         let member = &*self.member;
-        let (which, _) = delivery.guard.key;
+        let (which, _) = delivery.guard.delivery_key;
         let stream = &delivery.stream;
         let keys = [stream.key_of(which), &stream.keys.retry];
         let paused = request
@@ -234,7 +237,7 @@ impl Settler {
         let submit = || {
             let args = |cmd: &mut Cmd| {
                 member
-                    .fence(cmd, delivery.guard.key)
+                    .fence(cmd, delivery.guard.delivery_key)
                     .arg(delivery.origin)
                     .arg(delivery.attempt - 1)
                     .arg(&request.key)
@@ -293,7 +296,7 @@ impl Settler {
         reply: Option<&(ReplyRoute, Vec<u8>)>,
     ) -> Submit {
         let member = &*self.member;
-        let (which, _) = delivery.guard.key;
+        let (which, _) = delivery.guard.delivery_key;
         let stream = &delivery.stream;
         let mut keys = vec![stream.key_of(which), &stream.keys.dead];
         let (channel, envelope) = reply_args(reply, &mut keys);
@@ -302,7 +305,7 @@ impl Settler {
         let (key, sent_id) = idempotency.map_or(("", ""), |(key, id)| (key.as_str(), id.as_str()));
         let args = |cmd: &mut Cmd| {
             member
-                .fence(cmd, delivery.guard.key)
+                .fence(cmd, delivery.guard.delivery_key)
                 .arg(envelope)
                 .arg(channel)
                 .arg(end.state());
@@ -418,7 +421,7 @@ pub(super) fn reply_args<'a>(
 
 /// Groups settlements by stream.
 pub(super) fn by_stream<E>(mut batch: Vec<Settlement<E>>) -> Vec<Vec<Settlement<E>>> {
-    let which = |it: &Settlement<E>| it.delivery.guard.key.0;
+    let which = |it: &Settlement<E>| it.delivery.guard.delivery_key.0;
     batch.sort_by_key(which);
     let mut streams: Vec<Vec<Settlement<E>>> = Vec::new();
     for settlement in batch {

@@ -155,13 +155,13 @@ impl Assigner {
             }
             ShardReport::Failed(slots, error) => {
                 let what = "subscribe to sharded events";
-                self.outage.refused(&self.address(&slots), what, &error);
+                self.outage.failed(&self.address(&slots), what, &error);
                 self.retry_later(slots);
             }
             ShardReport::Restored(slots) => {
                 self.missing -= slots.len();
                 if self.missing == 0 {
-                    self.outage.answered();
+                    self.outage.succeeded();
                 }
                 let longest = slots.iter().map(|lost| lost.since.elapsed()).max();
                 self.gaps.end(slots.len(), longest.unwrap_or_default());

@@ -41,7 +41,7 @@ use super::{
     streams::{ServedStream, StreamSet},
     task_notes::TaskNotes,
     task_starter::TaskStarter,
-    upkeep::{Ends, Upkeep},
+    upkeep::{StopSignals, Upkeep},
     upkeep_connection::UpkeepPipeline,
     woken::SharedReads,
 };
@@ -77,7 +77,7 @@ pub(super) struct SlotConsumer {
     report: Arc<Report>,
     /// The task that fetches; `None` once it was stopped.
     fetch: Option<JoinHandle<()>>,
-    ends: Ends,
+    stop_signals: StopSignals,
 }
 
 /// The parts that all slots of a source share.
@@ -90,7 +90,7 @@ pub(super) struct SlotContext<'a> {
     pub(super) poison: &'a PoisonSlot,
     /// `None` if the worker may serve any name.
     pub(super) names: Option<&'a Arc<ServedNames>>,
-    pub(super) ends: Ends,
+    pub(super) stop_signals: StopSignals,
     pub(super) monitor: &'a MonitorSlot,
     /// The connections that the slots or partitions of the source share. `None` if there is only
     /// one slot.
@@ -139,7 +139,7 @@ impl SlotConsumer {
             report,
             poison,
             names,
-            ends,
+            stop_signals,
             monitor,
             pipelines,
             term,
@@ -150,7 +150,7 @@ impl SlotConsumer {
         // Only a worker that serves a registry may start without streams, and no worker serves a
         // registry on a cluster.
         let connector = match streams.first() {
-            Some(first) => shared.connector.of(&first.keys.primary),
+            Some(first) => shared.connector.for_key(&first.keys.primary),
             None => shared.connector.clone(),
         };
         let reads = pipelines.and_then(|pipelines| pipelines.reads.as_ref());
@@ -160,7 +160,7 @@ impl SlotConsumer {
                 if reads.is_none() {
                     connector.checked().await?;
                 }
-                pipelines.settling.of(&stream.keys.primary)
+                pipelines.settling.for_key(&stream.keys.primary)
             }
             _ => {
                 let first = connector.checked().await?;
@@ -187,7 +187,7 @@ impl SlotConsumer {
             pipeline: pipeline.clone(),
             health: Arc::default(),
             reading: Arc::new(Heartbeat::default()),
-            closed: ends.closed.clone(),
+            closed: stop_signals.closed.clone(),
         });
         let pauses = Arc::new(PauseSignal::new(blocked.clone()));
         let address = connector.address();
@@ -240,10 +240,10 @@ impl SlotConsumer {
             due: due.clone(),
             registry,
             names: names.cloned().map(NameRecorder::new),
-            canary: Canary::start(options.stall_limit, ends.closed.clone()),
+            canary: Canary::start(options.stall_limit, stop_signals.closed.clone()),
             warnings: LogLimit::default(),
             outage: Outage::default(),
-            ends: ends.clone(),
+            stop_signals: stop_signals.clone(),
         };
         upkeep.start()?;
 
@@ -271,7 +271,7 @@ impl SlotConsumer {
                 streams: streams.clone(),
                 interval: settings.lease,
                 warnings: LogLimit::default(),
-                closed: ends.closed.clone(),
+                closed: stop_signals.closed.clone(),
             };
             tokio::spawn(forwarder.run(forwards.clone()));
         }
@@ -289,7 +289,7 @@ impl SlotConsumer {
             report.clone(),
             due,
             follow_ups.clone(),
-            ends.closed.clone(),
+            stop_signals.closed.clone(),
         ));
         tokio::spawn(carry_out(settler.clone(), settlements, MAX_ACKNOWLEDGING));
         tokio::spawn(carry_out(settler.clone(), with_replies, MAX_REPLYING));
@@ -376,7 +376,7 @@ impl SlotConsumer {
             pauses,
             in_flight: in_flight.clone(),
             group_limit: settings.max_in_flight_of_group,
-            closed: ends.closed.clone(),
+            closed: stop_signals.closed.clone(),
         });
         let weak_state: std::sync::Weak<dyn SourceState> = Arc::<ConsumerState>::downgrade(&state);
         shared.sources.add(weak_state);
@@ -392,7 +392,7 @@ impl SlotConsumer {
             report: own_report,
             _state: state,
             fetch: Some(tokio::spawn(fetch.run())),
-            ends,
+            stop_signals,
         })
     }
 
@@ -440,7 +440,7 @@ impl SlotConsumer {
     pub(super) fn abandon(&self) {
         self.writer.stop();
         self.end_order();
-        self.ends.closed.cancel();
+        self.stop_signals.closed.cancel();
         for (key, lease) in self.in_flight.lose_all() {
             let message = "a delivery was lost with its partition";
             self.report.lost(key.1, || lease.lose(), message);
@@ -454,8 +454,8 @@ impl SlotConsumer {
         if settled.is_err() {
             return Err(error::unanswered(&self.address));
         }
-        self.ends.leaving.cancel();
-        let _ = timeout(self.lease, self.ends.ended.cancelled()).await;
+        self.stop_signals.leaving.cancel();
+        let _ = timeout(self.lease, self.stop_signals.ended.cancelled()).await;
         let streams = self.streams.all();
         let left = join_all(streams.iter().map(|stream| self.group.leave(stream)));
         left.await.into_iter().collect()

@@ -98,7 +98,7 @@ impl ServedStream {
     pub(super) fn set_pauses(&self, fields: &[Bytes], mut unknown: impl FnMut(&Bytes)) -> bool {
         let (mut paused, mut names) = (false, HashSet::default());
         for field in fields {
-            match self.keys.paused(field) {
+            match self.keys.parse_pause(field) {
                 Ok(Some(PauseTarget::Name(name))) => drop(names.insert(name)),
                 Ok(Some(_)) => paused = true,
                 Ok(None) => {}

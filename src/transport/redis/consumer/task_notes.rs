@@ -29,7 +29,7 @@ impl TaskNotes {
         RecordHandle {
             notes: self.clone(),
             stream: delivery.stream.clone(),
-            key: delivery.guard.key,
+            key: delivery.guard.delivery_key,
             task: task.into(),
         }
     }
@@ -39,7 +39,7 @@ impl TaskNotes {
 struct RecordHandle {
     notes: TaskNotes,
     stream: Arc<ServedStream>,
-    key: in_flight::Key,
+    key: in_flight::DeliveryKey,
     task: Box<str>,
 }
 

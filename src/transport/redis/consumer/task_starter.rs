@@ -60,10 +60,13 @@ impl TaskStarter {
     /// Records the start of a task. Returns `false` if it must not run: see `start.lua`.
     async fn record(&self, delivery: &Unsettled) -> Result<bool, Error> {
         let stream = &delivery.stream;
-        let keys = [stream.key_of(delivery.guard.key.0), &stream.keys.dead];
+        let keys = [
+            stream.key_of(delivery.guard.delivery_key.0),
+            &stream.keys.dead,
+        ];
         let args = |cmd: &mut Cmd| {
             self.member
-                .fence(cmd, delivery.guard.key)
+                .fence(cmd, delivery.guard.delivery_key)
                 .arg(delivery.task_id())
                 .arg(delivery.attempt);
         };

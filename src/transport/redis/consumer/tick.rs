@@ -135,7 +135,7 @@ impl TickRequest {
             .arg(&member.versions.lines);
         for of_tick in &self.streams {
             let (stream, worker) = (&of_tick.stream, of_tick.worker.as_ref());
-            let [retry, primary] = stream.both().map(|which| renew.of(which));
+            let [retry, primary] = stream.both().map(|which| renew.on_stream(which));
             let counts = worker.and_then(|worker| worker.counts.as_ref());
             let counts = counts.map(MinuteCounts::fields).unwrap_or_default();
             cmd.arg(of_tick.steps.flags(worker))
@@ -215,9 +215,9 @@ pub(super) struct GroupFacts {
 }
 
 impl Tick {
-    pub(super) fn read(response: Value) -> Result<Self, Error> {
+    pub(super) fn decode(response: Value) -> Result<Self, Error> {
         let [time, streams, registered] = exactly(response)?;
-        let streams = array(streams)?.into_iter().map(StreamTick::read);
+        let streams = array(streams)?.into_iter().map(StreamTick::decode);
         Ok(Self {
             time: integer(&time)?,
             streams: streams.collect::<Result<_, _>>()?,
@@ -227,7 +227,7 @@ impl Tick {
 }
 
 impl StreamTick {
-    fn read(response: Value) -> Result<Self, Error> {
+    fn decode(response: Value) -> Result<Self, Error> {
         let mut parts = array(response)?;
         if parts.len() == 2 {
             let [retry, primary] = exactly(Value::Array(parts))?;
@@ -239,7 +239,7 @@ impl StreamTick {
         let lost = parts.drain(..parts.len().min(2)).collect();
         let [retry, primary] = exactly(Value::Array(lost))?;
         let worker = match parts.len() > 7 {
-            true => Some(WorkerTick::read(exactly(Value::Array(
+            true => Some(WorkerTick::decode(exactly(Value::Array(
                 parts.split_off(7),
             ))?)?),
             false => None,
@@ -257,13 +257,13 @@ impl StreamTick {
             lost: [entry::ids(retry)?, entry::ids(primary)?],
             maintained: Some(Maintained {
                 promoted: [
-                    step(retried, Promoted::read)?,
-                    step(sent_later, Promoted::read)?,
+                    step(retried, Promoted::decode)?,
+                    step(sent_later, Promoted::decode)?,
                 ],
-                group: step(facts, GroupFacts::read)?,
+                group: step(facts, GroupFacts::decode)?,
                 trim_blocked: step(trimmed, trim_blocked)?,
-                reaped: is_done(reaped)?,
-                handed_over: is_done(handed_over)?,
+                reaped: decode_done(reaped)?,
+                handed_over: decode_done(handed_over)?,
                 pauses: step(pauses, pause_fields)?,
                 worker,
             }),
@@ -291,7 +291,7 @@ fn registrations(response: Value) -> Result<Vec<(Name, i64)>, Error> {
 }
 
 impl GroupFacts {
-    fn read(response: Value) -> Result<Self, Error> {
+    fn decode(response: Value) -> Result<Self, Error> {
         let [delivered, pending] = exactly(response)?;
         let delivered = bytes(delivered)?;
         Ok(Self {
@@ -304,10 +304,10 @@ impl GroupFacts {
 /// Decodes the result of a step, or its error.
 pub(super) fn step<T>(
     response: Value,
-    read: impl FnOnce(Value) -> Result<T, Error>,
+    decode: impl FnOnce(Value) -> Result<T, Error>,
 ) -> Result<Result<T, String>, Error> {
     match response {
-        Value::Array(_) => read(response).map(Ok),
+        Value::Array(_) => decode(response).map(Ok),
         error => text(error).map(Err),
     }
 }
@@ -318,7 +318,7 @@ fn pause_fields(response: Value) -> Result<Vec<Bytes>, Error> {
 }
 
 /// Decodes the number that a step returns, or its error.
-pub(super) fn is_done(response: Value) -> Result<Result<(), String>, Error> {
+pub(super) fn decode_done(response: Value) -> Result<Result<(), String>, Error> {
     match response {
         Value::Int(_) => Ok(Ok(())),
         error => text(error).map(Err),

@@ -45,7 +45,7 @@ use crate::{
     },
 };
 
-/// The upkeep of one consumer. It runs until a signal of [`Ends`] stops it.
+/// The upkeep of one consumer. It runs until a signal of [`StopSignals`] stops it.
 pub(super) struct Upkeep {
     pub(super) member: Arc<Member>,
     pub(super) connector: Connector,
@@ -67,12 +67,12 @@ pub(super) struct Upkeep {
     pub(super) warnings: LogLimit,
     /// Logs the ticks that fail.
     pub(super) outage: Outage,
-    pub(super) ends: Ends,
+    pub(super) stop_signals: StopSignals,
 }
 
 /// The signals that stop the upkeep, and the signal that it has stopped.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ends {
+pub(super) struct StopSignals {
     /// Cancelled when the source is dropped.
     pub(super) closed: CancellationToken,
     /// Cancelled before the consumer leaves the group, because a later command of the upkeep would
@@ -144,7 +144,7 @@ impl Upkeep {
     }
 
     async fn run(mut self) {
-        let _ended = self.ends.ended.clone().drop_guard();
+        let _ended = self.stop_signals.ended.clone().drop_guard();
         let streams = self.maintenance.streams.all();
         let key = streams.first().map(|stream| stream.keys.primary.as_str());
         let lease = self.member.lease;
@@ -154,8 +154,8 @@ impl Upkeep {
         loop {
             tokio::select! {
                 biased;
-                () = self.ends.closed.cancelled() => return,
-                () = self.ends.leaving.cancelled() => {
+                () = self.stop_signals.closed.cancelled() => return,
+                () = self.stop_signals.leaving.cancelled() => {
                     // A last tick stores the counts since the previous tick in the history.
                     if self.maintenance.has_counts() {
                         self.tick(&server).await;
@@ -187,7 +187,7 @@ impl Upkeep {
         }
         match self.try_tick(server).await {
             Ok(()) => {
-                self.outage.answered();
+                self.outage.succeeded();
                 if let Some(names) = &mut self.names {
                     let streams = self.maintenance.streams.all();
                     names.record(server, &self.member, &streams).await;
@@ -196,7 +196,7 @@ impl Upkeep {
             Err(error) => {
                 self.renewer.health.failed();
                 let address = self.connector.address();
-                self.outage.refused(&address, "renew the leases", &error);
+                self.outage.failed(&address, "renew the leases", &error);
             }
         }
     }
@@ -212,7 +212,7 @@ impl Upkeep {
         let sent_at = Instant::now();
         let args = |cmd: &mut Cmd| request.args(&self.member, &leases, cmd);
         let response = server.script(&scripts::TICK, &keys, args).await;
-        let result = response.and_then(Tick::read).and_then(|result| {
+        let result = response.and_then(Tick::decode).and_then(|result| {
             let counts = (request.streams.len(), result.streams.len());
             match counts.0 == counts.1 {
                 true => Ok(result),
@@ -221,8 +221,8 @@ impl Upkeep {
         });
         let result = result.inspect_err(|_| self.maintenance.keep_counts(&request))?;
         let reading = ClockReading {
-            asked: sent_at,
-            answered: Instant::now(),
+            sent_at,
+            answered_at: Instant::now(),
             on_server: result.time,
         };
         self.maintenance.note_time(result.time);

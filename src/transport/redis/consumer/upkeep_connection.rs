@@ -45,7 +45,7 @@ impl UpkeepPipeline {
         };
         let pipeline = self.0.get_or_init(make);
         let pipeline = match key {
-            Some(key) => pipeline.of(key),
+            Some(key) => pipeline.for_key(key),
             None => pipeline.clone(),
         };
         let time_limit = (lease / 3).max(Duration::from_millis(100));

@@ -64,7 +64,7 @@ impl SharedReads {
         for keys in streams {
             let slot = HashSlot::of(keys.primary.as_bytes());
             if checked.insert(self.connector.owner(slot)) {
-                self.connector.of(&keys.primary).checked().await?;
+                self.connector.for_key(&keys.primary).checked().await?;
             }
         }
         Ok(())
@@ -79,7 +79,7 @@ impl SharedReads {
         }
         let first = streams.first().expect("a slot has streams");
         WokenReader {
-            pipeline: self.pipeline.of(&first.keys.primary),
+            pipeline: self.pipeline.for_key(&first.keys.primary),
             signal,
             max_wait: lease / 3,
             expected: ExpectedEntries::Some,

@@ -90,7 +90,7 @@ impl CommandBatch {
 
     /// Makes a batch of one command that the pipeline itself sends. The command needs no permit,
     /// and is not sent again.
-    pub(super) fn of(command: impl Encode) -> (Self, Completion<Outcome>) {
+    pub(super) fn single(command: impl Encode) -> (Self, Completion<Outcome>) {
         let mut batch = Self::new(Buffers::default());
         let admission = CommandAdmission {
             permits: 0,

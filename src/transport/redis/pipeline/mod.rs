@@ -139,7 +139,7 @@ impl Pipeline {
     }
 
     /// Returns a handle for commands on this key, and on other keys of its slot.
-    pub(super) fn of(&self, key: &str) -> Self {
+    pub(super) fn for_key(&self, key: &str) -> Self {
         let slot = match *self.nodes {
             Nodes::One(_) => HashSlot::ANY,
             Nodes::Cluster(_) => HashSlot::of(key.as_bytes()),

@@ -35,7 +35,7 @@ pub(super) fn wait(Replicas { count, within }: Replicas) -> CommandBatch {
     wait.arg(count)
         .arg(u64::try_from(milliseconds).unwrap_or(u64::MAX));
     // The completion is not needed, since the response is read from the pipeline.
-    CommandBatch::of(wait).0
+    CommandBatch::single(wait).0
 }
 
 /// Pairs each response, except errors, with the response to `WAIT`.

@@ -33,7 +33,7 @@ impl RoleCheck {
         let is_due = now - self.last >= CHECK_INTERVAL;
         (is_due && self.response.is_none()).then(|| {
             self.last = now;
-            let (batch, response) = CommandBatch::of(redis::cmd("ROLE"));
+            let (batch, response) = CommandBatch::single(redis::cmd("ROLE"));
             self.response = Some(response);
             batch
         })

@@ -125,7 +125,7 @@ impl PipelineTask {
                     // A connection that outlasts the longest back-off counts as working, even if no
                     // command was sent.
                     if made.elapsed() > BACKOFF.max() {
-                        self.outage.answered();
+                        self.outage.succeeded();
                     }
                     let address = self.connector.address();
                     self.outage
@@ -179,7 +179,7 @@ impl PipelineTask {
                 Ok(connection) => return Some(connection),
                 Err(error) => {
                     let address = connector.address();
-                    self.outage.refused(&address, "connect to Redis", &error);
+                    self.outage.failed(&address, "connect to Redis", &error);
                     self.set_cause(Some(error));
                 }
             }
@@ -297,7 +297,7 @@ impl PipelineTask {
                     let mut lost = batch.take(index);
                     match lost.retry(0) {
                         Resend::UntilAnswered if lost.closed_connections >= MAX_CLOSED => {
-                            lost.fail(|| error::not_taken(&self.connector.address(), MAX_CLOSED));
+                            lost.fail(|| error::too_large(&self.connector.address(), MAX_CLOSED));
                         }
                         Resend::UntilAnswered => self.waiting.push_front(lost),
                         // The server could not read an earlier command, so it has not run this one.
@@ -354,7 +354,7 @@ impl PipelineTask {
                         Ok(answered) => answered,
                         Err(reason) => return ConnectionEnd::Lost(lost(reason)),
                     };
-                    self.outage.answered();
+                    self.outage.succeeded();
                     if self.status.borrow().cause.is_some() {
                         self.set_cause(None);
                     }

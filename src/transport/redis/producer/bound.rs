@@ -238,7 +238,7 @@ impl Redis {
             let window = lock(&stream.window);
             (window.admitted, stream.on_the_way.load(Ordering::Relaxed))
         };
-        let pipeline = self.shared.pipeline.of(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.primary);
         let primary = [&*keys.primary];
         // After an unknown outcome the script runs again. That is safe, since it sends no message.
         let response = pipeline.script_until_known(&scripts::COUNT_WAITING, &primary, args);

@@ -135,7 +135,7 @@ impl Redis {
                 };
                 // A sharded event goes to the node of its channel. Any other event may go to any
                 // node, since a cluster passes it on to all.
-                let pipeline = pipeline.of(&event.channel());
+                let pipeline = pipeline.for_key(&event.channel());
                 Ok(SendWork::Event(pipeline.submit_owned(
                     event,
                     Resend::Never,

@@ -63,7 +63,7 @@ impl Redis {
                 cmd.arg(stream.as_str());
             };
             // A stream may be registered twice, so the script runs again after an unknown outcome.
-            let pipeline = shared.pipeline.of(keys[0]);
+            let pipeline = shared.pipeline.for_key(keys[0]);
             let registered = pipeline.script_until_known(&scripts::REGISTER, &keys, args);
             registered.await?;
             shared.registrations.note(key, at);

@@ -39,14 +39,14 @@ impl Redis {
     pub(super) fn task_pipeline(&self, stream: &str, replicas: Option<Replicas>) -> Pipeline {
         let shared = &self.shared;
         let Some(replicas) = replicas else {
-            return shared.pipeline.of(stream);
+            return shared.pipeline.for_key(stream);
         };
         let start = || {
             let _runtime = shared.replicated.runtime.enter();
             Pipeline::spawn(shared.connector.clone(), None, shared.counters.clone())
         };
         let pipeline = shared.replicated.pipeline.get_or_init(start);
-        pipeline.of(stream).confirmed_by(replicas)
+        pipeline.for_key(stream).confirmed_by(replicas)
     }
 }
 

@@ -16,7 +16,7 @@ use super::size_hint;
 use crate::transport::redis::{
     Redis,
     connection::Encode,
-    ids::unique,
+    ids::random_id,
     keys::Keys,
     pipeline::{Pipeline, Resend, Submit},
     response::{Value, integers},
@@ -61,7 +61,7 @@ impl Redis {
     /// If a delayed task is due soon, starts a timer that moves the task to its stream.
     pub(in crate::transport::redis) fn promote_soon(&self, keys: Keys, due: Option<Due>) {
         if let Some(wait) = due.map(Due::wait).filter(|wait| *wait < SOON) {
-            let pipeline = self.shared.pipeline.of(&keys.primary);
+            let pipeline = self.shared.pipeline.for_key(&keys.primary);
             self.shared.promoters.start(&pipeline, keys, wait);
         }
     }
@@ -128,7 +128,7 @@ impl Accept {
             keys: names,
             when,
             time,
-            token: unique().to_string(),
+            token: random_id().to_string(),
             window: milliseconds(window).clamp(1, LONGEST_WINDOW),
             confirm: parts.replicas.is_some(),
             group: keys.group.clone(),
@@ -256,7 +256,7 @@ impl Promoters {
                 let response = pipeline
                     .script(&scripts::PROMOTE, &names, args, Resend::Never)
                     .await;
-                let promoted = response.and_then(Promoted::read).ok();
+                let promoted = response.and_then(Promoted::decode).ok();
                 wait = promoted.and_then(|promoted| promoted.next);
                 wait = wait.filter(|wait| *wait < SOON);
             }
@@ -278,7 +278,7 @@ pub(in crate::transport::redis) struct Promoted {
 
 impl Promoted {
     /// Decodes the script's response.
-    pub(in crate::transport::redis) fn read(response: Value) -> Result<Self, Error> {
+    pub(in crate::transport::redis) fn decode(response: Value) -> Result<Self, Error> {
         let [moved, lost, next] = integers(response)?;
         Ok(Self {
             moved: moved.unsigned_abs(),

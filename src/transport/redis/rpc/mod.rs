@@ -32,7 +32,7 @@ use self::{
 };
 use super::{
     Redis, error,
-    ids::unique,
+    ids::random_id,
     pipeline::Pipeline,
     server::{Connector, HashSlot},
 };
@@ -95,7 +95,7 @@ impl Hub {
         pipeline: Pipeline,
         counters: Arc<Counters>,
     ) -> Self {
-        let client = unique();
+        let client = random_id();
         let channel = format!("{prefix}{client}");
         let pending = Arc::new(PendingRequests::new(counters.clone()));
         let end = CancellationToken::new();
@@ -183,10 +183,10 @@ impl ReplyReaders {
     /// Registers a request to the stream `key`. Starts to read the reply stream of `key` if it is
     /// not read yet.
     fn register(&self, key: &Name) -> Result<Outstanding, Error> {
-        let connector = self.connector.of(key);
+        let connector = self.connector.for_key(key);
         let mut readers = lock(&self.by_slot);
         let streams = readers.entry(connector.slot()).or_insert_with(|| {
-            let streams = Arc::new(ReplyStreams::new(self.client, self.pipeline.of(key)));
+            let streams = Arc::new(ReplyStreams::new(self.client, self.pipeline.for_key(key)));
             let (pending, counters) = (self.pending.clone(), self.counters.clone());
             let reader = ReplyReader::new(streams.clone(), connector, pending, counters);
             self.runtime.spawn(reader.run(self.end.clone()));

@@ -17,7 +17,7 @@ use crate::{
     sync::lock,
     transport::{
         Counters, codec,
-        redis::{error, ids::unique, pipeline::CompletionHandler, response::Value},
+        redis::{error, ids::random_id, pipeline::CompletionHandler, response::Value},
     },
 };
 
@@ -78,7 +78,7 @@ impl PendingRequests {
     /// Registers a new request. Returns `None` for a fast request while the client is not
     /// subscribed to its channel, because the reply would be lost.
     pub(super) fn register(self: &Arc<Self>, mode: ReplyMode) -> Option<PendingReply> {
-        let id = unique();
+        let id = random_id();
         let mut table = self.table();
         if mode == ReplyMode::Fast && !table.subscribed {
             return None;

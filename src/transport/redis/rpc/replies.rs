@@ -300,7 +300,7 @@ impl ReplyReader {
                     outage.lost(&self.connector.address(), what, &error);
                     self.counters.reconnects.increment();
                 }
-                Err(error) => outage.refused(&self.connector.address(), "read replies", &error),
+                Err(error) => outage.failed(&self.connector.address(), "read replies", &error),
             }
             sleep(outage.wait()).await;
         }
@@ -327,7 +327,7 @@ impl ReplyReader {
                 return None;
             }
             match self.step(&mut connection).await {
-                Ok(()) => outage.answered(),
+                Ok(()) => outage.succeeded(),
                 Err(error) => return Some(error),
             }
         }
@@ -402,7 +402,7 @@ impl ReplyReader {
         let mut sizes = Vec::new();
         let mut has_refused = false;
         for (keys, response) in keys.chunks(max_keys).zip(replies) {
-            match (response.refused(), keys) {
+            match (response.into_result(), keys) {
                 (Ok(replies), _) => self.deliver(keys, replies, &mut sizes)?,
                 // The server is not ready. The caller makes a new connection, perhaps to another
                 // server.
@@ -494,7 +494,7 @@ impl ReplyReader {
         let mut responses = responses.into_iter();
         for key in keys {
             let [added, kept] = [responses.next(), responses.next()].map(Option::unwrap_or_default);
-            let refusal = match (added.refused(), kept.refused()) {
+            let refusal = match (added.into_result(), kept.into_result()) {
                 (Err(refusal), _) => refusal,
                 (Ok(_), Err(refusal)) => {
                     // Without a time to live the stream would never be deleted.

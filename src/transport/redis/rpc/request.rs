@@ -91,7 +91,7 @@ impl Hub {
         };
         // The pending reply also receives the outcome of sending, so this task is woken only once.
         let number = reply.id().as_u128();
-        (self.pipeline.of(&key))
+        (self.pipeline.for_key(&key))
             .post(add, Resend::Never, &self.pending, number)
             .await;
         drop(message);

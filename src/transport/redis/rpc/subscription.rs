@@ -39,7 +39,7 @@ impl Subscription {
         loop {
             match self.subscribe().await {
                 Ok(Ok(subscription)) => {
-                    outage.answered();
+                    outage.succeeded();
                     if matches!(down, Ready::Lost) {
                         self.counters.reconnects.increment();
                     }
@@ -57,11 +57,11 @@ impl Subscription {
                 }
                 Ok(Err(refusal)) => {
                     let error = error::replies_refused(refusal.clone());
-                    outage.refused(&self.connector.address(), "subscribe for replies", &error);
+                    outage.failed(&self.connector.address(), "subscribe for replies", &error);
                     self.ready.send_replace(Ready::Refused(refusal));
                 }
                 Err(error) => {
-                    outage.refused(&self.connector.address(), "subscribe for replies", &error);
+                    outage.failed(&self.connector.address(), "subscribe for replies", &error);
                     self.ready.send_replace(down.clone());
                 }
             }

@@ -19,7 +19,7 @@ use crate::transport::redis::simulation::Dial;
 use crate::{
     error::Error,
     transport::redis::{
-        connection::{Connection, Stream},
+        connection::{ByteStream, Connection},
         error::{self, Handshake},
         response::{self, Value},
     },
@@ -183,14 +183,14 @@ impl Login {
     }
 
     /// Opens a byte stream to the server.
-    async fn stream(&self, address: &Address) -> Result<Box<dyn Stream>, Error> {
+    async fn stream(&self, address: &Address) -> Result<Box<dyn ByteStream>, Error> {
         #[cfg(test)]
         if let Some(dial) = &self.dial {
             let dialing = async { Ok(dial.dial().await?) };
             return self.within_time(address, dialing).await;
         }
         let connecting = async {
-            let stream: Box<dyn Stream> = match address {
+            let stream: Box<dyn ByteStream> = match address {
                 #[cfg(unix)]
                 Address::Unix(path) => Box::new(tokio::net::UnixStream::connect(path).await?),
                 #[cfg(not(unix))]
@@ -222,8 +222,8 @@ impl Login {
     ) -> Result<T, Error> {
         match timeout(CONNECT_TIMEOUT, work).await {
             Ok(Ok(done)) => Ok(done),
-            Ok(Err(error)) => Err(error::connecting(&address.to_string(), error)),
-            Err(_) => Err(error::silent(&address.to_string(), self.is_tls)),
+            Ok(Err(error)) => Err(error::connect_failed(&address.to_string(), error)),
+            Err(_) => Err(error::no_response(&address.to_string(), self.is_tls)),
         }
     }
 }

@@ -28,14 +28,14 @@ use std::{fmt, sync::Arc, time::Duration};
 use redis::{Client, ConnectionAddr};
 
 #[cfg(feature = "redis-rustls")]
-pub(super) use self::tls::fault as tls_fault;
+pub(super) use self::tls::describe_fault as describe_tls_fault;
 pub(super) use self::{
     address::Address,
     cluster::redirection,
     outage::{LogLimit, Outage},
     renewal::Renewal,
     slot::{HashSlot, tag},
-    topology::{Departure, is_replica},
+    topology::{PrimaryChange, is_replica},
 };
 pub use self::{
     builder::RedisBuilder,
@@ -155,7 +155,7 @@ impl Connector {
 
     /// Returns a connector to the primary of a key's slot. Without a cluster, returns a connector
     /// to the only primary.
-    pub(super) fn of(&self, key: &str) -> Self {
+    pub(super) fn for_key(&self, key: &str) -> Self {
         self.to(match self.servers.topology {
             Topology::Cluster(_) => Destination::Slot(HashSlot::of(key.as_bytes())),
             _ => Destination::Any,
@@ -342,13 +342,15 @@ mod tests {
         let connector = Connector::from_url("redis+cluster://a:1").unwrap();
         let (serves, other) = (Address::tcp("a", 1), Address::tcp("b", 1));
         connector.learn(HashSlot::ANY, &serves);
-        let departure = |address: &Address| {
+        let primary_change = |address: &Address| {
             let destination = Destination::Primary(address.clone());
-            let departure = connector.servers.departure(&destination, address.clone());
-            departure.expect("it is a cluster").now_or_never()
+            let primary_change = connector
+                .servers
+                .primary_change(&destination, address.clone());
+            primary_change.expect("it is a cluster").now_or_never()
         };
-        assert_eq!(departure(&serves), None);
-        assert_eq!(departure(&other), Some(()));
+        assert_eq!(primary_change(&serves), None);
+        assert_eq!(primary_change(&other), Some(()));
     }
 
     #[test]

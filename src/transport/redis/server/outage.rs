@@ -42,7 +42,7 @@ impl Outage {
     /// Ends the outage and resets the delay, after the server has responded to a command. A new
     /// connection does not reset the delay: a server, or a proxy in front of it, may accept each
     /// connection and then close it.
-    pub(in crate::transport::redis) fn answered(&mut self) {
+    pub(in crate::transport::redis) fn succeeded(&mut self) {
         self.failures = 0;
         self.connected();
     }
@@ -67,22 +67,17 @@ impl Outage {
     ) {
         let cause = Cause::of(reason.to_string());
         let line = format!("lost {what}: {}", cause.words);
-        self.failed(address, line, &cause, || format!("{what} is back"));
+        self.record_failure(address, line, &cause, || format!("{what} is back"));
     }
 
     /// Records a failed attempt. `what` is a verb phrase, which follows "cannot" in the log line.
-    pub(in crate::transport::redis) fn refused(
-        &mut self,
-        address: &str,
-        what: &str,
-        error: &Error,
-    ) {
+    pub(in crate::transport::redis) fn failed(&mut self, address: &str, what: &str, error: &Error) {
         let cause = Cause::of(error.chain());
         let line = format!("cannot {what}: {}; trying again", cause.words);
-        self.failed(address, line, &cause, || format!("could {what}"));
+        self.record_failure(address, line, &cause, || format!("could {what}"));
     }
 
-    fn failed(
+    fn record_failure(
         &mut self,
         address: &str,
         line: String,
@@ -160,7 +155,7 @@ mod tests {
             outage.lost("here", "a connection", &"closed");
         }
         assert!(outage.wait() >= BACKOFF.max() / 2);
-        outage.answered();
+        outage.succeeded();
         assert!(outage.wait() <= BACKOFF.base());
     }
 
@@ -173,10 +168,10 @@ mod tests {
         let causes = ["Connection refused", "LOADING", "Connection refused"];
         for cause in causes.into_iter().cycle().take(12) {
             tokio::time::advance(Duration::from_millis(100)).await;
-            outage.refused("here", "connect", &Error::disconnected(cause));
+            outage.failed("here", "connect", &Error::disconnected(cause));
         }
         outage.connected();
-        outage.answered();
+        outage.succeeded();
         let expected = [
             ("WARN", "lost a connection: it was closed"),
             ("WARN", "cannot connect: nothing listens there"),

@@ -122,7 +122,7 @@ impl Renewal {
                 self.failures = 0;
                 self.state = RenewalState::after(lifetime);
             }
-            Err(refusal) => self.failed(&error::password(&self.address).with_source(refusal)),
+            Err(refusal) => self.failed(&error::login_refused(&self.address).with_source(refusal)),
         }
     }
 

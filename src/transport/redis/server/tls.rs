@@ -209,7 +209,7 @@ impl ServerCertVerifier for AcceptAny {
 }
 
 /// Describes a TLS error and its solution. `None` for errors that do not come from TLS.
-pub(in crate::transport::redis) fn fault(error: &io::Error) -> Option<&'static str> {
+pub(in crate::transport::redis) fn describe_fault(error: &io::Error) -> Option<&'static str> {
     use AlertDescription as Alert;
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(match error {

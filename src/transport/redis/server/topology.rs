@@ -51,7 +51,8 @@ pub(super) enum Destination {
 
 /// Resolves when a look-up names another server for the [`Destination`] of a connection. The
 /// connection then has to end.
-pub(in crate::transport::redis) type Departure = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+pub(in crate::transport::redis) type PrimaryChange =
+    Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 impl Servers {
     /// Finds the server of a destination, connects to it and logs in. With Sentinels, fails if that
@@ -66,8 +67,8 @@ impl Servers {
         if let Topology::Sentinel(_) = self.topology {
             self.check_role(&address, &mut connection).await?;
         }
-        if let Some(departure) = self.departure(destination, address.clone()) {
-            connection.set_departure(departure);
+        if let Some(primary_change) = self.primary_change(destination, address.clone()) {
+            connection.set_primary_change(primary_change);
         }
         Ok((address, connection))
     }
@@ -141,11 +142,11 @@ impl Servers {
 
     /// Returns a future that resolves when the server of this destination is no longer the one at
     /// `address`. Returns `None` if the server of this destination never changes.
-    pub(super) fn departure(
+    pub(super) fn primary_change(
         &self,
         destination: &Destination,
         address: Address,
-    ) -> Option<Departure> {
+    ) -> Option<PrimaryChange> {
         match (&self.topology, destination) {
             (Topology::Server(_), _) | (_, Destination::Node(_)) => None,
             (Topology::Sentinel(sentinels), _) => {

@@ -71,12 +71,12 @@ use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use self::{run::run, server::Mutation};
-use super::{connection::Stream, scripts};
+use super::{connection::ByteStream, scripts};
 
 /// Makes the connections of a simulated process.
 pub(super) trait Dial: Send + Sync + 'static {
     /// Makes a connection.
-    fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn Stream>>>;
+    fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn ByteStream>>>;
 
     /// Returns the runtime of the upkeep, which has no separate thread in a simulation.
     fn upkeep_runtime(&self) -> Handle;

@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Dial, ledger::ProcessId, server::Client};
-use crate::{sync::lock, transport::redis::connection::Stream};
+use crate::{sync::lock, transport::redis::connection::ByteStream};
 
 /// All connections, by their ids on the server.
 #[derive(Debug, Default)]
@@ -88,7 +88,7 @@ pub(super) struct Dialer {
 }
 
 impl Dial for Dialer {
-    fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn Stream>>> {
+    fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn ByteStream>>> {
         let mut network = lock(&self.network);
         let cut_off = network.outages.contains_key(&self.owner);
         let made = match network.refuses_until > network.now {
@@ -98,7 +98,7 @@ impl Dial for Dialer {
                 let id = network.connect(self.owner);
                 let network = self.network.clone();
                 Some(Ok(
-                    Box::new(SimulatedStream { network, id }) as Box<dyn Stream>
+                    Box::new(SimulatedStream { network, id }) as Box<dyn ByteStream>
                 ))
             }
         };

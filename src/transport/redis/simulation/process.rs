@@ -210,7 +210,7 @@ impl ProcessContext {
     /// Adds a follow-up to the outbox of a delivery.
     async fn follow_up(&self, parts: &Parts, job: JobId) -> Result<(), BoxError> {
         let spec = &self.scenario.jobs[job as usize];
-        let outbox = Outbox::of(parts).expect("a task has one");
+        let outbox = Outbox::of_delivery(parts).expect("a task has one");
         let call = outbox.enqueue(spec.name(), spec.payload());
         let call = call.delay(spec.delay.unwrap_or_default());
         match spec.tracked {

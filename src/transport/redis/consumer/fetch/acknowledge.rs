@@ -54,7 +54,7 @@ impl Fetch {
         let exchange = Exchange::new(&settler, settlements);
         let commands = exchange.commands();
         let progress = inner.progress();
-        let responses = inner.pipeline_before(commands.iter(), commands.len());
+        let responses = inner.pipeline_first(commands.iter(), commands.len());
         let responses = progress.watch(GRACE, GRACE, responses).await;
         let others = match responses {
             Ok(Ok(responses)) => exchange.finish(&settler, responses),

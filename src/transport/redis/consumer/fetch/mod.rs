@@ -255,14 +255,14 @@ impl Fetch {
             if asked.elapsed() > self.parts.member.lease / 2 {
                 asked = Instant::now();
                 fetched = match fetched {
-                    Ok(entries) => self.parts.recovery.still_ours(entries).await,
+                    Ok(entries) => self.parts.recovery.retain_owned(entries).await,
                     Err(error) => Err(error),
                 };
             }
             self.parts.reading.end(fetched.is_ok());
             match fetched {
                 Ok(entries) => {
-                    self.outage.answered();
+                    self.outage.succeeded();
                     if !entries.is_empty() {
                         self.read_clock().await;
                     }
@@ -308,11 +308,11 @@ impl Fetch {
         let connection = self.connection.as_mut();
         let demanded = async {
             let Some(connection) = connection else {
-                return self.parts.buffer.demanded().await;
+                return self.parts.buffer.next_step().await;
             };
             tokio::select! {
                 biased;
-                demand = self.parts.buffer.demanded() => demand,
+                demand = self.parts.buffer.next_step() => demand,
                 never = connection.inner.keep_authenticated() => match never {},
             }
         };
@@ -856,7 +856,7 @@ impl Fetch {
             pipeline,
             ..
         } = &self.parts;
-        if clock.last_read() > member.max_between_renewals() {
+        if clock.age_of_reading() > member.max_between_renewals() {
             let time = pipeline.command(redis::cmd("TIME"), Resend::Never).await;
             if let Err(error) = time.and_then(|time| clock.set(time)) {
                 tracing::warn!(error = error.chain(), "Redis's clock could not be read");
@@ -977,7 +977,7 @@ impl Fetch {
         };
         let names = self.set.names();
         let read = read.and_then(|(found, failed, at_limit)| {
-            let entries = entry::read(found, |name| names.get(name))?;
+            let entries = entry::decode(found, |name| names.get(name))?;
             Ok((entries, failed, at_limit))
         });
         let (entries, failed, at_limit) = match read {
@@ -1097,7 +1097,7 @@ impl Fetch {
 
     fn failed_with(&mut self, what: &str, error: &Error) {
         let address = self.parts.connector.address();
-        self.outage.refused(&address, what, error);
+        self.outage.failed(&address, what, error);
     }
 }
 
@@ -1145,7 +1145,7 @@ pub(super) async fn release(deliveries: Vec<Delivery<RedisSettle>>) {
 }
 
 /// Returns `true` if the server's error has this code. If a command within a script failed, the
-/// code is that of the command: see `error::unwrapped`.
+/// code is that of the command: see `error::inner_error`.
 pub(super) fn has_code(error: &Error, code: &str) -> bool {
     std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<redis::RedisError>())

@@ -127,7 +127,7 @@ impl Recovery {
 
     /// Renews the entries of a late response, and drops those that other workers have claimed. A
     /// response comes late, for example, if this process was suspended.
-    pub(super) async fn still_ours(
+    pub(super) async fn retain_owned(
         &mut self,
         mut entries: Vec<Entry>,
     ) -> Result<Vec<Entry>, Error> {
@@ -237,7 +237,7 @@ impl Recovery {
         which: WhichStream,
         ids: &[StreamEntryId],
     ) -> Result<Vec<StreamEntryId>, Error> {
-        let (keys, args) = ([stream.key_of(which)], self.member.renewal(ids));
+        let (keys, args) = ([stream.key_of(which)], self.member.renewal_args(ids));
         let response = (self.pipeline)
             .script(&scripts::RENEW, &keys, args, Resend::Never)
             .await?;
