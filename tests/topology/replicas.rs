@@ -137,29 +137,58 @@ impl Tasks {
         worker.stop().await.expect("the worker stops");
     }
 
-    /// Prints the ledger after a failover to a replica that has the first half of the tasks only.
-    /// All of them were handled before, and no acknowledgement has reached the replica.
-    fn report(&self, fault: &str) {
+    /// Prints the ledger after a failover, and asserts the numbers of the tasks without and with
+    /// confirmation.
+    fn report(&self, fault: &str, expected: [Numbers; 2]) {
         let account = self.ledger.read();
         let (sent, lost) = (account.jobs(What::Sent), account.lost());
         let repeated: BTreeSet<_> = account.repeated().into_keys().collect();
-        let [plain, confirmed] = [PLAIN, CONFIRMED].map(|kind| {
+        let numbers = [PLAIN, CONFIRMED].map(|kind| {
             let count = |jobs: &BTreeSet<u64>| jobs.range(kind.clone()).count() as u64;
-            [count(&sent), count(&lost), count(&repeated)]
+            Numbers {
+                ok: count(&sent),
+                lost: count(&lost),
+                repeated: count(&repeated),
+            }
         });
-        for (call, [ok, lost, repeated]) in
-            [("enqueue", plain), ("enqueue, replicas(1, 2 s)", confirmed)]
+        for (call, Numbers { ok, lost, repeated }) in ["enqueue", "enqueue, replicas(1, 2 s)"]
+            .iter()
+            .zip(&numbers)
         {
             let sent = 2 * TASKS;
             println!(
                 "ledger: {fault}: {call}: sent {sent} ok {ok} lost {lost} run twice {repeated}"
             );
         }
-        assert_eq!(confirmed, [TASKS, 0, TASKS]);
-        // Without confirmation the same fault loses tasks, so the test shows it.
-        assert_eq!(plain, [2 * TASKS, TASKS, TASKS]);
+        assert_eq!(numbers, expected);
     }
 }
+
+/// The numbers of one kind of tasks after a failover.
+#[derive(Debug, PartialEq)]
+struct Numbers {
+    /// Sends that returned `Ok`.
+    ok: u64,
+    /// Sends that returned `Ok`, and whose tasks no worker has handled.
+    lost: u64,
+    /// Tasks that were handled twice.
+    repeated: u64,
+}
+
+/// The numbers if no replica has received the second half of the tasks, and no acknowledgement.
+/// Without confirmation the fault loses tasks, so the test shows it.
+const ALL_LAG: [Numbers; 2] = [
+    Numbers {
+        ok: 2 * TASKS,
+        lost: TASKS,
+        repeated: TASKS,
+    },
+    Numbers {
+        ok: TASKS,
+        lost: 0,
+        repeated: TASKS,
+    },
+];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_of_a_cluster_to_a_lagging_replica_loses_no_confirmed_task() {
@@ -177,7 +206,7 @@ async fn a_failover_of_a_cluster_to_a_lagging_replica_loses_no_confirmed_task() 
     cluster.node(old).signal(Signal::Kill);
     assert_eq!(cluster.new_owner(&stream, old).await, replica);
     tasks.work_off(cluster.node(replica)).await;
-    tasks.report("cluster: primary killed, replica lags");
+    tasks.report("cluster: primary killed, replica lags", ALL_LAG);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -196,5 +225,49 @@ async fn a_failover_by_sentinels_to_a_lagging_replica_loses_no_confirmed_task() 
     group.server(old).signal(Signal::Kill);
     let new = group.new_primary(old).await;
     tasks.work_off(group.server(new)).await;
-    tasks.report("Sentinel: primary killed, replicas lag");
+    tasks.report("Sentinel: primary killed, replicas lag", ALL_LAG);
+}
+
+/// Kills a primary of which one replica lags, while the other confirms tasks. The Sentinels promote
+/// the replica with the lower number as its priority, or the one that has received more.
+async fn one_of_two_lags(is_preferred: bool) {
+    let group = SentinelGroup::start().await;
+    let redis = connect(&group.url(0)).await;
+    let tasks = Tasks::new(&redis, "jobs", group.dir());
+    let old = group.primary().await;
+    let [lagging, other] = [(old + 1) % 3, (old + 2) % 3];
+    if is_preferred {
+        let preferred = ["CONFIG", "SET", "replica-priority", "1"];
+        group.server(lagging).command(&preferred).await;
+        group.have_seen(lagging, |seen| seen.priority == 1).await;
+    }
+    tasks.send_half(0).await;
+    raw::replicated(group.server(old), "jobs", 2).await;
+    group.server(lagging).lose_primary().await;
+    tasks.work_off(group.server(old)).await;
+    tasks.send_half(1).await;
+    if !is_preferred {
+        let role = group.server(old).query(&["ROLE"]).await;
+        let (_, all, _): (String, u64, Vec<redis::Value>) = role;
+        group.have_seen(other, |seen| seen.offset >= all).await;
+    }
+    group.server(old).signal(Signal::Kill);
+    let new = group.new_primary(old).await;
+    assert_eq!(new == lagging, is_preferred);
+    tasks.work_off(group.server(new)).await;
+    let (fault, cost) = match is_preferred {
+        true => ("Sentinel: the replica that lags is preferred", TASKS),
+        false => ("Sentinel: the other replica lags", 0),
+    };
+    let numbers = || Numbers {
+        ok: 2 * TASKS,
+        lost: cost,
+        repeated: cost,
+    };
+    tasks.report(fault, [numbers(), numbers()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_promote_the_replica_that_has_confirmed_unless_they_are_to_prefer_another() {
+    tokio::join!(one_of_two_lags(false), one_of_two_lags(true));
 }
