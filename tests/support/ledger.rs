@@ -11,6 +11,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+/// The longest time from the start of a job until its acknowledgement, if no fault delays it.
+const ACKNOWLEDGED: Duration = Duration::from_secs(1);
+
 /// A recorded event of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum What {
@@ -181,6 +184,29 @@ impl Account {
             .all(What::Sent)
             .filter(|line| confirmed.contains(&line.at));
         &self.lost() & &sent.map(|line| line.job).collect()
+    }
+
+    /// Asserts that a failover has lost no other writes than those of this time: each lost job was
+    /// confirmed in it, and each job that ran twice was started in it, or so shortly before that
+    /// its acknowledgement may be of this time.
+    #[track_caller]
+    pub(crate) fn assert_lost_writes(&self, of: Range<Duration>) {
+        let lost = &self.lost() - &self.lost_of(of.clone());
+        assert!(
+            lost.is_empty(),
+            "confirmed outside of {of:?} and lost: {lost:?}"
+        );
+        let mut first = BTreeMap::new();
+        for line in self.all(What::Started) {
+            first.entry(line.job).or_insert(line.at);
+        }
+        let started = of.start.saturating_sub(ACKNOWLEDGED)..of.end;
+        let mut repeated = self.repeated();
+        repeated.retain(|job, _| !started.contains(&first[job]));
+        assert!(
+            repeated.is_empty(),
+            "started outside of {started:?} and repeated: {repeated:?}"
+        );
     }
 
     /// The longest time between `from` and `until` in which none of these jobs finished.

@@ -288,6 +288,20 @@ impl RedisServer {
         self.command(&["REPLICAOF", "127.0.0.1", &port]).await;
     }
 
+    /// Ends this replica's link to its primary, and keeps it from a new one, until it is promoted:
+    /// its login is refused. It keeps its data, and other servers and clients still reach it.
+    pub(crate) async fn lose_primary(&self) {
+        // A user without a password refuses every password.
+        self.command(&["CONFIG", "SET", "masterauth", "refused"])
+            .await;
+        self.command(&["CLIENT", "KILL", "TYPE", "master"]).await;
+        let lost = || async {
+            let info: String = self.query(&["INFO", "replication"]).await;
+            info.contains("master_link_status:down").then_some(())
+        };
+        raw::eventually(lost, START).await;
+    }
+
     /// The URL of the server, with the login of the [`Options`]. For a cluster of one node it is
     /// the URL of the cluster.
     pub(crate) fn url(&self) -> String {

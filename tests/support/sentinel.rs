@@ -8,7 +8,7 @@
 //! let new = group.new_primary(old).await;           // as soon as all Sentinels say so
 //! ```
 
-use std::{net::Ipv4Addr, path::Path, time::Duration};
+use std::{collections::HashMap, net::Ipv4Addr, path::Path, time::Duration};
 
 use super::{Options, RedisServer, free_port, proxy::Proxy, raw::eventually, tls::Tls};
 
@@ -49,6 +49,14 @@ pub(crate) struct Setup {
     pub(crate) tls: bool,
     /// Puts a proxy in front of the first primary: see [`SentinelGroup::isolate_primary`].
     pub(crate) can_isolate: bool,
+}
+
+/// The state of a replica, by which a Sentinel decides about its promotion.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) priority: u32,
+    /// The position in the primary's writes up to which the replica has received them.
+    pub(crate) offset: u64,
 }
 
 impl SentinelGroup {
@@ -275,6 +283,25 @@ impl SentinelGroup {
         let port = named.first()?;
         named.iter().all(|other| other == port).then_some(())?;
         self.server_ports.iter().position(|server| server == port)
+    }
+
+    /// Waits until all Sentinels have seen a state of a replica that has this property. They ask
+    /// for it every 10 s.
+    pub(crate) async fn have_seen(&self, replica: usize, is: impl Fn(&Seen) -> bool) {
+        let port = self.server_ports[replica].to_string();
+        for sentinel in &self.sentinels {
+            let seen = async || {
+                let ask = ["SENTINEL", "REPLICAS", NAME];
+                let replicas: Vec<HashMap<String, String>> = sentinel.query(&ask).await;
+                let replica = replicas.iter().find(|replica| replica["port"] == port)?;
+                let seen = Seen {
+                    priority: replica["slave-priority"].parse().ok()?,
+                    offset: replica["slave-repl-offset"].parse().ok()?,
+                };
+                is(&seen).then_some(())
+            };
+            eventually(seen, AGREEMENT).await;
+        }
     }
 
     /// Has the Sentinels promote a replica while the primary works. Returns the indexes of the old

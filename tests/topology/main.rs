@@ -21,6 +21,7 @@
 //! | `partitions` | partitioned streams over all nodes, served in turn and owned |
 //! | `many_slots` | more slots than a worker has connections for |
 //! | `records` | recorded tasks of partitions on all nodes, over a failover |
+//! | `replicas` | tasks that replicas confirm, and failovers to replicas that lag |
 //! | `bad_input` | URLs of another topology than the server's |
 //!
 //! During a fault, `load` sends tasks at a steady rate and keeps the ledger, as in `tests/faults`.
@@ -42,6 +43,7 @@ mod partitions;
 #[path = "../support/program.rs"]
 mod program;
 mod records;
+mod replicas;
 mod sentinel;
 mod servers;
 mod sharded;
