@@ -12,18 +12,6 @@ use crate::{
     worker::WorkerProcess,
 };
 
-/// The payloads of the follow-ups, in the order in which they were stored.
-async fn follow_ups(scene: &Scene) -> Vec<u64> {
-    let entries: Vec<(String, Vec<(String, String)>)> =
-        scene.server.query(&["XRANGE", "next", "-", "+"]).await;
-    let payload = |(_, fields): (String, Vec<(String, String)>)| {
-        let payload = fields.into_iter().find(|(field, _)| field == "payload");
-        let (_, number) = payload.expect("a task has a payload");
-        number.parse().expect("the payload is a number")
-    };
-    entries.into_iter().map(payload).collect()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_follow_up_is_stored_exactly_once_whatever_happens_to_workers_and_server() {
     let scene = Scene::with(Options::new().persistent()).await;
@@ -57,7 +45,7 @@ async fn each_follow_up_is_stored_exactly_once_whatever_happens_to_workers_and_s
     let account = scene.all_done(300 * SECOND).await;
     account.report("follow-ups, under kills", account.went_on(last), CLAIM);
 
-    let stored = follow_ups(&scene).await;
+    let stored = scene.follow_ups().await;
     let distinct: BTreeSet<_> = stored.iter().copied().collect();
     assert_eq!(distinct.len() as u64, jobs, "a follow-up was lost");
     assert_eq!(stored.len() as u64, jobs, "a follow-up was stored twice");

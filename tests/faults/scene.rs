@@ -183,4 +183,16 @@ impl Scene {
             + raw::len(&self.server, &retry).await
             + due
     }
+
+    /// The payloads of the follow-ups on the stream `next`, in the order in which they were stored.
+    pub(crate) async fn follow_ups(&self) -> Vec<u64> {
+        let entries: Vec<(String, Vec<(String, String)>)> =
+            self.server.query(&["XRANGE", "next", "-", "+"]).await;
+        let payload = |(_, fields): (String, Vec<(String, String)>)| {
+            let payload = fields.into_iter().find(|(field, _)| field == "payload");
+            let (_, number) = payload.expect("a task has a payload");
+            number.parse().expect("the payload is a number")
+        };
+        entries.into_iter().map(payload).collect()
+    }
 }

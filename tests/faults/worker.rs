@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, Read},
     path::PathBuf,
+    pin::pin,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::Duration,
@@ -27,6 +28,9 @@ const SETUP: &str = "CAMPANILE_FAULTS_WORKER";
 
 /// The exit code of a worker whose shutdown was forced.
 pub(crate) const FORCED: i32 = 3;
+
+/// The beginning of the line in which a worker that ends says how many leases it has lost.
+const LOST_LEASES: &str = "lost leases:";
 
 /// The payload of a job.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -57,6 +61,15 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
+    /// The number of leases that an ended worker had lost.
+    pub(crate) fn lost_leases(&self, pid: u32) -> usize {
+        let log = std::fs::read_to_string(&self.log).expect("the log is there");
+        let start = format!("{LOST_LEASES} {pid} ");
+        let said = log.lines().find_map(|line| line.strip_prefix(&start));
+        let said = said.expect("the worker has ended well");
+        said.parse().expect("a number")
+    }
+
     /// A handle of the server.
     pub(crate) async fn redis(&self) -> Redis {
         let redis = Redis::connect(&self.url).await;
@@ -93,6 +106,7 @@ impl Setup {
             .task("flaky", flaky)
             .task("poison", poison)
             .task("chain", chain)
+            .task("once", once)
             .rpc("double", double)
             .with_state(Ledger::open(&self.ledger))
     }
@@ -159,6 +173,35 @@ async fn chain(
     Ok(())
 }
 
+/// Takes the job's duration at the first attempt, and no time later. Goes on when it has lost its
+/// lease. Adds a follow-up for a stream without workers, which shows whether its verdict had effect.
+async fn once(
+    State(ledger): State<Ledger>,
+    attempt: Attempt,
+    lease: Lease,
+    outbox: Outbox,
+    Json(job): Json<Job>,
+) -> Result<(), BoxError> {
+    ledger.write(What::Started, job.n, attempt.0);
+    outbox
+        .enqueue("next", job.n.to_string())
+        .stream("next")
+        .await?;
+    if attempt.0 == 1 {
+        let told = lease.token();
+        let mut runs = pin!(sleep(Duration::from_millis(job.ms)));
+        tokio::select! {
+            () = &mut runs => {}
+            () = told.cancelled() => {
+                ledger.write(What::Told, job.n, attempt.0);
+                runs.await;
+            }
+        }
+    }
+    ledger.write(What::Finished, job.n, attempt.0);
+    Ok(())
+}
+
 /// Aborts the process.
 async fn poison(State(ledger): State<Ledger>, attempt: Attempt, Json(job): Json<Job>) {
     ledger.write(What::Started, job.n, attempt.0);
@@ -203,7 +246,10 @@ fn worker_process() {
         if let Some(period) = setup.schedule {
             crate::schedules::run(&redis, period).await;
         }
-        let served = serve(redis, setup.app()).with_signals().await;
+        let served = serve(redis.clone(), setup.app()).with_signals().await;
+        // A test finds this line in the worker's log, as the one below.
+        let (pid, lost) = (std::process::id(), redis.counts().lost_leases);
+        eprintln!("{LOST_LEASES} {pid} {lost}");
         if let Err(error) = &served
             && error.is_forced_shutdown()
         {

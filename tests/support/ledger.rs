@@ -212,12 +212,12 @@ impl Account {
     /// The longest time between `from` and `until` in which none of these jobs finished.
     pub(crate) fn longest_pause(
         &self,
-        jobs: Range<u64>,
+        jobs: impl Fn(u64) -> bool,
         from: Duration,
         until: Duration,
     ) -> Duration {
         let finished = self.all(What::Finished);
-        let finished = finished.filter(|line| jobs.contains(&line.job) && line.at < until);
+        let finished = finished.filter(|line| jobs(line.job) && line.at < until);
         let (mut last, mut longest) = (from, Duration::ZERO);
         for at in finished
             .map(|line| line.at)
@@ -228,6 +228,72 @@ impl Account {
             last = at;
         }
         longest
+    }
+
+    /// The longest pause of a key in these times: a time in which none of its jobs finished,
+    /// although later ones did. Of these jobs, those with the same remainder by `keys` have one key.
+    pub(crate) fn longest_pause_of_a_key(
+        &self,
+        keys: u64,
+        jobs: impl Fn(u64) -> bool,
+        times: Range<Duration>,
+    ) -> Duration {
+        let pause = |key| {
+            let of_key = |job| job % keys == key && jobs(job);
+            let finished = self.all(What::Finished).filter(|line| of_key(line.job));
+            let last = finished.map(|line| line.at).max().unwrap_or_default();
+            self.longest_pause(of_key, times.start, times.end.min(last))
+        };
+        (0..keys).map(pause).max().unwrap_or_default()
+    }
+
+    /// Asserts that, by the lines that count, no job was started before each earlier job with its
+    /// key was finished. Jobs with the same remainder by `keys` have one key.
+    #[track_caller]
+    pub(crate) fn assert_in_order(&self, keys: u64, counts: impl Fn(&Line) -> bool) {
+        let mut finished = BTreeMap::<u64, Duration>::new();
+        for line in self.all(What::Finished).filter(|line| counts(line)) {
+            let first = finished.entry(line.job).or_insert(line.at);
+            *first = line.at.min(*first);
+        }
+        // For each job the time at which it and all earlier ones of its key were finished.
+        let mut of_keys = BTreeMap::<u64, Duration>::new();
+        let mut before = BTreeMap::<u64, Duration>::new();
+        let started = self.all(What::Started).filter(|line| counts(line));
+        for job in started.map(|line| line.job).collect::<BTreeSet<_>>() {
+            let of_key = of_keys.entry(job % keys).or_default();
+            before.insert(job, *of_key);
+            // A job that was started and never finished holds up its key for ever.
+            *of_key = (*of_key).max(finished.get(&job).copied().unwrap_or(Duration::MAX));
+        }
+        for line in self.all(What::Started).filter(|line| counts(line)) {
+            let before = before[&line.job];
+            assert!(
+                before <= line.at,
+                "{line:?} was started before an earlier job was finished, at {before:?}"
+            );
+        }
+    }
+
+    /// The jobs that another process had started when their run in this process ended, or whose run
+    /// in this process has not ended.
+    pub(crate) fn overlapping(&self, pid: u32) -> BTreeSet<u64> {
+        let mut elsewhere = BTreeMap::<u64, Duration>::new();
+        for line in self.all(What::Started).filter(|line| line.pid != pid) {
+            elsewhere.entry(line.job).or_insert(line.at);
+        }
+        let of = |what| self.all(what).filter(move |line| line.pid == pid);
+        let ended: BTreeMap<_, _> = of(What::Finished)
+            .map(|line| ((line.job, line.attempt), line.at))
+            .collect();
+        let overlaps = of(What::Started).filter(|line| {
+            let end = ended.get(&(line.job, line.attempt));
+            let end = end.unwrap_or(&Duration::MAX);
+            elsewhere
+                .get(&line.job)
+                .is_some_and(|other| other < end && line.at < *other)
+        });
+        overlaps.map(|line| line.job).collect()
     }
 
     /// Prints the figures of this fault, and asserts that recovery took at most `limit`.

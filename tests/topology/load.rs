@@ -169,7 +169,7 @@ impl Load {
         let account = self.ledger.read();
         let pauses = (0..self.streams.len()).map(|index| {
             let jobs = jobs_of_stream(index);
-            account.longest_pause(jobs, since, until)
+            account.longest_pause(|job| jobs.contains(&job), since, until)
         });
         account.report(fault, pauses.max().expect("at least one stream"), FOUND);
         account

@@ -158,7 +158,7 @@ async fn the_load_loses_nothing_and_all_calls_work_on_a_server_that_does_not_fai
     let account = load.finish(&server, "none", paused).await;
     assert_eq!(account.lost(), Default::default());
     assert_eq!(account.repeated(), Default::default());
-    let pause = account.longest_pause(0..1_000_000, paused, now());
+    let pause = account.longest_pause(|job| job < 1_000_000, paused, now());
     assert!(
         pause >= SECOND,
         "the ledger does not show the pause: {pause:?}"
