@@ -145,6 +145,7 @@ pub mod guarantees {
     //! The promises of this library, and the tests that prove them.
     //!
     #![cfg_attr(feature = "redis", doc = "[durability]: crate::guide::durability")]
+    #![cfg_attr(feature = "redis", doc = "[topologies]: crate::guide::topologies")]
     //! [`serve`]: crate::serve()
     //! [`Failure`]: crate::Failure
     //! [`Lease`]: crate::Lease

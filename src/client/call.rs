@@ -97,8 +97,31 @@ impl<S, R> Call<S, R> {
     /// than 1024 bytes is refused.
     ///
     /// The key is sent with the message: handlers find it in
-    /// [`Parts::partition_key`](crate::Parts::partition_key). To compute the key from the message,
-    /// wrap the transport in tower's `map_request`, and set `partition_key` there.
+    /// [`Parts::partition_key`](crate::Parts::partition_key).
+    ///
+    /// To choose the key of all calls of a client, wrap the transport in tower's `map_request`, and
+    /// set the key there, from a header, the name or the payload:
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), campanile::Error> {
+    /// use campanile::{Client, Message, PartitionKey, transport::{Streams, memory::Memory}};
+    /// use tower::ServiceExt;
+    ///
+    /// fn by_tenant(mut message: Message) -> Message {
+    ///     let tenant = message.headers().get("x-tenant").and_then(|it| it.to_str().ok());
+    ///     if let Some(tenant) = tenant.map(PartitionKey::from) {
+    ///         message.parts_mut().partition_key.get_or_insert(tenant);
+    ///     }
+    ///     message
+    /// }
+    ///
+    /// let orders = Memory::new().streams(Streams::partitioned("orders", 16));
+    /// let client = Client::new(orders.map_request(by_tenant));
+    /// client.enqueue("order.paid", "{}").header("x-tenant", "acme").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn partition_key(mut self, key: impl Into<PartitionKey>) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().partition_key = Some(key.into());

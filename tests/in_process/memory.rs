@@ -1,11 +1,14 @@
 //! Tests of the memory transport alone: paused time, trimming, and its hooks for tests.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, SystemTime},
+};
 
 use campanile::{
-    Message, MessageId, Reply,
+    Client, Message, MessageId, PartitionKey, Reply,
     transport::{
-        Delivery, Interest, Page, Source, Start, Transport, UnknownNames, Verdict,
+        Delivery, Interest, Page, Source, Start, Streams, Transport, UnknownNames, Verdict,
         memory::{Memory, MemorySettle, MemorySource},
     },
 };
@@ -53,6 +56,46 @@ fn again(after: Duration) -> Verdict {
 
 fn payload(delivery: &Delivery<MemorySettle>) -> &[u8] {
     delivery.content.as_ref().unwrap().payload()
+}
+
+/// Takes the key of a partition from a header, as `Call::partition_key` shows.
+fn by_tenant(mut message: Message) -> Message {
+    let tenant = message.headers().get("x-tenant");
+    let tenant = tenant.and_then(|it| it.to_str().ok());
+    if let Some(tenant) = tenant.map(PartitionKey::from) {
+        message.parts_mut().partition_key.get_or_insert(tenant);
+    }
+    message
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_around_the_transport_chooses_the_partition_of_each_call() {
+    let memory = Memory::new().streams(Streams::partitioned("orders", 16));
+    let client = Client::new(memory.clone().map_request(by_tenant));
+    for tenant in ["a", "b", "c", "d", "e"] {
+        for _ in 0..3 {
+            let call = client.enqueue("task", tenant).header("x-tenant", tenant);
+            call.await.unwrap();
+        }
+    }
+    let other = client.enqueue("task", "a").header("x-tenant", "e");
+    other.partition_key("a").await.unwrap();
+    let mut worker = open(&memory).await;
+    let mut partitions = BTreeMap::<PartitionKey, BTreeSet<_>>::new();
+    for _ in 0..16 {
+        let delivery = one(&mut worker).await;
+        let parts = delivery.content.as_ref().unwrap().parts();
+        let key = parts.partition_key.clone().expect("it has a key");
+        assert_eq!(key.as_bytes(), payload(&delivery));
+        partitions
+            .entry(key)
+            .or_default()
+            .insert(parts.stream.clone());
+        done(delivery).await;
+    }
+    assert_eq!(partitions.len(), 5);
+    let counts: Vec<_> = partitions.values().map(BTreeSet::len).collect();
+    assert_eq!(counts, [1; 5], "{partitions:?}");
 }
 
 #[tokio::test(start_paused = true)]

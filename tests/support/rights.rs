@@ -7,13 +7,23 @@ pub(crate) fn has_selectors() -> bool {
     version() >= (7, 0)
 }
 
+const DOCS: &str = include_str!("../../src/transport/redis/mod.rs");
+
+/// The rows of tables with two columns.
+fn rows(docs: &str) -> impl Iterator<Item = (&str, &str)> {
+    docs.lines()
+        .filter_map(|line| line.strip_prefix("//! | ")?.split_once(" | "))
+}
+
+/// The first columns of the table of rights.
+pub(crate) fn users() -> Vec<&'static str> {
+    let (_, table) = DOCS.split_once("//! # Rights").expect("it has a heading");
+    rows(table).map(|(who, _)| who).skip(1).collect()
+}
+
 /// The rights for the stream `s`, from the rows whose first columns start with these texts.
 pub(crate) fn documented(who: &[&str]) -> String {
-    let docs = include_str!("../../src/transport/redis/mod.rs");
-    let rows = docs
-        .lines()
-        .filter_map(|line| line.strip_prefix("//! | ")?.split_once(" | "));
-    let rows: Vec<_> = rows.collect();
+    let rows: Vec<_> = rows(DOCS).collect();
     let rights = who.iter().map(|who| {
         let mut found = rows.iter().filter(|(column, _)| column.starts_with(who));
         let (_, rights) = found.next().unwrap_or_else(|| panic!("no row for {who}"));

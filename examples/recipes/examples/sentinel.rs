@@ -1,8 +1,15 @@
 //! A worker and a client that follow the primary through a failover.
 //!
 //! ```text
-//! REDIS_URL=redis+sentinel://10.0.0.1,10.0.0.2,10.0.0.3/mymaster \
-//!     cargo run -p example-recipes --example sentinel
+//! redis-server --port 7000 --save "" --daemonize yes
+//! redis-server --port 7001 --save "" --daemonize yes --replicaof 127.0.0.1 7000
+//! for port in 26379 26380 26381; do
+//!     echo sentinel monitor mymaster 127.0.0.1 7000 2 > sentinel-$port.conf
+//!     redis-server sentinel-$port.conf --sentinel --port $port --daemonize yes
+//! done
+//! REDIS_URL=redis+sentinel://127.0.0.1:26379,127.0.0.1:26380,127.0.0.1:26381/mymaster \
+//!     TASKS=2000 cargo run -p example-recipes --example sentinel
+//! for port in 26379 26380 26381 7000 7001; do redis-cli -p $port SHUTDOWN NOSAVE; done
 //! ```
 //!
 //! Meanwhile: `redis-cli -p 26379 SENTINEL FAILOVER mymaster`. Nothing in the program changes for

@@ -312,20 +312,22 @@ pub(super) fn refused(error: ServerError) -> Error {
     Error::new(kind, message).with_source(RedisError::from(error))
 }
 
+/// The codes of a server that has not run the command, and may accept it later.
+pub(super) const TRANSIENT: [&str; 8] = [
+    "LOADING",
+    "READONLY",
+    "MASTERDOWN",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "BUSY",
+    "MOVED",
+    "ASK",
+];
+
 /// Returns `true` if this code means that the server has not run the command, and may accept it
 /// later.
 pub(super) fn is_transient(code: &str) -> bool {
-    matches!(
-        code,
-        "LOADING"
-            | "READONLY"
-            | "MASTERDOWN"
-            | "TRYAGAIN"
-            | "CLUSTERDOWN"
-            | "BUSY"
-            | "MOVED"
-            | "ASK"
-    )
+    TRANSIENT.contains(&code)
 }
 
 /// The lowest possible value of `proto-max-bulk-len` and `client-query-buffer-limit`. No server

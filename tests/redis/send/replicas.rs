@@ -106,6 +106,26 @@ async fn a_stopped_replica_fails_the_call_in_time_and_the_task_is_stored() {
     );
 }
 
+#[tokio::test]
+async fn more_replicas_than_there_are_fail_the_call_with_advice_and_the_task_is_stored() {
+    let server = RedisServer::start().await;
+    let _replicas = [server.replica().await, server.replica().await];
+    let client = client(&server).await;
+    let task = |count, within| client.enqueue("n", "").replicas(count, within);
+    let error = assert_stored(&server, task(5, 2 * SECOND).await).await;
+    let text = error.to_string();
+    for part in [
+        "the task is stored",
+        "2 of 5 replicas have confirmed it within 2s",
+        "send it again only with its idempotency key",
+        "`INFO replication` shows how many replicas there are",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    // The number that the advice leads to works.
+    task(2, WITHIN).await.expect("the task is confirmed");
+}
+
 /// Sends a task with a key that `keyed` adds, over a new handle, whose connection has written nothing
 /// before.
 async fn send_anew(

@@ -85,7 +85,8 @@ pub(in crate::transport::redis) fn confirmed(
     };
     let text = format!(
         "the task is stored, but {found}; send it again only with its idempotency key; `INFO \
-         replication` shows the replicas and how far they lag"
+         replication` shows how many replicas there are, which is the most that may be asked for, \
+         and how far they lag"
     );
     Err(Error::unreplicated_with_source(stored.id, text, source))
 }

@@ -83,17 +83,20 @@ pub(super) async fn connect(
     port: u16,
     settings: &TcpSettings,
 ) -> io::Result<TcpStream> {
-    let found: Vec<SocketAddr> = lookup_host((host, port)).await?.collect();
-    let attempts = alternate(found).into_iter();
-    let attempts = attempts.map(|it| TcpStream::connect(it).boxed()).collect();
-    let stream = race::first(attempts).await;
-    let stream = stream.map_err(|mut errors| {
-        let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        errors.pop().unwrap_or_else(none)
-    })?;
+    let stream = connect_to_any(lookup_host((host, port)).await?.collect()).await?;
     // The socket works without the options, so an error is ignored.
     let _ = set_options(&stream, settings);
     Ok(stream)
+}
+
+/// Connects to the addresses of a name with a staggered start, and returns the first connection.
+async fn connect_to_any(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let attempts = alternate(addresses).into_iter();
+    let attempts = attempts.map(|it| TcpStream::connect(it).boxed()).collect();
+    race::first(attempts).await.map_err(|mut errors| {
+        let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        errors.pop().unwrap_or_else(none)
+    })
 }
 
 /// Reorders addresses so that IPv4 and IPv6 alternate, starting with the family of the first
@@ -145,7 +148,45 @@ fn set_options(stream: &TcpStream, settings: &TcpSettings) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// Connects to both addresses of a name, and asserts that the second is used before the first
+    /// would be given up.
+    async fn assert_second_is_used(first: SocketAddr) {
+        let live = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let live = live.local_addr().unwrap();
+        let start = Instant::now();
+        let stream = connect_to_any(vec![first, live]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), live);
+        // Half of the time limit of a connection.
+        assert!(start.elapsed() < Duration::from_secs(2));
+    }
+
+    #[tokio::test]
+    async fn a_dead_address_of_a_name_leaves_the_live_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dead = listener.local_addr().unwrap();
+        drop(listener);
+        assert_second_is_used(dead).await;
+        let error = connect_to_any(vec![dead]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    // Linux drops the attempts to connect to a listener whose backlog is full.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_silent_address_of_a_name_delays_the_live_one_by_its_head_start_only() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let silent = listener.local_addr().unwrap();
+        let _full = TcpStream::connect(silent).await.unwrap();
+        assert_second_is_used(silent).await;
+    }
 
     #[test]
     fn an_address_is_read_as_servers_write_it() {
