@@ -67,6 +67,11 @@ const LIMIT_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// acknowledgements, which in turn cause smaller reads.
 const MIN_PER_READ: usize = 64;
 
+/// The number of leases after the beginning of a term in which each read is followed by a search
+/// for entries that a former owner's read has taken. The former owner has sent no read after the
+/// term began, but the server may carry one out late.
+const LATE_READS_FOR: u32 = 10;
+
 /// The dependencies of a fetch.
 pub(super) struct FetchParts {
     pub(super) member: Arc<Member>,
@@ -133,6 +138,8 @@ pub(super) struct Fetch {
     pause_until: Option<Instant>,
     /// The time of the next search for entries of former owners of the partition.
     inherits_at: Instant,
+    /// Until this time a read that a former owner of the partition has sent may be carried out.
+    late_reads_until: Instant,
     /// The id of the lost connection, whose read may still wait on the server; 0 if there is none.
     lost_connection: i64,
     /// The index for the next stream that is added.
@@ -201,6 +208,7 @@ impl Fetch {
         let set = ReadSet::new(parts.streams.clone(), schedule);
         Self {
             next_index: set.len() as u32,
+            late_reads_until: Instant::now() + LATE_READS_FOR * parts.member.lease,
             at_limit: false,
             over_limit: false,
             pause_count: 0,
@@ -258,6 +266,9 @@ impl Fetch {
                     Ok(entries) => self.parts.recovery.retain_owned(entries).await,
                     Err(error) => Err(error),
                 };
+            }
+            if let Ok(entries) = fetched {
+                fetched = self.none_after_a_late_read(entries).await;
             }
             self.parts.reading.end(fetched.is_ok());
             match fetched {
@@ -378,7 +389,7 @@ impl Fetch {
     /// Makes the entries of former owners of the partition pending for this consumer, and starts
     /// the recovery, which fetches them. Repeated once per lease, since a former owner's read may
     /// run late on the server.
-    async fn inherit(&mut self) -> Result<(), Error> {
+    async fn inherit(&mut self) -> Result<u64, Error> {
         let FetchParts {
             order,
             member,
@@ -391,7 +402,7 @@ impl Fetch {
             .as_ref()
             .filter(|_| self.inherits_at <= Instant::now())
         else {
-            return Ok(());
+            return Ok(0);
         };
         let mut inherited = 0;
         for stream in streams.all().iter() {
@@ -412,7 +423,7 @@ impl Fetch {
                     let [count, next] = exactly(response)?;
                     let Ok(count) = u64::try_from(integer(&count)?) else {
                         order.break_off();
-                        return Ok(());
+                        return Ok(0);
                     };
                     inherited += count;
                     from = String::from_utf8_lossy(&bytes(next)?).into_owned();
@@ -428,7 +439,33 @@ impl Fetch {
         if inherited > 0 {
             self.parts.recovery.begin();
         }
-        Ok(())
+        Ok(inherited)
+    }
+
+    /// Returns the entries of a read, unless a former owner's read was carried out after the term
+    /// began. That read may have taken earlier entries with the same keys. The order is then broken
+    /// off, and the next term inherits all entries in their order.
+    async fn none_after_a_late_read(&mut self, entries: Vec<Entry>) -> Result<Vec<Entry>, Error> {
+        let now = Instant::now();
+        let Some(order) = self.parts.order.clone() else {
+            return Ok(entries);
+        };
+        if entries.is_empty() || self.recovered || now > self.late_reads_until {
+            return Ok(entries);
+        }
+        self.inherits_at = now;
+        match self.inherit().await {
+            Ok(0) => Ok(entries),
+            Ok(_) => {
+                order.break_off();
+                Ok(Vec::new())
+            }
+            Err(error) => {
+                // The entries are pending for this consumer.
+                self.parts.recovery.begin();
+                Err(error)
+            }
+        }
     }
 
     /// Recovers lost entries without demand. The buffer keeps them for a while, and then releases
