@@ -330,7 +330,7 @@ async fn owner_is_cut_off(cut: Cut, fault: &str) {
     for job in &overlapping {
         let told = first(What::Told, true, *job).expect("the former owner is told");
         let elsewhere = first(What::Started, false, *job).expect("it overlaps");
-        assert!(told <= elsewhere, "{job}: {told:?}, {elsewhere:?}");
+        assert!(told <= elsewhere + NOTED, "{job}: {told:?}, {elsewhere:?}");
     }
     account.assert_in_order(KEYS, |line| {
         !overlapping.contains(&line.job) || line.pid != former
@@ -346,6 +346,10 @@ async fn owner_is_cut_off(cut: Cut, fault: &str) {
     }
     assert_eq!(effects, sent);
 }
+
+/// The longest time between the loss of a lease and the line of the handler that is told of it: the
+/// operating system may run other processes first.
+const NOTED: Duration = Duration::from_millis(250);
 
 /// The phases of the load on an owner that is cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
