@@ -193,11 +193,11 @@ async fn an_owner_that_stalls_past_its_lease_overlaps_only_with_what_it_had_in_h
 /// A way to cut a worker off from the server.
 #[derive(Debug, Clone, Copy)]
 enum Cut {
-    /// Nothing of the worker arrives, and its connections stay open.
+    /// The server receives no commands of the worker. The connections stay open.
     CommandsLost,
-    /// Commands take effect, and their responses do not arrive.
+    /// The server runs the worker's commands, and the worker receives no responses.
     ResponsesLost,
-    /// Connections are closed, and new ones too.
+    /// The worker's connections are closed, and it can open no others.
     Closed,
 }
 
@@ -347,8 +347,8 @@ async fn owner_is_cut_off(cut: Cut, fault: &str) {
     assert_eq!(effects, sent);
 }
 
-/// The longest time between the loss of a lease and the line of the handler that is told of it: the
-/// operating system may run other processes first.
+/// The longest time from the loss of a lease to the line that the handler then writes. The operating
+/// system may run other processes in between.
 const NOTED: Duration = Duration::from_millis(250);
 
 /// The phases of the load on an owner that is cut off.

@@ -161,8 +161,8 @@ pub(super) enum Fault {
     },
     /// The server is restarted with its data. It accepts no connections for `time`.
     Restart { time: u64 },
-    /// The replica stops to receive writes, and is promoted after this many commands that may have
-    /// moved a job. It accepts no connections for `time`, and its clock differs by `clock`.
+    /// The replica receives no more writes. It is promoted once the primary has run this number of
+    /// commands that may move a job, and lacks their effects. The replica accepts no connections for `time`, and its clock differs by `clock`.
     FailOver { writes: u32, time: u64, clock: i64 },
     /// For `time`, the server's notices of written streams are lost.
     LoseNotices { time: u64 },
