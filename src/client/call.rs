@@ -319,12 +319,14 @@ impl<S> Call<S, Receipt> {
     /// [`idempotency_key`](Self::idempotency_key). With the same key the call asks the replicas
     /// again, and stores no second task.
     ///
+    /// If the primary has fewer than `count` replicas when a handle is first asked for so many, the
+    /// call fails at once as [refused](Error::is_refused), and nothing is stored.
+    ///
     /// `within` counts from the write. While a connection waits for replicas, Redis answers nothing
     /// else on it, so these tasks are sent over a separate connection. Tasks that are sent together
     /// wait together, for the largest `count` and the longest `within` among them. Tasks that are
     /// sent during such a wait are written after it. So use the same `count` and `within` for all
-    /// tasks, and a `count` of at most the number of replicas. [`timeout`](Self::timeout) bounds
-    /// the whole call.
+    /// tasks. [`timeout`](Self::timeout) bounds the whole call.
     ///
     /// A transport without replicas, such as [`Memory`](crate::transport::memory::Memory), refuses
     /// the call as [invalid](Error::is_invalid). An application that is also tested over such a

@@ -107,23 +107,30 @@ async fn a_stopped_replica_fails_the_call_in_time_and_the_task_is_stored() {
 }
 
 #[tokio::test]
-async fn more_replicas_than_there_are_fail_the_call_with_advice_and_the_task_is_stored() {
+async fn more_replicas_than_there_are_fail_the_call_at_once_with_advice() {
     let server = RedisServer::start().await;
     let _replicas = [server.replica().await, server.replica().await];
     let client = client(&server).await;
     let task = |count, within| client.enqueue("n", "").replicas(count, within);
-    let error = assert_stored(&server, task(5, 2 * SECOND).await).await;
-    let text = error.to_string();
-    for part in [
-        "the task is stored",
-        "2 of 5 replicas have confirmed it within 2s",
-        "send it again only with its idempotency key",
-        "`INFO replication` shows how many replicas there are",
-    ] {
-        assert!(text.contains(part), "{text}");
+    for _ in 0..2 {
+        let start = Instant::now();
+        let error = task(5, 30 * SECOND).await.expect_err("there are two");
+        assert!(start.elapsed() < 5 * SECOND, "{:?}", start.elapsed());
+        assert!(error.is_refused() && !error.is_unreplicated(), "{error:?}");
+        let text = error.to_string();
+        for part in [
+            "5 replicas must confirm the task, and the primary has 2",
+            "nothing was sent",
+            "ask for at most 2 replicas, or add replicas",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
     }
-    // The number that the advice leads to works.
+    assert_eq!(raw::len(&server, "s").await, 0);
+    // The number that the advice leads to works, and so does a number that there is later.
     task(2, WITHIN).await.expect("the task is confirmed");
+    let _third = server.replica().await;
+    task(3, WITHIN).await.expect("the task is confirmed");
 }
 
 /// Sends a task with a key that `keyed` adds, over a new handle, whose connection has written nothing
@@ -192,7 +199,8 @@ async fn tasks_that_are_sent_together_share_a_wait() {
 #[tokio::test]
 async fn each_task_is_judged_by_its_own_number_of_replicas() {
     let server = RedisServer::start().await;
-    let _replica = server.replica().await;
+    let (_replica, stopped) = (server.replica().await, server.replica().await);
+    stopped.signal(Signal::Stop);
     let client = client(&server).await;
     let within = 2 * SECOND;
     let send = |count| {
@@ -201,13 +209,13 @@ async fn each_task_is_judged_by_its_own_number_of_replicas() {
             .replicas(count, within)
             .into_future()
     };
-    let sent = join_all([1, 5, 1].map(send)).await;
+    let sent = join_all([1, 2, 1].map(send)).await;
     assert_eq!(waits(&server).await, 1);
     assert!(sent[0].is_ok() && sent[2].is_ok(), "{sent:?}");
-    let error = sent[1].as_ref().expect_err("there is one replica");
+    let error = sent[1].as_ref().expect_err("one replica has stopped");
     assert!(error.is_unreplicated(), "{error:?}");
     let text = error.to_string();
-    assert!(text.contains("1 of 5 replicas have"), "{text}");
+    assert!(text.contains("1 of 2 replicas have"), "{text}");
 }
 
 #[tokio::test]
@@ -217,8 +225,7 @@ async fn other_calls_are_not_held_up_by_tasks_that_wait_for_replicas() {
     replica.signal(Signal::Stop);
     let client = client(&server).await;
     let waiting = client.enqueue("n", "").replicas(1, 5 * SECOND);
-    let mut waiting = std::pin::pin!(waiting.into_future());
-    assert!((&mut waiting).now_or_never().is_none());
+    let waiting = tokio::spawn(waiting.into_future());
     let stored = || async { (raw::len(&server, "s").await == 1).then_some(()) };
     raw::eventually(stored, SECOND).await;
     let start = Instant::now();
@@ -227,9 +234,10 @@ async fn other_calls_are_not_held_up_by_tasks_that_wait_for_replicas() {
     }
     client.publish("e", "").await.expect("the message is sent");
     assert!(start.elapsed() < 2 * SECOND, "{:?}", start.elapsed());
-    assert!((&mut waiting).now_or_never().is_none(), "it waits");
+    assert!(!waiting.is_finished(), "it waits");
     replica.signal(Signal::Cont);
-    waiting.await.expect("the task is confirmed");
+    let sent = waiting.await.expect("it does not panic");
+    sent.expect("the task is confirmed");
 }
 
 #[tokio::test]
@@ -258,9 +266,10 @@ async fn a_connection_that_is_lost_during_the_wait_leaves_the_task_stored() {
 async fn a_cluster_is_asked_for_its_replicas() {
     let server = RedisServer::with(Options::new().cluster()).await;
     let client = client(&server).await;
-    let task = || client.enqueue("n", "").replicas(1, BRIEF);
-    assert_stored(&server, task().idempotency_key("k").await).await;
-    assert_stored(&server, task().idempotency_key("k").await).await;
+    let task = client.enqueue("n", "").replicas(1, BRIEF);
+    let error = task.await.expect_err("the node has no replica");
+    assert!(error.to_string().contains("the primary has 0"), "{error}");
+    assert_eq!(raw::len(&server, "s").await, 0);
 }
 
 #[tokio::test]

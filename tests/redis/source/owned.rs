@@ -430,3 +430,27 @@ async fn a_unique_task_that_ends_its_owners_frees_its_key_as_a_dead_letter() {
     assert_eq!(status.state, campanile::transport::TaskState::Dead);
     source.close().await.expect("the source closes");
 }
+
+#[tokio::test]
+async fn a_former_owners_read_that_runs_late_on_the_server_leaves_the_order_as_it_is() {
+    let server = RedisServer::start().await;
+    let redis = owning(&server.url(), 1).await;
+    let mut owner = open(&redis).await;
+    send(&redis, 1, 0..1).await;
+    let first = next(&mut owner).await;
+    assert_eq!(message(&first).payload(), "0");
+    settle(first, done()).await;
+    // The owner reads nothing now, since it is asked for nothing.
+    send(&redis, 1, 1..4).await;
+    for expected in ["1", "2", "3"] {
+        // The read of a former owner takes the next message, and nobody handles it.
+        let late = [
+            "GROUP", "g", "former", "COUNT", "1", "STREAMS", "orders:0", ">",
+        ];
+        let _: redis::Value = server.query(&[&["XREADGROUP"], &late[..]].concat()).await;
+        let delivery = next(&mut owner).await;
+        assert_eq!(message(&delivery).payload(), expected);
+        settle(delivery, done()).await;
+    }
+    within(5 * SECOND, owner.close()).await.expect("it closes");
+}

@@ -65,8 +65,12 @@ impl Redis {
             keys::check(&self.options.namespace, stream)?;
             let partitions = self.unchecked_partitions();
             let registration = self.registration(stream);
+            let replicas = message.parts().replicas;
+            let replicas = replicas
+                .and_then(|it| self.replica_check(&self.options.namespace.apply(stream), it));
             // The bound is checked last, so that an admitted message waits for nothing else.
-            let admission = match partitions.is_some() || registration.is_some() {
+            let has_checks = partitions.is_some() || registration.is_some() || replicas.is_some();
+            let admission = match has_checks {
                 true => None,
                 false => Some(self.admission(&message)?),
             };
@@ -85,6 +89,9 @@ impl Redis {
                 }
                 if let Some(registration) = registration {
                     registration.await?;
+                }
+                if let Some(check) = replicas {
+                    check.await?;
                 }
                 let admission = match admission {
                     Some(admission) => admission,

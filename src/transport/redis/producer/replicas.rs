@@ -1,6 +1,9 @@
 //! Sends tasks that replicas confirm.
 
-use std::sync::OnceLock;
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicU32, Ordering},
+};
 
 use tokio::runtime::Handle;
 
@@ -10,8 +13,8 @@ use crate::{
     message::Replicas,
     transport::redis::{
         Redis, error,
-        pipeline::Pipeline,
-        response::{Value, array, integer, miscounted},
+        pipeline::{Pipeline, Resend},
+        response::{Value, array, bytes, integer, miscounted},
     },
 };
 
@@ -22,6 +25,8 @@ pub(in crate::transport::redis) struct ReplicatedSends {
     pipeline: OnceLock<Pipeline>,
     /// The runtime of the handle's other connections.
     runtime: Handle,
+    /// The largest number of replicas that a primary has had.
+    known: AtomicU32,
 }
 
 impl ReplicatedSends {
@@ -29,6 +34,7 @@ impl ReplicatedSends {
         Self {
             pipeline: OnceLock::new(),
             runtime: Handle::current(),
+            known: AtomicU32::new(0),
         }
     }
 }
@@ -48,6 +54,52 @@ impl Redis {
         let pipeline = shared.replicated.pipeline.get_or_init(start);
         pipeline.for_key(stream).confirmed_by(replicas)
     }
+
+    /// Checks that the primary of this stream has as many replicas as must confirm a task, so that a
+    /// number that it never had fails before anything is sent. `None` if a primary has had as many.
+    pub(super) fn replica_check(
+        &self,
+        stream: &str,
+        Replicas { count, .. }: Replicas,
+    ) -> Option<impl Future<Output = Result<(), Error>> + Send + 'static + use<>> {
+        if count <= self.shared.replicated.known.load(Ordering::Relaxed) {
+            return None;
+        }
+        let shared = self.shared.clone();
+        let pipeline = shared.pipeline.for_key(stream);
+        Some(async move {
+            let mut info = redis::cmd("INFO");
+            info.arg("replication");
+            let response = pipeline.submit(info, Resend::UntilAnswered).await?;
+            // A user without the right to `INFO` only gets the response to `WAIT`.
+            let Ok(info) = error::check(response).and_then(bytes) else {
+                return Ok(());
+            };
+            let Some(connected) = replicas_of_primary(&String::from_utf8_lossy(&info)) else {
+                return Ok(());
+            };
+            shared
+                .replicated
+                .known
+                .fetch_max(connected, Ordering::Relaxed);
+            if connected >= count {
+                return Ok(());
+            }
+            Err(Error::refused(format!(
+                "{count} replicas must confirm the task, and the primary has {connected} \
+                 (`connected_slaves` of `INFO replication`); nothing was sent; ask for at most \
+                 {connected} replicas, or add replicas"
+            )))
+        })
+    }
+}
+
+/// Returns the number of connected replicas in the response to `INFO replication`. `None` for a
+/// server that is no primary.
+fn replicas_of_primary(info: &str) -> Option<u32> {
+    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name));
+    field("role:").filter(|role| *role == "master")?;
+    field("connected_slaves:")?.parse().ok()
 }
 
 /// Decodes the response to a task that replicas confirm. Fails if too few replicas have confirmed
