@@ -42,7 +42,7 @@ use crate::{
         Delivery, StreamSchedule, Verdict,
         redis::{
             connection::Connection,
-            entry::{self, Entry},
+            entry::{self, Entry, WhichStream},
             error,
             keys::Keys,
             namespace::Namespace,
@@ -406,28 +406,16 @@ impl Fetch {
         };
         let mut inherited = 0;
         for stream in streams.all().iter() {
-            let owner = stream.keys.owner();
-            for which in stream.both() {
-                let mut from = "-".to_owned();
-                while !from.is_empty() {
-                    let args = |cmd: &mut Cmd| {
-                        cmd.arg(member.group.as_str())
-                            .arg(&member.consumer)
-                            .arg(order.term.term)
-                            .arg(&from)
-                            .arg(PAGE_LEN);
-                    };
-                    let keys = [stream.key_of(which), owner.as_str()];
-                    let script = &scripts::INHERIT;
-                    let response = pipeline.script(script, &keys, args, Resend::Never).await?;
-                    let [count, next] = exactly(response)?;
-                    let Ok(count) = u64::try_from(integer(&count)?) else {
-                        order.break_off();
-                        return Ok(0);
-                    };
-                    inherited += count;
-                    from = String::from_utf8_lossy(&bytes(next)?).into_owned();
-                }
+            // At the same time, since every read of a young term waits for this.
+            let group = (&**member, pipeline);
+            let both = stream.both();
+            let both = both.map(|which| inherit_from(group, order, stream, which));
+            for found in join_all(both).await {
+                let Some(count) = found? else {
+                    order.break_off();
+                    return Ok(0);
+                };
+                inherited += count;
             }
             if inherited > 0 {
                 report.counters.claimed.add(inherited);
@@ -1173,6 +1161,37 @@ pub(super) fn log_unsettled(settled: impl IntoIterator<Item = Result<(), Error>>
             "a delivery could not be released; its lease will expire"
         );
     }
+}
+
+/// Makes the entries of one stream that are pending for former owners pending for this consumer.
+/// Returns their number. `None` if the partition has another owner now.
+async fn inherit_from(
+    (member, pipeline): (&Member, &Pipeline),
+    order: &KeyOrder,
+    stream: &ServedStream,
+    which: WhichStream,
+) -> Result<Option<u64>, Error> {
+    let owner = stream.keys.owner();
+    let keys = [stream.key_of(which), owner.as_str()];
+    let (mut inherited, mut from) = (0, "-".to_owned());
+    while !from.is_empty() {
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(member.group.as_str())
+                .arg(&member.consumer)
+                .arg(order.term.term)
+                .arg(&from)
+                .arg(PAGE_LEN);
+        };
+        let script = &scripts::INHERIT;
+        let response = pipeline.script(script, &keys, args, Resend::Never).await?;
+        let [count, next] = exactly(response)?;
+        let Ok(count) = u64::try_from(integer(&count)?) else {
+            return Ok(None);
+        };
+        inherited += count;
+        from = String::from_utf8_lossy(&bytes(next)?).into_owned();
+    }
+    Ok(Some(inherited))
 }
 
 /// Releases deliveries that were not handed out.
