@@ -22,6 +22,7 @@
 //! | `many_slots` | more slots than a worker has connections for |
 //! | `records` | recorded tasks of partitions on all nodes, over a failover |
 //! | `replicas` | tasks that replicas confirm, and failovers to replicas that lag |
+//! | `rights` | users with the documented rights, and the events of two databases |
 //! | `bad_input` | URLs of another topology than the server's |
 //!
 //! During a fault, `load` sends tasks at a steady rate and keeps the ledger, as in `tests/faults`.
@@ -44,6 +45,7 @@ mod partitions;
 mod program;
 mod records;
 mod replicas;
+mod rights;
 mod sentinel;
 mod servers;
 mod sharded;
