@@ -52,8 +52,8 @@ pub(super) struct EntryId {
 }
 
 impl EntryId {
-    /// Returns the id of the next entry, which is added at `now`, in milliseconds since 1970. The id
-    /// is greater than this one, even if the clock has not advanced.
+    /// Returns the id of the next entry, which is added at `now`, in milliseconds since 1970. The
+    /// id is greater than this one, even if the clock has not advanced.
     pub(super) fn following(self, now: u64) -> Self {
         if now > self.milliseconds {
             Self {

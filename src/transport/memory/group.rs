@@ -102,7 +102,8 @@ pub(super) struct QueuedMessage {
     attempts: u32,
     /// The number of redeliveries in a row that did not count as attempts.
     put_offs: u32,
-    /// The place of the message in the order of an owned partition. `None` if it was not read there.
+    /// The place of the message in the order of an owned partition. `None` if it was not read
+    /// there.
     pub(super) position: Option<Position>,
 }
 

@@ -146,8 +146,8 @@ impl Limits {
             .find(|(_, holder)| *holder == permit.holder);
         let own_start = own_start.cloned();
         let is_booked = own_start.is_some_and(|own_start| state.starts.remove(&own_start));
-        // A message that has a booking has waited for its time. So it is checked only against starts
-        // in the past, not against later bookings.
+        // A message that has a booking has waited for its time. So it is checked only against
+        // starts in the past, not against later bookings.
         let starts_before = state.starts.iter();
         let starts_before = starts_before
             .filter(|(at, _)| !is_booked || *at <= now)

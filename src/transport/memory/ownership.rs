@@ -3,8 +3,8 @@
 //!
 //! Each message that was read has a *position*. The messages with one key run one at a time, in the
 //! order of their positions. A message that fails keeps its position and holds its key until it has
-//! ended. A *term* is the time of one owner. It begins with the messages that earlier terms have left.
-//! They run one at a time, even if their keys differ.
+//! ended. A *term* is the time of one owner. It begins with the messages that earlier terms have
+//! left. They run one at a time, even if their keys differ.
 //!
 //! ```text
 //!        assigned
@@ -31,8 +31,8 @@ use crate::transport::{Claims, PartitionTerm, Settings, codec};
 /// The place of a message in the order of a partition.
 pub(super) type Position = u64;
 
-/// The owner of a partition, and the order of its messages. Has no effect until a worker may own the
-/// partition.
+/// The owner of a partition, and the order of its messages. Has no effect until a worker may own
+/// the partition.
 #[derive(Debug, Default)]
 pub(super) struct GroupOwnership {
     /// The number of the partition.
@@ -202,8 +202,8 @@ impl Group {
     }
 
     /// Lets the owner of the partition count as dead from `at` on. `None` as the consumer means any
-    /// owner. If the consumer is not the owner, changes nothing. Returns `false` if the partition is
-    /// not owned.
+    /// owner. If the consumer is not the owner, changes nothing. Returns `false` if the partition
+    /// is not owned.
     pub(super) fn end_ownership(&mut self, consumer: Option<SourceNumber>, at: Instant) -> bool {
         let ownership = &mut self.ownership;
         if !ownership.is_used() {

@@ -66,8 +66,8 @@ impl StreamSchedules {
         true
     }
 
-    /// Returns the reason why a tick is not sent, if there is one. `None` as the tick means a manual
-    /// run, which only a change of the schedule refuses.
+    /// Returns the reason why a tick is not sent, if there is one. `None` as the tick means a
+    /// manual run, which only a change of the schedule refuses.
     fn refusal(
         &self,
         schedule: &ScheduleStatus,

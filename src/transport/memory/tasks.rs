@@ -240,7 +240,8 @@ impl BrokerState {
             stream.promote(&self.context, &settings.stream);
             let GroupContext { records, clock, .. } = &self.context;
             // An entry that this group has not read stays on the stream, because other groups may
-            // handle it. This group skips the entry later, so the record must not be removed before.
+            // handle it. This group skips the entry later, so the record must not be removed
+            // before.
             let end = |is_unread: bool| {
                 let (group_key, end) = (
                     group_key_of(settings),
