@@ -125,8 +125,8 @@ pub struct GroupStats {
     /// The number of messages that wait for their next attempt.
     pub delayed: u64,
     /// The number of parked messages. They wait for a permit of a [`Limit`](super::Limit), or for
-    /// the end of their name's [pause](super::PauseTarget::Name). On Redis, the messages of at
-    /// most 1,000 keys and names are counted.
+    /// the end of their name's [pause](super::PauseTarget::Name). On Redis, the messages of at most
+    /// 1,000 keys and names are counted.
     pub parked: u64,
     /// The number of dead letters.
     pub dead: u64,

@@ -141,8 +141,8 @@ impl Streams {
     /// stream has never had is refused, too.
     ///
     /// To increase the number, first start workers with the higher number. Senders with a former
-    /// number still work, and log a warning. After an increase, a key may belong to
-    /// another partition. Its messages from before and after the increase are then not in order.
+    /// number still work, and log a warning. After an increase, a key may belong to another
+    /// partition. Its messages from before and after the increase are then not in order.
     pub fn partitioned(stream: impl Into<Name>, partitions: usize) -> Self {
         Self {
             members: Members::Partitioned(Partitions::new(stream.into(), partitions)),

@@ -48,7 +48,7 @@ pub(super) struct BrokerState {
     /// last.
     partitions: Mutex<HashMap<Name, Vec<usize>>>,
     streams: Mutex<HashMap<Name, BrokerStream>>,
-    last_source_number: AtomicU64,
+    next_source_number: AtomicU64,
 }
 
 /// A stream: its entries, its groups and its delayed tasks.
@@ -76,6 +76,7 @@ impl BrokerStream {
         entry
     }
 
+    /// Wakes the workers of all groups.
     fn wake(&self) {
         for group in self.groups.values() {
             group.wake();
@@ -138,12 +139,12 @@ impl BrokerState {
             workers: BrokerWorkers::default(),
             partitions: Mutex::default(),
             streams: Mutex::default(),
-            last_source_number: AtomicU64::new(0),
+            next_source_number: AtomicU64::new(0),
         }
     }
 
     pub(super) fn next_source_number(&self) -> SourceNumber {
-        self.last_source_number.fetch_add(1, Ordering::Relaxed)
+        self.next_source_number.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(super) fn streams(&self) -> MutexGuard<'_, HashMap<Name, BrokerStream>> {
@@ -160,7 +161,7 @@ impl BrokerState {
         bound: Option<&Bound>,
         fields: Vec<(Bytes, Bytes)>,
     ) -> Result<EntryId, Error> {
-        // Reads the clock under the lock, so that the ids are in the order of the entries.
+        // The clock is read under the lock, so that the ids are in the order of the entries.
         self.with_stream(stream, |contents| {
             if let Some(bound) = bound {
                 contents.check_room(bound, &self.context, stream)?;
@@ -236,7 +237,7 @@ impl BrokerState {
         parts: &Parts,
         mut fields: Vec<(Bytes, Bytes)>,
     ) -> Result<Reply, Error> {
-        // An earlier task with the same idempotency key and the same content is returned instead.
+        // If an earlier task has the same idempotency key and the same content, returns its id.
         let key = parts.idempotency_key.as_ref();
         if let Some(holder) = key.and_then(|key| contents.idempotency_keys.get(key)) {
             let digests = holder.digest.zip(parts.content_digest);
@@ -255,9 +256,9 @@ impl BrokerState {
                 match unique.on_conflict {
                     OnConflict::Refuse => return Err(Error::duplicate(holder)),
                     OnConflict::Replace if contents.delayed.cancel(&holder).is_some() => {
-                        let holder_key = (stream.clone(), settings.group.clone());
+                        let owned_group_key = (stream.clone(), settings.group.clone());
                         let end = TaskEnd::new(TaskState::Cancelled, "replaced by a newer task");
-                        records.end(&holder_key, &holder, end, &self.context.clock);
+                        records.end(&owned_group_key, &holder, end, &self.context.clock);
                         self.context.records.changed.notify_waiters();
                     }
                     OnConflict::Keep | OnConflict::Replace => return Ok(Reply::duplicate(holder)),

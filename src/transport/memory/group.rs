@@ -51,7 +51,7 @@ pub(super) struct Group {
     last_read: Option<EntryId>,
     /// The indices of entries that were read, and whose first delivery is neither settled nor
     /// claimed.
-    pub(super) unfinished: BTreeSet<u64>,
+    pub(super) unfinished_indices: BTreeSet<u64>,
     /// The redeliveries that are due, each with the time at which it became due. In an owned
     /// partition, this queue also has new messages that wait for their keys, and is ordered by
     /// position.
@@ -61,13 +61,12 @@ pub(super) struct Group {
     /// Deliveries that are not settled.
     pub(super) pending: HashMap<DeliveryNumber, Pending>,
     /// Deliveries whose leases are no longer renewed, by the time at which the leases end.
-    ending: BTreeSet<(Instant, DeliveryNumber)>,
+    ending_leases: BTreeSet<(Instant, DeliveryNumber)>,
     pub(super) dead: DeadLetterLog,
-    /// The tasks with an idempotency key that have ended without success. The stream frees their
-    /// keys.
+    /// The messages that have ended without success. The stream frees their idempotency keys.
     pub(super) given_up: Vec<MessageId>,
     /// Logs how many dead letters were dropped.
-    dropped: DroppedLetters,
+    dropped_letters: DroppedLetters,
     /// The open sources.
     members: HashMap<SourceNumber, GroupMember>,
     last_serial: DeliveryNumber,
@@ -154,7 +153,7 @@ pub(super) struct Pending {
     consumer: SourceNumber,
     lease: Lease,
     /// `true` until the right to settle the delivery is dropped.
-    held: bool,
+    is_held: bool,
     /// The time at which the lease ends, if it is no longer renewed.
     ends_at: Option<Instant>,
 }
@@ -171,7 +170,7 @@ pub(super) struct TakenDelivery {
     /// The id of the task, if the group records its status.
     pub(super) task: Option<MessageId>,
     /// Set if the broker is observed. Boxed, because few brokers are observed.
-    pub(super) in_flight: Option<Box<ObservedDelivery>>,
+    pub(super) observed: Option<Box<ObservedDelivery>>,
 }
 
 impl Group {
@@ -250,7 +249,7 @@ impl Group {
         let pending = self.pending.get_mut(&serial);
         let is_pending = pending.is_some();
         if let Some(pending) = pending {
-            pending.held = false;
+            pending.is_held = false;
             let Pending { entry, attempt, .. } = pending;
             context
                 .observation
@@ -275,21 +274,22 @@ impl Group {
         let serials: Vec<_> = self.pending.keys().copied().collect();
         for serial in &serials {
             if let Some(ends_at) = self.pending[serial].ends_at {
-                self.ending.remove(&(ends_at, *serial));
+                self.ending_leases.remove(&(ends_at, *serial));
             }
             self.pending.get_mut(serial).expect("just listed").ends_at = None;
         }
         self.end_leases(serials, Instant::now());
     }
 
+    /// Lets the leases of these deliveries end at `at`.
     fn end_leases(&mut self, serials: impl IntoIterator<Item = DeliveryNumber>, at: Instant) {
         for serial in serials {
-            // If the end of a lease is set already, it is earlier than `at`, and stays.
+            // An end that is set already is earlier than `at`, and does not change.
             if let Some(pending) = self.pending.get_mut(&serial)
                 && pending.ends_at.is_none()
             {
                 pending.ends_at = Some(at);
-                self.ending.insert((at, serial));
+                self.ending_leases.insert((at, serial));
                 self.wake();
             }
         }
@@ -299,7 +299,7 @@ impl Group {
     /// does not wake workers at that time, so they set a timer.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let due = self.delayed.first_key_value().map(|((at, _), _)| *at);
-        let ending = self.ending.first().map(|(at, _)| *at);
+        let ending = self.ending_leases.first().map(|(at, _)| *at);
         let times = [due, ending, self.ownership.dies_at()];
         times.into_iter().flatten().min()
     }
@@ -340,7 +340,7 @@ impl Group {
                     "a dead letter: {reason}"
                 );
                 let end = (reason, TaskOutcome::default());
-                self.dead_letter(&queued.entry, queued.attempts, end, settings, context);
+                self.add_dead_letter(&queued.entry, queued.attempts, end, settings, context);
                 self.end_in_order(&queued);
                 let error = "the request could not be handled";
                 context.answer(&queued.entry, || Err(RpcError::unavailable(error)));
@@ -350,7 +350,7 @@ impl Group {
                 .records
                 .take_cancelled(settings, &queued.entry.fields)
             {
-                index.map(|index| self.unfinished.remove(&index));
+                index.map(|index| self.unfinished_indices.remove(&index));
                 self.end_reservation(&queued);
                 self.end_in_order(&queued);
                 continue;
@@ -361,7 +361,7 @@ impl Group {
                 && let Some(key) = pauses.parking_key(&queued.entry)
             {
                 context.counters.parked.increment();
-                index.map(|index| self.unfinished.remove(&index));
+                index.map(|index| self.unfinished_indices.remove(&index));
                 self.end_reservation(&queued);
                 let delivered = self.limits.park(key, 0, queued);
                 self.deliver_now(delivered);
@@ -380,9 +380,9 @@ impl Group {
             });
             delivery.task = records.recorded_id(settings, fields);
             context.counters.delivered.increment();
-            // Reported under the lock, so that the observer always sees an entry either waiting or
-            // in flight.
-            delivery.in_flight = context.observation.report_start(|| {
+            // The start is reported under the lock, so that the observer always sees an entry
+            // either waiting or in flight.
+            delivery.observed = context.observation.report_start(|| {
                 ObservedMessage::delivery(settings, &delivery.entry, delivery.attempt)
             });
             taken.push(delivery);
@@ -390,6 +390,7 @@ impl Group {
         taken
     }
 
+    /// Moves the delayed redeliveries that are due to `ready`.
     fn promote(&mut self, settings: &Settings, context: &GroupContext) {
         if self.delayed.is_empty() {
             return;
@@ -408,12 +409,12 @@ impl Group {
 
     /// Claims the deliveries whose leases have ended.
     fn claim(&mut self, settings: &Settings, context: &GroupContext) {
-        if self.ending.is_empty() {
+        if self.ending_leases.is_empty() {
             return;
         }
         let now = Instant::now();
         let mut claims = Claims::default();
-        while let Some(&(ends_at, serial)) = self.ending.first()
+        while let Some(&(ends_at, serial)) = self.ending_leases.first()
             && ends_at <= now
         {
             let queued = self.take_back(serial, &mut claims, settings, context);
@@ -442,7 +443,7 @@ impl Group {
         counters.claimed.increment();
         records.set_waiting(settings, &pending.entry, clock);
         claims.add(&name_of(pending.consumer), || pending.entry.id.to_string());
-        if pending.held {
+        if pending.is_held {
             counters.lost_leases.increment();
             pending.lease.lose();
         }
@@ -468,7 +469,7 @@ impl Group {
         }
         self.last_was_a_retry = false;
         let (entry, index) = self.read(log)?;
-        self.unfinished.insert(index);
+        self.unfinished_indices.insert(index);
         Some((QueuedMessage::first(entry), Some(index)))
     }
 
@@ -481,6 +482,7 @@ impl Group {
         Some((entry, index))
     }
 
+    /// Starts a delivery of a message. The delivery is pending until it is settled or claimed.
     fn hand_out(
         &mut self,
         queued: QueuedMessage,
@@ -499,7 +501,7 @@ impl Group {
             lease: Lease::with_outbox(),
             term: self.ownership.term(),
             task: None,
-            in_flight: None,
+            observed: None,
         };
         self.pending.insert(
             taken.serial,
@@ -511,7 +513,7 @@ impl Group {
                 index,
                 consumer,
                 lease: taken.lease.clone(),
-                held: true,
+                is_held: true,
                 ends_at: None,
             },
         );
@@ -527,10 +529,10 @@ impl Group {
     fn remove_pending(&mut self, serial: DeliveryNumber) -> Option<Pending> {
         let pending = self.pending.remove(&serial)?;
         if let Some(ends_at) = pending.ends_at {
-            self.ending.remove(&(ends_at, serial));
+            self.ending_leases.remove(&(ends_at, serial));
         }
         if let Some(index) = pending.index {
-            self.unfinished.remove(&index);
+            self.unfinished_indices.remove(&index);
         }
         Some(pending)
     }
@@ -651,7 +653,7 @@ impl Group {
                 self.deliver_again(message, after);
             }
             Verdict::DeadLetter { reason, answer } => {
-                self.dead_letter(&entry, attempt, (reason, outcome()), settings, context);
+                self.add_dead_letter(&entry, attempt, (reason, outcome()), settings, context);
                 if let Some(answer) = answer {
                     context.answer(&entry, || Err(answer));
                 }
@@ -717,12 +719,14 @@ impl Group {
         self.deliver_now(delivered);
     }
 
+    /// Queues messages that can be delivered now.
     fn deliver_now(&mut self, messages: impl IntoIterator<Item = QueuedMessage>) {
         for message in messages {
             self.deliver_again(message, Duration::ZERO);
         }
     }
 
+    /// Queues a message that can be delivered after this time.
     fn deliver_again(&mut self, queued: QueuedMessage, after: Duration) {
         if after.is_zero() {
             self.make_ready(Instant::now(), queued);
@@ -734,7 +738,8 @@ impl Group {
         self.wake();
     }
 
-    fn dead_letter(
+    /// Turns a message into a dead letter, and records the end of its task.
+    fn add_dead_letter(
         &mut self,
         entry: &Arc<LogEntry>,
         attempts: u32,
@@ -764,10 +769,11 @@ impl Group {
             max_dead_letters,
             ..
         } = settings;
-        self.dropped
+        self.dropped_letters
             .report(dropped, stream, group, *max_dead_letters);
     }
 
+    /// Frees the idempotency key of a task, if it has one.
     fn give_up(&mut self, entry: &LogEntry) {
         if entry.field(codec::IDEMPOTENCY_KEY).is_some() {
             self.given_up.push(entry.message_id());
@@ -847,7 +853,10 @@ impl Group {
 
     /// Returns the index before which this group has finished all entries.
     pub(super) fn finished_before(&self) -> u64 {
-        self.unfinished.first().copied().unwrap_or(self.next_index)
+        self.unfinished_indices
+            .first()
+            .copied()
+            .unwrap_or(self.next_index)
     }
 
     /// Returns the number of messages that could be delivered now.
@@ -868,7 +877,10 @@ impl Group {
             .delayed
             .range(..=(horizon.max(now), DeliveryNumber::MAX))
             .count();
-        let unclaimed = self.ending.range(..=(now, DeliveryNumber::MAX)).count();
+        let unclaimed = self
+            .ending_leases
+            .range(..=(now, DeliveryNumber::MAX))
+            .count();
         let waiting = self.deliverable(log);
         Backlog {
             waiting,
@@ -1033,6 +1045,6 @@ impl Group {
         if self.ownership.is_used() {
             return self.queued_in_order(log, self.delayed.range(..=now).count());
         }
-        self.deliverable(log) as usize + self.ending.range(..=now).count()
+        self.deliverable(log) as usize + self.ending_leases.range(..=now).count()
     }
 }

@@ -19,15 +19,16 @@ use crate::{
     transport::{LimitStore, ParkedKey, Settings, StoreFuture},
 };
 
-/// Unused keys are removed each time that there were this many bookings.
+/// Unused keys are removed once in this number of bookings.
 const BOOKINGS_BETWEEN_SWEEPS: usize = 1024;
 
 /// The limits of a group.
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     keys: HashMap<String, KeyState>,
-    /// The holders for which a permit is reserved, each with the key of its permit. The permit was
-    /// reserved when the holder's message was parked. The next delivery of the message takes it.
+    /// The holders for which a permit is reserved, each with the key of its permit. A parked
+    /// message is delivered when it gets a permit. The permit is reserved until that delivery takes
+    /// it.
     reserved: HashMap<String, String>,
     /// The number of bookings so far.
     bookings: usize,
@@ -40,7 +41,7 @@ struct KeyState {
     permits: usize,
     /// The holders of permits, each with the number of times that it has taken its permit. Zero if
     /// the permit is only reserved.
-    held: HashMap<String, usize>,
+    holders: HashMap<String, usize>,
     parked: VecDeque<QueuedMessage>,
     /// The past and booked start times, each with its holder.
     starts: BTreeSet<(Instant, String)>,
@@ -56,13 +57,13 @@ impl Limits {
         }
         let state = self.keys.entry(permit.key.clone()).or_default();
         state.permits = permit.permits;
-        if let Some(times) = state.held.get_mut(&permit.holder) {
+        if let Some(times) = state.holders.get_mut(&permit.holder) {
             *times += 1;
             return true;
         }
-        let is_free = state.held.len() < state.permits;
+        let is_free = state.holders.len() < state.permits;
         if is_free {
-            state.held.insert(permit.holder.clone(), 1);
+            state.holders.insert(permit.holder.clone(), 1);
         }
         is_free
     }
@@ -70,11 +71,11 @@ impl Limits {
     /// Frees a permit. Returns the parked messages that are delivered now, each with a permit.
     pub(super) fn release(&mut self, key: &str, holder: &str) -> Vec<QueuedMessage> {
         if let Some(state) = self.keys.get_mut(key)
-            && let Some(times) = state.held.get_mut(holder)
+            && let Some(times) = state.holders.get_mut(holder)
         {
             *times = times.saturating_sub(1);
             if *times == 0 {
-                state.held.remove(holder);
+                state.holders.remove(holder);
             }
         }
         self.hand_over(key)
@@ -116,11 +117,11 @@ impl Limits {
             return Vec::new();
         };
         let mut delivered = Vec::new();
-        while state.held.len() < state.permits
+        while state.holders.len() < state.permits
             && let Some(message) = state.parked.pop_front()
         {
             let holder = message.holder();
-            state.held.entry(holder.clone()).or_default();
+            state.holders.entry(holder.clone()).or_default();
             self.reserved.insert(holder, key.to_owned());
             delivered.push(message);
         }
@@ -208,7 +209,7 @@ impl Limits {
             ParkedKey::new(
                 key,
                 state.parked.len() as u64,
-                state.held.len() as u64,
+                state.holders.len() as u64,
                 permits,
             )
         });
@@ -231,7 +232,7 @@ impl KeyState {
 
     fn is_unused(&mut self, now: Instant) -> bool {
         self.forget_past(now);
-        self.held.is_empty() && self.parked.is_empty() && self.starts.is_empty()
+        self.holders.is_empty() && self.parked.is_empty() && self.starts.is_empty()
     }
 }
 

@@ -11,8 +11,8 @@
 //!  free ──────────► owned
 //!   ▲                 │ assigned to another worker, or its order is broken; its source was dropped
 //!   │                 ▼
-//!   └───────────── leaving: starts no deliveries until the running ones have ended, or until a
-//!                  lease after its source was dropped
+//!   └───────────── leaving: starts no deliveries until the running ones have ended or, if its
+//!                  source was dropped, until its lease has ended
 //! ```
 
 use std::collections::{BTreeSet, VecDeque};
@@ -317,7 +317,7 @@ impl Group {
             let mut queued = QueuedMessage::first(entry);
             queued.position = Some(self.ownership.next_position());
             if self.ownership.is_free_for(&queued) {
-                self.unfinished.insert(index);
+                self.unfinished_indices.insert(index);
                 return Some((queued, Some(index)));
             }
             // The key is held, so the message waits, and the next entry is tried.

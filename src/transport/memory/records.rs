@@ -30,7 +30,7 @@ pub(super) type GroupKey = (Name, Name);
 pub(super) struct Records {
     /// Set when the first task is recorded. While it is not set, no entry needs a lock on
     /// `contents`.
-    used: AtomicBool,
+    is_used: AtomicBool,
     contents: Mutex<Contents>,
     /// Notified when a task has changed its state.
     pub(super) changed: Notify,
@@ -154,7 +154,7 @@ impl Records {
 
     /// Returns the contents, or `None` if no task was ever recorded.
     pub(super) fn lock_if_used(&self) -> Option<MutexGuard<'_, Contents>> {
-        self.used.load(Ordering::Acquire).then(|| self.lock())
+        self.is_used.load(Ordering::Acquire).then(|| self.lock())
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Contents> {
@@ -172,7 +172,7 @@ impl Records {
         state: TaskState,
         clock: &BrokerClock,
     ) {
-        self.used.store(true, Ordering::Release);
+        self.is_used.store(true, Ordering::Release);
         let group_key = (group_key.0.clone(), group_key.1.clone());
         let mut status = TaskStatus::waiting(id.clone(), parts.name.clone(), clock.now());
         status.state = state;

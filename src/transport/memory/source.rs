@@ -47,7 +47,7 @@ pub struct MemorySource {
     /// The minute for which the worker's monitor counts. When the minute ends, its counts move to
     /// the history.
     minute: u64,
-    stopped: bool,
+    is_stopped: bool,
 }
 
 impl MemorySource {
@@ -73,7 +73,7 @@ impl MemorySource {
             versions: interest.versions.clone().into(),
             events_first: false,
             minute: broker.minute(),
-            stopped: false,
+            is_stopped: false,
             settings: Arc::new(settings),
             broker,
         };
@@ -224,7 +224,7 @@ impl MemorySource {
         let entries = entries.unwrap_or_default();
         let count = entries.len();
         taken.extend(entries.into_iter().map(|mut entry| {
-            let observed = entry.in_flight.take();
+            let observed = entry.observed.take();
             if let Some(task) = entry.task.take() {
                 let record = MemoryRecord::new(&self.broker, stream, entry.serial, task);
                 entry.lease.set_record(record);
@@ -281,8 +281,8 @@ impl MemorySource {
     }
 
     fn leave(&mut self) {
-        if !self.stopped {
-            self.stopped = true;
+        if !self.is_stopped {
+            self.is_stopped = true;
             for stream in &self.streams {
                 self.broker.with_group(stream, |group, _| {
                     group.leave(self.consumer, stream, &self.broker.context);
@@ -323,7 +323,7 @@ impl Source for MemorySource {
         // Yields to the runtime from time to time, even if the backlog is long.
         tokio::task::coop::consume_budget().await;
         loop {
-            if self.stopped {
+            if self.is_stopped {
                 return Err(Error::closed());
             }
             let minute = self.broker.minute();

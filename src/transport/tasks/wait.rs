@@ -32,6 +32,7 @@ pub(super) struct Waiters(Mutex<WaiterTable>);
 
 #[derive(Default)]
 struct WaiterTable {
+    /// The waiters for each task, with their numbers.
     waiting: HashMap<MessageId, Vec<(u64, UnboundedSender<Signal>)>>,
     last_number: u64,
     /// The reader of the feed. `None` while no call waits.
