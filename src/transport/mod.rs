@@ -409,9 +409,10 @@ impl Verdict {
         }
     }
 
-    /// Turns a parking into a redelivery that does not count as an attempt. For owned partitions,
-    /// where a parked message would lose its place in the order. The redelivery asks again for the
-    /// permit, or for a worker that knows the version. Other verdicts do not change.
+    /// Turns a parking into a redelivery that does not count as an attempt, and leaves other
+    /// verdicts as they are. Owned partitions need this: a parked message would lose its place in
+    /// the order. Each redelivery asks again for the permit, or for a worker that knows the
+    /// version.
     pub(crate) fn in_order(self, attempt: u32, backoff: &Backoff) -> Self {
         match self {
             Self::Park(request) => Self::Redeliver {

@@ -351,6 +351,7 @@ impl BrokerState {
     pub(super) fn create_group(&self, settings: &Settings) -> Result<(), Error> {
         let Settings { stream, group, .. } = settings;
         let mut streams = self.streams();
+        // If the stream has other groups, some settings have no safe default.
         let has_other_groups = streams
             .get(stream)
             .is_some_and(|stream| stream.groups.keys().any(|other| other != group));
@@ -367,6 +368,7 @@ impl BrokerState {
         if exists {
             return Ok(());
         }
+        // The group is new: finds its first entry.
         let after = match &settings.start {
             Start::Auto if has_other_groups => {
                 return Err(Error::config(format!(

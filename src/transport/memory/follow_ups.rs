@@ -44,6 +44,7 @@ impl BrokerState {
             _ => None,
         };
         let follow_ups = follow_ups.unwrap_or_default();
+        // The follow-ups are checked first, because a refused follow-up changes the verdict.
         let stream = stream_of(&mut streams, &settings.stream);
         let prepared = prepare(source, settings, stream, follow_ups).unwrap_or_else(|reason| {
             let (reason, reply) = FollowUp::refused(&reason);
@@ -54,6 +55,7 @@ impl BrokerState {
         let settled = with_group(&mut streams, &self.context, settings, |group, _| {
             group.settle(serial, verdict, settings, &self.context)
         });
+        // If the lease was lost, nothing is carried out.
         let Some(Some(entry)) = settled else {
             return;
         };
@@ -69,6 +71,7 @@ impl BrokerState {
         if let Some(values) = prepared.values {
             stream_of(&mut streams, &settings.stream).values = values;
         }
+        // Events are published without the lock.
         drop(streams);
         for event in prepared.events {
             self.publish(&event);

@@ -432,7 +432,7 @@ impl Group {
         context: &GroupContext,
     ) -> QueuedMessage {
         let pending = self
-            .finish(serial)
+            .remove_pending(serial)
             .expect("only a pending delivery is taken back");
         let GroupContext {
             counters,
@@ -575,6 +575,7 @@ impl Group {
             put_offs,
             position,
         };
+        // The group has fewer deliveries in flight now, so its workers may fetch again.
         if settings.max_in_flight_of_group.is_some() {
             self.wake();
         }

@@ -208,7 +208,7 @@ impl TaskRecord for MemoryRecord {
 
 impl BrokerState {
     fn status(&self, settings: &Settings, id: &MessageId) -> Option<TaskStatus> {
-        // Moves delayed tasks that are due to the stream first, so that the state is current.
+        // Delayed tasks that are due are moved to the stream first, so that the state is current.
         self.with_stream(&settings.stream, |stream| {
             stream.promote(&self.context, &settings.stream);
         });

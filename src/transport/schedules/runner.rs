@@ -154,8 +154,8 @@ impl<'a> Runner<'a> {
             self.schedules.clear();
             return Ok(());
         }
-        // If the store's clock was set back, the next ticks are planned again.
         self.must_reload = false;
+        // If the store's clock was set back, all ticks are planned again.
         let clock = StoreClock::starting(list.now);
         let stepped_back = clock.now() + 1_000 < self.clock.now();
         self.clock = clock;
