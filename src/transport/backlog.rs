@@ -29,7 +29,7 @@ pub struct Backlog {
     pub due_soon: u64,
     /// The messages that wait for a permit of a [`Limit`](super::Limit), or for the end of their
     /// name's [pause](super::PauseTarget::Name). More workers do not start them sooner. On Redis,
-    /// only the messages of 1,000 keys are counted.
+    /// the messages of at most 1,000 keys and names are counted.
     pub parked: u64,
     /// The time for which the oldest of the [`waiting`](Self::waiting) messages has waited. The
     /// wait of a redelivery starts when it is due.
@@ -43,8 +43,8 @@ impl Backlog {
     pub const HORIZON: Duration = Duration::from_secs(30);
 
     /// Returns the number of messages that need workers now or soon: the sum of `waiting`,
-    /// `unclaimed`, `running` and `due_soon`. For the number of workers to run, divide this sum by
-    /// the number of messages that one worker should have.
+    /// `unclaimed`, `running` and `due_soon`. To get the number of workers to run, divide this sum
+    /// by the number of messages for each worker.
     pub fn total(&self) -> u64 {
         self.waiting + self.unclaimed + self.running + self.due_soon
     }

@@ -129,8 +129,8 @@ impl Bound {
     }
 
     /// Returns the number of messages that workers must take before a refused sender should try
-    /// again. After that, the number and the age of the waiting messages are at most nine tenths of
-    /// their limits. At least 1.
+    /// again, at least 1. After that, the number and the age of the waiting messages are at most
+    /// nine tenths of their limits.
     fn excess(&self, waiting: &Waiting) -> f64 {
         /// The part of each limit below which refused senders should try again.
         const RETRY_BELOW: f64 = 0.9;
@@ -150,7 +150,7 @@ impl Bound {
 #[derive(Debug, Default)]
 pub(crate) struct DrainRate {
     /// The last measurement and its time.
-    last: Option<(Instant, Waiting)>,
+    last_measurement: Option<(Instant, Waiting)>,
     per_second: Option<f64>,
 }
 
@@ -161,14 +161,14 @@ impl DrainRate {
     /// sends would use a rate that is hours old.
     const MAX_SPAN: Duration = Duration::from_secs(30);
     /// The minimum and the maximum time after which a sender may try again, in seconds.
-    const RETRY_AFTER: (f64, f64) = (1.0, 300.0);
+    const RETRY_AFTER_RANGE: (f64, f64) = (1.0, 300.0);
     /// The time after which a sender may try again while the rate is unknown.
     const RETRY_AFTER_UNKNOWN: Duration = Duration::from_secs(5);
 
     /// Adds a measurement of the group that has the most waiting messages now.
     pub(crate) fn add_measurement(&mut self, now: Instant, waiting: &Waiting) {
-        let Some((at, before)) = &self.last else {
-            self.last = Some((now, waiting.clone()));
+        let Some((at, before)) = &self.last_measurement else {
+            self.last_measurement = Some((now, waiting.clone()));
             return;
         };
         let elapsed = now.saturating_duration_since(*at);
@@ -176,7 +176,7 @@ impl DrainRate {
             return;
         }
         let taken = match before.read.zip(waiting.read) {
-            Some((before, now)) => now.saturating_sub(before),
+            Some((read_before, read_now)) => read_now.saturating_sub(read_before),
             // If the number of entries read is unknown, the decrease of the waiting messages is a
             // lower bound.
             None => before.messages.saturating_sub(waiting.messages),
@@ -184,19 +184,19 @@ impl DrainRate {
         let is_current = elapsed <= Self::MAX_SPAN && before.group == waiting.group;
         let measured = is_current.then(|| taken as f64 / elapsed.as_secs_f64());
         self.per_second = match (self.per_second, measured) {
-            (Some(before), Some(now)) => Some((before + now) / 2.0),
-            (_, now) => now,
+            (Some(average), Some(measured)) => Some((average + measured) / 2.0),
+            (_, measured) => measured,
         };
-        self.last = Some((now, waiting.clone()));
+        self.last_measurement = Some((now, waiting.clone()));
     }
 
-    /// Returns the time in which workers take this many messages, clamped to 1 s to 5 min. 5 s
-    /// while their rate is unknown.
+    /// Returns the time in which workers take this many messages, at least 1 s and at most 5 min.
+    /// Returns 5 s while the rate is unknown.
     fn time_for(&self, messages: f64) -> Duration {
         let Some(rate) = self.per_second else {
             return Self::RETRY_AFTER_UNKNOWN;
         };
-        let (shortest, longest) = Self::RETRY_AFTER;
+        let (shortest, longest) = Self::RETRY_AFTER_RANGE;
         Duration::from_secs_f64((messages / rate).clamp(shortest, longest))
     }
 }

@@ -40,8 +40,8 @@ impl Control {
         Self(Arc::new(store))
     }
 
-    /// Pauses a stream, a group or a name. Returns `false` if the target was paused already. The
-    /// new reason and time then replace the old ones.
+    /// Pauses a stream, a group or a name. If the target was paused already, replaces the reason
+    /// and the time of the pause, and returns `false`.
     ///
     /// # Errors
     /// If a name cannot be used, the reason is longer than 1,024 bytes, or the store cannot be
@@ -119,8 +119,8 @@ impl fmt::Debug for Control {
 #[must_use = "nothing is done until `next` is called"]
 pub struct PurgeSteps {
     store: Arc<dyn ControlStore>,
-    /// `Some(None)` before the first step, `Some(Some(position))` before a later step, and `None`
-    /// after the last step.
+    /// The position of the next step: `Some(None)` for the first step, `Some(Some(position))` for a
+    /// later step. `None` after the last step.
     rest: Option<Option<String>>,
 }
 
@@ -231,7 +231,7 @@ pub trait ControlStore: Send + Sync {
     /// See [`Control::pauses`].
     fn pauses(&self) -> StoreFuture<'_, Vec<Pause>>;
 
-    /// Removes some of the waiting messages, starting at `position`, which the previous step has
-    /// returned. `None` for the first step. See [`Control::purge_steps`].
+    /// Removes some of the waiting messages, starting at `position`. The previous step has returned
+    /// this position. It is `None` for the first step. See [`Control::purge_steps`].
     fn purge_step<'a>(&'a self, position: Option<&'a str>) -> StoreFuture<'a, PurgeStep>;
 }

@@ -87,7 +87,7 @@ impl DeadLetter {
     }
 }
 
-// Shows only the number of fields, because they contain payloads and header values.
+// Shows only the number of fields, because the fields contain payloads and header values.
 impl fmt::Debug for DeadLetter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeadLetter")
@@ -166,8 +166,8 @@ impl DeadLetters {
     }
 
     /// Delivers the message of a letter again, with the name, the headers and the payload of
-    /// `message`. Get `message` from [`DeadLetter::message`], and edit it. The kind and everything
-    /// else, such as the id and the recorded status of a task, stay as they were. Returns `false`
+    /// `message`. Get `message` from [`DeadLetter::message`], and edit it. Everything else, such as
+    /// the kind, the id and the recorded status of a task, stays as it was. Returns `false`
     /// if the letter no longer exists.
     ///
     /// ```
@@ -194,14 +194,14 @@ impl DeadLetters {
         let Some(letter) = self.0.get(id).await? else {
             return Ok(false);
         };
-        let old = letter.message().map_err(|undecodable| {
+        let old_message = letter.message().map_err(|undecodable| {
             let text = format!(
                 "the dead letter `{id}` cannot be edited: {}",
                 undecodable.reason
             );
             Error::new(ErrorKind::Invalid, text)
         })?;
-        if old.kind() != message.kind() {
+        if old_message.kind() != message.kind() {
             let text = "a replay does not change the kind of a message";
             return Err(Error::new(ErrorKind::Invalid, text));
         }
@@ -376,8 +376,8 @@ impl fmt::Debug for DeadLetters {
     }
 }
 
-/// The maximum number of letters in one step. Bounded, because the server does nothing else during
-/// a step.
+/// The maximum number of letters in one step. The server does nothing else during a step, so the
+/// number is small.
 const MAX_STEP_LETTERS: usize = 100;
 
 /// The total size of letters at which a page ends, in bytes.
@@ -575,14 +575,14 @@ impl DroppedLetters {
     /// Adds to the number of dropped letters. Returns the number to log now, if any.
     fn add(&self, dropped: u64) -> Option<u64> {
         let mut state = lock(&self.0);
-        let (waiting, last) = &mut *state;
-        *waiting += dropped;
-        let early = last.is_some_and(|last| last.elapsed() < Duration::from_secs(1));
-        if *waiting == 0 || early {
+        let (unlogged, last_logged) = &mut *state;
+        *unlogged += dropped;
+        let is_early = last_logged.is_some_and(|last| last.elapsed() < Duration::from_secs(1));
+        if *unlogged == 0 || is_early {
             return None;
         }
-        *last = Some(Instant::now());
-        Some(std::mem::take(waiting))
+        *last_logged = Some(Instant::now());
+        Some(std::mem::take(unlogged))
     }
 }
 

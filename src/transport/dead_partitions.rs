@@ -48,7 +48,7 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
     }
 
     /// Returns the partition of a letter, and the id of the letter in that partition.
-    fn find(&self, id: &DeadLetterId) -> Result<(usize, DeadLetterId), Error> {
+    fn split_id(&self, id: &DeadLetterId) -> Result<(usize, DeadLetterId), Error> {
         let position =
             LetterPosition::parse(id).filter(|position| position.partition < self.stores.len());
         match position {
@@ -66,14 +66,14 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
         }
     }
 
-    /// Returns the position after this letter, or for `None` the beginning of the list.
-    fn after(&self, id: Option<&DeadLetterId>) -> Result<LetterPosition, Error> {
+    /// Returns the position after this letter. `None` as the id means the beginning of the list.
+    fn position_after(&self, id: Option<&DeadLetterId>) -> Result<LetterPosition, Error> {
         let Some(id) = id else {
             return Ok(LetterPosition::default());
         };
         match LetterPosition::parse(id) {
             Some(position) if position.partition < self.stores.len() => Ok(position),
-            _ => self.find(id).map(|(partition, letter)| LetterPosition {
+            _ => self.split_id(id).map(|(partition, letter)| LetterPosition {
                 partition,
                 letter: Some(letter),
             }),
@@ -84,16 +84,17 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
         let LetterPosition {
             mut partition,
             mut letter,
-        } = self.after(page.after.as_ref())?;
+        } = self.position_after(page.after.as_ref())?;
         let max = page.max.max(1);
+        // Lists one partition after the other, until the page is full.
         let mut letters = Vec::new();
         let mut has_room = true;
         while partition < self.stores.len() && letters.len() < max && has_room {
-            let rest = Page {
+            let request = Page {
                 after: letter.take(),
                 max: max - letters.len(),
             };
-            let found = self.stores[partition].list(rest).await?;
+            let found = self.stores[partition].list(request).await?;
             let named = found.letters.into_iter();
             letters.extend(named.map(|letter| with_partition(partition, letter)));
             match found.next.and_then(|next| next.after) {
@@ -143,15 +144,18 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
         until: &DeadLetterId,
         step: impl FnOnce(Option<DeadLetterId>, DeadLetterId) -> Step,
     ) -> Result<Acted, Error> {
-        let LetterPosition { partition, letter } = self.after(after.as_ref())?;
+        let LetterPosition { partition, letter } = self.position_after(after.as_ref())?;
+        // `until` has the newest letter of each partition that has letters.
         let ends: Vec<_> = until.split(',').filter_map(LetterPosition::parse).collect();
         let Some(end) = ends.iter().find(|end| end.partition >= partition) else {
             return Ok(Acted::default());
         };
         let newest = end.letter.clone().unwrap_or_default();
+        // The letter in `after` is a position only in its own partition.
         let letter = letter.filter(|_| end.partition == partition);
         let done = self.stores[end.partition].act(action, step(letter, newest));
-        let mut done = name_partition(end.partition, done.await?);
+        let mut done = add_partition(end.partition, done.await?);
+        // After the last letter of a partition, the next step starts in a later partition.
         if done.next.is_none() {
             let later = ends.iter().find(|later| later.partition > end.partition);
             done.next = later.map(|later| LetterPosition::id(later.partition, ""));
@@ -159,17 +163,17 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
         Ok(done)
     }
 
-    async fn act_on(&self, action: Action, ids: Vec<DeadLetterId>) -> Result<Acted, Error> {
+    async fn act_on_ids(&self, action: Action, ids: Vec<DeadLetterId>) -> Result<Acted, Error> {
         let mut ids_by_partition = vec![Vec::new(); self.stores.len()];
         for id in &ids {
-            let (partition, letter) = self.find(id)?;
+            let (partition, letter) = self.split_id(id)?;
             ids_by_partition[partition].push(letter);
         }
         let mut all = Acted::default();
         for (partition, ids) in ids_by_partition.into_iter().enumerate() {
             if !ids.is_empty() {
                 let done = self.stores[partition].act(action, Step::Ids(ids)).await?;
-                let done = name_partition(partition, done);
+                let done = add_partition(partition, done);
                 all.acted += done.acted;
                 all.skipped.extend(done.skipped);
             }
@@ -178,13 +182,14 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
     }
 }
 
+/// Adds the number of the partition to the id of a letter.
 fn with_partition(partition: usize, mut letter: DeadLetter) -> DeadLetter {
     letter.id = LetterPosition::id(partition, &letter.id);
     letter
 }
 
 /// Adds the number of the partition to the ids.
-fn name_partition(partition: usize, acted: Acted) -> Acted {
+fn add_partition(partition: usize, acted: Acted) -> Acted {
     let named = |id: DeadLetterId| LetterPosition::id(partition, &id);
     Acted {
         acted: acted.acted,
@@ -200,7 +205,7 @@ impl<S: DeadLetterStore> DeadLetterStore for PartitionedDeadLetters<S> {
 
     fn get<'a>(&'a self, id: &'a DeadLetterId) -> StoreFuture<'a, Option<DeadLetter>> {
         Box::pin(async move {
-            let (partition, letter) = self.find(id)?;
+            let (partition, letter) = self.split_id(id)?;
             let found = self.stores[partition].get(&letter).await?;
             Ok(found.map(|letter| with_partition(partition, letter)))
         })
@@ -213,7 +218,7 @@ impl<S: DeadLetterStore> DeadLetterStore for PartitionedDeadLetters<S> {
     fn act(&self, action: Action, step: Step) -> StoreFuture<'_, Acted> {
         Box::pin(async move {
             match step {
-                Step::Ids(ids) => self.act_on(action, ids).await,
+                Step::Ids(ids) => self.act_on_ids(action, ids).await,
                 Step::Range {
                     after,
                     until,
@@ -238,7 +243,7 @@ impl<S: DeadLetterStore> DeadLetterStore for PartitionedDeadLetters<S> {
         fields: Vec<(Bytes, Bytes)>,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let (partition, letter) = self.find(id)?;
+            let (partition, letter) = self.split_id(id)?;
             self.stores[partition].replay_as(&letter, fields).await
         })
     }

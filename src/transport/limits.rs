@@ -67,7 +67,7 @@ impl Limit {
         key: &str,
         permits: usize,
     ) -> Result<Result<Permit, PermitRequest>, Error> {
-        let request = self.request(parts, key, permits)?;
+        let request = self.permit_request(parts, key, permits)?;
         if self.store.acquire(&request).await? {
             let store = Arc::clone(&self.store);
             return Ok(Ok(Permit { request, store }));
@@ -77,9 +77,9 @@ impl Limit {
 
     /// Books the next free start for a message that was delivered. At most `messages` messages of a
     /// key start in any `period`. Returns the wait until that start, zero if the message may start
-    /// now. After this wait, the message must be delivered again without counting an attempt. The
-    /// next call then returns zero. If the message comes so late that other messages have taken its
-    /// place, the call may return another wait.
+    /// now. After the wait, the message must be delivered again without counting an attempt, and
+    /// this method must be called again. It then returns zero. It may return another wait if other
+    /// messages have taken the place of a message that comes late.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
@@ -94,11 +94,16 @@ impl Limit {
             let text = "the period of a rate must be above zero";
             return Err(Error::new(ErrorKind::Invalid, text));
         }
-        let request = self.request(parts, key, messages)?;
+        let request = self.permit_request(parts, key, messages)?;
         self.store.book(&request, period).await
     }
 
-    fn request(&self, parts: &Parts, key: &str, permits: usize) -> Result<PermitRequest, Error> {
+    fn permit_request(
+        &self,
+        parts: &Parts,
+        key: &str,
+        permits: usize,
+    ) -> Result<PermitRequest, Error> {
         if key.len() > MAX_LEN {
             let text = format!("a key of a shared limit has at most {MAX_LEN} bytes");
             return Err(Error::new(ErrorKind::Invalid, text));

@@ -47,14 +47,14 @@ impl Messages {
     /// listed twice.
     ///
     /// # Errors
-    /// If the store cannot be reached, or the position of the query is invalid. Also if the handle
-    /// has a set of streams or a partitioned stream: use a handle of one stream or partition.
+    /// If the store cannot be reached, or the position of the query is invalid. If the handle has a
+    /// set of streams or a partitioned stream: use a handle of one stream or partition instead.
     pub async fn list(&self, query: MessageQuery) -> Result<MessagePage, Error> {
         self.0.list(query).await
     }
 
     /// Lists the keys under which messages of the group are parked: keys of limits, and paused
-    /// names. On Redis at most 100.
+    /// names. On Redis, at most 100 keys are listed.
     ///
     /// # Errors
     /// As [`list`](Self::list).
@@ -209,13 +209,13 @@ impl ListedMessage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ParkedKey {
-    /// The name of the limit and the key, with a colon between them. `None` for messages that wait for
-    /// something else.
+    /// The name of the limit and the key, with a colon between them. `None` for messages that do
+    /// not wait for a permit.
     pub limit: Option<String>,
-    /// The name of the messages, if they are parked because their name is paused, or because their
-    /// workers are too old.
+    /// The name of the messages, if they are parked because their name is paused, or because no
+    /// worker knows their version.
     pub name: Option<Name>,
-    /// The [version](crate::contract#versions) of the messages, if their workers are too old.
+    /// The [version](crate::contract#versions) of the messages, if no worker knows it.
     pub version: Option<u32>,
     /// The number of parked messages.
     pub parked: u64,
@@ -228,11 +228,11 @@ pub struct ParkedKey {
 impl ParkedKey {
     /// Creates a key under which messages are parked. For transports.
     pub(crate) fn new(key: &str, parked: u64, taken: u64, permits: Option<u64>) -> Self {
-        let waits_for = parse_parked_key(key);
+        let name_and_version = parse_parked_key(key);
         Self {
-            limit: waits_for.is_none().then(|| key.to_owned()),
-            name: waits_for.map(|(name, _)| name.into()),
-            version: waits_for.and_then(|(_, version)| version),
+            limit: name_and_version.is_none().then(|| key.to_owned()),
+            name: name_and_version.map(|(name, _)| name.into()),
+            version: name_and_version.and_then(|(_, version)| version),
             parked,
             taken,
             permits,

@@ -144,8 +144,9 @@ pub struct Interest {
     /// handle any. A source logs a warning if workers of the same group serve other names.
     pub routes: Option<Vec<(Kind, Name)>>,
     /// For each name of a task, the [version](crate::contract#versions) of the payload that the
-    /// service knows, if that version is above 1. A worker [parks](PermitRequest::awaited_version) tasks of a
-    /// newer version. These tasks are delivered again once a source with their version is open.
+    /// service knows, if that version is above 1. A worker
+    /// [parks](PermitRequest::awaited_version) tasks of a newer version. These tasks are delivered
+    /// again once a source with their version is open.
     pub versions: Vec<(Name, u32)>,
     /// The largest number of messages that a handler of the service takes in one call: 1 without
     /// batch handlers, 0 without handlers. A worker with a smaller `max_in_flight` could never fill
@@ -241,10 +242,10 @@ pub trait Source: Send + 'static {
         0
     }
 
-    /// Receives the state of the worker that reads this source. `serve` calls this once, before the
-    /// first [`next`](Self::next). A source that implements this method announces the worker,
-    /// answers questions about it, and passes orders on to it: see [`Workers`]. The source keeps
-    /// the worker announced until it is closed or dropped. Unless overridden, does nothing.
+    /// Receives the monitor of the worker that reads this source. `serve` calls this method once,
+    /// before the first [`next`](Self::next). A source that implements this method announces the
+    /// worker, answers questions about it, and passes orders on to it: see [`Workers`]. The source
+    /// keeps the worker announced until it is closed or dropped. Unless overridden, does nothing.
     fn monitor(&mut self, monitor: Arc<WorkerMonitor>) {
         drop(monitor);
     }
@@ -309,8 +310,8 @@ pub struct Undecodable {
     pub stream: Option<Name>,
 }
 
-/// The right to settle one delivery. If the right is dropped, a worker claims the delivery when its
-/// lease ends.
+/// The right to settle one delivery. If the right is dropped, a worker claims the delivery when the
+/// lease of the delivery ends.
 ///
 /// To settle a delivery and wait for the confirmation, use [`Delivery::settle`].
 pub trait SettleDelivery: Send + 'static {
@@ -318,8 +319,8 @@ pub trait SettleDelivery: Send + 'static {
     /// callback must not block: it may run on any thread, even before this method returns.
     ///
     /// The call itself submits the verdict, and the transport repeats it until the server answers.
-    /// If the worker has lost its lease, the verdict has no effect. The exception is
-    /// [`Verdict::Done`], which may still take effect: the first worker to finish wins.
+    /// If the worker has lost its lease, only [`Verdict::Done`] may still take effect: the first
+    /// worker to finish wins. Any other verdict then has no effect.
     ///
     /// `on_settled` gets an error if the transport was closed, or if the server refuses the verdict
     /// permanently. The callback is dropped without a call if the verdict can never be confirmed.
@@ -376,9 +377,9 @@ pub enum Verdict {
         /// The error reply, if the message is an RPC request.
         answer: Option<RpcError>,
     },
-    /// The message waits outside of the workers, for a permit of a [`Limit`] or for a [newer
-    /// worker](PermitRequest::awaited_version). The delivery does not count as an attempt. A transport that
-    /// cannot park messages delivers the message again.
+    /// The message waits outside of the workers, for a permit of a [`Limit`] or for a [worker that
+    /// knows its version](PermitRequest::awaited_version). The delivery does not count as an
+    /// attempt. A transport that cannot park messages delivers the message again.
     Park(PermitRequest),
     /// The delivery was not started. It is released immediately, so that another worker gets the
     /// message. The delivery does not count as an attempt.
@@ -408,15 +409,16 @@ impl Verdict {
         }
     }
 
-    /// Turns a parking into a redelivery, for a delivery that keeps its place in the order of an
-    /// owned partition: it asks again for its permit, or for a newer worker, after some time. Other
-    /// verdicts do not change.
+    /// Turns a parking into a redelivery that does not count as an attempt, and leaves other
+    /// verdicts as they are. Owned partitions need this: a parked message would lose its place in
+    /// the order. Each redelivery asks again for the permit, or for a worker that knows the
+    /// version.
     pub(crate) fn in_order(self, attempt: u32, backoff: &Backoff) -> Self {
         match self {
             Self::Park(request) => Self::Redeliver {
                 after: Some(match request.awaited_version() {
                     Some(_) => backoff.after(attempt),
-                    None => BETWEEN_PERMITS,
+                    None => PERMIT_RETRY_AFTER,
                 }),
                 counted: false,
                 reason: String::new(),
@@ -426,8 +428,8 @@ impl Verdict {
     }
 }
 
-/// The time after which a delivery of an owned partition asks for a permit again.
-const BETWEEN_PERMITS: Duration = Duration::from_millis(100);
+/// The time after which a message of an owned partition asks for a permit again.
+const PERMIT_RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// The reason why a message was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use crate::{
 /// The maximum number of partitions of a stream.
 pub(crate) const MAX_PARTITIONS: usize = 1024;
 
-/// The hash function by which Redis Cluster assigns keys to slots.
+/// The hash function by which Redis Cluster assigns keys to hash slots.
 pub(crate) const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
 
 /// The partitions of a stream. Clones share the counter that distributes messages without a key.
@@ -26,7 +26,7 @@ pub(crate) struct Partitions {
     /// The streams of the partitions, which contain the entries: `orders:0`, `orders:1`, …
     pub(crate) names: Arc<[Name]>,
     /// The number of messages without a key so far. This number chooses the partition of the next
-    /// one.
+    /// such message.
     keyless_messages: Arc<AtomicUsize>,
     /// `true` if only one worker of a group reads each partition at a time.
     pub(crate) owned: bool,
@@ -58,7 +58,8 @@ impl Partitions {
     pub(crate) fn new(stream: Name, count: usize) -> Self {
         // Bounded, so that a huge count takes little memory. `validate` refuses any number above
         // the maximum.
-        let names = (0..count.min(MAX_PARTITIONS + 1)).map(|number| partition(&stream, number));
+        let names =
+            (0..count.min(MAX_PARTITIONS + 1)).map(|number| partition_name(&stream, number));
         Self {
             names: names.collect(),
             keyless_messages: Arc::default(),
@@ -143,8 +144,8 @@ impl Partitions {
     }
 }
 
-/// Returns the text of the refusal of a worker that would read partitions that other workers of its
-/// group own.
+/// Returns the error text for a worker that may not read partitions, because other workers of its
+/// group own them.
 pub(crate) fn owned_by_others_text(stream: &Name, group: &Name) -> String {
     format!(
         "workers of the group `{group}` own partitions of the stream `{stream}`, and this one would \
@@ -155,13 +156,14 @@ pub(crate) fn owned_by_others_text(stream: &Name, group: &Name) -> String {
 /// The way in which a handle uses a partitioned stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Reads the partitions. Records its number of partitions if no number is recorded, or only
-    /// lower numbers.
+    /// Reads the partitions. Records its number of partitions if no number is recorded, or if all
+    /// recorded numbers are lower.
     Worker,
-    /// Sends to the partitions. Records its number of partitions if none is recorded.
+    /// Sends to the partitions. Records its number of partitions if no number is recorded.
     Sender,
 }
 
+/// Ignores the counter of messages without a key.
 impl PartialEq for Partitions {
     fn eq(&self, other: &Self) -> bool {
         (&self.stream, self.names.len(), self.owned)
@@ -172,7 +174,7 @@ impl PartialEq for Partitions {
 impl Eq for Partitions {}
 
 /// Returns the name of a partition.
-fn partition(stream: &Name, number: usize) -> Name {
+fn partition_name(stream: &Name, number: usize) -> Name {
     Name::from(format!("{stream}:{number}"))
 }
 

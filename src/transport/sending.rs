@@ -9,8 +9,8 @@ use crate::{
 
 /// The maximum delay of a task: a hundred years.
 const LONGEST_DELAY: Duration = Duration::from_secs(3_155_760_000);
-/// The maximum wait for replicas. Bounded, because later tasks that need replicas are written only
-/// after this wait.
+/// The maximum wait for replicas. It is short, because later tasks that need replicas are written
+/// only after this wait.
 const LONGEST_CONFIRMATION: Duration = Duration::from_secs(60);
 
 /// Checks a message before it is sent. Refuses invalid names, streams and keys, options that the
@@ -41,6 +41,7 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
     if let Some(fault) = parts.name.fault() {
         return invalid(fault);
     }
+    // Events: no headers, no stream and no partition key.
     if parts.kind == Kind::Event && !parts.headers.is_empty() {
         return invalid(
             "events carry no headers on Pub/Sub; put them in the payload, or send a task",
@@ -69,6 +70,7 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
         Some(key) => check_key("partition key", key)?,
         None => {}
     }
+    // Most options are for tasks alone.
     if parts.kind != Kind::Task {
         if parts.due.is_some() {
             return invalid("only tasks can be delayed");
@@ -87,6 +89,7 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
         }
         return Ok(());
     }
+    // From here on, the message is a task.
     if let Some(key) = &parts.idempotency_key {
         check_key("idempotency key", key)?;
     }
@@ -120,6 +123,7 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
         }
         _ => {}
     }
+    // The delay, and the deadline after it.
     let wait = parts.due.map(|due| due.wait()).unwrap_or_default();
     if wait > LONGEST_DELAY {
         return invalid("a task cannot be delayed by more than a hundred years");

@@ -62,13 +62,13 @@ pub enum Expired {
     DeadLetter,
 }
 
-/// The settings of a transport's handle. The text of each field ends with its default.
+/// The settings of a transport's handle. The text of each field ends with its default value.
 ///
 /// ```
 /// use std::time::Duration;
 /// use campanile::transport::memory::Memory;
 ///
-/// // The methods of a handle set them.
+/// // The methods of a handle change its settings.
 /// let memory = Memory::new().stream("orders").group("billing").max_in_flight(8);
 /// let memory = memory.lease(Duration::from_secs(30)).max_deliveries(5);
 /// # let _ = memory;
@@ -372,8 +372,8 @@ macro_rules! consumer_settings {
             self
         }
 
-        /// Sets the maximum number of bytes of payload in flight: at this number the worker stops
-        /// fetching. A single message may be larger. 64 MiB unless set.
+        /// Sets the number of bytes of payload in flight at which the worker stops fetching. A
+        /// single message may be larger. 64 MiB unless set.
         #[must_use]
         pub fn max_in_flight_bytes(mut self, bytes: usize) -> Self {
             self.settings.max_in_flight_bytes = bytes;
@@ -488,8 +488,8 @@ macro_rules! consumer_settings {
         ///
         /// The messages that wait are those that could be delivered now: unread ones, and those due
         /// for redelivery. If several groups of the stream have a live worker, the group with the
-        /// most waiting messages counts. A group without a live worker does not count, since it
-        /// would stop the senders of all other groups. If no group has a live worker, the stream
+        /// most waiting messages counts. A group without a live worker does not count: otherwise
+        /// its messages would stop the senders forever. If no group has a live worker, the stream
         /// has no bound. On a partitioned stream, the bound applies to each partition.
         ///
         /// The bound applies only to messages that a sender can send later:
@@ -520,9 +520,9 @@ macro_rules! consumer_settings {
         }
 
         /// Sets the maximum age of the messages that wait on a stream to which this handle sends
-        /// tasks or requests. Everything that [`max_waiting`](Self::max_waiting) says applies to
-        /// this bound, too; either can be set alone. On Redis the bound is exact to half a second.
-        /// The age of a message starts again when it is due for redelivery.
+        /// tasks or requests. The rules of [`max_waiting`](Self::max_waiting) apply to this bound,
+        /// too. Each of the two bounds can be set alone. On Redis the bound is exact to half a
+        /// second. The age of a message starts again when it is due for redelivery.
         ///
         /// # Panics
         /// If it is zero.
@@ -535,8 +535,8 @@ macro_rules! consumer_settings {
         }
 
         /// Sets what happens to a message for a stream that has reached its
-        /// [bound](Self::max_waiting): the call fails, or waits for room. The call fails unless
-        /// set.
+        /// [bound](Self::max_waiting): the call fails, or waits for room. Unless set, the call
+        /// fails.
         ///
         /// # Panics
         /// If the wait is zero.

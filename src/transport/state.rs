@@ -14,7 +14,7 @@ pub enum ConnectionState {
     Lagging,
     /// The handle is making a new connection.
     Reconnecting,
-    /// The handle can no longer be used, because the runtime of its tasks has ended.
+    /// The handle can no longer be used, because the tokio runtime that ran it has ended.
     Closed,
 }
 

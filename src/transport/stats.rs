@@ -83,13 +83,14 @@ impl StreamStats {
     /// Sets [`GroupStats::kept_entries`] of each group of this stream.
     pub(crate) fn compare_groups(&mut self) {
         let unfinished: Vec<_> = self.groups.iter().map(|group| group.unfinished).collect();
-        for (at, group) in self.groups.iter_mut().enumerate() {
+        for (index, group) in self.groups.iter_mut().enumerate() {
             let others = unfinished
                 .iter()
                 .enumerate()
-                .filter(|(other, _)| *other != at);
+                .filter(|(other, _)| *other != index);
             let others = others.map(|(_, unfinished)| *unfinished);
-            // Unknown if the number of any other group is unknown.
+            // The entries that some other group has not finished. Unknown if the number of any
+            // other group is unknown.
             let most = others
                 .into_iter()
                 .try_fold(0, |most, of| of.map(|of| most.max(of)));
@@ -124,8 +125,8 @@ pub struct GroupStats {
     /// The number of messages that wait for their next attempt.
     pub delayed: u64,
     /// The number of parked messages. They wait for a permit of a [`Limit`](super::Limit), or for
-    /// the end of their name's [pause](super::PauseTarget::Name). On Redis, only the messages of
-    /// 1,000 keys are counted.
+    /// the end of their name's [pause](super::PauseTarget::Name). On Redis, the messages of at most
+    /// 1,000 keys and names are counted.
     pub parked: u64,
     /// The number of dead letters.
     pub dead: u64,

@@ -96,9 +96,9 @@ impl Streams {
         Self::weighted(names.into_iter().map(|name| (name, 1)))
     }
 
-    /// Creates a set of the streams that senders register. The streams take turns. For sets that
-    /// change, such as one stream for each tenant. Senders register a stream by sending to it with
-    /// a handle that has this [`registry`](crate::transport::memory::Memory::registry).
+    /// Creates a set of the streams that senders register. The streams take turns. Use this for
+    /// sets that change, such as one stream for each tenant. Senders register a stream by sending
+    /// to it with a handle that has this [`registry`](crate::transport::memory::Memory::registry).
     ///
     /// A worker finds a new stream within about a second. On Redis it stops serving a stream that
     /// no sender has used for 90 s, once the stream is empty.
@@ -141,9 +141,8 @@ impl Streams {
     /// stream has never had is refused, too.
     ///
     /// To increase the number, first start workers with the higher number. Senders with a former
-    /// number still work after that, and log a warning. After an increase, a key may belong to
-    /// another partition. There is then no order between its messages with the old number and those
-    /// with the new number.
+    /// number still work, and log a warning. After an increase, a key may belong to another
+    /// partition. Its messages from before and after the increase are then not in order.
     pub fn partitioned(stream: impl Into<Name>, partitions: usize) -> Self {
         Self {
             members: Members::Partitioned(Partitions::new(stream.into(), partitions)),
@@ -332,22 +331,23 @@ pub(crate) struct Quota {
 #[derive(Debug, Default)]
 pub(crate) struct StreamSchedule {
     policy: StreamPolicy,
-    streams: Vec<Scheduled>,
+    streams: Vec<ScheduledStream>,
     /// The virtual time at which the last fetch started.
     now: u64,
 }
 
 /// A stream of a schedule.
 #[derive(Debug)]
-struct Scheduled {
+struct ScheduledStream {
     stream: u32,
     weight: u32,
-    /// The virtual time at which the stream's next delivery starts, unless `now` is later.
-    time: u64,
+    /// The virtual time at which the stream's next delivery starts. If `now` is later, the delivery
+    /// starts at `now`.
+    next_start: u64,
 }
 
 /// The virtual time of one delivery with weight 1.
-const DELIVERY: u64 = 1 << 20;
+const TIME_PER_DELIVERY: u64 = 1 << 20;
 
 impl StreamSchedule {
     pub(crate) fn new(policy: StreamPolicy) -> Self {
@@ -360,10 +360,10 @@ impl StreamSchedule {
 
     /// Adds a stream. Its key must be greater than the keys of all streams that were added before.
     pub(crate) fn add(&mut self, stream: u32, weight: u32) {
-        self.streams.push(Scheduled {
+        self.streams.push(ScheduledStream {
             stream,
             weight: weight.max(1),
-            time: self.now,
+            next_start: self.now,
         });
     }
 
@@ -378,15 +378,16 @@ impl StreamSchedule {
     /// remaining slots to the next streams.
     pub(crate) fn quotas(&mut self, room: usize) -> Vec<Quota> {
         if self.policy == StreamPolicy::Strict {
-            let whole = |it: &Scheduled| Quota {
+            let whole = |it: &ScheduledStream| Quota {
                 stream: it.stream,
                 max: room,
             };
             return self.streams.iter().map(whole).collect();
         }
         // Assigns the slots one by one, each to the stream with the lowest virtual time.
-        let times = (0..self.streams.len()).map(|place| Reverse((self.start_time(place), place)));
-        let mut queue: BinaryHeap<_> = times.collect();
+        let start_times =
+            (0..self.streams.len()).map(|place| Reverse((self.start_time(place), place)));
+        let mut queue: BinaryHeap<_> = start_times.collect();
         let mut quotas: Vec<Quota> = Vec::with_capacity(self.streams.len());
         let mut quota_index = HashMap::<usize, usize>::default();
         for _ in 0..room {
@@ -395,7 +396,7 @@ impl StreamSchedule {
             };
             let Reverse((time, place)) = &mut *first;
             let it = &self.streams[*place];
-            *time += DELIVERY / u64::from(it.weight);
+            *time += TIME_PER_DELIVERY / u64::from(it.weight);
             let at = *quota_index.entry(*place).or_insert(quotas.len());
             match quotas.get_mut(at) {
                 Some(quota) => quota.max += 1,
@@ -411,7 +412,7 @@ impl StreamSchedule {
             .filter(|(place, _)| !quota_index.contains_key(place))
             .map(|(_, it)| it)
             .collect();
-        rest.sort_by_key(|it| it.time);
+        rest.sort_by_key(|it| it.next_start);
         quotas.extend(rest.into_iter().map(|it| Quota {
             stream: it.stream,
             max: 1,
@@ -442,11 +443,11 @@ impl StreamSchedule {
     #[cfg(feature = "redis")]
     pub(crate) fn next(&self, reserved: impl Fn(u32) -> Option<usize>) -> Option<u32> {
         let ready = self.streams.iter().enumerate().filter_map(|(place, it)| {
-            let reserved = reserved(it.stream)? as u64;
+            let deliveries = reserved(it.stream)? as u64;
             let time = match self.policy {
                 StreamPolicy::Strict => 0,
                 StreamPolicy::Weighted => {
-                    self.start_time(place) + reserved * DELIVERY / u64::from(it.weight)
+                    self.start_time(place) + deliveries * TIME_PER_DELIVERY / u64::from(it.weight)
                 }
             };
             Some((time, it.stream))
@@ -457,7 +458,7 @@ impl StreamSchedule {
     /// Returns the virtual time at which the next delivery of a stream starts. It is at least
     /// `now`.
     fn start_time(&self, place: usize) -> u64 {
-        self.streams[place].time.max(self.now)
+        self.streams[place].next_start.max(self.now)
     }
 
     /// Records that deliveries of a stream were fetched.
@@ -471,7 +472,7 @@ impl StreamSchedule {
         };
         let start = self.start_time(place);
         let found = &mut self.streams[place];
-        found.time = start + deliveries as u64 * DELIVERY / u64::from(found.weight);
+        found.next_start = start + deliveries as u64 * TIME_PER_DELIVERY / u64::from(found.weight);
         self.now = start;
     }
 }
@@ -519,7 +520,7 @@ mod tests {
 
     #[cfg(feature = "redis")]
     #[test]
-    fn the_next_stream_is_the_first_or_the_one_that_is_furthest_behind_with_what_is_read() {
+    fn the_next_stream_is_the_first_with_messages_or_the_one_furthest_behind() {
         let schedule = |policy| {
             let mut schedule = StreamSchedule::new(policy);
             schedule.add(0, 2);
@@ -542,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_was_idle_saves_nothing_up() {
+    fn a_stream_that_was_idle_gets_no_extra_share() {
         let mut schedule = StreamSchedule::new(StreamPolicy::Weighted);
         schedule.add(0, 1);
         schedule.add(1, 1);
@@ -560,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_was_idle_is_dealt_its_share_and_no_more() {
+    fn a_stream_that_was_idle_gets_the_same_quota_as_the_other() {
         let mut schedule = StreamSchedule::new(StreamPolicy::Weighted);
         schedule.add(0, 1);
         schedule.add(1, 1);

@@ -91,7 +91,7 @@ pub struct Decoded {
 /// - if a request has no reply channel or no correlation id.
 pub fn decode(mut fields: Vec<(Bytes, Bytes)>) -> Result<Decoded, Undecodable> {
     match ParsedEntry::parse(&fields) {
-        Ok(entry) => Ok(entry.take(&mut fields)),
+        Ok(entry) => Ok(entry.into_decoded(&mut fields)),
         Err(reason) => Err(Undecodable {
             reason,
             fields,
@@ -101,8 +101,8 @@ pub fn decode(mut fields: Vec<(Bytes, Bytes)>) -> Result<Decoded, Undecodable> {
     }
 }
 
-/// A valid entry. It stores indices of fields and not their values: an error returns the raw
-/// fields, so the fields stay whole until the entry is known to be valid.
+/// A valid entry. It stores the indices of fields and not their values, because a refused entry is
+/// returned with all its raw fields.
 struct ParsedEntry {
     kind: Kind,
     name: Name,
@@ -147,7 +147,7 @@ impl ParsedEntry {
         let mut indices = FieldIndices::default();
         let mut headers = HeaderMap::new();
         for (index, (field, value)) in fields.iter().enumerate() {
-            let slot = match &field[..] {
+            let field_index = match &field[..] {
                 b"type" => &mut indices.kind,
                 b"name" => &mut indices.name,
                 b"payload" => &mut indices.payload,
@@ -169,7 +169,7 @@ impl ParsedEntry {
                 }
                 _ => continue,
             };
-            if slot.replace(index).is_some() {
+            if field_index.replace(index).is_some() {
                 let field = excerpt(field);
                 return Err(format!("the field {field} occurs twice"));
             }
@@ -192,7 +192,7 @@ impl ParsedEntry {
         };
         let name = value(indices.name).ok_or("the field `name` is missing")?;
         if name.len() > Name::MAX_LEN {
-            // Checked before the name is copied, because it may have megabytes.
+            // The length is checked before the name is copied, because the name may have megabytes.
             return Err(format!(
                 "the `name` has {} bytes, more than {}: {}",
                 name.len(),
@@ -226,22 +226,22 @@ impl ParsedEntry {
             correlation_id: indices.correlation_id,
             client: indices.client,
             origin: indices.origin,
-            time_to_live: number(value(indices.time_to_live), TIME_TO_LIVE)?
+            time_to_live: parse_number(value(indices.time_to_live), TIME_TO_LIVE)?
                 .map(Duration::from_millis),
-            attempts: number(value(indices.attempts), ATTEMPTS)?,
+            attempts: parse_number(value(indices.attempts), ATTEMPTS)?,
             id: indices.id,
             record: indices.record,
             idempotency_key: indices.idempotency_key,
             partition_key: indices.partition_key,
             // Zero counts as one, because at least one attempt has started when the entry is read.
-            max_attempts: number(value(indices.max_attempts), MAX_ATTEMPTS)?
+            max_attempts: parse_number(value(indices.max_attempts), MAX_ATTEMPTS)?
                 .map(|max: u32| max.max(1)),
-            attempt_timeout: number(value(indices.attempt_timeout), ATTEMPT_TIMEOUT)?
+            attempt_timeout: parse_number(value(indices.attempt_timeout), ATTEMPT_TIMEOUT)?
                 .map(Duration::from_millis),
         })
     }
 
-    fn take(self, fields: &mut [(Bytes, Bytes)]) -> Decoded {
+    fn into_decoded(self, fields: &mut [(Bytes, Bytes)]) -> Decoded {
         let mut value = |index: usize| std::mem::take(&mut fields[index].1);
         let mut parts = Parts::new(self.kind, self.name);
         parts.headers = self.headers;
@@ -280,7 +280,10 @@ pub(crate) fn given_id(id: Bytes) -> Option<MessageId> {
     MessageId::from_utf8(&id).ok()
 }
 
-fn number<T: std::str::FromStr>(value: Option<&Bytes>, field: &str) -> Result<Option<T>, String> {
+fn parse_number<T: std::str::FromStr>(
+    value: Option<&Bytes>,
+    field: &str,
+) -> Result<Option<T>, String> {
     let Some(value) = value else { return Ok(None) };
     match std::str::from_utf8(value)
         .ok()
@@ -379,7 +382,7 @@ mod tests {
             let twice: Vec<_> = base.iter().copied().chain([(field, &b"x"[..])]).collect();
             assert_eq!(reason(&twice), format!("the field `{field}` occurs twice"));
         }
-        let but = |field: &'static str, value: &'static [u8]| {
+        let reason_with = |field: &'static str, value: &'static [u8]| {
             let list: Vec<_> = base
                 .iter()
                 .map(|(f, v)| {
@@ -392,14 +395,23 @@ mod tests {
                 .collect();
             reason(&list)
         };
-        assert_eq!(but("type", b"job\xff"), r"unknown `type`: `job\xff`");
-        assert_eq!(but("name", b"\xff"), r"the `name` is not UTF-8: `\xff`");
-        assert_eq!(but("name", b""), "the `name` is empty");
         assert_eq!(
-            but("name", b"a\n\x1b[2J"),
+            reason_with("type", b"job\xff"),
+            r"unknown `type`: `job\xff`"
+        );
+        assert_eq!(
+            reason_with("name", b"\xff"),
+            r"the `name` is not UTF-8: `\xff`"
+        );
+        assert_eq!(reason_with("name", b""), "the `name` is empty");
+        assert_eq!(
+            reason_with("name", b"a\n\x1b[2J"),
             r"the name has a control character: `a\n\x1b[2J`"
         );
-        assert_eq!(but("type", b"rpc"), "an RPC request without `reply_to`");
+        assert_eq!(
+            reason_with("type", b"rpc"),
+            "an RPC request without `reply_to`"
+        );
         let long = reason(&[
             ("type", b"task"),
             ("name", &[b'n'; 1 << 20]),
@@ -407,7 +419,7 @@ mod tests {
         ]);
         let start = "the `name` has 1048576 bytes, more than 1024: `nnn";
         assert!(long.starts_with(start) && long.len() < 200, "{long}");
-        let with = |field: &'static str, value: &'static [u8]| {
+        let reason_with_added = |field: &'static str, value: &'static [u8]| {
             reason(
                 &base
                     .iter()
@@ -416,8 +428,11 @@ mod tests {
                     .collect::<Vec<_>>(),
             )
         };
-        assert!(with("h:bad name", b"x").starts_with("a header name that HTTP does not allow"));
-        assert!(with("h:x", b"a\nb").starts_with("a value that HTTP does not allow"));
-        assert!(with("~t", b"soon").starts_with("the field `~t` is not a number"));
+        assert!(
+            reason_with_added("h:bad name", b"x")
+                .starts_with("a header name that HTTP does not allow")
+        );
+        assert!(reason_with_added("h:x", b"a\nb").starts_with("a value that HTTP does not allow"));
+        assert!(reason_with_added("~t", b"soon").starts_with("the field `~t` is not a number"));
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn add(headers: &mut HeaderMap, name: &[u8], value: &Bytes) -> Result
     Ok(())
 }
 
-/// The prefix of a header value that a reply contains as base64.
+/// The prefix of a header value that is encoded as base64 in a reply.
 const BASE64_PREFIX: &str = "base64:";
 
 /// Encodes a header value as a text in a reply's JSON.

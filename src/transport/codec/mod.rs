@@ -45,9 +45,9 @@ pub const PUT_OFFS: &str = "~u";
 /// The internal field with the time to live in milliseconds, counted from the time in the id of the
 /// first entry.
 pub const TIME_TO_LIVE: &str = "~t";
-/// The internal field with the id of a task that is delayed, tracked or unique: a UUID that the
-/// sending transport makes, and returns in the receipt. Other messages have no such field: their id
-/// is the id of their first entry.
+/// The internal field with the id of a task that is delayed, tracked or unique. The sending
+/// transport generates this UUID, and returns it in the receipt. Other messages have no such field:
+/// their id is the id of their first entry.
 pub const RECEIPT_ID: &str = "~i";
 /// The internal field with the idempotency key.
 pub const IDEMPOTENCY_KEY: &str = "~k";

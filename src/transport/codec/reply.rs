@@ -40,7 +40,7 @@ pub fn encode_reply(correlation_id: &str, answer: &Result<Reply, RpcError>) -> V
             body: Some(Text(BASE64.encode(&reply.payload).into())),
             error: "".into(),
             code: None,
-            headers: headers(&reply.headers),
+            headers: encode_headers(&reply.headers),
         },
         Err(error) => Envelope {
             correlation_id: correlation_id.into(),
@@ -58,11 +58,11 @@ pub fn encode_reply(correlation_id: &str, answer: &Result<Reply, RpcError>) -> V
     serde_json::to_vec(&envelope).expect("an envelope can be encoded as JSON")
 }
 
-fn headers(headers: &HeaderMap) -> Value {
+fn encode_headers(headers: &HeaderMap) -> Value {
     if headers.is_empty() {
         return Value::Null;
     }
-    let one = |name: &HeaderName| {
+    let value_of = |name: &HeaderName| {
         let mut values: Vec<_> = headers
             .get_all(name)
             .iter()
@@ -75,7 +75,7 @@ fn headers(headers: &HeaderMap) -> Value {
     };
     headers
         .keys()
-        .map(|name| (name.as_str().to_owned(), one(name)))
+        .map(|name| (name.as_str().to_owned(), value_of(name)))
         .collect()
 }
 
@@ -85,7 +85,7 @@ fn headers(headers: &HeaderMap) -> Value {
 pub struct DecodedReply<'a> {
     /// The id of the request.
     pub correlation_id: Cow<'a, str>,
-    /// The reply or the error reply. If the envelope is valid but its content is not, the reason.
+    /// The reply or the error reply. If the content of the envelope is invalid, the reason.
     pub answer: Result<Result<Reply, RpcError>, String>,
 }
 
@@ -104,7 +104,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<DecodedReply<'_>, String> {
         format!("the reply is not a valid envelope: {fault}, at line {line} column {column}")
     })?;
     let answer = if envelope.error.is_empty() {
-        success(envelope.body, envelope.headers).map(Ok)
+        decode_success(envelope.body, envelope.headers).map(Ok)
     } else {
         let code = envelope.code.as_deref().unwrap_or("internal").into();
         Ok(Err(RpcError::new(code, envelope.error)))
@@ -115,7 +115,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<DecodedReply<'_>, String> {
     })
 }
 
-fn success(body: Option<Text<'_>>, headers: Value) -> Result<Reply, String> {
+fn decode_success(body: Option<Text<'_>>, headers: Value) -> Result<Reply, String> {
     let payload = match body {
         None => Vec::new(),
         Some(Text(body)) => BASE64

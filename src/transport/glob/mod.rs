@@ -9,10 +9,11 @@ pub(crate) mod model;
 
 /// Returns `true` if the pattern matches the whole text, byte by byte.
 ///
-/// On a mismatch only the last `*` takes one more byte, because extending an earlier `*` can never
-/// help. So the time is at most the product of the two lengths.
+/// On a mismatch, only the last `*` takes one more byte: more bytes for an earlier `*` never help.
+/// So the time is at most proportional to the product of the two lengths.
 pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut rest, mut text_left) = (pattern, text);
+    // The pattern after the last `*`, and the text against which it was last tried.
     let mut retry: Option<(&[u8], &[u8])> = None;
     loop {
         if let [b'*', after @ ..] = rest {
@@ -43,10 +44,10 @@ fn match_byte(pattern: &[u8], byte: u8) -> Option<&[u8]> {
         [] => return None,
         [b'?', rest @ ..] => (true, rest),
         [b'[', b'^', class @ ..] => {
-            let (matched, rest) = in_class(class, byte);
+            let (matched, rest) = match_class(class, byte);
             (!matched, rest)
         }
-        [b'[', class @ ..] => in_class(class, byte),
+        [b'[', class @ ..] => match_class(class, byte),
         [b'\\', literal, rest @ ..] | [literal, rest @ ..] => (*literal == byte, rest),
     };
     matched.then_some(rest)
@@ -54,7 +55,7 @@ fn match_byte(pattern: &[u8], byte: u8) -> Option<&[u8]> {
 
 /// Matches a byte against a character class, and returns the rest of the pattern. A class without
 /// `]` ends with the pattern.
-fn in_class(mut class: &[u8], byte: u8) -> (bool, &[u8]) {
+fn match_class(mut class: &[u8], byte: u8) -> (bool, &[u8]) {
     let mut matched = false;
     loop {
         let (hit, rest) = match class {

@@ -37,7 +37,7 @@ fn parse(pattern: &[u8]) -> Vec<Part> {
                 bytes = [true; 256];
                 at += 1;
             }
-            b'[' => at = class(pattern, at + 1, &mut bytes),
+            b'[' => at = parse_class(pattern, at + 1, &mut bytes),
             b'\\' if at + 1 < pattern.len() => {
                 bytes[usize::from(pattern[at + 1])] = true;
                 at += 2;
@@ -52,8 +52,8 @@ fn parse(pattern: &[u8]) -> Vec<Part> {
     parts
 }
 
-/// Parses the class at this index, and returns the index of its end.
-fn class(pattern: &[u8], mut at: usize, bytes: &mut [bool; 256]) -> usize {
+/// Parses the character class at this index, and returns the index after its end.
+fn parse_class(pattern: &[u8], mut at: usize, bytes: &mut [bool; 256]) -> usize {
     let is_negated = pattern.get(at) == Some(&b'^');
     if is_negated {
         at += 1;

@@ -1,4 +1,4 @@
-//! The broker, which all clones of a handle share.
+//! The broker: the state that all clones of a handle share.
 
 use std::{
     sync::{
@@ -48,7 +48,7 @@ pub(super) struct BrokerState {
     /// last.
     partitions: Mutex<HashMap<Name, Vec<usize>>>,
     streams: Mutex<HashMap<Name, BrokerStream>>,
-    last_consumer: AtomicU64,
+    next_source_number: AtomicU64,
 }
 
 /// A stream: its entries, its groups and its delayed tasks.
@@ -61,7 +61,7 @@ pub(super) struct BrokerStream {
     /// The values that handlers change through their outboxes.
     pub(super) values: HashMap<String, Bytes>,
     /// The rate at which workers take messages, for senders with a bound.
-    drain: DrainRate,
+    drain_rate: DrainRate,
     /// Notified when there may be more room, for senders that wait for room.
     room: Arc<Notify>,
     /// The scheduled tasks of the stream.
@@ -76,6 +76,7 @@ impl BrokerStream {
         entry
     }
 
+    /// Wakes the workers of all groups.
     fn wake(&self) {
         for group in self.groups.values() {
             group.wake();
@@ -86,7 +87,7 @@ impl BrokerStream {
     pub(super) fn promote(&mut self, context: &GroupContext, name: &Name) {
         // The clock is read only if there are delayed tasks.
         while self.delayed.len() > 0
-            && let Some(fields) = self.delayed.pop(Instant::now())
+            && let Some(fields) = self.delayed.pop_due(Instant::now())
         {
             let waits = |status: &mut TaskStatus| status.state = TaskState::Waiting;
             let (of_any_group, clock) = ((name, None), &context.clock);
@@ -110,7 +111,7 @@ impl BrokerStream {
         for waiting in waiting {
             if most_waiting
                 .as_ref()
-                .is_none_or(|most_waiting| most_waiting.messages < waiting.messages)
+                .is_none_or(|most| most.messages < waiting.messages)
             {
                 most_waiting = Some(waiting.clone());
             }
@@ -119,9 +120,12 @@ impl BrokerStream {
             }
         }
         if let Some(most_waiting) = &most_waiting {
-            self.drain.add_measurement(Instant::now(), most_waiting);
+            self.drain_rate
+                .add_measurement(Instant::now(), most_waiting);
         }
-        full.map_or(Ok(()), |full| Err(bound.refusal(name, &full, &self.drain)))
+        full.map_or(Ok(()), |full| {
+            Err(bound.refusal(name, &full, &self.drain_rate))
+        })
     }
 }
 
@@ -135,12 +139,12 @@ impl BrokerState {
             workers: BrokerWorkers::default(),
             partitions: Mutex::default(),
             streams: Mutex::default(),
-            last_consumer: AtomicU64::new(0),
+            next_source_number: AtomicU64::new(0),
         }
     }
 
-    pub(super) fn new_consumer(&self) -> SourceNumber {
-        self.last_consumer.fetch_add(1, Ordering::Relaxed)
+    pub(super) fn next_source_number(&self) -> SourceNumber {
+        self.next_source_number.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(super) fn streams(&self) -> MutexGuard<'_, HashMap<Name, BrokerStream>> {
@@ -157,7 +161,7 @@ impl BrokerState {
         bound: Option<&Bound>,
         fields: Vec<(Bytes, Bytes)>,
     ) -> Result<EntryId, Error> {
-        // Reads the clock under the lock, so that the ids are in the order of the entries.
+        // The clock is read under the lock, so that the ids are in the order of the entries.
         self.with_stream(stream, |contents| {
             if let Some(bound) = bound {
                 contents.check_room(bound, &self.context, stream)?;
@@ -172,7 +176,7 @@ impl BrokerState {
     }
 
     /// Returns the [`Notify`] that is notified when there may be more room on a stream.
-    pub(super) fn room(&self, stream: &Name) -> Arc<Notify> {
+    pub(super) fn room_notify(&self, stream: &Name) -> Arc<Notify> {
         self.with_stream(stream, |contents| Arc::clone(&contents.room))
     }
 
@@ -185,7 +189,7 @@ impl BrokerState {
     }
 
     /// Returns the time until a task is due.
-    fn wait(&self, due: Option<Due>) -> Duration {
+    fn time_until(&self, due: Option<Due>) -> Duration {
         match due {
             None => Duration::ZERO,
             Some(Due::After(delay)) => delay,
@@ -211,7 +215,7 @@ impl BrokerState {
     ) -> Result<Reply, Error> {
         let is_plain =
             parts.idempotency_key.is_none() && parts.unique.is_none() && parts.tracked.is_none();
-        if is_plain && self.wait(parts.due).is_zero() {
+        if is_plain && self.time_until(parts.due).is_zero() {
             // This path formats the id after the lock is released.
             let id = MessageId::from(self.append(stream, bound, fields)?.to_string());
             return Ok(Reply::accepted(id));
@@ -233,6 +237,7 @@ impl BrokerState {
         parts: &Parts,
         mut fields: Vec<(Bytes, Bytes)>,
     ) -> Result<Reply, Error> {
+        // If an earlier task has the same idempotency key and the same content, returns its id.
         let key = parts.idempotency_key.as_ref();
         if let Some(holder) = key.and_then(|key| contents.idempotency_keys.get(key)) {
             let digests = holder.digest.zip(parts.content_digest);
@@ -241,28 +246,31 @@ impl BrokerState {
                 false => Ok(Reply::duplicate(holder.id.clone())),
             };
         }
-        let place = (stream, &settings.group);
+        // If another task holds the unique key, `on_conflict` decides. `Replace` cancels a delayed
+        // holder. A holder that is no longer delayed stays.
+        let group_key = (stream, &settings.group);
         if let Some(unique) = &parts.unique {
             contents.promote(&self.context, stream);
             let mut records = self.context.records.lock();
-            if let Some(holder) = records.holder(place, &unique.key).cloned() {
+            if let Some(holder) = records.holder(group_key, &unique.key).cloned() {
                 match unique.on_conflict {
                     OnConflict::Refuse => return Err(Error::duplicate(holder)),
                     OnConflict::Replace if contents.delayed.cancel(&holder).is_some() => {
-                        let place = (stream.clone(), settings.group.clone());
+                        let owned_group_key = (stream.clone(), settings.group.clone());
                         let end = TaskEnd::new(TaskState::Cancelled, "replaced by a newer task");
-                        records.end(&place, &holder, end, &self.context.clock);
+                        records.end(&owned_group_key, &holder, end, &self.context.clock);
                         self.context.records.changed.notify_waiters();
                     }
                     OnConflict::Keep | OnConflict::Replace => return Ok(Reply::duplicate(holder)),
                 }
             }
         }
-        let wait = self.wait(parts.due);
+        // Only a task that is recorded or delayed gets an id before it is stored.
+        let wait = self.time_until(parts.due);
         let is_recorded = parts.unique.is_some() || parts.tracked.is_some();
-        let given =
+        let given_id =
             (is_recorded || !wait.is_zero()).then(|| MessageId::from(Uuid::new_v4().to_string()));
-        if let Some(id) = &given {
+        if let Some(id) = &given_id {
             fields.push((
                 codec::RECEIPT_ID.into(),
                 Bytes::copy_from_slice(id.as_bytes()),
@@ -272,6 +280,7 @@ impl BrokerState {
             let group = Bytes::copy_from_slice(settings.group.as_bytes());
             fields.push((codec::RECORDING_GROUP.into(), group));
         }
+        // Stores the task in the log, or among the delayed tasks.
         let id = if wait.is_zero() {
             let entry = contents.append(&self.context.clock, fields);
             let id = entry.message_id();
@@ -280,7 +289,7 @@ impl BrokerState {
                 .report_sent(stream, &entry.fields, wait, || id.clone());
             id
         } else {
-            let id = given.expect("a delayed task has a given id");
+            let id = given_id.expect("a delayed task has a given id");
             self.context
                 .observation
                 .report_sent(stream, &fields, wait, || id.clone());
@@ -296,10 +305,10 @@ impl BrokerState {
                 false => TaskState::Delayed,
             };
             let GroupContext { records, clock, .. } = &self.context;
-            records.accept(place, id.clone(), parts, state, clock);
+            records.accept(group_key, id.clone(), parts, state, clock);
         }
         if let Some(key) = key {
-            // The window starts when the task is due.
+            // The time window of the key starts when the task is due.
             let window = wait.saturating_add(settings.idempotency_window);
             let digest = parts.content_digest;
             contents
@@ -334,7 +343,7 @@ impl BrokerState {
         group
             .next_due()
             .into_iter()
-            .chain(stream.delayed.next())
+            .chain(stream.delayed.next_due())
             .min()
     }
 
@@ -342,10 +351,11 @@ impl BrokerState {
     pub(super) fn create_group(&self, settings: &Settings) -> Result<(), Error> {
         let Settings { stream, group, .. } = settings;
         let mut streams = self.streams();
-        let has_others = streams
+        // If the stream has other groups, some settings have no safe default.
+        let has_other_groups = streams
             .get(stream)
             .is_some_and(|stream| stream.groups.keys().any(|other| other != group));
-        if has_others && settings.unknown_names.is_none() {
+        if has_other_groups && settings.unknown_names.is_none() {
             return Err(Error::config(format!(
                 "the stream `{stream}` has other groups, so messages that this worker does not know \
                  may be theirs: choose `.unknown_names(UnknownNames::Ignore)` to leave them to the \
@@ -358,8 +368,9 @@ impl BrokerState {
         if exists {
             return Ok(());
         }
+        // The group is new: finds its first entry.
         let after = match &settings.start {
-            Start::Auto if has_others => {
+            Start::Auto if has_other_groups => {
                 return Err(Error::config(format!(
                     "the group `{group}` is new and the stream `{stream}` has other groups: choose \
                      where it starts, with `.start(Start::Beginning)` or `.start(Start::End)`"
@@ -372,7 +383,7 @@ impl BrokerState {
         };
         let stream = streams.entry(stream.clone()).or_default();
         let next = match (&settings.start, after) {
-            (_, Some(id)) => stream.log.after(id),
+            (_, Some(id)) => stream.log.index_after(id),
             (Start::End, _) => stream.log.end(),
             _ => stream.log.start(),
         };
@@ -406,7 +417,7 @@ impl BrokerState {
             },
         };
         backlog.delayed = stream.delayed.len() as u64;
-        backlog.due_soon += stream.delayed.due_by(horizon) as u64;
+        backlog.due_soon += stream.delayed.count_due_by(horizon) as u64;
         backlog
     }
 
@@ -454,13 +465,13 @@ impl BrokerState {
                 continue;
             }
             stream.promote(&self.context, name);
-            due.extend(stream.delayed.next());
+            due.extend(stream.delayed.next_due());
             for (group_name, group) in &stream.groups {
                 if group.is_served() {
                     let queued = group.queued(&stream.log);
                     if queued > 0 {
-                        let place = (name.clone(), group_name.clone(), queued);
-                        outlook.queued.push(place);
+                        let of_group = (name.clone(), group_name.clone(), queued);
+                        outlook.queued.push(of_group);
                     }
                     due.extend(group.next_due());
                 }
@@ -468,7 +479,7 @@ impl BrokerState {
         }
         outlook.queued.sort();
         outlook.next_due = due.into_iter().min();
-        outlook.events = self.subscribers.waiting();
+        outlook.events = self.subscribers.buffered_events();
         outlook
     }
 }

@@ -39,9 +39,9 @@ impl BrokerClock {
     }
 }
 
-/// Returns the instant that is `after` from now, or a century from now if that overflows.
-pub(super) fn instant_after(after: Duration) -> Instant {
-    crate::Deadline::after(after).0
+/// Returns the instant after `wait`, or a century from now if that instant overflows.
+pub(super) fn instant_after(wait: Duration) -> Instant {
+    crate::Deadline::after(wait).0
 }
 
 /// The id of an entry, `<milliseconds>-<sequence>` as on Redis.
@@ -52,8 +52,8 @@ pub(super) struct EntryId {
 }
 
 impl EntryId {
-    /// Returns the id of the next entry, which is added at `now`. It is greater than this id, even
-    /// if the clock has not advanced.
+    /// Returns the id of the next entry, which is added at `now`, in milliseconds since 1970. The
+    /// id is greater than this one, even if the clock has not advanced.
     pub(super) fn following(self, now: u64) -> Self {
         if now > self.milliseconds {
             Self {

@@ -36,11 +36,11 @@ impl GroupContext {
         }
     }
 
-    /// Sends the reply if the entry is a request.
+    /// Sends the reply if the entry is a request. Does not call `make_answer` otherwise.
     pub(super) fn answer(
         &self,
         entry: &LogEntry,
-        answer: impl FnOnce() -> Result<Reply, RpcError>,
+        make_answer: impl FnOnce() -> Result<Reply, RpcError>,
     ) {
         if entry.field("type").is_none_or(|kind| kind != "rpc") {
             return;
@@ -51,7 +51,7 @@ impl GroupContext {
             .and_then(|id| std::str::from_utf8(id).ok());
         match (address, correlation_id) {
             (Some(address), Some(id)) if Requests::is_allowed(address) => {
-                let envelope = codec::encode_reply(id, &answer());
+                let envelope = codec::encode_reply(id, &make_answer());
                 self.requests.receive(&envelope, &self.counters);
             }
             _ => {

@@ -64,7 +64,7 @@ impl GroupPauses {
 
     /// Returns the key under which an entry is parked. `None` if the name of its message is not
     /// paused.
-    pub(super) fn key_of(&self, entry: &LogEntry) -> Option<String> {
+    pub(super) fn parking_key(&self, entry: &LogEntry) -> Option<String> {
         if self.names.is_empty() {
             return None;
         }
@@ -118,7 +118,7 @@ impl ControlStore for MemoryControl {
     }
 }
 
-fn key(settings: &Settings, target: &PauseTarget) -> PauseKey {
+fn pause_key(settings: &Settings, target: &PauseTarget) -> PauseKey {
     let group = (*target != PauseTarget::Stream).then(|| settings.group.clone());
     (settings.stream.clone(), group, target.clone())
 }
@@ -127,11 +127,11 @@ impl BrokerState {
     fn pause(&self, settings: &Settings, target: &PauseTarget, reason: &str) -> bool {
         let pause = (reason.to_owned(), self.context.clock.now());
         let mut pauses = lock(&self.context.pauses.0);
-        pauses.insert(key(settings, target), pause).is_none()
+        pauses.insert(pause_key(settings, target), pause).is_none()
     }
 
     fn resume(&self, settings: &Settings, target: &PauseTarget) -> bool {
-        let ended = lock(&self.context.pauses.0).remove(&key(settings, target));
+        let ended = lock(&self.context.pauses.0).remove(&pause_key(settings, target));
         self.with_stream(&settings.stream, |stream| {
             for (name, group) in &mut stream.groups {
                 if let PauseTarget::Name(paused) = target
@@ -146,10 +146,11 @@ impl BrokerState {
     }
 
     fn purge_waiting(&self, settings: &Settings) -> u64 {
-        let purged = self.with_group(settings, |group, log| group.take_waiting(log));
-        let purged = purged.unwrap_or_default();
+        let entries = self.with_group(settings, |group, log| group.take_waiting(log));
+        let entries = entries.unwrap_or_default();
         let GroupContext { records, clock, .. } = &self.context;
-        let purged = purged
+        // Cancelled tasks have ended already, so they do not count.
+        let purged = entries
             .iter()
             .filter(|entry| !records.take_cancelled(settings, &entry.fields));
         let ended = purged.map(|entry| {

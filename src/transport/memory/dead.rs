@@ -16,7 +16,7 @@ use crate::{
 pub(super) struct DeadLetterLog {
     /// The letters, the oldest first. Their ids increase.
     letters: VecDeque<StoredLetter>,
-    /// The id of the letter that was added last, even if that letter was removed since.
+    /// The id of the letter that was added last. That letter may have been removed.
     last_id: EntryId,
 }
 
@@ -50,8 +50,8 @@ impl StoredLetter {
 }
 
 impl DeadLetterLog {
-    /// Adds a letter. If there are more than `max_letters` then, drops the oldest letters. Returns
-    /// the number of dropped letters.
+    /// Adds a letter. Drops the oldest letters, so that at most `max_letters` remain. Returns the
+    /// number of dropped letters.
     pub(super) fn add(
         &mut self,
         entry: Arc<LogEntry>,
@@ -93,7 +93,7 @@ impl DeadLetterLog {
     }
 
     /// Returns the id of the newest letter, or `None` without letters.
-    pub(super) fn newest(&self) -> Option<EntryId> {
+    pub(super) fn newest_id(&self) -> Option<EntryId> {
         self.letters.back().map(|letter| letter.id)
     }
 
@@ -116,8 +116,8 @@ impl DeadLetterLog {
             fits
         });
         let letters: Vec<_> = letters.map(StoredLetter::to_dead_letter).collect();
-        let more = from + letters.len() < self.letters.len();
-        let next = letters.last().filter(|_| more);
+        let has_more = from + letters.len() < self.letters.len();
+        let next = letters.last().filter(|_| has_more);
         let next = next.map(|last| Page::first(page.max).after(last.id.clone()));
         DeadLetterPage::new(letters, next)
     }
@@ -151,6 +151,7 @@ impl DeadLetterLog {
                 let end = self.index_after(Some(&until)).max(from);
                 let visited_end = end.min(from.saturating_add(max.max(1)));
                 next = (visited_end < end).then(|| self.letters[visited_end - 1].id);
+                // Takes out all visited letters, and puts those with another name back.
                 let mut kept = VecDeque::new();
                 for letter in self.letters.drain(from..visited_end) {
                     let letter_name = letter.entry.field("name").map(|name| &name[..]);

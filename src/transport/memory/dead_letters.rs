@@ -20,7 +20,8 @@ pub(super) struct MemoryDeadLetters {
 }
 
 impl MemoryDeadLetters {
-    fn of_group(&self, letter: DeadLetter) -> DeadLetter {
+    /// Adds the stream and the group to a letter.
+    fn with_origin(&self, letter: DeadLetter) -> DeadLetter {
         let settings = &self.settings;
         letter.died_in(settings.stream.clone(), settings.group.clone())
     }
@@ -37,17 +38,17 @@ impl DeadLetterStore for MemoryDeadLetters {
         let found = self.with_log(|dead| Some(dead.list(&page)));
         let mut found = found.unwrap_or_else(|| DeadLetterPage::new(Vec::new(), None));
         let letters = found.letters.into_iter();
-        found.letters = letters.map(|letter| self.of_group(letter)).collect();
+        found.letters = letters.map(|letter| self.with_origin(letter)).collect();
         Box::pin(ready(Ok(found)))
     }
 
     fn get<'a>(&'a self, id: &'a DeadLetterId) -> StoreFuture<'a, Option<DeadLetter>> {
         let letter = self.with_log(|dead| dead.get(id));
-        Box::pin(ready(Ok(letter.map(|letter| self.of_group(letter)))))
+        Box::pin(ready(Ok(letter.map(|letter| self.with_origin(letter)))))
     }
 
     fn newest(&self) -> StoreFuture<'_, Option<DeadLetterId>> {
-        let newest = self.with_log(|dead| dead.newest());
+        let newest = self.with_log(|dead| dead.newest_id());
         let newest = newest.map(|id| DeadLetterId::from(id.to_string()));
         Box::pin(ready(Ok(newest)))
     }

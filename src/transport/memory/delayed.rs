@@ -39,7 +39,7 @@ impl DelayedTasks {
     }
 
     /// Removes the first task if it is due, and returns its fields.
-    pub(super) fn pop(&mut self, now: Instant) -> Option<Fields> {
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Fields> {
         let first = self
             .waiting
             .first_entry()
@@ -50,7 +50,7 @@ impl DelayedTasks {
     }
 
     /// Returns the time at which the first task is due. `None` if there is no task.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub(super) fn next_due(&self) -> Option<Instant> {
         self.waiting.first_key_value().map(|((at, _), _)| *at)
     }
 
@@ -65,7 +65,7 @@ impl DelayedTasks {
     }
 
     /// Returns the number of tasks that are due by this time.
-    pub(super) fn due_by(&self, time: Instant) -> usize {
+    pub(super) fn count_due_by(&self, time: Instant) -> usize {
         self.waiting.range(..=(time, u64::MAX)).count()
     }
 }
@@ -80,11 +80,11 @@ pub(super) struct KeyHolder {
     ends_at: Instant,
 }
 
-/// The idempotency keys of a stream, each with the id of its task, until the time window of the key
+/// The idempotency keys of a stream, each with its task. A key is remembered until its time window
 /// ends.
 #[derive(Debug, Default)]
 pub(super) struct IdempotencyKeys {
-    ids: HashMap<IdempotencyKey, KeyHolder>,
+    holders: HashMap<IdempotencyKey, KeyHolder>,
     /// The same keys, by the ids of their tasks.
     by_task: HashMap<MessageId, IdempotencyKey>,
     /// The same keys, ordered by the ends of their windows.
@@ -92,8 +92,8 @@ pub(super) struct IdempotencyKeys {
 }
 
 impl IdempotencyKeys {
-    /// Returns the task that was sent with this key, or `None` if the key is not remembered. First
-    /// removes all keys whose windows have ended.
+    /// Removes all keys whose windows have ended. Returns the task that was sent with this key, or
+    /// `None` if the key is not remembered.
     pub(super) fn get(&mut self, key: &IdempotencyKey) -> Option<&KeyHolder> {
         let now = Instant::now();
         while let Some((ends_at, _)) = self.by_end.first()
@@ -102,7 +102,7 @@ impl IdempotencyKeys {
             let (_, key) = self.by_end.pop_first().expect("checked above");
             self.remove(&key);
         }
-        self.ids.get(key)
+        self.holders.get(key)
     }
 
     /// Remembers a key for `window`. The caller must have checked with [`get`](Self::get) that the
@@ -122,7 +122,7 @@ impl IdempotencyKeys {
             digest,
             ends_at,
         };
-        self.ids.insert(key, holder);
+        self.holders.insert(key, holder);
     }
 
     /// Forgets the key of a task that has ended without success, so that the task can be sent
@@ -137,7 +137,7 @@ impl IdempotencyKeys {
 
     /// Removes a key, but not its end in `by_end`. Returns the end of the key's window.
     fn remove(&mut self, key: &IdempotencyKey) -> Option<Instant> {
-        let holder = self.ids.remove(key)?;
+        let holder = self.holders.remove(key)?;
         self.by_task.remove(&holder.id);
         Some(holder.ends_at)
     }

@@ -59,11 +59,11 @@ impl Subscribers {
     pub(super) fn publish(&self, event: &Message, counters: &Counters) {
         let (name, sharded) = (event.name(), event.parts().sharded);
         for subscriber in lock(&self.0).values_mut() {
-            let exact = match sharded {
+            let names = match sharded {
                 true => &subscriber.sharded,
                 false => &subscriber.events,
             };
-            let exact = exact.contains(name).then_some(None);
+            let exact = names.contains(name).then_some(None);
             let patterns = subscriber
                 .patterns
                 .iter()
@@ -105,7 +105,7 @@ impl Subscribers {
 
     /// Returns the number of buffered events of all subscribers.
     #[cfg(feature = "testing")]
-    pub(super) fn waiting(&self) -> usize {
+    pub(super) fn buffered_events(&self) -> usize {
         let subscribers = lock(&self.0);
         subscribers.values().map(|one| one.buffer.len()).sum()
     }

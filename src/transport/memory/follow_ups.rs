@@ -23,9 +23,10 @@ struct Prepared {
 }
 
 impl BrokerState {
-    /// Settles a delivery. If the delivery is still pending and has succeeded, its follow-ups are
-    /// carried out in the same step. If a follow-up is refused, the message becomes a dead letter.
-    /// `source` has the settings of all streams, and `settings` those of the delivery's stream.
+    /// Settles a delivery. If the delivery has succeeded and is still pending, its follow-ups are
+    /// carried out in the same step. If a follow-up is refused, the message becomes a dead letter
+    /// instead. `source` has the settings of the whole source, and `settings` those of the
+    /// delivery's stream.
     pub(super) fn settle(
         &self,
         source: &Settings,
@@ -43,6 +44,7 @@ impl BrokerState {
             _ => None,
         };
         let follow_ups = follow_ups.unwrap_or_default();
+        // The follow-ups are checked first, because a refused follow-up changes the verdict.
         let stream = stream_of(&mut streams, &settings.stream);
         let prepared = prepare(source, settings, stream, follow_ups).unwrap_or_else(|reason| {
             let (reason, reply) = FollowUp::refused(&reason);
@@ -53,6 +55,7 @@ impl BrokerState {
         let settled = with_group(&mut streams, &self.context, settings, |group, _| {
             group.settle(serial, verdict, settings, &self.context)
         });
+        // If the lease was lost, nothing is carried out.
         let Some(Some(entry)) = settled else {
             return;
         };
@@ -62,16 +65,18 @@ impl BrokerState {
             }
             let (parts, fields) = (message.parts(), encode(&message, None));
             let contents = stream_of(&mut streams, &target);
-            // A task whose key another task holds is not stored.
+            // The task is not stored if another task has its idempotency key or its unique key.
             let _ = self.accept_on(&target, contents, source, parts, fields);
         }
         if let Some(values) = prepared.values {
             stream_of(&mut streams, &settings.stream).values = values;
         }
+        // Events are published without the lock.
         drop(streams);
         for event in prepared.events {
             self.publish(&event);
         }
+        // The memory of the entry is freed after the lock was released.
         drop(entry);
     }
 }
@@ -101,7 +106,7 @@ fn prepare(
                 let values = values.get_or_insert_with(|| stream.values.clone());
                 match write {
                     Write::Increment(by) => {
-                        let sum = integer(values.get(&key)).map(|value| value + by);
+                        let sum = parse_integer(values.get(&key)).map(|value| value + by);
                         let Some(sum) = sum.filter(|sum| sum.unsigned_abs() < MAX_INTEGER) else {
                             return Err(format!(
                                 "the value of `{key}` is not an integer of at most 15 digits"
@@ -123,7 +128,7 @@ fn prepare(
 }
 
 /// Returns the integer that a value contains. A missing value counts as zero.
-fn integer(value: Option<&Bytes>) -> Option<i64> {
+fn parse_integer(value: Option<&Bytes>) -> Option<i64> {
     let Some(value) = value else {
         return Some(0);
     };

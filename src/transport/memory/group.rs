@@ -46,26 +46,27 @@ pub(super) fn name_of(consumer: SourceNumber) -> String {
 #[derive(Debug, Default)]
 pub(super) struct Group {
     /// The index of the first unread entry.
-    pub(super) next: u64,
+    pub(super) next_index: u64,
     /// The id of the last entry that was read.
     last_read: Option<EntryId>,
     /// The indices of entries that were read, and whose first delivery is neither settled nor
     /// claimed.
-    pub(super) unfinished: BTreeSet<u64>,
+    pub(super) unfinished_indices: BTreeSet<u64>,
     /// The redeliveries that are due, each with the time at which it became due. In an owned
-    /// partition, also new messages that wait for their keys, and all in their order.
+    /// partition, this queue also has new messages that wait for their keys, and is ordered by
+    /// position.
     pub(super) ready: VecDeque<(Instant, QueuedMessage)>,
     /// Redeliveries that are not moved to `ready` yet, by the time at which they are due.
     pub(super) delayed: BTreeMap<(Instant, DeliveryNumber), QueuedMessage>,
     /// Deliveries that are not settled.
     pub(super) pending: HashMap<DeliveryNumber, Pending>,
     /// Deliveries whose leases are no longer renewed, by the time at which the leases end.
-    ending: BTreeSet<(Instant, DeliveryNumber)>,
+    ending_leases: BTreeSet<(Instant, DeliveryNumber)>,
     pub(super) dead: DeadLetterLog,
-    /// The tasks with an idempotency key that have ended without success. The stream frees their
-    /// keys.
+    /// The messages that have ended without success. The stream frees their idempotency keys.
     pub(super) given_up: Vec<MessageId>,
-    dropped: DroppedLetters,
+    /// Logs how many dead letters were dropped.
+    dropped_letters: DroppedLetters,
     /// The open sources.
     members: HashMap<SourceNumber, GroupMember>,
     last_serial: DeliveryNumber,
@@ -74,8 +75,8 @@ pub(super) struct Group {
     pub(super) ownership: GroupOwnership,
 }
 
-/// If a worker is too old for a message, and there is a newer worker, the message is delivered
-/// again after this time.
+/// A worker parks a message whose payload has a version that it does not know. If another worker
+/// knows the version, the message is not parked: it is delivered again after this time.
 const NEWER_WORKER_DELAY: Duration = Duration::from_secs(1);
 
 /// An open source of the group.
@@ -100,7 +101,8 @@ pub(super) struct QueuedMessage {
     attempts: u32,
     /// The number of redeliveries in a row that did not count as attempts.
     put_offs: u32,
-    /// The place of the message in the order of an owned partition. `None` if it was not read there.
+    /// The place of the message in the order of an owned partition. `None` if it was not read
+    /// there.
     pub(super) position: Option<Position>,
 }
 
@@ -151,9 +153,9 @@ pub(super) struct Pending {
     consumer: SourceNumber,
     lease: Lease,
     /// `true` until the right to settle the delivery is dropped.
-    held: bool,
+    is_held: bool,
     /// The time at which the lease ends, if it is no longer renewed.
-    ends: Option<Instant>,
+    ends_at: Option<Instant>,
 }
 
 /// A delivery for a source.
@@ -168,14 +170,14 @@ pub(super) struct TakenDelivery {
     /// The id of the task, if the group records its status.
     pub(super) task: Option<MessageId>,
     /// Set if the broker is observed. Boxed, because few brokers are observed.
-    pub(super) in_flight: Option<Box<ObservedDelivery>>,
+    pub(super) observed: Option<Box<ObservedDelivery>>,
 }
 
 impl Group {
     /// Creates a group that starts at the entry with this index.
-    pub(super) fn starting_at(next: u64) -> Self {
+    pub(super) fn starting_at(next_index: u64) -> Self {
         Self {
-            next,
+            next_index,
             ..Self::default()
         }
     }
@@ -210,8 +212,8 @@ impl Group {
         }
     }
 
-    /// Removes a worker, so that it is no longer woken, and owns nothing after it has settled what
-    /// it runs.
+    /// Removes a worker. It is no longer woken. It owns its partition until its running deliveries
+    /// have ended.
     pub(super) fn leave(
         &mut self,
         consumer: SourceNumber,
@@ -222,7 +224,7 @@ impl Group {
         self.leave_owners(consumer, settings, context);
     }
 
-    /// Lets all leases of a worker end after `lease`, unless they end earlier.
+    /// Lets all leases of a worker end after `lease`. A lease that ends earlier does not change.
     pub(super) fn abandon(&mut self, consumer: SourceNumber, lease: Duration) {
         if self.end_ownership(Some(consumer), instant_after(lease)) {
             return;
@@ -237,7 +239,7 @@ impl Group {
     }
 
     /// Lets the lease of a delivery end, because the right to settle the delivery was dropped.
-    pub(super) fn drop_held(
+    pub(super) fn abandon_delivery(
         &mut self,
         serial: DeliveryNumber,
         settings: &Settings,
@@ -247,7 +249,7 @@ impl Group {
         let pending = self.pending.get_mut(&serial);
         let is_pending = pending.is_some();
         if let Some(pending) = pending {
-            pending.held = false;
+            pending.is_held = false;
             let Pending { entry, attempt, .. } = pending;
             context
                 .observation
@@ -271,22 +273,23 @@ impl Group {
         }
         let serials: Vec<_> = self.pending.keys().copied().collect();
         for serial in &serials {
-            if let Some(ends) = self.pending[serial].ends {
-                self.ending.remove(&(ends, *serial));
+            if let Some(ends_at) = self.pending[serial].ends_at {
+                self.ending_leases.remove(&(ends_at, *serial));
             }
-            self.pending.get_mut(serial).expect("just listed").ends = None;
+            self.pending.get_mut(serial).expect("just listed").ends_at = None;
         }
         self.end_leases(serials, Instant::now());
     }
 
+    /// Lets the leases of these deliveries end at `at`.
     fn end_leases(&mut self, serials: impl IntoIterator<Item = DeliveryNumber>, at: Instant) {
         for serial in serials {
-            // If the end of a lease is set already, it is earlier than `at`, and stays.
+            // An end that is set already is earlier than `at`, and does not change.
             if let Some(pending) = self.pending.get_mut(&serial)
-                && pending.ends.is_none()
+                && pending.ends_at.is_none()
             {
-                pending.ends = Some(at);
-                self.ending.insert((at, serial));
+                pending.ends_at = Some(at);
+                self.ending_leases.insert((at, serial));
                 self.wake();
             }
         }
@@ -296,8 +299,8 @@ impl Group {
     /// does not wake workers at that time, so they set a timer.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let due = self.delayed.first_key_value().map(|((at, _), _)| *at);
-        let ending = self.ending.first().map(|(at, _)| *at);
-        let times = [due, ending, self.ownership.dies()];
+        let ending = self.ending_leases.first().map(|(at, _)| *at);
+        let times = [due, ending, self.ownership.dies_at()];
         times.into_iter().flatten().min()
     }
 
@@ -317,51 +320,55 @@ impl Group {
         if pauses.is_paused() {
             return Vec::new();
         }
+        // Applies the limit of the group.
         let max = match settings.max_in_flight_of_group {
             Some(max_of_group) => max.min(max_of_group.saturating_sub(self.pending.len())),
             None => max,
         };
-        let ahead = self.ready.len() + log.end().saturating_sub(self.next) as usize;
+        let ahead = self.ready.len() + log.end().saturating_sub(self.next_index) as usize;
         let mut taken = Vec::with_capacity(max.min(ahead));
         while taken.len() < max {
-            let Some((retry, index)) = self.pick(log, consumer) else {
+            let Some((queued, index)) = self.pick(log, consumer) else {
                 break;
             };
-            // Checked before the message is decoded, because decoding it may kill the worker.
-            if retry.attempts >= retry.entry.max_attempts(settings) {
-                let reason = format!("delivered {} times and never settled", retry.attempts);
+            // The attempts are checked before the message is decoded, because decoding it may kill
+            // the worker.
+            if queued.attempts >= queued.entry.max_attempts(settings) {
+                let reason = format!("delivered {} times and never settled", queued.attempts);
                 tracing::warn!(
-                    id = %retry.entry.id, stream = %settings.stream, group = %settings.group,
+                    id = %queued.entry.id, stream = %settings.stream, group = %settings.group,
                     "a dead letter: {reason}"
                 );
                 let end = (reason, TaskOutcome::default());
-                self.dead_letter(&retry.entry, retry.attempts, end, settings, context);
-                self.end_in_order(&retry);
+                self.add_dead_letter(&queued.entry, queued.attempts, end, settings, context);
+                self.end_in_order(&queued);
                 let error = "the request could not be handled";
-                context.answer(&retry.entry, || Err(RpcError::unavailable(error)));
+                context.answer(&queued.entry, || Err(RpcError::unavailable(error)));
                 continue;
             }
             if context
                 .records
-                .take_cancelled(settings, &retry.entry.fields)
+                .take_cancelled(settings, &queued.entry.fields)
             {
-                index.map(|index| self.unfinished.remove(&index));
-                self.end_reservation(&retry);
-                self.end_in_order(&retry);
+                index.map(|index| self.unfinished_indices.remove(&index));
+                self.end_reservation(&queued);
+                self.end_in_order(&queued);
                 continue;
             }
-            // A parked message would lose its place in the order of an owned partition.
+            // A message of an owned partition is not parked, because it would lose its place in the
+            // order.
             if !self.ownership.is_used()
-                && let Some(key) = pauses.key_of(&retry.entry)
+                && let Some(key) = pauses.parking_key(&queued.entry)
             {
                 context.counters.parked.increment();
-                index.map(|index| self.unfinished.remove(&index));
-                self.end_reservation(&retry);
-                let delivered = self.limits.park(key, 0, retry);
+                index.map(|index| self.unfinished_indices.remove(&index));
+                self.end_reservation(&queued);
+                let delivered = self.limits.park(key, 0, queued);
                 self.deliver_now(delivered);
                 continue;
             }
-            let mut delivery = self.hand_out(retry, index, consumer);
+            // Delivers the message, and records that its task runs.
+            let mut delivery = self.hand_out(queued, index, consumer);
             let GroupContext { records, clock, .. } = context;
             let fields = &delivery.entry.fields;
             let of_group = (&settings.stream, Some(&settings.group));
@@ -373,9 +380,9 @@ impl Group {
             });
             delivery.task = records.recorded_id(settings, fields);
             context.counters.delivered.increment();
-            // Reported under the lock, so that the observer always sees an entry either waiting or
-            // in flight.
-            delivery.in_flight = context.observation.report_start(|| {
+            // The start is reported under the lock, so that the observer always sees an entry
+            // either waiting or in flight.
+            delivery.observed = context.observation.report_start(|| {
                 ObservedMessage::delivery(settings, &delivery.entry, delivery.attempt)
             });
             taken.push(delivery);
@@ -383,6 +390,7 @@ impl Group {
         taken
     }
 
+    /// Moves the delayed redeliveries that are due to `ready`.
     fn promote(&mut self, settings: &Settings, context: &GroupContext) {
         if self.delayed.is_empty() {
             return;
@@ -392,25 +400,25 @@ impl Group {
             && first.key().0 <= now
         {
             let (at, _) = *first.key();
-            let retry = first.remove();
+            let queued = first.remove();
             let GroupContext { records, clock, .. } = context;
-            records.set_waiting(settings, &retry.entry, clock);
-            self.make_ready(at, retry);
+            records.set_waiting(settings, &queued.entry, clock);
+            self.make_ready(at, queued);
         }
     }
 
     /// Claims the deliveries whose leases have ended.
     fn claim(&mut self, settings: &Settings, context: &GroupContext) {
-        if self.ending.is_empty() {
+        if self.ending_leases.is_empty() {
             return;
         }
         let now = Instant::now();
         let mut claims = Claims::default();
-        while let Some(&(ends, serial)) = self.ending.first()
-            && ends <= now
+        while let Some(&(ends_at, serial)) = self.ending_leases.first()
+            && ends_at <= now
         {
-            let retry = self.take_back(serial, &mut claims, settings, context);
-            self.ready.push_back((now, retry));
+            let queued = self.take_back(serial, &mut claims, settings, context);
+            self.ready.push_back((now, queued));
         }
         claims.log(&settings.stream, &settings.group);
     }
@@ -424,7 +432,7 @@ impl Group {
         context: &GroupContext,
     ) -> QueuedMessage {
         let pending = self
-            .finish(serial)
+            .remove_pending(serial)
             .expect("only a pending delivery is taken back");
         let GroupContext {
             counters,
@@ -435,7 +443,7 @@ impl Group {
         counters.claimed.increment();
         records.set_waiting(settings, &pending.entry, clock);
         claims.add(&name_of(pending.consumer), || pending.entry.id.to_string());
-        if pending.held {
+        if pending.is_held {
             counters.lost_leases.increment();
             pending.lease.lose();
         }
@@ -454,45 +462,46 @@ impl Group {
         if self.ownership.is_used() {
             return self.pick_in_order(log, consumer);
         }
-        let retry_first = !self.last_was_a_retry || log.get(self.next).is_none();
-        if retry_first && let Some((_, retry)) = self.ready.pop_front() {
+        let retry_first = !self.last_was_a_retry || log.get(self.next_index).is_none();
+        if retry_first && let Some((_, queued)) = self.ready.pop_front() {
             self.last_was_a_retry = true;
-            return Some((retry, None));
+            return Some((queued, None));
         }
         self.last_was_a_retry = false;
         let (entry, index) = self.read(log)?;
-        self.unfinished.insert(index);
+        self.unfinished_indices.insert(index);
         Some((QueuedMessage::first(entry), Some(index)))
     }
 
     /// Reads the next entry of the stream, if there is one. Returns it with its index.
     pub(super) fn read(&mut self, log: &Log) -> Option<(Arc<LogEntry>, u64)> {
-        let index = self.next;
+        let index = self.next_index;
         let entry = Arc::clone(log.get(index)?);
-        self.next += 1;
+        self.next_index += 1;
         self.last_read = Some(entry.id);
         Some((entry, index))
     }
 
+    /// Starts a delivery of a message. The delivery is pending until it is settled or claimed.
     fn hand_out(
         &mut self,
-        retry: QueuedMessage,
+        queued: QueuedMessage,
         index: Option<u64>,
         consumer: SourceNumber,
     ) -> TakenDelivery {
         self.last_serial += 1;
-        self.ownership.start(self.last_serial, &retry);
+        self.ownership.start(self.last_serial, &queued);
         let QueuedMessage {
             put_offs, position, ..
-        } = retry;
+        } = queued;
         let taken = TakenDelivery {
             serial: self.last_serial,
-            entry: retry.entry,
-            attempt: retry.attempts + 1,
+            entry: queued.entry,
+            attempt: queued.attempts + 1,
             lease: Lease::with_outbox(),
             term: self.ownership.term(),
             task: None,
-            in_flight: None,
+            observed: None,
         };
         self.pending.insert(
             taken.serial,
@@ -504,8 +513,8 @@ impl Group {
                 index,
                 consumer,
                 lease: taken.lease.clone(),
-                held: true,
-                ends: None,
+                is_held: true,
+                ends_at: None,
             },
         );
         taken
@@ -517,13 +526,13 @@ impl Group {
     }
 
     /// Removes a pending delivery.
-    fn finish(&mut self, serial: DeliveryNumber) -> Option<Pending> {
+    fn remove_pending(&mut self, serial: DeliveryNumber) -> Option<Pending> {
         let pending = self.pending.remove(&serial)?;
-        if let Some(ends) = pending.ends {
-            self.ending.remove(&(ends, serial));
+        if let Some(ends_at) = pending.ends_at {
+            self.ending_leases.remove(&(ends_at, serial));
         }
         if let Some(index) = pending.index {
-            self.unfinished.remove(&index);
+            self.unfinished_indices.remove(&index);
         }
         Some(pending)
     }
@@ -544,7 +553,7 @@ impl Group {
         context: &GroupContext,
     ) -> Option<Arc<LogEntry>> {
         let in_order = self.ownership.stop(serial);
-        let Some(pending) = self.finish(serial) else {
+        let Some(pending) = self.remove_pending(serial) else {
             if let Some(message) = in_order {
                 // The task was cancelled while it ran.
                 self.stopped_in_order(&message, true, settings, context);
@@ -566,12 +575,14 @@ impl Group {
             put_offs,
             position,
         };
+        // The group has fewer deliveries in flight now, so its workers may fetch again.
         if settings.max_in_flight_of_group.is_some() {
             self.wake();
         }
+        // The closures below report the verdict to the observer, and to the record of the task. The
+        // observer is called before the reply is sent, so that the observer's record is complete
+        // when the sender of the request continues.
         let counters = &context.counters;
-        // The observer is called before the reply is sent, so that the observer's record is
-        // complete when the sender of the request continues.
         let observe = |what: &dyn Fn() -> MessageEvent| {
             context
                 .observation
@@ -599,6 +610,8 @@ impl Group {
                 reason.clone_into(&mut status.reason);
             });
         };
+        // After the last attempt, a failure becomes a dead letter. In an owned partition, a parking
+        // becomes a redelivery.
         let mut verdict = verdict.limited(attempt, entry.max_attempts(settings));
         if in_order.is_some() {
             verdict = verdict.in_order(attempt, &settings.backoff);
@@ -624,8 +637,8 @@ impl Group {
                 if !counted {
                     counters.uncounted.increment();
                 }
-                // Each uncounted redelivery in a row waits longer, too, so that a message that is
-                // put off again and again costs little.
+                // The wait also grows with each uncounted redelivery in a row, so that a message
+                // that is put off again and again costs little.
                 let failures = attempt.saturating_add(put_offs);
                 let after = after.unwrap_or_else(|| settings.backoff.after(failures));
                 observe(&|| MessageEvent::Redelivered {
@@ -641,7 +654,7 @@ impl Group {
                 self.deliver_again(message, after);
             }
             Verdict::DeadLetter { reason, answer } => {
-                self.dead_letter(&entry, attempt, (reason, outcome()), settings, context);
+                self.add_dead_letter(&entry, attempt, (reason, outcome()), settings, context);
                 if let Some(answer) = answer {
                     context.answer(&entry, || Err(answer));
                 }
@@ -663,12 +676,12 @@ impl Group {
                     context.answer(&entry, || Err(answer));
                 }
             }
-            Verdict::Park(park) => {
+            Verdict::Park(request) => {
                 counters.parked.increment();
                 record_wait(Duration::ZERO, "");
                 observe(&|| MessageEvent::Parked);
                 let message = retry_with(attempt - 1, 0);
-                let has_newer_worker = park.awaited_version().is_some_and(|(name, version)| {
+                let has_newer_worker = request.awaited_version().is_some_and(|(name, version)| {
                     let mut members = self.members.values();
                     members.any(|member| member.knows(name, version))
                 });
@@ -676,7 +689,7 @@ impl Group {
                     // The newer worker may take the message next time.
                     self.deliver_again(message, NEWER_WORKER_DELAY);
                 } else {
-                    let delivered = self.limits.park(park.key, park.permits, message);
+                    let delivered = self.limits.park(request.key, request.permits, message);
                     self.deliver_now(delivered);
                 }
             }
@@ -687,6 +700,7 @@ impl Group {
                 self.deliver_again(retry_with(attempt - 1, put_offs), Duration::ZERO);
             }
         }
+        // If the message has ended, the next message with its key can start.
         if let Some(message) = in_order {
             self.stopped_in_order(&message, has_ended, settings, context);
         }
@@ -706,24 +720,27 @@ impl Group {
         self.deliver_now(delivered);
     }
 
+    /// Queues messages that can be delivered now.
     fn deliver_now(&mut self, messages: impl IntoIterator<Item = QueuedMessage>) {
         for message in messages {
             self.deliver_again(message, Duration::ZERO);
         }
     }
 
-    fn deliver_again(&mut self, retry: QueuedMessage, after: Duration) {
+    /// Queues a message that can be delivered after this time.
+    fn deliver_again(&mut self, queued: QueuedMessage, after: Duration) {
         if after.is_zero() {
-            self.make_ready(Instant::now(), retry);
+            self.make_ready(Instant::now(), queued);
         } else {
             self.last_serial += 1;
             let at = instant_after(after);
-            self.delayed.insert((at, self.last_serial), retry);
+            self.delayed.insert((at, self.last_serial), queued);
         }
         self.wake();
     }
 
-    fn dead_letter(
+    /// Turns a message into a dead letter, and records the end of its task.
+    fn add_dead_letter(
         &mut self,
         entry: &Arc<LogEntry>,
         attempts: u32,
@@ -753,40 +770,41 @@ impl Group {
             max_dead_letters,
             ..
         } = settings;
-        self.dropped
+        self.dropped_letters
             .report(dropped, stream, group, *max_dead_letters);
     }
 
+    /// Frees the idempotency key of a task, if it has one.
     fn give_up(&mut self, entry: &LogEntry) {
         if entry.field(codec::IDEMPOTENCY_KEY).is_some() {
             self.given_up.push(entry.message_id());
         }
     }
 
-    /// Cancels a task that is running, or that waits to be delivered again. Returns `false` if
-    /// there is no such task.
+    /// Cancels a task that is running, is parked, or waits for a redelivery. Returns `false` if the
+    /// task is in none of these states.
     pub(super) fn cancel(&mut self, id: &MessageId, reason: &str) -> bool {
         let is_it = |entry: &LogEntry| entry.message_id() == *id;
-        if self.limits.remove(|retry| is_it(&retry.entry)) {
+        if self.limits.remove_parked(|queued| is_it(&queued.entry)) {
             return true;
         }
         let mut ready = self.ready.iter();
-        let at = ready.position(|(_, retry)| is_it(&retry.entry));
-        if let Some((_, retry)) = at.and_then(|at| self.ready.remove(at)) {
-            self.end_reservation(&retry);
-            self.end_in_order(&retry);
+        let index = ready.position(|(_, queued)| is_it(&queued.entry));
+        if let Some((_, queued)) = index.and_then(|index| self.ready.remove(index)) {
+            self.end_reservation(&queued);
+            self.end_in_order(&queued);
             return true;
         }
         let mut delayed = self.delayed.iter();
-        let at = delayed.find_map(|(at, retry)| is_it(&retry.entry).then_some(*at));
-        if let Some(retry) = at.and_then(|at| self.delayed.remove(&at)) {
-            self.end_in_order(&retry);
+        let key = delayed.find_map(|(key, queued)| is_it(&queued.entry).then_some(*key));
+        if let Some(queued) = key.and_then(|key| self.delayed.remove(&key)) {
+            self.end_in_order(&queued);
             return true;
         }
         let mut pending = self.pending.iter();
         let running = pending.find(|(_, pending)| is_it(&pending.entry));
         let running = running.map(|(serial, _)| *serial);
-        if let Some(pending) = running.and_then(|serial| self.finish(serial)) {
+        if let Some(pending) = running.and_then(|serial| self.remove_pending(serial)) {
             self.end_reservation(&pending);
             pending.lease.cancel(reason);
             return true;
@@ -802,16 +820,16 @@ impl Group {
 
     /// Removes and returns all messages that wait.
     pub(super) fn take_waiting(&mut self, log: &Log) -> Vec<Arc<LogEntry>> {
-        let mut waiting: Vec<_> = self.ready.drain(..).map(|(_, retry)| retry).collect();
+        let mut waiting: Vec<_> = self.ready.drain(..).map(|(_, queued)| queued).collect();
         waiting.extend(std::mem::take(&mut self.delayed).into_values());
         waiting.extend(self.limits.take_all_parked());
-        // All messages are removed first, because a released permit goes to a message that is still
-        // parked.
-        for retry in &waiting {
-            self.end_reservation(retry);
-            self.end_in_order(retry);
+        // A released permit goes to a parked message, so the permits are released only after all
+        // messages were removed.
+        for queued in &waiting {
+            self.end_reservation(queued);
+            self.end_in_order(queued);
         }
-        let mut entries: Vec<_> = waiting.into_iter().map(|retry| retry.entry).collect();
+        let mut entries: Vec<_> = waiting.into_iter().map(|queued| queued.entry).collect();
         while let Some((entry, _)) = self.read(log) {
             entries.push(entry);
         }
@@ -822,8 +840,8 @@ impl Group {
 
     /// Delivers the message of a dead letter again, as its first attempt.
     pub(super) fn replay(&mut self, entry: Arc<LogEntry>) {
-        // A replayed task loses its time to live. If the task kept it, the task could expire
-        // immediately. A request keeps its time to live, because its caller does not wait longer.
+        // A replayed task loses its time to live, so that it does not expire immediately. A request
+        // keeps its time to live, because its caller does not wait longer.
         let is_task = entry.field("type").is_some_and(|kind| kind == "task");
         let fields = entry.fields.iter();
         let fields = fields.filter(|(field, _)| !is_task || field != codec::TIME_TO_LIVE);
@@ -836,7 +854,10 @@ impl Group {
 
     /// Returns the index before which this group has finished all entries.
     pub(super) fn finished_before(&self) -> u64 {
-        self.unfinished.first().copied().unwrap_or(self.next)
+        self.unfinished_indices
+            .first()
+            .copied()
+            .unwrap_or(self.next_index)
     }
 
     /// Returns the number of messages that could be delivered now.
@@ -845,7 +866,7 @@ impl Group {
             .delayed
             .range(..=(Instant::now(), DeliveryNumber::MAX))
             .count();
-        (self.ready.len() + due) as u64 + (log.end() - self.next)
+        (self.ready.len() + due) as u64 + (log.end() - self.next_index)
     }
 
     /// Returns the backlog of the group, without delayed tasks. Redeliveries that are due by
@@ -857,7 +878,10 @@ impl Group {
             .delayed
             .range(..=(horizon.max(now), DeliveryNumber::MAX))
             .count();
-        let unclaimed = self.ending.range(..=(now, DeliveryNumber::MAX)).count();
+        let unclaimed = self
+            .ending_leases
+            .range(..=(now, DeliveryNumber::MAX))
+            .count();
         let waiting = self.deliverable(log);
         Backlog {
             waiting,
@@ -865,7 +889,7 @@ impl Group {
             running: (self.pending.len() - unclaimed) as u64,
             retrying: (self.delayed.len() - due) as u64,
             due_soon: (soon - due) as u64,
-            parked: self.limits.parked() as u64,
+            parked: self.limits.parked_count() as u64,
             oldest_waiting: (waiting > 0).then(|| self.oldest_waiting(log, clock)),
             workers: self.members.len() as u64,
             ..Backlog::default()
@@ -888,11 +912,11 @@ pub(super) struct GroupMessage<'a> {
 }
 
 impl<'a> GroupMessage<'a> {
-    fn of(retry: &'a QueuedMessage, due: Option<Instant>) -> Self {
+    fn of(queued: &'a QueuedMessage, due: Option<Instant>) -> Self {
         Self {
-            entry: &retry.entry,
+            entry: &queued.entry,
             on_stream: false,
-            attempt: retry.attempts + 1,
+            attempt: queued.attempts + 1,
             consumer: None,
             due,
         }
@@ -907,9 +931,9 @@ impl Group {
         log: &'a Log,
     ) -> impl Iterator<Item = GroupMessage<'a>> {
         let due = self.delayed.range(..=(Instant::now(), DeliveryNumber::MAX));
-        let ready = self.ready.iter().map(|(_, retry)| retry);
-        let again = ready.chain(due.map(|(_, retry)| retry));
-        let fresh = (self.next..log.end()).filter_map(|index| log.get(index));
+        let ready = self.ready.iter().map(|(_, queued)| queued);
+        let again = ready.chain(due.map(|(_, queued)| queued));
+        let fresh = (self.next_index..log.end()).filter_map(|index| log.get(index));
         let fresh = fresh.map(|entry| GroupMessage {
             entry,
             on_stream: true,
@@ -918,14 +942,14 @@ impl Group {
             due: None,
         });
         again
-            .map(|retry| GroupMessage::of(retry, None))
+            .map(|queued| GroupMessage::of(queued, None))
             .chain(fresh)
     }
 
     /// Returns the messages that wait for their next attempt.
     pub(super) fn delayed_messages(&self) -> impl Iterator<Item = GroupMessage<'_>> {
-        let due = self.delayed.range((Instant::now(), DeliveryNumber::MAX)..);
-        due.map(|((at, _), retry)| GroupMessage::of(retry, Some(*at)))
+        let not_due = self.delayed.range((Instant::now(), DeliveryNumber::MAX)..);
+        not_due.map(|((at, _), queued)| GroupMessage::of(queued, Some(*at)))
     }
 
     /// Returns the deliveries that are not settled, in the order of the deliveries.
@@ -992,14 +1016,14 @@ impl Group {
             group: name.clone(),
             messages: self.deliverable(log),
             oldest: self.oldest_waiting(log, clock),
-            read: Some(self.next),
+            read: Some(self.next_index),
         }
     }
 
     /// Returns the time for which the oldest message has waited. Zero if no message waits.
     fn oldest_waiting(&self, log: &Log, clock: &BrokerClock) -> Duration {
         let now = Instant::now();
-        let unread = log.get(self.next).map(|entry| {
+        let unread_age = log.get(self.next_index).map(|entry| {
             let age = clock.milliseconds().saturating_sub(entry.id.milliseconds);
             Duration::from_millis(age)
         });
@@ -1008,7 +1032,7 @@ impl Group {
         let due = self.delayed.first_key_value().map(|((at, _), _)| *at);
         let since = [ready, due.filter(|at| *at <= now)];
         let again = since.into_iter().flatten().map(|at| now - at);
-        again.chain(unread).max().unwrap_or_default()
+        again.chain(unread_age).max().unwrap_or_default()
     }
 }
 
@@ -1022,6 +1046,6 @@ impl Group {
         if self.ownership.is_used() {
             return self.queued_in_order(log, self.delayed.range(..=now).count());
         }
-        self.deliverable(log) as usize + self.ending.range(..=now).count()
+        self.deliverable(log) as usize + self.ending_leases.range(..=now).count()
     }
 }

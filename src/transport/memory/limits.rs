@@ -19,27 +19,29 @@ use crate::{
     transport::{LimitStore, ParkedKey, Settings, StoreFuture},
 };
 
-/// The number of bookings after which unused keys are removed.
+/// Unused keys are removed once in this number of bookings.
 const BOOKINGS_BETWEEN_SWEEPS: usize = 1024;
 
 /// The limits of a group.
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     keys: HashMap<String, KeyState>,
-    /// The holders for which a permit is reserved, each with the key of its permit. The message of
-    /// such a holder was parked, and takes the permit in its next delivery.
+    /// The holders for which a permit is reserved, each with the key of its permit. A parked
+    /// message is delivered when it gets a permit. The permit is reserved until that delivery takes
+    /// it.
     reserved: HashMap<String, String>,
-    /// The number of bookings since unused keys were removed.
+    /// The number of bookings so far.
     bookings: usize,
 }
 
 /// The state of one key of a limit.
 #[derive(Debug, Default)]
 struct KeyState {
+    /// The number of permits, free or not. Zero for a paused name.
     permits: usize,
     /// The holders of permits, each with the number of times that it has taken its permit. Zero if
     /// the permit is only reserved.
-    held: HashMap<String, usize>,
+    holders: HashMap<String, usize>,
     parked: VecDeque<QueuedMessage>,
     /// The past and booked start times, each with its holder.
     starts: BTreeSet<(Instant, String)>,
@@ -53,27 +55,27 @@ impl Limits {
         if self.reserved.get(&permit.holder) == Some(&permit.key) {
             self.reserved.remove(&permit.holder);
         }
-        let key = self.keys.entry(permit.key.clone()).or_default();
-        key.permits = permit.permits;
-        if let Some(times) = key.held.get_mut(&permit.holder) {
+        let state = self.keys.entry(permit.key.clone()).or_default();
+        state.permits = permit.permits;
+        if let Some(times) = state.holders.get_mut(&permit.holder) {
             *times += 1;
             return true;
         }
-        let is_free = key.held.len() < key.permits;
+        let is_free = state.holders.len() < state.permits;
         if is_free {
-            key.held.insert(permit.holder.clone(), 1);
+            state.holders.insert(permit.holder.clone(), 1);
         }
         is_free
     }
 
     /// Frees a permit. Returns the parked messages that are delivered now, each with a permit.
     pub(super) fn release(&mut self, key: &str, holder: &str) -> Vec<QueuedMessage> {
-        if let Some(key) = self.keys.get_mut(key)
-            && let Some(times) = key.held.get_mut(holder)
+        if let Some(state) = self.keys.get_mut(key)
+            && let Some(times) = state.holders.get_mut(holder)
         {
             *times = times.saturating_sub(1);
             if *times == 0 {
-                key.held.remove(holder);
+                state.holders.remove(holder);
             }
         }
         self.hand_over(key)
@@ -115,11 +117,11 @@ impl Limits {
             return Vec::new();
         };
         let mut delivered = Vec::new();
-        while state.held.len() < state.permits
+        while state.holders.len() < state.permits
             && let Some(message) = state.parked.pop_front()
         {
             let holder = message.holder();
-            state.held.entry(holder.clone()).or_default();
+            state.holders.entry(holder.clone()).or_default();
             self.reserved.insert(holder, key.to_owned());
             delivered.push(message);
         }
@@ -136,26 +138,28 @@ impl Limits {
         if self.bookings.is_multiple_of(BOOKINGS_BETWEEN_SWEEPS) {
             self.sweep();
         }
-        let key = self.keys.entry(permit.key.clone()).or_default();
-        key.period = period;
-        key.forget_past(now);
-        let own_start = key
+        let state = self.keys.entry(permit.key.clone()).or_default();
+        state.period = period;
+        state.forget_past(now);
+        let own_start = state
             .starts
             .iter()
             .find(|(_, holder)| *holder == permit.holder);
         let own_start = own_start.cloned();
-        let is_booked = own_start.is_some_and(|own_start| key.starts.remove(&own_start));
-        // A message that has waited for its time is checked only against starts that have happened,
-        // not against later bookings.
-        let starts_before = key.starts.iter();
+        let is_booked = own_start.is_some_and(|own_start| state.starts.remove(&own_start));
+        // A message that has a booking has waited for its time. So it is checked only against
+        // starts in the past, not against later bookings.
+        let starts_before = state.starts.iter();
         let starts_before = starts_before
             .filter(|(at, _)| !is_booked || *at <= now)
             .count();
-        let at = match key.starts.iter().rev().nth(permit.permits - 1) {
-            Some((last, _)) if starts_before >= permit.permits => later(*last, period).max(now),
+        let at = match state.starts.iter().rev().nth(permit.permits - 1) {
+            Some((last, _)) if starts_before >= permit.permits => {
+                end_of_period(*last, period).max(now)
+            }
             _ => now,
         };
-        key.starts.insert((at, permit.holder.clone()));
+        state.starts.insert((at, permit.holder.clone()));
         at - now
     }
 
@@ -176,7 +180,7 @@ impl Limits {
     }
 
     /// Removes parked messages that `is_it` selects. Returns `true` if there were any.
-    pub(super) fn remove(&mut self, is_it: impl Fn(&QueuedMessage) -> bool) -> bool {
+    pub(super) fn remove_parked(&mut self, is_it: impl Fn(&QueuedMessage) -> bool) -> bool {
         let mut removed = false;
         for key in self.keys.values_mut() {
             let before = key.parked.len();
@@ -205,7 +209,7 @@ impl Limits {
             ParkedKey::new(
                 key,
                 state.parked.len() as u64,
-                state.held.len() as u64,
+                state.holders.len() as u64,
                 permits,
             )
         });
@@ -215,23 +219,24 @@ impl Limits {
     }
 
     /// Returns the number of parked messages.
-    pub(super) fn parked(&self) -> usize {
+    pub(super) fn parked_count(&self) -> usize {
         self.keys.values().map(|key| key.parked.len()).sum()
     }
 }
 
 impl KeyState {
     fn forget_past(&mut self, now: Instant) {
-        self.starts.retain(|(at, _)| later(*at, self.period) > now);
+        self.starts
+            .retain(|(at, _)| end_of_period(*at, self.period) > now);
     }
 
     fn is_unused(&mut self, now: Instant) -> bool {
         self.forget_past(now);
-        self.held.is_empty() && self.parked.is_empty() && self.starts.is_empty()
+        self.holders.is_empty() && self.parked.is_empty() && self.starts.is_empty()
     }
 }
 
-fn later(at: Instant, period: Duration) -> Instant {
+fn end_of_period(at: Instant, period: Duration) -> Instant {
     at.checked_add(period)
         .unwrap_or_else(|| instant_after(Duration::MAX))
 }
@@ -248,7 +253,7 @@ impl LimitStore for MemoryLimits {
         let acquired = self
             .broker
             .with_group(&settings, |group, _| group.limits.acquire(permit));
-        // If the group does not exist, there is nothing to limit.
+        // A group that does not exist has nothing to limit.
         Box::pin(ready(Ok(acquired.unwrap_or(true))))
     }
 

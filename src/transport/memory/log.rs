@@ -32,8 +32,8 @@ impl LogEntry {
         chosen.unwrap_or(settings.max_deliveries)
     }
 
-    /// Returns the id of the message: the id in the fields, if there is one, for example in a
-    /// delayed task. If there is none, the id of the entry.
+    /// Returns the id of the message: the field [`RECEIPT_ID`](codec::RECEIPT_ID), or the id of the
+    /// entry if there is no such field. Delayed, tracked and unique tasks have the field.
     pub(super) fn message_id(&self) -> MessageId {
         let id = self
             .field(codec::RECEIPT_ID)
@@ -49,15 +49,15 @@ impl LogEntry {
 pub(super) struct Log {
     entries: VecDeque<Arc<LogEntry>>,
     /// The index of the oldest entry that was not trimmed.
-    first: u64,
-    last: EntryId,
+    first_index: u64,
+    last_id: EntryId,
 }
 
 impl Log {
     pub(super) fn append(&mut self, now: u64, fields: Vec<(Bytes, Bytes)>) -> Arc<LogEntry> {
-        self.last = self.last.following(now);
+        self.last_id = self.last_id.following(now);
         let entry = Arc::new(LogEntry {
-            id: self.last,
+            id: self.last_id,
             fields,
         });
         self.entries.push_back(Arc::clone(&entry));
@@ -65,23 +65,23 @@ impl Log {
     }
 
     pub(super) fn get(&self, index: u64) -> Option<&Arc<LogEntry>> {
-        let position = index.checked_sub(self.first)?;
+        let position = index.checked_sub(self.first_index)?;
         self.entries.get(usize::try_from(position).ok()?)
     }
 
     /// Returns the index of the oldest entry.
     pub(super) fn start(&self) -> u64 {
-        self.first
+        self.first_index
     }
 
     /// Returns the index of the next new entry.
     pub(super) fn end(&self) -> u64 {
-        self.first + self.entries.len() as u64
+        self.first_index + self.entries.len() as u64
     }
 
     /// Returns the index of the first entry after this id.
-    pub(super) fn after(&self, id: EntryId) -> u64 {
-        self.first + self.entries.partition_point(|entry| entry.id <= id) as u64
+    pub(super) fn index_after(&self, id: EntryId) -> u64 {
+        self.first_index + self.entries.partition_point(|entry| entry.id <= id) as u64
     }
 
     pub(super) fn len(&self) -> usize {
@@ -90,8 +90,8 @@ impl Log {
 
     /// Removes the entries before this index.
     pub(super) fn trim(&mut self, before: u64) {
-        while self.first < before && self.entries.pop_front().is_some() {
-            self.first += 1;
+        while self.first_index < before && self.entries.pop_front().is_some() {
+            self.first_index += 1;
         }
     }
 }
@@ -108,9 +108,9 @@ mod tests {
         assert_eq!((log.start(), log.end(), log.len()), (2, 4, 2));
         assert!(log.get(1).is_none());
         assert_eq!(log.get(2).unwrap().id, ids[2]);
-        assert_eq!(log.after(ids[0]), 2, "a trimmed entry cannot be read");
-        assert_eq!(log.after(ids[2]), 3);
-        assert_eq!(log.after(ids[3]), 4);
+        assert_eq!(log.index_after(ids[0]), 2, "a trimmed entry cannot be read");
+        assert_eq!(log.index_after(ids[2]), 3);
+        assert_eq!(log.index_after(ids[3]), 4);
         log.trim(9);
         assert_eq!((log.start(), log.end()), (4, 4));
     }

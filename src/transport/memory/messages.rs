@@ -113,17 +113,18 @@ struct MemoryMessages {
     settings: Settings,
 }
 
-/// A page that is being filled.
-struct Filling {
+/// Fills a page.
+struct PageBuilder {
     page: MessagePage,
     /// The number of messages to skip, because earlier pages have listed them.
     skip: usize,
+    /// The number of messages on this page and earlier pages.
     listed: usize,
     max: usize,
     bytes_left: usize,
 }
 
-impl Filling {
+impl PageBuilder {
     /// Adds a message. Returns `false` if the page is full.
     fn add(&mut self, fields: &[(Bytes, Bytes)], make: impl FnOnce() -> ListedMessage) -> bool {
         if self.skip > 0 {
@@ -147,59 +148,59 @@ impl Filling {
 impl MemoryMessages {
     fn fill(&self, query: &MessageQuery) -> Result<MessagePage, Error> {
         let stream = self.settings.one_stream()?.clone();
-        let at = match query.list_and_position()? {
+        let skip = match query.list_and_position()? {
             (false, "") => 0,
-            (false, at) => at.parse().map_err(|_| invalid_position())?,
+            (false, position) => position.parse().map_err(|_| invalid_position())?,
             (true, _) => return Err(invalid_position()),
         };
-        let mut filling = Filling {
+        let mut builder = PageBuilder {
             page: MessagePage::default(),
-            skip: at,
-            listed: at,
+            skip,
+            listed: skip,
             max: query.max.max(1),
             bytes_left: PAGE_BYTES,
         };
         let (broker, clock) = (&self.broker, &self.broker.context.clock);
         let mut streams = broker.streams();
         let Some(contents) = streams.get_mut(&stream) else {
-            return Ok(filling.page);
+            return Ok(builder.page);
         };
         contents.promote(&broker.context, &stream);
         let group = contents.groups.get(&self.settings.group);
-        let add = |filling: &mut Filling, found: GroupMessage<'_>| {
-            filling.add(&found.entry.fields, || listed(&found, clock))
+        let add = |builder: &mut PageBuilder, found: GroupMessage<'_>| {
+            builder.add(&found.entry.fields, || to_listed(&found, clock))
         };
         match (query.state, group) {
             (MessageState::Delayed, group) => {
                 let again = group.into_iter().flat_map(|group| group.delayed_messages());
                 let mut has_room = true;
                 for found in again {
-                    has_room = has_room && add(&mut filling, found);
+                    has_room = has_room && add(&mut builder, found);
                 }
                 for (at, id, fields) in contents.delayed.iter() {
                     has_room = has_room
-                        && filling.add(fields, || {
-                            let mut listed = decoded(id.as_str(), id.clone(), fields);
-                            listed.due = Some(time_of(at, clock));
+                        && builder.add(fields, || {
+                            let mut listed = decode_listed(id.as_str(), id.clone(), fields);
+                            listed.due = Some(system_time_of(at, clock));
                             listed
                         });
                 }
             }
             (MessageState::Running, Some(group)) => {
                 let mut running = group.running_messages().into_iter();
-                let _ = running.all(|found| add(&mut filling, found));
+                let _ = running.all(|found| add(&mut builder, found));
             }
             (MessageState::Waiting, Some(group)) => {
                 let mut waiting = group.waiting_messages(&contents.log);
-                let _ = waiting.all(|found| add(&mut filling, found));
+                let _ = waiting.all(|found| add(&mut builder, found));
             }
             (_, None) => {}
         }
-        Ok(filling.page)
+        Ok(builder.page)
     }
 }
 
-fn decoded(entry: &str, id: MessageId, fields: &[(Bytes, Bytes)]) -> ListedMessage {
+fn decode_listed(entry: &str, id: MessageId, fields: &[(Bytes, Bytes)]) -> ListedMessage {
     let content = codec::decode(fields.to_vec()).map(|decoded| {
         let mut message = decoded.message;
         message.parts_mut().id = Some(id.clone());
@@ -208,9 +209,9 @@ fn decoded(entry: &str, id: MessageId, fields: &[(Bytes, Bytes)]) -> ListedMessa
     ListedMessage::new(entry, id, content)
 }
 
-fn listed(found: &GroupMessage<'_>, clock: &BrokerClock) -> ListedMessage {
+fn to_listed(found: &GroupMessage<'_>, clock: &BrokerClock) -> ListedMessage {
     let id = found.entry.message_id();
-    let mut listed = decoded(&found.entry.id.to_string(), id, &found.entry.fields);
+    let mut listed = decode_listed(&found.entry.id.to_string(), id, &found.entry.fields);
     if let Ok(message) = &mut listed.content {
         let accepted = Duration::from_millis(found.entry.id.milliseconds);
         message.parts_mut().accepted_at = SystemTime::UNIX_EPOCH.checked_add(accepted);
@@ -218,11 +219,11 @@ fn listed(found: &GroupMessage<'_>, clock: &BrokerClock) -> ListedMessage {
     listed.on_stream = found.on_stream;
     listed.attempt = Attempt(found.attempt);
     listed.consumer = found.consumer.map(name_of);
-    listed.due = found.due.map(|at| time_of(at, clock));
+    listed.due = found.due.map(|at| system_time_of(at, clock));
     listed
 }
 
-fn time_of(at: Instant, clock: &BrokerClock) -> SystemTime {
+fn system_time_of(at: Instant, clock: &BrokerClock) -> SystemTime {
     clock.now() + at.saturating_duration_since(Instant::now())
 }
 

@@ -70,8 +70,8 @@
 //! # Delivery guarantee
 //! Tasks are delivered at least once, as long as the process lives. All messages are lost when the
 //! last handle and the last source are dropped. If a source is dropped, other workers claim its
-//! unsettled deliveries when their leases end, and own its partitions a lease later. A live worker keeps its deliveries as long as its
-//! handlers run.
+//! unsettled deliveries when their leases end, and then own its partitions. A live worker keeps its
+//! deliveries as long as its handlers run.
 //!
 //! # Errors
 //! A message that [`check`](crate::transport::check) refuses fails with `is_invalid`. A task that
@@ -365,7 +365,7 @@ impl Memory {
         bound: Bound,
         until: Instant,
     ) -> Result<Reply, Error> {
-        let room = self.broker.room(self.target(&message)?);
+        let room = self.broker.room_notify(self.target(&message)?);
         loop {
             let mut changed = pin!(room.notified());
             // Registers before the attempt, so that a change right after the attempt is not missed.
@@ -466,7 +466,7 @@ fn encode(message: &Message, request: Option<(&Requests, Uuid)>) -> Vec<(Bytes, 
         put(codec::REPLY_TO, &requests.reply_to());
         put(codec::CORRELATION_ID, &id.to_string());
         if message.parts().reply_mode == ReplyMode::Reliable {
-            put(codec::CLIENT, requests.client());
+            put(codec::CLIENT, requests.client_id());
         }
     }
     let (bytes, mut start) = (Bytes::from(bytes), 0);

@@ -28,9 +28,9 @@ pub(super) type GroupKey = (Name, Name);
 /// The records of all streams and groups of a broker.
 #[derive(Debug, Default)]
 pub(super) struct Records {
-    /// Set when the first task is recorded. Until then, entries are handled without a lock on
+    /// Set when the first task is recorded. While it is not set, no entry needs a lock on
     /// `contents`.
-    used: AtomicBool,
+    is_used: AtomicBool,
     contents: Mutex<Contents>,
     /// Notified when a task has changed its state.
     pub(super) changed: Notify,
@@ -154,7 +154,7 @@ impl Records {
 
     /// Returns the contents, or `None` if no task was ever recorded.
     pub(super) fn lock_if_used(&self) -> Option<MutexGuard<'_, Contents>> {
-        self.used.load(Ordering::Acquire).then(|| self.lock())
+        self.is_used.load(Ordering::Acquire).then(|| self.lock())
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Contents> {
@@ -172,7 +172,7 @@ impl Records {
         state: TaskState,
         clock: &BrokerClock,
     ) {
-        self.used.store(true, Ordering::Release);
+        self.is_used.store(true, Ordering::Release);
         let group_key = (group_key.0.clone(), group_key.1.clone());
         let mut status = TaskStatus::waiting(id.clone(), parts.name.clone(), clock.now());
         status.state = state;
@@ -180,8 +180,8 @@ impl Records {
         status.unique = parts.unique.as_ref().map(|unique| unique.key.clone());
         let mut contents = self.lock();
         if let Some(key) = &status.unique {
-            let holder = (group_key.clone(), key.clone());
-            contents.holders.insert(holder, id.clone());
+            let unique_key = (group_key.clone(), key.clone());
+            contents.holders.insert(unique_key, id.clone());
         }
         let last_change = contents.add_change(&group_key, &status, clock);
         let record = StoredTask {
@@ -318,9 +318,9 @@ impl Contents {
             record.checkpoint = None;
         }
         if let Some(key) = unique {
-            let holder = (group_key.clone(), key);
-            if self.holders.get(&holder) == Some(id) {
-                self.holders.remove(&holder);
+            let unique_key = (group_key.clone(), key);
+            if self.holders.get(&unique_key) == Some(id) {
+                self.holders.remove(&unique_key);
             }
         }
         self.remove_later(group_key, id);

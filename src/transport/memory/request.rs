@@ -31,14 +31,14 @@ type Outcome = Result<Reply, Error>;
 /// The requests of a broker that wait for replies. All handles of a broker act as one client.
 #[derive(Debug)]
 pub(super) struct Requests {
-    client: String,
+    client_id: String,
     waiting: Mutex<HashMap<Uuid, oneshot::Sender<Outcome>>>,
 }
 
 impl Default for Requests {
     fn default() -> Self {
         Self {
-            client: Uuid::new_v4().to_string(),
+            client_id: Uuid::new_v4().to_string(),
             waiting: Mutex::default(),
         }
     }
@@ -46,13 +46,13 @@ impl Default for Requests {
 
 impl Requests {
     /// Returns the id of the client.
-    pub(super) fn client(&self) -> &str {
-        &self.client
+    pub(super) fn client_id(&self) -> &str {
+        &self.client_id
     }
 
     /// Returns the reply channel of the client.
     pub(super) fn reply_to(&self) -> String {
-        format!("{}{}", codec::REPLY_PREFIX, self.client)
+        format!("{}{}", codec::REPLY_PREFIX, self.client_id)
     }
 
     /// Returns `true` if replies may be sent to this channel.

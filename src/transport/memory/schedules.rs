@@ -17,44 +17,47 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct StreamSchedules {
     by_name: HashMap<Name, ScheduleStatus>,
+    /// The number of changes so far.
     changes: u64,
 }
 
 impl StreamSchedules {
+    /// Stores a scheduled task. Returns `false` if the stored one has a higher version.
     fn put(&mut self, task: &ScheduledTask, group: &Name, now: SystemTime) -> bool {
-        let mut next = ScheduleStatus::new(task.clone(), group.clone(), now);
+        let mut new = ScheduleStatus::new(task.clone(), group.clone(), now);
         if let Some(stored) = self.by_name.get(task.name()) {
-            if stored.version > next.version {
+            if stored.version > new.version {
                 return false;
             }
-            if stored.task == next.task && stored.version == next.version && stored.group == *group
-            {
+            if stored.task == new.task && stored.version == new.version && stored.group == *group {
                 return true;
             }
             let old = stored.task.as_ref().ok();
             if old.is_some_and(|old| old.schedule().has_ticks_of(task.schedule())) {
-                next.last_tick = stored.last_tick;
+                new.last_tick = stored.last_tick;
             }
-            next.paused = stored.paused;
-            next.runs.clone_from(&stored.runs);
+            new.paused = stored.paused;
+            new.runs.clone_from(&stored.runs);
         }
         self.changes += 1;
-        next.revision = self.changes;
-        self.by_name.insert(task.name().clone(), next);
+        new.revision = self.changes;
+        self.by_name.insert(task.name().clone(), new);
         true
     }
 
+    /// Removes, pauses or resumes a schedule. Returns `false` if no schedule has this name.
     fn change(&mut self, name: &Name, change: ScheduleChange, now: SystemTime) -> bool {
         let Some(stored) = self.by_name.get_mut(name) else {
             return false;
         };
-        let pauses = change == ScheduleChange::Pause;
+        let is_pause = change == ScheduleChange::Pause;
         if change == ScheduleChange::Remove {
             self.by_name.remove(name);
             self.changes += 1;
-        } else if stored.paused != pauses {
-            stored.paused = pauses;
-            if !pauses {
+        } else if stored.paused != is_pause {
+            stored.paused = is_pause;
+            if !is_pause {
+                // The ticks of the pause are not sent.
                 stored.last_tick = stored.last_tick.max(now);
             }
             self.changes += 1;
@@ -63,7 +66,8 @@ impl StreamSchedules {
         true
     }
 
-    /// Returns the reason why a tick is not sent, if there is one.
+    /// Returns the reason why a tick is not sent, if there is one. `None` as the tick means a
+    /// manual run, which only a change of the schedule refuses.
     fn refusal(
         &self,
         schedule: &ScheduleStatus,

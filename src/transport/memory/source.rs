@@ -26,7 +26,7 @@ use crate::{
 /// The [`Source`] of [`Memory`](super::Memory): one worker of a group.
 ///
 /// Dropping the source has the effect of a crash: other workers claim its unsettled deliveries when
-/// their leases end, and own its partitions a lease later.
+/// their leases end, and then own its partitions.
 #[derive(Debug)]
 pub struct MemorySource {
     broker: Broker,
@@ -34,6 +34,7 @@ pub struct MemorySource {
     /// The settings of each stream that this source serves. The index of a stream is its key in the
     /// schedule. Empty if the source serves only events.
     streams: Vec<Arc<Settings>>,
+    /// Divides each fetch among the streams.
     schedule: StreamSchedule,
     /// The number of registered streams that this source has already tried to join.
     registry_position: usize,
@@ -46,7 +47,7 @@ pub struct MemorySource {
     /// The minute for which the worker's monitor counts. When the minute ends, its counts move to
     /// the history.
     minute: u64,
-    stopped: bool,
+    is_stopped: bool,
 }
 
 impl MemorySource {
@@ -67,12 +68,12 @@ impl MemorySource {
             streams: Vec::new(),
             schedule: StreamSchedule::new(set.map(|set| set.policy).unwrap_or_default()),
             registry_position: 0,
-            consumer: broker.new_consumer(),
+            consumer: broker.next_source_number(),
             wake: Arc::new(Notify::new()),
             versions: interest.versions.clone().into(),
             events_first: false,
             minute: broker.minute(),
-            stopped: false,
+            is_stopped: false,
             settings: Arc::new(settings),
             broker,
         };
@@ -106,26 +107,32 @@ impl MemorySource {
         Ok(())
     }
 
-    /// Joins the group of a stream. `owned` is the number of the partition if workers own it.
-    fn join(&mut self, stream: &Name, weight: u32, owned: Option<usize>) -> Result<(), Error> {
+    /// Joins the group of a stream. If workers own the partitions, `owned_partition` is the number
+    /// of this one.
+    fn join(
+        &mut self,
+        stream: &Name,
+        weight: u32,
+        owned_partition: Option<usize>,
+    ) -> Result<(), Error> {
         let settings = self.settings.of_stream(stream);
         self.broker.create_group(&settings)?;
         let (wake, versions) = (self.wake.clone(), self.versions.clone());
         let context = &self.broker.context;
         let joined = self.broker.with_group(&settings, |group, _| {
-            if owned.is_none() && group.has_owners(&settings, context) {
+            if owned_partition.is_none() && group.has_owners(&settings, context) {
                 let partitions = self.settings.partitions();
                 let stream = partitions.map_or(stream, |partitions| &partitions.stream);
                 return Err(Error::config(owned_by_others_text(stream, &settings.group)));
             }
             group.join(self.consumer, wake, versions);
-            if let Some(partition) = owned {
+            if let Some(partition) = owned_partition {
                 group.join_owners(self.consumer, partition, &settings, context);
             }
             Ok(())
         });
         joined.expect("the group was just created")?;
-        self.broker.workers.joined(self.consumer, stream);
+        self.broker.workers.add_stream(self.consumer, stream);
         self.schedule.add(self.streams.len() as u32, weight);
         self.streams.push(Arc::new(settings));
         Ok(())
@@ -217,7 +224,7 @@ impl MemorySource {
         let entries = entries.unwrap_or_default();
         let count = entries.len();
         taken.extend(entries.into_iter().map(|mut entry| {
-            let observed = entry.in_flight.take();
+            let observed = entry.observed.take();
             if let Some(task) = entry.task.take() {
                 let record = MemoryRecord::new(&self.broker, stream, entry.serial, task);
                 entry.lease.set_record(record);
@@ -274,8 +281,8 @@ impl MemorySource {
     }
 
     fn leave(&mut self) {
-        if !self.stopped {
-            self.stopped = true;
+        if !self.is_stopped {
+            self.is_stopped = true;
             for stream in &self.streams {
                 self.broker.with_group(stream, |group, _| {
                     group.leave(self.consumer, stream, &self.broker.context);
@@ -316,7 +323,7 @@ impl Source for MemorySource {
         // Yields to the runtime from time to time, even if the backlog is long.
         tokio::task::coop::consume_budget().await;
         loop {
-            if self.stopped {
+            if self.is_stopped {
                 return Err(Error::closed());
             }
             let minute = self.broker.minute();
@@ -359,8 +366,8 @@ impl Source for MemorySource {
 
 impl Drop for MemorySource {
     fn drop(&mut self) {
-        // Before it leaves the groups, since other workers own its partitions only when its lease
-        // ends.
+        // Without this call, the worker would lose its idle partitions at once when it leaves the
+        // groups. With it, the worker keeps them until its lease ends.
         for stream in &self.streams {
             self.broker.with_group(stream, |group, _| {
                 group.abandon(self.consumer, stream.lease);
@@ -417,7 +424,7 @@ impl Drop for MemorySettle {
     fn drop(&mut self) {
         if let Some(held) = &self.held {
             held.broker.with_group(&held.stream_settings, |group, _| {
-                group.drop_held(held.serial, &held.stream_settings, &held.broker.context);
+                group.abandon_delivery(held.serial, &held.stream_settings, &held.broker.context);
             });
         } else if let Some(event) = self.observed.as_ref().filter(|one| one.is_an_event()) {
             event.happened(MessageEvent::Abandoned);

@@ -17,20 +17,20 @@ const MAX_CHANGES: usize = 10_000;
 pub(super) struct TaskLists {
     /// The tasks of each state, by the number of their last change.
     by_state: HashMap<TaskState, BTreeMap<u64, MessageId>>,
-    /// The last changes.
+    /// The last changes, the oldest first.
     feed: VecDeque<TaskChange>,
     /// The number of the last change. Numbers start at 1.
-    last: u64,
+    last_number: u64,
 }
 
 impl TaskLists {
     /// Adds a change to the feed, and the task to the list of its new state. Returns the number of
     /// the change.
     pub(super) fn add(&mut self, change: TaskChange, is_listed: bool) -> u64 {
-        self.last += 1;
+        self.last_number += 1;
         if is_listed {
             let list = self.by_state.entry(change.state).or_default();
-            list.insert(self.last, change.id.clone());
+            list.insert(self.last_number, change.id.clone());
             if change.state.has_ended() && list.len() > MAX_ENDED {
                 list.pop_first();
             }
@@ -39,7 +39,7 @@ impl TaskLists {
         if self.feed.len() > MAX_CHANGES {
             self.feed.pop_front();
         }
-        self.last
+        self.last_number
     }
 
     /// Removes a task from the list of its state.
@@ -49,8 +49,9 @@ impl TaskLists {
         }
     }
 
-    /// Returns one step of a list. Passes tasks to `show`, the last changed first, until `show` has
-    /// returned `step.max` values. Returns these values, and the position of the next step.
+    /// Does one step of a list. Passes tasks to `show`, from the newest change to the oldest, until
+    /// `show` has returned `step.max` values. Returns these values, and the position of the next
+    /// step.
     pub(super) fn list<T>(
         &self,
         step: &ListStep,
@@ -70,16 +71,16 @@ impl TaskLists {
     }
 
     /// Returns the number of the last change.
-    pub(super) fn last(&self) -> u64 {
-        self.last
+    pub(super) fn last_number(&self) -> u64 {
+        self.last_number
     }
 
     /// Returns the change after change `number`. `None` if there is none yet.
-    pub(super) fn after(&self, number: u64) -> Option<NextChange> {
-        if number >= self.last {
+    pub(super) fn change_after(&self, number: u64) -> Option<NextChange> {
+        if number >= self.last_number {
             return None;
         }
-        let first = self.last + 1 - self.feed.len() as u64;
+        let first = self.last_number + 1 - self.feed.len() as u64;
         if number + 1 < first && number > 0 {
             return Some(NextChange::Dropped);
         }

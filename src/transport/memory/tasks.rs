@@ -67,7 +67,7 @@ impl TaskStore for MemoryTasks {
         let records = self.broker.context.records.lock();
         let ends = self.streams.iter().map(|settings| {
             let lists = records.lists.get(&group_key_of(settings));
-            let last = lists.map_or(0, |lists| lists.last());
+            let last = lists.map_or(0, |lists| lists.last_number());
             cursor_of(last)
         });
         Box::pin(ready(Ok(ends.collect())))
@@ -132,7 +132,7 @@ impl FeedReader {
         let records = self.broker.context.records.lock();
         for (part, (settings, read)) in self.parts.iter_mut().enumerate() {
             let lists = records.lists.get(&group_key_of(settings));
-            let Some(next) = lists.and_then(|lists| lists.after(*read)) else {
+            let Some(next) = lists.and_then(|lists| lists.change_after(*read)) else {
                 continue;
             };
             let item = match next {
@@ -208,7 +208,7 @@ impl TaskRecord for MemoryRecord {
 
 impl BrokerState {
     fn status(&self, settings: &Settings, id: &MessageId) -> Option<TaskStatus> {
-        // Moves delayed tasks that are due to the stream first, so that the state is current.
+        // Delayed tasks that are due are moved to the stream first, so that the state is current.
         self.with_stream(&settings.stream, |stream| {
             stream.promote(&self.context, &settings.stream);
         });
@@ -234,21 +234,22 @@ impl BrokerState {
         Listed { tasks, next }
     }
 
-    /// Cancels a task. Returns `false` if it has ended or is unknown.
+    /// Cancels a task. Returns `false` if the task has ended or is unknown.
     fn cancel(&self, settings: &Settings, id: &MessageId, reason: &str) -> bool {
         self.with_stream(&settings.stream, |stream| {
             stream.promote(&self.context, &settings.stream);
             let GroupContext { records, clock, .. } = &self.context;
-            // The entry stays on the stream, because other groups may handle it. This group skips
-            // it.
-            let end = |skips: bool| {
+            // An entry that this group has not read stays on the stream, because other groups may
+            // handle it. This group skips the entry later, so the record must not be removed
+            // before.
+            let end = |is_unread: bool| {
                 let (group_key, end) = (
                     group_key_of(settings),
                     TaskEnd::new(TaskState::Cancelled, reason),
                 );
                 let mut contents = records.lock();
                 contents.end(&group_key, id, end, clock);
-                if skips {
+                if is_unread {
                     contents.cancel_removal(&group_key, id);
                 }
                 records.changed.notify_waiters();

@@ -24,7 +24,7 @@ use crate::{
 /// The name of the transport in announcements.
 const TRANSPORT: &str = "memory";
 /// The number of minutes for which counts are kept.
-const MAX_KEPT: u64 = 2 * MINUTES;
+const KEPT_MINUTES: u64 = 2 * MINUTES;
 
 /// The workers with open sources, and the history of their groups.
 #[derive(Debug, Default)]
@@ -58,7 +58,7 @@ impl BrokerWorkers {
     }
 
     /// Records that a worker serves another stream.
-    pub(super) fn joined(&self, consumer: SourceNumber, stream: &Name) {
+    pub(super) fn add_stream(&self, consumer: SourceNumber, stream: &Name) {
         if let Some(worker) = lock(&self.workers).get_mut(&consumer) {
             worker.streams.insert(stream.clone());
         }
@@ -69,7 +69,7 @@ impl BrokerWorkers {
         self.collect(removed.iter(), minute);
     }
 
-    /// Adds the counts of a worker to a minute.
+    /// Moves the counts of a worker from its monitor to this minute of the history.
     pub(super) fn collect_of(&self, consumer: SourceNumber, minute: u64) {
         let worker = lock(&self.workers).get(&consumer).cloned();
         self.collect(worker.iter(), minute);
@@ -85,7 +85,7 @@ impl BrokerWorkers {
                 let of_group = (stream.clone(), worker.group.clone());
                 let minutes = history.entry(of_group).or_default();
                 minutes.entry(minute).or_default().merge(&counts);
-                *minutes = minutes.split_off(&minute.saturating_sub(MAX_KEPT));
+                *minutes = minutes.split_off(&minute.saturating_sub(KEPT_MINUTES));
             }
         }
     }
@@ -143,7 +143,7 @@ impl MemoryWorkers {
     }
 
     /// Calls `answer` for each worker, and returns the results.
-    fn ask<T: Send + 'static>(
+    fn for_each_worker<T: Send + 'static>(
         &self,
         answer: impl Fn(&WorkerMonitor) -> T,
     ) -> StoreFuture<'_, Answers<T>> {
@@ -162,15 +162,15 @@ impl WorkerStore for MemoryWorkers {
     }
 
     fn stats(&self) -> StoreFuture<'_, Answers<WorkerStats>> {
-        self.ask(WorkerMonitor::stats)
+        self.for_each_worker(WorkerMonitor::stats)
     }
 
     fn describe(&self) -> StoreFuture<'_, Answers<WorkerDescription>> {
-        self.ask(WorkerMonitor::describe)
+        self.for_each_worker(WorkerMonitor::describe)
     }
 
     fn ping(&self) -> StoreFuture<'_, Answers<Pong>> {
-        self.ask(|monitor| Pong::new(monitor.worker(), Duration::ZERO))
+        self.for_each_worker(|monitor| Pong::new(monitor.worker(), Duration::ZERO))
     }
 
     fn order<'a>(

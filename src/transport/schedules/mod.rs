@@ -53,11 +53,10 @@ impl Schedules {
     /// including the schedules that other processes have stored. Runs until the future is dropped.
     ///
     /// Each tick sends one task, no matter how many processes call this method. The call survives
-    /// an outage of the server, and then treats the missed ticks by the rule for
-    /// [missed](crate::schedule::Missed) ticks. Changes by other processes are seen within about a
-    /// second. An entry with a lower version than the stored one is not stored, and a line in the
-    /// log says so. A stored schedule that is no longer in the code stays stored:
-    /// [remove](Self::remove) it.
+    /// an outage of the server. The rule for [missed](crate::schedule::Missed) ticks then applies
+    /// to the ticks of the outage. Changes by other processes are seen within about a second. An
+    /// entry with a lower version than the stored one is not stored, and a line in the log says so.
+    /// A stored schedule that is no longer in the code stays stored: [remove](Self::remove) it.
     ///
     /// # Errors
     /// If an entry is invalid, or the transport is closed. Nothing is stored if an entry is
@@ -80,9 +79,9 @@ impl Schedules {
     /// Stores a scheduled task, or replaces the stored one with the same name. Returns `false` and
     /// changes nothing if the stored one has a higher [version](ScheduledTask::version).
     ///
-    /// A new schedule starts with the first tick after the present time of the store's clock. A
-    /// replacement that changes the cron line, the zone or the period starts in the same way. Any
-    /// other replacement continues after the last tick of the schedule.
+    /// A new schedule starts with the first tick after the current time on the store's clock. So
+    /// does a replacement that changes the cron line, the zone or the period. Any other replacement
+    /// continues after the last tick of the schedule.
     ///
     /// # Errors
     /// If the task is invalid, or the store cannot be reached.
@@ -249,8 +248,8 @@ pub enum FireOutcome {
     Skipped(MessageId),
     /// The tick is not due on the store's clock.
     Early,
-    /// Another process has sent or skipped a tick since the caller read the schedule. The time is
-    /// the last tick of the stored schedule.
+    /// Another process has sent or skipped a tick since the caller read the schedule. Contains the
+    /// last tick of the stored schedule.
     Taken(SystemTime),
     /// The schedule was changed, paused or removed.
     Changed,
@@ -277,7 +276,7 @@ pub struct ScheduleStatus {
     /// The last tick that was sent or skipped, or the time at which the schedule began or was
     /// resumed.
     pub last_tick: SystemTime,
-    /// The last runs, at most [`MAX_RUNS`](Self::MAX_RUNS), the latest one last.
+    /// The last runs, at most [`MAX_RUNS`](Self::MAX_RUNS), from the oldest to the newest.
     pub runs: Vec<ScheduleRun>,
     /// The time of this status on the store's clock.
     pub as_of: SystemTime,

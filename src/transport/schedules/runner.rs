@@ -46,8 +46,9 @@ struct ActiveSchedule {
     ticks: Ticks,
     /// The tick to send next, in milliseconds since 1970. `None` if there is no further tick.
     due: Option<u64>,
-    /// The number of failures in a row, and the time of the next attempt.
+    /// The number of failures in a row.
     failures: u32,
+    /// The time of the next attempt after a failure.
     retry_at: Option<Instant>,
 }
 
@@ -125,7 +126,7 @@ impl<'a> Runner<'a> {
             self.refresh().await?;
         }
         self.fire_due().await?;
-        Ok(self.wait())
+        Ok(self.time_until_step())
     }
 
     /// Stores the schedules that the application has passed to `Schedules::run`.
@@ -143,16 +144,18 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
+    /// Lists the schedules, and plans the ticks of those that have changed.
     async fn refresh(&mut self) -> Result<(), Error> {
         let known_changes = self.known_changes.filter(|_| !self.must_reload);
         let list = self.store.list(known_changes).await?;
         if self.known_changes.is_some_and(|known| list.changes < known) {
-            // The server has lost data, so the entries are stored again.
+            // The server has lost data, so the next step stores the entries again.
             (self.has_stored_entries, self.known_changes, self.listed_at) = (false, None, None);
             self.schedules.clear();
             return Ok(());
         }
         self.must_reload = false;
+        // If the store's clock was set back, all ticks are planned again.
         let clock = StoreClock::starting(list.now);
         let stepped_back = clock.now() + 1_000 < self.clock.now();
         self.clock = clock;
@@ -172,6 +175,7 @@ impl<'a> Runner<'a> {
         Ok(())
     }
 
+    /// Computes the next tick of each schedule.
     fn plan_all(&mut self) {
         let now = self.clock.now();
         self.schedules
@@ -196,10 +200,10 @@ impl<'a> Runner<'a> {
         let mut failure = None;
         for ((index, tick), result) in due.into_iter().zip(results) {
             match result {
-                Ok(fired) => self.fired(index, tick, &fired),
-                // Another schedule may succeed, so only this one waits.
+                Ok(fired) => self.record_fired(index, tick, &fired),
+                // The other schedules may succeed, so only this schedule waits.
                 Err(error) if error.is_refused() || error.is_invalid() => {
-                    self.schedules[index].failed(&error);
+                    self.schedules[index].record_failure(&error);
                 }
                 Err(error) => failure = Some(error),
             }
@@ -207,7 +211,8 @@ impl<'a> Runner<'a> {
         failure.map_or(Ok(()), Err)
     }
 
-    fn fired(&mut self, index: usize, tick: u64, fired: &Fired) {
+    /// Records the store's response to a tick, and plans the next tick.
+    fn record_fired(&mut self, index: usize, tick: u64, fired: &Fired) {
         self.clock = StoreClock::starting(fired.now);
         let now = self.clock.now();
         let schedule = &mut self.schedules[index];
@@ -236,7 +241,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Returns the time until the next tick or the next listing.
-    fn wait(&self) -> Duration {
+    fn time_until_step(&self) -> Duration {
         let now = self.clock.now();
         let until_listing = self
             .listed_at
@@ -256,16 +261,16 @@ impl<'a> Runner<'a> {
 }
 
 impl ActiveSchedule {
-    /// Makes the runner's state of a schedule. Logs a warning and returns `None` if this version of
-    /// the library cannot read the schedule.
+    /// Creates the runner's state of a schedule. Logs a warning and returns `None` if this version
+    /// of the library cannot read the schedule.
     fn new(status: ScheduleStatus, now: u64) -> Option<Self> {
-        let read = status.task.clone();
-        let read = read.and_then(|task| {
+        let parsed = status.task.clone();
+        let parsed = parsed.and_then(|task| {
             let ticks = Ticks::new(task.schedule());
             let ticks = ticks.map_err(|error| crate::error::chain(&error))?;
             Ok((task, ticks))
         });
-        match read {
+        match parsed {
             Ok((task, ticks)) => {
                 let mut active = Self {
                     status,
@@ -286,6 +291,7 @@ impl ActiveSchedule {
         }
     }
 
+    /// Computes the tick to send next.
     fn plan(&mut self, now: u64) {
         let last = milliseconds(self.status.last_tick);
         let missed = self.task.schedule().missed_rule();
@@ -310,7 +316,7 @@ impl ActiveSchedule {
         store.fire(&self.status, message, Some(tick)).await
     }
 
-    fn failed(&mut self, error: &Error) {
+    fn record_failure(&mut self, error: &Error) {
         self.failures += 1;
         self.retry_at = Some(Instant::now() + BACKOFF.after(self.failures));
         let (schedule, error) = (&self.status.name, crate::error::chain(error));

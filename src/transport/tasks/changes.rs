@@ -84,7 +84,7 @@ pub enum ChangesFrom {
 
 impl ChangesFrom {
     /// Returns one cursor for each partition of the stream, or one if the stream has no partitions.
-    /// `None` if reading starts with the next change.
+    /// Returns `None` if the reader starts with the next change.
     pub(super) fn cursors(&self, parts: usize) -> Result<Option<Vec<String>>, Error> {
         match self {
             Self::Now => Ok(None),
@@ -121,8 +121,8 @@ pub struct FeedStep {
 /// The changes from all partitions of a stream, in one feed that never ends.
 pub type Feed = Pin<Box<dyn Stream<Item = Result<FeedStep, Error>> + Send>>;
 
-/// Follows the changes of tasks: see [`Tasks::changes`](super::Tasks::changes). Also a `Stream`,
-/// which never ends.
+/// Follows the changes of tasks: see [`Tasks::changes`](super::Tasks::changes). This type is also a
+/// `Stream`, which never ends.
 #[must_use = "nothing is read until `next` is called"]
 pub struct Changes {
     feed: Feed,
@@ -135,10 +135,10 @@ impl Changes {
     }
 
     /// Waits for the next item. A lost connection is no error: the feed connects again, and
-    /// continues where it was.
+    /// continues after the last item.
     ///
     /// # Errors
-    /// If the server refuses to read the feed. The next call tries again.
+    /// If the server does not allow the feed to be read. The next call tries again.
     ///
     /// # Cancel safety
     /// No item is skipped if the future is dropped.

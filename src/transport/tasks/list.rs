@@ -34,7 +34,7 @@ pub struct TaskQuery {
     pub name: Option<Name>,
     /// The maximum number of tasks on a page, from 1 to 1,000.
     pub max: usize,
-    /// The position in the list at which the page starts, as in the query of [`TaskPage::next`].
+    /// The position in the list at which the page starts, from the query in [`TaskPage::next`].
     /// `None` for the start of the list.
     pub after: Option<String>,
 }
@@ -90,6 +90,8 @@ impl TaskQuery {
         let states = TaskState::ALL.into_iter();
         let states = states.skip_while(|state| *state != first);
         let all = states.flat_map(|state| (0..parts).map(move |part| (state, part)));
+        // The list starts with the state and the part in the query's position. Only this first step
+        // starts after a task.
         let rest = all.skip_while(|at| *at != (first, partition));
         let steps = rest.enumerate().map(|(index, (state, part))| ListStep {
             state,
@@ -112,8 +114,7 @@ impl Default for TaskQuery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TaskPage {
-    /// The tasks, sorted by state. In each state, the tasks that changed last come first. The tasks
-    /// of a partitioned stream are listed one partition after the other.
+    /// The tasks, sorted by state, then by partition, then from the newest change to the oldest.
     pub tasks: Vec<TaskStatus>,
     /// The query for the next page, or `None` at the end.
     pub next: Option<TaskQuery>,
@@ -176,7 +177,7 @@ impl ListStep {
 /// The result of a [`ListStep`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listed {
-    /// The tasks. Those that changed last come first.
+    /// The tasks, from the newest change to the oldest.
     pub tasks: Vec<TaskStatus>,
     /// The position of the next step of this state and part. `None` at the end.
     pub next: Option<String>,

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The maximum number of tasks that are cancelled at the same time.
-const MAX_CANCELLING: usize = 32;
+const MAX_CONCURRENT_CANCELLATIONS: usize = 32;
 /// The maximum size of the reason of a cancellation, in bytes.
 const MAX_REASON: usize = 4 << 10;
 
@@ -106,9 +106,9 @@ impl Tasks {
         wait::wait(&self.0, id).await
     }
 
-    /// Lists a page of tasks, without their results. The list is sorted by state. In each state,
-    /// the tasks that changed last come first. Of the tasks that have ended, the last 10,000 of
-    /// each state are listed, for as long as their status is kept.
+    /// Lists a page of tasks, without their results. The order is that of [`TaskPage::tasks`]. Of
+    /// the tasks that have ended, the last 10,000 of each state are listed, for as long as their
+    /// status is kept.
     ///
     /// ```
     /// use std::time::Duration;
@@ -140,6 +140,7 @@ impl Tasks {
                 tasks.extend(listed.tasks);
                 let is_over = listed.next.is_none();
                 step.after = listed.next;
+                // The page is full: the next page starts at the next step.
                 if tasks.len() >= max {
                     let next = if is_over { steps.next() } else { Some(step) };
                     let next = next.map(|next| query.after(next.position()));
@@ -217,16 +218,16 @@ impl Tasks {
         key: &UniqueKey,
         reason: &str,
     ) -> Result<Option<MessageId>, Error> {
-        let mut last = None;
-        // If the holder ends before it is cancelled, another task may take the key. The loop then
+        let mut last_holder = None;
+        // If the holder ends before it is cancelled, another task may take the key. The next round
         // cancels that task.
         while let Some(holder) = self.holder(key).await?
-            && last.as_ref() != Some(&holder)
+            && last_holder.as_ref() != Some(&holder)
         {
             if self.cancel(&holder, reason).await? {
                 return Ok(Some(holder));
             }
-            last = Some(holder);
+            last_holder = Some(holder);
         }
         Ok(None)
     }
@@ -261,7 +262,7 @@ impl Tasks {
                 next = page.next;
                 let cancelling = stream::iter(page.tasks)
                     .map(async |task| self.cancel(&task.id, reason).await)
-                    .buffer_unordered(MAX_CANCELLING);
+                    .buffer_unordered(MAX_CONCURRENT_CANCELLATIONS);
                 let count = async |count, was_live| Ok(count + u64::from(was_live));
                 cancelled += cancelling.try_fold(0, count).await?;
             }
@@ -294,8 +295,8 @@ impl fmt::Debug for Tasks {
     }
 }
 
-/// The handles that are in use, by the name of their feed. All waiting calls on a feed share its
-/// handle, and so one reader.
+/// The handles that are in use, by the name of their feed. All waiting calls on a feed share one
+/// handle, and so they share its reader.
 #[derive(Default)]
 pub(crate) struct SharedTasks(Mutex<HashMap<String, Weak<TasksInner>>>);
 

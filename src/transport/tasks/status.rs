@@ -157,20 +157,20 @@ impl TaskStatus {
     /// # Errors
     /// If the task is not done, if its result was too large, or if the result is of another type.
     pub fn read_result<R: FromReply>(&self) -> Result<R, Error> {
-        let decode = |text: String| Error::new(ErrorKind::Decode, text);
+        let decode_error = |text: String| Error::new(ErrorKind::Decode, text);
         let id = &self.id;
         if self.state != TaskState::Done {
             let text = format!("the task `{id}` has no result: it is {}", self.state);
-            return Err(decode(text));
+            return Err(decode_error(text));
         }
         if let Some(length) = self.result_too_large {
-            return Err(decode(format!(
+            return Err(decode_error(format!(
                 "the result of the task `{id}` was not recorded: it has {length} bytes, and the most \
                  is {MAX_RESULT}; store it elsewhere, and return where it is"
             )));
         }
         R::from_reply(Reply::new(self.result.clone().unwrap_or_default())).map_err(|error| {
-            decode(format!("the result of the task `{id}` cannot be read")).with_source(error)
+            decode_error(format!("the result of the task `{id}` cannot be read")).with_source(error)
         })
     }
 

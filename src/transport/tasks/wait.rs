@@ -22,16 +22,17 @@ use crate::{
 
 /// The pause between two attempts while the store cannot be reached.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// A waiter that has received no signal for this time reads the record. Needed only if the server
-/// has refused a write to the feed, or has lost the record or the feed.
+/// A waiter that has received no signal for this time reads the record. This is needed only if
+/// the server has refused a write to the feed, or has lost the record or the feed.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
 
 /// The calls that wait for tasks of one group.
 #[derive(Default)]
-pub(super) struct Waiters(Mutex<Table>);
+pub(super) struct Waiters(Mutex<WaiterTable>);
 
 #[derive(Default)]
-struct Table {
+struct WaiterTable {
+    /// The waiters for each task, with their numbers.
     waiting: HashMap<MessageId, Vec<(u64, UnboundedSender<Signal>)>>,
     last_number: u64,
     /// The reader of the feed. `None` while no call waits.
@@ -39,6 +40,7 @@ struct Table {
 }
 
 struct FeedReaderState {
+    /// Cancelled when the last waiter has left.
     end: CancellationToken,
     /// Set once the reader has its position in the feed. Waiters then receive all later changes.
     is_open: bool,
@@ -66,9 +68,9 @@ struct Waiter {
 
 /// Waits until a task has ended.
 pub(super) async fn wait(inner: &Arc<TasksInner>, id: &MessageId) -> Result<TaskStatus, Error> {
-    let mut last = recorded_status(inner.store.status(id).await?, id)?;
-    if last.state.has_ended() {
-        return Ok(last);
+    let mut last_status = recorded_status(inner.store.status(id).await?, id)?;
+    if last_status.state.has_ended() {
+        return Ok(last_status);
     }
     let mut waiter = Waiter::join(inner, id);
     loop {
@@ -82,15 +84,15 @@ pub(super) async fn wait(inner: &Arc<TasksInner>, id: &MessageId) -> Result<Task
         let found = read_status(inner, id).await?;
         match (found, change) {
             (Some(status), _) if status.state.has_ended() => return Ok(status),
-            // The record has expired already, or the task was replayed.
+            // The record does not show the end: it has expired, or the task was replayed.
             (_, Some(change)) => {
-                last.state = change.state;
-                last.attempt = change.attempt;
-                last.reason = change.reason;
-                last.ended_at = Some(change.at);
-                return Ok(last);
+                last_status.state = change.state;
+                last_status.attempt = change.attempt;
+                last_status.reason = change.reason;
+                last_status.ended_at = Some(change.at);
+                return Ok(last_status);
             }
-            (found, None) => last = recorded_status(found, id)?,
+            (found, None) => last_status = recorded_status(found, id)?,
         }
     }
 }
@@ -172,46 +174,48 @@ impl Drop for Waiter {
 /// Reads the feed until all waiters have left.
 async fn run_reader(inner: Arc<TasksInner>, end: CancellationToken) {
     let mut feed = loop {
-        match open(&inner).await {
+        match open_feed(&inner).await {
             Ok(feed) => break feed,
             Err(error) if is_temporary(&error) => sleep(RETRY_DELAY).await,
-            Err(error) => return inner.waiters.fail(&error, &end),
+            Err(error) => return inner.waiters.fail_all(&error, &end),
         }
     };
-    inner.waiters.open(&end);
+    inner.waiters.mark_open(&end);
     while let Some(step) = feed.next().await {
         match step.map(|step| step.item) {
-            Ok(FeedItem::Change(change)) => inner.waiters.changed(change),
-            Ok(FeedItem::Gap) => inner.waiters.ask_to_read(),
-            Err(error) => return inner.waiters.fail(&error, &end),
+            Ok(FeedItem::Change(change)) => inner.waiters.signal_end(change),
+            Ok(FeedItem::Gap) => inner.waiters.signal_read(),
+            Err(error) => return inner.waiters.fail_all(&error, &end),
         }
     }
 }
 
-async fn open(inner: &TasksInner) -> Result<Feed, Error> {
+async fn open_feed(inner: &TasksInner) -> Result<Feed, Error> {
     let ends = inner.store.feed_ends().await?;
     inner.store.feed(ends)
 }
 
 impl Waiters {
     /// Marks the reader as open, and makes all waiters read their records.
-    fn open(&self, end: &CancellationToken) {
+    fn mark_open(&self, end: &CancellationToken) {
         // If the last waiter of this reader has left, the table may have another reader.
         if let Some(reader) = &mut lock(&self.0).reader
             && !end.is_cancelled()
         {
             reader.is_open = true;
         }
-        self.ask_to_read();
+        self.signal_read();
     }
 
-    fn ask_to_read(&self) {
+    /// Makes all waiters read their records.
+    fn signal_read(&self) {
         for (_, waiter) in lock(&self.0).waiting.values().flatten() {
             drop(waiter.send(Signal::ReadRecord));
         }
     }
 
-    fn changed(&self, change: TaskChange) {
+    /// Signals the waiters of a task if the task has ended.
+    fn signal_end(&self, change: TaskChange) {
         if !change.state.has_ended() {
             return;
         }
@@ -222,7 +226,7 @@ impl Waiters {
     }
 
     /// Fails all waiters. The next waiter starts another reader.
-    fn fail(&self, error: &Error, end: &CancellationToken) {
+    fn fail_all(&self, error: &Error, end: &CancellationToken) {
         let mut table = lock(&self.0);
         if end.is_cancelled() {
             return;
