@@ -36,6 +36,7 @@ async fn until(workers: &Workers, wanted: impl Fn(&[WorkerInfo]) -> bool) -> Vec
     in_time("waiting for the list of workers", found).await
 }
 
+/// Waits until the condition is true. `what` names the wait in the panic if it takes too long.
 async fn until_true<W: Future<Output = bool>>(what: &str, condition: impl Fn() -> W) {
     let met = async {
         while !condition().await {
@@ -88,6 +89,7 @@ pub async fn workers_answer_what_they_have_done_and_what_runs<F: Factory>(factor
     }
     let scene = Scene::new(factory);
     let (_handle, workers) = connect(factory, &scene).await;
+    // Of three tasks, one succeeds, one fails, and one still runs. Another worker is idle.
     let (mut worker, mut idle) = (scene.worker().await, scene.worker().await);
     let idle_monitor = idle.announce("idle", &[]);
     idle.stop().await;
@@ -110,6 +112,7 @@ pub async fn workers_answer_what_they_have_done_and_what_runs<F: Factory>(factor
         settle(delivery, verdict).await;
     }
     until(&workers, |found| found.len() == 2 && are_announced(found)).await;
+    // Both workers answer with their statistics and with their routes.
     let found = must("asking for statistics", workers.stats()).await;
     assert_eq!(found.silent, [""; 0]);
     let stats = found
@@ -143,12 +146,12 @@ pub async fn workers_answer_what_they_have_done_and_what_runs<F: Factory>(factor
         last_error.expect("one has failed").reason,
         "it failed in a check"
     );
-    let stats = found
+    let idle_stats = found
         .answers
         .iter()
         .find(|it| it.worker == idle_monitor.worker());
-    let stats = stats.expect("the idle worker answers");
-    assert_eq!((stats.in_flight, stats.done), (0, 0));
+    let idle_stats = idle_stats.expect("the idle worker answers");
+    assert_eq!((idle_stats.in_flight, idle_stats.done), (0, 0));
     drop(counted);
     done(delivery).await;
 
@@ -175,8 +178,8 @@ pub async fn a_worker_follows_the_orders_to_it<F: Factory>(factory: &F) {
     };
     give(WorkerOrder::Limit(Some(3))).await;
     give(WorkerOrder::PauseName("mail.send".into())).await;
-    let is = |found: &[WorkerInfo]| found.iter().any(|it| it.paused == ["mail.send"]);
-    let found = until(&workers, is).await;
+    let has_paused_name = |found: &[WorkerInfo]| found.iter().any(|it| it.paused == ["mail.send"]);
+    let found = until(&workers, has_paused_name).await;
     let info = found.iter().find(|it| it.service == "ordered");
     let info = info.expect("the worker is listed");
     assert_eq!((info.limit, info.state), (Some(3), WorkerState::Running));

@@ -17,10 +17,11 @@ use crate::{
     transport::{Start, WhenFull},
 };
 
-/// The bound of most checks. A single sender is refused after exactly this number of messages.
+/// The maximum number of waiting messages in most checks. A single sender is refused after exactly
+/// this number of messages.
 const BOUND: usize = 8;
 /// The maximum time until a sender notices that there is room.
-const SOON: Duration = Duration::from_secs(3);
+const MAX_NOTICE_TIME: Duration = Duration::from_secs(3);
 
 fn bounded_scene<F: Factory>(factory: &F) -> Scene<'_, F> {
     Scene::new(factory).with(|settings| settings.max_waiting = Some(BOUND))
@@ -48,8 +49,8 @@ fn assert_full(error: &Error) {
 }
 
 /// Sends a task as soon as there is room for it.
-async fn sent_soon<F: Factory>(handle: &F::Handle) {
-    let end = Instant::now() + SOON;
+async fn send_soon<F: Factory>(handle: &F::Handle) {
+    let end = Instant::now() + MAX_NOTICE_TIME;
     while let Err(error) = call(handle, Message::task("task", "")).await {
         assert_full(&error);
         assert!(Instant::now() < end, "the stream stays full");
@@ -81,7 +82,7 @@ pub async fn a_full_stream_refuses_senders_until_workers_take_messages<F: Factor
     }
 
     handle_tasks::<F>(&mut worker, BOUND).await;
-    sent_soon::<F>(&handle).await;
+    send_soon::<F>(&handle).await;
     let reply = request(&handle, Message::rpc("ask", ""));
     for _ in 0..2 {
         done(worker.one().await).await;
@@ -103,7 +104,7 @@ pub async fn a_full_stream_takes_follow_ups_redeliveries_and_delayed_tasks<F: Fa
     let handle = scene.handle().await;
     fill::<F>(&handle).await;
     let delivery = worker.one().await;
-    sent_soon::<F>(&handle).await;
+    send_soon::<F>(&handle).await;
     let mut expected = BOUND;
     if factory.capabilities().outbox {
         add(outbox(&delivery).enqueue("more", "")).await;
@@ -181,13 +182,13 @@ pub async fn a_group_without_workers_does_not_stop_senders<F: Factory>(factory: 
         // senders.
         let mut served = scene.group("served", Start::End).worker().await;
         for _ in 0..3 * BOUND {
-            sent_soon::<F>(&handle).await;
+            send_soon::<F>(&handle).await;
             done(served.one().await).await;
         }
         served.close().await;
     }
     let worker = scene.worker().await;
-    let end = Instant::now() + SOON;
+    let end = Instant::now() + MAX_NOTICE_TIME;
     loop {
         match call(&handle, Message::task("task", "")).await {
             Err(error) => break assert_full(&error),
@@ -214,7 +215,7 @@ pub async fn a_message_that_waits_for_too_long_stops_senders<F: Factory>(factory
     let error = call(&handle, Message::task("task", "")).await.unwrap_err();
     assert_full(&error);
     handle_tasks::<F>(&mut worker, 2).await;
-    sent_soon::<F>(&handle).await;
+    send_soon::<F>(&handle).await;
     // The waiting time of a redelivery starts when the redelivery is due.
     let delivery = worker.one().await;
     sleep(2 * age).await;

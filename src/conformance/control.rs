@@ -129,7 +129,7 @@ pub async fn a_cancelled_task_stays_cancelled_over_a_pause_and_a_purge<F: Factor
     let (handle, control) = connect(factory, &scene).await;
     let tasks = factory.tasks(&handle).expect("the factory has tasks");
     scene.worker().await.close().await;
-    let cancelled = async || {
+    let send_and_cancel = async || {
         let mut tracked = Message::task("task", "cancelled");
         tracked.parts_mut().tracked = Some(Duration::from_secs(60));
         let reply = call(&handle, tracked).await.expect("the task is accepted");
@@ -137,7 +137,7 @@ pub async fn a_cancelled_task_stays_cancelled_over_a_pause_and_a_purge<F: Factor
         assert!(must("cancelling a task", tasks.cancel(&receipt, "no need")).await);
         receipt
     };
-    let is_cancelled = async |receipt| {
+    let assert_cancelled = async |receipt| {
         let status = must("looking up a task", tasks.status(receipt)).await;
         let status = status.expect("the status is recorded");
         assert_eq!(
@@ -145,20 +145,20 @@ pub async fn a_cancelled_task_stays_cancelled_over_a_pause_and_a_purge<F: Factor
             (TaskState::Cancelled, "no need")
         );
     };
-    let receipt = cancelled().await;
+    let receipt = send_and_cancel().await;
     let name = || PauseTarget::Name("task".into());
     must("pausing", control.pause(name(), "")).await;
     let mut worker = scene.worker().await;
     worker.nothing_for(QUIET, "the task was cancelled").await;
-    is_cancelled(&receipt).await;
+    assert_cancelled(&receipt).await;
     must("resuming", control.resume(name())).await;
     worker.nothing_for(QUIET, "the task was cancelled").await;
-    is_cancelled(&receipt).await;
+    assert_cancelled(&receipt).await;
     worker.close().await;
 
-    let receipt = cancelled().await;
+    let receipt = send_and_cancel().await;
     assert_eq!(must("purging", control.purge_waiting()).await, 0);
-    is_cancelled(&receipt).await;
+    assert_cancelled(&receipt).await;
 }
 
 /// Checks that a purge removes the messages that wait for a group, and nothing else.
@@ -188,6 +188,7 @@ pub async fn a_purge_removes_what_waits<F: Factory>(factory: &F) {
         scene.task("waits").await;
     }
     let purged = must("purging", control.purge_waiting()).await;
+    // 1,200 waiting tasks, the tracked task, and the task with the delayed redelivery.
     assert_eq!(purged, 1_202);
     assert_eq!(must("purging again", control.purge_waiting()).await, 0);
     let receipt = reply.receipt().expect("a task has a receipt");

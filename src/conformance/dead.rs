@@ -43,7 +43,7 @@ async fn letters(dead: &DeadLetters) -> Vec<DeadLetter> {
 }
 
 /// Lists all letters in pages of two.
-pub(super) async fn listed_in_pages(dead: &DeadLetters) -> Vec<DeadLetter> {
+pub(super) async fn list_in_pages(dead: &DeadLetters) -> Vec<DeadLetter> {
     let mut listed = Vec::new();
     let mut page = Some(Page::first(2));
     while let Some(part) = page {
@@ -67,7 +67,7 @@ pub async fn dead_letters_are_listed_in_pages_and_found_by_id<F: Factory>(factor
     let ids = send_and_dead_letter(&scene, &mut worker, &["a", "b", "c", "d", "e"]).await;
     assert_eq!(must("counting", dead.count()).await, 5);
 
-    let listed = listed_in_pages(&dead).await;
+    let listed = list_in_pages(&dead).await;
     let listed_ids: Vec<_> = listed.iter().map(|letter| &letter.message_id).collect();
     assert_eq!(listed_ids, ids.iter().collect::<Vec<_>>(), "oldest first");
 
@@ -163,8 +163,8 @@ pub async fn only_selected_dead_letters_are_replayed_or_purged<F: Factory>(facto
     worker.close().await;
 }
 
-/// Checks that two concurrent replays replay each letter once, even if there are more letters than
-/// one step replays.
+/// Checks that two concurrent replays replay each letter once, even if there are too many letters
+/// for one step of a replay.
 pub async fn many_dead_letters_are_replayed_once_each<F: Factory>(factory: &F) {
     const LETTERS: usize = 250;
     let scene = Scene::new(factory);

@@ -9,6 +9,7 @@ use crate::{
     transport::{Interest, Source},
 };
 
+/// Returns the interest of a worker that wants events and nothing else.
 fn listening(events: &[Name], patterns: &[Name]) -> Interest {
     Interest {
         stream: false,

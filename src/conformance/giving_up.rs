@@ -11,28 +11,29 @@ use crate::{
     transport::{Discarded, Verdict},
 };
 
+/// Returns a task with this idempotency key.
 fn keyed(key: &str) -> Message {
     let mut message = Message::task("task", "");
     message.parts_mut().idempotency_key = Some(key.into());
     message
 }
 
-fn dead() -> Verdict {
+fn dead_letter_verdict() -> Verdict {
     Verdict::DeadLetter {
         reason: "no JSON".into(),
         answer: None,
     }
 }
 
-fn discarded(reason: Discarded) -> Verdict {
+fn discard_verdict(reason: Discarded) -> Verdict {
     Verdict::Discard {
         reason,
         answer: None,
     }
 }
 
-/// Checks that a task is given up after its sender's number of attempts, even if the worker's
-/// number is higher or lower. Each delivery has the limits that the sender has set.
+/// Checks that a task is given up after the number of attempts that its sender has set, even if the
+/// worker's number is higher or lower. Each delivery has the limits that the sender has set.
 pub async fn a_task_is_given_up_after_its_own_number_of_attempts<F: Factory>(factory: &F) {
     let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
     let handle = scene.handle().await;
@@ -67,11 +68,11 @@ pub async fn a_key_is_free_once_its_task_was_given_up<F: Factory>(factory: &F) {
     let handle = scene.handle().await;
     let mut worker = scene.worker().await;
     let ends = [
-        ("dead", dead(), true),
-        ("expired", discarded(Discarded::Expired), true),
-        ("discarded", discarded(Discarded::Requested), true),
+        ("dead", dead_letter_verdict(), true),
+        ("expired", discard_verdict(Discarded::Expired), true),
+        ("discarded", discard_verdict(Discarded::Requested), true),
         ("used up", redeliver_after(Duration::ZERO), true),
-        ("ignored", discarded(Discarded::Ignored), false),
+        ("ignored", discard_verdict(Discarded::Ignored), false),
         ("done", Verdict::Done(Ok(Default::default())), false),
     ];
     for (key, end, is_freed) in ends {
@@ -116,7 +117,7 @@ pub async fn a_task_that_is_given_up_frees_no_key_of_another<F: Factory>(factory
     let handle = long.handle().await;
     let second = send(&handle, keyed("k")).await;
     assert_ne!(id(&first), &second, "the window is over");
-    settle(first, dead()).await;
+    settle(first, dead_letter_verdict()).await;
     assert_eq!(send(&handle, keyed("k")).await, second);
     done(worker.one().await).await;
     worker.close().await;

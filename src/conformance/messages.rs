@@ -89,8 +89,8 @@ pub async fn a_message_has_the_id_of_its_receipt<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a message names its stream and its group at each delivery and as a dead letter. The
-/// id of a message is unique only within its stream.
+/// Checks that a message names its stream and its group at each delivery and as a dead letter. Only
+/// together with its stream does the id of a message identify it.
 pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -100,14 +100,14 @@ pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
         group: Some(scene.settings.group.clone()),
     };
     scene.task("").await;
-    for (delivery, after) in [("first", 0), ("second", 20)] {
+    for (delivery, delay_millis) in [("first", 0), ("second", 20)] {
         let task = worker.one().await;
         assert_eq!(
             StreamAndGroup::of(message(&task)),
             expected,
             "{delivery} delivery"
         );
-        settle(task, redeliver_after(Duration::from_millis(after))).await;
+        settle(task, redeliver_after(Duration::from_millis(delay_millis))).await;
     }
     let task = worker.one().await;
     assert_eq!(

@@ -31,7 +31,7 @@ pub async fn follow_ups_are_sent_with_the_acknowledgement<F: Factory>(factory: &
         interest.events.push(event.clone());
     }
     let mut worker = scene.worker_for(interest).await;
-    let mut others = other.worker().await;
+    let mut other_worker = other.worker().await;
     scene.task("first").await;
     let delivery = worker.one().await;
     let outbox = outbox(&delivery);
@@ -49,20 +49,20 @@ pub async fn follow_ups_are_sent_with_the_acknowledgement<F: Factory>(factory: &
     worker
         .nothing_for(QUIET, "a follow-up came before its time")
         .await;
-    others
+    other_worker
         .nothing_for(QUIET, "a follow-up came before its time")
         .await;
     done(delivery).await;
 
-    let elsewhere = others.one().await;
+    let elsewhere = other_worker.one().await;
     assert_eq!(message(&elsewhere).payload(), "3");
     assert_eq!(stream_of(&elsewhere), other.settings.stream);
     done(elsewhere).await;
-    let expected = 1
+    let expected_count = 1
         + usize::from(factory.capabilities().events)
         + usize::from(factory.capabilities().delayed_tasks);
     let mut payloads = Vec::new();
-    for _ in 0..expected {
+    for _ in 0..expected_count {
         let delivery = worker.one().await;
         let follow_up = message(&delivery);
         if follow_up.name() == "second" {
@@ -73,14 +73,16 @@ pub async fn follow_ups_are_sent_with_the_acknowledgement<F: Factory>(factory: &
         done(delivery).await;
     }
     payloads.sort();
-    let mut wanted = vec!["2"];
-    wanted.extend(factory.capabilities().delayed_tasks.then_some("4"));
-    wanted.extend(factory.capabilities().events.then_some("5"));
-    assert_eq!(payloads, wanted);
+    let mut expected = vec!["2"];
+    expected.extend(factory.capabilities().delayed_tasks.then_some("4"));
+    expected.extend(factory.capabilities().events.then_some("5"));
+    assert_eq!(payloads, expected);
     worker.nothing_for(QUIET, "a follow-up came twice").await;
-    others.nothing_for(QUIET, "a follow-up came twice").await;
+    other_worker
+        .nothing_for(QUIET, "a follow-up came twice")
+        .await;
     worker.close().await;
-    others.close().await;
+    other_worker.close().await;
 }
 
 /// Checks that the follow-ups of a failed attempt are not sent. An outbox that is extracted again
@@ -146,8 +148,8 @@ pub async fn follow_ups_of_a_lost_delivery_are_not_sent<F: Factory>(factory: &F)
     one.close().await;
 }
 
-/// Checks that a request with follow-ups is answered. Its follow-ups are sent if it succeeds, and
-/// not if the reply is an error.
+/// Checks that a request with follow-ups is answered. Its follow-ups are sent if the request
+/// succeeds, and dropped if the reply is an error.
 pub async fn a_request_sends_its_follow_ups_if_it_succeeds<F: Factory>(factory: &F) {
     if !factory.capabilities().outbox || !factory.capabilities().reliable_rpc {
         return;
@@ -245,20 +247,20 @@ pub async fn an_invalid_follow_up_is_refused<F: Factory>(factory: &F) {
     scene.task("first").await;
     let delivery = worker.one().await;
     let outbox = outbox(&delivery);
-    let refused = async |message: Message| {
+    let assert_refused = async |message: Message| {
         let error = call(&outbox, message).await.expect_err("it is invalid");
         assert!(error.is_invalid(), "{error}");
     };
-    refused(Message::rpc("sum", "")).await;
-    refused(Message::task("", "")).await;
+    assert_refused(Message::rpc("sum", "")).await;
+    assert_refused(Message::task("", "")).await;
     let mut sharded = Message::event("event", "");
     sharded.parts_mut().sharded = true;
-    refused(sharded).await;
-    refused(Message::task("large", vec![0; 17 << 20])).await;
+    assert_refused(sharded).await;
+    assert_refused(Message::task("large", vec![0; 17 << 20])).await;
     for _ in 0..1_000 {
         add(call(&outbox, Message::task("many", ""))).await;
     }
-    refused(Message::task("many", "")).await;
+    assert_refused(Message::task("many", "")).await;
     for key in ["", &"k".repeat(1_025)] {
         assert!(outbox.set(key, "").is_err_and(|error| error.is_invalid()));
     }
@@ -270,6 +272,7 @@ pub async fn an_invalid_follow_up_is_refused<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
+/// Adds a follow-up to its outbox, and panics if the outbox refuses it.
 pub(super) async fn add<T>(follow_up: impl IntoFuture<Output = Result<T, Error>>) {
     let added = follow_up.into_future().await;
     added.unwrap_or_else(|error| panic!("a follow-up was refused: {}", error.chain()));

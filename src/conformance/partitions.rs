@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use super::{
     Factory,
-    dead::listed_in_pages,
+    dead::list_in_pages,
     scene::{
         QUIET, Scene, answer, attempt, call, done, message, must, outcome, redeliver_after,
         request, send, settle, stream_of,
@@ -143,7 +143,7 @@ pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F)
         return;
     };
     assert_eq!(must("counting", dead.count()).await, 7);
-    let listed = listed_in_pages(&dead).await;
+    let listed = list_in_pages(&dead).await;
     let mut payloads: Vec<_> = listed
         .iter()
         .map(|letter| {

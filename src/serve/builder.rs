@@ -12,7 +12,7 @@ use super::{
     log::WorkerLog,
     policy::Policy,
     signals::ShutdownSignals,
-    worker::{Stop, Worker},
+    worker::{EndSignals, Worker},
 };
 use crate::{
     error::Error,
@@ -183,7 +183,7 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let mut stop = Stop {
+            let mut stop = EndSignals {
                 graceful: self.graceful,
                 forced: self.forced,
             };
@@ -193,7 +193,8 @@ where
             let interest = app.interest();
             let (batch_size, reads_streams) = (interest.batch_size, interest.stream);
             let (routes, description) = (app.route_names(), app.description());
-            let announced = interest.clone();
+            let announced_interest = interest.clone();
+            // A signal that comes before the source is open ends the worker without an error.
             let mut source = tokio::select! {
                 biased;
                 source = self.transport.open(interest) => source?,
@@ -213,12 +214,13 @@ where
             let monitor = WorkerMonitor::new(
                 source.consumer().unwrap_or_default(),
                 source.settings(),
-                &announced,
+                &announced_interest,
                 self.name_and_version,
                 routes,
             );
             let monitor = Arc::new(monitor.described_as(description));
             source.monitor(monitor.clone());
+            // An operator's order to drain the worker starts the same shutdown as a signal.
             let graceful_or_drained =
                 future::select(stop.graceful, Box::pin(monitor.clone().drained()));
             stop.graceful = graceful_or_drained.map(drop).boxed();

@@ -29,7 +29,7 @@ pub fn log_failure_in_current_span() {
 
 /// Polls a delivery. Returns the result, and the span that a layer has chosen for the log line of a
 /// failure. `poll` must not panic.
-pub(super) fn observe<T>(poll: impl FnOnce() -> T) -> (T, Option<Span>) {
+pub(super) fn poll_with_failure_span<T>(poll: impl FnOnce() -> T) -> (T, Option<Span>) {
     let outer = FAILURE_SPAN.replace(Some(None));
     let result = poll();
     (result, FAILURE_SPAN.replace(outer).flatten())

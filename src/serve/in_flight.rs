@@ -1,4 +1,5 @@
-//! The deliveries in flight: how many there are, and the tasks that handle them.
+//! The deliveries in flight: how many there are, and the tokio tasks that handle them. In this
+//! file, a *task* is a tokio task.
 //!
 //! One task at a time starts deliveries, the oldest first. If a handler has to wait, the task stays
 //! with this handler, and wakes another task to start the next deliveries. If a task has started
@@ -31,10 +32,10 @@ use tokio_util::sync::CancellationToken;
 use super::log::Tally;
 use crate::{ablation::Mechanism, sync::lock};
 
-/// The time for which one task starts deliveries alone: about the cost of waking a thread.
+/// The time for which one task starts deliveries alone: about the time that waking a thread takes.
 const ALONE_FOR: Duration = Duration::from_micros(20);
-/// The maximum number of idle tasks. They are kept because spawning a task costs more than most
-/// handlers do.
+/// The maximum number of idle tasks. They are kept because spawning a task takes longer than most
+/// handlers.
 const MAX_IDLE: usize = 64;
 
 /// Handles and settles one delivery.
@@ -85,18 +86,18 @@ impl<D: HandleDelivery> InFlight<D> {
     }
 
     /// Returns the number of deliveries in flight.
-    pub(super) fn deliveries(&self) -> usize {
+    pub(super) fn delivery_count(&self) -> usize {
         self.0.count.deliveries.load(Ordering::Acquire)
     }
 
     /// Returns the number of deliveries in flight with a verdict that is not confirmed yet.
-    pub(super) fn settling(&self) -> usize {
+    pub(super) fn settling_count(&self) -> usize {
         self.0.count.settling.load(Ordering::Acquire)
     }
 
     /// Returns the number of deliveries in flight without a verdict.
-    pub(super) fn running(&self) -> usize {
-        self.deliveries().saturating_sub(self.settling())
+    pub(super) fn running_count(&self) -> usize {
+        self.delivery_count().saturating_sub(self.settling_count())
     }
 
     /// Returns the number of bytes in flight.
@@ -170,10 +171,10 @@ impl<D: HandleDelivery> InFlight<D> {
         self.0.count.stopping.cancel();
     }
 
-    /// Drops all deliveries: those that were not started, and the others with their tasks. Returns
-    /// the number of deliveries that were in flight.
+    /// Drops all deliveries, started or not, and ends the tasks. Returns the number of deliveries
+    /// that were in flight.
     pub(super) async fn shut_down(&self) -> usize {
-        let deliveries = self.deliveries();
+        let deliveries = self.delivery_count();
         self.0.clear();
         let mut tasks = std::mem::take(&mut *lock(&self.0.spawned));
         tasks.shutdown().await;
@@ -215,7 +216,7 @@ impl<D: HandleDelivery> DeliveryTasks<D> {
     }
 
     /// Waits until this task is woken. Returns `false` without waiting if [`MAX_IDLE`] tasks are
-    /// idle already: then the task should end.
+    /// idle already. The task should end in this case.
     async fn wait_for_wakeup(&self) -> bool {
         let one_more = |idle: usize| (idle < MAX_IDLE).then_some(idle + 1);
         let kept = (self.idle).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
@@ -250,8 +251,8 @@ async fn start_deliveries<D: HandleDelivery>(tasks: &Arc<DeliveryTasks<D>>) {
             return;
         };
         let mut handling = pin!(delivery.handle(guard));
-        let first = poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await;
-        if first.is_pending() {
+        let first_poll = poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await;
+        if first_poll.is_pending() {
             if !lock(&tasks.not_started).is_empty() {
                 tasks.wake();
             }
@@ -282,7 +283,7 @@ impl InFlightGuard {
     }
 
     /// Counts the delivery as settling: its verdict is not confirmed yet.
-    pub(super) fn settling(mut self) -> Self {
+    pub(super) fn mark_settling(mut self) -> Self {
         if !std::mem::replace(&mut self.is_settling, true) {
             self.count.settling.fetch_add(1, Ordering::AcqRel);
         }
@@ -294,8 +295,8 @@ impl InFlightGuard {
         &self.count.tally
     }
 
-    /// Waits until [`InFlight::stop`] is called. A delivery that still waits for its service to be
-    /// ready is then released.
+    /// Waits until [`InFlight::stop`] is called. A delivery whose service is not ready at that time
+    /// is released.
     pub(super) async fn stopping(&self) {
         self.count.stopping.cancelled().await;
     }
@@ -346,11 +347,11 @@ mod tests {
         }
 
         fn counts(&self) -> (usize, usize) {
-            (self.deliveries(), self.bytes())
+            (self.delivery_count(), self.bytes())
         }
 
         async fn finish(&self) {
-            while self.deliveries() > 0 {
+            while self.delivery_count() > 0 {
                 self.ended().await;
             }
         }
@@ -371,7 +372,7 @@ mod tests {
         in_flight.deliver(other);
         assert_eq!(in_flight.counts(), (2, 16));
         drop(second);
-        while in_flight.deliveries() > 1 {
+        while in_flight.delivery_count() > 1 {
             in_flight.ended().await;
         }
         drop(first);

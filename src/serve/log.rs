@@ -91,10 +91,10 @@ impl WorkerLog {
     }
 
     /// Logs the number of deliveries that a shutdown waits for, if there are any.
-    pub(super) fn drain(&self, deliveries: usize, deadline: Duration) {
+    pub(super) fn drain(&self, deliveries: usize, shutdown_timeout: Duration) {
         if deliveries > 0 {
             let (streams, group, consumer) = (&self.streams, &self.group, &self.consumer);
-            let deadline = to_millis(deadline);
+            let deadline = to_millis(shutdown_timeout);
             tracing::info!(
                 streams,
                 group,

@@ -37,7 +37,7 @@ const MAX_RUNNING: usize = 100;
 /// The approximate maximum size of the routes in the statistics, in bytes.
 const MAX_ROUTE_BYTES: usize = 96 << 10;
 /// The maximum size of a reason in the statistics, in bytes.
-const MAX_REASON: usize = 300;
+const MAX_REASON_BYTES: usize = 300;
 /// The maximum number of names that are paused on a worker.
 const MAX_PAUSED: usize = 100;
 /// The number of orders that are shown.
@@ -55,8 +55,9 @@ pub struct WorkerMonitor {
     info: WorkerInfo,
     /// The description of the routes, as JSON.
     description: Option<String>,
-    /// The names of tasks and requests that the worker has routes for; `None` if it may handle any.
-    /// Other names are counted together, since senders may use any number of them.
+    /// The names of the tasks and requests that the worker has routes for. `None` if it may handle
+    /// any name. Deliveries with another name are counted together, because senders may use any
+    /// number of names.
     routed_names: Option<HashSet<(Kind, Name)>>,
     started: Instant,
     shards: [Mutex<Shard>; SHARDS],
@@ -81,7 +82,7 @@ struct Orders {
 /// A shard of the counts.
 #[derive(Debug, Default)]
 struct Shard {
-    running: Vec<Option<Started>>,
+    running: Vec<Option<StartedDelivery>>,
     /// The unused places in `running`.
     free: Vec<usize>,
     routes: HashMap<(Kind, Name), RouteCounts>,
@@ -91,7 +92,7 @@ struct Shard {
 
 /// A delivery that runs.
 #[derive(Debug)]
-struct Started {
+struct StartedDelivery {
     id: Option<MessageId>,
     kind: Kind,
     name: Name,
@@ -131,8 +132,8 @@ impl RouteCounts {
         self.dead += other.dead;
         self.discarded += other.discarded;
         self.latency.merge(&other.latency);
-        let last = |error: &Option<LastError>| error.as_ref().map(|error| error.at);
-        if last(&other.last_error) > last(&self.last_error) {
+        let time = |error: &Option<LastError>| error.as_ref().map(|error| error.at);
+        if time(&other.last_error) > time(&self.last_error) {
             self.last_error.clone_from(&other.last_error);
         }
     }
@@ -261,6 +262,7 @@ impl WorkerMonitor {
     pub fn stats(&self) -> WorkerStats {
         let mut routes: HashMap<(Kind, Name), RouteCounts> = HashMap::default();
         let (mut in_flight, mut running) = (0, Vec::new());
+        // Adds up the counts of all shards.
         for shard in &self.shards {
             let shard = lock(shard);
             for (route, counts) in &shard.routes {
@@ -273,7 +275,7 @@ impl WorkerMonitor {
             }
             let started = shard.running.iter().flatten();
             let before = running.len();
-            running.extend(started.map(Started::shown));
+            running.extend(started.map(StartedDelivery::shown));
             in_flight += running.len() - before;
             // Keeps only the deliveries that have run for the longest time, so that memory stays
             // bounded.
@@ -292,6 +294,8 @@ impl WorkerMonitor {
         routes.sort_by(|(a, one), (b, other)| {
             other.total().cmp(&one.total()).then_with(|| a.1.cmp(&b.1))
         });
+        // Lists the routes until their estimated size reaches the maximum. The totals include the
+        // counts of all routes.
         let mut bytes = 0;
         for ((kind, name), counts) in routes {
             stats.done += counts.done;
@@ -321,7 +325,8 @@ impl WorkerMonitor {
         stats
     }
 
-    /// Takes the counts of a stream since they were last taken. `None` if nothing has happened.
+    /// Removes and returns the counts of a stream since the last call. `None` if nothing was
+    /// counted.
     pub(crate) fn take_counts(&self, stream: &Name) -> Option<MinuteCounts> {
         let mut taken: Option<MinuteCounts> = None;
         for shard in &self.shards {
@@ -336,7 +341,7 @@ impl WorkerMonitor {
         taken
     }
 
-    /// Returns `true` if something has happened on a stream since its counts were last taken.
+    /// Returns `true` if [`take_counts`](Self::take_counts) would return counts of a stream.
     #[cfg(feature = "redis")]
     pub(crate) fn has_counts(&self, stream: &Name) -> bool {
         (self.shards.iter()).any(|shard| lock(shard).minutes.contains_key(stream))
@@ -354,13 +359,13 @@ impl WorkerMonitor {
     }
 
     /// Counts a delivery as running until the returned guard is dropped or gets the verdict.
-    pub(crate) fn start(self: Arc<Self>, message: &Message) -> RunningDelivery {
+    pub(crate) fn start(self: Arc<Self>, message: &Message) -> RunningGuard {
         let parts = message.parts();
         let waited = match (parts.accepted_at, parts.attempt.is_retry()) {
             (Some(accepted), false) => self.now().duration_since(accepted).ok(),
             _ => None,
         };
-        let started = Started {
+        let started = StartedDelivery {
             id: parts.id.clone(),
             kind: parts.kind,
             name: parts.name.clone(),
@@ -381,7 +386,7 @@ impl WorkerMonitor {
         };
         counts.running[place] = Some(started);
         drop(counts);
-        RunningDelivery {
+        RunningGuard {
             monitor: self,
             shard,
             place,
@@ -421,7 +426,7 @@ impl WorkerMonitor {
     /// Follows an order of the operator `by`, and logs it.
     pub fn follow(&self, order: &WorkerOrder, by: &str) {
         let (worker, group) = (self.worker(), Shown::new(&self.info.group));
-        let by_shown = Shown::new(by).at_most(MAX_REASON).to_string();
+        let by_shown = Shown::new(by).at_most(MAX_REASON_BYTES).to_string();
         let mut orders = lock(&self.orders);
         match order {
             WorkerOrder::Drain => self.draining.cancel(),
@@ -444,19 +449,23 @@ impl WorkerMonitor {
             }
             WorkerOrder::ResumeName(name) => drop(orders.paused.remove(name)),
         }
-        let is_any = !orders.paused.is_empty();
-        self.has_paused_names.store(is_any, Ordering::Relaxed);
+        let has_paused_names = !orders.paused.is_empty();
+        self.has_paused_names
+            .store(has_paused_names, Ordering::Relaxed);
         let text = order.to_string();
         let shown = Shown::new(&text).to_string();
         tracing::info!(worker, %group, order = shown, by = by_shown, "the worker follows an order");
         if orders.followed.len() == MAX_ORDERS {
             orders.followed.pop_front();
         }
-        let (mut order, mut by) = (text, by.to_owned());
-        cut(&mut order, MAX_REASON);
-        cut(&mut by, MAX_REASON);
-        let at = self.now();
-        orders.followed.push_back(FollowedOrder { order, by, at });
+        let (mut order_text, mut operator) = (text, by.to_owned());
+        cut(&mut order_text, MAX_REASON_BYTES);
+        cut(&mut operator, MAX_REASON_BYTES);
+        orders.followed.push_back(FollowedOrder {
+            order: order_text,
+            by: operator,
+            at: self.now(),
+        });
         drop(orders);
         self.revision.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_one();
@@ -465,14 +474,14 @@ impl WorkerMonitor {
     /// Returns `true` if deliveries of this name are counted by name.
     fn is_counted_by_name(&self, kind: Kind, name: &Name) -> bool {
         let routed_names = self.routed_names.as_ref();
-        // `routed_names` has only tasks and requests. An event is counted by the subscription that
-        // it matched, and only the worker adds subscriptions.
+        // `routed_names` has only tasks and requests. An event is always counted by its
+        // subscription, because the number of subscriptions does not depend on senders.
         kind == Kind::Event
             || routed_names.is_none_or(|names| names.contains(&(kind, name.clone())))
     }
 }
 
-impl Started {
+impl StartedDelivery {
     fn shown(&self) -> Running {
         let mut id = self.id.as_deref().unwrap_or_default().to_owned();
         cut(&mut id, 100);
@@ -486,17 +495,16 @@ impl Started {
     }
 }
 
-/// A delivery that a worker runs, in the worker's statistics. The delivery ends when this value is
-/// dropped.
+/// Counts a delivery as running in the worker's statistics until the guard is dropped.
 #[derive(Debug)]
-pub(crate) struct RunningDelivery {
+pub(crate) struct RunningGuard {
     monitor: Arc<WorkerMonitor>,
     shard: usize,
     place: usize,
 }
 
-impl RunningDelivery {
-    /// Counts the verdict on the delivery, and ends the delivery.
+impl RunningGuard {
+    /// Counts the verdict on the delivery, and drops the guard.
     pub(crate) fn end(self, verdict: &Verdict) {
         if let Some(outcome) = Outcome::of(verdict) {
             self.count(outcome, verdict);
@@ -507,7 +515,7 @@ impl RunningDelivery {
         // Read before the lock is taken, so that the lock is held only briefly.
         let now = Instant::now();
         let last_error = reason(verdict).map(|mut reason| {
-            cut(&mut reason, MAX_REASON);
+            cut(&mut reason, MAX_REASON_BYTES);
             let at = self.monitor.now();
             LastError { reason, at }
         });
@@ -526,9 +534,9 @@ impl RunningDelivery {
         let counts = match routes.get_mut(&key) {
             Some(counts) => counts,
             None => {
-                let by_name =
+                let is_counted_by_name =
                     routes.len() < MAX_ROUTES && self.monitor.is_counted_by_name(key.0, &key.1);
-                let key = match by_name {
+                let key = match is_counted_by_name {
                     true => key,
                     false => (key.0, Name::from_static(OTHER)),
                 };
@@ -549,7 +557,7 @@ impl RunningDelivery {
     }
 }
 
-impl Drop for RunningDelivery {
+impl Drop for RunningGuard {
     fn drop(&mut self) {
         let mut shard = lock(&self.monitor.shards[self.shard]);
         shard.running[self.place] = None;
@@ -557,7 +565,7 @@ impl Drop for RunningDelivery {
     }
 }
 
-/// Returns the reason of a failure.
+/// Returns the reason of a failure. `None` if the verdict is no failure.
 fn reason(verdict: &Verdict) -> Option<String> {
     match verdict {
         Verdict::Redeliver { reason, .. } | Verdict::DeadLetter { reason, .. } => {
