@@ -47,23 +47,23 @@ pub async fn the_result_of_a_task_is_recorded_up_to_a_size<F: Factory>(factory: 
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    let mut end = async |reply: Reply| {
+    let mut run_task = async |reply: Reply| {
         let receipt = send(&handle, tracked("")).await;
         let running = worker.one().await;
         assert!(status(&tasks, &receipt).await.read_result::<()>().is_err());
         answer(running, Ok(reply)).await;
         status(&tasks, &receipt).await
     };
-    let ended = end(Json((1, "a")).into_reply().expect("JSON")).await;
+    let ended = run_task(Json((1, "a")).into_reply().expect("JSON")).await;
     let Json(result): Json<(u8, String)> = ended.read_result().expect("the result is recorded");
     assert_eq!(result, (1, "a".into()));
-    let ended = end(Reply::default()).await;
+    let ended = run_task(Reply::default()).await;
     ended.read_result::<()>().expect("an empty result");
     assert!(ended.read_result::<Json<u8>>().is_err());
-    let ended = end(Reply::new(vec![0xff; MAX_RESULT])).await;
+    let ended = run_task(Reply::new(vec![0xff; MAX_RESULT])).await;
     let bytes: Vec<u8> = ended.read_result().expect("the result is recorded");
     assert_eq!(bytes.len(), MAX_RESULT);
-    let ended = end(Reply::new(vec![0; 8 << 20])).await;
+    let ended = run_task(Reply::new(vec![0; 8 << 20])).await;
     assert_eq!(
         (ended.state, ended.result.as_ref()),
         (TaskState::Done, None)
@@ -227,6 +227,7 @@ pub async fn a_list_of_tasks_has_pages_by_state_and_name<F: Factory>(factory: &F
     send(&handle, Message::task("a", "untracked")).await;
     let mut worker = scene.worker().await;
     let mut deliveries = worker.exactly(7).await;
+    // Of the seven recorded tasks, one is done, five run, and one is delayed.
     let position = deliveries.iter().position(|it| id(it) == &sent[0]);
     done(deliveries.remove(position.expect("it is delivered"))).await;
     worker.stop().await;
@@ -321,13 +322,13 @@ pub async fn changes_are_followed_from_a_cursor<F: Factory>(factory: &F) {
     let next = send(&handle, tracked("")).await;
     let from = ChangesFrom::Cursor(cursor.expect("set above"));
     let mut rest = must("following", tasks.changes(from)).await;
-    for (state, of) in [
+    for (state, id) in [
         (TaskState::Running, &receipt),
         (TaskState::Dead, &receipt),
         (TaskState::Waiting, &next),
     ] {
         let found = change(&mut rest).await;
-        assert_eq!((found.state, &found.id), (state, of));
+        assert_eq!((found.state, &found.id), (state, id));
     }
     let mut all = must("following", tasks.changes(ChangesFrom::Beginning)).await;
     assert_eq!(change(&mut all).await.id, receipt);
@@ -344,15 +345,16 @@ pub async fn a_wait_ends_with_its_task<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    let waiting = |id: MessageId| {
+    let spawn_wait = |id: MessageId| {
         let tasks = tasks.clone();
         tokio::spawn(async move { tasks.wait(&id).await })
     };
+    // Two calls wait for the first task, and two for the second. One of the latter is dropped.
     let first = send(&handle, tracked("first")).await;
-    let early = [waiting(first.clone()), waiting(first.clone())];
+    let early = [spawn_wait(first.clone()), spawn_wait(first.clone())];
     let second = send(&handle, unique("k", OnConflict::Keep)).await;
-    let cancelled = waiting(second.clone());
-    let dropped = waiting(second.clone());
+    let cancelled = spawn_wait(second.clone());
+    let dropped = spawn_wait(second.clone());
     let delivery = worker.one().await;
     sleep(Duration::from_millis(100)).await;
     dropped.abort();
@@ -376,6 +378,7 @@ pub async fn a_wait_ends_with_its_task<F: Factory>(factory: &F) {
         (ended.state, &*ended.reason),
         (TaskState::Cancelled, "not needed")
     );
+    // Waits for a task that has ended, and for an unknown task.
     let late = must("waiting for a task", tasks.wait(&first)).await;
     assert_eq!(late.state, TaskState::Done);
     let unknown = MessageId::from("c0ffee00-0000-4000-8000-000000000000");
@@ -433,14 +436,14 @@ pub async fn tasks_are_cancelled_by_state_and_name<F: Factory>(factory: &F) {
     }
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
-    let mut of_name = Vec::new();
+    let mut named_a = Vec::new();
     for number in 0..250 {
         let mut task = tracked("");
         task.parts_mut().name = ["a", "b"][number % 2].into();
         task.parts_mut().due = (number % 5 == 0).then_some(crate::Due::After(RETENTION));
         let receipt = send(&handle, task).await;
         if number % 2 == 0 {
-            of_name.push(receipt);
+            named_a.push(receipt);
         }
     }
     let cancel = async |query| must("cancelling", tasks.cancel_all(query, "mistake")).await;
@@ -449,7 +452,7 @@ pub async fn tasks_are_cancelled_by_state_and_name<F: Factory>(factory: &F) {
     assert_eq!(cancel(delayed).await, 0);
     assert_eq!(cancel(TaskQuery::all().state(TaskState::Done)).await, 0);
     assert_eq!(cancel(TaskQuery::all().named("a").max(7)).await, 100);
-    for id in &of_name {
+    for id in &named_a {
         let ended = status(&tasks, id).await;
         assert_eq!(
             (ended.state, &*ended.reason),

@@ -47,8 +47,8 @@ pub async fn a_failed_message_is_delivered_again_after_the_back_off<F: Factory>(
     worker.close().await;
 }
 
-/// Checks that a delayed redelivery waits, does not delay other messages, and happens even if its
-/// worker has ended.
+/// Checks that a delayed redelivery waits, does not delay other messages, and happens even if the
+/// worker that asked for it has ended.
 pub async fn a_delayed_redelivery_waits_and_outlives_its_worker<F: Factory>(factory: &F) {
     const DELAY: Duration = Duration::from_secs(2);
     if !factory.capabilities().delayed_redelivery {
@@ -99,7 +99,7 @@ pub async fn an_uncounted_redelivery_is_no_attempt<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that another worker immediately gets a released delivery, with the same attempt.
+/// Checks that another worker immediately gets a released delivery, with the same attempt number.
 pub async fn a_released_delivery_goes_to_another_worker_at_once<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;

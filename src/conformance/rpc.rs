@@ -17,6 +17,7 @@ use crate::{
     transport::{Discarded, Verdict},
 };
 
+/// Returns the reply modes that the transport supports.
 fn modes<F: Factory>(factory: &F) -> impl Iterator<Item = ReplyMode> + use<F> {
     let capabilities = factory.capabilities();
     [
@@ -38,6 +39,7 @@ fn with_deadline(mut message: Message, after: Duration) -> Message {
     message
 }
 
+/// Returns the code of an error reply.
 fn code(outcome: Result<Reply, Error>) -> RpcCode {
     let error = outcome.expect_err("an error was answered");
     let answer = error.rpc();

@@ -40,6 +40,7 @@ async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> Schedules {
     schedules.expect("the factory declares `schedules` and gives none")
 }
 
+/// Returns a scheduled task with this time between its ticks, which also sends all missed ticks.
 fn often(milliseconds: u64, payload: &'static str) -> ScheduledTask {
     let every = Schedule::every(Duration::from_millis(milliseconds)).missed(Missed::All);
     ScheduledTask::new(NAME, every, "task", payload)
@@ -92,19 +93,19 @@ pub async fn ticks_are_sent_once_by_any_number_of_processes<F: Factory>(factory:
     let schedules = connect(factory, &scene).await;
     let task = often(50, "x").header("x-tenant", "acme");
     put(&schedules, &task).await;
-    let began = status(&schedules).await.last_tick;
+    let start_tick = status(&schedules).await.last_tick;
     let mut running = Vec::new();
     for _ in 0..4 {
         let schedules = connect(factory, &scene).await;
         running.push(RunningSchedules::start(&schedules, vec![task.clone()]));
     }
     until(&schedules, |status| {
-        status.last_tick >= began + Duration::from_secs(2)
+        status.last_tick >= start_tick + Duration::from_secs(2)
     })
     .await;
     running.pop();
     until(&schedules, |status| {
-        status.last_tick >= began + Duration::from_secs(3)
+        status.last_tick >= start_tick + Duration::from_secs(3)
     })
     .await;
     drop(running);
@@ -116,7 +117,7 @@ pub async fn ticks_are_sent_once_by_any_number_of_processes<F: Factory>(factory:
     let count = 1 + drain::<F>(&mut worker, "x").await;
     let last = status(&schedules).await;
     let all = must("computing ticks", async {
-        task.schedule().next_ticks(began, 1_000)
+        task.schedule().next_ticks(start_tick, 1_000)
     })
     .await;
     let expected = all.iter().filter(|tick| **tick <= last.last_tick).count();
@@ -129,7 +130,7 @@ pub async fn ticks_are_sent_once_by_any_number_of_processes<F: Factory>(factory:
 }
 
 /// Checks that missed ticks send one task in total, or one task each, as the schedule says. The
-/// tick after them is sent, too.
+/// next tick is sent, too.
 pub async fn missed_ticks_are_sent_together_or_each_as_chosen<F: Factory>(factory: &F) {
     if !factory.capabilities().schedules {
         return;
@@ -140,12 +141,15 @@ pub async fn missed_ticks_are_sent_together_or_each_as_chosen<F: Factory>(factor
         let every = Schedule::every(Duration::from_millis(300)).missed(missed);
         let task = ScheduledTask::new(NAME, every.clone(), "task", "x");
         put(&schedules, &task).await;
-        let began = status(&schedules).await.last_tick;
+        let start_tick = status(&schedules).await.last_tick;
         sleep(Duration::from_secs(1)).await;
         let running = RunningSchedules::start(&schedules, vec![]);
         let caught_up = until(&schedules, |status| status.runs.len() >= 2).await;
         drop(running);
-        let all = must("computing ticks", async { every.next_ticks(began, 100) }).await;
+        let all = must("computing ticks", async {
+            every.next_ticks(start_tick, 100)
+        })
+        .await;
         let first = caught_up.runs[0].at;
         match missed {
             Missed::All => assert_eq!(first, all[0], "each tick is sent"),
@@ -154,9 +158,9 @@ pub async fn missed_ticks_are_sent_together_or_each_as_chosen<F: Factory>(factor
                 "the missed ticks are sent together, as the last of them"
             ),
         }
-        let from = all.iter().position(|tick| *tick == first);
-        let from = from.expect("a run is at a tick");
-        assert_eq!(caught_up.runs[1].at, all[from + 1]);
+        let index = all.iter().position(|tick| *tick == first);
+        let index = index.expect("a run is at a tick");
+        assert_eq!(caught_up.runs[1].at, all[index + 1]);
     }
 }
 
@@ -277,10 +281,10 @@ pub async fn a_tick_is_skipped_while_the_last_task_has_not_ended<F: Factory>(fac
         (&skipped.runs[1].task, skipped.runs[1].is_skipped),
         (&first, true)
     );
-    let by_hand = must("running", schedules.run_now(&NAME))
+    let manual_run = must("running", schedules.run_now(&NAME))
         .await
         .expect("it exists");
-    assert!(by_hand.is_skipped && by_hand.task == first);
+    assert!(manual_run.is_skipped && manual_run.task == first);
     let delivery = worker.one().await;
     assert_eq!(id(&delivery), &first);
     done(delivery).await;
