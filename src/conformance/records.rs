@@ -12,7 +12,7 @@ use super::{
         LEASE, Scene, answer, attempt, done, id, in_time, message, must, redeliver_after, send,
         settle,
     },
-    tasks::{RETENTION, assert_same, connect, status, tracked, unique},
+    tasks::{RETENTION, assert_equal, connect, status, tracked, unique},
 };
 use crate::{
     message::{Message, MessageId, OnConflict, UniqueKey},
@@ -111,15 +111,15 @@ pub async fn the_progress_of_a_task_is_recorded<F: Factory>(factory: &F) {
     let delivery = worker.one().await;
     progress.set("late").expect("a late report does nothing");
     let read = status(&tasks, &receipt).await.read_progress();
-    assert_same(read.expect("a number"), Some(100_000));
+    assert_equal(read.expect("a number"), Some(100_000));
     Progress::of_delivery(message(&delivery).parts())
         .set((1, 2))
         .expect("a tuple is a progress");
     done(delivery).await;
     let ended = status(&tasks, &receipt).await;
-    assert_same(ended.read_progress().expect("a tuple"), Some((1, 2)));
+    assert_equal(ended.read_progress().expect("a tuple"), Some((1, 2)));
     let list = must("listing", tasks.list(TaskQuery::all())).await;
-    assert_same(list.tasks[0].progress.as_deref(), Some(&b"[1,2]"[..]));
+    assert_equal(list.tasks[0].progress.as_deref(), Some(&b"[1,2]"[..]));
 
     send(&handle, Message::task("task", "")).await;
     let untracked = worker.one().await;
@@ -160,7 +160,7 @@ pub async fn a_checkpoint_is_read_by_the_next_attempt<F: Factory>(factory: &F) {
     let checkpoint =
         Checkpoint::of_delivery(message(&second).parts()).expect("the task has a record");
     let saved = must("loading", checkpoint.load::<(u8, String)>()).await;
-    assert_same(saved, Some((2, "page".into())));
+    assert_equal(saved, Some((2, "page".into())));
     assert!(
         checkpoint
             .load::<u8>()
@@ -199,7 +199,7 @@ pub async fn a_worker_that_lost_its_task_notes_nothing<F: Factory>(factory: &F) 
         .set("late")
         .expect("a late report does nothing");
     let new = Checkpoint::of_delivery(message(&delivery).parts()).expect("the task has a record");
-    assert_same(must("loading", new.load()).await, Some("first".to_owned()));
+    assert_equal(must("loading", new.load()).await, Some("first".to_owned()));
     done(delivery).await;
     assert_eq!(status(&tasks, &receipt).await.progress, None);
     drop(lost);
@@ -419,7 +419,7 @@ pub async fn a_task_is_cancelled_by_its_key<F: Factory>(factory: &F) {
     task.parts_mut().tracked = Some(RETENTION);
     let first = send(&handle, task).await;
     let cancelled = must("cancelling", tasks.cancel_key(&key, "not needed")).await;
-    assert_same(cancelled.as_ref(), Some(&first));
+    assert_equal(cancelled.as_ref(), Some(&first));
     let ended = status(&tasks, &first).await;
     assert_eq!(
         (ended.state, &*ended.reason),

@@ -10,12 +10,14 @@ use super::{
 };
 use crate::message::{Deadline, Due, IdempotencyKey, Message, Replicas};
 
+/// Returns a task that is due at this time.
 fn delayed(payload: &'static str, due: Due) -> Message {
     let mut message = Message::task("task", payload);
     message.parts_mut().due = Some(due);
     message
 }
 
+/// Returns a task with this idempotency key.
 fn keyed(payload: &'static str, key: &str) -> Message {
     let mut message = Message::task("task", payload);
     message.parts_mut().idempotency_key = Some(key.into());
@@ -175,12 +177,12 @@ pub async fn an_idempotency_key_is_one_task_within_its_window<F: Factory>(factor
         return;
     }
     let scene = Scene::new(factory).with(|settings| settings.idempotency_window = WINDOW);
-    let (handle, second) = (scene.handle().await, scene.handle().await);
+    let (handle, other_handle) = (scene.handle().await, scene.handle().await);
     let mut worker = scene.worker().await;
     let first = send(&handle, keyed("first", "order 7")).await;
     let other = send(&handle, keyed("other", "order 8")).await;
     assert_ne!(first, other);
-    let repeated = send(&second, keyed("again", "order 7")).await;
+    let repeated = send(&other_handle, keyed("again", "order 7")).await;
     assert_eq!(repeated, first, "the receipt is that of the first");
     for (receipt, payload, key) in [(&first, "first", "order 7"), (&other, "other", "order 8")] {
         let delivery = worker.one().await;
@@ -262,15 +264,15 @@ pub async fn a_cancelled_task_frees_its_idempotency_key<F: Factory>(factory: &F)
 pub async fn an_invalid_message_is_refused<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
-    let with = |mut message: Message, due: Option<Due>, key: Option<&str>| {
+    let with_due_and_key = |mut message: Message, due: Option<Due>, key: Option<&str>| {
         message.parts_mut().due = due;
         message.parts_mut().idempotency_key = key.map(IdempotencyKey::from);
         message
     };
-    let second = Some(Due::After(Duration::from_secs(1)));
+    let in_a_second = Some(Due::After(Duration::from_secs(1)));
     let task = || Message::task("task", "");
     let long = "k".repeat(1025);
-    let mut too_short = with(task(), second, None);
+    let mut too_short = with_due_and_key(task(), in_a_second, None);
     too_short.parts_mut().deadline = Some(Deadline::after(Duration::from_millis(500)));
     let replicated = |mut message: Message, count, within| {
         message.parts_mut().replicas = Some(Replicas { count, within });
@@ -296,15 +298,15 @@ pub async fn an_invalid_message_is_refused<F: Factory>(factory: &F) {
         replicated(task(), 0, brief),
         replicated(task(), 1, Duration::ZERO),
         replicated(task(), 1, Duration::MAX),
-        with(Message::event("a", ""), second, None),
-        with(Message::rpc("a", ""), second, None),
-        with(Message::event("a", ""), None, Some("k")),
-        with(Message::rpc("a", ""), None, Some("k")),
+        with_due_and_key(Message::event("a", ""), in_a_second, None),
+        with_due_and_key(Message::rpc("a", ""), in_a_second, None),
+        with_due_and_key(Message::event("a", ""), None, Some("k")),
+        with_due_and_key(Message::rpc("a", ""), None, Some("k")),
         sharded(Message::rpc("a", "")),
         sharded(task()),
-        with(task(), Some(Due::After(Duration::MAX)), None),
-        with(task(), None, Some("")),
-        with(task(), None, Some(&long)),
+        with_due_and_key(task(), Some(Due::After(Duration::MAX)), None),
+        with_due_and_key(task(), None, Some("")),
+        with_due_and_key(task(), None, Some(&long)),
         too_short,
     ];
     if !factory.capabilities().replicas {

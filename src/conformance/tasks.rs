@@ -20,12 +20,14 @@ use crate::{
 /// The time for which the records of tasks are kept.
 pub(super) const RETENTION: Duration = Duration::from_secs(60);
 
+/// Returns a task whose status is recorded.
 pub(super) fn tracked(payload: &'static str) -> Message {
     let mut task = Message::task("task", payload);
     task.parts_mut().tracked = Some(RETENTION);
     task
 }
 
+/// Returns a task with this unique key.
 pub(super) fn unique(key: &str, on_conflict: OnConflict) -> Message {
     let mut task = Message::task("task", key.to_owned());
     let mut unique = Unique::new(key);
@@ -44,13 +46,16 @@ pub(super) async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> (F
     )
 }
 
+/// Returns the recorded status of a task.
 pub(super) async fn status(tasks: &Tasks, id: &MessageId) -> TaskStatus {
     let status = must("looking up a task", tasks.status(id)).await;
     status.expect("the status is recorded")
 }
 
+/// Does the same as `assert_eq!`, for two values of one type. So the type of one can be inferred
+/// from the other.
 #[track_caller]
-pub(super) fn assert_same<T: PartialEq + Debug>(found: T, expected: T) {
+pub(super) fn assert_equal<T: PartialEq + Debug>(found: T, expected: T) {
     assert_eq!(found, expected);
 }
 
@@ -99,7 +104,7 @@ pub async fn the_status_of_a_task_follows_it<F: Factory>(factory: &F) {
 
     let plain = send(&handle, Message::task("task", "")).await;
     let found = must("looking up a task", tasks.status(&plain)).await;
-    assert_same(found, None);
+    assert_equal(found, None);
     done(worker.one().await).await;
     worker.close().await;
 }
@@ -127,7 +132,7 @@ pub async fn the_status_of_a_dead_task_follows_its_replay<F: Factory>(factory: &
         (TaskState::Dead, "it cannot be read")
     );
     let key = UniqueKey::from("k");
-    assert_same(
+    assert_equal(
         must("looking for the holder", tasks.holder(&key)).await,
         None,
     );
@@ -139,7 +144,7 @@ pub async fn the_status_of_a_dead_task_follows_its_replay<F: Factory>(factory: &
     must("replaying", replayed).await;
     assert_eq!(status(&tasks, &receipt).await.state, TaskState::Waiting);
     let holder = must("looking for the holder", tasks.holder(&key)).await;
-    assert_same(holder.as_ref(), Some(&receipt));
+    assert_equal(holder.as_ref(), Some(&receipt));
     let delivery = worker.one().await;
     assert_eq!(id(&delivery), &receipt);
     done(delivery).await;
@@ -159,30 +164,30 @@ pub async fn a_unique_key_is_held_until_its_task_has_ended<F: Factory>(factory: 
     let mut delayed = unique("k", OnConflict::Keep);
     delayed.parts_mut().due = Some(crate::Due::After(Duration::from_millis(500)));
     let first = send(&handle, delayed).await;
-    let is_held = async || {
+    let assert_held = async || {
         let kept = must("sending", call(&handle, unique("k", OnConflict::Keep))).await;
         assert!(kept.is_duplicate());
-        assert_same(kept.receipt(), Some(&first));
+        assert_equal(kept.receipt(), Some(&first));
         let refused = call(&handle, unique("k", OnConflict::Refuse)).await;
         let refused = refused.expect_err("another task holds the key");
         assert!(refused.is_duplicate(), "{refused}");
-        assert_same(refused.stored_id(), Some(&first));
+        assert_equal(refused.stored_id(), Some(&first));
         let key = UniqueKey::from("k");
         let holder = tasks.holder(&key);
-        assert_same(
+        assert_equal(
             must("looking for the holder", holder).await.as_ref(),
             Some(&first),
         );
     };
-    is_held().await;
+    assert_held().await;
     let delivery = worker.one().await;
     assert_eq!(id(&delivery), &first);
-    is_held().await;
+    assert_held().await;
     settle(delivery, redeliver_after(Duration::from_millis(300))).await;
-    is_held().await;
+    assert_held().await;
     let delivery = worker.one().await;
     assert_eq!(attempt(&delivery), 2);
-    is_held().await;
+    assert_held().await;
     done(delivery).await;
 
     let next = must("sending", call(&handle, unique("k", OnConflict::Refuse))).await;
@@ -289,13 +294,13 @@ pub async fn a_task_that_is_not_running_is_cancelled_and_does_not_run<F: Factory
     worker.close().await;
 }
 
-/// Checks that a running task learns soon that it was cancelled, and why. Its verdict then has no
-/// effect, and its key is free.
+/// Checks that a running task learns soon that it was cancelled, and why. The verdict of a
+/// cancelled task has no effect, and its key is free.
 pub async fn a_running_task_learns_that_it_is_cancelled<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
     }
-    // The lease can have any length, because the worker looks for cancellations every second.
+    // No short lease is needed, because the worker looks for cancellations every second.
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
@@ -310,7 +315,7 @@ pub async fn a_running_task_learns_that_it_is_cancelled<F: Factory>(factory: &F)
     done(delivery).await;
     let next = must("sending", call(&handle, unique("k", OnConflict::Refuse))).await;
     let delivery = worker.one().await;
-    assert_same(Some(id(&delivery)), next.receipt());
+    assert_equal(Some(id(&delivery)), next.receipt());
     done(delivery).await;
     worker.nothing_for(QUIET, "a cancelled task came").await;
     worker.close().await;
@@ -375,7 +380,7 @@ pub async fn a_follow_up_can_be_unique<F: Factory>(factory: &F) {
         tasks.holder(&UniqueKey::from("k")),
     )
     .await;
-    assert_same(holder.as_ref(), Some(id(&delivery)));
+    assert_equal(holder.as_ref(), Some(id(&delivery)));
     done(delivery).await;
     worker.nothing_for(QUIET, "a duplicate came").await;
     worker.close().await;
