@@ -176,6 +176,7 @@ pub async fn a_worker_follows_the_orders_to_it<F: Factory>(factory: &F) {
         let given = workers.order(monitor.worker(), order, "ada");
         assert!(must("giving an order", given).await);
     };
+    // The worker announces its limit, its paused name and the two orders.
     give(WorkerOrder::Limit(Some(3))).await;
     give(WorkerOrder::PauseName("mail.send".into())).await;
     let has_paused_name = |found: &[WorkerInfo]| found.iter().any(|it| it.paused == ["mail.send"]);
@@ -193,6 +194,7 @@ pub async fn a_worker_follows_the_orders_to_it<F: Factory>(factory: &F) {
     assert!(monitor.has_paused(&"mail.send".into()));
     assert!(!monitor.has_paused(&"mail.read".into()));
 
+    // The worker returns to its configured limit, and is paused, resumed and drained.
     give(WorkerOrder::ResumeName("mail.send".into())).await;
     give(WorkerOrder::Limit(None)).await;
     give(WorkerOrder::Pause).await;
@@ -207,6 +209,7 @@ pub async fn a_worker_follows_the_orders_to_it<F: Factory>(factory: &F) {
     in_time("draining", monitor.clone().drained()).await;
     assert_eq!(other_monitor.info("").orders, []);
 
+    // An order to an unknown worker has no effect, and invalid orders are refused.
     let unknown = workers.order("nobody", WorkerOrder::Pause, "ada").await;
     assert!(!unknown.expect("the order is valid"));
     for (order, by) in [

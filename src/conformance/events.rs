@@ -36,7 +36,8 @@ async fn next_event<S: Source>(worker: &mut OpenSource<S>) -> (Name, Option<Name
     received
 }
 
-/// Checks that every subscriber gets every event, in order, and no other event.
+/// Checks that every subscriber to a name gets all events of this name, in order, and no event of
+/// another name.
 pub async fn an_event_reaches_every_subscriber<F: Factory>(factory: &F) {
     if !factory.capabilities().events {
         return;

@@ -21,8 +21,8 @@ use crate::{
 /// names, so checks can run in parallel on one server.
 ///
 /// A method with a default body is needed only for the [`Capabilities`] that its documentation
-/// names. The suite calls the method only if [`capabilities`](Self::capabilities) includes one of
-/// these.
+/// names. The suite does not call the method if [`capabilities`](Self::capabilities) has none of
+/// them.
 pub trait Factory: Send + Sync {
     /// A handle of the transport. It sends messages as a `Service`, and receives them as a
     /// [`Transport`].

@@ -258,7 +258,7 @@ pub async fn a_permit_that_is_taken_again_is_returned_after_its_last_use<F: Fact
     worker.close().await;
 }
 
-/// Checks that a parked task can be cancelled, and then does not run.
+/// Checks that a parked task can be cancelled, and does not run afterwards.
 pub async fn a_parked_task_can_be_cancelled<F: Factory>(factory: &F) {
     if !factory.capabilities().limits || !factory.capabilities().tasks {
         return;

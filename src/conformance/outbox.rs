@@ -32,6 +32,8 @@ pub async fn follow_ups_are_sent_with_the_acknowledgement<F: Factory>(factory: &
     }
     let mut worker = scene.worker_for(interest).await;
     let mut other_worker = other.worker().await;
+    // The handler adds tasks for its own stream and for another stream, a delayed task, and an
+    // event.
     scene.task("first").await;
     let delivery = worker.one().await;
     let outbox = outbox(&delivery);
@@ -54,6 +56,7 @@ pub async fn follow_ups_are_sent_with_the_acknowledgement<F: Factory>(factory: &
         .await;
     done(delivery).await;
 
+    // After the acknowledgement, each follow-up comes once.
     let elsewhere = other_worker.one().await;
     assert_eq!(message(&elsewhere).payload(), "3");
     assert_eq!(stream_of(&elsewhere), other.settings.stream);

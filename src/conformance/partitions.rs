@@ -106,6 +106,7 @@ pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F)
     let (scene, stream) = scene_of(factory, 3);
     let handle = scene.handle().await;
     let mut worker = scene.worker().await;
+    // One request and one delayed task for each of the three partitions.
     if capabilities.reliable_rpc {
         for n in 0..3 {
             let pending = request(&handle, Message::rpc("ask", n.to_string()));
@@ -122,6 +123,7 @@ pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F)
             assert!(scene.cancel(&handle, &id).await, "{id}");
         }
     }
+    // The statistics count the tasks of all partitions.
     let mut sent = Vec::new();
     for n in 0..7 {
         sent.push(n.to_string());
@@ -133,6 +135,7 @@ pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F)
         let group = stats.group("workers").expect("it has a worker");
         assert_eq!((group.lag, group.consumers), (Some(7), 1), "{stats:?}");
     }
+    // The dead letters of all partitions are listed, purged and replayed together.
     for delivery in worker.exactly(7).await {
         let verdict = Verdict::DeadLetter {
             reason: "bad".into(),

@@ -349,7 +349,7 @@ pub async fn a_wait_ends_with_its_task<F: Factory>(factory: &F) {
         let tasks = tasks.clone();
         tokio::spawn(async move { tasks.wait(&id).await })
     };
-    // Two calls wait for the first task, and two for the second. One of the latter is dropped.
+    // Two calls wait for the first task, and two for the second task. One call is dropped.
     let first = send(&handle, tracked("first")).await;
     let early = [spawn_wait(first.clone()), spawn_wait(first.clone())];
     let second = send(&handle, unique("k", OnConflict::Keep)).await;
@@ -405,7 +405,7 @@ pub async fn a_wait_ends_with_its_task<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a task can be cancelled by its unique key, and that the key is then free.
+/// Checks that a task can be cancelled by its unique key, and that this frees the key.
 pub async fn a_task_is_cancelled_by_its_key<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;

@@ -40,7 +40,7 @@ async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> Schedules {
     schedules.expect("the factory declares `schedules` and gives none")
 }
 
-/// Returns a scheduled task with this time between its ticks, which also sends all missed ticks.
+/// Returns a scheduled task with this time between its ticks. Each missed tick is sent, too.
 fn often(milliseconds: u64, payload: &'static str) -> ScheduledTask {
     let every = Schedule::every(Duration::from_millis(milliseconds)).missed(Missed::All);
     ScheduledTask::new(NAME, every, "task", payload)

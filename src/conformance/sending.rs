@@ -288,6 +288,7 @@ pub async fn an_invalid_message_is_refused<F: Factory>(factory: &F) {
         message.parts_mut().attempt_timeout = timeout;
         message
     };
+    // Messages with an option that their kind does not have, or with an invalid value.
     let mut invalid = vec![
         limited(Message::rpc("a", ""), Some(1), None),
         limited(Message::rpc("a", ""), None, Some(brief)),
@@ -319,6 +320,7 @@ pub async fn an_invalid_message_is_refused<F: Factory>(factory: &F) {
             Ok(_) => panic!("it should have been refused: {shown}"),
         }
     }
+    // A message whose deadline has passed is refused, too, as a timeout.
     let mut late = task();
     late.parts_mut().deadline = Some(Deadline::after(Duration::ZERO));
     let error = call(&handle, late).await.expect_err("its time is over");

@@ -147,6 +147,7 @@ pub async fn a_backlog_counts_each_message_by_what_it_waits_for<F: Factory>(fact
         redeliver_after(Duration::from_secs(3600)),
     )
     .await;
+    // Of the delayed tasks, one is due soon, and one in an hour.
     let mut delayed = 0;
     if factory.capabilities().delayed_tasks {
         for seconds in [10, 3600] {
@@ -173,6 +174,7 @@ pub async fn a_backlog_counts_each_message_by_what_it_waits_for<F: Factory>(fact
     assert_eq!(found.total(), 3 + delayed / 2);
     assert!(!found.is_empty());
 
+    // After the crash of the worker, its delivery counts as unclaimed.
     if factory.capabilities().claim {
         worker.vanish();
         drop(held);

@@ -119,9 +119,9 @@ impl Lease {
         self.0.cancel_reason.get().map(String::as_str)
     }
 
-    /// Sets the record of the task. The task can then be cancelled while it runs. For transports. A
-    /// transport must call this before it returns the delivery, because `serve` looks for a record
-    /// only when it starts the delivery.
+    /// Sets the record of the task, so that the task can be cancelled while it runs. For
+    /// transports. A transport must call this method before it returns the delivery, because
+    /// `serve` looks for a record only when it starts the delivery.
     pub fn set_record(&self, record: impl TaskRecord) {
         let _ = self.0.record.set(Arc::new(RunningRecord::new(record)));
     }
@@ -138,9 +138,9 @@ impl Lease {
         self.record()?.close()
     }
 
-    /// Returns a future that completes when the task is cancelled: `serve` then drops the handler.
-    /// The future never completes if the handler has taken a token. `None` if the task cannot be
-    /// cancelled.
+    /// Returns a future that completes when the task is cancelled, so that `serve` drops the
+    /// handler. The future never completes if the handler has taken a token. `None` if the task
+    /// cannot be cancelled.
     pub(crate) fn drop_signal(&self) -> Option<impl Future<Output = ()> + use<>> {
         self.record()?;
         let (lease, token) = (self.clone(), self.get_or_create_token());

@@ -241,7 +241,7 @@ async fn run<D: HandleDelivery>(tasks: Arc<DeliveryTasks<D>>) {
 }
 
 /// Starts deliveries, the oldest first, until a handler waits. Then wakes another task to start the
-/// next deliveries, and runs that handler to its end. After [`ALONE_FOR`] without such a handler,
+/// next deliveries, and runs that handler to its end. If no handler has waited for [`ALONE_FOR`],
 /// wakes two tasks and returns.
 async fn start_deliveries<D: HandleDelivery>(tasks: &Arc<DeliveryTasks<D>>) {
     let began = Instant::now();

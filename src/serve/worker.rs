@@ -168,7 +168,9 @@ where
                         last_wakeup = Instant::now();
                         self.in_flight.start_on_another_thread();
                     }
-                    () = poll_fn(|cx| stall_timer.poll_until(cx, since + STALL_REPORT_AFTER)), if is_stalled => {
+                    () = poll_fn(|cx| stall_timer.poll_until(cx, since + STALL_REPORT_AFTER)),
+                        if is_stalled =>
+                    {
                         full_since = Some((since, true));
                         self.report_stall(max);
                     }
@@ -192,7 +194,7 @@ where
             }
             drop(probe);
             // While at least half of the capacity is free, the end of a delivery does not interrupt
-            // the read: the next fetch counts the free slots anyway.
+            // the read. The next fetch counts the slot that it frees.
             let is_half_free = free >= max.div_ceil(2) && self.in_flight.bytes() < max_bytes / 2;
             tokio::select! {
                 biased;
@@ -254,15 +256,15 @@ where
         match self.source.requests_waiting() {
             0 => tracing::info!(
                 %stream, %group,
-                "all {slots} slots of this worker have been taken for {STALL_REPORT_AFTER:?} by handlers that \
-                 have not finished; no message is fetched meanwhile"
+                "all {slots} slots of this worker have been taken for {STALL_REPORT_AFTER:?} by \
+                 handlers that have not finished; no message is fetched meanwhile"
             ),
             requests => tracing::warn!(
                 %stream, %group,
-                "all {slots} slots of this worker have been taken for {STALL_REPORT_AFTER:?} by handlers that \
-                 have not finished, while {requests} requests of this process wait for replies; if \
-                 the handlers wait for replies of this same worker, none of them can go on: serve \
-                 the requests with another worker, or raise `max_in_flight`"
+                "all {slots} slots of this worker have been taken for {STALL_REPORT_AFTER:?} by \
+                 handlers that have not finished, while {requests} requests of this process wait \
+                 for replies; if the handlers wait for replies of this same worker, none of them \
+                 can go on: serve the requests with another worker, or raise `max_in_flight`"
             ),
         }
     }
@@ -438,6 +440,7 @@ where
     // An event is not stored, so it cannot become a dead letter.
     let hook = hook.filter(|_| message.kind() != Kind::Event);
     let hook_and_message = hook.map(|hook| (hook, message.clone()));
+    // Calls the hook with the message if the verdict is a dead letter.
     let give_up = |verdict: &Verdict, error| {
         if let Verdict::DeadLetter { reason, .. } = verdict
             && let Some((hook, message)) = hook_and_message
@@ -459,6 +462,7 @@ where
         message_log.expired(&verdict);
         verdict
     };
+    // The message expired before it was delivered.
     if is_late() {
         let verdict = expired();
         give_up(&verdict, None);
@@ -480,7 +484,7 @@ where
         }
         match attempt_timeout {
             None => app.call(message).await.map_err(Into::into).map(Ok),
-            // Boxed, so that the futures of all other tasks do not grow.
+            // Boxed, so that the futures of messages without a timeout do not grow.
             Some(limit) => match Box::pin(timeout(limit, app.call(message))).await {
                 Ok(result) => result.map_err(Into::into).map(Ok),
                 Err(_) => Err(Elapsed::new().into()),
@@ -512,6 +516,8 @@ where
             }
         },
     };
+    // Returns the verdict on a success and on a message that was not started. The policy decides
+    // the verdict on a failure.
     let failure = match handled {
         Ok(Ok(Ok(reply))) => return Verdict::Done(Ok(reply)),
         Ok(Ok(Err(not_started))) => {

@@ -12,7 +12,8 @@ const MAX_STREAM_BYTES: usize = 4 << 10;
 const MAX_ROUTE_BYTES: usize = 6 << 10;
 /// The maximum size of the paused names in an announcement, in bytes.
 const MAX_PAUSED_BYTES: usize = 3 << 10;
-/// The maximum size of any other text in an announcement, in bytes.
+/// The maximum size of the name and of the version of the service, and of the name of the host, in
+/// bytes.
 pub(super) const MAX_TEXT_BYTES: usize = 200;
 
 /// A worker, as it has announced itself. A field is empty if the worker's version does not announce
