@@ -95,7 +95,7 @@ pub async fn workers_answer_what_they_have_done_and_what_runs<F: Factory>(factor
     idle.stop().await;
     let monitor = worker.announce("busy", &["task task"]);
     for payload in ["done", "fails", "runs"] {
-        scene.task(payload).await;
+        scene.send_task(payload).await;
     }
     let mut running = Vec::new();
     for delivery in worker.exactly(3).await {
@@ -271,7 +271,7 @@ pub async fn the_history_of_a_group_has_what_its_workers_did<F: Factory>(factory
     handle_all(&mut worker, 3).await;
     until_true("the history", async || sums().await == [2, 0, 1, 3, 3]).await;
     // The history includes the last messages of a worker that was closed.
-    scene.task("4").await;
+    scene.send_task("4").await;
     handle_all(&mut worker, 1).await;
     worker.close().await;
     assert_eq!(sums().await, [3, 0, 1, 4, 4]);

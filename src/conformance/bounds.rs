@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep};
 use super::{
     Factory,
     outbox::{add, outbox},
-    partitions::{keyed, scene_of},
-    scene::{Scene, WorkerOf, call, done, outcome, redeliver_after, request, send, settle},
+    partitions::{keyed_task, scene_of},
+    scene::{Scene, WorkerOf, call, done, outcome, redeliver_after, send, settle, spawn_request},
 };
 use crate::{
     error::Error,
@@ -83,7 +83,7 @@ pub async fn a_full_stream_refuses_senders_until_workers_take_messages<F: Factor
 
     handle_tasks::<F>(&mut worker, BOUND).await;
     send_soon::<F>(&handle).await;
-    let reply = request(&handle, Message::rpc("ask", ""));
+    let reply = spawn_request(&handle, Message::rpc("ask", ""));
     for _ in 0..2 {
         done(worker.one().await).await;
     }
@@ -153,7 +153,7 @@ pub async fn a_sender_waits_for_room_until_its_time_is_over<F: Factory>(factory:
     assert!(error.is_overloaded() || error.is_timeout(), "{error}");
 
     let waiting: Vec<_> = (0..3)
-        .map(|_| request(&handle, Message::task("task", "")))
+        .map(|_| spawn_request(&handle, Message::task("task", "")))
         .collect();
     sleep(Duration::from_millis(200)).await;
     let is_sent = waiting.iter().any(|sent| sent.is_finished());
@@ -180,7 +180,7 @@ pub async fn a_group_without_workers_does_not_stop_senders<F: Factory>(factory: 
     if factory.capabilities().groups {
         // The worker of this group handles all messages in time, so the group does not stop
         // senders.
-        let mut served = scene.group("served", Start::End).worker().await;
+        let mut served = scene.with_group("served", Start::End).worker().await;
         for _ in 0..3 * BOUND {
             send_soon::<F>(&handle).await;
             done(served.one().await).await;
@@ -235,9 +235,9 @@ pub async fn each_partition_has_its_own_bound<F: Factory>(factory: &F) {
     let worker = scene.worker().await;
     let handle = scene.handle().await;
     for n in 0..BOUND {
-        send(&handle, keyed("a", n)).await;
+        send(&handle, keyed_task("a", n)).await;
     }
-    assert_full(&call(&handle, keyed("a", "")).await.unwrap_err());
+    assert_full(&call(&handle, keyed_task("a", "")).await.unwrap_err());
     // Messages without a key go to the four partitions in turn. One partition is full, so six of
     // eight messages are accepted.
     let mut sent = 0;

@@ -209,7 +209,7 @@ pub async fn a_restart_of_the_server_loses_nothing_that_was_accepted<F: Factory>
         receipts.len(),
         SENDERS * TASKS_EACH
     );
-    let last = scene.task("after the restart").await;
+    let last = scene.send_task("after the restart").await;
     receipts.insert(last);
     let handled: HashSet<_> = running.finish(receipts.len()).await.into_iter().collect();
     let lost: Vec<_> = receipts.difference(&handled).collect();

@@ -31,7 +31,7 @@ type DeliveryOf<F> = Delivery<<<<F as Factory>::Handle as Transport>::Source as 
 async fn worker_with_five<F: Factory>(scene: &Scene<'_, F>) -> (WorkerOf<F>, Vec<DeliveryOf<F>>) {
     let mut worker = scene.worker().await;
     for payload in ["1", "2", "3", "4", "5"] {
-        scene.task(payload).await;
+        scene.send_task(payload).await;
     }
     let deliveries = worker.exactly(5).await;
     (worker, deliveries)
@@ -65,7 +65,7 @@ pub async fn parked_messages_get_the_permits_that_are_returned<F: Factory>(facto
     let (handle, limit) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
     for payload in ["first", "second", "third"] {
-        scene.task(payload).await;
+        scene.send_task(payload).await;
     }
     let mut deliveries = worker.exactly(3).await;
     let first = granted(&limit, &deliveries[0]).await;
@@ -87,7 +87,7 @@ pub async fn parked_messages_get_the_permits_that_are_returned<F: Factory>(facto
         (&b"second"[..], 1)
     );
     worker.nothing_for(QUIET, "one permit was returned").await;
-    scene.task("fourth").await;
+    scene.send_task("fourth").await;
     let fourth = worker.one().await;
     let request = refused(&limit, &fourth).await;
     let permit = granted(&limit, &second).await;
@@ -115,7 +115,7 @@ pub async fn a_permit_that_is_not_taken_is_passed_on<F: Factory>(factory: &F) {
     let (_handle, limit) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
     for payload in ["first", "second", "third"] {
-        scene.task(payload).await;
+        scene.send_task(payload).await;
     }
     let mut deliveries = worker.exactly(3).await;
     let permit = granted(&limit, &deliveries[0]).await;
@@ -176,7 +176,7 @@ pub async fn a_permit_that_is_handed_over_returns_if_its_message_is_removed<F: F
             true => assert_eq!(must("purging", control.purge_waiting()).await, 1),
             false => assert!(must("cancelling", tasks.cancel(&parked_id, "")).await),
         }
-        scene.task("third").await;
+        scene.send_task("third").await;
         let third = worker.one().await;
         assert_eq!(message(&third).payload(), "third");
         let permit = granted(&limit, &third).await;
@@ -198,7 +198,7 @@ pub async fn a_message_that_is_parked_again_returns_its_permit<F: Factory>(facto
     let outer = outer.expect("the name of the limit is valid");
     let mut worker = scene.worker().await;
     for payload in ["first", "second", "third"] {
-        scene.task(payload).await;
+        scene.send_task(payload).await;
     }
     let mut deliveries = worker.exactly(3).await;
     let third = deliveries.pop().expect("three");
@@ -237,7 +237,7 @@ pub async fn a_permit_that_is_taken_again_is_returned_after_its_last_use<F: Fact
     let (_handle, limit) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
     for payload in ["first", "second"] {
-        scene.task(payload).await;
+        scene.send_task(payload).await;
     }
     let mut deliveries = worker.exactly(2).await;
     let mut permit = granted(&limit, &deliveries[0]).await;
@@ -342,7 +342,7 @@ pub async fn the_workers_of_a_group_keep_to_their_limit<F: Factory>(factory: &F)
         let send_all = async {
             sleep(QUIET).await;
             for payload in ["1", "2", "3", "4", "5"] {
-                scene.task(payload).await;
+                scene.send_task(payload).await;
             }
         };
         let ((), first, second) = tokio::join!(send_all, one.batch(1), two.batch(1));

@@ -59,7 +59,7 @@ pub async fn messages_are_listed_by_their_state<F: Factory>(factory: &F) {
     let mut worker = scene.worker().await;
     let mut ids = Vec::new();
     for payload in ["0", "1", "2", "3", "4"] {
-        ids.push(scene.task(payload).await);
+        ids.push(scene.send_task(payload).await);
     }
     if factory.capabilities().delayed_tasks {
         let mut later = Message::task("later", "later");

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{
     Factory,
     scene::{
-        LEASE, QUIET, Scene, answer, call, done, id, message, must, outcome, redeliver_after,
-        request, send, settle, stream_of,
+        LEASE, QUIET, Scene, answer, call, done, id, message, must, outcome, redeliver_after, send,
+        settle, spawn_request, stream_of,
     },
 };
 use crate::{
@@ -34,7 +34,7 @@ pub async fn follow_ups_are_sent_with_the_acknowledgement<F: Factory>(factory: &
     let mut other_worker = other.worker().await;
     // The handler adds tasks for its own stream and for another stream, a delayed task, and an
     // event.
-    scene.task("first").await;
+    scene.send_task("first").await;
     let delivery = worker.one().await;
     let outbox = outbox(&delivery);
     let second = outbox.enqueue("second", "2").header("x-tenant", "acme");
@@ -96,7 +96,7 @@ pub async fn follow_ups_of_a_failed_attempt_are_not_sent<F: Factory>(factory: &F
     }
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
-    scene.task("first").await;
+    scene.send_task("first").await;
     let delivery = worker.one().await;
     add(outbox(&delivery).enqueue("failed", "")).await;
     settle(delivery, redeliver_after(Duration::ZERO)).await;
@@ -130,7 +130,7 @@ pub async fn follow_ups_of_a_lost_delivery_are_not_sent<F: Factory>(factory: &F)
     }
     let scene = Scene::new(factory).with(|settings| settings.lease = LEASE);
     let mut one = scene.worker().await;
-    let receipt = scene.task("first").await;
+    let receipt = scene.send_task("first").await;
     let lost = one.one().await;
     add(outbox(&lost).enqueue("lost", "")).await;
     let ended = factory.end_leases(&scene.settings);
@@ -160,7 +160,7 @@ pub async fn a_request_sends_its_follow_ups_if_it_succeeds<F: Factory>(factory: 
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
     let mut worker = scene.worker().await;
-    let waiting = request(&handle, Message::rpc("sum", "1"));
+    let waiting = spawn_request(&handle, Message::rpc("sum", "1"));
     let delivery = worker.one().await;
     add(outbox(&delivery).enqueue("sent", "")).await;
     answer(delivery, Ok(Reply::new("2"))).await;
@@ -170,7 +170,7 @@ pub async fn a_request_sends_its_follow_ups_if_it_succeeds<F: Factory>(factory: 
     assert_eq!(message(&delivery).name(), "sent");
     done(delivery).await;
 
-    let waiting = request(&handle, Message::rpc("sum", "x"));
+    let waiting = spawn_request(&handle, Message::rpc("sum", "x"));
     let delivery = worker.one().await;
     add(outbox(&delivery).enqueue("failed", "")).await;
     answer(delivery, Err(RpcError::invalid("no number"))).await;
@@ -190,8 +190,8 @@ pub async fn a_follow_up_with_a_key_is_sent_once<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
     let mut worker = scene.worker().await;
-    scene.task("first").await;
-    scene.task("first").await;
+    scene.send_task("first").await;
+    scene.send_task("first").await;
     for _ in 0..2 {
         let delivery = worker.one().await;
         let follow_up = outbox(&delivery).enqueue("second", "").idempotency_key("k");
@@ -221,12 +221,12 @@ pub async fn a_follow_up_goes_to_the_partition_of_its_key<F: Factory>(factory: &
     let handle = scene.handle().await;
     let mut worker = scene.worker().await;
     for key in ["a", "b", "c", "d", "e"] {
-        let keyed = |name: &str| {
+        let keyed_task = |name: &str| {
             let mut message = Message::task(name, "");
             message.parts_mut().partition_key = Some(key.into());
             message
         };
-        must("sending", call(&handle, keyed("first"))).await;
+        must("sending", call(&handle, keyed_task("first"))).await;
         let delivery = worker.one().await;
         let outbox = outbox(&delivery);
         add(outbox.enqueue("second", "").partition_key(key)).await;
@@ -247,7 +247,7 @@ pub async fn an_invalid_follow_up_is_refused<F: Factory>(factory: &F) {
     }
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
-    scene.task("first").await;
+    scene.send_task("first").await;
     let delivery = worker.one().await;
     let outbox = outbox(&delivery);
     let assert_refused = async |message: Message| {

@@ -16,7 +16,7 @@ use tower::Service;
 
 use super::{
     Factory,
-    partitions::keyed,
+    partitions::keyed_task,
     scene::{
         LEASE, OpenSource, QUIET, Scene, attempt, done, in_time, message, must, redeliver_after,
         send, settle,
@@ -161,7 +161,7 @@ pub async fn a_failed_message_holds_up_its_key_and_no_other<F: Factory>(factory:
     let scene = scene_of(factory, 1);
     let handle = scene.handle().await;
     for (key, payload) in [("a", "a0"), ("a", "a1"), ("b", "b0"), ("a", "a2")] {
-        send(&handle, keyed(key, payload)).await;
+        send(&handle, keyed_task(key, payload)).await;
     }
     let mut worker = scene.worker().await;
     let mut both = worker.exactly(2).await;
@@ -206,7 +206,7 @@ pub async fn a_worker_that_stops_hands_its_partitions_over<F: Factory>(factory: 
     let scene = scene_of(factory, 1);
     let handle = scene.handle().await;
     for number in 0..3 {
-        send(&handle, keyed("k", number)).await;
+        send(&handle, keyed_task("k", number)).await;
     }
     let mut first = scene.worker().await;
     let delivery = first.one().await;
@@ -240,7 +240,7 @@ pub async fn the_partitions_of_a_dead_worker_are_owned_after_its_lease<F: Factor
     let scene = scene_of(factory, 1);
     let handle = scene.handle().await;
     for (key, number) in ["a", "b", "a"].into_iter().zip(0..) {
-        send(&handle, keyed(key, number)).await;
+        send(&handle, keyed_task(key, number)).await;
     }
     let mut first = scene.worker().await;
     let held = first.exactly(2).await;
@@ -280,7 +280,7 @@ pub async fn a_verdict_of_a_former_owner_has_no_effect<F: Factory>(factory: &F) 
     let scene = scene_of(factory, 1);
     let handle = scene.handle().await;
     for number in 0..2 {
-        send(&handle, keyed("k", number)).await;
+        send(&handle, keyed_task("k", number)).await;
     }
     let mut worker = scene.worker().await;
     let former = worker.one().await;
@@ -333,7 +333,7 @@ pub async fn a_worker_that_would_read_owned_partitions_is_refused<F: Factory>(fa
     owner.close().await;
     let mut worker = unowned_scene.worker().await;
     let handle = unowned_scene.handle().await;
-    send(&handle, keyed("k", "0")).await;
+    send(&handle, keyed_task("k", "0")).await;
     let delivery = worker.one().await;
     let extensions = message(&delivery).extensions();
     assert_eq!(extensions.get::<PartitionTerm>(), None, "it owns nothing");
@@ -493,7 +493,7 @@ pub async fn keys_keep_their_order_over_workers_that_come_and_go<F: Factory>(fac
     let mut send_more = async || {
         for number in sent..sent + EACH {
             for key in 0..KEYS {
-                send(&handle, keyed(&format!("key-{key}"), number)).await;
+                send(&handle, keyed_task(&format!("key-{key}"), number)).await;
             }
         }
         sent += EACH;

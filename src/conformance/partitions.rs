@@ -6,8 +6,8 @@ use super::{
     Factory,
     dead::list_in_pages,
     scene::{
-        QUIET, Scene, answer, attempt, call, done, message, must, outcome, redeliver_after,
-        request, send, settle, stream_of,
+        QUIET, Scene, answer, attempt, call, done, message, must, outcome, redeliver_after, send,
+        settle, spawn_request, stream_of,
     },
 };
 use crate::{
@@ -34,7 +34,7 @@ fn with_partitions<'a, F: Factory>(
 }
 
 /// Returns a task with this partition key.
-pub(super) fn keyed(key: &str, payload: impl ToString) -> Message {
+pub(super) fn keyed_task(key: &str, payload: impl ToString) -> Message {
     let mut task = Message::task("task", payload.to_string());
     task.parts_mut().partition_key = Some(key.into());
     task
@@ -50,7 +50,7 @@ pub async fn a_key_has_one_partition<F: Factory>(factory: &F) {
     let handle = scene.handle().await;
     for n in 0..10 {
         for key in ["a", "b", "c"] {
-            send(&handle, keyed(key, n)).await;
+            send(&handle, keyed_task(key, n)).await;
         }
     }
     let mut worker = scene.worker().await;
@@ -71,7 +71,7 @@ pub async fn a_key_has_one_partition<F: Factory>(factory: &F) {
         done(delivery).await;
     }
 
-    send(&handle, keyed("a", "again")).await;
+    send(&handle, keyed_task("a", "again")).await;
     settle(worker.one().await, redeliver_after(Duration::ZERO)).await;
     let delivery = worker.one().await;
     assert_eq!(attempt(&delivery), 2);
@@ -109,7 +109,7 @@ pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F)
     // One request and one delayed task for each of the three partitions.
     if capabilities.reliable_rpc {
         for n in 0..3 {
-            let pending = request(&handle, Message::rpc("ask", n.to_string()));
+            let pending = spawn_request(&handle, Message::rpc("ask", n.to_string()));
             let reply = "yes".into_reply().expect("a text is a reply");
             answer(worker.one().await, Ok(reply)).await;
             assert_eq!(outcome(pending).await.expect("a reply").payload, "yes");

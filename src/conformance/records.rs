@@ -7,12 +7,12 @@ use tokio::time::sleep;
 
 use super::{
     Factory,
-    partitions::{keyed, scene_of},
+    partitions::{keyed_task, scene_of},
     scene::{
         LEASE, Scene, answer, attempt, done, id, in_time, message, must, redeliver_after, send,
         settle,
     },
-    tasks::{RETENTION, assert_equal, connect, status, tracked, unique},
+    tasks::{RETENTION, assert_equal, connect, status, tracked_task, unique_task},
 };
 use crate::{
     message::{Message, MessageId, OnConflict, UniqueKey},
@@ -48,7 +48,7 @@ pub async fn the_result_of_a_task_is_recorded_up_to_a_size<F: Factory>(factory: 
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
     let mut run_task = async |reply: Reply| {
-        let receipt = send(&handle, tracked("")).await;
+        let receipt = send(&handle, tracked_task("")).await;
         let running = worker.one().await;
         assert!(status(&tasks, &receipt).await.read_result::<()>().is_err());
         answer(running, Ok(reply)).await;
@@ -87,7 +87,7 @@ pub async fn the_progress_of_a_task_is_recorded<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    let receipt = send(&handle, tracked("")).await;
+    let receipt = send(&handle, tracked_task("")).await;
     let delivery = worker.one().await;
     let progress = Progress::of_delivery(message(&delivery).parts());
     assert_eq!(status(&tasks, &receipt).await.progress, None);
@@ -141,7 +141,7 @@ pub async fn a_checkpoint_is_read_by_the_next_attempt<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    let receipt = send(&handle, tracked("")).await;
+    let receipt = send(&handle, tracked_task("")).await;
     let first = worker.one().await;
     let checkpoint =
         Checkpoint::of_delivery(message(&first).parts()).expect("the task has a record");
@@ -183,7 +183,7 @@ pub async fn a_worker_that_lost_its_task_notes_nothing<F: Factory>(factory: &F) 
     let scene = Scene::new(factory).with(|settings| settings.lease = LEASE);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut loser = scene.worker().await;
-    let receipt = send(&handle, tracked("")).await;
+    let receipt = send(&handle, tracked_task("")).await;
     let lost = loser.one().await;
     let old = Checkpoint::of_delivery(message(&lost).parts()).expect("the task has a record");
     must("saving", old.save("first")).await;
@@ -219,7 +219,7 @@ pub async fn a_list_of_tasks_has_pages_by_state_and_name<F: Factory>(factory: &F
     assert!(empty.tasks.is_empty() && empty.next.is_none());
     let mut sent = Vec::new();
     for number in 0..7 {
-        let mut task = tracked("");
+        let mut task = tracked_task("");
         task.parts_mut().name = ["a", "b"][number % 2].into();
         task.parts_mut().due = (number == 6).then_some(crate::Due::After(RETENTION));
         sent.push(send(&handle, task).await);
@@ -273,7 +273,7 @@ pub async fn a_list_of_tasks_has_pages_by_state_and_name<F: Factory>(factory: &F
 }
 
 /// Returns the next change.
-async fn change(changes: &mut Changes) -> TaskChange {
+async fn next_change(changes: &mut Changes) -> TaskChange {
     match must("waiting for a change", changes.next()).await {
         FeedItem::Change(change) => change,
         FeedItem::Gap => panic!("the feed has a gap after a few changes"),
@@ -289,7 +289,7 @@ pub async fn changes_are_followed_from_a_cursor<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut changes = must("following", tasks.changes(ChangesFrom::Now)).await;
-    let receipt = send(&handle, tracked("")).await;
+    let receipt = send(&handle, tracked_task("")).await;
     let mut worker = scene.worker().await;
     settle(
         worker.one().await,
@@ -311,7 +311,7 @@ pub async fn changes_are_followed_from_a_cursor<F: Factory>(factory: &F) {
     ];
     let mut cursor = None;
     for (number, expected) in expected.into_iter().enumerate() {
-        let found = change(&mut changes).await;
+        let found = next_change(&mut changes).await;
         assert_eq!((&found.id, &*found.name), (&receipt, "task"));
         assert_eq!((found.state, found.attempt.0, &*found.reason), expected);
         if number == 3 {
@@ -319,7 +319,7 @@ pub async fn changes_are_followed_from_a_cursor<F: Factory>(factory: &F) {
         }
     }
     drop(changes);
-    let next = send(&handle, tracked("")).await;
+    let next = send(&handle, tracked_task("")).await;
     let from = ChangesFrom::Cursor(cursor.expect("set above"));
     let mut rest = must("following", tasks.changes(from)).await;
     for (state, id) in [
@@ -327,11 +327,11 @@ pub async fn changes_are_followed_from_a_cursor<F: Factory>(factory: &F) {
         (TaskState::Dead, &receipt),
         (TaskState::Waiting, &next),
     ] {
-        let found = change(&mut rest).await;
+        let found = next_change(&mut rest).await;
         assert_eq!((found.state, &found.id), (state, id));
     }
     let mut all = must("following", tasks.changes(ChangesFrom::Beginning)).await;
-    assert_eq!(change(&mut all).await.id, receipt);
+    assert_eq!(next_change(&mut all).await.id, receipt);
     done(worker.one().await).await;
     worker.close().await;
 }
@@ -350,9 +350,9 @@ pub async fn a_wait_ends_with_its_task<F: Factory>(factory: &F) {
         tokio::spawn(async move { tasks.wait(&id).await })
     };
     // Two calls wait for the first task, and two for the second task. One call is dropped.
-    let first = send(&handle, tracked("first")).await;
+    let first = send(&handle, tracked_task("first")).await;
     let early = [spawn_wait(first.clone()), spawn_wait(first.clone())];
-    let second = send(&handle, unique("k", OnConflict::Keep)).await;
+    let second = send(&handle, unique_task("k", OnConflict::Keep)).await;
     let cancelled = spawn_wait(second.clone());
     let dropped = spawn_wait(second.clone());
     let delivery = worker.one().await;
@@ -388,7 +388,7 @@ pub async fn a_wait_ends_with_its_task<F: Factory>(factory: &F) {
     // Many tasks end while calls begin to wait for them.
     let mut ids = Vec::new();
     for _ in 0..50 {
-        ids.push(send(&handle, tracked("many")).await);
+        ids.push(send(&handle, tracked_task("many")).await);
     }
     let waits = ids.iter().map(|id| tasks.wait(id));
     let work = async {
@@ -415,7 +415,7 @@ pub async fn a_task_is_cancelled_by_its_key<F: Factory>(factory: &F) {
     let key = UniqueKey::from("k");
     let none = must("cancelling", tasks.cancel_key(&key, "")).await;
     assert_eq!(none, None);
-    let mut task = unique("k", OnConflict::Keep);
+    let mut task = unique_task("k", OnConflict::Keep);
     task.parts_mut().tracked = Some(RETENTION);
     let first = send(&handle, task).await;
     let cancelled = must("cancelling", tasks.cancel_key(&key, "not needed")).await;
@@ -426,7 +426,7 @@ pub async fn a_task_is_cancelled_by_its_key<F: Factory>(factory: &F) {
         (TaskState::Cancelled, "not needed")
     );
     assert_eq!(must("cancelling", tasks.cancel_key(&key, "")).await, None);
-    send(&handle, unique("k", OnConflict::Refuse)).await;
+    send(&handle, unique_task("k", OnConflict::Refuse)).await;
 }
 
 /// Checks that only the tasks with the given states and names are cancelled.
@@ -438,7 +438,7 @@ pub async fn tasks_are_cancelled_by_state_and_name<F: Factory>(factory: &F) {
     let (handle, tasks) = connect(factory, &scene).await;
     let mut named_a = Vec::new();
     for number in 0..250 {
-        let mut task = tracked("");
+        let mut task = tracked_task("");
         task.parts_mut().name = ["a", "b"][number % 2].into();
         task.parts_mut().due = (number % 5 == 0).then_some(crate::Due::After(RETENTION));
         let receipt = send(&handle, task).await;
@@ -472,7 +472,7 @@ pub async fn input_about_tasks_that_is_invalid_is_refused<F: Factory>(factory: &
     }
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
-    let receipt = send(&handle, tracked("")).await;
+    let receipt = send(&handle, tracked_task("")).await;
     let long = "x".repeat(1 << 20);
     for text in ["", &long] {
         let (id, key) = (MessageId::from(text), UniqueKey::from(text));
@@ -520,13 +520,13 @@ pub async fn the_tasks_of_all_partitions_are_seen_together<F: Factory>(factory: 
     let mut changes = must("following", tasks.changes(ChangesFrom::Now)).await;
     let mut sent = HashSet::new();
     for number in 0..12 {
-        let mut task = keyed(&number.to_string(), number);
+        let mut task = keyed_task(&number.to_string(), number);
         task.parts_mut().tracked = Some(RETENTION);
         sent.insert(send(&handle, task).await);
     }
     let mut followed = HashSet::new();
     while followed.len() < sent.len() {
-        followed.insert(change(&mut changes).await.id);
+        followed.insert(next_change(&mut changes).await.id);
     }
     assert_eq!(followed, sent);
     let cursor = changes.cursor();
@@ -550,7 +550,7 @@ pub async fn the_tasks_of_all_partitions_are_seen_together<F: Factory>(factory: 
     let mut rest = must("following", tasks.changes(from)).await;
     let mut ended = HashSet::new();
     while ended.len() < sent.len() {
-        let change = change(&mut rest).await;
+        let change = next_change(&mut rest).await;
         if change.state.has_ended() {
             ended.insert(change.id);
         }

@@ -53,7 +53,7 @@ impl<'a, F: Factory> Scene<'a, F> {
     }
 
     /// Returns a scene on the same stream with another group.
-    pub(super) fn group(&self, group: &str, start: Start) -> Self {
+    pub(super) fn with_group(&self, group: &str, start: Start) -> Self {
         let mut settings = self.settings.clone();
         settings.group = group.into();
         settings.start = start;
@@ -99,7 +99,7 @@ impl<'a, F: Factory> Scene<'a, F> {
     }
 
     /// Sends a task with this payload.
-    pub(super) async fn task(&self, payload: impl Into<Bytes>) -> MessageId {
+    pub(super) async fn send_task(&self, payload: impl Into<Bytes>) -> MessageId {
         let handle = self.handle().await;
         send(&handle, Message::task("task", payload)).await
     }
@@ -292,8 +292,8 @@ where
     receipt.expect("the reply to a task carries its receipt")
 }
 
-/// Sends a request, and waits for its reply in a new task.
-pub(super) fn request<S>(handle: &S, message: Message) -> JoinHandle<Result<Reply, Error>>
+/// Sends a request, and waits for its reply in a new tokio task.
+pub(super) fn spawn_request<S>(handle: &S, message: Message) -> JoinHandle<Result<Reply, Error>>
 where
     S: tower::Service<Message, Response = Reply, Error = Error, Future: Send>
         + Clone

@@ -41,7 +41,7 @@ async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> Schedules {
 }
 
 /// Returns a scheduled task with this time between its ticks. Each missed tick is sent, too.
-fn often(milliseconds: u64, payload: &'static str) -> ScheduledTask {
+fn scheduled_task(milliseconds: u64, payload: &'static str) -> ScheduledTask {
     let every = Schedule::every(Duration::from_millis(milliseconds)).missed(Missed::All);
     ScheduledTask::new(NAME, every, "task", payload)
 }
@@ -91,7 +91,7 @@ pub async fn ticks_are_sent_once_by_any_number_of_processes<F: Factory>(factory:
     }
     let scene = Scene::new(factory);
     let schedules = connect(factory, &scene).await;
-    let task = often(50, "x").header("x-tenant", "acme");
+    let task = scheduled_task(50, "x").header("x-tenant", "acme");
     put(&schedules, &task).await;
     let start_tick = status(&schedules).await.last_tick;
     let mut running = Vec::new();
@@ -176,14 +176,14 @@ pub async fn schedules_are_changed_at_run_time<F: Factory>(factory: &F) {
     let _running = RunningSchedules::start(&connect(factory, &scene).await, vec![]);
     let mut worker = scene.worker().await;
 
-    put(&schedules, &often(200, "first").version(2)).await;
+    put(&schedules, &scheduled_task(200, "first").version(2)).await;
     let delivery = worker.one().await;
     assert_eq!(message(&delivery).payload(), "first");
     done(delivery).await;
 
-    let older = often(200, "older").version(1);
+    let older = scheduled_task(200, "older").version(1);
     assert!(!must("storing an older version", schedules.put(&older)).await);
-    put(&schedules, &often(200, "second").version(3)).await;
+    put(&schedules, &scheduled_task(200, "second").version(3)).await;
     let stored = status(&schedules).await;
     assert_eq!((stored.version, stored.paused), (3, false));
     assert_eq!(stored.task.expect("it can be read").task_name(), "task");
@@ -223,7 +223,7 @@ pub async fn a_schedule_is_paused_resumed_and_run_by_hand<F: Factory>(factory: &
     assert!(!must("resuming", schedules.resume(&unknown)).await);
     assert_eq!(must("running", schedules.run_now(&unknown)).await, None);
 
-    put(&schedules, &often(150, "x")).await;
+    put(&schedules, &scheduled_task(150, "x")).await;
     assert!(must("pausing", schedules.pause(&NAME)).await);
     let running = RunningSchedules::start(&schedules, vec![]);
     let mut worker = scene.worker().await;
@@ -265,7 +265,7 @@ pub async fn a_tick_is_skipped_while_the_last_task_has_not_ended<F: Factory>(fac
     }
     let scene = Scene::new(factory);
     let schedules = connect(factory, &scene).await;
-    put(&schedules, &often(100, "x").skip_while_running()).await;
+    put(&schedules, &scheduled_task(100, "x").skip_while_running()).await;
     let running = RunningSchedules::start(&schedules, vec![]);
     let mut worker = scene.worker().await;
     let delivery = worker.one().await;
@@ -337,7 +337,7 @@ pub async fn an_invalid_schedule_is_refused<F: Factory>(factory: &F) {
         let task = ScheduledTask::new(NAME, schedule, "task", "");
         let refused = schedules.put(&task).await;
         assert!(refused.is_err_and(|error| error.is_invalid()));
-        let entries = [often(100, "x"), task];
+        let entries = [scheduled_task(100, "x"), task];
         let ended = in_time("running", schedules.run(entries)).await;
         assert!(ended.is_err_and(|error| error.is_invalid()));
     }

@@ -28,7 +28,7 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
     // Ten tasks wait, and the worker has taken none.
     let mut worker = scene.worker().await;
     for _ in 0..10 {
-        scene.task("x").await;
+        scene.send_task("x").await;
     }
     let mut expected = StreamStats::new(&scene.settings.stream, 10, 0);
     expected.groups = vec![GroupStats::new("workers")];
@@ -79,7 +79,7 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
         assert_eq!(stats().await.delayed, 1);
     }
     if factory.capabilities().groups {
-        let _other = scene.group("another", Start::Beginning).worker().await;
+        let _other = scene.with_group("another", Start::Beginning).worker().await;
         let found = stats().await;
         let names: Vec<_> = found
             .groups
@@ -129,7 +129,7 @@ pub async fn a_backlog_counts_each_message_by_what_it_waits_for<F: Factory>(fact
     let backlog = async || must("reading the backlog", factory.backlog(&handle)).await;
     assert_eq!(backlog().await, Backlog::default(), "there is no stream");
     for _ in 0..4 {
-        scene.task("x").await;
+        scene.send_task("x").await;
     }
     let found = backlog().await;
     assert_eq!((found.waiting, found.workers), (4, 0), "there is no group");

@@ -6,7 +6,7 @@ use super::{
     Factory,
     scene::{
         QUIET, Scene, answer, assert_same, attempt, call, done, message, outcome, redeliver_after,
-        request, send, settle, stream_of,
+        send, settle, spawn_request, stream_of,
     },
 };
 use crate::{
@@ -57,7 +57,7 @@ pub async fn a_call_can_choose_its_stream<F: Factory>(factory: &F) {
     done(delivery).await;
     let mut query = Message::rpc("ask", "2");
     query.parts_mut().to = Some(other.clone());
-    let pending = request(&handle, query);
+    let pending = spawn_request(&handle, query);
     answer(
         chosen.one().await,
         Ok("3".into_reply().expect("a text is a reply")),

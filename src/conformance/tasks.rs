@@ -21,14 +21,14 @@ use crate::{
 pub(super) const RETENTION: Duration = Duration::from_secs(60);
 
 /// Returns a task whose status is recorded.
-pub(super) fn tracked(payload: &'static str) -> Message {
+pub(super) fn tracked_task(payload: &'static str) -> Message {
     let mut task = Message::task("task", payload);
     task.parts_mut().tracked = Some(RETENTION);
     task
 }
 
 /// Returns a task with this unique key.
-pub(super) fn unique(key: &str, on_conflict: OnConflict) -> Message {
+pub(super) fn unique_task(key: &str, on_conflict: OnConflict) -> Message {
     let mut task = Message::task("task", key.to_owned());
     let mut unique = Unique::new(key);
     unique.on_conflict = on_conflict;
@@ -68,7 +68,7 @@ pub async fn the_status_of_a_task_follows_it<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    let receipt = send(&handle, tracked("first")).await;
+    let receipt = send(&handle, tracked_task("first")).await;
     let waiting = status(&tasks, &receipt).await;
     assert_eq!((&*waiting.name, waiting.attempt.0), ("task", 0));
     assert_eq!((waiting.started_at, waiting.ended_at), (None, None));
@@ -94,7 +94,7 @@ pub async fn the_status_of_a_task_follows_it<F: Factory>(factory: &F) {
     assert_eq!((ended.state, ended.attempt.0), (TaskState::Done, 2));
     assert!(ended.ended_at >= ended.started_at && ended.started_at.is_some());
 
-    let discarded = send(&handle, tracked("second")).await;
+    let discarded = send(&handle, tracked_task("second")).await;
     let verdict = Verdict::Discard {
         reason: Discarded::Requested,
         answer: None,
@@ -118,7 +118,7 @@ pub async fn the_status_of_a_dead_task_follows_its_replay<F: Factory>(factory: &
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    let mut task = unique("k", OnConflict::Keep);
+    let mut task = unique_task("k", OnConflict::Keep);
     task.parts_mut().tracked = Some(RETENTION);
     let receipt = send(&handle, task).await;
     let verdict = Verdict::DeadLetter {
@@ -161,14 +161,14 @@ pub async fn a_unique_key_is_held_until_its_task_has_ended<F: Factory>(factory: 
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    let mut delayed = unique("k", OnConflict::Keep);
+    let mut delayed = unique_task("k", OnConflict::Keep);
     delayed.parts_mut().due = Some(crate::Due::After(Duration::from_millis(500)));
     let first = send(&handle, delayed).await;
     let assert_held = async || {
-        let kept = must("sending", call(&handle, unique("k", OnConflict::Keep))).await;
+        let kept = must("sending", call(&handle, unique_task("k", OnConflict::Keep))).await;
         assert!(kept.is_duplicate());
         assert_equal(kept.receipt(), Some(&first));
-        let refused = call(&handle, unique("k", OnConflict::Refuse)).await;
+        let refused = call(&handle, unique_task("k", OnConflict::Refuse)).await;
         let refused = refused.expect_err("another task holds the key");
         assert!(refused.is_duplicate(), "{refused}");
         assert_equal(refused.stored_id(), Some(&first));
@@ -190,10 +190,18 @@ pub async fn a_unique_key_is_held_until_its_task_has_ended<F: Factory>(factory: 
     assert_held().await;
     done(delivery).await;
 
-    let next = must("sending", call(&handle, unique("k", OnConflict::Refuse))).await;
+    let next = must(
+        "sending",
+        call(&handle, unique_task("k", OnConflict::Refuse)),
+    )
+    .await;
     assert!(!next.is_duplicate());
     assert_ne!(next.receipt(), Some(&first));
-    let other = must("sending", call(&handle, unique("other", OnConflict::Keep))).await;
+    let other = must(
+        "sending",
+        call(&handle, unique_task("other", OnConflict::Keep)),
+    )
+    .await;
     assert!(!other.is_duplicate());
     for _ in 0..2 {
         done(worker.one().await).await;
@@ -210,7 +218,7 @@ pub async fn a_unique_task_replaces_one_that_is_not_due<F: Factory>(factory: &F)
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let debounced = |payload: &'static str| {
-        let mut task = unique("k", OnConflict::Replace);
+        let mut task = unique_task("k", OnConflict::Replace);
         *task.payload_mut() = payload.into();
         task.parts_mut().tracked = Some(RETENTION);
         task.parts_mut().due = Some(crate::Due::After(Duration::from_millis(600)));
@@ -240,7 +248,7 @@ pub async fn senders_of_one_unique_key_at_the_same_time_send_one_task<F: Factory
     }
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
-    let calls = (0..50).map(|_| call(&handle, unique("k", OnConflict::Keep)));
+    let calls = (0..50).map(|_| call(&handle, unique_task("k", OnConflict::Keep)));
     let replies = futures_util::future::join_all(calls).await;
     let stored = replies.into_iter().filter(|reply| match reply {
         Ok(reply) => !reply.is_duplicate(),
@@ -267,16 +275,16 @@ pub async fn a_task_that_is_not_running_is_cancelled_and_does_not_run<F: Factory
         assert_eq!(cancelled.state, TaskState::Cancelled);
         assert_eq!(cancelled.reason, "not needed");
     };
-    let mut delayed = tracked("delayed");
+    let mut delayed = tracked_task("delayed");
     delayed.parts_mut().due = Some(crate::Due::After(Duration::from_millis(300)));
     cancel(&send(&handle, delayed).await).await;
-    let waiting = send(&handle, tracked("waiting")).await;
+    let waiting = send(&handle, tracked_task("waiting")).await;
     cancel(&waiting).await;
 
     let mut worker = scene.worker().await;
     worker.nothing_for(2 * QUIET, "a cancelled task came").await;
     for delay in [Duration::ZERO, Duration::from_millis(300)] {
-        let failed = send(&handle, tracked("failed")).await;
+        let failed = send(&handle, tracked_task("failed")).await;
         let delivery = worker.one().await;
         worker.stop().await;
         settle(delivery, redeliver_after(delay)).await;
@@ -287,7 +295,7 @@ pub async fn a_task_that_is_not_running_is_cancelled_and_does_not_run<F: Factory
     }
     let unknown = MessageId::from("c0ffee00-0000-4000-8000-000000000000");
     assert!(!must("cancelling", tasks.cancel(&unknown, "")).await);
-    let finished = send(&handle, tracked("done")).await;
+    let finished = send(&handle, tracked_task("done")).await;
     done(worker.one().await).await;
     assert!(!must("cancelling", tasks.cancel(&finished, "too late")).await);
     assert_eq!(status(&tasks, &finished).await.state, TaskState::Done);
@@ -304,7 +312,7 @@ pub async fn a_running_task_learns_that_it_is_cancelled<F: Factory>(factory: &F)
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    let running = send(&handle, unique("k", OnConflict::Keep)).await;
+    let running = send(&handle, unique_task("k", OnConflict::Keep)).await;
     let delivery = worker.one().await;
     let lease = message(&delivery).parts().lease.clone();
     let lease = lease.expect("a transport with recorded tasks has leases");
@@ -313,7 +321,11 @@ pub async fn a_running_task_learns_that_it_is_cancelled<F: Factory>(factory: &F)
     learnt.expect("the worker learns that the task is cancelled");
     assert_eq!(lease.cancelled(), Some("changed my mind"));
     done(delivery).await;
-    let next = must("sending", call(&handle, unique("k", OnConflict::Refuse))).await;
+    let next = must(
+        "sending",
+        call(&handle, unique_task("k", OnConflict::Refuse)),
+    )
+    .await;
     let delivery = worker.one().await;
     assert_equal(Some(id(&delivery)), next.receipt());
     done(delivery).await;
@@ -332,7 +344,7 @@ pub async fn a_task_that_kills_its_workers_frees_its_key<F: Factory>(factory: &F
         settings.max_deliveries = 1;
     });
     let (handle, tasks) = connect(factory, &scene).await;
-    let mut task = unique("k", OnConflict::Keep);
+    let mut task = unique_task("k", OnConflict::Keep);
     task.parts_mut().tracked = Some(RETENTION);
     let poison = send(&handle, task).await;
     let mut worker = scene.worker().await;
@@ -344,7 +356,11 @@ pub async fn a_task_that_kills_its_workers_frees_its_key<F: Factory>(factory: &F
         .nothing_for(4 * LEASE, "a task with one delivery came twice")
         .await;
     assert_eq!(status(&tasks, &poison).await.state, TaskState::Dead);
-    let next = must("sending", call(&handle, unique("k", OnConflict::Refuse))).await;
+    let next = must(
+        "sending",
+        call(&handle, unique_task("k", OnConflict::Refuse)),
+    )
+    .await;
     assert!(!next.is_duplicate());
     done(worker.one().await).await;
     worker.close().await;
@@ -360,14 +376,14 @@ pub async fn a_follow_up_can_be_unique<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    send(&handle, tracked("first")).await;
-    send(&handle, tracked("first")).await;
+    send(&handle, tracked_task("first")).await;
+    send(&handle, tracked_task("first")).await;
     for delivery in worker.exactly(2).await {
         let first = id(&delivery).clone();
         let outbox = Outbox::of_delivery(message(&delivery).parts()).expect("it has an outbox");
         must(
             "adding a task",
-            call(&outbox, unique("k", OnConflict::Keep)),
+            call(&outbox, unique_task("k", OnConflict::Keep)),
         )
         .await;
         done(delivery).await;

@@ -49,7 +49,7 @@ pub async fn an_undecodable_entry_does_not_hold_up_others<F: Factory>(factory: &
     for entry in entries {
         scene.add_raw(entry).await;
     }
-    let receipt = scene.task("after them").await;
+    let receipt = scene.send_task("after them").await;
     // Each entry is delivered once, as undecodable, and becomes a dead letter.
     for entry in entries {
         let delivery = worker.one().await;

@@ -38,7 +38,7 @@ pub async fn a_task_of_a_newer_version_waits_for_a_newer_worker<F: Factory>(fact
     let scene = Scene::new(factory);
     let mut old = scene.worker().await;
     for payload in ["first", "second"] {
-        scene.task(payload).await;
+        scene.send_task(payload).await;
     }
     for delivery in old.exactly(2).await {
         leave_to_newer(delivery, 3).await;
@@ -77,7 +77,7 @@ pub async fn a_task_of_a_newer_version_passes_older_workers<F: Factory>(factory:
     let scene = Scene::new(factory);
     let mut old = scene.worker().await;
     let mut newer = scene.worker_for(interest_up_to(3)).await;
-    scene.task("both").await;
+    scene.send_task("both").await;
     for _ in 0..3 {
         let delivery = old.within(MAX_DELIVERY_WAIT).await;
         leave_to_newer(delivery.expect("it is delivered again"), 3).await;
