@@ -4,7 +4,7 @@
 use super::{Attempt, MessageId, Name, Parts};
 
 /// A delivery's request to be parked until it gets a permit, until its name is no longer paused, or
-/// until a [newer worker](Self::awaited_version) starts, which knows the version of its payload.
+/// until a worker starts that [knows the version](Self::awaited_version) of its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PermitRequest {

@@ -59,7 +59,7 @@ pub(super) struct EndSignals {
 }
 
 /// The reason why the loop ended.
-enum Ended {
+enum EndReason {
     Gracefully,
     ByForce,
     Broken(Error),
@@ -89,7 +89,7 @@ where
     ) -> Result<(), Error> {
         let tally = self.in_flight.tally();
         let result = self.serve_and_shut_down(stop, shutdown_timeout, &log).await;
-        log.end(&tally, &result);
+        log.log_end(&tally, &result);
         result
     }
 
@@ -101,12 +101,12 @@ where
         log: &WorkerLog,
     ) -> Result<(), Error> {
         let loop_error = match self.serve(&mut stop).await {
-            Ended::ByForce => return self.end_by_force().await,
-            Ended::Gracefully => None,
-            Ended::Broken(error) => Some(error),
+            EndReason::ByForce => return self.end_by_force().await,
+            EndReason::Gracefully => None,
+            EndReason::Broken(error) => Some(error),
         };
         self.monitor.set_draining();
-        log.drain(self.in_flight.delivery_count(), shutdown_timeout);
+        log.log_drain(self.in_flight.delivery_count(), shutdown_timeout);
         // A second signal ends the graceful shutdown at any step.
         let finished = tokio::select! {
             biased;
@@ -128,7 +128,7 @@ where
     }
 
     /// Serves until a signal ends the worker, or the source or the service fails.
-    async fn serve(&mut self, stop: &mut EndSignals) -> Ended {
+    async fn serve(&mut self, stop: &mut EndSignals) -> EndReason {
         let max_bytes = self.source.settings().max_in_flight_bytes;
         // The time since which all slots or all bytes are taken, and `true` once a log line has
         // reported this.
@@ -158,8 +158,8 @@ where
                 // Fetches nothing until a delivery ends or the number of slots changes.
                 tokio::select! {
                     biased;
-                    () = &mut stop.forced => return Ended::ByForce,
-                    () = &mut stop.graceful => return Ended::Gracefully,
+                    () = &mut stop.forced => return EndReason::ByForce,
+                    () = &mut stop.graceful => return EndReason::Gracefully,
                     () = self.in_flight.ended() => {}
                     () = self.monitor.changed() => {}
                     () = poll_fn(|cx| wakeup_timer.poll_until(cx, last_wakeup + MAX_START_DELAY)),
@@ -183,13 +183,13 @@ where
             let mut probe = self.app.clone();
             tokio::select! {
                 biased;
-                () = &mut stop.forced => return Ended::ByForce,
-                () = &mut stop.graceful => return Ended::Gracefully,
+                () = &mut stop.forced => return EndReason::ByForce,
+                () = &mut stop.graceful => return EndReason::Gracefully,
                 ready = probe.ready() => if let Err(error) = ready {
                     let error = Error::new(ErrorKind::Service, "the service is broken and cannot serve")
                         .with_source(error);
                     tracing::error!(error = error.chain(), "the service is broken");
-                    return Ended::Broken(error);
+                    return EndReason::Broken(error);
                 },
             }
             drop(probe);
@@ -198,8 +198,8 @@ where
             let is_half_free = free >= max.div_ceil(2) && self.in_flight.bytes() < max_bytes / 2;
             tokio::select! {
                 biased;
-                () = &mut stop.forced => return Ended::ByForce,
-                () = &mut stop.graceful => return Ended::Gracefully,
+                () = &mut stop.forced => return EndReason::ByForce,
+                () = &mut stop.graceful => return EndReason::Gracefully,
                 () = self.monitor.changed() => {}
                 deliveries = self.source.next(free) => match deliveries {
                     Ok(deliveries) => {
@@ -209,7 +209,7 @@ where
                         self.in_flight.start(deliveries.into_iter().map(work));
                         last_wakeup = Instant::now();
                     }
-                    Err(error) => return Ended::Broken(error),
+                    Err(error) => return EndReason::Broken(error),
                 },
                 () = self.in_flight.ended(), if !is_half_free => {}
                 () = poll_fn(|cx| wakeup_timer.poll_until(cx, last_wakeup + MAX_START_DELAY)),
@@ -459,7 +459,7 @@ where
     let is_late = || deadline.is_some_and(|deadline| deadline.has_passed());
     let expired = || {
         let verdict = policy.expired(message_log.kind);
-        message_log.expired(&verdict);
+        message_log.log_expired(&verdict);
         verdict
     };
     // The message expired before it was delivered.
@@ -530,7 +530,7 @@ where
     let (kind, name) = (message_log.kind, &message_log.name);
     let attempts = (message_log.attempt, message_log.max_attempts);
     let verdict = policy.verdict(kind, name, attempts, &failure);
-    message_log.failed(&failure.reason(kind, name), &verdict, span);
+    message_log.log_failure(&failure.reason(kind, name), &verdict, span);
     give_up(&verdict, failure.into_error());
     verdict
 }

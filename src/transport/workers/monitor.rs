@@ -64,7 +64,7 @@ pub struct WorkerMonitor {
     orders: Mutex<Orders>,
     /// The maximum number of deliveries in flight that an operator has set. `usize::MAX` if none.
     limit: AtomicUsize,
-    paused: AtomicBool,
+    is_paused: AtomicBool,
     has_paused_names: AtomicBool,
     /// Changes with each change of the announcement.
     revision: AtomicU64,
@@ -75,7 +75,7 @@ pub struct WorkerMonitor {
 /// The paused names, and the last orders.
 #[derive(Debug, Default)]
 struct Orders {
-    paused: HashSet<Name>,
+    paused_names: HashSet<Name>,
     followed: VecDeque<FollowedOrder>,
 }
 
@@ -84,10 +84,10 @@ struct Orders {
 struct Shard {
     running: Vec<Option<StartedDelivery>>,
     /// The unused places in `running`.
-    free: Vec<usize>,
+    free_places: Vec<usize>,
     routes: HashMap<(Kind, Name), RouteCounts>,
     /// The counts since they were last taken, by stream.
-    minutes: HashMap<Name, MinuteCounts>,
+    stream_counts: HashMap<Name, MinuteCounts>,
 }
 
 /// A delivery that runs.
@@ -188,7 +188,7 @@ impl WorkerMonitor {
             shards: Default::default(),
             orders: Mutex::default(),
             limit: AtomicUsize::new(usize::MAX),
-            paused: AtomicBool::new(false),
+            is_paused: AtomicBool::new(false),
             has_paused_names: AtomicBool::new(false),
             revision: AtomicU64::new(1),
             changed: Notify::new(),
@@ -209,7 +209,7 @@ impl WorkerMonitor {
     /// Returns the announcement of the worker. `transport` is the name of the transport.
     pub fn info(&self, transport: &str) -> WorkerInfo {
         let orders = lock(&self.orders);
-        let mut paused: Vec<_> = orders.paused.iter().map(Name::to_string).collect();
+        let mut paused: Vec<_> = orders.paused_names.iter().map(Name::to_string).collect();
         paused.sort();
         let info = WorkerInfo {
             transport: transport.to_owned(),
@@ -230,7 +230,7 @@ impl WorkerMonitor {
     fn state(&self) -> WorkerState {
         match self.draining.is_cancelled() {
             true => WorkerState::Draining,
-            false if self.paused.load(Ordering::Acquire) => WorkerState::Paused,
+            false if self.is_paused.load(Ordering::Acquire) => WorkerState::Paused,
             false => WorkerState::Running,
         }
     }
@@ -330,7 +330,7 @@ impl WorkerMonitor {
     pub(crate) fn take_counts(&self, stream: &Name) -> Option<MinuteCounts> {
         let mut taken: Option<MinuteCounts> = None;
         for shard in &self.shards {
-            let Some(counts) = lock(shard).minutes.remove(stream) else {
+            let Some(counts) = lock(shard).stream_counts.remove(stream) else {
                 continue;
             };
             match &mut taken {
@@ -344,7 +344,7 @@ impl WorkerMonitor {
     /// Returns `true` if [`take_counts`](Self::take_counts) would return counts of a stream.
     #[cfg(feature = "redis")]
     pub(crate) fn has_counts(&self, stream: &Name) -> bool {
-        (self.shards.iter()).any(|shard| lock(shard).minutes.contains_key(stream))
+        (self.shards.iter()).any(|shard| lock(shard).stream_counts.contains_key(stream))
     }
 
     /// Puts back counts that could not be stored.
@@ -352,7 +352,7 @@ impl WorkerMonitor {
     pub(crate) fn put_back(&self, stream: &Name, counts: &MinuteCounts) {
         let mut shard = lock(&self.shards[0]);
         shard
-            .minutes
+            .stream_counts
             .entry(stream.clone())
             .or_default()
             .merge(counts);
@@ -377,7 +377,7 @@ impl WorkerMonitor {
         };
         let shard = shard_of_thread();
         let mut counts = lock(&self.shards[shard]);
-        let place = match counts.free.pop() {
+        let place = match counts.free_places.pop() {
             Some(place) => place,
             None => {
                 counts.running.push(None);
@@ -395,12 +395,13 @@ impl WorkerMonitor {
 
     /// Returns `true` if tasks and requests of this name must not start on this worker.
     pub(crate) fn has_paused(&self, name: &Name) -> bool {
-        self.has_paused_names.load(Ordering::Relaxed) && lock(&self.orders).paused.contains(name)
+        self.has_paused_names.load(Ordering::Relaxed)
+            && lock(&self.orders).paused_names.contains(name)
     }
 
     /// Returns the number of deliveries that may be in flight.
     pub(crate) fn max_in_flight(&self) -> usize {
-        match self.paused.load(Ordering::Acquire) {
+        match self.is_paused.load(Ordering::Acquire) {
             true => 0,
             false => (self.info.max_in_flight).min(self.limit.load(Ordering::Acquire)),
         }
@@ -434,10 +435,10 @@ impl WorkerMonitor {
                 self.limit
                     .store(limit.unwrap_or(usize::MAX), Ordering::Release);
             }
-            WorkerOrder::Pause => self.paused.store(true, Ordering::Release),
-            WorkerOrder::Resume => self.paused.store(false, Ordering::Release),
+            WorkerOrder::Pause => self.is_paused.store(true, Ordering::Release),
+            WorkerOrder::Resume => self.is_paused.store(false, Ordering::Release),
             WorkerOrder::PauseName(name) => {
-                if orders.paused.len() >= MAX_PAUSED && !orders.paused.contains(name) {
+                if orders.paused_names.len() >= MAX_PAUSED && !orders.paused_names.contains(name) {
                     tracing::warn!(
                         worker, %group, by = by_shown,
                         "an order to pause a name is not followed: {MAX_PAUSED} names are paused on \
@@ -445,11 +446,11 @@ impl WorkerMonitor {
                     );
                     return;
                 }
-                orders.paused.insert(name.clone());
+                orders.paused_names.insert(name.clone());
             }
-            WorkerOrder::ResumeName(name) => drop(orders.paused.remove(name)),
+            WorkerOrder::ResumeName(name) => drop(orders.paused_names.remove(name)),
         }
-        let has_paused_names = !orders.paused.is_empty();
+        let has_paused_names = !orders.paused_names.is_empty();
         self.has_paused_names
             .store(has_paused_names, Ordering::Relaxed);
         let text = order.to_string();
@@ -523,7 +524,7 @@ impl RunningGuard {
         let Shard {
             running,
             routes,
-            minutes,
+            stream_counts,
             ..
         } = &mut *shard;
         let Some(started) = &running[self.place] else {
@@ -548,9 +549,9 @@ impl RunningGuard {
             counts.last_error = last_error;
         }
         if let Some(stream) = &started.stream {
-            let counts = match minutes.get_mut(stream) {
+            let counts = match stream_counts.get_mut(stream) {
                 Some(counts) => counts,
-                None => minutes.entry(stream.clone()).or_default(),
+                None => stream_counts.entry(stream.clone()).or_default(),
             };
             counts.count(outcome, latency, started.waited);
         }
@@ -561,7 +562,7 @@ impl Drop for RunningGuard {
     fn drop(&mut self) {
         let mut shard = lock(&self.monitor.shards[self.shard]);
         shard.running[self.place] = None;
-        shard.free.push(self.place);
+        shard.free_places.push(self.place);
     }
 }
 
