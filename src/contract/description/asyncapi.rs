@@ -27,12 +27,11 @@ impl ApiInfo {
     /// Creates the object for a running service. Replaces an empty name or version by a
     /// placeholder.
     pub(crate) fn of_service(name: &str, version: &str) -> Self {
-        let or_placeholder = |text: &str, placeholder: &str| {
-            if text.is_empty() { placeholder } else { text }.to_owned()
-        };
+        let unless_empty =
+            |text: &str, fallback: &str| if text.is_empty() { fallback } else { text }.to_owned();
         Self::new(
-            or_placeholder(name, "unnamed"),
-            or_placeholder(version, "0.0.0"),
+            unless_empty(name, "unnamed"),
+            unless_empty(version, "0.0.0"),
         )
     }
 
