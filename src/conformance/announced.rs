@@ -36,6 +36,7 @@ async fn until(workers: &Workers, wanted: impl Fn(&[WorkerInfo]) -> bool) -> Vec
     in_time("waiting for the list of workers", found).await
 }
 
+/// Waits until the condition is true. `what` names the wait in the panic if it takes too long.
 async fn until_true<W: Future<Output = bool>>(what: &str, condition: impl Fn() -> W) {
     let met = async {
         while !condition().await {
@@ -88,12 +89,13 @@ pub async fn workers_answer_what_they_have_done_and_what_runs<F: Factory>(factor
     }
     let scene = Scene::new(factory);
     let (_handle, workers) = connect(factory, &scene).await;
+    // Of three tasks, one succeeds, one fails, and one still runs. Another worker is idle.
     let (mut worker, mut idle) = (scene.worker().await, scene.worker().await);
     let idle_monitor = idle.announce("idle", &[]);
     idle.stop().await;
     let monitor = worker.announce("busy", &["task task"]);
     for payload in ["done", "fails", "runs"] {
-        scene.task(payload).await;
+        scene.send_task(payload).await;
     }
     let mut running = Vec::new();
     for delivery in worker.exactly(3).await {
@@ -110,6 +112,7 @@ pub async fn workers_answer_what_they_have_done_and_what_runs<F: Factory>(factor
         settle(delivery, verdict).await;
     }
     until(&workers, |found| found.len() == 2 && are_announced(found)).await;
+    // Both workers answer with their statistics and with their routes.
     let found = must("asking for statistics", workers.stats()).await;
     assert_eq!(found.silent, [""; 0]);
     let stats = found
@@ -143,12 +146,12 @@ pub async fn workers_answer_what_they_have_done_and_what_runs<F: Factory>(factor
         last_error.expect("one has failed").reason,
         "it failed in a check"
     );
-    let stats = found
+    let idle_stats = found
         .answers
         .iter()
         .find(|it| it.worker == idle_monitor.worker());
-    let stats = stats.expect("the idle worker answers");
-    assert_eq!((stats.in_flight, stats.done), (0, 0));
+    let idle_stats = idle_stats.expect("the idle worker answers");
+    assert_eq!((idle_stats.in_flight, idle_stats.done), (0, 0));
     drop(counted);
     done(delivery).await;
 
@@ -173,10 +176,11 @@ pub async fn a_worker_follows_the_orders_to_it<F: Factory>(factory: &F) {
         let given = workers.order(monitor.worker(), order, "ada");
         assert!(must("giving an order", given).await);
     };
+    // The worker announces its limit, its paused name and the two orders.
     give(WorkerOrder::Limit(Some(3))).await;
     give(WorkerOrder::PauseName("mail.send".into())).await;
-    let is = |found: &[WorkerInfo]| found.iter().any(|it| it.paused == ["mail.send"]);
-    let found = until(&workers, is).await;
+    let has_paused_name = |found: &[WorkerInfo]| found.iter().any(|it| it.paused == ["mail.send"]);
+    let found = until(&workers, has_paused_name).await;
     let info = found.iter().find(|it| it.service == "ordered");
     let info = info.expect("the worker is listed");
     assert_eq!((info.limit, info.state), (Some(3), WorkerState::Running));
@@ -190,6 +194,7 @@ pub async fn a_worker_follows_the_orders_to_it<F: Factory>(factory: &F) {
     assert!(monitor.has_paused(&"mail.send".into()));
     assert!(!monitor.has_paused(&"mail.read".into()));
 
+    // The worker returns to its configured limit, and is paused, resumed and drained.
     give(WorkerOrder::ResumeName("mail.send".into())).await;
     give(WorkerOrder::Limit(None)).await;
     give(WorkerOrder::Pause).await;
@@ -204,6 +209,7 @@ pub async fn a_worker_follows_the_orders_to_it<F: Factory>(factory: &F) {
     in_time("draining", monitor.clone().drained()).await;
     assert_eq!(other_monitor.info("").orders, []);
 
+    // An order to an unknown worker has no effect, and invalid orders are refused.
     let unknown = workers.order("nobody", WorkerOrder::Pause, "ada").await;
     assert!(!unknown.expect("the order is valid"));
     for (order, by) in [
@@ -265,7 +271,7 @@ pub async fn the_history_of_a_group_has_what_its_workers_did<F: Factory>(factory
     handle_all(&mut worker, 3).await;
     until_true("the history", async || sums().await == [2, 0, 1, 3, 3]).await;
     // The history includes the last messages of a worker that was closed.
-    scene.task("4").await;
+    scene.send_task("4").await;
     handle_all(&mut worker, 1).await;
     worker.close().await;
     assert_eq!(sums().await, [3, 0, 1, 4, 4]);

@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep};
 use super::{
     Factory,
     outbox::{add, outbox},
-    partitions::{keyed, scene_of},
-    scene::{Scene, WorkerOf, call, done, outcome, redeliver_after, request, send, settle},
+    partitions::{keyed_task, scene_of},
+    scene::{Scene, WorkerOf, call, done, outcome, redeliver_after, send, settle, spawn_request},
 };
 use crate::{
     error::Error,
@@ -17,10 +17,11 @@ use crate::{
     transport::{Start, WhenFull},
 };
 
-/// The bound of most checks. A single sender is refused after exactly this number of messages.
+/// The maximum number of waiting messages in most checks. A single sender is refused after exactly
+/// this number of messages.
 const BOUND: usize = 8;
 /// The maximum time until a sender notices that there is room.
-const SOON: Duration = Duration::from_secs(3);
+const MAX_NOTICE_TIME: Duration = Duration::from_secs(3);
 
 fn bounded_scene<F: Factory>(factory: &F) -> Scene<'_, F> {
     Scene::new(factory).with(|settings| settings.max_waiting = Some(BOUND))
@@ -48,8 +49,8 @@ fn assert_full(error: &Error) {
 }
 
 /// Sends a task as soon as there is room for it.
-async fn sent_soon<F: Factory>(handle: &F::Handle) {
-    let end = Instant::now() + SOON;
+async fn send_soon<F: Factory>(handle: &F::Handle) {
+    let end = Instant::now() + MAX_NOTICE_TIME;
     while let Err(error) = call(handle, Message::task("task", "")).await {
         assert_full(&error);
         assert!(Instant::now() < end, "the stream stays full");
@@ -81,8 +82,8 @@ pub async fn a_full_stream_refuses_senders_until_workers_take_messages<F: Factor
     }
 
     handle_tasks::<F>(&mut worker, BOUND).await;
-    sent_soon::<F>(&handle).await;
-    let reply = request(&handle, Message::rpc("ask", ""));
+    send_soon::<F>(&handle).await;
+    let reply = spawn_request(&handle, Message::rpc("ask", ""));
     for _ in 0..2 {
         done(worker.one().await).await;
     }
@@ -103,7 +104,7 @@ pub async fn a_full_stream_takes_follow_ups_redeliveries_and_delayed_tasks<F: Fa
     let handle = scene.handle().await;
     fill::<F>(&handle).await;
     let delivery = worker.one().await;
-    sent_soon::<F>(&handle).await;
+    send_soon::<F>(&handle).await;
     let mut expected = BOUND;
     if factory.capabilities().outbox {
         add(outbox(&delivery).enqueue("more", "")).await;
@@ -152,7 +153,7 @@ pub async fn a_sender_waits_for_room_until_its_time_is_over<F: Factory>(factory:
     assert!(error.is_overloaded() || error.is_timeout(), "{error}");
 
     let waiting: Vec<_> = (0..3)
-        .map(|_| request(&handle, Message::task("task", "")))
+        .map(|_| spawn_request(&handle, Message::task("task", "")))
         .collect();
     sleep(Duration::from_millis(200)).await;
     let is_sent = waiting.iter().any(|sent| sent.is_finished());
@@ -179,15 +180,15 @@ pub async fn a_group_without_workers_does_not_stop_senders<F: Factory>(factory: 
     if factory.capabilities().groups {
         // The worker of this group handles all messages in time, so the group does not stop
         // senders.
-        let mut served = scene.group("served", Start::End).worker().await;
+        let mut served = scene.with_group("served", Start::End).worker().await;
         for _ in 0..3 * BOUND {
-            sent_soon::<F>(&handle).await;
+            send_soon::<F>(&handle).await;
             done(served.one().await).await;
         }
         served.close().await;
     }
     let worker = scene.worker().await;
-    let end = Instant::now() + SOON;
+    let end = Instant::now() + MAX_NOTICE_TIME;
     loop {
         match call(&handle, Message::task("task", "")).await {
             Err(error) => break assert_full(&error),
@@ -214,7 +215,7 @@ pub async fn a_message_that_waits_for_too_long_stops_senders<F: Factory>(factory
     let error = call(&handle, Message::task("task", "")).await.unwrap_err();
     assert_full(&error);
     handle_tasks::<F>(&mut worker, 2).await;
-    sent_soon::<F>(&handle).await;
+    send_soon::<F>(&handle).await;
     // The waiting time of a redelivery starts when the redelivery is due.
     let delivery = worker.one().await;
     sleep(2 * age).await;
@@ -234,9 +235,9 @@ pub async fn each_partition_has_its_own_bound<F: Factory>(factory: &F) {
     let worker = scene.worker().await;
     let handle = scene.handle().await;
     for n in 0..BOUND {
-        send(&handle, keyed("a", n)).await;
+        send(&handle, keyed_task("a", n)).await;
     }
-    assert_full(&call(&handle, keyed("a", "")).await.unwrap_err());
+    assert_full(&call(&handle, keyed_task("a", "")).await.unwrap_err());
     // Messages without a key go to the four partitions in turn. One partition is full, so six of
     // eight messages are accepted.
     let mut sent = 0;

@@ -38,7 +38,7 @@ pub async fn a_paused_stream_delivers_nothing_until_it_is_resumed<F: Factory>(fa
         let scene = Scene::new(factory);
         let (_handle, control) = connect(factory, &scene).await;
         let mut worker = scene.worker().await;
-        scene.task("runs").await;
+        scene.send_task("runs").await;
         let runs = worker.one().await;
         assert!(must("pausing", control.pause(target.clone(), "first")).await);
         assert!(!must("pausing again", control.pause(target.clone(), "a deploy")).await);
@@ -49,7 +49,7 @@ pub async fn a_paused_stream_delivers_nothing_until_it_is_resumed<F: Factory>(fa
             (&target, "a deploy")
         );
         until_followed::<F>(&mut worker).await;
-        let first = scene.task("first").await;
+        let first = scene.send_task("first").await;
         settle(runs, redeliver_after(Duration::ZERO)).await;
         worker.nothing_for(QUIET, "the stream is paused").await;
 
@@ -82,7 +82,7 @@ pub async fn messages_with_a_paused_name_wait_in_their_order<F: Factory>(factory
         let sent = call(&handle, Message::task("paused", payload)).await;
         sent.expect("the task is accepted");
     }
-    scene.task("goes on").await;
+    scene.send_task("goes on").await;
     let delivery = worker.one().await;
     assert_eq!(message(&delivery).payload(), "goes on");
     done(delivery).await;
@@ -105,7 +105,7 @@ pub async fn a_worker_that_starts_during_a_pause_follows_it<F: Factory>(factory:
     let scene = Scene::new(factory);
     let (_handle, control) = connect(factory, &scene).await;
     scene.worker().await.close().await;
-    scene.task("waits").await;
+    scene.send_task("waits").await;
     must("pausing", control.pause(PauseTarget::Group, "")).await;
     for _ in 0..3 {
         let mut worker = scene.worker().await;
@@ -129,7 +129,7 @@ pub async fn a_cancelled_task_stays_cancelled_over_a_pause_and_a_purge<F: Factor
     let (handle, control) = connect(factory, &scene).await;
     let tasks = factory.tasks(&handle).expect("the factory has tasks");
     scene.worker().await.close().await;
-    let cancelled = async || {
+    let send_and_cancel = async || {
         let mut tracked = Message::task("task", "cancelled");
         tracked.parts_mut().tracked = Some(Duration::from_secs(60));
         let reply = call(&handle, tracked).await.expect("the task is accepted");
@@ -137,7 +137,7 @@ pub async fn a_cancelled_task_stays_cancelled_over_a_pause_and_a_purge<F: Factor
         assert!(must("cancelling a task", tasks.cancel(&receipt, "no need")).await);
         receipt
     };
-    let is_cancelled = async |receipt| {
+    let assert_cancelled = async |receipt| {
         let status = must("looking up a task", tasks.status(receipt)).await;
         let status = status.expect("the status is recorded");
         assert_eq!(
@@ -145,20 +145,20 @@ pub async fn a_cancelled_task_stays_cancelled_over_a_pause_and_a_purge<F: Factor
             (TaskState::Cancelled, "no need")
         );
     };
-    let receipt = cancelled().await;
+    let receipt = send_and_cancel().await;
     let name = || PauseTarget::Name("task".into());
     must("pausing", control.pause(name(), "")).await;
     let mut worker = scene.worker().await;
     worker.nothing_for(QUIET, "the task was cancelled").await;
-    is_cancelled(&receipt).await;
+    assert_cancelled(&receipt).await;
     must("resuming", control.resume(name())).await;
     worker.nothing_for(QUIET, "the task was cancelled").await;
-    is_cancelled(&receipt).await;
+    assert_cancelled(&receipt).await;
     worker.close().await;
 
-    let receipt = cancelled().await;
+    let receipt = send_and_cancel().await;
     assert_eq!(must("purging", control.purge_waiting()).await, 0);
-    is_cancelled(&receipt).await;
+    assert_cancelled(&receipt).await;
 }
 
 /// Checks that a purge removes the messages that wait for a group, and nothing else.
@@ -172,7 +172,7 @@ pub async fn a_purge_removes_what_waits<F: Factory>(factory: &F) {
     let tasks = factory.tasks(&handle).expect("the factory has tasks");
     let mut worker = scene.worker().await;
     for payload in ["runs", "later"] {
-        scene.task(payload).await;
+        scene.send_task(payload).await;
     }
     let mut deliveries = worker.exactly(2).await;
     settle(
@@ -185,9 +185,10 @@ pub async fn a_purge_removes_what_waits<F: Factory>(factory: &F) {
     tracked.parts_mut().tracked = Some(Duration::from_secs(60));
     let reply = call(&handle, tracked).await.expect("the task is accepted");
     for _ in 0..1_200 {
-        scene.task("waits").await;
+        scene.send_task("waits").await;
     }
     let purged = must("purging", control.purge_waiting()).await;
+    // 1,200 waiting tasks, the tracked task, and the task with the delayed redelivery.
     assert_eq!(purged, 1_202);
     assert_eq!(must("purging again", control.purge_waiting()).await, 0);
     let receipt = reply.receipt().expect("a task has a receipt");
@@ -202,7 +203,7 @@ pub async fn a_purge_removes_what_waits<F: Factory>(factory: &F) {
 
     let mut worker = scene.worker().await;
     worker.nothing_for(QUIET, "all is purged").await;
-    scene.task("new").await;
+    scene.send_task("new").await;
     let delivery = worker.one().await;
     assert_eq!(message(&delivery).payload(), "new");
     done(delivery).await;

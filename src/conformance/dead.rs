@@ -38,12 +38,12 @@ async fn dead_letter_next<S: Source>(worker: &mut super::scene::OpenSource<S>) {
     settle(worker.one().await, verdict).await;
 }
 
-async fn letters(dead: &DeadLetters) -> Vec<DeadLetter> {
+async fn list_letters(dead: &DeadLetters) -> Vec<DeadLetter> {
     must("listing", dead.list(Page::first(1_000))).await.letters
 }
 
 /// Lists all letters in pages of two.
-pub(super) async fn listed_in_pages(dead: &DeadLetters) -> Vec<DeadLetter> {
+pub(super) async fn list_in_pages(dead: &DeadLetters) -> Vec<DeadLetter> {
     let mut listed = Vec::new();
     let mut page = Some(Page::first(2));
     while let Some(part) = page {
@@ -62,12 +62,12 @@ pub async fn dead_letters_are_listed_in_pages_and_found_by_id<F: Factory>(factor
         return;
     };
     assert_eq!(must("counting", dead.count()).await, 0);
-    assert_eq!(letters(&dead).await, []);
+    assert_eq!(list_letters(&dead).await, []);
     let mut worker = scene.worker().await;
     let ids = send_and_dead_letter(&scene, &mut worker, &["a", "b", "c", "d", "e"]).await;
     assert_eq!(must("counting", dead.count()).await, 5);
 
-    let listed = listed_in_pages(&dead).await;
+    let listed = list_in_pages(&dead).await;
     let listed_ids: Vec<_> = listed.iter().map(|letter| &letter.message_id).collect();
     assert_eq!(listed_ids, ids.iter().collect::<Vec<_>>(), "oldest first");
 
@@ -91,7 +91,7 @@ pub async fn a_replayed_dead_letter_starts_from_its_first_attempt<F: Factory>(fa
         return;
     };
     let mut worker = scene.worker().await;
-    let receipt = scene.task("poison").await;
+    let receipt = scene.send_task("poison").await;
     for round in 0..2 {
         for expected in 1..=2 {
             let delivery = worker.one().await;
@@ -120,7 +120,7 @@ pub async fn only_selected_dead_letters_are_replayed_or_purged<F: Factory>(facto
     };
     let mut worker = scene.worker().await;
     let ids = send_and_dead_letter(&scene, &mut worker, &["a", "b", "a", "c", "b", "c"]).await;
-    let all = letters(&dead).await;
+    let all = list_letters(&dead).await;
 
     let second = || Selection::ids([all[1].id.clone()]);
     assert_eq!(must("replaying", dead.replay(second())).await, 1);
@@ -149,7 +149,7 @@ pub async fn only_selected_dead_letters_are_replayed_or_purged<F: Factory>(facto
     }
     assert_eq!(must("purging", dead.purge(Selection::named("c"))).await, 2);
     assert_eq!(must("purging", dead.purge(Selection::named("x"))).await, 0);
-    let remaining: Vec<_> = letters(&dead)
+    let remaining: Vec<_> = list_letters(&dead)
         .await
         .into_iter()
         .map(|letter| letter.message_id)
@@ -163,8 +163,8 @@ pub async fn only_selected_dead_letters_are_replayed_or_purged<F: Factory>(facto
     worker.close().await;
 }
 
-/// Checks that two concurrent replays replay each letter once, even if there are more letters than
-/// one step replays.
+/// Checks that two concurrent replays replay each letter once, even if there are too many letters
+/// for one step of a replay.
 pub async fn many_dead_letters_are_replayed_once_each<F: Factory>(factory: &F) {
     const LETTERS: usize = 250;
     let scene = Scene::new(factory);
@@ -196,7 +196,7 @@ pub async fn a_replay_reaches_only_the_group_of_the_dead_letter<F: Factory>(fact
     let Some(dead) = scene.dead_letters().await else {
         return;
     };
-    let other = scene.group("other", Start::Beginning);
+    let other = scene.with_group("other", Start::Beginning);
     let mut own_worker = scene.worker().await;
     let mut other_worker = other.worker().await;
     send_and_dead_letter(&scene, &mut own_worker, &["a"]).await;
@@ -222,7 +222,7 @@ pub async fn a_dead_letter_is_replayed_as_edited<F: Factory>(factory: &F) {
     };
     let mut worker = scene.worker().await;
     let ids = send_and_dead_letter(&scene, &mut worker, &["a", "b"]).await;
-    let all = letters(&dead).await;
+    let all = list_letters(&dead).await;
     let mut edited = all[0].message().expect("it was a message");
     *edited.payload_mut() = "edited".into();
     edited.parts_mut().name = "c".into();

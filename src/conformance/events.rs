@@ -9,7 +9,8 @@ use crate::{
     transport::{Interest, Source},
 };
 
-fn listening(events: &[Name], patterns: &[Name]) -> Interest {
+/// Returns the interest of a worker that wants events and nothing else.
+fn event_interest(events: &[Name], patterns: &[Name]) -> Interest {
     Interest {
         stream: false,
         events: events.to_vec(),
@@ -35,7 +36,8 @@ async fn next_event<S: Source>(worker: &mut OpenSource<S>) -> (Name, Option<Name
     received
 }
 
-/// Checks that every subscriber gets every event, in order, and no other event.
+/// Checks that every subscriber to a name gets all events of this name, in order, and no event of
+/// another name.
 pub async fn an_event_reaches_every_subscriber<F: Factory>(factory: &F) {
     if !factory.capabilities().events {
         return;
@@ -45,7 +47,7 @@ pub async fn an_event_reaches_every_subscriber<F: Factory>(factory: &F) {
     let handle = scene.handle().await;
     let mut workers = Vec::new();
     for _ in 0..3 {
-        let interest = listening(std::slice::from_ref(&name), &[]);
+        let interest = event_interest(std::slice::from_ref(&name), &[]);
         workers.push(scene.worker_for(interest).await);
     }
     publish::<F>(&handle, &name, "1").await;
@@ -72,7 +74,7 @@ pub async fn an_event_is_not_kept_for_later<F: Factory>(factory: &F) {
     let name = scene.name("created");
     let handle = scene.handle().await;
     publish::<F>(&handle, &name, "missed").await;
-    let interest = listening(std::slice::from_ref(&name), &[]);
+    let interest = event_interest(std::slice::from_ref(&name), &[]);
     let mut worker = scene.worker_for(interest).await;
     publish::<F>(&handle, &name, "received").await;
     assert_eq!(next_event(&mut worker).await.2, "received");
@@ -89,7 +91,7 @@ pub async fn a_pattern_gets_the_events_that_it_matches<F: Factory>(factory: &F) 
     let handle = scene.handle().await;
     let pattern = scene.name("*.h[ae]?rd");
     let mut worker = scene
-        .worker_for(listening(&[], std::slice::from_ref(&pattern)))
+        .worker_for(event_interest(&[], std::slice::from_ref(&pattern)))
         .await;
     publish::<F>(&handle, &scene.name("it.hxard"), "no").await;
     publish::<F>(&handle, &scene.name("heard"), "no").await;
@@ -115,7 +117,7 @@ pub async fn an_event_is_delivered_once_for_each_matching_subscription<F: Factor
     let handle = scene.handle().await;
     let name = scene.name("created");
     let (all, some) = (scene.name("*"), scene.name("c*"));
-    let interest = listening(
+    let interest = event_interest(
         std::slice::from_ref(&name),
         &[all.clone(), some.clone(), scene.name("x*")],
     );
@@ -144,12 +146,12 @@ pub async fn sharded_events_have_their_own_audience<F: Factory>(factory: &F) {
     let names = ["created", "dele*ed"].map(|name| scene.name(name));
     let mut sharded = Vec::new();
     for _ in 0..2 {
-        let mut interest = listening(&[], &[]);
+        let mut interest = event_interest(&[], &[]);
         interest.sharded = names.to_vec();
         sharded.push(scene.worker_for(interest).await);
     }
     let mut others = scene
-        .worker_for(listening(&names[..1], &[scene.name("*")]))
+        .worker_for(event_interest(&names[..1], &[scene.name("*")]))
         .await;
     for name in ["created", "deleted", "dele*ed"] {
         let mut event = Message::event(scene.name(name), "sharded");
@@ -190,7 +192,7 @@ pub async fn headers_of_an_event_arrive_or_are_refused<F: Factory>(factory: &F) 
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
     let name = scene.name("created");
-    let interest = listening(std::slice::from_ref(&name), &[]);
+    let interest = event_interest(std::slice::from_ref(&name), &[]);
     let mut worker = scene.worker_for(interest).await;
     let mut event = Message::event(&name, "event");
     event
@@ -214,9 +216,9 @@ pub async fn a_listener_leaves_the_stream_to_others<F: Factory>(factory: &F) {
     }
     let scene = Scene::new(factory);
     let name = scene.name("created");
-    let interest = listening(std::slice::from_ref(&name), &[]);
+    let interest = event_interest(std::slice::from_ref(&name), &[]);
     let mut listener = scene.worker_for(interest).await;
-    scene.task("work").await;
+    scene.send_task("work").await;
     listener.nothing_for(QUIET, "a listener got a task").await;
     let mut worker = scene.worker().await;
     done(worker.one().await).await;
@@ -232,12 +234,12 @@ pub async fn a_worker_receives_tasks_and_events_together<F: Factory>(factory: &F
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
     let name = scene.name("created");
-    let mut interest = listening(std::slice::from_ref(&name), &[]);
+    let mut interest = event_interest(std::slice::from_ref(&name), &[]);
     interest.stream = true;
     let mut worker = scene.worker_for(interest).await;
     for _ in 0..10 {
         publish::<F>(&handle, &name, "event").await;
-        scene.task("task").await;
+        scene.send_task("task").await;
     }
     let mut kinds = Vec::new();
     while kinds.len() < 20 {

@@ -21,8 +21,8 @@ use crate::{
 /// names, so checks can run in parallel on one server.
 ///
 /// A method with a default body is needed only for the [`Capabilities`] that its documentation
-/// names. The suite calls the method only if [`capabilities`](Self::capabilities) includes one of
-/// these.
+/// names. The suite does not call the method if [`capabilities`](Self::capabilities) has none of
+/// them.
 pub trait Factory: Send + Sync {
     /// A handle of the transport. It sends messages as a `Service`, and receives them as a
     /// [`Transport`].
@@ -130,8 +130,8 @@ pub trait Factory: Send + Sync {
     }
 
     /// Ends the leases of all deliveries of the group, although its workers still run. Other
-    /// workers can then claim the deliveries. If the workers own partitions, all of them count as
-    /// dead for a moment. Needed for [`Capabilities::end_leases`].
+    /// workers can then claim the deliveries. Workers that own partitions count as dead for a
+    /// moment. Needed for [`Capabilities::end_leases`].
     fn end_leases(&self, settings: &Settings) -> impl Future<Output = Result<(), Error>> + Send {
         let _ = settings;
         async { Err(not_implemented("end_leases", "end_leases")) }

@@ -11,28 +11,29 @@ use crate::{
     transport::{Discarded, Verdict},
 };
 
-fn keyed(key: &str) -> Message {
+/// Returns a task with this idempotency key.
+fn keyed_task(key: &str) -> Message {
     let mut message = Message::task("task", "");
     message.parts_mut().idempotency_key = Some(key.into());
     message
 }
 
-fn dead() -> Verdict {
+fn dead_letter_verdict() -> Verdict {
     Verdict::DeadLetter {
         reason: "no JSON".into(),
         answer: None,
     }
 }
 
-fn discarded(reason: Discarded) -> Verdict {
+fn discard_verdict(reason: Discarded) -> Verdict {
     Verdict::Discard {
         reason,
         answer: None,
     }
 }
 
-/// Checks that a task is given up after its sender's number of attempts, even if the worker's
-/// number is higher or lower. Each delivery has the limits that the sender has set.
+/// Checks that a task is given up after the number of attempts that its sender has set, even if the
+/// worker's number is higher or lower. Each delivery has the limits that the sender has set.
 pub async fn a_task_is_given_up_after_its_own_number_of_attempts<F: Factory>(factory: &F) {
     let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
     let handle = scene.handle().await;
@@ -67,21 +68,21 @@ pub async fn a_key_is_free_once_its_task_was_given_up<F: Factory>(factory: &F) {
     let handle = scene.handle().await;
     let mut worker = scene.worker().await;
     let ends = [
-        ("dead", dead(), true),
-        ("expired", discarded(Discarded::Expired), true),
-        ("discarded", discarded(Discarded::Requested), true),
+        ("dead", dead_letter_verdict(), true),
+        ("expired", discard_verdict(Discarded::Expired), true),
+        ("discarded", discard_verdict(Discarded::Requested), true),
         ("used up", redeliver_after(Duration::ZERO), true),
-        ("ignored", discarded(Discarded::Ignored), false),
+        ("ignored", discard_verdict(Discarded::Ignored), false),
         ("done", Verdict::Done(Ok(Default::default())), false),
     ];
     for (key, end, is_freed) in ends {
-        let first = send(&handle, keyed(key)).await;
+        let first = send(&handle, keyed_task(key)).await;
         // A redelivery does not free the key.
         settle(worker.one().await, redeliver_after(Duration::ZERO)).await;
-        let known = must("sending", call(&handle, keyed(key))).await;
+        let known = must("sending", call(&handle, keyed_task(key))).await;
         assert!(known.is_duplicate(), "{key}: the task has not ended");
         settle(worker.one().await, end).await;
-        let next = must("sending", call(&handle, keyed(key))).await;
+        let next = must("sending", call(&handle, keyed_task(key))).await;
         assert_eq!(next.is_duplicate(), !is_freed, "{key}");
         if is_freed {
             let delivery = worker.one().await;
@@ -106,7 +107,7 @@ pub async fn a_task_that_is_given_up_frees_no_key_of_another<F: Factory>(factory
     let scene = Scene::new(factory).with(|settings| settings.idempotency_window = WINDOW);
     let handle = scene.handle().await;
     let mut worker = scene.worker().await;
-    send(&handle, keyed("k")).await;
+    send(&handle, keyed_task("k")).await;
     let first = worker.one().await;
     tokio::time::sleep(2 * WINDOW).await;
     let long = Scene::new(factory).with(|settings| {
@@ -114,10 +115,10 @@ pub async fn a_task_that_is_given_up_frees_no_key_of_another<F: Factory>(factory
         settings.idempotency_window = Duration::from_secs(3600);
     });
     let handle = long.handle().await;
-    let second = send(&handle, keyed("k")).await;
+    let second = send(&handle, keyed_task("k")).await;
     assert_ne!(id(&first), &second, "the window is over");
-    settle(first, dead()).await;
-    assert_eq!(send(&handle, keyed("k")).await, second);
+    settle(first, dead_letter_verdict()).await;
+    assert_eq!(send(&handle, keyed_task("k")).await, second);
     done(worker.one().await).await;
     worker.close().await;
 }
@@ -133,7 +134,7 @@ pub async fn a_task_that_kills_its_workers_frees_its_idempotency_key<F: Factory>
         settings.max_deliveries = 1;
     });
     let handle = scene.handle().await;
-    let first = send(&handle, keyed("k")).await;
+    let first = send(&handle, keyed_task("k")).await;
     let mut worker = scene.worker().await;
     let delivery = worker.one().await;
     worker.vanish();
@@ -142,7 +143,7 @@ pub async fn a_task_that_kills_its_workers_frees_its_idempotency_key<F: Factory>
     worker
         .nothing_for(4 * LEASE, "a task with one delivery came twice")
         .await;
-    let second = send(&handle, keyed("k")).await;
+    let second = send(&handle, keyed_task("k")).await;
     assert_ne!(second, first);
     done(worker.one().await).await;
     worker.close().await;

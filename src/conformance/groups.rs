@@ -12,7 +12,7 @@ use crate::transport::{Start, UnknownNames, Verdict};
 /// started.
 pub async fn messages_sent_before_the_first_worker_are_delivered<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
-    let receipt = scene.task("early").await;
+    let receipt = scene.send_task("early").await;
     let mut worker = scene.worker().await;
     let delivery = worker.one().await;
     assert_eq!(id(&delivery), &receipt);
@@ -29,10 +29,10 @@ pub async fn every_group_gets_every_message<F: Factory>(factory: &F) {
     let mut receipts = Vec::new();
     let mut workers = Vec::new();
     for group in ["one", "two", "three"] {
-        workers.push(scene.group(group, Start::Beginning).worker().await);
+        workers.push(scene.with_group(group, Start::Beginning).worker().await);
     }
     for number in 0..20 {
-        receipts.push(scene.task(number.to_string()).await);
+        receipts.push(scene.send_task(number.to_string()).await);
     }
     for mut worker in workers {
         let deliveries = worker.exactly(receipts.len()).await;
@@ -57,7 +57,7 @@ pub async fn workers_of_a_group_share_its_messages<F: Factory>(factory: &F) {
     let mut other = scene.worker().await;
     let mut receipts = Vec::new();
     for number in 0..10 {
-        receipts.push(scene.task(number.to_string()).await);
+        receipts.push(scene.send_task(number.to_string()).await);
     }
     let mut deliveries = one.exactly(5).await;
     deliveries.extend(other.exactly(5).await);
@@ -85,13 +85,18 @@ pub async fn a_new_group_beside_another_must_choose_its_start<F: Factory>(factor
     }
     let scene = Scene::new(factory);
     let first = scene.worker().await;
-    let error = scene.group("late", Start::Auto).refused_worker().await;
+    let error = scene.with_group("late", Start::Auto).refused_worker().await;
     assert!(error.is_config(), "{error:?}");
     assert!(error.to_string().contains("start"), "{error}");
     // A new group must set its start. A group that exists need not.
-    scene.group("late", Start::End).worker().await.close().await;
     scene
-        .group("late", Start::Auto)
+        .with_group("late", Start::End)
+        .worker()
+        .await
+        .close()
+        .await;
+    scene
+        .with_group("late", Start::Auto)
         .worker()
         .await
         .close()
@@ -108,15 +113,18 @@ pub async fn a_group_starts_at_its_start<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     // This group handles no message, so all entries stay on the stream.
     let idle = scene.worker().await;
-    let first = scene.task("1").await;
-    let second = scene.task("2").await;
-    let mut beginning = scene.group("beginning", Start::Beginning).worker().await;
-    let mut after = scene
-        .group("after", Start::After(first.to_string()))
+    let first = scene.send_task("1").await;
+    let second = scene.send_task("2").await;
+    let mut beginning = scene
+        .with_group("beginning", Start::Beginning)
         .worker()
         .await;
-    let mut end = scene.group("end", Start::End).worker().await;
-    let third = scene.task("3").await;
+    let mut after = scene
+        .with_group("after", Start::After(first.to_string()))
+        .worker()
+        .await;
+    let mut end = scene.with_group("end", Start::End).worker().await;
+    let third = scene.send_task("3").await;
     for (worker, expected) in [
         (&mut beginning, &[&first, &second, &third][..]),
         (&mut after, &[&second, &third]),
@@ -139,10 +147,10 @@ pub async fn the_work_of_one_group_is_invisible_to_others<F: Factory>(factory: &
         return;
     }
     let scene = Scene::new(factory);
-    let mut one = scene.group("one", Start::Beginning).worker().await;
-    let mut other = scene.group("other", Start::Beginning).worker().await;
+    let mut one = scene.with_group("one", Start::Beginning).worker().await;
+    let mut other = scene.with_group("other", Start::Beginning).worker().await;
     for number in 0..3 {
-        scene.task(number.to_string()).await;
+        scene.send_task(number.to_string()).await;
     }
     let mut three = one.exactly(3).await;
     let (handled, dead, failed) = (three.remove(2), three.remove(1), three.remove(0));
@@ -172,10 +180,10 @@ pub async fn the_work_of_one_group_is_invisible_to_others<F: Factory>(factory: &
 pub async fn a_group_continues_at_its_position<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
-    scene.task("1").await;
+    scene.send_task("1").await;
     done(worker.one().await).await;
     worker.close().await;
-    let second = scene.task("2").await;
+    let second = scene.send_task("2").await;
     let mut worker = scene.worker().await;
     let delivery = worker.one().await;
     assert_eq!(id(&delivery), &second);
@@ -195,7 +203,7 @@ pub async fn beside_another_group_unknown_names_must_be_set<F: Factory>(factory:
     let scene = Scene::new(factory).with(|settings| settings.unknown_names = None);
     // A group that is alone on its stream need not set `unknown_names`.
     let first = scene.worker().await;
-    let mut second = scene.group("second", Start::Beginning);
+    let mut second = scene.with_group("second", Start::Beginning);
     let error = second.refused_worker().await;
     assert!(error.is_config(), "{error:?}");
     assert!(error.to_string().contains("unknown_names"), "{error}");
@@ -212,7 +220,7 @@ pub async fn streams_are_isolated_from_each_other<F: Factory>(factory: &F) {
     let (ours, theirs) = (Scene::new(factory), Scene::new(factory));
     let mut our_worker = ours.worker().await;
     let mut their_worker = theirs.worker().await;
-    let our_receipts = [ours.task("ours").await, ours.task("ours").await];
+    let our_receipts = [ours.send_task("ours").await, ours.send_task("ours").await];
     let mut held = our_worker.exactly(2).await;
     assert_same(
         held.iter().map(|delivery| id(delivery).clone()),
@@ -221,7 +229,7 @@ pub async fn streams_are_isolated_from_each_other<F: Factory>(factory: &F) {
     their_worker
         .nothing_for(QUIET, "a message came from another stream")
         .await;
-    theirs.task("theirs").await;
+    theirs.send_task("theirs").await;
     let delivery = their_worker.one().await;
     assert_eq!(message(&delivery).payload(), "theirs");
     done(delivery).await;

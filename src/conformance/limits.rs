@@ -31,25 +31,27 @@ type DeliveryOf<F> = Delivery<<<<F as Factory>::Handle as Transport>::Source as 
 async fn worker_with_five<F: Factory>(scene: &Scene<'_, F>) -> (WorkerOf<F>, Vec<DeliveryOf<F>>) {
     let mut worker = scene.worker().await;
     for payload in ["1", "2", "3", "4", "5"] {
-        scene.task(payload).await;
+        scene.send_task(payload).await;
     }
     let deliveries = worker.exactly(5).await;
     (worker, deliveries)
 }
 
 /// Requests the only permit of a key.
-async fn ask<H>(limit: &Limit, delivery: &Delivery<H>) -> Result<Permit, PermitRequest> {
+async fn request_permit<H>(limit: &Limit, delivery: &Delivery<H>) -> Result<Permit, PermitRequest> {
     let parts = message(delivery).parts();
     must("asking for a permit", limit.acquire(parts, "key", 1)).await
 }
 
+/// Requests the permit, and panics if it is refused.
 async fn granted<H>(limit: &Limit, delivery: &Delivery<H>) -> Permit {
-    let answer = ask(limit, delivery).await;
+    let answer = request_permit(limit, delivery).await;
     answer.unwrap_or_else(|request| panic!("the permit is taken: {request:?}"))
 }
 
+/// Requests the permit, and panics if it is granted.
 async fn refused<H>(limit: &Limit, delivery: &Delivery<H>) -> PermitRequest {
-    let answer = ask(limit, delivery).await;
+    let answer = request_permit(limit, delivery).await;
     answer.expect_err("the only permit is taken")
 }
 
@@ -63,7 +65,7 @@ pub async fn parked_messages_get_the_permits_that_are_returned<F: Factory>(facto
     let (handle, limit) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
     for payload in ["first", "second", "third"] {
-        scene.task(payload).await;
+        scene.send_task(payload).await;
     }
     let mut deliveries = worker.exactly(3).await;
     let first = granted(&limit, &deliveries[0]).await;
@@ -85,7 +87,7 @@ pub async fn parked_messages_get_the_permits_that_are_returned<F: Factory>(facto
         (&b"second"[..], 1)
     );
     worker.nothing_for(QUIET, "one permit was returned").await;
-    scene.task("fourth").await;
+    scene.send_task("fourth").await;
     let fourth = worker.one().await;
     let request = refused(&limit, &fourth).await;
     let permit = granted(&limit, &second).await;
@@ -102,8 +104,9 @@ pub async fn parked_messages_get_the_permits_that_are_returned<F: Factory>(facto
     worker.close().await;
 }
 
-/// Checks that no permit is lost in two cases: a parked message that gets the permit is discarded
-/// without taking it, or the permit is returned between the refusal of a message and its parking.
+/// Checks that no permit is lost in two cases. In the first, the permit is returned between the
+/// refusal of a message and its parking. In the second, a parked message gets the permit, and is
+/// discarded without taking it.
 pub async fn a_permit_that_is_not_taken_is_passed_on<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
@@ -112,7 +115,7 @@ pub async fn a_permit_that_is_not_taken_is_passed_on<F: Factory>(factory: &F) {
     let (_handle, limit) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
     for payload in ["first", "second", "third"] {
-        scene.task(payload).await;
+        scene.send_task(payload).await;
     }
     let mut deliveries = worker.exactly(3).await;
     let permit = granted(&limit, &deliveries[0]).await;
@@ -173,7 +176,7 @@ pub async fn a_permit_that_is_handed_over_returns_if_its_message_is_removed<F: F
             true => assert_eq!(must("purging", control.purge_waiting()).await, 1),
             false => assert!(must("cancelling", tasks.cancel(&parked_id, "")).await),
         }
-        scene.task("third").await;
+        scene.send_task("third").await;
         let third = worker.one().await;
         assert_eq!(message(&third).payload(), "third");
         let permit = granted(&limit, &third).await;
@@ -195,24 +198,24 @@ pub async fn a_message_that_is_parked_again_returns_its_permit<F: Factory>(facto
     let outer = outer.expect("the name of the limit is valid");
     let mut worker = scene.worker().await;
     for payload in ["first", "second", "third"] {
-        scene.task(payload).await;
+        scene.send_task(payload).await;
     }
     let mut deliveries = worker.exactly(3).await;
     let third = deliveries.pop().expect("three");
     let second = deliveries.pop().expect("three");
     let first = deliveries.pop().expect("three");
-    let of_third = granted(&outer, &third).await;
-    let of_first = granted(&limit, &first).await;
+    let outer_of_third = granted(&outer, &third).await;
+    let inner_of_first = granted(&limit, &first).await;
     let request = refused(&limit, &second).await;
     settle(second, Verdict::Park(request)).await;
-    drop(of_first);
+    drop(inner_of_first);
     done(first).await;
     let second = worker.one().await;
     assert_eq!(message(&second).payload(), "second");
     let request = refused(&outer, &second).await;
     settle(second, Verdict::Park(request)).await;
     let inner_of_third = granted(&limit, &third).await;
-    drop((of_third, inner_of_third));
+    drop((outer_of_third, inner_of_third));
     done(third).await;
     let second = worker.one().await;
     assert_eq!(message(&second).payload(), "second");
@@ -234,7 +237,7 @@ pub async fn a_permit_that_is_taken_again_is_returned_after_its_last_use<F: Fact
     let (_handle, limit) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
     for payload in ["first", "second"] {
-        scene.task(payload).await;
+        scene.send_task(payload).await;
     }
     let mut deliveries = worker.exactly(2).await;
     let mut permit = granted(&limit, &deliveries[0]).await;
@@ -255,7 +258,7 @@ pub async fn a_permit_that_is_taken_again_is_returned_after_its_last_use<F: Fact
     worker.close().await;
 }
 
-/// Checks that a parked task can be cancelled, and then does not run.
+/// Checks that a parked task can be cancelled, and does not run afterwards.
 pub async fn a_parked_task_can_be_cancelled<F: Factory>(factory: &F) {
     if !factory.capabilities().limits || !factory.capabilities().tasks {
         return;
@@ -336,13 +339,13 @@ pub async fn the_workers_of_a_group_keep_to_their_limit<F: Factory>(factory: &F)
     let mut two = scene.worker().await;
     let first_batches = in_time("two waiting workers", async {
         // Sends the tasks when both workers wait.
-        let sent = async {
+        let send_all = async {
             sleep(QUIET).await;
             for payload in ["1", "2", "3", "4", "5"] {
-                scene.task(payload).await;
+                scene.send_task(payload).await;
             }
         };
-        let ((), first, second) = tokio::join!(sent, one.batch(1), two.batch(1));
+        let ((), first, second) = tokio::join!(send_all, one.batch(1), two.batch(1));
         [first, second].into_iter().flatten().collect::<Vec<_>>()
     });
     let mut held = first_batches.await;

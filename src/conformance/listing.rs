@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Lists all messages in a state, in pages of two.
-async fn all(messages: &Messages, state: MessageState) -> Vec<ListedMessage> {
+async fn list_all(messages: &Messages, state: MessageState) -> Vec<ListedMessage> {
     let mut query = Some(MessageQuery::of(state).max(2));
     let mut listed = Vec::new();
     while let Some(next) = query {
@@ -52,27 +52,27 @@ pub async fn messages_are_listed_by_their_state<F: Factory>(factory: &F) {
         MessageState::Delayed,
     ] {
         assert!(
-            all(&messages, state).await.is_empty(),
+            list_all(&messages, state).await.is_empty(),
             "before the first message"
         );
     }
     let mut worker = scene.worker().await;
     let mut ids = Vec::new();
     for payload in ["0", "1", "2", "3", "4"] {
-        ids.push(scene.task(payload).await);
+        ids.push(scene.send_task(payload).await);
     }
     if factory.capabilities().delayed_tasks {
         let mut later = Message::task("later", "later");
         later.parts_mut().due = Some(Due::After(Duration::from_secs(3600)));
         send(&handle, later).await;
-        let listed = all(&messages, MessageState::Delayed).await;
+        let listed = list_all(&messages, MessageState::Delayed).await;
         assert_eq!(payloads(&listed), ["later"]);
         let due = listed[0].due.expect("a delayed message has a time");
-        let accepted = due.elapsed().err().map(|ahead| ahead.duration());
-        assert!(accepted.is_some_and(|ahead| ahead > Duration::from_secs(3000)));
+        let time_left = due.elapsed().err().map(|ahead| ahead.duration());
+        assert!(time_left.is_some_and(|left| left > Duration::from_secs(3000)));
     }
 
-    let waiting = all(&messages, MessageState::Waiting).await;
+    let waiting = list_all(&messages, MessageState::Waiting).await;
     assert_eq!(payloads(&waiting), ["0", "1", "2", "3", "4"]);
     assert_eq!(
         waiting.iter().map(|it| it.id.clone()).collect::<Vec<_>>(),
@@ -80,28 +80,30 @@ pub async fn messages_are_listed_by_their_state<F: Factory>(factory: &F) {
     );
     assert!(waiting.iter().all(|it| it.on_stream && it.attempt.0 == 1));
 
+    // The worker takes three of the five messages.
     let mut held = worker.exactly(3).await;
-    let running = all(&messages, MessageState::Running).await;
+    let running = list_all(&messages, MessageState::Running).await;
     assert_eq!(payloads(&running), ["0", "1", "2"]);
     assert!(running.iter().all(|it| it.consumer.is_some()));
-    let waiting = all(&messages, MessageState::Waiting).await;
+    let waiting = list_all(&messages, MessageState::Waiting).await;
     assert_eq!(payloads(&waiting), ["3", "4"]);
 
+    // One message is redelivered later, and one at once.
     settle(held.remove(0), redeliver_after(Duration::from_secs(3600))).await;
     settle(held.remove(0), redeliver_after(Duration::ZERO)).await;
-    let waiting = all(&messages, MessageState::Waiting).await;
+    let waiting = list_all(&messages, MessageState::Waiting).await;
     assert_eq!(payloads(&waiting), ["1", "3", "4"], "redeliveries first");
-    let again = (waiting[0].on_stream, waiting[0].attempt.0, &waiting[0].id);
-    assert_eq!(again, (false, 2, &ids[1]));
-    let delayed = all(&messages, MessageState::Delayed).await;
+    let redelivered = (waiting[0].on_stream, waiting[0].attempt.0, &waiting[0].id);
+    assert_eq!(redelivered, (false, 2, &ids[1]));
+    let delayed = list_all(&messages, MessageState::Delayed).await;
     assert_eq!((&*payloads(&delayed)[0], delayed[0].attempt.0), ("0", 2));
 
     done(held.remove(0)).await;
-    assert!(all(&messages, MessageState::Running).await.is_empty());
+    assert!(list_all(&messages, MessageState::Running).await.is_empty());
     for delivery in worker.exactly(3).await {
         done(delivery).await;
     }
-    assert!(all(&messages, MessageState::Waiting).await.is_empty());
+    assert!(list_all(&messages, MessageState::Waiting).await.is_empty());
     for position in ["", "x", "stream/x", "again/x", "7/7"] {
         let query = MessageQuery::of(MessageState::Waiting).after(position);
         let refused = messages.list(query).await.expect_err("it is no position");
@@ -131,7 +133,7 @@ pub async fn parked_messages_are_listed_by_their_key<F: Factory>(factory: &F) {
     .await;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     let mut sent = 0;
-    // A worker follows a pause within about a second.
+    // A worker follows a pause within about a second. Until then, it gets the messages.
     let parked = loop {
         send(&handle, Message::task("paused", "x")).await;
         sent += 1;

@@ -8,8 +8,8 @@ use http::HeaderValue;
 use super::{
     Factory,
     scene::{
-        Scene, assert_same, call, done, id, message, must, outcome, redeliver_after, request, send,
-        settle,
+        Scene, assert_same, call, done, id, message, must, outcome, redeliver_after, send, settle,
+        spawn_request,
     },
 };
 use crate::{
@@ -44,7 +44,7 @@ pub async fn a_payload_of_16_mib_arrives_intact<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
     let payload: Bytes = (0..16_usize << 20).map(|i| (i % 251) as u8).collect();
-    scene.task(payload.clone()).await;
+    scene.send_task(payload.clone()).await;
     let delivery = worker.one().await;
     assert!(
         message(&delivery).payload() == &payload,
@@ -78,8 +78,8 @@ pub async fn headers_arrive_with_repeats_and_binary_values<F: Factory>(factory: 
 pub async fn a_message_has_the_id_of_its_receipt<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
-    let first = scene.task("1").await;
-    let second = scene.task("2").await;
+    let first = scene.send_task("1").await;
+    let second = scene.send_task("2").await;
     assert_ne!(first, second, "an id was given twice");
     for receipt in [first, second] {
         let delivery = worker.one().await;
@@ -89,8 +89,8 @@ pub async fn a_message_has_the_id_of_its_receipt<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a message names its stream and its group at each delivery and as a dead letter. The
-/// id of a message is unique only within its stream.
+/// Checks that a message names its stream and its group at each delivery and as a dead letter. Only
+/// together with its stream does the id of a message identify it.
 pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
@@ -99,15 +99,15 @@ pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
         stream: Some(scene.settings.stream.clone()),
         group: Some(scene.settings.group.clone()),
     };
-    scene.task("").await;
-    for (delivery, after) in [("first", 0), ("second", 20)] {
+    scene.send_task("").await;
+    for (delivery, delay_millis) in [("first", 0), ("second", 20)] {
         let task = worker.one().await;
         assert_eq!(
             StreamAndGroup::of(message(&task)),
             expected,
             "{delivery} delivery"
         );
-        settle(task, redeliver_after(Duration::from_millis(after))).await;
+        settle(task, redeliver_after(Duration::from_millis(delay_millis))).await;
     }
     let task = worker.one().await;
     assert_eq!(
@@ -135,7 +135,7 @@ pub async fn a_message_names_its_stream_and_group<F: Factory>(factory: &F) {
         }
     }
     if factory.capabilities().reliable_rpc {
-        let request = request(&handle, Message::rpc("a", ""));
+        let request = spawn_request(&handle, Message::rpc("a", ""));
         let delivery = worker.one().await;
         assert_eq!(StreamAndGroup::of(message(&delivery)), expected, "request");
         done(delivery).await;
@@ -173,7 +173,7 @@ pub async fn tasks_and_requests_keep_their_kinds<F: Factory>(factory: &F) {
     assert!(!message(&delivery).parts().attempt.is_retry());
     done(delivery).await;
     if factory.capabilities().reliable_rpc {
-        let request = request(&handle, Message::rpc("a", ""));
+        let request = spawn_request(&handle, Message::rpc("a", ""));
         let delivery = worker.one().await;
         assert_eq!(message(&delivery).kind(), Kind::Rpc);
         done(delivery).await;

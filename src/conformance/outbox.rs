@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{
     Factory,
     scene::{
-        LEASE, QUIET, Scene, answer, call, done, id, message, must, outcome, redeliver_after,
-        request, send, settle, stream_of,
+        LEASE, QUIET, Scene, answer, call, done, id, message, must, outcome, redeliver_after, send,
+        settle, spawn_request, stream_of,
     },
 };
 use crate::{
@@ -31,8 +31,10 @@ pub async fn follow_ups_are_sent_with_the_acknowledgement<F: Factory>(factory: &
         interest.events.push(event.clone());
     }
     let mut worker = scene.worker_for(interest).await;
-    let mut others = other.worker().await;
-    scene.task("first").await;
+    let mut other_worker = other.worker().await;
+    // The handler adds tasks for its own stream and for another stream, a delayed task, and an
+    // event.
+    scene.send_task("first").await;
     let delivery = worker.one().await;
     let outbox = outbox(&delivery);
     let second = outbox.enqueue("second", "2").header("x-tenant", "acme");
@@ -49,20 +51,21 @@ pub async fn follow_ups_are_sent_with_the_acknowledgement<F: Factory>(factory: &
     worker
         .nothing_for(QUIET, "a follow-up came before its time")
         .await;
-    others
+    other_worker
         .nothing_for(QUIET, "a follow-up came before its time")
         .await;
     done(delivery).await;
 
-    let elsewhere = others.one().await;
+    // After the acknowledgement, each follow-up comes once.
+    let elsewhere = other_worker.one().await;
     assert_eq!(message(&elsewhere).payload(), "3");
     assert_eq!(stream_of(&elsewhere), other.settings.stream);
     done(elsewhere).await;
-    let expected = 1
+    let expected_count = 1
         + usize::from(factory.capabilities().events)
         + usize::from(factory.capabilities().delayed_tasks);
     let mut payloads = Vec::new();
-    for _ in 0..expected {
+    for _ in 0..expected_count {
         let delivery = worker.one().await;
         let follow_up = message(&delivery);
         if follow_up.name() == "second" {
@@ -73,14 +76,16 @@ pub async fn follow_ups_are_sent_with_the_acknowledgement<F: Factory>(factory: &
         done(delivery).await;
     }
     payloads.sort();
-    let mut wanted = vec!["2"];
-    wanted.extend(factory.capabilities().delayed_tasks.then_some("4"));
-    wanted.extend(factory.capabilities().events.then_some("5"));
-    assert_eq!(payloads, wanted);
+    let mut expected = vec!["2"];
+    expected.extend(factory.capabilities().delayed_tasks.then_some("4"));
+    expected.extend(factory.capabilities().events.then_some("5"));
+    assert_eq!(payloads, expected);
     worker.nothing_for(QUIET, "a follow-up came twice").await;
-    others.nothing_for(QUIET, "a follow-up came twice").await;
+    other_worker
+        .nothing_for(QUIET, "a follow-up came twice")
+        .await;
     worker.close().await;
-    others.close().await;
+    other_worker.close().await;
 }
 
 /// Checks that the follow-ups of a failed attempt are not sent. An outbox that is extracted again
@@ -91,7 +96,7 @@ pub async fn follow_ups_of_a_failed_attempt_are_not_sent<F: Factory>(factory: &F
     }
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
-    scene.task("first").await;
+    scene.send_task("first").await;
     let delivery = worker.one().await;
     add(outbox(&delivery).enqueue("failed", "")).await;
     settle(delivery, redeliver_after(Duration::ZERO)).await;
@@ -125,7 +130,7 @@ pub async fn follow_ups_of_a_lost_delivery_are_not_sent<F: Factory>(factory: &F)
     }
     let scene = Scene::new(factory).with(|settings| settings.lease = LEASE);
     let mut one = scene.worker().await;
-    let receipt = scene.task("first").await;
+    let receipt = scene.send_task("first").await;
     let lost = one.one().await;
     add(outbox(&lost).enqueue("lost", "")).await;
     let ended = factory.end_leases(&scene.settings);
@@ -146,8 +151,8 @@ pub async fn follow_ups_of_a_lost_delivery_are_not_sent<F: Factory>(factory: &F)
     one.close().await;
 }
 
-/// Checks that a request with follow-ups is answered. Its follow-ups are sent if it succeeds, and
-/// not if the reply is an error.
+/// Checks that a request with follow-ups is answered. Its follow-ups are sent if the request
+/// succeeds, and dropped if the reply is an error.
 pub async fn a_request_sends_its_follow_ups_if_it_succeeds<F: Factory>(factory: &F) {
     if !factory.capabilities().outbox || !factory.capabilities().reliable_rpc {
         return;
@@ -155,7 +160,7 @@ pub async fn a_request_sends_its_follow_ups_if_it_succeeds<F: Factory>(factory: 
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
     let mut worker = scene.worker().await;
-    let waiting = request(&handle, Message::rpc("sum", "1"));
+    let waiting = spawn_request(&handle, Message::rpc("sum", "1"));
     let delivery = worker.one().await;
     add(outbox(&delivery).enqueue("sent", "")).await;
     answer(delivery, Ok(Reply::new("2"))).await;
@@ -165,7 +170,7 @@ pub async fn a_request_sends_its_follow_ups_if_it_succeeds<F: Factory>(factory: 
     assert_eq!(message(&delivery).name(), "sent");
     done(delivery).await;
 
-    let waiting = request(&handle, Message::rpc("sum", "x"));
+    let waiting = spawn_request(&handle, Message::rpc("sum", "x"));
     let delivery = worker.one().await;
     add(outbox(&delivery).enqueue("failed", "")).await;
     answer(delivery, Err(RpcError::invalid("no number"))).await;
@@ -185,8 +190,8 @@ pub async fn a_follow_up_with_a_key_is_sent_once<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
     let mut worker = scene.worker().await;
-    scene.task("first").await;
-    scene.task("first").await;
+    scene.send_task("first").await;
+    scene.send_task("first").await;
     for _ in 0..2 {
         let delivery = worker.one().await;
         let follow_up = outbox(&delivery).enqueue("second", "").idempotency_key("k");
@@ -216,12 +221,12 @@ pub async fn a_follow_up_goes_to_the_partition_of_its_key<F: Factory>(factory: &
     let handle = scene.handle().await;
     let mut worker = scene.worker().await;
     for key in ["a", "b", "c", "d", "e"] {
-        let keyed = |name: &str| {
+        let keyed_task = |name: &str| {
             let mut message = Message::task(name, "");
             message.parts_mut().partition_key = Some(key.into());
             message
         };
-        must("sending", call(&handle, keyed("first"))).await;
+        must("sending", call(&handle, keyed_task("first"))).await;
         let delivery = worker.one().await;
         let outbox = outbox(&delivery);
         add(outbox.enqueue("second", "").partition_key(key)).await;
@@ -242,23 +247,23 @@ pub async fn an_invalid_follow_up_is_refused<F: Factory>(factory: &F) {
     }
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
-    scene.task("first").await;
+    scene.send_task("first").await;
     let delivery = worker.one().await;
     let outbox = outbox(&delivery);
-    let refused = async |message: Message| {
+    let assert_refused = async |message: Message| {
         let error = call(&outbox, message).await.expect_err("it is invalid");
         assert!(error.is_invalid(), "{error}");
     };
-    refused(Message::rpc("sum", "")).await;
-    refused(Message::task("", "")).await;
+    assert_refused(Message::rpc("sum", "")).await;
+    assert_refused(Message::task("", "")).await;
     let mut sharded = Message::event("event", "");
     sharded.parts_mut().sharded = true;
-    refused(sharded).await;
-    refused(Message::task("large", vec![0; 17 << 20])).await;
+    assert_refused(sharded).await;
+    assert_refused(Message::task("large", vec![0; 17 << 20])).await;
     for _ in 0..1_000 {
         add(call(&outbox, Message::task("many", ""))).await;
     }
-    refused(Message::task("many", "")).await;
+    assert_refused(Message::task("many", "")).await;
     for key in ["", &"k".repeat(1_025)] {
         assert!(outbox.set(key, "").is_err_and(|error| error.is_invalid()));
     }
@@ -270,6 +275,7 @@ pub async fn an_invalid_follow_up_is_refused<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
+/// Adds a follow-up to its outbox, and panics if the outbox refuses it.
 pub(super) async fn add<T>(follow_up: impl IntoFuture<Output = Result<T, Error>>) {
     let added = follow_up.into_future().await;
     added.unwrap_or_else(|error| panic!("a follow-up was refused: {}", error.chain()));

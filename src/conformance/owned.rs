@@ -16,7 +16,7 @@ use tower::Service;
 
 use super::{
     Factory,
-    partitions::keyed,
+    partitions::keyed_task,
     scene::{
         LEASE, OpenSource, QUIET, Scene, attempt, done, in_time, message, must, redeliver_after,
         send, settle,
@@ -59,8 +59,8 @@ where
     }
 }
 
-/// Checks that a worker that is alone owns all partitions, also after the others have left, and
-/// that each owner of a partition has a higher term.
+/// Checks that a worker that is alone owns all partitions, even if other workers have owned them
+/// before, and that each new owner of a partition has a higher term than the last.
 pub async fn a_worker_that_is_alone_owns_all_partitions<F: Factory>(factory: &F) {
     if !factory.capabilities().owned_partitions {
         return;
@@ -72,12 +72,12 @@ pub async fn a_worker_that_is_alone_owns_all_partitions<F: Factory>(factory: &F)
         send_to_all(&handle, 1).await;
         let mut worker = scene.worker().await;
         let held = worker.exactly(PARTITIONS).await;
-        let owned: BTreeMap<_, _> = held
+        let owned_terms: BTreeMap<_, _> = held
             .iter()
             .map(|delivery| (term(delivery).partition, term(delivery).term))
             .collect();
-        assert_eq!(owned.len(), PARTITIONS, "round {round}");
-        for (partition, term) in owned {
+        assert_eq!(owned_terms.len(), PARTITIONS, "round {round}");
+        for (partition, term) in owned_terms {
             let before = terms.insert(partition, term);
             assert!(before.is_none_or(|before| before < term), "{terms:?}");
         }
@@ -108,7 +108,7 @@ pub async fn each_partition_has_one_owner_at_a_time<F: Factory>(factory: &F) {
         loop {
             send_to_all(&handle, 2).await;
             let mut held = Vec::new();
-            while let Some((worker, delivery)) = either(&mut first, &mut second).await {
+            while let Some((worker, delivery)) = next_of_either(&mut first, &mut second).await {
                 held.push((worker, delivery));
             }
             let mut owners = BTreeMap::<usize, usize>::new();
@@ -118,9 +118,9 @@ pub async fn each_partition_has_one_owner_at_a_time<F: Factory>(factory: &F) {
                 } = term(delivery);
                 let owner = *owners.entry(partition).or_insert(*worker);
                 assert_eq!(owner, *worker, "two workers have partition {partition}");
-                let (last, of) = *terms.entry(partition).or_insert((term, *worker));
-                let is_new = term > last || term == last && of == *worker;
-                assert!(is_new, "partition {partition}: {term} after {last}");
+                let (last, last_owner) = *terms.entry(partition).or_insert((term, *worker));
+                let is_in_order = term > last || term == last && last_owner == *worker;
+                assert!(is_in_order, "partition {partition}: {term} after {last}");
                 terms.insert(partition, (term, *worker));
             }
             for (_, delivery) in held {
@@ -137,9 +137,9 @@ pub async fn each_partition_has_one_owner_at_a_time<F: Factory>(factory: &F) {
     first.close().await;
 }
 
-/// Returns the next delivery of either worker, and the worker's number. `None` if none of them has
-/// one within a short time.
-async fn either<S: Source>(
+/// Returns the next delivery of either worker, and the worker's number. `None` if neither gets a
+/// delivery within a short time.
+async fn next_of_either<S: Source>(
     first: &mut OpenSource<S>,
     second: &mut OpenSource<S>,
 ) -> Option<(usize, Delivery<S::Settle>)> {
@@ -161,7 +161,7 @@ pub async fn a_failed_message_holds_up_its_key_and_no_other<F: Factory>(factory:
     let scene = scene_of(factory, 1);
     let handle = scene.handle().await;
     for (key, payload) in [("a", "a0"), ("a", "a1"), ("b", "b0"), ("a", "a2")] {
-        send(&handle, keyed(key, payload)).await;
+        send(&handle, keyed_task(key, payload)).await;
     }
     let mut worker = scene.worker().await;
     let mut both = worker.exactly(2).await;
@@ -197,8 +197,8 @@ pub async fn a_failed_message_holds_up_its_key_and_no_other<F: Factory>(factory:
     worker.close().await;
 }
 
-/// Checks that a worker that stops settles what it runs, and that the next owner handles the rest
-/// after that.
+/// Checks that a worker that stops settles its running deliveries, and that the next owner handles
+/// the remaining messages afterwards.
 pub async fn a_worker_that_stops_hands_its_partitions_over<F: Factory>(factory: &F) {
     if !factory.capabilities().owned_partitions {
         return;
@@ -206,7 +206,7 @@ pub async fn a_worker_that_stops_hands_its_partitions_over<F: Factory>(factory: 
     let scene = scene_of(factory, 1);
     let handle = scene.handle().await;
     for number in 0..3 {
-        send(&handle, keyed("k", number)).await;
+        send(&handle, keyed_task("k", number)).await;
     }
     let mut first = scene.worker().await;
     let delivery = first.one().await;
@@ -232,7 +232,7 @@ pub async fn a_worker_that_stops_hands_its_partitions_over<F: Factory>(factory: 
 }
 
 /// Checks that the partitions of a dead worker have another owner after its lease, and that this
-/// owner handles the messages that were left one at a time, in order.
+/// owner handles the remaining messages one at a time, in order.
 pub async fn the_partitions_of_a_dead_worker_are_owned_after_its_lease<F: Factory>(factory: &F) {
     if !factory.capabilities().owned_partitions {
         return;
@@ -240,7 +240,7 @@ pub async fn the_partitions_of_a_dead_worker_are_owned_after_its_lease<F: Factor
     let scene = scene_of(factory, 1);
     let handle = scene.handle().await;
     for (key, number) in ["a", "b", "a"].into_iter().zip(0..) {
-        send(&handle, keyed(key, number)).await;
+        send(&handle, keyed_task(key, number)).await;
     }
     let mut first = scene.worker().await;
     let held = first.exactly(2).await;
@@ -270,8 +270,8 @@ pub async fn the_partitions_of_a_dead_worker_are_owned_after_its_lease<F: Factor
     second.close().await;
 }
 
-/// Checks that a verdict has no effect if its worker was taken for dead, and the message was
-/// delivered in a later term.
+/// Checks that a verdict has no effect if its worker has counted as dead, and the message was
+/// delivered again in a later term.
 pub async fn a_verdict_of_a_former_owner_has_no_effect<F: Factory>(factory: &F) {
     let capabilities = factory.capabilities();
     if !capabilities.owned_partitions || !capabilities.end_leases {
@@ -280,7 +280,7 @@ pub async fn a_verdict_of_a_former_owner_has_no_effect<F: Factory>(factory: &F) 
     let scene = scene_of(factory, 1);
     let handle = scene.handle().await;
     for number in 0..2 {
-        send(&handle, keyed("k", number)).await;
+        send(&handle, keyed_task("k", number)).await;
     }
     let mut worker = scene.worker().await;
     let former = worker.one().await;
@@ -324,16 +324,16 @@ pub async fn a_worker_that_would_read_owned_partitions_is_refused<F: Factory>(fa
     let scene = scene_of(factory, 2);
     let owner = scene.worker().await;
     let stream = &scene.settings.stream;
-    let in_turn = Scene::new(factory).with(|settings| {
+    let unowned_scene = Scene::new(factory).with(|settings| {
         settings.streams = Some(Streams::partitioned(stream, 2));
     });
-    let refused = in_turn.refused_worker().await;
+    let refused = unowned_scene.refused_worker().await;
     assert!(refused.is_config(), "{refused:?}");
     assert!(refused.to_string().contains(".owned()"), "{refused}");
     owner.close().await;
-    let mut worker = in_turn.worker().await;
-    let handle = in_turn.handle().await;
-    send(&handle, keyed("k", "0")).await;
+    let mut worker = unowned_scene.worker().await;
+    let handle = unowned_scene.handle().await;
+    send(&handle, keyed_task("k", "0")).await;
     let delivery = worker.one().await;
     let extensions = message(&delivery).extensions();
     assert_eq!(extensions.get::<PartitionTerm>(), None, "it owns nothing");
@@ -343,7 +343,7 @@ pub async fn a_worker_that_would_read_owned_partitions_is_refused<F: Factory>(fa
 
 /// The handlers of several workers, which assert the order of each key.
 #[derive(Clone)]
-struct OrderOfKeys {
+struct KeyOrderCheck {
     keys: Arc<Mutex<HashMap<String, KeyProgress>>>,
     /// The number of messages that have succeeded.
     succeeded: Arc<watch::Sender<usize>>,
@@ -355,8 +355,9 @@ struct KeyProgress {
     is_running: bool,
 }
 
-/// Set while a handler runs. The handlers of a worker that is dropped end with it.
-struct RunningKey<'a>(&'a OrderOfKeys, String);
+/// Marks a key as running until it is dropped. If a worker is dropped, its handlers are dropped,
+/// too, with their keys.
+struct RunningKey<'a>(&'a KeyOrderCheck, String);
 
 impl Drop for RunningKey<'_> {
     fn drop(&mut self) {
@@ -365,7 +366,7 @@ impl Drop for RunningKey<'_> {
     }
 }
 
-impl OrderOfKeys {
+impl KeyOrderCheck {
     fn new() -> Self {
         Self {
             keys: Arc::default(),
@@ -381,6 +382,7 @@ impl OrderOfKeys {
         let number: usize = number.parse().expect("a number is sent");
         let running = self.begin(key, number);
         sleep(Duration::from_millis(3)).await;
+        // Some messages fail at their first attempt.
         if number % 5 == 3 && attempt(&delivery) == 1 {
             drop(running);
             return settle(delivery, redeliver_after(Duration::from_millis(10))).await;
@@ -390,6 +392,7 @@ impl OrderOfKeys {
         done(delivery).await;
     }
 
+    /// Asserts that the message is the next of its key, and marks the key as running.
     fn begin(&self, key: String, number: usize) -> RunningKey<'_> {
         let mut keys = lock(&self.keys);
         let progress = keys.entry(key.clone()).or_default();
@@ -402,6 +405,7 @@ impl OrderOfKeys {
         RunningKey(self, key)
     }
 
+    /// Counts the success of a message. A message that has succeeded before is not counted again.
     fn succeed(&self, key: &str, number: usize) {
         let mut keys = lock(&self.keys);
         let progress = keys.entry(key.to_owned()).or_default();
@@ -411,6 +415,7 @@ impl OrderOfKeys {
         }
     }
 
+    /// Waits until this number of messages has succeeded.
     async fn until_succeeded(&self, count: usize) {
         let mut succeeded = self.succeeded.subscribe();
         let enough = succeeded.wait_for(|succeeded| *succeeded >= count);
@@ -488,12 +493,13 @@ pub async fn keys_keep_their_order_over_workers_that_come_and_go<F: Factory>(fac
     let mut send_more = async || {
         for number in sent..sent + EACH {
             for key in 0..KEYS {
-                send(&handle, keyed(&format!("key-{key}"), number)).await;
+                send(&handle, keyed_task(&format!("key-{key}"), number)).await;
             }
         }
         sent += EACH;
     };
-    let order = OrderOfKeys::new();
+    let order = KeyOrderCheck::new();
+    // Each call sends 60 messages.
     send_more().await;
     let first = order.start(&scene).await;
     order.until_succeeded(20).await;

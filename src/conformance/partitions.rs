@@ -4,10 +4,10 @@ use std::{collections::HashMap, time::Duration};
 
 use super::{
     Factory,
-    dead::listed_in_pages,
+    dead::list_in_pages,
     scene::{
-        QUIET, Scene, answer, attempt, call, done, message, must, outcome, redeliver_after,
-        request, send, settle, stream_of,
+        QUIET, Scene, answer, attempt, call, done, message, must, outcome, redeliver_after, send,
+        settle, spawn_request, stream_of,
     },
 };
 use crate::{
@@ -20,11 +20,11 @@ use crate::{
 pub(super) fn scene_of<F: Factory>(factory: &F, partitions: usize) -> (Scene<'_, F>, Name) {
     let scene = Scene::new(factory);
     let stream = scene.name("partitioned");
-    let scene = partitioned(scene, &stream, partitions);
+    let scene = with_partitions(scene, &stream, partitions);
     (scene, stream)
 }
 
-fn partitioned<'a, F: Factory>(
+fn with_partitions<'a, F: Factory>(
     scene: Scene<'a, F>,
     stream: &Name,
     partitions: usize,
@@ -33,7 +33,8 @@ fn partitioned<'a, F: Factory>(
     scene.with(|settings| settings.streams = Some(streams))
 }
 
-pub(super) fn keyed(key: &str, payload: impl ToString) -> Message {
+/// Returns a task with this partition key.
+pub(super) fn keyed_task(key: &str, payload: impl ToString) -> Message {
     let mut task = Message::task("task", payload.to_string());
     task.parts_mut().partition_key = Some(key.into());
     task
@@ -49,18 +50,18 @@ pub async fn a_key_has_one_partition<F: Factory>(factory: &F) {
     let handle = scene.handle().await;
     for n in 0..10 {
         for key in ["a", "b", "c"] {
-            send(&handle, keyed(key, n)).await;
+            send(&handle, keyed_task(key, n)).await;
         }
     }
     let mut worker = scene.worker().await;
     let mut partition_of = HashMap::<String, Name>::new();
-    let mut next = HashMap::<String, u32>::new();
+    let mut next_of_key = HashMap::<String, u32>::new();
     for _ in 0..30 {
         let delivery = worker.one().await;
         let message = message(&delivery);
         let key = message.parts().partition_key.clone();
         let key = key.expect("the key is sent").to_string();
-        let next = next.entry(key.clone()).or_default();
+        let next = next_of_key.entry(key.clone()).or_default();
         assert_eq!(message.payload(), &next.to_string(), "the order of `{key}`");
         *next += 1;
         let partition = stream_of(&delivery);
@@ -70,7 +71,7 @@ pub async fn a_key_has_one_partition<F: Factory>(factory: &F) {
         done(delivery).await;
     }
 
-    send(&handle, keyed("a", "again")).await;
+    send(&handle, keyed_task("a", "again")).await;
     settle(worker.one().await, redeliver_after(Duration::ZERO)).await;
     let delivery = worker.one().await;
     assert_eq!(attempt(&delivery), 2);
@@ -105,9 +106,10 @@ pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F)
     let (scene, stream) = scene_of(factory, 3);
     let handle = scene.handle().await;
     let mut worker = scene.worker().await;
+    // One request and one delayed task for each of the three partitions.
     if capabilities.reliable_rpc {
         for n in 0..3 {
-            let pending = request(&handle, Message::rpc("ask", n.to_string()));
+            let pending = spawn_request(&handle, Message::rpc("ask", n.to_string()));
             let reply = "yes".into_reply().expect("a text is a reply");
             answer(worker.one().await, Ok(reply)).await;
             assert_eq!(outcome(pending).await.expect("a reply").payload, "yes");
@@ -121,6 +123,7 @@ pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F)
             assert!(scene.cancel(&handle, &id).await, "{id}");
         }
     }
+    // The statistics count the tasks of all partitions.
     let mut sent = Vec::new();
     for n in 0..7 {
         sent.push(n.to_string());
@@ -132,18 +135,19 @@ pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F)
         let group = stats.group("workers").expect("it has a worker");
         assert_eq!((group.lag, group.consumers), (Some(7), 1), "{stats:?}");
     }
+    // The dead letters of all partitions are listed, purged and replayed together.
     for delivery in worker.exactly(7).await {
-        let dead = Verdict::DeadLetter {
+        let verdict = Verdict::DeadLetter {
             reason: "bad".into(),
             answer: None,
         };
-        settle(delivery, dead).await;
+        settle(delivery, verdict).await;
     }
     let Some(dead) = scene.dead_letters().await else {
         return;
     };
     assert_eq!(must("counting", dead.count()).await, 7);
-    let listed = listed_in_pages(&dead).await;
+    let listed = list_in_pages(&dead).await;
     let mut payloads: Vec<_> = listed
         .iter()
         .map(|letter| {
@@ -177,38 +181,38 @@ pub async fn numbers_of_partitions_that_differ_are_refused<F: Factory>(factory: 
         return;
     }
     let (scene, stream) = scene_of(factory, 4);
-    let with = |partitions| partitioned(Scene::new(factory), &stream, partitions);
-    let sent = async |partitions| {
-        let handle = with(partitions).handle().await;
+    let scene_with = |partitions| with_partitions(Scene::new(factory), &stream, partitions);
+    let send_with = async |partitions| {
+        let handle = scene_with(partitions).handle().await;
         call(&handle, Message::task("task", partitions.to_string())).await
     };
-    sent(4).await.expect("the first number");
-    let refused = with(2).refused_worker().await;
+    send_with(4).await.expect("the first number");
+    let refused = scene_with(2).refused_worker().await;
     assert!(refused.is_config(), "{refused:?}");
     for other in [2, 8] {
-        let refused = sent(other).await.expect_err("another number");
+        let refused = send_with(other).await.expect_err("another number");
         assert!(
             refused.is_invalid() && refused.to_string().contains("4 partitions"),
             "{refused}"
         );
     }
     let old = scene.worker().await;
-    let mut grown = with(8).worker().await;
+    let mut grown = scene_with(8).worker().await;
     old.close().await;
-    sent(8).await.expect("the new number");
-    sent(4).await.expect("the number from before");
-    let refused = sent(2).await.expect_err("a number that never was");
+    send_with(8).await.expect("the new number");
+    send_with(4).await.expect("the number from before");
+    let refused = send_with(2).await.expect_err("a number that never was");
     assert!(refused.is_invalid(), "{refused:?}");
-    let refused = with(4).refused_worker().await;
+    let refused = scene_with(4).refused_worker().await;
     assert!(refused.is_config(), "{refused:?}");
     for delivery in grown.exactly(3).await {
         done(delivery).await;
     }
     grown.close().await;
     for wrong in [0, 5_000] {
-        let refused = with(wrong).refused_worker().await;
+        let refused = scene_with(wrong).refused_worker().await;
         assert!(refused.is_config(), "{refused:?}");
-        sent(wrong)
+        send_with(wrong)
             .await
             .expect_err("the number of partitions is invalid");
     }

@@ -7,12 +7,12 @@ use tokio::time::sleep;
 
 use super::{
     Factory,
-    partitions::{keyed, scene_of},
+    partitions::{keyed_task, scene_of},
     scene::{
         LEASE, Scene, answer, attempt, done, id, in_time, message, must, redeliver_after, send,
         settle,
     },
-    tasks::{RETENTION, assert_same, connect, status, tracked, unique},
+    tasks::{RETENTION, assert_equal, connect, status, tracked_task, unique_task},
 };
 use crate::{
     message::{Message, MessageId, OnConflict, UniqueKey},
@@ -47,23 +47,23 @@ pub async fn the_result_of_a_task_is_recorded_up_to_a_size<F: Factory>(factory: 
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    let mut end = async |reply: Reply| {
-        let receipt = send(&handle, tracked("")).await;
+    let mut run_task = async |reply: Reply| {
+        let receipt = send(&handle, tracked_task("")).await;
         let running = worker.one().await;
         assert!(status(&tasks, &receipt).await.read_result::<()>().is_err());
         answer(running, Ok(reply)).await;
         status(&tasks, &receipt).await
     };
-    let ended = end(Json((1, "a")).into_reply().expect("JSON")).await;
+    let ended = run_task(Json((1, "a")).into_reply().expect("JSON")).await;
     let Json(result): Json<(u8, String)> = ended.read_result().expect("the result is recorded");
     assert_eq!(result, (1, "a".into()));
-    let ended = end(Reply::default()).await;
+    let ended = run_task(Reply::default()).await;
     ended.read_result::<()>().expect("an empty result");
     assert!(ended.read_result::<Json<u8>>().is_err());
-    let ended = end(Reply::new(vec![0xff; MAX_RESULT])).await;
+    let ended = run_task(Reply::new(vec![0xff; MAX_RESULT])).await;
     let bytes: Vec<u8> = ended.read_result().expect("the result is recorded");
     assert_eq!(bytes.len(), MAX_RESULT);
-    let ended = end(Reply::new(vec![0; 8 << 20])).await;
+    let ended = run_task(Reply::new(vec![0; 8 << 20])).await;
     assert_eq!(
         (ended.state, ended.result.as_ref()),
         (TaskState::Done, None)
@@ -87,7 +87,7 @@ pub async fn the_progress_of_a_task_is_recorded<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    let receipt = send(&handle, tracked("")).await;
+    let receipt = send(&handle, tracked_task("")).await;
     let delivery = worker.one().await;
     let progress = Progress::of_delivery(message(&delivery).parts());
     assert_eq!(status(&tasks, &receipt).await.progress, None);
@@ -111,15 +111,15 @@ pub async fn the_progress_of_a_task_is_recorded<F: Factory>(factory: &F) {
     let delivery = worker.one().await;
     progress.set("late").expect("a late report does nothing");
     let read = status(&tasks, &receipt).await.read_progress();
-    assert_same(read.expect("a number"), Some(100_000));
+    assert_equal(read.expect("a number"), Some(100_000));
     Progress::of_delivery(message(&delivery).parts())
         .set((1, 2))
         .expect("a tuple is a progress");
     done(delivery).await;
     let ended = status(&tasks, &receipt).await;
-    assert_same(ended.read_progress().expect("a tuple"), Some((1, 2)));
+    assert_equal(ended.read_progress().expect("a tuple"), Some((1, 2)));
     let list = must("listing", tasks.list(TaskQuery::all())).await;
-    assert_same(list.tasks[0].progress.as_deref(), Some(&b"[1,2]"[..]));
+    assert_equal(list.tasks[0].progress.as_deref(), Some(&b"[1,2]"[..]));
 
     send(&handle, Message::task("task", "")).await;
     let untracked = worker.one().await;
@@ -141,7 +141,7 @@ pub async fn a_checkpoint_is_read_by_the_next_attempt<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    let receipt = send(&handle, tracked("")).await;
+    let receipt = send(&handle, tracked_task("")).await;
     let first = worker.one().await;
     let checkpoint =
         Checkpoint::of_delivery(message(&first).parts()).expect("the task has a record");
@@ -160,7 +160,7 @@ pub async fn a_checkpoint_is_read_by_the_next_attempt<F: Factory>(factory: &F) {
     let checkpoint =
         Checkpoint::of_delivery(message(&second).parts()).expect("the task has a record");
     let saved = must("loading", checkpoint.load::<(u8, String)>()).await;
-    assert_same(saved, Some((2, "page".into())));
+    assert_equal(saved, Some((2, "page".into())));
     assert!(
         checkpoint
             .load::<u8>()
@@ -183,7 +183,7 @@ pub async fn a_worker_that_lost_its_task_notes_nothing<F: Factory>(factory: &F) 
     let scene = Scene::new(factory).with(|settings| settings.lease = LEASE);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut loser = scene.worker().await;
-    let receipt = send(&handle, tracked("")).await;
+    let receipt = send(&handle, tracked_task("")).await;
     let lost = loser.one().await;
     let old = Checkpoint::of_delivery(message(&lost).parts()).expect("the task has a record");
     must("saving", old.save("first")).await;
@@ -199,7 +199,7 @@ pub async fn a_worker_that_lost_its_task_notes_nothing<F: Factory>(factory: &F) 
         .set("late")
         .expect("a late report does nothing");
     let new = Checkpoint::of_delivery(message(&delivery).parts()).expect("the task has a record");
-    assert_same(must("loading", new.load()).await, Some("first".to_owned()));
+    assert_equal(must("loading", new.load()).await, Some("first".to_owned()));
     done(delivery).await;
     assert_eq!(status(&tasks, &receipt).await.progress, None);
     drop(lost);
@@ -219,7 +219,7 @@ pub async fn a_list_of_tasks_has_pages_by_state_and_name<F: Factory>(factory: &F
     assert!(empty.tasks.is_empty() && empty.next.is_none());
     let mut sent = Vec::new();
     for number in 0..7 {
-        let mut task = tracked("");
+        let mut task = tracked_task("");
         task.parts_mut().name = ["a", "b"][number % 2].into();
         task.parts_mut().due = (number == 6).then_some(crate::Due::After(RETENTION));
         sent.push(send(&handle, task).await);
@@ -227,6 +227,7 @@ pub async fn a_list_of_tasks_has_pages_by_state_and_name<F: Factory>(factory: &F
     send(&handle, Message::task("a", "untracked")).await;
     let mut worker = scene.worker().await;
     let mut deliveries = worker.exactly(7).await;
+    // Of the seven recorded tasks, one is done, five run, and one is delayed.
     let position = deliveries.iter().position(|it| id(it) == &sent[0]);
     done(deliveries.remove(position.expect("it is delivered"))).await;
     worker.stop().await;
@@ -272,7 +273,7 @@ pub async fn a_list_of_tasks_has_pages_by_state_and_name<F: Factory>(factory: &F
 }
 
 /// Returns the next change.
-async fn change(changes: &mut Changes) -> TaskChange {
+async fn next_change(changes: &mut Changes) -> TaskChange {
     match must("waiting for a change", changes.next()).await {
         FeedItem::Change(change) => change,
         FeedItem::Gap => panic!("the feed has a gap after a few changes"),
@@ -288,7 +289,7 @@ pub async fn changes_are_followed_from_a_cursor<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut changes = must("following", tasks.changes(ChangesFrom::Now)).await;
-    let receipt = send(&handle, tracked("")).await;
+    let receipt = send(&handle, tracked_task("")).await;
     let mut worker = scene.worker().await;
     settle(
         worker.one().await,
@@ -310,7 +311,7 @@ pub async fn changes_are_followed_from_a_cursor<F: Factory>(factory: &F) {
     ];
     let mut cursor = None;
     for (number, expected) in expected.into_iter().enumerate() {
-        let found = change(&mut changes).await;
+        let found = next_change(&mut changes).await;
         assert_eq!((&found.id, &*found.name), (&receipt, "task"));
         assert_eq!((found.state, found.attempt.0, &*found.reason), expected);
         if number == 3 {
@@ -318,19 +319,19 @@ pub async fn changes_are_followed_from_a_cursor<F: Factory>(factory: &F) {
         }
     }
     drop(changes);
-    let next = send(&handle, tracked("")).await;
+    let next = send(&handle, tracked_task("")).await;
     let from = ChangesFrom::Cursor(cursor.expect("set above"));
     let mut rest = must("following", tasks.changes(from)).await;
-    for (state, of) in [
+    for (state, id) in [
         (TaskState::Running, &receipt),
         (TaskState::Dead, &receipt),
         (TaskState::Waiting, &next),
     ] {
-        let found = change(&mut rest).await;
-        assert_eq!((found.state, &found.id), (state, of));
+        let found = next_change(&mut rest).await;
+        assert_eq!((found.state, &found.id), (state, id));
     }
     let mut all = must("following", tasks.changes(ChangesFrom::Beginning)).await;
-    assert_eq!(change(&mut all).await.id, receipt);
+    assert_eq!(next_change(&mut all).await.id, receipt);
     done(worker.one().await).await;
     worker.close().await;
 }
@@ -344,15 +345,16 @@ pub async fn a_wait_ends_with_its_task<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    let waiting = |id: MessageId| {
+    let spawn_wait = |id: MessageId| {
         let tasks = tasks.clone();
         tokio::spawn(async move { tasks.wait(&id).await })
     };
-    let first = send(&handle, tracked("first")).await;
-    let early = [waiting(first.clone()), waiting(first.clone())];
-    let second = send(&handle, unique("k", OnConflict::Keep)).await;
-    let cancelled = waiting(second.clone());
-    let dropped = waiting(second.clone());
+    // Two calls wait for the first task, and two for the second task. One call is dropped.
+    let first = send(&handle, tracked_task("first")).await;
+    let early = [spawn_wait(first.clone()), spawn_wait(first.clone())];
+    let second = send(&handle, unique_task("k", OnConflict::Keep)).await;
+    let cancelled = spawn_wait(second.clone());
+    let dropped = spawn_wait(second.clone());
     let delivery = worker.one().await;
     sleep(Duration::from_millis(100)).await;
     dropped.abort();
@@ -376,6 +378,7 @@ pub async fn a_wait_ends_with_its_task<F: Factory>(factory: &F) {
         (ended.state, &*ended.reason),
         (TaskState::Cancelled, "not needed")
     );
+    // Waits for a task that has ended, and for an unknown task.
     let late = must("waiting for a task", tasks.wait(&first)).await;
     assert_eq!(late.state, TaskState::Done);
     let unknown = MessageId::from("c0ffee00-0000-4000-8000-000000000000");
@@ -385,7 +388,7 @@ pub async fn a_wait_ends_with_its_task<F: Factory>(factory: &F) {
     // Many tasks end while calls begin to wait for them.
     let mut ids = Vec::new();
     for _ in 0..50 {
-        ids.push(send(&handle, tracked("many")).await);
+        ids.push(send(&handle, tracked_task("many")).await);
     }
     let waits = ids.iter().map(|id| tasks.wait(id));
     let work = async {
@@ -402,7 +405,7 @@ pub async fn a_wait_ends_with_its_task<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that a task can be cancelled by its unique key, and that the key is then free.
+/// Checks that a task can be cancelled by its unique key, and that this frees the key.
 pub async fn a_task_is_cancelled_by_its_key<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
@@ -412,18 +415,18 @@ pub async fn a_task_is_cancelled_by_its_key<F: Factory>(factory: &F) {
     let key = UniqueKey::from("k");
     let none = must("cancelling", tasks.cancel_key(&key, "")).await;
     assert_eq!(none, None);
-    let mut task = unique("k", OnConflict::Keep);
+    let mut task = unique_task("k", OnConflict::Keep);
     task.parts_mut().tracked = Some(RETENTION);
     let first = send(&handle, task).await;
     let cancelled = must("cancelling", tasks.cancel_key(&key, "not needed")).await;
-    assert_same(cancelled.as_ref(), Some(&first));
+    assert_equal(cancelled.as_ref(), Some(&first));
     let ended = status(&tasks, &first).await;
     assert_eq!(
         (ended.state, &*ended.reason),
         (TaskState::Cancelled, "not needed")
     );
     assert_eq!(must("cancelling", tasks.cancel_key(&key, "")).await, None);
-    send(&handle, unique("k", OnConflict::Refuse)).await;
+    send(&handle, unique_task("k", OnConflict::Refuse)).await;
 }
 
 /// Checks that only the tasks with the given states and names are cancelled.
@@ -433,14 +436,14 @@ pub async fn tasks_are_cancelled_by_state_and_name<F: Factory>(factory: &F) {
     }
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
-    let mut of_name = Vec::new();
+    let mut named_a = Vec::new();
     for number in 0..250 {
-        let mut task = tracked("");
+        let mut task = tracked_task("");
         task.parts_mut().name = ["a", "b"][number % 2].into();
         task.parts_mut().due = (number % 5 == 0).then_some(crate::Due::After(RETENTION));
         let receipt = send(&handle, task).await;
         if number % 2 == 0 {
-            of_name.push(receipt);
+            named_a.push(receipt);
         }
     }
     let cancel = async |query| must("cancelling", tasks.cancel_all(query, "mistake")).await;
@@ -449,7 +452,7 @@ pub async fn tasks_are_cancelled_by_state_and_name<F: Factory>(factory: &F) {
     assert_eq!(cancel(delayed).await, 0);
     assert_eq!(cancel(TaskQuery::all().state(TaskState::Done)).await, 0);
     assert_eq!(cancel(TaskQuery::all().named("a").max(7)).await, 100);
-    for id in &of_name {
+    for id in &named_a {
         let ended = status(&tasks, id).await;
         assert_eq!(
             (ended.state, &*ended.reason),
@@ -469,7 +472,7 @@ pub async fn input_about_tasks_that_is_invalid_is_refused<F: Factory>(factory: &
     }
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
-    let receipt = send(&handle, tracked("")).await;
+    let receipt = send(&handle, tracked_task("")).await;
     let long = "x".repeat(1 << 20);
     for text in ["", &long] {
         let (id, key) = (MessageId::from(text), UniqueKey::from(text));
@@ -517,13 +520,13 @@ pub async fn the_tasks_of_all_partitions_are_seen_together<F: Factory>(factory: 
     let mut changes = must("following", tasks.changes(ChangesFrom::Now)).await;
     let mut sent = HashSet::new();
     for number in 0..12 {
-        let mut task = keyed(&number.to_string(), number);
+        let mut task = keyed_task(&number.to_string(), number);
         task.parts_mut().tracked = Some(RETENTION);
         sent.insert(send(&handle, task).await);
     }
     let mut followed = HashSet::new();
     while followed.len() < sent.len() {
-        followed.insert(change(&mut changes).await.id);
+        followed.insert(next_change(&mut changes).await.id);
     }
     assert_eq!(followed, sent);
     let cursor = changes.cursor();
@@ -547,7 +550,7 @@ pub async fn the_tasks_of_all_partitions_are_seen_together<F: Factory>(factory: 
     let mut rest = must("following", tasks.changes(from)).await;
     let mut ended = HashSet::new();
     while ended.len() < sent.len() {
-        let change = change(&mut rest).await;
+        let change = next_change(&mut rest).await;
         if change.state.has_ended() {
             ended.insert(change.id);
         }

@@ -14,7 +14,7 @@ use crate::transport::{Discarded, Verdict};
 pub async fn a_failed_message_is_delivered_again_as_the_next_attempt<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
-    let receipt = scene.task("again").await;
+    let receipt = scene.send_task("again").await;
     for expected in 1..=4 {
         let delivery = worker.one().await;
         assert_eq!(attempt(&delivery), expected);
@@ -33,7 +33,7 @@ pub async fn a_failed_message_is_delivered_again_as_the_next_attempt<F: Factory>
 pub async fn a_failed_message_is_delivered_again_after_the_back_off<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
-    scene.task("again").await;
+    scene.send_task("again").await;
     let delivery = worker.one().await;
     let verdict = Verdict::Redeliver {
         after: None,
@@ -47,8 +47,8 @@ pub async fn a_failed_message_is_delivered_again_after_the_back_off<F: Factory>(
     worker.close().await;
 }
 
-/// Checks that a delayed redelivery waits, does not delay other messages, and happens even if its
-/// worker has ended.
+/// Checks that a delayed redelivery waits, does not delay other messages, and happens even if the
+/// worker that asked for it has ended.
 pub async fn a_delayed_redelivery_waits_and_outlives_its_worker<F: Factory>(factory: &F) {
     const DELAY: Duration = Duration::from_secs(2);
     if !factory.capabilities().delayed_redelivery {
@@ -56,14 +56,14 @@ pub async fn a_delayed_redelivery_waits_and_outlives_its_worker<F: Factory>(fact
     }
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
-    let delayed = scene.task("later").await;
+    let delayed = scene.send_task("later").await;
     let delivery = worker.one().await;
     let start = Instant::now();
     settle(delivery, redeliver_after(DELAY)).await;
     worker.close().await;
 
     let mut worker = scene.worker().await;
-    let other = scene.task("meanwhile").await;
+    let other = scene.send_task("meanwhile").await;
     let delivery = worker.one().await;
     assert_eq!(id(&delivery), &other, "a delayed message came at once");
     done(delivery).await;
@@ -84,7 +84,7 @@ pub async fn a_delayed_redelivery_waits_and_outlives_its_worker<F: Factory>(fact
 pub async fn an_uncounted_redelivery_is_no_attempt<F: Factory>(factory: &F) {
     let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
     let mut worker = scene.worker().await;
-    scene.task("again").await;
+    scene.send_task("again").await;
     for _ in 0..5 {
         let delivery = worker.one().await;
         assert_eq!(attempt(&delivery), 1);
@@ -99,12 +99,12 @@ pub async fn an_uncounted_redelivery_is_no_attempt<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks that another worker immediately gets a released delivery, with the same attempt.
+/// Checks that another worker immediately gets a released delivery, with the same attempt number.
 pub async fn a_released_delivery_goes_to_another_worker_at_once<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut one = scene.worker().await;
     let mut other = scene.worker().await;
-    let receipt = scene.task("take it").await;
+    let receipt = scene.send_task("take it").await;
     let delivery = one.one().await;
     settle(delivery, Verdict::Release).await;
     let delivery = other.one().await;
@@ -119,7 +119,7 @@ pub async fn a_released_delivery_goes_to_another_worker_at_once<F: Factory>(fact
 pub async fn a_message_whose_deliveries_are_used_up_becomes_a_dead_letter<F: Factory>(factory: &F) {
     let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 2);
     let mut worker = scene.worker().await;
-    let receipt = scene.task("poison").await;
+    let receipt = scene.send_task("poison").await;
     for _ in 0..2 {
         settle(worker.one().await, redeliver_after(Duration::ZERO)).await;
     }
@@ -142,7 +142,7 @@ pub async fn a_message_whose_deliveries_are_used_up_becomes_a_dead_letter<F: Fac
 pub async fn a_dead_letter_keeps_its_fields_and_the_reason<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
-    let receipt = scene.task("bad payload").await;
+    let receipt = scene.send_task("bad payload").await;
     let verdict = Verdict::DeadLetter {
         reason: "no JSON".into(),
         answer: None,
@@ -168,7 +168,7 @@ pub async fn a_discarded_message_is_not_delivered_again<F: Factory>(factory: &F)
     let scene = Scene::new(factory);
     let mut worker = scene.worker().await;
     for reason in [Discarded::Requested, Discarded::Expired, Discarded::Ignored] {
-        scene.task("unwanted").await;
+        scene.send_task("unwanted").await;
         let answer = None;
         settle(worker.one().await, Verdict::Discard { reason, answer }).await;
     }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     Factory,
-    scene::{QUIET, Scene, answer, call, message, outcome, redeliver_after, request, settle},
+    scene::{QUIET, Scene, answer, call, message, outcome, redeliver_after, settle, spawn_request},
 };
 use crate::{
     RpcCode,
@@ -17,7 +17,8 @@ use crate::{
     transport::{Discarded, Verdict},
 };
 
-fn modes<F: Factory>(factory: &F) -> impl Iterator<Item = ReplyMode> + use<F> {
+/// Returns the reply modes that the transport supports.
+fn supported_modes<F: Factory>(factory: &F) -> impl Iterator<Item = ReplyMode> + use<F> {
     let capabilities = factory.capabilities();
     [
         (ReplyMode::Reliable, capabilities.reliable_rpc),
@@ -27,7 +28,7 @@ fn modes<F: Factory>(factory: &F) -> impl Iterator<Item = ReplyMode> + use<F> {
     .filter_map(|(mode, is_supported)| is_supported.then_some(mode))
 }
 
-fn rpc(mode: ReplyMode, payload: impl Into<bytes::Bytes>) -> Message {
+fn rpc_request(mode: ReplyMode, payload: impl Into<bytes::Bytes>) -> Message {
     let mut message = Message::rpc("user.get", payload);
     message.parts_mut().reply_mode = mode;
     message
@@ -38,7 +39,8 @@ fn with_deadline(mut message: Message, after: Duration) -> Message {
     message
 }
 
-fn code(outcome: Result<Reply, Error>) -> RpcCode {
+/// Returns the code of an error reply.
+fn error_code(outcome: Result<Reply, Error>) -> RpcCode {
     let error = outcome.expect_err("an error was answered");
     let answer = error.rpc();
     answer
@@ -49,12 +51,12 @@ fn code(outcome: Result<Reply, Error>) -> RpcCode {
 
 /// Checks that a reply arrives with its payload and its headers, which may have any bytes.
 pub async fn a_request_gets_its_reply<F: Factory>(factory: &F) {
-    for mode in modes(factory) {
+    for mode in supported_modes(factory) {
         let scene = Scene::new(factory);
         let handle = scene.handle().await;
         let mut worker = scene.worker().await;
         for payload in [&b""[..], b"{\"id\":42}", b"\x00\xff\xfe"] {
-            let request = request(&handle, rpc(mode, payload));
+            let request = spawn_request(&handle, rpc_request(mode, payload));
             let delivery = worker.one().await;
             assert_eq!(message(&delivery).payload(), payload);
             assert_eq!(message(&delivery).parts().reply_mode, mode);
@@ -77,7 +79,7 @@ pub async fn a_request_gets_its_reply<F: Factory>(factory: &F) {
 
 /// Checks that an error reply arrives with its code and its text, even if the text is empty.
 pub async fn a_request_gets_its_error<F: Factory>(factory: &F) {
-    for mode in modes(factory) {
+    for mode in supported_modes(factory) {
         let scene = Scene::new(factory);
         let handle = scene.handle().await;
         let mut worker = scene.worker().await;
@@ -86,7 +88,7 @@ pub async fn a_request_gets_its_error<F: Factory>(factory: &F) {
             RpcError::new(RpcCode::Other("quota".into()), "größer als erlaubt"),
             RpcError::internal(""),
         ] {
-            let request = request(&handle, rpc(mode, "{}"));
+            let request = spawn_request(&handle, rpc_request(mode, "{}"));
             answer(worker.one().await, Err(error.clone())).await;
             let got = outcome(request).await.expect_err("an error was answered");
             let got = got.rpc().expect("a typed answer");
@@ -103,12 +105,14 @@ pub async fn a_request_gets_its_error<F: Factory>(factory: &F) {
 /// order.
 pub async fn concurrent_requests_get_their_own_replies<F: Factory>(factory: &F) {
     const REQUESTS: usize = 50;
-    for mode in modes(factory) {
+    for mode in supported_modes(factory) {
         let scene = Scene::new(factory);
         let handles = [scene.handle().await, scene.handle().await];
         let mut worker = scene.worker().await;
         let requests: Vec<_> = (0..REQUESTS)
-            .map(|number| request(&handles[number % 2], rpc(mode, number.to_string())))
+            .map(|number| {
+                spawn_request(&handles[number % 2], rpc_request(mode, number.to_string()))
+            })
             .collect();
         let mut deliveries = worker.exactly(REQUESTS).await;
         deliveries.reverse();
@@ -126,11 +130,11 @@ pub async fn concurrent_requests_get_their_own_replies<F: Factory>(factory: &F) 
 
 /// Checks that a redelivered request is answered by its last delivery.
 pub async fn a_redelivered_request_is_answered_in_the_end<F: Factory>(factory: &F) {
-    for mode in modes(factory) {
+    for mode in supported_modes(factory) {
         let scene = Scene::new(factory);
         let handle = scene.handle().await;
         let mut one = scene.worker().await;
-        let request = request(&handle, rpc(mode, "{}"));
+        let request = spawn_request(&handle, rpc_request(mode, "{}"));
         settle(one.one().await, redeliver_after(Duration::ZERO)).await;
         one.close().await;
         let mut other = scene.worker().await;
@@ -143,7 +147,7 @@ pub async fn a_redelivered_request_is_answered_in_the_end<F: Factory>(factory: &
 /// Checks that a request that becomes a dead letter or is discarded is answered with the error of
 /// the verdict. A request that has used up its deliveries is answered with `unavailable`.
 pub async fn a_request_that_is_given_up_is_answered<F: Factory>(factory: &F) {
-    for mode in modes(factory) {
+    for mode in supported_modes(factory) {
         let scene = Scene::new(factory).with(|settings| settings.max_deliveries = 1);
         let handle = scene.handle().await;
         let mut worker = scene.worker().await;
@@ -165,9 +169,9 @@ pub async fn a_request_that_is_given_up_is_answered<F: Factory>(factory: &F) {
             (redeliver_after(Duration::ZERO), RpcCode::Unavailable),
         ];
         for (verdict, expected) in verdicts {
-            let request = request(&handle, rpc(mode, "{}"));
+            let request = spawn_request(&handle, rpc_request(mode, "{}"));
             settle(worker.one().await, verdict).await;
-            assert_eq!(code(outcome(request).await), expected);
+            assert_eq!(error_code(outcome(request).await), expected);
         }
         worker.close().await;
     }
@@ -176,12 +180,12 @@ pub async fn a_request_that_is_given_up_is_answered<F: Factory>(factory: &F) {
 /// Checks that a caller waits until its deadline, and that the delivery has the deadline.
 pub async fn a_request_ends_at_its_deadline<F: Factory>(factory: &F) {
     const BUDGET: Duration = Duration::from_millis(500);
-    for mode in modes(factory) {
+    for mode in supported_modes(factory) {
         let scene = Scene::new(factory);
         let handle = scene.handle().await;
         let mut worker = scene.worker().await;
         let start = Instant::now();
-        let request = request(&handle, with_deadline(rpc(mode, "{}"), BUDGET));
+        let request = spawn_request(&handle, with_deadline(rpc_request(mode, "{}"), BUDGET));
         let delivery = worker.one().await;
         let deadline = message(&delivery).parts().deadline;
         let deadline = deadline.expect("the deadline did not travel");
@@ -210,10 +214,10 @@ pub async fn a_request_ends_at_its_deadline<F: Factory>(factory: &F) {
 /// Checks that a request without a worker fails at its deadline. A worker that starts later gets
 /// the request with a deadline that has passed.
 pub async fn a_request_without_a_worker_ends_at_its_deadline<F: Factory>(factory: &F) {
-    for mode in modes(factory) {
+    for mode in supported_modes(factory) {
         let scene = Scene::new(factory);
         let handle = scene.handle().await;
-        let expiring = with_deadline(rpc(mode, "{}"), Duration::from_millis(200));
+        let expiring = with_deadline(rpc_request(mode, "{}"), Duration::from_millis(200));
         let error = call(&handle, expiring).await.expect_err("nobody answered");
         assert!(error.is_timeout(), "{error:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -231,15 +235,15 @@ pub async fn a_request_without_a_worker_ends_at_its_deadline<F: Factory>(factory
 
 /// Checks that neither a dropped request nor a reply to it affects other requests.
 pub async fn a_dropped_request_disturbs_no_other<F: Factory>(factory: &F) {
-    for mode in modes(factory) {
+    for mode in supported_modes(factory) {
         let scene = Scene::new(factory);
         let handle = scene.handle().await;
         let mut worker = scene.worker().await;
-        let dropped = request(&handle, rpc(mode, "dropped"));
+        let dropped = spawn_request(&handle, rpc_request(mode, "dropped"));
         let first = worker.one().await;
         dropped.abort();
         let _ = dropped.await;
-        let waiting = request(&handle, rpc(mode, "kept"));
+        let waiting = spawn_request(&handle, rpc_request(mode, "kept"));
         let second = worker.one().await;
         answer(first, Ok(Reply::new("for nobody"))).await;
         answer(second, Ok(Reply::new("for you"))).await;

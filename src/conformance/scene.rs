@@ -46,13 +46,14 @@ impl<'a, F: Factory> Scene<'a, F> {
         Self { factory, settings }
     }
 
+    /// Changes the settings.
     pub(super) fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
         change(&mut self.settings);
         self
     }
 
     /// Returns a scene on the same stream with another group.
-    pub(super) fn group(&self, group: &str, start: Start) -> Self {
+    pub(super) fn with_group(&self, group: &str, start: Start) -> Self {
         let mut settings = self.settings.clone();
         settings.group = group.into();
         settings.start = start;
@@ -67,6 +68,7 @@ impl<'a, F: Factory> Scene<'a, F> {
         Name::from(format!("{}.{name}", self.settings.stream))
     }
 
+    /// Connects a new handle with the settings of the scene.
     pub(super) async fn handle(&self) -> F::Handle {
         let connecting = self.factory.connect(self.settings.clone());
         must("connecting", connecting).await
@@ -77,6 +79,7 @@ impl<'a, F: Factory> Scene<'a, F> {
         self.worker_for(Interest::stream()).await
     }
 
+    /// Returns a worker for the messages of this interest.
     pub(super) async fn worker_for(&self, interest: Interest) -> WorkerOf<F> {
         let opening = self.handle().await.open(interest);
         OpenSource(must("opening the source", opening).await)
@@ -96,11 +99,12 @@ impl<'a, F: Factory> Scene<'a, F> {
     }
 
     /// Sends a task with this payload.
-    pub(super) async fn task(&self, payload: impl Into<Bytes>) -> MessageId {
+    pub(super) async fn send_task(&self, payload: impl Into<Bytes>) -> MessageId {
         let handle = self.handle().await;
         send(&handle, Message::task("task", payload)).await
     }
 
+    /// Adds an entry with these fields to the stream, as a program without this library would.
     pub(super) async fn add_raw(&self, fields: &[(&str, &[u8])]) {
         let fields = fields
             .iter()
@@ -249,10 +253,12 @@ pub(super) async fn settle<H: SettleDelivery>(delivery: Delivery<H>, verdict: Ve
     must("settling", delivery.settle(verdict)).await;
 }
 
+/// Settles a delivery as done, with an empty reply.
 pub(super) async fn done<H: SettleDelivery>(delivery: Delivery<H>) {
     settle(delivery, Verdict::Done(Ok(Reply::default()))).await;
 }
 
+/// Settles a request with this reply or error.
 pub(super) async fn answer<H: SettleDelivery>(
     delivery: Delivery<H>,
     answer: Result<Reply, RpcError>,
@@ -286,8 +292,8 @@ where
     receipt.expect("the reply to a task carries its receipt")
 }
 
-/// Sends a request, and waits for its reply in a new task.
-pub(super) fn request<S>(handle: &S, message: Message) -> JoinHandle<Result<Reply, Error>>
+/// Sends a request, and waits for its reply in a new tokio task.
+pub(super) fn spawn_request<S>(handle: &S, message: Message) -> JoinHandle<Result<Reply, Error>>
 where
     S: tower::Service<Message, Response = Reply, Error = Error, Future: Send>
         + Clone
@@ -304,13 +310,14 @@ pub(super) async fn outcome(request: JoinHandle<Result<Reply, Error>>) -> Result
         .expect("a call does not panic")
 }
 
-/// Asserts that the operation succeeds in time.
+/// Returns the value of an operation that must succeed in time. `what` names it in the panic.
 pub(super) async fn must<T>(what: &str, work: impl Future<Output = Result<T, Error>>) -> T {
     in_time(what, work)
         .await
         .unwrap_or_else(|error| panic!("{what} failed: {}", error.chain()))
 }
 
+/// Returns the output of a future that must end within [`MAX_WAIT`]. `what` names it in the panic.
 pub(super) async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
     timeout(MAX_WAIT, work)
         .await

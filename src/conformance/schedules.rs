@@ -40,7 +40,8 @@ async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> Schedules {
     schedules.expect("the factory declares `schedules` and gives none")
 }
 
-fn often(milliseconds: u64, payload: &'static str) -> ScheduledTask {
+/// Returns a scheduled task with this time between its ticks. Each missed tick is sent, too.
+fn scheduled_task(milliseconds: u64, payload: &'static str) -> ScheduledTask {
     let every = Schedule::every(Duration::from_millis(milliseconds)).missed(Missed::All);
     ScheduledTask::new(NAME, every, "task", payload)
 }
@@ -90,21 +91,21 @@ pub async fn ticks_are_sent_once_by_any_number_of_processes<F: Factory>(factory:
     }
     let scene = Scene::new(factory);
     let schedules = connect(factory, &scene).await;
-    let task = often(50, "x").header("x-tenant", "acme");
+    let task = scheduled_task(50, "x").header("x-tenant", "acme");
     put(&schedules, &task).await;
-    let began = status(&schedules).await.last_tick;
+    let start_tick = status(&schedules).await.last_tick;
     let mut running = Vec::new();
     for _ in 0..4 {
         let schedules = connect(factory, &scene).await;
         running.push(RunningSchedules::start(&schedules, vec![task.clone()]));
     }
     until(&schedules, |status| {
-        status.last_tick >= began + Duration::from_secs(2)
+        status.last_tick >= start_tick + Duration::from_secs(2)
     })
     .await;
     running.pop();
     until(&schedules, |status| {
-        status.last_tick >= began + Duration::from_secs(3)
+        status.last_tick >= start_tick + Duration::from_secs(3)
     })
     .await;
     drop(running);
@@ -116,7 +117,7 @@ pub async fn ticks_are_sent_once_by_any_number_of_processes<F: Factory>(factory:
     let count = 1 + drain::<F>(&mut worker, "x").await;
     let last = status(&schedules).await;
     let all = must("computing ticks", async {
-        task.schedule().next_ticks(began, 1_000)
+        task.schedule().next_ticks(start_tick, 1_000)
     })
     .await;
     let expected = all.iter().filter(|tick| **tick <= last.last_tick).count();
@@ -129,7 +130,7 @@ pub async fn ticks_are_sent_once_by_any_number_of_processes<F: Factory>(factory:
 }
 
 /// Checks that missed ticks send one task in total, or one task each, as the schedule says. The
-/// tick after them is sent, too.
+/// next tick is sent, too.
 pub async fn missed_ticks_are_sent_together_or_each_as_chosen<F: Factory>(factory: &F) {
     if !factory.capabilities().schedules {
         return;
@@ -140,12 +141,15 @@ pub async fn missed_ticks_are_sent_together_or_each_as_chosen<F: Factory>(factor
         let every = Schedule::every(Duration::from_millis(300)).missed(missed);
         let task = ScheduledTask::new(NAME, every.clone(), "task", "x");
         put(&schedules, &task).await;
-        let began = status(&schedules).await.last_tick;
+        let start_tick = status(&schedules).await.last_tick;
         sleep(Duration::from_secs(1)).await;
         let running = RunningSchedules::start(&schedules, vec![]);
         let caught_up = until(&schedules, |status| status.runs.len() >= 2).await;
         drop(running);
-        let all = must("computing ticks", async { every.next_ticks(began, 100) }).await;
+        let all = must("computing ticks", async {
+            every.next_ticks(start_tick, 100)
+        })
+        .await;
         let first = caught_up.runs[0].at;
         match missed {
             Missed::All => assert_eq!(first, all[0], "each tick is sent"),
@@ -154,9 +158,9 @@ pub async fn missed_ticks_are_sent_together_or_each_as_chosen<F: Factory>(factor
                 "the missed ticks are sent together, as the last of them"
             ),
         }
-        let from = all.iter().position(|tick| *tick == first);
-        let from = from.expect("a run is at a tick");
-        assert_eq!(caught_up.runs[1].at, all[from + 1]);
+        let index = all.iter().position(|tick| *tick == first);
+        let index = index.expect("a run is at a tick");
+        assert_eq!(caught_up.runs[1].at, all[index + 1]);
     }
 }
 
@@ -172,14 +176,14 @@ pub async fn schedules_are_changed_at_run_time<F: Factory>(factory: &F) {
     let _running = RunningSchedules::start(&connect(factory, &scene).await, vec![]);
     let mut worker = scene.worker().await;
 
-    put(&schedules, &often(200, "first").version(2)).await;
+    put(&schedules, &scheduled_task(200, "first").version(2)).await;
     let delivery = worker.one().await;
     assert_eq!(message(&delivery).payload(), "first");
     done(delivery).await;
 
-    let older = often(200, "older").version(1);
+    let older = scheduled_task(200, "older").version(1);
     assert!(!must("storing an older version", schedules.put(&older)).await);
-    put(&schedules, &often(200, "second").version(3)).await;
+    put(&schedules, &scheduled_task(200, "second").version(3)).await;
     let stored = status(&schedules).await;
     assert_eq!((stored.version, stored.paused), (3, false));
     assert_eq!(stored.task.expect("it can be read").task_name(), "task");
@@ -219,7 +223,7 @@ pub async fn a_schedule_is_paused_resumed_and_run_by_hand<F: Factory>(factory: &
     assert!(!must("resuming", schedules.resume(&unknown)).await);
     assert_eq!(must("running", schedules.run_now(&unknown)).await, None);
 
-    put(&schedules, &often(150, "x")).await;
+    put(&schedules, &scheduled_task(150, "x")).await;
     assert!(must("pausing", schedules.pause(&NAME)).await);
     let running = RunningSchedules::start(&schedules, vec![]);
     let mut worker = scene.worker().await;
@@ -261,7 +265,7 @@ pub async fn a_tick_is_skipped_while_the_last_task_has_not_ended<F: Factory>(fac
     }
     let scene = Scene::new(factory);
     let schedules = connect(factory, &scene).await;
-    put(&schedules, &often(100, "x").skip_while_running()).await;
+    put(&schedules, &scheduled_task(100, "x").skip_while_running()).await;
     let running = RunningSchedules::start(&schedules, vec![]);
     let mut worker = scene.worker().await;
     let delivery = worker.one().await;
@@ -277,10 +281,10 @@ pub async fn a_tick_is_skipped_while_the_last_task_has_not_ended<F: Factory>(fac
         (&skipped.runs[1].task, skipped.runs[1].is_skipped),
         (&first, true)
     );
-    let by_hand = must("running", schedules.run_now(&NAME))
+    let manual_run = must("running", schedules.run_now(&NAME))
         .await
         .expect("it exists");
-    assert!(by_hand.is_skipped && by_hand.task == first);
+    assert!(manual_run.is_skipped && manual_run.task == first);
     let delivery = worker.one().await;
     assert_eq!(id(&delivery), &first);
     done(delivery).await;
@@ -333,7 +337,7 @@ pub async fn an_invalid_schedule_is_refused<F: Factory>(factory: &F) {
         let task = ScheduledTask::new(NAME, schedule, "task", "");
         let refused = schedules.put(&task).await;
         assert!(refused.is_err_and(|error| error.is_invalid()));
-        let entries = [often(100, "x"), task];
+        let entries = [scheduled_task(100, "x"), task];
         let ended = in_time("running", schedules.run(entries)).await;
         assert!(ended.is_err_and(|error| error.is_invalid()));
     }

@@ -10,13 +10,15 @@ use super::{
 };
 use crate::message::{Deadline, Due, IdempotencyKey, Message, Replicas};
 
-fn delayed(payload: &'static str, due: Due) -> Message {
+/// Returns a task that is due at this time.
+fn delayed_task(payload: &'static str, due: Due) -> Message {
     let mut message = Message::task("task", payload);
     message.parts_mut().due = Some(due);
     message
 }
 
-fn keyed(payload: &'static str, key: &str) -> Message {
+/// Returns a task with this idempotency key.
+fn keyed_task(payload: &'static str, key: &str) -> Message {
     let mut message = Message::task("task", payload);
     message.parts_mut().idempotency_key = Some(key.into());
     message
@@ -32,10 +34,10 @@ pub async fn a_delayed_task_is_delivered_when_it_is_due<F: Factory>(factory: &F)
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
     let start = Instant::now();
-    let later = send(&handle, delayed("later", Due::After(DELAY))).await;
-    let soon = send(&handle, delayed("soon", Due::After(DELAY / 5))).await;
+    let later = send(&handle, delayed_task("later", Due::After(DELAY))).await;
+    let soon = send(&handle, delayed_task("soon", Due::After(DELAY / 5))).await;
     let mut worker = scene.worker().await;
-    let now = scene.task("now").await;
+    let now = scene.send_task("now").await;
     for (receipt, payload, wait) in [
         (now, "now", Duration::ZERO),
         (soon, "soon", DELAY / 5),
@@ -75,13 +77,13 @@ pub async fn a_task_for_a_time_is_delivered_then_or_at_once_if_it_is_past<F: Fac
         SystemTime::UNIX_EPOCH - Duration::from_secs(1),
         SystemTime::now() - Duration::from_secs(3600),
     ] {
-        let receipt = send(&handle, delayed("past", Due::At(time))).await;
+        let receipt = send(&handle, delayed_task("past", Due::At(time))).await;
         let delivery = worker.one().await;
         assert_eq!(id(&delivery), &receipt);
         done(delivery).await;
     }
     let time = SystemTime::now() + Duration::from_secs(3600);
-    send(&handle, delayed("in an hour", Due::At(time))).await;
+    send(&handle, delayed_task("in an hour", Due::At(time))).await;
     worker
         .nothing_for(QUIET, "the task came an hour early")
         .await;
@@ -97,7 +99,7 @@ pub async fn a_delayed_task_keeps_its_id_through_redelivery<F: Factory>(factory:
     let handle = scene.handle().await;
     let mut worker = scene.worker().await;
     let due = Due::After(Duration::from_millis(10));
-    let receipt = send(&handle, delayed("again", due)).await;
+    let receipt = send(&handle, delayed_task("again", due)).await;
     for _ in 0..3 {
         let delivery = worker.one().await;
         assert_eq!(id(&delivery), &receipt);
@@ -116,8 +118,8 @@ pub async fn a_delayed_task_can_be_cancelled_until_it_is_due<F: Factory>(factory
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
     let mut worker = scene.worker().await;
-    let unwanted = send(&handle, delayed("unwanted", Due::After(DELAY))).await;
-    let wanted = send(&handle, delayed("wanted", Due::After(DELAY))).await;
+    let unwanted = send(&handle, delayed_task("unwanted", Due::After(DELAY))).await;
+    let wanted = send(&handle, delayed_task("wanted", Due::After(DELAY))).await;
     assert!(scene.cancel(&handle, &unwanted).await);
     assert!(
         !scene.cancel(&handle, &unwanted).await,
@@ -127,7 +129,7 @@ pub async fn a_delayed_task_can_be_cancelled_until_it_is_due<F: Factory>(factory
     assert_eq!(id(&delivery), &wanted);
     assert!(!scene.cancel(&handle, &wanted).await, "it was due");
     done(delivery).await;
-    let plain = scene.task("plain").await;
+    let plain = scene.send_task("plain").await;
     assert!(!scene.cancel(&handle, &plain).await, "it was not delayed");
     done(worker.one().await).await;
     worker.nothing_for(2 * DELAY, "a cancelled task came").await;
@@ -175,12 +177,12 @@ pub async fn an_idempotency_key_is_one_task_within_its_window<F: Factory>(factor
         return;
     }
     let scene = Scene::new(factory).with(|settings| settings.idempotency_window = WINDOW);
-    let (handle, second) = (scene.handle().await, scene.handle().await);
+    let (handle, other_handle) = (scene.handle().await, scene.handle().await);
     let mut worker = scene.worker().await;
-    let first = send(&handle, keyed("first", "order 7")).await;
-    let other = send(&handle, keyed("other", "order 8")).await;
+    let first = send(&handle, keyed_task("first", "order 7")).await;
+    let other = send(&handle, keyed_task("other", "order 8")).await;
     assert_ne!(first, other);
-    let repeated = send(&second, keyed("again", "order 7")).await;
+    let repeated = send(&other_handle, keyed_task("again", "order 7")).await;
     assert_eq!(repeated, first, "the receipt is that of the first");
     for (receipt, payload, key) in [(&first, "first", "order 7"), (&other, "other", "order 8")] {
         let delivery = worker.one().await;
@@ -193,18 +195,18 @@ pub async fn an_idempotency_key_is_one_task_within_its_window<F: Factory>(factor
         done(delivery).await;
     }
     assert_eq!(
-        send(&handle, keyed("again", "order 7")).await,
+        send(&handle, keyed_task("again", "order 7")).await,
         first,
         "a task that is done keeps its key"
     );
     worker.nothing_for(QUIET, "the task was sent twice").await;
     sleep(WINDOW).await;
-    let new = send(&handle, keyed("new", "order 7")).await;
+    let new = send(&handle, keyed_task("new", "order 7")).await;
     assert_ne!(new, first, "the window is over");
     done(worker.one().await).await;
 
     let elsewhere = Scene::new(factory);
-    let theirs = send(&elsewhere.handle().await, keyed("theirs", "order 8")).await;
+    let theirs = send(&elsewhere.handle().await, keyed_task("theirs", "order 8")).await;
     assert_ne!(theirs, other, "each stream has its own keys");
     worker.close().await;
 }
@@ -217,7 +219,7 @@ pub async fn senders_of_one_key_at_the_same_time_send_one_task<F: Factory>(facto
     }
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
-    let sends = (0..20).map(|_| send(&handle, keyed("once", "k")));
+    let sends = (0..20).map(|_| send(&handle, keyed_task("once", "k")));
     let receipts = futures_util::future::join_all(sends).await;
     assert!(
         receipts.iter().all(|receipt| *receipt == receipts[0]),
@@ -242,7 +244,7 @@ pub async fn a_cancelled_task_frees_its_idempotency_key<F: Factory>(factory: &F)
     let handle = scene.handle().await;
     let mut worker = scene.worker().await;
     let later = || {
-        let mut task = keyed("later", "k");
+        let mut task = keyed_task("later", "k");
         task.parts_mut().due = Some(Due::After(Duration::from_secs(3600)));
         task
     };
@@ -250,7 +252,7 @@ pub async fn a_cancelled_task_frees_its_idempotency_key<F: Factory>(factory: &F)
     assert_eq!(send(&handle, later()).await, first);
     assert!(scene.cancel(&handle, &first).await);
     assert!(!scene.cancel(&handle, &first).await);
-    let now = send(&handle, keyed("now", "k")).await;
+    let now = send(&handle, keyed_task("now", "k")).await;
     assert_ne!(now, first);
     let delivery = worker.one().await;
     assert_eq!(id(&delivery), &now);
@@ -262,15 +264,15 @@ pub async fn a_cancelled_task_frees_its_idempotency_key<F: Factory>(factory: &F)
 pub async fn an_invalid_message_is_refused<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
-    let with = |mut message: Message, due: Option<Due>, key: Option<&str>| {
+    let with_due_and_key = |mut message: Message, due: Option<Due>, key: Option<&str>| {
         message.parts_mut().due = due;
         message.parts_mut().idempotency_key = key.map(IdempotencyKey::from);
         message
     };
-    let second = Some(Due::After(Duration::from_secs(1)));
+    let in_a_second = Some(Due::After(Duration::from_secs(1)));
     let task = || Message::task("task", "");
     let long = "k".repeat(1025);
-    let mut too_short = with(task(), second, None);
+    let mut too_short = with_due_and_key(task(), in_a_second, None);
     too_short.parts_mut().deadline = Some(Deadline::after(Duration::from_millis(500)));
     let replicated = |mut message: Message, count, within| {
         message.parts_mut().replicas = Some(Replicas { count, within });
@@ -286,6 +288,7 @@ pub async fn an_invalid_message_is_refused<F: Factory>(factory: &F) {
         message.parts_mut().attempt_timeout = timeout;
         message
     };
+    // Messages with an option that their kind does not have, or with an invalid value.
     let mut invalid = vec![
         limited(Message::rpc("a", ""), Some(1), None),
         limited(Message::rpc("a", ""), None, Some(brief)),
@@ -296,15 +299,15 @@ pub async fn an_invalid_message_is_refused<F: Factory>(factory: &F) {
         replicated(task(), 0, brief),
         replicated(task(), 1, Duration::ZERO),
         replicated(task(), 1, Duration::MAX),
-        with(Message::event("a", ""), second, None),
-        with(Message::rpc("a", ""), second, None),
-        with(Message::event("a", ""), None, Some("k")),
-        with(Message::rpc("a", ""), None, Some("k")),
+        with_due_and_key(Message::event("a", ""), in_a_second, None),
+        with_due_and_key(Message::rpc("a", ""), in_a_second, None),
+        with_due_and_key(Message::event("a", ""), None, Some("k")),
+        with_due_and_key(Message::rpc("a", ""), None, Some("k")),
         sharded(Message::rpc("a", "")),
         sharded(task()),
-        with(task(), Some(Due::After(Duration::MAX)), None),
-        with(task(), None, Some("")),
-        with(task(), None, Some(&long)),
+        with_due_and_key(task(), Some(Due::After(Duration::MAX)), None),
+        with_due_and_key(task(), None, Some("")),
+        with_due_and_key(task(), None, Some(&long)),
         too_short,
     ];
     if !factory.capabilities().replicas {
@@ -317,6 +320,7 @@ pub async fn an_invalid_message_is_refused<F: Factory>(factory: &F) {
             Ok(_) => panic!("it should have been refused: {shown}"),
         }
     }
+    // A message whose deadline has passed is refused, too, as a timeout.
     let mut late = task();
     late.parts_mut().deadline = Some(Deadline::after(Duration::ZERO));
     let error = call(&handle, late).await.expect_err("its time is over");

@@ -25,9 +25,10 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
     assert_eq!((found.entries, found.groups.len()), (0, 0), "{found:?}");
     assert_eq!(found.stream, scene.settings.stream);
 
+    // Ten tasks wait, and the worker has taken none.
     let mut worker = scene.worker().await;
     for _ in 0..10 {
-        scene.task("x").await;
+        scene.send_task("x").await;
     }
     let mut expected = StreamStats::new(&scene.settings.stream, 10, 0);
     expected.groups = vec![GroupStats::new("workers")];
@@ -45,6 +46,7 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
     expected.groups[0].kept_entries = Some(10);
     assert_eq!(found, expected);
 
+    // The worker takes six tasks.
     let mut held = worker.exactly(6).await;
     sleep(Duration::from_millis(50)).await;
     let found = stats().await;
@@ -60,15 +62,16 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
         "{oldest:?}"
     );
 
+    // One task is done, one is redelivered in an hour, one at once, and one becomes a dead letter.
     let mut take = || held.pop().expect("six are held");
     done(take()).await;
     settle(take(), redeliver_after(Duration::from_secs(3600))).await;
     settle(take(), redeliver_after(Duration::ZERO)).await;
-    let dead = Verdict::DeadLetter {
+    let verdict = Verdict::DeadLetter {
         reason: "it failed in a check".into(),
         answer: None,
     };
-    settle(take(), dead).await;
+    settle(take(), verdict).await;
     if factory.capabilities().delayed_tasks {
         let mut later = Message::task("task", "");
         later.parts_mut().due = Some(Due::After(Duration::from_secs(3600)));
@@ -76,7 +79,7 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
         assert_eq!(stats().await.delayed, 1);
     }
     if factory.capabilities().groups {
-        let _other = scene.group("another", Start::Beginning).worker().await;
+        let _other = scene.with_group("another", Start::Beginning).worker().await;
         let found = stats().await;
         let names: Vec<_> = found
             .groups
@@ -98,6 +101,7 @@ pub async fn statistics_follow_what_happens_to_messages<F: Factory>(factory: &F)
     assert_eq!(numbers, (2, 1, 1, 1), "{found:?}");
     assert_eq!(group.last_delivered, last_delivered, "none was read since");
 
+    // The worker handles all tasks that are due, and leaves.
     for delivery in held {
         done(delivery).await;
     }
@@ -125,11 +129,12 @@ pub async fn a_backlog_counts_each_message_by_what_it_waits_for<F: Factory>(fact
     let backlog = async || must("reading the backlog", factory.backlog(&handle)).await;
     assert_eq!(backlog().await, Backlog::default(), "there is no stream");
     for _ in 0..4 {
-        scene.task("x").await;
+        scene.send_task("x").await;
     }
     let found = backlog().await;
     assert_eq!((found.waiting, found.workers), (4, 0), "there is no group");
 
+    // One task waits, one runs, and two wait for their next attempt.
     let mut worker = scene.worker().await;
     let mut held = worker.exactly(3).await;
     settle(
@@ -142,6 +147,7 @@ pub async fn a_backlog_counts_each_message_by_what_it_waits_for<F: Factory>(fact
         redeliver_after(Duration::from_secs(3600)),
     )
     .await;
+    // Of the delayed tasks, one is due soon, and one in an hour.
     let mut delayed = 0;
     if factory.capabilities().delayed_tasks {
         for seconds in [10, 3600] {
@@ -168,6 +174,7 @@ pub async fn a_backlog_counts_each_message_by_what_it_waits_for<F: Factory>(fact
     assert_eq!(found.total(), 3 + delayed / 2);
     assert!(!found.is_empty());
 
+    // After the crash of the worker, its delivery counts as unclaimed.
     if factory.capabilities().claim {
         worker.vanish();
         drop(held);

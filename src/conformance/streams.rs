@@ -6,7 +6,7 @@ use super::{
     Factory,
     scene::{
         QUIET, Scene, answer, assert_same, attempt, call, done, message, outcome, redeliver_after,
-        request, send, settle, stream_of,
+        send, settle, spawn_request, stream_of,
     },
 };
 use crate::{
@@ -29,6 +29,7 @@ fn scene_of<F: Factory>(
     )
 }
 
+/// Returns a task for this stream.
 fn task_to(stream: &Name, payload: impl ToString) -> Message {
     let mut task = Message::task("task", payload.to_string());
     task.parts_mut().to = Some(stream.clone());
@@ -56,7 +57,7 @@ pub async fn a_call_can_choose_its_stream<F: Factory>(factory: &F) {
     done(delivery).await;
     let mut query = Message::rpc("ask", "2");
     query.parts_mut().to = Some(other.clone());
-    let pending = request(&handle, query);
+    let pending = spawn_request(&handle, query);
     answer(
         chosen.one().await,
         Ok("3".into_reply().expect("a text is a reply")),
@@ -135,9 +136,9 @@ pub async fn streams_share_by_their_weights<F: Factory>(factory: &F) {
         .iter()
         .map(|stream| counts.get(stream).copied().unwrap_or(0))
         .collect();
-    let near = |share: usize, wanted: usize| share.abs_diff(wanted) <= 12;
+    let is_near = |share: usize, wanted: usize| share.abs_diff(wanted) <= 12;
     assert!(
-        near(shares[0], 60) && near(shares[1], 30) && near(shares[2], 10) && shares[2] > 0,
+        is_near(shares[0], 60) && is_near(shares[1], 30) && is_near(shares[2], 10) && shares[2] > 0,
         "{shares:?} of 100 instead of about 60, 30 and 10"
     );
     for delivery in worker.exactly(200).await {
@@ -167,15 +168,15 @@ pub async fn a_redelivery_in_a_set_stays_on_its_stream<F: Factory>(factory: &F) 
     assert_same(second.iter().map(stream_of), streams.clone());
     for delivery in second {
         assert_eq!(attempt(&delivery), 2);
-        let dead = Verdict::DeadLetter {
+        let verdict = Verdict::DeadLetter {
             reason: "bad".into(),
             answer: None,
         };
-        settle(delivery, dead).await;
+        settle(delivery, verdict).await;
     }
     for stream in &streams {
-        let one = Scene::new(factory).with(|settings| settings.stream = stream.clone());
-        if let Some(letters) = one.list_dead_letters().await {
+        let one_stream = Scene::new(factory).with(|settings| settings.stream = stream.clone());
+        if let Some(letters) = one_stream.list_dead_letters().await {
             assert_eq!(letters.len(), 1, "the dead letters of {stream}");
         }
     }

@@ -20,13 +20,15 @@ use crate::{
 /// The time for which the records of tasks are kept.
 pub(super) const RETENTION: Duration = Duration::from_secs(60);
 
-pub(super) fn tracked(payload: &'static str) -> Message {
+/// Returns a task whose status is recorded.
+pub(super) fn tracked_task(payload: &'static str) -> Message {
     let mut task = Message::task("task", payload);
     task.parts_mut().tracked = Some(RETENTION);
     task
 }
 
-pub(super) fn unique(key: &str, on_conflict: OnConflict) -> Message {
+/// Returns a task with this unique key.
+pub(super) fn unique_task(key: &str, on_conflict: OnConflict) -> Message {
     let mut task = Message::task("task", key.to_owned());
     let mut unique = Unique::new(key);
     unique.on_conflict = on_conflict;
@@ -44,13 +46,16 @@ pub(super) async fn connect<F: Factory>(factory: &F, scene: &Scene<'_, F>) -> (F
     )
 }
 
+/// Returns the recorded status of a task.
 pub(super) async fn status(tasks: &Tasks, id: &MessageId) -> TaskStatus {
     let status = must("looking up a task", tasks.status(id)).await;
     status.expect("the status is recorded")
 }
 
+/// Does the same as `assert_eq!`, for two values of one type. So the type of one can be inferred
+/// from the other.
 #[track_caller]
-pub(super) fn assert_same<T: PartialEq + Debug>(found: T, expected: T) {
+pub(super) fn assert_equal<T: PartialEq + Debug>(found: T, expected: T) {
     assert_eq!(found, expected);
 }
 
@@ -63,7 +68,7 @@ pub async fn the_status_of_a_task_follows_it<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    let receipt = send(&handle, tracked("first")).await;
+    let receipt = send(&handle, tracked_task("first")).await;
     let waiting = status(&tasks, &receipt).await;
     assert_eq!((&*waiting.name, waiting.attempt.0), ("task", 0));
     assert_eq!((waiting.started_at, waiting.ended_at), (None, None));
@@ -89,7 +94,7 @@ pub async fn the_status_of_a_task_follows_it<F: Factory>(factory: &F) {
     assert_eq!((ended.state, ended.attempt.0), (TaskState::Done, 2));
     assert!(ended.ended_at >= ended.started_at && ended.started_at.is_some());
 
-    let discarded = send(&handle, tracked("second")).await;
+    let discarded = send(&handle, tracked_task("second")).await;
     let verdict = Verdict::Discard {
         reason: Discarded::Requested,
         answer: None,
@@ -99,7 +104,7 @@ pub async fn the_status_of_a_task_follows_it<F: Factory>(factory: &F) {
 
     let plain = send(&handle, Message::task("task", "")).await;
     let found = must("looking up a task", tasks.status(&plain)).await;
-    assert_same(found, None);
+    assert_equal(found, None);
     done(worker.one().await).await;
     worker.close().await;
 }
@@ -113,7 +118,7 @@ pub async fn the_status_of_a_dead_task_follows_its_replay<F: Factory>(factory: &
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    let mut task = unique("k", OnConflict::Keep);
+    let mut task = unique_task("k", OnConflict::Keep);
     task.parts_mut().tracked = Some(RETENTION);
     let receipt = send(&handle, task).await;
     let verdict = Verdict::DeadLetter {
@@ -127,7 +132,7 @@ pub async fn the_status_of_a_dead_task_follows_its_replay<F: Factory>(factory: &
         (TaskState::Dead, "it cannot be read")
     );
     let key = UniqueKey::from("k");
-    assert_same(
+    assert_equal(
         must("looking for the holder", tasks.holder(&key)).await,
         None,
     );
@@ -139,7 +144,7 @@ pub async fn the_status_of_a_dead_task_follows_its_replay<F: Factory>(factory: &
     must("replaying", replayed).await;
     assert_eq!(status(&tasks, &receipt).await.state, TaskState::Waiting);
     let holder = must("looking for the holder", tasks.holder(&key)).await;
-    assert_same(holder.as_ref(), Some(&receipt));
+    assert_equal(holder.as_ref(), Some(&receipt));
     let delivery = worker.one().await;
     assert_eq!(id(&delivery), &receipt);
     done(delivery).await;
@@ -156,39 +161,47 @@ pub async fn a_unique_key_is_held_until_its_task_has_ended<F: Factory>(factory: 
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    let mut delayed = unique("k", OnConflict::Keep);
+    let mut delayed = unique_task("k", OnConflict::Keep);
     delayed.parts_mut().due = Some(crate::Due::After(Duration::from_millis(500)));
     let first = send(&handle, delayed).await;
-    let is_held = async || {
-        let kept = must("sending", call(&handle, unique("k", OnConflict::Keep))).await;
+    let assert_held = async || {
+        let kept = must("sending", call(&handle, unique_task("k", OnConflict::Keep))).await;
         assert!(kept.is_duplicate());
-        assert_same(kept.receipt(), Some(&first));
-        let refused = call(&handle, unique("k", OnConflict::Refuse)).await;
+        assert_equal(kept.receipt(), Some(&first));
+        let refused = call(&handle, unique_task("k", OnConflict::Refuse)).await;
         let refused = refused.expect_err("another task holds the key");
         assert!(refused.is_duplicate(), "{refused}");
-        assert_same(refused.stored_id(), Some(&first));
+        assert_equal(refused.stored_id(), Some(&first));
         let key = UniqueKey::from("k");
         let holder = tasks.holder(&key);
-        assert_same(
+        assert_equal(
             must("looking for the holder", holder).await.as_ref(),
             Some(&first),
         );
     };
-    is_held().await;
+    assert_held().await;
     let delivery = worker.one().await;
     assert_eq!(id(&delivery), &first);
-    is_held().await;
+    assert_held().await;
     settle(delivery, redeliver_after(Duration::from_millis(300))).await;
-    is_held().await;
+    assert_held().await;
     let delivery = worker.one().await;
     assert_eq!(attempt(&delivery), 2);
-    is_held().await;
+    assert_held().await;
     done(delivery).await;
 
-    let next = must("sending", call(&handle, unique("k", OnConflict::Refuse))).await;
+    let next = must(
+        "sending",
+        call(&handle, unique_task("k", OnConflict::Refuse)),
+    )
+    .await;
     assert!(!next.is_duplicate());
     assert_ne!(next.receipt(), Some(&first));
-    let other = must("sending", call(&handle, unique("other", OnConflict::Keep))).await;
+    let other = must(
+        "sending",
+        call(&handle, unique_task("other", OnConflict::Keep)),
+    )
+    .await;
     assert!(!other.is_duplicate());
     for _ in 0..2 {
         done(worker.one().await).await;
@@ -205,7 +218,7 @@ pub async fn a_unique_task_replaces_one_that_is_not_due<F: Factory>(factory: &F)
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let debounced = |payload: &'static str| {
-        let mut task = unique("k", OnConflict::Replace);
+        let mut task = unique_task("k", OnConflict::Replace);
         *task.payload_mut() = payload.into();
         task.parts_mut().tracked = Some(RETENTION);
         task.parts_mut().due = Some(crate::Due::After(Duration::from_millis(600)));
@@ -235,7 +248,7 @@ pub async fn senders_of_one_unique_key_at_the_same_time_send_one_task<F: Factory
     }
     let scene = Scene::new(factory);
     let handle = scene.handle().await;
-    let calls = (0..50).map(|_| call(&handle, unique("k", OnConflict::Keep)));
+    let calls = (0..50).map(|_| call(&handle, unique_task("k", OnConflict::Keep)));
     let replies = futures_util::future::join_all(calls).await;
     let stored = replies.into_iter().filter(|reply| match reply {
         Ok(reply) => !reply.is_duplicate(),
@@ -262,16 +275,16 @@ pub async fn a_task_that_is_not_running_is_cancelled_and_does_not_run<F: Factory
         assert_eq!(cancelled.state, TaskState::Cancelled);
         assert_eq!(cancelled.reason, "not needed");
     };
-    let mut delayed = tracked("delayed");
+    let mut delayed = tracked_task("delayed");
     delayed.parts_mut().due = Some(crate::Due::After(Duration::from_millis(300)));
     cancel(&send(&handle, delayed).await).await;
-    let waiting = send(&handle, tracked("waiting")).await;
+    let waiting = send(&handle, tracked_task("waiting")).await;
     cancel(&waiting).await;
 
     let mut worker = scene.worker().await;
     worker.nothing_for(2 * QUIET, "a cancelled task came").await;
     for delay in [Duration::ZERO, Duration::from_millis(300)] {
-        let failed = send(&handle, tracked("failed")).await;
+        let failed = send(&handle, tracked_task("failed")).await;
         let delivery = worker.one().await;
         worker.stop().await;
         settle(delivery, redeliver_after(delay)).await;
@@ -282,24 +295,24 @@ pub async fn a_task_that_is_not_running_is_cancelled_and_does_not_run<F: Factory
     }
     let unknown = MessageId::from("c0ffee00-0000-4000-8000-000000000000");
     assert!(!must("cancelling", tasks.cancel(&unknown, "")).await);
-    let finished = send(&handle, tracked("done")).await;
+    let finished = send(&handle, tracked_task("done")).await;
     done(worker.one().await).await;
     assert!(!must("cancelling", tasks.cancel(&finished, "too late")).await);
     assert_eq!(status(&tasks, &finished).await.state, TaskState::Done);
     worker.close().await;
 }
 
-/// Checks that a running task learns soon that it was cancelled, and why. Its verdict then has no
-/// effect, and its key is free.
+/// Checks that a running task learns soon that it was cancelled, and why. The verdict of a
+/// cancelled task has no effect, and its key is free.
 pub async fn a_running_task_learns_that_it_is_cancelled<F: Factory>(factory: &F) {
     if !factory.capabilities().tasks {
         return;
     }
-    // The lease can have any length, because the worker looks for cancellations every second.
+    // No short lease is needed, because the worker looks for cancellations every second.
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    let running = send(&handle, unique("k", OnConflict::Keep)).await;
+    let running = send(&handle, unique_task("k", OnConflict::Keep)).await;
     let delivery = worker.one().await;
     let lease = message(&delivery).parts().lease.clone();
     let lease = lease.expect("a transport with recorded tasks has leases");
@@ -308,9 +321,13 @@ pub async fn a_running_task_learns_that_it_is_cancelled<F: Factory>(factory: &F)
     learnt.expect("the worker learns that the task is cancelled");
     assert_eq!(lease.cancelled(), Some("changed my mind"));
     done(delivery).await;
-    let next = must("sending", call(&handle, unique("k", OnConflict::Refuse))).await;
+    let next = must(
+        "sending",
+        call(&handle, unique_task("k", OnConflict::Refuse)),
+    )
+    .await;
     let delivery = worker.one().await;
-    assert_same(Some(id(&delivery)), next.receipt());
+    assert_equal(Some(id(&delivery)), next.receipt());
     done(delivery).await;
     worker.nothing_for(QUIET, "a cancelled task came").await;
     worker.close().await;
@@ -327,7 +344,7 @@ pub async fn a_task_that_kills_its_workers_frees_its_key<F: Factory>(factory: &F
         settings.max_deliveries = 1;
     });
     let (handle, tasks) = connect(factory, &scene).await;
-    let mut task = unique("k", OnConflict::Keep);
+    let mut task = unique_task("k", OnConflict::Keep);
     task.parts_mut().tracked = Some(RETENTION);
     let poison = send(&handle, task).await;
     let mut worker = scene.worker().await;
@@ -339,7 +356,11 @@ pub async fn a_task_that_kills_its_workers_frees_its_key<F: Factory>(factory: &F
         .nothing_for(4 * LEASE, "a task with one delivery came twice")
         .await;
     assert_eq!(status(&tasks, &poison).await.state, TaskState::Dead);
-    let next = must("sending", call(&handle, unique("k", OnConflict::Refuse))).await;
+    let next = must(
+        "sending",
+        call(&handle, unique_task("k", OnConflict::Refuse)),
+    )
+    .await;
     assert!(!next.is_duplicate());
     done(worker.one().await).await;
     worker.close().await;
@@ -355,14 +376,14 @@ pub async fn a_follow_up_can_be_unique<F: Factory>(factory: &F) {
     let scene = Scene::new(factory);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut worker = scene.worker().await;
-    send(&handle, tracked("first")).await;
-    send(&handle, tracked("first")).await;
+    send(&handle, tracked_task("first")).await;
+    send(&handle, tracked_task("first")).await;
     for delivery in worker.exactly(2).await {
         let first = id(&delivery).clone();
         let outbox = Outbox::of_delivery(message(&delivery).parts()).expect("it has an outbox");
         must(
             "adding a task",
-            call(&outbox, unique("k", OnConflict::Keep)),
+            call(&outbox, unique_task("k", OnConflict::Keep)),
         )
         .await;
         done(delivery).await;
@@ -375,7 +396,7 @@ pub async fn a_follow_up_can_be_unique<F: Factory>(factory: &F) {
         tasks.holder(&UniqueKey::from("k")),
     )
     .await;
-    assert_same(holder.as_ref(), Some(id(&delivery)));
+    assert_equal(holder.as_ref(), Some(id(&delivery)));
     done(delivery).await;
     worker.nothing_for(QUIET, "a duplicate came").await;
     worker.close().await;

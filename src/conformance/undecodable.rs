@@ -18,20 +18,25 @@ pub async fn an_undecodable_entry_does_not_hold_up_others<F: Factory>(factory: &
         return;
     }
     let entries: [&[(&str, &[u8])]; 10] = [
+        // A field is missing.
         &[("hello", b"world")],
         &[("name", b"a"), ("payload", b"")],
         &[("type", b"task"), ("payload", b"")],
         &[("type", b"task"), ("name", b"a")],
+        // The kind or the name is invalid.
         &[("type", b"job"), ("name", b"a"), ("payload", b"")],
         &[("type", b"task"), ("name", b"\xff\xfe"), ("payload", b"")],
         &[("type", b"task"), ("name", b""), ("payload", b"")],
+        // A field is repeated.
         &[
             ("type", b"task"),
             ("name", b"a"),
             ("payload", b"1"),
             ("payload", b"2"),
         ],
+        // A request has no reply address.
         &[("type", b"rpc"), ("name", b"a"), ("payload", b"")],
+        // The name of a header is invalid.
         &[
             ("type", b"task"),
             ("name", b"a"),
@@ -44,7 +49,8 @@ pub async fn an_undecodable_entry_does_not_hold_up_others<F: Factory>(factory: &
     for entry in entries {
         scene.add_raw(entry).await;
     }
-    let receipt = scene.task("after them").await;
+    let receipt = scene.send_task("after them").await;
+    // Each entry is delivered once, as undecodable, and becomes a dead letter.
     for entry in entries {
         let delivery = worker.one().await;
         let undecodable = match &delivery.content {

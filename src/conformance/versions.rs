@@ -12,9 +12,10 @@ use crate::{
 };
 
 /// The maximum time until a worker gets a task.
-const SOON: Duration = Duration::from_secs(10);
+const MAX_DELIVERY_WAIT: Duration = Duration::from_secs(10);
 
-fn knowing(version: u32) -> Interest {
+/// Returns the interest of a worker that knows the payloads of `task` up to this version.
+fn interest_up_to(version: u32) -> Interest {
     Interest {
         versions: vec![("task".into(), version)],
         ..Interest::stream()
@@ -37,12 +38,12 @@ pub async fn a_task_of_a_newer_version_waits_for_a_newer_worker<F: Factory>(fact
     let scene = Scene::new(factory);
     let mut old = scene.worker().await;
     for payload in ["first", "second"] {
-        scene.task(payload).await;
+        scene.send_task(payload).await;
     }
     for delivery in old.exactly(2).await {
         leave_to_newer(delivery, 3).await;
     }
-    let mut still_too_old = scene.worker_for(knowing(2)).await;
+    let mut still_too_old = scene.worker_for(interest_up_to(2)).await;
     old.nothing_for(QUIET, "no worker knows the version").await;
     still_too_old
         .nothing_for(QUIET, "this worker does not know the version either")
@@ -56,9 +57,9 @@ pub async fn a_task_of_a_newer_version_waits_for_a_newer_worker<F: Factory>(fact
     // These workers have asked for deliveries, so they could get the tasks if they stayed open.
     old.close().await;
     still_too_old.close().await;
-    let mut newer = scene.worker_for(knowing(3)).await;
+    let mut newer = scene.worker_for(interest_up_to(3)).await;
     for payload in ["first", "second"] {
-        let delivery = newer.within(SOON).await;
+        let delivery = newer.within(MAX_DELIVERY_WAIT).await;
         let delivery = delivery.expect("the newer worker gets the tasks soon");
         assert_eq!(message(&delivery).payload(), payload);
         assert_eq!(attempt(&delivery), 1);
@@ -75,13 +76,16 @@ pub async fn a_task_of_a_newer_version_passes_older_workers<F: Factory>(factory:
     }
     let scene = Scene::new(factory);
     let mut old = scene.worker().await;
-    let mut newer = scene.worker_for(knowing(3)).await;
-    scene.task("both").await;
+    let mut newer = scene.worker_for(interest_up_to(3)).await;
+    scene.send_task("both").await;
     for _ in 0..3 {
-        let delivery = old.within(SOON).await;
+        let delivery = old.within(MAX_DELIVERY_WAIT).await;
         leave_to_newer(delivery.expect("it is delivered again"), 3).await;
     }
-    let delivery = newer.within(SOON).await.expect("it is delivered again");
+    let delivery = newer
+        .within(MAX_DELIVERY_WAIT)
+        .await
+        .expect("it is delivered again");
     assert_eq!(attempt(&delivery), 1);
     done(delivery).await;
     old.close().await;

@@ -36,7 +36,7 @@ pub async fn a_worker_fetches_only_what_it_asked_for<F: Factory>(factory: &F) {
     let mut one = scene.worker().await;
     let mut other = scene.worker().await;
     for number in 0..10 {
-        scene.task(number.to_string()).await;
+        scene.send_task(number.to_string()).await;
     }
     let mut held = one.exactly(2).await;
     held.extend(other.exactly(8).await);
@@ -88,7 +88,7 @@ pub async fn a_worker_that_stops_leaves_the_rest_to_others_at_once<F: Factory>(f
     let mut one = scene.worker().await;
     let mut receipts = Vec::new();
     for number in 0..10 {
-        receipts.push(scene.task(number.to_string()).await);
+        receipts.push(scene.send_task(number.to_string()).await);
     }
     let held = one.exactly(2).await;
     // A dropped call of `next` may have fetched deliveries. `stop` releases these, too.
@@ -125,7 +125,7 @@ pub async fn a_worker_that_waits_can_be_closed<F: Factory>(factory: &F) {
     one.nothing_for(QUIET, "an empty stream gave a delivery")
         .await;
     one.close().await;
-    let receipt = scene.task("for the next").await;
+    let receipt = scene.send_task("for the next").await;
     let mut other = scene.worker().await;
     let delivery = other.one().await;
     assert_eq!((id(&delivery), attempt(&delivery)), (&receipt, 1));
@@ -143,7 +143,7 @@ pub async fn the_deliveries_of_a_crashed_worker_are_claimed<F: Factory>(factory:
     let scene = Scene::new(factory).with(|settings| settings.lease = LEASE);
     let mut vanishing = scene.worker().await;
     let mut other = scene.worker().await;
-    let receipt = scene.task("orphan").await;
+    let receipt = scene.send_task("orphan").await;
     let held = vanishing.one().await;
     assert_eq!(id(&held), &receipt);
     drop(held);
@@ -168,7 +168,7 @@ pub async fn a_dropped_delivery_is_delivered_again_after_its_lease<F: Factory>(f
     }
     let scene = Scene::new(factory).with(|settings| settings.lease = LEASE);
     let mut worker = scene.worker().await;
-    let receipt = scene.task("dropped").await;
+    let receipt = scene.send_task("dropped").await;
     drop(worker.one().await);
     let delivery = worker.one().await;
     assert_eq!((id(&delivery), attempt(&delivery)), (&receipt, 2));
@@ -185,7 +185,7 @@ pub async fn a_message_that_kills_its_workers_becomes_a_dead_letter<F: Factory>(
         settings.lease = LEASE;
         settings.max_deliveries = 2;
     });
-    let receipt = scene.task("poison").await;
+    let receipt = scene.send_task("poison").await;
     for expected in 1..=2 {
         let mut worker = scene.worker().await;
         let delivery = worker.one().await;
@@ -212,7 +212,7 @@ pub async fn a_live_worker_keeps_its_deliveries<F: Factory>(factory: &F) {
     let scene = Scene::new(factory).with(|settings| settings.lease = LEASE);
     let mut slow = scene.worker().await;
     let mut other = scene.worker().await;
-    scene.task("slow").await;
+    scene.send_task("slow").await;
     let delivery = slow.one().await;
     other
         .nothing_for(LEASE * 4, "the delivery was claimed from a live worker")
@@ -236,7 +236,7 @@ pub async fn a_lost_lease_is_reported_and_a_late_verdict_changes_nothing<F: Fact
     let scene = Scene::new(factory).with(|settings| settings.lease = LEASE);
     let mut stalled = scene.worker().await;
     let mut other = scene.worker().await;
-    let receipt = scene.task("contested").await;
+    let receipt = scene.send_task("contested").await;
     let held = stalled.one().await;
     let lease = message(&held).parts().lease.clone();
     let token = lease.expect("a delivery has a lease").token();

@@ -88,7 +88,7 @@ impl ConstantFields {
     }
 }
 
-/// Implements the constants. They differ only in their type parameters.
+/// Implements the types of constants. These types differ only in their type parameters.
 macro_rules! constants {
     ($(
         $(#[$doc:meta])*

@@ -1,7 +1,7 @@
 //! Contracts: names with the types of their payloads, in code that senders and workers share.
 //!
 //! A constant has a name and the type of the payload. Routers and clients take the constant in
-//! place of a name. A wrong type then does not compile, on either side:
+//! place of a name. A handler or a call with a wrong type does not compile:
 //!
 //! ```
 //! use campanile::{Client, Json, Router, contract::{Event, Rpc, Task}};
@@ -61,9 +61,9 @@
 //! worker compares the header of each message with the version of the route's constant. A payload
 //! of an older version is [lifted](Task::lift) step by step. If a step is missing, or the header is
 //! malformed, the message is rejected permanently. A message of a newer version fails with
-//! [`NewerVersion`], without counting an attempt. A task is then parked until there is a worker
-//! that knows its version. A request is delivered again after the back-off. An event is not
-//! delivered again. Layers see messages before they are lifted.
+//! [`NewerVersion`], without counting an attempt. After this error, a task is parked until a worker
+//! starts that knows its version, a request is delivered again after the back-off, and an event is
+//! not delivered again. Layers see messages before they are lifted.
 //!
 //! # Prefixes
 //! The name of a constant is joined with the prefixes of [`Router::nest`](crate::Router::nest) and

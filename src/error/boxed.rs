@@ -1,6 +1,6 @@
 //! Errors of any type.
 
-/// A boxed error of any type. The services of this crate fail with it.
+/// A boxed error of any type. It is the error of this crate's services.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// An error that converts into a [`BoxError`]. Bounds use this trait instead of `Into<BoxError>`,

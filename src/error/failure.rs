@@ -25,10 +25,10 @@ use crate::message::{Kind, PermitRequest};
 /// ```
 #[derive(Debug)]
 pub struct Failure {
-    settle: Settle,
+    settlement: Settle,
     cause: Option<BoxError>,
-    /// Set for [`Settle::Park`].
-    park: Option<PermitRequest>,
+    /// Set by [`Failure::park`].
+    permit_request: Option<PermitRequest>,
 }
 
 /// The settlement that a [`Failure`] requests.
@@ -43,8 +43,8 @@ pub enum Settle {
         /// `false` if this delivery does not count as an attempt.
         counted: bool,
     },
-    /// Parks the message until it gets a permit, or until there is a newer worker: see
-    /// [`Failure::park`].
+    /// Parks the message until it gets a permit, or until a worker starts that knows the version of
+    /// its payload: see [`Failure::park`].
     Park,
     /// Turns the message into a dead letter, without further attempts.
     DeadLetter,
@@ -78,7 +78,7 @@ impl Settle {
     /// ```
     pub fn of(kind: Kind, error: &(dyn std::error::Error + 'static)) -> Option<Self> {
         if let Some(failure) = find::<Failure>(error) {
-            return Some(failure.settle);
+            return Some(failure.settlement);
         }
         if kind == Kind::Rpc {
             return None;
@@ -96,11 +96,11 @@ impl Settle {
 }
 
 impl Failure {
-    fn new(settle: Settle) -> Self {
+    fn new(settlement: Settle) -> Self {
         Self {
-            settle,
+            settlement,
             cause: None,
-            park: None,
+            permit_request: None,
         }
     }
 
@@ -127,9 +127,8 @@ impl Failure {
     /// until it gets what `request` asks for, such as a permit of a
     /// [`Limit`](crate::transport::Limit).
     pub fn park(request: PermitRequest) -> Self {
-        let park = Some(request);
         Self {
-            park,
+            permit_request: Some(request),
             ..Self::new(Settle::Park)
         }
     }
@@ -149,7 +148,7 @@ impl Failure {
     /// cause, such as overload or a dependency that is down. The method affects only redeliveries.
     /// An uncounted redelivery may repeat forever.
     pub fn uncounted(mut self) -> Self {
-        if let Settle::Redeliver { counted, .. } = &mut self.settle {
+        if let Settle::Redeliver { counted, .. } = &mut self.settlement {
             *counted = false;
         }
         self
@@ -164,26 +163,26 @@ impl Failure {
     /// Returns the permit request of a failure that was created by [`park`](Self::park). `None` for
     /// any other failure.
     pub fn permit_request(&self) -> Option<&PermitRequest> {
-        self.park.as_ref()
+        self.permit_request.as_ref()
     }
 
     /// Returns the requested settlement.
     pub fn settle(&self) -> Settle {
-        self.settle
+        self.settlement
     }
 }
 
 impl From<Settle> for Failure {
     /// Creates a failure that requests this settlement, without a cause. With [`Settle::Park`] the
     /// failure has no permit request, so the message is redelivered without counting the attempt.
-    fn from(settle: Settle) -> Self {
-        Self::new(settle)
+    fn from(settlement: Settle) -> Self {
+        Self::new(settlement)
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.settle {
+        f.write_str(match self.settlement {
             Settle::Redeliver { .. } => "the delivery failed and is to be redelivered",
             Settle::Park => "the message waits outside of the workers",
             Settle::DeadLetter => "the delivery failed for good",

@@ -54,8 +54,8 @@ pub(crate) fn is_overload(error: &(dyn std::error::Error + 'static)) -> bool {
 ///
 /// Two kinds of wrappers hide the error that they wrap: an error with thiserror's
 /// `#[error(transparent)]`, and an `anyhow` or `eyre` error made from an `E` without any context.
-/// The `source` of such a wrapper is not the wrapped error, but the source of the wrapped error. So
-/// return the error without its wrapper, or unwrap it in a layer.
+/// The `source` of such a wrapper is the source of the wrapped error, so the chain leaves out the
+/// wrapped error itself. Return the error without its wrapper, or unwrap it in a layer.
 pub fn find<'a, E: std::error::Error + 'static>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> Option<&'a E> {

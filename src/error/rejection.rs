@@ -25,7 +25,7 @@ use super::BoxError;
 /// ```
 #[derive(Debug)]
 pub struct Rejection {
-    permanent: bool,
+    is_permanent: bool,
     message: String,
     source: Option<BoxError>,
 }
@@ -34,7 +34,7 @@ impl Rejection {
     /// Creates a permanent rejection: the message is invalid.
     pub fn permanent(message: impl Into<String>) -> Self {
         Self {
-            permanent: true,
+            is_permanent: true,
             message: message.into(),
             source: None,
         }
@@ -43,7 +43,7 @@ impl Rejection {
     /// Creates an ordinary rejection: another deployment may be able to handle the message.
     pub fn ordinary(message: impl Into<String>) -> Self {
         Self {
-            permanent: false,
+            is_permanent: false,
             message: message.into(),
             source: None,
         }
@@ -57,7 +57,7 @@ impl Rejection {
 
     /// Returns `true` if the message itself is invalid, so that no retry can help.
     pub fn is_permanent(&self) -> bool {
-        self.permanent
+        self.is_permanent
     }
 }
 

@@ -53,7 +53,7 @@ impl RpcCode {
 
 impl RpcCode {
     /// Returns the variant with this text. `None` if this is the text of a code of the application.
-    fn known(text: &str) -> Option<Self> {
+    fn from_known_text(text: &str) -> Option<Self> {
         Some(match text {
             "not_found" => RpcCode::NotFound,
             "invalid" => RpcCode::Invalid,
@@ -67,7 +67,7 @@ impl RpcCode {
 
 impl From<&str> for RpcCode {
     fn from(text: &str) -> Self {
-        Self::known(text).unwrap_or_else(|| RpcCode::Other(Cow::Owned(text.to_owned())))
+        Self::from_known_text(text).unwrap_or_else(|| RpcCode::Other(Cow::Owned(text.to_owned())))
     }
 }
 
@@ -116,7 +116,7 @@ impl RpcError {
         Self {
             // The caller decodes a known text to its variant, so the handler uses this variant,
             // too.
-            code: RpcCode::known(code.as_str()).unwrap_or(code),
+            code: RpcCode::from_known_text(code.as_str()).unwrap_or(code),
             message: message.into(),
         }
     }

@@ -46,7 +46,7 @@ struct LeaseInner {
     // Created on demand, because a token costs an allocation and most handlers do not use it.
     token: OnceLock<CancellationToken>,
     /// The reason why the task was cancelled. Set before the lease is lost.
-    cancelled: OnceLock<String>,
+    cancel_reason: OnceLock<String>,
     /// The record of the task. Empty if the task has none.
     record: OnceLock<Arc<RunningRecord>>,
     /// Set once the handler has taken a token. Such a handler is not dropped if the task is
@@ -60,7 +60,7 @@ struct LeaseInner {
 #[derive(Default)]
 struct OutboxSlot {
     /// Set once an outbox was extracted. Until then, `take_follow_ups` needs no lock.
-    used: AtomicBool,
+    is_used: AtomicBool,
     current: Mutex<Arc<FollowUps>>,
 }
 
@@ -83,7 +83,7 @@ impl Lease {
     /// follow-ups in the same step as the verdict [`Done`](crate::transport::Verdict::Done).
     pub fn take_follow_ups(&self) -> Vec<FollowUp> {
         match &self.0.outbox {
-            Some(slot) if slot.used.load(Ordering::Acquire) => lock(&slot.current).close(),
+            Some(slot) if slot.is_used.load(Ordering::Acquire) => lock(&slot.current).close(),
             _ => Vec::new(),
         }
     }
@@ -95,7 +95,7 @@ impl Lease {
         let new = Arc::<FollowUps>::default();
         let earlier = std::mem::replace(&mut *lock(&slot.current), new.clone());
         earlier.close();
-        slot.used.store(true, Ordering::Release);
+        slot.is_used.store(true, Ordering::Release);
         Some(new)
     }
 
@@ -109,19 +109,19 @@ impl Lease {
 
     /// Marks the task as cancelled for this reason, and the lease as lost. For transports.
     pub fn cancel(&self, reason: impl Into<String>) {
-        let _ = self.0.cancelled.set(reason.into());
+        let _ = self.0.cancel_reason.set(reason.into());
         self.lose();
     }
 
     /// Returns the reason why the task was [cancelled](crate::transport::Tasks::cancel). `None` if
     /// it was not cancelled.
     pub fn cancelled(&self) -> Option<&str> {
-        self.0.cancelled.get().map(String::as_str)
+        self.0.cancel_reason.get().map(String::as_str)
     }
 
-    /// Sets the record of the task. The task can then be cancelled while it runs. For transports. A
-    /// transport must call this before it returns the delivery, because `serve` looks for a record
-    /// only when it starts the delivery.
+    /// Sets the record of the task, so that the task can be cancelled while it runs. For
+    /// transports. A transport must call this method before it returns the delivery, because
+    /// `serve` looks for a record only when it starts the delivery.
     pub fn set_record(&self, record: impl TaskRecord) {
         let _ = self.0.record.set(Arc::new(RunningRecord::new(record)));
     }
@@ -138,9 +138,9 @@ impl Lease {
         self.record()?.close()
     }
 
-    /// Returns a future that completes when the task is cancelled: `serve` then drops the handler.
-    /// The future never completes if the handler has taken a token. `None` if the task cannot be
-    /// cancelled.
+    /// Returns a future that completes when the task is cancelled, so that `serve` drops the
+    /// handler. The future never completes if the handler has taken a token. `None` if the task
+    /// cannot be cancelled.
     pub(crate) fn drop_signal(&self) -> Option<impl Future<Output = ()> + use<>> {
         self.record()?;
         let (lease, token) = (self.clone(), self.get_or_create_token());

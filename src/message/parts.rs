@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{CorrelationId, IdempotencyKey, Lease, MessageId, Name, PartitionKey, Unique};
 
-/// The kind of a message. It decides which workers get the message, and the delivery guarantee.
+/// The kind of a message. The workers that get the message and the delivery guarantee depend on it.
 ///
 /// ```
 /// use campanile::{Kind, Router};
@@ -116,9 +116,9 @@ pub enum ReplyMode {
 }
 
 /// The number of the attempt to handle a message, from 1. Each redelivery adds one, also a
-/// redelivery to another worker after a lost lease. If a delivery did not count as an attempt, for
-/// example because the worker was overloaded, the next delivery has the same number. In the status
-/// of a task, 0 means that no attempt was started.
+/// redelivery to another worker after a lost lease. A delivery may not count as an attempt, for
+/// example because the worker was overloaded. In this case, the next delivery has the same number.
+/// In the status of a task, 0 means that no attempt was started.
 ///
 /// ```
 /// use campanile::{Attempt, Router};
@@ -150,7 +150,7 @@ impl Attempt {
 /// The time after which nobody needs the outcome of a message, on this process's monotonic clock.
 ///
 /// A message is sent with the time that remains until its deadline. Workers measure this time on
-/// the server's clock, so the clocks of two machines need not agree.
+/// the server's clock, so the clocks of the sender and the worker need not agree.
 ///
 /// ```
 /// use campanile::{Deadline, Router, RpcError};
@@ -172,7 +172,7 @@ impl Deadline {
     /// The default timeout of a request.
     pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-    /// Creates a deadline at `after` from now.
+    /// Creates a deadline that passes after this time.
     pub fn after(after: Duration) -> Self {
         let now = Instant::now();
         // If the sum overflows, the deadline is a century away.
@@ -294,8 +294,9 @@ pub struct Parts {
     /// For sending a task: the time at which it is due. Ignored in a delivery, and by services that
     /// handle the task in this process instead of storing it.
     pub due: Option<Due>,
-    /// For sending a task: the key with which the transport stores only one task within its
-    /// idempotency window. Ignored by services that handle the task in this process.
+    /// For sending a task: its idempotency key. Of the tasks with the same key, the transport
+    /// stores only the first within its idempotency window. Ignored by services that handle the
+    /// task in this process.
     pub idempotency_key: Option<IdempotencyKey>,
     /// For sending a task with an idempotency key: a digest of its content. If an earlier task with
     /// another digest has the same key, the call fails with a [reused

@@ -1,10 +1,10 @@
 //! Requests to park a message until it gets a permit, until its name is no longer paused, or until
-//! a newer worker starts.
+//! a newer worker starts. A worker is *newer* if it knows the version of the message's payload.
 
 use super::{Attempt, MessageId, Name, Parts};
 
 /// A delivery's request to be parked until it gets a permit, until its name is no longer paused, or
-/// until there is a [newer worker](Self::awaited_version).
+/// until a worker starts that [knows the version](Self::awaited_version) of its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PermitRequest {
@@ -13,7 +13,8 @@ pub struct PermitRequest {
     /// The name of the limit, a colon, and the key within the limit. Begins with the colon if the
     /// message waits for the end of a pause or for a newer worker.
     pub key: String,
-    /// The delivery that holds the permit: the message's id and the attempt.
+    /// The delivery that is to hold the permit: the message's id and the attempt. Empty if the
+    /// message waits for the end of a pause or for a newer worker.
     pub holder: String,
     /// The number of permits of the key. For a rate, the number of messages in a period. 0 if the
     /// message waits for the end of a pause or for a newer worker.

@@ -51,9 +51,9 @@ impl<'a> Shown<'a> {
 
     /// Returns the line as a string. Borrows the text if it is printable ASCII within the limit.
     pub fn text(&self) -> Cow<'a, str> {
-        let plain = |byte: &u8| matches!(byte, b' '..=b'~');
+        let is_printable = |byte: &u8| matches!(byte, b' '..=b'~');
         match std::str::from_utf8(self.bytes) {
-            Ok(text) if text.len() <= self.max && text.as_bytes().iter().all(plain) => {
+            Ok(text) if text.len() <= self.max && text.as_bytes().iter().all(is_printable) => {
                 Cow::Borrowed(text)
             }
             _ => Cow::Owned(self.to_string()),

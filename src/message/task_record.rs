@@ -14,7 +14,7 @@ use tokio::{runtime::Handle, time::sleep};
 use crate::{error::Error, sync::lock};
 
 /// The minimum time between two writes of the progress of a task.
-const BETWEEN_WRITES: Duration = Duration::from_secs(1);
+const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The future of a [`TaskRecord`].
 pub type RecordFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
@@ -36,16 +36,16 @@ pub trait TaskRecord: Send + Sync + 'static {
 /// The record of a task in its [`Lease`](super::Lease), with the progress that is not written yet.
 pub(crate) struct RunningRecord {
     pub(crate) record: Box<dyn TaskRecord>,
-    progress: Mutex<Unwritten>,
+    progress: Mutex<UnwrittenProgress>,
 }
 
 /// The progress that is not written yet.
 #[derive(Default)]
-struct Unwritten {
+struct UnwrittenProgress {
     /// The last report, until its write is confirmed. If the task ends first, this report is stored
     /// together with the end of the task, because a separate write may come too late.
     last: Option<Bytes>,
-    /// Set while a background task writes, or waits until it may write again.
+    /// Set while a tokio task writes, or waits until it may write again.
     is_writing: bool,
     /// Set once no more progress may be written.
     is_closed: bool,
@@ -59,8 +59,8 @@ impl RunningRecord {
         }
     }
 
-    /// Replaces the progress that is not written yet. A background task writes the newest progress,
-    /// at most once a second.
+    /// Replaces the progress that is not written yet. A tokio task writes the newest progress, at
+    /// most once a second.
     pub(crate) fn report(self: &Arc<Self>, progress: Bytes, runtime: &Handle) {
         let mut unwritten = lock(&self.progress);
         if unwritten.is_closed {
@@ -68,7 +68,7 @@ impl RunningRecord {
         }
         unwritten.last = Some(progress);
         if !std::mem::replace(&mut unwritten.is_writing, true) {
-            runtime.spawn(self.clone().write());
+            runtime.spawn(self.clone().write_progress());
         }
     }
 
@@ -79,8 +79,9 @@ impl RunningRecord {
         unwritten.last.take()
     }
 
-    async fn write(self: Arc<Self>) {
-        while let Some(progress) = self.next() {
+    /// Writes the newest progress, once a second, until none is unwritten or the record is closed.
+    async fn write_progress(self: Arc<Self>) {
+        while let Some(progress) = self.next_progress() {
             match self.record.set_progress(progress.clone()).await {
                 Ok(true) => {
                     let mut unwritten = lock(&self.progress);
@@ -92,11 +93,11 @@ impl RunningRecord {
                     tracing::debug!(error = error.chain(), "a progress could not be recorded");
                 }
             }
-            sleep(BETWEEN_WRITES).await;
+            sleep(WRITE_INTERVAL).await;
         }
     }
 
-    fn next(&self) -> Option<Bytes> {
+    fn next_progress(&self) -> Option<Bytes> {
         let mut unwritten = lock(&self.progress);
         let next = unwritten.last.clone().filter(|_| !unwritten.is_closed);
         unwritten.is_writing = next.is_some();
@@ -114,7 +115,8 @@ impl fmt::Debug for RunningRecord {
 mod tests {
     use super::*;
 
-    /// Records the progress that is written, and fails or refuses on request.
+    /// Records the progress that is written. The first write fails if it has the progress `fails`.
+    /// The progress `lost` is refused, and `hangs` is never confirmed.
     #[derive(Default)]
     struct Writes(Arc<Mutex<Vec<Bytes>>>);
 
@@ -158,9 +160,9 @@ mod tests {
                     tokio::task::yield_now().await;
                 }
             }
-            sleep(BETWEEN_WRITES).await;
+            sleep(WRITE_INTERVAL).await;
         }
-        sleep(2 * BETWEEN_WRITES).await;
+        sleep(2 * WRITE_INTERVAL).await;
         let written = lock(&written).clone();
         assert_eq!(written.first().unwrap(), "0.0");
         assert_eq!(written.last().unwrap(), "2.99999");
@@ -172,11 +174,11 @@ mod tests {
         let (record, written) = start();
         let runtime = Handle::current();
         record.report("fails".into(), &runtime);
-        sleep(2 * BETWEEN_WRITES).await;
+        sleep(2 * WRITE_INTERVAL).await;
         record.report("lost".into(), &runtime);
-        sleep(2 * BETWEEN_WRITES).await;
+        sleep(2 * WRITE_INTERVAL).await;
         record.report("late".into(), &runtime);
-        sleep(2 * BETWEEN_WRITES).await;
+        sleep(2 * WRITE_INTERVAL).await;
         assert_eq!(*lock(&written), ["fails", "fails", "lost"]);
         assert_eq!(record.close(), None);
     }
@@ -185,12 +187,12 @@ mod tests {
     async fn the_end_has_the_report_whose_write_is_not_confirmed() {
         let (record, written) = start();
         record.report("hangs".into(), &Handle::current());
-        sleep(BETWEEN_WRITES).await;
+        sleep(WRITE_INTERVAL).await;
         assert_eq!(*lock(&written), ["hangs"]);
         assert_eq!(record.close().as_deref(), Some(&b"hangs"[..]));
         let (record, _) = start();
         record.report("written".into(), &Handle::current());
-        sleep(BETWEEN_WRITES / 2).await;
+        sleep(WRITE_INTERVAL / 2).await;
         assert_eq!(record.close(), None);
     }
 }

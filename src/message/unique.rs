@@ -13,7 +13,7 @@ pub struct Unique {
     pub on_conflict: OnConflict,
 }
 
-/// The rule for a task whose [unique](Unique) key another task holds.
+/// The rule for a new task if another task holds its [unique](Unique) key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum OnConflict {

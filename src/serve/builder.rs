@@ -12,7 +12,7 @@ use super::{
     log::WorkerLog,
     policy::Policy,
     signals::ShutdownSignals,
-    worker::{Stop, Worker},
+    worker::{EndSignals, Worker},
 };
 use crate::{
     error::Error,
@@ -78,8 +78,8 @@ impl<T, A> Serve<T, A> {
     }
 
     /// Stops immediately when `signal` completes, even during a graceful shutdown. Running handlers
-    /// are dropped, and their messages are delivered again when the leases end. `serve` then
-    /// returns an error with the number of dropped handlers
+    /// are dropped, and their messages are delivered again when the leases end. `serve` returns an
+    /// error with the number of dropped handlers
     /// ([`is_forced_shutdown`](Error::is_forced_shutdown)).
     pub fn with_forced_shutdown(
         mut self,
@@ -115,9 +115,9 @@ impl<T, A> Serve<T, A> {
         self
     }
 
-    /// Sends the text of every error to the caller, also of errors that are not an
-    /// [`RpcError`](crate::RpcError). Unless set, callers get `internal error` for such errors,
-    /// because their texts are written for logs and may contain secrets.
+    /// Sends the text of every error to the caller, even if the error is not an
+    /// [`RpcError`](crate::RpcError). Unless set, callers get `internal error` instead of the text
+    /// of such an error, because the text is written for logs and may contain secrets.
     pub fn expose_error_text(mut self) -> Self {
         self.expose_error_text = true;
         self
@@ -143,11 +143,11 @@ impl<T, A> Serve<T, A> {
     /// that no attempt can cure, or because the message expired. Use this hook, for example, to
     /// undo an order or to notify a person.
     ///
-    /// The function is called once for each dead letter. It may be called again if the worker ends
-    /// before the dead letter is stored, because the message is then delivered and given up again.
+    /// The function is called once for each dead letter. If the worker ends before the dead letter
+    /// is stored, the message is delivered and given up again, and the function is called again.
     /// It is not called for entries that cannot be decoded, nor for messages that become dead
     /// letters because their workers crashed at each attempt. It runs on a thread of the runtime,
-    /// so it must not block. It may spawn a task.
+    /// so it must not block. It may spawn a tokio task.
     ///
     /// ```
     /// use campanile::{Router, serve, transport::memory::Memory};
@@ -183,7 +183,7 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let mut stop = Stop {
+            let mut stop = EndSignals {
                 graceful: self.graceful,
                 forced: self.forced,
             };
@@ -193,7 +193,8 @@ where
             let interest = app.interest();
             let (batch_size, reads_streams) = (interest.batch_size, interest.stream);
             let (routes, description) = (app.route_names(), app.description());
-            let announced = interest.clone();
+            let announced_interest = interest.clone();
+            // A signal that comes before the source is open ends the worker without an error.
             let mut source = tokio::select! {
                 biased;
                 source = self.transport.open(interest) => source?,
@@ -213,12 +214,13 @@ where
             let monitor = WorkerMonitor::new(
                 source.consumer().unwrap_or_default(),
                 source.settings(),
-                &announced,
+                &announced_interest,
                 self.name_and_version,
                 routes,
             );
             let monitor = Arc::new(monitor.described_as(description));
             source.monitor(monitor.clone());
+            // An operator's order to drain the worker starts the same shutdown as a signal.
             let graceful_or_drained =
                 future::select(stop.graceful, Box::pin(monitor.clone().drained()));
             stop.graceful = graceful_or_drained.map(drop).boxed();

@@ -18,8 +18,8 @@ thread_local! {
 /// longer entered. The span of the last call wins. The function has no effect if the delivery
 /// succeeds, or outside of a worker.
 pub fn log_failure_in_current_span() {
-    // A future that calls this may be dropped while its thread ends. Thread-local values no longer
-    // exist then.
+    // A future may call this function while it is dropped at the end of its thread, when
+    // thread-local values no longer exist.
     let _ = FAILURE_SPAN.try_with(|span| {
         if span.take().is_some() {
             span.set(Some(Some(Span::current())));
@@ -29,7 +29,7 @@ pub fn log_failure_in_current_span() {
 
 /// Polls a delivery. Returns the result, and the span that a layer has chosen for the log line of a
 /// failure. `poll` must not panic.
-pub(super) fn observe<T>(poll: impl FnOnce() -> T) -> (T, Option<Span>) {
+pub(super) fn poll_with_failure_span<T>(poll: impl FnOnce() -> T) -> (T, Option<Span>) {
     let outer = FAILURE_SPAN.replace(Some(None));
     let result = poll();
     (result, FAILURE_SPAN.replace(outer).flatten())

@@ -1,4 +1,5 @@
-//! The deliveries in flight: how many there are, and the tasks that handle them.
+//! The deliveries in flight: how many there are, and the tokio tasks that handle them. In this
+//! file, a *task* is a tokio task.
 //!
 //! One task at a time starts deliveries, the oldest first. If a handler has to wait, the task stays
 //! with this handler, and wakes another task to start the next deliveries. If a task has started
@@ -31,10 +32,10 @@ use tokio_util::sync::CancellationToken;
 use super::log::Tally;
 use crate::{ablation::Mechanism, sync::lock};
 
-/// The time for which one task starts deliveries alone: about the cost of waking a thread.
+/// The time for which one task starts deliveries alone: about the time that waking a thread takes.
 const ALONE_FOR: Duration = Duration::from_micros(20);
-/// The maximum number of idle tasks. They are kept because spawning a task costs more than most
-/// handlers do.
+/// The maximum number of idle tasks. They are kept because spawning a task takes longer than most
+/// handlers.
 const MAX_IDLE: usize = 64;
 
 /// Handles and settles one delivery.
@@ -51,10 +52,10 @@ pub(super) struct InFlight<D>(Arc<DeliveryTasks<D>>);
 
 /// The tasks, and the deliveries that wait for a task.
 struct DeliveryTasks<D> {
-    spawned: Mutex<JoinSet<()>>,
-    not_started: Mutex<VecDeque<(D, InFlightGuard)>>,
+    spawned_tasks: Mutex<JoinSet<()>>,
+    waiting_deliveries: Mutex<VecDeque<(D, InFlightGuard)>>,
     /// The number of idle tasks that are not woken yet.
-    idle: AtomicUsize,
+    idle_count: AtomicUsize,
     /// Has one permit for each idle task that was woken.
     wakeups: Semaphore,
     count: Arc<Count>,
@@ -76,27 +77,27 @@ struct Count {
 impl<D: HandleDelivery> InFlight<D> {
     pub(super) fn new() -> Self {
         Self(Arc::new(DeliveryTasks {
-            spawned: Mutex::default(),
-            not_started: Mutex::default(),
-            idle: AtomicUsize::new(0),
+            spawned_tasks: Mutex::default(),
+            waiting_deliveries: Mutex::default(),
+            idle_count: AtomicUsize::new(0),
             wakeups: Semaphore::new(0),
             count: Arc::default(),
         }))
     }
 
     /// Returns the number of deliveries in flight.
-    pub(super) fn deliveries(&self) -> usize {
+    pub(super) fn delivery_count(&self) -> usize {
         self.0.count.deliveries.load(Ordering::Acquire)
     }
 
     /// Returns the number of deliveries in flight with a verdict that is not confirmed yet.
-    pub(super) fn settling(&self) -> usize {
+    pub(super) fn settling_count(&self) -> usize {
         self.0.count.settling.load(Ordering::Acquire)
     }
 
     /// Returns the number of deliveries in flight without a verdict.
-    pub(super) fn running(&self) -> usize {
-        self.deliveries().saturating_sub(self.settling())
+    pub(super) fn running_count(&self) -> usize {
+        self.delivery_count().saturating_sub(self.settling_count())
     }
 
     /// Returns the number of bytes in flight.
@@ -119,24 +120,24 @@ impl<D: HandleDelivery> InFlight<D> {
         // Collected before the lock is taken, so that the lock is held only briefly.
         let deliveries: VecDeque<_> = deliveries.map(guarded).collect();
         if Mechanism::KeptTasks.is_off() {
-            let mut tasks = lock(&self.0.spawned);
+            let mut tasks = lock(&self.0.spawned_tasks);
             for (delivery, guard) in deliveries {
                 tasks.spawn(delivery.handle(guard));
             }
             return;
         }
-        let mut not_started = lock(&self.0.not_started);
-        match not_started.is_empty() {
-            true => *not_started = deliveries,
-            false => not_started.extend(deliveries),
+        let mut waiting = lock(&self.0.waiting_deliveries);
+        match waiting.is_empty() {
+            true => *waiting = deliveries,
+            false => waiting.extend(deliveries),
         }
-        drop(not_started);
+        drop(waiting);
         self.0.wake();
     }
 
     /// Returns `true` if deliveries wait for a task to start them.
     pub(super) fn has_unstarted(&self) -> bool {
-        !lock(&self.0.not_started).is_empty()
+        !lock(&self.0.waiting_deliveries).is_empty()
     }
 
     /// Wakes two tasks if deliveries wait to start, because a handler may block the thread of the
@@ -157,7 +158,7 @@ impl<D: HandleDelivery> InFlight<D> {
 
     /// Removes finished tasks up to the next one that panicked, and returns the panic.
     pub(super) fn next_panic(&self) -> Option<JoinError> {
-        let mut tasks = lock(&self.0.spawned);
+        let mut tasks = lock(&self.0.spawned_tasks);
         loop {
             if let Err(panic) = tasks.try_join_next()? {
                 return Some(panic);
@@ -170,12 +171,12 @@ impl<D: HandleDelivery> InFlight<D> {
         self.0.count.stopping.cancel();
     }
 
-    /// Drops all deliveries: those that were not started, and the others with their tasks. Returns
-    /// the number of deliveries that were in flight.
+    /// Drops all deliveries, started or not, and ends the tasks. Returns the number of deliveries
+    /// that were in flight.
     pub(super) async fn shut_down(&self) -> usize {
-        let deliveries = self.deliveries();
+        let deliveries = self.delivery_count();
         self.0.clear();
-        let mut tasks = std::mem::take(&mut *lock(&self.0.spawned));
+        let mut tasks = std::mem::take(&mut *lock(&self.0.spawned_tasks));
         tasks.shutdown().await;
         deliveries
     }
@@ -184,14 +185,14 @@ impl<D: HandleDelivery> InFlight<D> {
 impl<D> Drop for InFlight<D> {
     fn drop(&mut self) {
         self.0.clear();
-        lock(&self.0.spawned).abort_all();
+        lock(&self.0.spawned_tasks).abort_all();
     }
 }
 
 impl<D> DeliveryTasks<D> {
     /// Drops the deliveries that have not started.
     fn clear(&self) {
-        let deliveries = std::mem::take(&mut *lock(&self.not_started));
+        let deliveries = std::mem::take(&mut *lock(&self.waiting_deliveries));
         drop(deliveries);
     }
 }
@@ -200,9 +201,9 @@ impl<D: HandleDelivery> DeliveryTasks<D> {
     /// Wakes an idle task to start deliveries. Spawns a task if none is idle.
     fn wake(self: &Arc<Self>) {
         let one_less = |idle: usize| idle.checked_sub(1);
-        match (self.idle).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less) {
+        match (self.idle_count).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less) {
             Ok(_) => self.wakeups.add_permits(1),
-            Err(_) => drop(lock(&self.spawned).spawn(run(self.clone()))),
+            Err(_) => drop(lock(&self.spawned_tasks).spawn(run(self.clone()))),
         }
     }
 
@@ -215,10 +216,10 @@ impl<D: HandleDelivery> DeliveryTasks<D> {
     }
 
     /// Waits until this task is woken. Returns `false` without waiting if [`MAX_IDLE`] tasks are
-    /// idle already: then the task should end.
+    /// idle already. The task should end in this case.
     async fn wait_for_wakeup(&self) -> bool {
         let one_more = |idle: usize| (idle < MAX_IDLE).then_some(idle + 1);
-        let kept = (self.idle).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
+        let kept = (self.idle_count).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more);
         kept.is_ok()
             && self
                 .wakeups
@@ -240,24 +241,24 @@ async fn run<D: HandleDelivery>(tasks: Arc<DeliveryTasks<D>>) {
 }
 
 /// Starts deliveries, the oldest first, until a handler waits. Then wakes another task to start the
-/// next deliveries, and runs that handler to its end. After [`ALONE_FOR`] without such a handler,
+/// next deliveries, and runs that handler to its end. If no handler has waited for [`ALONE_FOR`],
 /// wakes two tasks and returns.
 async fn start_deliveries<D: HandleDelivery>(tasks: &Arc<DeliveryTasks<D>>) {
     let began = Instant::now();
     loop {
-        let oldest = lock(&tasks.not_started).pop_front();
+        let oldest = lock(&tasks.waiting_deliveries).pop_front();
         let Some((delivery, guard)) = oldest else {
             return;
         };
         let mut handling = pin!(delivery.handle(guard));
-        let first = poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await;
-        if first.is_pending() {
-            if !lock(&tasks.not_started).is_empty() {
+        let first_poll = poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await;
+        if first_poll.is_pending() {
+            if !lock(&tasks.waiting_deliveries).is_empty() {
                 tasks.wake();
             }
             return handling.await;
         }
-        if began.elapsed() >= ALONE_FOR && !lock(&tasks.not_started).is_empty() {
+        if began.elapsed() >= ALONE_FOR && !lock(&tasks.waiting_deliveries).is_empty() {
             return tasks.wake_two();
         }
     }
@@ -282,7 +283,7 @@ impl InFlightGuard {
     }
 
     /// Counts the delivery as settling: its verdict is not confirmed yet.
-    pub(super) fn settling(mut self) -> Self {
+    pub(super) fn mark_settling(mut self) -> Self {
         if !std::mem::replace(&mut self.is_settling, true) {
             self.count.settling.fetch_add(1, Ordering::AcqRel);
         }
@@ -294,8 +295,8 @@ impl InFlightGuard {
         &self.count.tally
     }
 
-    /// Waits until [`InFlight::stop`] is called. A delivery that still waits for its service to be
-    /// ready is then released.
+    /// Waits until [`InFlight::stop`] is called. A delivery whose service is not ready at that time
+    /// is released.
     pub(super) async fn stopping(&self) {
         self.count.stopping.cancelled().await;
     }
@@ -323,9 +324,9 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(10);
 
-    struct Test(BoxFuture<'static, ()>);
+    struct TestDelivery(BoxFuture<'static, ()>);
 
-    impl HandleDelivery for Test {
+    impl HandleDelivery for TestDelivery {
         fn bytes(&self) -> usize {
             8
         }
@@ -336,28 +337,28 @@ mod tests {
         }
     }
 
-    fn test(delivery: impl Future<Output = ()> + Send + 'static) -> Test {
-        Test(Box::pin(delivery))
+    fn test_delivery(delivery: impl Future<Output = ()> + Send + 'static) -> TestDelivery {
+        TestDelivery(Box::pin(delivery))
     }
 
-    impl InFlight<Test> {
+    impl InFlight<TestDelivery> {
         fn deliver(&self, delivery: impl Future<Output = ()> + Send + 'static) {
-            self.start([test(delivery)].into_iter());
+            self.start([test_delivery(delivery)].into_iter());
         }
 
         fn counts(&self) -> (usize, usize) {
-            (self.deliveries(), self.bytes())
+            (self.delivery_count(), self.bytes())
         }
 
         async fn finish(&self) {
-            while self.deliveries() > 0 {
+            while self.delivery_count() > 0 {
                 self.ended().await;
             }
         }
     }
 
     /// Returns a delivery that lasts until the sender is dropped.
-    fn waiting() -> (oneshot::Sender<()>, impl Future<Output = ()>) {
+    fn delivery_until_dropped() -> (oneshot::Sender<()>, impl Future<Output = ()>) {
         let (end, ended) = oneshot::channel();
         (end, async { drop(ended.await) })
     }
@@ -365,13 +366,13 @@ mod tests {
     #[tokio::test]
     async fn deliveries_run_side_by_side_and_are_counted_until_they_end() {
         let in_flight = InFlight::new();
-        let (first, one) = waiting();
-        let (second, other) = waiting();
+        let (first, one) = delivery_until_dropped();
+        let (second, other) = delivery_until_dropped();
         in_flight.deliver(one);
         in_flight.deliver(other);
         assert_eq!(in_flight.counts(), (2, 16));
         drop(second);
-        while in_flight.deliveries() > 1 {
+        while in_flight.delivery_count() > 1 {
             in_flight.ended().await;
         }
         drop(first);
@@ -387,7 +388,7 @@ mod tests {
             let (sender, mut started) = mpsc::unbounded_channel();
             let deliveries = (0..100).map(|number| {
                 let sender = sender.clone();
-                test(async move {
+                test_delivery(async move {
                     sender.send(number).unwrap();
                     if number % 3 == 0 {
                         tokio::task::yield_now().await;
@@ -409,7 +410,7 @@ mod tests {
         let (sender, mut threads) = mpsc::unbounded_channel();
         let deliveries = (0..100).map(|_| {
             let sender = sender.clone();
-            test(async move {
+            test_delivery(async move {
                 std::thread::sleep(Duration::from_millis(1));
                 sender.send(std::thread::current().id()).unwrap();
             })
@@ -428,10 +429,10 @@ mod tests {
         let in_flight = InFlight::new();
         let (unblock, blocked) = std::sync::mpsc::channel();
         let (sender, mut ended) = mpsc::unbounded_channel();
-        let block = test(async move { blocked.recv().unwrap() });
+        let block = test_delivery(async move { blocked.recv().unwrap() });
         let others = (0..3).map(|number| {
             let sender = sender.clone();
-            test(async move { sender.send(number).unwrap() })
+            test_delivery(async move { sender.send(number).unwrap() })
         });
         in_flight.start([block].into_iter().chain(others));
         let others = async {
@@ -464,10 +465,10 @@ mod tests {
     async fn deliveries_are_dropped_started_or_not() {
         for shut_down in [true, false] {
             let in_flight = InFlight::new();
-            let (mut started, delivery) = waiting();
+            let (mut started, delivery) = delivery_until_dropped();
             in_flight.deliver(delivery);
             tokio::task::yield_now().await;
-            let (mut not_started, delivery) = waiting();
+            let (mut not_started, delivery) = delivery_until_dropped();
             in_flight.deliver(delivery);
             if shut_down {
                 assert_eq!(in_flight.shut_down().await, 2);

@@ -91,10 +91,10 @@ impl WorkerLog {
     }
 
     /// Logs the number of deliveries that a shutdown waits for, if there are any.
-    pub(super) fn drain(&self, deliveries: usize, deadline: Duration) {
+    pub(super) fn log_drain(&self, deliveries: usize, shutdown_timeout: Duration) {
         if deliveries > 0 {
             let (streams, group, consumer) = (&self.streams, &self.group, &self.consumer);
-            let deadline = to_millis(deadline);
+            let deadline = to_millis(shutdown_timeout);
             tracing::info!(
                 streams,
                 group,
@@ -106,7 +106,7 @@ impl WorkerLog {
     }
 
     /// Logs that the worker has ended.
-    pub(super) fn end(&self, tally: &Tally, result: &Result<(), Error>) {
+    pub(super) fn log_end(&self, tally: &Tally, result: &Result<(), Error>) {
         let (streams, group, consumer) = (&self.streams, &self.group, &self.consumer);
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         tracing::info!(
@@ -148,7 +148,7 @@ impl MessageLog {
     }
 
     /// Logs that a message expired before it was handled.
-    pub(super) fn expired(&self, verdict: &Verdict) {
+    pub(super) fn log_expired(&self, verdict: &Verdict) {
         let (kind, name, id) = (self.kind, Shown::new(&self.name), self.id.as_deref());
         let next = match verdict {
             Verdict::DeadLetter { .. } => "a dead letter",
@@ -158,7 +158,7 @@ impl MessageLog {
     }
 
     /// Logs a failure and its consequence, in the message's span if a layer has set one.
-    pub(super) fn failed(&self, reason: &Reason, verdict: &Verdict, span: Option<Span>) {
+    pub(super) fn log_failure(&self, reason: &Reason, verdict: &Verdict, span: Option<Span>) {
         let Some(consequence) = self.consequence(verdict) else {
             return;
         };

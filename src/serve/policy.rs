@@ -55,14 +55,14 @@ impl ServiceFailure {
             Some(Some(cause)) => chain(cause),
             Some(None) => "no reason given".to_owned(),
         };
-        let is_answer = || {
+        let is_callers_error = || {
             let answer = answer(name, error).filter(|_| kind == Kind::Rpc);
             answer.is_some_and(|answer| is_caused_by_caller(answer.code()))
         };
         let is_parked = || find::<Failure>(error).is_some_and(|it| it.settle() == Settle::Park);
         Reason {
             text,
-            is_expected: is_overload(error) || is_parked() || is_answer(),
+            is_expected: is_overload(error) || is_parked() || is_callers_error(),
         }
     }
 
@@ -106,10 +106,10 @@ impl Policy {
         }
     }
 
-    /// Returns the verdict on a failed delivery: a dead letter if this was the last attempt. If a
-    /// redelivery counts as an attempt and has no delay, its delay becomes the back-off for this
-    /// attempt, so that the log can show the delay. The transport computes the delay of a
-    /// redelivery that does not count.
+    /// Returns the verdict on a failed delivery: a dead letter if this was the last attempt. A
+    /// redelivery that counts as an attempt always has a delay, so that the log can show it: unless
+    /// the failure sets the delay, it is the back-off for this attempt. The transport computes the
+    /// delay of a redelivery that does not count.
     pub(super) fn verdict(
         &self,
         kind: Kind,
@@ -164,7 +164,7 @@ impl Policy {
             },
             Some(Settle::Park) => match find::<Failure>(&**error).and_then(Failure::permit_request)
             {
-                Some(park) => Verdict::Park(park.clone()),
+                Some(permit_request) => Verdict::Park(permit_request.clone()),
                 None => Verdict::Redeliver {
                     after: None,
                     counted: false,

@@ -28,7 +28,7 @@ impl ApiInfo {
     /// placeholder.
     pub(crate) fn of_service(name: &str, version: &str) -> Self {
         let unless_empty =
-            |text: &str, other: &str| if text.is_empty() { other } else { text }.to_owned();
+            |text: &str, fallback: &str| if text.is_empty() { fallback } else { text }.to_owned();
         Self::new(
             unless_empty(name, "unnamed"),
             unless_empty(version, "0.0.0"),
@@ -68,13 +68,13 @@ impl Description {
         for route in &self.routes {
             document.add(route);
         }
-        let mut about = json!({ "title": info.title, "version": info.version });
+        let mut info_object = json!({ "title": info.title, "version": info.version });
         if let Some(text) = &info.description {
-            about["description"] = json!(text);
+            info_object["description"] = json!(text);
         }
         json!({
             "asyncapi": "3.0.0",
-            "info": about,
+            "info": info_object,
             "defaultContentType": "application/json",
             "channels": document.channels,
             "operations": document.operations,
@@ -91,6 +91,7 @@ struct Document {
 }
 
 impl Document {
+    /// Adds the channel and the operation of a route. A request has another channel for its reply.
     fn add(&mut self, route: &RouteDescription) {
         let id = unused_identifier(&self.channels, &identifier(&route.name));
         let mut channel = json!({ "title": route.name });
@@ -123,23 +124,24 @@ impl Document {
         }
         self.channels.insert(id.clone(), channel);
         if route.kind == Kind::Rpc {
-            let reply = unused_identifier(&self.channels, &format!("{id}.reply"));
-            let message = self.message(route.reply.as_ref(), "reply");
+            let reply_id = unused_identifier(&self.channels, &format!("{id}.reply"));
+            let reply_message = self.message(route.reply.as_ref(), "reply");
             operation["reply"] = json!({
-                "channel": { "$ref": pointer(&["channels", &reply]) },
-                "messages": [{ "$ref": pointer(&["channels", &reply, "messages", "message"]) }],
+                "channel": { "$ref": pointer(&["channels", &reply_id]) },
+                "messages": [{ "$ref": pointer(&["channels", &reply_id, "messages", "message"]) }],
             });
             // Each caller has its own address for replies.
-            let channel = json!({
+            let reply_channel = json!({
                 "title": format!("replies to {}", route.name),
                 "address": null,
-                "messages": { "message": message },
+                "messages": { "message": reply_message },
             });
-            self.channels.insert(reply, channel);
+            self.channels.insert(reply_id, reply_channel);
         }
         self.operations.insert(id, operation);
     }
 
+    /// Returns the message object for the type of a payload or a reply.
     fn message(&mut self, content: Option<&TypeDescription>, fallback_title: &str) -> Value {
         let Some(content) = content else {
             return json!({ "title": fallback_title });
@@ -165,43 +167,44 @@ struct Schemas {
 impl Schemas {
     /// Adds a schema and its definitions, and returns the name of the schema. The same schema under
     /// the same name is added only once. If one of the names already belongs to a different schema,
-    /// all names get a suffix: the first number with which all of them are free. The last number is
-    /// 10,001. If it is not free either, the new schemas replace those with this number.
+    /// all names get a suffix: the first number with which all of them are free. If no number up to
+    /// 10,000 is free, the schemas are added with 10,001, and replace any schemas of these names.
     fn add(&mut self, name: &str, schema: &Value) -> String {
         let mut root = schema.clone();
-        let mut parts = Map::new();
+        let mut definitions = Map::new();
         if let Value::Object(keywords) = &mut root {
             keywords.remove("$schema");
-            if let Some(Value::Object(definitions)) = keywords.remove("definitions") {
-                parts = definitions;
+            if let Some(Value::Object(found)) = keywords.remove("definitions") {
+                definitions = found;
             }
         }
         let mut number = 1;
         loop {
-            let renamed = |name: &str| match number {
+            let numbered_name = |name: &str| match number {
                 1 => identifier(name),
                 number => format!("{}_{number}", identifier(name)),
             };
             // A definition inside the schema may have the same name as the schema itself.
-            let root_name = match parts.contains_key(name) {
-                true => renamed(&format!("{name}_payload")),
-                false => renamed(name),
+            let root_name = match definitions.contains_key(name) {
+                true => numbered_name(&format!("{name}_payload")),
+                false => numbered_name(name),
             };
             let with_document_references = |schema: &Value| {
                 let mut schema = schema.clone();
-                rewrite_references(&mut schema, &root_name, &renamed);
+                rewrite_references(&mut schema, &root_name, &numbered_name);
                 schema
             };
             let mut added = Map::new();
             added.insert(root_name.clone(), with_document_references(&root));
-            for (name, schema) in &parts {
-                added.insert(renamed(name), with_document_references(schema));
+            for (name, schema) in &definitions {
+                added.insert(numbered_name(name), with_document_references(schema));
             }
-            let conflicts = added.len() != parts.len() + 1
+            // Two of the new names may be equal, or a name may belong to another schema.
+            let has_conflict = added.len() != definitions.len() + 1
                 || added.iter().any(|(name, schema)| {
                     self.schemas.get(name).is_some_and(|known| known != schema)
                 });
-            if !conflicts || number > 10_000 {
+            if !has_conflict || number > 10_000 {
                 self.schemas.extend(added);
                 return root_name;
             }
@@ -211,8 +214,8 @@ impl Schemas {
 }
 
 /// Rewrites the references in a schema, so that they point into `components/schemas` of the
-/// document.
-fn rewrite_references(schema: &mut Value, root_name: &str, renamed: &impl Fn(&str) -> String) {
+/// document. `new_name` returns the name of a definition there.
+fn rewrite_references(schema: &mut Value, root_name: &str, new_name: &impl Fn(&str) -> String) {
     match schema {
         Value::Object(keywords) => {
             for (keyword, value) in keywords {
@@ -221,40 +224,41 @@ fn rewrite_references(schema: &mut Value, root_name: &str, renamed: &impl Fn(&st
                         if reference == "#" {
                             *reference = pointer(&["components", "schemas", root_name]);
                         } else if let Some(name) = reference.strip_prefix("#/definitions/") {
-                            let name = renamed(&name.replace("~1", "/").replace("~0", "~"));
+                            let name = new_name(&name.replace("~1", "/").replace("~0", "~"));
                             *reference = pointer(&["components", "schemas", &name]);
                         }
                     }
                     // The values of these keywords are data, not schemas.
                     _ if matches!(&keyword[..], "const" | "enum" | "default" | "examples") => {}
-                    value => rewrite_references(value, root_name, renamed),
+                    value => rewrite_references(value, root_name, new_name),
                 }
             }
         }
         Value::Array(list) => {
             for value in list {
-                rewrite_references(value, root_name, renamed);
+                rewrite_references(value, root_name, new_name);
             }
         }
         _ => {}
     }
 }
 
-/// Replaces the characters that an identifier of the document cannot have by underscores.
+/// Makes an identifier of the document from a text: puts an underscore in the place of each
+/// character that is not allowed.
 fn identifier(text: &str) -> String {
-    let replaced = |c: char| match c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') {
+    let replacement = |c: char| match c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') {
         true => c,
         false => '_',
     };
-    text.chars().map(replaced).collect()
+    text.chars().map(replacement).collect()
 }
 
 /// Returns the identifier, with a number appended if it is taken.
 fn unused_identifier(taken: &Map<String, Value>, identifier: &str) -> String {
     let numbered = (2..).map(|number| format!("{identifier}_{number}"));
     let mut candidates = std::iter::once(identifier.to_owned()).chain(numbered);
-    let free = candidates.find(|candidate| !taken.contains_key(candidate));
-    free.unwrap_or_default()
+    let unused = candidates.find(|candidate| !taken.contains_key(candidate));
+    unused.unwrap_or_default()
 }
 
 /// Returns a reference to this place in the document.

@@ -6,7 +6,10 @@ use serde_json::{Map, Value};
 
 use super::{
     Description, RouteDescription, TypeDescription,
-    form::{Form, counts, element, forms, property, range, required, resolved, tuple_len, type_of},
+    form::{
+        Form, count_range, element, forms, number_range, property, required_names,
+        resolve_reference, tuple_len, type_of,
+    },
 };
 use crate::message::Kind;
 
@@ -93,9 +96,9 @@ impl fmt::Display for Breakage {
 /// fields.
 ///
 /// Payloads of different [versions](crate::contract::Task::version) are not compared, because old
-/// workers leave messages of a newer version to new workers. In that case old senders break if the
-/// new workers no longer [lift](crate::contract::Task::lift) the old version, or if the old version
-/// is higher than the new one.
+/// workers leave messages of a newer version to new workers. If the versions differ, old senders
+/// break in two cases: the new workers no longer [lift](crate::contract::Task::lift) the old
+/// version, or the old version is higher than the new one.
 ///
 /// Payloads and replies are compared only if both descriptions have schemas for them. An added
 /// route breaks no process, provided that you start its workers before its senders. Limits on the
@@ -106,13 +109,13 @@ pub fn breakages(old: &Description, new: &Description) -> Vec<Breakage> {
         let mut add = |affected, text| {
             found.push(Breakage {
                 affected,
-                route: before.shown(),
+                route: before.kind_and_name(),
                 text,
             });
         };
-        let Some(after) = new.routes.iter().find(|route| route.same(before)) else {
+        let Some(after) = new.routes.iter().find(|route| route.is_same_route(before)) else {
             let others = new.routes.iter().filter(|route| route.name == before.name);
-            let others: Vec<_> = others.map(RouteDescription::shown).collect();
+            let others: Vec<_> = others.map(RouteDescription::kind_and_name).collect();
             add(
                 Affected::OldSenders,
                 match &others[..] {
@@ -133,12 +136,12 @@ pub fn breakages(old: &Description, new: &Description) -> Vec<Breakage> {
 }
 
 impl RouteDescription {
-    fn same(&self, other: &Self) -> bool {
+    fn is_same_route(&self, other: &Self) -> bool {
         let key = |route: &Self| (route.kind, route.is_pattern, route.is_sharded);
         self.name == other.name && key(self) == key(other)
     }
 
-    fn shown(&self) -> String {
+    fn kind_and_name(&self) -> String {
         let kind = match self.kind {
             Kind::Event if self.is_sharded => "sharded event",
             Kind::Event if self.is_pattern => "events",
@@ -148,6 +151,7 @@ impl RouteDescription {
     }
 }
 
+/// Calls `add` for each difference between two versions of a route that breaks old processes.
 fn compare_route(
     before: &RouteDescription,
     after: &RouteDescription,
@@ -206,7 +210,7 @@ fn report_unreadable(
     let mut comparison = Comparison {
         written,
         read,
-        open: Vec::new(),
+        open_pairs: Vec::new(),
         steps: 0,
     };
     for difference in comparison.compare_schemas(written, read, "") {
@@ -232,7 +236,7 @@ struct Comparison<'a> {
     /// pair in the list is not compared again, because its schemas contain themselves. A schema
     /// contains itself only through a `$ref`. The target of a `$ref` does not move, so its address
     /// identifies the schema.
-    open: Vec<(*const Value, *const Value)>,
+    open_pairs: Vec<(*const Value, *const Value)>,
     steps: usize,
 }
 
@@ -243,26 +247,28 @@ struct Difference {
 }
 
 impl Comparison<'_> {
+    /// Returns the differences because of which a reader of the schema `read` cannot read all
+    /// values of the schema `written`. `path` is the place of the values in the payload or reply.
     fn compare_schemas(&mut self, written: &Value, read: &Value, path: &str) -> Vec<Difference> {
         self.steps += 1;
-        let written = resolved(self.written, written);
-        let read = resolved(self.read, read);
+        let written = resolve_reference(self.written, written);
+        let read = resolve_reference(self.read, read);
         let addresses = (std::ptr::from_ref(written), std::ptr::from_ref(read));
-        let is_open = self.open.contains(&addresses);
-        if self.steps >= MAX_STEPS || self.open.len() >= MAX_DEPTH || is_open {
+        let is_open = self.open_pairs.contains(&addresses);
+        if self.steps >= MAX_STEPS || self.open_pairs.len() >= MAX_DEPTH || is_open {
             return Vec::new();
         }
-        self.open.push(addresses);
+        self.open_pairs.push(addresses);
         let written = forms(self.written, written);
         let read = forms(self.read, read);
-        // Comparing two alternatives costs much less than comparing two schemas, so sixteen pairs
-        // of alternatives count as one step.
+        // Comparing two alternatives takes much less time than comparing two schemas, so sixteen
+        // pairs of alternatives count as one step.
         self.steps += written.len() * read.len() / 16;
         let found = written
             .iter()
             .flat_map(|form| self.compare_to_alternatives(form, &read, path));
         let found = found.collect();
-        self.open.pop();
+        self.open_pairs.pop();
         found
     }
 
@@ -287,7 +293,7 @@ impl Comparison<'_> {
                 nearest = Some(found);
             }
         }
-        nearest.unwrap_or_else(|| vec![Difference::at(path, unknown_form(written, read))])
+        nearest.unwrap_or_else(|| vec![Difference::at(path, unknown_form_text(written, read))])
     }
 
     /// Compares two forms that are alike.
@@ -300,10 +306,10 @@ impl Comparison<'_> {
                 self.compare_arrays(written, read, path)
             }
             (Form::Typed("integer" | "number", written), Form::Typed(_, read)) => {
-                let (written, read) = (range(written), range(read));
+                let (written, read) = (number_range(written), number_range(read));
                 match written.0 >= read.0 && written.1 <= read.1 {
                     true => Vec::new(),
-                    false => vec![Difference::at(path, numbers(written, read))],
+                    false => vec![Difference::at(path, number_ranges_text(written, read))],
                 }
             }
             (Form::Typed("string", written), Form::Typed("string", read)) => {
@@ -331,8 +337,9 @@ impl Comparison<'_> {
         path: &str,
     ) -> Vec<Difference> {
         let mut found = Vec::new();
-        for name in required(read) {
-            if !required(written).any(|known| known == name) {
+        // Fields that the reader requires, and the writer may leave out.
+        for name in required_names(read) {
+            if !required_names(written).any(|known| known == name) {
                 let text = match property(written, name) {
                     None => format!("the reader requires the field `{name}`, which is not written"),
                     Some(_) => {
@@ -342,6 +349,7 @@ impl Comparison<'_> {
                 found.push(Difference::at(path, text));
             }
         }
+        // Fields that are written, and the reader refuses or cannot read.
         let rest = read.get("additionalProperties");
         let properties = written.get("properties").and_then(Value::as_object);
         for (name, schema) in properties.into_iter().flatten() {
@@ -373,7 +381,7 @@ impl Comparison<'_> {
         read: &Map<String, Value>,
         path: &str,
     ) -> Vec<Difference> {
-        let lengths = (counts(written, "Items"), counts(read, "Items"));
+        let lengths = (count_range(written, "Items"), count_range(read, "Items"));
         let ((min, max), (read_min, read_max)) = lengths;
         if min < read_min || max > read_max {
             let text = format!(
@@ -416,15 +424,16 @@ fn are_alike(written: &Form, read: &Form) -> bool {
         (_, Form::Any) => true,
         (Form::Any, _) => false,
         (Form::Const(written), Form::Const(read)) => written == read,
-        (Form::Const(value), Form::Typed(kind, _)) => fits(type_of(value), kind),
+        (Form::Const(value), Form::Typed(kind, _)) => type_fits(type_of(value), kind),
         (Form::Typed(..), Form::Const(_)) => false,
         (Form::Typed(written, fields), Form::Typed(read, known)) => {
-            fits(written, read) && tag(fields).is_none_or(|tag| has_tag(known, &tag))
+            type_fits(written, read) && tag(fields).is_none_or(|tag| may_have_tag(known, &tag))
         }
     }
 }
 
-fn fits(written: &str, read: &str) -> bool {
+/// Returns `true` if a reader of one JSON type takes values of another.
+fn type_fits(written: &str, read: &str) -> bool {
     written == read || (written, read) == ("integer", "number")
 }
 
@@ -436,23 +445,24 @@ enum Tag {
     Value(String, Value),
 }
 
+/// Returns the tag of an object. `None` if the object is no variant of an enum.
 fn tag(keywords: &Map<String, Value>) -> Option<Tag> {
     let properties = keywords.get("properties")?.as_object()?;
     let constant = properties.iter().find_map(|(name, schema)| {
-        let is_required = required(keywords).any(|required| required == name);
+        let is_required = required_names(keywords).any(|required| required == name);
         let value = schema.get("const").filter(|_| is_required)?;
         Some(Tag::Value(name.clone(), value.clone()))
     });
-    let only = || {
+    let only_field = || {
         let is_closed = keywords.get("additionalProperties") == Some(&Value::Bool(false));
         let name = properties.keys().next().filter(|_| properties.len() == 1)?;
-        (is_closed && required(keywords).eq([name])).then(|| Tag::Field(name.clone()))
+        (is_closed && required_names(keywords).eq([name])).then(|| Tag::Field(name.clone()))
     };
-    constant.or_else(only)
+    constant.or_else(only_field)
 }
 
 /// Returns `false` if the object is an enum variant with another tag than `wanted`.
-fn has_tag(keywords: &Map<String, Value>, wanted: &Tag) -> bool {
+fn may_have_tag(keywords: &Map<String, Value>, wanted: &Tag) -> bool {
     match (tag(keywords), wanted) {
         (None, _) => true,
         (Some(Tag::Value(name, value)), Tag::Value(wanted, expected)) => {
@@ -463,7 +473,7 @@ fn has_tag(keywords: &Map<String, Value>, wanted: &Tag) -> bool {
 }
 
 /// Describes a written form for which the reader has no similar form.
-fn unknown_form(written: &Form, read: &[Form]) -> String {
+fn unknown_form_text(written: &Form, read: &[Form]) -> String {
     let shown = |form: &Form| match form {
         Form::Any => "any value".to_owned(),
         Form::Const(value) => format!("the value {value}"),
@@ -489,7 +499,8 @@ fn unknown_form(written: &Form, read: &[Form]) -> String {
     }
 }
 
-fn numbers(written: (f64, f64), read: (f64, f64)) -> String {
+/// Describes a range of written numbers that the range of the reader does not include.
+fn number_ranges_text(written: (f64, f64), read: (f64, f64)) -> String {
     let shown = |(low, high): (f64, f64)| match (low.is_finite(), high.is_finite()) {
         (true, true) => format!("from {low} to {high}"),
         (true, false) => format!("from {low}"),

@@ -42,7 +42,7 @@ struct Collector<'a> {
 }
 
 /// If the schema is a reference, returns the target. Otherwise returns the schema.
-pub(super) fn resolved<'a>(root: &'a Value, mut schema: &'a Value) -> &'a Value {
+pub(super) fn resolve_reference<'a>(root: &'a Value, mut schema: &'a Value) -> &'a Value {
     for _ in 0..MAX_DEPTH {
         let reference = schema.get("$ref").and_then(Value::as_str);
         match reference.and_then(|reference| target(root, reference)) {
@@ -59,10 +59,10 @@ fn target<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
 }
 
 impl Collector<'_> {
-    /// Collects the alternatives of a schema. `around` has the keywords beside the `oneOf`, `anyOf`
-    /// or `$ref` that led to this schema. These keywords apply to this schema, too. `around` is
+    /// Collects the alternatives of a schema. `outer` has the keywords beside the `oneOf`, `anyOf`
+    /// or `$ref` that led to this schema. These keywords apply to this schema, too. `outer` is
     /// empty for a part of an `allOf`.
-    fn collect(&mut self, schema: &Value, around: &Map<String, Value>, depth: usize) {
+    fn collect(&mut self, schema: &Value, outer: &Map<String, Value>, depth: usize) {
         self.steps += 1;
         if depth >= MAX_DEPTH || self.steps >= MAX_STEPS {
             if self.found.last() != Some(&Form::Any) {
@@ -73,11 +73,11 @@ impl Collector<'_> {
         let Value::Object(keywords) = schema else {
             // The schema is `true`, `false`, or invalid.
             if schema != &Value::Bool(false) {
-                split(around, &mut self.found);
+                add_forms(outer, &mut self.found);
             }
             return;
         };
-        let mut merged = around.clone();
+        let mut merged = outer.clone();
         merge(&mut merged, keywords);
         if let Some(reference) = keywords.get("$ref").and_then(Value::as_str) {
             merged.remove("$ref");
@@ -87,14 +87,14 @@ impl Collector<'_> {
             }
             return;
         }
-        for all in take_list(&mut merged, "allOf") {
-            let found = std::mem::take(&mut self.found);
-            self.collect(&all, &Map::new(), depth + 1);
-            let part = std::mem::replace(&mut self.found, found);
+        for part in take_list(&mut merged, "allOf") {
+            let found_before = std::mem::take(&mut self.found);
+            self.collect(&part, &Map::new(), depth + 1);
+            let part_forms = std::mem::replace(&mut self.found, found_before);
             // Only a part with a single type is merged. Any other part is left out, so the result
             // may allow more values than the schema does.
-            if let [Form::Typed(kind, part)] = &part[..] {
-                merge(&mut merged, part);
+            if let [Form::Typed(kind, part_keywords)] = &part_forms[..] {
+                merge(&mut merged, part_keywords);
                 merged.insert("type".to_owned(), Value::from(*kind));
             }
         }
@@ -107,7 +107,7 @@ impl Collector<'_> {
                 return;
             }
         }
-        split(&merged, &mut self.found);
+        add_forms(&merged, &mut self.found);
     }
 }
 
@@ -139,7 +139,7 @@ fn merge(merged: &mut Map<String, Value>, keywords: &Map<String, Value>) {
 
 /// Adds one form for each value of `const` or `enum`, or else for each type. `keywords` must not
 /// have combinations or a reference.
-fn split(keywords: &Map<String, Value>, found: &mut Vec<Form>) {
+fn add_forms(keywords: &Map<String, Value>, found: &mut Vec<Form>) {
     if let Some(value) = keywords.get("const") {
         found.push(Form::Const(value.clone()));
         return;
@@ -181,7 +181,7 @@ pub(super) fn type_of(value: &Value) -> &'static str {
 
 /// Returns the smallest and the largest value that the keywords of a number allow. Treats exclusive
 /// bounds as inclusive ones.
-pub(super) fn range(keywords: &Map<String, Value>) -> (f64, f64) {
+pub(super) fn number_range(keywords: &Map<String, Value>) -> (f64, f64) {
     let format = keywords.get("format").and_then(Value::as_str);
     let (low, high) = match format {
         Some("int8") => (i8::MIN.into(), i8::MAX.into()),
@@ -205,7 +205,7 @@ pub(super) fn range(keywords: &Map<String, Value>) -> (f64, f64) {
 }
 
 /// Returns the names in `required`.
-pub(super) fn required(keywords: &Map<String, Value>) -> impl Iterator<Item = &str> {
+pub(super) fn required_names(keywords: &Map<String, Value>) -> impl Iterator<Item = &str> {
     let names = keywords.get("required").and_then(Value::as_array);
     names.into_iter().flatten().filter_map(Value::as_str)
 }
@@ -243,7 +243,7 @@ pub(super) fn tuple_len(keywords: &Map<String, Value>) -> usize {
 }
 
 /// Returns the minimum and the maximum of a count, such as `minItems` and `maxItems`.
-pub(super) fn counts(keywords: &Map<String, Value>, of: &str) -> (u64, u64) {
+pub(super) fn count_range(keywords: &Map<String, Value>, of: &str) -> (u64, u64) {
     let count = |side: &str| keywords.get(&format!("{side}{of}")).and_then(Value::as_u64);
     (count("min").unwrap_or(0), count("max").unwrap_or(u64::MAX))
 }
@@ -289,7 +289,10 @@ mod tests {
             let Form::Typed("object", keywords) = form else {
                 panic!("{form:?}");
             };
-            assert_eq!(required(&keywords).collect::<Vec<_>>(), ["id", "kind"]);
+            assert_eq!(
+                required_names(&keywords).collect::<Vec<_>>(),
+                ["id", "kind"]
+            );
             assert!(property(&keywords, "id").is_some());
         }
     }

@@ -49,8 +49,8 @@ pub struct RouteDescription {
     /// The oldest version of the payload that the route accepts.
     #[serde(default = "first", skip_serializing_if = "is_first")]
     pub oldest_version: u32,
-    /// The text about the route, as set by [`Task::about`](crate::contract::Task::about) and the
-    /// like.
+    /// The text about the route, as set for its constant, for example by
+    /// [`Task::about`](crate::contract::Task::about).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
     /// The payload. `None` if the route is not named by a constant.
@@ -110,8 +110,8 @@ impl Description {
     #[must_use]
     pub fn without_schemas(mut self) -> Self {
         for route in &mut self.routes {
-            for described in [&mut route.payload, &mut route.reply].into_iter().flatten() {
-                described.schema = None;
+            for description in [&mut route.payload, &mut route.reply].into_iter().flatten() {
+                description.schema = None;
             }
         }
         self

@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::form::{Form, counts, element, forms, property, range, required, type_of};
+use super::form::{
+    Form, count_range, element, forms, number_range, property, required_names, type_of,
+};
 use crate::contract::{Direction, PayloadSchema};
 
 /// Checks that the JSON of a value fits the JSON Schema of its type. Use it in tests: a schema can
@@ -34,11 +36,11 @@ pub fn assert_schema_matches<T: Serialize + JsonSchema>(value: &T) {
         Err(error) => panic!("a `{name}` cannot be written as JSON: {error}"),
     };
     let schema = <T as PayloadSchema>::schema(Direction::Payload);
-    let faults = faults(&schema, &schema, &value, "");
+    let found = faults(&schema, &schema, &value, "");
     assert!(
-        faults.is_empty(),
+        found.is_empty(),
         "the schema of `{name}` does not describe this value:\n  {}",
-        faults.join("\n  ")
+        found.join("\n  ")
     );
 }
 
@@ -55,46 +57,47 @@ fn faults(root: &Value, schema: &Value, value: &Value, path: &str) -> Vec<String
             nearest = Some(found);
         }
     }
-    nearest.unwrap_or_else(|| vec![at(path, "no value is allowed")])
+    nearest.unwrap_or_else(|| vec![fault_at(path, "no value is allowed")])
 }
 
+/// Returns the faults of a value for one alternative of its schema.
 fn form_faults(root: &Value, form: &Form, value: &Value, path: &str) -> Vec<String> {
     let written = type_of(value);
     match (form, value) {
         (Form::Any, _) => Vec::new(),
         (Form::Const(expected), value) if expected == value => Vec::new(),
-        (Form::Const(expected), _) => vec![at(path, &format!("it is not {expected}"))],
+        (Form::Const(expected), _) => vec![fault_at(path, &format!("it is not {expected}"))],
         (Form::Typed("object", keywords), Value::Object(fields)) => {
             object_faults(root, keywords, fields, path)
         }
         (Form::Typed("array", keywords), Value::Array(elements)) => {
-            let (min, max) = counts(keywords, "Items");
+            let (min, max) = count_range(keywords, "Items");
             let len = elements.len() as u64;
             let mut found = Vec::new();
             if len < min || len > max {
-                found.push(at(path, &format!("an array of {len} elements")));
+                found.push(fault_at(path, &format!("an array of {len} elements")));
             }
             for (index, value) in elements.iter().enumerate() {
                 let path = format!("{path}[{index}]");
                 found.extend(match element(keywords, index) {
                     Some(schema) => faults(root, schema, value, &path),
-                    None => vec![at(&path, "one element too many")],
+                    None => vec![fault_at(&path, "one element too many")],
                 });
             }
             found
         }
         (Form::Typed("integer" | "number", keywords), Value::Number(number)) => {
-            let (low, high) = range(keywords);
+            let (low, high) = number_range(keywords);
             let number = number.as_f64().unwrap_or_default();
             let is_integer = form_type(form) != "integer" || number.fract() == 0.0;
             match is_integer && (low..=high).contains(&number) {
                 true => Vec::new(),
-                false => vec![at(path, "the number is out of its range")],
+                false => vec![fault_at(path, "the number is out of its range")],
             }
         }
         (Form::Typed(kind, _), _) if *kind == written => Vec::new(),
         (Form::Typed(kind, _), _) => {
-            vec![at(
+            vec![fault_at(
                 path,
                 &format!("it is written as {written}, and the schema says {kind}"),
             )]
@@ -115,15 +118,15 @@ fn object_faults(
     fields: &Map<String, Value>,
     path: &str,
 ) -> Vec<String> {
-    let inner = |name: &str| match path.is_empty() {
+    let path_of = |name: &str| match path.is_empty() {
         true => name.to_owned(),
         false => format!("{path}.{name}"),
     };
-    let missing = required(keywords).filter(|name| !fields.contains_key(*name));
+    let missing = required_names(keywords).filter(|name| !fields.contains_key(*name));
     let mut found: Vec<String> = missing
         .map(|name| {
-            at(
-                &inner(name),
+            fault_at(
+                &path_of(name),
                 "the schema requires this field, and it is not written",
             )
         })
@@ -133,19 +136,25 @@ fn object_faults(
         let is_declared = property(keywords, name).is_some();
         match property(keywords, name).or(rest) {
             Some(Value::Bool(false)) if !is_declared => {
-                found.push(at(&inner(name), "the schema does not have this field"));
+                found.push(fault_at(
+                    &path_of(name),
+                    "the schema does not have this field",
+                ));
             }
-            Some(schema) => found.extend(faults(root, schema, value, &inner(name))),
+            Some(schema) => found.extend(faults(root, schema, value, &path_of(name))),
             // The schema does not have this field, and has no rule for other fields. A validator
             // would accept the value. But the field was probably renamed, or is missing from the
             // schema by accident.
-            None => found.push(at(&inner(name), "the schema does not have this field")),
+            None => found.push(fault_at(
+                &path_of(name),
+                "the schema does not have this field",
+            )),
         }
     }
     found
 }
 
-fn at(path: &str, fault: &str) -> String {
+fn fault_at(path: &str, fault: &str) -> String {
     match path {
         "" => fault.to_owned(),
         path => format!("`{path}`: {fault}"),

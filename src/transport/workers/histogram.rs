@@ -56,26 +56,27 @@ impl Histogram {
     pub(crate) fn quantiles(&self) -> Quantiles {
         let count: u64 = self.counts.iter().map(|count| u64::from(*count)).sum();
         let highest = self.buckets().last().map(|(bucket, _)| bounds(bucket).1);
-        // A histogram that was built from stored counts has no exact maximum.
+        // A histogram that was built from stored counts has no exact maximum, so the end of its
+        // highest bucket takes the place of the maximum.
         let max = match self.max.is_zero() {
             true => highest.unwrap_or_default(),
             false => self.max,
         };
-        let at = |percent: u64| {
+        let quantile = |percent: u64| {
             let rank = (count * percent).div_ceil(100);
             let mut below = 0;
             let bucket = self.buckets().find(|(_, count)| {
                 below += u64::from(*count);
                 below >= rank
             });
-            let (low, high) = bucket.map_or_else(Default::default, |(at, _)| bounds(at));
+            let (low, high) = bucket.map_or_else(Default::default, |(index, _)| bounds(index));
             (low + (high - low) / 2).min(max)
         };
         Quantiles {
             count,
-            p50: at(50),
-            p95: at(95),
-            p99: at(99),
+            p50: quantile(50),
+            p95: quantile(95),
+            p99: quantile(99),
             max,
         }
     }

@@ -45,7 +45,7 @@ pub(crate) struct MinuteCounts {
     pub(crate) waiting: Histogram,
 }
 
-/// The effect of a verdict on the counts.
+/// The outcome of a delivery. Each outcome is counted separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done,
@@ -91,7 +91,8 @@ impl MinuteCounts {
         self.waiting.merge(&other.waiting);
     }
 
-    /// Returns the counts above zero, each with the name of its field.
+    /// Returns the counts above zero, each with the name of its field. The field of a histogram's
+    /// bucket is the letter of the histogram and the number of the bucket, such as `l12`.
     #[cfg(feature = "redis")]
     pub(crate) fn fields(&self) -> Vec<(String, u64)> {
         let counts = [

@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 use super::json;
 
 /// The maximum size of the names of streams in an announcement, in bytes.
-const MAX_STREAMS: usize = 4 << 10;
+const MAX_STREAM_BYTES: usize = 4 << 10;
 /// The maximum size of the routes in an announcement, in bytes.
-const MAX_ROUTES: usize = 6 << 10;
+const MAX_ROUTE_BYTES: usize = 6 << 10;
 /// The maximum size of the paused names in an announcement, in bytes.
-const MAX_PAUSED: usize = 3 << 10;
-/// The maximum size of any other text in an announcement, in bytes.
-pub(super) const MAX_TEXT: usize = 200;
+const MAX_PAUSED_BYTES: usize = 3 << 10;
+/// The maximum size of the name and of the version of the service, and of the name of the host, in
+/// bytes.
+pub(super) const MAX_TEXT_BYTES: usize = 200;
 
 /// A worker, as it has announced itself. A field is empty if the worker's version does not announce
 /// it. The strings come from the worker's process and may contain anything, so escape them before
@@ -157,21 +158,22 @@ impl WorkerInfo {
 
     /// Shortens the lists and the texts, so that an announcement has about 16 KiB at most.
     pub(super) fn bounded(mut self) -> Self {
-        self.streams_left_out += cut_list(&mut self.streams, MAX_STREAMS);
-        self.routes_left_out += cut_list(&mut self.routes, MAX_ROUTES);
-        cut_list(&mut self.paused, MAX_PAUSED);
+        self.streams_left_out += cut_list(&mut self.streams, MAX_STREAM_BYTES);
+        self.routes_left_out += cut_list(&mut self.routes, MAX_ROUTE_BYTES);
+        cut_list(&mut self.paused, MAX_PAUSED_BYTES);
         for text in [&mut self.service, &mut self.version, &mut self.host] {
-            cut(text, MAX_TEXT);
+            cut(text, MAX_TEXT_BYTES);
         }
         self
     }
 }
 
-/// Removes the last texts of a list, so that the remaining texts have at most `max` bytes. Returns
-/// the number of removed texts.
+/// Removes the last texts of a list, so that the remaining texts have at most `max` bytes as JSON.
+/// Returns the number of removed texts.
 fn cut_list(list: &mut Vec<String>, max: usize) -> usize {
     let mut size = 0;
     let fits = list.iter().take_while(|text| {
+        // Two quotes and a comma.
         size += text.len() + 3;
         size <= max
     });

@@ -149,7 +149,7 @@ pub trait WorkerStore: Send + Sync {
     /// See [`Workers::ping`].
     fn ping(&self) -> StoreFuture<'_, Answers<Pong>>;
 
-    /// See [`Workers::order`]. The order is valid.
+    /// See [`Workers::order`]. [`Workers`] has checked the order already.
     fn order<'a>(
         &'a self,
         worker: &'a str,

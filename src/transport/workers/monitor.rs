@@ -37,7 +37,7 @@ const MAX_RUNNING: usize = 100;
 /// The approximate maximum size of the routes in the statistics, in bytes.
 const MAX_ROUTE_BYTES: usize = 96 << 10;
 /// The maximum size of a reason in the statistics, in bytes.
-const MAX_REASON: usize = 300;
+const MAX_REASON_BYTES: usize = 300;
 /// The maximum number of names that are paused on a worker.
 const MAX_PAUSED: usize = 100;
 /// The number of orders that are shown.
@@ -55,15 +55,16 @@ pub struct WorkerMonitor {
     info: WorkerInfo,
     /// The description of the routes, as JSON.
     description: Option<String>,
-    /// The names of tasks and requests that the worker has routes for; `None` if it may handle any.
-    /// Other names are counted together, since senders may use any number of them.
+    /// The names of the tasks and requests that the worker has routes for. `None` if it may handle
+    /// any name. Deliveries with another name are counted together, because senders may use any
+    /// number of names.
     routed_names: Option<HashSet<(Kind, Name)>>,
     started: Instant,
     shards: [Mutex<Shard>; SHARDS],
     orders: Mutex<Orders>,
     /// The maximum number of deliveries in flight that an operator has set. `usize::MAX` if none.
     limit: AtomicUsize,
-    paused: AtomicBool,
+    is_paused: AtomicBool,
     has_paused_names: AtomicBool,
     /// Changes with each change of the announcement.
     revision: AtomicU64,
@@ -74,24 +75,24 @@ pub struct WorkerMonitor {
 /// The paused names, and the last orders.
 #[derive(Debug, Default)]
 struct Orders {
-    paused: HashSet<Name>,
+    paused_names: HashSet<Name>,
     followed: VecDeque<FollowedOrder>,
 }
 
 /// A shard of the counts.
 #[derive(Debug, Default)]
 struct Shard {
-    running: Vec<Option<Started>>,
+    running: Vec<Option<StartedDelivery>>,
     /// The unused places in `running`.
-    free: Vec<usize>,
+    free_places: Vec<usize>,
     routes: HashMap<(Kind, Name), RouteCounts>,
     /// The counts since they were last taken, by stream.
-    minutes: HashMap<Name, MinuteCounts>,
+    stream_counts: HashMap<Name, MinuteCounts>,
 }
 
 /// A delivery that runs.
 #[derive(Debug)]
-struct Started {
+struct StartedDelivery {
     id: Option<MessageId>,
     kind: Kind,
     name: Name,
@@ -131,8 +132,8 @@ impl RouteCounts {
         self.dead += other.dead;
         self.discarded += other.discarded;
         self.latency.merge(&other.latency);
-        let last = |error: &Option<LastError>| error.as_ref().map(|error| error.at);
-        if last(&other.last_error) > last(&self.last_error) {
+        let time = |error: &Option<LastError>| error.as_ref().map(|error| error.at);
+        if time(&other.last_error) > time(&self.last_error) {
             self.last_error.clone_from(&other.last_error);
         }
     }
@@ -187,7 +188,7 @@ impl WorkerMonitor {
             shards: Default::default(),
             orders: Mutex::default(),
             limit: AtomicUsize::new(usize::MAX),
-            paused: AtomicBool::new(false),
+            is_paused: AtomicBool::new(false),
             has_paused_names: AtomicBool::new(false),
             revision: AtomicU64::new(1),
             changed: Notify::new(),
@@ -208,7 +209,7 @@ impl WorkerMonitor {
     /// Returns the announcement of the worker. `transport` is the name of the transport.
     pub fn info(&self, transport: &str) -> WorkerInfo {
         let orders = lock(&self.orders);
-        let mut paused: Vec<_> = orders.paused.iter().map(Name::to_string).collect();
+        let mut paused: Vec<_> = orders.paused_names.iter().map(Name::to_string).collect();
         paused.sort();
         let info = WorkerInfo {
             transport: transport.to_owned(),
@@ -229,7 +230,7 @@ impl WorkerMonitor {
     fn state(&self) -> WorkerState {
         match self.draining.is_cancelled() {
             true => WorkerState::Draining,
-            false if self.paused.load(Ordering::Acquire) => WorkerState::Paused,
+            false if self.is_paused.load(Ordering::Acquire) => WorkerState::Paused,
             false => WorkerState::Running,
         }
     }
@@ -261,6 +262,7 @@ impl WorkerMonitor {
     pub fn stats(&self) -> WorkerStats {
         let mut routes: HashMap<(Kind, Name), RouteCounts> = HashMap::default();
         let (mut in_flight, mut running) = (0, Vec::new());
+        // Adds up the counts of all shards.
         for shard in &self.shards {
             let shard = lock(shard);
             for (route, counts) in &shard.routes {
@@ -273,7 +275,7 @@ impl WorkerMonitor {
             }
             let started = shard.running.iter().flatten();
             let before = running.len();
-            running.extend(started.map(Started::shown));
+            running.extend(started.map(StartedDelivery::shown));
             in_flight += running.len() - before;
             // Keeps only the deliveries that have run for the longest time, so that memory stays
             // bounded.
@@ -292,6 +294,8 @@ impl WorkerMonitor {
         routes.sort_by(|(a, one), (b, other)| {
             other.total().cmp(&one.total()).then_with(|| a.1.cmp(&b.1))
         });
+        // Lists the routes until their estimated size reaches the maximum. The totals include the
+        // counts of all routes.
         let mut bytes = 0;
         for ((kind, name), counts) in routes {
             stats.done += counts.done;
@@ -321,11 +325,12 @@ impl WorkerMonitor {
         stats
     }
 
-    /// Takes the counts of a stream since they were last taken. `None` if nothing has happened.
+    /// Removes and returns the counts of a stream since the last call. `None` if nothing was
+    /// counted.
     pub(crate) fn take_counts(&self, stream: &Name) -> Option<MinuteCounts> {
         let mut taken: Option<MinuteCounts> = None;
         for shard in &self.shards {
-            let Some(counts) = lock(shard).minutes.remove(stream) else {
+            let Some(counts) = lock(shard).stream_counts.remove(stream) else {
                 continue;
             };
             match &mut taken {
@@ -336,10 +341,10 @@ impl WorkerMonitor {
         taken
     }
 
-    /// Returns `true` if something has happened on a stream since its counts were last taken.
+    /// Returns `true` if [`take_counts`](Self::take_counts) would return counts of a stream.
     #[cfg(feature = "redis")]
     pub(crate) fn has_counts(&self, stream: &Name) -> bool {
-        (self.shards.iter()).any(|shard| lock(shard).minutes.contains_key(stream))
+        (self.shards.iter()).any(|shard| lock(shard).stream_counts.contains_key(stream))
     }
 
     /// Puts back counts that could not be stored.
@@ -347,20 +352,20 @@ impl WorkerMonitor {
     pub(crate) fn put_back(&self, stream: &Name, counts: &MinuteCounts) {
         let mut shard = lock(&self.shards[0]);
         shard
-            .minutes
+            .stream_counts
             .entry(stream.clone())
             .or_default()
             .merge(counts);
     }
 
     /// Counts a delivery as running until the returned guard is dropped or gets the verdict.
-    pub(crate) fn start(self: Arc<Self>, message: &Message) -> RunningDelivery {
+    pub(crate) fn start(self: Arc<Self>, message: &Message) -> RunningGuard {
         let parts = message.parts();
         let waited = match (parts.accepted_at, parts.attempt.is_retry()) {
             (Some(accepted), false) => self.now().duration_since(accepted).ok(),
             _ => None,
         };
-        let started = Started {
+        let started = StartedDelivery {
             id: parts.id.clone(),
             kind: parts.kind,
             name: parts.name.clone(),
@@ -372,7 +377,7 @@ impl WorkerMonitor {
         };
         let shard = shard_of_thread();
         let mut counts = lock(&self.shards[shard]);
-        let place = match counts.free.pop() {
+        let place = match counts.free_places.pop() {
             Some(place) => place,
             None => {
                 counts.running.push(None);
@@ -381,7 +386,7 @@ impl WorkerMonitor {
         };
         counts.running[place] = Some(started);
         drop(counts);
-        RunningDelivery {
+        RunningGuard {
             monitor: self,
             shard,
             place,
@@ -390,12 +395,13 @@ impl WorkerMonitor {
 
     /// Returns `true` if tasks and requests of this name must not start on this worker.
     pub(crate) fn has_paused(&self, name: &Name) -> bool {
-        self.has_paused_names.load(Ordering::Relaxed) && lock(&self.orders).paused.contains(name)
+        self.has_paused_names.load(Ordering::Relaxed)
+            && lock(&self.orders).paused_names.contains(name)
     }
 
     /// Returns the number of deliveries that may be in flight.
     pub(crate) fn max_in_flight(&self) -> usize {
-        match self.paused.load(Ordering::Acquire) {
+        match self.is_paused.load(Ordering::Acquire) {
             true => 0,
             false => (self.info.max_in_flight).min(self.limit.load(Ordering::Acquire)),
         }
@@ -421,7 +427,7 @@ impl WorkerMonitor {
     /// Follows an order of the operator `by`, and logs it.
     pub fn follow(&self, order: &WorkerOrder, by: &str) {
         let (worker, group) = (self.worker(), Shown::new(&self.info.group));
-        let by_shown = Shown::new(by).at_most(MAX_REASON).to_string();
+        let by_shown = Shown::new(by).at_most(MAX_REASON_BYTES).to_string();
         let mut orders = lock(&self.orders);
         match order {
             WorkerOrder::Drain => self.draining.cancel(),
@@ -429,10 +435,10 @@ impl WorkerMonitor {
                 self.limit
                     .store(limit.unwrap_or(usize::MAX), Ordering::Release);
             }
-            WorkerOrder::Pause => self.paused.store(true, Ordering::Release),
-            WorkerOrder::Resume => self.paused.store(false, Ordering::Release),
+            WorkerOrder::Pause => self.is_paused.store(true, Ordering::Release),
+            WorkerOrder::Resume => self.is_paused.store(false, Ordering::Release),
             WorkerOrder::PauseName(name) => {
-                if orders.paused.len() >= MAX_PAUSED && !orders.paused.contains(name) {
+                if orders.paused_names.len() >= MAX_PAUSED && !orders.paused_names.contains(name) {
                     tracing::warn!(
                         worker, %group, by = by_shown,
                         "an order to pause a name is not followed: {MAX_PAUSED} names are paused on \
@@ -440,23 +446,27 @@ impl WorkerMonitor {
                     );
                     return;
                 }
-                orders.paused.insert(name.clone());
+                orders.paused_names.insert(name.clone());
             }
-            WorkerOrder::ResumeName(name) => drop(orders.paused.remove(name)),
+            WorkerOrder::ResumeName(name) => drop(orders.paused_names.remove(name)),
         }
-        let is_any = !orders.paused.is_empty();
-        self.has_paused_names.store(is_any, Ordering::Relaxed);
+        let has_paused_names = !orders.paused_names.is_empty();
+        self.has_paused_names
+            .store(has_paused_names, Ordering::Relaxed);
         let text = order.to_string();
         let shown = Shown::new(&text).to_string();
         tracing::info!(worker, %group, order = shown, by = by_shown, "the worker follows an order");
         if orders.followed.len() == MAX_ORDERS {
             orders.followed.pop_front();
         }
-        let (mut order, mut by) = (text, by.to_owned());
-        cut(&mut order, MAX_REASON);
-        cut(&mut by, MAX_REASON);
-        let at = self.now();
-        orders.followed.push_back(FollowedOrder { order, by, at });
+        let (mut order_text, mut operator) = (text, by.to_owned());
+        cut(&mut order_text, MAX_REASON_BYTES);
+        cut(&mut operator, MAX_REASON_BYTES);
+        orders.followed.push_back(FollowedOrder {
+            order: order_text,
+            by: operator,
+            at: self.now(),
+        });
         drop(orders);
         self.revision.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_one();
@@ -465,14 +475,14 @@ impl WorkerMonitor {
     /// Returns `true` if deliveries of this name are counted by name.
     fn is_counted_by_name(&self, kind: Kind, name: &Name) -> bool {
         let routed_names = self.routed_names.as_ref();
-        // `routed_names` has only tasks and requests. An event is counted by the subscription that
-        // it matched, and only the worker adds subscriptions.
+        // `routed_names` has only tasks and requests. An event is always counted by its
+        // subscription, because the number of subscriptions does not depend on senders.
         kind == Kind::Event
             || routed_names.is_none_or(|names| names.contains(&(kind, name.clone())))
     }
 }
 
-impl Started {
+impl StartedDelivery {
     fn shown(&self) -> Running {
         let mut id = self.id.as_deref().unwrap_or_default().to_owned();
         cut(&mut id, 100);
@@ -486,17 +496,16 @@ impl Started {
     }
 }
 
-/// A delivery that a worker runs, in the worker's statistics. The delivery ends when this value is
-/// dropped.
+/// Counts a delivery as running in the worker's statistics until the guard is dropped.
 #[derive(Debug)]
-pub(crate) struct RunningDelivery {
+pub(crate) struct RunningGuard {
     monitor: Arc<WorkerMonitor>,
     shard: usize,
     place: usize,
 }
 
-impl RunningDelivery {
-    /// Counts the verdict on the delivery, and ends the delivery.
+impl RunningGuard {
+    /// Counts the verdict on the delivery, and drops the guard.
     pub(crate) fn end(self, verdict: &Verdict) {
         if let Some(outcome) = Outcome::of(verdict) {
             self.count(outcome, verdict);
@@ -507,7 +516,7 @@ impl RunningDelivery {
         // Read before the lock is taken, so that the lock is held only briefly.
         let now = Instant::now();
         let last_error = reason(verdict).map(|mut reason| {
-            cut(&mut reason, MAX_REASON);
+            cut(&mut reason, MAX_REASON_BYTES);
             let at = self.monitor.now();
             LastError { reason, at }
         });
@@ -515,7 +524,7 @@ impl RunningDelivery {
         let Shard {
             running,
             routes,
-            minutes,
+            stream_counts,
             ..
         } = &mut *shard;
         let Some(started) = &running[self.place] else {
@@ -526,9 +535,9 @@ impl RunningDelivery {
         let counts = match routes.get_mut(&key) {
             Some(counts) => counts,
             None => {
-                let by_name =
+                let is_counted_by_name =
                     routes.len() < MAX_ROUTES && self.monitor.is_counted_by_name(key.0, &key.1);
-                let key = match by_name {
+                let key = match is_counted_by_name {
                     true => key,
                     false => (key.0, Name::from_static(OTHER)),
                 };
@@ -540,24 +549,24 @@ impl RunningDelivery {
             counts.last_error = last_error;
         }
         if let Some(stream) = &started.stream {
-            let counts = match minutes.get_mut(stream) {
+            let counts = match stream_counts.get_mut(stream) {
                 Some(counts) => counts,
-                None => minutes.entry(stream.clone()).or_default(),
+                None => stream_counts.entry(stream.clone()).or_default(),
             };
             counts.count(outcome, latency, started.waited);
         }
     }
 }
 
-impl Drop for RunningDelivery {
+impl Drop for RunningGuard {
     fn drop(&mut self) {
         let mut shard = lock(&self.monitor.shards[self.shard]);
         shard.running[self.place] = None;
-        shard.free.push(self.place);
+        shard.free_places.push(self.place);
     }
 }
 
-/// Returns the reason of a failure.
+/// Returns the reason of a failure. `None` if the verdict is no failure.
 fn reason(verdict: &Verdict) -> Option<String> {
     match verdict {
         Verdict::Redeliver { reason, .. } | Verdict::DeadLetter { reason, .. } => {

@@ -38,10 +38,10 @@ pub enum WorkerOrder {
     Pause,
     /// Ends a [`Pause`](Self::Pause). Does not end a [`PauseName`](Self::PauseName).
     Resume,
-    /// Pauses the tasks and requests of a name on this worker alone. If this worker gets such a
-    /// message, the message is delivered again after a back-off, without counting an attempt, so
-    /// that another worker of the group can get it. To pause a name for the whole group, use
-    /// [`Control::pause`](crate::transport::Control::pause), which parks its messages.
+    /// Pauses the tasks and requests of a name on this worker alone. If this worker gets a message
+    /// with this name, the message is delivered again after a back-off, so that another worker of
+    /// the group can get it. This does not count as an attempt. To pause a name for the whole
+    /// group, use [`Control::pause`](crate::transport::Control::pause), which parks the messages.
     PauseName(Name),
     /// Ends a [`PauseName`](Self::PauseName).
     ResumeName(Name),

@@ -21,7 +21,7 @@ use crate::{
 pub struct WorkerStats {
     /// The name of the worker: [`WorkerInfo::worker`](super::WorkerInfo::worker).
     pub worker: String,
-    /// The time of these numbers, on the worker's clock.
+    /// The time at which the worker took these statistics, on its clock.
     #[serde(with = "json::time")]
     pub at: SystemTime,
     /// The state of the worker.
@@ -143,14 +143,14 @@ impl Answers<WorkerDescription> {
     /// If no worker has answered, the workers describe different services, or they serve no router.
     pub fn asyncapi(&self) -> Result<serde_json::Value, Error> {
         let invalid = |text: String| Error::new(ErrorKind::Invalid, text);
-        let of = |it: &WorkerDescription| {
+        let service_of = |it: &WorkerDescription| {
             (
                 it.service.clone(),
                 it.version.clone(),
                 it.description.clone(),
             )
         };
-        let services: BTreeSet<_> = self.answers.iter().map(of).collect();
+        let services: BTreeSet<_> = self.answers.iter().map(service_of).collect();
         let (service, version, description) = match services.first() {
             None => return Err(invalid("no worker of the group has answered".into())),
             Some(first) if services.len() == 1 => first,
@@ -183,10 +183,10 @@ pub struct WorkerDescription {
     /// The version of the service. Empty unless set.
     #[serde(default)]
     pub version: String,
-    /// The description of its routes as JSON, for
-    /// [`Description::from_json`](crate::contract::Description::from_json). `None` if the worker
-    /// serves something else than a router, or its description is too long. If it is too long only
-    /// because of its schemas, the schemas are left out.
+    /// The description of the worker's routes as JSON, for
+    /// [`Description::from_json`](crate::contract::Description::from_json). It has no schemas if
+    /// it would be too long with them. `None` if it is too long without schemas, or if the worker
+    /// serves something else than a router.
     #[serde(default)]
     pub description: Option<String>,
 }
