@@ -39,7 +39,7 @@
 //! wherever the period begins.
 //!
 //! # Failures of workers
-//! If a worker dies, its permits end when its lease ends, and go to the next messages. If a worker
+//! If a worker dies, its permits end with its lease, and go to the next messages. If a worker
 //! stalls for longer than its lease and then goes on, its running messages exceed the limit.
 //!
 //! # Back-pressure
@@ -73,8 +73,8 @@ use crate::{
     key::{Key, KeyExtractor, KeyOf, MissingKey},
 };
 
-/// Added to the delay of a redelivery, because the transport counts whole milliseconds. A message
-/// that returned too early would be redelivered once more.
+/// Added to the delay of a redelivery, because the transport counts whole milliseconds. Without
+/// this slack, a message could return too early, and would be redelivered once more.
 const SLACK: Duration = Duration::from_millis(1);
 
 /// Makes [`SharedLimit`] services. See the [module](self).

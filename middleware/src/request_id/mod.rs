@@ -87,14 +87,15 @@ use uuid::Uuid;
 use self::id::CURRENT;
 pub use self::id::{InvalidRequestId, MakeRequestId, RequestId};
 
-/// The hook that makes ids, or `None` for random UUIDs.
-type Make = Option<Arc<dyn MakeRequestId + Send + Sync>>;
+/// The hook that makes ids.
+type MakeHook = Arc<dyn MakeRequestId + Send + Sync>;
 
 /// Makes [`WithRequestId`] services. See the [module](self).
 #[derive(Clone)]
 pub struct RequestIdLayer {
     header: HeaderName,
-    make: Make,
+    /// `None` for random UUIDs.
+    make: Option<MakeHook>,
 }
 
 impl RequestIdLayer {
@@ -152,7 +153,7 @@ impl<S> Layer<S> for RequestIdLayer {
 pub struct WithRequestId<S> {
     inner: S,
     header: HeaderName,
-    make: Make,
+    make: Option<MakeHook>,
 }
 
 impl<S> WithRequestId<S> {
