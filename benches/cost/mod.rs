@@ -29,8 +29,8 @@ pub(crate) fn extent() -> (usize, usize) {
     }
 }
 
-/// Measures the handling of these messages. They are made before the clock starts, since each
-/// transport makes messages in another way.
+/// Measures the handling of these messages. The caller has made them already, so their creation is
+/// not measured.
 pub(crate) fn measure<T>(runtime: &Runtime, messages: Vec<T>, handle: impl AsyncFn(T)) -> Cost {
     let count = messages.len() as f64;
     let mut elapsed = Duration::ZERO;
