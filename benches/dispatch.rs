@@ -120,6 +120,7 @@ fn count(runtime: &Runtime, routes: usize, messages: usize) {
     counted(runtime, &app, self::messages(&names));
 }
 
+/// The function whose instructions valgrind counts, with the command above.
 #[inline(never)]
 fn counted<S>(runtime: &Runtime, app: &S, messages: Vec<Message>)
 where

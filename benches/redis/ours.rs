@@ -41,10 +41,10 @@ pub(crate) async fn round(probe: &Probe, job: &Job) -> Round {
 async fn task(probe: &Probe, job: &Job, senders: usize) -> Round {
     let worker = Worker::start(probe.address(), &job.setup).await;
     let sender = worker.sender();
-    let warm = warm_up(&worker).await;
+    let warm_up_tasks = warm_up(&worker).await;
     let clock = Clock::start(probe, &[]).await;
     send(sender, senders, job.count).await;
-    worker.wait_until_done(warm + job.count).await;
+    worker.wait_until_done(warm_up_tasks + job.count).await;
     let round = clock.stop(job.count, Vec::new()).await;
     worker.stop().await;
     round
@@ -60,7 +60,7 @@ async fn paced(probe: &Probe, job: &Job, rate: usize) -> Round {
     )
     .await;
     let (sender, setup) = (worker.sender(), job.setup);
-    let warm = warm_up(&worker).await;
+    let warm_up_tasks = warm_up(&worker).await;
     let clock = Clock::start(probe, &[]).await;
     let latencies = open::send_paced(rate, &arrivals, move |message| {
         let call = (sender.client).enqueue(NUMBERED_TASK, setup.numbered(message));
@@ -70,7 +70,7 @@ async fn paced(probe: &Probe, job: &Job, rate: usize) -> Round {
         }
     })
     .await;
-    worker.wait_until_done(warm + job.count).await;
+    worker.wait_until_done(warm_up_tasks + job.count).await;
     let round = clock.stop(job.count, latencies).await;
     worker.stop().await;
     round
@@ -124,7 +124,7 @@ async fn warm_up(worker: &Worker) -> usize {
 async fn event(probe: &Probe, job: &Job, senders: usize) -> Round {
     let worker = Worker::start(probe.address(), &job.setup).await;
     let sender = worker.sender();
-    while worker.seen.warm.load(Ordering::Relaxed) == 0 {
+    while worker.seen.warm_up_events.load(Ordering::Relaxed) == 0 {
         let sent = sender.client.publish(WARM_UP_EVENT, ()).await;
         sent.expect("an event");
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -162,9 +162,9 @@ async fn rpc(probe: &Probe, job: &Job, in_flight: usize, reliable: bool) -> Roun
             asked.elapsed()
         }
     };
-    let warm = job.setup.streams;
-    concurrently(1, warm, ask.clone()).await;
-    worker.wait_until_done(warm).await;
+    let warm_up_tasks = job.setup.streams;
+    concurrently(1, warm_up_tasks, ask.clone()).await;
+    worker.wait_until_done(warm_up_tasks).await;
     let clock = Clock::start(probe, &[]).await;
     let latencies = match job.rate {
         Some(rate) => {
@@ -181,7 +181,7 @@ async fn rpc(probe: &Probe, job: &Job, in_flight: usize, reliable: bool) -> Roun
         }
         None => concurrently(in_flight, job.count, ask).await,
     };
-    worker.wait_until_done(warm + job.count).await;
+    worker.wait_until_done(warm_up_tasks + job.count).await;
     let round = clock.stop(job.count, latencies).await;
     worker.stop().await;
     round

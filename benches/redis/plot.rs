@@ -46,7 +46,11 @@ fn chart(area: &DrawingArea<SVGBackend<'_>, Shift>, rows: &[Row]) -> DrawResult 
         };
         rows.iter().filter_map(point).collect::<Vec<_>>()
     };
-    let all: Vec<_> = lines.iter().flat_map(|(_, _, of)| points(*of)).collect();
+    // The axes cover the points of all lines.
+    let all: Vec<_> = lines
+        .iter()
+        .flat_map(|(_, _, selector)| points(*selector))
+        .collect();
     let max_rate = all.iter().map(|point| point.0).fold(1.0, f64::max);
     let min_latency = all.iter().map(|point| point.1).fold(f64::MAX, f64::min);
     let max_latency = all.iter().map(|point| point.1).fold(1.0, f64::max);
@@ -68,8 +72,9 @@ fn chart(area: &DrawingArea<SVGBackend<'_>, Shift>, rows: &[Row]) -> DrawResult 
         .x_label_formatter(&|rate| format!("{rate:.0}"))
         .y_label_formatter(&|latency| format!("{latency:.0}"))
         .draw()?;
-    for (label, color, of) in lines {
-        let points = points(of);
+    // Each line has a dot for each measured rate.
+    for (label, color, selector) in lines {
+        let points = points(selector);
         if points.is_empty() {
             continue;
         }

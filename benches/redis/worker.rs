@@ -117,7 +117,7 @@ fn app(setup: &Setup, handler: Handler) -> Router<Seen> {
             },
         )
         .event(WARM_UP_EVENT, async |State(seen): State<Seen>| {
-            seen.warm.fetch_add(1, Ordering::Relaxed);
+            seen.warm_up_events.fetch_add(1, Ordering::Relaxed);
         });
     for name in setup.names() {
         app = match handler {
@@ -217,7 +217,7 @@ impl Sender {
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) events: Arc<AtomicUsize>,
-    pub(crate) warm: Arc<AtomicUsize>,
+    pub(crate) warm_up_events: Arc<AtomicUsize>,
     arrivals: Arrivals,
 }
 
@@ -225,7 +225,7 @@ impl Seen {
     fn new(arrivals: Arrivals) -> Self {
         Self {
             events: Arc::default(),
-            warm: Arc::default(),
+            warm_up_events: Arc::default(),
             arrivals,
         }
     }

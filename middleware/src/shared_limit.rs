@@ -229,7 +229,7 @@ where
             Ok(Some(key)) => {
                 let request = layer
                     .rule
-                    .request(layer.limit.clone(), identity(&message), key);
+                    .request(layer.limit.clone(), holder_parts(&message), key);
                 // Drops `ready`, so that another message can use its reservation during the wait.
                 Gated::waiting(
                     PermitState::Requesting(Box::pin(request)),
@@ -242,7 +242,7 @@ where
 }
 
 /// Returns the parts of a message that identify it as the holder of a permit.
-fn identity(message: &Message) -> Parts {
+fn holder_parts(message: &Message) -> Parts {
     let original = message.parts();
     let mut parts = Parts::new(original.kind, original.name.clone());
     parts.stream = original.stream.clone();

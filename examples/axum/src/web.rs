@@ -38,7 +38,7 @@ impl IntoResponse for CallError {
     }
 }
 
-async fn order(
+async fn create_order(
     State(app): State<App>,
     Json(order): Json<Order>,
 ) -> Result<(StatusCode, Json<Value>), CallError> {
@@ -55,7 +55,7 @@ async fn publish(State(app): State<App>, text: String) -> Result<StatusCode, Cal
     Ok(StatusCode::ACCEPTED)
 }
 
-async fn user(State(app): State<App>, Path(id): Path<u64>) -> Result<Json<User>, CallError> {
+async fn get_user(State(app): State<App>, Path(id): Path<u64>) -> Result<Json<User>, CallError> {
     let campanile::Json(user) = app.client.request("user.get", campanile::Json(id)).await?;
     Ok(Json(user))
 }
@@ -108,7 +108,7 @@ async fn metrics(State(app): State<App>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
-async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
+async fn count_request(State(app): State<App>, request: Request, next: Next) -> Response {
     app.request_count.fetch_add(1, Ordering::Relaxed);
     next.run(request).await
 }
@@ -130,9 +130,9 @@ pub(crate) fn app(app: App) -> Router {
             move || !stopping.is_cancelled()
         });
     Router::new()
-        .route("/orders", post(order))
+        .route("/orders", post(create_order))
         .route("/news", post(publish))
-        .route("/users/{id}", get(user))
+        .route("/users/{id}", get(get_user))
         .nest_service("/messages", gateway)
         .layer(
             ServiceBuilder::new()
@@ -141,7 +141,7 @@ pub(crate) fn app(app: App) -> Router {
                 .propagate_x_request_id()
                 .layer(CatchPanicLayer::new()),
         )
-        .layer(middleware::from_fn_with_state(app.clone(), count))
+        .layer(middleware::from_fn_with_state(app.clone(), count_request))
         // Probes are neither counted nor traced.
         .route_service("/healthz", Health::new())
         .route_service("/readyz", ready)

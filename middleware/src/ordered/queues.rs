@@ -94,9 +94,9 @@ impl KeyQueues {
         deferred: Option<Deferred>,
         max_deferred: usize,
     ) -> bool {
-        let (keeps, wakers) = lock(&self.0).end(key, turn, deferred, max_deferred);
+        let (keeps_turn, wakers) = lock(&self.0).end(key, turn, deferred, max_deferred);
         wakers.into_iter().for_each(Waker::wake);
-        keeps
+        keeps_turn
     }
 }
 
@@ -115,7 +115,7 @@ impl QueuesState {
             self.clean_up(Instant::now());
         }
         let deferred = deferred.filter(|_| self.deferred < max_deferred);
-        let keeps = deferred.is_some();
+        let keeps_turn = deferred.is_some();
         let queue = self.queues.get_mut(key);
         let queue = queue.expect("the message is in it");
         queue.leave(turn);
@@ -124,11 +124,11 @@ impl QueuesState {
         {
             self.deferred += 1;
         }
-        let wakers = queue.take_wakers(keeps);
+        let wakers = queue.take_wakers(keeps_turn);
         if queue.is_empty() {
             self.queues.remove(key);
         }
-        (keeps, wakers)
+        (keeps_turn, wakers)
     }
 
     /// Removes deferred messages that have lost their turns, at most once per interval.

@@ -269,14 +269,14 @@ gated_future! {
 pub struct RateLimited {
     retry_after: Duration,
     /// The error reply, if the message is a request.
-    answer: Option<RpcError>,
+    error_reply: Option<RpcError>,
 }
 
 impl RateLimited {
     fn error(kind: Kind, retry_after: Duration) -> BoxError {
         let limited = Self {
             retry_after,
-            answer: (kind == Kind::Rpc).then(|| RpcError::unavailable("over the rate limit")),
+            error_reply: (kind == Kind::Rpc).then(|| RpcError::unavailable("over the rate limit")),
         };
         match kind {
             Kind::Rpc => limited.into(),
@@ -301,6 +301,6 @@ impl fmt::Display for RateLimited {
 
 impl Error for RateLimited {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.answer.as_ref().map(|answer| answer as _)
+        self.error_reply.as_ref().map(|reply| reply as _)
     }
 }

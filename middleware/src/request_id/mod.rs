@@ -164,8 +164,8 @@ impl<S> WithRequestId<S> {
 
     /// Determines the id of a message, and writes it into the message.
     fn identify(&self, message: &mut Message) -> RequestId {
-        let carried = message.headers().get(&self.header);
-        let id = match carried.map(RequestId::from_value) {
+        let header_value = message.headers().get(&self.header);
+        let id = match header_value.map(RequestId::from_value) {
             Some(Ok(id)) => id,
             missing_or_invalid => {
                 if let Some(Err(fault)) = missing_or_invalid {
@@ -209,11 +209,11 @@ where
     fn call(&mut self, mut message: Message) -> Self::Future {
         let id = self.identify(&mut message);
         // Only a request has a reply.
-        let echo = (message.kind() == Kind::Rpc).then(|| (self.header.clone(), id.clone()));
+        let reply_header = (message.kind() == Kind::Rpc).then(|| (self.header.clone(), id.clone()));
         let work = CURRENT.sync_scope(id.clone(), || self.inner.call(message));
         WithRequestIdFuture {
             work: CURRENT.scope(id, work),
-            echo,
+            reply_header,
         }
     }
 }
@@ -234,7 +234,7 @@ pub struct WithRequestIdFuture<W> {
     #[pin]
     work: TaskLocalFuture<RequestId, W>,
     /// The header and the id for the reply, or `None` if the message is not a request.
-    echo: Option<(HeaderName, RequestId)>,
+    reply_header: Option<(HeaderName, RequestId)>,
 }
 
 impl<W, E> Future for WithRequestIdFuture<W>
@@ -246,7 +246,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut outcome = ready!(this.work.poll(cx));
-        if let (Ok(reply), Some((header, id))) = (&mut outcome, this.echo)
+        if let (Ok(reply), Some((header, id))) = (&mut outcome, this.reply_header)
             && !reply.headers.contains_key(&*header)
         {
             insert(&mut reply.headers, header, id);

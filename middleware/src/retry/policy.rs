@@ -120,6 +120,7 @@ impl RetryPolicy {
         }
     }
 
+    /// Returns a copy of the message if a failure of the next try could be retried.
     fn copy(&self, message: &Message) -> Option<Message> {
         (self.failed_tries + 1 < self.config.tries).then(|| message.clone())
     }
