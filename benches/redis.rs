@@ -165,6 +165,7 @@ async fn run_all() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let file = |name: &str| dir.path().join(name).display().to_string();
     let (json, plot, curves) = (file("rows.json"), file("plot.svg"), file("curves.json"));
+    // Together these commands use each mode, and most options.
     for words in [
         vec!["--json", &json],
         vec!["--rates", "500,2000", "--plot", &plot],
@@ -208,6 +209,7 @@ async fn run_all() {
 }
 
 async fn run(args: Args) {
+    // The proxy is between the server and both sides. The probe does not use it.
     let mut probe = Probe::start(&args.setup).await;
     let proxy = match args.setup.delay_us {
         0 => None,

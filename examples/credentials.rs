@@ -95,6 +95,7 @@ async fn main() -> Result<(), BoxError> {
     set_user(&mut admin, &rights).await?;
     vault.rotate(&mut admin).await?;
 
+    // The worker and the client use one handle, which asks the vault for passwords.
     let redis = connect(&url, &vault).await?;
     let handled = Handled::default();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -117,6 +118,7 @@ async fn main() -> Result<(), BoxError> {
         set_user(&mut admin, &[&format!("<{old}")]).await?;
         println!("{} is the only valid password now", vault.password());
     }
+    // No task is lost in the rotations.
     while handled.load(Ordering::Relaxed) < sent {
         sleep(Duration::from_millis(10)).await;
     }

@@ -125,6 +125,7 @@ impl Args {
         if self.plot.is_some() && !is_paced {
             return Err("--plot needs --rates".into());
         }
+        // The defaults of options that were not given.
         if self.rounds == 0 {
             self.rounds = match (self.measured, self.quick) {
                 (false, _) => 1,
@@ -133,6 +134,7 @@ impl Args {
                 (true, false) => 5,
             };
         }
+        // Child processes and fixed rates do not support all workloads.
         let fits = |work: Work| {
             (processes == 0 || work.allows_distant_worker()) && (!is_paced || work.allows_rate())
         };

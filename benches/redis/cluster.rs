@@ -75,6 +75,7 @@ pub(crate) async fn run(plain: &Probe, args: &Args) -> Comparison {
     };
     let mut pairs = Vec::new();
 
+    // At full load, the ratios compare the messages per second.
     println!("a cluster of one primary compared with a plain server, at full load");
     print_heading("per s");
     let one_primary = Probe::cluster_of_one(&setup).await;
@@ -95,6 +96,8 @@ pub(crate) async fn run(plain: &Probe, args: &Args) -> Comparison {
         pairs.push(measure_pair(first, second, Round::rate, args.rounds).await);
     }
 
+    // At a fixed rate both sides send the same number of messages, so the ratios compare the CPU
+    // time. The rate is a share of the messages per second of the last pair's first side.
     let rate = RATE_SHARE * pairs.last().expect("a pair").figures[0].per_second;
     let paced = args.at_rate(&stream, (rate as usize).max(1));
     println!(

@@ -162,9 +162,10 @@ async fn rpc(probe: &Probe, job: &Job, in_flight: usize, reliable: bool) -> Roun
             asked.elapsed()
         }
     };
-    let warm_up_tasks = job.setup.streams;
-    concurrently(1, warm_up_tasks, ask.clone()).await;
-    worker.wait_until_done(warm_up_tasks).await;
+    // One request to each stream opens all connections.
+    let warm_up_requests = job.setup.streams;
+    concurrently(1, warm_up_requests, ask.clone()).await;
+    worker.wait_until_done(warm_up_requests).await;
     let clock = Clock::start(probe, &[]).await;
     let latencies = match job.rate {
         Some(rate) => {
@@ -181,7 +182,7 @@ async fn rpc(probe: &Probe, job: &Job, in_flight: usize, reliable: bool) -> Roun
         }
         None => concurrently(in_flight, job.count, ask).await,
     };
-    worker.wait_until_done(warm_up_tasks + job.count).await;
+    worker.wait_until_done(warm_up_requests + job.count).await;
     let round = clock.stop(job.count, latencies).await;
     worker.stop().await;
     round

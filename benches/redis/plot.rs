@@ -39,6 +39,7 @@ fn chart(area: &DrawingArea<SVGBackend<'_>, Shift>, rows: &[Row]) -> DrawResult 
         ("ours, p50", RED.mix(0.5), (ours, |it| it.p50)),
         ("ours, p99", RED.mix(1.0), (ours, |it| it.p99)),
     ];
+    // A point is a rate with the latency at this rate.
     let points = |(side, percentile): LineSelector| {
         let point = move |row: &Row| {
             let latency = percentile(side(row)?.latency_us?);

@@ -37,6 +37,7 @@ type PendingRequests = Arc<Mutex<HashMap<Uuid, oneshot::Sender<Vec<u8>>>>>;
 pub(crate) async fn round(probe: &Probe, job: &Job, in_flight: usize) -> Round {
     let reply_to = format!("reply:{}", Uuid::new_v4());
     let (waiting, count) = (PendingRequests::default(), job.count);
+    // One subscription receives the replies to all requests.
     let subscription = subscribe(probe, &reply_to).await;
     let replies = tokio::spawn({
         let waiting = waiting.clone();
@@ -56,6 +57,8 @@ pub(crate) async fn round(probe: &Probe, job: &Job, in_flight: usize) -> Round {
     let reader = Reader::connect(probe.address(), &job.setup).await;
     let clock = Clock::start(probe, &[]).await;
     let worker = tokio::spawn(answer_requests(reader, count));
+    // With a rate, latencies are measured from the times at which requests are due. Without one,
+    // they are measured from the sends.
     let latencies = match job.rate {
         Some(rate) => {
             let arrivals = Arrivals::new(count);

@@ -51,6 +51,7 @@ async fn run_shop(
     println!("order 1: its invoice is being made already: {again}");
 
     wait_for_state(&mut changes, "orders.pack", TaskState::Running).await?;
+    // The second run is skipped, because the first clean-up is still running.
     for _ in 0..2 {
         let run = shop_schedules.run_now(&"clean up".into()).await?;
         match run.ok_or("the schedule is not stored")?.is_skipped {
@@ -61,6 +62,7 @@ async fn run_shop(
     let is_cancelled = cancel_order(&tasks, 1).await?;
     println!("order 1: is cancelled: {is_cancelled}");
 
+    // The first attempt of the import fails. The next attempt starts at its checkpoint.
     let imported = tasks.wait(import.id().ok_or("it is stored")?).await?;
     let Json(pages): Json<u32> = imported.read_result()?;
     let attempt = imported.attempt.0;
