@@ -200,7 +200,7 @@ impl Args {
         }
     }
 
-    /// Writes the measurements to the file, if one is given.
+    /// Writes the measurements to the JSON file, if the command line names one.
     pub(crate) fn write(&self, environment: &Environment, rows: &[impl Serialize]) {
         if let Some(path) = &self.json {
             report::write_json(path, environment, rows);

@@ -67,7 +67,7 @@ struct Check {
 #[derive(Serialize)]
 struct Capacity {
     nodes: usize,
-    /// The number of nodes that each process reads from. It sends to all.
+    /// The number of nodes that each process reads from. Each process sends to all nodes.
     reads_from: usize,
     /// The number of tasks that each process has in flight.
     in_flight: usize,

@@ -1,4 +1,4 @@
-//! The open loop: messages are sent when they are due, even if earlier ones are late.
+//! The open loop: messages are sent when they are due, even if earlier messages are late.
 //!
 //! The latency of a message is measured from the time at which it was *due*. So a stall counts for
 //! all messages that were due during the stall. A closed loop counts a stall only for the messages

@@ -110,7 +110,7 @@ impl Probe {
         self.tls.as_ref().map_or(self.server().port(), Tls::port)
     }
 
-    /// Asks the server, or the first node of the cluster.
+    /// Sends a command to the server, or to the first node of the cluster.
     pub(crate) async fn query<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         self.query_node(0, words).await
     }

@@ -151,7 +151,7 @@ fn print_line([workload, sent, side]: [&str; 3], figures: &Figures, ratio: Optio
     );
 }
 
-/// A file with the measurements and the machine.
+/// The content of a JSON file: the environment and the measurements.
 #[derive(Serialize)]
 struct JsonFile<'a, T> {
     #[serde(flatten)]

@@ -9,7 +9,7 @@ use crate::{NAME, STREAM};
 /// A payload consists of repetitions of these bytes. By default it is these bytes once.
 const PAYLOAD: &[u8] = b"payload";
 
-/// The settings that all rounds share, also passed to child processes.
+/// The settings that all rounds share. They are passed to child processes, too.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Setup {
     /// The size of a payload, in bytes.

@@ -33,7 +33,7 @@ pub(crate) const WARM_UP_EVENT: &str = "bench.warm";
 /// The name of a route whose handler records the arrival of numbered messages.
 pub(crate) const NUMBERED_TASK: &str = "bench.numbered";
 
-/// The longest time for which a sender with a bound waits for room.
+/// The maximum time for which a sender waits for room on a stream with a bound.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// A running worker, and its handle to Redis, which senders share.

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The raw loops, Campanile's side, the workloads and the clock are those of the library's bench,
-//! `benches/redis.rs`, and so are the rules. Senders and worker share one process and one runtime
+//! `benches/redis.rs`. The same rules apply: senders and worker share one process and one runtime
 //! of two threads. The bench starts the servers as separate processes. Payloads are 7 bytes. A
 //! round ends when the server has confirmed every acknowledgement. The README says how each peer is
 //! set up, and how their guarantees differ.
