@@ -118,7 +118,7 @@ async fn main() -> Result<(), BoxError> {
         set_user(&mut admin, &[&format!("<{old}")]).await?;
         println!("{} is the only valid password now", vault.password());
     }
-    // No task is lost in the rotations.
+    // Waits until every task is handled.
     while handled.load(Ordering::Relaxed) < sent {
         sleep(Duration::from_millis(10)).await;
     }

@@ -162,7 +162,7 @@ async fn rpc(probe: &Probe, job: &Job, in_flight: usize, reliable: bool) -> Roun
             asked.elapsed()
         }
     };
-    // One request to each stream opens all connections.
+    // Warms up with one request to each stream, as `warm_up` does with tasks.
     let warm_up_requests = job.setup.streams;
     concurrently(1, warm_up_requests, ask.clone()).await;
     worker.wait_until_done(warm_up_requests).await;
