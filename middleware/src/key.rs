@@ -249,15 +249,15 @@ pub enum MissingKey {
 #[allow(dead_code)] // The feature `key` alone has no layer that uses this.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KeyExtractor<K> {
-    key_function: K,
+    pub(crate) extract: K,
     pub(crate) missing: MissingKey,
 }
 
 #[allow(dead_code)]
 impl<K> KeyExtractor<K> {
-    pub(crate) fn new(key_function: K) -> Self {
+    pub(crate) fn new(extract: K) -> Self {
         Self {
-            key_function,
+            extract,
             missing: MissingKey::default(),
         }
     }
@@ -267,7 +267,7 @@ impl<K> KeyExtractor<K> {
 impl<K: KeyOf> KeyExtractor<K> {
     /// Returns the key of the message, or `None` if the message passes without a key.
     pub(crate) fn of(&self, message: &Message) -> Result<Option<Key>, Rejection> {
-        let fault = match self.key_function.key_of(message) {
+        let fault = match self.extract.key_of(message) {
             Some(key) if key.0.is_empty() => "the message's key is empty",
             Some(key) if key.0.len() > max_len(message.parts()) => {
                 "the message's key is longer than 1024 bytes"
