@@ -7,8 +7,8 @@
 //!
 //! 64 senders and one worker share a runtime of two threads. *Ours* is a client and a served
 //! router; a round includes all acknowledgements. *Raw* is a tokio channel whose reader spawns a
-//! task for each message. It encodes nothing, has no groups, and stores nothing. Figures are
-//! medians of the rounds.
+//! task for each message. The channel encodes nothing, has no groups, and stores nothing. Figures
+//! are medians of the rounds.
 
 mod machine;
 
@@ -30,7 +30,7 @@ const NAME: &str = "bench.work";
 const PAYLOAD: &str = "payload";
 const SENDERS: usize = 64;
 /// The worker's `max_in_flight`. As on Redis, a larger number is not faster.
-const IN_FLIGHT: usize = 1024;
+const MAX_IN_FLIGHT: usize = 1024;
 
 fn main() {
     // `cargo test` does not pass `--bench`, and only checks that the bench runs.
@@ -56,7 +56,7 @@ fn main() {
 }
 
 async fn memory(count: usize) -> Duration {
-    let memory = Memory::new().max_in_flight(IN_FLIGHT);
+    let memory = Memory::new().max_in_flight(MAX_IN_FLIGHT);
     let app: Router = Router::new().task(NAME, async |payload: Bytes| drop(black_box(payload)));
     let stop = CancellationToken::new();
     let served = tokio::spawn(
@@ -71,7 +71,7 @@ async fn memory(count: usize) -> Duration {
         async { drop(black_box(call.await.expect("a task"))) }
     })
     .await;
-    until(|| memory.counts().done >= count as u64).await;
+    wait_until(|| memory.counts().done >= count as u64).await;
     let elapsed = started.elapsed();
     stop.cancel();
     let ended = served.await.expect("the worker does not panic");
@@ -80,7 +80,7 @@ async fn memory(count: usize) -> Duration {
 }
 
 async fn channel(count: usize) -> Duration {
-    let (sender, mut messages) = mpsc::channel::<Bytes>(IN_FLIGHT);
+    let (sender, mut messages) = mpsc::channel::<Bytes>(MAX_IN_FLIGHT);
     let done = Arc::new(AtomicUsize::new(0));
     let started = Instant::now();
     let worker = tokio::spawn({
@@ -101,7 +101,7 @@ async fn channel(count: usize) -> Duration {
     })
     .await;
     worker.await.expect("the worker does not panic");
-    until(|| done.load(Ordering::Relaxed) >= count).await;
+    wait_until(|| done.load(Ordering::Relaxed) >= count).await;
     started.elapsed()
 }
 
@@ -122,7 +122,7 @@ where
     senders.join_all().await;
 }
 
-async fn until(reached: impl Fn() -> bool) {
+async fn wait_until(reached: impl Fn() -> bool) {
     while !reached() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

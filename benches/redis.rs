@@ -21,15 +21,15 @@
 //!
 //! ```text
 //! --payload <bytes>     7 by default
-//! --in-flight <n>       the worker's limit: 64 by default, as for applications; also the limit of
-//!                       COUNT on the raw side. The second set of figures is for 4096
+//! --in-flight <n>       the worker's `max_in_flight`, 64 by default, as for applications; also the
+//!                       limit of COUNT on the raw side
 //! --handler <which>     wait-once (the default): each handler waits once for a spawned task, on
 //!                       both sides; or nothing: handlers do nothing
 //! --routes <n>          the number of names, used in turn
 //! --streams <n>         the number of streams, used in turn, all served by the worker
-//! --partitions <n>      the number of partitions of the stream, instead
-//! --bound <n>           our senders have this bound on what waits, and wait for room; compare with a
-//!                       run without it
+//! --partitions <n>      the number of partitions of one stream, instead of --streams
+//! --bound <n>           the maximum number of messages that wait on a stream: our senders wait for
+//!                       room; compare with a run without this option
 //! --processes <1 to 4>  run the worker in this number of child processes; for tasks and drains
 //! --delay-us <n>        a network with this round trip, by a proxy in a separate process
 //! --senders <n>         the number of senders, or of requests in flight
@@ -47,10 +47,10 @@
 //! rounds that alternate raw, ours, raw, ours, so that changes of the machine affect both. Under
 //! `cargo test` the bench only checks that everything runs.
 //!
-//! CPU times have steps of 10 ms. Commands are counted by the server, including those of scripts
-//! and without the bench's queries. The memory peak is that of all processes but the server, within
-//! the round. It includes memory that the allocator kept from earlier rounds, so measure memory
-//! with `--ours-only --rounds 1` and one workload.
+//! CPU times have steps of 10 ms. The server counts the commands, including those of scripts. The
+//! bench subtracts its own queries. The memory peak is that of all processes except the server,
+//! within the round. It includes memory that the allocator kept from earlier rounds, so measure
+//! memory with `--ours-only --rounds 1` and one workload.
 
 mod machine;
 #[path = "../tests/support/mod.rs"]
@@ -117,7 +117,7 @@ use crate::{
     delay::Proxy,
     figures::Row,
     probe::Probe,
-    report::{Report, Scene},
+    report::{Environment, Report},
     workload::{Job, Round, Work},
 };
 
@@ -126,7 +126,7 @@ const GROUP: &str = "app_group";
 const NAME: &str = "bench.work";
 
 /// The time after which a round counts as stuck.
-const STUCK: Duration = Duration::from_secs(300);
+const STUCK_AFTER: Duration = Duration::from_secs(300);
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -135,13 +135,13 @@ fn main() {
         .build()
         .expect("the runtime starts");
     let mut words = std::env::args().skip(1).peekable();
-    if words.next_if_eq(distant::WORKER).is_some() {
+    if words.next_if_eq(distant::WORKER_ARG).is_some() {
         let order = words.next().expect("an order");
-        runtime.block_on(distant::work(&order));
+        runtime.block_on(distant::run_worker(&order));
         // A thread still blocks on standard input, so the process would not end by itself.
         exit(0);
     }
-    if words.next_if_eq(delay::PROXY).is_some() {
+    if words.next_if_eq(delay::PROXY_ARG).is_some() {
         let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
         let server = number().and_then(|port| port.try_into().ok());
         let round_trip = Duration::from_micros(number().expect("a round trip"));
@@ -149,7 +149,7 @@ fn main() {
     }
     // `cargo bench` passes `--bench`; `cargo test` passes no argument.
     if words.peek().is_none() {
-        return runtime.block_on(all());
+        return runtime.block_on(run_all());
     }
     match Args::parse(words) {
         Ok(args) => runtime.block_on(run(args)),
@@ -161,10 +161,11 @@ fn main() {
 }
 
 /// The run of `cargo test`: one short job of each kind.
-async fn all() {
+async fn run_all() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let file = |name: &str| dir.path().join(name).display().to_string();
     let (json, plot, curves) = (file("rows.json"), file("plot.svg"), file("curves.json"));
+    // Together these commands use each mode, and most options.
     for words in [
         vec!["--json", &json],
         vec!["--rates", "500,2000", "--plot", &plot],
@@ -208,52 +209,53 @@ async fn all() {
 }
 
 async fn run(args: Args) {
+    // The proxy is between the server and both sides. The probe does not use it.
     let mut probe = Probe::start(&args.setup).await;
     let proxy = match args.setup.delay_us {
         0 => None,
         round_trip => Some(Proxy::start(probe.port(), round_trip).await),
     };
     if let Some(proxy) = &proxy {
-        probe.lead_through(proxy.port);
+        probe.connect_through(proxy.port);
     }
-    let scene = Scene::of(&probe, args.setup, args.measured).await;
-    scene.print();
+    let environment = Environment::of(&probe, args.setup, args.measured).await;
+    environment.print();
     match &args.mode {
         Mode::Workloads => {
             let rows = workloads(&probe, &args).await;
-            args.write(&scene, &rows);
+            args.write(&environment, &rows);
             if let Some(path) = &args.plot {
                 plot::write(path, &rows);
             }
         }
         Mode::Curves(path) => {
             let points = curves::run(&probe, &args).await;
-            report::write_json(path, &scene, &points);
+            report::write_json(path, &environment, &points);
         }
         #[cfg(feature = "ablation")]
         Mode::Ablation => {
-            let switches = ablation::run(&probe, &args).await;
-            args.write(&scene, &switches);
+            let rows = ablation::run(&probe, &args).await;
+            args.write(&environment, &rows);
         }
         Mode::Soak(tasks) => {
             let steps = soak::run(&probe, &args.setup, *tasks).await;
-            args.write(&scene, &steps);
+            args.write(&environment, &steps);
         }
         Mode::Shutdown => {
-            let held = args.extent((10_000, 10_000, 100));
+            let held = args.select((10_000, 10_000, 100));
             let shutdown = shutdown::run(&probe, &args.setup, held, args.rounds).await;
-            args.write(&scene, &[shutdown]);
+            args.write(&environment, &[shutdown]);
         }
         Mode::Idle => {
-            let (workers, seconds, light) =
-                args.extent(((100, 10.0, 100), (100, 3.0, 100), (5, 0.1, 5)));
+            let (workers, seconds, light_tasks) =
+                args.select(((100, 10.0, 100), (100, 3.0, 100), (5, 0.1, 5)));
             let rest = Duration::from_secs_f64(seconds);
-            let sides = idle::run(&probe, &args.setup, workers, rest, light).await;
-            args.write(&scene, &sides);
+            let sides = idle::run(&probe, &args.setup, workers, rest, light_tasks).await;
+            args.write(&environment, &sides);
         }
         Mode::Cluster => {
-            let found = cluster::run(&probe, &args).await;
-            args.write(&scene, &[found]);
+            let comparison = cluster::run(&probe, &args).await;
+            args.write(&environment, &[comparison]);
         }
     }
 }
@@ -263,7 +265,7 @@ async fn workloads(probe: &Probe, args: &Args) -> Vec<Row> {
     for job in args.jobs() {
         report.add(measure(probe, &job, args.rounds, args.ours_only).await);
     }
-    report.ratios();
+    report.print_ratios();
     report.rows
 }
 
@@ -295,16 +297,16 @@ async fn round(probe: &Probe, side: Side, job: &Job) -> Round {
             Side::Ours => ours::round(probe, job).await,
         }
     };
-    let Ok(round) = tokio::time::timeout(STUCK, work).await else {
+    let Ok(round) = tokio::time::timeout(STUCK_AFTER, work).await else {
         panic!("{} ({side:?}) is stuck", job.name);
     };
-    let complete = match job.work {
+    let is_complete = match job.work {
         Work::Event { .. } => true,
-        Work::EnqueueAll { .. } => probe.entries(&job.setup).await == job.count,
+        Work::EnqueueAll { .. } => probe.entry_count(&job.setup).await == job.count,
         _ => probe.is_drained(&job.setup).await,
     };
     assert!(
-        complete,
+        is_complete,
         "{} ({side:?}) left something unsent, unread or pending",
         job.name
     );

@@ -25,12 +25,14 @@ const REGIONS: [&str; 4] = [
     "orders:asia",
     "orders:europe",
 ];
-const EACH: usize = 3;
+const ORDERS_PER_REGION: usize = 3;
 
 #[derive(Clone, Default)]
 struct Handled {
+    /// The number of shipped orders of each stream.
     counts: Arc<Mutex<BTreeMap<String, usize>>>,
-    all: Arc<Notify>,
+    /// Notified when all orders are shipped.
+    all_shipped: Arc<Notify>,
 }
 
 async fn ship(State(handled): State<Handled>, message: Message) {
@@ -38,8 +40,8 @@ async fn ship(State(handled): State<Handled>, message: Message) {
     let stream = stream.map_or_else(String::new, |it| it.to_string());
     let mut counts = handled.counts.lock().await;
     *counts.entry(stream).or_default() += 1;
-    if counts.values().sum::<usize>() == REGIONS.len() * EACH {
-        handled.all.notify_one();
+    if counts.values().sum::<usize>() == REGIONS.len() * ORDERS_PER_REGION {
+        handled.all_shipped.notify_one();
     }
 }
 
@@ -53,7 +55,7 @@ async fn main() -> Result<(), BoxError> {
     let redis = Redis::connect(&url).await?.group("warehouse");
     let client = Client::new(redis.clone());
     for region in REGIONS {
-        for order in 0..EACH {
+        for order in 0..ORDERS_PER_REGION {
             client
                 .enqueue("ship", order.to_string())
                 .stream(region)
@@ -61,12 +63,12 @@ async fn main() -> Result<(), BoxError> {
         }
     }
     let handled = Handled::default();
-    let all = handled.all.clone();
+    let all_shipped = handled.all_shipped.clone();
     serve(
         redis.streams(Streams::in_turn(REGIONS)),
         app(handled.clone()),
     )
-    .with_graceful_shutdown(async move { all.notified().await })
+    .with_graceful_shutdown(async move { all_shipped.notified().await })
     .await?;
     for (stream, count) in handled.counts.lock().await.iter() {
         println!("{stream}: {count} orders shipped");

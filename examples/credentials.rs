@@ -5,11 +5,11 @@
 //! ```
 //!
 //! The example creates the user `campanile-example` on the server, changes its password twice, and
-//! deletes the user at the end. If the default user may not do that, set `ADMIN_URL` to a URL with
-//! the login of a user who may.
+//! deletes the user at the end. If the default user has no right to do this, set `ADMIN_URL` to a
+//! URL with the login of a user who has it.
 //!
 //! A real application does not change its own password. A vault or a cloud provider does, and the
-//! closure asks the vault or the provider for it.
+//! closure in `connect` asks the vault or the provider for the password.
 
 use std::{
     env,
@@ -34,7 +34,7 @@ const LIFETIME: Duration = Duration::from_secs(4);
 #[derive(Default)]
 struct Vault {
     version: Mutex<u32>,
-    asked: AtomicU64,
+    ask_count: AtomicU64,
 }
 
 impl Vault {
@@ -44,7 +44,7 @@ impl Vault {
     }
 
     async fn ask(&self) -> Result<Credentials, BoxError> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.ask_count.fetch_add(1, Ordering::Relaxed);
         Ok(Credentials::new(USER, self.password()).expires_in(LIFETIME))
     }
 
@@ -95,6 +95,7 @@ async fn main() -> Result<(), BoxError> {
     set_user(&mut admin, &rights).await?;
     vault.rotate(&mut admin).await?;
 
+    // The worker and the client use one handle, which asks the vault for passwords.
     let redis = connect(&url, &vault).await?;
     let handled = Handled::default();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -117,19 +118,20 @@ async fn main() -> Result<(), BoxError> {
         set_user(&mut admin, &[&format!("<{old}")]).await?;
         println!("{} is the only valid password now", vault.password());
     }
+    // Waits until every task is handled.
     while handled.load(Ordering::Relaxed) < sent {
         sleep(Duration::from_millis(10)).await;
     }
     let _ = stop.send(());
     worker.await??;
     let (asked, handled) = (
-        vault.asked.load(Ordering::Relaxed),
+        vault.ask_count.load(Ordering::Relaxed),
         handled.load(Ordering::Relaxed),
     );
     println!("{sent} tasks sent, {handled} handled; the vault was asked {asked} times");
 
-    let mut end = redis::pipe();
-    end.cmd("ACL").arg("DELUSER").arg(USER).ignore();
-    end.cmd("DEL").arg(STREAM).ignore();
-    Ok(end.query_async(&mut admin).await?)
+    let mut clean_up = redis::pipe();
+    clean_up.cmd("ACL").arg("DELUSER").arg(USER).ignore();
+    clean_up.cmd("DEL").arg(STREAM).ignore();
+    Ok(clean_up.query_async(&mut admin).await?)
 }

@@ -23,24 +23,26 @@ use campanile::{
 use tokio::sync::oneshot;
 use tower::{ServiceBuilder, retry::Policy};
 
-/// The number of running handlers, and its maximum.
 #[derive(Default)]
 pub(crate) struct Load {
+    /// The number of running `work` handlers.
     running: AtomicUsize,
-    most: AtomicUsize,
-    calls: AtomicUsize,
+    /// The maximum of `running` until now.
+    max_running: AtomicUsize,
+    /// The number of calls of `moody`.
+    moody_calls: AtomicUsize,
 }
 
 async fn work(State(load): State<Arc<Load>>) {
     let running = load.running.fetch_add(1, Ordering::SeqCst) + 1;
-    load.most.fetch_max(running, Ordering::SeqCst);
+    load.max_running.fetch_max(running, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_millis(20)).await;
     load.running.fetch_sub(1, Ordering::SeqCst);
 }
 
 /// Answers `unavailable` the first two times.
 async fn moody(State(load): State<Arc<Load>>) -> Result<&'static str, RpcError> {
-    match load.calls.fetch_add(1, Ordering::SeqCst) {
+    match load.moody_calls.fetch_add(1, Ordering::SeqCst) {
         0 | 1 => Err(RpcError::unavailable("not now")),
         _ => Ok("now"),
     }
@@ -64,11 +66,11 @@ pub(crate) fn app() -> Router<Arc<Load>> {
 
 /// A policy that retries a request at once, up to three times, if the answer is `unavailable`.
 #[derive(Clone)]
-struct Unavailable {
+struct RetryUnavailable {
     left: u32,
 }
 
-impl Policy<Message, Reply, Error> for Unavailable {
+impl Policy<Message, Reply, Error> for RetryUnavailable {
     type Future = Ready<()>;
 
     fn retry(&mut self, _: &mut Message, result: &mut Result<Reply, Error>) -> Option<Ready<()>> {
@@ -100,7 +102,7 @@ async fn main() -> Result<(), BoxError> {
     let client = Client::new(
         ServiceBuilder::new()
             .concurrency_limit(8)
-            .retry(Unavailable { left: 3 })
+            .retry(RetryUnavailable { left: 3 })
             .service(memory.clone()),
     );
     for receipt in client.enqueue_all("work", [(); 10]).await {
@@ -115,7 +117,7 @@ async fn main() -> Result<(), BoxError> {
     }
     drop(stop);
     worker.await??;
-    let most = load.most.load(Ordering::SeqCst);
+    let most = load.max_running.load(Ordering::SeqCst);
     println!("task   work: 10 done, at most {most} at the same time");
     Ok(())
 }

@@ -19,8 +19,8 @@ pub(crate) fn runtime() -> Runtime {
         .expect("the runtime starts")
 }
 
-/// The number of measured rounds, and of messages in each. Without `--bench`, which `cargo test`
-/// does not pass, the bench only checks that it runs.
+/// The number of measured rounds, and the number of messages in each round. `cargo test` does not
+/// pass `--bench`, and gets small numbers that only check that the bench runs.
 pub(crate) fn extent() -> (usize, usize) {
     if std::env::args().any(|word| word == "--bench") {
         (15, 20_000)
@@ -29,8 +29,8 @@ pub(crate) fn extent() -> (usize, usize) {
     }
 }
 
-/// Measures the handling of these messages. They are made before the clock starts, since each
-/// transport makes messages in another way.
+/// Measures the handling of these messages. The caller has made them already, so their creation is
+/// not measured.
 pub(crate) fn measure<T>(runtime: &Runtime, messages: Vec<T>, handle: impl AsyncFn(T)) -> Cost {
     let count = messages.len() as f64;
     let mut elapsed = Duration::ZERO;

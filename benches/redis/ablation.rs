@@ -1,5 +1,5 @@
-//! Measures each mechanism that exists for speed alone, and the counts of workers: the same workload with
-//! and without it.
+//! Measures mechanisms that exist for speed alone, and the counts of workers. Each workload runs
+//! with and without the mechanism.
 
 use campanile::ablation::Mechanism;
 use serde::Serialize;
@@ -10,18 +10,18 @@ use crate::{
     figures::{Figures, Row},
     probe::Probe,
     report, round,
-    workload::named,
+    workload::find_workload,
 };
 
-/// A mechanism, and the workloads that should gain from it, or pay for it.
-const SWITCHES: [(Mechanism, &str, &[&str]); 5] = [
+/// The mechanisms, each with the workloads whose speed it should change.
+const MECHANISMS: [(Mechanism, &str, &[&str]); 5] = [
     (
         Mechanism::AcknowledgeWithRead,
         "acknowledge with the read",
         &["task-1", "rpc-fast-1", "rpc-reliable-1"],
     ),
     (Mechanism::ReadAhead, "read ahead", &["task-64", "drain"]),
-    // Has an effect only with `--streams`.
+    // Plain reads have an effect only with `--streams`.
     (Mechanism::PlainReads, "plain reads", &["task-64"]),
     (
         Mechanism::KeptTasks,
@@ -36,7 +36,7 @@ const SWITCHES: [(Mechanism, &str, &[&str]); 5] = [
 ];
 
 #[derive(Serialize)]
-pub(crate) struct Switch {
+pub(crate) struct MechanismRow {
     mechanism: &'static str,
     workload: &'static str,
     /// The number of messages in a round.
@@ -48,13 +48,13 @@ pub(crate) struct Switch {
 }
 
 /// Measures every mechanism in rounds that alternate off, on, off, on.
-pub(crate) async fn run(probe: &Probe, args: &Args) -> Vec<Switch> {
-    report::heading();
-    let mut switches = Vec::new();
-    for (mechanism, name, workloads) in SWITCHES {
+pub(crate) async fn run(probe: &Probe, args: &Args) -> Vec<MechanismRow> {
+    report::print_heading();
+    let mut rows = Vec::new();
+    for (mechanism, name, workloads) in MECHANISMS {
         println!("{name}");
         for workload in workloads {
-            let workload = named(workload).expect("a workload of this bench");
+            let workload = find_workload(workload).expect("a workload of this bench");
             for job in args.jobs_of(&workload) {
                 let (mut off, mut on) = (Vec::new(), Vec::new());
                 for _ in 0..args.rounds {
@@ -64,8 +64,8 @@ pub(crate) async fn run(probe: &Probe, args: &Args) -> Vec<Switch> {
                     on.push(round(probe, Side::Ours, &job).await);
                 }
                 let row = Row::new(&job, off, on);
-                report::lines(&row, ["off", "on"]);
-                switches.push(Switch {
+                report::print_lines(&row, ["off", "on"]);
+                rows.push(MechanismRow {
                     mechanism: name,
                     workload: row.workload,
                     count: row.count,
@@ -76,5 +76,5 @@ pub(crate) async fn run(probe: &Probe, args: &Args) -> Vec<Switch> {
             }
         }
     }
-    switches
+    rows
 }

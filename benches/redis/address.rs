@@ -25,8 +25,8 @@ impl Address {
         }
     }
 
-    /// The same server behind another port of this machine.
-    pub(crate) fn by_port(&self, port: u16) -> Self {
+    /// The address of the same server behind another port of this machine.
+    pub(crate) fn with_port(&self, port: u16) -> Self {
         let url = match self.certificate {
             // The certificate is for `localhost`.
             Some(_) => format!("rediss://localhost:{port}/"),
@@ -49,14 +49,14 @@ impl Address {
         builder.connect().await.expect("a connection")
     }
 
-    /// A client of bare redis-rs. It takes a cluster of one primary for a server.
+    /// A client of bare redis-rs, which treats a cluster of one primary as a plain server.
     pub(crate) fn client(&self) -> redis::Client {
         let url = self.url.replacen("redis+cluster", "redis", 1);
         let client = match &self.certificate {
             #[cfg(feature = "redis-rustls")]
             Some(certificate) => {
-                // redis-rs uses the process's crypto provider. An error means that one is
-                // installed.
+                // redis-rs uses the crypto provider of the process. An error means that a provider
+                // is installed already.
                 let _ = rustls::crypto::ring::default_provider().install_default();
                 let trusted = redis::TlsCertificates {
                     client_tls: None,

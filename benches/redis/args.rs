@@ -5,17 +5,17 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::{
-    report::{self, Scene},
+    report::{self, Environment},
     setup::Setup,
-    workload::{self, Job, Work, Workload, named},
+    workload::{self, Job, Work, Workload, find_workload},
 };
 
-/// The seconds that a round at a fixed rate takes: in full, quick and unmeasured runs.
-const SECONDS: (f64, f64, f64) = (3.0, 1.0, 0.1);
+/// The seconds that a round at a fixed rate takes, in full, quick and unmeasured runs.
+const PACED_ROUND_SECONDS: (f64, f64, f64) = (3.0, 1.0, 0.1);
 
 #[derive(Debug, Default)]
 pub(crate) struct Args {
-    /// True under `cargo bench`. Under `cargo test` the jobs only run, to check that they do.
+    /// True under `cargo bench`. Under `cargo test` short jobs check that the bench runs.
     pub(crate) measured: bool,
     pub(crate) quick: bool,
     pub(crate) rounds: usize,
@@ -25,11 +25,13 @@ pub(crate) struct Args {
     pub(crate) setup: Setup,
     /// The fixed rates to measure one after the other, in messages per second.
     pub(crate) rates: Vec<usize>,
-    /// If set, these replace the numbers of the workloads.
+    /// Replaces the number of senders, or of requests in flight, of the workloads.
     senders: Option<usize>,
+    /// Replaces the number of messages that a drain begins with.
     backlog: Option<usize>,
-    /// The file for the measurements, and the file for the plot of latencies against rates.
+    /// The file for the measurements.
     pub(crate) json: Option<PathBuf>,
+    /// The file for the plot of latencies against rates.
     pub(crate) plot: Option<PathBuf>,
     pub(crate) mode: Mode,
 }
@@ -65,7 +67,7 @@ impl Args {
                 "--rounds" => args.rounds = number(&value()?)?,
                 "--payload" => args.setup.payload = number(&value()?)?,
                 "--in-flight" => args.setup.max_in_flight = number(&value()?)?,
-                "--handler" => args.setup.handlers_wait = waits(&value()?)?,
+                "--handler" => args.setup.handlers_wait = parse_handler(&value()?)?,
                 "--routes" => args.setup.routes = number(&value()?)?,
                 "--streams" => args.setup.streams = number(&value()?)?,
                 "--partitions" => args.setup = args.setup.partitions(number(&value()?)?),
@@ -80,7 +82,7 @@ impl Args {
                 }
                 "--json" => args.json = Some(value()?.into()),
                 "--plot" => args.plot = Some(value()?.into()),
-                "--workload" => args.workloads.push(named(&value()?)?),
+                "--workload" => args.workloads.push(find_workload(&value()?)?),
                 "--curves" => modes.push(Mode::Curves(value()?.into())),
                 "--soak" => modes.push(Mode::Soak(number(&value()?)?)),
                 #[cfg(feature = "ablation")]
@@ -102,47 +104,51 @@ impl Args {
             );
         }
         args.mode = modes.pop().unwrap_or_default();
-        args.complete()?;
+        args.check_and_fill()?;
         Ok(args)
     }
 
-    fn complete(&mut self) -> Result<(), String> {
-        let (processes, paced) = (self.setup.processes, !self.rates.is_empty());
-        let changed = processes > 0 || paced || self.setup.tls || self.setup.delay_us > 0;
+    /// Refuses options that do not fit together. Sets the rounds and the workloads if they are not
+    /// given.
+    fn check_and_fill(&mut self) -> Result<(), String> {
+        let (processes, is_paced) = (self.setup.processes, !self.rates.is_empty());
+        let changed = processes > 0 || is_paced || self.setup.tls || self.setup.delay_us > 0;
         if self.mode == Mode::Cluster && changed {
             return Err("--cluster is without --processes, --rate, --tls and --delay-us".into());
         }
         if processes > 4 {
             return Err("--processes goes up to 4".into());
         }
-        if processes > 0 && paced {
+        if processes > 0 && is_paced {
             return Err("--rate needs the worker in this process, without --processes".into());
         }
-        if self.plot.is_some() && !paced {
+        if self.plot.is_some() && !is_paced {
             return Err("--plot needs --rates".into());
         }
+        // The defaults of options that were not given.
         if self.rounds == 0 {
             self.rounds = match (self.measured, self.quick) {
                 (false, _) => 1,
-                (true, _) if paced => 1,
+                (true, _) if is_paced => 1,
                 (true, true) => 3,
                 (true, false) => 5,
             };
         }
+        // Child processes and fixed rates do not support all workloads.
         let fits = |work: Work| {
-            (processes == 0 || work.has_distant_worker()) && (!paced || work.has_rate())
+            (processes == 0 || work.allows_distant_worker()) && (!is_paced || work.allows_rate())
         };
         if let Some(workload) = self.workloads.iter().find(|it| !fits(it.work)) {
-            let option = if paced { "--rate" } else { "--processes" };
+            let option = if is_paced { "--rate" } else { "--processes" };
             return Err(format!("{option} is not for {}", workload.name));
         }
         if self.workloads.is_empty() {
-            self.workloads = match paced {
+            self.workloads = match is_paced {
                 // At a fixed rate the number of senders does not matter, so one workload of each
                 // kind is enough.
                 true => ["task-64", "rpc-fast-64", "rpc-reliable-64"]
                     .into_iter()
-                    .map(named)
+                    .map(find_workload)
                     .collect::<Result<_, _>>()?,
                 false => workload::ALL.to_vec(),
             };
@@ -151,13 +157,13 @@ impl Args {
         Ok(())
     }
 
-    /// The rounds to measure, each of them on both sides.
+    /// The jobs to measure on both sides.
     pub(crate) fn jobs(&self) -> Vec<Job> {
         let jobs = |workload| self.jobs_of(workload);
         self.workloads.iter().flat_map(jobs).collect()
     }
 
-    /// The rounds of one workload, at each of the rates.
+    /// The jobs of one workload: one for each rate, or a single job if no rate is given.
     pub(crate) fn jobs_of(&self, workload: &Workload) -> Vec<Job> {
         let job = self.job(workload);
         if self.rates.is_empty() {
@@ -167,12 +173,12 @@ impl Args {
         self.rates.iter().map(at_rate).collect()
     }
 
-    /// The rounds of one workload, with messages sent as fast as possible.
+    /// The job of one workload, with messages sent as fast as possible.
     pub(crate) fn job(&self, workload: &Workload) -> Job {
         let mut job = Job {
             name: workload.name,
             work: workload.work,
-            count: self.count(workload),
+            count: self.message_count(workload),
             rate: None,
             setup: self.setup,
         };
@@ -185,25 +191,30 @@ impl Args {
         job
     }
 
-    /// The same rounds, with messages sent at this rate.
+    /// The same job, with messages sent at this rate.
     pub(crate) fn at_rate(&self, job: &Job, rate: usize) -> Job {
         Job {
             rate: Some(rate),
-            count: ((rate as f64 * self.extent(SECONDS)) as usize).max(1),
+            count: ((rate as f64 * self.select(PACED_ROUND_SECONDS)) as usize).max(1),
             ..*job
         }
     }
 
-    /// Writes the measurements to the file, if one is given.
-    pub(crate) fn write(&self, scene: &Scene, rows: &[impl Serialize]) {
+    /// Writes the measurements to the JSON file, if the command line names one.
+    pub(crate) fn write(&self, environment: &Environment, rows: &[impl Serialize]) {
         if let Some(path) = &self.json {
-            report::write_json(path, scene, rows);
+            report::write_json(path, environment, rows);
         }
     }
 
-    /// The number of messages in a round. Large payloads fill the server, so they get fewer.
-    fn count(&self, workload: &Workload) -> usize {
-        let count = self.extent((workload.full, workload.quick, workload.quick / 10));
+    /// The number of messages in a round. With large payloads it is lower, since the server keeps
+    /// the messages in memory.
+    fn message_count(&self, workload: &Workload) -> usize {
+        let count = self.select((
+            workload.full_count,
+            workload.quick_count,
+            workload.quick_count / 10,
+        ));
         match self.setup.payload {
             0..=1024 => count,
             large => count.min((512 << 20) / large).max(1),
@@ -211,7 +222,7 @@ impl Args {
     }
 
     /// Selects the value for full, for quick or for unmeasured runs.
-    pub(crate) fn extent<T>(&self, (full, quick, test): (T, T, T)) -> T {
+    pub(crate) fn select<T>(&self, (full, quick, test): (T, T, T)) -> T {
         match (self.measured, self.quick) {
             (false, _) => test,
             (true, true) => quick,
@@ -220,7 +231,7 @@ impl Args {
     }
 }
 
-fn waits(word: &str) -> Result<bool, String> {
+fn parse_handler(word: &str) -> Result<bool, String> {
     match word {
         "wait-once" => Ok(true),
         "nothing" => Ok(false),

@@ -1,9 +1,10 @@
 //! A cluster of one primary compared with a plain server, and partitions on three primaries
 //! compared with one stream there, in paired rounds. Then the [`model`] of more nodes.
 //!
-//! A round of a pair measures the first side, the second, and the first again. The *ratio* is the
-//! second to the mean of the first two; *itself* is the last to the first, and shows how much of a
-//! ratio is noise. Both have the median of the rounds, the lowest and the highest.
+//! A round of a pair measures the first side, then the second, then the first again. The *ratio* is
+//! the figure of the second side, divided by the mean of the two figures of the first side.
+//! *Itself* is the second figure of the first side, divided by the first one, and shows how much of
+//! a ratio is noise. Both are printed with the median, the lowest and the highest value.
 
 use serde::Serialize;
 
@@ -15,7 +16,7 @@ use crate::{
     probe::Probe,
     round,
     setup::Setup,
-    workload::{Job, Round, named},
+    workload::{Job, Round, find_workload},
 };
 
 /// The workloads on a plain server and on a cluster of one primary.
@@ -25,7 +26,7 @@ const WORKLOADS: [&str; 4] = ["task-1", "task-64", "drain", "rpc-fast-64"];
 const PARTITIONS: [usize; 2] = [16, 64];
 
 /// The fixed rate, as a share of the messages per second of one stream at full load.
-const SHARE: f64 = 0.3;
+const RATE_SHARE: f64 = 0.3;
 
 #[derive(Serialize)]
 pub(crate) struct Comparison {
@@ -40,9 +41,10 @@ struct Pair {
     sides: [String; 2],
     /// The fixed number of messages sent per second, if there is one.
     rate: Option<usize>,
-    /// The CPU time of a message in all processes if there is a fixed rate, or else the messages
-    /// per second.
+    /// The ratio of the second side to the first: with a fixed rate, of the CPU time of a message
+    /// in all processes; without one, of the messages per second.
     ratio: Spread,
+    /// The ratio of the first side to itself.
     itself: Spread,
     figures: [Figures; 2],
 }
@@ -69,49 +71,53 @@ pub(crate) async fn run(plain: &Probe, args: &Args) -> Comparison {
     };
     let job = |workload| Job {
         setup,
-        ..args.job(&named(workload).expect("a workload of this bench"))
+        ..args.job(&find_workload(workload).expect("a workload of this bench"))
     };
     let mut pairs = Vec::new();
 
+    // At full load, the ratios compare the messages per second.
     println!("a cluster of one primary compared with a plain server, at full load");
-    heading("per s");
-    let one = Probe::cluster_of_one(&setup).await;
+    print_heading("per s");
+    let one_primary = Probe::cluster_of_one(&setup).await;
     for workload in WORKLOADS {
         let job = job(workload);
         let first = Rounds::new("plain", plain, job);
-        let second = Rounds::new("cluster", &one, job);
-        pairs.push(pair(first, second, Round::rate, args.rounds).await);
+        let second = Rounds::new("cluster", &one_primary, job);
+        pairs.push(measure_pair(first, second, Round::rate, args.rounds).await);
     }
 
     println!("\npartitions on three primaries compared with one stream on one of them");
-    heading("per s");
-    let three = Probe::cluster_of_three(&setup).await;
+    print_heading("per s");
+    let three_primaries = Probe::cluster_of_three(&setup).await;
     let stream = job("task-64");
     for partitions in PARTITIONS {
-        let first = Rounds::new("one stream", &three, stream);
-        let second = Rounds::partitioned(&three, stream, partitions);
-        pairs.push(pair(first, second, Round::rate, args.rounds).await);
+        let first = Rounds::new("one stream", &three_primaries, stream);
+        let second = Rounds::partitioned(&three_primaries, stream, partitions);
+        pairs.push(measure_pair(first, second, Round::rate, args.rounds).await);
     }
 
-    let rate = SHARE * pairs.last().expect("a pair").figures[0].per_second;
+    // At a fixed rate both sides send the same number of messages, so the ratios compare the CPU
+    // time. The rate is a share of the messages per second of the last pair's first side.
+    let rate = RATE_SHARE * pairs.last().expect("a pair").figures[0].per_second;
     let paced = args.at_rate(&stream, (rate as usize).max(1));
     println!(
         "\nthe same at {:.0} % of the rate of one stream",
-        SHARE * 100.0
+        RATE_SHARE * 100.0
     );
-    heading("µs CPU");
+    print_heading("µs CPU");
     for partitions in PARTITIONS {
-        let first = Rounds::new("one stream", &three, paced);
-        let second = Rounds::partitioned(&three, paced, partitions);
-        pairs.push(pair(first, second, Round::cpu_us, args.rounds).await);
+        let first = Rounds::new("one stream", &three_primaries, paced);
+        let second = Rounds::partitioned(&three_primaries, paced, partitions);
+        pairs.push(measure_pair(first, second, Round::cpu_us, args.rounds).await);
     }
 
     println!();
-    let model = model::run(&one, &three, stream, args.rounds).await;
+    let model = model::run(&one_primary, &three_primaries, stream, args.rounds).await;
     Comparison { pairs, model }
 }
 
-async fn pair(
+/// Measures both sides in `rounds` rounds. `figure` is what the ratios compare.
+async fn measure_pair(
     first: Rounds<'_>,
     second: Rounds<'_>,
     figure: fn(&Round) -> f64,
@@ -120,8 +126,11 @@ async fn pair(
     let (mut ratio, mut itself) = (Vec::new(), Vec::new());
     let (mut firsts, mut seconds) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        let [before, between, after] =
-            [first.next().await, second.next().await, first.next().await];
+        let [before, between, after] = [
+            first.run_next().await,
+            second.run_next().await,
+            first.run_next().await,
+        ];
         ratio.push(2.0 * figure(&between) / (figure(&before) + figure(&after)));
         itself.push(figure(&after) / figure(&before));
         firsts.extend([before, after]);
@@ -153,7 +162,7 @@ impl<'a> Rounds<'a> {
         Self::new(&format!("{partitions} partitions"), probe, job)
     }
 
-    async fn next(&self) -> Round {
+    async fn run_next(&self) -> Round {
         round(self.probe, Side::Ours, &self.job).await
     }
 }
@@ -177,7 +186,7 @@ impl Spread {
     }
 }
 
-fn heading(ratio: &str) {
+fn print_heading(ratio: &str) {
     println!(
         "{:<12} {:<14} {:>9} {:>7} {:>7} {:>7} {:>7}  {:<22} {:<22}",
         "", "", "", "client", "Redis", "in all", "", "ratio of", "itself,"

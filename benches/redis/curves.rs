@@ -1,4 +1,4 @@
-//! The growth of a message's cost with one setting. The other settings have their defaults.
+//! The cost of a message, measured while one setting grows. The other settings have their defaults.
 
 use std::time::Instant;
 
@@ -12,7 +12,8 @@ use crate::{
     workload::{Handler, Job, Work, drain},
 };
 
-/// A setting that varies. Each point is a value, and the number of messages in a round with it.
+/// A setting that varies. Each point is a value of the setting, with the number of messages in a
+/// round.
 struct Curve {
     name: &'static str,
     work: Work,
@@ -117,11 +118,12 @@ pub(crate) async fn run(probe: &Probe, args: &Args) -> Vec<Point> {
             let mut job = Job {
                 name: curve.name,
                 work: curve.work,
-                count: (count / args.extent((1, 4, 100))).max(10),
+                count: (count / args.select((1, 4, 100))).max(10),
                 rate: None,
                 setup: args.setup,
             };
             (curve.set)(&mut job, value);
+            // A test leaves out large backlogs.
             if !args.measured && job.count > 1_000 {
                 continue;
             }

@@ -14,15 +14,15 @@ use tokio::{
     process::{Child, Command},
 };
 
-/// The argument that makes a process a proxy, before the server's port and the round trip in
+/// The argument that makes a process a proxy. The server's port follows, and then the round trip in
 /// microseconds.
-pub(crate) const PROXY: &str = "--proxy";
+pub(crate) const PROXY_ARG: &str = "--proxy";
 
-/// The timer slack of Linux, by which a thread that sleeps wakes late.
+/// The timer slack of Linux: a sleeping thread wakes late by this time.
 const SLACK: Duration = Duration::from_micros(55);
 
-/// A proxy in front of a server. It is a separate process, so that neither side is charged for its
-/// CPU time. Dropping it kills the process.
+/// A proxy in front of a server. It is a separate process, so that its CPU time counts for neither
+/// side. Dropping this value kills the process.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) port: u16,
@@ -31,10 +31,14 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     /// Starts a proxy in front of the server on this port.
-    pub(crate) async fn start(server: u16, round_trip_us: usize) -> Self {
+    pub(crate) async fn start(server_port: u16, round_trip_us: usize) -> Self {
         let program = std::env::current_exe().expect("the bench's own program");
         let mut process = Command::new(program)
-            .args([PROXY, &server.to_string(), &round_trip_us.to_string()])
+            .args([
+                PROXY_ARG,
+                &server_port.to_string(),
+                &round_trip_us.to_string(),
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -50,24 +54,25 @@ impl Proxy {
     }
 }
 
-/// Runs this process as a proxy until the standard input ends. It has a thread for each direction
-/// of a connection, since tokio's timers have a resolution of a millisecond.
-pub(crate) fn run(server: u16, round_trip: Duration) {
+/// Runs this process as a proxy until the standard input ends. The proxy uses threads, since
+/// tokio's timers have a resolution of a millisecond.
+pub(crate) fn run(server_port: u16, round_trip: Duration) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let port = listener.local_addr().expect("the listener is bound").port();
     thread::spawn(move || {
         for client in listener.incoming().map_while(Result::ok) {
-            let server = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).expect("the server");
-            one_way(&client, &server, round_trip / 2);
-            one_way(&server, &client, round_trip / 2);
+            let server =
+                TcpStream::connect((Ipv4Addr::LOCALHOST, server_port)).expect("the server");
+            forward(&client, &server, round_trip / 2);
+            forward(&server, &client, round_trip / 2);
         }
     });
     println!("{port}");
     let _ = std::io::stdin().read(&mut [0]);
 }
 
-/// Forwards the bytes of one direction, each piece when its delay is over.
-fn one_way(from: &TcpStream, to: &TcpStream, delay: Duration) {
+/// Forwards the bytes of one direction of a connection, each piece when its delay is over.
+fn forward(from: &TcpStream, to: &TcpStream, delay: Duration) {
     to.set_nodelay(true).expect("a TCP socket");
     let clone = |stream: &TcpStream| stream.try_clone().expect("a file descriptor");
     let (mut from, mut to) = (clone(from), clone(to));

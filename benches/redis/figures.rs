@@ -20,7 +20,8 @@ pub(crate) struct Row {
     pub(crate) ours: Figures,
 }
 
-/// The figures of one side. All except the rate and the memory are per message.
+/// The figures of one side: medians of its rounds. All except the rate, the memory and the latency
+/// are per message.
 #[derive(Debug, Serialize)]
 pub(crate) struct Figures {
     pub(crate) per_second: f64,
@@ -36,6 +37,7 @@ pub(crate) struct Figures {
     rounds: Vec<f64>,
 }
 
+/// Percentiles of the latency, in microseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Latency {
     pub(crate) p50: f64,
@@ -63,12 +65,14 @@ impl Figures {
         for round in &mut rounds {
             round.latencies.sort_unstable();
         }
-        let of_rounds = |figure: &dyn Fn(&Round) -> f64| median(rounds.iter().map(figure));
+        let median_of = |figure: &dyn Fn(&Round) -> f64| median(rounds.iter().map(figure));
         let micros = |time: Duration| time.as_secs_f64() * 1e6;
         let percentile = |share: f64| {
-            of_rounds(&|round| {
-                let last = round.latencies.len().saturating_sub(1);
-                let latency = round.latencies.get((last as f64 * share).round() as usize);
+            median_of(&|round| {
+                let last_index = round.latencies.len().saturating_sub(1);
+                let latency = round
+                    .latencies
+                    .get((last_index as f64 * share).round() as usize);
                 latency.copied().map_or(f64::NAN, micros)
             })
         };
@@ -78,16 +82,16 @@ impl Figures {
                 let calls = round.commands.get(name).copied().unwrap_or(0);
                 calls as f64 / round.count as f64
             };
-            commands_by_name.insert(name.clone(), of_rounds(&calls)?);
+            commands_by_name.insert(name.clone(), median_of(&calls)?);
         }
         Some(Self {
-            per_second: of_rounds(&Round::rate)?,
-            client_cpu_us: of_rounds(&|round| micros(round.client) / round.count as f64)?,
-            redis_cpu_us: of_rounds(&|round| micros(round.redis) / round.count as f64)?,
+            per_second: median_of(&Round::rate)?,
+            client_cpu_us: median_of(&|round| micros(round.client_cpu) / round.count as f64)?,
+            redis_cpu_us: median_of(&|round| micros(round.server_cpu) / round.count as f64)?,
             commands: commands_by_name.values().sum(),
-            reads: of_rounds(&|round| round.reads as f64 / round.count as f64)?,
+            reads: median_of(&|round| round.reads as f64 / round.count as f64)?,
             commands_by_name,
-            peak_kib: of_rounds(&|round| round.peak as f64)? as u64,
+            peak_kib: median_of(&|round| round.peak_kib as f64)? as u64,
             latency_us: (!rounds.first()?.latencies.is_empty()).then_some(Latency {
                 p50: percentile(0.5)?,
                 p90: percentile(0.9)?,
@@ -105,9 +109,9 @@ impl Round {
         self.count as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// The CPU time of a message in µs, of all processes.
+    /// The CPU time of a message in all processes, in microseconds.
     pub(crate) fn cpu_us(&self) -> f64 {
-        (self.client + self.redis).as_secs_f64() * 1e6 / self.count as f64
+        (self.client_cpu + self.server_cpu).as_secs_f64() * 1e6 / self.count as f64
     }
 }
 

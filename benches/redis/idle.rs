@@ -11,14 +11,14 @@ use crate::{
     figures::median,
     open::Arrivals,
     probe::Probe,
-    raw_stream::{Adds, Reader},
+    raw_stream::{EntryWriter, Reader},
     setup::{self, Setup},
-    worker::{NUMBERED, Worker, connect},
+    worker::{NUMBERED_TASK, Worker, connect},
     workload::Handler,
 };
 
 /// The number of measured idle times. A task ends each of them.
-const WAKES: usize = 5;
+const IDLE_TIMES: usize = 5;
 
 /// The time between two tasks of a light load.
 const APART: Duration = Duration::from_millis(10);
@@ -40,7 +40,7 @@ pub(crate) async fn run(
     setup: &Setup,
     workers: usize,
     rest: Duration,
-    light: usize,
+    light_tasks: usize,
 ) -> Vec<Idle> {
     println!(
         "{workers} workers of one group that rest for {:.1} s; then the first task, and one every {APART:?}",
@@ -57,7 +57,7 @@ pub(crate) async fn run(
     let mut rows = Vec::new();
     for side in [Side::Raw, Side::Ours] {
         probe.clear(setup).await;
-        let arrivals = Arrivals::new(WAKES * (1 + light));
+        let arrivals = Arrivals::new(IDLE_TIMES * (1 + light_tasks));
         let row = match side {
             Side::Raw => raw(probe, setup, workers, rest, arrivals).await,
             Side::Ours => ours(probe, setup, workers, rest, arrivals).await,
@@ -84,17 +84,17 @@ async fn ours(
     arrivals: Arrivals,
 ) -> Idle {
     let address = probe.address();
-    let mut crowd = Vec::new();
+    let mut running = Vec::new();
     for _ in 0..workers {
-        crowd.push(Worker::with(address, setup, Handler::Single, arrivals.clone()).await);
+        running.push(Worker::start_with(address, setup, Handler::Single, arrivals.clone()).await);
     }
     let client = Client::new(connect(address).await);
     let send = async |message| {
-        let call = client.enqueue(NUMBERED, setup.numbered(message));
+        let call = client.enqueue(NUMBERED_TASK, setup.numbered(message));
         call.await.expect("a task");
     };
-    let row = row(probe, Side::Ours, workers, rest, &arrivals, send).await;
-    for worker in crowd {
+    let row = measure(probe, Side::Ours, workers, rest, &arrivals, send).await;
+    for worker in running {
         worker.stop().await;
     }
     row
@@ -108,23 +108,24 @@ async fn raw(
     arrivals: Arrivals,
 ) -> Idle {
     let address = probe.address();
-    let mut crowd = tokio::task::JoinSet::new();
+    let mut running = tokio::task::JoinSet::new();
     for _ in 0..workers {
         let mut reader = Reader::connect(address, setup).await;
         let arrivals = arrivals.clone();
-        crowd.spawn(async move {
+        running.spawn(async move {
             let mark = |payload: &[u8]| arrivals.mark(setup::number(payload));
             reader.handle(Handler::Single, usize::MAX, mark).await;
         });
     }
-    let adds = Adds::connect(probe, setup).await;
-    let send = async |message| adds.clone().send(message, setup.numbered(message)).await;
-    let row = row(probe, Side::Raw, workers, rest, &arrivals, send).await;
-    crowd.shutdown().await;
+    let writer = EntryWriter::connect(probe, setup).await;
+    let send = async |message| writer.clone().send(message, setup.numbered(message)).await;
+    let row = measure(probe, Side::Raw, workers, rest, &arrivals, send).await;
+    running.shutdown().await;
     row
 }
 
-async fn row(
+/// Measures idle workers, and then the latencies of single tasks.
+async fn measure(
     probe: &Probe,
     side: Side,
     workers: usize,
@@ -132,7 +133,7 @@ async fn row(
     arrivals: &Arrivals,
     send: impl AsyncFn(usize),
 ) -> Idle {
-    // The cost of the start is not measured.
+    // The workers have just started. The cost of their start is not measured.
     tokio::time::sleep(rest / 5).await;
     let clock = Clock::start(probe, &[]).await;
     tokio::time::sleep(rest).await;
@@ -145,29 +146,29 @@ async fn row(
         arrived.duration_since(sent).as_secs_f64() * 1e6
     };
     // Sends one task after each idle time, and then further tasks as a light load.
-    let each = arrivals.count() / WAKES;
+    let tasks_per_idle_time = arrivals.count() / IDLE_TIMES;
     let (mut first, mut light) = (Vec::new(), Vec::new());
-    for message in (0..arrivals.count()).step_by(each) {
+    for message in (0..arrivals.count()).step_by(tasks_per_idle_time) {
         if message > 0 {
             tokio::time::sleep(rest / 5).await;
         }
         first.push(latency(message).await);
-        for message in message + 1..message + each {
+        for message in message + 1..message + tasks_per_idle_time {
             tokio::time::sleep(APART).await;
             light.push(latency(message).await);
         }
     }
-    let of = |values: Vec<f64>| median(values.into_iter()).expect("a task");
+    let median_of = |values: Vec<f64>| median(values.into_iter()).expect("a task");
     let seconds = round.elapsed.as_secs_f64();
     let commands: u64 = round.commands.values().sum();
     Idle {
         side,
         workers,
         rest_s: seconds,
-        worker_percent_of_core: 100.0 * round.client.as_secs_f64() / seconds / workers as f64,
-        redis_percent_of_core: 100.0 * round.redis.as_secs_f64() / seconds,
+        worker_percent_of_core: 100.0 * round.client_cpu.as_secs_f64() / seconds / workers as f64,
+        redis_percent_of_core: 100.0 * round.server_cpu.as_secs_f64() / seconds,
         commands_per_worker_and_s: commands as f64 / seconds / workers as f64,
-        first_task_us: of(first),
-        light_load_us: of(light),
+        first_task_us: median_of(first),
+        light_load_us: median_of(light),
     }
 }

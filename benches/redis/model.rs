@@ -3,16 +3,16 @@
 //! A batch of tasks costs three exchanges with a node: one adds them, one reads them and one
 //! acknowledges them. A process that has `m` tasks in flight, sends to all of `n` nodes and reads
 //! from `k` of them, adds batches of `m / n` tasks, and reads and acknowledges batches of `m / k`.
-//! So the nodes read from connections
+//! So for each task, the nodes read from connections `x` times:
 //!
 //! ```text
 //! x = min(1, n / m) + min(2, 2 k / m)
 //! ```
 //!
-//! times a task. At full load a task costs `a + b x` of CPU time. The nodes have one `a` and `b`, the
-//! processes of senders and workers another. Two measurements of one stream on one primary, with few
-//! and with many tasks in flight, show both. The costs of three primaries are then predicted, and
-//! measured.
+//! At full load a task costs the CPU time `a + b x`. The nodes have one pair of `a` and `b`, and
+//! the processes of senders and workers have another pair. Both pairs are computed from two
+//! measurements of one stream on one primary: with few and with many tasks in flight. Then the
+//! costs on three primaries are predicted, and measured to check the model.
 
 use serde::Serialize;
 
@@ -24,17 +24,17 @@ use crate::{
     workload::{Job, Round},
 };
 
-/// The numbers of tasks in flight, and of senders, from which the costs are computed.
-const MANY: usize = 64;
-const FEW: usize = 8;
+/// The two numbers of tasks in flight, and of senders, from which the costs are computed.
+const MANY_IN_FLIGHT: usize = 64;
+const FEW_IN_FLIGHT: usize = 8;
 
-/// Another number, to check the costs on one primary.
+/// A third number of tasks in flight, to check the costs on one primary.
 const BETWEEN: usize = 16;
 
 /// The numbers of partitions on three primaries whose costs are predicted.
 const PARTITIONS: [usize; 3] = [3, 16, 64];
 
-/// The numbers of nodes of the table, beside one.
+/// The numbers of nodes in the printed table, after one node.
 const NODES: [usize; 3] = [3, 10, 100];
 
 #[derive(Serialize)]
@@ -42,17 +42,19 @@ pub(crate) struct Model {
     client: Cost,
     node: Cost,
     checks: Vec<Check>,
-    carried: Vec<Carried>,
+    carried: Vec<Capacity>,
 }
 
-/// The CPU time of a task in µs, as a function of its exchanges.
+/// The CPU time of a task: `task + exchange * x` microseconds, where `x` is the number of
+/// exchanges.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Cost {
     task: f64,
     exchange: f64,
 }
 
-/// Measurements of a task, beside the numbers that the model predicts.
+/// A comparison of prediction and measurement. Each array has the predicted number, and then the
+/// measured number.
 #[derive(Serialize)]
 struct Check {
     case: String,
@@ -63,18 +65,18 @@ struct Check {
 
 /// The load that a number of nodes carries.
 #[derive(Serialize)]
-struct Carried {
+struct Capacity {
     nodes: usize,
-    /// The number of nodes that each process reads from. It sends to all.
+    /// The number of nodes that each process reads from. Each process sends to all nodes.
     reads_from: usize,
     /// The number of tasks that each process has in flight.
     in_flight: usize,
     reads: f64,
     client_cpu_us: f64,
     redis_cpu_us: f64,
-    /// The tasks per second if each node has one core, which is busy.
+    /// The tasks per second if each node has one core, which is always busy.
     per_second: f64,
-    /// The busy cores of senders and workers for that.
+    /// The cores that senders and workers occupy at this rate.
     client_cores: f64,
 }
 
@@ -83,17 +85,18 @@ pub(crate) async fn run(one: &Probe, three: &Probe, job: Job, rounds: usize) -> 
     let (mut many, mut few, mut between) = (Vec::new(), Vec::new(), Vec::new());
     let mut partitions = PARTITIONS.map(|_| Vec::new());
     for _ in 0..rounds {
-        many.push(round(one, Side::Ours, &in_flight(job, MANY)).await);
-        few.push(round(one, Side::Ours, &in_flight(job, FEW)).await);
+        many.push(round(one, Side::Ours, &in_flight(job, MANY_IN_FLIGHT)).await);
+        few.push(round(one, Side::Ours, &in_flight(job, FEW_IN_FLIGHT)).await);
         between.push(round(one, Side::Ours, &in_flight(job, BETWEEN)).await);
         for (count, rounds) in PARTITIONS.into_iter().zip(&mut partitions) {
-            let mut job = in_flight(job, MANY);
+            let mut job = in_flight(job, MANY_IN_FLIGHT);
             job.setup = job.setup.partitions(count);
             rounds.push(round(three, Side::Ours, &job).await);
         }
     }
-    let of = |rounds: Vec<Round>| Figures::of(rounds).expect("a round");
-    let (many, few) = (of(many), of(few));
+    let medians = |rounds: Vec<Round>| Figures::of(rounds).expect("a round");
+    // The costs follow from the two measurements on one primary.
+    let (many, few) = (medians(many), medians(few));
     let cost = |us: fn(&Figures) -> f64| Cost::of((few.reads, us(&few)), (many.reads, us(&many)));
     let mut model = Model {
         client: cost(|figures| figures.client_cpu_us),
@@ -101,21 +104,23 @@ pub(crate) async fn run(one: &Probe, three: &Probe, job: Job, rounds: usize) -> 
         checks: Vec::new(),
         carried: Vec::new(),
     };
-    model.check(
+    model.add_check(
         format!("one primary, {BETWEEN} in flight"),
         1,
         BETWEEN,
-        of(between),
+        medians(between),
     );
     for (count, rounds) in PARTITIONS.into_iter().zip(partitions) {
         let case = format!("three primaries, {count} partitions");
-        model.check(case, 3, MANY, of(rounds));
+        model.add_check(case, 3, MANY_IN_FLIGHT, medians(rounds));
     }
-    model.carry(1, 1, MANY);
+    // A process has as many tasks in flight as on one primary, or as many for each node. It reads
+    // from one node, or from all nodes.
+    model.add_capacity(1, 1, MANY_IN_FLIGHT);
     for nodes in NODES {
-        for in_flight in [MANY, MANY * nodes] {
-            model.carry(nodes, 1, in_flight);
-            model.carry(nodes, nodes, in_flight);
+        for in_flight in [MANY_IN_FLIGHT, MANY_IN_FLIGHT * nodes] {
+            model.add_capacity(nodes, 1, in_flight);
+            model.add_capacity(nodes, nodes, in_flight);
         }
     }
     model.print();
@@ -126,8 +131,8 @@ pub(crate) async fn run(one: &Probe, three: &Probe, job: Job, rounds: usize) -> 
 fn in_flight(mut job: Job, count: usize) -> Job {
     job.work = job.work.with_senders(count);
     job.setup.max_in_flight = count;
-    // Small batches take longer.
-    job.count = job.count * count / MANY;
+    // With few tasks in flight a task takes longer, so the round gets fewer tasks.
+    job.count = job.count * count / MANY_IN_FLIGHT;
     job
 }
 
@@ -153,7 +158,7 @@ impl Cost {
 }
 
 impl Model {
-    fn check(&mut self, case: String, nodes: usize, in_flight: usize, measured: Figures) {
+    fn add_check(&mut self, case: String, nodes: usize, in_flight: usize, measured: Figures) {
         let exchanges = exchanges(nodes, nodes, in_flight);
         self.checks.push(Check {
             case,
@@ -163,11 +168,11 @@ impl Model {
         });
     }
 
-    fn carry(&mut self, nodes: usize, reads_from: usize, in_flight: usize) {
+    fn add_capacity(&mut self, nodes: usize, reads_from: usize, in_flight: usize) {
         let reads = exchanges(nodes, reads_from, in_flight);
         let (client, node) = (self.client.at(reads), self.node.at(reads));
         let per_second = nodes as f64 * 1e6 / node;
-        self.carried.push(Carried {
+        self.carried.push(Capacity {
             nodes,
             reads_from,
             in_flight,

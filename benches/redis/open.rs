@@ -1,10 +1,10 @@
-//! The open loop: messages are sent when they are due, even if earlier ones are late.
+//! The open loop: messages are sent when they are due, even if earlier messages are late.
 //!
 //! The latency of a message is measured from the time at which it was *due*. So a stall counts for
-//! all messages that were due during it. A closed loop counts it only for those that waited for an
-//! answer ("coordinated omission"). A separate thread sleeps until the next message is due, and
-//! sends all that are due. The time to wake that thread, some 60 µs, is in the figures of both
-//! sides.
+//! all messages that were due during the stall. A closed loop counts a stall only for the messages
+//! that waited for an answer ("coordinated omission"). A separate thread sleeps until the next
+//! message is due, and sends all messages that are due. The time to wake this thread, some 60 µs,
+//! is in the figures of both sides.
 
 use std::{
     sync::{
@@ -19,44 +19,45 @@ use std::{
 pub(crate) struct Arrivals {
     epoch: Instant,
     /// In nanoseconds after the epoch; 0 before the arrival.
-    at: Arc<[AtomicU64]>,
+    arrived_at: Arc<[AtomicU64]>,
 }
 
 impl Arrivals {
     pub(crate) fn new(count: usize) -> Self {
         Self {
             epoch: Instant::now(),
-            at: (0..count).map(|_| AtomicU64::new(0)).collect(),
+            arrived_at: (0..count).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.at.len()
+        self.arrived_at.len()
     }
 
+    /// Records that a message arrives now.
     pub(crate) fn mark(&self, message: usize) {
-        self.at[message].store(self.epoch.elapsed().as_nanos() as u64, Relaxed);
+        self.arrived_at[message].store(self.epoch.elapsed().as_nanos() as u64, Relaxed);
     }
 
-    fn at(&self, message: usize) -> Option<Instant> {
-        let nanoseconds = self.at[message].load(Relaxed);
+    fn arrived_at(&self, message: usize) -> Option<Instant> {
+        let nanoseconds = self.arrived_at[message].load(Relaxed);
         (nanoseconds > 0).then(|| self.epoch + Duration::from_nanos(nanoseconds))
     }
 
-    /// Waits until a message has arrived.
+    /// Waits until a message has arrived. Returns the time of its arrival.
     pub(crate) async fn wait(&self, message: usize) -> Instant {
         loop {
-            match self.at(message) {
-                Some(at) => break at,
+            match self.arrived_at(message) {
+                Some(arrived_at) => break arrived_at,
                 None => tokio::time::sleep(Duration::from_millis(1)).await,
             }
         }
     }
 }
 
-/// Calls `send` for each message when it is due, waits until all have arrived, and returns the time
-/// from the first call to the last arrival.
-pub(crate) async fn paced<F>(
+/// Calls `send` for each message when it is due, and waits until all messages have arrived. Returns
+/// the latency of each message.
+pub(crate) async fn send_paced<F>(
     rate: usize,
     arrivals: &Arrivals,
     send: impl Fn(usize) -> F + Send + 'static,
@@ -69,8 +70,8 @@ where
     let due = move |message| started + Duration::from_secs_f64(message as f64 / rate as f64);
     let pacing = tokio::task::spawn_blocking(move || {
         for message in 0..count {
-            if let Some(early) = due(message).checked_duration_since(Instant::now()) {
-                std::thread::sleep(early);
+            if let Some(wait) = due(message).checked_duration_since(Instant::now()) {
+                std::thread::sleep(wait);
             }
             tokio::spawn(send(message));
         }

@@ -15,7 +15,7 @@ use crate::{
     open::{self, Arrivals},
     probe::Probe,
     raw_stream::preload,
-    worker::{NUMBERED, Sender, WARM, Worker, connect},
+    worker::{NUMBERED_TASK, Sender, WARM_UP_EVENT, Worker, connect},
     workload::{Handler, Job, Round, Work, concurrently},
 };
 
@@ -41,10 +41,10 @@ pub(crate) async fn round(probe: &Probe, job: &Job) -> Round {
 async fn task(probe: &Probe, job: &Job, senders: usize) -> Round {
     let worker = Worker::start(probe.address(), &job.setup).await;
     let sender = worker.sender();
-    let warm = warm_up(&worker).await;
+    let warm_up_tasks = warm_up(&worker).await;
     let clock = Clock::start(probe, &[]).await;
     send(sender, senders, job.count).await;
-    worker.done(warm + job.count).await;
+    worker.wait_until_done(warm_up_tasks + job.count).await;
     let round = clock.stop(job.count, Vec::new()).await;
     worker.stop().await;
     round
@@ -52,7 +52,7 @@ async fn task(probe: &Probe, job: &Job, senders: usize) -> Round {
 
 async fn paced(probe: &Probe, job: &Job, rate: usize) -> Round {
     let arrivals = Arrivals::new(job.count);
-    let worker = Worker::with(
+    let worker = Worker::start_with(
         probe.address(),
         &job.setup,
         Handler::Single,
@@ -60,17 +60,17 @@ async fn paced(probe: &Probe, job: &Job, rate: usize) -> Round {
     )
     .await;
     let (sender, setup) = (worker.sender(), job.setup);
-    let warm = warm_up(&worker).await;
+    let warm_up_tasks = warm_up(&worker).await;
     let clock = Clock::start(probe, &[]).await;
-    let latencies = open::paced(rate, &arrivals, move |message| {
-        let call = (sender.client).enqueue(NUMBERED, setup.numbered(message));
+    let latencies = open::send_paced(rate, &arrivals, move |message| {
+        let call = (sender.client).enqueue(NUMBERED_TASK, setup.numbered(message));
         let call = sender.on_stream(message, call);
         async {
             call.await.expect("a task");
         }
     })
     .await;
-    worker.done(warm + job.count).await;
+    worker.wait_until_done(warm_up_tasks + job.count).await;
     let round = clock.stop(job.count, latencies).await;
     worker.stop().await;
     round
@@ -94,8 +94,8 @@ async fn enqueue_all(probe: &Probe, job: &Job) -> Round {
 async fn drain(probe: &Probe, job: &Job, handler: Handler) -> Round {
     preload(probe, &job.setup, job.count).await;
     let clock = Clock::start(probe, &[]).await;
-    let worker = Worker::with(probe.address(), &job.setup, handler, Arrivals::new(0)).await;
-    worker.done(job.count).await;
+    let worker = Worker::start_with(probe.address(), &job.setup, handler, Arrivals::new(0)).await;
+    worker.wait_until_done(job.count).await;
     let round = clock.stop(job.count, Vec::new()).await;
     worker.stop().await;
     round
@@ -112,20 +112,20 @@ pub(crate) async fn send(sender: Sender, senders: usize, count: usize) {
     .await;
 }
 
-/// Waits until each stream has delivered a task, and returns their number.
+/// Sends one task to each stream, and waits until the tasks are done. Returns the number of tasks.
 async fn warm_up(worker: &Worker) -> usize {
     let sender = worker.sender();
     let streams = worker.setup.streams;
     send(sender, 1, streams).await;
-    worker.done(streams).await;
+    worker.wait_until_done(streams).await;
     streams
 }
 
 async fn event(probe: &Probe, job: &Job, senders: usize) -> Round {
     let worker = Worker::start(probe.address(), &job.setup).await;
     let sender = worker.sender();
-    while worker.seen.warm.load(Ordering::Relaxed) == 0 {
-        let sent = sender.client.publish(WARM, ()).await;
+    while worker.seen.warm_up_events.load(Ordering::Relaxed) == 0 {
+        let sent = sender.client.publish(WARM_UP_EVENT, ()).await;
         sent.expect("an event");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -136,7 +136,7 @@ async fn event(probe: &Probe, job: &Job, senders: usize) -> Round {
     })
     .await;
     worker
-        .until(|worker| worker.seen.events.load(Ordering::Relaxed) >= job.count)
+        .wait_until(|worker| worker.seen.events.load(Ordering::Relaxed) >= job.count)
         .await;
     let round = clock.stop(job.count, Vec::new()).await;
     worker.stop().await;
@@ -162,15 +162,16 @@ async fn rpc(probe: &Probe, job: &Job, in_flight: usize, reliable: bool) -> Roun
             asked.elapsed()
         }
     };
-    let warm = job.setup.streams;
-    concurrently(1, warm, ask.clone()).await;
-    worker.done(warm).await;
+    // Warms up with one request to each stream, as `warm_up` does with tasks.
+    let warm_up_requests = job.setup.streams;
+    concurrently(1, warm_up_requests, ask.clone()).await;
+    worker.wait_until_done(warm_up_requests).await;
     let clock = Clock::start(probe, &[]).await;
     let latencies = match job.rate {
         Some(rate) => {
             let arrivals = Arrivals::new(job.count);
             let replied = arrivals.clone();
-            open::paced(rate, &arrivals, move |message| {
+            open::send_paced(rate, &arrivals, move |message| {
                 let (request, replied) = (ask(message), replied.clone());
                 async move {
                     request.await;
@@ -181,7 +182,7 @@ async fn rpc(probe: &Probe, job: &Job, in_flight: usize, reliable: bool) -> Roun
         }
         None => concurrently(in_flight, job.count, ask).await,
     };
-    worker.done(warm + job.count).await;
+    worker.wait_until_done(warm_up_requests + job.count).await;
     let round = clock.stop(job.count, latencies).await;
     worker.stop().await;
     round

@@ -9,9 +9,9 @@ use crate::figures::{Figures, Latency, Row};
 const SIZE: (u32, u32) = (900, 480);
 
 /// Selects the side and the percentile that a line shows.
-type Of = (fn(&Row) -> Option<&Figures>, fn(Latency) -> f64);
+type LineSelector = (fn(&Row) -> Option<&Figures>, fn(Latency) -> f64);
 
-type Drawn = Result<(), Box<dyn std::error::Error>>;
+type DrawResult = Result<(), Box<dyn std::error::Error>>;
 
 pub(crate) fn write(path: &Path, rows: &[Row]) {
     let charts: Vec<_> = rows
@@ -32,31 +32,39 @@ pub(crate) fn write(path: &Path, rows: &[Row]) {
     }
 }
 
-fn chart(area: &DrawingArea<SVGBackend<'_>, Shift>, rows: &[Row]) -> Drawn {
-    let lines: [(_, _, Of); 4] = [
+fn chart(area: &DrawingArea<SVGBackend<'_>, Shift>, rows: &[Row]) -> DrawResult {
+    let lines: [(_, _, LineSelector); 4] = [
         ("raw, p50", BLUE.mix(0.5), (raw, |it| it.p50)),
         ("raw, p99", BLUE.mix(1.0), (raw, |it| it.p99)),
         ("ours, p50", RED.mix(0.5), (ours, |it| it.p50)),
         ("ours, p99", RED.mix(1.0), (ours, |it| it.p99)),
     ];
-    let points = |(side, percentile): Of| {
+    // A point is a rate with the latency at this rate.
+    let points = |(side, percentile): LineSelector| {
         let point = move |row: &Row| {
             let latency = percentile(side(row)?.latency_us?);
             Some((row.rate? as f64, latency.max(1.0)))
         };
         rows.iter().filter_map(point).collect::<Vec<_>>()
     };
-    let all: Vec<_> = lines.iter().flat_map(|(_, _, of)| points(*of)).collect();
-    let load = all.iter().map(|point| point.0).fold(1.0, f64::max);
-    let least = all.iter().map(|point| point.1).fold(f64::MAX, f64::min);
-    let most = all.iter().map(|point| point.1).fold(1.0, f64::max);
+    // The axes cover the points of all lines.
+    let all: Vec<_> = lines
+        .iter()
+        .flat_map(|(_, _, selector)| points(*selector))
+        .collect();
+    let max_rate = all.iter().map(|point| point.0).fold(1.0, f64::max);
+    let min_latency = all.iter().map(|point| point.1).fold(f64::MAX, f64::min);
+    let max_latency = all.iter().map(|point| point.1).fold(1.0, f64::max);
 
     let mut chart = ChartBuilder::on(area)
         .caption(rows[0].workload, ("sans-serif", 18))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(72)
-        .build_cartesian_2d(0.0..load * 1.05, (least * 0.8..most * 1.25).log_scale())?;
+        .build_cartesian_2d(
+            0.0..max_rate * 1.05,
+            (min_latency * 0.8..max_latency * 1.25).log_scale(),
+        )?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
@@ -65,8 +73,9 @@ fn chart(area: &DrawingArea<SVGBackend<'_>, Shift>, rows: &[Row]) -> Drawn {
         .x_label_formatter(&|rate| format!("{rate:.0}"))
         .y_label_formatter(&|latency| format!("{latency:.0}"))
         .draw()?;
-    for (label, color, of) in lines {
-        let points = points(of);
+    // Each line has a dot for each measured rate.
+    for (label, color, selector) in lines {
+        let points = points(selector);
         if points.is_empty() {
             continue;
         }

@@ -1,4 +1,4 @@
-//! The servers, and the bench's queries of them, separate from both sides.
+//! The servers, and the bench's own queries, over connections that neither side uses.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,14 +20,15 @@ pub(crate) type Commands = BTreeMap<String, u64>;
 
 /// The work of all servers until now.
 #[derive(Debug, Default)]
-pub(crate) struct Used {
+pub(crate) struct ServerUsage {
     pub(crate) cpu: Duration,
     pub(crate) commands: Commands,
-    /// The number of times that they have read from a connection.
+    /// The number of times that the servers have read from a connection.
     pub(crate) reads: u64,
 }
 
-/// One server or a cluster, and a connection to each node whose commands are not counted.
+/// One server or a cluster, and a connection to each node. The commands on these connections are
+/// not counted.
 #[derive(Debug)]
 pub(crate) struct Probe {
     servers: Servers,
@@ -35,7 +36,7 @@ pub(crate) struct Probe {
     /// The certificate of a server with TLS. Dropping it deletes the files.
     tls: Option<Tls>,
     connections: Vec<MultiplexedConnection>,
-    /// The number of polls for the state of groups.
+    /// The number of `XINFO GROUPS` that this probe has sent.
     polls: AtomicU64,
 }
 
@@ -58,24 +59,24 @@ impl Probe {
             Some(tls) => Address::tls(tls.url(), tls.file("cert.pem")),
             None => Address::plain(server.url()),
         };
-        Self::of(Servers::One(server), address, tls).await
+        Self::connect(Servers::One(server), address, tls).await
     }
 
     /// Starts a cluster of one primary.
     pub(crate) async fn cluster_of_one(setup: &Setup) -> Self {
         let server = RedisServer::with(options(setup).cluster()).await;
         let address = Address::plain(server.url());
-        Self::of(Servers::One(server), address, None).await
+        Self::connect(Servers::One(server), address, None).await
     }
 
     /// Starts a cluster of three primaries.
     pub(crate) async fn cluster_of_three(setup: &Setup) -> Self {
         let cluster = Cluster::with(options(setup), 0).await;
         let address = Address::plain(cluster.url());
-        Self::of(Servers::Cluster(cluster), address, None).await
+        Self::connect(Servers::Cluster(cluster), address, None).await
     }
 
-    async fn of(servers: Servers, address: Address, tls: Option<Tls>) -> Self {
+    async fn connect(servers: Servers, address: Address, tls: Option<Tls>) -> Self {
         let mut connections = Vec::new();
         for node in 0..servers.len() {
             connections.push(servers.node(node).connection().await);
@@ -94,9 +95,9 @@ impl Probe {
         self.servers.node(0)
     }
 
-    /// Makes senders and workers connect to this port; the probe still queries the server.
-    pub(crate) fn lead_through(&mut self, port: u16) {
-        self.address = self.address.by_port(port);
+    /// Makes senders and workers connect to this port. The probe still queries the server directly.
+    pub(crate) fn connect_through(&mut self, port: u16) {
+        self.address = self.address.with_port(port);
     }
 
     /// The address that senders and workers connect to.
@@ -109,7 +110,7 @@ impl Probe {
         self.tls.as_ref().map_or(self.server().port(), Tls::port)
     }
 
-    /// Asks the server, or the first node of the cluster.
+    /// Sends a command to the server, or to the first node of the cluster.
     pub(crate) async fn query<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         self.query_node(0, words).await
     }
@@ -131,45 +132,46 @@ impl Probe {
         }
         for stream in setup.streams() {
             let create = ["XGROUP", "CREATE", &stream, GROUP, "0", "MKSTREAM"];
-            let () = self.query_node(self.owner(&stream).await, &create).await;
+            let () = self.query_node(self.node_of(&stream).await, &create).await;
         }
     }
 
-    /// The node that has a stream.
-    async fn owner(&self, stream: &str) -> usize {
+    /// The index of the node that has a stream.
+    async fn node_of(&self, stream: &str) -> usize {
         match &self.servers {
             Servers::One(_) => 0,
             Servers::Cluster(cluster) => cluster.owner(stream).await,
         }
     }
 
-    pub(crate) async fn used(&self) -> Used {
-        let mut used = Used::default();
+    pub(crate) async fn usage(&self) -> ServerUsage {
+        let mut usage = ServerUsage::default();
         for node in 0..self.connections.len() {
             let info: String = self.query_node(node, &["INFO", "all"]).await;
-            used.add(&info);
+            usage.add(&info);
         }
-        used.commands.remove("info");
-        if let Some(polls) = used.commands.get_mut("xinfo|groups") {
+        usage.commands.remove("info");
+        if let Some(polls) = usage.commands.get_mut("xinfo|groups") {
             *polls -= self.polls.load(Ordering::Relaxed);
         }
-        used
+        usage
     }
 
     /// Waits until the group of each stream has read and acknowledged everything.
-    pub(crate) async fn drained(&self, setup: &Setup) {
+    pub(crate) async fn wait_until_drained(&self, setup: &Setup) {
         for stream in setup.streams() {
-            while self.left(&stream).await != Some((0, 0)) {
+            while self.pending_and_lag(&stream).await != Some((0, 0)) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
     }
 
-    /// The group's pending entries of a stream, and its entries not yet read.
-    async fn left(&self, stream: &str) -> Option<(i64, i64)> {
+    /// The number of the group's pending entries on a stream, and its lag: the number of entries
+    /// that it has not read.
+    async fn pending_and_lag(&self, stream: &str) -> Option<(i64, i64)> {
         let groups: Vec<HashMap<String, Value>> = {
             let groups = ["XINFO", "GROUPS", stream];
-            self.query_node(self.owner(stream).await, &groups).await
+            self.query_node(self.node_of(stream).await, &groups).await
         };
         self.polls.fetch_add(1, Ordering::Relaxed);
         let number = |name| match groups.first()?.get(name)? {
@@ -189,7 +191,8 @@ impl Probe {
         true
     }
 
-    pub(crate) async fn entries(&self, setup: &Setup) -> usize {
+    /// The number of entries on all streams.
+    pub(crate) async fn entry_count(&self, setup: &Setup) -> usize {
         let mut entries = 0;
         for stream in setup.streams() {
             entries += raw::len(self.server_of(&stream).await, &stream).await;
@@ -198,7 +201,7 @@ impl Probe {
     }
 
     async fn server_of(&self, stream: &str) -> &RedisServer {
-        self.servers.node(self.owner(stream).await)
+        self.servers.node(self.node_of(stream).await)
     }
 }
 
@@ -218,7 +221,7 @@ impl Servers {
     }
 }
 
-impl Used {
+impl ServerUsage {
     /// Adds the numbers of a node's `INFO all`.
     fn add(&mut self, info: &str) {
         let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name));

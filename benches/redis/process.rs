@@ -3,7 +3,7 @@
 
 use std::{fs, time::Duration};
 
-/// The length of a tick in `/proc/<pid>/stat`. It is the same on every Linux.
+/// The length of a clock tick in `/proc/<pid>/stat`. It is the same on every Linux.
 const TICK: Duration = Duration::from_millis(10);
 
 /// The CPU time that a process has used.
@@ -18,23 +18,23 @@ pub(crate) fn cpu(pid: u32) -> Duration {
     TICK * ticks
 }
 
-/// Resets the memory peak of a process. If the system does not allow that, the peak since the start
-/// of the process is measured.
+/// Resets the memory peak of a process. If the system does not allow the reset, [`peak`] is the
+/// peak since the start of the process.
 pub(crate) fn reset_peak(pid: u32) {
     let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
 }
 
 /// The memory peak of a process, in KiB.
 pub(crate) fn peak(pid: u32) -> u64 {
-    status(pid, "VmHWM:")
+    status_kib(pid, "VmHWM:")
 }
 
 /// The current memory of a process, in KiB.
 pub(crate) fn resident(pid: u32) -> u64 {
-    status(pid, "VmRSS:")
+    status_kib(pid, "VmRSS:")
 }
 
-fn status(pid: u32, field: &str) -> u64 {
+fn status_kib(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let value = (status.lines()).find_map(|line| line.strip_prefix(field)?.strip_suffix("kB"));
     value

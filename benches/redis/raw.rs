@@ -1,11 +1,11 @@
 //! The baseline: each workload by hand with bare redis-rs.
 //!
-//! A careful author would write such loops. All senders share one multiplexed connection, and the
-//! reader has another. `COUNT` equals the limit in flight (256 at most), and responses are read as
-//! raw values. The handlers of a read run concurrently. Each read has one `XACK`, in the same
-//! pipeline as its replies. All requests share one reply subscription. The loops lack everything
-//! that only a framework needs: routing by name, redelivery, leases, reconnecting, back-pressure, a
-//! shutdown.
+//! These are the loops that a careful author would write. All senders share one multiplexed
+//! connection, and the reader has another. `COUNT` equals the limit in flight (256 at most), and
+//! responses are read as raw values. The handlers of a read run concurrently. Each read has one
+//! `XACK`, in the same pipeline as its replies. All requests share one reply subscription. The
+//! loops lack everything that only a framework needs: routing by name, redelivery, leases,
+//! reconnecting, back-pressure and a shutdown.
 
 use std::hint::black_box;
 
@@ -19,7 +19,7 @@ use crate::{
     open::{self, Arrivals},
     probe::Probe,
     raw_rpc,
-    raw_stream::{Adds, Reader, connect, preload, subscribe},
+    raw_stream::{EntryWriter, Reader, connect, preload, subscribe},
     setup,
     workload::{Handler, Job, Round, Work, concurrently},
 };
@@ -38,18 +38,18 @@ pub(crate) async fn round(probe: &Probe, job: &Job) -> Round {
 }
 
 async fn task(probe: &Probe, job: &Job, senders: usize) -> Round {
-    let adds = Adds::connect(probe, &job.setup).await;
+    let writer = EntryWriter::connect(probe, &job.setup).await;
     let mut reader = Reader::connect(probe.address(), &job.setup).await;
     let count = job.count;
     let clock = Clock::start(probe, &[]).await;
     let worker = tokio::spawn(async move { reader.handle(Handler::Single, count, |_| {}).await });
-    send(adds, senders, count).await;
+    send(writer, senders, count).await;
     worker.await.expect("the worker ends well");
     clock.stop(count, Vec::new()).await
 }
 
 async fn paced(probe: &Probe, job: &Job, rate: usize) -> Round {
-    let adds = Adds::connect(probe, &job.setup).await;
+    let writer = EntryWriter::connect(probe, &job.setup).await;
     let mut reader = Reader::connect(probe.address(), &job.setup).await;
     let (count, setup) = (job.count, job.setup);
     let arrivals = Arrivals::new(count);
@@ -59,8 +59,8 @@ async fn paced(probe: &Probe, job: &Job, rate: usize) -> Round {
         let mark = |payload: &[u8]| seen.mark(setup::number(payload));
         reader.handle(Handler::Single, count, mark).await;
     });
-    let latencies = open::paced(rate, &arrivals, move |message| {
-        adds.clone().send(message, setup.numbered(message))
+    let latencies = open::send_paced(rate, &arrivals, move |message| {
+        writer.clone().send(message, setup.numbered(message))
     })
     .await;
     worker.await.expect("the worker ends well");
@@ -68,9 +68,9 @@ async fn paced(probe: &Probe, job: &Job, rate: usize) -> Round {
 }
 
 async fn enqueue(probe: &Probe, job: &Job, in_flight: usize) -> Round {
-    let adds = Adds::connect(probe, &job.setup).await;
+    let writer = EntryWriter::connect(probe, &job.setup).await;
     let clock = Clock::start(probe, &[]).await;
-    send(adds, in_flight, job.count).await;
+    send(writer, in_flight, job.count).await;
     clock.stop(job.count, Vec::new()).await
 }
 
@@ -86,10 +86,10 @@ async fn drain(probe: &Probe, job: &Job, handler: Handler) -> Round {
 }
 
 /// Enqueues `count` tasks from `senders` concurrent senders.
-pub(crate) async fn send(adds: Adds, senders: usize, count: usize) {
+pub(crate) async fn send(writer: EntryWriter, senders: usize, count: usize) {
     concurrently(senders, count, move |message| {
-        let (adds, payload) = (adds.clone(), adds.payload());
-        adds.send(message, payload)
+        let (writer, payload) = (writer.clone(), writer.payload());
+        writer.send(message, payload)
     })
     .await;
 }

@@ -19,7 +19,7 @@ use crate::{
     clock::Clock,
     open::{self, Arrivals},
     probe::Probe,
-    raw_stream::{Adds, Reader, subscribe},
+    raw_stream::{EntryWriter, Reader, subscribe},
     workload::{Job, Round, concurrently},
 };
 
@@ -31,11 +31,13 @@ struct Envelope<'a> {
     error: Cow<'a, str>,
 }
 
-type Waiting = Arc<Mutex<HashMap<Uuid, oneshot::Sender<Vec<u8>>>>>;
+/// The requests without a reply, by their correlation ids.
+type PendingRequests = Arc<Mutex<HashMap<Uuid, oneshot::Sender<Vec<u8>>>>>;
 
 pub(crate) async fn round(probe: &Probe, job: &Job, in_flight: usize) -> Round {
     let reply_to = format!("reply:{}", Uuid::new_v4());
-    let (waiting, count) = (Waiting::default(), job.count);
+    let (waiting, count) = (PendingRequests::default(), job.count);
+    // One subscription receives the replies to all requests.
     let subscription = subscribe(probe, &reply_to).await;
     let replies = tokio::spawn({
         let waiting = waiting.clone();
@@ -48,18 +50,20 @@ pub(crate) async fn round(probe: &Probe, job: &Job, in_flight: usize) -> Round {
     });
 
     let caller = Caller {
-        adds: Adds::connect(probe, &job.setup).await,
+        writer: EntryWriter::connect(probe, &job.setup).await,
         waiting,
         reply_to: reply_to.into(),
     };
     let reader = Reader::connect(probe.address(), &job.setup).await;
     let clock = Clock::start(probe, &[]).await;
-    let worker = tokio::spawn(answer(reader, count));
+    let worker = tokio::spawn(answer_requests(reader, count));
+    // With a rate, latencies are measured from the times at which requests are due. Without one,
+    // they are measured from the sends.
     let latencies = match job.rate {
         Some(rate) => {
             let arrivals = Arrivals::new(count);
             let replied = arrivals.clone();
-            open::paced(rate, &arrivals, move |message| {
+            open::send_paced(rate, &arrivals, move |message| {
                 let (caller, replied) = (caller.clone(), replied.clone());
                 async move {
                     caller.ask(message).await;
@@ -88,27 +92,28 @@ pub(crate) async fn round(probe: &Probe, job: &Job, in_flight: usize) -> Round {
 
 #[derive(Clone)]
 struct Caller {
-    adds: Adds,
-    waiting: Waiting,
+    writer: EntryWriter,
+    waiting: PendingRequests,
     reply_to: Arc<str>,
 }
 
 impl Caller {
     async fn ask(mut self, message: usize) {
-        let payload: Bytes = self.adds.payload();
+        let payload: Bytes = self.writer.payload();
         let id = Uuid::new_v4();
         let (sender, receiver) = oneshot::channel();
         self.waiting.lock().unwrap().insert(id, sender);
-        let mut add = self.adds.command("rpc", message, &payload);
+        let mut add = self.writer.command("rpc", message, &payload);
         add.arg("reply_to").arg(&*self.reply_to);
         add.arg("correlation_id")
             .arg(id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) as &str);
-        black_box(self.adds.run(&add).await);
+        black_box(self.writer.run(&add).await);
         assert_eq!(receiver.await.expect("a reply"), payload);
     }
 }
 
-fn resolve(waiting: &Waiting, reply: &[u8]) {
+/// Passes a reply to the request that waits for it.
+fn resolve(waiting: &PendingRequests, reply: &[u8]) {
     let envelope: Envelope<'_> = serde_json::from_slice(reply).expect("the envelope");
     assert!(envelope.error.is_empty());
     let body = BASE64_STANDARD
@@ -124,7 +129,7 @@ fn resolve(waiting: &Waiting, reply: &[u8]) {
 }
 
 /// Reads and answers `count` requests with their own payloads.
-async fn answer(mut reader: Reader, count: usize) {
+async fn answer_requests(mut reader: Reader, count: usize) {
     let mut done = 0;
     while done < count {
         let read = reader.read().await;

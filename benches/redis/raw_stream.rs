@@ -28,19 +28,20 @@ pub(crate) async fn subscribe(probe: &Probe, channel: &str) -> PubSub {
     subscription
 }
 
-/// Adds entries over one connection, to the streams and names in turn.
+/// Adds entries over one connection. The entries use the streams, and the names, in turn.
 #[derive(Debug, Clone)]
-pub(crate) struct Adds {
+pub(crate) struct EntryWriter {
     connection: MultiplexedConnection,
-    to: Arc<(Vec<String>, Vec<Name>)>,
+    /// The streams and the names.
+    targets: Arc<(Vec<String>, Vec<Name>)>,
     payload: Bytes,
 }
 
-impl Adds {
+impl EntryWriter {
     pub(crate) async fn connect(probe: &Probe, setup: &Setup) -> Self {
         Self {
             connection: connect(probe.address()).await,
-            to: Arc::new((setup.streams().collect(), setup.names().collect())),
+            targets: Arc::new((setup.streams().collect(), setup.names().collect())),
             payload: setup.payload(),
         }
     }
@@ -57,7 +58,7 @@ impl Adds {
 
     /// The `XADD` of a message, to which fields may be added.
     pub(crate) fn command(&self, kind: &str, message: usize, payload: &[u8]) -> Cmd {
-        let (streams, names) = &*self.to;
+        let (streams, names) = &*self.targets;
         let name = &names[message / streams.len() % names.len()];
         let mut add = redis::cmd("XADD");
         add.arg(&streams[message % streams.len()]).arg("*");
@@ -73,17 +74,18 @@ impl Adds {
     }
 }
 
-/// Fills the streams in pipelines of at most 1 MiB, since the memory of this process is measured.
+/// Adds `count` tasks to the streams. A pipeline has at most 1 MiB, since the memory of this
+/// process is measured.
 pub(crate) async fn preload(probe: &Probe, setup: &Setup, count: usize) {
-    let mut adds = Adds::connect(probe, setup).await;
+    let mut writer = EntryWriter::connect(probe, setup).await;
     let at_once = ((1 << 20) / setup.payload).clamp(1, 1000);
     for first in (0..count).step_by(at_once) {
         let mut pipeline = redis::pipe();
         for message in first..count.min(first + at_once) {
-            let add = adds.command("task", message, &adds.payload);
+            let add = writer.command("task", message, &writer.payload);
             pipeline.add_command(add).ignore();
         }
-        let sent: Result<(), _> = pipeline.query_async(&mut adds.connection).await;
+        let sent: Result<(), _> = pipeline.query_async(&mut writer.connection).await;
         sent.expect("XADDs");
     }
 }
@@ -94,7 +96,8 @@ pub(crate) struct Reader {
     pub(crate) connection: MultiplexedConnection,
     pub(crate) setup: Setup,
     streams: Vec<String>,
-    read: Cmd,
+    /// The `XREADGROUP`.
+    read_command: Cmd,
 }
 
 impl Reader {
@@ -111,7 +114,7 @@ impl Reader {
             connection: connect(address).await,
             setup: *setup,
             streams,
-            read,
+            read_command: read,
         }
     }
 
@@ -127,28 +130,29 @@ impl Reader {
         let mut done = 0;
         while done < count {
             let read = self.read().await;
-            let handled = |entry: &Entry| on_payload(black_box(entry.payload()));
+            let on_entry = |entry: &Entry| on_payload(black_box(entry.payload()));
             match handler {
                 Handler::Single if setup.handlers_wait => {
                     join_all(read.iter().map(async |entry| {
                         setup.wait().await;
-                        handled(entry);
+                        on_entry(entry);
                     }))
                     .await;
                 }
-                Handler::Single => read.iter().for_each(handled),
+                Handler::Single => read.iter().for_each(on_entry),
                 Handler::Batch => {
                     if !read.is_empty() {
                         setup.wait().await;
                     }
-                    read.iter().for_each(handled);
+                    read.iter().for_each(on_entry);
                 }
             }
             done += self.acknowledge(&read, redis::pipe()).await;
         }
     }
 
-    /// Sends this pipeline together with the acknowledgement of these entries.
+    /// Adds the acknowledgements of these entries to the pipeline, and sends it. Returns the number
+    /// of entries.
     pub(crate) async fn acknowledge(
         &mut self,
         read: &[Entry],
@@ -174,8 +178,8 @@ impl Reader {
     }
 
     pub(crate) async fn read(&mut self) -> Vec<Entry> {
-        let read = self.read.query_async(&mut self.connection).await;
-        match read.expect("XREADGROUP") {
+        let response = self.read_command.query_async(&mut self.connection).await;
+        match response.expect("XREADGROUP") {
             Value::Nil => Vec::new(),
             // [[stream, [[id, [field, value, …]], …]], …], the streams in the requested order.
             streams => {
@@ -183,9 +187,9 @@ impl Reader {
                 for stream in list(streams) {
                     let [name, read] = pair(stream);
                     let name = bytes(name);
-                    let position = self.streams.iter().position(|it| it.as_bytes() == name);
-                    let stream = position.expect("a stream that was asked for");
-                    entries.extend(list(read).into_iter().map(|it| Entry::new(stream, it)));
+                    let index = self.streams.iter().position(|it| it.as_bytes() == name);
+                    let index = index.expect("a stream that was asked for");
+                    entries.extend(list(read).into_iter().map(|it| Entry::new(index, it)));
                 }
                 entries
             }
@@ -195,6 +199,7 @@ impl Reader {
 
 #[derive(Debug)]
 pub(crate) struct Entry {
+    /// The index of the stream in the reader's list.
     stream: usize,
     id: Vec<u8>,
     fields: Vec<(Vec<u8>, Vec<u8>)>,

@@ -11,9 +11,9 @@ use crate::{
     setup::Setup,
 };
 
-/// The machine, the server and the processes.
+/// The machine, the server and the setup of the measurements.
 #[derive(Debug, Serialize)]
-pub(crate) struct Scene {
+pub(crate) struct Environment {
     machine: Machine,
     redis_version: String,
     /// False under `cargo test`, where the figures mean nothing.
@@ -21,7 +21,7 @@ pub(crate) struct Scene {
     setup: Setup,
 }
 
-impl Scene {
+impl Environment {
     pub(crate) async fn of(probe: &Probe, setup: Setup, measured: bool) -> Self {
         let info: String = probe.query(&["INFO", "server"]).await;
         let version = info
@@ -82,17 +82,17 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new() -> Self {
-        heading();
+        print_heading();
         Self { rows: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, row: Row) {
-        lines(&row, ["raw", "ours"]);
+        print_lines(&row, ["raw", "ours"]);
         self.rows.push(row);
     }
 
-    /// The ratios, for workloads without a fixed rate.
-    pub(crate) fn ratios(&self) {
+    /// Prints the ratios of the workloads without a fixed rate.
+    pub(crate) fn print_ratios(&self) {
         println!();
         for row in self.rows.iter().filter(|row| row.rate.is_none()) {
             if let Some(ratio) = row.ratio {
@@ -102,8 +102,8 @@ impl Report {
     }
 }
 
-/// The heading of the table.
-pub(crate) fn heading() {
+/// Prints the heading of the table.
+pub(crate) fn print_heading() {
     println!(
         "{:<16} {:>8} {:>4} {:>9} {:>6} {:>7} {:>7} {:>6} {:>7}  latency in µs",
         "", "sent", "", "", "", "client", "Redis", "comm-", "peak"
@@ -126,16 +126,16 @@ pub(crate) fn heading() {
     );
 }
 
-/// The two lines of a row, one for each of the named sides.
-pub(crate) fn lines(row: &Row, [raw, ours]: [&str; 2]) {
+/// Prints the two lines of a row, one for each of the named sides.
+pub(crate) fn print_lines(row: &Row, [raw, ours]: [&str; 2]) {
     let sent = row.rate.map_or("at will".into(), |rate| rate.to_string());
     if let Some(figures) = &row.raw {
-        line([row.workload, &sent, raw], figures, None);
+        print_line([row.workload, &sent, raw], figures, None);
     }
-    line([row.workload, &sent, ours], &row.ours, row.ratio);
+    print_line([row.workload, &sent, ours], &row.ours, row.ratio);
 }
 
-fn line([workload, sent, side]: [&str; 3], figures: &Figures, ratio: Option<f64>) {
+fn print_line([workload, sent, side]: [&str; 3], figures: &Figures, ratio: Option<f64>) {
     let latency = figures.latency_us.map_or(String::new(), |it| {
         let values = [it.p50, it.p90, it.p99, it.p99_9];
         values.map(|value| format!(" {value:>8.0}")).concat()
@@ -151,16 +151,16 @@ fn line([workload, sent, side]: [&str; 3], figures: &Figures, ratio: Option<f64>
     );
 }
 
-/// A file with the measurements and the machine.
+/// The content of a JSON file: the environment and the measurements.
 #[derive(Serialize)]
-struct Written<'a, T> {
+struct JsonFile<'a, T> {
     #[serde(flatten)]
-    scene: &'a Scene,
+    environment: &'a Environment,
     rows: &'a [T],
 }
 
-pub(crate) fn write_json(path: &Path, scene: &Scene, rows: &[impl Serialize]) {
-    let text = serde_json::to_string_pretty(&Written { scene, rows });
+pub(crate) fn write_json(path: &Path, environment: &Environment, rows: &[impl Serialize]) {
+    let text = serde_json::to_string_pretty(&JsonFile { environment, rows });
     if let Err(error) = fs::write(path, text.expect("valid JSON") + "\n") {
         panic!("{} is not written: {error}", path.display());
     }

@@ -9,7 +9,7 @@ use crate::{NAME, STREAM};
 /// A payload consists of repetitions of these bytes. By default it is these bytes once.
 const PAYLOAD: &[u8] = b"payload";
 
-/// The settings that all rounds share, also passed to child processes.
+/// The settings that all rounds share. They are passed to child processes, too.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Setup {
     /// The size of a payload, in bytes.
@@ -23,7 +23,7 @@ pub(crate) struct Setup {
     pub(crate) streams: usize,
     /// True if the streams are the partitions of one stream.
     pub(crate) partitioned: bool,
-    /// The bound on what waits on a stream, for our senders; 0 if there is none.
+    /// The maximum number of messages that wait on a stream, for our senders; 0 if there is none.
     pub(crate) bound: usize,
     /// The number of child processes that run a worker; 0 if this process runs it.
     pub(crate) processes: usize,
@@ -55,7 +55,7 @@ impl Default for Setup {
 }
 
 impl Setup {
-    /// The same with one stream of this number of partitions.
+    /// The same setup with one stream of this number of partitions.
     pub(crate) fn partitions(self, count: usize) -> Self {
         Self {
             streams: count,
@@ -81,15 +81,16 @@ impl Setup {
         let partitioned = self.partitioned;
         (0..self.streams).map(move |number| match partitioned {
             true => format!("{STREAM}:{number}"),
-            false => numbered(STREAM, number),
+            false => numbered_name(STREAM, number),
         })
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = Name> + use<> {
-        (0..self.routes).map(|number| numbered(NAME, number).into())
+        (0..self.routes).map(|number| numbered_name(NAME, number).into())
     }
 
-    /// Waits once for another task, as a handler waits for a database; or does nothing.
+    /// Waits once for another task, as a handler waits for a database. Does nothing if the handlers
+    /// do not wait.
     pub(crate) async fn wait(&self) {
         if self.handlers_wait {
             let task = tokio::spawn(async {});
@@ -97,11 +98,11 @@ impl Setup {
         }
     }
 
-    /// The maximum COUNT of the raw loop: the least of 256, the limit in flight, and the number of
+    /// The COUNT of the raw loop: the lowest of 256, the limit in flight, and the number of
     /// payloads in 16 MiB.
     pub(crate) fn raw_batch(&self) -> usize {
-        let fit = (16 << 20) / self.payload;
-        256.min(self.max_in_flight).min(fit).max(1)
+        let payloads_in_16_mib = (16 << 20) / self.payload;
+        256.min(self.max_in_flight).min(payloads_in_16_mib).max(1)
     }
 }
 
@@ -111,7 +112,7 @@ pub(crate) fn number(payload: &[u8]) -> usize {
     u32::from_le_bytes(*number) as usize
 }
 
-fn numbered(first: &str, number: usize) -> String {
+fn numbered_name(first: &str, number: usize) -> String {
     match number {
         0 => first.to_owned(),
         number => format!("{first}.{number}"),

@@ -1,5 +1,5 @@
-//! The time of a shutdown after its last handler. Many deliveries are in flight, all handlers end
-//! at the moment of the shutdown, and every delivery is still to be acknowledged.
+//! The time that a shutdown takes after the end of the last handler. Many deliveries are in flight,
+//! all handlers end at the moment of the shutdown, and no delivery is acknowledged yet.
 
 use std::{
     sync::{
@@ -25,6 +25,7 @@ use crate::{
 /// Medians, in milliseconds from the end of the last handler.
 #[derive(Serialize)]
 pub(crate) struct Shutdown {
+    /// The number of deliveries in flight at the shutdown.
     held: usize,
     raw_ms: f64,
     ours_ms: f64,
@@ -38,10 +39,10 @@ pub(crate) async fn run(probe: &Probe, setup: &Setup, held: usize, rounds: usize
     let (mut raw, mut ours) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         raw.push(raw_round(probe, &setup).await.as_secs_f64() * 1e3);
-        ours.push(round(probe, &setup).await.as_secs_f64() * 1e3);
+        ours.push(our_round(probe, &setup).await.as_secs_f64() * 1e3);
     }
-    let of = |values: Vec<f64>| median(values.into_iter()).expect("a round");
-    let (raw_ms, ours_ms) = (of(raw), of(ours));
+    let median_of = |values: Vec<f64>| median(values.into_iter()).expect("a round");
+    let (raw_ms, ours_ms) = (median_of(raw), median_of(ours));
     println!("shutdown with {held} held: from the end of the last handler, in ms");
     println!("raw  {raw_ms:>8.1}   XACKs of 256, one after the other");
     println!("ours {ours_ms:>8.1}   all settled, the consumer removed, connections closed");
@@ -53,7 +54,7 @@ pub(crate) async fn run(probe: &Probe, setup: &Setup, held: usize, rounds: usize
     }
 }
 
-async fn round(probe: &Probe, setup: &Setup) -> Duration {
+async fn our_round(probe: &Probe, setup: &Setup) -> Duration {
     let held = setup.max_in_flight;
     probe.clear(setup).await;
     preload(probe, setup, held).await;

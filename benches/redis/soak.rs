@@ -23,19 +23,20 @@ pub(crate) async fn run(probe: &Probe, setup: &Setup, tasks: usize) -> Vec<Step>
         "tasks", "process KiB", "peak KiB", "redis KiB", "entries"
     );
     let mut passed = 0;
-    let mut steps = vec![step(probe, passed).await];
+    let mut steps = vec![measure_step(probe, passed).await];
     for tenth in 1..=10 {
         let count = tasks * tenth / 10 - passed;
         ours::send(worker.sender(), 64, count).await;
         passed += count;
-        worker.done(passed).await;
-        steps.push(step(probe, passed).await);
+        worker.wait_until_done(passed).await;
+        steps.push(measure_step(probe, passed).await);
     }
     worker.stop().await;
     steps
 }
 
-async fn step(probe: &Probe, tasks: usize) -> Step {
+/// Measures and prints the memory after a number of tasks.
+async fn measure_step(probe: &Probe, tasks: usize) -> Step {
     let pid = std::process::id();
     let info: String = probe.query(&["INFO", "memory"]).await;
     let used = info

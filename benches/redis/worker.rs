@@ -28,15 +28,15 @@ use crate::{
 };
 
 /// The name of an event. Its arrival shows that the subscription is confirmed.
-pub(crate) const WARM: &str = "bench.warm";
+pub(crate) const WARM_UP_EVENT: &str = "bench.warm";
 
 /// The name of a route whose handler records the arrival of numbered messages.
-pub(crate) const NUMBERED: &str = "bench.numbered";
+pub(crate) const NUMBERED_TASK: &str = "bench.numbered";
 
-/// The longest time for which a sender with a bound waits for room.
+/// The maximum time for which a sender waits for room on a stream with a bound.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// A worker, and a client of it, over one handle to Redis.
+/// A running worker, and its handle to Redis, which senders share.
 pub(crate) struct Worker {
     redis: Redis,
     pub(crate) setup: Setup,
@@ -47,16 +47,16 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) async fn start(address: &Address, setup: &Setup) -> Self {
-        Self::with(address, setup, Handler::Single, Arrivals::new(0)).await
+        Self::start_with(address, setup, Handler::Single, Arrivals::new(0)).await
     }
 
-    pub(crate) async fn with(
+    pub(crate) async fn start_with(
         address: &Address,
         setup: &Setup,
         handler: Handler,
         arrivals: Arrivals,
     ) -> Self {
-        let redis = handle(connect(address).await, setup).max_in_flight(setup.max_in_flight);
+        let redis = handle_for(connect(address).await, setup).max_in_flight(setup.max_in_flight);
         let seen = Seen::new(arrivals);
         let stop = CancellationToken::new();
         let app = app(setup, handler).with_state(seen.clone());
@@ -79,12 +79,12 @@ impl Worker {
     }
 
     /// Waits until Redis has confirmed this number of acknowledgements.
-    pub(crate) async fn done(&self, count: usize) {
-        self.until(|worker| worker.redis.counts().done >= count as u64)
+    pub(crate) async fn wait_until_done(&self, count: usize) {
+        self.wait_until(|worker| worker.redis.counts().done >= count as u64)
             .await;
     }
 
-    pub(crate) async fn until(&self, reached: impl Fn(&Self) -> bool) {
+    pub(crate) async fn wait_until(&self, reached: impl Fn(&Self) -> bool) {
         while !reached(self) {
             assert!(!self.served.is_finished(), "the worker ended early");
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -102,7 +102,7 @@ fn app(setup: &Setup, handler: Handler) -> Router<Seen> {
     let setup = *setup;
     let mut app = Router::new()
         .task(
-            NUMBERED,
+            NUMBERED_TASK,
             async move |State(seen): State<Seen>, payload: Bytes| {
                 setup.wait().await;
                 seen.arrivals.mark(number(&payload));
@@ -116,8 +116,8 @@ fn app(setup: &Setup, handler: Handler) -> Router<Seen> {
                 seen.events.fetch_add(1, Ordering::Relaxed);
             },
         )
-        .event(WARM, async |State(seen): State<Seen>| {
-            seen.warm.fetch_add(1, Ordering::Relaxed);
+        .event(WARM_UP_EVENT, async |State(seen): State<Seen>| {
+            seen.warm_up_events.fetch_add(1, Ordering::Relaxed);
         });
     for name in setup.names() {
         app = match handler {
@@ -147,8 +147,8 @@ pub(crate) async fn connect(address: &Address) -> Redis {
     address.connect().await.group(GROUP)
 }
 
-/// The handle that serves and sends to the streams of the setup.
-fn handle(redis: Redis, setup: &Setup) -> Redis {
+/// Returns a handle that serves, and sends to, the streams of the setup.
+fn handle_for(redis: Redis, setup: &Setup) -> Redis {
     let redis = match setup.bound {
         0 => redis,
         bound => redis.max_waiting(bound).when_full(WhenFull::Wait(MAX_WAIT)),
@@ -160,13 +160,14 @@ fn handle(redis: Redis, setup: &Setup) -> Redis {
     }
 }
 
-/// Sends to the streams, or partitions, and names in turn, with one client.
+/// Sends messages with one client. The messages use the streams, and the names, in turn.
 #[derive(Debug, Clone)]
 pub(crate) struct Sender {
     pub(crate) client: Client<Redis>,
-    to: Arc<(Vec<Name>, Vec<Name>)>,
-    /// True if the client chooses the stream of a call: one stream, or partitions.
-    one: bool,
+    /// The streams and the names.
+    targets: Arc<(Vec<Name>, Vec<Name>)>,
+    /// True if the client itself chooses the stream of a call: the only stream, or a partition.
+    client_chooses_stream: bool,
     pub(crate) payload: Bytes,
 }
 
@@ -174,28 +175,28 @@ impl Sender {
     pub(crate) fn new(redis: &Redis, setup: &Setup) -> Self {
         let streams = setup.streams().map(Name::from).collect();
         Self {
-            client: Client::new(handle(redis.clone(), setup)),
-            to: Arc::new((streams, setup.names().collect())),
-            one: setup.partitioned || setup.streams == 1,
+            client: Client::new(handle_for(redis.clone(), setup)),
+            targets: Arc::new((streams, setup.names().collect())),
+            client_chooses_stream: setup.partitioned || setup.streams == 1,
             payload: setup.payload(),
         }
     }
 
-    /// The task with this number, under its name.
+    /// Returns the call that enqueues the task with this number.
     pub(crate) fn enqueue(&self, message: usize) -> Call<Redis, Receipt> {
         let call = (self.client).enqueue(self.name(message), self.payload.clone());
         self.on_stream(message, call)
     }
 
     pub(crate) fn name(&self, message: usize) -> &Name {
-        let (streams, names) = &*self.to;
+        let (streams, names) = &*self.targets;
         &names[message / streams.len() % names.len()]
     }
 
     /// Sets the stream of a call, if there are several streams.
     pub(crate) fn on_stream<R>(&self, message: usize, call: Call<Redis, R>) -> Call<Redis, R> {
-        let streams = &self.to.0;
-        match self.one {
+        let streams = &self.targets.0;
+        match self.client_chooses_stream {
             true => call,
             false => call.stream(&streams[message % streams.len()]),
         }
@@ -203,20 +204,20 @@ impl Sender {
 
     /// A client of one of the streams, for calls that cannot choose their stream.
     pub(crate) fn client_of(&self, chunk: usize) -> Client<Redis> {
-        if self.one {
+        if self.client_chooses_stream {
             return self.client.clone();
         }
-        let streams = &self.to.0;
+        let streams = &self.targets.0;
         let redis = self.client.service().clone();
         Client::new(redis.stream(&streams[chunk % streams.len()]))
     }
 }
 
-/// The messages that handlers received.
+/// Counts the messages that handlers received.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) events: Arc<AtomicUsize>,
-    pub(crate) warm: Arc<AtomicUsize>,
+    pub(crate) warm_up_events: Arc<AtomicUsize>,
     arrivals: Arrivals,
 }
 
@@ -224,7 +225,7 @@ impl Seen {
     fn new(arrivals: Arrivals) -> Self {
         Self {
             events: Arc::default(),
-            warm: Arc::default(),
+            warm_up_events: Arc::default(),
             arrivals,
         }
     }

@@ -6,20 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::{probe::Commands, setup::Setup};
 
-/// A workload, and the number of messages in its rounds.
+/// A named workload.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
     pub(crate) work: Work,
-    pub(crate) full: usize,
-    pub(crate) quick: usize,
+    /// The number of messages in a round of a full run.
+    pub(crate) full_count: usize,
+    /// The number of messages in a round of a quick run.
+    pub(crate) quick_count: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
     /// Concurrent senders enqueue while one worker handles.
     Task { senders: usize },
-    /// Many tasks are enqueued at once and not handled. `in_flight` applies to the raw side.
+    /// Tasks are enqueued in bulk and not handled. `in_flight` is the number of senders on the raw
+    /// side.
     EnqueueAll { in_flight: usize },
     /// One worker handles messages that were enqueued before.
     Drain { handler: Handler },
@@ -37,7 +40,8 @@ pub(crate) enum Handler {
 }
 
 impl Work {
-    /// The same workload with this number of senders or of requests in flight, if it has either.
+    /// The same workload with this number of senders, or of requests in flight. A drain has
+    /// neither.
     pub(crate) fn with_senders(mut self, count: usize) -> Self {
         match &mut self {
             Work::Task { senders: it } | Work::Event { senders: it } => *it = count,
@@ -47,14 +51,14 @@ impl Work {
         self
     }
 
-    /// Returns whether the worker can run in other processes. Only the server then shows when all
-    /// messages are done.
-    pub(crate) fn has_distant_worker(self) -> bool {
+    /// Returns whether the worker can run in other processes. In that case only the server shows
+    /// when all messages are done.
+    pub(crate) fn allows_distant_worker(self) -> bool {
         matches!(self, Work::Task { .. } | Work::Drain { .. })
     }
 
     /// Returns whether the messages can be sent at a fixed rate.
-    pub(crate) fn has_rate(self) -> bool {
+    pub(crate) fn allows_rate(self) -> bool {
         matches!(self, Work::Task { .. } | Work::Rpc { .. })
     }
 }
@@ -62,14 +66,14 @@ impl Work {
 pub(crate) const fn workload(
     name: &'static str,
     work: Work,
-    full: usize,
-    quick: usize,
+    full_count: usize,
+    quick_count: usize,
 ) -> Workload {
     Workload {
         name,
         work,
-        full,
-        quick,
+        full_count,
+        quick_count,
     }
 }
 
@@ -106,7 +110,8 @@ pub(crate) const ALL: [Workload; 13] = [
     workload("rpc-reliable-512", rpc(512, true), 200_000, 30_000),
 ];
 
-pub(crate) fn named(name: &str) -> Result<Workload, String> {
+/// Finds the workload with this name. The error lists all names.
+pub(crate) fn find_workload(name: &str) -> Result<Workload, String> {
     let found = ALL.into_iter().find(|known| known.name == name);
     found.ok_or_else(|| {
         let names = ALL.map(|known| known.name).join(", ");
@@ -131,22 +136,23 @@ pub(crate) struct Round {
     pub(crate) count: usize,
     pub(crate) elapsed: Duration,
     /// The CPU time of senders and workers.
-    pub(crate) client: Duration,
+    pub(crate) client_cpu: Duration,
     /// The CPU time of the servers.
-    pub(crate) redis: Duration,
+    pub(crate) server_cpu: Duration,
     /// The number of times that the servers have read from a connection. A batch of commands is one
     /// read.
     pub(crate) reads: u64,
     /// The commands that the servers ran, without the bench's own queries.
     pub(crate) commands: Commands,
     /// The memory peak of senders and workers, in KiB.
-    pub(crate) peak: u64,
+    pub(crate) peak_kib: u64,
     /// The latencies of requests, or of messages that are sent at a fixed rate. Empty for other
     /// workloads.
     pub(crate) latencies: Vec<Duration>,
 }
 
-/// Runs `senders` tasks that call `work` for `count` numbers in total, and collects the results.
+/// Runs `senders` tasks concurrently, which together call `work` with each number below `count`.
+/// Returns the results.
 pub(crate) async fn concurrently<F, T>(
     senders: usize,
     count: usize,

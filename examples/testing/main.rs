@@ -32,10 +32,10 @@ async fn main() -> Result<(), BoxError> {
         own: Client::new(Sender::new(memory.clone())),
         bank: Client::new(Sender::new(bank)),
     };
-    let (tell, mut news) = mpsc::unbounded_channel();
+    let (news_sender, mut news) = mpsc::unbounded_channel();
     let customer =
         Router::new().event_pattern("orders.*", async move |name: Name, Json(id): Json<u64>| {
-            let _ = tell.send(format!("{name}, order {id}"));
+            let _ = news_sender.send(format!("{name}, order {id}"));
         });
     let app = app().merge(customer).with_state(shop);
     let selling = tokio::spawn(serve(memory.clone(), app).into_future());

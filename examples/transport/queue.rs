@@ -19,7 +19,7 @@ use tower::Service;
 /// A stored message: its fields, as they would travel on a wire, and the state of its delivery.
 struct Entry {
     id: MessageId,
-    accepted: Instant,
+    accepted_at: Instant,
     attempts: u32,
     fields: Vec<(Bytes, Bytes)>,
 }
@@ -44,23 +44,24 @@ impl Queue {
         Self { broker, settings }
     }
 
-    fn on_stream<T>(&self, act: impl FnOnce(&mut VecDeque<Entry>) -> T) -> T {
+    /// Calls `act` with the entries of this handle's stream.
+    fn with_stream<T>(&self, act: impl FnOnce(&mut VecDeque<Entry>) -> T) -> T {
         let streams = &self.broker.streams;
         let mut streams = streams.lock().unwrap_or_else(PoisonError::into_inner);
         act(streams.entry(self.settings.stream.clone()).or_default())
     }
 
     fn put(&self, entry: Entry) {
-        self.on_stream(|stream| stream.push_back(entry));
+        self.with_stream(|stream| stream.push_back(entry));
         self.broker.arrival.notify_waiters();
     }
 
-    /// Adds an entry, valid or not.
+    /// Adds an entry, whose fields may be invalid.
     pub(crate) fn add(&self, fields: Vec<(Bytes, Bytes)>) -> MessageId {
         let id = MessageId::from(uuid::Uuid::new_v4().to_string());
         self.put(Entry {
             id: id.clone(),
-            accepted: Instant::now(),
+            accepted_at: Instant::now(),
             attempts: 0,
             fields,
         });
@@ -105,9 +106,9 @@ impl Transport for Queue {
             return Err(Error::config("this queue carries no events"));
         }
         Ok(QueueSource {
-            reads: interest.stream,
+            reads_stream: interest.stream,
             queue: self,
-            stopped: false,
+            is_stopped: false,
         })
     }
 }
@@ -115,29 +116,30 @@ impl Transport for Queue {
 /// One worker.
 pub(crate) struct QueueSource {
     queue: Queue,
-    reads: bool,
-    stopped: bool,
+    reads_stream: bool,
+    is_stopped: bool,
 }
 
 impl Source for QueueSource {
-    type Settle = Held;
+    type Settle = UnsettledDelivery;
 
     fn settings(&self) -> &Settings {
         &self.queue.settings
     }
 
-    async fn next(&mut self, max: usize) -> Result<Vec<Delivery<Held>>, Error> {
+    async fn next(&mut self, max: usize) -> Result<Vec<Delivery<UnsettledDelivery>>, Error> {
         let queue = &self.queue;
         loop {
-            if self.stopped {
+            if self.is_stopped {
                 return Err(Error::closed());
             }
-            // Created before the check, so that no entry added after the check is missed.
+            // Created before the stream is read, so that an entry that arrives after the read wakes
+            // this source.
             let arrival = queue.broker.arrival.notified();
-            let most = if self.reads { max } else { 0 };
-            let taken: Vec<_> = queue.on_stream(|stream| {
-                let most = most.min(stream.len());
-                stream.drain(..most).collect()
+            let limit = if self.reads_stream { max } else { 0 };
+            let taken: Vec<_> = queue.with_stream(|stream| {
+                let count = limit.min(stream.len());
+                stream.drain(..count).collect()
             });
             if !taken.is_empty() {
                 return Ok(taken
@@ -151,7 +153,7 @@ impl Source for QueueSource {
 
     async fn stop(&mut self) {
         // This source fetches nothing ahead, so it has nothing to release.
-        self.stopped = true;
+        self.is_stopped = true;
     }
 
     async fn close(mut self) -> Result<(), Error> {
@@ -161,7 +163,7 @@ impl Source for QueueSource {
 }
 
 impl Queue {
-    fn deliver(&self, mut entry: Entry) -> Delivery<Held> {
+    fn deliver(&self, mut entry: Entry) -> Delivery<UnsettledDelivery> {
         entry.attempts += 1;
         let content = codec::decode(entry.fields.clone()).map(|decoded| {
             let mut message = decoded.message;
@@ -170,30 +172,30 @@ impl Queue {
             parts.stream = Some(self.settings.stream.clone());
             parts.group = Some(self.settings.group.clone());
             parts.attempt = Attempt(entry.attempts);
-            let age = entry.accepted.elapsed();
+            let age = entry.accepted_at.elapsed();
             let left = decoded.time_to_live.map(|life| life.saturating_sub(age));
             parts.deadline = left.map(Deadline::after);
             message
         });
-        let chosen = content.as_ref().ok();
-        let chosen = chosen.and_then(|message| message.parts().max_attempts);
-        let held = Held {
-            max_attempts: chosen.unwrap_or(self.settings.max_deliveries),
+        let message = content.as_ref().ok();
+        let max_attempts = message.and_then(|message| message.parts().max_attempts);
+        let unsettled = UnsettledDelivery {
+            max_attempts: max_attempts.unwrap_or(self.settings.max_deliveries),
             queue: self.clone(),
             entry: Some(entry),
         };
-        Delivery::new(content, held)
+        Delivery::new(content, unsettled)
     }
 }
 
-/// The right to settle one delivery.
-pub(crate) struct Held {
+/// A delivery that is not settled yet.
+pub(crate) struct UnsettledDelivery {
     max_attempts: u32,
     queue: Queue,
     entry: Option<Entry>,
 }
 
-impl SettleDelivery for Held {
+impl SettleDelivery for UnsettledDelivery {
     fn settle(
         mut self,
         verdict: Verdict,
@@ -221,9 +223,9 @@ impl SettleDelivery for Held {
     }
 }
 
-// This transport has no leases: a message that is dropped unsettled is redelivered at once, and the
-// attempt counts.
-impl Drop for Held {
+// This transport has no leases. A delivery that is dropped before it is settled returns to the
+// stream at once, and the attempt counts.
+impl Drop for UnsettledDelivery {
     fn drop(&mut self) {
         if let Some(entry) = self.entry.take() {
             self.queue.put(entry);

@@ -6,7 +6,7 @@ use campanile::{Kind, transport::codec};
 use libfuzzer_sys::fuzz_target;
 
 /// Names of known fields, so that the fuzzer need not find them.
-const KNOWN: [&str; 13] = [
+const KNOWN_FIELDS: [&str; 13] = [
     "type",
     "name",
     "payload",
@@ -25,12 +25,15 @@ const KINDS: [&str; 3] = ["task", "rpc", "event"];
 
 #[derive(Debug, arbitrary::Arbitrary)]
 struct Field<'a> {
-    known: Option<u8>,
-    kind: Option<u8>,
+    /// The index of a known field that replaces the name.
+    known_index: Option<u8>,
+    /// The index of a kind that replaces the value.
+    kind_index: Option<u8>,
     name: &'a [u8],
     value: &'a [u8],
 }
 
+/// Returns the known text with this index, or `otherwise` if there is no index.
 fn pick(known: &[&'static str], index: Option<u8>, otherwise: &[u8]) -> Bytes {
     match index {
         Some(index) => known[usize::from(index) % known.len()].into(),
@@ -43,8 +46,8 @@ fuzz_target!(|fields: Vec<Field<'_>>| {
         .iter()
         .map(|field| {
             (
-                pick(&KNOWN, field.known, field.name),
-                pick(&KINDS, field.kind, field.value),
+                pick(&KNOWN_FIELDS, field.known_index, field.name),
+                pick(&KINDS, field.kind_index, field.value),
             )
         })
         .collect();
@@ -61,21 +64,21 @@ fuzz_target!(|fields: Vec<Field<'_>>| {
         }
     };
     let message = decoded.message;
-    let mut again = Vec::new();
+    let mut encoded = Vec::new();
     codec::encode(&message, |field, value| {
-        again.push((Bytes::copy_from_slice(field), Bytes::copy_from_slice(value)));
+        encoded.push((Bytes::copy_from_slice(field), Bytes::copy_from_slice(value)));
     });
     if message.kind() == Kind::Rpc {
-        again.push((
+        encoded.push((
             codec::REPLY_TO.into(),
             decoded.reply_to.expect("a request has one"),
         ));
-        again.push((
+        encoded.push((
             codec::CORRELATION_ID.into(),
             decoded.correlation_id.expect("a request has one"),
         ));
     }
-    let again = codec::decode(again)
+    let again = codec::decode(encoded)
         .expect("what was read can be written")
         .message;
     assert_eq!(again.kind(), message.kind());

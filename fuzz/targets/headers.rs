@@ -36,11 +36,11 @@ fuzz_target!(|input: Vec<(&[u8], &[u8])>| {
     let mut reply = Reply::default();
     reply.headers = allowed;
     let envelope = codec::encode_reply("1", &Ok(reply.clone()));
-    let read = codec::decode_reply(&envelope);
-    let read = read
+    let decoded = codec::decode_reply(&envelope);
+    let decoded = decoded
         .expect("an envelope")
         .answer
         .expect("it can be read")
         .expect("a success");
-    assert_eq!(read.headers, reply.headers);
+    assert_eq!(decoded.headers, reply.headers);
 });

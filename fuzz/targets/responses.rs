@@ -42,17 +42,18 @@ impl Response {
     }
 }
 
-/// Replaces the value at a position, if it exists, and counts the positions passed.
-fn put(value: &mut Value, place: usize, other: &Value) -> usize {
-    if place == 0 {
-        *value = other.clone();
+/// Replaces the value at a position, if there is one. A list comes before its elements. Returns the
+/// number of positions in `value` that were passed.
+fn replace_at(value: &mut Value, position: usize, replacement: &Value) -> usize {
+    if position == 0 {
+        *value = replacement.clone();
         return 1;
     }
     let mut passed = 1;
     if let Value::Array(list) = value {
         for element in list {
-            if passed <= place {
-                passed += put(element, place - passed, other);
+            if passed <= position {
+                passed += replace_at(element, position - passed, replacement);
             }
         }
     }
@@ -62,12 +63,12 @@ fn put(value: &mut Value, place: usize, other: &Value) -> usize {
 static DECODERS: LazyLock<Vec<(&str, Value, Decode)>> = LazyLock::new(fuzzing::decoders);
 
 fuzz_target!(|input: (Response, u8, u8)| {
-    let (other, decoder, place) = input;
-    let other = other.value();
+    let (replacement, decoder, position) = input;
+    let replacement = replacement.value();
     let (source, example, decode) = &DECODERS[usize::from(decoder) % DECODERS.len()];
     let mut response = example.clone();
-    put(&mut response, usize::from(place % 32), &other);
-    for response in [response, other] {
+    replace_at(&mut response, usize::from(position % 32), &replacement);
+    for response in [response, replacement] {
         if let Err(error) = decode(response) {
             assert!(error.is_decode(), "{source}: {error}");
             assert!(error.to_string().len() < 400, "{source}: {error}");

@@ -17,8 +17,9 @@
 //!
 //! # Errors
 //! [`MissingKey`] decides how a message without a key is handled. An empty text, a text longer than
-//! [`Key::MAX_LEN`] bytes, and a header that is not UTF-8 do not count as keys: long keys could
-//! fill the memory of this process, and all senders that leave the value empty would share one key.
+//! [`Key::MAX_LEN`] bytes, and a header that is not UTF-8 do not count as keys. Long keys could
+//! fill the memory of this process. If an empty text were a key, all senders that leave the value
+//! empty would share this key.
 
 use std::{borrow::Borrow, fmt};
 
@@ -31,9 +32,8 @@ use smol_str::{SmolStr, ToSmolStr};
 pub struct Key(SmolStr);
 
 impl Key {
-    /// The maximum length of a key, in bytes. The limit grows by the lengths of the names of the
-    /// message's stream and group, because the key of [`message_id`] contains these names, and the
-    /// sender does not choose them.
+    /// The maximum length of a key, in bytes. The lengths of the message's stream name and group
+    /// name are added to this limit, because the key of [`message_id`] contains both names.
     pub const MAX_LEN: usize = 1024;
 
     /// Returns the key as text.
@@ -70,11 +70,11 @@ macro_rules! from_texts {
     )*};
 }
 
-macro_rules! from_shown {
+macro_rules! from_displayed {
     ($($type:ty),*) => {$(
         impl From<$type> for Key {
-            fn from(shown: $type) -> Self {
-                Self(shown.to_smolstr())
+            fn from(value: $type) -> Self {
+                Self(value.to_smolstr())
             }
         }
     )*};
@@ -119,7 +119,7 @@ impl fmt::Display for MessageIdentity {
 }
 
 from_texts!(&str, String);
-from_shown!(
+from_displayed!(
     &MessageIdentity,
     &Name,
     &MessageId,
@@ -295,7 +295,7 @@ mod tests {
 
     use super::*;
 
-    fn tenant(value: &[u8]) -> Message {
+    fn message_of_tenant(value: &[u8]) -> Message {
         let mut message = Message::task("a", "");
         let value = HeaderValue::from_bytes(value).unwrap();
         message.headers_mut().insert("x-tenant", value);
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn each_predefined_key_takes_the_value_that_it_is_named_after() {
-        let mut message = tenant(b"acme");
+        let mut message = message_of_tenant(b"acme");
         let parts = message.parts_mut();
         parts.id = Some("7-0".into());
         (parts.stream, parts.group) = (Some("a:b".into()), Some("g".into()));
@@ -374,13 +374,13 @@ mod tests {
             (b"\xff", "the message has no key"),
         ] {
             keys.missing = MissingKey::Reject;
-            let rejection = keys.of(&tenant(value)).unwrap_err();
+            let rejection = keys.of(&message_of_tenant(value)).unwrap_err();
             assert!(rejection.is_permanent());
             assert_eq!(rejection.to_string(), fault);
             keys.missing = MissingKey::Pass;
-            assert_eq!(keys.of(&tenant(value)).unwrap(), None);
+            assert_eq!(keys.of(&message_of_tenant(value)).unwrap(), None);
         }
-        let longest = keys.of(&tenant(&[b'x'; 1024])).unwrap();
+        let longest = keys.of(&message_of_tenant(&[b'x'; 1024])).unwrap();
         assert_eq!(longest.unwrap().as_str().len(), 1024);
     }
 

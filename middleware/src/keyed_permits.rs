@@ -15,7 +15,7 @@ use crate::{key::Key, sync::lock};
 /// A fixed number of permits for each key, granted in the order of the requests. An unused key
 /// takes no memory.
 pub(crate) struct KeyedPermits {
-    permits: usize,
+    permits_per_key: usize,
     semaphores: Mutex<HashMap<Key, KeySemaphore>>,
 }
 
@@ -26,10 +26,10 @@ struct KeySemaphore {
 }
 
 impl KeyedPermits {
-    /// Creates a semaphore that grants at most `permits` permits at a time for each key.
-    pub(crate) fn new(permits: usize) -> Arc<Self> {
+    /// Creates a semaphore with `permits_per_key` permits for each key.
+    pub(crate) fn new(permits_per_key: usize) -> Arc<Self> {
         Arc::new(Self {
-            permits,
+            permits_per_key,
             semaphores: Mutex::default(),
         })
     }
@@ -39,14 +39,14 @@ impl KeyedPermits {
         let mut semaphores = lock(&self.semaphores);
         let semaphore = match semaphores.get_mut(&key) {
             Some(entry) => {
-                if entry.users >= self.permits.saturating_add(max_waiting) {
+                if entry.users >= self.permits_per_key.saturating_add(max_waiting) {
                     return None;
                 }
                 entry.users += 1;
                 entry.semaphore.clone()
             }
             None => {
-                let semaphore = Arc::new(Semaphore::new(self.permits));
+                let semaphore = Arc::new(Semaphore::new(self.permits_per_key));
                 let entry = KeySemaphore {
                     semaphore: semaphore.clone(),
                     users: 1,
@@ -57,11 +57,11 @@ impl KeyedPermits {
         };
         drop(semaphores);
         Some(KeyedPermit {
-            // This cannot overtake a waiting request, because a released permit goes to the oldest
-            // waiting request first.
+            // This request does not overtake waiting requests: a released permit goes to the oldest
+            // of them.
             permit: semaphore.clone().try_acquire_owned().ok(),
             semaphore: PollSemaphore::new(semaphore),
-            permits: self.clone(),
+            keyed_permits: self.clone(),
             key,
         })
     }
@@ -75,7 +75,7 @@ impl KeyedPermits {
 impl fmt::Debug for KeyedPermits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyedPermits")
-            .field("permits", &self.permits)
+            .field("permits", &self.permits_per_key)
             .field("keys", &self.keys())
             .finish()
     }
@@ -86,7 +86,7 @@ impl fmt::Debug for KeyedPermits {
 pub(crate) struct KeyedPermit {
     permit: Option<OwnedSemaphorePermit>,
     semaphore: PollSemaphore,
-    permits: Arc<KeyedPermits>,
+    keyed_permits: Arc<KeyedPermits>,
     key: Key,
 }
 
@@ -114,7 +114,7 @@ impl KeyedPermit {
 
 impl Drop for KeyedPermit {
     fn drop(&mut self) {
-        let mut semaphores = lock(&self.permits.semaphores);
+        let mut semaphores = lock(&self.keyed_permits.semaphores);
         if let Some(entry) = semaphores.get_mut(&self.key) {
             entry.users -= 1;
             if entry.users == 0 {

@@ -29,10 +29,10 @@ pub(crate) trait Observer {
 pub(crate) struct Watch<O: Observer> {
     observer: O,
     started: Instant,
-    /// Set while a part of the work runs. If the `Watch` is dropped while this is set, that part
-    /// has panicked.
-    running: bool,
-    ended: bool,
+    /// Set while a part of the work runs. If the `Watch` is dropped during that time, the part has
+    /// panicked.
+    is_running: bool,
+    has_ended: bool,
 }
 
 impl<O: Observer> Watch<O> {
@@ -40,26 +40,26 @@ impl<O: Observer> Watch<O> {
         Self {
             observer,
             started: Instant::now(),
-            running: false,
-            ended: false,
+            is_running: false,
+            has_ended: false,
         }
     }
 
     fn run<T>(&mut self, part: impl FnOnce() -> T) -> T {
-        self.running = true;
+        self.is_running = true;
         let result = self.observer.scope(part);
-        self.running = false;
+        self.is_running = false;
         result
     }
 
     fn end(&mut self, outcome: Result<&Reply, Fault<'_>>) {
-        if !std::mem::replace(&mut self.ended, true) {
+        if !std::mem::replace(&mut self.has_ended, true) {
             self.observer.ended(outcome, self.started.elapsed());
         }
     }
 
-    /// Creates the work, and returns a future that runs and observes it.
-    pub(crate) fn over<W>(mut self, make: impl FnOnce() -> W) -> Observed<W, O> {
+    /// Creates the work, and returns a future that runs and observes this work.
+    pub(crate) fn observe<W>(mut self, make: impl FnOnce() -> W) -> Observed<W, O> {
         Observed {
             work: self.run(make),
             watch: self,
@@ -69,7 +69,7 @@ impl<O: Observer> Watch<O> {
 
 impl<O: Observer> Drop for Watch<O> {
     fn drop(&mut self) {
-        let fault = match self.running {
+        let fault = match self.is_running {
             true => Fault::Panicked,
             false => Fault::Dropped,
         };
@@ -104,7 +104,7 @@ where
 
 /// Assertions for every layer that only observes.
 #[cfg(test)]
-pub(crate) mod laws {
+pub(crate) mod assertions {
     use campanile::Message;
     use tower::{Layer, Service, limit::ConcurrencyLimit};
     use tower_test::mock::{self, Mock, Spawn};
@@ -178,7 +178,7 @@ mod tests {
     fn observed<W>(work: W) -> (Reports, Observed<W, Recorder>) {
         let reports = Reports::default();
         let watch = Watch::start(Recorder(reports.clone()));
-        (reports, watch.over(|| work))
+        (reports, watch.observe(|| work))
     }
 
     #[tokio::test(start_paused = true)]
@@ -225,7 +225,7 @@ mod tests {
         // A panic of the call itself, before there is a future, is reported too.
         let reports = Reports::default();
         let watch = Watch::start(Recorder(reports.clone()));
-        let call = || watch.over(|| -> () { panic!("on purpose") });
+        let call = || watch.observe(|| -> () { panic!("on purpose") });
         assert!(catch_unwind(AssertUnwindSafe(|| drop(call()))).is_err());
         assert_eq!(reports.lock().unwrap()[0].0, "panic");
     }

@@ -39,7 +39,7 @@
 //! wherever the period begins.
 //!
 //! # Failures of workers
-//! If a worker dies, its permits end when its lease ends, and go to the next messages. If a worker
+//! If a worker dies, its permits end with its lease, and go to the next messages. If a worker
 //! stalls for longer than its lease and then goes on, its running messages exceed the limit.
 //!
 //! # Back-pressure
@@ -73,8 +73,8 @@ use crate::{
     key::{Key, KeyExtractor, KeyOf, MissingKey},
 };
 
-/// Added to the delay of a redelivery, because the transport counts whole milliseconds. A message
-/// that returned too early would be redelivered once more.
+/// Added to the delay of a redelivery, because the transport counts whole milliseconds. Without
+/// this slack, a message could return too early, and would be redelivered once more.
 const SLACK: Duration = Duration::from_millis(1);
 
 /// Makes [`SharedLimit`] services. See the [module](self).
@@ -229,7 +229,7 @@ where
             Ok(Some(key)) => {
                 let request = layer
                     .rule
-                    .request(layer.limit.clone(), identity(&message), key);
+                    .request(layer.limit.clone(), holder_parts(&message), key);
                 // Drops `ready`, so that another message can use its reservation during the wait.
                 Gated::waiting(
                     PermitState::Requesting(Box::pin(request)),
@@ -242,7 +242,7 @@ where
 }
 
 /// Returns the parts of a message that identify it as the holder of a permit.
-fn identity(message: &Message) -> Parts {
+fn holder_parts(message: &Message) -> Parts {
     let original = message.parts();
     let mut parts = Parts::new(original.kind, original.name.clone());
     parts.stream = original.stream.clone();

@@ -138,9 +138,9 @@ impl TimeBudget {
     #[must_use = "the checked budget is returned"]
     #[track_caller]
     pub const fn fits_claim(self, lease: Duration, deadline: Duration) -> Self {
-        let noticed = lease.saturating_add(Duration::from_secs(1));
+        let claimed_after = lease.saturating_add(Duration::from_secs(1));
         assert!(
-            !is_less(deadline, noticed.saturating_add(self.max_duration())),
+            !is_less(deadline, claimed_after.saturating_add(self.max_duration())),
             "lease + tries × timeout + waits are longer than the deadline: after a worker died, no \
              caller waits for the reply of the next one"
         );

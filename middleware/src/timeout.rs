@@ -1,4 +1,4 @@
-//! Limits the time of a message by its deadline and by a default.
+//! Limits the time of a message by its deadline and by a default timeout.
 //!
 //! ```
 //! use campanile::Router;
@@ -43,8 +43,8 @@
 //! agree.
 //!
 //! # Back-pressure
-//! The time of the default starts with the call. An earlier wait, for readiness or for a permit of
-//! an outer layer, counts only for the caller's deadline.
+//! The default timeout starts with the call. An earlier wait, for readiness or for a permit of an
+//! outer layer, counts only towards the caller's deadline.
 //!
 //! # Cancel safety
 //! When the time is over, the future of the inner service is dropped at its current `.await`. The
@@ -130,16 +130,17 @@ impl<S> Timeout<S> {
         TimeoutLayer::by_deadline().layer(inner)
     }
 
-    fn limit(&self, message: &mut Message) -> Option<Deadline> {
+    /// Returns the time at which the message ends. The deadline of a request is set to this time.
+    fn apply_limit(&self, message: &mut Message) -> Option<Deadline> {
         let parts = message.parts_mut();
-        let default = parts.attempt_timeout.or(self.default);
-        let default = default.map(Deadline::after);
-        // Leaves the deadline of a task unchanged, because it limits only the start of the task. A
+        let timeout = parts.attempt_timeout.or(self.default);
+        let timed_out_at = timeout.map(Deadline::after);
+        // The deadline of a task stays unchanged. It limits only the start of the task, and a
         // client's transport sends it as the task's time to live.
         if parts.kind != Kind::Rpc {
-            return default;
+            return timed_out_at;
         }
-        let limit = parts.deadline.into_iter().chain(default).min();
+        let limit = parts.deadline.into_iter().chain(timed_out_at).min();
         parts.deadline = limit;
         limit
     }
@@ -160,11 +161,11 @@ where
     }
 
     fn call(&mut self, mut message: Message) -> Self::Future {
-        let limit = self.limit(&mut message);
-        // Only the caller's deadline can have passed, because the default starts now.
-        let late = limit.is_some_and(Deadline::has_passed);
+        let limit = self.apply_limit(&mut message);
+        // Only the caller's deadline can have passed, because the timeout starts now.
+        let is_late = limit.is_some_and(Deadline::has_passed);
         TimeoutFuture {
-            work: match late {
+            work: match is_late {
                 true => CallOrError::failed(Elapsed::new()),
                 false => CallOrError::Call(self.inner.call(message)),
             },

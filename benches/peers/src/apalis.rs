@@ -21,12 +21,12 @@ use crate::{
     workload::{Job, Round, Work, concurrently},
 };
 
-/// The number of tasks in one read. apalis's documentation recommends larger reads for throughput;
-/// reads larger than this are not faster.
+/// The number of tasks in one read. apalis's documentation recommends large reads for throughput.
+/// Reads larger than this are not faster.
 const BATCH: usize = 1000;
 
 /// The time between two polls of an idle worker: there is no blocking read.
-const INTERVAL: Duration = Duration::from_millis(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 pub(crate) async fn round(probe: &Probe, job: &Job) -> Round {
     match job.work {
@@ -44,14 +44,14 @@ async fn task(probe: &Probe, senders: usize, count: usize) -> Round {
         .push(PAYLOAD.to_owned())
         .await
         .expect("a task");
-    worker.done(probe, 1).await;
+    worker.wait_until_done(probe, 1).await;
     let clock = Clock::start(probe, &[]).await;
     concurrently(senders, count, move |_| {
         let mut storage = storage.clone();
         async move { storage.push(PAYLOAD.to_owned()).await.expect("a task") }
     })
     .await;
-    worker.done(probe, 1 + count).await;
+    worker.wait_until_done(probe, 1 + count).await;
     let round = clock.stop(count, Vec::new()).await;
     worker.stop().await;
     round
@@ -62,7 +62,7 @@ async fn drain(probe: &Probe, count: usize) -> Round {
     preload(probe, storage.clone(), count).await;
     let clock = Clock::start(probe, &[]).await;
     let worker = Worker::start(storage);
-    worker.done(probe, count).await;
+    worker.wait_until_done(probe, count).await;
     let round = clock.stop(count, Vec::new()).await;
     worker.stop().await;
     round
@@ -93,9 +93,8 @@ async fn preload(probe: &Probe, mut storage: RedisStorage<String>, count: usize)
             .await
             .expect("tasks");
         left -= tasks;
-        // Moves the waiting tasks to the active list, as a worker's read does before it takes any.
-        // The worker's script fails for more than some 8,000 tasks, so it could not read a larger
-        // backlog.
+        // Moves the waiting tasks to the active list. A worker moves them itself before it takes
+        // tasks, but its script fails for more than some 8,000 waiting tasks.
         let due: Vec<String> = probe.query(&["ZRANGE", &waiting, "0", "-1"]).await;
         let ready = [vec!["RPUSH".to_owned(), format!("{STREAM}:active")], due].concat();
         probe.server().command(&ready).await;
@@ -120,7 +119,7 @@ impl Worker {
         let handled = Arc::new(AtomicUsize::new(0));
         let (stop, stopped) = oneshot::channel::<()>();
         let worker = WorkerBuilder::new("bench")
-            .backend(storage.poll_with_interval(INTERVAL))
+            .backend(storage.poll_with_interval(POLL_INTERVAL))
             .data(handled.clone())
             .build(handle);
         // Boxed here: within another future the compiler cannot see that it is `Send`.
@@ -139,7 +138,7 @@ impl Worker {
     }
 
     /// Waits until Redis lists this number of tasks as done.
-    async fn done(&self, probe: &Probe, count: usize) {
+    async fn wait_until_done(&self, probe: &Probe, count: usize) {
         let set = format!("{STREAM}:done");
         while self.handled.load(Ordering::Relaxed) < count
             || probe.query::<usize>(&["SCARD", &set]).await < count

@@ -6,7 +6,7 @@ use crate::{
     workload::{Handler, Job, Work, Workload, drain, rpc, workload},
 };
 
-/// The workloads that every peer supports, and requests, which two of them support.
+/// The workloads. All peers support tasks and drains; some support requests.
 const WORKLOADS: [Workload; 4] = [
     workload("task-64", Work::Task { senders: 64 }, 150_000, 60_000),
     workload("task-512", Work::Task { senders: 512 }, 150_000, 60_000),
@@ -59,14 +59,14 @@ impl Args {
         Ok(args)
     }
 
-    /// The jobs of all peers, one after the other.
+    /// Returns a job for each chosen workload. Every peer that supports the workload runs it.
     pub(crate) fn jobs(&self) -> impl Iterator<Item = Job> {
         self.workloads.iter().map(|workload| Job {
             name: workload.name,
             work: workload.work,
             count: match self.quick {
-                true => workload.quick,
-                false => workload.full,
+                true => workload.quick_count,
+                false => workload.full_count,
             },
             rate: None,
             setup: Setup {

@@ -14,8 +14,8 @@ use crate::{
     workload::{Job, Round, Work, concurrently},
 };
 
-/// The longest time that a worker's shutdown may take, in milliseconds.
-const CLOSE_MS: u64 = 10_000;
+/// The maximum duration of a worker's shutdown, in milliseconds.
+const CLOSE_TIMEOUT_MS: u64 = 10_000;
 
 /// One round. Without a `concurrency` the worker has its default.
 pub(crate) async fn round(probe: &Probe, concurrency: Option<usize>, job: &Job) -> Round {
@@ -30,7 +30,7 @@ async fn task(probe: &Probe, concurrency: Option<usize>, senders: usize, count: 
     let queue = Arc::new(queue(probe).await);
     let worker = worker(probe, concurrency).await;
     queue.add(NAME, PAYLOAD).await.expect("a job");
-    completed(probe, &queue, 1).await;
+    wait_until_completed(probe, &queue, 1).await;
     let clock = Clock::start(probe, &[]).await;
     let sending = queue.clone();
     concurrently(senders, count, move |_| {
@@ -40,9 +40,12 @@ async fn task(probe: &Probe, concurrency: Option<usize>, senders: usize, count: 
         }
     })
     .await;
-    completed(probe, &queue, 1 + count).await;
+    wait_until_completed(probe, &queue, 1 + count).await;
     let round = clock.stop(count, Vec::new()).await;
-    worker.close(CLOSE_MS).await.expect("the worker ends");
+    worker
+        .close(CLOSE_TIMEOUT_MS)
+        .await
+        .expect("the worker ends");
     round
 }
 
@@ -54,9 +57,12 @@ async fn drain(probe: &Probe, concurrency: Option<usize>, count: usize) -> Round
     }
     let clock = Clock::start(probe, &[]).await;
     let worker = worker(probe, concurrency).await;
-    completed(probe, &queue, count).await;
+    wait_until_completed(probe, &queue, count).await;
     let round = clock.stop(count, Vec::new()).await;
-    worker.close(CLOSE_MS).await.expect("the worker ends");
+    worker
+        .close(CLOSE_TIMEOUT_MS)
+        .await
+        .expect("the worker ends");
     round
 }
 
@@ -83,8 +89,8 @@ async fn worker(probe: &Probe, concurrency: Option<usize>) -> Worker {
     worker.expect("a connection")
 }
 
-/// Waits until Redis has this many jobs among the completed ones.
-async fn completed(probe: &Probe, queue: &Queue, count: usize) {
+/// Waits until Redis lists this number of jobs as completed.
+async fn wait_until_completed(probe: &Probe, queue: &Queue, count: usize) {
     let key = queue.keys().completed();
     while probe.query::<usize>(&["ZCARD", &key]).await < count {
         tokio::time::sleep(Duration::from_millis(1)).await;

@@ -8,10 +8,10 @@
 //! ```
 //!
 //! The raw loops, Campanile's side, the workloads and the clock are those of the library's bench,
-//! `benches/redis.rs`. Its rules apply, too. Senders and worker share one process and one runtime
-//! of two threads. The bench starts the server, which runs beside them. Payloads are 7 bytes. A
+//! `benches/redis.rs`. The same rules apply: senders and worker share one process and one runtime
+//! of two threads. The bench starts the servers as separate processes. Payloads are 7 bytes. A
 //! round ends when the server has confirmed every acknowledgement. The README says how each peer is
-//! set up, and how their promises differ.
+//! set up, and how their guarantees differ.
 
 mod apalis;
 mod args;
@@ -25,8 +25,7 @@ mod ruststream;
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
-// The modules of the library's bench, without its report and the parts that measure the library
-// alone. Some of these modules have code that only that bench needs.
+// These modules belong to the library's bench. Some of them have code that only that bench needs.
 #[allow(dead_code)]
 #[path = "../../redis/address.rs"]
 mod address;
@@ -74,7 +73,7 @@ const NAME: &str = "bench.work";
 const PAYLOAD: &str = "payload";
 
 /// The time after which a round counts as stuck.
-const STUCK: Duration = Duration::from_secs(120);
+const STUCK_AFTER: Duration = Duration::from_secs(120);
 
 fn main() {
     let args = match Args::parse(std::env::args().skip(1)) {
@@ -95,17 +94,17 @@ fn main() {
 async fn run(args: Args) {
     let redis = Probe::start(&Setup::default()).await;
     let nats = NatsServer::start().await;
-    report::machine(&redis, &nats).await;
+    report::print_machine(&redis, &nats).await;
     let mut report = Report::default();
     for job in args.jobs() {
         let peers: Vec<Peer> = (args.peers.iter().copied())
-            .filter(|peer| peer.does(job.work))
+            .filter(|peer| peer.supports(job.work))
             .collect();
         let mut rounds: Vec<_> = peers.iter().map(|_| Vec::new()).collect();
         for _ in 0..args.rounds {
             for (peer, rounds) in peers.iter().zip(&mut rounds) {
                 let work = peer.round(&redis, &nats, &job);
-                let Ok(round) = tokio::time::timeout(STUCK, work).await else {
+                let Ok(round) = tokio::time::timeout(STUCK_AFTER, work).await else {
                     panic!("{} of {} is stuck", job.name, peer.name());
                 };
                 rounds.push(round);

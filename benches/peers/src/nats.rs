@@ -1,6 +1,5 @@
-//! The workloads with async-nats, as in its documentation: JetStream for tasks, stored in memory,
-//! in a stream with work-queue retention that one durable pull consumer reads; core NATS for
-//! requests.
+//! The workloads with async-nats, set up as in its documentation. Tasks use JetStream: a stream in
+//! memory with work-queue retention, which one durable pull consumer reads. Requests use core NATS.
 
 use std::{
     hint::black_box,
@@ -28,11 +27,11 @@ use crate::{
 };
 
 /// The number of messages that the worker holds or has requested, as for Campanile's worker.
-const IN_FLIGHT: usize = 1024;
+const MAX_IN_FLIGHT: usize = 1024;
 
-/// The kind of an acknowledgement.
+/// The mode of acknowledgements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Acknowledge {
+pub(crate) enum AckMode {
     /// The worker writes acknowledgements and does not wait for the server. The bench checks at the
     /// end that the server has received all of them.
     Sent,
@@ -40,26 +39,21 @@ pub(crate) enum Acknowledge {
     Confirmed,
 }
 
-pub(crate) async fn round(server: &NatsServer, acknowledge: Acknowledge, job: &Job) -> Round {
+pub(crate) async fn round(server: &NatsServer, ack_mode: AckMode, job: &Job) -> Round {
     let count = job.count;
     match job.work {
-        Work::Task { senders } => task(server, acknowledge, senders, count).await,
-        Work::Drain { .. } => drain(server, acknowledge, count).await,
+        Work::Task { senders } => task(server, ack_mode, senders, count).await,
+        Work::Drain { .. } => drain(server, ack_mode, count).await,
         Work::Rpc { in_flight, .. } => rpc(server, in_flight, count).await,
         _ => unreachable!("it is not asked to do that"),
     }
 }
 
-async fn task(
-    server: &NatsServer,
-    acknowledge: Acknowledge,
-    senders: usize,
-    count: usize,
-) -> Round {
+async fn task(server: &NatsServer, ack_mode: AckMode, senders: usize, count: usize) -> Round {
     let mut queue = Queue::create(server).await;
     let context = queue.context.clone();
     let clock = Clock::start(server);
-    let worker = queue.worker(server, acknowledge, count).await;
+    let worker = queue.start_worker(server, ack_mode, count).await;
     concurrently(senders, count, move |_| {
         let context = context.clone();
         async move {
@@ -71,13 +65,13 @@ async fn task(
         }
     })
     .await;
-    queue.done(worker).await;
+    queue.wait_until_done(worker).await;
     let round = clock.stop(count, Vec::new());
     queue.delete().await;
     round
 }
 
-async fn drain(server: &NatsServer, acknowledge: Acknowledge, count: usize) -> Round {
+async fn drain(server: &NatsServer, ack_mode: AckMode, count: usize) -> Round {
     let mut queue = Queue::create(server).await;
     let context = queue.context.clone();
     concurrently(512, count, move |_| {
@@ -89,8 +83,8 @@ async fn drain(server: &NatsServer, acknowledge: Acknowledge, count: usize) -> R
     })
     .await;
     let clock = Clock::start(server);
-    let worker = queue.worker(server, acknowledge, count).await;
-    queue.done(worker).await;
+    let worker = queue.start_worker(server, ack_mode, count).await;
+    queue.wait_until_done(worker).await;
     let round = clock.stop(count, Vec::new());
     queue.delete().await;
     round
@@ -161,7 +155,7 @@ impl Queue {
         let consumer = stream
             .create_consumer(pull::Config {
                 durable_name: Some(GROUP.to_owned()),
-                max_ack_pending: IN_FLIGHT as i64,
+                max_ack_pending: MAX_IN_FLIGHT as i64,
                 ..pull::Config::default()
             })
             .await
@@ -169,11 +163,11 @@ impl Queue {
         Self { context, consumer }
     }
 
-    /// Handles and acknowledges `count` messages, over a separate connection.
-    async fn worker(
+    /// Starts a worker that handles and acknowledges `count` messages, over a separate connection.
+    async fn start_worker(
         &self,
         server: &NatsServer,
-        acknowledge: Acknowledge,
+        ack_mode: AckMode,
         count: usize,
     ) -> JoinHandle<()> {
         let client = connect(server).await;
@@ -183,14 +177,14 @@ impl Queue {
             .expect("the consumer");
         let messages = consumer
             .stream()
-            .max_messages_per_batch(IN_FLIGHT)
+            .max_messages_per_batch(MAX_IN_FLIGHT)
             .messages()
             .await
             .expect("messages")
             .take(count);
         tokio::spawn(async move {
-            match acknowledge {
-                Acknowledge::Sent => {
+            match ack_mode {
+                AckMode::Sent => {
                     messages
                         .for_each(|message| async move {
                             let message = message.expect("a message");
@@ -199,9 +193,9 @@ impl Queue {
                         })
                         .await;
                 }
-                Acknowledge::Confirmed => {
+                AckMode::Confirmed => {
                     messages
-                        .for_each_concurrent(IN_FLIGHT, |message| async move {
+                        .for_each_concurrent(MAX_IN_FLIGHT, |message| async move {
                             let message = message.expect("a message");
                             black_box(&message.payload);
                             message.double_ack().await.expect("a confirmed ack");
@@ -218,7 +212,7 @@ impl Queue {
     }
 
     /// Waits until the server has every acknowledgement.
-    async fn done(&mut self, worker: JoinHandle<()>) {
+    async fn wait_until_done(&mut self, worker: JoinHandle<()>) {
         worker.await.expect("the worker ends well");
         loop {
             let info = self.consumer.info().await.expect("the consumer's state");
@@ -229,19 +223,19 @@ impl Queue {
         }
     }
 
-    /// Deletes the stream. Otherwise it would store everything that is sent to its subject,
-    /// requests too.
+    /// Deletes the stream, which would also store the requests of later rounds: they are sent to
+    /// its subject.
     async fn delete(self) {
         let deleted = self.context.delete_stream(STREAM).await;
         deleted.expect("the stream was there");
     }
 }
 
-/// The counterpart of `clock.rs` for NATS.
+/// Measures the time and the CPU time of a round, as `clock.rs` does for Redis.
 struct Clock<'a> {
     server: &'a NatsServer,
-    client: Duration,
-    nats: Duration,
+    client_cpu: Duration,
+    nats_cpu: Duration,
     started: Instant,
 }
 
@@ -249,8 +243,8 @@ impl<'a> Clock<'a> {
     fn start(server: &'a NatsServer) -> Self {
         Self {
             server,
-            client: process::cpu(std::process::id()),
-            nats: process::cpu(server.pid()),
+            client_cpu: process::cpu(std::process::id()),
+            nats_cpu: process::cpu(server.pid()),
             started: Instant::now(),
         }
     }
@@ -258,11 +252,11 @@ impl<'a> Clock<'a> {
     fn stop(self, count: usize, latencies: Vec<Duration>) -> Round {
         Round {
             elapsed: self.started.elapsed(),
-            client: process::cpu(std::process::id()).saturating_sub(self.client),
-            redis: process::cpu(self.server.pid()).saturating_sub(self.nats),
+            client_cpu: process::cpu(std::process::id()).saturating_sub(self.client_cpu),
+            server_cpu: process::cpu(self.server.pid()).saturating_sub(self.nats_cpu),
             // Not reported.
             commands: Commands::new(),
-            peak: 0,
+            peak_kib: 0,
             reads: 0,
             count,
             latencies,

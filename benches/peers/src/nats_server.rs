@@ -11,11 +11,11 @@ use std::{
 
 use tempfile::TempDir;
 
-/// The longest time that a server may take to answer after its start. Loaded machines are slow.
-const START: Duration = Duration::from_secs(30);
+/// The maximum time that a server may take to start. It is long, since loaded machines are slow.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A running `nats-server` with JetStream. `NATS_SERVER` names another binary than the one on the
-/// `PATH`.
+/// A running `nats-server` with JetStream. The environment variable `NATS_SERVER` replaces the
+/// `nats-server` of the `PATH`.
 #[derive(Debug)]
 pub(crate) struct NatsServer {
     url: String,
@@ -58,7 +58,7 @@ impl NatsServer {
         let started = Instant::now();
         while server.url.is_empty() {
             let ended = server.process.try_wait().ok().flatten();
-            if ended.is_some() || started.elapsed() > START {
+            if ended.is_some() || started.elapsed() > START_TIMEOUT {
                 let log = fs::read_to_string(server.dir().join("nats.log")).unwrap_or_default();
                 panic!("nats-server did not start ({ended:?}):\n{log}");
             }

@@ -69,7 +69,7 @@ async fn task(probe: &Probe, concurrency: Option<usize>, senders: usize, count: 
     let worker = Worker::start(&storage, concurrency);
     let warm = storage.enqueue(BenchQueue, BenchJob::new()).await;
     warm.expect("a job");
-    worker.done(probe, &storage).await;
+    worker.wait_until_done(probe, &storage).await;
     let clock = Clock::start(probe, &[]).await;
     let sending = storage.clone();
     concurrently(senders, count, move |_| {
@@ -80,7 +80,7 @@ async fn task(probe: &Probe, concurrency: Option<usize>, senders: usize, count: 
         }
     })
     .await;
-    worker.done(probe, &storage).await;
+    worker.wait_until_done(probe, &storage).await;
     let round = clock.stop(count, Vec::new()).await;
     worker.stop(1 + count).await;
     round
@@ -95,7 +95,7 @@ async fn drain(probe: &Probe, concurrency: Option<usize>, count: usize) -> Round
     }
     let clock = Clock::start(probe, &[]).await;
     let worker = Worker::start(&storage, concurrency);
-    worker.done(probe, &storage).await;
+    worker.wait_until_done(probe, &storage).await;
     let round = clock.stop(count, Vec::new()).await;
     worker.stop(count).await;
     round
@@ -136,7 +136,7 @@ impl Worker {
     }
 
     /// Waits until Redis has no job left: an acknowledgement deletes its job.
-    async fn done(&self, probe: &Probe, storage: &Storage) {
+    async fn wait_until_done(&self, probe: &Probe, storage: &Storage) {
         let jobs = format!("{}:jobs", storage.namespace());
         while probe.query::<usize>(&["HLEN", &jobs]).await > 0 {
             assert!(!self.served.is_finished(), "the worker ended early");

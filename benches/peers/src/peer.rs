@@ -2,7 +2,7 @@
 
 use crate::{
     apalis, bullmq,
-    nats::{self, Acknowledge},
+    nats::{self, AckMode},
     nats_server::NatsServer,
     ours, oxana,
     probe::Probe,
@@ -68,14 +68,14 @@ impl Peer {
     }
 
     /// Returns whether the peer supports this workload.
-    pub(crate) fn does(&self, work: Work) -> bool {
+    pub(crate) fn supports(&self, work: Work) -> bool {
         let rpc = matches!(work, Work::Rpc { .. });
         !rpc || matches!(self, Peer::Raw | Peer::Campanile | Peer::Nats)
     }
 
-    /// The number of messages in a round of this peer. Peers that handle one job at a time get
-    /// fewer messages, or their rounds would take minutes.
-    fn count(&self, job: &Job) -> usize {
+    /// The number of messages in a round of this peer. Slow peers get fewer messages, or their
+    /// rounds would take minutes.
+    fn message_count(&self, job: &Job) -> usize {
         match self {
             Peer::Oxana | Peer::BullMq => job.count / 10,
             Peer::OxanaConcurrent | Peer::BullMqConcurrent => job.count / 4,
@@ -86,7 +86,7 @@ impl Peer {
     pub(crate) async fn round(&self, redis: &Probe, nats: &NatsServer, job: &Job) -> Round {
         redis.clear(&job.setup).await;
         let job = &Job {
-            count: self.count(job),
+            count: self.message_count(job),
             ..*job
         };
         let round = match self {
@@ -99,10 +99,10 @@ impl Peer {
             Peer::OxanaConcurrent => oxana::round(redis, Some(64), job).await,
             Peer::BullMq => bullmq::round(redis, None, job).await,
             Peer::BullMqConcurrent => bullmq::round(redis, Some(64), job).await,
-            Peer::Nats => nats::round(nats, Acknowledge::Sent, job).await,
-            Peer::NatsConfirmed => nats::round(nats, Acknowledge::Confirmed, job).await,
+            Peer::Nats => nats::round(nats, AckMode::Sent, job).await,
+            Peer::NatsConfirmed => nats::round(nats, AckMode::Confirmed, job).await,
         };
-        // The streams of Redis are empty for peers that do not use them.
+        // The streams of Redis are empty if the peer does not use them.
         assert!(
             redis.is_drained(&job.setup).await,
             "{} of {} left something unread or pending",

@@ -9,7 +9,7 @@ use crate::{
     workload::{Job, Round},
 };
 
-/// The crates whose versions matter, as they were compiled.
+/// The crates whose versions are printed.
 const CRATES: [&str; 10] = [
     "campanile",
     "redis",
@@ -23,8 +23,8 @@ const CRATES: [&str; 10] = [
     "async-nats",
 ];
 
-/// The machine, the servers, the crates and the process.
-pub(crate) async fn machine(redis: &Probe, nats: &NatsServer) {
+/// Prints the machine, the servers, the crates and the process.
+pub(crate) async fn print_machine(redis: &Probe, nats: &NatsServer) {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus
         .lines()
@@ -39,7 +39,7 @@ pub(crate) async fn machine(redis: &Probe, nats: &NatsServer) {
     let client = async_nats::connect(nats.url()).await.expect("a connection");
     let nats = client.server_info().version;
     let crates: Vec<_> = (CRATES.iter())
-        .map(|name| format!("{name} {}", locked(name)))
+        .map(|name| format!("{name} {}", locked_version(name)))
         .collect();
     println!("machine: {cores} cores, {model}");
     println!("servers: Redis {redis} without persistence, NATS {nats} with its streams in memory");
@@ -48,7 +48,7 @@ pub(crate) async fn machine(redis: &Probe, nats: &NatsServer) {
 }
 
 /// The version of a crate in the lock file of this build.
-fn locked(name: &str) -> &'static str {
+fn locked_version(name: &str) -> &'static str {
     let lock = include_str!("../Cargo.lock");
     let package = format!("\nname = \"{name}\"\nversion = \"");
     (lock.split_once(&package))
@@ -61,23 +61,33 @@ fn locked(name: &str) -> &'static str {
 pub(crate) struct Row {
     peer: Peer,
     workload: &'static str,
-    rate: f64,
-    /// Microseconds of CPU time per message.
-    client: f64,
-    server: f64,
+    messages_per_second: f64,
+    /// The CPU time of a message in microseconds, in the senders and the worker.
+    client_cpu_us: f64,
+    /// The CPU time of a message in microseconds, in the server.
+    server_cpu_us: f64,
 }
 
 impl Row {
     pub(crate) fn new(peer: Peer, job: &Job, rounds: &[Round]) -> Self {
-        let each = |time: Duration, round: &Round| time.as_secs_f64() * 1e6 / round.count as f64;
+        let per_message_us =
+            |time: Duration, round: &Round| time.as_secs_f64() * 1e6 / round.count as f64;
         Self {
             peer,
             workload: job.name,
-            rate: median(
+            messages_per_second: median(
                 (rounds.iter()).map(|round| round.count as f64 / round.elapsed.as_secs_f64()),
             ),
-            client: median(rounds.iter().map(|round| each(round.client, round))),
-            server: median(rounds.iter().map(|round| each(round.redis, round))),
+            client_cpu_us: median(
+                rounds
+                    .iter()
+                    .map(|round| per_message_us(round.client_cpu, round)),
+            ),
+            server_cpu_us: median(
+                rounds
+                    .iter()
+                    .map(|round| per_message_us(round.server_cpu, round)),
+            ),
         }
     }
 }
@@ -91,14 +101,14 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 /// The table, printed as it grows.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    begun: bool,
+    has_heading: bool,
 }
 
 impl Report {
     /// Adds the figures of all peers for one workload.
     pub(crate) fn add(&mut self, rows: Vec<Row>) {
-        if !self.begun {
-            self.begun = true;
+        if !self.has_heading {
+            self.has_heading = true;
             println!(
                 "\n{:<22} {:<9} {:>9} {:>7} {:>10} {:>10}",
                 "", "", "", "to raw", "client", "server"
@@ -110,15 +120,17 @@ impl Report {
         }
         let raw = rows.iter().find(|row| row.peer == Peer::Raw);
         for row in &rows {
-            let ratio = raw.map_or(String::new(), |raw| format!("{:.2}", row.rate / raw.rate));
+            let ratio = raw.map_or(String::new(), |raw| {
+                format!("{:.2}", row.messages_per_second / raw.messages_per_second)
+            });
             println!(
                 "{:<22} {:<9} {:>9.0} {:>7} {:>10.1} {:>10.1}",
                 row.peer.name(),
                 row.workload,
-                row.rate,
+                row.messages_per_second,
                 ratio,
-                row.client,
-                row.server
+                row.client_cpu_us,
+                row.server_cpu_us
             );
         }
     }

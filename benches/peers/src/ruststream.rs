@@ -68,15 +68,15 @@ pub(crate) async fn round(probe: &Probe, handler: Handler, job: &Job) -> Round {
 
 async fn task(probe: &Probe, handler: Handler, job: &Job, senders: usize) -> Round {
     let (service, publisher) = start(probe, handler).await;
-    add(&publisher).await;
-    done(probe, &job.setup, 1).await;
+    send_task(&publisher).await;
+    wait_until_done(probe, &job.setup, 1).await;
     let clock = Clock::start(probe, &[]).await;
     concurrently(senders, job.count, move |_| {
         let publisher = publisher.clone();
-        async move { add(&publisher).await }
+        async move { send_task(&publisher).await }
     })
     .await;
-    done(probe, &job.setup, 1 + job.count).await;
+    wait_until_done(probe, &job.setup, 1 + job.count).await;
     let round = clock.stop(job.count, Vec::new()).await;
     service.shutdown().await.expect("the service ends well");
     round
@@ -86,13 +86,13 @@ async fn drain(probe: &Probe, handler: Handler, job: &Job) -> Round {
     let (sender, publisher) = start(probe, Handler::None).await;
     concurrently(512, job.count, move |_| {
         let publisher = publisher.clone();
-        async move { add(&publisher).await }
+        async move { send_task(&publisher).await }
     })
     .await;
     sender.shutdown().await.expect("the sender ends well");
     let clock = Clock::start(probe, &[]).await;
     let (service, _publisher) = start(probe, handler).await;
-    done(probe, &job.setup, job.count).await;
+    wait_until_done(probe, &job.setup, job.count).await;
     let round = clock.stop(job.count, Vec::new()).await;
     service.shutdown().await.expect("the service ends well");
     round
@@ -121,7 +121,7 @@ async fn start(probe: &Probe, handler: Handler) -> (RunningApp, RedisPublisher) 
     (service, publisher)
 }
 
-async fn add(publisher: &RedisPublisher) {
+async fn send_task(publisher: &RedisPublisher) {
     publisher
         .message(&NewTask(PAYLOAD.as_bytes().to_vec()))
         .publish()
@@ -130,7 +130,7 @@ async fn add(publisher: &RedisPublisher) {
 }
 
 /// Waits until Redis has every acknowledgement.
-async fn done(probe: &Probe, setup: &Setup, count: usize) {
+async fn wait_until_done(probe: &Probe, setup: &Setup, count: usize) {
     while HANDLED.load(Ordering::Relaxed) < count || !probe.is_drained(setup).await {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 pub struct App {
     redis: Redis,
     client: Client<Redis>,
-    requests: Arc<AtomicU64>,
-    orders: Arc<AtomicU64>,
+    request_count: Arc<AtomicU64>,
+    handled_orders: Arc<AtomicU64>,
     /// Cancelled when the process begins to shut down.
     pub stopping: CancellationToken,
 }
@@ -32,19 +32,19 @@ impl App {
         Self {
             client: Client::new(redis.clone()).request_timeout(Duration::from_secs(10)),
             redis,
-            requests: Arc::default(),
-            orders: Arc::default(),
+            request_count: Arc::default(),
+            handled_orders: Arc::default(),
             stopping: CancellationToken::new(),
         }
     }
 
     /// The number of HTTP requests that have begun.
     pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::SeqCst)
+        self.request_count.load(Ordering::SeqCst)
     }
 }
 
-/// Both sides of the application over one state.
+/// The HTTP side and the queue side of the application, over one state.
 pub fn app(state: App) -> (axum::Router, Router) {
     (web::app(state.clone()), work::app().with_state(state))
 }

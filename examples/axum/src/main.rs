@@ -25,8 +25,8 @@ use tokio::{net::TcpListener, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// The time that connections may take to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The maximum time for which a shutdown waits for connections to end.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
@@ -44,11 +44,11 @@ async fn main() -> Result<(), BoxError> {
     let state = App::new(redis.clone());
     let (web, work) = app(state.clone());
     let stopping = state.stopping.clone();
-    // The workers run until all HTTP requests have ended, since these may wait for them.
-    let drained = CancellationToken::new();
+    // The workers run until all HTTP requests have ended, since requests may wait for the workers.
+    let http_ended = CancellationToken::new();
 
     let signals = async {
-        signalled().await?;
+        wait_for_signal().await?;
         println!("stopping");
         stopping.cancel();
         Ok(())
@@ -56,19 +56,20 @@ async fn main() -> Result<(), BoxError> {
     let http = async {
         let server =
             axum::serve(listener, web).with_graceful_shutdown(stopping.clone().cancelled_owned());
-        let late = async {
+        let timed_out = async {
             stopping.cancelled().await;
-            sleep(PATIENCE).await;
+            sleep(SHUTDOWN_TIMEOUT).await;
         };
         tokio::select! {
             ended = server => ended?,
-            () = late => eprintln!("connections that did not end are dropped"),
+            () = timed_out => eprintln!("connections that did not end are dropped"),
         }
-        drained.cancel();
+        http_ended.cancel();
         Ok(())
     };
     let worker = async {
-        let worker = serve(redis, work).with_graceful_shutdown(drained.clone().cancelled_owned());
+        let worker =
+            serve(redis, work).with_graceful_shutdown(http_ended.clone().cancelled_owned());
         Ok::<_, BoxError>(worker.await?)
     };
     tokio::try_join!(signals, http, worker)?;
@@ -77,7 +78,7 @@ async fn main() -> Result<(), BoxError> {
 }
 
 /// Waits for `SIGTERM` or Ctrl-C.
-async fn signalled() -> Result<(), BoxError> {
+async fn wait_for_signal() -> Result<(), BoxError> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let mut terminate = signal(SignalKind::terminate())?;

@@ -24,24 +24,24 @@ use tower_http::{
 use crate::{App, Order, User};
 
 /// The error of a call as a response.
-struct Failed(Problem);
+struct CallError(Problem);
 
-impl From<campanile::Error> for Failed {
+impl From<campanile::Error> for CallError {
     fn from(error: campanile::Error) -> Self {
         Self(error.into())
     }
 }
 
-impl IntoResponse for Failed {
+impl IntoResponse for CallError {
     fn into_response(self) -> Response {
         self.0.into_response().into_response()
     }
 }
 
-async fn order(
+async fn create_order(
     State(app): State<App>,
     Json(order): Json<Order>,
-) -> Result<(StatusCode, Json<Value>), Failed> {
+) -> Result<(StatusCode, Json<Value>), CallError> {
     let receipt = app
         .client
         .enqueue("orders.create", campanile::Json(order))
@@ -50,18 +50,18 @@ async fn order(
     Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))))
 }
 
-async fn publish(State(app): State<App>, text: String) -> Result<StatusCode, Failed> {
+async fn publish(State(app): State<App>, text: String) -> Result<StatusCode, CallError> {
     app.client.publish("news", text).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
-async fn user(State(app): State<App>, Path(id): Path<u64>) -> Result<Json<User>, Failed> {
+async fn get_user(State(app): State<App>, Path(id): Path<u64>) -> Result<Json<User>, CallError> {
     let campanile::Json(user) = app.client.request("user.get", campanile::Json(id)).await?;
     Ok(Json(user))
 }
 
-/// Selects a number from the statistics of a group; `None` if unknown.
-type Read = fn(&GroupStats) -> Option<u64>;
+/// Selects a number from the statistics of a group. `None` if the number is unknown.
+type ReadGauge = fn(&GroupStats) -> Option<u64>;
 
 /// The transport's metrics in Prometheus' text format.
 async fn metrics(State(app): State<App>) -> impl IntoResponse {
@@ -69,7 +69,7 @@ async fn metrics(State(app): State<App>) -> impl IntoResponse {
     let counts = app.redis.counts();
     for (name, count) in [
         ("http_requests", app.requests()),
-        ("orders_handled", app.orders.load(Ordering::Relaxed)),
+        ("orders_handled", app.handled_orders.load(Ordering::Relaxed)),
         ("messages_sent", counts.sent),
         ("deliveries", counts.delivered),
         ("deliveries_done", counts.done),
@@ -86,7 +86,7 @@ async fn metrics(State(app): State<App>) -> impl IntoResponse {
     let stats = timeout(Duration::from_secs(1), app.redis.stats()).await;
     let stats = stats.ok().and_then(Result::ok);
     let groups = stats.map_or_else(Vec::new, |stats| stats.groups);
-    let gauges: [(&str, Read); 6] = [
+    let gauges: [(&str, ReadGauge); 6] = [
         ("lag", |group| group.lag),
         ("pending", |group| Some(group.pending)),
         ("oldest_pending_seconds", |group| {
@@ -108,8 +108,8 @@ async fn metrics(State(app): State<App>) -> impl IntoResponse {
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
-async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
-    app.requests.fetch_add(1, Ordering::Relaxed);
+async fn count_request(State(app): State<App>, request: Request, next: Next) -> Response {
+    app.request_count.fetch_add(1, Ordering::Relaxed);
     next.run(request).await
 }
 
@@ -130,9 +130,9 @@ pub(crate) fn app(app: App) -> Router {
             move || !stopping.is_cancelled()
         });
     Router::new()
-        .route("/orders", post(order))
+        .route("/orders", post(create_order))
         .route("/news", post(publish))
-        .route("/users/{id}", get(user))
+        .route("/users/{id}", get(get_user))
         .nest_service("/messages", gateway)
         .layer(
             ServiceBuilder::new()
@@ -141,7 +141,7 @@ pub(crate) fn app(app: App) -> Router {
                 .propagate_x_request_id()
                 .layer(CatchPanicLayer::new()),
         )
-        .layer(middleware::from_fn_with_state(app.clone(), count))
+        .layer(middleware::from_fn_with_state(app.clone(), count_request))
         // Probes are neither counted nor traced.
         .route_service("/healthz", Health::new())
         .route_service("/readyz", ready)

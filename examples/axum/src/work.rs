@@ -13,7 +13,7 @@ use crate::{App, Order, User};
 
 async fn create(State(app): State<App>, Json(order): Json<Order>) {
     tokio::time::sleep(Duration::from_millis(2)).await; // as a database would take
-    app.orders.fetch_add(1, Ordering::Relaxed);
+    app.handled_orders.fetch_add(1, Ordering::Relaxed);
     println!("task   orders.create: {} \"{}\"", order.id, order.title);
 }
 
@@ -31,7 +31,7 @@ async fn get_user(Json(id): Json<u64>) -> Result<Json<User>, RpcError> {
     }
 }
 
-/// A router written for HTTP. It does not notice that its requests are messages.
+/// A router written for HTTP. Its requests are messages, but the router does not notice this.
 fn prices() -> axum::Router {
     let quote = async |axum::Json(basket): axum::Json<Value>| {
         let books = basket["books"].as_u64().unwrap_or_default();

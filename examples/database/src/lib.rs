@@ -1,4 +1,5 @@
-//! Recipes for tasks and a database, with sqlx and SQLite. The page `docs/databases.md` explains them.
+//! Recipes for tasks and a database, with sqlx and SQLite. The page `docs/databases.md` explains
+//! them.
 
 use campanile::{BoxError, Json, Router, State};
 use serde::{Deserialize, Serialize};
@@ -30,7 +31,7 @@ pub async fn open(file: &std::path::Path) -> sqlx::Result<SqlitePool> {
     let db = SqlitePool::connect_with(options).await?;
     let accounts =
         "CREATE TABLE IF NOT EXISTS accounts (name TEXT PRIMARY KEY, cents INTEGER NOT NULL)";
-    for table in [accounts, outbox::TABLE, inbox::TABLE] {
+    for table in [accounts, outbox::CREATE_TABLE, inbox::CREATE_TABLE] {
         sqlx::query(table).execute(&db).await?;
     }
     Ok(db)

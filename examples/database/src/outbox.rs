@@ -6,17 +6,18 @@ use std::time::Duration;
 use campanile::{BoxError, Client, MessageService};
 use sqlx::{SqliteConnection, SqlitePool};
 
-/// The table. `AUTOINCREMENT`, so that no id is used again: it is the key of a task.
-pub const TABLE: &str = "CREATE TABLE IF NOT EXISTS outbox (
+/// The statement that creates the table. With `AUTOINCREMENT` no id is used again, as the id is
+/// part of a task's idempotency key.
+pub const CREATE_TABLE: &str = "CREATE TABLE IF NOT EXISTS outbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL,
     payload BLOB NOT NULL
 )";
 
-/// The most tasks that one call of [`relay`] sends.
+/// The maximum number of tasks that one call of [`relay`] sends.
 const MAX_ROWS: i64 = 100;
-/// The time after which an empty table, or one whose tasks could not be sent, is read again.
-const PAUSE: Duration = Duration::from_millis(200);
+/// The wait before the table is read again if it was empty, or if its tasks could not be sent.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Adds a task to the outbox. It is sent if the transaction of this connection is committed.
 pub async fn add(db: &mut SqliteConnection, name: &str, payload: &[u8]) -> sqlx::Result<()> {
@@ -28,11 +29,12 @@ pub async fn add(db: &mut SqliteConnection, name: &str, payload: &[u8]) -> sqlx:
     Ok(())
 }
 
-/// Sends the oldest tasks of the outbox, one after the other, and deletes each once it is stored.
-/// Returns the number of tasks.
+/// Sends the oldest tasks of the outbox, one after the other. Deletes each task once the transport
+/// has stored it. Returns the number of tasks.
 ///
-/// A task that was sent and not deleted, because this future was dropped or the process ended, is sent
-/// again with the same key, and is stored once. So any number of relays may run.
+/// If this future is dropped, or the process ends, before a sent task is deleted, the task is sent
+/// again with the same idempotency key. The transport stores only one task with this key. So any
+/// number of relays may run.
 pub async fn relay<S>(db: &SqlitePool, client: &Client<S>) -> Result<usize, BoxError>
 where
     S: MessageService + Clone,
@@ -44,7 +46,7 @@ where
             .await?;
     let count = rows.len();
     for (id, name, payload) in rows {
-        // The next task is sent only once this one is stored, so the order holds.
+        // The next task is sent only after this task is stored, which keeps the order.
         client
             .enqueue(name, payload)
             .idempotency_key(format!("payments outbox {id}"))
@@ -68,6 +70,6 @@ where
             Ok(0) => {}
             Err(error) => tracing::warn!(error, "the outbox could not be sent; trying again"),
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

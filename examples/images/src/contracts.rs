@@ -8,10 +8,10 @@ pub const CONVERT: Task<Image> = Task::new("images.convert")
     .version(2)
     .about("Converts an image to its negative");
 
-/// The fact that an image was converted, for every service that wants to know.
+/// Tells other services that an image was converted.
 pub const CONVERTED: Task<Converted> = Task::new("image.converted");
 
-/// Asks for the size of an image after its conversion, before it is converted.
+/// Asks for the size that an image will have after its conversion.
 pub const SIZE: Rpc<Image, u64> = Rpc::new("images.size");
 
 /// Deletes the files that nobody needs any more.

@@ -1,5 +1,5 @@
-//! An image service: an API, workers, events and a dashboard. `contracts` has the messages, `work` the
-//! handlers with their layers, `web` the HTTP side, and `traces` the export of traces.
+//! An image service: an API, workers, events and a dashboard. `contracts` has the messages, `work`
+//! the handlers with their layers, `web` the HTTP side, and `traces` the export of traces.
 
 pub mod contracts;
 pub mod traces;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Handles<B> {
     /// Both streams of conversions.
     pub queues: B,
-    /// The stream of events, in the group of each service that follows it.
+    /// A handle of the stream of events for each service, in the group of the service.
     pub services: [(&'static str, B); 2],
     /// The limit of conversions that all workers share.
     pub limit: Limit,
@@ -52,8 +52,8 @@ macro_rules! handles {
     }};
 }
 
-/// Runs all of it until the token is cancelled: the HTTP side ends first, since its requests may wait for
-/// the workers.
+/// Runs the service until the token is cancelled. The HTTP side ends first, since its requests may
+/// wait for the workers.
 ///
 /// # Errors
 /// If a part ends with an error.

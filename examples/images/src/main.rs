@@ -10,8 +10,8 @@
 //! curl -X DELETE localhost:3000/images/ID -H 'x-api-key: key-of-ann' # cancels it
 //! ```
 //!
-//! The dashboard is at <http://localhost:3000/ops>. `LISTEN` sets the address, `RUST_LOG` the level of
-//! the log; `CA` names a file with a private authority for a `rediss://` URL;
+//! The dashboard is at <http://localhost:3000/ops>. `LISTEN` sets the address, `RUST_LOG` the level
+//! of the log. `CA` names a file with a private authority for a `rediss://` URL.
 //! `OTEL_EXPORTER_OTLP_ENDPOINT` is the URL of a collector of traces.
 
 use std::{env, fs};

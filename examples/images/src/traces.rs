@@ -1,4 +1,4 @@
-//! The traces: from a request of a client to the handlers of all that it causes.
+//! The traces. A trace begins with a client's request, and has the handlers of all its messages.
 
 use std::{env, io};
 
@@ -17,7 +17,8 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt};
 
 /// Logs to the standard error, at the levels of `RUST_LOG`, and exports the spans over OTLP if
-/// `OTEL_EXPORTER_OTLP_ENDPOINT` is set. `shutdown` of the returned provider exports the last ones.
+/// `OTEL_EXPORTER_OTLP_ENDPOINT` is set. `shutdown` of the returned provider exports the last
+/// spans.
 ///
 /// # Errors
 /// If the endpoint is not valid, or the process has a subscriber already.

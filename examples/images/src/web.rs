@@ -60,15 +60,15 @@ async fn with_key(mut request: Request, next: Next) -> Response {
 }
 
 /// The error of a call as a response.
-struct Failed(Problem);
+struct CallError(Problem);
 
-impl From<Error> for Failed {
+impl From<Error> for CallError {
     fn from(error: Error) -> Self {
         Self(error.into())
     }
 }
 
-impl IntoResponse for Failed {
+impl IntoResponse for CallError {
     fn into_response(self) -> Response {
         self.0.into_response().into_response()
     }
@@ -79,7 +79,7 @@ async fn convert(
     Extension(Tenant(tenant)): Extension<Tenant>,
     headers: HeaderMap,
     Json(image): Json<Image>,
-) -> Result<(StatusCode, Json<Value>), Failed> {
+) -> Result<(StatusCode, Json<Value>), CallError> {
     let [urgent, normal] = STREAMS;
     let stream = if headers.contains_key("x-urgent") {
         urgent
@@ -93,7 +93,7 @@ async fn convert(
     Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))))
 }
 
-async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, Failed> {
+async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, CallError> {
     let id = MessageId::from(id);
     for tasks in &api.tasks {
         if let Some(status) = tasks.status(&id).await? {
@@ -109,7 +109,7 @@ async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Response
     Ok(StatusCode::NOT_FOUND.into_response())
 }
 
-async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<bool>, Failed> {
+async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<bool>, CallError> {
     let id = MessageId::from(id);
     let mut is_cancelled = false;
     for tasks in &api.tasks {
@@ -119,7 +119,7 @@ async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<b
 }
 
 /// Waits for a worker's answer.
-async fn size(State(api): State<Api>, Json(image): Json<Image>) -> Result<Json<u64>, Failed> {
+async fn size(State(api): State<Api>, Json(image): Json<Image>) -> Result<Json<u64>, CallError> {
     let size = api.client.call(SIZE, image).stream(STREAMS[0]);
     Ok(Json(size.timeout(Duration::from_secs(5)).await?))
 }

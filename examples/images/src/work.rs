@@ -17,11 +17,11 @@ use crate::contracts::{CLEAN, CONVERT, CONVERTED, Converted, Image, ImageV1, SIZ
 
 /// The header with the tenant of a message.
 pub const TENANT: &str = "x-tenant";
-/// The stream of the facts that other services follow.
+/// The stream that other services follow.
 pub const EVENTS: &str = "image-events";
 
-/// Converts an image. Its result is stored with its status, and the others learn of it in the step that
-/// acknowledges the task.
+/// Converts an image. One step acknowledges the task, stores the result with its status, and sends
+/// [`CONVERTED`] to the other services.
 async fn convert(
     progress: Progress,
     outbox: Outbox,
@@ -88,7 +88,7 @@ fn layered(app: Router) -> Router {
     app.layer(layers)
 }
 
-/// The tasks that are sent again and again.
+/// The schedules, which send tasks again and again.
 pub fn schedules() -> [ScheduledTask; 1] {
     let nightly = Schedule::cron("30 3 * * *")
         .in_zone("Europe/Berlin")

@@ -13,8 +13,9 @@ use campanile::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Each group gets every message of the stream. A service ignores the names that it has no route for.
-fn member(redis: &Redis, service: &str) -> Redis {
+/// Returns the handle of a service, in its own group. Each group gets every message of the stream.
+/// A service ignores names without a route.
+fn handle_of(redis: &Redis, service: &str) -> Redis {
     let redis = redis.clone().group(service);
     redis
         .start(Start::Beginning)
@@ -31,7 +32,7 @@ async fn main() -> Result<(), BoxError> {
         .enqueue("order.placed", "order 7")
         .await?;
 
-    let (seen, mut all) = mpsc::unbounded_channel();
+    let (seen, mut events) = mpsc::unbounded_channel();
     let stop = CancellationToken::new();
     let mut workers = Vec::new();
     for service in ["billing", "shipping"] {
@@ -39,12 +40,12 @@ async fn main() -> Result<(), BoxError> {
         let app = Router::new().task("order.placed", async move |event: String| {
             drop(seen.send(format!("{service}: {event}")));
         });
-        let worker = serve(member(&redis, service), app);
+        let worker = serve(handle_of(&redis, service), app);
         let worker = worker.with_graceful_shutdown(stop.clone().cancelled_owned());
         workers.push(tokio::spawn(worker.into_future()));
     }
     for _ in 0..2 {
-        println!("{}", all.recv().await.ok_or("both services have ended")?);
+        println!("{}", events.recv().await.ok_or("both services have ended")?);
     }
     stop.cancel();
     for worker in workers {

@@ -1,10 +1,10 @@
-//! An HTTP API for long jobs: start one, see its progress and its result, cancel it.
+//! An HTTP API for long jobs: start a job, see its progress and its result, cancel it.
 //!
 //! ```text
 //! REDIS_URL=redis://127.0.0.1/ cargo run -p example-recipes --example job_api
 //! curl -X POST localhost:3000/imports       # the id
 //! curl localhost:3000/imports/ID            # state, progress, result
-//! curl -X DELETE localhost:3000/imports/ID  # true if it was there and had not ended
+//! curl -X DELETE localhost:3000/imports/ID  # true if the job existed and had not ended
 //! ```
 
 use std::{env, time::Duration};

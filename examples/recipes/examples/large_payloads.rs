@@ -1,4 +1,5 @@
-//! A large file beside the queue: the message has its name, and a follow-up deletes it.
+//! A large file beside the queue. The message has the name of the file, and a follow-up deletes the
+//! file.
 //!
 //! ```text
 //! REDIS_URL=redis://127.0.0.1/ cargo run -p example-recipes --example large_payloads
@@ -13,8 +14,8 @@ use campanile::{BoxError, Client, Outbox, Redis, Router, serve};
 use tokio::{fs, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// The file is still there if this attempt fails. The task that deletes it is sent only if this one
-/// succeeds.
+/// Converts a picture. The task that deletes the file is sent only if this attempt succeeds. So
+/// after a failure, the next attempt still finds the file.
 async fn convert(outbox: Outbox, file: String) -> Result<(), BoxError> {
     let picture = fs::read(&file).await?;
     println!("converted a picture of {} bytes", picture.len());

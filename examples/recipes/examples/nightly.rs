@@ -1,4 +1,4 @@
-//! A nightly job in a time zone, sent once however many processes run the schedule.
+//! A nightly job in a time zone. It is sent once, even if several processes run the schedule.
 //!
 //! ```text
 //! REDIS_URL=redis://127.0.0.1/ cargo run -p example-recipes --example nightly
@@ -14,11 +14,11 @@ use campanile::{
 use tokio::sync::mpsc;
 
 fn schedule() -> ScheduledTask {
-    let three = Schedule::cron("0 3 * * *")
+    let at_three = Schedule::cron("0 3 * * *")
         .in_zone("Europe/Berlin")
         .jitter(Duration::from_secs(300)) // not all reports of all services at 3:00:00
-        .missed(Missed::Once); // a night without a running process is made up for, once
-    ScheduledTask::new("nightly report", three, "reports.make", Json("all")).skip_while_running()
+        .missed(Missed::Once); // one report after any number of missed nights
+    ScheduledTask::new("nightly report", at_three, "reports.make", Json("all")).skip_while_running()
 }
 
 #[tokio::main]
@@ -38,7 +38,8 @@ async fn main() -> Result<(), BoxError> {
     let app = Router::new().task("reports.make", async move |Json(which): Json<String>| {
         drop(made.send(which));
     });
-    // In a service both run until a signal: this ends after the first report.
+    // In a service, the worker and the schedule run until a signal. This example ends after the
+    // first report.
     let worker = serve(redis, app).with_graceful_shutdown(async move {
         let report = reports.recv().await;
         println!("made the report of {}", report.unwrap_or_default());

@@ -21,7 +21,7 @@ fn file(variable: &str) -> Result<Option<Vec<u8>>, BoxError> {
 
 async fn connect(url: &str) -> Result<Redis, BoxError> {
     let mut redis = Redis::builder(url);
-    // In place of the system's authorities.
+    // The private authority replaces those of the system.
     if let Some(authority) = file("CA")? {
         redis = redis.ca_certificate(authority);
     }

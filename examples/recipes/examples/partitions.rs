@@ -1,5 +1,5 @@
-//! Order by key over many workers, on a cluster: each customer's messages are handled one after the
-//! other, also when one of them fails.
+//! Order by key over many workers, on a cluster. The messages of each customer are handled one
+//! after the other, even if a message fails.
 //!
 //! ```text
 //! REDIS_URL=redis+cluster://10.0.0.1,10.0.0.2,10.0.0.3 \
@@ -22,7 +22,7 @@ async fn main() -> Result<(), BoxError> {
         Duration::from_millis(50),
         Duration::from_secs(1),
     ));
-    // Eight streams behind one name, spread over the nodes; each is read by one worker at a time.
+    // Eight streams behind one name, spread over the nodes. One worker at a time reads each stream.
     let accounts = redis.streams(Streams::partitioned("accounts", 8).owned());
 
     let client = Client::new(accounts.clone());

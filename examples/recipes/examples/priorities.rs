@@ -1,4 +1,5 @@
-//! One worker for several queues: what is urgent starts before what has waited for longer.
+//! One worker for several queues. Urgent messages start before messages that have waited for
+//! longer.
 //!
 //! ```text
 //! REDIS_URL=redis://127.0.0.1/ cargo run -p example-recipes --example priorities
@@ -15,7 +16,7 @@ async fn main() -> Result<(), BoxError> {
     let url = env::var("REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1/".into());
     let redis = Redis::connect(&url).await?.group("mailer");
 
-    // On a cluster streams of one worker with strict priority need one hash tag.
+    // On a cluster, streams with strict priority must have the same hash tag.
     let (urgent, normal) = ("{mail}.urgent", "{mail}.normal");
     let client = Client::new(redis.clone());
     for letter in 1..=3 {
@@ -34,8 +35,8 @@ async fn main() -> Result<(), BoxError> {
         sleep(Duration::from_millis(20)).await;
         drop(sent.send(String::from_utf8_lossy(message.payload()).into_owned()));
     });
-    // Priority decides what is fetched next. So `max_in_flight` is the limit of what runs at once:
-    // a message that was fetched is not overtaken any more.
+    // Priority decides which message is fetched next. A fetched message is not overtaken any more.
+    // So set `max_in_flight` to the number of messages that run at once.
     let queues = redis
         .streams(Streams::strict([urgent, normal]))
         .max_in_flight(1);

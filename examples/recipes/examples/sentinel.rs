@@ -12,8 +12,8 @@
 //! for port in 26379 26380 26381 7000 7001; do redis-cli -p $port SHUTDOWN NOSAVE; done
 //! ```
 //!
-//! Meanwhile: `redis-cli -p 26379 SENTINEL FAILOVER mymaster`. Nothing in the program changes for
-//! one server or a cluster but the URL.
+//! To start a failover meanwhile: `redis-cli -p 26379 SENTINEL FAILOVER mymaster`. For one server
+//! or a cluster, only the URL changes.
 
 use std::{env, time::Duration};
 
@@ -26,7 +26,7 @@ async fn main() -> Result<(), BoxError> {
     let url =
         env::var("REDIS_URL").unwrap_or_else(|_| "redis+sentinel://127.0.0.1/mymaster".into());
     let tasks: u32 = env::var("TASKS").map_or(Ok(100), |tasks| tasks.parse())?;
-    // Waits for a server that is not there yet, such as at the start of a whole cluster of machines.
+    // Waits for a server that has not started yet.
     let redis = Redis::connect_when_ready(&url).await?.stream("shop");
 
     let (done, mut handled) = mpsc::unbounded_channel();
@@ -37,7 +37,7 @@ async fn main() -> Result<(), BoxError> {
 
     let client = Client::new(redis);
     for number in 1..=tasks {
-        // An idempotency key lets the send be repeated whatever became of the one before.
+        // With an idempotency key a failed send can be repeated, even if it has stored the task.
         let send = || {
             client
                 .enqueue("count", number.to_string())

@@ -1,11 +1,12 @@
-//! Several workers in one process that end together: none is cut off, nothing is lost.
+//! Several workers in one process that end together. No handler is cut off, and no message is lost.
 //!
 //! ```text
 //! REDIS_URL=redis://127.0.0.1/ cargo run -p example-recipes --example shutdown
 //! ```
 //!
-//! Ctrl-C or `SIGTERM` ends it. The workers fetch no more, end what runs, and return what has not
-//! started. A worker that fails ends the others, too.
+//! Ctrl-C or `SIGTERM` ends the process. The workers fetch no more messages, let the running
+//! handlers end, and release the messages that have not started. If a worker fails, the others end,
+//! too.
 
 use std::{env, time::Duration};
 
@@ -33,7 +34,7 @@ async fn main() -> Result<(), BoxError> {
             .shutdown_timeout(Duration::from_secs(20)); // of the 30 s that Kubernetes gives
         let stop = stop.clone();
         async move {
-            let _others = stop.drop_guard();
+            let _stop_others = stop.drop_guard();
             Ok::<_, BoxError>(worker.await?)
         }
     });

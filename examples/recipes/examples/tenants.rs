@@ -1,4 +1,4 @@
-//! A limit for each tenant over all workers: the backlog of one tenant delays no other.
+//! A limit for each tenant over all workers: the backlog of one tenant delays no other tenant.
 //!
 //! ```text
 //! REDIS_URL=redis://127.0.0.1/ cargo run -p example-recipes --example tenants
@@ -29,8 +29,8 @@ async fn main() -> Result<(), BoxError> {
         sleep(Duration::from_millis(100)).await;
         drop(done.send(file));
     };
-    // Two imports of each tenant at once, however many workers there are. Further ones are parked:
-    // they occupy no worker, and each is moved once.
+    // Two imports of each tenant at once, over all workers. Further imports are parked: they occupy
+    // no worker, and each is moved once.
     let limit = SharedLimitLayer::concurrency(redis.limit("imports")?, 2, key::header("x-tenant"));
     let app = Router::new().task("import", import).layer(limit);
     let stop = CancellationToken::new();

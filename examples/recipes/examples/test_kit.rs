@@ -1,4 +1,4 @@
-//! Tests without a server: retries and delays pass in no time.
+//! Tests without a server and without waiting for retries and delays.
 //!
 //! ```text
 //! cargo run -p example-recipes --example test_kit

@@ -1,4 +1,4 @@
-//! Traces over OTLP: the span of a worker is a child of the one that sent the task.
+//! Traces over OTLP: the span of a handler is a child of the span that sent the task.
 //!
 //! ```text
 //! docker run --rm -p 16686:16686 -p 4318:4318 jaegertracing/jaeger # or any other collector
@@ -38,14 +38,15 @@ async fn main() -> Result<(), BoxError> {
     let url = env::var("REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1/".into());
     let redis = Redis::connect(&url).await?.stream("shop");
 
-    // Writes the context of its span into the header `traceparent`.
+    // The client's layer writes the context of its span into the header `traceparent`.
     let sender = TraceLayer::new_for_client();
     let client = Client::new(ServiceBuilder::new().layer(sender).service(redis.clone()));
     let checkout = info_span!("checkout");
     let send = client.enqueue("orders.place", "7").into_future();
     send.instrument(checkout).await?;
 
-    // Reads the header: the handler, and all that it sends, belong to the same trace.
+    // The worker's layer reads the header. The handler, and all its messages, belong to the same
+    // trace.
     let stop = CancellationToken::new();
     let placed = stop.clone();
     let place = async move |order: String| {

@@ -12,8 +12,8 @@ use campanile::{BoxError, Client, Redis, Router, http_bridge::Problem, serve};
 use tokio::{net::TcpListener, signal};
 use tokio_util::sync::CancellationToken;
 
-/// The task is stored when the request is answered. An error becomes an HTTP response, such as 503
-/// while Redis is away.
+/// Answers the request once the task is stored. An error becomes an HTTP response, such as 503
+/// while Redis cannot be reached.
 async fn order(State(client): State<Client<Redis>>, order: String) -> axum::response::Response {
     use axum::response::IntoResponse;
     match client.enqueue("orders.place", order).await {

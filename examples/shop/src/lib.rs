@@ -54,7 +54,8 @@ pub struct Order {
     pub customer: u64,
 }
 
-/// Starts all that an order needs, in one step with its acknowledgement: all of it once, or nothing.
+/// Starts all that an order needs. The outbox is sent in one step with the acknowledgement: all of
+/// it once, or nothing.
 async fn place(outbox: Outbox, Json(order): Json<Order>) -> Result<(), Error> {
     let id = order.id;
     let payment = outbox.enqueue(PAY, order);
@@ -71,7 +72,8 @@ async fn place(outbox: Outbox, Json(order): Json<Order>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Asks for the invoice of an order. While that is being made, it is not made a second time.
+/// Asks for the invoice of an order. While the invoice is being made, a further request is a
+/// duplicate.
 ///
 /// # Errors
 /// If the task cannot be stored.
@@ -97,7 +99,8 @@ async fn pay(outbox: Outbox, Json(order): Json<Order>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Ends by itself when the order is cancelled, so that the items can be put back first.
+/// Packs an order. If the order is cancelled, this handler ends by itself, so that it can put the
+/// items back first.
 async fn pack(lease: Lease, Json(id): Json<u64>) {
     let cancelled = lease.token();
     for item in 1..=3 {
@@ -116,13 +119,14 @@ async fn ask_for_a_review(Json(id): Json<u64>) {
     println!("order {id}: please review it");
 }
 
-/// Cancels an order that is not packed yet. Returns `false` if there is none.
+/// Cancels an order that is not packed yet. Returns `false` if there is no such order.
 ///
 /// # Errors
 /// If the tasks cannot be reached.
 pub async fn cancel_order(tasks: &Tasks, id: u64) -> Result<bool, Error> {
     let mut cancelled = None;
-    // In the order in which the tasks are sent, so that none is sent after its turn.
+    // Cancels the tasks in the order in which they are sent. So no task is sent after this function
+    // has looked for it.
     for step in ["pay", "pack"] {
         let key = format!("{step} {id}").into();
         cancelled = cancelled.or(tasks.cancel_key(&key, CANCELLED).await?);
@@ -134,8 +138,8 @@ pub async fn cancel_order(tasks: &Tasks, id: u64) -> Result<bool, Error> {
     Ok(cancelled.is_some())
 }
 
-/// Imports the pages of the supplier's catalogue. An attempt goes on where the last one has failed.
-/// Returns the number of pages that the last attempt has imported.
+/// Imports the pages of the supplier's catalogue. An attempt starts at the page where the previous
+/// attempt failed. Returns the number of pages that the last attempt has imported.
 async fn import(
     attempt: Attempt,
     progress: Progress,
@@ -151,7 +155,7 @@ async fn import(
     Ok(Json(pages - first))
 }
 
-/// Takes the place of a supplier whose server fails once, at the third page.
+/// Stands for a supplier whose server fails once, at the third page.
 async fn fetch_page(page: u32, attempt: Attempt) -> Result<(), BoxError> {
     sleep(Duration::from_millis(50)).await;
     match (page, attempt) {
@@ -169,7 +173,7 @@ async fn clean_up() {
     println!("clean-up: done");
 }
 
-/// The tasks that are sent again and again. Run them beside each worker.
+/// The schedules, which send tasks again and again. Run them beside each worker.
 pub fn schedules() -> [ScheduledTask; 2] {
     let nightly = Schedule::cron("0 3 * * *").in_zone("Europe/Berlin");
     let hourly = Schedule::every(HOUR);

@@ -18,15 +18,15 @@ pub struct MetricsLayer {
 impl MetricsLayer {
     /// Creates a layer for a router or a handler. The layer counts the messages that are handled.
     pub fn new() -> Self {
-        Self::on(Side::Serving)
+        Self::for_side(Side::Serving)
     }
 
     /// Creates a layer for a client's transport. The layer counts the messages that are sent.
     pub fn new_for_client() -> Self {
-        Self::on(Side::Client)
+        Self::for_side(Side::Client)
     }
 
-    fn on(side: Side) -> Self {
+    fn for_side(side: Side) -> Self {
         let labels = LayerLabels {
             side,
             system: Name::from_static(conventions::SYSTEM),
@@ -35,7 +35,7 @@ impl MetricsLayer {
         Self::with(labels, 256)
     }
 
-    // Creates new metric handles, because the old handles have other labels.
+    // Creates an empty table, because the handles in the old table have other labels.
     fn with(labels: LayerLabels, max_destinations: usize) -> Self {
         Self {
             table: Arc::new(SeriesTable::new(labels, max_destinations)),

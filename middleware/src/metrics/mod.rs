@@ -48,11 +48,12 @@
 //! ```
 //!
 //! # Metrics
-//! A layer sees the outcome of the inner service, but not how the delivery was settled. It also
-//! does not see messages that never reach it: those that expired, were delivered too often, or
-//! cannot be decoded. The transport counts all of these, and [`TransportMetrics`] publishes the
-//! counts of the transport. So a failure in [`CONSUMED_MESSAGES`] is a failed attempt, and
-//! `campanile.transport.dead` counts dead letters.
+//! A layer sees the outcome of the inner service, but not how the delivery was settled. A failure
+//! in [`CONSUMED_MESSAGES`] is a failed attempt. Dead letters are counted in
+//! `campanile.transport.dead`.
+//!
+//! Messages that expired, were delivered too often, or cannot be decoded never reach a layer. The
+//! transport counts them, and [`TransportMetrics`] publishes the counts of the transport.
 //!
 //! | metric | source | meaning |
 //! |---|---|---|
@@ -79,8 +80,8 @@
 //! `_OTHER` for all names after the first [256](MetricsLayer::max_destinations).
 //!
 //! # Recorders
-//! A layer keeps its metric handles, so that it does not look them up for each message. So install
-//! the recorder before the first message.
+//! A layer gets each metric handle from the recorder once, and keeps it. So install the recorder
+//! before the first message.
 //!
 //! # Errors
 //! Errors of the inner service are returned unchanged, as a [`BoxError`](campanile::BoxError).

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::conventions::{OTHER, Side};
 
-/// The series of a layer, by kind of message and destination. A series is created on first use.
+/// The [`Series`] of a layer, by kind of message and destination. A series is created on first use.
 pub(super) struct SeriesTable {
     pub(super) labels: LayerLabels,
     pub(super) max_destinations: usize,
@@ -64,12 +64,14 @@ impl SeriesTable {
         self.add(kind, destination)
     }
 
+    /// Adds the series of a destination, or returns the shared series `_OTHER` if there are too
+    /// many destinations.
     fn add(&self, kind: Kind, destination: &str) -> Arc<Series> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let known = &mut known[kind];
-        let room = known.len() < self.max_destinations;
-        let destination = if room { destination } else { OTHER };
-        let series = known
+        let of_kind = &mut known[kind];
+        let has_room = of_kind.len() < self.max_destinations;
+        let destination = if has_room { destination } else { OTHER };
+        let series = of_kind
             .entry(Name::from(destination))
             .or_insert_with(|| Arc::new(Series::new(&self.labels, kind, destination)));
         Arc::clone(series)
@@ -96,29 +98,29 @@ pub(super) struct Series {
 }
 
 impl Series {
-    fn new(of: &LayerLabels, kind: Kind, destination: &str) -> Self {
-        let operation = of.side.operation(kind);
+    fn new(layer: &LayerLabels, kind: Kind, destination: &str) -> Self {
+        let operation = layer.side.operation(kind);
         let mut labels = vec![
-            Label::new("messaging.system", of.system.to_string()),
+            Label::new("messaging.system", layer.system.to_string()),
             Label::from_static_parts("messaging.operation.name", operation.name()),
             Label::from_static_parts("messaging.operation.type", operation.type_name()),
             Label::new("messaging.destination.name", destination.to_owned()),
             Label::from_static_parts("campanile.message.kind", kind.as_str()),
         ];
-        if let Some(group) = &of.group {
+        if let Some(group) = &layer.group {
             labels.push(Label::new(
                 "messaging.consumer.group.name",
                 group.to_string(),
             ));
         }
-        let redelivered = match of.side {
+        let redelivered = match layer.side {
             Side::Serving => counter!(REDELIVERED_MESSAGES, labels.clone()),
             Side::Client => Counter::noop(),
         };
         Self {
-            side: of.side,
-            messages: messages(of.side, labels.clone()),
-            duration: duration(of.side, labels.clone()),
+            side: layer.side,
+            messages: message_counter(layer.side, labels.clone()),
+            duration: duration_histogram(layer.side, labels.clone()),
             redelivered,
             in_flight: gauge!(IN_FLIGHT, labels.clone()),
             labels,
@@ -142,19 +144,19 @@ impl Series {
         // Failures are rare, so their handles are not kept.
         let mut labels = self.labels.clone();
         labels.push(Label::from_static_parts("error.type", error_type));
-        messages(self.side, labels.clone()).increment(1);
-        duration(self.side, labels).record(after);
+        message_counter(self.side, labels.clone()).increment(1);
+        duration_histogram(self.side, labels).record(after);
     }
 }
 
-fn messages(side: Side, labels: Vec<Label>) -> Counter {
+fn message_counter(side: Side, labels: Vec<Label>) -> Counter {
     match side {
         Side::Serving => counter!(CONSUMED_MESSAGES, labels),
         Side::Client => counter!(SENT_MESSAGES, labels),
     }
 }
 
-fn duration(side: Side, labels: Vec<Label>) -> Histogram {
+fn duration_histogram(side: Side, labels: Vec<Label>) -> Histogram {
     match side {
         Side::Serving => histogram!(PROCESS_DURATION, labels),
         Side::Client => histogram!(OPERATION_DURATION, labels),
@@ -176,7 +178,7 @@ mod tests {
         SeriesTable::new(labels, max_destinations)
     }
 
-    /// Counts these messages. Returns the destinations that have a label.
+    /// Counts these messages. Returns the destinations in the labels of the counters.
     fn destinations(
         table: &SeriesTable,
         messages: impl IntoIterator<Item = Message>,

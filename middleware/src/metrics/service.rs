@@ -69,17 +69,17 @@ where
     fn call(&mut self, message: Message) -> Self::Future {
         let series = self.table.of(&message);
         series.begin(&message);
-        let watch = Watch::start(InFlight(series));
+        let watch = Watch::start(SeriesObserver(series));
         MetricsFuture {
-            work: watch.over(|| self.inner.call(message)),
+            work: watch.observe(|| self.inner.call(message)),
         }
     }
 }
 
 /// Counts the end of a call, with its outcome.
-struct InFlight(Arc<Series>);
+struct SeriesObserver(Arc<Series>);
 
-impl Observer for InFlight {
+impl Observer for SeriesObserver {
     fn ended(&mut self, outcome: Result<&Reply, Fault<'_>>, after: Duration) {
         self.0.end(outcome.err().map(|f| f.error_type()), after);
     }
@@ -90,7 +90,7 @@ impl Observer for InFlight {
 #[must_use = "futures do nothing unless polled"]
 pub struct MetricsFuture<W> {
     #[pin]
-    work: Observed<W, InFlight>,
+    work: Observed<W, SeriesObserver>,
 }
 
 impl<W, E> Future for MetricsFuture<W>
@@ -113,15 +113,15 @@ impl<W> fmt::Debug for MetricsFuture<W> {
 
 #[cfg(test)]
 mod tests {
-    use crate::{MetricsLayer, observe::laws};
+    use crate::{MetricsLayer, observe::assertions};
 
     #[tokio::test]
     async fn the_inner_services_readiness_and_its_error_pass() {
-        laws::readiness_and_its_error_pass(MetricsLayer::new()).await;
+        assertions::readiness_and_its_error_pass(MetricsLayer::new()).await;
     }
 
     #[tokio::test]
     async fn a_clone_has_no_reservation_and_a_drop_releases_one() {
-        laws::a_clone_has_no_reservation_and_a_drop_releases_one(MetricsLayer::new()).await;
+        assertions::a_clone_has_no_reservation_and_a_drop_releases_one(MetricsLayer::new()).await;
     }
 }

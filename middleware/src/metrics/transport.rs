@@ -93,10 +93,10 @@ impl TransportMetrics {
         set("campanile.group.consumers", stats.consumers as f64);
     }
 
-    fn labels<const N: usize>(&self, more: [Label; N]) -> Vec<Label> {
+    fn labels<const N: usize>(&self, extra: [Label; N]) -> Vec<Label> {
         let mut labels = vec![self.system.clone()];
         labels.extend_from_slice(&self.labels);
-        labels.extend(more);
+        labels.extend(extra);
         labels
     }
 }
@@ -113,6 +113,7 @@ mod tests {
 
     use super::*;
 
+    /// Returns the text that Prometheus scrapes after `publish`.
     fn published(publish: impl FnOnce(&TransportMetrics)) -> String {
         let recorder = PrometheusBuilder::new().build_recorder();
         let prometheus = recorder.handle();
@@ -121,7 +122,7 @@ mod tests {
         prometheus.render()
     }
 
-    fn shows(text: &str, lines: &[&str]) {
+    fn assert_shows(text: &str, lines: &[&str]) {
         for line in lines {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
@@ -140,7 +141,7 @@ mod tests {
         stats.groups = vec![group, GroupStats::new("unknown")];
         let text = published(|metrics| metrics.publish_stats(&stats));
         let of = r#"{messaging_system="redis",of="billing",stream="s""#;
-        shows(
+        assert_shows(
             &text,
             &[
                 &format!("campanile_stream_entries{of}}} 7"),
@@ -165,11 +166,11 @@ mod tests {
         });
         let of = r#"{messaging_system="redis",of="billing"}"#;
         for (name, _) in Counts::default().by_name() {
-            shows(&text, &[&format!("campanile_transport_{name}{of} 0")]);
+            assert_shows(&text, &[&format!("campanile_transport_{name}{of} 0")]);
         }
-        shows(&text, &[&format!("campanile_transport_ready{of} 0")]);
+        assert_shows(&text, &[&format!("campanile_transport_ready{of} 0")]);
         let text = published(|metrics| metrics.publish_state(ConnectionState::Connected));
-        shows(&text, &[&format!("campanile_transport_ready{of} 1")]);
+        assert_shows(&text, &[&format!("campanile_transport_ready{of} 1")]);
     }
 
     #[test]
@@ -180,7 +181,7 @@ mod tests {
             metrics.publish_counts(&counts);
             metrics.publish_counts(&counts);
         });
-        shows(
+        assert_shows(
             &text,
             &[r#"campanile_transport_dead{messaging_system="redis",of="billing"} 3"#],
         );

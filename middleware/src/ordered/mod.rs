@@ -46,11 +46,11 @@
 //!
 //! - Messages with the same key run one after the other. A message starts only after the future of
 //!   the previous message has completed or was dropped.
-//! - A message takes its turn when `poll_ready` of this layer succeeds before the `call` with the
-//!   message. If this layer is the outermost layer of the served application, for example around a
-//!   whole router, the turns have the order of the stream, on any number of threads. If an outer
-//!   layer delays messages, or if this layer is around one route, the turns have the order in which
-//!   messages reach this layer.
+//! - A message takes its turn before its `call`: when `poll_ready` of this layer succeeds. If this
+//!   layer is the outermost layer of the served application, for example around a whole router, the
+//!   turns have the order of the stream, on any number of threads. If an outer layer delays
+//!   messages, or if this layer is around one route, the turns have the order in which messages
+//!   reach this layer.
 //! - **A failure keeps the order.** A message that will be delivered again keeps its turn, and
 //!   later messages of its key wait for it. If the redelivery is due within a quarter of a second,
 //!   the later messages wait in the worker. Otherwise they are *put off*: they fail with
@@ -74,12 +74,12 @@
 //!
 //! Some messages cannot be delivered again, so this layer cannot put them off: events, and messages
 //! without an [`id`](campanile::Parts::id), such as those of a client that calls the router without
-//! a transport. They wait for earlier messages that run or wait in the worker, but not for messages
-//! that will be delivered again.
+//! a transport. These messages wait for earlier messages that run or wait in the worker. They do
+//! not wait for messages that will be delivered again.
 //!
 //! Put the layers that decide about failures *inside* this layer: timeouts, `catch_panic`,
 //! `map_failure`, `retry`. This layer reads the decision from the error (see
-//! [`Settle::of`](campanile::error::Settle::of)). If the error asks for a redelivery without a
+//! [`Settle::of`](campanile::error::Settle::of)). If the error requests a redelivery and sets no
 //! delay, the layer sets the delay, so that it knows when the message returns. A task whose future
 //! panics or is dropped counts as failed. A message without a route gives up its turn.
 //!
@@ -89,9 +89,9 @@
 //! occupies one of the source's `max_in_flight` slots. A key with a long backlog can occupy all
 //! slots. A waiting message holds no reservation of the inner service.
 //!
-//! A service that was polled ready and not yet called holds a turn, and all later messages of all
-//! keys wait for it. `serve` and clients call the service immediately after `poll_ready`. So do
-//! tower's layers, except those that keep services ready: `Balance`, `ReadyCache`, and `Steer`
+//! A service that was polled ready and not yet called holds a turn. All later messages, with any
+//! key, wait for this turn. `serve` and clients call the service immediately after `poll_ready`. So
+//! do tower's layers, except those that keep services ready: `Balance`, `ReadyCache`, and `Steer`
 //! around several of these services.
 //!
 //! A key without messages takes no memory. Messages that failed or were put off keep their turns
@@ -164,8 +164,8 @@ impl<K: KeyOf> OrderedByKeyLayer<K> {
         self
     }
 
-    /// Sets the back-off: the delay of a redelivery if the failure sets no delay. It must equal the
-    /// back-off of the source. From 1 s, doubling up to 5 min, unless set.
+    /// Sets the back-off: the delay of a redelivery if the failure sets no delay. The source must
+    /// have the same back-off. From 1 s, doubling up to 5 min, unless set.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.config.backoff = backoff;

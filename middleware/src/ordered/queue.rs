@@ -10,10 +10,12 @@ use tokio::time::Instant;
 
 use crate::key::MessageIdentity;
 
-/// If the redelivery of an earlier message is due within this time, or is overdue by less than this
-/// time, later messages wait for it in the worker. If not, they are put off. The time is long
-/// enough that messages that were put off together may return in any order. The time is short,
-/// because a waiting message occupies a slot that the earlier message may need.
+/// Later messages wait in the worker for an earlier message whose redelivery is due within this
+/// time, or is overdue by less than this time. Otherwise the later messages are put off.
+///
+/// The time must be long enough for messages that were put off together, which may return in any
+/// order. It must be short, because a waiting message occupies a slot that the earlier message may
+/// need.
 pub(super) const WAIT_IN_PLACE: Duration = Duration::from_millis(250);
 /// A message that is put off returns at least this time after the earlier message.
 const RETURN_GAP: Duration = Duration::from_millis(10);
@@ -74,20 +76,23 @@ impl KeyQueue {
 
     /// Returns the next step of the message with this turn. If the message cannot be put off, it
     /// does not wait for deferred messages.
-    pub(super) fn step(&mut self, turn: Turn, can_be_put_off: bool) -> NextStep {
+    pub(super) fn next_step(&mut self, turn: Turn, can_be_put_off: bool) -> NextStep {
         let now = Instant::now();
+        // The first deferred messages lose their turns if they did not return in time.
         while let Some(first) = self.deferred.first_entry()
             && first.get().expires_at <= now
         {
             let expired = first.remove();
             self.turns.remove(&expired.identity);
         }
+        // If an earlier message is deferred, this message must not run before it.
         if can_be_put_off
             && let Some((first, deferred)) = self.deferred.first_key_value()
             && *first < turn
         {
             let wait_until = deferred.due_at + WAIT_IN_PLACE;
             if now >= wait_until {
+                // The longer the earlier message is overdue, the longer this message is put off.
                 let overdue = now - deferred.due_at;
                 return NextStep::PutOff(overdue.min(MAX_OVERDUE_WAIT));
             }
@@ -98,6 +103,7 @@ impl KeyQueue {
             }
             return NextStep::Wait(Some(wait_until.min(deferred.expires_at)));
         }
+        // Messages that are not deferred run one after the other, in the order of their turns.
         let is_first = self.waiting.keys().next() == Some(&turn);
         if self.running.is_none() && is_first {
             self.waiting.remove(&turn);
@@ -109,10 +115,10 @@ impl KeyQueue {
 
     /// Sets the waker of a waiting message.
     pub(super) fn set_waker(&mut self, turn: Turn, waker: &Waker) {
-        if let Some(slot) = self.waiting.get_mut(&turn) {
-            match slot {
+        if let Some(stored) = self.waiting.get_mut(&turn) {
+            match stored {
                 Some(known) if known.will_wake(waker) => {}
-                slot => *slot = Some(waker.clone()),
+                stored => *stored = Some(waker.clone()),
             }
         }
     }
@@ -129,22 +135,22 @@ impl KeyQueue {
     /// delivery of the message is deferred already. The message then keeps the earlier of the two
     /// turns.
     pub(super) fn defer(&mut self, turn: Turn, deferred: Deferred) -> bool {
-        let first = self
+        let kept_turn = self
             .turns
             .get(&deferred.identity)
             .map_or(turn, |known| turn.min(*known));
-        let known = self.turns.insert(deferred.identity.clone(), first);
-        if let Some(known) = known {
-            self.deferred.remove(&known);
+        let previous_turn = self.turns.insert(deferred.identity.clone(), kept_turn);
+        if let Some(previous_turn) = previous_turn {
+            self.deferred.remove(&previous_turn);
         }
-        self.deferred.insert(first, deferred);
-        known.is_none()
+        self.deferred.insert(kept_turn, deferred);
+        previous_turn.is_none()
     }
 
     /// Removes and returns the waker of the first waiting message, or the wakers of all waiting
-    /// messages if `all` is set. All are woken when a message is deferred, because each later
-    /// message may have to be put off.
-    pub(super) fn wakers(&mut self, all: bool) -> Vec<Waker> {
+    /// messages if `all` is set. When a message is deferred, all waiting messages are woken,
+    /// because each of them may have to be put off.
+    pub(super) fn take_wakers(&mut self, all: bool) -> Vec<Waker> {
         let count = if all { usize::MAX } else { 1 };
         let waiting = self.waiting.values_mut().take(count);
         waiting.filter_map(Option::take).collect()
@@ -158,7 +164,8 @@ impl KeyQueue {
             .retain(|_, turn| self.deferred.contains_key(turn));
     }
 
-    pub(super) fn deferred(&self) -> usize {
+    /// Returns the number of deferred messages.
+    pub(super) fn deferred_count(&self) -> usize {
         self.deferred.len()
     }
 

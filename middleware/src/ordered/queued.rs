@@ -51,7 +51,7 @@ struct DeliveryInfo {
 
 impl DeliveryInfo {
     /// Returns the identity of the message if a transport can deliver the message again.
-    fn redeliverable(&self) -> Option<&MessageIdentity> {
+    fn redeliverable_identity(&self) -> Option<&MessageIdentity> {
         self.identity.as_ref().filter(|_| self.kind != Kind::Event)
     }
 }
@@ -72,7 +72,7 @@ impl QueuedMessage {
             is_last_attempt: parts.is_last_attempt(),
             deadline: parts.deadline,
         };
-        let turn = reserved.arrive(&key, delivery.redeliverable());
+        let turn = reserved.arrive(&key, delivery.redeliverable_identity());
         Self {
             queues: queues.clone(),
             config,
@@ -87,13 +87,13 @@ impl QueuedMessage {
 
     /// Starts the message if no earlier message is in its way. Returns `true` if it may run.
     pub(super) fn try_start(&mut self) -> bool {
-        self.is_running = self.step(Waker::noop()) == NextStep::Run;
+        self.is_running = self.next_step(Waker::noop()) == NextStep::Run;
         self.is_running
     }
 
-    fn step(&self, waker: &Waker) -> NextStep {
-        let can_be_put_off = self.delivery.redeliverable().is_some();
-        (self.queues).step(&self.key, self.turn, can_be_put_off, waker)
+    fn next_step(&self, waker: &Waker) -> NextStep {
+        let can_be_put_off = self.delivery.redeliverable_identity().is_some();
+        (self.queues).next_step(&self.key, self.turn, can_be_put_off, waker)
     }
 
     /// Leaves the queue. `redelivered_after` is the time until the redelivery of the message, or
@@ -101,10 +101,10 @@ impl QueuedMessage {
     /// turn.
     fn end(&mut self, redelivered_after: Option<Duration>) {
         self.has_left = true;
-        let deferred = redelivered_after.and_then(|wait| self.deferred(wait));
-        let returns = deferred.is_some();
-        let keeps = (self.queues).end(&self.key, self.turn, deferred, self.config.max_put_off);
-        if returns && !keeps {
+        let deferred = redelivered_after.and_then(|wait| self.deferral(wait));
+        let is_deferred = deferred.is_some();
+        let keeps_turn = (self.queues).end(&self.key, self.turn, deferred, self.config.max_put_off);
+        if is_deferred && !keeps_turn {
             tracing::warn!(
                 id = self.delivery.identity.as_ref().map(tracing::field::display),
                 max_put_off = self.config.max_put_off,
@@ -113,17 +113,18 @@ impl QueuedMessage {
         }
     }
 
-    fn deferred(&self, wait: Duration) -> Option<Deferred> {
-        // If one of these times overflows, the message does not keep its turn.
+    /// Returns the times of a message that is delivered again after `wait`. `None` if the message
+    /// cannot keep its turn.
+    fn deferral(&self, wait: Duration) -> Option<Deferred> {
+        // A message whose times overflow does not keep its turn.
         let due_at = Instant::now().checked_add(wait)?;
         let expires_at = due_at.checked_add(self.config.redelivery_timeout)?;
         let expires_at = match self.delivery.deadline {
-            // No worker starts the message after its deadline. Later messages do not wait beyond
-            // it.
+            // No worker starts the message after its deadline, so later messages wait no longer.
             Some(deadline) => expires_at.min(deadline.0),
             None => expires_at,
         };
-        let identity = self.delivery.redeliverable()?.clone();
+        let identity = self.delivery.redeliverable_identity()?.clone();
         Some(Deferred {
             identity,
             due_at,
@@ -141,9 +142,11 @@ impl QueuedMessage {
         Some(after.unwrap_or_else(|| self.config.backoff.after(attempt)))
     }
 
-    fn failed(&mut self, error: BoxError) -> BoxError {
+    /// Leaves the queue after a failure. Returns the error for the transport, which sets the delay
+    /// of the redelivery if the message is delivered again.
+    fn fail(&mut self, error: BoxError) -> BoxError {
         let without_route = find::<NotFound>(&*error).is_some();
-        if without_route || self.delivery.redeliverable().is_none() {
+        if without_route || self.delivery.redeliverable_identity().is_none() {
             self.end(None);
             return error;
         }
@@ -155,6 +158,7 @@ impl QueuedMessage {
         let wait = self.redelivery_delay(after, counted);
         self.end(wait);
         match wait {
+            // The error sets no delay. The transport must use the delay that this queue expects.
             Some(wait) if after.is_none() => {
                 let failure = Failure::redeliver_after(wait).because(error);
                 let failure = if counted {
@@ -175,7 +179,7 @@ impl Admission for QueuedMessage {
             if self.is_running {
                 return Poll::Ready(Ok(()));
             }
-            match self.step(cx.waker()) {
+            match self.next_step(cx.waker()) {
                 NextStep::Run => {
                     self.timer = None;
                     self.is_running = true;
@@ -205,7 +209,7 @@ impl Admission for QueuedMessage {
                 self.end(None);
                 Ok(reply)
             }
-            Err(error) => Err(self.failed(error)),
+            Err(error) => Err(self.fail(error)),
         }
     }
 }
@@ -215,9 +219,9 @@ impl Drop for QueuedMessage {
         if self.has_left {
             return;
         }
-        // The inner service panicked, or an outer layer dropped the future. A task is then
-        // delivered again after the source's back-off, because this layer cannot return an error
-        // that sets another delay. A request is answered with an error.
+        // The inner service panicked, or an outer layer dropped the future. This layer cannot
+        // return an error that sets a delay, so a task is delivered again after the source's
+        // back-off. A request is answered with an error.
         let redelivered_after = match self.delivery.kind {
             Kind::Task => self.redelivery_delay(None, true),
             Kind::Rpc | Kind::Event => None,

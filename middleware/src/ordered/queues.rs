@@ -60,7 +60,7 @@ impl KeyQueues {
 
     /// Returns the next step of the message with this turn. `waker` is called when the step may
     /// have changed.
-    pub(super) fn step(
+    pub(super) fn next_step(
         &self,
         key: &Key,
         turn: Turn,
@@ -68,15 +68,16 @@ impl KeyQueues {
         waker: &Waker,
     ) -> NextStep {
         let mut state = lock(&self.0);
+        // The message of an earlier reserved turn may have the same key.
         if state.reserved.first().is_some_and(|first| *first < turn) {
             state.blocked.insert(turn, waker.clone());
             return NextStep::Wait(None);
         }
         let state = &mut *state;
         let queue = state.queues.get_mut(key).expect("the message is in it");
-        let before = queue.deferred();
-        let step = queue.step(turn, can_be_put_off);
-        state.deferred -= before - queue.deferred();
+        let deferred_before = queue.deferred_count();
+        let step = queue.next_step(turn, can_be_put_off);
+        state.deferred -= deferred_before - queue.deferred_count();
         if let NextStep::Wait(_) = step {
             queue.set_waker(turn, waker);
         }
@@ -93,9 +94,9 @@ impl KeyQueues {
         deferred: Option<Deferred>,
         max_deferred: usize,
     ) -> bool {
-        let (keeps, wakers) = lock(&self.0).end(key, turn, deferred, max_deferred);
+        let (keeps_turn, wakers) = lock(&self.0).end(key, turn, deferred, max_deferred);
         wakers.into_iter().for_each(Waker::wake);
-        keeps
+        keeps_turn
     }
 }
 
@@ -114,7 +115,7 @@ impl QueuesState {
             self.clean_up(Instant::now());
         }
         let deferred = deferred.filter(|_| self.deferred < max_deferred);
-        let keeps = deferred.is_some();
+        let keeps_turn = deferred.is_some();
         let queue = self.queues.get_mut(key);
         let queue = queue.expect("the message is in it");
         queue.leave(turn);
@@ -123,11 +124,11 @@ impl QueuesState {
         {
             self.deferred += 1;
         }
-        let wakers = queue.wakers(keeps);
+        let wakers = queue.take_wakers(keeps_turn);
         if queue.is_empty() {
             self.queues.remove(key);
         }
-        (keeps, wakers)
+        (keeps_turn, wakers)
     }
 
     /// Removes deferred messages that have lost their turns, at most once per interval.
@@ -143,7 +144,7 @@ impl QueuesState {
             queue.remove_expired(now);
             !queue.is_empty()
         });
-        self.deferred = self.queues.values().map(KeyQueue::deferred).sum();
+        self.deferred = self.queues.values().map(KeyQueue::deferred_count).sum();
     }
 
     /// Ends the reservation of a turn. Returns the wakers of the messages that waited for it.
@@ -186,9 +187,9 @@ impl ReservedTurn {
     pub(super) fn arrive(self, key: &Key, identity: Option<&MessageIdentity>) -> Turn {
         let state = &mut *lock(&self.queues.0);
         let queue = state.queues.entry(key.clone()).or_default();
-        let before = queue.deferred();
+        let deferred_before = queue.deferred_count();
         let turn = queue.arrive(self.turn, identity);
-        state.deferred -= before - queue.deferred();
+        state.deferred -= deferred_before - queue.deferred_count();
         turn
         // The message has joined its queue. Dropping `self` now ends the reservation.
     }
@@ -196,7 +197,7 @@ impl ReservedTurn {
 
 impl Drop for ReservedTurn {
     fn drop(&mut self) {
-        let woken = lock(&self.queues.0).unreserve(self.turn);
-        woken.into_values().for_each(Waker::wake);
+        let wakers = lock(&self.queues.0).unreserve(self.turn);
+        wakers.into_values().for_each(Waker::wake);
     }
 }

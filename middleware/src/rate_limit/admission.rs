@@ -60,15 +60,15 @@ impl Admission for WaitingMessage {
                 let wait = self.limiter.interval();
                 return Poll::Ready(Err(self.limiter.refuse(self.kind, &key, wait)));
             }
-            let Err(wait) = self.limiter.check(&key) else {
+            let Err(wait) = self.limiter.try_admit(&key) else {
                 self.permit = None;
                 continue;
             };
-            let next = Instant::now() + wait;
-            if next > self.ends_at {
+            let retry_at = Instant::now() + wait;
+            if retry_at > self.ends_at {
                 return Poll::Ready(Err(self.limiter.refuse(self.kind, &key, wait)));
             }
-            self.timer.as_mut().reset(next);
+            self.timer.as_mut().reset(retry_at);
             ready!(self.timer.as_mut().poll(cx));
         }
     }

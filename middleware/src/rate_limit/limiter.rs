@@ -59,15 +59,17 @@ impl Limiter {
     }
 
     /// Admits a message, or returns the time until the next message of the key can be admitted.
-    pub(super) fn check(&self, key: &Key) -> Result<(), Duration> {
+    pub(super) fn try_admit(&self, key: &Key) -> Result<(), Duration> {
         let checked = self.counts.check_key(key);
         self.clean();
         checked.map_err(|not_until| not_until.wait_time_from(self.counts.clock().now()))
     }
 
     /// Returns the error of a message over the rate. `wait` is the time until the rate admits the
-    /// next message. A task is delivered again at least one interval after the task that was put
-    /// off before it: if all tasks returned at the same time, all but one would be put off again.
+    /// next message.
+    ///
+    /// If all tasks that were put off returned at the same time, all but one would be put off
+    /// again. So each task returns at least one interval after the task that was put off before it.
     pub(super) fn refuse(&self, kind: Kind, key: &Key, wait: Duration) -> BoxError {
         if kind != Kind::Task {
             return RateLimited::error(kind, wait);

@@ -66,7 +66,7 @@
 //! [`RateLimited`]:
 //!
 //! - a task is delivered again after [`retry_after`](RateLimited::retry_after), and the attempt
-//!   does not count. With the layer around a client's transport, the sender gets the error;
+//!   does not count. If the layer is around a client's transport, the sender gets the error;
 //! - a request is answered with `unavailable` immediately, and its caller may try again;
 //! - an event is logged, counted and lost. To avoid this, let events
 //!   [wait](RateLimitByKeyLayer::max_wait).
@@ -106,9 +106,9 @@ pub struct RateLimitByKeyLayer<K> {
     /// The time between two messages of a key after a burst.
     interval: Duration,
     limiter: Arc<Limiter>,
-    /// One permit for each key. The message with the permit waits for the rate, and the other
-    /// messages with the key wait for the permit.
-    first_in_line: Arc<KeyedPermits>,
+    /// One permit for each key. The message with the permit waits for the rate. Further messages
+    /// with the same key wait for the permit.
+    key_permits: Arc<KeyedPermits>,
     max_wait: Duration,
 }
 
@@ -130,8 +130,8 @@ impl<K: KeyOf> RateLimitByKeyLayer<K> {
         Self {
             keys: KeyExtractor::new(key),
             interval,
-            limiter: limiter(interval, messages),
-            first_in_line: KeyedPermits::new(1),
+            limiter: new_limiter(interval, messages),
+            key_permits: KeyedPermits::new(1),
             max_wait: Duration::ZERO,
         }
     }
@@ -148,7 +148,7 @@ impl<K: KeyOf> RateLimitByKeyLayer<K> {
     #[track_caller]
     pub fn burst(mut self, messages: u32) -> Self {
         assert!(messages > 0, "a burst needs at least one message");
-        self.limiter = limiter(self.interval, messages);
+        self.limiter = new_limiter(self.interval, messages);
         self
     }
 
@@ -174,13 +174,13 @@ impl<K: KeyOf> RateLimitByKeyLayer<K> {
 }
 
 #[track_caller]
-fn limiter(interval: Duration, burst: u32) -> Arc<Limiter> {
+fn new_limiter(interval: Duration, burst: u32) -> Arc<Limiter> {
     // `governor` counts nanoseconds in 64 bits, which hold five centuries.
     const CENTURY: Duration = Duration::from_secs(3_155_760_000);
     assert!(
         interval
             .checked_mul(burst)
-            .is_some_and(|whole| whole <= CENTURY),
+            .is_some_and(|period| period <= CENTURY),
         "the period of a rate limit is longer than a century"
     );
     Arc::new(Limiter::new(interval, burst))
@@ -241,16 +241,16 @@ where
         };
         let kind = message.kind();
         if layer.max_wait.is_zero() {
-            return RateLimitByKeyFuture(match layer.limiter.check(&key) {
+            return RateLimitByKeyFuture(match layer.limiter.try_admit(&key) {
                 Ok(()) => Gated::admitted(ready, message),
                 Err(wait) => Gated::refused(layer.limiter.refuse(kind, &key, wait)),
             });
         }
-        let permit = layer.first_in_line.request(key, usize::MAX);
+        let permit = layer.key_permits.request(key, usize::MAX);
         let permit = permit.expect("the number of waiting requests is unlimited");
         // If the permit is not acquired, other messages wait already, and start before this
         // message.
-        if permit.is_acquired() && layer.limiter.check(permit.key()).is_ok() {
+        if permit.is_acquired() && layer.limiter.try_admit(permit.key()).is_ok() {
             return RateLimitByKeyFuture(Gated::admitted(ready, message));
         }
         let waiting = WaitingMessage::new(layer.limiter.clone(), permit, kind, layer.max_wait);
@@ -269,14 +269,14 @@ gated_future! {
 pub struct RateLimited {
     retry_after: Duration,
     /// The error reply, if the message is a request.
-    answer: Option<RpcError>,
+    error_reply: Option<RpcError>,
 }
 
 impl RateLimited {
     fn error(kind: Kind, retry_after: Duration) -> BoxError {
         let limited = Self {
             retry_after,
-            answer: (kind == Kind::Rpc).then(|| RpcError::unavailable("over the rate limit")),
+            error_reply: (kind == Kind::Rpc).then(|| RpcError::unavailable("over the rate limit")),
         };
         match kind {
             Kind::Rpc => limited.into(),
@@ -301,6 +301,6 @@ impl fmt::Display for RateLimited {
 
 impl Error for RateLimited {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.answer.as_ref().map(|answer| answer as _)
+        self.error_reply.as_ref().map(|reply| reply as _)
     }
 }

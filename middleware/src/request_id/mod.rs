@@ -87,14 +87,15 @@ use uuid::Uuid;
 use self::id::CURRENT;
 pub use self::id::{InvalidRequestId, MakeRequestId, RequestId};
 
-/// The hook that makes ids, or `None` for random UUIDs.
-type Make = Option<Arc<dyn MakeRequestId + Send + Sync>>;
+/// The hook that makes ids.
+type MakeHook = Arc<dyn MakeRequestId + Send + Sync>;
 
 /// Makes [`WithRequestId`] services. See the [module](self).
 #[derive(Clone)]
 pub struct RequestIdLayer {
     header: HeaderName,
-    make: Make,
+    /// `None` for random UUIDs.
+    make: Option<MakeHook>,
 }
 
 impl RequestIdLayer {
@@ -152,7 +153,7 @@ impl<S> Layer<S> for RequestIdLayer {
 pub struct WithRequestId<S> {
     inner: S,
     header: HeaderName,
-    make: Make,
+    make: Option<MakeHook>,
 }
 
 impl<S> WithRequestId<S> {
@@ -163,8 +164,8 @@ impl<S> WithRequestId<S> {
 
     /// Determines the id of a message, and writes it into the message.
     fn identify(&self, message: &mut Message) -> RequestId {
-        let carried = message.headers().get(&self.header);
-        let id = match carried.map(RequestId::from_value) {
+        let header_value = message.headers().get(&self.header);
+        let id = match header_value.map(RequestId::from_value) {
             Some(Ok(id)) => id,
             missing_or_invalid => {
                 if let Some(Err(fault)) = missing_or_invalid {
@@ -208,11 +209,11 @@ where
     fn call(&mut self, mut message: Message) -> Self::Future {
         let id = self.identify(&mut message);
         // Only a request has a reply.
-        let echo = (message.kind() == Kind::Rpc).then(|| (self.header.clone(), id.clone()));
+        let reply_header = (message.kind() == Kind::Rpc).then(|| (self.header.clone(), id.clone()));
         let work = CURRENT.sync_scope(id.clone(), || self.inner.call(message));
         WithRequestIdFuture {
             work: CURRENT.scope(id, work),
-            echo,
+            reply_header,
         }
     }
 }
@@ -233,7 +234,7 @@ pub struct WithRequestIdFuture<W> {
     #[pin]
     work: TaskLocalFuture<RequestId, W>,
     /// The header and the id for the reply, or `None` if the message is not a request.
-    echo: Option<(HeaderName, RequestId)>,
+    reply_header: Option<(HeaderName, RequestId)>,
 }
 
 impl<W, E> Future for WithRequestIdFuture<W>
@@ -245,7 +246,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut outcome = ready!(this.work.poll(cx));
-        if let (Ok(reply), Some((header, id))) = (&mut outcome, this.echo)
+        if let (Ok(reply), Some((header, id))) = (&mut outcome, this.reply_header)
             && !reply.headers.contains_key(&*header)
         {
             insert(&mut reply.headers, header, id);

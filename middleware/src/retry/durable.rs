@@ -28,10 +28,10 @@ pub struct DurableRetryLayer {
 #[derive(Debug, Clone)]
 struct DurableRetryConfig {
     max_attempts: Option<u32>,
-    transient: Backoff,
-    lasting: Backoff,
+    transient_backoff: Backoff,
+    lasting_backoff: Backoff,
     classifier: Classifier,
-    requests: bool,
+    retry_requests: bool,
 }
 
 impl DurableRetryLayer {
@@ -46,10 +46,10 @@ impl DurableRetryLayer {
         Self {
             config: Arc::new(DurableRetryConfig {
                 max_attempts: None,
-                transient: backoff,
-                lasting: backoff,
+                transient_backoff: backoff,
+                lasting_backoff: backoff,
                 classifier: Classifier::default(),
-                requests: false,
+                retry_requests: false,
             }),
         }
     }
@@ -78,7 +78,9 @@ impl DurableRetryLayer {
     /// Sets the delay before a redelivery. From 1 s, doubling up to 5 min, unless set.
     #[must_use]
     pub fn backoff(self, backoff: Backoff) -> Self {
-        self.with(|config| (config.transient, config.lasting) = (backoff, backoff))
+        self.with(|config| {
+            (config.transient_backoff, config.lasting_backoff) = (backoff, backoff);
+        })
     }
 
     /// Sets the delay before a redelivery after an error of this class. Call this method after
@@ -104,8 +106,8 @@ impl DurableRetryLayer {
             "a permanent error is not retried, so it has no delay"
         );
         self.with(|config| match class {
-            Class::Lasting => config.lasting = backoff,
-            _ => config.transient = backoff,
+            Class::Lasting => config.lasting_backoff = backoff,
+            _ => config.transient_backoff = backoff,
         })
     }
 
@@ -125,7 +127,7 @@ impl DurableRetryLayer {
     /// redelivery would come after the deadline. The layer never makes a dead letter of a request.
     #[must_use]
     pub fn requests(self) -> Self {
-        self.with(|config| config.requests = true)
+        self.with(|config| config.retry_requests = true)
     }
 }
 
@@ -207,20 +209,25 @@ impl DurableRetryConfig {
         limits.into_iter().flatten().min()
     }
 
-    fn settle(&self, delivery: Delivery, error: BoxError) -> BoxError {
+    /// Returns the error of a failed delivery, with the [`Failure`] that redelivers the message or
+    /// makes a dead letter.
+    fn map_error(&self, delivery: Delivery, error: BoxError) -> BoxError {
         // Errors with a `Failure` pass unchanged, because the application has decided already.
         // Overload passes unchanged, because the transport then redelivers the message without
         // counting the attempt.
-        let is_full = find::<Error>(&*error).is_some_and(Error::is_overloaded);
-        if find::<Failure>(&*error).is_some() || find::<Overloaded>(&*error).is_some() || is_full {
+        let is_overloaded = find::<Error>(&*error).is_some_and(Error::is_overloaded);
+        if find::<Failure>(&*error).is_some()
+            || find::<Overloaded>(&*error).is_some()
+            || is_overloaded
+        {
             return error;
         }
         let class = self.classifier.class(&*error);
         let attempt = delivery.attempt.0;
         let reached_limit = self.limit(delivery).filter(|limit| attempt >= *limit);
         let backoff = match class {
-            Class::Lasting => self.lasting,
-            _ => self.transient,
+            Class::Lasting => self.lasting_backoff,
+            _ => self.transient_backoff,
         };
         let after = backoff.after(attempt);
         match (delivery.kind, reached_limit) {
@@ -233,7 +240,8 @@ impl DurableRetryConfig {
                 cause: error,
             }),
             (Kind::Task, None) => Failure::redeliver_after(after).because(error),
-            (Kind::Rpc, None) if self.requests && class == Class::Transient => {
+            // A request is redelivered only while its caller still waits.
+            (Kind::Rpc, None) if self.retry_requests && class == Class::Transient => {
                 match delivery.deadline {
                     Some(deadline) if deadline.remaining() <= after => return error,
                     _ => Failure::redeliver_after(after).because(error),
@@ -265,7 +273,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let outcome = ready!(this.work.poll(cx));
-        Poll::Ready(outcome.map_err(|error| this.config.settle(*this.delivery, error.into())))
+        Poll::Ready(outcome.map_err(|error| this.config.map_error(*this.delivery, error.into())))
     }
 }
 
@@ -426,7 +434,9 @@ mod tests {
                 deadline: None,
             };
             let settle = |attempt| {
-                let error = layer.config.settle(delivery(attempt), "disk full".into());
+                let error = layer
+                    .config
+                    .map_error(delivery(attempt), "disk full".into());
                 settled(&error) == Some(Settle::DeadLetter)
             };
             assert_eq!((1..=100).find(|attempt| settle(*attempt)), last);
@@ -462,8 +472,8 @@ mod tests {
         let layer = layer().requests();
         let error = failing(&layer, Kind::Rpc, 1, "disk full").await;
         assert_eq!(settled(&error), again(SECOND));
-        // Not retried: an error reply, a permanent error, the last attempt, and a wait that would
-        // end after the deadline.
+        // These are not retried: an error reply, a permanent error, the last attempt, and a wait
+        // that would end after the deadline.
         let error = failing(&layer, Kind::Rpc, 1, RpcError::not_found("user")).await;
         assert!(error.is::<RpcError>());
         let error = failing(&layer, Kind::Rpc, 1, Rejection::permanent("no JSON")).await;

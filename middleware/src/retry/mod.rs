@@ -43,14 +43,14 @@
 //!     .layer(ServiceBuilder::new().layer(durable).layer(RetryLayer::new(quick)));
 //! ```
 //!
-//! With these numbers a task is tried 30 times: ten deliveries with three tries each, and waits of
-//! 2, 4, 8, … 512 s between the deliveries.
+//! With these numbers a task is tried 30 times: ten deliveries, the worker's default, with three
+//! tries each. The waits between the deliveries are 2, 4, 8, … 512 s.
 //!
 //! # Number of attempts
 //! One setting limits the deliveries of a message: the
 //! [`max_deliveries`](campanile::transport::Settings::max_deliveries) of its worker, 10 unless set.
-//! If the sender of a task has set [its own number](campanile::client::Call::max_attempts), that
-//! number counts instead. Layers read the effective number from
+//! The sender of a task can set [another number](campanile::client::Call::max_attempts), which then
+//! counts instead. Layers read the effective number from
 //! [`Parts::max_attempts`](campanile::Parts::max_attempts). A layer around some of the routes can
 //! [lower](DurableRetryLayer::max_attempts) the number for these routes.
 //!
@@ -98,7 +98,7 @@
 //!
 //! # Panics
 //! A panic propagates, and the transport redelivers the message after its back-off. To retry after
-//! panics, put a `CatchPanicLayer` inside.
+//! panics, put a `CatchPanicLayer` inside the retry layer: it turns panics into errors.
 //!
 //! [`Failure`]: campanile::Failure
 

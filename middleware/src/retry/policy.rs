@@ -19,7 +19,7 @@ use crate::class::{Class, Classifier};
 pub struct RetryPolicy {
     config: Arc<RetryConfig>,
     /// The number of failed tries of this message.
-    failed: u32,
+    failed_tries: u32,
 }
 
 #[derive(Clone)]
@@ -45,7 +45,7 @@ impl RetryPolicy {
                 classifier: Classifier::default(),
                 budget: None,
             }),
-            failed: 0,
+            failed_tries: 0,
         }
     }
 
@@ -80,11 +80,15 @@ impl RetryPolicy {
 
     /// Counts a failed try. Returns the wait before the next try, or `None` if there is no further
     /// try.
-    fn next(&mut self, message: &Message, error: &(dyn StdError + 'static)) -> Option<Duration> {
+    fn next_wait(
+        &mut self,
+        message: &Message,
+        error: &(dyn StdError + 'static),
+    ) -> Option<Duration> {
         let config = &*self.config;
-        self.failed += 1;
+        self.failed_tries += 1;
         let parts = message.parts();
-        let is_last = self.failed >= config.tries
+        let is_last = self.failed_tries >= config.tries
             || find::<Failure>(error).is_some()
             || config.classifier.class(error) != Class::Transient
             || may_have_been_sent(message, error)
@@ -92,18 +96,18 @@ impl RetryPolicy {
         if is_last {
             return None;
         }
-        let wait = config.backoff.after(self.failed);
+        let wait = config.backoff.after(self.failed_tries);
         let too_late = parts.deadline.is_some_and(|d| d.remaining() <= wait);
-        let spent = || {
+        let budget_is_empty = || {
             config
                 .budget
                 .as_ref()
                 .is_some_and(|budget| !budget.withdraw())
         };
-        if too_late || spent() {
+        if too_late || budget_is_empty() {
             return None;
         }
-        let (name, failed) = (Shown::new(message.name()), self.failed);
+        let (name, failed) = (Shown::new(message.name()), self.failed_tries);
         let error = error.to_string();
         let error = Shown::new(&error);
         tracing::debug!(%name, failed, ?wait, %error, "retrying in place");
@@ -116,21 +120,23 @@ impl RetryPolicy {
         }
     }
 
+    /// Returns a copy of the message if a failure of the next try could be retried.
     fn copy(&self, message: &Message) -> Option<Message> {
-        (self.failed + 1 < self.config.tries).then(|| message.clone())
+        (self.failed_tries + 1 < self.config.tries).then(|| message.clone())
     }
 }
 
 /// Returns `true` if the transport may have accepted the message, so that a retry could store it
-/// twice. A message with an id was delivered by a transport: a retry handles it again, and sends
-/// nothing.
+/// twice. A message with an id was delivered by a transport. A retry handles such a message again,
+/// and sends nothing.
 fn may_have_been_sent(message: &Message, error: &(dyn StdError + 'static)) -> bool {
     let parts = message.parts();
-    let sending = parts.id.is_none() && parts.idempotency_key.is_none();
-    let sent =
+    let is_sending = parts.id.is_none() && parts.idempotency_key.is_none();
+    let may_be_stored =
         |error: &Error| error.is_unknown_outcome() || error.is_unreplicated() || error.is_timeout();
     // A timeout layer may end the call after the message was sent.
-    sending && (find::<Elapsed>(error).is_some() || find::<Error>(error).is_some_and(sent))
+    is_sending
+        && (find::<Elapsed>(error).is_some() || find::<Error>(error).is_some_and(may_be_stored))
 }
 
 /// Implements [`Policy`] for an error type. Other error types need tower's `map_err`.
@@ -145,7 +151,7 @@ macro_rules! policy_for {
                 outcome: &mut Result<Reply, $type>,
             ) -> Option<Sleep> {
                 match outcome {
-                    Err($error) => self.next(message, $as_dyn).map(sleep),
+                    Err($error) => self.next_wait(message, $as_dyn).map(sleep),
                     Ok(_) => {
                         self.succeeded();
                         None
@@ -223,15 +229,18 @@ mod tests {
         Message::task("a", "")
     }
 
-    fn full() -> BoxError {
+    fn disk_full() -> BoxError {
         "disk full".into()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_transient_error_is_retried_with_growing_waits_up_to_the_number_of_tries() {
-        let seen = tries(policy(4), task(), full).await;
+        let seen = tries(policy(4), task(), disk_full).await;
         assert_eq!(seen, (4, 7 * SECOND));
-        assert_eq!(tries(policy(1), task(), full).await, (1, Duration::ZERO));
+        assert_eq!(
+            tries(policy(1), task(), disk_full).await,
+            (1, Duration::ZERO)
+        );
         let seen = tries(policy(2), task(), || Error::disconnected("")).await;
         assert_eq!(seen, (2, SECOND));
     }
@@ -243,7 +252,7 @@ mod tests {
             let calls = calls.clone();
             async move {
                 match calls.fetch_add(1, Ordering::SeqCst) {
-                    0 | 1 => Err(full()),
+                    0 | 1 => Err(disk_full()),
                     _ => Ok(Reply::new("done")),
                 }
             }
@@ -260,7 +269,7 @@ mod tests {
         let lasting = || BoxError::from(Rejection::ordinary("no layer"));
         assert_eq!(tries(policy(4), task(), lasting).await, once);
         let own = policy(4).classify(|_| Class::Permanent);
-        assert_eq!(tries(own, task(), full).await, once);
+        assert_eq!(tries(own, task(), disk_full).await, once);
     }
 
     #[tokio::test(start_paused = true)]
@@ -276,12 +285,12 @@ mod tests {
         let mut message = task();
         message.parts_mut().deadline = Some(Deadline::after(5 * SECOND));
         // After 1 s and 2 s; a third wait of 4 s would end after the deadline.
-        assert_eq!(tries(policy(9), message, full).await, (3, 3 * SECOND));
+        assert_eq!(tries(policy(9), message, disk_full).await, (3, 3 * SECOND));
         let mut message = task();
         let lease = Lease::new();
         lease.lose();
         message.parts_mut().lease = Some(lease);
-        assert_eq!(tries(policy(9), message, full).await.0, 1);
+        assert_eq!(tries(policy(9), message, disk_full).await.0, 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -310,12 +319,12 @@ mod tests {
         // No reserve, and one retry for each success.
         let budget = TpsBudget::new(10 * SECOND, 0, 1.0);
         let policy = policy(5).budget(budget);
-        assert_eq!(tries(policy.clone(), task(), full).await.0, 1);
+        assert_eq!(tries(policy.clone(), task(), disk_full).await.0, 1);
         let well = service_fn(|_| std::future::ready(Ok::<_, BoxError>(Reply::default())));
         let well = RetryLayer::new(policy.clone()).layer(well);
         well.oneshot(task()).await.unwrap();
-        assert_eq!(tries(policy.clone(), task(), full).await.0, 2);
-        assert_eq!(tries(policy, task(), full).await.0, 1);
+        assert_eq!(tries(policy.clone(), task(), disk_full).await.0, 2);
+        assert_eq!(tries(policy, task(), disk_full).await.0, 1);
     }
 
     #[test]

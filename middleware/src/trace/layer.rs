@@ -22,15 +22,15 @@ pub struct TraceLayer<M = DefaultMakeSpan, R = DefaultOnReply, F = DefaultOnFail
 impl TraceLayer {
     /// Creates a layer for a router or a handler. The layer traces the messages that are handled.
     pub fn new() -> Self {
-        Self::on(Side::Serving)
+        Self::for_side(Side::Serving)
     }
 
     /// Creates a layer for a client's transport. The layer traces the messages that are sent.
     pub fn new_for_client() -> Self {
-        Self::on(Side::Client)
+        Self::for_side(Side::Client)
     }
 
-    fn on(side: Side) -> Self {
+    fn for_side(side: Side) -> Self {
         Self {
             side,
             make_span: DefaultMakeSpan::new(),

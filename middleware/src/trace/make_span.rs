@@ -78,8 +78,8 @@ impl MakeSpan for DefaultMakeSpan {
         // The sender chooses the name, so it is escaped and shortened.
         let name = Shown::new(&parts.name).at_most(Name::MAX_LEN).text();
         let name = &*name;
-        let handled = operation == Operation::Process;
-        let destination = match handled {
+        let is_handled = operation == Operation::Process;
+        let destination = match is_handled {
             true => route,
             false => Some(name),
         };
@@ -87,9 +87,9 @@ impl MakeSpan for DefaultMakeSpan {
             operation,
             destination: destination.filter(|destination| !destination.is_empty()),
         };
-        let group = self.group.as_deref().filter(|_| handled);
+        let group = self.group.as_deref().filter(|_| is_handled);
         // A message that is sent has no attempt yet.
-        let attempt = handled.then_some(i64::from(parts.attempt.0));
+        let attempt = is_handled.then_some(i64::from(parts.attempt.0));
         at_level!(
             self.level,
             span!(

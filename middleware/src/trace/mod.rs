@@ -1,5 +1,5 @@
-//! Makes a span for each message that is sent or handled, by [OpenTelemetry's conventions for
-//! messaging].
+//! Makes a span for each message that is sent or handled, following [OpenTelemetry's conventions
+//! for messaging].
 //!
 //! In a router, as its outermost layer:
 //!
@@ -49,13 +49,13 @@
 //! | `process {destination}` | `CONSUMER` | a delivery is handled |
 //!
 //! The destination is a name that the application has chosen: the name of a message that is sent,
-//! or the route of a message that is handled. If a message has no route, the span's name does not
-//! contain the message's name, because any sender could choose that name. Only the attribute
-//! `messaging.destination.name` contains it. Add the layer with
-//! [`Router::layer`](campanile::Router::layer), because a layer around the router does not know the
-//! route. The attributes are those of [`conventions`](crate::conventions),
-//! `messaging.message.body.size` in bytes, `campanile.message.kind`, and for handled messages
-//! `campanile.message.attempt`. A span never contains payloads or headers.
+//! or the route of a message that is handled. If a message has no route, any sender could have
+//! chosen its name. So the name is not in the span's name, only in the attribute
+//! `messaging.destination.name`. Add the layer with [`Router::layer`](campanile::Router::layer),
+//! because a layer around the router does not know the route. The attributes are those of
+//! [`conventions`](crate::conventions), `messaging.message.body.size` in bytes,
+//! `campanile.message.kind`, and for handled messages `campanile.message.attempt`. A span never
+//! contains payloads or headers.
 //!
 //! # Logs
 //! [`serve`](mod@campanile::serve) logs a failed delivery once, as a warning that says why the
@@ -80,9 +80,8 @@
 //! A serving layer reads the context. The `process` span links to the span that sent the message,
 //! as the conventions require. The sending span is also the parent of the `process` span, which the
 //! conventions allow for single messages. If the handling already runs in another span, that span
-//! is the parent instead. An example is a client that calls the router directly, without a
-//! transport. [`TraceLayer::own_trace_for`] starts a new trace, for example for tasks that run
-//! hours later.
+//! is the parent instead: for example, if a client calls the router directly, without a transport.
+//! [`TraceLayer::own_trace_for`] starts a new trace, for example for tasks that run hours later.
 //!
 //! If the subscriber filters out the span of a message, a client's layer sends the context that
 //! surrounds the call. A serving layer then does not pass the sender's trace on to the handler.

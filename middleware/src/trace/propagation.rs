@@ -33,13 +33,13 @@ impl Propagation {
     /// becomes the parent, unless another span surrounds the call or messages of this kind start a
     /// new trace.
     pub(super) fn extract(&self, message: &Message, span: &Span) {
-        let Some(sent) = self.context_in(message.headers()) else {
+        let Some(sender_context) = self.context_in(message.headers()) else {
             return;
         };
-        let link = sent.span().span_context().clone();
-        if !self.own_trace[message.kind()] && !surrounded() {
+        let link = sender_context.span().span_context().clone();
+        if !self.own_trace[message.kind()] && !has_surrounding_span() {
             // This fails if the subscriber has no OpenTelemetry layer, or filters the span out.
-            let _ = span.set_parent(sent);
+            let _ = span.set_parent(sender_context);
         }
         span.add_link(link);
     }
@@ -72,8 +72,8 @@ impl Propagation {
     /// Links a span to the spans that sent these messages.
     pub(super) fn link<'a>(&self, messages: impl Iterator<Item = &'a Message>, span: &Span) {
         for message in messages {
-            if let Some(sent) = self.context_in(message.headers()) {
-                span.add_link(sent.span().span_context().clone());
+            if let Some(sender_context) = self.context_in(message.headers()) {
+                span.add_link(sender_context.span().span_context().clone());
             }
         }
     }
@@ -83,12 +83,12 @@ impl Propagation {
         if headers.is_empty() {
             return None;
         }
-        let nothing = OtelContext::new();
+        let no_context = OtelContext::new();
         let context = self.with_propagator(|propagator| {
-            propagator.extract_with_context(&nothing, &HeaderExtractor(headers))
+            propagator.extract_with_context(&no_context, &HeaderExtractor(headers))
         });
         let found = context.span().span_context().is_valid();
-        // Not logged with a global propagator, which may ignore a well-formed `traceparent`.
+        // A global propagator may ignore a well-formed `traceparent`, so nothing is logged for it.
         if !found && !self.global && headers.contains_key("traceparent") {
             tracing::debug!("a malformed `traceparent` is ignored");
         }
@@ -113,7 +113,7 @@ fn context_of(span: &Span) -> OtelContext {
 }
 
 /// Returns `true` if another span surrounds the call.
-fn surrounded() -> bool {
+fn has_surrounding_span() -> bool {
     context_of(&Span::none()).has_active_span()
 }
 
@@ -141,8 +141,8 @@ impl Injector for HeaderInjector<'_> {
                 // This fails if the map is full.
                 let _ = self.0.try_insert(name, value);
             }
-            // The new value is empty or invalid, so it is not sent. The header may have the value
-            // of an earlier context, so it is removed.
+            // An empty or invalid value is not sent. The header is removed, because it may have the
+            // value of an earlier context.
             Ok(_) | Err(_) => {
                 self.0.remove(name);
             }

@@ -103,7 +103,7 @@ impl<S: Source> Source for TraceSource<S> {
 
     async fn next(&mut self, max: usize) -> Result<Vec<Delivery<S::Settle>>, Error> {
         let deliveries = self.inner.next(max).await?;
-        self.report(&deliveries);
+        self.trace_batch(&deliveries);
         Ok(deliveries)
     }
 
@@ -118,7 +118,7 @@ impl<S: Source> Source for TraceSource<S> {
 
 impl<S: Source> TraceSource<S> {
     /// Makes the span of a batch, and ends it.
-    fn report(&self, deliveries: &[Delivery<S::Settle>]) {
+    fn trace_batch(&self, deliveries: &[Delivery<S::Settle>]) {
         let is_event = |delivery: &Delivery<_>| match &delivery.content {
             Ok(message) => message.kind() == Kind::Event,
             Err(_undecodable) => false,

@@ -84,7 +84,7 @@ where
             on_failure: layer.on_failure.clone(),
         });
         TraceFuture {
-            work: watch.over(|| inner.call(message)),
+            work: watch.observe(|| inner.call(message)),
         }
     }
 }
@@ -156,7 +156,7 @@ mod tests {
     use tower_test::mock;
 
     use super::*;
-    use crate::{observe::laws, trace::Operation};
+    use crate::{observe::assertions, trace::Operation};
 
     type Reports = Arc<Mutex<Vec<String>>>;
 
@@ -233,12 +233,12 @@ mod tests {
     #[tokio::test]
     async fn the_inner_services_readiness_and_its_error_pass_without_a_span() {
         let reports = Reports::default();
-        laws::readiness_and_its_error_pass(recording(TraceLayer::new(), &reports)).await;
+        assertions::readiness_and_its_error_pass(recording(TraceLayer::new(), &reports)).await;
         assert!(reports.lock().unwrap().is_empty());
     }
 
     #[tokio::test]
     async fn a_clone_has_no_reservation_and_a_drop_releases_one() {
-        laws::a_clone_has_no_reservation_and_a_drop_releases_one(TraceLayer::new()).await;
+        assertions::a_clone_has_no_reservation_and_a_drop_releases_one(TraceLayer::new()).await;
     }
 }
