@@ -79,6 +79,7 @@ impl Scripts {
     pub(super) fn learn(&mut self, source: &str) -> String {
         let hash = redis::Script::new(source).get_hash().to_owned();
         if !self.known.contains_key(&hash) {
+            // The comment that lists the keys begins with the title of the script.
             let lines: Vec<_> = source.lines().collect();
             let keys = lines
                 .iter()
