@@ -74,37 +74,39 @@ impl Exchange {
         &self.commands
     }
 
-    /// Confirms the settlements that the server has carried out, and returns the others.
+    /// Confirms the settlements that the server has carried out, and returns those that it has not
+    /// confirmed.
     pub(super) fn finish(self, settler: &Settler, mut responses: Vec<Value>) -> Vec<Settlement> {
-        let mut others = Vec::new();
+        let mut unconfirmed = Vec::new();
         let stored = responses.split_off(responses.len() - self.stored.len());
         for (call, response) in self.stored.into_iter().zip(stored) {
             if let Err((replies, _)) = call.finish(settler, response) {
-                others.extend(replies.into_iter().map(|it| it.map(Effect::Reply)));
+                unconfirmed.extend(replies.into_iter().map(|it| it.map(Effect::Reply)));
             }
         }
         let acknowledged = responses.split_off(responses.len() - self.acknowledged.len());
+        // If one command failed, all acknowledgements are tried again.
         if acknowledged.iter().any(|it| error::code(it).is_some()) {
-            others.extend(all(self.acknowledged));
-            return others;
+            unconfirmed.extend(settlements_of(self.acknowledged));
+            return unconfirmed;
         }
         // The first response answers the `PING`.
         for response in responses.into_iter().skip(1) {
             settler.note_published(response);
         }
         (self.acknowledged.into_iter()).for_each(|batch| settler.confirm_done(batch));
-        others
+        unconfirmed
     }
 
     /// Returns all settlements, for another attempt after the connection was lost.
     pub(super) fn into_settlements(self) -> Vec<Settlement> {
         let replies = self.stored.into_iter().flat_map(ReplyCall::into_replies);
         let stored = replies.map(|it| it.map(Effect::Reply));
-        all(self.acknowledged).chain(stored).collect()
+        settlements_of(self.acknowledged).chain(stored).collect()
     }
 }
 
-fn all(
+fn settlements_of(
     acknowledged: Vec<Vec<Settlement<Option<PublishedReply>>>>,
 ) -> impl Iterator<Item = Settlement> {
     let settlements = acknowledged.into_iter().flatten();
