@@ -388,7 +388,7 @@ impl Claimer {
                 .submit(Publish::new(&channel[..], &envelope), resend),
             ReplyRoute::Nowhere => return self.report.unanswerable(id),
         };
-        // The pipeline sends the command although nobody waits for its response.
+        // The pipeline sends the command even if no caller waits for its response.
         drop(response);
     }
 }

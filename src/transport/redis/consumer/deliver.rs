@@ -115,8 +115,8 @@ impl Deliverer {
             task: None,
             idempotency: None,
             turn: None,
-            // No slot is needed in an owned partition, which delivers inherited entries one at a
-            // time.
+            // An owned partition needs no slot for poison candidates: it delivers inherited entries
+            // one at a time.
             _poison: (self.order.is_none() && poison::is_candidate(deliveries))
                 .then(|| self.poison.guard()),
         };

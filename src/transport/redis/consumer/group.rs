@@ -37,7 +37,7 @@ pub(super) enum JoinResult {
     /// The group exists now. `others` are the other groups of the stream.
     Joined { others: Vec<String> },
     /// The group does not exist, no start position was chosen, and the stream has other groups.
-    Choose { others: Vec<String> },
+    StartNotChosen { others: Vec<String> },
     /// A key exists and is not a stream.
     NoStream { key: String, kind: String },
 }
@@ -57,7 +57,7 @@ impl JoinResult {
             }
             Some("choose") => {
                 let others = texts.collect();
-                Ok(Self::Choose { others })
+                Ok(Self::StartNotChosen { others })
             }
             Some("type") => match (texts.next(), texts.next()) {
                 (Some(key), Some(kind)) => Ok(Self::NoStream { key, kind }),
@@ -154,7 +154,7 @@ impl Membership {
         };
         match JoinResult::decode(response)? {
             JoinResult::Joined { others } => Ok(others),
-            JoinResult::Choose { others } => Err(Error::config(format!(
+            JoinResult::StartNotChosen { others } => Err(Error::config(format!(
                 "the group `{group}` does not exist yet, and the stream `{name}` has others ({}) whose \
                  history may be long; say where it starts: `.start(Start::Beginning)`, \
                  `.start(Start::End)` or `.start(Start::After(id))`",

@@ -39,8 +39,8 @@ const REAP_PERIOD: Duration = Duration::from_secs(30);
 /// A consumer that is silent for this long, and has nothing pending, is deleted.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
 
-/// Maintains the streams of one consumer. Makes the request of each tick, which is a periodic
-/// script call, and handles the results.
+/// Maintains the streams of one consumer. A *tick* is a periodic script call of the upkeep. This
+/// type makes the request of each tick, and handles the results.
 pub(super) struct Maintenance {
     pub(super) member: Arc<Member>,
     pub(super) streams: Arc<StreamSet>,

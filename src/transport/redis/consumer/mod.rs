@@ -23,9 +23,9 @@
 //! # Delivery guarantee
 //! A settlement is one atomic step on the server. It takes effect only if the entry is still
 //! pending for this consumer, so a late or repeated verdict changes nothing. Only a plain success
-//! (the verdict *done* without follow-ups, outside of owned partitions, on a message without a
-//! status record) takes effect in any case: the first worker that finishes acknowledges the entry
-//! and replies, even if the entry is pending for another worker now.
+//! takes effect in any case: the verdict *done* without follow-ups, outside of owned partitions,
+//! for a message without a status record. The first worker that finishes acknowledges the entry and
+//! replies, even if the entry is pending for another worker now.
 
 mod announcer;
 mod assignment;

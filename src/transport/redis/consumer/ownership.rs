@@ -365,6 +365,7 @@ impl Term {
         let mut response = array(response)?.into_iter();
         let first = response.next();
         let first = first.ok_or_else(|| unexpected("a term", "nothing"))?;
+        // The number of the new term, or 0 and the name of the other owner.
         let term = match u64::try_from(integer(&first)?) {
             Ok(0) | Err(_) => {
                 let owner = response.next().map(bytes).transpose()?.unwrap_or_default();

@@ -196,12 +196,12 @@ impl PrefetchBuffer {
             state.demand = max;
             self.wake(&state);
         }
-        let has_deliveries = async {
+        let wait_for_deliveries = async {
             while self.lock().ready.is_empty() {
                 self.arrived.notified().await;
             }
         };
-        let _ = timeout(STREAM_TURN_WAIT, has_deliveries).await;
+        let _ = timeout(STREAM_TURN_WAIT, wait_for_deliveries).await;
     }
 
     /// Stops all fetch tasks.
@@ -316,7 +316,7 @@ impl PrefetchWriter {
         let is_shared = state.fetches.len() > 1 && had_reserved && state.demand > 0;
         let has_some = !deliveries.is_empty();
         if state.ready.is_empty() {
-            // Converts in place, since moving hundreds of deliveries is measurable.
+            // Converts in place, since moving hundreds of deliveries takes measurable time.
             state.ready = deliveries.into();
         } else {
             state.ready.extend(deliveries);

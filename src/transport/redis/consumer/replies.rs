@@ -72,7 +72,7 @@ async fn store_part(settler: &Settler, batch: Vec<ReplySettlement>) {
     let several = batch.len() > 1;
     join_all(batch.into_iter().map(async |mut reply| {
         let mut refusal = None;
-        // The reply may have been refused because of another one.
+        // The server may have refused the call because of another reply.
         if several {
             match make_call(settler, vec![reply]).await {
                 Ok(()) => return,

@@ -193,6 +193,7 @@ impl SlotConsumer {
         let pauses = Arc::new(PauseSignal::new(blocked.clone()));
         let address = connector.address();
 
+        // Joins the group on all streams before their entries are read.
         group.join_streams(&streams).await?;
         let policy = settings.streams.as_ref().map(|set| set.policy);
         let schedule = StreamSchedule::new(policy.unwrap_or_default());

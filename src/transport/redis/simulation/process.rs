@@ -78,7 +78,7 @@ impl ProcessContext {
             let redis = self.connect(&upkeep).await;
             let redis = match scenario.streams {
                 1 => redis.stream(STREAMS[0]),
-                several => redis.streams(scenario.policy.set_of(several)),
+                several => redis.streams(scenario.policy.stream_set(several)),
             };
             let redis = redis
                 .group(group_name(group))

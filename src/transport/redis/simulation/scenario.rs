@@ -48,7 +48,7 @@ pub(super) enum Policy {
 
 impl Policy {
     /// Returns the set of streams that the workers serve.
-    pub(super) fn set_of(self, streams: usize) -> Streams {
+    pub(super) fn stream_set(self, streams: usize) -> Streams {
         let names = STREAMS[..streams].iter().copied();
         match self {
             Self::InTurn => Streams::in_turn(names),
@@ -233,6 +233,7 @@ impl Scenario {
         if work_rng.bool() {
             add_work(&mut jobs, groups, lease, &mut work_rng);
         }
+        // Faults of workers, of the network and of the server.
         let workers = groups * workers_per_group;
         let faults = (0..rng.usize(1..14)).map(|_| {
             (
@@ -241,6 +242,7 @@ impl Scenario {
             )
         });
         let mut faults: Vec<_> = faults.collect();
+        // With several streams, also faults of single streams.
         let refusals = if streams == 1 {
             0
         } else {
@@ -255,6 +257,7 @@ impl Scenario {
             };
             faults.push((stream_rng.u64(..faults_until), fault));
         }
+        // One scenario in three has failovers.
         let failovers = match failover_rng.u8(..3) {
             0 => failover_rng.usize(1..4),
             _ => 0,
@@ -271,6 +274,7 @@ impl Scenario {
                 faults.push((at.saturating_sub(before), Fault::ClockStep { by }));
             }
         }
+        // Only a cluster sends notices of written streams.
         let notices = match is_cluster {
             true => failover_rng.usize(..6),
             false => 0,

@@ -115,7 +115,7 @@ pub(super) struct Fetch {
     set: ReadSet,
     connection: Option<BlockingConnection>,
     /// Set once a connection was made.
-    connected: bool,
+    has_connected: bool,
     /// Set if the next read must not block, since there may be entries already.
     ///
     /// With one stream, the flag is set while the retry stream may have more entries. The retry
@@ -124,14 +124,14 @@ pub(super) struct Fetch {
     poll_first: bool,
     /// Set from a refused read of several streams until the stream that caused the refusal is
     /// found.
-    refused: bool,
+    finding_refused_stream: bool,
     /// Set if the last read returned as many entries as requested, so that there are probably more.
     was_full: bool,
     /// Set if the entries that were fetched last were recovered, not read.
-    recovered: bool,
+    fetched_by_recovery: bool,
     /// Set if the entries that were fetched last were recovered or claimed, so that there may be
     /// more of them.
-    recovered_or_claimed: bool,
+    fetched_by_recovery_or_claim: bool,
     /// The read that was sent before the entries of the last read were handled.
     ahead: Option<AheadRead>,
     /// Until this time reads do not wait for settlements.
@@ -215,12 +215,12 @@ impl Fetch {
             set,
             parts,
             connection: None,
-            connected: false,
+            has_connected: false,
             poll_first: true,
-            refused: false,
+            finding_refused_stream: false,
             was_full: false,
-            recovered: false,
-            recovered_or_claimed: false,
+            fetched_by_recovery: false,
+            fetched_by_recovery_or_claim: false,
             ahead: None,
             no_waits_until: None,
             inherits_at: Instant::now(),
@@ -307,7 +307,7 @@ impl Fetch {
     fn put(&self, deliveries: Vec<Delivery<RedisSettle>>) {
         let FetchParts { buffer, woken, .. } = &self.parts;
         match woken {
-            Some(_) if self.recovered_or_claimed => {
+            Some(_) if self.fetched_by_recovery_or_claim => {
                 buffer.put_and_expect(deliveries, ExpectedEntries::Many)
             }
             Some(woken) => buffer.put_and_expect(deliveries, woken.expected()),
@@ -341,7 +341,7 @@ impl Fetch {
         entries: Vec<Entry>,
         sent_at: Instant,
     ) -> Vec<Delivery<RedisSettle>> {
-        let recovered = std::mem::take(&mut self.recovered);
+        let recovered = std::mem::take(&mut self.fetched_by_recovery);
         let FetchParts {
             deliverer,
             order,
@@ -455,7 +455,7 @@ impl Fetch {
         let Some(order) = self.parts.order.clone() else {
             return Ok(entries);
         };
-        if entries.is_empty() || self.recovered || now > self.late_reads_until {
+        if entries.is_empty() || self.fetched_by_recovery || now > self.late_reads_until {
             return Ok(entries);
         }
         self.inherits_at = now;
@@ -480,8 +480,8 @@ impl Fetch {
         let max = self.max_per_read().min(PAGE_LEN);
         match self.parts.recovery.recover(max).await {
             Ok(entries) => {
-                self.recovered = true;
-                self.recovered_or_claimed = !entries.is_empty();
+                self.fetched_by_recovery = true;
+                self.fetched_by_recovery_or_claim = !entries.is_empty();
                 let found = self.deliver(entries, sent_at).await;
                 self.put(found);
             }
@@ -493,7 +493,7 @@ impl Fetch {
     /// else new entries.
     async fn fetch(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         self.was_full = false;
-        self.recovered_or_claimed = false;
+        self.fetched_by_recovery_or_claim = false;
         self.pause_count = self.parts.pauses.change_count();
         if self.set.is_paused() {
             let longest = self.parts.member.max_block();
@@ -515,8 +515,8 @@ impl Fetch {
             let room = room.min(self.max_per_read());
             let lost = self.parts.recovery.recover(room).await?;
             if !lost.is_empty() {
-                self.recovered = true;
-                self.recovered_or_claimed = true;
+                self.fetched_by_recovery = true;
+                self.fetched_by_recovery_or_claim = true;
                 return Ok(lost);
             }
         }
@@ -526,7 +526,7 @@ impl Fetch {
             Some(_) => Vec::new(),
         };
         if !claimed.is_empty() {
-            self.recovered_or_claimed = true;
+            self.fetched_by_recovery_or_claim = true;
             return Ok(claimed);
         }
         match self.parts.group_limit {
@@ -675,23 +675,23 @@ impl Fetch {
         let keys: Vec<_> = keys.collect();
         match self.await_entries(1, longest, &keys).await {
             Ok(entries) => {
-                self.refused = false;
+                self.finding_refused_stream = false;
                 self.poll_first = !entries.is_empty()
                     || self.set.is_too_large_to_block()
                     || !self.set.to_try_again().is_empty();
                 Ok(entries)
             }
             // One of the streams caused the error. The script finds this stream.
-            Err(error) if error.is_refused() && !self.refused => {
+            Err(error) if error.is_refused() && !self.finding_refused_stream => {
                 self.poll_first = true;
-                self.refused = true;
+                self.finding_refused_stream = true;
                 Ok(Vec::new())
             }
             // After the back-off the streams are read as if there was no error, since the next
             // error may have another cause.
             Err(error) => {
                 self.poll_first = true;
-                self.refused = false;
+                self.finding_refused_stream = false;
                 Err(error)
             }
         }
@@ -929,6 +929,7 @@ impl Fetch {
         command: &ReadCommand,
         block: Option<Duration>,
     ) -> Result<Vec<Entry>, Error> {
+        // A connection that several slots share.
         if let Some(woken) = &self.parts.woken {
             let response = woken.read(&command.cmd, command.script());
             let response = tokio::select! {
@@ -943,7 +944,7 @@ impl Fetch {
         }
         if self.connection.is_none() {
             self.connection = Some(self.connect().await?);
-            if std::mem::replace(&mut self.connected, true) {
+            if std::mem::replace(&mut self.has_connected, true) {
                 self.parts.report.counters.reconnects.increment();
             }
         }
@@ -962,6 +963,7 @@ impl Fetch {
             }
             parts.buffer.set_reading(true);
         }
+        // Waits for the response. `end_overrun` ends a read that blocks for too long.
         let limit = block.unwrap_or_default() + GRACE;
         let progress = connection.inner.progress();
         let encoded = command.cmd.get_packed_command();
@@ -1049,7 +1051,7 @@ impl Fetch {
             }
         };
         if !order.is_empty() && (!failed.is_empty() || !entries.is_empty()) {
-            self.refused = false;
+            self.finding_refused_stream = false;
         }
         for (number, error) in failed {
             if let Some(index) = order.get(number) {

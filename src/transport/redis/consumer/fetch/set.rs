@@ -49,9 +49,9 @@ pub(super) struct ReadSet {
 }
 
 /// Chooses between the script and plain reads. The script reads all streams in the order of the
-/// policy. A plain read is one command, which reads some of the active streams, and costs the
-/// server several times less. While plain reads return at least half as many entries as the script,
-/// the script is called only once after every [`MAX_PLAIN_READS`] plain reads.
+/// policy. A plain read is one command, which reads some of the active streams. It costs the server
+/// several times less than the script. While plain reads return at least half as many entries as
+/// the script, the script is called only once after every [`MAX_PLAIN_READS`] plain reads.
 ///
 /// A plain read takes a portion of each stream. While reads return all that they request, the
 /// streams have a backlog, and the portions grow: larger portions of fewer streams need fewer
@@ -284,9 +284,9 @@ impl ReadSet {
         Some((cmd, order))
     }
 
-    /// Makes a plain read of the active streams that are furthest behind. Each stream has the same
-    /// limit: at least a portion, if there is room. Returns the read, and the sum of the limits.
-    /// `None` if the script should be called instead.
+    /// Makes a plain read of the first active streams in the order of their turns. Each stream has
+    /// the same limit: at least a portion, if there is room. Returns the read, and the sum of the
+    /// limits. `None` if the script should be called instead.
     pub(super) fn plain_command(&self, member: &Member, room: usize) -> Option<(Cmd, usize)> {
         if !self.plain.are_worth_it() || Mechanism::PlainReads.is_off() {
             return None;

@@ -227,7 +227,7 @@ impl Ledger {
         let lost = history.lost_at.get(&worker).copied();
         let holds =
             (history.location.as_ref()).is_some_and(|location| location.is_pending_for(&consumer));
-        self.on_both(group, job, |history| {
+        self.change_both_histories(group, job, |history| {
             history.starts += 1;
             history.results.remove(&worker);
             history.doubtful.remove(&worker);
@@ -297,7 +297,7 @@ impl Ledger {
         // A worker discards the result of a handler that lost its lease. If the ledger recorded the
         // result, it would count for a later delivery of the job to the same worker.
         let counts = run.is_some_and(|run| !run.lease.is_lost());
-        self.on_both(group, job, |history| {
+        self.change_both_histories(group, job, |history| {
             history.succeeded |= result == HandlerResult::Done;
             if counts {
                 history.results.insert(worker, result);

@@ -42,7 +42,7 @@ impl Ledger {
 
     /// Changes the history of a job on the server and on the replica. A failover does not undo what
     /// a process has done.
-    pub(super) fn on_both(
+    pub(super) fn change_both_histories(
         &mut self,
         group: usize,
         job: JobId,

@@ -21,7 +21,7 @@ impl Ledger {
         let process = self.workers.get_mut(&worker).expect("it has a delivery");
         process.last_handler_end = now;
         let group = process.group;
-        self.on_both(group, job, |history| {
+        self.change_both_histories(group, job, |history| {
             history.results.insert(worker, result);
         });
     }

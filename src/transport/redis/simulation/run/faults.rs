@@ -10,7 +10,7 @@ use super::{
         scenario::Fault,
         server::ClientId,
     },
-    FailOver, Simulation, Slot,
+    FailOver, Simulation, WorkerSlot,
 };
 use crate::sync::lock;
 
@@ -96,7 +96,7 @@ impl Simulation {
                 self.armed.push(fault);
             }
             Fault::ClockStep { by } => {
-                self.skew += by;
+                self.clock_skew += by;
                 lock(&self.ledger).server_clock_stepped(by);
             }
             Fault::FailOver {
@@ -162,7 +162,7 @@ impl Simulation {
             network.refuse_until(until);
         }
         self.server.fail_over();
-        self.skew += failover.clock;
+        self.clock_skew += failover.clock;
         self.buffers.clear();
         self.held_command = None;
     }
@@ -226,7 +226,7 @@ impl Simulation {
     }
 }
 
-impl Slot {
+impl WorkerSlot {
     /// Tells the process to shut down gracefully.
     pub(super) fn shut_down(&self, ledger: &Mutex<Ledger>) {
         self.stop.send_replace(true);

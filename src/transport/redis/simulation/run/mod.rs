@@ -44,7 +44,7 @@ struct Simulation {
     rng: Rng,
     now: u64,
     /// The difference of the server's wall clock from the simulation's clock.
-    skew: i64,
+    clock_skew: i64,
     server: Server,
     /// Bytes that have arrived at the server: incomplete commands, and commands that wait for the
     /// end of a blocked read.
@@ -53,7 +53,7 @@ struct Simulation {
     ledger: Arc<Mutex<Ledger>>,
     context: ProcessContext,
     senders: Vec<Node>,
-    slots: Vec<Slot>,
+    slots: Vec<WorkerSlot>,
     /// Dead processes whose machines are lost. The server keeps their connections.
     unnoticed: BTreeSet<ProcessId>,
     next_worker: ProcessId,
@@ -76,7 +76,7 @@ struct FailOver {
 }
 
 /// A place for one worker. When a worker has ended, the next one starts in its slot.
-struct Slot {
+struct WorkerSlot {
     group: usize,
     worker: ProcessId,
     node: Option<Node>,
@@ -86,7 +86,7 @@ struct Slot {
 }
 
 /// Counts the command that has just run, if it may have moved a job.
-fn note_write(failover: &mut Option<FailOver>, server: &Server) {
+fn count_write(failover: &mut Option<FailOver>, server: &Server) {
     if let Some(failover) = failover.as_mut().filter(|_| server.data.changed) {
         failover.writes = failover.writes.saturating_sub(1);
     }
@@ -130,7 +130,7 @@ impl Simulation {
             Node::start(0, |upkeep| sender.send(upkeep))
         });
         let senders = senders.collect();
-        let slots = (0..scenario.groups * scenario.workers_per_group).map(|slot| Slot {
+        let slots = (0..scenario.groups * scenario.workers_per_group).map(|slot| WorkerSlot {
             group: slot % scenario.groups,
             // No worker has started yet.
             worker: ProcessId::MAX,
@@ -145,7 +145,7 @@ impl Simulation {
             scenario,
             rng,
             now: 0,
-            skew: 0,
+            clock_skew: 0,
             server,
             buffers: Default::default(),
             network,
@@ -230,14 +230,14 @@ impl Simulation {
             lock(&self.network).next_arrival(self.now),
             self.server
                 .next_timeout()
-                .map(|at| at.saturating_sub(EPOCH.saturating_add_signed(self.skew))),
+                .map(|at| at.saturating_sub(EPOCH.saturating_add_signed(self.clock_skew))),
         ];
         let next = next.into_iter().flatten().min().unwrap_or(u64::MAX);
         self.now = next.clamp(self.now + 1, self.now + MAX_STEP);
         if let Some(failover) = self.failover.take_if(|it| it.writes == 0) {
             self.fail_over(failover);
         }
-        self.server.data.now = (EPOCH + self.now).saturating_add_signed(self.skew);
+        self.server.data.now = (EPOCH + self.now).saturating_add_signed(self.clock_skew);
         lock(&self.ledger).now = self.now;
         let now = self.now;
         let unreadable = &mut self.server.data.unreadable;
@@ -344,7 +344,7 @@ impl Simulation {
         }
         let reply = self.server.execute(client, args);
         let purpose = self.server.purpose(args);
-        note_write(&mut self.failover, &self.server);
+        count_write(&mut self.failover, &self.server);
         ledger.record_locations(&mut self.server.data, owner, purpose);
         let read = std::mem::take(&mut self.server.data.entries_read);
         if read > 0 {
@@ -366,7 +366,7 @@ impl Simulation {
             let read = std::mem::take(&mut self.server.data.entries_read);
             if let Some(owner) = lock(&self.network).owner(client) {
                 let mut ledger = lock(&self.ledger);
-                note_write(&mut self.failover, &self.server);
+                count_write(&mut self.failover, &self.server);
                 ledger.record_locations(&mut self.server.data, owner, Purpose::Other);
                 if read > 0 {
                     ledger.record_read(&self.server.data, owner, read, None);

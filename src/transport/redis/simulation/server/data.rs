@@ -48,7 +48,7 @@ pub(super) struct Replica {
 }
 
 /// The commands that may change the location of a job.
-const CHANGES: [&[u8]; 10] = [
+const MOVING_COMMANDS: [&[u8]; 10] = [
     b"XADD", b"XDEL", b"XACK", b"XCLAIM", b"XTRIM", b"ZADD", b"ZREM", b"HSET", b"HDEL", b"XGROUP",
 ];
 
@@ -64,7 +64,7 @@ impl Data {
             self.remove(&key);
         }
         let name = args[0].to_ascii_uppercase();
-        self.changed |= CHANGES.contains(&&name[..]);
+        self.changed |= MOVING_COMMANDS.contains(&&name[..]);
         match (&name[..], &args[1..]) {
             (b"TIME", []) => Ok(Reply::List(vec![
                 Reply::bulk((now / 1000).to_string()),

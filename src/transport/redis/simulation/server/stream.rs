@@ -49,14 +49,14 @@ pub(in super::super) struct Stream {
 #[derive(Debug, Clone, Default)]
 pub(in super::super) struct Group {
     pub(in super::super) last_delivered_id: Id,
-    pub(in super::super) pending: BTreeMap<Id, Pending>,
+    pub(in super::super) pending: BTreeMap<Id, PendingEntry>,
     /// The consumers, each with the time at which it was last seen.
     pub(in super::super) consumers: BTreeMap<Vec<u8>, u64>,
 }
 
 /// An entry that was delivered and not acknowledged.
 #[derive(Debug, Clone)]
-pub(in super::super) struct Pending {
+pub(in super::super) struct PendingEntry {
     pub(in super::super) consumer: Vec<u8>,
     /// The time of the last delivery, claim or renewal, in milliseconds.
     pub(in super::super) since: u64,
@@ -105,7 +105,7 @@ impl Stream {
             group.last_delivered_id = **id;
             group.pending.insert(
                 **id,
-                Pending {
+                PendingEntry {
                     consumer: consumer.to_vec(),
                     since: now,
                     deliveries: 1,
