@@ -223,7 +223,7 @@ impl Connection {
 
     /// Polls the next value: a response or a push.
     fn poll_value(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
-        // A server may write an error and close the connection, and then writes fail. So all values
+        // If a server writes an error and closes the connection, further writes fail. So all values
         // that can be read, such as that error, are returned before the error of the write.
         let write_result = self.write(cx);
         loop {

@@ -1,7 +1,7 @@
 //! A connection with subscriptions.
 //!
-//! It sends a *probe* every few seconds. Only a missing response shows that a connection is half
-//! open, and only the response to a `ROLE` shows that the server was demoted.
+//! The connection sends a *probe* every few seconds. Only a missing response shows that a
+//! connection is half open, and only the response to a `ROLE` shows that the server was demoted.
 
 use std::{
     collections::VecDeque,

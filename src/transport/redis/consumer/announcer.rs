@@ -62,7 +62,7 @@ struct AnnouncedStream {
     answered_question: Bytes,
 }
 
-/// The part of a tick on one stream that concerns the worker.
+/// The worker's part of a tick on one stream.
 #[derive(Debug, Default)]
 pub(super) struct WorkerStep {
     /// The revision of the announcement that this tick stores. `None` if the stored one is current.
@@ -73,7 +73,7 @@ pub(super) struct WorkerStep {
     pub(super) counts: Option<MinuteCounts>,
 }
 
-/// The arguments of a tick that concern the worker.
+/// The worker's arguments of a tick.
 #[derive(Debug, Default)]
 pub(super) struct Announcement {
     pub(super) worker: String,
@@ -83,8 +83,8 @@ pub(super) struct Announcement {
     pub(super) kept: u64,
 }
 
-/// The results of a tick on one stream that concern the worker. Each result is an error text if its
-/// part of the tick failed.
+/// The worker's results of a tick on one stream. Each result is an error text if its part of the
+/// tick failed.
 #[derive(Debug)]
 pub(super) struct WorkerTick {
     /// The first value is `true` if the worker's announcement exists. The second is the question to

@@ -64,8 +64,8 @@ impl BlockedRead {
     /// returns: the caller drops the future when the read has its response.
     ///
     /// Redis 7.2.0 to 7.2.3 restart the `BLOCK` whenever another reader takes the awaited entry
-    /// (<https://github.com/redis/redis/pull/12998>). The connection is not lost then: the server
-    /// responds after a `CLIENT UNBLOCK`.
+    /// (<https://github.com/redis/redis/pull/12998>). In that case the connection is not lost: the
+    /// server responds after a `CLIENT UNBLOCK`.
     pub(super) async fn end_overrun(&self, connection: i64, block: Duration) -> Infallible {
         sleep(block).await;
         loop {

@@ -156,14 +156,14 @@ impl EventGaps {
         self.state.add_lost(count);
     }
 
-    /// Reports that `count` subscriptions are restored after a gap of length `missed`.
-    pub(super) fn end(&self, count: usize, missed: Duration) {
+    /// Reports that `count` subscriptions are restored after a gap of this length.
+    pub(super) fn end(&self, count: usize, gap: Duration) {
         self.counters.reconnects.increment();
         tracing::warn!(
-            gap = ?missed,
+            gap = ?gap,
             "subscribed to the events again; those published in between are lost"
         );
         self.state.remove_lost(count);
-        self.on_gap.call(missed);
+        self.on_gap.call(gap);
     }
 }

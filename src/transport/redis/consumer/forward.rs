@@ -4,7 +4,7 @@
 //! delivery. So that step adds the task to the outbox of the delivery's stream. Any worker of that
 //! stream then sends the task with an idempotency key, and deletes it from the outbox once the
 //! server has confirmed it. If the worker crashes in between, another worker sends the task again
-//! and deletes it. The key prevents a second copy on the target stream.
+//! and deletes it. The idempotency key prevents a second copy on the target stream.
 
 use std::{
     sync::Arc,

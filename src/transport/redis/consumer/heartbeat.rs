@@ -196,7 +196,7 @@ struct ObservedCounters {
     /// The time at which this member's last confirmed heartbeat was sent. `None` before the first
     /// one, and while this member considers itself dead.
     last_confirmed: Option<Instant>,
-    /// As [`LiveMembers::deaths`].
+    /// See [`LiveMembers::deaths`].
     deaths: u64,
 }
 

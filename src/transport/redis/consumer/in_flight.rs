@@ -55,8 +55,8 @@ struct InFlightEntry {
     /// Set before the settlement is sent. From then on, a missing pending entry does not mean that
     /// the lease is lost: the settlement itself may have removed the entry.
     is_settling: bool,
-    /// The id of the task, if its status is recorded. Each tick renews the lease of such a task,
-    /// because the renewal detects that the task was cancelled.
+    /// The id of the task, if its status is recorded. Each tick of the upkeep renews the lease of
+    /// such a task, because the renewal detects that the task was cancelled.
     task: Option<Box<str>>,
 }
 

@@ -26,7 +26,8 @@ const MAX_HANDLING: Duration = Duration::from_micros(200);
 /// The settlements for which the fetch waits.
 #[derive(Default)]
 pub(super) struct LastRead {
-    /// Set while the fetch waits. Checked before `gathering` is locked, to save the lock.
+    /// Set while the fetch waits. Checked first, because it is cheaper than the lock of
+    /// `gathering`.
     is_open: AtomicBool,
     gathering: Mutex<Option<Gathering>>,
     /// Notified when all settlements have come.

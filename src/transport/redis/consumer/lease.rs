@@ -74,7 +74,7 @@ impl LeaseRenewer {
         DueLeases(self.in_flight.due_for_renewal(self.member.lease / 3))
     }
 
-    /// Records the leases that a tick has renewed, and renews the rest.
+    /// Records the leases that a tick of the upkeep has renewed, and renews the rest.
     pub(super) async fn ticked(
         &self,
         server: &UpkeepConnection,

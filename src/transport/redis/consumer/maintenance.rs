@@ -164,8 +164,9 @@ impl Maintenance {
         promoted.moved >= MOVED_AT_ONCE as u64 || next == Some(Duration::ZERO)
     }
 
-    /// Makes the request of the next tick. The request includes all streams for which `renews`
-    /// returns `true`, and maintains at most [`MAX_MAINTAINED`] streams, in turn.
+    /// Makes the request of the next tick. The request maintains at most [`MAX_MAINTAINED`]
+    /// streams; the others follow in the next ticks. It also includes each stream for which
+    /// `renews` returns `true`.
     pub(super) fn request(&mut self, renews: impl Fn(&ServedStream) -> bool) -> TickRequest {
         let streams = self.streams.all();
         if self.schedule.last_runs.len() > streams.len() {

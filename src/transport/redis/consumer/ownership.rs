@@ -67,15 +67,15 @@ pub(super) struct OwnershipParts {
     pub(super) stop_signals: StopSignals,
 }
 
-/// Follows the members of the group for one worker. Begins and ends terms of this worker as the
-/// assignment of the partitions changes.
+/// Follows the changes of the group's members for one worker. Begins and ends terms of this worker
+/// as the assignment of the partitions changes.
 pub(super) struct Ownership {
-    partitions: Arc<Mutex<OwnedPartitions>>,
+    partitions: Arc<Mutex<AllPartitions>>,
     follow_task: JoinHandle<()>,
 }
 
 /// All partitions of the stream, each with its state for this worker.
-struct OwnedPartitions {
+struct AllPartitions {
     parts: OwnershipParts,
     partitions: Vec<Partition>,
     missing_owners: MissingOwners,
@@ -128,7 +128,7 @@ impl Ownership {
             to_be_freed: false,
             not_before: None,
         };
-        let partitions = Arc::new(Mutex::new(OwnedPartitions {
+        let partitions = Arc::new(Mutex::new(AllPartitions {
             parts,
             partitions: keys.into_iter().map(partition).collect(),
             missing_owners: MissingOwners::default(),
@@ -170,7 +170,7 @@ impl Ownership {
     /// Waits until all verdicts so far are settled, frees the partitions, and stops the heartbeats.
     pub(super) async fn close(&self) -> Result<(), Error> {
         let mut partitions = self.partitions.lock().await;
-        let OwnedPartitions {
+        let AllPartitions {
             parts, partitions, ..
         } = &mut *partitions;
         let left = partitions.iter_mut().map(async |partition| {
@@ -211,7 +211,7 @@ impl Partition {
     }
 }
 
-impl OwnedPartitions {
+impl AllPartitions {
     /// Begins and ends terms to match the assignment among the live members. If the group has
     /// considered this member dead since the last call, abandons all its terms first.
     async fn follow(&mut self, members: &LiveMembers) {

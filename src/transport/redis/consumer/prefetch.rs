@@ -67,7 +67,7 @@ struct PrefetchState {
 }
 
 /// The maximum demand that a task reserves if it expects [`Some`](ExpectedEntries::Some) entries,
-/// or if the tasks have weights. It is small, so that several tasks can read at the same time.
+/// or if the tasks have weights. Small, so that several tasks can read at the same time.
 const SMALL_RESERVATION: usize = 16;
 
 /// The deliveries that the next read of a fetch task will probably return.

@@ -18,8 +18,8 @@ use crate::{
     transport::redis::{response::integer, scripts},
 };
 
-/// A stream that was not registered again within this time may be retired. Senders register every
-/// 30 s.
+/// A stream that was not registered again within this time may be retired. Senders register their
+/// streams every 30 s.
 const UNUSED_AFTER: Duration = Duration::from_secs(90);
 /// The time between two reads of the whole registry. In between, only new registrations are read.
 const FULL_READ_PERIOD: Duration = Duration::from_secs(30);

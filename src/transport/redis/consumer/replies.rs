@@ -1,5 +1,5 @@
-//! Stores replies to reliable requests. Each batch of replies is stored and acknowledged by one
-//! script call.
+//! Stores replies to reliable requests. One script call stores a batch of replies and acknowledges
+//! their requests.
 
 use std::sync::Arc;
 

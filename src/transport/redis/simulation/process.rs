@@ -224,8 +224,8 @@ impl ProcessContext {
 
     /// Runs a sender: sends its jobs one after the other, and waits for each.
     ///
-    /// It never sends two jobs at the same time, because the order in which tokio wakes several
-    /// waiters does not follow from the seed.
+    /// The sender never sends two jobs at the same time, because the order in which tokio wakes
+    /// several waiters does not follow from the seed.
     pub(super) async fn send(self, upkeep: Handle) {
         let client = self.connect(&upkeep).await.group(group_name(0));
         let client = Client::new(client).request_timeout(REQUEST_TIMEOUT);

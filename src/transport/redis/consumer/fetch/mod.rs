@@ -489,8 +489,8 @@ impl Fetch {
         }
     }
 
-    /// Fetches entries for a demand of `room`: lost entries, or else entries of other consumers, or
-    /// else new entries.
+    /// Fetches entries for a demand of `room`. Tries lost entries first, then entries of other
+    /// consumers, then new entries.
     async fn fetch(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         self.was_full = false;
         self.fetched_by_recovery_or_claim = false;
@@ -639,8 +639,7 @@ impl Fetch {
         Ok(entries)
     }
 
-    /// Reads several streams. Does not block as long as reads return entries. After that, one read
-    /// blocks on the streams.
+    /// Reads several streams. A read blocks only after a read without entries.
     async fn read_set(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         let max_block = self.parts.member.max_block();
         if self.poll_first {
@@ -747,7 +746,7 @@ impl Fetch {
         if pauses.change_count() != self.pause_count {
             return;
         }
-        // Leaves the demand to other slots during the wait.
+        // Leaves the demand to the fetches of other slots during the wait.
         buffer.put(Vec::new());
         buffer.set_reading(true);
         tokio::select! {
@@ -824,7 +823,7 @@ impl Fetch {
             }
         };
         self.parts.reading.end(true);
-        // Leaves the demand to other slots during the wait.
+        // Leaves the demand to the fetches of other slots during the wait.
         self.parts.buffer.put(Vec::new());
         tokio::select! {
             biased;

@@ -333,7 +333,8 @@ impl Ledger {
         self.clock_step = (self.now, by.unsigned_abs());
     }
 
-    /// Records a job before it is sent. It must not start before `due`, nor after its deadline.
+    /// Records a job before it is sent. The job must not start before `due`, nor after its
+    /// deadline.
     pub(super) fn job_sending(&mut self, job: JobId, due: u64, deadline: Option<u64>) {
         let known_by_workers = self.now >= self.clock_step.0 + 15_000;
         let slack = if known_by_workers {

@@ -14,7 +14,8 @@ impl Ledger {
         self.replica = None;
     }
 
-    /// Records that the replica was promoted. Jobs are again where they were when it stopped.
+    /// Records that the replica was promoted. Jobs are again where they were when the replica
+    /// stopped.
     pub(in super::super) fn failed_over(&mut self) {
         let replica = self.replica.take().expect("the replica has stopped");
         let primary = std::mem::replace(&mut self.queues, replica);

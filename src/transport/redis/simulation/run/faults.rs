@@ -235,7 +235,7 @@ impl WorkerSlot {
         }
     }
 
-    /// Kills the process. Another one starts at `restart_at`.
+    /// Kills the process. Another process starts at `restart_at`.
     pub(super) fn crash(&mut self, restart_at: u64, ledger: &Mutex<Ledger>) {
         if self.node.take().is_some() {
             let mut ledger = lock(ledger);

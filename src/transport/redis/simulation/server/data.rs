@@ -28,7 +28,7 @@ pub(in super::super) struct Data {
     expiries: BTreeMap<Vec<u8>, u64>,
     /// Set when a command may have changed the location of a job.
     pub(in super::super) changed: bool,
-    /// The streams that were written since the server last took them.
+    /// The streams that were written since the last call of `Server::take_notices`.
     pub(super) written: BTreeSet<Vec<u8>>,
     /// Set when a reply could not be stored, because the client's stream of replies is missing.
     pub(in super::super) reply_dropped: bool,
@@ -251,7 +251,7 @@ fn run_sorted_set_command(members: &mut BTreeMap<Vec<u8>, f64>, name: &[u8], arg
             members.retain(|_, score| *score > max);
             Reply::count(before - members.len())
         }
-        // A list is never as long as Campanile's limit here.
+        // In a simulation, no sorted set reaches the limit at which Campanile trims it.
         (b"ZREMRANGEBYRANK", [_, _]) => Reply::Int(0),
         (b"ZRANGEBYSCORE", [min, max, _, _, count]) => {
             let (max, count): (f64, usize) = (number(max)?, number(count)?);
