@@ -74,7 +74,7 @@ impl Redis {
     }
 }
 
-/// The maximum horizon. The script could not represent every longer horizon in milliseconds.
+/// The maximum horizon. The script cannot represent all longer horizons in milliseconds.
 const LONGEST_HORIZON: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Decodes the response of the script `BACKLOG`.

@@ -61,8 +61,8 @@ enum Element {
 impl Decoder {
     /// Decodes the next value. Returns `None` if it is incomplete. After an error the input cannot
     /// be decoded any further.
-    pub(super) fn decode(&mut self, read: &mut BytesMut) -> RedisResult<Option<Value>> {
-        while let Some(element) = element(read)? {
+    pub(super) fn decode(&mut self, input: &mut BytesMut) -> RedisResult<Option<Value>> {
+        while let Some(element) = decode_element(input)? {
             let mut value = match element {
                 Element::Value(value) => value,
                 Element::Start(kind, missing) if missing > 0 => {
@@ -116,29 +116,29 @@ impl Aggregate {
 }
 
 /// Decodes the next element. Returns `None` if it is incomplete.
-fn element(read: &mut BytesMut) -> RedisResult<Option<Element>> {
-    let Some(&kind) = read.first() else {
+fn decode_element(input: &mut BytesMut) -> RedisResult<Option<Element>> {
+    let Some(&kind) = input.first() else {
         return Ok(None);
     };
-    let (aggregate, each) = match kind {
-        b'$' | b'=' | b'!' => return string(kind, read),
+    let (aggregate, values_per_element) = match kind {
+        b'$' | b'=' | b'!' => return decode_string(kind, input),
         b'*' | b'~' => (Aggregate::Array, 1),
         b'>' => (Aggregate::Push, 1),
         b'%' => (Aggregate::Map, 2),
         b'|' => (Aggregate::Attribute, 2),
-        _ => return line(kind, read),
+        _ => return decode_line(kind, input),
     };
-    let Some((length, end)) = length(read)? else {
+    let Some((length, end)) = decode_length(input)? else {
         return Ok(None);
     };
     let element = match length {
         None => Element::Value(Value::Nil),
         Some(length) => {
-            let elements = length.checked_mul(each);
+            let elements = length.checked_mul(values_per_element);
             Element::Start(aggregate, elements.ok_or_else(|| malformed(TOO_LONG))?)
         }
     };
-    read.advance(end);
+    input.advance(end);
     Ok(Some(element))
 }
 
@@ -146,38 +146,38 @@ const TOO_LONG: &str = "a length is too large";
 
 /// Decodes a line with a length. Returns the length and the end of the line. The length is `None`
 /// for a RESP2 null. Returns `None` if the line is incomplete.
-fn length(read: &[u8]) -> RedisResult<Option<(Option<usize>, usize)>> {
+fn decode_length(input: &[u8]) -> RedisResult<Option<(Option<usize>, usize)>> {
     const NULL: &[u8] = b"-1\r\n";
     let mut length = 0_usize;
-    for (at, &byte) in read.iter().enumerate().take(MAX_LENGTH_LINE).skip(1) {
+    for (at, &byte) in input.iter().enumerate().take(MAX_LENGTH_LINE).skip(1) {
         match byte {
             b'0'..=b'9' => {
                 let digit = usize::from(byte - b'0');
                 let longer = length.checked_mul(10).and_then(|it| it.checked_add(digit));
                 length = longer.ok_or_else(|| malformed(TOO_LONG))?;
             }
-            b'\r' if at > 1 => match read.get(at + 1) {
+            b'\r' if at > 1 => match input.get(at + 1) {
                 Some(b'\n') => return Ok(Some((Some(length), at + 2))),
                 Some(_) => return Err(malformed("a length is not a number")),
                 None => return Ok(None),
             },
-            b'-' if read[1..].starts_with(NULL) => return Ok(Some((None, 1 + NULL.len()))),
-            b'-' if NULL.starts_with(&read[1..]) => return Ok(None),
+            b'-' if input[1..].starts_with(NULL) => return Ok(Some((None, 1 + NULL.len()))),
+            b'-' if NULL.starts_with(&input[1..]) => return Ok(None),
             _ => return Err(malformed("a length is not a number")),
         }
     }
-    match read.len() < MAX_LENGTH_LINE {
+    match input.len() < MAX_LENGTH_LINE {
         true => Ok(None),
         false => Err(malformed("a length does not end")),
     }
 }
 
 /// Decodes an element with a length: a string, a verbatim string, or a bulk error.
-fn string(kind: u8, read: &mut BytesMut) -> RedisResult<Option<Element>> {
-    let (length, start) = match length(read)? {
+fn decode_string(kind: u8, input: &mut BytesMut) -> RedisResult<Option<Element>> {
+    let (length, start) = match decode_length(input)? {
         Some((Some(length), start)) => (length, start),
         Some((None, end)) => {
-            read.advance(end);
+            input.advance(end);
             return Ok(Some(Element::Value(Value::Nil)));
         }
         None => return Ok(None),
@@ -186,13 +186,13 @@ fn string(kind: u8, read: &mut BytesMut) -> RedisResult<Option<Element>> {
         return Err(malformed("a string is too long"));
     }
     let end = start + length;
-    let Some(rest) = read.get(end..end + 2) else {
+    let Some(rest) = input.get(end..end + 2) else {
         return Ok(None);
     };
     if rest != b"\r\n" {
         return Err(malformed("a string has another length"));
     }
-    let mut string = read.split_to(end + 2).freeze();
+    let mut string = input.split_to(end + 2).freeze();
     string.truncate(end);
     string.advance(start);
     Ok(Some(Element::Value(match kind {
@@ -209,17 +209,17 @@ fn string(kind: u8, read: &mut BytesMut) -> RedisResult<Option<Element>> {
 }
 
 /// Decodes an element of one line.
-fn line(kind: u8, read: &mut BytesMut) -> RedisResult<Option<Element>> {
+fn decode_line(kind: u8, input: &mut BytesMut) -> RedisResult<Option<Element>> {
     if !b"+-:_#,(".contains(&kind) {
         return Err(malformed("an unknown type"));
     }
-    let Some(end) = read.iter().take(MAX_LINE).position(|&byte| byte == b'\n') else {
-        return match read.len() < MAX_LINE {
+    let Some(end) = input.iter().take(MAX_LINE).position(|&byte| byte == b'\n') else {
+        return match input.len() < MAX_LINE {
             true => Ok(None),
             false => Err(malformed("a line does not end")),
         };
     };
-    let Some(text) = read[1..end].strip_suffix(b"\r") else {
+    let Some(text) = input[1..end].strip_suffix(b"\r") else {
         return Err(malformed("a line ends without a carriage return"));
     };
     // The types of RESP3 are mapped to their equivalents in RESP2.
@@ -236,7 +236,7 @@ fn line(kind: u8, read: &mut BytesMut) -> RedisResult<Option<Element>> {
         (b'_' | b'#', _) => return Err(malformed("neither null, true nor false")),
         _ => Value::Text(Bytes::copy_from_slice(text)),
     };
-    read.advance(end + 1);
+    input.advance(end + 1);
     Ok(Some(Element::Value(value)))
 }
 
@@ -290,15 +290,15 @@ mod tests {
     #[test]
     fn decoded_bytes_are_not_kept() {
         let mut decoder = Decoder::default();
-        let mut read = BytesMut::from("*3\r\n:1\r\n$2\r\na");
-        assert!(decoder.decode(&mut read).unwrap().is_none());
-        assert_eq!(&read[..], b"$2\r\na");
-        read.extend_from_slice(b"b\r\n+c\r\n:2\r\n");
+        let mut input = BytesMut::from("*3\r\n:1\r\n$2\r\na");
+        assert!(decoder.decode(&mut input).unwrap().is_none());
+        assert_eq!(&input[..], b"$2\r\na");
+        input.extend_from_slice(b"b\r\n+c\r\n:2\r\n");
         let texts = ["ab", "c"].map(|text| Value::Text(text.into()));
         let [b, c] = texts;
         let list = Value::Array(vec![Value::Int(1), b, c]);
-        assert_eq!(decoder.decode(&mut read).unwrap(), Some(list));
-        assert_eq!(decoder.decode(&mut read).unwrap(), Some(Value::Int(2)));
+        assert_eq!(decoder.decode(&mut input).unwrap(), Some(list));
+        assert_eq!(decoder.decode(&mut input).unwrap(), Some(Value::Int(2)));
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub(in crate::transport::redis) struct Commands {
 
 impl Commands {
     pub(in crate::transport::redis) fn push(&mut self, command: impl Encode) {
-        // If an earlier `encode` panicked, it has left a part of its command. Removes that part.
+        // Removes the part of a command that an `encode` has left if it panicked.
         self.encoded.truncate(self.bytes());
         self.encoded.reserve(command.size_hint());
         command.encode(&mut self.encoded);

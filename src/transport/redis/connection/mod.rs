@@ -79,7 +79,7 @@ pub(super) struct Connection {
     write_blocked: bool,
     /// The number of commands whose responses are outstanding.
     outstanding: usize,
-    /// Resolves when a look-up names another server. The connection then ends.
+    /// Resolves when a look-up names another server as the primary. The connection then ends.
     primary_change: Option<PrimaryChange>,
     /// Renews credentials that expire.
     renewal: Option<Renewal>,
@@ -127,8 +127,8 @@ impl Connection {
         self.is_resp3
     }
 
-    /// Ends the connection with an error when `primary_change` resolves, although the server may
-    /// still respond.
+    /// Ends the connection with an error when `primary_change` resolves, even if the server still
+    /// responds.
     pub(super) fn set_primary_change(&mut self, primary_change: PrimaryChange) {
         self.primary_change = Some(primary_change);
     }
@@ -223,9 +223,9 @@ impl Connection {
 
     /// Polls the next value: a response or a push.
     fn poll_value(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
-        // A server may write an error and close the connection, and then writes fail. So all values
+        // If a server writes an error and closes the connection, further writes fail. So all values
         // that can be read, such as that error, are returned before the error of the write.
-        let written = self.write(cx);
+        let write_result = self.write(cx);
         loop {
             if let Some(value) = self.decoder.decode(&mut self.read_buffer)? {
                 return Poll::Ready(Ok(value));
@@ -235,7 +235,7 @@ impl Connection {
             }
             let stream = Pin::new(&mut self.stream);
             let Poll::Ready(read) = poll_read_buf(stream, cx, &mut self.read_buffer) else {
-                return self.poll_departure(cx);
+                return self.poll_primary_change(cx);
             };
             let read = match read {
                 Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -243,13 +243,13 @@ impl Connection {
             };
             match read {
                 Ok(read) => self.progress.add(read),
-                Err(lost) => return Poll::Ready(Err(written.err().unwrap_or(lost).into())),
+                Err(lost) => return Poll::Ready(Err(write_result.err().unwrap_or(lost).into())),
             }
         }
     }
 
     /// Polls for the change of the primary. Pending until a look-up names another server.
-    fn poll_departure(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
+    fn poll_primary_change(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Value>> {
         let Some(primary_change) = &mut self.primary_change else {
             return Poll::Pending;
         };

@@ -37,11 +37,11 @@ impl ByteProgress {
         move || progress.bytes() != before
     }
 
-    /// Waits for `work` on the connection. Fails if there is no progress for `first` at the start,
-    /// or for `max_silence` later.
+    /// Waits for `work` on the connection. Fails if there is no progress for `max_first_silence` at
+    /// the start, or for `max_silence` later.
     pub(in crate::transport::redis) async fn watch<T>(
         &self,
-        first: Duration,
+        max_first_silence: Duration,
         max_silence: Duration,
         work: impl Future<Output = T>,
     ) -> Result<T, Elapsed> {
@@ -49,7 +49,7 @@ impl ByteProgress {
         let mut last_bytes = self.bytes();
         // Starts at the limit, so the first check fails if there was no progress.
         let mut checks_without_progress = CHECKS;
-        let mut wait = first;
+        let mut wait = max_first_silence;
         loop {
             let elapsed = match timeout(wait, &mut work).await {
                 Ok(done) => return Ok(done),

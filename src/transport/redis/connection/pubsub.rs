@@ -1,7 +1,7 @@
 //! A connection with subscriptions.
 //!
-//! It sends a *probe* every few seconds. Only a missing response shows that a connection is half
-//! open, and only the response to a `ROLE` shows that the server was demoted.
+//! The connection sends a *probe* every few seconds. Only a missing response shows that a
+//! connection is half open, and only the response to a `ROLE` shows that the server was demoted.
 
 use std::{
     collections::VecDeque,
@@ -97,7 +97,7 @@ impl PubSub {
     ) -> RedisResult<()> {
         let both = [("SUBSCRIBE", channels), ("PSUBSCRIBE", patterns)];
         for (word, names) in both.into_iter().filter(|(_, names)| !names.is_empty()) {
-            self.confirm(word, names).await?;
+            self.subscribe_with(word, names).await?;
         }
         Ok(())
     }
@@ -113,21 +113,21 @@ impl PubSub {
         &mut self,
         channels: &[&[u8]],
     ) -> RedisResult<()> {
-        self.confirm("SSUBSCRIBE", channels).await
+        self.subscribe_with("SSUBSCRIBE", channels).await
     }
 
-    async fn confirm(&mut self, word: &str, names: &[&[u8]]) -> RedisResult<()> {
+    async fn subscribe_with(&mut self, word: &str, names: &[&[u8]]) -> RedisResult<()> {
         self.connection.send([&*redis::cmd(word).arg(names)]);
         let mut confirmed = 0;
         while confirmed < names.len() {
             match poll_fn(|cx| self.poll_received(cx)).await {
                 Ok(Received::Notice(notice)) => self.queued.push_back(notice),
                 Ok(Received::Confirmation) => confirmed += 1,
-                Ok(Received::Response) => self.accept(Ok(())),
+                Ok(Received::Response) => self.handle_response(Ok(())),
                 // The response to a probe or a renewal comes before the response to the
                 // subscription, so this error is a response to the probe or the renewal.
                 Err(refusal) if refusal.code().is_some() && self.waiting_since.is_some() => {
-                    self.accept(Err(refusal));
+                    self.handle_response(Err(refusal));
                 }
                 Err(error) => return Err(error),
             }
@@ -138,7 +138,7 @@ impl PubSub {
     /// Waits for the next message.
     ///
     /// # Errors
-    /// The cause of a lost connection. A missing response to a probe is such a cause.
+    /// The cause of a lost connection. For example, the response to a probe is missing.
     ///
     /// # Cancel safety
     /// If the future is dropped, the next call returns the message.
@@ -150,7 +150,7 @@ impl PubSub {
     }
 
     /// Returns the next message if it has arrived.
-    pub(in crate::transport::redis) fn received(&mut self) -> Option<Published> {
+    pub(in crate::transport::redis) fn next_if_arrived(&mut self) -> Option<Published> {
         match self.notice().now_or_never()? {
             Ok(Notice::Published(published)) => Some(published),
             Ok(ended) => {
@@ -186,10 +186,12 @@ impl PubSub {
                         return Poll::Ready(Ok(notice));
                     }
                     Ok(Received::Confirmation) => {}
-                    Ok(Received::Response) => self.responded(cx, Ok(()))?,
+                    Ok(Received::Response) => self.handle_response_and_renew(cx, Ok(()))?,
                     // An error with a code is a response, too. For example, the user has no
                     // permission for `ROLE`.
-                    Err(refusal) if refusal.code().is_some() => self.responded(cx, Err(refusal))?,
+                    Err(refusal) if refusal.code().is_some() => {
+                        self.handle_response_and_renew(cx, Err(refusal))?
+                    }
                     Err(lost) => return Poll::Ready(Err(lost)),
                 }
             }
@@ -228,13 +230,17 @@ impl PubSub {
     }
 
     /// Handles the response to a probe or a renewal. Then sends a renewal if one is due.
-    fn responded(&mut self, cx: &mut Context<'_>, response: RedisResult<()>) -> RedisResult<()> {
-        self.accept(response);
+    fn handle_response_and_renew(
+        &mut self,
+        cx: &mut Context<'_>,
+        response: RedisResult<()>,
+    ) -> RedisResult<()> {
+        self.handle_response(response);
         self.poll_renewal(cx)
     }
 
     /// Handles the response to a probe or a renewal.
-    fn accept(&mut self, response: RedisResult<()>) {
+    fn handle_response(&mut self, response: RedisResult<()>) {
         self.waiting_since = None;
         if std::mem::take(&mut self.is_renewing)
             && let Some(renewal) = &mut self.connection.renewal
@@ -256,14 +262,16 @@ impl PubSub {
     }
 
     fn poll_received(&mut self, cx: &mut Context<'_>) -> Poll<RedisResult<Received>> {
-        self.connection.poll_value(cx).map(|value| received(value?))
+        self.connection
+            .poll_value(cx)
+            .map(|value| decode_received(value?))
     }
 }
 
 /// Decodes a [value](https://redis.io/docs/latest/develop/pubsub/#wire-protocol-messages) from a
 /// connection with subscriptions. Messages and confirmations are pushes over RESP3, and arrays over
 /// RESP2.
-fn received(value: Value) -> RedisResult<Received> {
+fn decode_received(value: Value) -> RedisResult<Received> {
     if is_replica(&value) {
         let demoted = io::Error::new(io::ErrorKind::ConnectionAborted, error::DEMOTED);
         return Err(demoted.into());
@@ -373,9 +381,9 @@ mod tests {
         pubsub.subscribe_sharded(&[b"a", b"b"]).await.unwrap();
         let refusal = pubsub.subscribe_sharded(&[b"c"]).await.unwrap_err();
         assert_eq!(refusal.code(), Some("MOVED"));
-        let first = pubsub.received().unwrap();
+        let first = pubsub.next_if_arrived().unwrap();
         assert!(first.sharded && first.payload == "first", "{first:?}");
-        assert_eq!(pubsub.received(), None, "a notice comes before it");
+        assert_eq!(pubsub.next_if_arrived(), None, "a notice comes before it");
         let ended = pubsub.notice().await.unwrap();
         assert_eq!(ended, Notice::Ended("a".into()));
         assert_eq!(pubsub.next().await.unwrap().payload, "second");

@@ -41,11 +41,11 @@ impl TrackedKeys {
         match push {
             [Value::Text(kind), Value::Array(keys)] if kind == "invalidate" => {
                 let signals = lock(&self.0);
-                let names = keys.iter().filter_map(|key| match key {
+                let written = keys.iter().filter_map(|key| match key {
                     Value::Text(key) => signals.get(&**key),
                     _ => None,
                 });
-                names.for_each(|signal| signal.fire());
+                written.for_each(|signal| signal.fire());
             }
             // The server was emptied.
             [Value::Text(kind), Value::Nil] if kind == "invalidate" => {

@@ -46,23 +46,23 @@ pub(super) struct Announcer {
     transport: &'static str,
     streams: HashMap<u32, AnnouncedStream>,
     /// The orders of an unknown kind that were logged.
-    unknown: HashSet<String>,
+    logged_unknown_orders: HashSet<String>,
     /// The last failure that was logged.
-    failure: Option<String>,
+    logged_failure: Option<String>,
 }
 
 /// The state of the announcement on a stream.
 #[derive(Debug, Default)]
 struct AnnouncedStream {
     /// The revision of the stored announcement. 0 if none is stored.
-    announced: u64,
+    announced_revision: u64,
     /// The id of the last order that the worker has read. Empty before the first tick.
     last_order: String,
     /// The question that was answered last.
-    answered: Bytes,
+    answered_question: Bytes,
 }
 
-/// The part of a tick on one stream that concerns the worker.
+/// The worker's part of a tick on one stream.
 #[derive(Debug, Default)]
 pub(super) struct WorkerStep {
     /// The revision of the announcement that this tick stores. `None` if the stored one is current.
@@ -73,7 +73,7 @@ pub(super) struct WorkerStep {
     pub(super) counts: Option<MinuteCounts>,
 }
 
-/// The arguments of a tick that concern the worker.
+/// The worker's arguments of a tick.
 #[derive(Debug, Default)]
 pub(super) struct Announcement {
     pub(super) worker: String,
@@ -83,8 +83,8 @@ pub(super) struct Announcement {
     pub(super) kept: u64,
 }
 
-/// The results of a tick on one stream that concern the worker. Each result is an error text if its
-/// part of the tick failed.
+/// The worker's results of a tick on one stream. Each result is an error text if its part of the
+/// tick failed.
 #[derive(Debug)]
 pub(super) struct WorkerTick {
     /// The first value is `true` if the worker's announcement exists. The second is the question to
@@ -97,7 +97,7 @@ pub(super) struct WorkerTick {
 #[derive(Debug)]
 struct NewOrders {
     /// The id of the last order.
-    last: String,
+    last_id: String,
     /// For each order its word, its argument and the operator.
     orders: Vec<[String; 3]>,
 }
@@ -108,8 +108,8 @@ impl Announcer {
             monitor,
             transport,
             streams: HashMap::new(),
-            unknown: HashSet::new(),
-            failure: None,
+            logged_unknown_orders: HashSet::new(),
+            logged_failure: None,
         }
     }
 
@@ -119,7 +119,7 @@ impl Announcer {
         let state = self.streams.entry(stream.index).or_default();
         let revision = monitor.revision();
         Some(WorkerStep {
-            announce: (state.announced != revision).then_some(revision),
+            announce: (state.announced_revision != revision).then_some(revision),
             last_order: state.last_order.clone(),
             counts: monitor.take_counts(&stream.keys.stream),
         })
@@ -171,14 +171,14 @@ impl Announcer {
         match tick.present {
             Ok((is_known, asked)) => {
                 match step.announce {
-                    Some(revision) => state.announced = revision,
+                    Some(revision) => state.announced_revision = revision,
                     // Another program has removed the announcement.
-                    None if !is_known => state.announced = 0,
+                    None if !is_known => state.announced_revision = 0,
                     None => {}
                 }
-                if !asked.is_empty() && asked != state.answered {
+                if !asked.is_empty() && asked != state.answered_question {
                     question = Some(Question::decode(&asked));
-                    state.answered = asked;
+                    state.answered_question = asked;
                 }
             }
             Err(error) => failures.push(("the worker cannot be announced", error)),
@@ -186,7 +186,7 @@ impl Announcer {
         let mut orders = Vec::new();
         match tick.orders {
             Ok(new) => {
-                state.last_order = new.last;
+                state.last_order = new.last_id;
                 orders = new.orders;
             }
             Err(error) => failures.push(("the orders of operators cannot be read", error)),
@@ -209,7 +209,9 @@ impl Announcer {
         if let Some(order) = WorkerOrder::parse(word, argument) {
             return monitor.follow(&order, by);
         }
-        if self.unknown.len() < MAX_UNKNOWN_ORDERS && self.unknown.insert(word.to_owned()) {
+        if self.logged_unknown_orders.len() < MAX_UNKNOWN_ORDERS
+            && self.logged_unknown_orders.insert(word.to_owned())
+        {
             tracing::warn!(
                 stream = %stream.keys.stream,
                 order = %Shown::new(word).at_most(100),
@@ -225,13 +227,13 @@ impl Announcer {
     /// succeeded since.
     fn log(&mut self, stream: &ServedStream, failures: &[(&str, String)]) {
         let Some((what, error)) = failures.first() else {
-            self.failure = None;
+            self.logged_failure = None;
             return;
         };
-        if self.failure.as_deref() != Some(error) {
+        if self.logged_failure.as_deref() != Some(error) {
             let stream = &stream.keys.stream;
             tracing::warn!(%stream, error, "{what}; trying again");
-            self.failure = Some(error.clone());
+            self.logged_failure = Some(error.clone());
         }
     }
 
@@ -271,8 +273,9 @@ impl Announcer {
 fn description_with_stats(monitor: &WorkerMonitor) -> serde_json::Result<String> {
     let mut answer = serde_json::to_value(monitor.stats())?;
     let description = serde_json::to_value(monitor.describe())?;
-    if let (Some(answer), serde_json::Value::Object(more)) = (answer.as_object_mut(), description) {
-        answer.extend(more);
+    if let (Some(answer), serde_json::Value::Object(fields)) = (answer.as_object_mut(), description)
+    {
+        answer.extend(fields);
     }
     serde_json::to_string(&answer)
 }
@@ -312,13 +315,13 @@ impl WorkerTick {
 impl NewOrders {
     fn decode(response: Value) -> Result<Self, Error> {
         let mut values = array(response)?.into_iter();
-        let last = values.next().map(text).transpose()?.unwrap_or_default();
+        let last_id = values.next().map(text).transpose()?.unwrap_or_default();
         let orders = values.map(|order| {
             let [word, argument, by] = exactly(order)?;
             Ok([text(word)?, text(argument)?, text(by)?])
         });
         Ok(Self {
-            last,
+            last_id,
             orders: orders.collect::<Result<_, Error>>()?,
         })
     }

@@ -13,7 +13,7 @@ const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 /// hash of the member's name and the partition's number. A partition goes to the member with the
 /// highest score among those that have less than an equal share so far. As a result, only a few
 /// partitions move when a member joins or leaves.
-pub(super) fn assigned<'a>(
+pub(super) fn assigned_partitions<'a>(
     members: impl IntoIterator<Item = &'a str>,
     me: &str,
     partitions: usize,
@@ -56,7 +56,7 @@ mod tests {
     fn owners(members: &[&'static str], partitions: usize) -> Vec<Option<&'static str>> {
         let mut owners = vec![None; partitions];
         for member in members {
-            for partition in assigned(members.iter().copied(), member, partitions) {
+            for partition in assigned_partitions(members.iter().copied(), member, partitions) {
                 assert_eq!(owners[partition].replace(*member), None, "one owner");
             }
         }
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_member_that_is_not_listed_owns_nothing() {
-        assert!(assigned(["a"], "b", 16).is_empty());
-        assert!(assigned([], "b", 16).is_empty());
+        assert!(assigned_partitions(["a"], "b", 16).is_empty());
+        assert!(assigned_partitions([], "b", 16).is_empty());
     }
 }

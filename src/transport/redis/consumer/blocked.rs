@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use crate::transport::redis::pipeline::{Pipeline, Resend};
 
 /// The time between two attempts to end a blocked read.
-const RETRY: Duration = Duration::from_millis(20);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// The minimum of [`BlockedRead::overrun`].
 const MIN_OVERRUN: Duration = Duration::from_millis(200);
 
@@ -44,7 +44,7 @@ impl BlockedRead {
     pub(super) async fn end(&self) -> Infallible {
         loop {
             self.unblock(self.connection.load(Ordering::SeqCst)).await;
-            sleep(RETRY).await;
+            sleep(RETRY_INTERVAL).await;
         }
     }
 
@@ -64,8 +64,8 @@ impl BlockedRead {
     /// returns: the caller drops the future when the read has its response.
     ///
     /// Redis 7.2.0 to 7.2.3 restart the `BLOCK` whenever another reader takes the awaited entry
-    /// (<https://github.com/redis/redis/pull/12998>). Such a connection is not lost: the server
-    /// responds after a `CLIENT UNBLOCK`.
+    /// (<https://github.com/redis/redis/pull/12998>). In that case the connection is not lost: the
+    /// server responds after a `CLIENT UNBLOCK`.
     pub(super) async fn end_overrun(&self, connection: i64, block: Duration) -> Infallible {
         sleep(block).await;
         loop {

@@ -17,7 +17,7 @@ use crate::sync::lock;
 /// A task on the application's runtime that records the time at which it was last polled.
 #[derive(Debug)]
 pub(super) struct Canary {
-    polled: Mutex<Instant>,
+    polled_at: Mutex<Instant>,
     limit: Duration,
 }
 
@@ -25,14 +25,14 @@ impl Canary {
     /// Starts the task on the caller's runtime. It ends when `closed` is cancelled.
     pub(super) fn start(limit: Duration, closed: CancellationToken) -> Arc<Self> {
         let canary = Arc::new(Self {
-            polled: Mutex::new(Instant::now()),
+            polled_at: Mutex::new(Instant::now()),
             limit,
         });
         let noted = canary.clone();
         tokio::spawn(closed.run_until_cancelled_owned(async move {
             loop {
                 sleep(limit / 4).await;
-                *lock(&noted.polled) = Instant::now();
+                *lock(&noted.polled_at) = Instant::now();
             }
         }));
         canary
@@ -40,7 +40,7 @@ impl Canary {
 
     /// Returns the time since the task was last polled, if it exceeds the limit.
     pub(super) fn stalled(&self) -> Option<Duration> {
-        let since = lock(&self.polled).elapsed();
+        let since = lock(&self.polled_at).elapsed();
         (since > self.limit).then_some(since)
     }
 }

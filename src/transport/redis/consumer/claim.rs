@@ -168,8 +168,8 @@ impl Scan {
 
     /// Chooses the start of the next step. Returns `true` if the step is due.
     ///
-    /// `may_claim` is `false` while [`Claimer::may_claim_until`] is `None`. Then a scan that has
-    /// begun is given up, and no step is due.
+    /// `may_claim` is `false` while [`Claimer::may_claim_until`] is `None`. In that case a scan
+    /// that has begun is given up, and no step is due.
     pub(super) fn prepare_next(&mut self, claimer: &Claimer, may_claim: bool) -> bool {
         if !may_claim {
             self.position = None;
@@ -372,7 +372,7 @@ impl Claimer {
         let Some(address) = address else { return };
         let reply = Err(RpcError::unavailable("the request could not be handled"));
         let envelope = address.envelope(&reply);
-        let retry = Resend::UntilAnswered;
+        let resend = Resend::UntilAnswered;
         let response = match address.route(&stream.keys, &self.allowed_reply_prefixes) {
             ReplyRoute::Store(replies) => {
                 let mut cmd = redis::cmd("XADD");
@@ -381,14 +381,14 @@ impl Claimer {
                     .arg("*")
                     .arg("r")
                     .arg(envelope);
-                self.pipeline.submit(cmd, retry)
+                self.pipeline.submit(cmd, resend)
             }
             ReplyRoute::Publish(channel) => self
                 .pipeline
-                .submit(Publish::new(&channel[..], &envelope), retry),
+                .submit(Publish::new(&channel[..], &envelope), resend),
             ReplyRoute::Nowhere => return self.report.unanswerable(id),
         };
-        // The pipeline sends the command although nobody waits for its response.
+        // The pipeline sends the command even if no caller waits for its response.
         drop(response);
     }
 }

@@ -1,7 +1,8 @@
 //! Lists the functions of the consumer that decode responses, for tests and fuzz targets.
 
 use super::{
-    claim::ScanStep, clock::ServerClock, fetch, group::Joining, replies, served_names, tick::Tick,
+    claim::ScanStep, clock::ServerClock, fetch, group::JoinResult, replies, served_names,
+    tick::Tick,
 };
 use crate::transport::redis::{
     decoders::{ResponseDecoder, list, text, texts},
@@ -19,7 +20,7 @@ pub(in crate::transport::redis) fn all() -> Vec<ResponseDecoder> {
         ResponseDecoder {
             source: "fetch",
             decode: |response| {
-                let (found, failed, at_limit) = fetch::by_script(response)?;
+                let (found, failed, at_limit) = fetch::split_script_response(response)?;
                 let entries = entry::decode(found, which)?;
                 Ok(format!("{entries:?} {failed:?} {at_limit}"))
             },
@@ -114,12 +115,12 @@ pub(in crate::transport::redis) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "join, another group",
-            decode: |response| Ok(format!("{:?}", Joining::decode(response)?)),
+            decode: |response| Ok(format!("{:?}", JoinResult::decode(response)?)),
             example: texts("choose other"),
         },
         ResponseDecoder {
             source: "join, another type",
-            decode: |response| Ok(format!("{:?}", Joining::decode(response)?)),
+            decode: |response| Ok(format!("{:?}", JoinResult::decode(response)?)),
             example: texts("type s string"),
         },
         ResponseDecoder {

@@ -92,26 +92,31 @@ impl Deliverer {
             deliveries,
             fields,
         } = entry;
-        let (text, origin, before, put_offs) = match which {
+        let (text, origin, earlier_attempts, put_offs) = match which {
             WhichStream::Primary(_) => (text, id, 0, 0),
             WhichStream::Retry(_) => {
-                let (text, origin, before) = origin(&fields, text, id);
-                (text, origin, before, number(&fields, codec::PUT_OFFS))
+                let (text, origin, earlier_attempts) = origin(&fields, text, id);
+                (
+                    text,
+                    origin,
+                    earlier_attempts,
+                    number(&fields, codec::PUT_OFFS),
+                )
             }
         };
         let mut delivery = Unsettled {
             stream: stream.clone(),
             guard,
             origin,
-            attempt: before.saturating_add(deliveries),
+            attempt: earlier_attempts.saturating_add(deliveries),
             put_offs,
             max_attempts: self.settle.max_deliveries,
             reply_to: None,
             task: None,
             idempotency: None,
             turn: None,
-            // No slot is needed in an owned partition, which delivers inherited entries one at a
-            // time.
+            // An owned partition needs no slot for poison candidates: it delivers inherited entries
+            // one at a time.
             _poison: (self.order.is_none() && poison::is_candidate(deliveries))
                 .then(|| self.poison.guard()),
         };
@@ -121,18 +126,18 @@ impl Deliverer {
         };
         // The task's id and idempotency key are read before the message is decoded. So the end of
         // the task updates its record and frees the key even if decoding fails.
-        let given = value_of(&fields, codec::RECEIPT_ID).cloned();
-        let given = given.and_then(codec::given_id);
+        let given_id = value_of(&fields, codec::RECEIPT_ID).cloned();
+        let given_id = given_id.and_then(codec::given_id);
         delivery.task = value_of(&fields, codec::RECORDING_GROUP)
             .filter(|group| *group == stream.keys.group.as_bytes())
-            .and(given.as_deref())
+            .and(given_id.as_deref())
             .map(Box::from);
-        let id = given.or_else(|| MessageId::from_utf8(&text).ok());
+        let id = given_id.or_else(|| MessageId::from_utf8(&text).ok());
         let key = value_of(&fields, codec::IDEMPOTENCY_KEY);
         let key = key.and_then(|key| IdempotencyKey::from_utf8(key).ok());
         delivery.idempotency = key.zip(id.clone()).map(Box::new);
         // An inherited entry's number of deliveries does not include the attempt that starts next.
-        let next = delivery.attempt.saturating_add(u32::from(is_inherited));
+        let next_attempt = delivery.attempt.saturating_add(u32::from(is_inherited));
         if let Some(max) = max_attempts(&fields) {
             delivery.max_attempts = max;
         }
@@ -140,8 +145,8 @@ impl Deliverer {
         // An owned partition has no such limit: every delivery there is an attempt, and counts
         // towards `max_attempts`.
         let is_poison = self.order.is_none() && deliveries > self.settle.max_deliveries;
-        if next > delivery.max_attempts || is_poison {
-            delivery.attempt = next;
+        if next_attempt > delivery.max_attempts || is_poison {
+            delivery.attempt = next_attempt;
             // The payload is not decoded, since decoding it may have crashed the workers.
             delivery.reply_to = ReplyTo::of_fields(&fields).map(Box::new);
             self.give_up(delivery);
@@ -241,11 +246,11 @@ pub(super) fn origin(
     text: Bytes,
     id: StreamEntryId,
 ) -> (Bytes, StreamEntryId, u32) {
-    let before = number(fields, codec::ATTEMPTS);
+    let earlier_attempts = number(fields, codec::ATTEMPTS);
     let origin = value_of(fields, codec::ORIGIN)
         .and_then(|origin| Some((origin.clone(), StreamEntryId::parse(origin)?)));
     let (text, id) = origin.unwrap_or((text, id));
-    (text, id, before)
+    (text, id, earlier_attempts)
 }
 
 /// Decodes the number in a field. Zero if there is no such field, or no number in it.
@@ -269,13 +274,14 @@ mod tests {
             let own = StreamEntryId::parse(b"7-1").unwrap();
             let fields = fields.into_iter().map(|(field, value)| (field.into(), value.into()));
             let fields: Vec<(Bytes, Bytes)> = fields.collect();
-            let (text, id, before) = origin(&fields, "7-1".into(), own);
+            let (text, id, earlier_attempts) = origin(&fields, "7-1".into(), own);
             prop_assert_eq!(StreamEntryId::parse(&text), Some(id));
             let first = |field| value_of(&fields, field).map(|value| std::str::from_utf8(value).unwrap());
             if first("~o").is_none_or(|origin| StreamEntryId::parse(origin.as_bytes()).is_none()) {
                 prop_assert_eq!(id, own);
             }
-            prop_assert_eq!(before, first("~a").and_then(|before| before.parse().ok()).unwrap_or(0));
+            let expected = first("~a").and_then(|number| number.parse().ok());
+            prop_assert_eq!(earlier_attempts, expected.unwrap_or(0));
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::sync::lock;
 /// expires at the earliest of the times.
 #[derive(Debug, Default)]
 pub(super) struct DueTimers {
-    at: Mutex<HashMap<u32, Instant>>,
+    expiries: Mutex<HashMap<u32, Instant>>,
     changed: Notify,
 }
 
@@ -22,7 +22,7 @@ impl DueTimers {
         let Some(at) = Instant::now().checked_add(after) else {
             return;
         };
-        let mut timers = lock(&self.at);
+        let mut timers = lock(&self.expiries);
         if timers.get(&stream).is_none_or(|earliest| at < *earliest) {
             timers.insert(stream, at);
             drop(timers);
@@ -34,14 +34,14 @@ impl DueTimers {
     /// order of the indexes.
     pub(super) async fn expired(&self) -> Vec<u32> {
         loop {
-            let earliest = lock(&self.at).values().min().copied();
+            let earliest = lock(&self.expiries).values().min().copied();
             match earliest {
                 None => self.changed.notified().await,
                 Some(at) => tokio::select! {
                     biased;
                     () = tokio::time::sleep_until(at) => {
                         let now = Instant::now();
-                        let mut timers = lock(&self.at);
+                        let mut timers = lock(&self.expiries);
                         let due = timers.iter().filter(|(_, at)| **at <= now);
                         let mut due: Vec<_> = due.map(|(stream, _)| *stream).collect();
                         due.sort_unstable();
@@ -63,12 +63,12 @@ mod tests {
     async fn a_timer_expires_when_its_earliest_time_is_due() {
         let timers = DueTimers::default();
         timers.set(0, Duration::MAX);
-        assert!(lock(&timers.at).is_empty());
+        assert!(lock(&timers.expiries).is_empty());
         timers.set(0, Duration::from_secs(3600));
         timers.set(0, Duration::ZERO);
         timers.set(0, Duration::from_secs(60));
         timers.set(1, Duration::from_secs(60));
         assert_eq!(timers.expired().await, [0]);
-        assert_eq!(lock(&timers.at).keys().collect::<Vec<_>>(), [&1]);
+        assert_eq!(lock(&timers.expiries).keys().collect::<Vec<_>>(), [&1]);
     }
 }

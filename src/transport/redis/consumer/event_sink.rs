@@ -105,12 +105,12 @@ impl EventSink {
     /// Hands over `first` together with the events that `connection` has already received, so that
     /// the receiving task is woken once for all of them. Never waits: if the buffer is full, drops
     /// and counts events.
-    pub(super) fn take(&mut self, first: Published, connection: &mut PubSub) {
+    pub(super) fn hand_over(&mut self, first: Published, connection: &mut PubSub) {
         let mut next = Some(first);
         while let Some(event) = next {
             self.batch.push(self.channels.message(event));
             let more = self.batch.len() < MAX_HANDED_OVER;
-            next = more.then(|| connection.received()).flatten();
+            next = more.then(|| connection.next_if_arrived()).flatten();
         }
         self.counters.events.add(self.batch.len() as u64);
         self.buffer.offer(&mut self.batch);
@@ -156,14 +156,14 @@ impl EventGaps {
         self.state.add_lost(count);
     }
 
-    /// Reports that `count` subscriptions are restored after a gap of length `missed`.
-    pub(super) fn end(&self, count: usize, missed: Duration) {
+    /// Reports that `count` subscriptions are restored after a gap of this length.
+    pub(super) fn end(&self, count: usize, gap: Duration) {
         self.counters.reconnects.increment();
         tracing::warn!(
-            gap = ?missed,
+            gap = ?gap,
             "subscribed to the events again; those published in between are lost"
         );
         self.state.remove_lost(count);
-        self.on_gap.call(missed);
+        self.on_gap.call(gap);
     }
 }

@@ -110,7 +110,7 @@ impl EventSubscriber {
 async fn receive(mut connection: PubSub, sink: &mut EventSink) -> RedisError {
     loop {
         match connection.next().await {
-            Ok(event) => sink.take(event, &mut connection),
+            Ok(event) => sink.hand_over(event, &mut connection),
             Err(reason) => return reason,
         }
     }

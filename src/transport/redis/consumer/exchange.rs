@@ -13,9 +13,9 @@ use crate::transport::redis::{connection::Commands, error, producer::Publish, re
 pub(super) struct Exchange {
     commands: Commands,
     /// The deliveries of each `XACK`. These commands follow the commands that publish replies.
-    acknowledged: Vec<Vec<Settlement<Option<PublishedReply>>>>,
+    acknowledgements: Vec<Vec<Settlement<Option<PublishedReply>>>>,
     /// The calls that store replies. Their commands are the last commands.
-    stored: Vec<ReplyCall>,
+    reply_calls: Vec<ReplyCall>,
 }
 
 impl Exchange {
@@ -24,18 +24,18 @@ impl Exchange {
     pub(super) fn new(settler: &Settler, settlements: Vec<Settlement>) -> Self {
         let guards = settlements.iter().map(|it| &it.delivery.guard);
         settler.in_flight.mark_settling(guards);
-        let (mut acknowledged, mut stored) = (Vec::new(), Vec::new());
+        let (mut acknowledgements, mut replies) = (Vec::new(), Vec::new());
         for mut settlement in settlements {
             match mem::replace(&mut settlement.effect, Effect::Acknowledge(None)) {
-                Effect::Reply(reply) => stored.push(settlement.with(reply)),
-                Effect::Acknowledge(publish) => acknowledged.push(settlement.with(publish)),
+                Effect::Reply(reply) => replies.push(settlement.with(reply)),
+                Effect::Acknowledge(publish) => acknowledgements.push(settlement.with(publish)),
                 Effect::Fenced(_) => unreachable!("does not fit the connection that reads"),
             }
         }
         let mut exchange = Self {
             commands: Commands::default(),
-            acknowledged: by_stream(acknowledged),
-            stored: by_stream(stored).into_iter().map(ReplyCall::new).collect(),
+            acknowledgements: by_stream(acknowledgements),
+            reply_calls: by_stream(replies).into_iter().map(ReplyCall::new).collect(),
         };
         exchange.encode();
         exchange
@@ -43,7 +43,7 @@ impl Exchange {
 
     fn encode(&mut self) {
         let commands = &mut self.commands;
-        for settlement in self.acknowledged.iter().flatten() {
+        for settlement in self.acknowledgements.iter().flatten() {
             let Some((channel, envelope)) = &settlement.effect else {
                 continue;
             };
@@ -56,7 +56,7 @@ impl Exchange {
             }
             commands.push(Publish::new(&channel[..], envelope));
         }
-        for of_stream in &self.acknowledged {
+        for of_stream in &self.acknowledgements {
             let ids: Vec<_> = of_stream
                 .iter()
                 .map(|it| it.delivery.guard.delivery_key.1)
@@ -64,7 +64,7 @@ impl Exchange {
             let first = &of_stream[0].delivery;
             commands.push(xack(&first.stream, first.guard.delivery_key.0, &ids));
         }
-        for call in &self.stored {
+        for call in &self.reply_calls {
             commands.push(call.command());
         }
     }
@@ -74,37 +74,44 @@ impl Exchange {
         &self.commands
     }
 
-    /// Confirms the settlements that the server has carried out, and returns the others.
+    /// Confirms the settlements that the server has carried out, and returns those that it has not
+    /// confirmed.
     pub(super) fn finish(self, settler: &Settler, mut responses: Vec<Value>) -> Vec<Settlement> {
-        let mut others = Vec::new();
-        let stored = responses.split_off(responses.len() - self.stored.len());
-        for (call, response) in self.stored.into_iter().zip(stored) {
+        let mut unconfirmed = Vec::new();
+        let reply_responses = responses.split_off(responses.len() - self.reply_calls.len());
+        for (call, response) in self.reply_calls.into_iter().zip(reply_responses) {
             if let Err((replies, _)) = call.finish(settler, response) {
-                others.extend(replies.into_iter().map(|it| it.map(Effect::Reply)));
+                unconfirmed.extend(replies.into_iter().map(|it| it.map(Effect::Reply)));
             }
         }
-        let acknowledged = responses.split_off(responses.len() - self.acknowledged.len());
-        if acknowledged.iter().any(|it| error::code(it).is_some()) {
-            others.extend(all(self.acknowledged));
-            return others;
+        let ack_responses = responses.split_off(responses.len() - self.acknowledgements.len());
+        // If one command failed, all acknowledgements are tried again.
+        if ack_responses.iter().any(|it| error::code(it).is_some()) {
+            unconfirmed.extend(settlements_of(self.acknowledgements));
+            return unconfirmed;
         }
         // The first response answers the `PING`.
         for response in responses.into_iter().skip(1) {
             settler.note_published(response);
         }
-        (self.acknowledged.into_iter()).for_each(|batch| settler.confirm_done(batch));
-        others
+        (self.acknowledgements.into_iter()).for_each(|batch| settler.confirm_done(batch));
+        unconfirmed
     }
 
     /// Returns all settlements, for another attempt after the connection was lost.
     pub(super) fn into_settlements(self) -> Vec<Settlement> {
-        let replies = self.stored.into_iter().flat_map(ReplyCall::into_replies);
+        let replies = self
+            .reply_calls
+            .into_iter()
+            .flat_map(ReplyCall::into_replies);
         let stored = replies.map(|it| it.map(Effect::Reply));
-        all(self.acknowledged).chain(stored).collect()
+        settlements_of(self.acknowledgements)
+            .chain(stored)
+            .collect()
     }
 }
 
-fn all(
+fn settlements_of(
     acknowledged: Vec<Vec<Settlement<Option<PublishedReply>>>>,
 ) -> impl Iterator<Item = Settlement> {
     let settlements = acknowledged.into_iter().flatten();

@@ -112,6 +112,7 @@ impl FollowUpContext {
         let due = message.parts().due;
         let accept = Accept::new(&keys, settings.idempotency_window, message);
         let slot = |keys: &Keys| HashSlot::of(keys.primary.as_bytes());
+        // The script cannot write to another slot, so the outbox takes the task.
         if shared.connector.is_cluster() && slot(&keys) != slot(&stream.keys) {
             let mut args = Vec::new();
             accept.forward_args(&target, |arg| args.push(Bytes::copy_from_slice(arg)));
@@ -158,17 +159,18 @@ impl Settler {
         let response = match self.retry_while_refused(&delivery.stream, submit).await {
             // Redis checks permissions before it runs the script, so the script has had no effect.
             Err(error) if error.is_refused() => {
-                return self.refuse(delivery, &error.chain(), reply).await;
+                return self.end_as_refused(delivery, &error.chain(), reply).await;
             }
             response => response?,
         };
         let [outcome, answered, reason] = exactly(response)?;
         match integer(&outcome)? {
             1 => {}
+            // The script has refused a follow-up.
             2 => {
                 let reason = bytes(reason)?;
                 let reason = String::from_utf8_lossy(&reason);
-                return self.refuse(delivery, &reason, reply).await;
+                return self.end_as_refused(delivery, &reason, reply).await;
             }
             _ => {
                 self.fenced_out(delivery);
@@ -190,7 +192,7 @@ impl Settler {
     }
 
     /// Ends a delivery as a dead letter, because the server has refused a follow-up.
-    async fn refuse(
+    async fn end_as_refused(
         &self,
         delivery: &Unsettled,
         reason: &str,
@@ -216,21 +218,21 @@ impl Settler {
     ) -> Submit {
         let mut keys = vec![delivery.stream.key_of(delivery.guard.delivery_key.0)];
         let (channel, envelope) = reply_args(reply, &mut keys);
-        let before = keys.len();
+        let other_keys = keys.len();
         keys.extend(follow_ups.keys.iter().map(String::as_str));
         let args = |cmd: &mut Cmd| {
             self.member
                 .fence(cmd, delivery.guard.delivery_key)
                 .arg(envelope)
                 .arg(channel)
-                .arg(before)
+                .arg(other_keys)
                 .arg(delivery.stream.keys.base());
             task_args(delivery, outcome, cmd);
             for arg in &follow_ups.args {
                 cmd.arg(&arg[..]);
             }
         };
-        let (script, retry) = (&scripts::COMPLETE, Resend::UntilAnswered);
-        self.pipeline.submit_script(script, &keys, args, retry)
+        let (script, resend) = (&scripts::COMPLETE, Resend::UntilAnswered);
+        self.pipeline.submit_script(script, &keys, args, resend)
     }
 }

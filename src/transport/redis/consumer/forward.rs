@@ -4,7 +4,7 @@
 //! delivery. So that step adds the task to the outbox of the delivery's stream. Any worker of that
 //! stream then sends the task with an idempotency key, and deletes it from the outbox once the
 //! server has confirmed it. If the worker crashes in between, another worker sends the task again
-//! and deletes it. The key prevents a second copy on the target stream.
+//! and deletes it. The idempotency key prevents a second copy on the target stream.
 
 use std::{
     sync::Arc,
@@ -29,7 +29,7 @@ use crate::{
     },
 };
 
-/// The maximum number of tasks that are read at a time. Few, since they may be large.
+/// The maximum number of tasks that are read at a time. Small, since tasks may be large.
 const READ_AT_ONCE: usize = 8;
 
 /// Forwards the tasks in the outboxes of one consumer's streams.
@@ -70,14 +70,14 @@ impl Forwarder {
     async fn forward(&self, stream: &ServedStream) -> Result<(), Error> {
         let outbox = stream.keys.outbox();
         let pipeline = self.redis.shared.pipeline.for_key(&outbox);
-        let (mut from, mut failed) = ("-".to_owned(), Ok(()));
+        let (mut from, mut result) = ("-".to_owned(), Ok(()));
         loop {
             let mut read = redis::cmd("XRANGE");
             read.arg(&outbox).arg(&from).arg("+");
             read.arg("COUNT").arg(READ_AT_ONCE);
             let found = dead_letters::entries(pipeline.command(read, Resend::Never).await?)?;
             let Some((last, _)) = found.last() else {
-                return failed;
+                return result;
             };
             from = format!("({last}");
             for (id, fields) in found {
@@ -88,7 +88,7 @@ impl Forwarder {
                     delete.arg(&outbox).arg(id.as_str());
                     pipeline.command(delete, Resend::Never).await.map(drop)
                 };
-                failed = failed.and(sent.await);
+                result = result.and(sent.await);
             }
         }
     }

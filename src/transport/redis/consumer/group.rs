@@ -33,16 +33,16 @@ pub(super) struct Membership {
 
 /// The result of an attempt to join.
 #[derive(Debug, PartialEq)]
-pub(super) enum Joining {
+pub(super) enum JoinResult {
     /// The group exists now. `others` are the other groups of the stream.
     Joined { others: Vec<String> },
     /// The group does not exist, no start position was chosen, and the stream has other groups.
-    Choose { others: Vec<String> },
+    StartNotChosen { others: Vec<String> },
     /// A key exists and is not a stream.
     NoStream { key: String, kind: String },
 }
 
-impl Joining {
+impl JoinResult {
     /// Decodes the script's response, a list of strings.
     pub(super) fn decode(response: Value) -> Result<Self, Error> {
         let texts = array(response)?.into_iter().map(|text| {
@@ -57,7 +57,7 @@ impl Joining {
             }
             Some("choose") => {
                 let others = texts.collect();
-                Ok(Self::Choose { others })
+                Ok(Self::StartNotChosen { others })
             }
             Some("type") => match (texts.next(), texts.next()) {
                 (Some(key), Some(kind)) => Ok(Self::NoStream { key, kind }),
@@ -70,7 +70,7 @@ impl Joining {
 
 impl Membership {
     /// Creates the group on these streams if needed, and checks this consumer's permissions.
-    pub(super) async fn join_all(&self, streams: &[Arc<ServedStream>]) -> Result<(), Error> {
+    pub(super) async fn join_streams(&self, streams: &[Arc<ServedStream>]) -> Result<(), Error> {
         let joined = join_all(streams.iter().map(|stream| self.join(stream))).await;
         joined.into_iter().collect::<Result<(), _>>()?;
         match streams {
@@ -82,7 +82,7 @@ impl Membership {
     /// Creates the group on a stream if needed. Fails if the stream has other groups and the
     /// application has not chosen what to do with unknown names.
     pub(super) async fn join(&self, stream: &ServedStream) -> Result<(), Error> {
-        let others = self.create(stream, start(&self.start)).await?;
+        let others = self.create(stream, start_arg(&self.start)).await?;
         if !others.is_empty() && !self.has_unknown_names_policy {
             return Err(Error::config(format!(
                 "the stream `{}` has other groups ({}), so messages that this worker does not know \
@@ -96,8 +96,8 @@ impl Membership {
         self.read_pauses(stream).await
     }
 
-    /// Reads the pauses of a stream, because entries may be read before the first tick. If the
-    /// server refuses the command, the pauses are first read by that tick.
+    /// Reads the pauses of a stream, because entries may be read before the first tick of the
+    /// upkeep. If the server refuses the command, that tick reads the pauses.
     async fn read_pauses(&self, stream: &ServedStream) -> Result<(), Error> {
         let mut cmd = redis::cmd("HGETALL");
         cmd.arg(stream.keys.control());
@@ -152,15 +152,15 @@ impl Membership {
             }
             response => error::check(response)?,
         };
-        match Joining::decode(response)? {
-            Joining::Joined { others } => Ok(others),
-            Joining::Choose { others } => Err(Error::config(format!(
+        match JoinResult::decode(response)? {
+            JoinResult::Joined { others } => Ok(others),
+            JoinResult::StartNotChosen { others } => Err(Error::config(format!(
                 "the group `{group}` does not exist yet, and the stream `{name}` has others ({}) whose \
                  history may be long; say where it starts: `.start(Start::Beginning)`, \
                  `.start(Start::End)` or `.start(Start::After(id))`",
                 others.join(", ")
             ))),
-            Joining::NoStream { key, kind } => Err(Error::config(format!(
+            JoinResult::NoStream { key, kind } => Err(Error::config(format!(
                 "the key `{key}` holds a {kind} and not a stream; choose another stream name, or \
                  delete the key"
             ))),
@@ -212,7 +212,7 @@ impl Membership {
 }
 
 /// Returns the start position in the form that `join.lua` takes.
-fn start(start: &Start) -> &str {
+fn start_arg(start: &Start) -> &str {
     match start {
         Start::Auto => "",
         Start::Beginning => "0",

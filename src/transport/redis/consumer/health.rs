@@ -9,7 +9,7 @@ use crate::sync::lock;
 /// The current *streak*: the successful renewals since the last renewal that failed or was late.
 ///
 /// After Redis was paused, the leases of all consumers look expired. If the streak is at least a
-/// lease long, Redis was not paused in that time. Then the consumers whose leases have expired are
+/// lease long, Redis was not paused in that time, and the consumers whose leases have expired are
 /// really dead.
 #[derive(Debug, Default)]
 pub(super) struct RenewalHealth(Mutex<Option<Streak>>);

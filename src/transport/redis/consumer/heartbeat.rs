@@ -141,7 +141,7 @@ impl Heartbeats {
     /// Sends one heartbeat, and deletes members that have died.
     async fn beat(&mut self, server: &UpkeepConnection) -> Result<(), Error> {
         let sent_at = Instant::now();
-        let dead = self.observed.dead_heartbeats(sent_at);
+        let dead = self.observed.listed_dead(sent_at);
         let me = &self.member.consumer;
         let args = |cmd: &mut redis::Cmd| {
             cmd.arg(me);
@@ -196,7 +196,7 @@ struct ObservedCounters {
     /// The time at which this member's last confirmed heartbeat was sent. `None` before the first
     /// one, and while this member considers itself dead.
     last_confirmed: Option<Instant>,
-    /// As [`LiveMembers::deaths`].
+    /// See [`LiveMembers::deaths`].
     deaths: u64,
 }
 
@@ -241,7 +241,7 @@ impl ObservedCounters {
     }
 
     /// Returns the dead members that are still listed, with their counters.
-    fn dead_heartbeats(&self, now: Instant) -> Vec<(String, u64)> {
+    fn listed_dead(&self, now: Instant) -> Vec<(String, u64)> {
         let dead = self
             .listed
             .iter()
@@ -348,7 +348,7 @@ mod tests {
             (members.live.len(), &members.dead[..]),
             (2, &["b".to_owned()][..])
         );
-        assert_eq!(observed.dead_heartbeats(at(10)), [("b".to_owned(), 7)]);
+        assert_eq!(observed.listed_dead(at(10)), [("b".to_owned(), 7)]);
         observed.note(beats(&[("me", 12), ("a", 10)]), at(11), at(11));
         assert_eq!(
             observed.members(at(11)).dead,

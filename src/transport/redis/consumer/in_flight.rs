@@ -51,12 +51,12 @@ struct InFlightEntry {
     number: u64,
     lease: Lease,
     /// The time at which the last command that renewed the lease was sent.
-    renewed: Instant,
+    renewed_at: Instant,
     /// Set before the settlement is sent. From then on, a missing pending entry does not mean that
     /// the lease is lost: the settlement itself may have removed the entry.
-    settling: bool,
-    /// The id of the task, if its status is recorded. Each tick renews the lease of such a task,
-    /// because the renewal detects that the task was cancelled.
+    is_settling: bool,
+    /// The id of the task, if its status is recorded. Each tick of the upkeep renews the lease of
+    /// such a task, because the renewal detects that the task was cancelled.
     task: Option<Box<str>>,
 }
 
@@ -65,8 +65,8 @@ impl InFlightTable {
     /// which the command that fetched the deliveries was sent.
     ///
     /// If a delivery has the key of an earlier one, the earlier delivery is removed and its lease
-    /// is lost. The cause is a failover. It has lost the earlier read, so that the entry was read
-    /// again. Or it has lost the entry, so that another entry has got the id.
+    /// is lost. This happens after a failover: the new primary lacks the earlier read, so that the
+    /// entry was read again, or it lacks the entry, so that another entry got the same id.
     pub(super) fn add(
         self: &Arc<Self>,
         keys: impl ExactSizeIterator<Item = DeliveryKey>,
@@ -81,13 +81,13 @@ impl InFlightTable {
             let entry = InFlightEntry {
                 number,
                 lease: lease.clone(),
-                renewed: at,
-                settling: false,
+                renewed_at: at,
+                is_settling: false,
                 task: None,
             };
             deliveries.running += 1;
             if let Some(before) = deliveries.by_key.insert(key, entry) {
-                deliveries.running -= usize::from(!before.settling);
+                deliveries.running -= usize::from(!before.is_settling);
                 replaced.push(before.lease);
             }
             guards.push(LeaseGuard {
@@ -118,7 +118,7 @@ impl InFlightTable {
         let mut deliveries = self.lock();
         for guard in guards {
             if let Some(entry) = deliveries.entry_of(guard) {
-                let was_settling = std::mem::replace(&mut entry.settling, true);
+                let was_settling = std::mem::replace(&mut entry.is_settling, true);
                 deliveries.running -= usize::from(!was_settling);
             }
         }
@@ -162,7 +162,7 @@ impl InFlightTable {
         let now = Instant::now();
         let mut due = BTreeMap::<WhichStream, Vec<StreamEntryId>>::new();
         for ((which, id), entry) in &self.lock().by_key {
-            if entry.task.is_some() || now.saturating_duration_since(entry.renewed) > age {
+            if entry.task.is_some() || now.saturating_duration_since(entry.renewed_at) > age {
                 due.entry(*which).or_default().push(*id);
             }
         }
@@ -178,7 +178,7 @@ impl InFlightTable {
         let mut deliveries = self.lock();
         for id in ids {
             if let Some(entry) = deliveries.by_key.get_mut(&(which, *id)) {
-                entry.renewed = at;
+                entry.renewed_at = at;
             }
         }
     }
@@ -188,7 +188,7 @@ impl InFlightTable {
     /// settling. The caller counts the loss before it marks the lease as [lost](Lease::lose).
     pub(super) fn lose(&self, key: DeliveryKey) -> Option<(Lease, Option<Box<str>>)> {
         let mut deliveries = self.lock();
-        let entry = deliveries.by_key.get(&key).filter(|it| !it.settling)?;
+        let entry = deliveries.by_key.get(&key).filter(|it| !it.is_settling)?;
         let lease = entry.lease.clone();
         let entry = deliveries.by_key.remove(&key);
         deliveries.running -= 1;
@@ -199,9 +199,9 @@ impl InFlightTable {
     /// to mark as [lost](Lease::lose).
     pub(super) fn lose_all(&self) -> Vec<(DeliveryKey, Lease)> {
         let mut deliveries = self.lock();
-        let running = deliveries.by_key.iter().filter(|(_, it)| !it.settling);
+        let running = deliveries.by_key.iter().filter(|(_, it)| !it.is_settling);
         let lost: Vec<_> = running.map(|(key, it)| (*key, it.lease.clone())).collect();
-        deliveries.by_key.retain(|_, it| it.settling);
+        deliveries.by_key.retain(|_, it| it.is_settling);
         deliveries.running = 0;
         lost
     }
@@ -228,7 +228,7 @@ impl Deliveries {
 
     fn remove(&mut self, guard: &LeaseGuard) {
         if let Some(entry) = self.entry_of(guard) {
-            self.running -= usize::from(!entry.settling);
+            self.running -= usize::from(!entry.is_settling);
             self.by_key.remove(&guard.delivery_key);
         }
     }

@@ -197,8 +197,8 @@ impl KeyOrder {
         self.changed.notified().await;
     }
 
-    /// Starts no further deliveries, waits until none is running, and drops those that have not
-    /// started.
+    /// Starts no further deliveries, waits until no delivery is running, and drops those that have
+    /// not started.
     pub(super) async fn drain(&self) {
         self.draining.cancel();
         loop {
@@ -217,11 +217,11 @@ impl KeyOrder {
     pub(super) fn end(&self) {
         self.draining.cancel();
         let mut state = self.lock();
-        let rest = OrderState {
+        let emptied = OrderState {
             running: state.running,
             ..OrderState::default()
         };
-        let rest = std::mem::replace(&mut *state, rest);
+        let rest = std::mem::replace(&mut *state, emptied);
         drop(state);
         drop(rest);
     }
@@ -301,6 +301,7 @@ impl KeyOrder {
         };
         drop(state);
         drop(dropped);
+        // The first call wakes `drain`. The second is kept for the next call of `changed`.
         self.changed.notify_waiters();
         self.changed.notify_one();
     }

@@ -26,9 +26,10 @@ const MAX_HANDLING: Duration = Duration::from_micros(200);
 /// The settlements for which the fetch waits.
 #[derive(Default)]
 pub(super) struct LastRead {
-    /// Set while the fetch waits. Checked before `waiting` is locked, to save the lock.
+    /// Set while the fetch waits. Checked first, because it is cheaper than the lock of
+    /// `gathering`.
     is_open: AtomicBool,
-    waiting: Mutex<Option<Gathering>>,
+    gathering: Mutex<Option<Gathering>>,
     /// Notified when all settlements have come.
     complete: Notify,
 }
@@ -42,30 +43,30 @@ struct Gathering {
 }
 
 impl LastRead {
-    /// Takes the settlement if the fetch waits for it and can carry it out over its connection.
-    /// Returns the settlement if not. The fetch does not wait any longer for a returned settlement.
+    /// Takes the settlement if the fetch waits for it and can carry it out over its connection. If
+    /// not, returns the settlement, and the fetch no longer waits for it.
     pub(super) fn offer(&self, settlement: Settlement) -> Option<Settlement> {
         if !self.is_open.load(Ordering::SeqCst) {
             return Some(settlement);
         }
-        let mut waiting = lock(&self.waiting);
-        let Some(waiting) = waiting.as_mut() else {
+        let mut gathering = lock(&self.gathering);
+        let Some(gathering) = gathering.as_mut() else {
             return Some(settlement);
         };
-        waiting.missing = waiting.missing.saturating_sub(1);
-        if waiting.missing == 0 {
+        gathering.missing = gathering.missing.saturating_sub(1);
+        if gathering.missing == 0 {
             self.complete.notify_one();
         }
         if !settlement.fits_read_connection() {
             return Some(settlement);
         }
-        waiting.settlements.push(settlement);
+        gathering.settlements.push(settlement);
         None
     }
 
     /// Starts to collect the settlements of this many deliveries.
     pub(super) fn open(&self, deliveries: usize) {
-        *lock(&self.waiting) = Some(Gathering {
+        *lock(&self.gathering) = Some(Gathering {
             settlements: Vec::with_capacity(deliveries),
             missing: deliveries,
         });
@@ -79,8 +80,8 @@ impl LastRead {
         let all = timeout(MAX_WAIT, self.complete.notified()).await.is_ok();
         let in_time = began.elapsed() <= MAX_HANDLING;
         self.is_open.store(false, Ordering::SeqCst);
-        let waiting = lock(&self.waiting).take();
-        let settlements = waiting.map_or_else(Vec::new, |waiting| waiting.settlements);
+        let gathering = lock(&self.gathering).take();
+        let settlements = gathering.map_or_else(Vec::new, |gathering| gathering.settlements);
         (settlements, all && in_time)
     }
 }

@@ -69,12 +69,12 @@ impl DueLeases {
 }
 
 impl LeaseRenewer {
-    /// Returns the leases to renew now. Those of tasks whose status is recorded are always due.
+    /// Returns the leases to renew now. The lease of a task whose status is recorded is always due.
     pub(super) fn due(&self) -> DueLeases {
         DueLeases(self.in_flight.due_for_renewal(self.member.lease / 3))
     }
 
-    /// Records the leases that a tick has renewed, and renews the rest.
+    /// Records the leases that a tick of the upkeep has renewed, and renews the rest.
     pub(super) async fn ticked(
         &self,
         server: &UpkeepConnection,
@@ -85,19 +85,19 @@ impl LeaseRenewer {
         for (which, ids) in &renewed.0 {
             self.in_flight.mark_renewed(*which, ids, reading.sent_at);
         }
-        self.lose(server, lost).await;
+        self.report_lost(server, lost).await;
         for (which, ids) in rest.0 {
             let Some(stream) = self.streams.get(which.index()) else {
                 continue;
             };
-            for ids in ids.chunks(MAX_RENEWED) {
-                let asked = Instant::now();
-                let (keys, args) = ([stream.key_of(which)], self.member.renewal_args(ids));
+            for page in ids.chunks(MAX_RENEWED) {
+                let sent_at = Instant::now();
+                let (keys, args) = ([stream.key_of(which)], self.member.renewal_args(page));
                 let response = server.script(&scripts::RENEW, &keys, args).await?;
                 let lost = entry::renewed(response)?.1;
-                self.in_flight.mark_renewed(which, ids, asked);
+                self.in_flight.mark_renewed(which, page, sent_at);
                 let lost = lost.into_iter().map(|id| (which, id));
-                self.lose(server, lost).await;
+                self.report_lost(server, lost).await;
             }
         }
         let max_between = self.member.max_between_renewals();
@@ -107,7 +107,7 @@ impl LeaseRenewer {
     }
 
     /// Reports deliveries that are no longer pending for this consumer, as cancelled or as lost.
-    async fn lose(
+    async fn report_lost(
         &self,
         server: &UpkeepConnection,
         lost: impl IntoIterator<Item = (WhichStream, StreamEntryId)>,
@@ -117,7 +117,7 @@ impl LeaseRenewer {
                 continue;
             };
             let cancelled = match (task, self.streams.get(which.index())) {
-                (Some(task), Some(stream)) => cancelled(server, &stream, &task).await,
+                (Some(task), Some(stream)) => cancel_reason(server, &stream, &task).await,
                 _ => None,
             };
             match cancelled {
@@ -136,7 +136,11 @@ impl LeaseRenewer {
 
 /// Returns the reason why a task was cancelled. `None` if it was not cancelled, or if the server
 /// does not answer in time.
-async fn cancelled(server: &UpkeepConnection, stream: &ServedStream, task: &str) -> Option<String> {
+async fn cancel_reason(
+    server: &UpkeepConnection,
+    stream: &ServedStream,
+    task: &str,
+) -> Option<String> {
     let mut record = redis::cmd("HMGET");
     record
         .arg(stream.keys.task(task))

@@ -29,18 +29,18 @@ use crate::transport::redis::{
 const MAX_MAINTAINED: usize = 256;
 /// The time between two trims of a stream on which this consumer's group makes no progress. Trims
 /// are still useful there, since other groups may make progress.
-const IDLE_TRIM: Duration = Duration::from_secs(30);
-/// The minimum time between two trims of a stream by any workers.
+const IDLE_TRIM_PERIOD: Duration = Duration::from_secs(30);
+/// The minimum time between two trims of a stream by any worker.
 const TRIM_PERIOD: Duration = Duration::from_secs(1);
 /// The time between two warnings about a foreign consumer that prevents trimming.
-const BETWEEN_WARNINGS: Duration = Duration::from_secs(600);
+const WARNING_PERIOD: Duration = Duration::from_secs(600);
 /// The time between two searches of the group for dead consumers.
 const REAP_PERIOD: Duration = Duration::from_secs(30);
 /// A consumer that is silent for this long, and has nothing pending, is deleted.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
 
-/// Maintains the streams of one consumer. Makes the request of each tick, which is a periodic
-/// script call, and handles the results.
+/// Maintains the streams of one consumer. A *tick* is a periodic script call of the upkeep. This
+/// type makes the request of each tick, and handles the results.
 pub(super) struct Maintenance {
     pub(super) member: Arc<Member>,
     pub(super) streams: Arc<StreamSet>,
@@ -62,9 +62,9 @@ pub(super) struct Maintenance {
 #[derive(Default)]
 pub(super) struct StepSchedule {
     /// The index of the first stream of the next tick.
-    next: u32,
+    next_index: u32,
     /// The last runs, by the index of the stream.
-    last: HashMap<u32, LastRuns>,
+    last_runs: HashMap<u32, LastRuns>,
 }
 
 /// The time of each step's last run on a stream, and the state that the last ticks found.
@@ -79,7 +79,7 @@ struct LastRuns {
     /// The state of the group at the last tick.
     facts: Option<GroupFacts>,
     /// The consumer that was last reported to prevent trimming, and the time of that report.
-    blocked: Option<(Bytes, Instant)>,
+    trim_blocker: Option<(Bytes, Instant)>,
 }
 
 impl LastRuns {
@@ -92,7 +92,7 @@ impl LastRuns {
             facts_at_trim: None,
             facts_at_request: None,
             facts: None,
-            blocked: None,
+            trim_blocker: None,
         }
     }
 }
@@ -114,8 +114,8 @@ impl Maintenance {
         }
     }
 
-    /// Moves due messages in batches. Stops after a while, since no leases are renewed until it
-    /// returns. `group` is empty for delayed tasks, which belong to no group.
+    /// Moves due messages in batches. Stops after a while, since no leases are renewed until this
+    /// function returns. `group` is empty for delayed tasks, which belong to no group.
     async fn move_due(
         &self,
         server: &UpkeepConnection,
@@ -164,24 +164,25 @@ impl Maintenance {
         promoted.moved >= MOVED_AT_ONCE as u64 || next == Some(Duration::ZERO)
     }
 
-    /// Makes the request of the next tick. The request includes all streams for which `renews`
-    /// returns `true`, and maintains at most [`MAX_MAINTAINED`] streams, in turn.
+    /// Makes the request of the next tick. The request maintains at most [`MAX_MAINTAINED`]
+    /// streams; the others follow in the next ticks. It also includes each stream for which
+    /// `renews` returns `true`.
     pub(super) fn request(&mut self, renews: impl Fn(&ServedStream) -> bool) -> TickRequest {
         let streams = self.streams.all();
-        if self.schedule.last.len() > streams.len() {
+        if self.schedule.last_runs.len() > streams.len() {
             let served = |index: &u32| self.streams.get(*index).is_some();
-            self.schedule.last.retain(|index, _| served(index));
+            self.schedule.last_runs.retain(|index, _| served(index));
         }
-        let first = streams.partition_point(|stream| stream.index < self.schedule.next);
+        let first = streams.partition_point(|stream| stream.index < self.schedule.next_index);
         let (before, behind) = streams.split_at(first);
         let mut in_turn = Vec::new();
         for (at, stream) in behind.iter().chain(before).enumerate() {
             if at == MAX_MAINTAINED {
-                self.schedule.next = stream.index;
+                self.schedule.next_index = stream.index;
             }
             let maintain = at < MAX_MAINTAINED && !stream.is_failing();
             let steps = match maintain {
-                true => self.steps(stream.index),
+                true => self.take_due_steps(stream.index),
                 false => TickSteps::default(),
             };
             if maintain || renews(stream) {
@@ -216,14 +217,14 @@ impl Maintenance {
     }
 
     /// Returns the steps that are due on a stream, and records them as run.
-    fn steps(&mut self, stream: u32) -> TickSteps {
+    fn take_due_steps(&mut self, stream: u32) -> TickSteps {
         let lease = self.member.lease;
         // After the server's clock has jumped, every consumer looks dead. So a consumer deletes
         // others only if its renewals have succeeded without a break for the duration of a lease.
         let healthy = self.health.lasts(self.member.max_between_renewals()) >= lease;
         let last = self
             .schedule
-            .last
+            .last_runs
             .entry(stream)
             .or_insert_with(LastRuns::now);
         let run_if_due = |last: &mut Instant, period: Duration| {
@@ -236,7 +237,11 @@ impl Maintenance {
         let has_changed = last.facts.is_none() || last.facts != last.facts_at_trim;
         let trim = run_if_due(
             &mut last.trim,
-            if has_changed { TRIM_PERIOD } else { IDLE_TRIM },
+            if has_changed {
+                TRIM_PERIOD
+            } else {
+                IDLE_TRIM_PERIOD
+            },
         );
         // The trim is recorded only when the tick's response arrives, because a lost tick may have
         // trimmed nothing.
@@ -282,7 +287,7 @@ impl Maintenance {
         }
         let last = self
             .schedule
-            .last
+            .last_runs
             .entry(stream.index)
             .or_insert_with(LastRuns::now);
         match tick.group {
@@ -349,12 +354,12 @@ fn warn_failed(stream: &ServedStream, what: &str, error: &str) {
 }
 
 /// Warns that a consumer prevents trimming, so that the stream grows. Warns at most once in
-/// [`BETWEEN_WARNINGS`] about the same consumer.
+/// [`WARNING_PERIOD`] about the same consumer.
 fn report_blocked(stream: &ServedStream, last: &mut LastRuns, by: Option<(Bytes, Bytes)>) {
     let Some((group, consumer)) = by else { return };
     let known =
-        |(known, at): &(Bytes, Instant)| *known == consumer && at.elapsed() < BETWEEN_WARNINGS;
-    if last.blocked.as_ref().is_some_and(known) {
+        |(known, at): &(Bytes, Instant)| *known == consumer && at.elapsed() < WARNING_PERIOD;
+    if last.trim_blocker.as_ref().is_some_and(known) {
         return;
     }
     tracing::warn!(
@@ -365,5 +370,5 @@ fn report_blocked(stream: &ServedStream, last: &mut LastRuns, by: Option<(Bytes,
          was active within `foreign_lease`; allow it with `trim_beside_foreign_groups`, or remove \
          the consumer with XGROUP DELCONSUMER"
     );
-    last.blocked = Some((consumer, Instant::now()));
+    last.trim_blocker = Some((consumer, Instant::now()));
 }

@@ -91,8 +91,8 @@ impl Member {
         }
     }
 
-    /// Makes an `XREADGROUP` of this consumer. On each stream it reads new entries if `from` is
-    /// `>`, or else the entries behind `from` that are pending for this consumer.
+    /// Makes an `XREADGROUP` of this consumer. If `from` is `>`, it reads new entries of each
+    /// stream. If not, it reads the entries behind `from` that are pending for this consumer.
     pub(super) fn read_group<'a>(
         &self,
         count: usize,

@@ -22,9 +22,10 @@
 //!
 //! # Delivery guarantee
 //! A settlement is one atomic step on the server. It takes effect only if the entry is still
-//! pending for this consumer, so a late or repeated verdict changes nothing. The exception is the
-//! verdict *done* outside of owned partitions: the first worker to finish acknowledges the entry
-//! and replies.
+//! pending for this consumer, so a late or repeated verdict changes nothing. Only a plain success
+//! takes effect in any case: the verdict *done* without follow-ups, outside of owned partitions,
+//! for a message without a status record. The first worker that finishes acknowledges the entry and
+//! replies, even if the entry is pending for another worker now.
 
 mod announcer;
 mod assignment;
@@ -140,7 +141,7 @@ pub struct RedisSource {
     /// client ends with the last clone of the handle.
     rpc: Weak<OnceLock<Arc<Hub>>>,
     closed: CancellationToken,
-    /// The state of the worker, for the upkeep of each consumer.
+    /// Passes the monitor of the worker to the upkeep of each consumer.
     monitor: MonitorSlot,
 }
 
@@ -162,7 +163,7 @@ impl Transport for Redis {
         let member = Arc::new(Member::new(group, lease, KnownVersions::of(&interest)));
         let mut outage = Outage::default();
         loop {
-            let attempt = self.clone().attempt(&interest, member.clone(), &slots);
+            let attempt = self.clone().try_open(&interest, member.clone(), &slots);
             match attempt.await {
                 Err(error) if error::is_temporary(&error) => {
                     let address = self.shared.connector.address();
@@ -195,8 +196,8 @@ fn listed_streams(namespace: &Namespace, settings: &Settings) -> Result<SlotStre
     keys.collect()
 }
 
-/// The maximum number of cluster slots that one worker serves. Bounded, since each slot costs a
-/// tick per second.
+/// The maximum number of cluster slots that one worker serves. Bounded, since the upkeep calls a
+/// script on each slot at least once a second.
 const MAX_SLOTS: usize = 1024;
 /// Up to this number of slots, a worker reads each slot over a separate connection. With more
 /// slots, all of them share read connections.
@@ -278,8 +279,8 @@ fn by_slot(settings: &Settings, listed: SlotStreams) -> Result<ServedSlots, Erro
     Ok(ServedSlots { streams, policy })
 }
 
-/// Numbers the streams of a slot.
-fn number_streams(listed: &SlotStreams) -> Vec<Arc<ServedStream>> {
+/// Makes the served streams of a slot. The index of each is its position in the list.
+fn served_streams(listed: &SlotStreams) -> Vec<Arc<ServedStream>> {
     let streams = listed.iter().zip(0..);
     let streams = streams
         .map(|((keys, weight), index)| Arc::new(ServedStream::new(index, keys.clone(), *weight)));
@@ -288,7 +289,7 @@ fn number_streams(listed: &SlotStreams) -> Vec<Arc<ServedStream>> {
 
 impl Redis {
     /// Makes one attempt to open a source.
-    async fn attempt(
+    async fn try_open(
         self,
         interest: &Interest,
         member: Arc<Member>,
@@ -301,7 +302,7 @@ impl Redis {
             shared,
             rpc,
         } = self;
-        let all = match interest.stream {
+        let slot_streams = match interest.stream {
             true => &slots.streams[..],
             false => &[],
         };
@@ -311,11 +312,15 @@ impl Redis {
         let counters = shared.counters.clone();
         let report = Arc::new(Report::new(counters.clone(), settings.max_dead_letters));
         let owned: Vec<_> = match settings.has_owners() {
-            true => all.iter().flatten().map(|(keys, _)| keys.clone()).collect(),
+            true => slot_streams
+                .iter()
+                .flatten()
+                .map(|(keys, _)| keys.clone())
+                .collect(),
             false => Vec::new(),
         };
         let by_slot = match owned.is_empty() {
-            true => all,
+            true => slot_streams,
             false => &[],
         };
         let fetches = by_slot.len().max(owned.len());
@@ -334,6 +339,7 @@ impl Redis {
             closed: closed.clone(),
             monitor: MonitorSlot::default(),
         };
+        // Events come over separate connections.
         if interest.has_events() {
             let channels = Arc::new(EventChannels::new(interest, options.event_channels()));
             let connector = &shared.connector;
@@ -353,6 +359,7 @@ impl Redis {
             shared.sources.add(of_source);
             source.subscriptions = Some(state);
         }
+        // Opens a consumer for each slot.
         let names = ServedNames::of(interest).map(Arc::new);
         let poison = PoisonSlot::default();
         let shares_reads = slots.share_reads() && !by_slot.is_empty();
@@ -382,7 +389,7 @@ impl Redis {
                 term: None,
             };
             let writer = PrefetchWriter::new(source.buffer.clone(), index);
-            opening.push(SlotConsumer::open(context, number_streams(streams), writer));
+            opening.push(SlotConsumer::open(context, served_streams(streams), writer));
         }
         let opened = stream::iter(opening).buffered(OPENED_AT_ONCE);
         source.slots = opened.try_collect().await?;
@@ -402,6 +409,7 @@ impl Redis {
                 group.join(&partition).await
             }));
             joined.await.into_iter().collect::<Result<(), _>>()?;
+            // The first heartbeat is sent here, too, so that its error is returned.
             let group = &source.member.group;
             let members = Keys::new(&options.namespace, &partitions.stream, group)?.members();
             let connector = shared.connector.for_key(&members);

@@ -26,7 +26,7 @@ use tokio::{
 use super::{
     Report,
     announcer::MonitorSlot,
-    assignment::assigned,
+    assignment::assigned_partitions,
     heartbeat::{LiveMembers, MissingOwners},
     member::Member,
     poison::PoisonSlot,
@@ -67,15 +67,15 @@ pub(super) struct OwnershipParts {
     pub(super) stop_signals: StopSignals,
 }
 
-/// Follows the members of the group for one worker. Begins and ends terms of this worker as the
-/// assignment of the partitions changes.
+/// Follows the changes of the group's members for one worker. Begins and ends terms of this worker
+/// as the assignment of the partitions changes.
 pub(super) struct Ownership {
-    partitions: Arc<Mutex<OwnedPartitions>>,
-    following: JoinHandle<()>,
+    partitions: Arc<Mutex<AllPartitions>>,
+    follow_task: JoinHandle<()>,
 }
 
 /// All partitions of the stream, each with its state for this worker.
-struct OwnedPartitions {
+struct AllPartitions {
     parts: OwnershipParts,
     partitions: Vec<Partition>,
     missing_owners: MissingOwners,
@@ -128,14 +128,14 @@ impl Ownership {
             to_be_freed: false,
             not_before: None,
         };
-        let partitions = Arc::new(Mutex::new(OwnedPartitions {
+        let partitions = Arc::new(Mutex::new(AllPartitions {
             parts,
             partitions: keys.into_iter().map(partition).collect(),
             missing_owners: MissingOwners::default(),
             deaths: 0,
         }));
         let followed = partitions.clone();
-        let following = tokio::spawn(async move {
+        let follow_task = tokio::spawn(async move {
             let follow = async {
                 loop {
                     let known = members.borrow_and_update().clone();
@@ -151,13 +151,13 @@ impl Ownership {
         });
         Self {
             partitions,
-            following,
+            follow_task,
         }
     }
 
     /// Stops fetching from all partitions, and drops the deliveries that have not started.
     pub(super) async fn stop(&self) {
-        self.following.abort();
+        self.follow_task.abort();
         let mut partitions = self.partitions.lock().await;
         let terms = partitions.partitions.iter_mut().filter_map(Partition::term);
         join_all(terms.map(|term| async {
@@ -170,7 +170,7 @@ impl Ownership {
     /// Waits until all verdicts so far are settled, frees the partitions, and stops the heartbeats.
     pub(super) async fn close(&self) -> Result<(), Error> {
         let mut partitions = self.partitions.lock().await;
-        let OwnedPartitions {
+        let AllPartitions {
             parts, partitions, ..
         } = &mut *partitions;
         let left = partitions.iter_mut().map(async |partition| {
@@ -198,7 +198,7 @@ impl Ownership {
 
 impl Drop for Ownership {
     fn drop(&mut self) {
-        self.following.abort();
+        self.follow_task.abort();
     }
 }
 
@@ -211,7 +211,7 @@ impl Partition {
     }
 }
 
-impl OwnedPartitions {
+impl AllPartitions {
     /// Begins and ends terms to match the assignment among the live members. If the group has
     /// considered this member dead since the last call, abandons all its terms first.
     async fn follow(&mut self, members: &LiveMembers) {
@@ -230,7 +230,7 @@ impl OwnedPartitions {
         }
         let me = self.parts.member.consumer.clone();
         let live = members.live.iter().map(String::as_str);
-        let mine = assigned(live, &me, self.partitions.len());
+        let mine = assigned_partitions(live, &me, self.partitions.len());
         let mut dead = self.missing_owners.dead(self.parts.member.lease);
         dead.extend(members.dead.iter().cloned());
         let Self {
@@ -290,10 +290,11 @@ impl Partition {
         if !is_mine || self.not_before.is_some_and(|time| time > now) {
             return;
         }
+        // If `begin` fails, the server may still list this member as the owner.
         self.to_be_freed = true;
         match Term::begin(parts, number, self.keys.clone(), dead).await {
-            Ok(Begun::Owned(term)) => self.state = PartitionState::Owned(term),
-            Ok(Begun::OwnedBy(owner)) => {
+            Ok(BeginResult::Owned(term)) => self.state = PartitionState::Owned(term),
+            Ok(BeginResult::OwnedBy(owner)) => {
                 self.to_be_freed = false;
                 note_owner(&owner);
             }
@@ -327,7 +328,7 @@ impl Partition {
 }
 
 /// The result of an attempt to own a partition.
-enum Begun {
+enum BeginResult {
     Owned(Box<Term>),
     /// Another member owns the partition.
     OwnedBy(String),
@@ -341,7 +342,7 @@ impl Term {
         number: usize,
         keys: Keys,
         dead: &[String],
-    ) -> Result<Begun, Error> {
+    ) -> Result<BeginResult, Error> {
         let group = keys.group.clone();
         let member = Arc::new(Member::new(
             group,
@@ -364,10 +365,13 @@ impl Term {
         let mut response = array(response)?.into_iter();
         let first = response.next();
         let first = first.ok_or_else(|| unexpected("a term", "nothing"))?;
+        // The number of the new term, or 0 and the name of the other owner.
         let term = match u64::try_from(integer(&first)?) {
             Ok(0) | Err(_) => {
                 let owner = response.next().map(bytes).transpose()?.unwrap_or_default();
-                return Ok(Begun::OwnedBy(String::from_utf8_lossy(&owner).into_owned()));
+                return Ok(BeginResult::OwnedBy(
+                    String::from_utf8_lossy(&owner).into_owned(),
+                ));
             }
             Ok(term) => PartitionTerm::new(number, term),
         };
@@ -393,7 +397,7 @@ impl Term {
             Ok(consumer) => {
                 let stream = &keys.stream;
                 tracing::debug!(%stream, term = term.term, "the worker owns the partition");
-                Ok(Begun::Owned(Box::new(Self { keys, consumer })))
+                Ok(BeginResult::Owned(Box::new(Self { keys, consumer })))
             }
             Err(error) => Err(error),
         }

@@ -32,7 +32,7 @@ pub(super) struct PauseSignal {
     notify: Notify,
     blocked: Arc<BlockedRead>,
     /// The fields with pauses of unknown kinds that were logged already.
-    unknown: Mutex<HashSet<Bytes>>,
+    logged_unknown: Mutex<HashSet<Bytes>>,
 }
 
 impl PauseSignal {
@@ -41,7 +41,7 @@ impl PauseSignal {
             changes: AtomicU64::new(0),
             notify: Notify::new(),
             blocked,
-            unknown: Mutex::default(),
+            logged_unknown: Mutex::default(),
         }
     }
 
@@ -53,7 +53,7 @@ impl PauseSignal {
     }
 
     /// Returns the number of calls of [`changed`](Self::changed) so far.
-    pub(super) fn count(&self) -> u64 {
+    pub(super) fn change_count(&self) -> u64 {
         self.changes.load(Ordering::SeqCst)
     }
 
@@ -78,7 +78,7 @@ impl PauseSignal {
         }
         let mut kept = Vec::with_capacity(deliveries.len());
         for delivery in deliveries {
-            match verdict(&delivery, pipeline).await {
+            match verdict_if_paused(&delivery, pipeline).await {
                 None => kept.push(delivery),
                 // One after the other, so that parked deliveries keep their order.
                 Some(verdict) => log_unsettled([delivery.settle(verdict).await]),
@@ -90,7 +90,7 @@ impl PauseSignal {
     /// Logs a pause of a kind that this version does not know. Logs each such pause once.
     pub(super) fn log_unknown(&self, stream: &ServedStream, field: &Bytes) {
         const MAX_REMEMBERED: usize = 100;
-        let mut unknown = lock(&self.unknown);
+        let mut unknown = lock(&self.logged_unknown);
         if unknown.len() < MAX_REMEMBERED && unknown.insert(field.clone()) {
             tracing::warn!(
                 stream = %stream.keys.stream,
@@ -102,7 +102,10 @@ impl PauseSignal {
 }
 
 /// Returns the verdict on a delivery that is paused. `None` if it is not paused.
-async fn verdict(delivery: &Delivery<RedisSettle>, pipeline: &Pipeline) -> Option<Verdict> {
+async fn verdict_if_paused(
+    delivery: &Delivery<RedisSettle>,
+    pipeline: &Pipeline,
+) -> Option<Verdict> {
     let stream = delivery.settle.stream()?;
     if stream.is_paused() {
         return Some(Verdict::Release);
@@ -113,8 +116,8 @@ async fn verdict(delivery: &Delivery<RedisSettle>, pipeline: &Pipeline) -> Optio
     if !names.contains(name) {
         return None;
     }
-    // The pause of the name may have ended since the last tick. Then a parked message would be
-    // moved back and parked again, over and over, until the next tick.
+    // The pause of the name may have ended since the last tick of the upkeep. In that case a parked
+    // message would be moved back and parked again, over and over, until the next tick.
     if !is_paused(stream, name, pipeline).await {
         stream.resume(name);
         return None;

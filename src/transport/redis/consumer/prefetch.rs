@@ -32,17 +32,17 @@ use crate::{
 type Deliveries = Vec<Delivery<RedisSettle>>;
 
 /// Surplus deliveries are released after this time without demand.
-const SURPLUS_PATIENCE: Duration = Duration::from_millis(100);
+const SURPLUS_KEPT_FOR: Duration = Duration::from_millis(100);
 
 /// On the streams' turn, `next` waits this long for deliveries before it returns events.
-const STREAM_TURN: Duration = Duration::from_millis(5);
+const STREAM_TURN_WAIT: Duration = Duration::from_millis(5);
 
 /// Deliveries and events that were fetched and not handed out yet.
 #[derive(Debug)]
 pub(super) struct PrefetchBuffer {
     state: Mutex<PrefetchState>,
     /// The maximum number of events in the buffer.
-    event_buffer: usize,
+    max_events: usize,
     /// One for each fetch task: wakes the task when there is demand, or when the task must stop.
     fetch_wakeups: Vec<Notify>,
     /// Wakes `next` when something has arrived.
@@ -67,7 +67,7 @@ struct PrefetchState {
 }
 
 /// The maximum demand that a task reserves if it expects [`Some`](ExpectedEntries::Some) entries,
-/// or if the tasks have weights. It is small, so that several tasks can read at the same time.
+/// or if the tasks have weights. Small, so that several tasks can read at the same time.
 const SMALL_RESERVATION: usize = 16;
 
 /// The deliveries that the next read of a fetch task will probably return.
@@ -109,28 +109,24 @@ pub(super) enum Demand {
     /// Fetch at most this many deliveries.
     Deliveries(usize),
     /// Release these deliveries, for which there is no demand.
-    Nothing(Deliveries),
+    Release(Deliveries),
     /// Stop fetching.
     Stop,
 }
 
 impl PrefetchBuffer {
-    /// Makes a buffer for `fetches` fetch tasks, with room for `event_buffer` events. If there is a
+    /// Makes a buffer for `tasks` fetch tasks, with room for `max_events` events. If there is a
     /// `schedule`, the reads of the tasks must not block.
-    pub(super) fn new(
-        event_buffer: usize,
-        fetches: usize,
-        schedule: Option<StreamSchedule>,
-    ) -> Self {
+    pub(super) fn new(max_events: usize, tasks: usize, schedule: Option<StreamSchedule>) -> Self {
         let state = PrefetchState {
             schedule,
-            fetches: vec![FetchState::default(); fetches],
+            fetches: vec![FetchState::default(); tasks],
             ..PrefetchState::default()
         };
         Self {
             state: Mutex::new(state),
-            event_buffer,
-            fetch_wakeups: (0..fetches).map(|_| Notify::new()).collect(),
+            max_events,
+            fetch_wakeups: (0..tasks).map(|_| Notify::new()).collect(),
             arrived: Notify::new(),
         }
     }
@@ -155,7 +151,7 @@ impl PrefetchBuffer {
         if state.stopped {
             return;
         }
-        let room = self.event_buffer.saturating_sub(state.events.len());
+        let room = self.max_events.saturating_sub(state.events.len());
         let taken = events.drain(..events.len().min(room));
         let deliveries = taken.map(|event| Delivery::new(Ok(event), RedisSettle::event()));
         state.events.extend(deliveries);
@@ -200,12 +196,12 @@ impl PrefetchBuffer {
             state.demand = max;
             self.wake(&state);
         }
-        let answered = async {
+        let wait_for_deliveries = async {
             while self.lock().ready.is_empty() {
                 self.arrived.notified().await;
             }
         };
-        let _ = timeout(STREAM_TURN, answered).await;
+        let _ = timeout(STREAM_TURN_WAIT, wait_for_deliveries).await;
     }
 
     /// Stops all fetch tasks.
@@ -274,13 +270,13 @@ impl PrefetchWriter {
             };
             if !surplus {
                 self.wakeup().notified().await;
-            } else if timeout(SURPLUS_PATIENCE, self.wakeup().notified())
+            } else if timeout(SURPLUS_KEPT_FOR, self.wakeup().notified())
                 .await
                 .is_err()
             {
                 let mut state = self.buffer.lock();
                 if state.demand == 0 && !state.is_stopped(self.number) {
-                    return Demand::Nothing(state.ready.drain(..).collect());
+                    return Demand::Release(state.ready.drain(..).collect());
                 }
             }
         }
@@ -320,7 +316,7 @@ impl PrefetchWriter {
         let is_shared = state.fetches.len() > 1 && had_reserved && state.demand > 0;
         let has_some = !deliveries.is_empty();
         if state.ready.is_empty() {
-            // Converts in place, since moving hundreds of deliveries is measurable.
+            // Converts in place, since moving hundreds of deliveries takes measurable time.
             state.ready = deliveries.into();
         } else {
             state.ready.extend(deliveries);
@@ -365,7 +361,7 @@ impl PrefetchWriter {
     }
 
     /// Sleeps for this time, or until the task or the buffer is stopped.
-    pub(super) async fn pause(&self, wait: Duration) {
+    pub(super) async fn wait_unless_stopped(&self, wait: Duration) {
         tokio::select! {
             biased;
             () = sleep(wait) => {}
@@ -517,7 +513,7 @@ mod tests {
     fn asked(writer: &PrefetchWriter) -> Option<usize> {
         match writer.next_step().now_or_never()? {
             Demand::Deliveries(count) => Some(count),
-            Demand::Nothing(_) | Demand::Stop => None,
+            Demand::Release(_) | Demand::Stop => None,
         }
     }
 

@@ -18,13 +18,13 @@ use crate::{
     transport::redis::{response::integer, scripts},
 };
 
-/// A stream that was not registered again within this time may be retired. Senders register every
-/// 30 s.
+/// A stream that was not registered again within this time may be retired. Senders register their
+/// streams every 30 s.
 const UNUSED_AFTER: Duration = Duration::from_secs(90);
 /// The time between two reads of the whole registry. In between, only new registrations are read.
 const FULL_READ_PERIOD: Duration = Duration::from_secs(30);
 /// The time between two attempts to retire the same stream.
-const RETIRE_RETRY: Duration = Duration::from_secs(10);
+const RETIRE_RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// The maximum number of streams that one tick tries to retire.
 const MAX_RETIRED: usize = 8;
 
@@ -68,7 +68,7 @@ pub(super) struct RegistryReader {
     /// The fetch's blocked read. Each change ends the read, so that the fetch applies the change
     /// immediately.
     blocked: Arc<BlockedRead>,
-    known: HashMap<Name, Known>,
+    known: HashMap<Name, KnownStream>,
     /// All registrations before this time are known. In milliseconds on Redis's clock.
     since: i64,
     /// The time of the last read of the whole registry.
@@ -77,11 +77,11 @@ pub(super) struct RegistryReader {
 
 /// A registered stream.
 #[derive(Debug)]
-struct Known {
+struct KnownStream {
     /// The time of the last registration, in milliseconds on Redis's clock.
-    registered: i64,
+    registered_at: i64,
     /// The time at which this reader last tried to retire the stream, or saw a registration.
-    tried: Instant,
+    tried_at: Instant,
 }
 
 impl RegistryReader {
@@ -120,9 +120,9 @@ impl RegistryReader {
         self.since = now - 1;
         let mut found = Vec::new();
         for (stream, time) in registered {
-            let known = Known {
-                registered: time,
-                tried: Instant::now(),
+            let known = KnownStream {
+                registered_at: time,
+                tried_at: Instant::now(),
             };
             if self.known.insert(stream.clone(), known).is_none() {
                 found.push(RegistryChange::Found(stream));
@@ -139,13 +139,15 @@ impl RegistryReader {
     ) -> Result<(), Error> {
         let unused = UNUSED_AFTER.as_millis() as i64;
         let mut candidates: Vec<_> = (self.known.iter_mut())
-            .filter(|(_, it)| now - it.registered >= unused && it.tried.elapsed() >= RETIRE_RETRY)
+            .filter(|(_, it)| {
+                now - it.registered_at >= unused && it.tried_at.elapsed() >= RETIRE_RETRY_INTERVAL
+            })
             .collect();
         candidates.truncate(MAX_RETIRED);
         let streams = self.streams.all();
         let mut retired = Vec::new();
         for (name, known) in candidates {
-            known.tried = Instant::now();
+            known.tried_at = Instant::now();
             let found = streams.iter().find(|it| it.keys.stream == *name);
             let Some(stream) = found else { continue };
             let keys = [&*self.key, &stream.keys.primary, &stream.keys.stream_due];

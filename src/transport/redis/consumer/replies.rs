@@ -1,5 +1,5 @@
-//! Stores replies to reliable requests. Each batch of replies is stored and acknowledged by one
-//! script call.
+//! Stores replies to reliable requests. One script call stores a batch of replies and acknowledges
+//! their requests.
 
 use std::sync::Arc;
 
@@ -31,18 +31,18 @@ const MAX_BATCH: usize = 64;
 const MAX_BYTES: usize = LEAST_SIZE_LIMIT / 2;
 
 /// The settlement of a handled request with its reply.
-pub(super) type Reply = Settlement<StoredReply>;
+pub(super) type ReplySettlement = Settlement<StoredReply>;
 
 /// Stores replies in calls of a bounded size.
-pub(super) async fn store(settler: &Settler, batch: Vec<Reply>) {
-    let calls = by_stream(batch).into_iter().flat_map(parts);
+pub(super) async fn store(settler: &Settler, batch: Vec<ReplySettlement>) {
+    let calls = by_stream(batch).into_iter().flat_map(split_batch);
     join_all(calls.map(|batch| store_part(settler, batch))).await;
 }
 
 /// Splits a batch into parts of at most [`MAX_BATCH`] replies and [`MAX_BYTES`] bytes. A larger
 /// reply is a part by itself.
-fn parts(batch: Vec<Reply>) -> Vec<Vec<Reply>> {
-    let mut parts: Vec<Vec<Reply>> = Vec::new();
+fn split_batch(batch: Vec<ReplySettlement>) -> Vec<Vec<ReplySettlement>> {
+    let mut parts: Vec<Vec<ReplySettlement>> = Vec::new();
     let mut room = 0;
     for reply in batch {
         let bytes = reply.effect.envelope.len() + 1;
@@ -62,8 +62,8 @@ fn parts(batch: Vec<Reply>) -> Vec<Vec<Reply>> {
 
 /// Stores the replies of one part by one call. If the server refuses the call, stores each reply by
 /// a separate call, so that one refused reply does not fail the others.
-async fn store_part(settler: &Settler, batch: Vec<Reply>) {
-    let Err((batch, error)) = call(settler, batch).await else {
+async fn store_part(settler: &Settler, batch: Vec<ReplySettlement>) {
+    let Err((batch, error)) = make_call(settler, batch).await else {
         return;
     };
     if !error.is_refused() {
@@ -72,8 +72,9 @@ async fn store_part(settler: &Settler, batch: Vec<Reply>) {
     let several = batch.len() > 1;
     join_all(batch.into_iter().map(async |mut reply| {
         let mut refusal = None;
+        // The server may have refused the call because of another reply.
         if several {
-            match call(settler, vec![reply]).await {
+            match make_call(settler, vec![reply]).await {
                 Ok(()) => return,
                 Err((mut batch, error)) => {
                     reply = batch.pop().expect("the one that was tried");
@@ -81,6 +82,7 @@ async fn store_part(settler: &Settler, batch: Vec<Reply>) {
                 }
             }
         }
+        // If this reply itself is refused, stores its fallback: an error for the client.
         let refusal = refusal.as_ref().unwrap_or(&error);
         let Some(fallback) = reply.effect.fallback.take() else {
             return fail(vec![reply], refusal);
@@ -92,7 +94,7 @@ async fn store_part(settler: &Settler, batch: Vec<Reply>) {
             "Redis refuses the reply to a request; its client gets an error"
         );
         reply.effect.envelope = fallback;
-        if let Err((batch, error)) = call(settler, vec![reply]).await {
+        if let Err((batch, error)) = make_call(settler, vec![reply]).await {
             fail(batch, &error);
         }
     }))
@@ -100,19 +102,22 @@ async fn store_part(settler: &Settler, batch: Vec<Reply>) {
 }
 
 /// Fails all settlements of a batch with the same error.
-fn fail(batch: Vec<Reply>, error: &Error) {
+fn fail(batch: Vec<ReplySettlement>, error: &Error) {
     for reply in batch {
         reply.fail(error);
     }
 }
 
 /// Makes one call. On an error, returns the replies with the error.
-async fn call(settler: &Settler, batch: Vec<Reply>) -> Result<(), (Vec<Reply>, Error)> {
+async fn make_call(
+    settler: &Settler,
+    batch: Vec<ReplySettlement>,
+) -> Result<(), (Vec<ReplySettlement>, Error)> {
     let call = ReplyCall::new(batch);
     let request = &call.request;
     let submit = || {
-        let (retry, script) = (Resend::UntilAnswered, Some(&scripts::REPLY));
-        (settler.pipeline).submit_owned(request.command(), retry, script)
+        let (resend, script) = (Resend::UntilAnswered, Some(&scripts::REPLY));
+        (settler.pipeline).submit_owned(request.command(), resend, script)
     };
     match settler.retry_while_refused(&request.source, submit).await {
         Ok(response) => call.finish(settler, response),
@@ -123,7 +128,7 @@ async fn call(settler: &Settler, batch: Vec<Reply>) -> Result<(), (Vec<Reply>, E
 /// A call that stores replies and acknowledges their requests. All requests are from one stream.
 pub(super) struct ReplyCall {
     /// The replies, sorted by client.
-    replies: Vec<Reply>,
+    replies: Vec<ReplySettlement>,
     request: ReplyRequest,
 }
 
@@ -136,7 +141,7 @@ struct ReplyRequest {
 }
 
 impl ReplyCall {
-    pub(super) fn new(mut replies: Vec<Reply>) -> Self {
+    pub(super) fn new(mut replies: Vec<ReplySettlement>) -> Self {
         replies.sort_by(|a, b| a.effect.stream.cmp(&b.effect.stream));
         let first = &replies[0].delivery;
         let request = ReplyRequest {
@@ -157,7 +162,7 @@ impl ReplyCall {
         self,
         settler: &Settler,
         response: Value,
-    ) -> Result<(), (Vec<Reply>, Error)> {
+    ) -> Result<(), (Vec<ReplySettlement>, Error)> {
         let results = error::check(response).and_then(|it| decode(it, self.request.clients.len()));
         let results = match results {
             Ok(results) => results,
@@ -174,7 +179,7 @@ impl ReplyCall {
         Ok(())
     }
 
-    pub(super) fn into_replies(self) -> Vec<Reply> {
+    pub(super) fn into_replies(self) -> Vec<ReplySettlement> {
         self.replies
     }
 }
@@ -208,7 +213,7 @@ struct ClientReplies {
 }
 
 impl ClientReplies {
-    fn new(replies: &[Reply]) -> Self {
+    fn new(replies: &[ReplySettlement]) -> Self {
         let envelopes: Vec<_> = replies.iter().map(|it| &it.effect.envelope[..]).collect();
         let ids = replies.iter().map(|it| it.delivery.guard.delivery_key.1);
         Self {
@@ -220,7 +225,7 @@ impl ClientReplies {
 }
 
 /// Groups replies by client. They must be sorted by their reply streams.
-fn by_client(sorted: &[Reply]) -> impl Iterator<Item = &[Reply]> {
+fn by_client(sorted: &[ReplySettlement]) -> impl Iterator<Item = &[ReplySettlement]> {
     sorted.chunk_by(|a, b| a.effect.stream == b.effect.stream)
 }
 

@@ -58,15 +58,20 @@ impl Report {
         tracing::warn!(%id, %stream, %group, attempts, "a dead letter: {reason}");
     }
 
-    /// Reports entries that were claimed. `from` has the former consumer of each entry.
-    pub(super) fn claimed(&self, stream: &ServedStream, entries: &[Entry], from: &[String]) {
+    /// Reports entries that were claimed, each with its former consumer.
+    pub(super) fn claimed(
+        &self,
+        stream: &ServedStream,
+        entries: &[Entry],
+        former_consumers: &[String],
+    ) {
         if entries.is_empty() {
             return;
         }
         self.counters.claimed.add(entries.len() as u64);
         let mut claims = Claims::default();
-        for (entry, from) in entries.iter().zip(from) {
-            claims.add(from, || match entry.which {
+        for (entry, consumer) in entries.iter().zip(former_consumers) {
+            claims.add(consumer, || match entry.which {
                 WhichStream::Primary(_) => entry.id.to_string(),
                 WhichStream::Retry(_) => {
                     let (text, ..) = origin(&entry.fields, entry.text.clone(), entry.id);

@@ -1,5 +1,5 @@
-//! Warns if the workers of a group serve different names. If the routes of one worker differ, this
-//! worker gets messages for which it has no route. The other workers get messages that only this
+//! Warns if the workers of a group serve different names. If the routes of one worker differ, that
+//! worker gets messages for which it has no route. The other workers get messages that only that
 //! worker could handle.
 //!
 //! Each worker records the list of its names when it starts, and then once a minute. The records
@@ -32,13 +32,13 @@ use crate::{
 };
 
 /// The time after which a worker renews its record.
-const PERIOD: Duration = Duration::from_secs(60);
+const RECORD_PERIOD: Duration = Duration::from_secs(60);
 /// A list that was not recorded again within this time is removed.
 const LIST_LIFETIME: Duration = Duration::from_secs(150);
 /// The maximum number of lists that are kept for a group.
 const MAX_LISTS: usize = 16;
 /// The maximum size of a list, in bytes. Further names are left out.
-const MAX_BYTES: usize = 8 << 10;
+const MAX_LIST_BYTES: usize = 8 << 10;
 /// The last line of a list from which names were left out. No other line looks like this, since all
 /// other lines begin with a kind.
 const INCOMPLETE: &str = "...";
@@ -66,7 +66,7 @@ impl ServedNames {
         let names: BTreeSet<_> = names.map(|(kind, name)| format!("{kind} {name}")).collect();
         let mut list = String::new();
         for name in names {
-            if list.len() + name.len() > MAX_BYTES {
+            if list.len() + name.len() > MAX_LIST_BYTES {
                 list.push_str(INCOMPLETE);
                 break;
             }
@@ -135,13 +135,13 @@ fn shown_list(names: &BTreeSet<String>) -> Option<String> {
 /// Records the names of a worker, as a part of its upkeep.
 pub(super) struct NameRecorder {
     names: Arc<ServedNames>,
-    next: Instant,
+    next_at: Instant,
 }
 
 impl NameRecorder {
     pub(super) fn new(names: Arc<ServedNames>) -> Self {
-        let next = Instant::now();
-        Self { names, next }
+        let next_at = Instant::now();
+        Self { names, next_at }
     }
 
     /// Records the names on these streams if the record is due, and warns about workers of the
@@ -153,10 +153,10 @@ impl NameRecorder {
         member: &Member,
         streams: &[Arc<ServedStream>],
     ) {
-        if streams.is_empty() || Instant::now() < self.next {
+        if streams.is_empty() || Instant::now() < self.next_at {
             return;
         }
-        self.next = Instant::now() + PERIOD;
+        self.next_at = Instant::now() + RECORD_PERIOD;
         for streams in streams.chunks(MAX_STREAMS) {
             match self.call(server, streams).await {
                 Ok(others) => {
@@ -263,7 +263,7 @@ mod tests {
             .collect();
         let many: Vec<_> = many.iter().map(String::as_str).collect();
         let (long, short) = (serving(&many), serving(&[many[0], many[999], "z"]));
-        assert!(long.list().len() <= MAX_BYTES + 100 && long.list().ends_with(INCOMPLETE));
+        assert!(long.list().len() <= MAX_LIST_BYTES + 100 && long.list().ends_with(INCOMPLETE));
         let text = short.compare(&lists(&[&long])).unwrap();
         assert!(!text.contains("this worker serves"), "{text}");
         let text = long.compare(&lists(&[&short])).unwrap();

@@ -110,7 +110,7 @@ impl SettlePolicy {
     }
 
     /// Maps a success, with the follow-ups that the handler has added, to its effect.
-    fn success(&self, delivery: &Unsettled, reply: Result<Reply, RpcError>) -> Effect {
+    fn success_effect(&self, delivery: &Unsettled, reply: Result<Reply, RpcError>) -> Effect {
         let follow_ups = delivery.guard.lease.take_follow_ups();
         // A request that is answered with an error has failed, so its follow-ups are dropped.
         if follow_ups.is_empty() || reply.is_err() {
@@ -124,7 +124,7 @@ impl SettlePolicy {
             }),
             Err(error) => {
                 let (reason, reply) = FollowUp::refused(&error.chain());
-                self.end(delivery, End::DeadLetter(reason), Some(reply))
+                self.end_effect(delivery, End::DeadLetter(reason), Some(reply))
             }
         }
     }
@@ -158,7 +158,7 @@ impl SettlePolicy {
             }
             Verdict::Done(reply) => {
                 turn.end();
-                let effect = self.success(&delivery, reply);
+                let effect = self.success_effect(&delivery, reply);
                 self.queue_settlement(delivery, effect, on_settled);
             }
             verdict => {
@@ -194,7 +194,7 @@ impl SettlePolicy {
     fn effect(&self, delivery: &Unsettled, verdict: Verdict) -> Effect {
         let attempt = delivery.attempt;
         match verdict.limited(attempt, delivery.max_attempts) {
-            Verdict::Done(reply) => self.success(delivery, reply),
+            Verdict::Done(reply) => self.success_effect(delivery, reply),
             Verdict::Redeliver {
                 after,
                 counted,
@@ -213,10 +213,10 @@ impl SettlePolicy {
                 })
             }
             Verdict::DeadLetter { reason, answer } => {
-                self.end(delivery, End::DeadLetter(reason), answer)
+                self.end_effect(delivery, End::DeadLetter(reason), answer)
             }
             Verdict::Discard { reason, answer } => {
-                self.end(delivery, End::Discarded(reason), answer)
+                self.end_effect(delivery, End::Discarded(reason), answer)
             }
             Verdict::Park(park) => Effect::Fenced(FencedEffect::Park(park)),
             Verdict::Release => Effect::Fenced(FencedEffect::Redeliver {
@@ -236,7 +236,7 @@ impl SettlePolicy {
         reply: Result<Reply, RpcError>,
     ) -> Effect {
         if delivery.task.is_some() || delivery.turn.is_some() {
-            return self.end_with_reply(delivery, End::Done, Some(reply));
+            return self.end_effect_with_reply(delivery, End::Done, Some(reply));
         }
         let Some((reply_to, route)) = self.route(delivery) else {
             return Effect::Acknowledge(None);
@@ -264,11 +264,11 @@ impl SettlePolicy {
         }
     }
 
-    fn end(&self, delivery: &Unsettled, end: End, error: Option<RpcError>) -> Effect {
-        self.end_with_reply(delivery, end, error.map(Err))
+    fn end_effect(&self, delivery: &Unsettled, end: End, error: Option<RpcError>) -> Effect {
+        self.end_effect_with_reply(delivery, end, error.map(Err))
     }
 
-    fn end_with_reply(
+    fn end_effect_with_reply(
         &self,
         delivery: &Unsettled,
         end: End,

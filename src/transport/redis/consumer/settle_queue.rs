@@ -25,9 +25,9 @@ const MAX_TAKEN: usize = 512;
 const MAX_YIELDS: usize = 16;
 /// The `max_batches` of [`carry_out`] for acknowledgements. More than one: a fast reply is
 /// published with its acknowledgement, and must not wait for the responses to other batches.
-pub(super) const MAX_ACKNOWLEDGING: usize = 4;
+pub(super) const MAX_ACKNOWLEDGING_BATCHES: usize = 4;
 /// The `max_batches` of [`carry_out`] for stored replies.
-pub(super) const MAX_REPLYING: usize = 1;
+pub(super) const MAX_REPLYING_BATCHES: usize = 1;
 
 /// A script call that has finished.
 #[derive(PartialEq)]
@@ -80,6 +80,7 @@ pub(super) async fn carry_out(
                     let added = settlements[old_len..].iter();
                     settler.in_flight.mark_settling(added.map(|it| &it.delivery.guard));
                 }
+                // Fenced settlements are single calls. All others are sent in two batches.
                 let (mut acknowledgements, mut stored) = (Vec::new(), Vec::new());
                 for mut settlement in settlements.drain(..) {
                     let none = Effect::Acknowledge(None);

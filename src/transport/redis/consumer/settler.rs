@@ -37,8 +37,8 @@ use crate::{
     },
 };
 
-/// The pause before a command is repeated while the server refuses writes.
-const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+/// The wait before a command is repeated while the server refuses writes.
+const REFUSED_WAIT: Duration = Duration::from_secs(1);
 /// The approximate size of an entry id in bytes.
 const ID_BYTES: usize = 20;
 
@@ -89,8 +89,8 @@ impl Settler {
                 // Published before the acknowledgement: if the worker crashes in between, the
                 // request is answered twice instead of never.
                 let publish = Publish::new(&channel[..], &envelope);
-                let (retry, listener) = (Resend::UntilAnswered, &self.publish_failures);
-                self.pipeline.post(publish, retry, listener, 0).await;
+                let (resend, listener) = (Resend::UntilAnswered, &self.publish_failures);
+                self.pipeline.post(publish, resend, listener, 0).await;
             }
         }
         // Sends one command for each stream, so that a stream that refuses acknowledgements does
@@ -152,6 +152,7 @@ impl Settler {
                     .await
             }
         };
+        // Without a confirmed settlement, the next delivery with the same key must not start.
         if let Some(turn) = delivery.turn.as_ref().filter(|_| settled.is_err()) {
             turn.order().break_off();
         }
@@ -182,8 +183,8 @@ impl Settler {
                     .arg(reason)
                     .arg(put_offs);
             };
-            let (script, retry) = (&scripts::REDELIVER, Resend::UntilAnswered);
-            self.pipeline.submit_script(script, &keys, args, retry)
+            let (script, resend) = (&scripts::REDELIVER, Resend::UntilAnswered);
+            self.pipeline.submit_script(script, &keys, args, resend)
         };
         if !self.try_move(delivery, submit).await? {
             return Ok(());
@@ -219,7 +220,7 @@ impl Settler {
     }
 
     /// Parks a delivery: the message leaves its stream until it gets a permit, until the pause of
-    /// its name ends, or until a worker knows its version. Then it is redelivered.
+    /// its name ends, or until a worker knows its version. After that, the message is redelivered.
     async fn park(&self, delivery: &Unsettled, request: &PermitRequest) -> Result<(), Error> {
         let member = &*self.member;
         let (which, _) = delivery.guard.delivery_key;
@@ -246,8 +247,8 @@ impl Settler {
                     .arg(&request.holder)
                     .arg(paused.as_deref().unwrap_or_default());
             };
-            let (script, retry) = (&scripts::PARK, Resend::UntilAnswered);
-            self.pipeline.submit_script(script, &keys, args, retry)
+            let (script, resend) = (&scripts::PARK, Resend::UntilAnswered);
+            self.pipeline.submit_script(script, &keys, args, resend)
         };
         if self.try_move(delivery, submit).await? {
             self.report.counters.parked.increment();
@@ -318,8 +319,8 @@ impl Settler {
                     .arg(self.report.max_dead_letters);
             }
         };
-        let (script, retry) = (&scripts::FINISH, Resend::UntilAnswered);
-        self.pipeline.submit_script(script, &keys, args, retry)
+        let (script, resend) = (&scripts::FINISH, Resend::UntilAnswered);
+        self.pipeline.submit_script(script, &keys, args, resend)
     }
 
     /// Submits the acknowledgement of entries on a primary or a retry stream.
@@ -336,9 +337,9 @@ impl Settler {
         let args = |cmd: &mut Cmd| {
             cmd.arg(stream.keys.group.as_str()).arg(ids);
         };
-        let (script, retry) = (&scripts::ACKNOWLEDGE, Resend::UntilAnswered);
+        let (script, resend) = (&scripts::ACKNOWLEDGE, Resend::UntilAnswered);
         let keys = [stream.key_of(which)];
-        self.pipeline.submit_script(script, &keys, args, retry)
+        self.pipeline.submit_script(script, &keys, args, resend)
     }
 
     /// Submits a command, and repeats it while the server refuses writes because its memory or its
@@ -361,7 +362,7 @@ impl Settler {
                     }
                     tokio::select! {
                         biased;
-                        () = tokio::time::sleep(REFUSED_PAUSE) => {}
+                        () = tokio::time::sleep(REFUSED_WAIT) => {}
                         () = self.closed.cancelled() => {}
                     }
                 }

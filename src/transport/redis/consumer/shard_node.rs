@@ -68,24 +68,24 @@ impl ShardChannels {
         slot: HashSlot,
     ) -> Result<Result<(), Error>, Error> {
         let channels: Vec<_> = self.by_slot[&slot].iter().map(|name| &name[..]).collect();
-        let named = address.to_string();
+        let node = address.to_string();
         let refusal =
             match timeout(CONFIRMATION_LIMIT, connection.subscribe_sharded(&channels)).await {
                 Ok(Ok(())) => return Ok(Ok(())),
                 Ok(Err(error)) if error.code().is_none() => {
-                    return Err(error::unanswered(&named).with_source(error));
+                    return Err(error::unanswered(&node).with_source(error));
                 }
                 Ok(Err(refusal)) => refusal,
-                Err(_) => return Err(error::unreachable(&named)),
+                Err(_) => return Err(error::unreachable(&node)),
             };
         if let Some((slot, owner)) = moved_to(&refusal, address) {
             self.connector.learn(slot, &owner);
         }
-        Ok(Err(error::subscription_refused(&named, refusal)))
+        Ok(Err(error::subscription_refused(&node, refusal)))
     }
 }
 
-/// Returns the slot and its owner from a node's refusal `MOVED`. `None` for other refusals.
+/// Returns the slot and its owner from the refusal `MOVED` of a node. `None` for other refusals.
 fn moved_to(refusal: &RedisError, from: &Address) -> Option<(HashSlot, Address)> {
     let is_moved = refusal.code() == Some("MOVED");
     redirection(refusal.detail().filter(|_| is_moved)?, from)
@@ -138,8 +138,8 @@ impl ShardNode {
                     }
                 }
                 notice = connection.notice() => match notice {
-                    Ok(Notice::Published(event)) => self.sink.take(event, &mut connection),
-                    Ok(Notice::Ended(channel)) => self.ended(&channel),
+                    Ok(Notice::Published(event)) => self.sink.hand_over(event, &mut connection),
+                    Ok(Notice::Ended(channel)) => self.handle_end(&channel),
                     Err(error) => {
                         self.report_lost(&error.to_string());
                         return error::unanswered(&self.address.to_string()).with_source(error);
@@ -161,6 +161,7 @@ impl ShardNode {
         let (mut restored, mut failed) = (Vec::new(), Vec::new());
         let (mut refusal, mut outcome) = (None, Ok(()));
         for lost in order {
+            // Once the connection is lost, the rest of the order fails.
             if outcome.is_ok() {
                 let (channels, address) = (&self.channels, &self.address);
                 match channels.subscribe(connection, address, lost.slot).await {
@@ -187,7 +188,7 @@ impl ShardNode {
 
     /// Handles the end of a subscription: the slot of the channel has moved to another node. The
     /// server sends a notice for each channel of the slot, and the first notice removes the slot.
-    fn ended(&mut self, channel: &[u8]) {
+    fn handle_end(&mut self, channel: &[u8]) {
         let slot = HashSlot::of(channel);
         if let Some(position) = self.slots.iter().position(|known| *known == slot) {
             self.slots.swap_remove(position);

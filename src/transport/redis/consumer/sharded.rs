@@ -88,8 +88,8 @@ impl ShardSubscriber {
             missing: 0,
             outage: Outage::default(),
         };
-        for first in first {
-            assigner.start(first.address, Some(first.connection), first.slots);
+        for node in first {
+            assigner.start(node.address, Some(node.connection), node.slots);
         }
         tokio::select! {
             biased;
@@ -135,7 +135,7 @@ impl Assigner {
         loop {
             tokio::select! {
                 biased;
-                Some(report) = reports.recv() => self.take(report),
+                Some(report) = reports.recv() => self.handle_report(report),
                 Some(_) = self.tasks.join_next() => {}
                 () = sleep_until(self.retry_at), if !self.waiting.is_empty() => {
                     self.assign().await;
@@ -144,18 +144,18 @@ impl Assigner {
         }
     }
 
-    fn take(&mut self, report: ShardReport) {
+    fn handle_report(&mut self, report: ShardReport) {
         match report {
             ShardReport::Lost(slots, reason) => {
                 self.missing += slots.len();
                 self.gaps.begin(slots.len());
                 let what = "a subscription to sharded events";
-                self.outage.lost(&self.address(&slots), what, &reason);
+                self.outage.lost(&self.address_of(&slots), what, &reason);
                 self.retry_later(slots);
             }
             ShardReport::Failed(slots, error) => {
                 let what = "subscribe to sharded events";
-                self.outage.failed(&self.address(&slots), what, &error);
+                self.outage.failed(&self.address_of(&slots), what, &error);
                 self.retry_later(slots);
             }
             ShardReport::Restored(slots) => {
@@ -170,7 +170,7 @@ impl Assigner {
     }
 
     /// Returns the address of the node that serves the first of these slots, for log lines.
-    fn address(&self, slots: &[LostSlot]) -> String {
+    fn address_of(&self, slots: &[LostSlot]) -> String {
         let connector = &self.channels.connector;
         let owner = slots.first().map(|lost| connector.owner(lost.slot));
         owner.map_or_else(|| connector.address(), |owner| owner.to_string())
@@ -188,6 +188,7 @@ impl Assigner {
         connector.refresh().await;
         let waiting = std::mem::take(&mut self.waiting);
         for (address, slots) in by_owner(&connector, waiting, |lost| lost.slot) {
+            // If the task of the node runs, sends it the slots. If not, starts a task.
             let slots = match self
                 .nodes
                 .get(&address)

@@ -35,7 +35,7 @@ use super::{
     report::Report,
     served_names::{NameRecorder, ServedNames},
     settle::SettlePolicy,
-    settle_queue::{MAX_ACKNOWLEDGING, MAX_REPLYING, carry_out},
+    settle_queue::{MAX_ACKNOWLEDGING_BATCHES, MAX_REPLYING_BATCHES, carry_out},
     settler::Settler,
     state::ConsumerState,
     streams::{ServedStream, StreamSet},
@@ -153,6 +153,7 @@ impl SlotConsumer {
             Some(first) => shared.connector.for_key(&first.keys.primary),
             None => shared.connector.clone(),
         };
+        // The pipeline for settlements, scans and recoveries.
         let reads = pipelines.and_then(|pipelines| pipelines.reads.as_ref());
         let pipeline = match (pipelines, streams.first()) {
             (Some(pipelines), Some(stream)) => {
@@ -192,7 +193,8 @@ impl SlotConsumer {
         let pauses = Arc::new(PauseSignal::new(blocked.clone()));
         let address = connector.address();
 
-        group.join_all(&streams).await?;
+        // Joins the group on all streams before their entries are read.
+        group.join_streams(&streams).await?;
         let policy = settings.streams.as_ref().map(|set| set.policy);
         let schedule = StreamSchedule::new(policy.unwrap_or_default());
         let streams = Arc::new(StreamSet::new(streams));
@@ -205,6 +207,7 @@ impl SlotConsumer {
         });
         let changes = registered.map(|(_, changes)| changes);
 
+        // The upkeep renews the leases, and maintains the streams and the group.
         let health: Arc<RenewalHealth> = state.health.clone();
         let due = Arc::new(DueTimers::default());
         let renewer = LeaseRenewer {
@@ -280,6 +283,7 @@ impl SlotConsumer {
             forwards,
         });
 
+        // Two tasks carry out the settlements.
         let (queue, settlements) = mpsc::unbounded_channel();
         let (replies, with_replies) = mpsc::unbounded_channel();
         let settler = Arc::new(Settler::new(
@@ -291,8 +295,16 @@ impl SlotConsumer {
             follow_ups.clone(),
             stop_signals.closed.clone(),
         ));
-        tokio::spawn(carry_out(settler.clone(), settlements, MAX_ACKNOWLEDGING));
-        tokio::spawn(carry_out(settler.clone(), with_replies, MAX_REPLYING));
+        tokio::spawn(carry_out(
+            settler.clone(),
+            settlements,
+            MAX_ACKNOWLEDGING_BATCHES,
+        ));
+        tokio::spawn(carry_out(
+            settler.clone(),
+            with_replies,
+            MAX_REPLYING_BATCHES,
+        ));
         let last_read = Arc::<LastRead>::default();
         let policy = SettlePolicy {
             max_deliveries: settings.max_deliveries,
@@ -304,6 +316,7 @@ impl SlotConsumer {
             follow_ups,
             last_read: last_read.clone(),
         };
+        // The fetch and its parts.
         let order = term.map(|term| {
             KeyOrder::new(KeyOrderParts {
                 term,

@@ -58,9 +58,10 @@ impl Location {
     }
 }
 
-/// The name of the limit that workers share, and the only key under it.
+/// The name of the limit that workers share.
 pub(super) const LIMIT: &str = "limit";
-pub(super) const LIMITED: &str = "key";
+/// The only key of this limit.
+pub(super) const LIMIT_KEY: &str = "key";
 
 /// The keys of a stream and a group.
 #[derive(Clone)]
@@ -90,7 +91,7 @@ impl GroupKeys {
             bodies: key("bodies"),
             dead: key("dead"),
             parked: format!(
-                "{{{stream}}}:parked:{}:{group}:{LIMIT}:{LIMITED}",
+                "{{{stream}}}:parked:{}:{group}:{LIMIT}:{LIMIT_KEY}",
                 group.len()
             ),
             parking: key("parking"),
@@ -98,35 +99,35 @@ impl GroupKeys {
         }
     }
 
-    /// Returns the locations on this stream of each job that the group has not finished. More than
-    /// one location for a job is a violation.
+    /// Returns the locations of each job of this stream that the group has not finished. More than
+    /// one location of a job is a violation.
     pub(super) fn locations(&self, data: &Data) -> BTreeMap<JobId, Vec<Location>> {
         let mut locations = BTreeMap::<_, Vec<_>>::new();
         let mut found = |fields: &Fields, location| {
-            if let Some(job) = job(fields) {
+            if let Some(job) = job_of(fields) {
                 locations.entry(job).or_default().push(location);
             }
         };
         for key in [self.stream, &self.retry] {
             if let Some(stream) = data.stream(key) {
-                self.on_stream(stream, &mut found);
+                self.find_on_stream(stream, &mut found);
             }
         }
-        let whole = [
+        let other_streams = [
             (&self.dead, Location::DeadLetters),
             (&self.parked, Location::Parked),
         ];
-        for (key, location) in whole {
+        for (key, location) in other_streams {
             let stream = data.stream(key);
             for fields in stream.iter().flat_map(|stream| stream.entries.values()) {
                 found(fields, location.clone());
             }
         }
-        let bodies = [
+        let hashes = [
             (&self.delayed, Location::Delayed),
             (&self.bodies, Location::Due),
         ];
-        for (key, location) in bodies {
+        for (key, location) in hashes {
             if let Some(Item::Hash(bodies)) = data.keys.get(key.as_bytes()) {
                 for body in bodies.values() {
                     let fields =
@@ -141,7 +142,7 @@ impl GroupKeys {
         locations
     }
 
-    fn on_stream(&self, stream: &Stream, found: &mut impl FnMut(&Fields, Location)) {
+    fn find_on_stream(&self, stream: &Stream, found: &mut impl FnMut(&Fields, Location)) {
         let group = stream.groups.get(self.group.as_bytes());
         for (id, fields) in &stream.entries {
             // All entries are unread for a group that does not exist yet.
@@ -155,7 +156,7 @@ impl GroupKeys {
                         deliveries: pending.deliveries,
                     },
                 ),
-                None if group.is_none_or(|group| *id > group.last) => {
+                None if group.is_none_or(|group| *id > group.last_delivered_id) => {
                     found(fields, Location::Unread)
                 }
                 None => {}
@@ -163,8 +164,8 @@ impl GroupKeys {
         }
     }
 
-    /// Returns the state in the record of each task that has one.
-    pub(super) fn recorded(&self, data: &Data) -> BTreeMap<JobId, String> {
+    /// Returns the recorded state of each task that has a record.
+    pub(super) fn recorded_states(&self, data: &Data) -> BTreeMap<JobId, String> {
         let of_group = data.keys.range(self.records.clone().into_bytes()..);
         let of_group = of_group.take_while(|(key, _)| key.starts_with(self.records.as_bytes()));
         let states = of_group.filter_map(|(_, item)| {
@@ -229,7 +230,7 @@ impl GroupKeys {
 }
 
 /// Returns the number of the job whose message has these fields.
-fn job(fields: &Fields) -> Option<JobId> {
+fn job_of(fields: &Fields) -> Option<JobId> {
     let payload = fields.chunks_exact(2).find(|pair| pair[0] == b"payload")?;
     text(&payload[1]).trim_end().parse().ok()
 }

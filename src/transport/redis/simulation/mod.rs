@@ -18,8 +18,8 @@
 //! - no job is acknowledged before its handler succeeded, nor delivered after it was acknowledged;
 //! - no job starts before it is due, nor more often than the limit of deliveries;
 //! - a read of several streams delivers no more entries than the worker has room for, and the
-//!   entries that are pending for a worker exceed `max_in_flight` by no more than one read can;
-//! - no worker is idle for a whole lease while a stream that can be read has a job for it, although
+//!   entries that are pending for a worker exceed `max_in_flight` by at most one read;
+//! - no worker is idle for a whole lease while a stream that can be read has a job for it, even if
 //!   notices are lost;
 //! - a follow-up is stored with the success of its job, and once for each success;
 //! - the record of a tracked job says where the job is, and how it ended;
@@ -37,15 +37,15 @@
 //!
 //! Some of the runs with several streams have a cluster of one node. There, workers that serve the
 //! streams with a priority or weights read over one connection, on which the server says which
-//! streams were written. Such notices are lost, late or doubled.
+//! streams were written. Some of these notices are lost, late or doubled.
 //!
 //! # Scope
 //! Senders, sources, pipelines, settlements, upkeep, RPC and `serve` are the real code. Each
-//! process has two runtimes with paused clocks: one for the application, and one for the upkeep,
-//! which has a separate thread outside a simulation. The Lua scripts run in Lua 5.1, as on the
-//! server. The network and the commands of Redis 7 are models. The simulation leaves out events,
-//! fast requests, sets of registered streams, a server that is emptied, clusters of several nodes,
-//! and other libraries' consumers.
+//! process has two runtimes with paused clocks: one for the application, and one for the upkeep.
+//! Outside a simulation, the upkeep has a separate thread. The Lua scripts run in Lua 5.1, as on
+//! the server. The network and the commands of Redis 7 are models. The simulation leaves out
+//! events, fast requests, sets of registered streams, a server that is emptied, clusters of several
+//! nodes, and other libraries' consumers.
 //!
 //! # Place
 //! This folder stays inside `src/`. It uses private items: the connector, the stream trait of
@@ -83,7 +83,7 @@ pub(super) trait Dial: Send + Sync + 'static {
     fn upkeep_runtime(&self) -> Handle;
 }
 
-fn number(variable: &str) -> Option<u64> {
+fn number_from_env(variable: &str) -> Option<u64> {
     let value = std::env::var(variable).ok()?;
     Some(
         value
@@ -122,13 +122,13 @@ fn first_failure(seeds: Range<u64>, mutation: Option<Mutation>) -> Option<(u64, 
 
 #[test]
 fn no_fault_breaks_an_invariant_of_the_protocol() {
-    if let Some(seed) = number("CAMPANILE_SEED") {
+    if let Some(seed) = number_from_env("CAMPANILE_SEED") {
         let outcome = run(seed, None, true);
         outcome.trace.iter().for_each(|line| println!("{line}"));
         assert_eq!(outcome.violation, None, "seed {seed}");
         return;
     }
-    let seeds = number("CAMPANILE_SEEDS").unwrap_or(40);
+    let seeds = number_from_env("CAMPANILE_SEEDS").unwrap_or(40);
     if let Some((seed, violation)) = first_failure(0..seeds, None) {
         panic!(
             "seed {seed}: {violation}\n\
@@ -149,13 +149,13 @@ fn a_worker_waits_while_none_of_its_streams_can_be_read() {
     assert_eq!(run(72, None, false).violation, None);
 }
 
-/// The groups of a set of streams are younger than the replica's last write.
+/// The groups of a set of streams were created after the replica's last write.
 #[test]
 fn a_set_of_streams_is_read_again_after_a_failover_has_lost_its_groups() {
     assert_eq!(run(33, None, false).violation, None);
 }
 
-/// The slots of a cluster share the connection that reads, and one of them has no read on it.
+/// The slots of a cluster share one connection for their reads, and one slot has no read in flight.
 #[test]
 fn an_acknowledgement_that_a_failover_has_lost_counts_no_attempt() {
     assert_eq!(run(170, None, false).violation, None);

@@ -16,15 +16,15 @@ use fastrand::Rng;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Dial, ledger::ProcessId, server::Client};
+use super::{Dial, ledger::ProcessId, server::ClientId};
 use crate::{sync::lock, transport::redis::connection::ByteStream};
 
 /// All connections, by their ids on the server.
 #[derive(Debug, Default)]
 pub(super) struct Network {
-    connections: BTreeMap<Client, Connection>,
+    connections: BTreeMap<ClientId, Connection>,
     /// The id of the connection that was made last.
-    last: Client,
+    last_id: ClientId,
     /// The processes that are cut off.
     outages: BTreeMap<ProcessId, Outage>,
     /// The processes whose responses are slow.
@@ -55,15 +55,15 @@ pub(super) struct SlowLink {
 const PIECE_BYTES: usize = 1 << 10;
 
 /// The bytes that travel in one direction, in parts, each with its time of arrival in milliseconds.
-type Queue = VecDeque<(u64, Vec<u8>)>;
+type BytesInTransit = VecDeque<(u64, Vec<u8>)>;
 
 #[derive(Debug)]
 struct Connection {
     owner: ProcessId,
     /// The bytes that the process has written, and that `Network::send_written` has not sent yet.
     written: Vec<u8>,
-    to_server: Queue,
-    to_worker: Queue,
+    to_server: BytesInTransit,
+    to_worker: BytesInTransit,
     /// The bytes that the process can read now.
     arrived: VecDeque<u8>,
     waker: Option<Waker>,
@@ -77,7 +77,7 @@ struct Connection {
 #[derive(Debug)]
 struct SimulatedStream {
     network: Arc<Mutex<Network>>,
-    id: Client,
+    id: ClientId,
 }
 
 /// The connector of a process.
@@ -117,8 +117,8 @@ impl Dial for Dialer {
 }
 
 impl Network {
-    fn connect(&mut self, owner: ProcessId) -> Client {
-        self.last += 1;
+    fn connect(&mut self, owner: ProcessId) -> ClientId {
+        self.last_id += 1;
         let connection = Connection {
             owner,
             written: Vec::new(),
@@ -129,8 +129,8 @@ impl Network {
             closed: false,
             broken: false,
         };
-        self.connections.insert(self.last, connection);
-        self.last
+        self.connections.insert(self.last_id, connection);
+        self.last_id
     }
 
     /// Refuses new connections until this time.
@@ -157,7 +157,7 @@ impl Network {
     }
 
     /// Takes the bytes that have reached the server.
-    pub(super) fn arrivals(&mut self, now: u64) -> Vec<(Client, Vec<u8>)> {
+    pub(super) fn take_arrivals(&mut self, now: u64) -> Vec<(ClientId, Vec<u8>)> {
         self.now = now;
         self.outages.retain(|_, outage| outage.until > now);
         if self.stalled_until > now {
@@ -172,7 +172,7 @@ impl Network {
             {
                 continue;
             }
-            while let Some(bytes) = arrived(&mut connection.to_server, now) {
+            while let Some(bytes) = take_arrived(&mut connection.to_server, now) {
                 arrivals.push((*id, bytes));
             }
         }
@@ -180,7 +180,7 @@ impl Network {
     }
 
     /// Sends a response.
-    pub(super) fn respond(&mut self, client: Client, bytes: Vec<u8>, now: u64, rng: &mut Rng) {
+    pub(super) fn respond(&mut self, client: ClientId, bytes: Vec<u8>, now: u64, rng: &mut Rng) {
         let Some(connection) = self.connections.get_mut(&client) else {
             return;
         };
@@ -206,7 +206,7 @@ impl Network {
             {
                 continue;
             }
-            while let Some(bytes) = arrived(&mut connection.to_worker, now) {
+            while let Some(bytes) = take_arrived(&mut connection.to_worker, now) {
                 connection.arrived.extend(bytes);
                 connection.wake();
             }
@@ -215,14 +215,14 @@ impl Network {
 
     /// Returns the time of the next arrival.
     pub(super) fn next_arrival(&self, now: u64) -> Option<u64> {
-        let first = |queue: &Queue| queue.front().map(|(at, _)| *at);
+        let first = |queue: &BytesInTransit| queue.front().map(|(at, _)| *at);
         let next = (self.connections.values())
             .flat_map(|connection| [first(&connection.to_server), first(&connection.to_worker)]);
         // Bytes that an outage holds back may have a time of arrival in the past.
         next.flatten().filter(|at| *at > now).min()
     }
 
-    pub(super) fn owner(&self, client: Client) -> Option<ProcessId> {
+    pub(super) fn owner(&self, client: ClientId) -> Option<ProcessId> {
         self.connections
             .get(&client)
             .map(|connection| connection.owner)
@@ -234,7 +234,7 @@ impl Network {
     }
 
     /// Returns the open connections of a process, or of all processes.
-    pub(super) fn connections_of(&self, worker: Option<ProcessId>) -> Vec<Client> {
+    pub(super) fn connections_of(&self, worker: Option<ProcessId>) -> Vec<ClientId> {
         let of = |connection: &Connection| {
             !connection.broken && worker.is_none_or(|owner| owner == connection.owner)
         };
@@ -246,7 +246,7 @@ impl Network {
     }
 
     /// Resets a connection. A part of the bytes on the way to the server still arrives.
-    pub(super) fn reset(&mut self, client: Client, now: u64, rng: &mut Rng) {
+    pub(super) fn reset(&mut self, client: ClientId, now: u64, rng: &mut Rng) {
         if let Some(connection) = self.connections.get_mut(&client) {
             connection.broken = true;
             let kept = rng.usize(..=connection.to_server.len());
@@ -273,8 +273,8 @@ impl Network {
 
     /// Removes the closed connections, and returns them. Keeps the connections of `unnoticed`
     /// processes: their machines were lost, and the server does not notice that.
-    pub(super) fn remove_closed(&mut self, unnoticed: &BTreeSet<ProcessId>) -> BTreeSet<Client> {
-        let gone = |connection: &Connection| {
+    pub(super) fn remove_closed(&mut self, unnoticed: &BTreeSet<ProcessId>) -> BTreeSet<ClientId> {
+        let is_gone = |connection: &Connection| {
             (connection.closed || connection.broken)
                 && connection.to_server.is_empty()
                 && connection.written.is_empty()
@@ -283,7 +283,7 @@ impl Network {
         let gone: BTreeSet<_> = self
             .connections
             .iter()
-            .filter(|(_, connection)| gone(connection))
+            .filter(|(_, connection)| is_gone(connection))
             .map(|(id, _)| *id)
             .collect();
         self.connections.retain(|id, _| !gone.contains(id));
@@ -300,7 +300,7 @@ impl Connection {
 }
 
 /// Takes the next bytes that have arrived.
-fn arrived(queue: &mut Queue, now: u64) -> Option<Vec<u8>> {
+fn take_arrived(queue: &mut BytesInTransit, now: u64) -> Option<Vec<u8>> {
     let (at, _) = queue.front()?;
     (*at <= now)
         .then(|| queue.pop_front())?
@@ -308,7 +308,7 @@ fn arrived(queue: &mut Queue, now: u64) -> Option<Vec<u8>> {
 }
 
 /// Appends bytes, which arrive a few milliseconds later, and sometimes much later.
-fn send(queue: &mut Queue, bytes: Vec<u8>, now: u64, rng: &mut Rng) {
+fn send(queue: &mut BytesInTransit, bytes: Vec<u8>, now: u64, rng: &mut Rng) {
     if bytes.is_empty() {
         return;
     }
@@ -322,7 +322,13 @@ fn send(queue: &mut Queue, bytes: Vec<u8>, now: u64, rng: &mut Rng) {
 }
 
 /// Appends bytes in pieces that arrive one after the other at the link's rate.
-fn send_in_pieces(queue: &mut Queue, bytes: &[u8], now: u64, slow: &SlowLink, rng: &mut Rng) {
+fn send_in_pieces(
+    queue: &mut BytesInTransit,
+    bytes: &[u8],
+    now: u64,
+    slow: &SlowLink,
+    rng: &mut Rng,
+) {
     for piece in bytes.chunks(PIECE_BYTES) {
         let before = queue.back().map_or(0, |(at, _)| *at);
         let time = piece.len() as u64 * 1000 / slow.bytes_per_second;

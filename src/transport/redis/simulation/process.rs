@@ -14,7 +14,7 @@ use tower::service_fn;
 
 use super::{
     ledger::{JobId, Ledger, ProcessId, group_name},
-    locations::{LIMIT, LIMITED, STREAMS},
+    locations::{LIMIT, LIMIT_KEY, STREAMS},
     network::{Dialer, Network},
     rules::HandlerResult,
     scenario::{Behavior, JobSpec, Scenario},
@@ -42,7 +42,7 @@ pub(super) struct ProcessContext {
 }
 
 /// The time for which records are kept. Longer than a simulation.
-const KEPT: Duration = Duration::from_secs(86_400);
+const RECORD_LIFETIME: Duration = Duration::from_secs(86_400);
 /// The number of messages with the limit that may run at once in a group.
 const PERMITS: usize = 2;
 
@@ -78,7 +78,7 @@ impl ProcessContext {
             let redis = self.connect(&upkeep).await;
             let redis = match scenario.streams {
                 1 => redis.stream(STREAMS[0]),
-                several => redis.streams(scenario.policy.set_of(several)),
+                several => redis.streams(scenario.policy.stream_set(several)),
             };
             let redis = redis
                 .group(group_name(group))
@@ -120,27 +120,29 @@ impl ProcessContext {
             let stream = &parts.stream;
             lock(&self.ledger).fail(format_args!("job {job} is delivered as one of {stream:?}"));
         }
+        // Without a permit the handler does not start.
         let lease = parts.lease.clone().expect("a delivery has one");
         let _permit = match spec.limited {
-            true => Some(self.permit(&limit, parts, job, &lease).await?),
+            true => Some(self.take_permit(&limit, parts, job, &lease).await?),
             false => None,
         };
         let earlier_starts =
             lock(&self.ledger).handler_started(self.id, job, parts.attempt.0, lease);
         let follow_up = spec.follow_up;
-        let spec = &spec.handler;
-        let behavior = spec.behavior(earlier_starts);
+        let handler = &spec.handler;
+        let behavior = handler.behavior(earlier_starts);
         if behavior == Behavior::KillsProcess {
             // The simulation kills the process at the process's next turn. The handler must do
             // nothing until then.
             lock(&self.ledger).killed_by_handlers.insert(self.id);
             std::future::pending::<()>().await;
         }
-        sleep(spec.duration).await;
+        sleep(handler.duration).await;
+        // The result that the ledger records, and the failure that says the same to `serve`.
         let (result, failure) = match behavior {
             Behavior::Succeeds => {
                 if let Some(follow_up) = follow_up {
-                    self.follow_up(parts, follow_up).await?;
+                    self.send_follow_up(parts, follow_up).await?;
                 }
                 lock(&self.ledger).handler_ended(self.id, job, HandlerResult::Done);
                 return Ok(Reply::new(job.to_string()));
@@ -183,14 +185,14 @@ impl ProcessContext {
     }
 
     /// Takes a permit for a job, or parks the job.
-    async fn permit(
+    async fn take_permit(
         &self,
         limit: &Limit,
         parts: &Parts,
         job: JobId,
         lease: &Lease,
     ) -> Result<Permit, Failure> {
-        let (result, failure) = match limit.acquire(parts, LIMITED, PERMITS).await {
+        let (result, failure) = match limit.acquire(parts, LIMIT_KEY, PERMITS).await {
             Ok(Ok(permit)) => return Ok(permit),
             Ok(Err(request)) => (HandlerResult::Park, Failure::park(request)),
             Err(_) => {
@@ -208,13 +210,13 @@ impl ProcessContext {
     }
 
     /// Adds a follow-up to the outbox of a delivery.
-    async fn follow_up(&self, parts: &Parts, job: JobId) -> Result<(), BoxError> {
+    async fn send_follow_up(&self, parts: &Parts, job: JobId) -> Result<(), BoxError> {
         let spec = &self.scenario.jobs[job as usize];
         let outbox = Outbox::of_delivery(parts).expect("a task has one");
         let call = outbox.enqueue(spec.name(), spec.payload());
         let call = call.delay(spec.delay.unwrap_or_default());
         match spec.tracked {
-            true => call.tracked(KEPT).await?,
+            true => call.tracked(RECORD_LIFETIME).await?,
             false => call.await?,
         };
         Ok(())
@@ -222,8 +224,8 @@ impl ProcessContext {
 
     /// Runs a sender: sends its jobs one after the other, and waits for each.
     ///
-    /// It never sends two jobs at the same time, because the order in which tokio wakes several
-    /// waiters does not follow from the seed.
+    /// The sender never sends two jobs at the same time, because the order in which tokio wakes
+    /// several waiters does not follow from the seed.
     pub(super) async fn send(self, upkeep: Handle) {
         let client = self.connect(&upkeep).await.group(group_name(0));
         let client = Client::new(client).request_timeout(REQUEST_TIMEOUT);
@@ -272,7 +274,7 @@ impl ProcessContext {
                 call = call.idempotency_key(format!("job {}", spec.job));
             }
             if spec.tracked {
-                call = call.tracked(KEPT);
+                call = call.tracked(RECORD_LIFETIME);
             }
             match timeout(Duration::from_secs(60), call).await {
                 Ok(Ok(_)) => return lock(&self.ledger).job_accepted(spec.job),

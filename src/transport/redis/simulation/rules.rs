@@ -37,9 +37,10 @@ pub(super) struct JobHistory {
     pub(super) counted_attempts: u32,
     /// The time at which the job was sent first.
     pub(super) sent_at: u64,
-    /// Set if the job was delivered before a failover, which lost that.
+    /// Set if the job was delivered, and a failover has lost the delivery.
     pub(super) delivered_before: bool,
-    /// Set if the reply to the request was dropped after a failover, which has lost its stream.
+    /// Set if the reply to the request was dropped, because a failover had lost the stream of the
+    /// sender's replies.
     pub(super) reply_dropped: bool,
     /// Set if a failover has lost the job.
     pub(super) lost: bool,
@@ -55,8 +56,8 @@ pub(super) struct JobHistory {
     pub(super) lost_at: BTreeMap<ProcessId, u64>,
     /// The result of each worker's handler since the job was last delivered to that worker.
     pub(super) results: BTreeMap<ProcessId, HandlerResult>,
-    /// The results that may have been carried out before a failover, which lost that. A worker
-    /// without a confirmation carries its result out again. Other workers have forgotten it.
+    /// Results that a worker may have carried out before a failover lost their effect. A worker
+    /// that got no confirmation carries its result out again. A worker that got one does not.
     pub(super) doubtful: BTreeMap<ProcessId, HandlerResult>,
 }
 
@@ -85,7 +86,7 @@ pub(super) struct Transition {
     /// Set if the holder is alive and was undisturbed for a whole lease.
     pub(super) holder_is_healthy: bool,
     /// Set if the holder's handler runs, and the holder has not marked the handler's lease as lost.
-    pub(super) running: bool,
+    pub(super) holder_is_running: bool,
     /// The largest number of deliveries.
     pub(super) max_deliveries: u32,
 }
@@ -146,7 +147,7 @@ impl JobHistory {
                 (!self.succeeded).then(|| "was acknowledged before it was done".to_owned())
             }
             (Some(Location::Pending { .. }), None) => self.check_deletion(result, transition),
-            // An acknowledgement on the retry stream deletes the entry, also if a failover has lost
+            // An acknowledgement on the retry stream deletes the entry, even if a failover has lost
             // its delivery.
             (Some(Location::Unread), None)
                 if transition.purpose == Purpose::Acknowledges && self.succeeded =>
@@ -154,7 +155,8 @@ impl JobHistory {
                 self.ended = Some(JobEnd::Done);
                 None
             }
-            // A group that a failover has lost is created again behind what it had delivered.
+            // A failover has lost the group. The group is created again after the entries that it
+            // had delivered.
             (Some(Location::Unread), None)
                 if transition.purpose == Purpose::CreatesGroup && self.delivered_before =>
             {
@@ -174,19 +176,20 @@ impl JobHistory {
                 deliveries,
             }),
             Some(Location::Pending {
-                id: same,
-                consumer: of,
-                deliveries: then,
+                id: new_id,
+                consumer: new_consumer,
+                deliveries: new_deliveries,
             }),
         ) = (&transition.from, &transition.to)
         else {
             unreachable!("both locations are pending");
         };
-        self.counted_attempts += u32::from(then > deliveries);
+        self.counted_attempts += u32::from(new_deliveries > deliveries);
         if transition.holder_is_healthy {
             return Some("was claimed from a healthy worker".to_owned());
         }
-        let uncounted = id != same || (consumer != of && *then != deliveries + 1);
+        let uncounted =
+            id != new_id || (consumer != new_consumer && *new_deliveries != deliveries + 1);
         uncounted.then(|| "was claimed without counting a delivery".to_owned())
     }
 
@@ -214,14 +217,14 @@ impl JobHistory {
         match result {
             // The worker has released the job before it started a handler.
             None => transition
-                .running
+                .holder_is_running
                 .then(|| "was released while its handler runs".to_owned()),
             Some(HandlerResult::Redeliver { after, counted }) => {
                 self.counted_attempts += u32::from(counted);
                 self.due = transition.now + after.map_or(0, |after| after.as_millis() as u64);
                 None
             }
-            // A permit was returned since the job was refused one.
+            // The job was refused a permit, and a permit was returned before the job was parked.
             Some(HandlerResult::Park) => None,
             Some(result) => Some(format!(
                 "is delivered again though its handler's result is {result:?}"
@@ -229,9 +232,8 @@ impl JobHistory {
         }
     }
 
-    /// Checks that a job was deleted by its holder, and for one of three reasons: its handler
-    /// discarded the job, or has succeeded, and its reply or its follow-up is stored or its record
-    /// says so, or the job is a request whose deadline has passed.
+    /// Checks that the holder of a job deleted it, for one of two reasons: the handler succeeded or
+    /// discarded the job, or the job is a request whose deadline passed before a handler ran.
     fn check_deletion(
         &mut self,
         result: Option<HandlerResult>,
@@ -247,13 +249,13 @@ impl JobHistory {
         let allowed = transition.holder == Some(transition.by)
             && match result {
                 Some(result) => matches!(result, HandlerResult::Done | HandlerResult::Discard),
-                None => expired && !transition.running,
+                None => expired && !transition.holder_is_running,
             };
         (!allowed).then(|| "was deleted without permission".to_owned())
     }
 
-    /// Checks that a job was made a dead letter by its holder, or by a worker that found that the
-    /// lease had expired and the deliveries were used up.
+    /// Checks that a job was made a dead letter by its holder, or by a worker that found the lease
+    /// expired and the deliveries used up.
     fn check_dead_letter(
         &mut self,
         result: Option<HandlerResult>,
@@ -269,7 +271,7 @@ impl JobHistory {
             Some(HandlerResult::DeadLetter) => return None,
             Some(HandlerResult::Redeliver { .. }) if used_up => return None,
             // The handler was not started, because the deliveries were used up before.
-            None if used_up && !transition.running => return None,
+            None if used_up && !transition.holder_is_running => return None,
             _ => "although its handler did not ask for it",
         };
         Some(format!("became a dead letter {violation}"))

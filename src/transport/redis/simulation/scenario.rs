@@ -20,9 +20,9 @@ pub(super) struct Scenario {
     pub(super) max_deliveries: u32,
     pub(super) max_in_flight: usize,
     pub(super) streams: usize,
-    /// Set if the server is the only node of a cluster. Workers that serve streams in several slots
-    /// with a priority or with weights then share one connection for their reads, none of which
-    /// blocks, and the server says which streams were written.
+    /// Set if the server is the only node of a cluster. A worker that serves streams in several
+    /// slots by priority or by weight then makes all its reads over one connection. None of these
+    /// reads blocks: the server says which streams were written.
     pub(super) is_cluster: bool,
     pub(super) policy: Policy,
     pub(super) groups: usize,
@@ -48,7 +48,7 @@ pub(super) enum Policy {
 
 impl Policy {
     /// Returns the set of streams that the workers serve.
-    pub(super) fn set_of(self, streams: usize) -> Streams {
+    pub(super) fn stream_set(self, streams: usize) -> Streams {
         let names = STREAMS[..streams].iter().copied();
         match self {
             Self::InTurn => Streams::in_turn(names),
@@ -69,9 +69,9 @@ pub(super) struct JobSpec {
     /// The time for which the sender waits before it sends the job.
     pub(super) pause: Duration,
     pub(super) delay: Option<Duration>,
-    /// The job whose success sends this one, through its outbox. `None` if a sender sends it.
+    /// The job whose success sends this job, through its outbox. `None` if a sender sends this job.
     pub(super) parent: Option<JobId>,
-    /// The job that a success sends through the outbox.
+    /// The job that this job sends through its outbox when it succeeds.
     pub(super) follow_up: Option<JobId>,
     /// Set if the status of the task is recorded.
     pub(super) tracked: bool,
@@ -161,8 +161,9 @@ pub(super) enum Fault {
     },
     /// The server is restarted with its data. It accepts no connections for `time`.
     Restart { time: u64 },
-    /// The replica receives no more writes. It is promoted once the primary has run this number of
-    /// commands that may move a job, and lacks their effects. The replica accepts no connections for `time`, and its clock differs by `clock`.
+    /// The replica receives no more writes. After `writes` commands that may move a job, it is
+    /// promoted without their effects. It accepts no connections for `time`, and its clock differs
+    /// by `clock`.
     FailOver { writes: u32, time: u64, clock: i64 },
     /// For `time`, the server's notices of written streams are lost.
     LoseNotices { time: u64 },
@@ -213,7 +214,7 @@ impl Scenario {
             1 => &KINDS[..KINDS.len() - 1],
             _ => &KINDS,
         };
-        // Each is a lease whose third, fifth and tenth are whole milliseconds.
+        // The third, the fifth and the tenth of each lease are whole milliseconds.
         let lease = Duration::from_millis(*choose(rng, &[6_000, 9_000, 12_000]));
         let groups = if rng.u8(..4) == 0 { 2 } else { 1 };
         let workers_per_group = rng.usize(2..=3);
@@ -232,6 +233,7 @@ impl Scenario {
         if work_rng.bool() {
             add_work(&mut jobs, groups, lease, &mut work_rng);
         }
+        // Faults of workers, of the network and of the server.
         let workers = groups * workers_per_group;
         let faults = (0..rng.usize(1..14)).map(|_| {
             (
@@ -240,6 +242,7 @@ impl Scenario {
             )
         });
         let mut faults: Vec<_> = faults.collect();
+        // With several streams, also faults of single streams.
         let refusals = if streams == 1 {
             0
         } else {
@@ -254,21 +257,24 @@ impl Scenario {
             };
             faults.push((stream_rng.u64(..faults_until), fault));
         }
+        // One scenario in three has failovers.
         let failovers = match failover_rng.u8(..3) {
             0 => failover_rng.usize(1..4),
             _ => 0,
         };
         for _ in 0..failovers {
-            let fault = Fault::fail_over(lease, &mut failover_rng);
+            let fault = Fault::of_failover(lease, &mut failover_rng);
             let at = failover_rng.u64(..faults_until);
             faults.push((at, fault));
-            // Ids that follow each other, not the clock, can be the same on both servers.
+            // While the clock is behind the last id, new ids count up from that id. Both servers
+            // can then give the same ids.
             if failover_rng.u8(..3) == 0 {
                 let by = -failover_rng.i64(1..2 * lease.as_millis() as i64);
                 let before = failover_rng.u64(..3_000);
                 faults.push((at.saturating_sub(before), Fault::ClockStep { by }));
             }
         }
+        // Only a cluster sends notices of written streams.
         let notices = match is_cluster {
             true => failover_rng.usize(..6),
             false => 0,
@@ -303,7 +309,8 @@ fn add_work(jobs: &mut Vec<JobSpec>, groups: usize, lease: Duration, rng: &mut R
         if parent.request {
             continue;
         }
-        // A record belongs to one group, and each group's success sends a follow-up.
+        // A record belongs to one group, and with several groups each group would send the
+        // follow-up.
         parent.tracked = groups == 1 && rng.u8(..3) == 0;
         parent.limited = rng.u8(..4) == 0;
         if groups == 1 && rng.u8(..3) == 0 {
@@ -322,7 +329,7 @@ fn add_work(jobs: &mut Vec<JobSpec>, groups: usize, lease: Duration, rng: &mut R
 pub(super) const SENDERS: ProcessId = 4;
 
 impl JobSpec {
-    /// Returns the name of the message. That of a tracked task has the number of the job.
+    /// Returns the name of the message. The name of a tracked task contains the number of the job.
     pub(super) fn name(&self) -> String {
         match self.tracked {
             true => format!("job.{}", self.job),
@@ -413,7 +420,7 @@ impl Fault {
             0..2 => Fault::LoseNotices { time },
             2 => Fault::DelayNotices { time },
             3 => Fault::DoubleNotices { time },
-            // A connection ends between a read and the notice.
+            // A reset may end a connection between a read and its notice.
             _ => Fault::Reset {
                 worker: rng.usize(..workers),
                 connection: rng.usize(..8),
@@ -421,7 +428,7 @@ impl Fault {
         }
     }
 
-    fn fail_over(lease: Duration, rng: &mut Rng) -> Self {
+    fn of_failover(lease: Duration, rng: &mut Rng) -> Self {
         let lease = lease.as_millis() as i64;
         Fault::FailOver {
             writes: match rng.u8(..3) {

@@ -2,8 +2,8 @@
 //!
 //! With one message in flight at a time, the next read starts only after the handler has finished.
 //! The finished handler wakes the task that reads, and that task settles the delivery. A settlement
-//! over another connection would wake two more tasks. The benchmarks `task-1`,
-//! `rpc-fast-1` and `rpc-reliable-1` of `benches/redis.rs` show the gain at the default settings.
+//! over another connection would wake two more tasks. The benchmarks `task-1`, `rpc-fast-1` and
+//! `rpc-reliable-1` of `benches/redis.rs` show the gain at the default settings.
 
 use std::time::Duration;
 
@@ -15,9 +15,8 @@ use crate::ablation::Mechanism;
 /// A read waits for the settlements of at most this many deliveries. If there are more, they are
 /// settled while the next read runs.
 const MAX_DELIVERIES: usize = 4;
-/// If settlements came too late for a read, the next reads do not wait for settlements. The duration
-/// of this pause.
-const PAUSE: Duration = Duration::from_millis(50);
+/// After settlements came too late for a read, reads do not wait for settlements for this time.
+const NO_WAITS_FOR: Duration = Duration::from_millis(50);
 
 impl Fetch {
     /// Starts to collect the settlements of deliveries that are about to be handed out, unless
@@ -27,11 +26,13 @@ impl Fetch {
         let few = (1..=MAX_DELIVERIES).contains(&deliveries);
         let waits = few
             && !Mechanism::AcknowledgeWithRead.is_off()
-            && !self.full
+            && !self.was_full
             && self.parts.order.is_none()
             && self.parts.woken.is_none()
             && self.ahead.is_none()
-            && self.pause_until.is_none_or(|until| until <= Instant::now())
+            && self
+                .no_waits_until
+                .is_none_or(|until| until <= Instant::now())
             && !self.is_busy_otherwise();
         if waits {
             self.parts.last_read.open(deliveries);
@@ -39,11 +40,11 @@ impl Fetch {
         waits
     }
 
-    /// Carries out the settlements that have come. Those that the server does not confirm are added
-    /// to the queue of settlements.
+    /// Carries out the settlements that have come. Adds those that the server does not confirm to
+    /// the queue of settlements.
     pub(super) async fn acknowledge(&mut self) {
         let (settlements, in_time) = self.parts.last_read.gather().await;
-        self.pause_until = (!in_time).then(|| Instant::now() + PAUSE);
+        self.no_waits_until = (!in_time).then(|| Instant::now() + NO_WAITS_FOR);
         if settlements.is_empty() {
             return;
         }
@@ -56,13 +57,13 @@ impl Fetch {
         let progress = inner.progress();
         let responses = inner.pipeline_first(commands.iter(), commands.len());
         let responses = progress.watch(GRACE, GRACE, responses).await;
-        let others = match responses {
+        let unconfirmed = match responses {
             Ok(Ok(responses)) => exchange.finish(&settler, responses),
             Ok(Err(_)) | Err(_) => {
-                drop(self.lost());
+                drop(self.lose_connection());
                 exchange.into_settlements()
             }
         };
-        self.parts.deliverer.settle.enqueue(others);
+        self.parts.deliverer.settle.enqueue(unconfirmed);
     }
 }

@@ -16,7 +16,8 @@ use crate::{
 /// A read in flight for the remaining demand. The server runs it while the entries of the last read
 /// are parsed and handled.
 pub(super) struct AheadRead {
-    pub(super) asked: Instant,
+    /// The time at which the read was sent.
+    pub(super) sent_at: Instant,
     command: ReadCommand,
     progress: ByteProgress,
     /// Runs in a task that owns the connection, so that the response is parsed concurrently.
@@ -31,7 +32,7 @@ impl Fetch {
         let is_alone = self.parts.buffer.is_alone()
             && self.parts.order.is_none()
             && self.parts.group_limit.is_none();
-        if !self.full || !is_alone || Mechanism::ReadAhead.is_off() {
+        if !self.was_full || !is_alone || Mechanism::ReadAhead.is_off() {
             return;
         }
         let busy = self.is_busy_otherwise();
@@ -45,7 +46,7 @@ impl Fetch {
         let Some(mut connection) = self.connection.take() else {
             return;
         };
-        let asked = Instant::now();
+        let sent_at = Instant::now();
         let encoded = command.cmd.get_packed_command();
         let script = command.script();
         let progress = connection.inner.progress();
@@ -57,7 +58,7 @@ impl Fetch {
         });
         self.parts.reading.begin();
         self.ahead = Some(AheadRead {
-            asked,
+            sent_at,
             command,
             progress: arriving,
             response,
@@ -65,17 +66,17 @@ impl Fetch {
     }
 
     /// Waits for the entries of a read that was sent ahead.
-    pub(super) async fn arrival(&mut self, ahead: AheadRead) -> Result<Vec<Entry>, Error> {
+    pub(super) async fn finish_ahead(&mut self, ahead: AheadRead) -> Result<Vec<Entry>, Error> {
         let response = tokio::select! {
             biased;
             response = ahead.response => response,
             never = self.parts.recovery.renew_arriving(ahead.progress.watched()) => match never {},
         };
-        let (connection, response) = response.map_err(|_| self.lost())?;
+        let (connection, response) = response.map_err(|_| self.lose_connection())?;
         self.connection = Some(connection);
-        let response = self.arrived(response)?;
-        let entries = self.entries(&ahead.command, response).await?;
-        self.note(ahead.command.room, &entries);
+        let response = self.check_arrival(response)?;
+        let entries = self.decode_entries(&ahead.command, response).await?;
+        self.note_read(ahead.command.room, &entries);
         Ok(entries)
     }
 }

@@ -67,10 +67,10 @@ const LIMIT_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// acknowledgements, which in turn cause smaller reads.
 const MIN_PER_READ: usize = 64;
 
-/// The number of leases after the beginning of a term in which each read is followed by a search
-/// for entries that a former owner's read has taken. The former owner has sent no read after the
-/// term began, but the server may carry one out late.
-const LATE_READS_FOR: u32 = 10;
+/// For this number of leases after the beginning of a term, each read is followed by a search for
+/// entries that a former owner's read has taken. The former owner sends no reads in this term, but
+/// the server may carry out an earlier read late.
+const LATE_READ_LEASES: u32 = 10;
 
 /// The dependencies of a fetch.
 pub(super) struct FetchParts {
@@ -115,7 +115,7 @@ pub(super) struct Fetch {
     set: ReadSet,
     connection: Option<BlockingConnection>,
     /// Set once a connection was made.
-    connected: bool,
+    has_connected: bool,
     /// Set if the next read must not block, since there may be entries already.
     ///
     /// With one stream, the flag is set while the retry stream may have more entries. The retry
@@ -124,18 +124,18 @@ pub(super) struct Fetch {
     poll_first: bool,
     /// Set from a refused read of several streams until the stream that caused the refusal is
     /// found.
-    refused: bool,
+    finding_refused_stream: bool,
     /// Set if the last read returned as many entries as requested, so that there are probably more.
-    full: bool,
+    was_full: bool,
     /// Set if the entries that were fetched last were recovered, not read.
-    recovered: bool,
+    fetched_by_recovery: bool,
     /// Set if the entries that were fetched last were recovered or claimed, so that there may be
     /// more of them.
-    recovered_or_claimed: bool,
+    fetched_by_recovery_or_claim: bool,
     /// The read that was sent before the entries of the last read were handled.
     ahead: Option<AheadRead>,
-    /// Until this time reads do not wait for acknowledgements.
-    pause_until: Option<Instant>,
+    /// Until this time reads do not wait for settlements.
+    no_waits_until: Option<Instant>,
     /// The time of the next search for entries of former owners of the partition.
     inherits_at: Instant,
     /// Until this time a read that a former owner of the partition has sent may be carried out.
@@ -183,11 +183,11 @@ struct ReadCommand {
     cmd: Cmd,
     /// The maximum number of entries that the read requests.
     room: usize,
-    by: ReadBy,
+    kind: ReadKind,
 }
 
 /// The kind of a read. It decides how the response is decoded.
-enum ReadBy {
+enum ReadKind {
     /// One `XREADGROUP` of all streams.
     Plain,
     /// One `XREADGROUP` of some of the streams, between calls of the script.
@@ -198,7 +198,7 @@ enum ReadBy {
 
 impl ReadCommand {
     fn script(&self) -> Option<&'static Script> {
-        matches!(self.by, ReadBy::Script(_)).then_some(&scripts::FETCH)
+        matches!(self.kind, ReadKind::Script(_)).then_some(&scripts::FETCH)
     }
 }
 
@@ -208,21 +208,21 @@ impl Fetch {
         let set = ReadSet::new(parts.streams.clone(), schedule);
         Self {
             next_index: set.len() as u32,
-            late_reads_until: Instant::now() + LATE_READS_FOR * parts.member.lease,
+            late_reads_until: Instant::now() + LATE_READ_LEASES * parts.member.lease,
             at_limit: false,
             over_limit: false,
             pause_count: 0,
             set,
             parts,
             connection: None,
-            connected: false,
+            has_connected: false,
             poll_first: true,
-            refused: false,
-            full: false,
-            recovered: false,
-            recovered_or_claimed: false,
+            finding_refused_stream: false,
+            was_full: false,
+            fetched_by_recovery: false,
+            fetched_by_recovery_or_claim: false,
             ahead: None,
-            pause_until: None,
+            no_waits_until: None,
             inherits_at: Instant::now(),
             lost_connection: 0,
             outage: Outage::default(),
@@ -238,15 +238,15 @@ impl Fetch {
     /// entries.
     pub(super) async fn run(mut self) {
         loop {
-            let (mut asked, mut fetched) = match self.ahead.take() {
-                Some(ahead) => (ahead.asked, self.arrival(ahead).await),
+            let (mut sent_at, mut fetched) = match self.ahead.take() {
+                Some(ahead) => (ahead.sent_at, self.finish_ahead(ahead).await),
                 None => {
-                    let room = match self.demanded().await {
+                    let room = match self.next_demand().await {
                         Some(Demand::Deliveries(room)) => match self.room_in_order(room).await {
                             Some(room) => room,
                             None => continue,
                         },
-                        Some(Demand::Nothing(surplus)) => {
+                        Some(Demand::Release(surplus)) => {
                             release(surplus).await;
                             continue;
                         }
@@ -260,15 +260,16 @@ impl Fetch {
                     (Instant::now(), self.fetch(room).await)
                 }
             };
-            if asked.elapsed() > self.parts.member.lease / 2 {
-                asked = Instant::now();
+            // Other workers may have claimed the entries of a late response.
+            if sent_at.elapsed() > self.parts.member.lease / 2 {
+                sent_at = Instant::now();
                 fetched = match fetched {
                     Ok(entries) => self.parts.recovery.retain_owned(entries).await,
                     Err(error) => Err(error),
                 };
             }
             if let Ok(entries) = fetched {
-                fetched = self.none_after_a_late_read(entries).await;
+                fetched = self.drop_after_late_read(entries).await;
             }
             self.parts.reading.end(fetched.is_ok());
             match fetched {
@@ -279,7 +280,7 @@ impl Fetch {
                     }
                     self.set.note_entries(&entries);
                     self.read_ahead(entries.len());
-                    let deliveries = self.deliver(entries, asked).await;
+                    let deliveries = self.deliver(entries, sent_at).await;
                     let waits = self.expect_settlements(deliveries.len());
                     self.put(deliveries);
                     if waits {
@@ -292,7 +293,7 @@ impl Fetch {
                     }
                     // Other slots must not wait for a slot that cannot be read.
                     self.parts.buffer.put(Vec::new());
-                    self.overcome(error).await;
+                    self.handle_error(error).await;
                 }
             }
         }
@@ -306,7 +307,7 @@ impl Fetch {
     fn put(&self, deliveries: Vec<Delivery<RedisSettle>>) {
         let FetchParts { buffer, woken, .. } = &self.parts;
         match woken {
-            Some(_) if self.recovered_or_claimed => {
+            Some(_) if self.fetched_by_recovery_or_claim => {
                 buffer.put_and_expect(deliveries, ExpectedEntries::Many)
             }
             Some(woken) => buffer.put_and_expect(deliveries, woken.expected()),
@@ -315,7 +316,7 @@ impl Fetch {
     }
 
     /// Waits for demand. `None` if a recovery step is due first.
-    async fn demanded(&mut self) -> Option<Demand> {
+    async fn next_demand(&mut self) -> Option<Demand> {
         let connection = self.connection.as_mut();
         let demanded = async {
             let Some(connection) = connection else {
@@ -335,8 +336,12 @@ impl Fetch {
 
     /// Makes deliveries from entries. In an owned partition, the order keeps those that must wait
     /// for their turn.
-    async fn deliver(&mut self, entries: Vec<Entry>, asked: Instant) -> Vec<Delivery<RedisSettle>> {
-        let recovered = std::mem::take(&mut self.recovered);
+    async fn deliver(
+        &mut self,
+        entries: Vec<Entry>,
+        sent_at: Instant,
+    ) -> Vec<Delivery<RedisSettle>> {
+        let recovered = std::mem::take(&mut self.fetched_by_recovery);
         let FetchParts {
             deliverer,
             order,
@@ -345,7 +350,7 @@ impl Fetch {
             ..
         } = &self.parts;
         let is_inherited = order.is_some() && recovered;
-        let deliveries = deliverer.deliver(entries, asked, is_inherited);
+        let deliveries = deliverer.deliver(entries, sent_at, is_inherited);
         if std::mem::take(&mut self.over_limit) {
             release(deliveries).await;
             return Vec::new();
@@ -362,8 +367,8 @@ impl Fetch {
     }
 
     /// Reduces the demand to the number that the order of an owned partition allows. If there are
-    /// released deliveries, hands them out and returns `None`. If the order allows no fetch, waits
-    /// until the order has changed, and returns `None`.
+    /// released deliveries, hands these out again and returns `None`. If the order allows no fetch,
+    /// waits until the order has changed, and returns `None`.
     async fn room_in_order(&mut self, room: usize) -> Option<usize> {
         let FetchParts { order, buffer, .. } = &self.parts;
         let Some(order) = order else {
@@ -387,8 +392,8 @@ impl Fetch {
     }
 
     /// Makes the entries of former owners of the partition pending for this consumer, and starts
-    /// the recovery, which fetches them. Repeated once per lease, since a former owner's read may
-    /// run late on the server.
+    /// the recovery, which fetches them. Returns their number. Repeated once per lease, since a
+    /// former owner's read may run late on the server.
     async fn inherit(&mut self) -> Result<u64, Error> {
         let FetchParts {
             order,
@@ -431,14 +436,14 @@ impl Fetch {
     }
 
     /// Returns the entries of a read, unless a former owner's read was carried out after the term
-    /// began. That read may have taken earlier entries with the same keys. The order is then broken
-    /// off, and the next term inherits all entries in their order.
-    async fn none_after_a_late_read(&mut self, entries: Vec<Entry>) -> Result<Vec<Entry>, Error> {
+    /// began. That read may have taken earlier entries with the same keys. In that case breaks off
+    /// the order and returns no entries: the next term inherits all entries in their order.
+    async fn drop_after_late_read(&mut self, entries: Vec<Entry>) -> Result<Vec<Entry>, Error> {
         let now = Instant::now();
         let Some(order) = self.parts.order.clone() else {
             return Ok(entries);
         };
-        if entries.is_empty() || self.recovered || now > self.late_reads_until {
+        if entries.is_empty() || self.fetched_by_recovery || now > self.late_reads_until {
             return Ok(entries);
         }
         self.inherits_at = now;
@@ -459,25 +464,25 @@ impl Fetch {
     /// Recovers lost entries without demand. The buffer keeps them for a while, and then releases
     /// them.
     async fn recover_without_demand(&mut self) {
-        let asked = Instant::now();
+        let sent_at = Instant::now();
         let max = self.max_per_read().min(PAGE_LEN);
         match self.parts.recovery.recover(max).await {
             Ok(entries) => {
-                self.recovered = true;
-                self.recovered_or_claimed = !entries.is_empty();
-                let found = self.deliver(entries, asked).await;
+                self.fetched_by_recovery = true;
+                self.fetched_by_recovery_or_claim = !entries.is_empty();
+                let found = self.deliver(entries, sent_at).await;
                 self.put(found);
             }
-            Err(error) => self.overcome(error).await,
+            Err(error) => self.handle_error(error).await,
         }
     }
 
-    /// Fetches entries for a demand of `room`: lost entries, or else entries of other consumers, or
-    /// else new entries.
+    /// Fetches entries for a demand of `room`. Tries lost entries first, then entries of other
+    /// consumers, then new entries.
     async fn fetch(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
-        self.full = false;
-        self.recovered_or_claimed = false;
-        self.pause_count = self.parts.pauses.count();
+        self.was_full = false;
+        self.fetched_by_recovery_or_claim = false;
+        self.pause_count = self.parts.pauses.change_count();
         if self.set.is_paused() {
             let longest = self.parts.member.max_block();
             self.wait_for_streams(longest).await;
@@ -498,8 +503,8 @@ impl Fetch {
             let room = room.min(self.max_per_read());
             let lost = self.parts.recovery.recover(room).await?;
             if !lost.is_empty() {
-                self.recovered = true;
-                self.recovered_or_claimed = true;
+                self.fetched_by_recovery = true;
+                self.fetched_by_recovery_or_claim = true;
                 return Ok(lost);
             }
         }
@@ -509,7 +514,7 @@ impl Fetch {
             Some(_) => Vec::new(),
         };
         if !claimed.is_empty() {
-            self.recovered_or_claimed = true;
+            self.fetched_by_recovery_or_claim = true;
             return Ok(claimed);
         }
         match self.parts.group_limit {
@@ -530,8 +535,10 @@ impl Fetch {
                 .await;
             return Ok(Vec::new());
         };
-        let by = ReadBy::Script(order);
-        let entries = self.run_read(&ReadCommand { cmd, room, by }, None).await?;
+        let kind = ReadKind::Script(order);
+        let entries = self
+            .run_read(&ReadCommand { cmd, room, kind }, None)
+            .await?;
         if !entries.is_empty() {
             return Ok(entries);
         }
@@ -566,8 +573,8 @@ impl Fetch {
             let args = |cmd: &mut Cmd| {
                 cmd.arg(member.group.as_str());
             };
-            let (script, retry) = (&scripts::COUNT_PENDING, Resend::UntilAnswered);
-            let pending = pipeline.script(script, &keys, args, retry).await?;
+            let (script, resend) = (&scripts::COUNT_PENDING, Resend::UntilAnswered);
+            let pending = pipeline.script(script, &keys, args, resend).await?;
             self.over_limit = usize::try_from(integer(&pending)?).is_ok_and(|it| it > limit);
         }
         Ok(entries)
@@ -616,12 +623,11 @@ impl Fetch {
         let entries = self
             .await_entries(count, longest, &[primary, retry])
             .await?;
-        self.note(count, &entries);
+        self.note_read(count, &entries);
         Ok(entries)
     }
 
-    /// Reads several streams. Does not block as long as reads return entries. After that, one read
-    /// blocks on the streams.
+    /// Reads several streams. A read blocks only after a read without entries.
     async fn read_set(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         let max_block = self.parts.member.max_block();
         if self.poll_first {
@@ -633,7 +639,7 @@ impl Fetch {
                 return Ok(Vec::new());
             };
             let entries = self.run_read(&command, None).await?;
-            self.note(command.room, &entries);
+            self.note_read(command.room, &entries);
             // Only the script reads all streams, so only its empty response shows that no stream
             // has entries.
             self.poll_first = !entries.is_empty() || command.script().is_none();
@@ -656,23 +662,23 @@ impl Fetch {
         let keys: Vec<_> = keys.collect();
         match self.await_entries(1, longest, &keys).await {
             Ok(entries) => {
-                self.refused = false;
+                self.finding_refused_stream = false;
                 self.poll_first = !entries.is_empty()
                     || self.set.is_too_large_to_block()
                     || !self.set.to_try_again().is_empty();
                 Ok(entries)
             }
             // One of the streams caused the error. The script finds this stream.
-            Err(error) if error.is_refused() && !self.refused => {
+            Err(error) if error.is_refused() && !self.finding_refused_stream => {
                 self.poll_first = true;
-                self.refused = true;
+                self.finding_refused_stream = true;
                 Ok(Vec::new())
             }
             // After the back-off the streams are read as if there was no error, since the next
             // error may have another cause.
             Err(error) => {
                 self.poll_first = true;
-                self.refused = false;
+                self.finding_refused_stream = false;
                 Err(error)
             }
         }
@@ -725,10 +731,10 @@ impl Fetch {
             ..
         } = &mut self.parts;
         let Some(woken) = woken else { return };
-        if pauses.count() != self.pause_count {
+        if pauses.change_count() != self.pause_count {
             return;
         }
-        // Leaves the demand to other slots during the wait.
+        // Leaves the demand to the fetches of other slots during the wait.
         buffer.put(Vec::new());
         buffer.set_reading(true);
         tokio::select! {
@@ -750,12 +756,12 @@ impl Fetch {
         }
         let member = &self.parts.member;
         if let Some((cmd, room)) = self.set.plain_command(member, room) {
-            let by = ReadBy::Part;
-            return Some(ReadCommand { cmd, room, by });
+            let kind = ReadKind::Part;
+            return Some(ReadCommand { cmd, room, kind });
         }
         let (cmd, order) = self.set.fetch_command(member, room, None)?;
-        let by = ReadBy::Script(order);
-        Some(ReadCommand { cmd, room, by })
+        let kind = ReadKind::Script(order);
+        Some(ReadCommand { cmd, room, kind })
     }
 
     /// Applies the changes in the registry to the set of streams.
@@ -805,7 +811,7 @@ impl Fetch {
             }
         };
         self.parts.reading.end(true);
-        // Leaves the demand to other slots during the wait.
+        // Leaves the demand to the fetches of other slots during the wait.
         self.parts.buffer.put(Vec::new());
         tokio::select! {
             biased;
@@ -822,7 +828,7 @@ impl Fetch {
         for stream in self.set.to_try_again() {
             match self.parts.group.join(&stream).await {
                 Ok(()) => {
-                    self.set.recovered(stream.index);
+                    self.set.mark_readable(stream.index);
                     tracing::info!(stream = %stream.keys.stream, "the stream is read again");
                 }
                 Err(error) => self.leave_out(&stream, &error.chain()),
@@ -832,7 +838,7 @@ impl Fetch {
 
     /// Skips a stream that cannot be read, so that the other streams are still read.
     fn leave_out(&mut self, stream: &ServedStream, error: &str) {
-        if let Some(withheld) = self.set.fail(stream.index) {
+        if let Some(withheld) = self.set.skip(stream.index) {
             tracing::warn!(
                 stream = %stream.keys.stream,
                 error,
@@ -853,11 +859,11 @@ impl Fetch {
     }
 
     /// Updates the state for the next read after a read that requested `count` entries.
-    fn note(&mut self, count: usize, entries: &[Entry]) {
+    fn note_read(&mut self, count: usize, entries: &[Entry]) {
         if self.reads_one_stream() {
             self.poll_first = entries.iter().any(|entry| entry.which.is_retry());
         }
-        self.full = entries.len() >= count;
+        self.was_full = entries.len() >= count;
     }
 
     /// Returns the maximum number of entries of one read. With this limit, one part of the demand
@@ -872,8 +878,9 @@ impl Fetch {
         }
     }
 
-    /// Reads Redis's clock if no tick has read it lately. The server was then probably paused, and
-    /// its clock may have stepped. With the old reading, new requests could look expired.
+    /// Reads Redis's clock if no tick of the upkeep has read it lately. In that case the server was
+    /// probably paused, and its clock may have stepped. With the old reading, new requests could
+    /// look expired.
     async fn read_clock(&mut self) {
         let FetchParts {
             clock,
@@ -899,7 +906,7 @@ impl Fetch {
         ReadCommand {
             cmd: self.parts.member.read_group(count, block, keys, ">"),
             room: count,
-            by: ReadBy::Plain,
+            kind: ReadKind::Plain,
         }
     }
 
@@ -909,6 +916,7 @@ impl Fetch {
         command: &ReadCommand,
         block: Option<Duration>,
     ) -> Result<Vec<Entry>, Error> {
+        // A connection that several slots share.
         if let Some(woken) = &self.parts.woken {
             let response = woken.read(&command.cmd, command.script());
             let response = tokio::select! {
@@ -919,11 +927,11 @@ impl Fetch {
             if response.as_ref().is_err_and(Error::is_unknown_outcome) {
                 self.parts.recovery.begin();
             }
-            return self.entries(command, response?).await;
+            return self.decode_entries(command, response?).await;
         }
         if self.connection.is_none() {
             self.connection = Some(self.connect().await?);
-            if std::mem::replace(&mut self.connected, true) {
+            if std::mem::replace(&mut self.has_connected, true) {
                 self.parts.report.counters.reconnects.increment();
             }
         }
@@ -935,13 +943,14 @@ impl Fetch {
             // From here on, a stop or a change ends this read. The check finds a stop or a change
             // that came before.
             let is_changed = parts.changes.as_ref().is_some_and(|it| !it.is_empty())
-                || parts.pauses.count() != self.pause_count;
+                || parts.pauses.change_count() != self.pause_count;
             if parts.buffer.is_stopped() || is_changed {
                 parts.blocked.set(0);
                 return Ok(Vec::new());
             }
             parts.buffer.set_reading(true);
         }
+        // Waits for the response. `end_overrun` ends a read that blocks for too long.
         let limit = block.unwrap_or_default() + GRACE;
         let progress = connection.inner.progress();
         let encoded = command.cmd.get_packed_command();
@@ -963,22 +972,25 @@ impl Fetch {
         };
         parts.blocked.set(0);
         parts.buffer.set_reading(false);
-        let response = self.arrived(response)?;
-        self.entries(command, response).await
+        let response = self.check_arrival(response)?;
+        self.decode_entries(command, response).await
     }
 
     /// Returns the response. If there is none, drops the connection and returns the error.
     /// `response` is `Elapsed` if no response came in time.
-    fn arrived(&mut self, response: Result<RedisResult<Value>, Elapsed>) -> Result<Value, Error> {
+    fn check_arrival(
+        &mut self,
+        response: Result<RedisResult<Value>, Elapsed>,
+    ) -> Result<Value, Error> {
         match response {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(cause)) => Err(self.lost().with_source(cause)),
-            Err(_) => Err(self.lost()),
+            Ok(Err(cause)) => Err(self.lose_connection().with_source(cause)),
+            Err(_) => Err(self.lose_connection()),
         }
     }
 
     /// Decodes the entries of a response.
-    async fn entries(
+    async fn decode_entries(
         &mut self,
         command: &ReadCommand,
         response: Value,
@@ -990,15 +1002,15 @@ impl Fetch {
         }
         let response = match self.checked(response) {
             // One of the streams caused the error. The script finds this stream.
-            Err(error) if error.is_refused() && matches!(command.by, ReadBy::Part) => {
+            Err(error) if error.is_refused() && matches!(command.kind, ReadKind::Part) => {
                 self.set.note_plain(0, command.room);
                 return Ok(Vec::new());
             }
             response => response?,
         };
-        let read = match command.by {
-            ReadBy::Plain | ReadBy::Part => Ok((response, Vec::new(), false)),
-            ReadBy::Script(_) => by_script(response),
+        let read = match command.kind {
+            ReadKind::Plain | ReadKind::Part => Ok((response, Vec::new(), false)),
+            ReadKind::Script(_) => split_script_response(response),
         };
         let names = self.set.names();
         let read = read.and_then(|(found, failed, at_limit)| {
@@ -1014,23 +1026,23 @@ impl Fetch {
             }
         };
         self.at_limit = at_limit;
-        let order = match &command.by {
-            ReadBy::Plain => &[][..],
-            ReadBy::Part => {
+        let order = match &command.kind {
+            ReadKind::Plain => &[][..],
+            ReadKind::Part => {
                 self.set.note_plain(entries.len(), command.room);
                 &[]
             }
-            ReadBy::Script(order) => {
+            ReadKind::Script(order) => {
                 self.set.note_script(entries.len());
                 order
             }
         };
         if !order.is_empty() && (!failed.is_empty() || !entries.is_empty()) {
-            self.refused = false;
+            self.finding_refused_stream = false;
         }
         for (number, error) in failed {
             if let Some(index) = order.get(number) {
-                self.failed(*index, &error).await;
+                self.handle_stream_error(*index, &error).await;
             }
         }
         Ok(entries)
@@ -1038,7 +1050,7 @@ impl Fetch {
 
     /// Handles the error of one of several streams: creates a deleted group again, or skips the
     /// stream.
-    async fn failed(&mut self, index: u32, error: &str) {
+    async fn handle_stream_error(&mut self, index: u32, error: &str) {
         let Some(stream) = self.parts.streams.get(index) else {
             return;
         };
@@ -1053,7 +1065,7 @@ impl Fetch {
 
     /// Drops the connection, and returns the error. Starts a recovery, since entries of the last
     /// read may be pending for this consumer and not in flight.
-    fn lost(&mut self) -> Error {
+    fn lose_connection(&mut self) -> Error {
         let lost = self.connection.take();
         self.lost_connection = lost.map_or(0, |connection| connection.id);
         self.parts.recovery.begin();
@@ -1072,11 +1084,11 @@ impl Fetch {
         error::check(response)
     }
 
-    /// Connects, until the buffer is stopped.
+    /// Connects. Gives up when the buffer is stopped.
     async fn connect(&mut self) -> Result<BlockingConnection, Error> {
         if self.parts.order.is_some() {
             // The read of the lost connection may still be blocked on the server, and would take
-            // entries that must come to the next read.
+            // entries that belong to the next read.
             self.parts.blocked.unblock(self.lost_connection).await;
             self.lost_connection = 0;
         }
@@ -1100,7 +1112,7 @@ impl Fetch {
     }
 
     /// Handles an error: creates a missing group again, or waits.
-    async fn overcome(&mut self, error: Error) {
+    async fn handle_error(&mut self, error: Error) {
         if self.parts.buffer.is_stopped() {
             return;
         }
@@ -1112,15 +1124,18 @@ impl Fetch {
                     self.poll_first = true;
                     return;
                 }
-                Err(error) => self.failed_with("create the group again", &error),
+                Err(error) => self.report_failure("create the group again", &error),
             }
         } else {
-            self.failed_with("read from the stream", &error);
+            self.report_failure("read from the stream", &error);
         }
-        self.parts.buffer.pause(self.outage.wait()).await;
+        self.parts
+            .buffer
+            .wait_unless_stopped(self.outage.wait())
+            .await;
     }
 
-    fn failed_with(&mut self, what: &str, error: &Error) {
+    fn report_failure(&mut self, what: &str, error: &Error) {
         let address = self.parts.connector.address();
         self.outage.failed(&address, what, error);
     }
@@ -1136,11 +1151,11 @@ fn rejoined(stream: &ServedStream) {
 
 /// The entries in a response of the script, the streams that could not be read, and `true` if the
 /// group has reached its limit.
-type ByScript = (Value, Vec<(usize, String)>, bool);
+type ScriptResponse = (Value, Vec<(usize, String)>, bool);
 
 /// Splits the script's response. For each stream that could not be read, returns its position,
 /// counted from 0, and its error.
-pub(super) fn by_script(response: Value) -> Result<ByScript, Error> {
+pub(super) fn split_script_response(response: Value) -> Result<ScriptResponse, Error> {
     let [found, failed, at_limit] = exactly(response)?;
     let at_limit = integer(&at_limit)? == 1;
     let mut parts = array(failed)?.into_iter();

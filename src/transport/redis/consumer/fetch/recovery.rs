@@ -138,9 +138,9 @@ impl Recovery {
                 continue;
             };
             let ids: Vec<_> = stream_entries.iter().map(|entry| entry.id).collect();
-            for ids in ids.chunks(PAGE_LEN) {
-                match self.renew(&stream, which, ids).await {
-                    Ok(ids) => claimed.extend(ids.into_iter().map(|id| (which, id))),
+            for page in ids.chunks(PAGE_LEN) {
+                match self.renew(&stream, which, page).await {
+                    Ok(lost) => claimed.extend(lost.into_iter().map(|id| (which, id))),
                     Err(error) => {
                         self.begin();
                         return Err(error);

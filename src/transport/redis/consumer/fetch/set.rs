@@ -25,14 +25,14 @@ use crate::{
 
 /// The maximum number of streams that one read blocks on. With more streams, a read blocks on the
 /// streams that were active last, and the other streams are read between two blocked reads.
-const MAX_BLOCKED: usize = 256;
+const MAX_BLOCKED_STREAMS: usize = 256;
 
 /// The maximum number of plain reads between two calls of the script.
-const MAX_PLAIN: u32 = 7;
+const MAX_PLAIN_READS: u32 = 7;
 /// The maximum number of entries that plain reads take of one stream before its turn ends.
 const MAX_PORTION: usize = 16;
-/// The number of last reads that decide if a stream is active: one of them must have returned
-/// entries of the stream. Reads without any entries do not count.
+/// A stream is active if one of this number of last reads has returned entries of the stream. Reads
+/// without any entries do not count.
 const RECENT_READS: u64 = 16;
 
 /// The streams that one consumer reads.
@@ -49,9 +49,9 @@ pub(super) struct ReadSet {
 }
 
 /// Chooses between the script and plain reads. The script reads all streams in the order of the
-/// policy. A plain read is one command, which reads some of the active streams, and costs the
-/// server several times less. While plain reads return at least half as many entries as the script,
-/// the script is called only once after every [`MAX_PLAIN`] plain reads.
+/// policy. A plain read is one command, which reads some of the active streams. It costs the server
+/// several times less than the script. While plain reads return at least half as many entries as
+/// the script, the script is called only once after every [`MAX_PLAIN_READS`] plain reads.
 ///
 /// A plain read takes a portion of each stream. While reads return all that they request, the
 /// streams have a backlog, and the portions grow: larger portions of fewer streams need fewer
@@ -60,27 +60,27 @@ struct PlainReads {
     /// The minimum number of entries that the next plain read requests of each stream.
     portion: usize,
     /// The number of entries that the last script call returned.
-    by_script: usize,
+    script_entries: usize,
     /// The number of entries that the last read returned, plain or by the script.
-    last: usize,
+    last_entries: usize,
     /// The number of plain reads since the last script call.
-    since: u32,
+    reads_since_script: u32,
 }
 
 impl PlainReads {
     fn new() -> Self {
         Self {
             portion: 1,
-            by_script: 0,
-            last: 0,
-            since: 0,
+            script_entries: 0,
+            last_entries: 0,
+            reads_since_script: 0,
         }
     }
 
     /// Records the numbers of entries that a plain read has returned and requested.
     fn note_plain(&mut self, entries: usize, requested: usize) {
-        self.last = entries;
-        self.since += 1;
+        self.last_entries = entries;
+        self.reads_since_script += 1;
         if entries >= requested {
             self.portion = MAX_PORTION.min(2 * self.portion);
         } else if 2 * entries < requested {
@@ -90,12 +90,18 @@ impl PlainReads {
 
     /// Records the number of entries that the script has returned.
     fn note_script(&mut self, entries: usize) {
-        (self.last, self.by_script, self.since) = (entries, entries, 0);
+        (
+            self.last_entries,
+            self.script_entries,
+            self.reads_since_script,
+        ) = (entries, entries, 0);
     }
 
     /// Returns `true` if the next read should be a plain one.
     fn are_worth_it(&self) -> bool {
-        self.since < MAX_PLAIN && self.last > 0 && 2 * self.last >= self.by_script
+        self.reads_since_script < MAX_PLAIN_READS
+            && self.last_entries > 0
+            && 2 * self.last_entries >= self.script_entries
     }
 }
 
@@ -106,12 +112,12 @@ pub(super) struct ReadStream {
     scan: Scan,
     failing: Option<Failing>,
     /// The number of the last read that returned entries of the stream.
-    last_read: u64,
+    last_active_read: u64,
 }
 
-/// The failures of a stream that cannot be read. The stream is skipped until `until`.
+/// The failures of a stream that cannot be read. The stream is skipped until `retry_at`.
 struct Failing {
-    until: Instant,
+    retry_at: Instant,
     failures: u32,
     warnings: LogLimit,
 }
@@ -166,7 +172,7 @@ impl ReadSet {
             stream,
             size: EntrySize::default(),
             failing: None,
-            last_read: 0,
+            last_active_read: 0,
         });
         self.publish();
     }
@@ -200,7 +206,7 @@ impl ReadSet {
             };
             let read = &mut self.streams[position];
             read.size.note(of_stream.iter().map(Entry::size));
-            read.last_read = self.reads;
+            read.last_active_read = self.reads;
             self.schedule.record_fetched(index, of_stream.len());
             let of_primary = of_stream.iter().filter(|entry| !entry.which.is_retry());
             if let Some(last) = of_primary.map(|entry| entry.id).max() {
@@ -278,9 +284,9 @@ impl ReadSet {
         Some((cmd, order))
     }
 
-    /// Makes a plain read of the active streams that are furthest behind. Each stream has the same
-    /// limit: at least a portion, if there is room. Returns the read, and the sum of the limits.
-    /// `None` if the script should be called instead.
+    /// Makes a plain read of the first active streams in the order of their turns. Each stream has
+    /// the same limit: at least a portion, if there is room. Returns the read, and the sum of the
+    /// limits. `None` if the script should be called instead.
     pub(super) fn plain_command(&self, member: &Member, room: usize) -> Option<(Cmd, usize)> {
         if !self.plain.are_worth_it() || Mechanism::PlainReads.is_off() {
             return None;
@@ -289,7 +295,7 @@ impl ReadSet {
         let active = in_turn
             .into_iter()
             .filter_map(|index| Some(&self.streams[self.position_of(index)?]))
-            .filter(|it| it.is_readable() && it.last_read + RECENT_READS >= self.reads);
+            .filter(|it| it.is_readable() && it.last_active_read + RECENT_READS >= self.reads);
         let max_streams = room.div_ceil(self.plain.portion);
         let streams: Vec<_> = active.take(max_streams).collect();
         let count = room.checked_div(streams.len())?;
@@ -311,42 +317,42 @@ impl ReadSet {
         self.plain.note_script(entries);
     }
 
-    /// Returns the streams that one read blocks on: at most [`MAX_BLOCKED`], those that were active
-    /// last.
+    /// Returns the streams that one read blocks on: at most [`MAX_BLOCKED_STREAMS`], those that
+    /// were active last.
     pub(super) fn blocked_on(&self) -> Vec<&Arc<ServedStream>> {
         let mut readable: Vec<_> = (self.streams.iter())
             .filter(|it| it.is_readable())
             .collect();
-        if readable.len() > MAX_BLOCKED {
-            readable.sort_by_key(|it| std::cmp::Reverse(it.last_read));
-            readable.truncate(MAX_BLOCKED);
+        if readable.len() > MAX_BLOCKED_STREAMS {
+            readable.sort_by_key(|it| std::cmp::Reverse(it.last_active_read));
+            readable.truncate(MAX_BLOCKED_STREAMS);
         }
         readable.into_iter().map(|it| &it.stream).collect()
     }
 
     /// Returns `true` if one read cannot block on all streams.
     pub(super) fn is_too_large_to_block(&self) -> bool {
-        self.streams.len() > MAX_BLOCKED
+        self.streams.len() > MAX_BLOCKED_STREAMS
     }
 
     /// Skips a stream for a while. If this failure should be logged, returns the number of earlier
     /// failures that were not logged.
-    pub(super) fn fail(&mut self, index: u32) -> Option<u64> {
+    pub(super) fn skip(&mut self, index: u32) -> Option<u64> {
         let position = self.position_of(index)?;
         let read = &mut self.streams[position];
         read.stream.set_failing(true);
         let failing = read.failing.get_or_insert_with(|| Failing {
-            until: Instant::now(),
+            retry_at: Instant::now(),
             failures: 0,
             warnings: LogLimit::default(),
         });
         failing.failures += 1;
-        failing.until = Instant::now() + BACKOFF.after(failing.failures);
+        failing.retry_at = Instant::now() + BACKOFF.after(failing.failures);
         failing.warnings.admit()
     }
 
     /// Marks a stream as readable again.
-    pub(super) fn recovered(&mut self, index: u32) {
+    pub(super) fn mark_readable(&mut self, index: u32) {
         if let Some(position) = self.position_of(index) {
             let read = &mut self.streams[position];
             read.stream.set_failing(false);
@@ -357,7 +363,7 @@ impl ReadSet {
     /// Returns the skipped streams that are due for another try.
     pub(super) fn to_try_again(&self) -> Vec<Arc<ServedStream>> {
         let now = Instant::now();
-        let due = |it: &&ReadStream| it.failing.as_ref().is_some_and(|it| it.until <= now);
+        let due = |it: &&ReadStream| it.failing.as_ref().is_some_and(|it| it.retry_at <= now);
         self.streams
             .iter()
             .filter(due)
@@ -371,7 +377,7 @@ impl ReadSet {
         let until = self
             .streams
             .iter()
-            .filter_map(|it| Some(it.failing.as_ref()?.until));
+            .filter_map(|it| Some(it.failing.as_ref()?.retry_at));
         let wait = until
             .min()
             .map(|until| until.saturating_duration_since(Instant::now()));
@@ -400,7 +406,7 @@ mod tests {
         let mut plain = PlainReads::new();
         assert!(!plain.are_worth_it());
         plain.note_script(32);
-        for _ in 0..MAX_PLAIN {
+        for _ in 0..MAX_PLAIN_READS {
             assert!(plain.are_worth_it());
             plain.note_plain(16, 32);
         }

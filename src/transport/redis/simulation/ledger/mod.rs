@@ -36,7 +36,7 @@ pub(super) struct Ledger {
     lease: u64,
     /// One queue for each stream of each group. The queues of a group are adjacent.
     queues: Vec<Queue>,
-    /// The queues as a replica has them that receives no more writes. Set while the replica lags.
+    /// The queues as they are on the replica. `None` while the replica receives all writes.
     replica: Option<Vec<Queue>>,
     /// The time of the last failover.
     failed_over_at: Option<u64>,
@@ -48,7 +48,7 @@ pub(super) struct Ledger {
     /// The last step of the server's clock: its time and its size, both in milliseconds.
     clock_step: (u64, u64),
     running: BTreeMap<(ProcessId, JobId), RunningHandler>,
-    /// The last time at which a handler with a permit ended, or could not return its permit.
+    /// The last time at which a handler or a process ended, and its permits with it.
     permits_ended_at: u64,
     /// Processes that a handler has killed, and that the simulation has not removed yet.
     pub(super) killed_by_handlers: BTreeSet<ProcessId>,
@@ -74,7 +74,7 @@ pub(super) struct Process {
     /// The time at which a handler of the process last ended, or at which the process started.
     /// Other handlers may still run.
     last_handler_end: u64,
-    /// The time since which nothing has kept the process from reaching the server.
+    /// The time at which the process started, or at which the last fault of the process ended.
     pub(super) undisturbed_since: u64,
     consumer: Vec<u8>,
 }
@@ -85,7 +85,7 @@ struct RunningHandler {
     lease: Lease,
     /// The time since which the job is no longer pending for the worker. `None` if the job is
     /// pending, or if its loss was reported.
-    lost: Option<u64>,
+    lost_since: Option<u64>,
 }
 
 impl Ledger {
@@ -222,12 +222,12 @@ impl Ledger {
         );
         let consumer = self.workers[&worker].consumer.clone();
         let history = self.history(group, job);
-        let (before, counted_attempts, due) =
+        let (earlier_starts, counted_attempts, due) =
             (history.starts, history.counted_attempts, history.due);
         let lost = history.lost_at.get(&worker).copied();
         let holds =
             (history.location.as_ref()).is_some_and(|location| location.is_pending_for(&consumer));
-        self.on_both(group, job, |history| {
+        self.change_both_histories(group, job, |history| {
             history.starts += 1;
             history.results.remove(&worker);
             history.doubtful.remove(&worker);
@@ -259,20 +259,25 @@ impl Ledger {
             })
             .map(|((of, _), _)| *of)
             .collect();
-        // After a failover a worker finds with its next tick that it has lost the job.
+        // After a failover, a worker learns only at its next upkeep that it has lost the job.
         let just_failed_over = (self.failed_over_at)
             .is_some_and(|at| self.now < at.max(self.unreachable_until) + self.lease);
         for other in others {
-            let knows = other == worker && !just_failed_over;
-            if knows || self.is_undisturbed(other, false) {
+            let must_know = other == worker && !just_failed_over;
+            if must_know || self.is_undisturbed(other, false) {
                 self.fail(format_args!(
                     "job {job} starts at w{worker} while it runs at w{other}"
                 ));
             }
         }
-        self.running
-            .insert((worker, job), RunningHandler { lease, lost: None });
-        before
+        self.running.insert(
+            (worker, job),
+            RunningHandler {
+                lease,
+                lost_since: None,
+            },
+        );
+        earlier_starts
     }
 
     /// Records the result of a handler.
@@ -289,10 +294,10 @@ impl Ledger {
         process.last_handler_end = self.now;
         self.permits_ended_at = self.now;
         let group = process.group;
-        // A worker discards the result of a handler that lost its lease. If it were recorded, it
-        // would count for a later delivery of the job to the same worker.
+        // A worker discards the result of a handler that lost its lease. If the ledger recorded the
+        // result, it would count for a later delivery of the job to the same worker.
         let counts = run.is_some_and(|run| !run.lease.is_lost());
-        self.on_both(group, job, |history| {
+        self.change_both_histories(group, job, |history| {
             history.succeeded |= result == HandlerResult::Done;
             if counts {
                 history.results.insert(worker, result);
@@ -328,7 +333,8 @@ impl Ledger {
         self.clock_step = (self.now, by.unsigned_abs());
     }
 
-    /// Records a job before it is sent. It must not start before `due`, nor after its deadline.
+    /// Records a job before it is sent. The job must not start before `due`, nor after its
+    /// deadline.
     pub(super) fn job_sending(&mut self, job: JobId, due: u64, deadline: Option<u64>) {
         let known_by_workers = self.now >= self.clock_step.0 + 15_000;
         let slack = if known_by_workers {
@@ -377,7 +383,8 @@ impl Ledger {
         }
     }
 
-    /// Records the location of every job after a command of this purpose.
+    /// Records the location of every job after a command of the process `by`, and checks each job
+    /// that the command has moved.
     pub(super) fn record_locations(&mut self, data: &mut Data, by: ProcessId, purpose: Purpose) {
         let reply_dropped =
             std::mem::take(&mut data.reply_dropped) && self.failed_over_at.is_some();
@@ -388,6 +395,7 @@ impl Ledger {
             let queue = &self.queues[at];
             let (group, stream) = (queue.group, queue.keys.stream);
             let mut locations = queue.keys.locations(data);
+            // A job that had a location may have none now.
             let known = queue.histories.iter();
             let vanished = known.filter(|(job, history)| {
                 history.location.is_some() && !locations.contains_key(job)
@@ -442,7 +450,7 @@ impl Ledger {
             purpose,
             now: self.now,
             holder_is_healthy: holder.is_some_and(|holder| self.is_undisturbed(holder, false)),
-            running: run.is_some_and(|run| !run.lease.is_lost()),
+            holder_is_running: run.is_some_and(|run| !run.lease.is_lost()),
             max_deliveries: self.scenario.max_deliveries,
             from,
             to,
@@ -485,10 +493,10 @@ impl Ledger {
             let holds = (location.as_ref())
                 .is_some_and(|location| location.is_pending_for(&process.consumer));
             if holds || run.lease.is_lost() {
-                run.lost = None;
+                run.lost_since = None;
                 continue;
             }
-            let lost = *run.lost.get_or_insert(self.now);
+            let lost = *run.lost_since.get_or_insert(self.now);
             let since = lost
                 .max(process.undisturbed_since)
                 .max(self.unreachable_until);
@@ -547,7 +555,7 @@ impl Ledger {
     pub(super) fn check_progress(&mut self) {
         self.check_parked();
         let since = self.now.saturating_sub(self.lease);
-        let mut left = None;
+        let mut neglected = None;
         for (worker, process) in &self.workers {
             let mut running = self.running.range((*worker, 0)..=(*worker, JobId::MAX));
             let idle = !process.stopping
@@ -565,10 +573,10 @@ impl Ledger {
                 };
                 let mut histories = queue.histories.iter();
                 let waiting = histories.find(|it| waits(*it));
-                left = left.or(waiting.map(|(job, _)| (*worker, *job)));
+                neglected = neglected.or(waiting.map(|(job, _)| (*worker, *job)));
             }
         }
-        if let Some((worker, job)) = left {
+        if let Some((worker, job)) = neglected {
             self.fail(format_args!(
                 "w{worker} is idle and does not read job {job}"
             ));

@@ -1,5 +1,5 @@
-//! The history of each job on a replica that lags, which becomes the history when the replica is
-//! promoted.
+//! The history of each job on a replica that lags. When the replica is promoted, this history
+//! replaces that of the primary.
 
 use super::{JobHistory, JobId, Ledger, Location};
 
@@ -14,19 +14,21 @@ impl Ledger {
         self.replica = None;
     }
 
-    /// Records that the replica was promoted. Jobs are again where they were when it stopped.
+    /// Records that the replica was promoted. Jobs are again where they were when the replica
+    /// stopped.
     pub(in super::super) fn failed_over(&mut self) {
         let replica = self.replica.take().expect("the replica has stopped");
-        let lost = std::mem::replace(&mut self.queues, replica);
-        for (queue, lost) in self.queues.iter_mut().zip(lost) {
+        let primary = std::mem::replace(&mut self.queues, replica);
+        for (queue, on_primary) in self.queues.iter_mut().zip(primary) {
             for (job, history) in &mut queue.histories {
-                let before = &lost.histories[job];
+                let before = &on_primary.histories[job];
                 let was_there = before.location.is_some() || before.ended.is_some();
                 let is_there = history.location.is_some() || history.ended.is_some();
                 history.lost |= was_there && !is_there;
                 history.changed_at = self.now;
                 history.delivered_before |= was_there
                     && !matches!(before.location, Some(Location::Delayed | Location::Unread));
+                // The failover may have lost the effect of these results.
                 if history.location != before.location {
                     history.doubtful.append(&mut history.results);
                 }
@@ -39,9 +41,9 @@ impl Ledger {
         }
     }
 
-    /// Changes the history of a job on the server and on the replica: what processes do does not
-    /// depend on either.
-    pub(super) fn on_both(
+    /// Changes the history of a job on the server and on the replica. A failover does not undo what
+    /// a process has done.
+    pub(super) fn change_both_histories(
         &mut self,
         group: usize,
         job: JobId,

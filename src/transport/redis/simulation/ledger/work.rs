@@ -21,12 +21,12 @@ impl Ledger {
         let process = self.workers.get_mut(&worker).expect("it has a delivery");
         process.last_handler_end = now;
         let group = process.group;
-        self.on_both(group, job, |history| {
+        self.change_both_histories(group, job, |history| {
             history.results.insert(worker, result);
         });
     }
 
-    /// Checks that a follow-up appears with the success of its parent.
+    /// Checks that the parent of a follow-up is done when the follow-up appears.
     pub(super) fn check_parent(&mut self, job: JobId) {
         if let Some(parent) = self.scenario.jobs[job as usize].parent
             && self.history(0, parent).ended != Some(JobEnd::Done)
@@ -37,7 +37,7 @@ impl Ledger {
         }
     }
 
-    /// Checks that each success has sent its follow-up.
+    /// Checks that each job that is done has sent its follow-up.
     pub(in super::super) fn check_follow_ups(&mut self) {
         let scenario = self.scenario.clone();
         for spec in &scenario.jobs {
@@ -55,9 +55,9 @@ impl Ledger {
         }
     }
 
-    /// Checks the records of a queue.
+    /// Checks that the record of each tracked job agrees with the location of the job.
     pub(super) fn check_records(&mut self, queue: usize, data: &Data) {
-        let states: BTreeMap<_, _> = self.queues[queue].keys.recorded(data);
+        let states: BTreeMap<_, _> = self.queues[queue].keys.recorded_states(data);
         let group = self.queues[queue].group;
         for (job, spec) in self.scenario.clone().jobs.iter().enumerate() {
             let job = job as JobId;

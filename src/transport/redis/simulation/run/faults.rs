@@ -8,14 +8,14 @@ use super::{
         locations::STREAMS,
         network::{Outage, SlowLink},
         scenario::Fault,
-        server::Client,
+        server::ClientId,
     },
-    FailOver, Simulation, Slot,
+    FailOver, Simulation, WorkerSlot,
 };
 use crate::sync::lock;
 
 impl Simulation {
-    /// Injects a fault. A fault that waits for a command of some kind is added to `armed` instead.
+    /// Injects a fault. If the fault waits for a command, adds it to `armed` instead.
     pub(super) fn inject(&mut self, fault: Fault) {
         lock(&self.ledger).note("simulation", format_args!("{fault:?}"));
         let now = self.now;
@@ -96,7 +96,7 @@ impl Simulation {
                 self.armed.push(fault);
             }
             Fault::ClockStep { by } => {
-                self.skew += by;
+                self.clock_skew += by;
                 lock(&self.ledger).server_clock_stepped(by);
             }
             Fault::FailOver {
@@ -104,7 +104,7 @@ impl Simulation {
                 time,
                 clock,
             } => {
-                // There is one replica.
+                // There is one replica, so a second failover during the first one has no effect.
                 if self.failover.is_none() {
                     self.server.stop_replica();
                     lock(&self.ledger).replica_stopped();
@@ -162,7 +162,7 @@ impl Simulation {
             network.refuse_until(until);
         }
         self.server.fail_over();
-        self.skew += failover.clock;
+        self.clock_skew += failover.clock;
         self.buffers.clear();
         self.held_command = None;
     }
@@ -193,7 +193,12 @@ impl Simulation {
 
     /// Returns `true` if an armed fault loses the response to this command. If so, resets the
     /// connection, and kills the process if the fault says so.
-    pub(super) fn loses_response(&mut self, client: Client, owner: ProcessId, kind: &str) -> bool {
+    pub(super) fn loses_response(
+        &mut self,
+        client: ClientId,
+        owner: ProcessId,
+        kind: &str,
+    ) -> bool {
         let restart_after = self.take_armed(|fault| match fault {
             Fault::LoseResponse { kind: of } if kind.starts_with(of) => Some(None),
             Fault::CrashAfter {
@@ -221,7 +226,7 @@ impl Simulation {
     }
 }
 
-impl Slot {
+impl WorkerSlot {
     /// Tells the process to shut down gracefully.
     pub(super) fn shut_down(&self, ledger: &Mutex<Ledger>) {
         self.stop.send_replace(true);
@@ -230,7 +235,7 @@ impl Slot {
         }
     }
 
-    /// Kills the process. Another one starts at `restart_at`.
+    /// Kills the process. Another process starts at `restart_at`.
     pub(super) fn crash(&mut self, restart_at: u64, ledger: &Mutex<Ledger>) {
         if self.node.take().is_some() {
             let mut ledger = lock(ledger);

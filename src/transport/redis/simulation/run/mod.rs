@@ -19,7 +19,7 @@ use super::{
     process::ProcessContext,
     rules::{JobEnd, Purpose},
     scenario::{Behavior, Fault, JobSpec, SENDERS, Scenario},
-    server::{Client, Mutation, NODE_ENTRIES, Reply, Server, command},
+    server::{ClientId, Mutation, NODE_ENTRIES, Reply, Server, take_command},
 };
 use crate::sync::lock;
 
@@ -44,16 +44,16 @@ struct Simulation {
     rng: Rng,
     now: u64,
     /// The difference of the server's wall clock from the simulation's clock.
-    skew: i64,
+    clock_skew: i64,
     server: Server,
     /// Bytes that have arrived at the server: incomplete commands, and commands that wait for the
     /// end of a blocked read.
-    buffers: BTreeMap<Client, Vec<u8>>,
+    buffers: BTreeMap<ClientId, Vec<u8>>,
     network: Arc<Mutex<Network>>,
     ledger: Arc<Mutex<Ledger>>,
     context: ProcessContext,
     senders: Vec<Node>,
-    slots: Vec<Slot>,
+    slots: Vec<WorkerSlot>,
     /// Dead processes whose machines are lost. The server keeps their connections.
     unnoticed: BTreeSet<ProcessId>,
     next_worker: ProcessId,
@@ -62,21 +62,21 @@ struct Simulation {
     /// Set while the replica lags.
     failover: Option<FailOver>,
     /// The command that the server runs first after a stall.
-    held_command: Option<(Client, Vec<Vec<u8>>)>,
+    held_command: Option<(ClientId, Vec<Vec<u8>>)>,
 }
 
-/// A failover to the replica, which has stopped to receive writes.
+/// A failover to the replica, which receives no more writes.
 struct FailOver {
-    /// The number of further commands that may move a job, before the replica is promoted.
+    /// The replica is promoted after this number of further commands that may move a job.
     writes: u32,
-    /// The time for which the replica then accepts no connections.
+    /// The time for which the promoted replica accepts no connections.
     time: u64,
-    /// The difference of the replica's clock.
+    /// The difference of the replica's clock from the primary's.
     clock: i64,
 }
 
 /// A place for one worker. When a worker has ended, the next one starts in its slot.
-struct Slot {
+struct WorkerSlot {
     group: usize,
     worker: ProcessId,
     node: Option<Node>,
@@ -86,7 +86,7 @@ struct Slot {
 }
 
 /// Counts the command that has just run, if it may have moved a job.
-fn note_write(failover: &mut Option<FailOver>, server: &Server) {
+fn count_write(failover: &mut Option<FailOver>, server: &Server) {
     if let Some(failover) = failover.as_mut().filter(|_| server.data.changed) {
         failover.writes = failover.writes.saturating_sub(1);
     }
@@ -130,7 +130,7 @@ impl Simulation {
             Node::start(0, |upkeep| sender.send(upkeep))
         });
         let senders = senders.collect();
-        let slots = (0..scenario.groups * scenario.workers_per_group).map(|slot| Slot {
+        let slots = (0..scenario.groups * scenario.workers_per_group).map(|slot| WorkerSlot {
             group: slot % scenario.groups,
             // No worker has started yet.
             worker: ProcessId::MAX,
@@ -145,7 +145,7 @@ impl Simulation {
             scenario,
             rng,
             now: 0,
-            skew: 0,
+            clock_skew: 0,
             server,
             buffers: Default::default(),
             network,
@@ -171,6 +171,7 @@ impl Simulation {
             }
             self.step();
         }
+        // After the last fault, all jobs end.
         self.unnoticed.clear();
         self.armed.clear();
         self.failover = None;
@@ -186,6 +187,7 @@ impl Simulation {
         let stalled = lock(&self.network).stalled_until.saturating_sub(self.now);
         self.run_for(stalled + 10_000);
         self.check_ends();
+        // All workers shut down, and no worker starts again.
         for slot in &mut self.slots {
             slot.restart_at = u64::MAX;
             slot.shut_down(&self.ledger);
@@ -223,18 +225,19 @@ impl Simulation {
     /// Advances the clock by one step. Runs the server, then the senders, then the workers in
     /// random order.
     fn step(&mut self) {
+        // The clock advances to the next arrival or the next timeout of the server.
         let next = [
             lock(&self.network).next_arrival(self.now),
             self.server
                 .next_timeout()
-                .map(|at| at.saturating_sub(EPOCH.saturating_add_signed(self.skew))),
+                .map(|at| at.saturating_sub(EPOCH.saturating_add_signed(self.clock_skew))),
         ];
         let next = next.into_iter().flatten().min().unwrap_or(u64::MAX);
         self.now = next.clamp(self.now + 1, self.now + MAX_STEP);
         if let Some(failover) = self.failover.take_if(|it| it.writes == 0) {
             self.fail_over(failover);
         }
-        self.server.data.now = (EPOCH + self.now).saturating_add_signed(self.skew);
+        self.server.data.now = (EPOCH + self.now).saturating_add_signed(self.clock_skew);
         lock(&self.ledger).now = self.now;
         let now = self.now;
         let unreadable = &mut self.server.data.unreadable;
@@ -252,9 +255,9 @@ impl Simulation {
             self.run_slot(slot);
         }
         lock(&self.network).send_written(self.now, &mut self.rng);
-        let gone = lock(&self.network).remove_closed(&self.unnoticed);
-        self.server.forget(&gone);
-        self.buffers.retain(|client, _| !gone.contains(client));
+        let closed = lock(&self.network).remove_closed(&self.unnoticed);
+        self.server.forget(&closed);
+        self.buffers.retain(|client, _| !closed.contains(client));
         let mut ledger = lock(&self.ledger);
         ledger.check_reported_losses();
         ledger.check_progress();
@@ -300,7 +303,7 @@ impl Simulation {
 
     /// Lets the server run the commands that have arrived.
     fn run_server(&mut self) {
-        let arrivals = lock(&self.network).arrivals(self.now);
+        let arrivals = lock(&self.network).take_arrivals(self.now);
         for (client, bytes) in arrivals {
             self.buffers.entry(client).or_default().extend(bytes);
         }
@@ -315,7 +318,7 @@ impl Simulation {
         self.rng.shuffle(&mut clients);
         for client in clients {
             while !self.server.is_blocked(client)
-                && let Some(args) = self.buffers.get_mut(&client).and_then(command)
+                && let Some(args) = self.buffers.get_mut(&client).and_then(take_command)
             {
                 if self.stalls_before(&args) {
                     self.held_command = Some((client, args));
@@ -326,7 +329,7 @@ impl Simulation {
         }
     }
 
-    fn execute(&mut self, client: Client, args: &[Vec<u8>]) {
+    fn execute(&mut self, client: ClientId, args: &[Vec<u8>]) {
         let Some(owner) = lock(&self.network).owner(client) else {
             return;
         };
@@ -335,12 +338,13 @@ impl Simulation {
             let description = self.server.describe(args);
             ledger.note(format_args!("w{owner} →"), description);
         }
+        // The arguments are `XREADGROUP GROUP group consumer …`.
         if args[0] == b"XREADGROUP" {
             ledger.set_consumer(owner, &args[3]);
         }
         let reply = self.server.execute(client, args);
         let purpose = self.server.purpose(args);
-        note_write(&mut self.failover, &self.server);
+        count_write(&mut self.failover, &self.server);
         ledger.record_locations(&mut self.server.data, owner, purpose);
         let read = std::mem::take(&mut self.server.data.entries_read);
         if read > 0 {
@@ -362,7 +366,7 @@ impl Simulation {
             let read = std::mem::take(&mut self.server.data.entries_read);
             if let Some(owner) = lock(&self.network).owner(client) {
                 let mut ledger = lock(&self.ledger);
-                note_write(&mut self.failover, &self.server);
+                count_write(&mut self.failover, &self.server);
                 ledger.record_locations(&mut self.server.data, owner, Purpose::Other);
                 if read > 0 {
                     ledger.record_read(&self.server.data, owner, read, None);
@@ -374,7 +378,7 @@ impl Simulation {
         }
     }
 
-    fn respond(&mut self, client: Client, kind: &str, reply: &Reply) {
+    fn respond(&mut self, client: ClientId, kind: &str, reply: &Reply) {
         let owner = lock(&self.network).owner(client);
         if let Some(owner) = owner
             && self.loses_response(client, owner, kind)
@@ -384,7 +388,7 @@ impl Simulation {
         self.send(client, reply);
     }
 
-    fn send(&mut self, client: Client, reply: &Reply) {
+    fn send(&mut self, client: ClientId, reply: &Reply) {
         let mut bytes = Vec::new();
         reply.encode(self.server.has_resp3(client), &mut bytes);
         lock(&self.network).respond(client, bytes, self.now, &mut self.rng);

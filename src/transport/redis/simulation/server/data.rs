@@ -24,16 +24,18 @@ pub(in super::super) struct Data {
     /// The server's clock, in milliseconds since 1970.
     pub(in super::super) now: u64,
     pub(in super::super) keys: BTreeMap<Vec<u8>, Item>,
+    /// The time at which each key with a lifetime expires.
     expiries: BTreeMap<Vec<u8>, u64>,
     /// Set when a command may have changed the location of a job.
     pub(in super::super) changed: bool,
-    /// The streams that were written since the server last took them.
+    /// The streams that were written since the last call of `Server::take_notices`.
     pub(super) written: BTreeSet<Vec<u8>>,
-    /// Set when a reply could not be stored, because its client has no stream.
+    /// Set when a reply could not be stored, because the client's stream of replies is missing.
     pub(in super::super) reply_dropped: bool,
     /// The number of entries that were delivered to consumers since the simulation last reset it.
     pub(in super::super) entries_read: usize,
-    /// The streams whose new entries cannot be read, and until when on the simulation's clock.
+    /// The streams whose new entries cannot be read, each with the end of that fault on the
+    /// simulation's clock.
     pub(in super::super) unreadable: BTreeMap<Vec<u8>, u64>,
     /// The streams from which the next read of new entries is refused.
     pub(in super::super) refuses_next_read: BTreeSet<Vec<u8>>,
@@ -46,7 +48,7 @@ pub(super) struct Replica {
 }
 
 /// The commands that may change the location of a job.
-const CHANGES: [&[u8]; 10] = [
+const MOVING_COMMANDS: [&[u8]; 10] = [
     b"XADD", b"XDEL", b"XACK", b"XCLAIM", b"XTRIM", b"ZADD", b"ZREM", b"HSET", b"HDEL", b"XGROUP",
 ];
 
@@ -62,7 +64,7 @@ impl Data {
             self.remove(&key);
         }
         let name = args[0].to_ascii_uppercase();
-        self.changed |= CHANGES.contains(&&name[..]);
+        self.changed |= MOVING_COMMANDS.contains(&&name[..]);
         match (&name[..], &args[1..]) {
             (b"TIME", []) => Ok(Reply::List(vec![
                 Reply::bulk((now / 1000).to_string()),
@@ -103,16 +105,16 @@ impl Data {
                 | b"ZREMRANGEBYSCORE" | b"ZREMRANGEBYRANK",
                 [key, rest @ ..],
             ) => {
-                let answer = sorted(self.sorted(key), &name, rest);
+                let answer = run_sorted_set_command(self.sorted_set_mut(key), &name, rest);
                 self.drop_empty(key);
                 answer
             }
             (b"HSET" | b"HGET" | b"HMGET" | b"HEXISTS" | b"HDEL", [key, rest @ ..]) => {
-                let answer = hash(self.hash(key), &name, rest);
+                let answer = run_hash_command(self.hash_mut(key), &name, rest);
                 self.drop_empty(key);
                 answer
             }
-            (_, [_, ..]) if name.starts_with(b"X") => self.on_stream(&name, &args[1..]),
+            (_, [_, ..]) if name.starts_with(b"X") => self.run_stream_command(&name, &args[1..]),
             _ => Err(format!("ERR unknown command '{}'", text(&name))),
         }
     }
@@ -131,7 +133,7 @@ impl Data {
         for item in self.keys.values_mut() {
             if let Item::Stream(stream) = item {
                 let mut groups = stream.groups.values_mut();
-                groups.by_ref().for_each(Group::forget_signs_of_life);
+                groups.by_ref().for_each(Group::reset_last_seen);
             }
         }
     }
@@ -168,7 +170,7 @@ impl Data {
         }
     }
 
-    fn sorted(&mut self, key: &[u8]) -> &mut BTreeMap<Vec<u8>, f64> {
+    fn sorted_set_mut(&mut self, key: &[u8]) -> &mut BTreeMap<Vec<u8>, f64> {
         let item = self
             .keys
             .entry(key.to_vec())
@@ -179,7 +181,7 @@ impl Data {
         }
     }
 
-    fn hash(&mut self, key: &[u8]) -> &mut BTreeMap<Vec<u8>, Vec<u8>> {
+    fn hash_mut(&mut self, key: &[u8]) -> &mut BTreeMap<Vec<u8>, Vec<u8>> {
         let item = self
             .keys
             .entry(key.to_vec())
@@ -216,7 +218,7 @@ impl Data {
     }
 }
 
-fn sorted(members: &mut BTreeMap<Vec<u8>, f64>, name: &[u8], args: Args) -> Answer {
+fn run_sorted_set_command(members: &mut BTreeMap<Vec<u8>, f64>, name: &[u8], args: Args) -> Answer {
     let mut ascending: Vec<_> = members
         .iter()
         .map(|(member, score)| (*score, member.clone()))
@@ -244,19 +246,19 @@ fn sorted(members: &mut BTreeMap<Vec<u8>, f64>, name: &[u8], args: Args) -> Answ
                 vec![Reply::bulk(&member[..]), Reply::bulk(format!("{score:.0}"))]
             }))
         }
-        (b"ZREMRANGEBYSCORE", [_, most]) => {
-            let (before, most): (usize, f64) = (members.len(), number(most)?);
-            members.retain(|_, score| *score > most);
+        (b"ZREMRANGEBYSCORE", [_, max]) => {
+            let (before, max): (usize, f64) = (members.len(), number(max)?);
+            members.retain(|_, score| *score > max);
             Reply::count(before - members.len())
         }
-        // A list is never as long as Campanile's limit here.
+        // In a simulation, no sorted set reaches the limit at which Campanile trims it.
         (b"ZREMRANGEBYRANK", [_, _]) => Reply::Int(0),
-        (b"ZRANGEBYSCORE", [least, most, _, _, count]) => {
-            let (most, count): (f64, usize) = (number(most)?, number(count)?);
-            let least: f64 = number(least)?;
+        (b"ZRANGEBYSCORE", [min, max, _, _, count]) => {
+            let (max, count): (f64, usize) = (number(max)?, number(count)?);
+            let min: f64 = number(min)?;
             let found = ascending
                 .into_iter()
-                .filter(|(score, _)| (least..=most).contains(score))
+                .filter(|(score, _)| (min..=max).contains(score))
                 .take(count);
             Reply::List(found.map(|(_, member)| Reply::Bulk(member)).collect())
         }
@@ -264,7 +266,7 @@ fn sorted(members: &mut BTreeMap<Vec<u8>, f64>, name: &[u8], args: Args) -> Answ
     })
 }
 
-fn hash(fields: &mut BTreeMap<Vec<u8>, Vec<u8>>, name: &[u8], args: Args) -> Answer {
+fn run_hash_command(fields: &mut BTreeMap<Vec<u8>, Vec<u8>>, name: &[u8], args: Args) -> Answer {
     Ok(match (name, args) {
         (b"HSET", pairs) => {
             let pairs = pairs.chunks_exact(2);

@@ -40,7 +40,7 @@ impl Scripts {
             let texts = list
                 .sequence_values::<mlua::LuaString>()
                 .collect::<Result<Vec<_>, _>>()?;
-            lua.create_string(packed(&texts))
+            lua.create_string(pack_texts(&texts))
         });
         let unpack = lua.create_function(|lua, blob: mlua::LuaString| {
             let fields = msgpack::unpack(&blob.as_bytes().to_vec().into());
@@ -79,6 +79,7 @@ impl Scripts {
     pub(super) fn learn(&mut self, source: &str) -> String {
         let hash = redis::Script::new(source).get_hash().to_owned();
         if !self.known.contains_key(&hash) {
+            // The comment that lists the keys begins with the title of the script.
             let lines: Vec<_> = source.lines().collect();
             let keys = lines
                 .iter()
@@ -219,7 +220,7 @@ fn from_lua(value: Value) -> Reply {
 }
 
 /// Encodes byte strings as an array of MessagePack, as `cmsgpack` does.
-fn packed(texts: &[mlua::LuaString]) -> Vec<u8> {
+fn pack_texts(texts: &[mlua::LuaString]) -> Vec<u8> {
     let mut out = vec![0xdc];
     out.extend_from_slice(&(texts.len() as u16).to_be_bytes());
     for text in texts {

@@ -17,7 +17,7 @@ use crate::transport::redis::server::HashSlot;
 pub(super) use self::{
     data::{Data, Item, text},
     lua::Mutation,
-    reply::{Reply, command},
+    reply::{Reply, take_command},
     stream::{Fields, NODE_ENTRIES, Stream},
 };
 use self::{
@@ -28,7 +28,7 @@ use self::{
 };
 
 /// The server's id of a connection.
-pub(super) type Client = u64;
+pub(super) type ClientId = u64;
 
 pub(super) struct Server {
     pub(super) data: Data,
@@ -39,12 +39,12 @@ pub(super) struct Server {
     replica: Option<Replica>,
     is_cluster: bool,
     /// The connections that have changed to RESP3.
-    resp3: BTreeSet<Client>,
+    resp3: BTreeSet<ClientId>,
     pub(super) notices: Notices,
 }
 
 struct Blocked {
-    client: Client,
+    client: ClientId,
     read: Read,
     until: u64,
 }
@@ -63,7 +63,7 @@ impl Server {
     }
 
     /// Runs a command. Returns `None` if its client is blocked.
-    pub(super) fn execute(&mut self, client: Client, args: &[Vec<u8>]) -> Option<Reply> {
+    pub(super) fn execute(&mut self, client: ClientId, args: &[Vec<u8>]) -> Option<Reply> {
         if self.is_cluster && has_several_slots(args) {
             return Some(Reply::Error(
                 "CROSSSLOT Keys in request don't hash to the same slot".to_owned(),
@@ -83,7 +83,7 @@ impl Server {
                     .blocked
                     .iter_mut()
                     .find(|blocked| blocked.client == other);
-                // The read ends as after a timeout.
+                // The read ends as if its timeout had passed.
                 let unblocked = waiting.map(|blocked| blocked.until = 0);
                 Ok(Reply::Int(unblocked.is_some().into()))
             }
@@ -94,14 +94,14 @@ impl Server {
             (b"CLUSTER", Some(b"INFO")) => Ok(Reply::bulk("cluster_state:ok\r\n")),
             (b"CLUSTER", Some(b"SLOTS")) => {
                 let node = ["simulation".into(), "6379".into(), "id".into()];
-                Ok(slots(node))
+                Ok(slot_map(node))
             }
             (b"ROLE", _) => Ok(Reply::List(vec![
                 Reply::bulk("master"),
                 Reply::Int(0),
                 Reply::List(Vec::new()),
             ])),
-            // A server that is no cluster is without RESP3 here.
+            // In this model, only a cluster has RESP3.
             (b"HELLO", _) if self.is_cluster => {
                 self.resp3.insert(client);
                 Ok(Reply::List(Vec::new()))
@@ -152,7 +152,7 @@ impl Server {
     }
 
     /// Ends one blocked read for which there is an entry, or whose timeout has passed.
-    pub(super) fn wake_one(&mut self) -> Option<(Client, Reply)> {
+    pub(super) fn wake_one(&mut self) -> Option<(ClientId, Reply)> {
         for at in 0..self.blocked.len() {
             let Blocked { read, until, .. } = &self.blocked[at];
             let mut keys = read.keys.iter();
@@ -176,22 +176,22 @@ impl Server {
         self.blocked.iter().map(|blocked| blocked.until).min()
     }
 
-    pub(super) fn has_resp3(&self, client: Client) -> bool {
+    pub(super) fn has_resp3(&self, client: ClientId) -> bool {
         self.resp3.contains(&client)
     }
 
     /// Takes the notices that are to be sent at this time.
-    pub(super) fn take_notices(&mut self, now: u64) -> Vec<(Client, Reply)> {
+    pub(super) fn take_notices(&mut self, now: u64) -> Vec<(ClientId, Reply)> {
         let written = std::mem::take(&mut self.data.written);
         self.notices.take(written, now)
     }
 
-    pub(super) fn is_blocked(&self, client: Client) -> bool {
+    pub(super) fn is_blocked(&self, client: ClientId) -> bool {
         self.blocked.iter().any(|blocked| blocked.client == client)
     }
 
     /// Removes closed connections.
-    pub(super) fn forget(&mut self, clients: &BTreeSet<Client>) {
+    pub(super) fn forget(&mut self, clients: &BTreeSet<ClientId>) {
         self.blocked
             .retain(|blocked| !clients.contains(&blocked.client));
         self.resp3.retain(|client| !clients.contains(client));
@@ -267,7 +267,7 @@ impl Server {
 }
 
 /// Returns the map of a cluster with one node.
-fn slots(node: [String; 3]) -> Reply {
+fn slot_map(node: [String; 3]) -> Reply {
     let [host, port, id] = node;
     let port = port.parse().expect("a number");
     let node = vec![Reply::bulk(host), Reply::Int(port), Reply::bulk(id)];
@@ -275,7 +275,7 @@ fn slots(node: [String; 3]) -> Reply {
     Reply::List(vec![Reply::List(all)])
 }
 
-/// Returns `true` if a command reads, or a script has, keys in several slots.
+/// Returns `true` if the keys of a command or a script are in several slots.
 fn has_several_slots(args: &[Vec<u8>]) -> bool {
     let keys = match &args[0][..] {
         b"EVAL" | b"EVALSHA" => {

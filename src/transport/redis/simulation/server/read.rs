@@ -67,7 +67,8 @@ impl Data {
                 Some((group, consumer)) if read.new => {
                     stream.read(group, consumer, read.count, now)
                 }
-                // A read of the consumer's history, which Campanile reads only when it is empty.
+                // A read of the consumer's pending entries. Campanile makes one only if there are
+                // none.
                 Some(_) => Vec::new(),
                 None => stream.after(read.from, read.count),
             };

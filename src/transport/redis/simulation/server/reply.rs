@@ -60,11 +60,11 @@ impl Reply {
 }
 
 /// Takes the first complete command out of the bytes that a client has sent.
-pub(in super::super) fn command(buffer: &mut Vec<u8>) -> Option<Vec<Vec<u8>>> {
+pub(in super::super) fn take_command(buffer: &mut Vec<u8>) -> Option<Vec<Vec<u8>>> {
     let mut at = 0;
     let mut command = Vec::new();
-    for _ in 0..head(buffer, &mut at)? {
-        let length = head(buffer, &mut at)?;
+    for _ in 0..parse_length(buffer, &mut at)? {
+        let length = parse_length(buffer, &mut at)?;
         command.push(buffer.get(at..at + length)?.to_vec());
         at += length + 2;
     }
@@ -75,7 +75,7 @@ pub(in super::super) fn command(buffer: &mut Vec<u8>) -> Option<Vec<Vec<u8>>> {
 }
 
 /// Returns the number in a line such as `*3` or `$12`.
-fn head(buffer: &[u8], at: &mut usize) -> Option<usize> {
+fn parse_length(buffer: &[u8], at: &mut usize) -> Option<usize> {
     let rest = buffer.get(*at + 1..)?;
     let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
     *at += end + 3;

@@ -42,21 +42,21 @@ pub(in super::super) type Fields = Vec<Vec<u8>>;
 #[derive(Debug, Clone, Default)]
 pub(in super::super) struct Stream {
     pub(in super::super) entries: BTreeMap<Id, Fields>,
-    pub(super) last: Id,
+    pub(super) last_id: Id,
     pub(in super::super) groups: BTreeMap<Vec<u8>, Group>,
 }
 
 #[derive(Debug, Clone, Default)]
 pub(in super::super) struct Group {
-    pub(in super::super) last: Id,
-    pub(in super::super) pending: BTreeMap<Id, Pending>,
+    pub(in super::super) last_delivered_id: Id,
+    pub(in super::super) pending: BTreeMap<Id, PendingEntry>,
     /// The consumers, each with the time at which it was last seen.
     pub(in super::super) consumers: BTreeMap<Vec<u8>, u64>,
 }
 
 /// An entry that was delivered and not acknowledged.
 #[derive(Debug, Clone)]
-pub(in super::super) struct Pending {
+pub(in super::super) struct PendingEntry {
     pub(in super::super) consumer: Vec<u8>,
     /// The time of the last delivery, claim or renewal, in milliseconds.
     pub(in super::super) since: u64,
@@ -64,8 +64,9 @@ pub(in super::super) struct Pending {
 }
 
 impl Group {
-    /// Forgets the signs of life that are no writes: a replica has only those of deliveries.
-    pub(super) fn forget_signs_of_life(&mut self) {
+    /// Resets the time at which each consumer was last seen to its last delivery. A replica knows
+    /// only of deliveries, since a read without entries writes nothing.
+    pub(super) fn reset_last_seen(&mut self) {
         for (name, seen) in &mut self.consumers {
             let held = self.pending.values().filter(|it| it.consumer == *name);
             *seen = held.map(|it| it.since).max().unwrap_or_default();
@@ -78,11 +79,11 @@ pub(in super::super) const NODE_ENTRIES: usize = 4;
 
 impl Stream {
     pub(super) fn add(&mut self, now: u64, fields: Fields) -> Id {
-        let id = match now > self.last.0 {
+        let id = match now > self.last_id.0 {
             true => Id(now, 0),
-            false => Id(self.last.0, self.last.1 + 1),
+            false => Id(self.last_id.0, self.last_id.1 + 1),
         };
-        self.last = id;
+        self.last_id = id;
         self.entries.insert(id, fields);
         id
     }
@@ -98,13 +99,13 @@ impl Stream {
         let Some(group) = self.groups.get_mut(group) else {
             return Vec::new();
         };
-        let unread = (Bound::Excluded(group.last), Bound::Unbounded);
+        let unread = (Bound::Excluded(group.last_delivered_id), Bound::Unbounded);
         let read: Vec<_> = self.entries.range(unread).take(count).collect();
         for (id, _) in &read {
-            group.last = **id;
+            group.last_delivered_id = **id;
             group.pending.insert(
                 **id,
-                Pending {
+                PendingEntry {
                     consumer: consumer.to_vec(),
                     since: now,
                     deliveries: 1,
@@ -120,7 +121,7 @@ impl Stream {
     pub(super) fn has_unread(&self, group: &[u8]) -> bool {
         self.groups
             .get(group)
-            .is_some_and(|group| self.last_entry() > Some(group.last))
+            .is_some_and(|group| self.last_entry() > Some(group.last_delivered_id))
     }
 
     /// Returns at most `count` entries after this id.
@@ -134,15 +135,15 @@ impl Stream {
         self.entries.last_key_value().map(|(id, _)| *id)
     }
 
-    /// Drops the oldest entries until `most` remain.
-    pub(super) fn trim_to(&mut self, most: usize) -> usize {
-        let dropped = self.entries.len().saturating_sub(most);
+    /// Drops the oldest entries until `max_len` remain.
+    pub(super) fn trim_to(&mut self, max_len: usize) -> usize {
+        let dropped = self.entries.len().saturating_sub(max_len);
         self.drop_oldest(dropped)
     }
 
-    /// Drops the entries before `least`. If `exactly` is `false`, drops only whole nodes.
-    pub(super) fn trim_before(&mut self, least: Id, exactly: bool) -> usize {
-        let older = self.entries.range(..least).count();
+    /// Drops the entries before `min_id`. If `exactly` is `false`, drops only whole nodes.
+    pub(super) fn trim_before(&mut self, min_id: Id, exactly: bool) -> usize {
+        let older = self.entries.range(..min_id).count();
         self.drop_oldest(if exactly {
             older
         } else {

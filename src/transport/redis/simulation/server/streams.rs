@@ -7,7 +7,7 @@ use super::{
 };
 
 impl Data {
-    pub(super) fn on_stream(&mut self, name: &[u8], args: Args) -> Answer {
+    pub(super) fn run_stream_command(&mut self, name: &[u8], args: Args) -> Answer {
         match name {
             b"XADD" => self.add(args),
             b"XDEL" => {
@@ -95,8 +95,8 @@ impl Data {
         Ok(Reply::count(match &args[1][..] {
             b"MAXLEN" => stream.trim_to(number(limit)?),
             _ => {
-                let least = Id::parse(limit).ok_or("ERR Invalid stream ID")?;
-                stream.trim_before(least, args[2] != b"~")
+                let min_id = Id::parse(limit).ok_or("ERR Invalid stream ID")?;
+                stream.trim_before(min_id, args[2] != b"~")
             }
         }))
     }
@@ -134,7 +134,7 @@ impl Data {
 
     /// `XCLAIM key group consumer min-idle id… [RETRYCOUNT n | JUSTID]`.
     fn claim(&mut self, args: Args) -> Answer {
-        let (now, least) = (self.now, number::<u64>(&args[3])?);
+        let (now, min_idle) = (self.now, number::<u64>(&args[3])?);
         self.group(&args[0], &args[1])?;
         let stream = self.stream_mut(&args[0]).expect("it has a group");
         let group = stream.groups.get_mut(&args[1]).expect("looked up above");
@@ -148,7 +148,7 @@ impl Data {
             let Some(pending) = group
                 .pending
                 .get_mut(&id)
-                .filter(|p| least == 0 || now.saturating_sub(p.since) >= least)
+                .filter(|p| min_idle == 0 || now.saturating_sub(p.since) >= min_idle)
             else {
                 continue;
             };
@@ -174,7 +174,7 @@ impl Data {
         if what == b"CREATE" {
             let stream = self.make_stream(key);
             let last = match &rest[0][..] {
-                b"$" => stream.last,
+                b"$" => stream.last_id,
                 start => Id::parse(start).ok_or("ERR Invalid stream ID")?,
             };
             if stream.groups.contains_key(name) {
@@ -183,7 +183,7 @@ impl Data {
             stream.groups.insert(
                 name.clone(),
                 Group {
-                    last,
+                    last_delivered_id: last,
                     ..Group::default()
                 },
             );
@@ -207,7 +207,10 @@ impl Data {
                 let facts = [
                     ("name", Reply::bulk(&name[..])),
                     ("pending", Reply::count(group.pending.len())),
-                    ("last-delivered-id", Reply::bulk(group.last.to_string())),
+                    (
+                        "last-delivered-id",
+                        Reply::bulk(group.last_delivered_id.to_string()),
+                    ),
                 ];
                 list(facts)
             });
@@ -217,7 +220,7 @@ impl Data {
             let stream = self.stream_mut(&args[1]).ok_or("ERR no such key")?;
             return Ok(list([(
                 "last-generated-id",
-                Reply::bulk(stream.last.to_string()),
+                Reply::bulk(stream.last_id.to_string()),
             )]));
         }
         // CONSUMERS
