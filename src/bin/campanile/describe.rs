@@ -12,7 +12,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct Describe {
-    /// Prints an AsyncAPI 3 document. All workers of the group must serve the same.
+    /// Prints an AsyncAPI 3 document. All workers of the group must serve the same routes.
     #[arg(long)]
     asyncapi: bool,
 }
@@ -42,13 +42,13 @@ impl Describe {
             let json = worker.description.as_deref();
             let description = json.map(|json| Description::from_json(json.as_bytes()));
             let description = description.transpose()?;
-            let known = services.iter_mut().find(|it| {
+            let same = services.iter_mut().find(|it| {
                 it.name == worker.service
                     && it.version == worker.version
                     && it.description == description
             });
-            match known {
-                Some(known) => known.workers.push(worker.worker),
+            match same {
+                Some(same) => same.workers.push(worker.worker),
                 None => services.push(Service {
                     name: worker.service,
                     version: worker.version,
@@ -104,17 +104,17 @@ impl Service {
 }
 
 fn row(route: &RouteDescription) -> [String; 6] {
-    let of = |it: &Option<TypeDescription>| {
-        let name = it.as_ref().map_or("-", |it| it.name.as_str());
-        // Leaves out the module path of the type, because it says little to people.
+    let type_name = |payload: &Option<TypeDescription>| {
+        let name = payload.as_ref().map_or("-", |it| it.name.as_str());
+        // Leaves out the module path of the type, to keep the column narrow.
         name.rsplit("::").next().unwrap_or(name).to_owned()
     };
     [
         route.kind.to_string(),
         route.name.clone(),
         route.version.to_string(),
-        of(&route.payload),
-        of(&route.reply),
+        type_name(&route.payload),
+        type_name(&route.reply),
         route.about.clone().unwrap_or_default(),
     ]
 }

@@ -60,7 +60,7 @@ impl SchedulesCommand {
         // Does not check the stream and the group: a schedule may be stored before they exist.
         let redis = target.connect().await?;
         let schedules = redis.schedules();
-        let (name, found, done) = match self {
+        let (name, is_found, past_verb) = match self {
             Self::List => return list(&schedules.list().await?, out),
             Self::Show { name } => {
                 let status = schedules.get(&Name::from(&*name)).await?;
@@ -95,10 +95,10 @@ impl SchedulesCommand {
                 (name, found, "removed")
             }
         };
-        match found {
+        match is_found {
             false => Err(missing(&name)),
-            true if out.json => out.document(&json!({ done: name })),
-            true => out.lines([format!("{done} {}", text::line(&name))]),
+            true if out.json => out.document(&json!({ past_verb: name })),
+            true => out.lines([format!("{past_verb} {}", text::line(&name))]),
         }
     }
 }
@@ -133,7 +133,7 @@ fn list(schedules: &[ScheduleStatus], out: &Out) -> Result<(), CommandError> {
     out.lines(table.lines())
 }
 
-/// Returns the times of a schedule, and the name of its task.
+/// Returns the cells for the times of a schedule and for the name of its task.
 fn definition(schedule: &ScheduleStatus) -> (String, String) {
     match &schedule.task {
         Ok(task) => (task.schedule().to_string(), task.task_name().to_owned()),
