@@ -112,7 +112,7 @@ impl fmt::Debug for Reply {
 /// ```
 /// use campanile::{BoxError, IntoReply, Json, Reply, Router};
 ///
-/// /// An answer in the format of all answers of an application.
+/// /// The format of all replies of an application.
 /// struct Answer(u64);
 ///
 /// impl IntoReply for Answer {
