@@ -10,7 +10,8 @@ pub enum Mechanism {
     AcknowledgeWithRead,
     /// A read is sent before the entries of the previous read are decoded.
     ReadAhead,
-    /// A source of several streams reads them mostly with a plain command, and seldom with a script.
+    /// A source of several streams reads them mostly with a plain command, and seldom with a
+    /// script.
     PlainReads,
     /// A tokio task that has handled a delivery is kept for later deliveries, and one tokio task at
     /// a time starts deliveries. Without this mechanism, each delivery spawns a tokio task.

@@ -45,8 +45,8 @@
     doc = "- [Dashboard](dashboard): pages for operators, behind your own login."
 )]
 
-// Most pages define their links twice: in this file for rustdoc, and at the end of the Markdown file
-// for viewers of that file. rustdoc uses the first definition, which is the one in this file.
+// Most pages define their links twice: in this file for rustdoc, and at the end of the Markdown
+// file for viewers of that file. rustdoc uses the first definition, which is the one in this file.
 
 pub mod tour {
     //! The parts of Campanile, and where to read about each.

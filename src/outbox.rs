@@ -56,8 +56,8 @@ use crate::{
 /// [partitioned](crate::transport::Streams::partitioned), the task goes to the partition of its
 /// key. On a Redis Cluster, the other stream of a task may be in another hash slot. The task is
 /// then first stored in the hash slot of the delivery's stream, and a worker moves it to the other
-/// stream. The move may be repeated, but the task is stored only once: it has an
-/// [idempotency key](Call::idempotency_key), which is generated unless set.
+/// stream. The move may be repeated, but the task is stored only once: it has an [idempotency
+/// key](Call::idempotency_key), which is generated unless set.
 ///
 /// If another task holds the key of a [unique](Call::unique) task, the rule
 /// [`OnConflict`](crate::message::OnConflict) applies when the outbox is stored. The handler has
@@ -75,8 +75,9 @@ use crate::{
 /// If the outbox is extracted again for the same delivery, for example by a retry within the
 /// process, the outbox starts empty. A layer that skips messages which were handled before, such as
 /// an idempotency layer, must not record the success of a handler with an outbox. If the worker
-/// crashed after the layer has recorded the success, and before the acknowledgement, the layer would
-/// skip the redelivery, and the follow-ups would be lost. A handler whose effects are all in the outbox needs no such layer.
+/// crashed after the layer has recorded the success, and before the acknowledgement, the layer
+/// would skip the redelivery, and the follow-ups would be lost. A handler whose effects are all in
+/// the outbox needs no such layer.
 ///
 /// # Bounds and errors
 /// An outbox takes at most 1,000 follow-ups and 16 MiB. A call beyond these bounds, or with an

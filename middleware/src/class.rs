@@ -83,11 +83,11 @@ pub fn classify(error: &(dyn StdError + 'static)) -> Class {
     }
 }
 
-type Function = dyn Fn(&(dyn StdError + 'static)) -> Class + Send + Sync;
+type ClassifyFn = dyn Fn(&(dyn StdError + 'static)) -> Class + Send + Sync;
 
 /// Classifies errors with [`classify`], or with the function of the application.
 #[derive(Clone, Default)]
-pub(crate) struct Classifier(Option<Arc<Function>>);
+pub(crate) struct Classifier(Option<Arc<ClassifyFn>>);
 
 impl Classifier {
     pub(crate) fn new(

@@ -13,8 +13,8 @@ use tower::{Service, ServiceExt, util::Oneshot};
 
 pub(crate) type Outcome = Result<Reply, BoxError>;
 
-/// Decides when a message is admitted. Kept until the message is handled, so that an implementation
-/// can hold a permit.
+/// Decides when a message is admitted. The future keeps this value until the message is handled, so
+/// that an implementation can hold a permit.
 pub(crate) trait Admission: Unpin {
     /// Waits until the inner service may be called.
     ///
@@ -38,7 +38,8 @@ pub(crate) fn take_ready<S: Clone>(inner: &mut S) -> S {
     std::mem::replace(inner, clone)
 }
 
-/// A future that waits for the admission, then for the readiness of the service, then for the call.
+/// A future that waits for the admission, then for the readiness of the service, and then for the
+/// outcome of its call.
 #[pin_project]
 pub(crate) struct Gated<S: Service<Message>, A> {
     #[pin]

@@ -18,8 +18,8 @@ use crate::error::BoxError;
 /// If the value has a float that is NaN or infinite, or cannot be serialized.
 pub(super) fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, BoxError> {
     let json = serde_json::to_vec(value)?;
-    // `serde_json` writes NaN and infinite floats as `null`. Most JSON has no `null`, so it needs no
-    // second pass.
+    // `serde_json` writes NaN and infinite floats as `null`. Most JSON has no `null`, so it needs
+    // no second pass.
     if json.windows(4).any(|text| text == b"null") {
         value.serialize(FiniteCheck)?;
     }

@@ -91,9 +91,8 @@ impl ScheduledTask {
         }
     }
 
-    /// Sets the version of this definition. A definition does not replace a stored
-    /// definition whose version is higher. So an old process that starts during a deploy changes
-    /// nothing. Raise the
+    /// Sets the version of this definition. A definition does not replace a stored definition whose
+    /// version is higher. So an old process that starts during a deploy changes nothing. Raise the
     /// version with each change. 0 unless set.
     #[must_use]
     pub fn version(mut self, version: u64) -> Self {

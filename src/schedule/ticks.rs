@@ -71,8 +71,8 @@ impl Ticks {
     /// Returns the tick to send next. `last_tick` is the tick that was sent last, or the time at
     /// which the schedule began.
     ///
-    /// With [`Missed::All`], the next tick is the first tick after `last_tick`. With the other rules, it
-    /// is the latest tick that is due. If that tick was sent already, or is too late for
+    /// With [`Missed::All`], the next tick is the first tick after `last_tick`. With the other
+    /// rules, it is the latest tick that is due. If that tick was sent already, or is too late for
     /// [`Missed::Skip`], the next tick is the first tick in the future.
     pub(crate) fn next(&self, missed: Missed, last_tick: u64, now: u64) -> Option<u64> {
         let is_soon_enough =

@@ -1,4 +1,5 @@
-//! The cost of jobs for one task: from the client to the acknowledgement, over the memory transport.
+//! The cost of features for jobs, such as unique tasks: for one task from the client to the
+//! acknowledgement, over the memory transport.
 
 use std::{hint::black_box, time::Duration};
 
@@ -17,21 +18,21 @@ use super::{
 
 const NAME: &str = "orders.create";
 /// The number of tasks that are sent before the bench waits for their acknowledgements.
-const TASKS: usize = 50;
+const TASKS_PER_BURST: usize = 50;
 
-/// Measures each job in one line.
-pub(super) fn lines(bench: &Bench) {
+/// Measures each feature, and prints a line for it.
+pub(super) fn print_lines(bench: &Bench) {
     let plain = Job::new(router, |call, _| call);
-    let kept = Duration::from_secs(3600);
+    let keep_for = Duration::from_secs(3600);
     show("none", bench.job(&plain), None);
     bench.job_line("none again", &plain, &plain);
-    let tracked = Job::new(router, move |call, _| call.tracked(kept));
+    let tracked = Job::new(router, move |call, _| call.tracked(keep_for));
     bench.job_line("tracked", &plain, &tracked);
     let unique = Job::new(router, |call, task| call.unique(format!("order {task}")));
     bench.job_line("unique", &plain, &unique);
     let progress = Job::new(
         |_| Router::new().task(NAME, report),
-        move |call, _| call.tracked(kept),
+        move |call, _| call.tracked(keep_for),
     );
     bench.job_line("tracked, a report", &plain, &progress);
     let mut outbox = Job::new(
@@ -71,6 +72,7 @@ async fn follow_up(outbox: Outbox, payload: Bytes) -> Result<(), Error> {
     Ok(())
 }
 
+/// An application and a call that use one feature.
 struct Job<A, C> {
     app: A,
     call: C,
@@ -93,18 +95,19 @@ where
 }
 
 impl Bench {
+    /// Measures `job` and `plain` alternately, and prints the cost of `job` and the difference.
     fn job_line(&self, name: &str, plain: &impl Round, job: &impl Round) {
-        let (mut with, mut more) = (Vec::new(), Vec::new());
+        let (mut costs, mut differences) = (Vec::new(), Vec::new());
         for _ in 0..self.rounds {
-            let without = plain.round(self);
+            let plain_cost = plain.round(self);
             let cost = job.round(self);
-            with.push(cost);
-            more.push(Cost {
-                nanoseconds: cost.nanoseconds - without.nanoseconds,
-                allocations: cost.allocations - without.allocations,
+            costs.push(cost);
+            differences.push(Cost {
+                nanoseconds: cost.nanoseconds - plain_cost.nanoseconds,
+                allocations: cost.allocations - plain_cost.allocations,
             });
         }
-        show(name, median(with), Some(median(more)));
+        show(name, median(costs), Some(median(differences)));
     }
 
     fn job(&self, job: &impl Round) -> Cost {
@@ -129,23 +132,23 @@ where
             .runtime
             .spawn(serve(memory.clone(), app).into_future());
         let client = Client::new(memory.clone());
-        let bursts = (0..bench.messages / TASKS).collect();
+        let bursts = (0..bench.messages / TASKS_PER_BURST).collect();
         let cost = measure(&bench.runtime, bursts, async |burst: usize| {
-            let first = burst * TASKS;
-            for task in first..first + TASKS {
+            let first = burst * TASKS_PER_BURST;
+            for task in first..first + TASKS_PER_BURST {
                 let call = client.enqueue(NAME, &br#"{"id":7,"title":"a title"}"#[..]);
                 let call = (self.call)(call.header("x-tenant", "acme"), task);
                 black_box(call.await.expect("the task is stored"));
             }
-            let done = (first + TASKS) as u64 * self.deliveries;
-            while memory.counts().done < done {
+            let expected_count = (first + TASKS_PER_BURST) as u64 * self.deliveries;
+            while memory.counts().done < expected_count {
                 tokio::task::yield_now().await;
             }
         });
         worker.abort();
         Cost {
-            nanoseconds: cost.nanoseconds / TASKS as f64,
-            allocations: cost.allocations / TASKS as f64,
+            nanoseconds: cost.nanoseconds / TASKS_PER_BURST as f64,
+            allocations: cost.allocations / TASKS_PER_BURST as f64,
         }
     }
 }

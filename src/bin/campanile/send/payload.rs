@@ -24,7 +24,8 @@ pub(super) struct MessageArgs {
 }
 
 impl MessageArgs {
-    /// Returns the name, and the bytes of the payload. A line break at the end of the payload stays.
+    /// Returns the name, and the bytes of the payload. A line break at the end of the payload
+    /// stays.
     pub(super) fn read(&self) -> Result<(Name, Vec<u8>), CommandError> {
         let payload = match (&self.payload, &self.file) {
             (None, None) => Ok(Vec::new()),
