@@ -25,8 +25,8 @@ use crate::{
 /// A message that a handler sends through a [`Client`] is sent immediately. If the worker then
 /// crashes before the acknowledgement, the handler runs again, and sends the message twice. An
 /// outbox keeps the message until the handler returns `Ok`. The transport then stores it in the
-/// same atomic step as the acknowledgement. So after a crash at any point, a lost lease or a failed
-/// handler, either both the message and the acknowledgement are stored, or neither is.
+/// same atomic step as the acknowledgement. So even after a crash or a lost lease, the message is
+/// stored if, and only if, the acknowledgement is stored.
 ///
 /// ```
 /// use std::time::Duration;
@@ -54,10 +54,10 @@ use crate::{
 /// # Streams
 /// A task without [`stream`](Call::stream) goes to the stream of the delivery. If that stream is
 /// [partitioned](crate::transport::Streams::partitioned), the task goes to the partition of its
-/// key. On a Redis Cluster, the other stream of a task may be in another hash slot. The task is
-/// then first stored in the hash slot of the delivery's stream, and a worker moves it to the other
-/// stream. The move may be repeated, but the task is stored only once: it has an [idempotency
-/// key](Call::idempotency_key), which is generated unless set.
+/// key. On a Redis Cluster, the stream of the task and that of the delivery may be in different
+/// hash slots. The task is then first stored in the hash slot of the delivery's stream, and a
+/// worker moves the task to its stream. The move may be repeated, but the task is stored only once:
+/// it has an [idempotency key](Call::idempotency_key), which is generated unless set.
 ///
 /// If another task holds the key of a [unique](Call::unique) task, the rule
 /// [`OnConflict`](crate::message::OnConflict) applies when the outbox is stored. The handler has
@@ -73,15 +73,15 @@ use crate::{
 ///
 /// # Layers
 /// If the outbox is extracted again for the same delivery, for example by a retry within the
-/// process, the outbox starts empty. A layer that skips messages which were handled before, such as
-/// an idempotency layer, must not record the success of a handler with an outbox. If the worker
-/// crashed after the layer has recorded the success, and before the acknowledgement, the layer
-/// would skip the redelivery, and the follow-ups would be lost. A handler whose effects are all in
-/// the outbox needs no such layer.
+/// process, the outbox starts empty. An idempotency layer skips messages that were handled before.
+/// Such a layer must not record the success of a handler with an outbox. If the worker crashed
+/// after the layer has recorded the success, and before the acknowledgement, the layer would skip
+/// the redelivery, and the follow-ups would be lost. A handler whose effects are all in the outbox
+/// needs no such layer.
 ///
 /// # Bounds and errors
 /// An outbox takes at most 1,000 follow-ups and 16 MiB. A call beyond these bounds, or with an
-/// invalid message, fails, and a handler that returns the error sends nothing. A call that returns
+/// invalid message, fails. If the handler returns the error, nothing is sent. A call that returns
 /// `Ok` has only added the task: the task is not stored yet, and its receipt has no id.
 ///
 /// If the server cannot store a follow-up, for example because a key has another type, the delivery

@@ -138,7 +138,7 @@ impl Checkpoint {
     /// the server cannot be reached, the call waits.
     ///
     /// # Errors
-    /// If the value cannot be serialized, or has more than 64 KiB as JSON; if another worker has
+    /// If the value cannot be serialized, or has more than 64 KiB as JSON. If another worker has
     /// claimed the task, or the task was cancelled.
     ///
     /// # Cancel safety

@@ -15,8 +15,8 @@
 //!
 //! The last lines measure features for jobs, such as unique tasks, and a limit that workers share.
 //! These need a transport. So in each of these lines a client sends a task over the memory
-//! transport, and the cost is counted until the task is acknowledged. There *none* is a task without
-//! such a feature.
+//! transport, and the cost is counted until the task is acknowledged. There *none* is a task
+//! without such a feature.
 
 #[path = "../../benches/cost/mod.rs"]
 mod cost;
@@ -161,7 +161,7 @@ impl Bench {
         }
     }
 
-    /// Measures a router with this layer and one with a layer that does nothing, alternately.
+    /// Measures a router with this layer, and alternately a router with a layer that does nothing.
     /// Prints the cost of the first, and the difference.
     fn line<L>(&self, name: &str, layer: L)
     where

@@ -153,8 +153,7 @@ impl<W> fmt::Debug for CatchPanicFuture<W> {
     }
 }
 
-/// The error of a message whose handler panicked, or whose call panicked in a layer inside
-/// [`CatchPanic`].
+/// The error of a message if its handler has panicked, or a layer inside [`CatchPanic`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Panicked {
     text: String,

@@ -38,8 +38,9 @@
 //! The delay comes first. Then the call panics, fails, or handles the message once or twice.
 //!
 //! # Delivery guarantee
-//! A duplicated message is handled twice, one run after the other, as after a lost acknowledgement.
-//! The outcome of the first run is dropped, and the outcome of the second run is returned.
+//! A duplicated message is handled twice, one run after the other, as happens after a lost
+//! acknowledgement. The outcome of the first run is dropped, and the outcome of the second run is
+//! returned.
 //!
 //! # Back-pressure
 //! Before a message is handled a second time, it waits until the inner service is ready.

@@ -1,5 +1,5 @@
 //! The names of [OpenTelemetry's conventions for messaging] (v1.44): the [`Operation`] of a span or
-//! a metric, and the [`Fault`] that ended it.
+//! a metric, and the [`Fault`] with which an operation failed.
 //!
 //! [OpenTelemetry's conventions for messaging]: https://github.com/open-telemetry/semantic-conventions/tree/v1.44.0/docs/messaging
 //!
@@ -137,8 +137,8 @@ pub enum Fault<'a> {
 }
 
 impl Fault<'_> {
-    /// Returns the value of `error.type`: one word of a fixed set, so that it can be a label. The
-    /// first row whose type is in the chain of sources decides.
+    /// Returns the value of `error.type`: a word of a fixed set, so that metrics can have it as a
+    /// label. The first row whose type is in the chain of sources decides.
     ///
     /// | word | fault |
     /// |---|---|

@@ -59,8 +59,8 @@ enum GateState<S: Service<Message>, A> {
         call: Option<(S, Message)>,
     },
     Running {
-        // Declared before `admission`, so that the work is dropped first. In the other order, the
-        // next message would be admitted while the work of this message still exists.
+        // Declared before `admission`, so that the work is dropped first. If the admission were
+        // dropped first, the next message would be admitted while this work still exists.
         #[pin]
         work: Oneshot<S, Message>,
         admission: Option<A>,

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use crate::error::BoxError;
 
 /// Invokes a macro for each format whose feature is enabled. The arguments are the type of the
-/// format, the bounds of values that it writes, and the bounds of values that it reads.
+/// format, the bounds of a value to write, and the bounds of a value to read.
 macro_rules! for_each_codec {
     ($implement:ident) => {
         #[cfg(feature = "msgpack")]
@@ -66,7 +66,7 @@ macro_rules! codec {
     };
 }
 
-/// Describes an error of serde. serde's text may quote a value of the payload, which is left out.
+/// Describes an error of serde, without the value of the payload that serde's text may quote.
 #[cfg(any(feature = "msgpack", feature = "cbor"))]
 fn shape_fault(format: &str, serde_text: &str) -> String {
     match super::fault::without_values(serde_text) {

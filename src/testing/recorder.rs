@@ -64,8 +64,8 @@ impl Recorder {
         Self::default()
     }
 
-    /// Answers one matching call with this reply. Scripts for one call are used in the order in
-    /// which they were added, and before scripts for all calls.
+    /// Answers one matching call with this reply. Scripts for one call are used before scripts for
+    /// all calls, in the order in which they were added.
     pub fn reply_once(&self, expected: Expected, reply: impl IntoReply) -> &Self {
         let answer = reply.into_reply().map_err(Error::from_service);
         lock(&self.0).once_scripts.push_back((expected, answer));

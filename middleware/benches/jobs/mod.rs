@@ -1,4 +1,4 @@
-//! The cost of features for jobs, such as unique tasks: for one task from the client to the
+//! Measures features for jobs, such as unique tasks: the cost of one task from the client to the
 //! acknowledgement, over the memory transport.
 
 use std::{hint::black_box, time::Duration};

@@ -73,9 +73,9 @@
 //! circuit opens. They wait in the worker until the circuit admits them, and use up no attempts.
 //! [`max_in_flight`](campanile::transport::Settings::max_in_flight) bounds their number. At a
 //! shutdown, the worker releases tasks and requests that wait because the outermost layer is not
-//! ready. It releases no other messages, such as events and messages that wait in an inner layer:
-//! it waits for these until the shutdown's [deadline](campanile::serve::Serve::shutdown_timeout).
-//! Messages that still wait at the deadline are claimed by other workers when their leases end.
+//! ready. The worker does not release events, or messages that wait in an inner layer. It waits for
+//! them until the shutdown's [deadline](campanile::serve::Serve::shutdown_timeout). Messages that
+//! still wait at the deadline are claimed by other workers when their leases end.
 //!
 //! With [`fail_fast`](CircuitBreakerLayer::fail_fast) the service is ready while the circuit is
 //! open, and its calls fail.
@@ -113,8 +113,8 @@ pub struct CircuitBreakerLayer {
 }
 
 impl CircuitBreakerLayer {
-    /// Creates a layer whose circuit opens for 5 s if at least 20 calls ended within 10 s and half
-    /// of them failed, and closes after 3 successful probes.
+    /// Creates a layer with the default settings. The circuit opens for 5 s if at least 20 calls
+    /// ended within 10 s, and at least half of them failed. It closes after 3 successful probes.
     pub fn new() -> Self {
         Self {
             circuit: Arc::new(Circuit::new(CircuitConfig::default())),

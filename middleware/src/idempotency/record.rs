@@ -46,8 +46,8 @@ enum OutcomeKind {
     Discarded,
 }
 
-/// Encodes an outcome. Returns `None` for an outcome that must not be stored: a failure that is not
-/// permanent, and with [`Remember::Successes`] any failure.
+/// Encodes an outcome. Returns `None` for a failure that is not stored: a failure that is not
+/// permanent, or any failure with [`Remember::Successes`].
 pub(super) fn encode(
     kind: Kind,
     identity: Option<&MessageIdentity>,
@@ -110,8 +110,8 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 pub(super) enum StoredOutcome {
     /// The message gets this outcome, and does not run.
     Repeat(Outcome),
-    /// The message runs again: the stored failure is from an earlier run of this same message, and
-    /// the message was replayed from the dead letters.
+    /// The message runs again, because it was replayed from the dead letters. The stored failure is
+    /// from its earlier run.
     RunAgain,
 }
 

@@ -167,7 +167,8 @@ impl<St: Store> KeyedCall<St> {
         if let StoredOutcome::Repeat(outcome) = record::decode(&stored, identity.as_ref())? {
             return Ok(ClaimResult::Stored(outcome));
         }
-        // The stored failure is of this same message, which was replayed from the dead letters.
+        // The message was replayed from the dead letters, and the stored failure is from its
+        // earlier run. The message runs again if it can claim the key.
         self.store.forget(&self.key, stored).await?;
         let claim = self.store.claim(&self.key, token, self.config.claim_for);
         Ok(match claim.await? {

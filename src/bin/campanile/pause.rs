@@ -11,7 +11,7 @@ use crate::{
     target::Target,
 };
 
-/// The subject of a pause: the group of `--group`, unless one of these is given.
+/// The subject of a pause: the group of `--group`, unless one of these options is given.
 #[derive(Debug, Args)]
 #[group(multiple = false)]
 struct PauseSubject {

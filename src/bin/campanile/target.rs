@@ -79,8 +79,8 @@ impl Target {
         }
     }
 
-    /// Connects as [`connect_to_group`](Self::connect_to_group) does, but also accepts a deleted
-    /// group that has dead letters, because dead letters outlive their group.
+    /// Connects as [`connect_to_group`](Self::connect_to_group) does, but accepts a deleted group
+    /// that still has dead letters.
     pub(crate) async fn connect_to_dead_letters(&self) -> Result<Redis, CommandError> {
         let Candidate {
             redis,

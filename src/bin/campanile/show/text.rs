@@ -12,7 +12,7 @@ pub(crate) fn line(bytes: impl AsRef<[u8]>) -> String {
     Shown::bytes(bytes.as_ref()).at_most(usize::MAX).to_string()
 }
 
-/// Formats one line of a list of facts: a title, and its value, escaped as by [`line`].
+/// Formats a fact on one line: a title, and a value that is escaped as by [`line`].
 pub(crate) fn fact(title: &str, value: &str) -> String {
     format!("{title:<10}{}", line(value))
 }

@@ -37,6 +37,7 @@ fn lines(workers: &[WorkerInfo]) -> Vec<String> {
         let uptime = SystemTime::now()
             .duration_since(worker.since)
             .unwrap_or_default();
+        // An order can only lower the configured maximum.
         let max = worker
             .limit
             .unwrap_or(worker.max_in_flight)
@@ -53,6 +54,7 @@ fn lines(workers: &[WorkerInfo]) -> Vec<String> {
             known((worker.routes.len() + worker.routes_left_out).to_string()),
         ]);
     }
+    // The lines below the table: the fault, the pauses and the orders of each worker.
     let mut lines = table.lines();
     for worker in workers {
         let name = text::line(short_name(&worker.worker));
