@@ -96,7 +96,7 @@ fn main() {
         "{:<22} {:>7} {:>7} {:>7} {:>7}",
         "layer", "ns", "allocs", "+ns", "+allocs"
     );
-    show("none", bench.measure(&router()), None);
+    print_cost("none", bench.measure(&router()), None);
     bench.line("one that does nothing", Identity::new());
     print_lines(&bench);
 
@@ -185,7 +185,7 @@ impl Bench {
                 allocations: cost.allocations - plain_cost.allocations,
             });
         }
-        show(name, median(costs), Some(median(differences)));
+        print_cost(name, median(costs), Some(median(differences)));
     }
 
     fn measure(&self, app: &Router) -> Cost {
@@ -206,7 +206,7 @@ impl Bench {
     }
 }
 
-fn show(name: &str, cost: Cost, difference: Option<Cost>) {
+fn print_cost(name: &str, cost: Cost, difference: Option<Cost>) {
     print!(
         "{name:<22} {:>7.0} {:>7.1}",
         cost.nanoseconds, cost.allocations

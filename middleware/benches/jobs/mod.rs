@@ -13,7 +13,7 @@ use campanile_middleware::{SharedLimitLayer, key};
 use super::{
     Bench,
     cost::{Cost, measure, median},
-    show,
+    print_cost,
 };
 
 const NAME: &str = "orders.create";
@@ -24,7 +24,7 @@ const TASKS_PER_BURST: usize = 50;
 pub(super) fn print_lines(bench: &Bench) {
     let plain = Job::new(router, |call, _| call);
     let keep_for = Duration::from_secs(3600);
-    show("none", bench.job(&plain), None);
+    print_cost("none", bench.measure_job(&plain), None);
     bench.job_line("none again", &plain, &plain);
     let tracked = Job::new(router, move |call, _| call.tracked(keep_for));
     bench.job_line("tracked", &plain, &tracked);
@@ -74,8 +74,8 @@ async fn follow_up(outbox: Outbox, payload: Bytes) -> Result<(), Error> {
 
 /// An application and a call that use one feature.
 struct Job<A, C> {
-    app: A,
-    call: C,
+    make_app: A,
+    make_call: C,
     /// The number of acknowledgements for each task that is sent.
     deliveries: u64,
 }
@@ -85,10 +85,10 @@ where
     A: Fn(&Memory) -> Router,
     C: Fn(Call<Memory, Receipt>, usize) -> Call<Memory, Receipt>,
 {
-    fn new(app: A, call: C) -> Self {
+    fn new(make_app: A, make_call: C) -> Self {
         Self {
-            app,
-            call,
+            make_app,
+            make_call,
             deliveries: 1,
         }
     }
@@ -107,10 +107,10 @@ impl Bench {
                 allocations: cost.allocations - plain_cost.allocations,
             });
         }
-        show(name, median(costs), Some(median(differences)));
+        print_cost(name, median(costs), Some(median(differences)));
     }
 
-    fn job(&self, job: &impl Round) -> Cost {
+    fn measure_job(&self, job: &impl Round) -> Cost {
         median((0..self.rounds).map(|_| job.round(self)).collect())
     }
 }
@@ -127,7 +127,7 @@ where
 {
     fn round(&self, bench: &Bench) -> Cost {
         let memory = Memory::new();
-        let app = (self.app)(&memory);
+        let app = (self.make_app)(&memory);
         let worker = bench
             .runtime
             .spawn(serve(memory.clone(), app).into_future());
@@ -137,7 +137,7 @@ where
             let first = burst * TASKS_PER_BURST;
             for task in first..first + TASKS_PER_BURST {
                 let call = client.enqueue(NAME, &br#"{"id":7,"title":"a title"}"#[..]);
-                let call = (self.call)(call.header("x-tenant", "acme"), task);
+                let call = (self.make_call)(call.header("x-tenant", "acme"), task);
                 black_box(call.await.expect("the task is stored"));
             }
             let expected_count = (first + TASKS_PER_BURST) as u64 * self.deliveries;

@@ -18,7 +18,7 @@ pub(crate) struct Describe {
 }
 
 /// The workers that have the same service name, version and description.
-struct Service {
+struct ServiceWorkers {
     name: String,
     version: String,
     workers: Vec<String>,
@@ -29,16 +29,17 @@ struct Service {
 impl Describe {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let (redis, _) = target.connect_to_group().await?;
-        let found = redis.workers().describe().await?;
+        let descriptions = redis.workers().describe().await?;
         if self.asyncapi {
-            let document = found.asyncapi().map_err(|error| {
+            let document = descriptions.asyncapi().map_err(|error| {
                 let reason = chain(&error);
                 CommandError::Missing(format!("{reason}; `campanile describe` shows all routes"))
             })?;
             return out.document(&document);
         }
-        let mut services = Vec::<Service>::new();
-        for worker in found.answers {
+        // Workers of the same service with the same description are shown together.
+        let mut services = Vec::<ServiceWorkers>::new();
+        for worker in descriptions.answers {
             let json = worker.description.as_deref();
             let description = json.map(|json| Description::from_json(json.as_bytes()));
             let description = description.transpose()?;
@@ -49,7 +50,7 @@ impl Describe {
             });
             match same {
                 Some(same) => same.workers.push(worker.worker),
-                None => services.push(Service {
+                None => services.push(ServiceWorkers {
                     name: worker.service,
                     version: worker.version,
                     workers: vec![worker.worker],
@@ -58,11 +59,11 @@ impl Describe {
             }
         }
         if out.json {
-            let services: Vec<_> = services.iter().map(Service::document).collect();
-            return out.document(&json!({ "services": services, "silent": found.silent }));
+            let services: Vec<_> = services.iter().map(ServiceWorkers::document).collect();
+            return out.document(&json!({ "services": services, "silent": descriptions.silent }));
         }
-        let mut lines: Vec<_> = services.iter().flat_map(Service::lines).collect();
-        let silent = found.silent.iter();
+        let mut lines: Vec<_> = services.iter().flat_map(ServiceWorkers::lines).collect();
+        let silent = descriptions.silent.iter();
         lines.extend(silent.map(|worker| format!("{}: no answer", text::line(worker))));
         if lines.is_empty() {
             lines.push("no workers".to_owned());
@@ -71,7 +72,7 @@ impl Describe {
     }
 }
 
-impl Service {
+impl ServiceWorkers {
     fn document(&self) -> Value {
         json!({
             "service": self.name,

@@ -64,7 +64,7 @@ impl SchedulesCommand {
             Self::List => return list(&schedules.list().await?, out),
             Self::Show { name } => {
                 let status = schedules.get(&Name::from(&*name)).await?;
-                let status = status.ok_or_else(|| missing(&name))?;
+                let status = status.ok_or_else(|| missing_error(&name))?;
                 return match out.json {
                     true => out.document(&document(&status)),
                     false => out.lines(lines(&status)),
@@ -72,7 +72,7 @@ impl SchedulesCommand {
             }
             Self::Run { name } => {
                 let run = schedules.run_now(&Name::from(&*name)).await?;
-                let run = run.ok_or_else(|| missing(&name))?;
+                let run = run.ok_or_else(|| missing_error(&name))?;
                 return match (out.json, run.is_skipped) {
                     (true, _) => out.document(&run_document(&run)),
                     (false, false) => out.lines([format!("sent {}", run.task)]),
@@ -96,14 +96,14 @@ impl SchedulesCommand {
             }
         };
         match is_found {
-            false => Err(missing(&name)),
+            false => Err(missing_error(&name)),
             true if out.json => out.document(&json!({ past_verb: name })),
             true => out.lines([format!("{past_verb} {}", text::line(&name))]),
         }
     }
 }
 
-fn missing(name: &str) -> CommandError {
+fn missing_error(name: &str) -> CommandError {
     let name = text::line(name);
     CommandError::Missing(format!(
         "the stream has no schedule `{name}`; `campanile schedules list` lists them, and --stream names \

@@ -141,7 +141,7 @@ impl Target {
         };
         let listed = match groups {
             [] => "it has none".into(),
-            groups => format!("it has {}; name one with --group", listed(groups)),
+            groups => format!("it has {}; name one with --group", quoted_names(groups)),
         };
         let stream = &self.stream;
         CommandError::Missing(format!(
@@ -150,7 +150,7 @@ impl Target {
     }
 
     fn several_groups_error(&self, groups: &[Name]) -> CommandError {
-        let (stream, count, listed) = (&self.stream, groups.len(), listed(groups));
+        let (stream, count, listed) = (&self.stream, groups.len(), quoted_names(groups));
         CommandError::Missing(format!(
             "the stream `{stream}` has {count} groups; name one with --group: {listed}"
         ))
@@ -190,12 +190,12 @@ fn parse_namespace(text: &str) -> Result<String, String> {
         .map_err(|error| error.to_string())
 }
 
-/// Formats at most `MAX` names for a sentence.
-fn listed(names: &[Name]) -> String {
-    const MAX: usize = 20;
-    let shown = names.iter().take(MAX).map(|name| format!("`{name}`"));
+/// Formats names for a sentence: the first `MAX_SHOWN`, and the number of the others.
+fn quoted_names(names: &[Name]) -> String {
+    const MAX_SHOWN: usize = 20;
+    let shown = names.iter().take(MAX_SHOWN).map(|name| format!("`{name}`"));
     let shown = shown.collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(MAX) {
+    match names.len().saturating_sub(MAX_SHOWN) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }

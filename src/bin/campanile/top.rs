@@ -143,15 +143,15 @@ impl View {
                 group.dead
             ),
         ];
-        lines.extend(sample.history.iter().rev().take(2).rev().map(minute));
+        lines.extend(sample.history.iter().rev().take(2).rev().map(minute_line));
         lines.push(String::new());
-        lines.extend(self.workers(sample));
+        lines.extend(self.worker_lines(sample));
         lines.push(String::new());
-        lines.extend(running(sample));
+        lines.extend(running_lines(sample));
         lines
     }
 
-    fn workers(&self, sample: &Sample) -> Vec<String> {
+    fn worker_lines(&self, sample: &Sample) -> Vec<String> {
         let last_sample = self.last_sample.as_ref();
         let previous = last_sample.map(|last| (last.at, by_worker(last)));
         let titles = [
@@ -230,7 +230,7 @@ fn busiest_latency(stats: &WorkerStats) -> Quantiles {
     busiest.map(|route| route.latency).unwrap_or_default()
 }
 
-fn minute(minute: &Minute) -> String {
+fn minute_line(minute: &Minute) -> String {
     let time = text::time(minute.start);
     let time = time.get(11..16).unwrap_or("?");
     format!(
@@ -245,7 +245,7 @@ fn minute(minute: &Minute) -> String {
 }
 
 /// Lists the running deliveries, the longest-running first.
-fn running(sample: &Sample) -> Vec<String> {
+fn running_lines(sample: &Sample) -> Vec<String> {
     let mut running: Vec<_> = (sample.stats.answers.iter())
         .flat_map(|stats| stats.running.iter().map(move |it| (&stats.worker, it)))
         .collect();
