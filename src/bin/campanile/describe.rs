@@ -105,8 +105,8 @@ impl ServiceWorkers {
 }
 
 fn row(route: &RouteDescription) -> [String; 6] {
-    let type_name = |payload: &Option<TypeDescription>| {
-        let name = payload.as_ref().map_or("-", |it| it.name.as_str());
+    let type_name = |described: &Option<TypeDescription>| {
+        let name = described.as_ref().map_or("-", |it| it.name.as_str());
         // Leaves out the module path of the type, to keep the column narrow.
         name.rsplit("::").next().unwrap_or(name).to_owned()
     };

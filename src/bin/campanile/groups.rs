@@ -89,7 +89,7 @@ impl GroupsCommand {
 
     async fn list(target: &Target, out: &Out) -> Result<(), CommandError> {
         let redis = target.connect().await?;
-        target.check(&redis).await?;
+        target.check_existence(&redis).await?;
         let stats = target.stats(&redis).await?;
         if out.json {
             return out.document(&document(&stats));

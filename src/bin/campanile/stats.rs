@@ -46,7 +46,7 @@ impl Stats {
         if self.watch {
             return self.watch(&redis, target, out).await;
         }
-        target.check(&redis).await?;
+        target.check_existence(&redis).await?;
         let stats = target.stats(&redis).await?;
         match out.json {
             true => out.document(&document(&stats)),

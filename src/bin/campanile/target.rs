@@ -120,7 +120,7 @@ impl Target {
     }
 
     /// Checks that the stream exists, and the group of `--group`, if set.
-    pub(crate) async fn check(&self, redis: &Redis) -> Result<(), CommandError> {
+    pub(crate) async fn check_existence(&self, redis: &Redis) -> Result<(), CommandError> {
         let groups = redis
             .groups()
             .await?
