@@ -10,13 +10,14 @@ pub enum Mechanism {
     AcknowledgeWithRead,
     /// A read is sent before the entries of the previous read are decoded.
     ReadAhead,
-    /// Several streams are mostly read by a plain command, and seldom by the script.
+    /// A source of several streams reads them mostly with a plain command, and seldom with a
+    /// script.
     PlainReads,
-    /// A tokio task that has handled a delivery is kept for later deliveries, and one tokio task at
-    /// a time starts deliveries. Without this mechanism, each delivery spawns a tokio task.
+    /// A tokio task that has handled a delivery stays for later deliveries, and one tokio task at a
+    /// time starts deliveries. Without this mechanism, each delivery spawns a tokio task.
     KeptTasks,
     /// Each delivery is counted in the statistics that its worker reports. Unlike the other
-    /// mechanisms, this one costs speed.
+    /// mechanisms, this one makes workers slower.
     WorkerCounts,
 }
 

@@ -10,17 +10,17 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     glob::matches(pattern, text)
 }
 
-/// Matches with the simple reference implementation.
+/// Matches a pattern against a name with the simple reference implementation.
 pub fn reference_matches(pattern: &[u8], text: &[u8]) -> bool {
     glob::model::matches(pattern, text)
 }
 
-/// A pattern that matches only this text.
+/// Returns a pattern that matches only this text.
 pub fn escape(text: &str) -> String {
     glob::escape(text)
 }
 
-/// The reason why a name is invalid, if it is.
+/// Returns the reason why a name is invalid, or `None` if it is valid.
 pub fn fault(name: &Name) -> Option<&'static str> {
     name.fault()
 }
@@ -46,7 +46,8 @@ pub use crate::transport::redis::value::Value;
 /// malformed.
 pub type Decode = fn(Value) -> Result<String, crate::Error>;
 
-/// All decoders of responses: the name of the command or script, a valid response, and the decoder.
+/// Returns all decoders of responses. Each has the name of its command or script, and a valid
+/// response.
 pub fn decoders() -> Vec<(&'static str, Value, Decode)> {
     let decoders = crate::transport::redis::decoders::all().into_iter();
     decoders

@@ -2,11 +2,11 @@
 //!
 //! - [Tour](tour): the parts of the library, and where to read about each.
 //! - [Recipes](recipes): a small program for each common job.
-//! - [An image service](image_service): a whole service, and the lines that each of its abilities takes.
+//! - [An image service](image_service): a whole service, and the code that each of its features needs.
 //! - [Choosing](choosing): when something else fits better.
 //! - [Guarantees](guarantees): the promises of the library, each with the tests that prove it.
-//! - [Jobs](jobs): follow-ups in one step, unique tasks, their status and results, how to cancel
-//!   them, shared limits, pauses, and schedules.
+//! - [Jobs](jobs): follow-ups, unique tasks, the status and the results of tasks, how to cancel
+//!   tasks, shared limits, pauses, and schedules.
 //! - [Databases](databases): an outbox table and an inbox table, so that a change in the database
 //!   and a task happen both or not at all.
 //! - [Layers](layers): tower's middleware around routers and clients, and the meaning of its
@@ -45,8 +45,8 @@
     doc = "- [Dashboard](dashboard): pages for operators, behind your own login."
 )]
 
-// If a link is defined twice, the first definition counts. So rustdoc uses the definitions in this
-// file, and readers of a page's Markdown file use those at its end.
+// Most pages define their links twice: in this file for rustdoc, and at the end of the Markdown
+// file for viewers of that file. rustdoc uses the first definition, which is the one in this file.
 
 pub mod tour {
     //! The parts of Campanile, and where to read about each.
@@ -63,7 +63,7 @@ pub mod recipes {
 }
 
 pub mod image_service {
-    //! A whole service, and the lines that each of its abilities takes.
+    //! A whole service, and the code that each of its features needs.
     #![doc = include_str!("../docs/image-service.md")]
 }
 

@@ -1,4 +1,4 @@
-//! Tasks, events and RPC over Redis as `tower` services: what axum is for HTTP, for queues.
+//! Tasks, events and RPC over Redis as `tower` services: like axum, for queues instead of HTTP.
 //!
 //! A message is the request of a tower service. Everything that handles messages is a
 //! `tower::Service<Message>`: a handler, a [`Router`], a service with layers, and the sending half

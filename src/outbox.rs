@@ -25,8 +25,8 @@ use crate::{
 /// A message that a handler sends through a [`Client`] is sent immediately. If the worker then
 /// crashes before the acknowledgement, the handler runs again, and sends the message twice. An
 /// outbox keeps the message until the handler returns `Ok`. The transport then stores it in the
-/// same atomic step as the acknowledgement. So after a crash at any point, a lost lease or a failed
-/// handler, either both the message and the acknowledgement are stored, or neither is.
+/// same atomic step as the acknowledgement. So even after a crash or a lost lease, the message is
+/// stored if, and only if, the acknowledgement is stored.
 ///
 /// ```
 /// use std::time::Duration;
@@ -54,10 +54,10 @@ use crate::{
 /// # Streams
 /// A task without [`stream`](Call::stream) goes to the stream of the delivery. If that stream is
 /// [partitioned](crate::transport::Streams::partitioned), the task goes to the partition of its
-/// key. On a Redis Cluster, a task for a stream in another slot is first stored in the slot of the
-/// delivery's stream, and a worker then moves the task to the other stream. The move may be
-/// repeated, but the task's [idempotency key](Call::idempotency_key), or a generated one, ensures
-/// that the task is stored only once.
+/// key. On a Redis Cluster, the stream of the task and that of the delivery may be in different
+/// hash slots. The task is then first stored in the hash slot of the delivery's stream, and a
+/// worker moves the task to its stream. The move may be repeated, but the task is stored only once:
+/// it has an [idempotency key](Call::idempotency_key), which is generated unless set.
 ///
 /// If another task holds the key of a [unique](Call::unique) task, the rule
 /// [`OnConflict`](crate::message::OnConflict) applies when the outbox is stored. The handler has
@@ -73,14 +73,15 @@ use crate::{
 ///
 /// # Layers
 /// If the outbox is extracted again for the same delivery, for example by a retry within the
-/// process, the outbox starts empty. A layer that skips messages which were handled before, such as
-/// an idempotency layer, must not record the success of a handler with an outbox. If the worker
-/// crashed between that record and the acknowledgement, the layer would skip the redelivery, and
-/// the follow-ups would be lost. A handler whose effects are all in the outbox needs no such layer.
+/// process, the outbox starts empty. An idempotency layer skips messages that were handled before.
+/// Such a layer must not record the success of a handler with an outbox. If the worker crashed
+/// after the layer has recorded the success, and before the acknowledgement, the layer would skip
+/// the redelivery, and the follow-ups would be lost. A handler whose effects are all in the outbox
+/// needs no such layer.
 ///
 /// # Bounds and errors
 /// An outbox takes at most 1,000 follow-ups and 16 MiB. A call beyond these bounds, or with an
-/// invalid message, fails, and a handler that returns the error sends nothing. A call that returns
+/// invalid message, fails. If the handler returns the error, nothing is sent. A call that returns
 /// `Ok` has only added the task: the task is not stored yet, and its receipt has no id.
 ///
 /// If the server cannot store a follow-up, for example because a key has another type, the delivery
@@ -117,8 +118,8 @@ impl Outbox {
     ///
     /// # Errors
     /// If the key is empty or longer than 1024 bytes, `by` has more than 15 digits, or the outbox
-    /// is full. If the value is not an integer of at most 15 digits, before or after the addition,
-    /// the call succeeds and the delivery becomes a dead letter.
+    /// is full. If the stored value or the sum is not an integer of at most 15 digits, the call
+    /// succeeds, but the delivery becomes a dead letter.
     pub fn increment(&self, key: impl Into<String>, by: i64) -> Result<(), Error> {
         if by.unsigned_abs() >= MAX_INTEGER {
             let text = "an increment must have at most 15 digits";
@@ -162,7 +163,7 @@ impl Outbox {
         self.0.add(FollowUp::Outgoing(message))
     }
 
-    /// Starts the outbox of a delivery.
+    /// Starts an empty outbox for a delivery. `None` if the delivery can have no outbox.
     pub(crate) fn of_delivery(parts: &Parts) -> Option<Self> {
         parts.lease.as_ref()?.start_outbox().map(Self)
     }

@@ -15,9 +15,9 @@ use crate::{
 };
 
 /// The maximum size of a progress as JSON, in bytes.
-const MAX_PROGRESS: usize = 4 << 10;
+const MAX_PROGRESS_LEN: usize = 4 << 10;
 /// The maximum size of a checkpoint as JSON, in bytes.
-const MAX_CHECKPOINT: usize = 64 << 10;
+const MAX_CHECKPOINT_LEN: usize = 64 << 10;
 
 /// Reports the progress of a task that is [tracked](crate::client::Call::tracked) or
 /// [unique](crate::client::Call::unique). An extractor.
@@ -60,7 +60,7 @@ impl Progress {
         let Some((record, runtime)) = &self.0 else {
             return Ok(());
         };
-        record.report(encode("progress", progress, MAX_PROGRESS)?, runtime);
+        record.report(encode("progress", progress, MAX_PROGRESS_LEN)?, runtime);
         Ok(())
     }
 
@@ -138,13 +138,13 @@ impl Checkpoint {
     /// the server cannot be reached, the call waits.
     ///
     /// # Errors
-    /// If the value cannot be serialized, or has more than 64 KiB as JSON; if another worker has
+    /// If the value cannot be serialized, or has more than 64 KiB as JSON. If another worker has
     /// claimed the task, or the task was cancelled.
     ///
     /// # Cancel safety
     /// If the future is dropped, the value may have been saved.
     pub async fn save(&self, value: impl Serialize) -> Result<(), Error> {
-        let value = encode("checkpoint", value, MAX_CHECKPOINT)?;
+        let value = encode("checkpoint", value, MAX_CHECKPOINT_LEN)?;
         match self.0.record.set_checkpoint(value).await? {
             true => Ok(()),
             false => Err(Error::refused(
@@ -180,15 +180,15 @@ impl<S: Sync> OptionalFromMessageParts<S> for Checkpoint {
     }
 }
 
-fn encode(what: &str, value: impl Serialize, most: usize) -> Result<Bytes, Error> {
+fn encode(what: &str, value: impl Serialize, max_len: usize) -> Result<Bytes, Error> {
     let invalid = |text: String| Error::new(ErrorKind::Invalid, text);
     let json = Json(value).into_payload().map_err(|error| {
         invalid(format!("the {what} cannot be written as JSON")).with_source(error)
     })?;
-    match json.len() > most {
+    match json.len() > max_len {
         false => Ok(json),
         true => Err(invalid(format!(
-            "the {what} has {} bytes as JSON, and the most is {most}; store it elsewhere, and report \
+            "the {what} has {} bytes as JSON, and the most is {max_len}; store it elsewhere, and report \
              where it is",
             json.len()
         ))),

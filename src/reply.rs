@@ -112,7 +112,7 @@ impl fmt::Debug for Reply {
 /// ```
 /// use campanile::{BoxError, IntoReply, Json, Reply, Router};
 ///
-/// /// An answer in the format of all answers of an application.
+/// /// The format of all replies of an application.
 /// struct Answer(u64);
 ///
 /// impl IntoReply for Answer {
@@ -262,8 +262,8 @@ impl<T: DeserializeOwned> FromReply for Json<T> {
 /// Refuses a reply whose headers name another format than `format`.
 fn check_format(reply: &Reply, format: Format) -> Result<(), BoxError> {
     format.check(&reply.headers).map_err(|other| {
-        let takes = format.content_type();
-        format!("the reply is {other}, and the caller reads {takes}").into()
+        let expected_type = format.content_type();
+        format!("the reply is {other}, and the caller reads {expected_type}").into()
     })
 }
 

@@ -5,16 +5,18 @@
 //! cargo bench -p campanile-middleware --features full
 //! ```
 //!
-//! Each line is a router of one task with one layer, in its ordinary case: no message is refused,
-//! fails or waits. *none* is the router without a layer. The last two columns are the difference to
-//! a router with a layer that does nothing, since any layer in a router has a cost. Both routers
-//! are measured in turns. The second line compares that router with itself, and shows the accuracy
-//! of the figures. Times are medians of the rounds, and of the differences of each two rounds.
-//! Allocations are counted, not sampled, including those of tasks that a layer spawns.
+//! Each line is a router of one task with one layer. No message is refused, fails or waits. *none*
+//! is the router without a layer. The last two columns are the difference to a router with a layer
+//! that does nothing, since any layer in a router has a cost. The two routers are measured
+//! alternately, one round each. The second line compares the layer that does nothing with itself,
+//! and shows the accuracy of the figures. Costs are medians over the rounds, and differences are
+//! medians over the pairs of rounds. Allocations are counted, not sampled, including those of tokio
+//! tasks that a layer spawns.
 //!
-//! The last lines are those of jobs, and of a limit that workers share. They need a transport, so each
-//! is a task that a client sends over the memory transport, until it is acknowledged. There *none* is a
-//! task without a job.
+//! The last lines measure features for jobs, such as unique tasks, and a limit that workers share.
+//! These need a transport. So in each of these lines a client sends a task over the memory
+//! transport, and the cost is counted until the task is acknowledged. There *none* is a task
+//! without such a feature.
 
 #[path = "../../benches/cost/mod.rs"]
 mod cost;
@@ -45,8 +47,8 @@ use tower::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Measures each layer in one line.
-fn lines(bench: &Bench) {
+/// Measures each layer, and prints a line for it.
+fn print_lines(bench: &Bench) {
     let by_tenant = || key::header("x-tenant");
     bench.line("catch_panic", CatchPanicLayer::new());
     bench.line("chaos, no odds", ChaosLayer::new(7));
@@ -74,7 +76,7 @@ fn lines(bench: &Bench) {
     println!("\ntower's");
     bench.line("concurrency_limit", ConcurrencyLimitLayer::new(1024));
     bench.line("timeout", TimeoutLayer::new(30 * SECOND));
-    bench.line("retry", RetryLayer::new(Never));
+    bench.line("retry", RetryLayer::new(NeverRetry));
     bench.line("load_shed", LoadShedLayer::new());
     bench.line("filter", FilterLayer::new(admit));
     bench.line("filter_async", AsyncFilterLayer::new(admit_async));
@@ -94,12 +96,12 @@ fn main() {
         "{:<22} {:>7} {:>7} {:>7} {:>7}",
         "layer", "ns", "allocs", "+ns", "+allocs"
     );
-    show("none", bench.measure(&router()), None);
+    print_cost("none", bench.measure(&router()), None);
     bench.line("one that does nothing", Identity::new());
-    lines(&bench);
+    print_lines(&bench);
 
     println!("\njobs, over the memory transport");
-    jobs::lines(&bench);
+    jobs::print_lines(&bench);
 }
 
 fn router() -> Router {
@@ -129,9 +131,9 @@ fn admit_async(message: Message) -> Ready<Result<Message, BoxError>> {
 
 /// A retry policy that clones every message, as policies have to, and never retries.
 #[derive(Clone)]
-struct Never;
+struct NeverRetry;
 
-impl Policy<Message, Reply, BoxError> for Never {
+impl Policy<Message, Reply, BoxError> for NeverRetry {
     type Future = Ready<()>;
 
     fn retry(&mut self, _: &mut Message, _: &mut Result<Reply, BoxError>) -> Option<Ready<()>> {
@@ -159,29 +161,31 @@ impl Bench {
         }
     }
 
+    /// Measures a router with this layer, and alternately a router with a layer that does nothing.
+    /// Prints the cost of the first, and the difference.
     fn line<L>(&self, name: &str, layer: L)
     where
         L: Layer<Route> + Send + Sync + 'static,
         L::Service: SharedService,
     {
-        let (none, layered) = (router().layer(Identity::new()), router().layer(layer));
-        // Some layers spawn a task when they are applied, on first use.
+        let (plain, layered) = (router().layer(Identity::new()), router().layer(layer));
+        // Some layers spawn a tokio task on first use. It is spawned before the measurement.
         self.runtime.block_on(async {
-            for app in [&none, &layered] {
+            for app in [&plain, &layered] {
                 let _ = app.clone().ready().await;
             }
         });
-        let (mut with, mut more) = (Vec::new(), Vec::new());
+        let (mut costs, mut differences) = (Vec::new(), Vec::new());
         for _ in 0..self.rounds {
-            let without = self.round(&none);
+            let plain_cost = self.round(&plain);
             let cost = self.round(&layered);
-            with.push(cost);
-            more.push(Cost {
-                nanoseconds: cost.nanoseconds - without.nanoseconds,
-                allocations: cost.allocations - without.allocations,
+            costs.push(cost);
+            differences.push(Cost {
+                nanoseconds: cost.nanoseconds - plain_cost.nanoseconds,
+                allocations: cost.allocations - plain_cost.allocations,
             });
         }
-        show(name, median(with), Some(median(more)));
+        print_cost(name, median(costs), Some(median(differences)));
     }
 
     fn measure(&self, app: &Router) -> Cost {
@@ -202,13 +206,13 @@ impl Bench {
     }
 }
 
-fn show(name: &str, cost: Cost, more: Option<Cost>) {
+fn print_cost(name: &str, cost: Cost, difference: Option<Cost>) {
     print!(
         "{name:<22} {:>7.0} {:>7.1}",
         cost.nanoseconds, cost.allocations
     );
-    match more {
-        Some(more) => println!(" {:>7.0} {:>7.1}", more.nanoseconds, more.allocations),
+    match difference {
+        Some(cost) => println!(" {:>7.0} {:>7.1}", cost.nanoseconds, cost.allocations),
         None => println!(),
     }
 }

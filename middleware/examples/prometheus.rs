@@ -4,8 +4,8 @@
 //! cargo run -p campanile-middleware --features metrics --example prometheus
 //! ```
 //!
-//! The example sends a few messages, handles them, and prints the response to a scrape. With an
-//! address it then serves scrapes there:
+//! The example sends a few messages, handles them, and prints the response to a scrape. If it gets
+//! an address as its argument, it then answers scrapes at this address:
 //!
 //! ```text
 //! cargo run -p campanile-middleware --features metrics --example prometheus -- 127.0.0.1:9000

@@ -5,8 +5,9 @@
 //! ```
 //!
 //! The worker calls a service that fails at times. An unreadable message is a dead letter at once.
-//! A failed message is retried in place, and then later. A slow message times out, and a duplicate
-//! runs once. All numbers come from one budget, and the compiler checks that they fit together.
+//! A message that fails is retried in place, and is delivered again later if all tries fail. A slow
+//! message times out, and a duplicate does not run. The timeout and the number of tries come from
+//! one budget, and the compiler checks that they fit together.
 
 use std::{
     num::ParseIntError,
@@ -39,7 +40,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const LEASE: Duration = Duration::from_secs(2);
 
 /// The time budget of one delivery.
-const SERVED: TimeBudget = TimeBudget::new(Duration::from_millis(200))
+const BUDGET: TimeBudget = TimeBudget::new(Duration::from_millis(200))
     .with_tries(3, BACKOFF)
     .fits_deadline(DEADLINE)
     .fits_claim(LEASE, DEADLINE)
@@ -74,8 +75,9 @@ async fn report() {
 }
 
 fn app() -> Router<Prices> {
-    let in_place = RetryPolicy::new(SERVED.tries()).backoff(BACKOFF);
-    // No tenant takes more than a quarter; messages without a tenant are not limited.
+    let in_place = RetryPolicy::new(BUDGET.tries()).backoff(BACKOFF);
+    // Each tenant runs at most 8 of the 32 messages in flight. Messages without a tenant have no
+    // such limit.
     let by_tenant =
         ConcurrencyByKeyLayer::new(8, key::header("x-tenant")).missing_key(MissingKey::Pass);
     Router::new()
@@ -98,7 +100,7 @@ fn app() -> Router<Prices> {
                     find::<ParseIntError>(&**error).map(|_| Failure::dead_letter())
                 }))
                 .layer(RetryLayer::new(in_place))
-                .layer(TimeoutLayer::new(SERVED.timeout()))
+                .layer(TimeoutLayer::new(BUDGET.timeout()))
                 .layer(CatchPanicLayer::new()),
         )
 }

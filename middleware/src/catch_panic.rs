@@ -123,8 +123,9 @@ where
 }
 
 fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
-    // `AssertUnwindSafe`: a future that has panicked is not polled again. A service is called
-    // again, and may have inconsistent state. The module's documentation warns of this.
+    // `AssertUnwindSafe`: a future that has panicked is not polled again. A service that has
+    // panicked is called again, so its state may be inconsistent, as the module's documentation
+    // says.
     catch_unwind(AssertUnwindSafe(work)).map_err(|payload| Panicked::new(&*payload))
 }
 
@@ -152,7 +153,7 @@ impl<W> fmt::Debug for CatchPanicFuture<W> {
     }
 }
 
-/// The error of a message if its handler, or a layer inside [`CatchPanic`], panicked.
+/// The error of a message if its handler has panicked, or a layer inside [`CatchPanic`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Panicked {
     text: String,
@@ -194,7 +195,7 @@ mod tests {
     use crate::mocks::{around, call, readiness_passes, reservations_are_released};
 
     /// Calls a service inside the layer, and returns its error.
-    async fn failing<F>(inner: impl FnMut(Message) -> F) -> BoxError
+    async fn error_of<F>(inner: impl FnMut(Message) -> F) -> BoxError
     where
         F: Future<Output = Result<Reply, BoxError>> + Send + 'static,
     {
@@ -208,10 +209,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_of_the_future_is_an_error_also_after_it_has_waited() {
-        let error = failing(|_| async { panic!("at once") }).await;
+        let error = error_of(|_| async { panic!("at once") }).await;
         assert_eq!(text(&error), "at once");
         assert_eq!(error.to_string(), "the handler panicked: at once");
-        let error = failing(|_| async {
+        let error = error_of(|_| async {
             tokio::task::yield_now().await;
             panic!("{} later", "a bit")
         });
@@ -220,19 +221,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_of_the_call_is_an_error() {
-        let error = failing(|message| -> std::future::Ready<_> { panic!("{}", message.name()) });
+        let error = error_of(|message| -> std::future::Ready<_> { panic!("{}", message.name()) });
         assert_eq!(text(&error.await), "a");
     }
 
     #[tokio::test]
     async fn a_panic_with_a_value_of_any_type_is_an_error() {
-        let error = failing(|_| async { panic_any(7_u8) }).await;
+        let error = error_of(|_| async { panic_any(7_u8) }).await;
         assert_eq!(text(&error), "no panic message");
     }
 
     #[tokio::test]
     async fn answers_and_other_errors_pass() {
-        let error = failing(|_| async { Err("disk full".into()) }).await;
+        let error = error_of(|_| async { Err("disk full".into()) }).await;
         assert_eq!(error.to_string(), "disk full");
         let (mut service, mut handle) = around(&CatchPanicLayer);
         let answer = call(&mut service, Message::task("a", ""));

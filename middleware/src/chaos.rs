@@ -32,14 +32,15 @@
 //!
 //! # Ordering
 //! The random numbers are drawn in the order of the calls. If several threads make the calls, their
-//! order may differ between runs, so the faults may hit different messages. Adding a fault to the
-//! layer does not change which messages have its other faults.
+//! order may differ between runs, so the faults may hit different messages. If a fault is added to
+//! the layer, its other faults still hit the same messages.
 //!
 //! The delay comes first. Then the call panics, fails, or handles the message once or twice.
 //!
 //! # Delivery guarantee
-//! A duplicated message is handled twice, one run after the other, as after a lost acknowledgement.
-//! The outcome of the first run is dropped, and the outcome of the second run is returned.
+//! A duplicated message is handled twice, one run after the other, as happens after a lost
+//! acknowledgement. The outcome of the first run is dropped, and the outcome of the second run is
+//! returned.
 //!
 //! # Back-pressure
 //! Before a message is handled a second time, it waits until the inner service is ready.
@@ -77,12 +78,12 @@ pub struct ChaosLayer {
 /// The probability of each fault, and the range of delays.
 #[derive(Debug, Clone, Copy, Default)]
 struct FaultSettings {
-    delay: f64,
-    shortest: Duration,
-    longest: Duration,
-    panic: f64,
-    fail: f64,
-    duplicate: f64,
+    delay_probability: f64,
+    min_delay: Duration,
+    max_delay: Duration,
+    panic_probability: f64,
+    fail_probability: f64,
+    duplicate_probability: f64,
 }
 
 impl ChaosLayer {
@@ -101,7 +102,7 @@ impl ChaosLayer {
     #[must_use]
     #[track_caller]
     pub fn fail(mut self, probability: f64) -> Self {
-        self.settings.fail = checked(probability);
+        self.settings.fail_probability = check_probability(probability);
         self
     }
 
@@ -116,9 +117,9 @@ impl ChaosLayer {
             longest >= shortest,
             "the longest delay must not be shorter than the shortest"
         );
-        self.settings.delay = checked(probability);
-        self.settings.shortest = shortest;
-        self.settings.longest = longest;
+        self.settings.delay_probability = check_probability(probability);
+        self.settings.min_delay = shortest;
+        self.settings.max_delay = longest;
         self
     }
 
@@ -129,7 +130,7 @@ impl ChaosLayer {
     #[must_use]
     #[track_caller]
     pub fn panic(mut self, probability: f64) -> Self {
-        self.settings.panic = checked(probability);
+        self.settings.panic_probability = check_probability(probability);
         self
     }
 
@@ -140,13 +141,13 @@ impl ChaosLayer {
     #[must_use]
     #[track_caller]
     pub fn duplicate(mut self, probability: f64) -> Self {
-        self.settings.duplicate = checked(probability);
+        self.settings.duplicate_probability = check_probability(probability);
         self
     }
 }
 
 #[track_caller]
-fn checked(probability: f64) -> f64 {
+fn check_probability(probability: f64) -> f64 {
     assert!(
         (0.0..=1.0).contains(&probability),
         "a probability must be between 0.0 and 1.0"
@@ -172,16 +173,20 @@ struct Faults {
 }
 
 impl FaultSettings {
-    /// Draws the faults of a message. Each message uses the same number of random numbers, so that
-    /// adding a fault to the layer does not change which messages have its other faults.
-    fn faults(&self, rng: &mut Rng) -> Faults {
+    /// Draws the faults of a message. Every message uses five random numbers, also for faults that
+    /// the layer does not have. So a fault that is added to the layer does not change which
+    /// messages have the other faults.
+    fn draw(&self, rng: &mut Rng) -> Faults {
         let mut hits = |probability| rng.f64() < probability;
-        let (delay, panic) = (hits(self.delay), hits(self.panic));
-        let (fail, duplicate) = (hits(self.fail), hits(self.duplicate));
-        let range = self.longest - self.shortest;
-        let length = self.shortest + range.mul_f64(rng.f64()).min(range);
+        let (is_delayed, panic) = (hits(self.delay_probability), hits(self.panic_probability));
+        let (fail, duplicate) = (
+            hits(self.fail_probability),
+            hits(self.duplicate_probability),
+        );
+        let range = self.max_delay - self.min_delay;
+        let delay = self.min_delay + range.mul_f64(rng.f64()).min(range);
         Faults {
-            delay: delay.then_some(length),
+            delay: is_delayed.then_some(delay),
             panic,
             fail,
             duplicate,
@@ -189,7 +194,7 @@ impl FaultSettings {
     }
 }
 
-/// A service with faults. See the [module](self).
+/// A service that injects faults. See the [module](self).
 #[derive(Debug, Clone)]
 pub struct Chaos<S> {
     inner: S,
@@ -220,7 +225,7 @@ where
 
     fn call(&mut self, message: Message) -> ChaosFuture {
         let mut rng = lock(&self.layer.rng);
-        let faults = self.layer.settings.faults(&mut rng);
+        let faults = self.layer.settings.draw(&mut rng);
         drop(rng);
         // The future takes the ready service. The clone that stays has no reservation.
         let clone = self.inner.clone();
@@ -300,9 +305,9 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Calls the layer with a hundred messages. Returns for each the number of times it was
+    /// Sends a hundred messages through the layer. Returns for each message how often it was
     /// handled, its outcome and its duration.
-    async fn hundred(layer: &ChaosLayer) -> Vec<(u32, &'static str, Duration)> {
+    async fn hundred_outcomes(layer: &ChaosLayer) -> Vec<(u32, &'static str, Duration)> {
         let handled = Arc::new(AtomicU32::new(0));
         let count = handled.clone();
         let service = layer.layer(service_fn(move |_: Message| {
@@ -339,8 +344,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_fault_hits_some_messages_and_the_same_ones_in_every_run() {
-        let outcomes = hundred(&all()).await;
-        assert_eq!(outcomes, hundred(&all()).await);
+        let outcomes = hundred_outcomes(&all()).await;
+        assert_eq!(outcomes, hundred_outcomes(&all()).await);
         let count =
             |is: fn(&(u32, &str, Duration)) -> bool| outcomes.iter().filter(|f| is(f)).count();
         let failed = count(|outcome| outcome.1 == "failed");
@@ -357,7 +362,7 @@ mod tests {
             rng: ChaosLayer::new(8).rng,
             ..all()
         };
-        assert_ne!(outcomes, hundred(&other).await);
+        assert_ne!(outcomes, hundred_outcomes(&other).await);
     }
 
     #[tokio::test(start_paused = true)]
@@ -368,17 +373,23 @@ mod tests {
                 .map(|(n, _)| n)
                 .collect()
         };
-        let alone = failed(hundred(&ChaosLayer::new(7).fail(0.3)).await);
+        let alone = failed(hundred_outcomes(&ChaosLayer::new(7).fail(0.3)).await);
         let beside = all().panic(0.0).duplicate(0.9);
-        assert_eq!(alone, failed(hundred(&beside).await));
+        assert_eq!(alone, failed(hundred_outcomes(&beside).await));
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_the_faults_that_are_set_happen() {
         let untouched = (1, "done", Duration::ZERO);
-        assert_eq!(hundred(&ChaosLayer::new(7)).await, vec![untouched; 100]);
+        assert_eq!(
+            hundred_outcomes(&ChaosLayer::new(7)).await,
+            vec![untouched; 100]
+        );
         let always = ChaosLayer::new(7).delay(1.0, SECOND, SECOND).duplicate(1.0);
-        assert_eq!(hundred(&always).await, vec![(2, "done", SECOND); 100]);
+        assert_eq!(
+            hundred_outcomes(&always).await,
+            vec![(2, "done", SECOND); 100]
+        );
     }
 
     #[test]

@@ -74,20 +74,20 @@ pub fn classify(error: &(dyn StdError + 'static)) -> Class {
             _ => Class::Lasting,
         };
     }
-    let lasting = |error: &Error| {
+    let is_lasting = |error: &Error| {
         error.is_invalid() || error.is_config() || error.is_closed() || error.is_decode()
     };
-    match find::<NotFound>(error).is_some() || find::<Error>(error).is_some_and(lasting) {
+    match find::<NotFound>(error).is_some() || find::<Error>(error).is_some_and(is_lasting) {
         true => Class::Lasting,
         false => Class::Transient,
     }
 }
 
-type Function = dyn Fn(&(dyn StdError + 'static)) -> Class + Send + Sync;
+type ClassifyFn = dyn Fn(&(dyn StdError + 'static)) -> Class + Send + Sync;
 
 /// Classifies errors with [`classify`], or with the function of the application.
 #[derive(Clone, Default)]
-pub(crate) struct Classifier(Option<Arc<Function>>);
+pub(crate) struct Classifier(Option<Arc<ClassifyFn>>);
 
 impl Classifier {
     pub(crate) fn new(

@@ -34,8 +34,8 @@
 //! ```
 //!
 //! # Ordering
-//! Messages with the same key start in the order in which their futures were first polled, and may
-//! end in any order. To run them one after the other, use `OrderedByKeyLayer`.
+//! Waiting messages with the same key start in the order in which their futures were first polled.
+//! Messages may end in any order. To run them one after the other, use `OrderedByKeyLayer`.
 //!
 //! # Back-pressure
 //! `poll_ready` does not know the message, so this layer is ready whenever the inner service is. A
@@ -105,7 +105,7 @@ impl<K: KeyOf> ConcurrencyByKeyLayer<K> {
         }
     }
 
-    /// Sets the maximum number of messages that wait, for each key. With zero no message waits.
+    /// Sets the maximum number of waiting messages with the same key. With zero, no message waits.
     /// Unlimited unless set.
     #[must_use]
     pub fn max_waiting_per_key(mut self, messages: usize) -> Self {

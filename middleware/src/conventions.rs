@@ -1,5 +1,5 @@
 //! The names of [OpenTelemetry's conventions for messaging] (v1.44): the [`Operation`] of a span or
-//! a metric, and the [`Fault`] that ended it.
+//! a metric, and the [`Fault`] with which an operation failed.
 //!
 //! [OpenTelemetry's conventions for messaging]: https://github.com/open-telemetry/semantic-conventions/tree/v1.44.0/docs/messaging
 //!
@@ -137,8 +137,8 @@ pub enum Fault<'a> {
 }
 
 impl Fault<'_> {
-    /// Returns the value of `error.type`: one word of a fixed set, so that it can be a label. The
-    /// first row whose type is in the chain of sources decides.
+    /// Returns the value of `error.type`: a word of a fixed set, so that metrics can have it as a
+    /// label. The first row whose type is in the chain of sources decides.
     ///
     /// | word | fault |
     /// |---|---|
@@ -202,7 +202,7 @@ fn error_type(error: &(dyn std::error::Error + 'static)) -> &'static str {
         "timeout"
     } else if find::<Overloaded>(error).is_some() {
         "overloaded"
-    } else if let Some(word) = find::<Error>(error).and_then(operation_error) {
+    } else if let Some(word) = find::<Error>(error).and_then(operation_error_type) {
         word
     } else if let Some(failure) = find::<Failure>(error) {
         match failure.settle() {
@@ -229,7 +229,7 @@ fn rpc_error_type(code: &RpcCode) -> &'static str {
     }
 }
 
-fn operation_error(error: &Error) -> Option<&'static str> {
+fn operation_error_type(error: &Error) -> Option<&'static str> {
     let words = [
         (error.is_timeout(), "timeout"),
         (error.is_disconnected(), "disconnected"),
@@ -256,39 +256,42 @@ pub(crate) const SYSTEM: &str = "redis";
 mod tests {
     use super::*;
 
-    fn class_of(error: impl Into<BoxError>) -> &'static str {
+    fn error_type_of(error: impl Into<BoxError>) -> &'static str {
         Fault::Error(&error.into()).error_type()
     }
 
     #[test]
     fn every_error_of_campanile_and_tower_has_a_type() {
         let words = [
-            (class_of(RpcError::unavailable("")), "unavailable"),
+            (error_type_of(RpcError::unavailable("")), "unavailable"),
             (
-                class_of(RpcError::new("quota".into(), "none left")),
+                error_type_of(RpcError::new("quota".into(), "none left")),
                 "rpc_error",
             ),
-            (class_of(NotFound::new(Kind::Task, "a".into())), "not_found"),
-            (class_of(Rejection::permanent("")), "rejected"),
-            (class_of(Rejection::ordinary("")), "misconfigured"),
-            (class_of(Elapsed::new()), "timeout"),
-            (class_of(Overloaded::new()), "overloaded"),
-            (class_of(Error::timeout("")), "timeout"),
-            (class_of(Error::disconnected("")), "disconnected"),
-            (class_of(Error::unknown_outcome("")), "unknown_outcome"),
             (
-                class_of(Error::unreplicated("1-0".into(), "")),
+                error_type_of(NotFound::new(Kind::Task, "a".into())),
+                "not_found",
+            ),
+            (error_type_of(Rejection::permanent("")), "rejected"),
+            (error_type_of(Rejection::ordinary("")), "misconfigured"),
+            (error_type_of(Elapsed::new()), "timeout"),
+            (error_type_of(Overloaded::new()), "overloaded"),
+            (error_type_of(Error::timeout("")), "timeout"),
+            (error_type_of(Error::disconnected("")), "disconnected"),
+            (error_type_of(Error::unknown_outcome("")), "unknown_outcome"),
+            (
+                error_type_of(Error::unreplicated("1-0".into(), "")),
                 "unreplicated",
             ),
-            (class_of(Error::refused("")), "refused"),
-            (class_of(Error::invalid("")), "unsendable"),
-            (class_of(Error::config("")), "config"),
-            (class_of(Error::closed()), "closed"),
-            (class_of(Error::from(RpcError::invalid(""))), "invalid"),
-            (class_of(Failure::redeliver()), "redeliver"),
-            (class_of(Failure::dead_letter()), "dead_letter"),
-            (class_of(Failure::discard()), "discard"),
-            (class_of("disk full"), "_OTHER"),
+            (error_type_of(Error::refused("")), "refused"),
+            (error_type_of(Error::invalid("")), "unsendable"),
+            (error_type_of(Error::config("")), "config"),
+            (error_type_of(Error::closed()), "closed"),
+            (error_type_of(Error::from(RpcError::invalid(""))), "invalid"),
+            (error_type_of(Failure::redeliver()), "redeliver"),
+            (error_type_of(Failure::dead_letter()), "dead_letter"),
+            (error_type_of(Failure::discard()), "discard"),
+            (error_type_of("disk full"), "_OTHER"),
         ];
         for (class, word) in words {
             assert_eq!(class, word);
@@ -298,8 +301,8 @@ mod tests {
     #[test]
     fn the_source_of_a_failure_decides_its_type_if_it_has_one() {
         let failure = || Failure::dead_letter();
-        assert_eq!(class_of(failure().because(Elapsed::new())), "timeout");
-        assert_eq!(class_of(failure().because("disk full")), "dead_letter");
+        assert_eq!(error_type_of(failure().because(Elapsed::new())), "timeout");
+        assert_eq!(error_type_of(failure().because("disk full")), "dead_letter");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! | [`Rejection::permanent`](campanile::Rejection::permanent) | a dead letter at once | answered with `invalid` and its text |
 //! | [`Failure::discard`](campanile::Failure::discard) | dropped and counted | dropped and counted, and answered with the failure's source |
 //! | [`Failure::redeliver_after`](campanile::Failure::redeliver_after) | delivered again, perhaps to another worker | delivered again, perhaps to another worker |
-//! | [`RpcError`](campanile::RpcError) | delivered again, and then a dead letter | answered with that error |
+//! | [`RpcError`](campanile::RpcError) | delivered again, and a dead letter after the last attempt | answered with that error |
 //!
 //! ```
 //! use campanile::{Message, Rejection, Router};
@@ -97,7 +97,7 @@ pub struct FilterLayer<F> {
     check: F,
 }
 
-// The bound is on `new`, so that the compiler can infer the type of a closure's argument.
+// The bounds are on `new`, so that the compiler can infer the type of a closure's argument.
 impl<F> FilterLayer<F> {
     /// Creates a layer that calls `check`, a `Fn(&Message) -> Result<(), E>`, with every message.
     /// If it returns an error, the message is rejected.

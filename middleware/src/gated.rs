@@ -13,8 +13,8 @@ use tower::{Service, ServiceExt, util::Oneshot};
 
 pub(crate) type Outcome = Result<Reply, BoxError>;
 
-/// Decides when a message is admitted. Kept until the message is handled, so that an implementation
-/// can hold a permit.
+/// Decides when a message is admitted. The future keeps this value until the message is handled, so
+/// that an implementation can hold a permit.
 pub(crate) trait Admission: Unpin {
     /// Waits until the inner service may be called.
     ///
@@ -38,7 +38,8 @@ pub(crate) fn take_ready<S: Clone>(inner: &mut S) -> S {
     std::mem::replace(inner, clone)
 }
 
-/// A future that waits for the admission, then for the readiness of the service, then for the call.
+/// A future that waits for the admission, then for the readiness of the service, and then for the
+/// outcome of its call.
 #[pin_project]
 pub(crate) struct Gated<S: Service<Message>, A> {
     #[pin]
@@ -58,8 +59,8 @@ enum GateState<S: Service<Message>, A> {
         call: Option<(S, Message)>,
     },
     Running {
-        // Declared before `admission`, so that the work is dropped first. In the other order, the
-        // next message would be admitted while the work of this message still exists.
+        // Declared before `admission`, so that the work is dropped first. If the admission were
+        // dropped first, the next message would be admitted while this work still exists.
         #[pin]
         work: Oneshot<S, Message>,
         admission: Option<A>,

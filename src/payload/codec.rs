@@ -4,8 +4,8 @@ use std::ops::{Deref, DerefMut};
 
 use crate::error::BoxError;
 
-/// Invokes a macro for each format whose feature is enabled: with the type, the trait that writes
-/// its values, and the traits that read them.
+/// Invokes a macro for each format whose feature is enabled. The arguments are the type of the
+/// format, the bounds of a value to write, and the bounds of a value to read.
 macro_rules! for_each_codec {
     ($implement:ident) => {
         #[cfg(feature = "msgpack")]
@@ -66,9 +66,9 @@ macro_rules! codec {
     };
 }
 
-/// Describes an error of serde. Leaves out the value of the payload that serde quotes.
+/// Describes an error of serde, without the value of the payload that serde's text may quote.
 #[cfg(any(feature = "msgpack", feature = "cbor"))]
-fn fault(format: &str, serde_text: &str) -> String {
+fn shape_fault(format: &str, serde_text: &str) -> String {
     match super::fault::without_values(serde_text) {
         Some(text) => format!("the payload is {format} of another shape: {text}"),
         None => format!("the payload is {format} of another shape"),
@@ -80,7 +80,7 @@ codec! {
     /// MessagePack: an extractor, a reply, and a payload to send. The feature `msgpack`.
     ///
     /// Structs are written as maps with the names of their fields, so that both sides can add
-    /// fields. Structs that others have written as arrays are read, too.
+    /// fields. The extractor also reads structs that are written as arrays.
     ///
     /// It behaves like [`Json`](crate::Json), except that a message or a reply is sent with the
     /// header `content-type: application/msgpack`, and is rejected without this header.
@@ -111,18 +111,18 @@ impl<T: serde::de::DeserializeOwned> MsgPack<T> {
     pub(crate) fn decode(payload: &[u8]) -> Result<Self, String> {
         use rmp_serde::decode::Error;
 
-        let fault = |error| match error {
+        let describe = |error| match error {
             Error::InvalidMarkerRead(_) | Error::InvalidDataRead(_) => {
                 "the payload is MessagePack that ends too early".to_owned()
             }
             Error::DepthLimitExceeded => "the payload is nested too deep".to_owned(),
-            Error::Syntax(text) => fault("MessagePack", &text),
+            Error::Syntax(text) => shape_fault("MessagePack", &text),
             // The texts of other errors quote numbers of the payload.
             _ => "the payload is MessagePack of another shape".to_owned(),
         };
         let mut deserializer = rmp_serde::Deserializer::new(std::io::Cursor::new(payload));
         deserializer.set_max_depth(MAX_DEPTH);
-        let value = T::deserialize(&mut deserializer).map_err(fault)?;
+        let value = T::deserialize(&mut deserializer).map_err(describe)?;
         match payload.len() as u64 - deserializer.position() {
             0 => Ok(Self(value)),
             rest => Err(format!(
@@ -172,7 +172,7 @@ impl<T: serde::de::DeserializeOwned> Cbor<T> {
         let value = value.map_err(|error| match error {
             Error::Io(_) => "the payload is CBOR that ends too early".to_owned(),
             Error::Syntax(at) => format!("the payload is not CBOR, at byte {at}"),
-            Error::Semantic(_, text) => fault("CBOR", &text),
+            Error::Semantic(_, text) => shape_fault("CBOR", &text),
             Error::RecursionLimitExceeded => "the payload is nested too deep".to_owned(),
         })?;
         match rest.len() {
@@ -223,8 +223,8 @@ impl<T: prost::Message> Protobuf<T> {
 #[cfg(feature = "protobuf")]
 impl<T: prost::Message + Default> Protobuf<T> {
     pub(crate) fn decode(payload: &[u8]) -> Result<Self, String> {
-        let fault = |error| format!("the payload is no protobuf message of this type: {error}");
-        T::decode(payload).map(Self).map_err(fault)
+        let describe = |error| format!("the payload is no protobuf message of this type: {error}");
+        T::decode(payload).map(Self).map_err(describe)
     }
 }
 

@@ -38,10 +38,9 @@ impl Format {
 
     /// Returns `true` if a payload with this content type may be of this format. `essence` is the
     /// content type in lower case, without parameters.
-    fn takes(self, essence: &str) -> bool {
+    fn accepts(self, essence: &str) -> bool {
         match self {
-            // Senders write the types in the second and third line by default, whatever the payload
-            // is.
+            // Many senders set the types in the second and the third line for any payload.
             Format::Json => {
                 matches!(essence, "application/json" | "text/json")
                     || matches!(essence, "text/plain" | "application/octet-stream")
@@ -92,7 +91,7 @@ impl Format {
             .unwrap_or_default()
             .trim_ascii()
             .to_ascii_lowercase();
-        match std::str::from_utf8(&essence).is_ok_and(|essence| self.takes(essence)) {
+        match std::str::from_utf8(&essence).is_ok_and(|essence| self.accepts(essence)) {
             true => Ok(()),
             false => Err(shown(content_type.as_bytes()).into_owned()),
         }

@@ -18,15 +18,16 @@ use crate::error::BoxError;
 /// If the value has a float that is NaN or infinite, or cannot be serialized.
 pub(super) fn to_vec<T: Serialize>(value: &T) -> Result<Vec<u8>, BoxError> {
     let json = serde_json::to_vec(value)?;
-    // `serde_json` writes such a float as `null`. Most JSON has no `null` and needs no second pass.
+    // `serde_json` writes NaN and infinite floats as `null`. Most JSON has no `null`, so it needs
+    // no second pass.
     if json.windows(4).any(|text| text == b"null") {
-        value.serialize(Finite)?;
+        value.serialize(FiniteCheck)?;
     }
     Ok(json)
 }
 
 /// A serializer without output that fails at a float that is NaN or infinite.
-struct Finite;
+struct FiniteCheck;
 
 #[derive(Debug)]
 enum EncodeFault {
@@ -62,7 +63,7 @@ macro_rules! without_floats {
     )*};
 }
 
-impl Serializer for Finite {
+impl Serializer for FiniteCheck {
     type Ok = ();
     type Error = EncodeFault;
     type SerializeSeq = Self;
@@ -173,14 +174,14 @@ impl Serializer for Finite {
 }
 
 /// Implements the traits for compound values: each part is checked.
-macro_rules! each_part {
+macro_rules! check_each_part {
     ($($of:ident: $($method:ident($($name:ty)?)),*;)*) => {$(
-        impl $of for Finite {
+        impl $of for FiniteCheck {
             type Ok = ();
             type Error = EncodeFault;
 
             $(fn $method<T: Serialize + ?Sized>(&mut self, $(_: $name,)? value: &T) -> Checked {
-                value.serialize(Finite)
+                value.serialize(FiniteCheck)
             })*
 
             fn end(self) -> Checked {
@@ -190,7 +191,7 @@ macro_rules! each_part {
     )*};
 }
 
-each_part! {
+check_each_part! {
     SerializeSeq: serialize_element();
     SerializeTuple: serialize_element();
     SerializeTupleStruct: serialize_field();

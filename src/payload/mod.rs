@@ -34,8 +34,8 @@ use crate::error::BoxError;
 /// JSON: an extractor, a reply, and a payload to send.
 ///
 /// As an extractor it rejects a payload that is not the JSON of a `T`. A task with such a payload
-/// becomes a dead letter at once, since no retry can change it. A request is answered with
-/// `invalid`.
+/// becomes a dead letter at once, since a retry would get the same payload. A request is answered
+/// with `invalid`.
 ///
 /// A message is rejected if its header `content-type` names another format, or if it is compressed.
 /// `Json` itself writes no header: a message without a content type is JSON.

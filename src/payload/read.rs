@@ -22,8 +22,8 @@ impl<T: DeserializeOwned> Json<T> {
     }
 }
 
-/// Describes the place and the kind of an error, without the values that serde quotes. These values
-/// are from the payload, which must not get into logs and may be megabytes long.
+/// Describes the place and the kind of an error. Leaves out the values that serde quotes from the
+/// payload: they must not get into logs, and may be megabytes long.
 fn describe(error: &serde_json::Error, payload: &[u8]) -> String {
     if payload.is_empty() {
         return "the payload is empty where JSON was expected".to_owned();

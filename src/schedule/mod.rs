@@ -53,7 +53,7 @@ pub use self::task::ScheduledTask;
 pub(crate) use self::ticks::{Ticks, from_milliseconds, milliseconds};
 use crate::error::Error;
 
-/// The name of a header of each scheduled task. Its value is the time of the tick, such as
+/// The name of the header that each scheduled task has. Its value is the time of the tick, such as
 /// `2026-03-29T01:00:00Z`. A task of [`run_now`](crate::transport::Schedules::run_now) does not
 /// have this header.
 pub const TICK: HeaderName = HeaderName::from_static("schedule-tick");

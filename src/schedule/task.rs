@@ -14,9 +14,9 @@ use crate::{
     message::{Deadline, Due, MAX_INTEGER, Message, Name, Unique},
 };
 
-/// The maximum size of a definition, in bytes. It is bounded because every process that runs the
-/// schedules reads all definitions.
-const MAX_LEN: usize = 256 << 10;
+/// The maximum size of a definition, in bytes. There is a maximum because every process that runs
+/// the schedules reads all definitions.
+const MAX_DEFINITION_LEN: usize = 256 << 10;
 /// The maximum length of a schedule's name, in bytes. With a longer name, the unique key of its
 /// task would be too long.
 const MAX_NAME_LEN: usize = 1_000;
@@ -52,8 +52,8 @@ struct Definition {
 }
 
 impl ScheduledTask {
-    /// Creates a schedule with the name `name`, which must be unique within the stream. The task
-    /// `task` with this payload is sent at each tick of `schedule`.
+    /// Creates a scheduled task under the name `name`, which must be unique within the stream. The
+    /// task `task` with this payload is sent at each tick of `schedule`.
     pub fn new<N: TaskName>(
         name: impl Into<Name>,
         schedule: Schedule,
@@ -91,8 +91,8 @@ impl ScheduledTask {
         }
     }
 
-    /// Sets the version of this definition. A definition does not replace a stored one with a
-    /// higher version, so an old process that starts during a deploy changes nothing. Raise the
+    /// Sets the version of this definition. A definition does not replace a stored definition whose
+    /// version is higher. So an old process that starts during a deploy changes nothing. Raise the
     /// version with each change. 0 unless set.
     #[must_use]
     pub fn version(mut self, version: u64) -> Self {
@@ -200,7 +200,7 @@ impl ScheduledTask {
         if self.definition.expires_after == Some(0) {
             return Err(invalid("a task that expires at once cannot be sent"));
         }
-        if self.to_json().len() > MAX_LEN {
+        if self.to_json().len() > MAX_DEFINITION_LEN {
             return Err(invalid(
                 "its payload and headers are larger than 256 KiB; store the data elsewhere, and send a \
                  reference to it",

@@ -24,13 +24,15 @@ enum TickSource {
 }
 
 impl Ticks {
-    /// Reads a schedule.
+    /// Parses a schedule.
     ///
     /// # Errors
     /// If the cron line, the zone or the period is invalid.
     pub(crate) fn new(schedule: &Schedule) -> Result<Self, Error> {
-        let kind = match &schedule.timing {
-            Timing::Cron { line, zone } => TickSource::Cron(Box::new(parse(line)?), zone_of(zone)?),
+        let source = match &schedule.timing {
+            Timing::Cron { line, zone } => {
+                TickSource::Cron(Box::new(parse_cron(line)?), find_zone(zone)?)
+            }
             Timing::Every(0) => {
                 let text = "the period of a schedule must be at least a millisecond";
                 return Err(Error::invalid(text));
@@ -41,7 +43,7 @@ impl Ticks {
             }
             Timing::Every(period) => TickSource::Every(*period),
         };
-        Ok(Self(kind))
+        Ok(Self(source))
     }
 
     /// Returns the first tick after this time. `None` if there is none.
@@ -66,26 +68,26 @@ impl Ticks {
         }
     }
 
-    /// Returns the tick to send next. `last` is the tick that was sent last, or the time at which
-    /// the schedule began.
+    /// Returns the tick to send next. `last_tick` is the tick that was sent last, or the time at
+    /// which the schedule began.
     ///
-    /// With [`Missed::All`], the next tick is the first tick after `last`. With the other rules, it
-    /// is the latest tick that is due. If that tick was sent already, or is too late for
+    /// With [`Missed::All`], the next tick is the first tick after `last_tick`. With the other
+    /// rules, it is the latest tick that is due. If that tick was sent already, or is too late for
     /// [`Missed::Skip`], the next tick is the first tick in the future.
-    pub(crate) fn next(&self, missed: Missed, last: u64, now: u64) -> Option<u64> {
-        let is_wanted =
+    pub(crate) fn next(&self, missed: Missed, last_tick: u64, now: u64) -> Option<u64> {
+        let is_soon_enough =
             |due: &u64| missed == Missed::Once || now.saturating_sub(*due) <= MISSED_AFTER;
         match missed {
-            Missed::All => self.after(last),
+            Missed::All => self.after(last_tick),
             Missed::Once | Missed::Skip => self
                 .at_or_before(now)
-                .filter(|due| *due > last && is_wanted(due))
-                .or_else(|| self.after(last.max(now))),
+                .filter(|due| *due > last_tick && is_soon_enough(due))
+                .or_else(|| self.after(last_tick.max(now))),
         }
     }
 }
 
-fn parse(line: &str) -> Result<Cron, Error> {
+fn parse_cron(line: &str) -> Result<Cron, Error> {
     line.parse().map_err(|error: CronError| {
         let text = format!(
             "the cron line `{}` cannot be read; it has the fields minute, hour, day of the month, month \
@@ -96,9 +98,9 @@ fn parse(line: &str) -> Result<Cron, Error> {
     })
 }
 
-fn zone_of(name: &str) -> Result<TimeZone, Error> {
-    // The database of the system is not used, because it may be missing, or differ between
-    // processes.
+fn find_zone(name: &str) -> Result<TimeZone, Error> {
+    // Uses the database in the program, because that of the operating system may be missing, or
+    // differ between machines.
     TimeZoneDatabase::bundled().get(name).map_err(|error| {
         let text = format!(
             "there is no time zone `{}`; a name of the IANA database looks like `Europe/Berlin`",
@@ -123,8 +125,8 @@ pub(crate) fn milliseconds(time: SystemTime) -> u64 {
     super::whole_milliseconds(since)
 }
 
-/// Returns the time that is this many milliseconds after 1970. A time that is too late for the type
-/// counts as 1970.
+/// Returns the time that is this number of milliseconds after 1970. A time that a [`SystemTime`]
+/// cannot represent counts as 1970.
 pub(crate) fn from_milliseconds(time: u64) -> SystemTime {
     let time = UNIX_EPOCH.checked_add(Duration::from_millis(time));
     time.unwrap_or(UNIX_EPOCH)

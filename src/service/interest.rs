@@ -36,8 +36,8 @@ use crate::{
     note = "for any other service: `WithInterest::stream(service)` takes tasks and RPC requests, `.event(name)` adds events"
 )]
 pub trait Servable: MessageService + Clone + Send + 'static {
-    /// Returns the messages that the service wants from a source. `serve` asks once, before it
-    /// opens the source.
+    /// Returns the messages that the service wants from a source. `serve` calls this method once,
+    /// before it opens the source.
     fn interest(&self) -> Interest;
 
     /// Returns the kinds and names of the service's routes, for the log line of a starting worker.

@@ -31,7 +31,7 @@ pub struct Route {
     service: Arc<dyn ErasedService>,
     // Never locked, only used through `get_mut`. The mutex makes the route `Sync`, although the
     // future in the box is not `Sync`.
-    reserved: Mutex<Option<Pin<Box<dyn ErasedCall>>>>,
+    reserved_call: Mutex<Option<Pin<Box<dyn ErasedCall>>>>,
 }
 
 /// A type-erased service.
@@ -72,7 +72,7 @@ impl Route {
     pub(crate) fn from_erased(service: Arc<dyn ErasedService>) -> Self {
         Self {
             service,
-            reserved: Mutex::new(None),
+            reserved_call: Mutex::new(None),
         }
     }
 
@@ -80,8 +80,8 @@ impl Route {
         &self.service
     }
 
-    fn reserved(&mut self) -> &mut Option<Pin<Box<dyn ErasedCall>>> {
-        self.reserved
+    fn reserved_call(&mut self) -> &mut Option<Pin<Box<dyn ErasedCall>>> {
+        self.reserved_call
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -105,21 +105,21 @@ impl Service<Message> for Route {
     type Future = RouteFuture;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        if self.reserved().is_none() {
-            *self.reserved() = self.service.prepare();
+        if self.reserved_call().is_none() {
+            *self.reserved_call() = self.service.prepare();
         }
-        let Some(call) = self.reserved() else {
+        let Some(call) = self.reserved_call() else {
             return Poll::Ready(Ok(()));
         };
         let outcome = ready!(call.as_mut().poll_ready(cx));
         if outcome.is_err() {
-            *self.reserved() = None;
+            *self.reserved_call() = None;
         }
         Poll::Ready(outcome)
     }
 
     fn call(&mut self, message: Message) -> RouteFuture {
-        match self.reserved().take() {
+        match self.reserved_call().take() {
             Some(mut call) => {
                 call.as_mut().start(message);
                 RouteFuture(call)

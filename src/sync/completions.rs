@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::lock;
 
 /// Stores the outcomes of many operations in one vector, by index. A channel for each outcome would
-/// cost an allocation, which another thread would often free.
+/// cost an allocation, and often another thread would free it.
 #[derive(Debug)]
 pub(crate) struct CompletionSlab<T> {
     slots: Mutex<Slots<T>>,
@@ -24,7 +24,7 @@ pub(crate) struct CompletionSlab<T> {
 struct Slots<T> {
     all: Vec<Slot<T>>,
     /// The number of completions that were dropped without their outcome.
-    dropped: usize,
+    dropped_count: usize,
 }
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ enum Slot<T> {
 
 impl<T> Slots<T> {
     fn are_all_dropped(&self) -> bool {
-        self.dropped == self.all.len()
+        self.dropped_count == self.all.len()
     }
 }
 
@@ -48,7 +48,7 @@ impl<T> CompletionSlab<T> {
         Self {
             slots: Mutex::new(Slots {
                 all: Vec::with_capacity(completions),
-                dropped: 0,
+                dropped_count: 0,
             }),
             all_dropped: Notify::new(),
         }
@@ -61,16 +61,16 @@ impl<T> CompletionSlab<T> {
         Completion {
             slab: self.clone(),
             index: slots.all.len() - 1,
-            done: false,
+            is_done: false,
         }
     }
 
     /// Returns `true` if no completion was dropped without its outcome.
     pub(crate) fn are_all_wanted(&self) -> bool {
-        lock(&self.slots).dropped == 0
+        lock(&self.slots).dropped_count == 0
     }
 
-    /// Returns for each index whether its completion still waits for an outcome.
+    /// Returns `true` for each index whose completion still waits for an outcome.
     pub(crate) fn pending(&self) -> Vec<bool> {
         let slots = lock(&self.slots);
         let is_pending = |slot: &Slot<T>| matches!(slot, Slot::Pending(_));
@@ -116,13 +116,13 @@ impl<T> CompletionSlab<T> {
     }
 }
 
-/// The future of one outcome. If the future is dropped first, the outcome is dropped when it
-/// arrives.
+/// The future of one outcome. If this future is dropped before the outcome arrives, the outcome is
+/// dropped on arrival.
 #[derive(Debug)]
 pub(crate) struct Completion<T> {
     slab: Arc<CompletionSlab<T>>,
     index: usize,
-    done: bool,
+    is_done: bool,
 }
 
 impl<T> Completion<T> {
@@ -135,21 +135,25 @@ impl<T> Future for Completion<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        let Self { slab, index, done } = &mut *self;
+        let Self {
+            slab,
+            index,
+            is_done,
+        } = &mut *self;
         let mut slots = lock(&slab.slots);
         let slot = &mut slots.all[*index];
         match std::mem::replace(slot, Slot::Done) {
             Slot::Complete(outcome) => {
-                *done = true;
+                *is_done = true;
                 Poll::Ready(outcome)
             }
-            before => {
+            previous => {
                 *slot = Slot::Pending(Some(cx.waker().clone()));
                 drop(slots);
                 // Dropping a waker may drop its task, and with it another completion of this slab.
                 // That completion takes the lock, so the waker is dropped after the lock is
                 // released.
-                drop(before);
+                drop(previous);
                 Poll::Pending
             }
         }
@@ -158,15 +162,15 @@ impl<T> Future for Completion<T> {
 
 impl<T> Drop for Completion<T> {
     fn drop(&mut self) {
-        if self.done {
+        if self.is_done {
             return;
         }
         let mut slots = lock(&self.slab.slots);
-        let before = std::mem::replace(&mut slots.all[self.index], Slot::Done);
-        slots.dropped += 1;
+        let previous = std::mem::replace(&mut slots.all[self.index], Slot::Done);
+        slots.dropped_count += 1;
         let all_dropped = slots.are_all_dropped();
         drop(slots);
-        drop(before);
+        drop(previous);
         if all_dropped {
             self.slab.all_dropped.notify_one();
         }

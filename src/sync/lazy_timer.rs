@@ -9,8 +9,8 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep};
 
 /// A timer for timeouts that rarely fire. It uses one timer of the runtime, and resets that timer
-/// only after it has fired. A reset for each deadline would cost more. A reset to a near deadline
-/// also wakes the thread that waits for I/O.
+/// only after it has fired. A reset for each deadline would cost more, and would also wake the
+/// thread that waits for I/O if the deadline is near.
 ///
 /// Each deadline should be later than the one before. For an earlier deadline the timer may fire
 /// late.

@@ -12,8 +12,8 @@ use crate::{
     payload::IntoPayload,
 };
 
-/// Selects messages by kind and name, and by further conditions. For an assertion, or for a script
-/// of a [`Recorder`](super::Recorder).
+/// Selects messages by kind and name, and by further conditions. Pass it to an assertion, or to a
+/// script of a [`Recorder`](super::Recorder).
 ///
 /// ```
 /// use campanile::testing::task;
@@ -188,27 +188,30 @@ impl Expected {
     /// The kind and the name of the message must match already.
     pub(super) fn difference_in(&self, message: Option<&Message>) -> Option<&'static str> {
         let Some(message) = message else {
-            let says_more = self.payload.is_some() || self.attempt.is_some();
-            return (says_more || !self.headers.is_empty()).then_some("no message");
+            let needs_message = self.payload.is_some() || self.attempt.is_some();
+            return (needs_message || !self.headers.is_empty()).then_some("no message");
         };
         if self
             .payload
             .as_ref()
-            .is_some_and(|one| !one.matches(message.payload()))
+            .is_some_and(|expected| !expected.matches(message.payload()))
         {
             return Some("another payload");
         }
         if self
             .attempt
-            .is_some_and(|one| one != message.parts().attempt.0)
+            .is_some_and(|expected| expected != message.parts().attempt.0)
         {
             return Some("another attempt");
         }
-        let lacks = |(name, value): &(String, Bytes)| {
+        let is_missing = |(name, value): &(String, Bytes)| {
             let mut found = message.headers().get_all(name.as_str()).iter();
             !found.any(|found| found.as_bytes() == value)
         };
-        self.headers.iter().any(lacks).then_some("other headers")
+        self.headers
+            .iter()
+            .any(is_missing)
+            .then_some("other headers")
     }
 }
 
@@ -259,7 +262,7 @@ impl fmt::Display for Expected {
 /// Returns the second half of a failed assertion's text, such as `was sent twice instead of once`.
 /// `None` if the number is right.
 pub(super) fn miscount(verb: &str, expected: Option<usize>, found: usize) -> Option<String> {
-    let often = |times: usize| match times {
+    let in_words = |times: usize| match times {
         0 => "never".to_owned(),
         1 => "once".to_owned(),
         times => format!("{times} times"),
@@ -268,7 +271,7 @@ pub(super) fn miscount(verb: &str, expected: Option<usize>, found: usize) -> Opt
         Some(0) if found == 0 => None,
         _ if found == 0 => Some(format!("was never {verb}")),
         Some(times) if times != found => {
-            let (found, times) = (often(found), often(times));
+            let (found, times) = (in_words(found), in_words(times));
             Some(format!("was {verb} {found} instead of {times}"))
         }
         _ => None,

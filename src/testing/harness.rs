@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     journal::Journal,
     record::{Listing, Record},
-    settle::Settling,
+    settle::HarnessWaits,
 };
 use crate::{
     Client, error::Error, serve, serve::Serve, service::Servable, transport::memory::Memory,
@@ -19,7 +19,7 @@ use crate::{
 ///
 /// Dropping the harness aborts the applications.
 pub struct Harness {
-    settling: Settling,
+    waits: HarnessWaits,
     apps: JoinSet<Result<(), Error>>,
     stop: CancellationToken,
 }
@@ -45,7 +45,7 @@ impl Harness {
             "this memory transport has a harness already"
         );
         Self {
-            settling: Settling {
+            waits: HarnessWaits {
                 memory,
                 journal,
                 patience: Duration::from_secs(60),
@@ -78,7 +78,7 @@ impl Harness {
     /// paused, the wait takes no real time. 60 s unless set.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
-        self.settling.patience = patience;
+        self.waits.patience = patience;
         self
     }
 
@@ -87,13 +87,13 @@ impl Harness {
     /// set.
     #[must_use]
     pub fn max_deliveries(mut self, deliveries: u64) -> Self {
-        self.settling.max_deliveries = deliveries;
+        self.waits.max_deliveries = deliveries;
         self
     }
 
     /// Returns a handle of the transport.
     pub fn memory(&self) -> Memory {
-        self.settling.memory.clone()
+        self.waits.memory.clone()
     }
 
     /// Returns a client of the transport.
@@ -117,7 +117,7 @@ impl Harness {
 
     /// Runs a worker that [`serve`](crate::serve()) has configured, for example on another stream,
     /// or as another group of the same transport. The worker's signal for a graceful shutdown is
-    /// replaced: the shutdown begins with [`shutdown`](Self::shutdown).
+    /// replaced: its shutdown begins when [`shutdown`](Self::shutdown) is called.
     ///
     /// # Panics
     /// If the application cannot be served, or if its transport is not that of the harness.
@@ -127,7 +127,7 @@ impl Harness {
         A: Servable,
     {
         assert!(
-            serve.transport().is_same_broker(&self.settling.memory),
+            serve.transport().is_same_broker(&self.waits.memory),
             "it is served from another memory transport than the one of this harness: use \
              `harness.memory()`"
         );
@@ -139,21 +139,21 @@ impl Harness {
         A: Servable,
     {
         let settings = serve.transport().settings();
-        let mut end = AppEnd {
+        let mut app_end = AppEnd {
             group: format!("group `{}` of stream `{}`", settings.group, settings.stream),
-            journal: self.settling.journal.clone(),
+            journal: self.waits.journal.clone(),
             stop: self.stop.clone(),
             fault: Some("it panicked".to_owned()),
         };
         let serve = serve.with_graceful_shutdown(self.stop.clone().cancelled_owned());
-        let before = self.settling.journal.counts().opened;
-        self.apps.spawn(async move { end.note(serve.await) });
+        let opened_before = self.waits.journal.counts().opened;
+        self.apps.spawn(async move { app_end.note(serve.await) });
         loop {
-            let changed = self.settling.journal.changed();
-            if let Some(fault) = self.settling.journal.fault() {
+            let changed = self.waits.journal.changed();
+            if let Some(fault) = self.waits.journal.fault() {
                 panic!("{fault} (served at {at})");
             }
-            if self.settling.journal.counts().opened > before {
+            if self.waits.journal.counts().opened > opened_before {
                 return;
             }
             changed.await;
@@ -172,7 +172,7 @@ impl Harness {
     /// The text lists the running handlers and all records.
     #[track_caller]
     pub fn settled(&self) -> impl Future<Output = ()> + Send {
-        self.settling.settled(Location::caller())
+        self.waits.settled(Location::caller())
     }
 
     /// Waits until everything is [settled](Self::settled), then until the next message is due, then
@@ -184,7 +184,7 @@ impl Harness {
     /// As [`settled`](Self::settled).
     #[track_caller]
     pub fn advance_to_next(&self) -> impl Future<Output = Option<Duration>> + Send {
-        self.settling.advance_to_next(Location::caller())
+        self.waits.advance_to_next(Location::caller())
     }
 
     /// Sleeps for this time, then waits until everything is [settled](Self::settled).
@@ -193,7 +193,7 @@ impl Harness {
     /// As [`settled`](Self::settled).
     #[track_caller]
     pub fn advance(&self, time: Duration) -> impl Future<Output = ()> + Send {
-        self.settling.advance(time, Location::caller())
+        self.waits.advance(time, Location::caller())
     }
 
     /// Waits until no message is left: every task is done, was dropped, or is a dead letter.
@@ -203,18 +203,18 @@ impl Harness {
     /// [`max_deliveries`](Self::max_deliveries) in the whole wait.
     #[track_caller]
     pub fn finished(&self) -> impl Future<Output = ()> + Send {
-        self.settling.finished(Location::caller())
+        self.waits.finished(Location::caller())
     }
 
     /// Returns the time until the next message is due, or `None` if no message waits.
     pub fn next_due(&self) -> Option<Duration> {
-        let due = self.settling.memory.outlook().next_due?;
+        let due = self.waits.memory.outlook().next_due?;
         Some(due.saturating_duration_since(tokio::time::Instant::now()))
     }
 
     /// Returns all records, in order.
     pub fn records(&self) -> Vec<Record> {
-        self.settling.journal.records()
+        self.waits.journal.records()
     }
 
     /// Shuts down all applications gracefully. The records are kept, and applications can be served
@@ -229,15 +229,15 @@ impl Harness {
 
     async fn close(&mut self, at: &'static Location<'static>) {
         self.stop.cancel();
-        let mut failed = self.settling.journal.fault();
+        let mut first_failure = self.waits.journal.fault();
         while let Some(ended) = self.apps.join_next().await {
             let failure = match ended {
                 Ok(ended) => ended.err().map(|error| error.chain()),
                 Err(error) => Some(error.to_string()),
             };
-            failed = failed.or(failure);
+            first_failure = first_failure.or(failure);
         }
-        if let Some(failure) = failed {
+        if let Some(failure) = first_failure {
             panic!(
                 "the shutdown at {at} was not graceful: {failure}\n\n{}",
                 Listing::new(&self.records())
@@ -250,13 +250,14 @@ impl Harness {
 impl fmt::Debug for Harness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Harness")
-            .field("memory", &self.settling.memory)
-            .field("counts", &self.settling.journal.counts())
+            .field("memory", &self.waits.memory)
+            .field("counts", &self.waits.journal.counts())
             .finish_non_exhaustive()
     }
 }
 
-/// Reports the end of an application to the journal, unless the harness shut it down.
+/// Reports an application that fails, or panics, to the journal. Reports nothing once the harness
+/// shuts the application down.
 struct AppEnd {
     group: String,
     journal: Arc<Journal>,
@@ -267,12 +268,12 @@ struct AppEnd {
 }
 
 impl AppEnd {
-    /// Notes the result of the application. If a worker was forced to shut down while the harness
-    /// was not shutting down, the test itself forced it, so this is not a failure.
+    /// Notes the result of the application. Until the harness shuts down, only the test can force a
+    /// worker to shut down. So such a forced shutdown is no failure.
     fn note(&mut self, result: Result<(), Error>) -> Result<(), Error> {
         let result = result.or_else(|error| {
-            let is_requested = error.is_forced_shutdown() && !self.stop.is_cancelled();
-            if is_requested { Ok(()) } else { Err(error) }
+            let is_by_test = error.is_forced_shutdown() && !self.stop.is_cancelled();
+            if is_by_test { Ok(()) } else { Err(error) }
         });
         self.fault = result.as_ref().err().map(Error::chain);
         result

@@ -18,7 +18,7 @@ use crate::{
 /// applications.
 #[derive(Debug)]
 pub(super) struct Journal {
-    begun: Instant,
+    created_at: Instant,
     state: Mutex<JournalState>,
     changed: Notify,
 }
@@ -56,7 +56,7 @@ pub(super) struct JournalCounts {
 impl Journal {
     pub(super) fn new() -> Self {
         Self {
-            begun: Instant::now(),
+            created_at: Instant::now(),
             state: Mutex::default(),
             changed: Notify::new(),
         }
@@ -95,10 +95,10 @@ impl Journal {
         lock(&self.state).faults.first().cloned()
     }
 
-    fn change<T>(&self, act: impl FnOnce(&mut JournalState) -> T) -> T {
+    fn change<T>(&self, apply: impl FnOnce(&mut JournalState) -> T) -> T {
         let mut state = lock(&self.state);
         state.version += 1;
-        let result = act(&mut state);
+        let result = apply(&mut state);
         drop(state);
         self.changed.notify_waiters();
         result
@@ -106,20 +106,20 @@ impl Journal {
 }
 
 impl Observer for Journal {
-    fn happened(&self, seen: ObservedMessage, happened: MessageEvent) {
+    fn happened(&self, observed: ObservedMessage, happened: MessageEvent) {
         let record = Record {
-            at: self.begun.elapsed(),
+            at: self.created_at.elapsed(),
             happened,
-            message: seen.message.ok(),
-            stream: seen.stream,
-            group: seen.group,
+            message: observed.message.ok(),
+            stream: observed.stream,
+            group: observed.group,
         };
         self.change(|state| state.records.push(record));
     }
 
-    fn started(&self, seen: ObservedMessage) -> u64 {
+    fn started(&self, observed: ObservedMessage) -> u64 {
         let running = RunningMessage {
-            message: seen.message.ok(),
+            message: observed.message.ok(),
             since: Instant::now(),
         };
         self.change(|state| {

@@ -89,7 +89,7 @@ impl fmt::Display for Record {
     }
 }
 
-/// Displays records on one line each, with an optional remark.
+/// Displays each record on one line, with an optional remark.
 pub(super) struct Listing<'a> {
     records: &'a [Record],
     remark: &'a dyn Fn(&Record) -> Option<&'static str>,
@@ -122,7 +122,7 @@ impl fmt::Display for Listing<'_> {
         }
         let groups: BTreeSet<_> = records
             .iter()
-            .filter_map(|one| one.group.as_ref())
+            .filter_map(|record| record.group.as_ref())
             .collect();
         for record in &records[hidden..] {
             write!(f, "\n  {record}")?;

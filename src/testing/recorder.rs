@@ -53,9 +53,9 @@ pub struct Recorder(Arc<Mutex<RecorderState>>);
 struct RecorderState {
     calls: Vec<Message>,
     /// The scripts that answer one call each, the oldest first.
-    once: VecDeque<(Expected, Answer)>,
+    once_scripts: VecDeque<(Expected, Answer)>,
     /// The scripts that answer any number of calls, the newest last.
-    lasting: Vec<(Expected, Script)>,
+    lasting_scripts: Vec<(Expected, Script)>,
 }
 
 impl Recorder {
@@ -64,11 +64,11 @@ impl Recorder {
         Self::default()
     }
 
-    /// Answers one matching call with this reply. Scripts for one call are used in the order in
-    /// which they were added, and before scripts for all calls.
+    /// Answers one matching call with this reply. Scripts for one call are used before scripts for
+    /// all calls, in the order in which they were added.
     pub fn reply_once(&self, expected: Expected, reply: impl IntoReply) -> &Self {
         let answer = reply.into_reply().map_err(Error::from_service);
-        lock(&self.0).once.push_back((expected, answer));
+        lock(&self.0).once_scripts.push_back((expected, answer));
         self
     }
 
@@ -86,7 +86,7 @@ impl Recorder {
         expected: Expected,
         reply: impl Fn(Message) -> R + Send + Sync + 'static,
     ) -> &Self {
-        self.add_lasting(expected, move |message| {
+        self.add_lasting_script(expected, move |message| {
             let answer = reply(message).into_reply();
             Some(answer.map_err(Error::from_service))
         })
@@ -94,15 +94,17 @@ impl Recorder {
 
     /// Leaves matching calls without an answer: the caller waits until its own timeout.
     pub fn stay_silent(&self, expected: Expected) -> &Self {
-        self.add_lasting(expected, |_| None)
+        self.add_lasting_script(expected, |_| None)
     }
 
-    fn add_lasting(
+    fn add_lasting_script(
         &self,
         expected: Expected,
         script: impl Fn(Message) -> Option<Answer> + Send + Sync + 'static,
     ) -> &Self {
-        lock(&self.0).lasting.push((expected, Arc::new(script)));
+        lock(&self.0)
+            .lasting_scripts
+            .push((expected, Arc::new(script)));
         self
     }
 
@@ -135,22 +137,22 @@ impl Recorder {
         }
         let mut state = lock(&self.0);
         state.calls.push(message.clone());
-        let number = state.calls.len();
-        let once = &mut state.once;
-        if let Some(at) = once
+        let call_number = state.calls.len();
+        let once_scripts = &mut state.once_scripts;
+        if let Some(at) = once_scripts
             .iter()
             .position(|(expected, _)| is_match(expected, &message))
         {
-            return once.remove(at).map(|(_, answer)| answer);
+            return once_scripts.remove(at).map(|(_, answer)| answer);
         }
-        let mut lasting = state.lasting.iter().rev();
-        let script = lasting.find(|(expected, _)| is_match(expected, &message));
+        let mut newest_first = state.lasting_scripts.iter().rev();
+        let script = newest_first.find(|(expected, _)| is_match(expected, &message));
         let script = script.map(|(_, script)| Arc::clone(script));
         // Releases the lock, because the script may use the recorder.
         drop(state);
         match script {
             Some(script) => script(message),
-            None => Some(default_answer(&message, number)),
+            None => Some(default_answer(&message, call_number)),
         }
     }
 }
@@ -159,10 +161,10 @@ fn is_match(expected: &Expected, message: &Message) -> bool {
     expected.is_about(Some(message)) && expected.difference_in(Some(message)).is_none()
 }
 
-fn default_answer(message: &Message, number: usize) -> Answer {
+fn default_answer(message: &Message, call_number: usize) -> Answer {
     match message.kind() {
         Kind::Task => Ok(Reply::accepted(MessageId::from(format!(
-            "recorded-{number}"
+            "recorded-{call_number}"
         )))),
         Kind::Event => Ok(Reply::default()),
         Kind::Rpc => {
@@ -211,7 +213,7 @@ impl fmt::Debug for Recorder {
     }
 }
 
-/// Displays the calls on one line each, and how they differ from the expected calls.
+/// Displays each call on one line, and the first difference from the expected calls.
 struct Calls<'a>(&'a [Message], &'a Expected);
 
 impl fmt::Display for Calls<'_> {

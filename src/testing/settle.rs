@@ -13,12 +13,12 @@ use crate::transport::memory::Memory;
 /// The location of the test's call.
 type TestLocation = &'static Location<'static>;
 
-/// The harness is settled after this many yields without a change. During the yields, tasks that
-/// handlers have spawned can run.
-const YIELDS: usize = 32;
+/// The harness is settled after this number of yields without a change. The yields let the tokio
+/// tasks run that handlers have spawned.
+const QUIET_YIELDS: usize = 32;
 
 /// The transport of a harness, its journal, and the limits of its waits.
-pub(super) struct Settling {
+pub(super) struct HarnessWaits {
     pub(super) memory: Memory,
     pub(super) journal: Arc<Journal>,
     /// The maximum wait for handlers.
@@ -27,7 +27,7 @@ pub(super) struct Settling {
     pub(super) max_deliveries: u64,
 }
 
-impl Settling {
+impl HarnessWaits {
     pub(super) async fn settled(&self, at: TestLocation) {
         let started = self.journal.counts().started;
         self.settled_since(started, at).await;
@@ -39,7 +39,7 @@ impl Settling {
         let patience = sleep(self.patience);
         tokio::pin!(patience);
         loop {
-            // Registered before the check, so that no change is missed.
+            // The wait is registered before the checks, so that it misses no change.
             let changed = journal.changed();
             if let Some(fault) = journal.fault() {
                 self.fail(&fault, at);
@@ -65,14 +65,14 @@ impl Settling {
     }
 
     async fn stays_quiet(&self) -> bool {
-        let before = self.journal.counts().version;
-        for _ in 0..YIELDS {
+        let version_before = self.journal.counts().version;
+        for _ in 0..QUIET_YIELDS {
             let outlook = self.memory.outlook();
-            // The broker increments the version after each change. So the two reads are consistent
-            // if the version is the same before and after them.
+            // The journal's version is incremented after each change. As long as it stays the same,
+            // `outlook` and `counts` describe the same state.
             let counts = self.journal.counts();
             let is_quiet = outlook.queued.is_empty() && outlook.events == 0 && counts.running == 0;
-            if !is_quiet || counts.version != before {
+            if !is_quiet || counts.version != version_before {
                 return false;
             }
             tokio::task::yield_now().await;
@@ -111,14 +111,18 @@ impl Settling {
         if !running.is_empty() {
             text += "\nstill running:\n";
         }
-        for one in running {
-            let since = Seconds(one.since.elapsed());
-            let _ = match &one.message {
+        for delivery in running {
+            let running_for = Seconds(delivery.since.elapsed());
+            let _ = match &delivery.message {
                 Some(message) => {
                     let attempt = message.parts().attempt.0;
-                    writeln!(text, "  {}, attempt {attempt}, for {since}", Title(message))
+                    writeln!(
+                        text,
+                        "  {}, attempt {attempt}, for {running_for}",
+                        Title(message)
+                    )
                 }
-                None => writeln!(text, "  an entry that is no message, for {since}"),
+                None => writeln!(text, "  an entry that is no message, for {running_for}"),
             };
         }
         let outlook = self.memory.outlook();

@@ -1,4 +1,5 @@
-//! The cost of jobs for one task: from the client to the acknowledgement, over the memory transport.
+//! Measures features for jobs, such as unique tasks: the cost of one task from the client to the
+//! acknowledgement, over the memory transport.
 
 use std::{hint::black_box, time::Duration};
 
@@ -12,26 +13,26 @@ use campanile_middleware::{SharedLimitLayer, key};
 use super::{
     Bench,
     cost::{Cost, measure, median},
-    show,
+    print_cost,
 };
 
 const NAME: &str = "orders.create";
 /// The number of tasks that are sent before the bench waits for their acknowledgements.
-const TASKS: usize = 50;
+const TASKS_PER_BURST: usize = 50;
 
-/// Measures each job in one line.
-pub(super) fn lines(bench: &Bench) {
+/// Measures each feature, and prints a line for it.
+pub(super) fn print_lines(bench: &Bench) {
     let plain = Job::new(router, |call, _| call);
-    let kept = Duration::from_secs(3600);
-    show("none", bench.job(&plain), None);
+    let keep_for = Duration::from_secs(3600);
+    print_cost("none", bench.measure_job(&plain), None);
     bench.job_line("none again", &plain, &plain);
-    let tracked = Job::new(router, move |call, _| call.tracked(kept));
+    let tracked = Job::new(router, move |call, _| call.tracked(keep_for));
     bench.job_line("tracked", &plain, &tracked);
     let unique = Job::new(router, |call, task| call.unique(format!("order {task}")));
     bench.job_line("unique", &plain, &unique);
     let progress = Job::new(
         |_| Router::new().task(NAME, report),
-        move |call, _| call.tracked(kept),
+        move |call, _| call.tracked(keep_for),
     );
     bench.job_line("tracked, a report", &plain, &progress);
     let mut outbox = Job::new(
@@ -71,9 +72,10 @@ async fn follow_up(outbox: Outbox, payload: Bytes) -> Result<(), Error> {
     Ok(())
 }
 
+/// An application and a call that use one feature.
 struct Job<A, C> {
-    app: A,
-    call: C,
+    make_app: A,
+    make_call: C,
     /// The number of acknowledgements for each task that is sent.
     deliveries: u64,
 }
@@ -83,31 +85,32 @@ where
     A: Fn(&Memory) -> Router,
     C: Fn(Call<Memory, Receipt>, usize) -> Call<Memory, Receipt>,
 {
-    fn new(app: A, call: C) -> Self {
+    fn new(make_app: A, make_call: C) -> Self {
         Self {
-            app,
-            call,
+            make_app,
+            make_call,
             deliveries: 1,
         }
     }
 }
 
 impl Bench {
+    /// Measures `job` and `plain` alternately, and prints the cost of `job` and the difference.
     fn job_line(&self, name: &str, plain: &impl Round, job: &impl Round) {
-        let (mut with, mut more) = (Vec::new(), Vec::new());
+        let (mut costs, mut differences) = (Vec::new(), Vec::new());
         for _ in 0..self.rounds {
-            let without = plain.round(self);
+            let plain_cost = plain.round(self);
             let cost = job.round(self);
-            with.push(cost);
-            more.push(Cost {
-                nanoseconds: cost.nanoseconds - without.nanoseconds,
-                allocations: cost.allocations - without.allocations,
+            costs.push(cost);
+            differences.push(Cost {
+                nanoseconds: cost.nanoseconds - plain_cost.nanoseconds,
+                allocations: cost.allocations - plain_cost.allocations,
             });
         }
-        show(name, median(with), Some(median(more)));
+        print_cost(name, median(costs), Some(median(differences)));
     }
 
-    fn job(&self, job: &impl Round) -> Cost {
+    fn measure_job(&self, job: &impl Round) -> Cost {
         median((0..self.rounds).map(|_| job.round(self)).collect())
     }
 }
@@ -124,28 +127,28 @@ where
 {
     fn round(&self, bench: &Bench) -> Cost {
         let memory = Memory::new();
-        let app = (self.app)(&memory);
+        let app = (self.make_app)(&memory);
         let worker = bench
             .runtime
             .spawn(serve(memory.clone(), app).into_future());
         let client = Client::new(memory.clone());
-        let bursts = (0..bench.messages / TASKS).collect();
+        let bursts = (0..bench.messages / TASKS_PER_BURST).collect();
         let cost = measure(&bench.runtime, bursts, async |burst: usize| {
-            let first = burst * TASKS;
-            for task in first..first + TASKS {
+            let first = burst * TASKS_PER_BURST;
+            for task in first..first + TASKS_PER_BURST {
                 let call = client.enqueue(NAME, &br#"{"id":7,"title":"a title"}"#[..]);
-                let call = (self.call)(call.header("x-tenant", "acme"), task);
+                let call = (self.make_call)(call.header("x-tenant", "acme"), task);
                 black_box(call.await.expect("the task is stored"));
             }
-            let done = (first + TASKS) as u64 * self.deliveries;
-            while memory.counts().done < done {
+            let expected_count = (first + TASKS_PER_BURST) as u64 * self.deliveries;
+            while memory.counts().done < expected_count {
                 tokio::task::yield_now().await;
             }
         });
         worker.abort();
         Cost {
-            nanoseconds: cost.nanoseconds / TASKS as f64,
-            allocations: cost.allocations / TASKS as f64,
+            nanoseconds: cost.nanoseconds / TASKS_PER_BURST as f64,
+            allocations: cost.allocations / TASKS_PER_BURST as f64,
         }
     }
 }

@@ -56,7 +56,8 @@ impl CircuitConfig {
         calls.all >= self.min_calls && rate >= self.failure_rate
     }
 
-    fn open(&self) -> Phase {
+    /// Returns the phase of a circuit that opens now.
+    fn open_phase(&self) -> Phase {
         let now = Instant::now();
         // If the sum overflows, the circuit opens for a year.
         let until = now
@@ -69,9 +70,9 @@ impl CircuitConfig {
 pub(super) struct Circuit {
     config: CircuitConfig,
     phase: Mutex<Phase>,
-    /// The epoch: the number of changes of the phase. Incremented while the phase is locked.
+    /// The number of changes of the phase so far. Incremented while the phase is locked.
     epoch: AtomicU64,
-    /// Wakes services that wait for a probe.
+    /// Wakes services that wait for a free probe.
     changed: Arc<Notify>,
 }
 
@@ -139,9 +140,9 @@ impl Circuit {
             }
             // No caller needs to be woken: each waiting caller sleeps until `until`.
             let (running, succeeded) = (0, 0);
-            self.change(&mut phase, Phase::HalfOpen { running, succeeded });
+            self.set_phase(&mut phase, Phase::HalfOpen { running, succeeded });
         }
-        let probe = match &mut *phase {
+        let is_probe = match &mut *phase {
             Phase::HalfOpen { running, succeeded }
                 if *running + *succeeded < self.config.probes =>
             {
@@ -157,12 +158,12 @@ impl Circuit {
         Ok(CallPermit {
             circuit: self.clone(),
             epoch: self.epoch.load(Ordering::Relaxed),
-            probe,
+            is_probe,
         })
     }
 
-    /// Counts the outcome of a call that was admitted in this epoch. If the epoch is over, ignores
-    /// the outcome.
+    /// Counts the outcome of a call that was admitted in this epoch. Ignores the outcome if the
+    /// phase has changed since then.
     fn count(&self, epoch: u64, success: bool) {
         let mut phase = self.lock();
         if epoch != self.epoch.load(Ordering::Relaxed) {
@@ -172,19 +173,19 @@ impl Circuit {
             Phase::Closed(window) => {
                 let calls = window.add(success, self.config.window);
                 self.config.too_many_failed(calls).then(|| {
-                    self.change(&mut phase, self.config.open());
+                    self.set_phase(&mut phase, self.config.open_phase());
                     Transition::Opened(calls)
                 })
             }
             Phase::HalfOpen { succeeded, .. } if success => {
                 *succeeded += 1;
                 (*succeeded >= self.config.probes).then(|| {
-                    self.change(&mut phase, Phase::Closed(Window::default()));
+                    self.set_phase(&mut phase, Phase::Closed(Window::default()));
                     Transition::Closed
                 })
             }
             Phase::HalfOpen { .. } => {
-                self.change(&mut phase, self.config.open());
+                self.set_phase(&mut phase, self.config.open_phase());
                 Some(Transition::Reopened)
             }
             Phase::Open { .. } => None,
@@ -197,7 +198,7 @@ impl Circuit {
         }
     }
 
-    fn change(&self, phase: &mut Phase, next: Phase) {
+    fn set_phase(&self, phase: &mut Phase, next: Phase) {
         *phase = next;
         self.epoch.fetch_add(1, Ordering::Relaxed);
     }
@@ -216,12 +217,13 @@ impl fmt::Debug for Circuit {
     }
 }
 
-/// The permit for one call. Dropping it releases its probe, if it has one, and counts no outcome.
+/// The permit for one call. Dropping the permit counts no outcome. If the call is a probe, dropping
+/// the permit also releases the probe.
 #[derive(Debug)]
 pub(super) struct CallPermit {
     circuit: Arc<Circuit>,
     epoch: u64,
-    probe: bool,
+    is_probe: bool,
 }
 
 impl CallPermit {
@@ -237,7 +239,7 @@ impl CallPermit {
 
 impl Drop for CallPermit {
     fn drop(&mut self) {
-        if !self.probe {
+        if !self.is_probe {
             return;
         }
         let mut phase = self.circuit.lock();
@@ -251,7 +253,7 @@ impl Drop for CallPermit {
     }
 }
 
-/// Counts the calls of the last `window`, separately for each tenth of the window.
+/// Counts the calls of the last `window`, separately for each tenth of this time.
 #[derive(Default)]
 struct Window {
     began: Option<Instant>,

@@ -49,8 +49,10 @@
 //! An error of the class [`Transient`](crate::Class::Transient) counts as a failure, unless
 //! [`classify`](CircuitBreakerLayer::classify) decides otherwise. Other errors, such as a permanent
 //! rejection or a `not_found` reply, count neither as failures nor as successes, because they do
-//! not show whether the service is healthy. Dropped calls and panics do not count either. To count
-//! them, put a timeout and a `CatchPanicLayer` inside this layer.
+//! not show whether the service is healthy. Dropped calls and panics do not count either, because
+//! they return no outcome. With a timeout layer inside this layer, a slow call fails before its
+//! caller drops it. With a `CatchPanicLayer` inside this layer, a panic becomes an error. Both
+//! errors count as failures.
 //!
 //! A call counts only if the state of the circuit has not changed since the call began. So if a
 //! call began before the circuit opened, its late failure does not open the circuit again.
@@ -62,20 +64,18 @@
 //! # Back-pressure
 //! While the circuit is open, the service is not ready. Its callers are woken when the circuit may
 //! become half open. [`serve`](campanile::serve()) asks the outermost layer for readiness before it
-//! fetches. If an outer layer does not ask this layer for readiness, the worker still fetches
-//! messages, and they wait in the worker. The worker also fetches such messages if this layer is
-//! only around some of the routes.
+//! fetches. If an outer layer does not ask this layer for readiness, or if this layer is only
+//! around some of the routes, the worker still fetches messages, and they wait in the worker.
 //!
 //! A probe is reserved when the service is ready, and released when the service or its call is
-//! dropped. A worker may fetch messages that its circuit does not admit yet. While the circuit is
-//! half open, the worker may fetch more messages than there are probes. If the circuit opens while
-//! the worker waits for messages, the worker still receives some. All these messages wait in the
-//! worker until the circuit admits them, and use up no attempts.
+//! dropped. A worker may fetch messages that its circuit does not admit yet: more messages than
+//! there are probes while the circuit is half open, and messages of a fetch during which the
+//! circuit opens. They wait in the worker until the circuit admits them, and use up no attempts.
 //! [`max_in_flight`](campanile::transport::Settings::max_in_flight) bounds their number. At a
 //! shutdown, the worker releases tasks and requests that wait because the outermost layer is not
-//! ready. It waits for all other messages until the shutdown's
-//! [deadline](campanile::serve::Serve::shutdown_timeout). Messages that still wait at the deadline
-//! are claimed by other workers when their leases end.
+//! ready. The worker does not release events, or messages that wait in an inner layer. It waits for
+//! them until the shutdown's [deadline](campanile::serve::Serve::shutdown_timeout). Messages that
+//! still wait at the deadline are claimed by other workers when their leases end.
 //!
 //! With [`fail_fast`](CircuitBreakerLayer::fail_fast) the service is ready while the circuit is
 //! open, and its calls fail.
@@ -113,8 +113,8 @@ pub struct CircuitBreakerLayer {
 }
 
 impl CircuitBreakerLayer {
-    /// Creates a layer whose circuit opens for 5 s if at least 20 calls ended within 10 s and half
-    /// of them failed, and closes after 3 successful probes.
+    /// Creates a layer with the default settings. The circuit opens for 5 s if at least 20 calls
+    /// ended within 10 s, and at least half of them failed. It closes after 3 successful probes.
     pub fn new() -> Self {
         Self {
             circuit: Arc::new(Circuit::new(CircuitConfig::default())),
@@ -135,7 +135,7 @@ impl CircuitBreakerLayer {
     /// Sets the fraction of failed calls at which the circuit opens. 0.5 unless set.
     ///
     /// # Panics
-    /// Unless `part` is above 0.0 and at most 1.0.
+    /// If `part` is not a number above 0.0 and at most 1.0.
     #[must_use]
     #[track_caller]
     pub fn failure_rate(self, part: f64) -> Self {
@@ -209,7 +209,7 @@ impl CircuitBreakerLayer {
         self
     }
 
-    /// While the circuit admits no calls, fails them with [`CircuitOpen`] instead of waiting. For
+    /// Fails calls that the circuit does not admit with [`CircuitOpen`], instead of waiting. For
     /// clients: a worker should wait.
     #[must_use]
     pub fn fail_fast(mut self) -> Self {

@@ -105,8 +105,8 @@ where
                     self.readiness = Readiness::Unknown;
                 }
                 Readiness::Unknown | Readiness::Admitted(_) | Readiness::Refused(_) => {
-                    // A permit that is dropped here is from before the circuit changed its state,
-                    // so it holds no probe.
+                    // A permit that is dropped here was granted before the last change of the
+                    // circuit's state. So it releases no probe of the current state.
                     self.readiness = Readiness::Unknown;
                     self.readiness = self.admit();
                     if matches!(self.readiness, Readiness::Refused(_)) {

@@ -16,8 +16,8 @@ use crate::sync::lock;
 /// A store in the memory of this process, for a single worker and for tests. It uses tokio's clock.
 /// Clones share one store.
 ///
-/// The store keeps at most [`max_outcomes`](Self::max_outcomes). It removes the outcomes first that
-/// expire first. It never removes a claim that has not expired.
+/// The store keeps at most [`max_outcomes`](Self::max_outcomes). When it is full, it removes the
+/// outcome that expires soonest. It never removes a claim that has not expired.
 #[derive(Debug, Clone)]
 pub struct MemoryStore {
     state: Arc<Mutex<MemoryState>>,
@@ -27,13 +27,13 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct MemoryState {
     claims: HashMap<String, (Token, Instant)>,
-    /// If there are more claims than this, the next call removes the expired claims.
-    cleanup_at: usize,
+    /// If there are more claims than this number, the next call removes the expired claims.
+    max_claims_before_cleanup: usize,
     outcomes: HashMap<String, (Bytes, Expiry)>,
     /// The keys of the outcomes, ordered by expiry.
-    by_expiry: BTreeMap<Expiry, String>,
-    /// The number of outcomes stored so far.
-    stored: u64,
+    keys_by_expiry: BTreeMap<Expiry, String>,
+    /// The number of outcomes that were stored so far.
+    stored_count: u64,
 }
 
 /// The time at which an outcome expires, and a serial number, which makes the pair unique.
@@ -41,7 +41,7 @@ type Expiry = (Instant, u64);
 
 impl MemoryStore {
     /// Creates an empty store.
-    #[allow(clippy::new_without_default)] // Two new stores share nothing.
+    #[allow(clippy::new_without_default)] // `default` would hide that each new store is separate.
     pub fn new() -> Self {
         Self {
             state: Arc::default(),
@@ -64,21 +64,21 @@ impl MemoryStore {
     /// Returns the current number of outcomes.
     pub fn outcomes(&self) -> usize {
         let mut state = lock(&self.state);
-        state.expire(Instant::now());
+        state.remove_expired(Instant::now());
         state.outcomes.len()
     }
 }
 
 impl MemoryState {
-    fn expire(&mut self, now: Instant) {
-        while let Some(first) = self.by_expiry.first_entry()
+    fn remove_expired(&mut self, now: Instant) {
+        while let Some(first) = self.keys_by_expiry.first_entry()
             && first.key().0 <= now
         {
             self.outcomes.remove(&first.remove());
         }
-        if self.claims.len() > self.cleanup_at {
+        if self.claims.len() > self.max_claims_before_cleanup {
             self.claims.retain(|_, (_, until)| *until > now);
-            self.cleanup_at = (2 * self.claims.len()).max(1_000);
+            self.max_claims_before_cleanup = (2 * self.claims.len()).max(1_000);
         }
     }
 
@@ -90,7 +90,7 @@ impl MemoryState {
 
     fn claim(&mut self, key: &str, token: Token, claim_for: Duration) -> Claim {
         let now = Instant::now();
-        self.expire(now);
+        self.remove_expired(now);
         if let Some((outcome, _)) = self.outcomes.get(key) {
             return Claim::Finished(outcome.clone());
         }
@@ -98,13 +98,13 @@ impl MemoryState {
             return Claim::Taken;
         }
         self.claims
-            .insert(key.to_owned(), (token, add(now, claim_for)));
+            .insert(key.to_owned(), (token, add_saturating(now, claim_for)));
         Claim::Won
     }
 
     fn finish(&mut self, key: &str, token: Token, outcome: Bytes, keep_for: Duration) -> bool {
         let now = Instant::now();
-        self.expire(now);
+        self.remove_expired(now);
         if let Some((known, _)) = self.outcomes.get(key) {
             return *known == outcome;
         }
@@ -112,16 +112,16 @@ impl MemoryState {
             return false;
         }
         self.claims.remove(key);
-        self.stored += 1;
-        let expiry = (add(now, keep_for), self.stored);
+        self.stored_count += 1;
+        let expiry = (add_saturating(now, keep_for), self.stored_count);
         self.outcomes.insert(key.to_owned(), (outcome, expiry));
-        self.by_expiry.insert(expiry, key.to_owned());
+        self.keys_by_expiry.insert(expiry, key.to_owned());
         true
     }
 }
 
-/// Returns `now` plus `after`, or a century from now if that overflows.
-fn add(now: Instant, after: Duration) -> Instant {
+/// Returns `now` plus `after`, or a century from now if the sum overflows.
+fn add_saturating(now: Instant, after: Duration) -> Instant {
     let sum = now.checked_add(after);
     sum.unwrap_or_else(|| now + Duration::from_secs(3_155_760_000))
 }
@@ -145,7 +145,7 @@ impl Store for MemoryStore {
         let mut state = lock(&self.state);
         let stored = state.finish(key, token, outcome, keep_for);
         while state.outcomes.len() > self.max_outcomes
-            && let Some((_, first)) = state.by_expiry.pop_first()
+            && let Some((_, first)) = state.keys_by_expiry.pop_first()
         {
             state.outcomes.remove(&first);
         }
@@ -166,7 +166,7 @@ impl Store for MemoryStore {
             && *known == outcome
         {
             let expiry = *expiry;
-            state.by_expiry.remove(&expiry);
+            state.keys_by_expiry.remove(&expiry);
             state.outcomes.remove(key);
         }
         Ok(())

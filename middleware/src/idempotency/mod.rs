@@ -55,9 +55,9 @@
 //!
 //! **With a custom key, each consumer group needs its own store**: a custom key does not contain
 //! the group, and every group has to handle every message. A custom key does not contain the
-//! stream either: workers of several streams with one store share these keys. To separate the
-//! streams, add [`Parts::stream`](campanile::Parts::stream) to the key. Two nested layers also need
-//! two stores: in one store, the inner layer would find every key claimed by the outer layer.
+//! stream either. So if workers of several streams have the same store, they share its keys. To
+//! separate the streams, add [`Parts::stream`](campanile::Parts::stream) to the key. Two nested layers also need
+//! two stores: with one store, the inner layer would find every key claimed by the outer layer.
 //!
 //! A message that gets a stored outcome is logged at debug level, and counted by
 //! [`suppressed`](IdempotencyLayer::suppressed).
@@ -222,7 +222,7 @@ impl<St, K> IdempotencyLayer<St, K> {
     }
 
     /// Sets how long a claim is valid after its last renewal. If a worker dies, its claims end
-    /// within this time. A live worker renews its claims after each third of this time. 30 s unless
+    /// within this time. A live worker renews each claim three times within this time. 30 s unless
     /// set.
     ///
     /// # Panics
@@ -269,8 +269,8 @@ impl<St, K> IdempotencyLayer<St, K> {
         self
     }
 
-    /// Sets what happens to a message if the store fails before the message is run. The message
-    /// fails unless set.
+    /// Sets what happens to a message if the store fails before the message is run. Unless set, the
+    /// message fails.
     #[must_use]
     pub fn store_down(mut self, store_down: StoreDown) -> Self {
         self.config.store_down = store_down;

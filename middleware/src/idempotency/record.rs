@@ -16,7 +16,8 @@ use crate::key::MessageIdentity;
 /// A stored outcome, as JSON. Unknown fields are ignored, so that a later version can add fields.
 #[derive(Serialize, Deserialize)]
 struct Record<'a> {
-    /// The [identity](MessageIdentity) of the message with this outcome, if it has one.
+    /// The [identity](MessageIdentity) of the message that had this outcome, if that message has an
+    /// identity.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     id: Option<Cow<'a, str>>,
     outcome: OutcomeKind,
@@ -45,8 +46,8 @@ enum OutcomeKind {
     Discarded,
 }
 
-/// Encodes an outcome. Returns `None` for an outcome that must not be stored: a failure that is not
-/// permanent, and with [`Remember::Successes`] any failure.
+/// Encodes an outcome. Returns `None` for a failure that is not stored: a failure that is not
+/// permanent, or any failure with [`Remember::Successes`].
 pub(super) fn encode(
     kind: Kind,
     identity: Option<&MessageIdentity>,
@@ -57,7 +58,7 @@ pub(super) fn encode(
         Ok(reply) => (OutcomeKind::Done, String::new(), Some(Ok(reply.clone()))),
         Err(_) if remember == Remember::Successes => return None,
         Err(error) => {
-            let (outcome_kind, error_reply) = permanent(kind, error)?;
+            let (outcome_kind, error_reply) = permanent_failure(kind, error)?;
             (outcome_kind, chain(&**error), error_reply.map(Err))
         }
     };
@@ -77,7 +78,7 @@ pub(super) fn encode(
 
 /// Returns the kind of a permanent failure, and its error reply if it has one. Returns `None` if
 /// the failure is not permanent.
-fn permanent(kind: Kind, error: &BoxError) -> Option<(OutcomeKind, Option<RpcError>)> {
+fn permanent_failure(kind: Kind, error: &BoxError) -> Option<(OutcomeKind, Option<RpcError>)> {
     let error = &**error;
     let rejection = find::<Rejection>(error).filter(|rejection| rejection.is_permanent());
     let reply = find::<RpcError>(error).cloned();
@@ -109,8 +110,8 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 pub(super) enum StoredOutcome {
     /// The message gets this outcome, and does not run.
     Repeat(Outcome),
-    /// The message runs again: the stored failure is from an earlier run of this same message, and
-    /// the message was replayed from the dead letters.
+    /// The message runs again, because it was replayed from the dead letters. The stored failure is
+    /// from its earlier run.
     RunAgain,
 }
 
@@ -120,7 +121,7 @@ pub(super) fn decode(
     identity: Option<&MessageIdentity>,
 ) -> Result<StoredOutcome, BoxError> {
     let record: Record<'_> = serde_json::from_slice(stored)
-        // The parser's error is dropped: it quotes the input, and the input may contain a payload.
+        // Leaves out the parser's error, because it quotes the input, which may contain a payload.
         .map_err(|_| "a stored outcome cannot be read")?;
     let reply = match &record.reply {
         Some(envelope) => Some(codec::decode_reply(envelope.as_bytes())?.answer?),

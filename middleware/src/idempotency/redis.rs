@@ -39,8 +39,8 @@ static DELETE: Script =
 /// A store on Redis, shared by all workers of a group.
 ///
 /// The store uses the connections of a [`Redis`] handle, with its topology, its credentials and its
-/// reconnects. On a cluster each key is on the primary of its slot. Outcomes that were replicated
-/// survive a failover. Every key has a time to live. The Redis user needs
+/// reconnects. On a cluster each key is on the primary of its hash slot. Outcomes that were
+/// replicated survive a failover. Every key has a time to live. The Redis user needs
 /// `~<prefix>* +get +set +del +evalsha +eval`.
 #[derive(Debug, Clone)]
 pub struct RedisStore {
@@ -53,7 +53,7 @@ impl RedisStore {
     /// Creates a store that uses the connections of a handle. The handle may also serve and send.
     /// All keys begin with `prefix`. The prefix should contain the name of the consumer group:
     /// groups must not share a store, because every group has to handle every message. No prefix
-    /// may begin with the prefix of another store, because two such stores could use the same key.
+    /// may begin with the prefix of another store, because both stores could then use the same key.
     /// On a cluster, a prefix with a hash tag, such as `{once}:`, puts all keys on one node.
     ///
     /// # Panics
@@ -81,13 +81,13 @@ impl RedisStore {
         self
     }
 
-    fn call(&self, script: &'static Script, key: &str) -> ScriptCall {
+    fn script_call(&self, script: &'static Script, key: &str) -> ScriptCall {
         let call = script.key(format!("{}{key}", self.prefix));
         call.timeout(self.timeout)
     }
 
     async fn delete(&self, key: &str, value: Vec<u8>) -> Result<(), BoxError> {
-        let call = self.call(&DELETE, key).arg(value);
+        let call = self.script_call(&DELETE, key).arg(value);
         call.run(&self.redis).await?;
         Ok(())
     }
@@ -95,7 +95,7 @@ impl RedisStore {
 
 impl Store for RedisStore {
     async fn claim(&self, key: &str, token: Token, claim_for: Duration) -> Result<Claim, BoxError> {
-        let call = self.call(&CLAIM, key).arg(token.to_string());
+        let call = self.script_call(&CLAIM, key).arg(token.to_string());
         match call.arg(millis(claim_for)).run(&self.redis).await? {
             ScriptResponse::Bytes(word) if word == "won" => Ok(Claim::Won),
             ScriptResponse::Bytes(word) if word == "taken" => Ok(Claim::Taken),
@@ -119,7 +119,7 @@ impl Store for RedisStore {
         outcome: Bytes,
         keep_for: Duration,
     ) -> Result<bool, BoxError> {
-        let call = self.call(&FINISH, key).arg(token.to_string());
+        let call = self.script_call(&FINISH, key).arg(token.to_string());
         let call = call.arg(millis(keep_for)).arg(outcome);
         match call.run(&self.redis).await? {
             ScriptResponse::Int(stored) => Ok(stored == 1),

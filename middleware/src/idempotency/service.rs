@@ -26,7 +26,7 @@ use super::{
 };
 use crate::key::{ById, KeyOf, MessageIdentity};
 
-/// A service that runs duplicate messages once. See the [module](super).
+/// A service that runs a message once, and not its duplicates. See the [module](super).
 #[derive(Debug, Clone)]
 pub struct Idempotency<S, St, K> {
     inner: S,
@@ -72,8 +72,8 @@ where
             match key? {
                 None => service.oneshot(message).await.map_err(Into::into),
                 Some(key) => {
-                    // The length of the name makes the text unambiguous, because a name may contain
-                    // colons.
+                    // A name may contain colons. The length before the name keeps the text
+                    // unambiguous.
                     let (kind, name) = (message.kind(), message.name());
                     let key = format!("{kind}:{}:{name}:{key}", name.len());
                     let call = KeyedCall {
@@ -132,7 +132,7 @@ impl<St: Store> KeyedCall<St> {
                 claim.run(service, message).await
             }
             Ok(ClaimResult::Taken) => Err(InProgress::error(self.config.retry_after)),
-            Ok(ClaimResult::Ended(outcome)) => {
+            Ok(ClaimResult::Stored(outcome)) => {
                 self.suppressed.fetch_add(1, Ordering::Relaxed);
                 let parts = message.parts();
                 // Does not log the key, which may be a secret.
@@ -165,8 +165,10 @@ impl<St: Store> KeyedCall<St> {
             Claim::Finished(stored) => stored,
         };
         if let StoredOutcome::Repeat(outcome) = record::decode(&stored, identity.as_ref())? {
-            return Ok(ClaimResult::Ended(outcome));
+            return Ok(ClaimResult::Stored(outcome));
         }
+        // The message was replayed from the dead letters, and the stored failure is from its
+        // earlier run. The message runs again if it can claim the key.
         self.store.forget(&self.key, stored).await?;
         let claim = self.store.claim(&self.key, token, self.config.claim_for);
         Ok(match claim.await? {
@@ -181,7 +183,8 @@ impl<St: Store> KeyedCall<St> {
 enum ClaimResult {
     Won,
     Taken,
-    Ended(Outcome),
+    /// The message gets this stored outcome.
+    Stored(Outcome),
 }
 
 /// A claim on a key. Dropping this value releases the claim.
@@ -189,7 +192,7 @@ struct HeldClaim<St: Store> {
     call: KeyedCall<St>,
     token: Token,
     /// Set after the attempt to store the outcome or to release the claim, even if the attempt
-    /// failed. Dropping the value then does nothing.
+    /// failed. If this is set, dropping the value does nothing.
     is_finished: bool,
 }
 
@@ -208,7 +211,7 @@ impl<St: Store> HeldClaim<St> {
                 never = self.renew() => match never {},
             }
         };
-        self.end(record::encode(
+        self.finish(record::encode(
             kind,
             identity.as_ref(),
             &outcome,
@@ -223,8 +226,8 @@ impl<St: Store> HeldClaim<St> {
         let KeyedCall {
             store, config, key, ..
         } = &self.call;
-        let third = (config.claim_for / 3).min(Duration::from_secs(3_155_760_000));
-        let mut ticks = interval_at(Instant::now() + third, third);
+        let period = (config.claim_for / 3).min(Duration::from_secs(3_155_760_000));
+        let mut ticks = interval_at(Instant::now() + period, period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -243,7 +246,8 @@ impl<St: Store> HeldClaim<St> {
         }
     }
 
-    async fn end(&mut self, record: Option<bytes::Bytes>) {
+    /// Stores the outcome. Releases the claim instead if `record` is `None`.
+    async fn finish(&mut self, record: Option<bytes::Bytes>) {
         let KeyedCall {
             store, config, key, ..
         } = &self.call;

@@ -84,7 +84,7 @@ pub struct Token(uuid::Uuid);
 
 impl Token {
     /// Generates a unique token.
-    #[allow(clippy::new_without_default)] // Two new tokens are never equal.
+    #[allow(clippy::new_without_default)] // `default` would suggest that all new tokens are equal.
     pub fn new() -> Self {
         Self(uuid::Uuid::new_v4())
     }

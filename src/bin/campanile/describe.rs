@@ -12,13 +12,13 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub(crate) struct Describe {
-    /// Prints an AsyncAPI 3 document. All workers of the group must serve the same.
+    /// Prints an AsyncAPI 3 document. All workers of the group must serve the same routes.
     #[arg(long)]
     asyncapi: bool,
 }
 
 /// The workers that have the same service name, version and description.
-struct Service {
+struct ServiceWorkers {
     name: String,
     version: String,
     workers: Vec<String>,
@@ -29,27 +29,28 @@ struct Service {
 impl Describe {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let (redis, _) = target.connect_to_group().await?;
-        let found = redis.workers().describe().await?;
+        let descriptions = redis.workers().describe().await?;
         if self.asyncapi {
-            let document = found.asyncapi().map_err(|error| {
+            let document = descriptions.asyncapi().map_err(|error| {
                 let reason = chain(&error);
                 CommandError::Missing(format!("{reason}; `campanile describe` shows all routes"))
             })?;
             return out.document(&document);
         }
-        let mut services = Vec::<Service>::new();
-        for worker in found.answers {
+        // Workers of the same service with the same description are shown together.
+        let mut services = Vec::<ServiceWorkers>::new();
+        for worker in descriptions.answers {
             let json = worker.description.as_deref();
             let description = json.map(|json| Description::from_json(json.as_bytes()));
             let description = description.transpose()?;
-            let known = services.iter_mut().find(|it| {
+            let same = services.iter_mut().find(|it| {
                 it.name == worker.service
                     && it.version == worker.version
                     && it.description == description
             });
-            match known {
-                Some(known) => known.workers.push(worker.worker),
-                None => services.push(Service {
+            match same {
+                Some(same) => same.workers.push(worker.worker),
+                None => services.push(ServiceWorkers {
                     name: worker.service,
                     version: worker.version,
                     workers: vec![worker.worker],
@@ -58,11 +59,11 @@ impl Describe {
             }
         }
         if out.json {
-            let services: Vec<_> = services.iter().map(Service::document).collect();
-            return out.document(&json!({ "services": services, "silent": found.silent }));
+            let services: Vec<_> = services.iter().map(ServiceWorkers::document).collect();
+            return out.document(&json!({ "services": services, "silent": descriptions.silent }));
         }
-        let mut lines: Vec<_> = services.iter().flat_map(Service::lines).collect();
-        let silent = found.silent.iter();
+        let mut lines: Vec<_> = services.iter().flat_map(ServiceWorkers::lines).collect();
+        let silent = descriptions.silent.iter();
         lines.extend(silent.map(|worker| format!("{}: no answer", text::line(worker))));
         if lines.is_empty() {
             lines.push("no workers".to_owned());
@@ -71,7 +72,7 @@ impl Describe {
     }
 }
 
-impl Service {
+impl ServiceWorkers {
     fn document(&self) -> Value {
         json!({
             "service": self.name,
@@ -104,17 +105,17 @@ impl Service {
 }
 
 fn row(route: &RouteDescription) -> [String; 6] {
-    let of = |it: &Option<TypeDescription>| {
-        let name = it.as_ref().map_or("-", |it| it.name.as_str());
-        // Leaves out the module path of the type, because it says little to people.
+    let type_name = |described: &Option<TypeDescription>| {
+        let name = described.as_ref().map_or("-", |it| it.name.as_str());
+        // Leaves out the module path of the type, to keep the column narrow.
         name.rsplit("::").next().unwrap_or(name).to_owned()
     };
     [
         route.kind.to_string(),
         route.name.clone(),
         route.version.to_string(),
-        of(&route.payload),
-        of(&route.reply),
+        type_name(&route.payload),
+        type_name(&route.reply),
         route.about.clone().unwrap_or_default(),
     ]
 }

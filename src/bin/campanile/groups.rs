@@ -15,8 +15,8 @@ use crate::{
 pub(crate) enum GroupsCommand {
     /// Lists the groups of the stream, by name.
     ///
-    /// HOLDS UP is the number of entries that the stream keeps for this group alone. A group with such
-    /// entries and without consumers is abandoned, unless its service comes back.
+    /// HOLDS UP is the number of entries that the stream keeps for this group alone. A group that
+    /// holds up entries and has no consumers is abandoned, unless its service comes back.
     List,
     /// Deletes a group. Its waiting and pending messages are lost for it; its dead letters are kept.
     Drop {
@@ -89,7 +89,7 @@ impl GroupsCommand {
 
     async fn list(target: &Target, out: &Out) -> Result<(), CommandError> {
         let redis = target.connect().await?;
-        target.check(&redis).await?;
+        target.check_existence(&redis).await?;
         let stats = target.stats(&redis).await?;
         if out.json {
             return out.document(&document(&stats));

@@ -11,10 +11,10 @@ use crate::{
     target::Target,
 };
 
-/// The subject of a pause: the group of `--group`, unless one of these is given.
+/// The subject of a pause: the group of `--group`, unless one of these options is given.
 #[derive(Debug, Args)]
 #[group(multiple = false)]
-struct PauseOf {
+struct PauseSubject {
     /// Only the tasks and requests with this name.
     #[arg(long)]
     name: Option<String>,
@@ -23,7 +23,7 @@ struct PauseOf {
     all_groups: bool,
 }
 
-impl PauseOf {
+impl PauseSubject {
     fn target(&self) -> PauseTarget {
         match &self.name {
             Some(name) => PauseTarget::Name(name.as_str().into()),
@@ -44,7 +44,7 @@ impl PauseOf {
 #[derive(Debug, Args)]
 pub(crate) struct PauseCommand {
     #[command(flatten)]
-    subject: PauseOf,
+    subject: PauseSubject,
     /// The reason, which `campanile pauses` shows.
     #[arg(long, default_value = "paused from a terminal")]
     reason: String,
@@ -53,12 +53,12 @@ pub(crate) struct PauseCommand {
 impl PauseCommand {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let control = self.subject.connect(target).await?;
-        let paused = self.subject.target();
-        let is_new = control.pause(paused.clone(), &self.reason).await?;
+        let subject = self.subject.target();
+        let is_new = control.pause(subject.clone(), &self.reason).await?;
         match out.json {
-            true => out.document(&json!({ "paused": title(&paused), "new": is_new })),
-            false if is_new => out.lines([format!("paused {}", title(&paused))]),
-            false => out.lines([format!("{} was paused already", title(&paused))]),
+            true => out.document(&json!({ "paused": title(&subject), "new": is_new })),
+            false if is_new => out.lines([format!("paused {}", title(&subject))]),
+            false => out.lines([format!("{} was paused already", title(&subject))]),
         }
     }
 }
@@ -66,19 +66,19 @@ impl PauseCommand {
 #[derive(Debug, Args)]
 pub(crate) struct ResumeCommand {
     #[command(flatten)]
-    subject: PauseOf,
+    subject: PauseSubject,
 }
 
 impl ResumeCommand {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let control = self.subject.connect(target).await?;
-        let resumed = self.subject.target();
-        match control.resume(resumed.clone()).await? {
-            true if out.json => out.document(&json!({ "resumed": title(&resumed) })),
-            true => out.lines([format!("resumed {}", title(&resumed))]),
+        let subject = self.subject.target();
+        match control.resume(subject.clone()).await? {
+            true if out.json => out.document(&json!({ "resumed": title(&subject) })),
+            true => out.lines([format!("resumed {}", title(&subject))]),
             false => Err(CommandError::Missing(format!(
                 "{} is not paused; `campanile pauses` lists what is",
-                title(&resumed)
+                title(&subject)
             ))),
         }
     }

@@ -60,11 +60,11 @@ impl SchedulesCommand {
         // Does not check the stream and the group: a schedule may be stored before they exist.
         let redis = target.connect().await?;
         let schedules = redis.schedules();
-        let (name, found, done) = match self {
+        let (name, is_found, past_verb) = match self {
             Self::List => return list(&schedules.list().await?, out),
             Self::Show { name } => {
                 let status = schedules.get(&Name::from(&*name)).await?;
-                let status = status.ok_or_else(|| missing(&name))?;
+                let status = status.ok_or_else(|| missing_error(&name))?;
                 return match out.json {
                     true => out.document(&document(&status)),
                     false => out.lines(lines(&status)),
@@ -72,7 +72,7 @@ impl SchedulesCommand {
             }
             Self::Run { name } => {
                 let run = schedules.run_now(&Name::from(&*name)).await?;
-                let run = run.ok_or_else(|| missing(&name))?;
+                let run = run.ok_or_else(|| missing_error(&name))?;
                 return match (out.json, run.is_skipped) {
                     (true, _) => out.document(&run_document(&run)),
                     (false, false) => out.lines([format!("sent {}", run.task)]),
@@ -95,15 +95,15 @@ impl SchedulesCommand {
                 (name, found, "removed")
             }
         };
-        match found {
-            false => Err(missing(&name)),
-            true if out.json => out.document(&json!({ done: name })),
-            true => out.lines([format!("{done} {}", text::line(&name))]),
+        match is_found {
+            false => Err(missing_error(&name)),
+            true if out.json => out.document(&json!({ past_verb: name })),
+            true => out.lines([format!("{past_verb} {}", text::line(&name))]),
         }
     }
 }
 
-fn missing(name: &str) -> CommandError {
+fn missing_error(name: &str) -> CommandError {
     let name = text::line(name);
     CommandError::Missing(format!(
         "the stream has no schedule `{name}`; `campanile schedules list` lists them, and --stream names \
@@ -133,7 +133,7 @@ fn list(schedules: &[ScheduleStatus], out: &Out) -> Result<(), CommandError> {
     out.lines(table.lines())
 }
 
-/// Returns the times of a schedule, and the name of its task.
+/// Returns the cells for the times of a schedule and for the name of its task.
 fn definition(schedule: &ScheduleStatus) -> (String, String) {
     match &schedule.task {
         Ok(task) => (task.schedule().to_string(), task.task_name().to_owned()),

@@ -8,14 +8,16 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 /// The exit code of a command that was interrupted by Ctrl-C.
-const INTERRUPTED: i32 = 130;
+const INTERRUPTED_EXIT_CODE: i32 = 130;
 
-/// A second signal that arrives within this time after the first is a duplicate and is ignored.
+/// A second signal within this time after the first is a duplicate, and is ignored.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(1);
 
 /// Returns a token that the first Ctrl-C or SIGTERM cancels. A second signal ends the process,
-/// unless it arrives within a second of the first. For commands that have to clean up or to report:
-/// without this token the first signal would end the process immediately.
+/// unless it arrives within a second of the first.
+///
+/// A command that has to clean up or to report before its end uses this token. Without it, the
+/// first signal ends the process immediately.
 pub(crate) fn interrupted() -> io::Result<CancellationToken> {
     let interrupted = CancellationToken::new();
     let mut signals = Signals::listen()?;
@@ -28,7 +30,7 @@ pub(crate) fn interrupted() -> io::Result<CancellationToken> {
             while first.elapsed() < DUPLICATE_WINDOW {
                 signals.next().await;
             }
-            process::exit(INTERRUPTED);
+            process::exit(INTERRUPTED_EXIT_CODE);
         }
     });
     Ok(interrupted)

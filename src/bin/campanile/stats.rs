@@ -17,9 +17,10 @@ use crate::{
     target::{Target, duration},
 };
 
-/// The minimum time between two updates. Bounded, because each update is work for the server.
+/// The minimum time between two updates. There is a minimum because each update is work for the
+/// server.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
-/// The line of a stream without groups.
+/// The line that is shown for a stream without groups.
 pub(crate) const NO_GROUP: &str = "no group yet";
 
 #[derive(Debug, Args)]
@@ -28,14 +29,14 @@ pub(crate) struct Stats {
     #[arg(long, short)]
     watch: bool,
     /// The time between two updates.
-    #[arg(long, value_name = "DURATION", value_parser = pause, default_value = "2s", requires = "watch")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_interval, default_value = "2s", requires = "watch")]
     interval: Duration,
 }
 
-fn pause(text: &str) -> Result<Duration, String> {
+fn parse_interval(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        pause if pause < MIN_INTERVAL => Err("the interval must be at least 100ms".into()),
-        pause => Ok(pause),
+        interval if interval < MIN_INTERVAL => Err("the interval must be at least 100ms".into()),
+        interval => Ok(interval),
     }
 }
 
@@ -45,7 +46,7 @@ impl Stats {
         if self.watch {
             return self.watch(&redis, target, out).await;
         }
-        target.check(&redis).await?;
+        target.check_existence(&redis).await?;
         let stats = target.stats(&redis).await?;
         match out.json {
             true => out.document(&document(&stats)),
@@ -61,15 +62,15 @@ impl Stats {
         };
         let mut ticks = interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last = Vec::new();
-        let looking = async {
+        let mut last_lines = Vec::new();
+        let updates = async {
             loop {
                 ticks.tick().await;
                 let stats = target.stats(redis).await;
                 match (&screen, stats) {
                     (Some(screen), Ok(stats)) => {
-                        last = lines(&stats);
-                        screen.draw(&self.frame(&last, None))?;
+                        last_lines = lines(&stats);
+                        screen.draw(&self.frame(&last_lines, None))?;
                     }
                     (None, Ok(stats)) if out.json => out.document(&document(&stats))?,
                     (None, Ok(stats)) => {
@@ -78,22 +79,22 @@ impl Stats {
                         lines.push(String::new());
                         out.lines(lines)?;
                     }
-                    // A server that cannot be reached may come back, so the command shows the error
+                    // A server that cannot be reached may come back. So the command shows the error
                     // and goes on. Any other error ends the command.
                     (screen, Err(error)) if is_transient(&error) => match screen {
-                        Some(screen) => screen.draw(&self.frame(&last, Some(&error)))?,
+                        Some(screen) => screen.draw(&self.frame(&last_lines, Some(&error)))?,
                         None => note(chain(&error)),
                     },
                     (_, Err(error)) => return Err(CommandError::from(error)),
                 }
             }
         };
-        let result = interrupted.run_until_cancelled(looking).await;
+        let result = interrupted.run_until_cancelled(updates).await;
         drop(screen);
         match result {
             Some(result) => result,
             // Leaves the last statistics on the terminal.
-            None if out.terminal && !out.json => out.lines(last),
+            None if out.terminal && !out.json => out.lines(last_lines),
             None => Ok(()),
         }
     }
@@ -154,7 +155,7 @@ fn lines(stats: &StreamStats) -> Vec<String> {
     lines
 }
 
-/// Formats the lag of a group, as `?` if the server does not know it.
+/// Formats the lag of a group: `?` if the server does not know the lag.
 pub(crate) fn lag(group: &GroupStats) -> String {
     group.lag.map_or("?".into(), |lag| lag.to_string())
 }

@@ -29,7 +29,7 @@ pub(crate) struct Target {
     )]
     url: String,
     /// The namespace of all keys and channels [default: that of the URL, or none]
-    #[arg(long, global = true, env = "CAMPANILE_NAMESPACE", value_parser = namespace)]
+    #[arg(long, global = true, env = "CAMPANILE_NAMESPACE", value_parser = parse_namespace)]
     namespace: Option<String>,
     /// The stream.
     #[arg(long, global = true, default_value = "app_stream")]
@@ -73,18 +73,22 @@ impl Target {
     /// stream's only group.
     pub(crate) async fn connect_to_group(&self) -> Result<(Redis, Name), CommandError> {
         let candidate = self.connect_to_candidate().await?;
-        match candidate.missing {
-            Some(missing) => Err(missing),
+        match candidate.missing_error {
+            Some(error) => Err(error),
             None => Ok((candidate.redis, candidate.group)),
         }
     }
 
-    /// Connects as [`connect_to_group`](Self::connect_to_group) does, but also accepts a deleted
-    /// group that has dead letters, because dead letters outlive their group.
+    /// Connects as [`connect_to_group`](Self::connect_to_group) does, but accepts a deleted group
+    /// that still has dead letters.
     pub(crate) async fn connect_to_dead_letters(&self) -> Result<Redis, CommandError> {
-        let Candidate { redis, missing, .. } = self.connect_to_candidate().await?;
-        match missing {
-            Some(missing) if redis.dead_letters().count().await? == 0 => Err(missing),
+        let Candidate {
+            redis,
+            missing_error,
+            ..
+        } = self.connect_to_candidate().await?;
+        match missing_error {
+            Some(error) if redis.dead_letters().count().await? == 0 => Err(error),
             _ => Ok(redis),
         }
     }
@@ -95,13 +99,13 @@ impl Target {
         let group = match (self.group(), groups.as_deref()) {
             (Some(named), _) => named,
             (None, Some([only])) => only.clone(),
-            (None, Some(several @ [_, _, ..])) => return Err(self.several_groups(several)),
+            (None, Some(several @ [_, _, ..])) => return Err(self.several_groups_error(several)),
             (None, _) => DEFAULT_GROUP.into(),
         };
         let exists = groups.iter().flatten().any(|found| *found == group);
         Ok(Candidate {
             redis: redis.group(&group),
-            missing: (!exists).then(|| self.no_group(&group, groups.as_deref())),
+            missing_error: (!exists).then(|| self.no_group_error(&group, groups.as_deref())),
             group,
         })
     }
@@ -116,23 +120,28 @@ impl Target {
     }
 
     /// Checks that the stream exists, and the group of `--group`, if set.
-    pub(crate) async fn check(&self, redis: &Redis) -> Result<(), CommandError> {
-        let groups = redis.groups().await?.ok_or_else(|| self.no_stream())?;
+    pub(crate) async fn check_existence(&self, redis: &Redis) -> Result<(), CommandError> {
+        let groups = redis
+            .groups()
+            .await?
+            .ok_or_else(|| self.no_stream_error())?;
         match self.group() {
-            Some(group) if !groups.contains(&group) => Err(self.no_group(&group, Some(&groups))),
+            Some(group) if !groups.contains(&group) => {
+                Err(self.no_group_error(&group, Some(&groups)))
+            }
             _ => Ok(()),
         }
     }
 
-    /// Returns the error of a group or a stream that does not exist. Its text lists the existing
-    /// groups.
-    fn no_group(&self, group: &Name, groups: Option<&[Name]>) -> CommandError {
+    /// Returns the error for a group that does not exist, or whose stream does not exist. If the
+    /// stream exists, the text lists its groups.
+    fn no_group_error(&self, group: &Name, groups: Option<&[Name]>) -> CommandError {
         let Some(groups) = groups else {
-            return self.no_stream();
+            return self.no_stream_error();
         };
         let listed = match groups {
             [] => "it has none".into(),
-            groups => format!("it has {}; name one with --group", listed(groups)),
+            groups => format!("it has {}; name one with --group", quoted_names(groups)),
         };
         let stream = &self.stream;
         CommandError::Missing(format!(
@@ -140,14 +149,14 @@ impl Target {
         ))
     }
 
-    fn several_groups(&self, groups: &[Name]) -> CommandError {
-        let (stream, count, listed) = (&self.stream, groups.len(), listed(groups));
+    fn several_groups_error(&self, groups: &[Name]) -> CommandError {
+        let (stream, count, listed) = (&self.stream, groups.len(), quoted_names(groups));
         CommandError::Missing(format!(
             "the stream `{stream}` has {count} groups; name one with --group: {listed}"
         ))
     }
 
-    fn no_stream(&self) -> CommandError {
+    fn no_stream_error(&self) -> CommandError {
         CommandError::Missing(format!("there is no stream `{}`", self.stream))
     }
 
@@ -161,32 +170,32 @@ impl Target {
     }
 }
 
-/// The group that a command is for, and the error if the group does not exist.
+/// The group that a command is for. The group may not exist.
 struct Candidate {
     redis: Redis,
     group: Name,
     /// The error if the group does not exist.
-    missing: Option<CommandError>,
+    missing_error: Option<CommandError>,
 }
 
-/// The default group of a [`Redis`] handle. Used for streams without groups, because dead letters
-/// outlive the stream.
+/// The default group of a [`Redis`] handle. Used if the stream has no groups, or does not exist any
+/// more: its dead letters may still exist.
 const DEFAULT_GROUP: &str = "app_group";
 
-/// Checks a namespace as an argument, so that the error names the option `--namespace`.
-fn namespace(text: &str) -> Result<String, String> {
+/// Checks the namespace while the arguments are parsed, so that the error names `--namespace`.
+fn parse_namespace(text: &str) -> Result<String, String> {
     let checked = Redis::builder("redis://localhost/").namespace(text).check();
     checked
         .map(|()| text.to_owned())
         .map_err(|error| error.to_string())
 }
 
-/// Formats at most `MAX` names for a sentence.
-fn listed(names: &[Name]) -> String {
-    const MAX: usize = 20;
-    let shown = names.iter().take(MAX).map(|name| format!("`{name}`"));
+/// Formats names for a sentence: the first `MAX_SHOWN`, and the number of the others.
+fn quoted_names(names: &[Name]) -> String {
+    const MAX_SHOWN: usize = 20;
+    let shown = names.iter().take(MAX_SHOWN).map(|name| format!("`{name}`"));
     let shown = shown.collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(MAX) {
+    match names.len().saturating_sub(MAX_SHOWN) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }

@@ -31,19 +31,20 @@ pub(crate) struct TlsArgs {
 impl TlsArgs {
     /// Adds the certificates to a connection. An error names the option and the file.
     pub(crate) fn apply(&self, mut redis: RedisBuilder) -> Result<RedisBuilder, CommandError> {
-        // Each file is checked separately, so that an error can name the file.
-        let alone = || Redis::builder("rediss://localhost/");
+        // Each option is checked on a builder without the other options, so that an error can name
+        // its file.
+        let new_builder = || Redis::builder("rediss://localhost/");
         if let Some(ca) = &self.ca {
             let pem = read("--ca", ca)?;
             let option = format!("--ca {}", ca.display());
-            check(alone().ca_certificate(&pem), &option)?;
+            check(new_builder().ca_certificate(&pem), &option)?;
             redis = redis.ca_certificate(pem);
         }
         match (&self.cert, &self.key) {
             (Some(cert), Some(key)) => {
                 let (pem, key_pem) = (read("--cert", cert)?, read("--key", key)?);
                 let options = format!("--cert {} --key {}", cert.display(), key.display());
-                check(alone().client_certificate(&pem, &key_pem), &options)?;
+                check(new_builder().client_certificate(&pem, &key_pem), &options)?;
                 redis = redis.client_certificate(pem, key_pem);
             }
             (None, None) => {}

@@ -19,7 +19,7 @@ use crate::{
     signals,
     stats::lag,
     target::Target,
-    workers::{short, state},
+    workers::{short_name, state},
 };
 
 /// The time between two updates.
@@ -46,51 +46,51 @@ impl Top {
         let interrupted = signals::interrupted()?;
         let screen = Screen::enter(out)?;
         let mut keys = Keys::listen();
-        let mut last = vec!["asking the workers …".to_owned()];
-        screen.draw(&last)?;
-        let looking = async {
+        let mut last_lines = vec!["asking the workers …".to_owned()];
+        screen.draw(&last_lines)?;
+        let updates = async {
             loop {
-                let next = tokio::time::Instant::now() + PERIOD;
+                let next_update = tokio::time::Instant::now() + PERIOD;
                 match view.take_sample().await {
                     Ok(sample) => {
-                        last = view.lines(&sample);
-                        screen.draw(&last)?;
-                        view.last = Some(sample);
+                        last_lines = view.lines(&sample);
+                        screen.draw(&last_lines)?;
+                        view.last_sample = Some(sample);
                     }
                     // A server that cannot be reached may come back.
                     Err(error) if error.is_disconnected() || error.is_unknown_outcome() => {
-                        let mut frame = last.clone();
+                        let mut frame = last_lines.clone();
                         frame.insert(0, text::line(chain(&error)));
                         screen.draw(&frame)?;
                     }
                     Err(error) => return Err(CommandError::from(error)),
                 }
-                sleep_until(next).await;
+                sleep_until(next_update).await;
             }
         };
         let result = tokio::select! {
             biased;
             () = interrupted.cancelled() => Ok(()),
-            () = keys.pressed(b'q') => Ok(()),
-            result = looking => result,
+            () = keys.wait_for(b'q') => Ok(()),
+            result = updates => result,
         };
         drop(keys);
         drop(screen);
         result?;
         // Leaves the last view on the terminal.
-        out.lines(last)
+        out.lines(last_lines)
     }
 }
 
-/// The view of a group.
+/// The group that is shown, and its previous sample.
 struct View {
     redis: Redis,
     group: String,
-    /// The previous sample, from which rates are computed.
-    last: Option<Sample>,
+    /// The previous sample. The rates are computed from the difference to it.
+    last_sample: Option<Sample>,
 }
 
-/// The numbers that one update has read from the server.
+/// The statistics that one update has read from the server and the workers.
 struct Sample {
     at: Instant,
     group: GroupStats,
@@ -104,7 +104,7 @@ impl View {
         Self {
             redis,
             group: group.to_owned(),
-            last: None,
+            last_sample: None,
         }
     }
 
@@ -143,16 +143,17 @@ impl View {
                 group.dead
             ),
         ];
-        lines.extend(sample.history.iter().rev().take(2).rev().map(minute));
+        lines.extend(sample.history.iter().rev().take(2).rev().map(minute_line));
         lines.push(String::new());
-        lines.extend(self.workers(sample));
+        lines.extend(self.worker_lines(sample));
         lines.push(String::new());
-        lines.extend(running(sample));
+        lines.extend(running_lines(sample));
         lines
     }
 
-    fn workers(&self, sample: &Sample) -> Vec<String> {
-        let before = self.last.as_ref().map(|last| (last.at, by_worker(last)));
+    fn worker_lines(&self, sample: &Sample) -> Vec<String> {
+        let last_sample = self.last_sample.as_ref();
+        let previous = last_sample.map(|last| (last.at, by_worker(last)));
         let titles = [
             "WORKER",
             "SERVICE",
@@ -168,9 +169,10 @@ impl View {
         let stats = by_worker(sample);
         for worker in sample.workers.iter().take(MAX_WORKERS) {
             let now = stats.get(&*worker.worker).copied();
-            let before = before
+            // The time since the previous sample, and the counts of this worker in it.
+            let before = previous
                 .as_ref()
-                .and_then(|(at, before)| Some((sample.at - *at, *before.get(&*worker.worker)?)));
+                .and_then(|(at, stats)| Some((sample.at - *at, *stats.get(&*worker.worker)?)));
             let rate = |count: fn(&WorkerStats) -> u64| match (now, before) {
                 (Some(now), Some((time, before))) => {
                     let count = count(now).saturating_sub(count(before));
@@ -179,21 +181,21 @@ impl View {
                 _ => "-".to_owned(),
             };
             let latency = now.map(busiest_latency).unwrap_or_default();
-            let shown = |time| now.map_or("-".to_owned(), |_| short_time(time));
-            let state = match now {
+            let shown_latency = |time| now.map_or("-".to_owned(), |_| short_time(time));
+            let shown_state = match now {
                 None if worker.alive => "no answer".to_owned(),
                 _ => state(worker),
             };
             table.row([
-                short(&worker.worker).to_owned(),
+                short_name(&worker.worker).to_owned(),
                 worker.service.clone(),
-                state,
+                shown_state,
                 now.map_or("-".to_owned(), |now| now.in_flight.to_string()),
                 rate(|stats| stats.done),
                 rate(|stats| stats.failed + stats.dead),
-                shown(latency.p50),
-                shown(latency.p95),
-                shown(latency.max),
+                shown_latency(latency.p50),
+                shown_latency(latency.p95),
+                shown_latency(latency.max),
             ]);
         }
         let mut lines = table.lines();
@@ -228,7 +230,7 @@ fn busiest_latency(stats: &WorkerStats) -> Quantiles {
     busiest.map(|route| route.latency).unwrap_or_default()
 }
 
-fn minute(minute: &Minute) -> String {
+fn minute_line(minute: &Minute) -> String {
     let time = text::time(minute.start);
     let time = time.get(11..16).unwrap_or("?");
     format!(
@@ -243,7 +245,7 @@ fn minute(minute: &Minute) -> String {
 }
 
 /// Lists the running deliveries, the longest-running first.
-fn running(sample: &Sample) -> Vec<String> {
+fn running_lines(sample: &Sample) -> Vec<String> {
     let mut running: Vec<_> = (sample.stats.answers.iter())
         .flat_map(|stats| stats.running.iter().map(move |it| (&stats.worker, it)))
         .collect();
@@ -259,7 +261,7 @@ fn running(sample: &Sample) -> Vec<String> {
             running.kind.clone(),
             running.attempt.to_string(),
             running.id.clone(),
-            short(worker).to_owned(),
+            short_name(worker).to_owned(),
         ]);
     }
     table.lines()

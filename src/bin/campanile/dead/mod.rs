@@ -27,17 +27,17 @@ pub(crate) enum DeadCommand {
 impl DeadCommand {
     pub(crate) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let redis = target.connect_to_dead_letters().await?;
-        let dead: DeadLetters = redis.dead_letters();
+        let dead_letters: DeadLetters = redis.dead_letters();
         match self {
-            DeadCommand::List(list) => list.run(&dead, out).await,
-            DeadCommand::Show(show) => show.run(&dead, out).await,
-            DeadCommand::Replay(replay) => replay.run(&dead, out).await,
-            DeadCommand::Purge(purge) => purge.run(&dead, out).await,
+            DeadCommand::List(list) => list.run(&dead_letters, out).await,
+            DeadCommand::Show(show) => show.run(&dead_letters, out).await,
+            DeadCommand::Replay(replay) => replay.run(&dead_letters, out).await,
+            DeadCommand::Purge(purge) => purge.run(&dead_letters, out).await,
         }
     }
 }
 
-/// Returns the message of a letter, and its kind and name as text.
+/// Decodes the message of a letter. Also returns its kind and its name, as text for people.
 fn titled(letter: &DeadLetter) -> (Result<Message, Undecodable>, String, String) {
     let message = letter.message();
     let (kind, name) = match &message {

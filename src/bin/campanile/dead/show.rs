@@ -25,9 +25,13 @@ pub(crate) struct Show {
 }
 
 impl Show {
-    pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), CommandError> {
+    pub(crate) async fn run(
+        self,
+        dead_letters: &DeadLetters,
+        out: &Out,
+    ) -> Result<(), CommandError> {
         let id = DeadLetterId::from(self.id);
-        let letter = dead.get(&id).await?;
+        let letter = dead_letters.get(&id).await?;
         let letter =
             letter.ok_or_else(|| CommandError::Missing(format!("there is no dead letter {id}")))?;
         let (message, kind, name) = titled(&letter);

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use http::{HeaderName, HeaderValue};
 use serde_json::json;
 
-use self::payload::Content;
+use self::payload::MessageArgs;
 use crate::{
     command_error::CommandError,
     show::Out,
@@ -30,7 +30,7 @@ pub(crate) enum Send {
 #[derive(Debug, Args)]
 pub(crate) struct TaskOptions {
     #[command(flatten)]
-    payload: Content,
+    message: MessageArgs,
     #[command(flatten)]
     options: CallOptions,
     /// Delays the task by this time.
@@ -59,7 +59,7 @@ pub(crate) struct TaskOptions {
 #[derive(Debug, Args)]
 pub(crate) struct EventOptions {
     #[command(flatten)]
-    payload: Content,
+    message: MessageArgs,
     /// Publishes a sharded event, which only subscribers of sharded events receive. Needs Redis
     /// 7.0.
     #[arg(long)]
@@ -70,7 +70,7 @@ pub(crate) struct EventOptions {
 #[derive(Debug, Args)]
 struct CallOptions {
     /// A header. May be given several times.
-    #[arg(long = "header", short = 'H', value_name = "NAME=VALUE", value_parser = header)]
+    #[arg(long = "header", short = 'H', value_name = "NAME=VALUE", value_parser = parse_header)]
     headers: Vec<(HeaderName, HeaderValue)>,
     /// The key that chooses the partition, with --partitions.
     #[arg(long, value_name = "KEY", requires = "partitions")]
@@ -88,7 +88,7 @@ impl CallOptions {
     }
 }
 
-fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text
         .split_once('=')
         .ok_or("a header looks like name=value")?;
@@ -113,14 +113,14 @@ impl Send {
 
 impl TaskOptions {
     async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
-        let (name, payload) = self.payload.read()?;
+        let (name, payload) = self.message.read()?;
         let client = Client::new(target.connect().await?);
         let mut call = self.options.apply_to(client.enqueue(name, payload));
         if let Some(delay) = self.delay {
             call = call.delay(delay);
         }
-        if let Some(life) = self.expires {
-            call = call.expires_after(life);
+        if let Some(time_to_live) = self.expires {
+            call = call.expires_after(time_to_live);
         }
         if let Some(timeout) = self.attempt_timeout {
             call = call.attempt_timeout(timeout);
@@ -147,7 +147,7 @@ impl TaskOptions {
 
 impl EventOptions {
     async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
-        let (name, payload) = self.payload.read()?;
+        let (name, payload) = self.message.read()?;
         let client = Client::new(target.connect().await?);
         let event = client.publish(&name, payload);
         match self.sharded {
@@ -168,11 +168,11 @@ mod tests {
 
     #[test]
     fn a_header_is_a_name_and_a_value_that_http_allows() {
-        let (name, value) = header("X-Tenant=a=b").unwrap();
+        let (name, value) = parse_header("X-Tenant=a=b").unwrap();
         assert_eq!((name.as_str(), value.as_bytes()), ("x-tenant", &b"a=b"[..]));
-        assert_eq!(header("x-a=").unwrap().1, "");
+        assert_eq!(parse_header("x-a=").unwrap().1, "");
         for text in ["x-a", "=b", "x a=b", "x-a=a\nb", "x-a=\x1b"] {
-            assert!(header(text).is_err(), "{text}");
+            assert!(parse_header(text).is_err(), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The name and the payload of a message that is sent.
+//! The arguments that give the name and the payload of a message to send.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -13,7 +13,7 @@ use clap::Args;
 use crate::command_error::{CommandError, chain};
 
 #[derive(Debug, Args)]
-pub(super) struct Content {
+pub(super) struct MessageArgs {
     /// The name of the message, such as `orders.create`.
     name: String,
     /// The payload; `-` reads it from standard input. Empty unless given.
@@ -23,27 +23,28 @@ pub(super) struct Content {
     file: Option<PathBuf>,
 }
 
-impl Content {
-    /// Returns the name and the bytes of the payload. Keeps a line break at the end.
+impl MessageArgs {
+    /// Returns the name, and the bytes of the payload. A line break at the end of the payload
+    /// stays.
     pub(super) fn read(&self) -> Result<(Name, Vec<u8>), CommandError> {
         let payload = match (&self.payload, &self.file) {
             (None, None) => Ok(Vec::new()),
             (Some(payload), _) if payload != "-" => Ok(payload.as_encoded_bytes().to_vec()),
-            (None, Some(path)) if path.as_os_str() != OsStr::new("-") => file(path),
-            _ => standard_input(),
+            (None, Some(path)) if path.as_os_str() != OsStr::new("-") => read_file(path),
+            _ => read_standard_input(),
         }?;
         Ok((self.name.as_str().into(), payload))
     }
 }
 
-fn file(path: &Path) -> Result<Vec<u8>, CommandError> {
+fn read_file(path: &Path) -> Result<Vec<u8>, CommandError> {
     fs::read(path).map_err(|error| {
         let path = path.display();
         CommandError::Failed(format!("cannot read {path}: {}", chain(&error)))
     })
 }
 
-fn standard_input() -> Result<Vec<u8>, CommandError> {
+fn read_standard_input() -> Result<Vec<u8>, CommandError> {
     let mut payload = Vec::new();
     let read = io::stdin().lock().read_to_end(&mut payload);
     read.map_err(|error| {

@@ -10,20 +10,20 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{CallOptions, Content};
+use super::{CallOptions, MessageArgs};
 use crate::{
     command_error::CommandError,
     show::{Out, json, text},
     target::{Target, duration},
 };
 
-/// The maximum wait for the background tasks of a request to end.
+/// The maximum time to wait for the end of the background tasks.
 const MAX_CLEANUP: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(crate) struct RpcOptions {
     #[command(flatten)]
-    payload: Content,
+    message: MessageArgs,
     #[command(flatten)]
     options: CallOptions,
     /// The time to wait for the reply. A request that was not started by then is dropped.
@@ -40,8 +40,8 @@ pub(crate) struct RpcOptions {
 impl RpcOptions {
     pub(super) async fn run(self, target: &Target, out: &Out) -> Result<(), CommandError> {
         let raw = self.raw;
-        let outcome = self.ask(target).await;
-        tidy_up().await;
+        let outcome = self.send_request(target).await;
+        wait_for_background_tasks().await;
         match outcome? {
             Ok(reply) if out.json => out.document(&json!({
                 "headers": json::headers(&reply.headers),
@@ -59,9 +59,9 @@ impl RpcOptions {
         }
     }
 
-    /// Returns the reply, or the error reply.
-    async fn ask(self, target: &Target) -> Result<Result<Reply, RpcError>, CommandError> {
-        let (name, payload) = self.payload.read()?;
+    /// Sends the request. Returns the reply, or the error reply.
+    async fn send_request(self, target: &Target) -> Result<Result<Reply, RpcError>, CommandError> {
+        let (name, payload) = self.message.read()?;
         let client = Client::new(target.connect().await?);
         let call = match self.fast {
             true => client.request_fast(name, payload),
@@ -78,11 +78,12 @@ impl RpcOptions {
     }
 }
 
-/// Waits for the background tasks that delete the reply stream of the dropped handle. If the
-/// process ended earlier, the stream would remain for minutes.
-async fn tidy_up() {
-    let until = Instant::now() + MAX_CLEANUP;
-    while Handle::current().metrics().num_alive_tasks() > 0 && Instant::now() < until {
+/// Waits for the background tasks. They delete the reply stream of the Redis handle that
+/// `send_request` has dropped. If the process ended before them, the stream would remain for
+/// minutes.
+async fn wait_for_background_tasks() {
+    let deadline = Instant::now() + MAX_CLEANUP;
+    while Handle::current().metrics().num_alive_tasks() > 0 && Instant::now() < deadline {
         sleep(Duration::from_millis(5)).await;
     }
 }

@@ -1,7 +1,7 @@
 //! JSON for scripts.
 //!
-//! Payloads, header values and fields are strings if they are UTF-8. If not, they are `{"base64":
-//! "…"}`. Times are milliseconds since 1970, and durations are milliseconds.
+//! Payloads, header values and fields are strings if they are UTF-8, and otherwise objects:
+//! `{"base64": "…"}`. Times are milliseconds since 1970, and durations are milliseconds.
 
 use std::{
     fmt::Write as _,
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use serde_json::{Map, Value, json};
 
-/// Formats bytes, as a string if they are UTF-8.
+/// Formats bytes: as a string if they are UTF-8, and otherwise as an object with base64.
 pub(crate) fn bytes(bytes: impl AsRef<[u8]>) -> Value {
     let bytes = bytes.as_ref();
     match std::str::from_utf8(bytes) {
@@ -41,8 +41,8 @@ pub(crate) fn fields(fields: &[(Bytes, Bytes)]) -> Value {
 
 /// Formats a time as milliseconds since 1970.
 pub(crate) fn time(time: SystemTime) -> Value {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    milliseconds(since)
+    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    milliseconds(since_epoch)
 }
 
 /// Formats a duration as milliseconds.
@@ -53,8 +53,8 @@ pub(crate) fn milliseconds(duration: Duration) -> Value {
 }
 
 /// Formats a document on one line that is safe on a terminal. JSON itself escapes the control
-/// characters of ASCII. This function also escapes other unprintable characters, which can occur
-/// only in strings.
+/// characters of ASCII. This function also escapes all other unprintable characters. They can occur
+/// only in strings, so escapes are allowed there.
 pub(crate) fn line(value: &Value) -> String {
     let json = value.to_string();
     let mut line = String::with_capacity(json.len());

@@ -5,18 +5,19 @@ use std::io::{self, IsTerminal, Read};
 use tokio::sync::mpsc;
 
 /// Receives single keys from the terminal, without echo. Dropping this value restores the terminal.
-/// Without a terminal, no key arrives.
+/// If standard input is no terminal, no key arrives.
 pub(crate) struct Keys {
-    pressed: mpsc::UnboundedReceiver<u8>,
+    receiver: mpsc::UnboundedReceiver<u8>,
     #[cfg(unix)]
-    before: Option<rustix::termios::Termios>,
+    previous_settings: Option<rustix::termios::Termios>,
 }
 
 impl Keys {
     pub(crate) fn listen() -> Self {
-        let (sender, pressed) = mpsc::unbounded_channel();
+        let (sender, receiver) = mpsc::unbounded_channel();
         if io::stdin().is_terminal() {
-            // The read cannot be cancelled. It ends with the process.
+            // A read from standard input cannot be cancelled, so this thread may run until the
+            // process ends.
             std::thread::spawn(move || {
                 for key in io::stdin().lock().bytes().map_while(Result::ok) {
                     if sender.send(key).is_err() {
@@ -26,15 +27,15 @@ impl Keys {
             });
         }
         Self {
-            pressed,
+            receiver,
             #[cfg(unix)]
-            before: disable_line_mode(),
+            previous_settings: disable_line_mode(),
         }
     }
 
     /// Waits until this key is pressed.
-    pub(crate) async fn pressed(&mut self, wanted: u8) {
-        while let Some(key) = self.pressed.recv().await {
+    pub(crate) async fn wait_for(&mut self, wanted: u8) {
+        while let Some(key) = self.receiver.recv().await {
             if key == wanted {
                 return;
             }
@@ -49,21 +50,21 @@ impl Keys {
 fn disable_line_mode() -> Option<rustix::termios::Termios> {
     use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
-    let before = tcgetattr(io::stdin()).ok()?;
-    let mut unbuffered = before.clone();
+    let previous = tcgetattr(io::stdin()).ok()?;
+    let mut unbuffered = previous.clone();
     unbuffered
         .local_modes
         .remove(LocalModes::ICANON | LocalModes::ECHO);
     tcsetattr(io::stdin(), OptionalActions::Now, &unbuffered).ok()?;
-    Some(before)
+    Some(previous)
 }
 
 impl Drop for Keys {
     fn drop(&mut self) {
         #[cfg(unix)]
-        if let Some(before) = &self.before {
+        if let Some(previous) = &self.previous_settings {
             let now = rustix::termios::OptionalActions::Now;
-            let _ = rustix::termios::tcsetattr(io::stdin(), now, before);
+            let _ = rustix::termios::tcsetattr(io::stdin(), now, previous);
         }
     }
 }

@@ -24,7 +24,7 @@ impl Out {
         }
     }
 
-    /// Writes lines. They must be safe to show on a terminal.
+    /// Writes lines. The caller has escaped them, so that they are safe to show on a terminal.
     pub(crate) fn lines<L: AsRef<str>>(
         &self,
         lines: impl IntoIterator<Item = L>,
@@ -36,7 +36,7 @@ impl Out {
         self.raw(text)
     }
 
-    /// Writes a JSON document on a line.
+    /// Writes a JSON document on one line.
     pub(crate) fn document(&self, value: &Value) -> Result<(), CommandError> {
         self.lines([json::line(value)])
     }

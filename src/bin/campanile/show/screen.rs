@@ -8,7 +8,8 @@ use std::{
 use super::Out;
 use crate::command_error::CommandError;
 
-/// The alternate screen of the terminal, without line wrapping. Dropping it restores the terminal.
+/// The alternate screen of the terminal, without line wrapping. Dropping this value restores the
+/// terminal.
 ///
 /// The control sequences are those of xterm, which all current terminals support:
 /// <https://invisible-island.net/xterm/ctlseqs/ctlseqs.html>

@@ -6,15 +6,15 @@ use super::text;
 
 /// The alignment of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
+enum Alignment {
     Left,
     Right,
 }
 
-/// A table whose columns are as wide as their cells. Escapes the cells.
+/// A table whose columns are as wide as their widest cells. Escapes the cells.
 #[derive(Debug)]
 pub(crate) struct Table {
-    sides: Vec<Side>,
+    alignments: Vec<Alignment>,
     rows: Vec<Vec<String>>,
 }
 
@@ -22,19 +22,19 @@ impl Table {
     /// Creates a table with these titles. A title that begins with `>` aligns its column to the
     /// right.
     pub(crate) fn new(titles: &[&str]) -> Self {
-        let side = |title: &&str| match title.starts_with('>') {
-            true => Side::Right,
-            false => Side::Left,
+        let alignment = |title: &&str| match title.starts_with('>') {
+            true => Alignment::Right,
+            false => Alignment::Left,
         };
         let title = |title: &&str| title.trim_start_matches('>').to_owned();
         Self {
-            sides: titles.iter().map(side).collect(),
+            alignments: titles.iter().map(alignment).collect(),
             rows: vec![titles.iter().map(title).collect()],
         }
     }
 
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        debug_assert_eq!(N, self.sides.len());
+        debug_assert_eq!(N, self.alignments.len());
         self.rows.push(cells.map(text::line).into());
     }
 
@@ -44,14 +44,14 @@ impl Table {
             let cells = self.rows.iter().map(|row| row[column].width());
             cells.max().unwrap_or(0)
         };
-        let widths: Vec<_> = (0..self.sides.len()).map(width).collect();
+        let widths: Vec<_> = (0..self.alignments.len()).map(width).collect();
         let line = |row: &Vec<String>| {
             let mut line = String::new();
-            for ((cell, side), width) in row.iter().zip(&self.sides).zip(&widths) {
+            for ((cell, alignment), width) in row.iter().zip(&self.alignments).zip(&widths) {
                 let space = " ".repeat(width - cell.width());
-                let (before, after) = match side {
-                    Side::Left => ("", space.as_str()),
-                    Side::Right => (space.as_str(), ""),
+                let (before, after) = match alignment {
+                    Alignment::Left => ("", space.as_str()),
+                    Alignment::Right => (space.as_str(), ""),
                 };
                 line.extend([before, cell, after, "  "]);
             }
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_as_wide_as_what_is_seen_of_their_cells() {
+    fn columns_are_as_wide_as_the_visible_text_of_their_cells() {
         let mut table = Table::new(&["NAME", ">LAG", "WHY"]);
         table.row(["漢字".into(), "7".into(), "a b".into()]);
         table.row(["e\u{301}".into(), "12345".into(), "\x1b[2J".into()]);

@@ -12,7 +12,7 @@ pub(crate) fn line(bytes: impl AsRef<[u8]>) -> String {
     Shown::bytes(bytes.as_ref()).at_most(usize::MAX).to_string()
 }
 
-/// Formats one line of a list of facts: a title, and its value, escaped as by [`line`].
+/// Formats a fact on one line: a title, and a value that is escaped as by [`line`].
 pub(crate) fn fact(title: &str, value: &str) -> String {
     format!("{title:<10}{}", line(value))
 }
@@ -39,8 +39,8 @@ pub(crate) fn excerpt(bytes: &[u8], max_len: usize) -> String {
 /// `?`.
 pub(crate) fn time(time: SystemTime) -> String {
     let mut shown = String::new();
-    let after = time.duration_since(UNIX_EPOCH).is_ok();
-    if after && write!(shown, "{}", humantime::format_rfc3339_millis(time)).is_ok() {
+    let is_after_epoch = time.duration_since(UNIX_EPOCH).is_ok();
+    if is_after_epoch && write!(shown, "{}", humantime::format_rfc3339_millis(time)).is_ok() {
         return shown;
     }
     "?".into()
@@ -68,8 +68,8 @@ mod tests {
             line("\x1b[2J\x07\r\n\t\0\x7f"),
             r"\u{1b}[2J\u{7}\r\n\t\0\u{7f}"
         );
-        // A control character of Latin-1, which begins a control sequence, and characters that
-        // change the writing direction.
+        // U+009B begins a control sequence on a terminal. The others change the direction of
+        // writing.
         assert_eq!(
             line("\u{9b}2J\u{202e}\u{2066}"),
             r"\u{9b}2J\u{202e}\u{2066}"
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_is_shown_as_coarse_as_it_is_long() {
+    fn a_longer_duration_is_shown_in_larger_units() {
         for (milliseconds, shown) in [
             (0, "0s"),
             (250, "250ms"),

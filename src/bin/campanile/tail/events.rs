@@ -9,7 +9,7 @@ use campanile::{
 use clap::Args;
 use serde_json::json;
 
-use super::{Showing, TailItem, excerpt};
+use super::{TailItem, TailOutput, excerpt};
 use crate::{
     command_error::{CommandError, note},
     show::{Out, json, text},
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The maximum number of events in one fetch.
-const BATCH: usize = 256;
+const MAX_EVENTS_PER_FETCH: usize = 256;
 
 #[derive(Debug, Args)]
 pub(crate) struct Events {
@@ -33,7 +33,7 @@ pub(crate) struct Events {
     #[arg(long, conflicts_with = "patterns")]
     sharded: bool,
     #[command(flatten)]
-    showing: Showing,
+    output: TailOutput,
 }
 
 impl Events {
@@ -56,9 +56,9 @@ impl Events {
         if out.terminal {
             note("listening; Ctrl-C ends it");
         }
-        let showing = self.show(&redis, &mut source, out);
+        let tail_until_end = self.show(&redis, &mut source, out);
         interrupted
-            .run_until_cancelled(showing)
+            .run_until_cancelled(tail_until_end)
             .await
             .unwrap_or(Ok(()))
     }
@@ -70,25 +70,25 @@ impl Events {
         out: &Out,
     ) -> Result<(), CommandError> {
         let mut shown = 0;
-        let mut dropped = 0;
-        while !self.showing.is_over(shown) {
-            for delivery in source.next(BATCH).await? {
+        let mut reported_drops = 0;
+        while !self.output.is_complete(shown) {
+            for delivery in source.next(MAX_EVENTS_PER_FETCH).await? {
                 let Ok(event) = delivery.content else {
                     continue;
                 };
                 shown += 1;
-                self.showing.show(&item(&event), out)?;
-                if self.showing.is_over(shown) {
+                self.output.show(&item(&event), out)?;
+                if self.output.is_complete(shown) {
                     break;
                 }
             }
-            let missed = redis.counts().events_dropped;
-            if missed > dropped {
+            let drops = redis.counts().events_dropped;
+            if drops > reported_drops {
                 note(format!(
                     "{} events are missing: more came than could be written",
-                    missed - dropped
+                    drops - reported_drops
                 ));
-                dropped = missed;
+                reported_drops = drops;
             }
         }
         Ok(())

@@ -25,9 +25,9 @@ pub(crate) enum TailCommand {
     Events(events::Events),
 }
 
-// The format of the items, and their number.
+// The options for the output: its format, and the number of items.
 #[derive(Debug, Args)]
-struct Showing {
+struct TailOutput {
     /// Ends after this number of items.
     #[arg(long, short = 'n', value_name = "COUNT")]
     count: Option<u64>,
@@ -52,9 +52,9 @@ impl TailCommand {
     }
 }
 
-impl Showing {
-    /// Returns `true` if no more items are to be shown.
-    fn is_over(&self, shown: u64) -> bool {
+impl TailOutput {
+    /// Returns `true` if this number of items is all that was requested.
+    fn is_complete(&self, shown: u64) -> bool {
         self.count.is_some_and(|count| shown >= count)
     }
 
@@ -69,7 +69,7 @@ impl Showing {
     }
 }
 
-/// Formats the start of a payload.
+/// Formats the beginning of a payload.
 fn excerpt(payload: &Bytes) -> String {
     text::excerpt(payload, MAX_PAYLOAD_LEN)
 }

@@ -9,7 +9,7 @@ use campanile::{
 use clap::Args;
 use serde_json::json;
 
-use super::{Showing, TailItem, excerpt};
+use super::{TailItem, TailOutput, excerpt};
 use crate::{
     command_error::{CommandError, chain, note},
     show::{Out, json, text},
@@ -17,8 +17,8 @@ use crate::{
     target::Target,
 };
 
-/// The wait before a new attempt to read.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The delay before another read if the server cannot be reached.
+const RETRY_READ_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(crate) struct StreamTail {
@@ -29,7 +29,7 @@ pub(crate) struct StreamTail {
     #[arg(long)]
     no_follow: bool,
     #[command(flatten)]
-    showing: Showing,
+    output: TailOutput,
 }
 
 impl StreamTail {
@@ -45,31 +45,31 @@ impl StreamTail {
         if out.terminal && !self.no_follow {
             note(format!("looking at {}; Ctrl-C ends it", target.stream()));
         }
-        let showing = self.show(&mut tail, out);
+        let tail_until_end = self.show(&mut tail, out);
         interrupted
-            .run_until_cancelled(showing)
+            .run_until_cancelled(tail_until_end)
             .await
             .unwrap_or(Ok(()))
     }
 
     async fn show(&self, tail: &mut Tail, out: &Out) -> Result<(), CommandError> {
         let mut shown = 0;
-        let mut lost = false;
-        while !self.showing.is_over(shown) {
+        let mut is_lost = false;
+        while !self.output.is_complete(shown) {
             match self.next(tail).await {
                 Ok(Some(entry)) => {
-                    lost = false;
+                    is_lost = false;
                     shown += 1;
-                    self.showing.show(&item(&entry), out)?;
+                    self.output.show(&item(&entry), out)?;
                 }
                 Ok(None) => break,
                 // A server that cannot be reached may come back. The next read then continues where
                 // the last read ended. With `--no-follow` the command does not wait for the server.
                 Err(error) if error.is_disconnected() && !self.no_follow => {
-                    if !std::mem::replace(&mut lost, true) {
+                    if !std::mem::replace(&mut is_lost, true) {
                         note(chain(&error));
                     }
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(RETRY_READ_AFTER).await;
                 }
                 Err(error) => return Err(error.into()),
             }

@@ -7,7 +7,7 @@ use campanile::{
 use clap::Args;
 use serde_json::json;
 
-use super::state;
+use super::parse_state;
 use crate::{command_error::CommandError, confirm::Confirm, show::Out};
 
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ pub(crate) struct Cancel {
     #[arg(long)]
     name: Option<String>,
     /// All tasks in this state: waiting, delayed or running. May be given several times.
-    #[arg(long = "state", value_name = "STATE", value_parser = live)]
+    #[arg(long = "state", value_name = "STATE", value_parser = parse_live_state)]
     states: Vec<TaskState>,
     /// All tasks that have not ended.
     #[arg(long, conflicts_with_all = ["name", "states"])]
@@ -36,8 +36,8 @@ pub(crate) struct Cancel {
 }
 
 /// Parses the name of a state in which a task can be cancelled.
-fn live(text: &str) -> Result<TaskState, String> {
-    match state(text) {
+fn parse_live_state(text: &str) -> Result<TaskState, String> {
+    match parse_state(text) {
         Ok(state) if !state.has_ended() => Ok(state),
         _ => Err("a task can be cancelled while it is waiting, delayed or running".into()),
     }
@@ -54,7 +54,7 @@ impl Cancel {
                 let key = UniqueKey::from(&**key);
                 tasks.cancel_key(&key, &self.reason).await?
             }
-            (None, None) => return self.run_all(tasks, out).await,
+            (None, None) => return self.cancel_matching(tasks, out).await,
         };
         match (cancelled, self.id) {
             (Some(id), _) if out.json => out.document(&json!({ "cancelled": &*id })),
@@ -69,7 +69,7 @@ impl Cancel {
         }
     }
 
-    async fn run_all(self, tasks: &Tasks, out: &Out) -> Result<(), CommandError> {
+    async fn cancel_matching(self, tasks: &Tasks, out: &Out) -> Result<(), CommandError> {
         let mut query = TaskQuery::all();
         let names: Vec<_> = self.states.iter().map(|state| state.as_str()).collect();
         let states = match &*names {

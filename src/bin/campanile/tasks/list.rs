@@ -6,19 +6,19 @@ use campanile::transport::{TaskQuery, TaskState, TaskStatus, Tasks};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{show, state};
+use super::{parse_state, show};
 use crate::{
     command_error::{CommandError, note},
     show::{Out, Table, text},
 };
 
-/// The maximum length of a reason or a progress value in a table, in bytes.
-const MAX_LEN: usize = 60;
+/// The maximum length of a reason or a progress value in the table, in bytes.
+const MAX_NOTE_LEN: usize = 60;
 
 #[derive(Debug, Args)]
 pub(crate) struct TaskList {
     /// Only tasks in this state. May be given several times.
-    #[arg(long = "state", value_name = "STATE", value_parser = state)]
+    #[arg(long = "state", value_name = "STATE", value_parser = parse_state)]
     states: Vec<TaskState>,
     /// Only tasks with this name.
     #[arg(long)]
@@ -66,10 +66,10 @@ impl TaskList {
     }
 }
 
-/// Returns the cells of a task: the last is its reason, or its progress.
+/// Returns the cells of a task. The last cell is the reason, or else the progress.
 fn row(task: &TaskStatus) -> [String; 6] {
     let progress = task.progress.as_deref().unwrap_or_default();
-    let last = match task.reason.is_empty() {
+    let note = match task.reason.is_empty() {
         true => progress,
         false => task.reason.as_bytes(),
     };
@@ -79,6 +79,6 @@ fn row(task: &TaskStatus) -> [String; 6] {
         task.name.to_string(),
         task.attempt.0.to_string(),
         text::time(task.accepted_at),
-        text::excerpt(last, MAX_LEN),
+        text::excerpt(note, MAX_NOTE_LEN),
     ]
 }

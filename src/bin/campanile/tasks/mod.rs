@@ -22,7 +22,7 @@ pub(crate) enum TasksCommand {
         /// The id of the task, as in its receipt.
         id: String,
     },
-    /// Lists tasks that are tracked or unique, those first that changed last.
+    /// Lists tasks that are tracked or unique, from the newest change to the oldest.
     List(list::TaskList),
     /// Shows changes of tasks as they happen.
     Watch(watch::Watch),
@@ -69,7 +69,7 @@ impl TasksCommand {
 }
 
 /// Parses the name of a state.
-fn state(text: &str) -> Result<TaskState, String> {
+fn parse_state(text: &str) -> Result<TaskState, String> {
     TaskState::from_name(text).ok_or_else(|| {
         "the states are waiting, delayed, running, done, dead, discarded and cancelled".into()
     })

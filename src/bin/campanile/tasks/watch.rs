@@ -38,9 +38,9 @@ impl Watch {
                 target.stream()
             ));
         }
-        let showing = self.show(tasks, out);
+        let watch_until_end = self.show(tasks, out);
         interrupted
-            .run_until_cancelled(showing)
+            .run_until_cancelled(watch_until_end)
             .await
             .unwrap_or(Ok(()))
     }

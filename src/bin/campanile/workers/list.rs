@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use campanile::transport::{WorkerInfo, Workers};
 use serde_json::{Value, json};
 
-use super::short;
+use super::short_name;
 use crate::{
     command_error::CommandError,
     show::{Out, Table, text},
@@ -34,9 +34,10 @@ fn lines(workers: &[WorkerInfo]) -> Vec<String> {
     ];
     let mut table = Table::new(&titles);
     for worker in workers {
-        let up = SystemTime::now()
+        let uptime = SystemTime::now()
             .duration_since(worker.since)
             .unwrap_or_default();
+        // An order can only lower the configured maximum.
         let max = worker
             .limit
             .unwrap_or(worker.max_in_flight)
@@ -44,18 +45,19 @@ fn lines(workers: &[WorkerInfo]) -> Vec<String> {
         let is_known = worker.fault.is_none();
         let known = |text: String| if is_known { text } else { "?".to_owned() };
         table.row([
-            short(&worker.worker).to_owned(),
+            short_name(&worker.worker).to_owned(),
             known(or_dash(&worker.service)),
             known(or_dash(&worker.version)),
             state(worker),
             known(format!("<= {max}")),
-            known(text::duration(up)),
+            known(text::duration(uptime)),
             known((worker.routes.len() + worker.routes_left_out).to_string()),
         ]);
     }
+    // The lines below the table: the fault, the pauses and the orders of each worker.
     let mut lines = table.lines();
     for worker in workers {
-        let name = text::line(short(&worker.worker));
+        let name = text::line(short_name(&worker.worker));
         if let Some(fault) = &worker.fault {
             lines.push(format!("{name}: {}", text::line(fault)));
         }
@@ -103,10 +105,13 @@ pub(super) async fn ping(workers: &Workers, out: &Out) -> Result<(), CommandErro
     }
     let mut table = Table::new(&["WORKER", ">ANSWERED AFTER"]);
     for pong in &found.answers {
-        table.row([short(&pong.worker).to_owned(), text::duration(pong.after)]);
+        table.row([
+            short_name(&pong.worker).to_owned(),
+            text::duration(pong.after),
+        ]);
     }
     for worker in &found.silent {
-        table.row([short(worker).to_owned(), "no answer".to_owned()]);
+        table.row([short_name(worker).to_owned(), "no answer".to_owned()]);
     }
     out.lines(table.lines())
 }

@@ -7,7 +7,7 @@ use campanile::transport::{WorkerInfo, WorkerOrder, Workers};
 use clap::Subcommand;
 
 pub(crate) use self::list::state;
-use self::order::Order;
+use self::order::OrderArgs;
 use crate::{command_error::CommandError, confirm::Confirm, show::Out, target::Target};
 
 #[derive(Debug, Subcommand)]
@@ -21,22 +21,22 @@ pub(crate) enum WorkersCommand {
     /// A supervisor may start its process again.
     Drain {
         #[command(flatten)]
-        order: Order,
+        order: OrderArgs,
         #[command(flatten)]
         confirm: Confirm,
     },
     /// Lowers the number of deliveries that a worker has in flight.
     Limit {
         #[command(flatten)]
-        order: Order,
+        order: OrderArgs,
         /// The number, or `none` for the configured one.
-        #[arg(value_parser = order::limit)]
-        max: order::Max,
+        #[arg(value_parser = order::parse_max)]
+        max: order::MaxInFlight,
     },
     /// Pauses a worker, or a name on this worker alone.
     Pause {
         #[command(flatten)]
-        order: Order,
+        order: OrderArgs,
         /// Only the tasks and requests with this name.
         #[arg(long)]
         name: Option<String>,
@@ -44,7 +44,7 @@ pub(crate) enum WorkersCommand {
     /// Ends a pause of a worker, or of a name on this worker.
     Resume {
         #[command(flatten)]
-        order: Order,
+        order: OrderArgs,
         /// The name that is paused.
         #[arg(long)]
         name: Option<String>,
@@ -72,38 +72,39 @@ impl WorkersCommand {
             }
             Self::Pause { order, name } => {
                 let worker = find(&workers, &order.worker).await?;
-                let to = name.map_or(WorkerOrder::Pause, |name| {
+                let worker_order = name.map_or(WorkerOrder::Pause, |name| {
                     WorkerOrder::PauseName(name.into())
                 });
-                order.give(&workers, &worker, to, out).await
+                order.give(&workers, &worker, worker_order, out).await
             }
             Self::Resume { order, name } => {
                 let worker = find(&workers, &order.worker).await?;
-                let to = name.map_or(WorkerOrder::Resume, |name| {
+                let worker_order = name.map_or(WorkerOrder::Resume, |name| {
                     WorkerOrder::ResumeName(name.into())
                 });
-                order.give(&workers, &worker, to, out).await
+                order.give(&workers, &worker, worker_order, out).await
             }
         }
     }
 }
 
-/// The number of characters of the random part of a worker's name that are shown.
-const SHOWN_OF_ID: usize = 8;
+/// A worker's name ends with a random part. This number of its characters is shown.
+const SHOWN_ID_CHARS: usize = 8;
 
 /// Shortens the name of a worker to its host, its process and the beginning of its random part.
-pub(crate) fn short(worker: &str) -> &str {
+pub(crate) fn short_name(worker: &str) -> &str {
+    // The name is `campanile-lease=<milliseconds>ms-<host>-<process>-<UUID>`.
     let name = worker.strip_prefix("campanile-lease=");
     let name = name.and_then(|rest| Some(rest.split_once("ms-")?.1));
     let Some(name) = name else { return worker };
-    let id = name
+    let id_start = name
         .len()
         .checked_sub(36)
         .filter(|at| name.is_char_boundary(*at));
-    id.map_or(name, |at| &name[..at + SHOWN_OF_ID])
+    id_start.map_or(name, |at| &name[..at + SHOWN_ID_CHARS])
 }
 
-/// Returns the worker with this name, or else the only worker whose name contains this text.
+/// Returns the worker with this name, or else the only worker whose name contains `text`.
 async fn find(workers: &Workers, text: &str) -> Result<WorkerInfo, CommandError> {
     let listed = workers.list().await?;
     let mut found: Vec<_> = listed
@@ -132,15 +133,15 @@ mod tests {
     #[test]
     fn a_worker_is_shown_by_host_process_and_a_part_of_its_id() {
         let name = "campanile-lease=10000ms-web-1-77-0c9d8fd0-1f1e-4a7a-8d1f-3f5b7c1a2b3c";
-        assert_eq!(short(name), "web-1-77-0c9d8fd0");
-        assert!(name.contains(short(name)));
+        assert_eq!(short_name(name), "web-1-77-0c9d8fd0");
+        assert!(name.contains(short_name(name)));
         for other in [
             "memory-7",
             "campanile-lease=1ms-x",
             "",
             "campanile-lease=1ms-ä",
         ] {
-            assert!(other.contains(short(other)), "{other}");
+            assert!(other.contains(short_name(other)), "{other}");
         }
     }
 }

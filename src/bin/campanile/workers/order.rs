@@ -6,17 +6,17 @@ use campanile::transport::{WorkerInfo, WorkerOrder, WorkerState, Workers};
 use clap::Args;
 use serde_json::json;
 
-use super::short;
+use super::short_name;
 use crate::{
     command_error::CommandError,
     show::{Out, text},
 };
 
-/// The maximum wait until the worker shows that it follows the order.
+/// The maximum time to wait until the worker shows that it follows the order.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Args)]
-pub(crate) struct Order {
+pub(crate) struct OrderArgs {
     /// The worker, or a part of its name that no other worker has.
     pub(super) worker: String,
     /// The name of the operator. The worker logs it.
@@ -26,19 +26,19 @@ pub(crate) struct Order {
 
 /// The maximum number of deliveries in flight, or `None` for the configured number.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Max(pub(super) Option<usize>);
+pub(crate) struct MaxInFlight(pub(super) Option<usize>);
 
-pub(super) fn limit(text: &str) -> Result<Max, String> {
+pub(super) fn parse_max(text: &str) -> Result<MaxInFlight, String> {
     if text == "none" {
-        return Ok(Max(None));
+        return Ok(MaxInFlight(None));
     }
     match text.parse() {
         Ok(0) | Err(_) => Err("a limit is a number from 1, or `none`".to_owned()),
-        Ok(max) => Ok(Max(Some(max))),
+        Ok(max) => Ok(MaxInFlight(Some(max))),
     }
 }
 
-impl Order {
+impl OrderArgs {
     /// Gives an order, and waits until the worker follows it.
     pub(super) async fn give(
         &self,
@@ -76,7 +76,7 @@ impl Order {
             let order = order.to_string();
             return out.document(&json!({ "worker": name, "order": order, "by": self.by }));
         }
-        let (name, order) = (text::line(short(name)), text::line(order.to_string()));
+        let (name, order) = (text::line(short_name(name)), text::line(order.to_string()));
         out.lines([format!("the worker {name} follows: {order}")])
     }
 }
