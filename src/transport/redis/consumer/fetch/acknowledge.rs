@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{super::exchange::Exchange, BlockingConnection, Fetch, GRACE};
+use super::{super::exchange::Exchange, Fetch, GRACE, connection::BlockingConnection};
 use crate::ablation::Mechanism;
 
 /// A read waits for the settlements of at most this many deliveries. If there are more, they are

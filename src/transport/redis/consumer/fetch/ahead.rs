@@ -6,7 +6,7 @@ use tokio::{
     time::{Instant, error::Elapsed},
 };
 
-use super::{BlockingConnection, Fetch, GRACE, ReadCommand};
+use super::{Fetch, GRACE, connection::BlockingConnection, read::ReadCommand};
 use crate::{
     ablation::Mechanism,
     error::Error,
