@@ -319,8 +319,8 @@ impl<S> Call<S, Receipt> {
     /// [`idempotency_key`](Self::idempotency_key). With the same key the call asks the replicas
     /// again, and stores no second task.
     ///
-    /// If the primary has fewer than `count` replicas when a handle is first asked for so many, the
-    /// call fails at once as [refused](Error::is_refused), and nothing is stored.
+    /// The first call with a `count` checks that the primary has that number of replicas. If it has
+    /// fewer, the call fails at once as [refused](Error::is_refused), and nothing is stored.
     ///
     /// `within` counts from the write. While a connection waits for replicas, Redis answers nothing
     /// else on it, so these tasks are sent over a separate connection. Tasks that are sent together
