@@ -235,11 +235,13 @@ impl Fetch {
 
 /// The entries in a response of the script, the streams that could not be read, and `true` if the
 /// group has reached its limit.
-type ScriptResponse = (Value, Vec<(usize, String)>, bool);
+pub(in super::super) type ScriptResponse = (Value, Vec<(usize, String)>, bool);
 
 /// Splits the script's response. For each stream that could not be read, returns its position,
 /// counted from 0, and its error.
-pub(super) fn split_script_response(response: Value) -> Result<ScriptResponse, Error> {
+pub(in super::super) fn split_script_response(
+    response: Value,
+) -> Result<ScriptResponse, Error> {
     let [found, failed, at_limit] = exactly(response)?;
     let at_limit = integer(&at_limit)? == 1;
     let mut parts = array(failed)?.into_iter();

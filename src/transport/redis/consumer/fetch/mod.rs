@@ -16,6 +16,8 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+#[cfg(any(test, fuzzing))]
+pub(super) use self::connection::split_script_response;
 pub(super) use self::recovery::Recovery;
 use self::{
     ahead::AheadRead, connection::BlockingConnection, owned::LATE_READ_LEASES, recovery::PAGE_LEN,
