@@ -17,7 +17,7 @@ use std::{error::Error as StdError, fmt, sync::Arc};
 
 use campanile::{
     Error, Failure, NotFound, Rejection, RpcCode, RpcError,
-    error::{Settle, find},
+    error::{FailureVerdict, find},
 };
 
 /// The class of an error, which says whether another try of the same message could succeed.
@@ -57,8 +57,8 @@ pub enum Class {
 /// less than a message that becomes a dead letter too early.
 pub fn classify(error: &(dyn StdError + 'static)) -> Class {
     if let Some(failure) = find::<Failure>(error) {
-        return match failure.settle() {
-            Settle::DeadLetter | Settle::Discard => Class::Permanent,
+        return match failure.verdict() {
+            FailureVerdict::DeadLetter | FailureVerdict::Discard => Class::Permanent,
             _ => Class::Transient,
         };
     }

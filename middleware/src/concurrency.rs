@@ -239,7 +239,7 @@ mod tests {
 
     use campanile::{
         Kind,
-        error::{Settle, find},
+        error::{FailureVerdict, find},
     };
     use tokio_test::assert_ready;
     use tower_test::mock::{self, Spawn};
@@ -382,8 +382,8 @@ mod tests {
         assert_eq!(find::<TooManyWaiting>(&*error).unwrap().key().as_str(), "k");
         assert!(find::<Overloaded>(&*error).is_some());
         assert_eq!(
-            Settle::of(Kind::Task, &*error),
-            Some(Settle::Redeliver {
+            FailureVerdict::of(Kind::Task, &*error),
+            Some(FailureVerdict::Redeliver {
                 after: None,
                 counted: false
             })

@@ -39,7 +39,7 @@ use std::fmt;
 
 use campanile::{
     BoxError, Error, Failure, Kind, NotFound, Rejection, RpcCode, RpcError,
-    error::{Settle, find},
+    error::{FailureVerdict, find},
 };
 use tower::{load_shed::error::Overloaded, timeout::error::Elapsed};
 
@@ -205,11 +205,11 @@ fn error_type(error: &(dyn std::error::Error + 'static)) -> &'static str {
     } else if let Some(word) = find::<Error>(error).and_then(operation_error_type) {
         word
     } else if let Some(failure) = find::<Failure>(error) {
-        match failure.settle() {
-            Settle::Redeliver { .. } => "redeliver",
-            Settle::Park => "park",
-            Settle::DeadLetter => "dead_letter",
-            Settle::Discard => "discard",
+        match failure.verdict() {
+            FailureVerdict::Redeliver { .. } => "redeliver",
+            FailureVerdict::Park => "park",
+            FailureVerdict::DeadLetter => "dead_letter",
+            FailureVerdict::Discard => "discard",
             _ => OTHER,
         }
     } else {

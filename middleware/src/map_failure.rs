@@ -151,7 +151,7 @@ impl<W, F> fmt::Debug for MapFailureFuture<W, F> {
 mod tests {
     use std::{io, task::Poll};
 
-    use campanile::error::{Settle, find};
+    use campanile::error::{FailureVerdict, find};
     use tower_test::{assert_request_eq, mock};
 
     use super::*;
@@ -176,8 +176,8 @@ mod tests {
     async fn a_mapped_error_is_the_source_of_its_failure() {
         let error = failing_with(io::Error::other("broken pipe")).await;
         assert_eq!(
-            find::<Failure>(&*error).unwrap().settle(),
-            Settle::DeadLetter
+            find::<Failure>(&*error).unwrap().verdict(),
+            FailureVerdict::DeadLetter
         );
         assert_eq!(
             find::<io::Error>(&*error).unwrap().to_string(),

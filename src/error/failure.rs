@@ -12,7 +12,7 @@ use crate::message::{Kind, PermitRequest};
 /// A `Failure` is found anywhere in the chain of sources, so layers and handlers may wrap it. The
 /// transport settles and acknowledges the delivery in one atomic step. Without a `Failure` in the
 /// chain, a task is usually delivered again after the transport's back-off, and a request is
-/// answered: see [`Settle::of`].
+/// answered: see [`FailureVerdict::of`].
 ///
 /// ```
 /// use campanile::Failure;
@@ -25,16 +25,16 @@ use crate::message::{Kind, PermitRequest};
 /// ```
 #[derive(Debug)]
 pub struct Failure {
-    settlement: Settle,
+    verdict: FailureVerdict,
     cause: Option<BoxError>,
     /// Set by [`Failure::park`].
     permit_request: Option<PermitRequest>,
 }
 
-/// The settlement that a [`Failure`] requests.
+/// The verdict that a [`Failure`] requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Settle {
+pub enum FailureVerdict {
     /// Delivers the message again.
     Redeliver {
         /// The delay before the redelivery. `None` stands for the transport's back-off for this
@@ -52,7 +52,7 @@ pub enum Settle {
     Discard,
 }
 
-impl Settle {
+impl FailureVerdict {
     /// Returns how [`serve`](crate::serve()) settles a delivery of this kind that failed with
     /// `error`. `None` means that the delivery is a request and is answered with the error. A layer
     /// can call this function to find out if the message is delivered again.
@@ -70,23 +70,23 @@ impl Settle {
     /// [`NotFound`](super::NotFound).
     ///
     /// ```
-    /// use campanile::{BoxError, Kind, Rejection, error::Settle};
+    /// use campanile::{BoxError, Kind, Rejection, error::FailureVerdict};
     ///
     /// let error: BoxError = Rejection::permanent("no such field").into();
-    /// assert_eq!(Settle::of(Kind::Task, &*error), Some(Settle::DeadLetter));
-    /// assert_eq!(Settle::of(Kind::Rpc, &*error), None);
+    /// assert_eq!(FailureVerdict::of(Kind::Task, &*error), Some(FailureVerdict::DeadLetter));
+    /// assert_eq!(FailureVerdict::of(Kind::Rpc, &*error), None);
     /// ```
     pub fn of(kind: Kind, error: &(dyn std::error::Error + 'static)) -> Option<Self> {
         if let Some(failure) = find::<Failure>(error) {
-            return Some(failure.settlement);
+            return Some(failure.verdict);
         }
         if kind == Kind::Rpc {
             return None;
         }
         if find::<Rejection>(error).is_some_and(Rejection::is_permanent) {
-            return Some(Settle::DeadLetter);
+            return Some(FailureVerdict::DeadLetter);
         }
-        Some(Settle::Redeliver {
+        Some(FailureVerdict::Redeliver {
             after: None,
             // With these errors, either no handler received the message, or the stream to which the
             // handler sends is full. The message caused neither, so the attempt does not count.
@@ -96,9 +96,9 @@ impl Settle {
 }
 
 impl Failure {
-    fn new(settlement: Settle) -> Self {
+    fn new(verdict: FailureVerdict) -> Self {
         Self {
-            settlement,
+            verdict,
             cause: None,
             permit_request: None,
         }
@@ -107,7 +107,7 @@ impl Failure {
     /// Creates a failure that delivers the message again, after the transport's back-off for this
     /// attempt.
     pub fn redeliver() -> Self {
-        Self::new(Settle::Redeliver {
+        Self::new(FailureVerdict::Redeliver {
             after: None,
             counted: true,
         })
@@ -117,7 +117,7 @@ impl Failure {
     /// message until then, so the delay does not occupy a worker and survives the end of this
     /// process.
     pub fn redeliver_after(after: Duration) -> Self {
-        Self::new(Settle::Redeliver {
+        Self::new(FailureVerdict::Redeliver {
             after: Some(after),
             counted: true,
         })
@@ -129,26 +129,26 @@ impl Failure {
     pub fn park(request: PermitRequest) -> Self {
         Self {
             permit_request: Some(request),
-            ..Self::new(Settle::Park)
+            ..Self::new(FailureVerdict::Park)
         }
     }
 
     /// Creates a failure that turns the message into a dead letter now, without further attempts.
     pub fn dead_letter() -> Self {
-        Self::new(Settle::DeadLetter)
+        Self::new(FailureVerdict::DeadLetter)
     }
 
     /// Creates a failure that deletes the message, without making it a dead letter. The deletion is
     /// counted and logged.
     pub fn discard() -> Self {
-        Self::new(Settle::Discard)
+        Self::new(FailureVerdict::Discard)
     }
 
     /// Does not count this delivery as an attempt. Use it for failures that the message did not
     /// cause, such as overload or a dependency that is down. The method affects only redeliveries.
     /// An uncounted redelivery may repeat forever.
     pub fn uncounted(mut self) -> Self {
-        if let Settle::Redeliver { counted, .. } = &mut self.settlement {
+        if let FailureVerdict::Redeliver { counted, .. } = &mut self.verdict {
             *counted = false;
         }
         self
@@ -166,27 +166,27 @@ impl Failure {
         self.permit_request.as_ref()
     }
 
-    /// Returns the requested settlement.
-    pub fn settle(&self) -> Settle {
-        self.settlement
+    /// Returns the requested verdict.
+    pub fn verdict(&self) -> FailureVerdict {
+        self.verdict
     }
 }
 
-impl From<Settle> for Failure {
-    /// Creates a failure that requests this settlement, without a cause. With [`Settle::Park`] the
+impl From<FailureVerdict> for Failure {
+    /// Creates a failure that requests this verdict, without a cause. With [`FailureVerdict::Park`] the
     /// failure has no permit request, so the message is redelivered without counting the attempt.
-    fn from(settlement: Settle) -> Self {
-        Self::new(settlement)
+    fn from(verdict: FailureVerdict) -> Self {
+        Self::new(verdict)
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.settlement {
-            Settle::Redeliver { .. } => "the delivery failed and is to be redelivered",
-            Settle::Park => "the message waits outside of the workers",
-            Settle::DeadLetter => "the delivery failed for good",
-            Settle::Discard => "the delivery is to be discarded",
+        f.write_str(match self.verdict {
+            FailureVerdict::Redeliver { .. } => "the delivery failed and is to be redelivered",
+            FailureVerdict::Park => "the message waits outside of the workers",
+            FailureVerdict::DeadLetter => "the delivery failed for good",
+            FailureVerdict::Discard => "the delivery is to be discarded",
         })
     }
 }
@@ -208,9 +208,9 @@ mod tests {
     fn the_nearest_failure_and_the_kind_decide_the_settlement() {
         let redelivered = |counted| {
             let after = None;
-            Some(Settle::Redeliver { after, counted })
+            Some(FailureVerdict::Redeliver { after, counted })
         };
-        let cases: [(BoxError, [Option<Settle>; 2]); 7] = [
+        let cases: [(BoxError, [Option<FailureVerdict>; 2]); 7] = [
             ("disk full".into(), [redelivered(true), None]),
             (
                 NotFound::new(Kind::Task, "a".into()).into(),
@@ -224,19 +224,19 @@ mod tests {
             (RpcError::invalid("no").into(), [redelivered(true), None]),
             (
                 Rejection::permanent("no JSON").into(),
-                [Some(Settle::DeadLetter), None],
+                [Some(FailureVerdict::DeadLetter), None],
             ),
             (
                 Failure::discard()
                     .because(Failure::dead_letter().because("no JSON"))
                     .into(),
-                [Some(Settle::Discard); 2],
+                [Some(FailureVerdict::Discard); 2],
             ),
         ];
         for (error, [task, request]) in cases {
-            assert_eq!(Settle::of(Kind::Task, &*error), task, "{error}");
-            assert_eq!(Settle::of(Kind::Event, &*error), task, "{error}");
-            assert_eq!(Settle::of(Kind::Rpc, &*error), request, "{error}");
+            assert_eq!(FailureVerdict::of(Kind::Task, &*error), task, "{error}");
+            assert_eq!(FailureVerdict::of(Kind::Event, &*error), task, "{error}");
+            assert_eq!(FailureVerdict::of(Kind::Rpc, &*error), request, "{error}");
         }
     }
 }

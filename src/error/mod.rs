@@ -29,7 +29,7 @@ mod panic;
 pub(crate) mod rejection;
 pub(crate) mod rpc;
 
-pub use self::failure::Settle;
+pub use self::failure::FailureVerdict;
 #[cfg(feature = "http")]
 pub(crate) use self::operation::shown_chain;
 pub(crate) use self::{

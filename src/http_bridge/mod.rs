@@ -114,5 +114,5 @@ pub use self::{
     layer::{AsHttp, AsHttpFuture, HttpLayer},
     names::path,
     problem::Problem,
-    status::{StatusError, code, settle, status},
+    status::{StatusError, code, failure_verdict, status},
 };

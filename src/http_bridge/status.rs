@@ -9,7 +9,7 @@ use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
 
 use crate::{
     RpcCode,
-    error::{RpcError, Settle},
+    error::{FailureVerdict, RpcError},
 };
 
 /// The maximum wait that a `Retry-After` can request: a day.
@@ -20,13 +20,13 @@ const MAX_WAIT: Duration = Duration::from_secs(86_400);
 /// letter.
 ///
 /// This is the default of [`HttpHandler::on_status`](super::HttpHandler::on_status).
-pub fn settle(status: StatusCode) -> Settle {
+pub fn failure_verdict(status: StatusCode) -> FailureVerdict {
     match status.as_u16() {
-        408 | 425 | 429 | 500.. => Settle::Redeliver {
+        408 | 425 | 429 | 500.. => FailureVerdict::Redeliver {
             after: None,
             counted: true,
         },
-        _ => Settle::DeadLetter,
+        _ => FailureVerdict::DeadLetter,
     }
 }
 
@@ -175,8 +175,12 @@ mod tests {
     fn only_temporary_failures_are_delivered_again() {
         for n in (100..200).chain(300..1000) {
             let again = matches!(n, 408 | 425 | 429) || n >= 500;
-            let settled = settle(http_status(n));
-            assert_eq!(matches!(settled, Settle::Redeliver { .. }), again, "{n}");
+            let verdict = failure_verdict(http_status(n));
+            assert_eq!(
+                matches!(verdict, FailureVerdict::Redeliver { .. }),
+                again,
+                "{n}"
+            );
         }
     }
 

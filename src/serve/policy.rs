@@ -6,7 +6,8 @@ use super::give_up::OnGiveUp;
 use crate::{
     RpcCode,
     error::{
-        BoxError, Failure, NotFound, RpcError, Settle, answer, chain, find, is_overload, panic_text,
+        BoxError, Failure, FailureVerdict, NotFound, RpcError, answer, chain, find, is_overload,
+        panic_text,
     },
     message::{Kind, Name},
     transport::{Backoff, Discarded, Expired, UnknownNames, Verdict},
@@ -59,7 +60,8 @@ impl ServiceFailure {
             let answer = answer(name, error).filter(|_| kind == Kind::Rpc);
             answer.is_some_and(|answer| is_caused_by_caller(answer.code()))
         };
-        let is_parked = || find::<Failure>(error).is_some_and(|it| it.settle() == Settle::Park);
+        let is_parked =
+            || find::<Failure>(error).is_some_and(|it| it.verdict() == FailureVerdict::Park);
         Reason {
             text,
             is_expected: is_overload(error) || is_parked() || is_callers_error(),
@@ -155,23 +157,24 @@ impl Policy {
                 answer: None,
             };
         }
-        match Settle::of(kind, &**error) {
+        match FailureVerdict::of(kind, &**error) {
             None => Verdict::Done(Err(self.answer(name, error))),
-            Some(Settle::Redeliver { after, counted }) => Verdict::Redeliver {
+            Some(FailureVerdict::Redeliver { after, counted }) => Verdict::Redeliver {
                 after,
                 counted,
                 reason: reason(),
             },
-            Some(Settle::Park) => match find::<Failure>(&**error).and_then(Failure::permit_request)
-            {
-                Some(permit_request) => Verdict::Park(permit_request.clone()),
-                None => Verdict::Redeliver {
-                    after: None,
-                    counted: false,
-                    reason: reason(),
-                },
-            },
-            Some(Settle::DeadLetter) => Verdict::DeadLetter {
+            Some(FailureVerdict::Park) => {
+                match find::<Failure>(&**error).and_then(Failure::permit_request) {
+                    Some(permit_request) => Verdict::Park(permit_request.clone()),
+                    None => Verdict::Redeliver {
+                        after: None,
+                        counted: false,
+                        reason: reason(),
+                    },
+                }
+            }
+            Some(FailureVerdict::DeadLetter) => Verdict::DeadLetter {
                 // The text of a `Failure` already says who decided to give the message up.
                 reason: match find::<Failure>(&**error) {
                     Some(_) => reason(),
@@ -182,7 +185,7 @@ impl Policy {
                 },
                 answer: answer(),
             },
-            Some(Settle::Discard) => Verdict::Discard {
+            Some(FailureVerdict::Discard) => Verdict::Discard {
                 reason: Discarded::Requested,
                 answer: answer(),
             },

@@ -8,7 +8,7 @@ use std::{
 use campanile::{
     Attempt, BoxError, Client, Failure, Json, Kind, Message, Rejection, Router,
     contract::{NewerVersion, Rpc, Task, VERSION, breakages},
-    error::{Settle, find},
+    error::{FailureVerdict, find},
     message::PermitRequest,
     serve,
     transport::memory::Memory,
@@ -137,11 +137,14 @@ async fn a_newer_version_is_parked_or_redelivered_uncounted_and_says_both_versio
     assert_eq!((newer.version(), newer.known()), (3, 2));
     let text = "version 3 of `orders.create` is newer than version 2, which this worker knows";
     assert_eq!(newer.to_string(), text);
-    let again = Settle::Redeliver {
+    let again = FailureVerdict::Redeliver {
         after: None,
         counted: false,
     };
-    assert_eq!(Settle::of(Kind::Task, &*error), Some(Settle::Park));
+    assert_eq!(
+        FailureVerdict::of(Kind::Task, &*error),
+        Some(FailureVerdict::Park)
+    );
     let request = find::<Failure>(&*error).and_then(Failure::permit_request);
     assert_eq!(
         request.and_then(PermitRequest::awaited_version),
@@ -152,7 +155,7 @@ async fn a_newer_version_is_parked_or_redelivered_uncounted_and_says_both_versio
     let mut request = Message::rpc("double", "1");
     request.headers_mut().insert(VERSION, 3.into());
     let error = outcome(app, request).await;
-    assert_eq!(Settle::of(Kind::Rpc, &*error), Some(again));
+    assert_eq!(FailureVerdict::of(Kind::Rpc, &*error), Some(again));
 }
 
 #[tokio::test]

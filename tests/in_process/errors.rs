@@ -4,7 +4,7 @@ use std::{error::Error, fmt, time::Duration};
 
 use campanile::{
     BoxError, Failure, Message, Rejection, Reply, Router, RpcError,
-    error::{Settle, find},
+    error::{FailureVerdict, find},
 };
 use tower::{Service, ServiceBuilder, ServiceExt};
 
@@ -24,7 +24,7 @@ fn dead() -> Failure {
 }
 
 fn finds_it(error: &BoxError) -> bool {
-    find::<Failure>(&**error).is_some_and(|failure| failure.settle() == Settle::DeadLetter)
+    find::<Failure>(&**error).is_some_and(|failure| failure.verdict() == FailureVerdict::DeadLetter)
 }
 
 #[tokio::test]
@@ -92,9 +92,9 @@ async fn a_failure_behind_a_transparent_error_is_not_found_and_what_is_behind_it
 async fn the_outermost_failure_counts() {
     let error =
         through_a_router(|| Failure::redeliver_after(Duration::from_secs(9)).because(dead())).await;
-    let settle = find::<Failure>(&*error).unwrap().settle();
+    let settle = find::<Failure>(&*error).unwrap().verdict();
     assert!(
-        matches!(settle, Settle::Redeliver { after: Some(after), counted: true } if after.as_secs() == 9)
+        matches!(settle, FailureVerdict::Redeliver { after: Some(after), counted: true } if after.as_secs() == 9)
     );
 }
 

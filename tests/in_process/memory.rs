@@ -395,7 +395,7 @@ async fn nothing_runs_in_the_background() {
 enum Step {
     Send,
     Take { worker: usize, most: usize },
-    Settle { held: usize, verdict: u8 },
+    FailureVerdict { held: usize, verdict: u8 },
     Drop { held: usize },
     Vanish { worker: usize },
     Close { worker: usize },
@@ -407,7 +407,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => Just(Step::Send),
         6 => (0..4_usize, 1..4_usize).prop_map(|(worker, most)| Step::Take { worker, most }),
-        6 => (any::<usize>(), 0..6_u8).prop_map(|(held, verdict)| Step::Settle { held, verdict }),
+        6 => (any::<usize>(), 0..6_u8).prop_map(|(held, verdict)| Step::FailureVerdict { held, verdict }),
         1 => any::<usize>().prop_map(|held| Step::Drop { held }),
         1 => (0..4_usize).prop_map(|worker| Step::Vanish { worker }),
         1 => (0..4_usize).prop_map(|worker| Step::Close { worker }),
@@ -466,7 +466,7 @@ async fn history(steps: Vec<Step>) {
                 let next = timeout(Duration::ZERO, workers[worker].next(most)).await;
                 held.extend(next.into_iter().flat_map(Result::unwrap));
             }
-            Step::Settle {
+            Step::FailureVerdict {
                 held: at,
                 verdict: number,
             } if !held.is_empty() => {
@@ -484,7 +484,7 @@ async fn history(steps: Vec<Step>) {
             }
             Step::EndLeases => groups[0].end_leases(),
             Step::Wait(time) => advance(time).await,
-            Step::Settle { .. } | Step::Drop { .. } => {}
+            Step::FailureVerdict { .. } | Step::Drop { .. } => {}
         }
     }
     // Settles the deliveries in flight first, then all other messages.

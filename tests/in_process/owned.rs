@@ -232,7 +232,7 @@ async fn the_test_kit_waits_for_messages_that_wait_for_their_keys() {
 enum Step {
     Send { key: u8 },
     Take { worker: usize, most: usize },
-    Settle { held: usize, verdict: u8 },
+    FailureVerdict { held: usize, verdict: u8 },
     Drop { held: usize },
     Vanish { worker: usize },
     Stop { worker: usize },
@@ -244,7 +244,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         5 => (0..4_u8).prop_map(|key| Step::Send { key }),
         8 => (0..3_usize, 1..4_usize).prop_map(|(worker, most)| Step::Take { worker, most }),
-        6 => (any::<usize>(), 0..6_u8).prop_map(|(held, verdict)| Step::Settle { held, verdict }),
+        6 => (any::<usize>(), 0..6_u8).prop_map(|(held, verdict)| Step::FailureVerdict { held, verdict }),
         1 => any::<usize>().prop_map(|held| Step::Drop { held }),
         1 => (0..3_usize).prop_map(|worker| Step::Vanish { worker }),
         1 => (0..3_usize).prop_map(|worker| Step::Stop { worker }),
@@ -345,7 +345,7 @@ async fn history(steps: Vec<Step>) {
                     }
                 }
             }
-            Step::Settle { held, verdict } if !progress.held.is_empty() => {
+            Step::FailureVerdict { held, verdict } if !progress.held.is_empty() => {
                 let at = held % progress.held.len();
                 progress.settle(at, verdict).await;
             }
@@ -362,7 +362,7 @@ async fn history(steps: Vec<Step>) {
             }
             Step::EndLeases => memory.end_leases(),
             Step::Wait(time) => advance(time).await,
-            Step::Settle { .. } | Step::Drop { .. } => {}
+            Step::FailureVerdict { .. } | Step::Drop { .. } => {}
         }
     }
     while !progress.held.is_empty() {

@@ -66,13 +66,13 @@ impl Transport for Scripted {
 }
 
 impl Source for Scripted {
-    type Settle = Settle;
+    type Settle = FailureVerdict;
 
     fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    async fn next(&mut self, max: usize) -> Result<Vec<Delivery<Settle>>, Error> {
+    async fn next(&mut self, max: usize) -> Result<Vec<Delivery<FailureVerdict>>, Error> {
         self.log.asked.lock().unwrap().push(max);
         let mut deliveries = Vec::new();
         match self.feed.recv().await {
@@ -99,14 +99,17 @@ impl Source for Scripted {
 }
 
 impl Scripted {
-    fn delivery(&self, content: Content) -> Delivery<Settle> {
-        Delivery::new(content, Settle(self.verdicts.clone(), self.log.clone()))
+    fn delivery(&self, content: Content) -> Delivery<FailureVerdict> {
+        Delivery::new(
+            content,
+            FailureVerdict(self.verdicts.clone(), self.log.clone()),
+        )
     }
 }
 
-struct Settle(mpsc::UnboundedSender<Verdict>, Arc<Log>);
+struct FailureVerdict(mpsc::UnboundedSender<Verdict>, Arc<Log>);
 
-impl SettleDelivery for Settle {
+impl SettleDelivery for FailureVerdict {
     fn settle(self, verdict: Verdict, on_settled: impl FnOnce(Result<(), Error>) + Send + 'static) {
         let sent = self.0.send(verdict).map_err(|_| Error::closed());
         match self.1.holds.load(Ordering::SeqCst) {

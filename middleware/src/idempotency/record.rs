@@ -5,7 +5,7 @@ use std::{borrow::Cow, error::Error, fmt};
 use bytes::Bytes;
 use campanile::{
     BoxError, Failure, Kind, Rejection, Reply, RpcCode, RpcError,
-    error::{Settle, find},
+    error::{FailureVerdict, find},
     transport::codec,
 };
 use serde::{Deserialize, Serialize};
@@ -83,9 +83,9 @@ fn permanent_failure(kind: Kind, error: &BoxError) -> Option<(OutcomeKind, Optio
     let rejection = find::<Rejection>(error).filter(|rejection| rejection.is_permanent());
     let reply = find::<RpcError>(error).cloned();
     let reply = reply.or_else(|| rejection.map(|r| RpcError::invalid(chain(r))));
-    match Settle::of(kind, error) {
-        Some(Settle::DeadLetter) => Some((OutcomeKind::DeadLetter, reply)),
-        Some(Settle::Discard) => Some((OutcomeKind::Discarded, reply)),
+    match FailureVerdict::of(kind, error) {
+        Some(FailureVerdict::DeadLetter) => Some((OutcomeKind::DeadLetter, reply)),
+        Some(FailureVerdict::Discard) => Some((OutcomeKind::Discarded, reply)),
         Some(_) => None,
         None => {
             let reply = reply?;

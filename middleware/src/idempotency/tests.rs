@@ -6,7 +6,7 @@ use std::sync::{
 use bytes::Bytes;
 use campanile::{
     Kind, Message, Rejection, Reply, RpcCode, RpcError,
-    error::{Settle, find},
+    error::{FailureVerdict, find},
 };
 use http::HeaderValue;
 use tokio::time::advance;
@@ -128,11 +128,11 @@ async fn stall<K: KeyOf>(
 }
 
 fn is_uncounted(error: &BoxError, wait: Option<Duration>) {
-    let expected = Settle::Redeliver {
+    let expected = FailureVerdict::Redeliver {
         after: wait,
         counted: false,
     };
-    assert_eq!(Settle::of(Kind::Task, &**error), Some(expected));
+    assert_eq!(FailureVerdict::of(Kind::Task, &**error), Some(expected));
 }
 
 #[tokio::test(start_paused = true)]
@@ -212,23 +212,23 @@ async fn after_a_transient_failure_the_next_delivery_runs() {
 
 #[tokio::test(start_paused = true)]
 async fn a_permanent_failure_is_repeated_to_other_messages_and_its_own_message_runs_again() {
-    let permanent: [(Kind, BoxError, Option<Settle>, Option<RpcCode>); 5] = [
+    let permanent: [(Kind, BoxError, Option<FailureVerdict>, Option<RpcCode>); 5] = [
         (
             Kind::Task,
             Failure::dead_letter().because("no such order").into(),
-            Some(Settle::DeadLetter),
+            Some(FailureVerdict::DeadLetter),
             None,
         ),
         (
             Kind::Task,
             Rejection::permanent("no JSON").into(),
-            Some(Settle::DeadLetter),
+            Some(FailureVerdict::DeadLetter),
             Some(RpcCode::Invalid),
         ),
         (
             Kind::Task,
             Failure::discard().into(),
-            Some(Settle::Discard),
+            Some(FailureVerdict::Discard),
             None,
         ),
         (
@@ -255,7 +255,7 @@ async fn a_permanent_failure_is_repeated_to_other_messages_and_its_own_message_r
         )
         .unwrap_err();
         let error = answered(&mut service, message(kind, "k", "2")).unwrap_err();
-        assert_eq!(Settle::of(kind, &*error), settle);
+        assert_eq!(FailureVerdict::of(kind, &*error), settle);
         let repeated = find::<RepeatedFailure>(&*error).unwrap();
         assert_eq!(
             repeated.to_string(),

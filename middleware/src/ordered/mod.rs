@@ -79,7 +79,7 @@
 //!
 //! Put the layers that decide about failures *inside* this layer: timeouts, `catch_panic`,
 //! `map_failure`, `retry`. This layer reads the decision from the error (see
-//! [`Settle::of`](campanile::error::Settle::of)). If the error requests a redelivery and sets no
+//! [`FailureVerdict::of`](campanile::error::FailureVerdict::of)). If the error requests a redelivery and sets no
 //! delay, the layer sets the delay, so that it knows when the message returns. A task whose future
 //! panics or is dropped counts as failed. A message without a route gives up its turn.
 //!

@@ -11,7 +11,7 @@ use std::{
 
 use campanile::{
     Attempt, BoxError, Deadline, Failure, Kind, Message, NotFound,
-    error::{Settle, find},
+    error::{FailureVerdict, find},
 };
 use tokio::time::{Instant, Sleep};
 
@@ -150,7 +150,8 @@ impl QueuedMessage {
             self.end(None);
             return error;
         }
-        let Some(Settle::Redeliver { after, counted }) = Settle::of(self.delivery.kind, &*error)
+        let Some(FailureVerdict::Redeliver { after, counted }) =
+            FailureVerdict::of(self.delivery.kind, &*error)
         else {
             self.end(None);
             return error;

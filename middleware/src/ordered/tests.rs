@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use campanile::{
     Deadline, Failure, Kind, Message, NotFound, Reply, RpcError,
-    error::{Settle, find},
+    error::{FailureVerdict, find},
 };
 use tokio::time::{Instant, advance};
 use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task::Spawn as Call};
@@ -41,18 +41,18 @@ fn fail(
     answer: SendResponse<Reply>,
     call: &mut Call<OrderedByKeyFuture<Inner>>,
     error: impl Into<campanile::BoxError>,
-) -> Option<Settle> {
+) -> Option<FailureVerdict> {
     answer.send_error(error);
     let error = assert_ready!(call.poll()).unwrap_err();
-    Settle::of(Kind::Task, &*error)
+    FailureVerdict::of(Kind::Task, &*error)
 }
 
 /// Polls a call whose message must be put off. Returns the time for which it is put off.
 fn put_off(call: &mut Call<OrderedByKeyFuture<Inner>>) -> Duration {
     let error = assert_ready!(call.poll()).unwrap_err();
     assert!(find::<PutOff>(&*error).is_some(), "{error:?}");
-    match Settle::of(Kind::Task, &*error) {
-        Some(Settle::Redeliver {
+    match FailureVerdict::of(Kind::Task, &*error) {
+        Some(FailureVerdict::Redeliver {
             after: Some(after),
             counted: false,
         }) => after,
@@ -231,7 +231,7 @@ async fn the_layer_sets_the_wait_of_a_redelivery_that_has_none() {
         again.parts_mut().attempt.0 = attempt;
         let mut first = call(&mut service, again);
         match fail(only_request(&mut handle, "1"), &mut first, "disk full") {
-            Some(Settle::Redeliver {
+            Some(FailureVerdict::Redeliver {
                 after: Some(after),
                 counted: true,
             }) => assert!(
@@ -251,7 +251,7 @@ async fn the_layer_sets_the_wait_of_a_redelivery_that_has_none() {
     let settled = fail(only_request(&mut handle, "1"), &mut first, "disk full");
     assert!(matches!(
         settled,
-        Some(Settle::Redeliver { after: None, .. })
+        Some(FailureVerdict::Redeliver { after: None, .. })
     ));
     let mut second = call(&mut service, task("k", "2"));
     succeed(only_request(&mut handle, "2"), &mut second);

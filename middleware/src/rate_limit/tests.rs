@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use campanile::{
     Kind, Reply, RpcCode,
-    error::{Settle, find},
+    error::{FailureVerdict, find},
 };
 use tokio::time::advance;
 use tokio_test::{assert_pending, assert_ready, assert_ready_ok};
@@ -41,8 +41,8 @@ fn refused(service: &mut Spawn<RateLimitByKey<Inner, Header>>, message: Message)
 /// Returns [`RateLimited::retry_after`]. Asserts that the redelivery has this delay and the slack.
 fn retry_after(error: &BoxError) -> Duration {
     let limited = find::<RateLimited>(&**error).expect("it was refused by the rate limit");
-    match Settle::of(Kind::Task, &**error) {
-        Some(Settle::Redeliver {
+    match FailureVerdict::of(Kind::Task, &**error) {
+        Some(FailureVerdict::Redeliver {
             after: Some(after),
             counted: false,
         }) => assert_eq!(after, limited.retry_after() + SLACK),
@@ -124,7 +124,7 @@ async fn a_request_over_the_rate_is_answered_at_once() {
     let (mut service, _handle) = service(&layer().burst(1));
     let _first = call(&mut service, message(Kind::Rpc, "k", "1"));
     let error = refused(&mut service, message(Kind::Rpc, "k", "2"));
-    assert_eq!(Settle::of(Kind::Rpc, &*error), None);
+    assert_eq!(FailureVerdict::of(Kind::Rpc, &*error), None);
     let reply = find::<campanile::RpcError>(&*error).unwrap();
     assert_eq!(reply.code(), &RpcCode::Unavailable);
 }

@@ -334,7 +334,7 @@ impl StdError for Permanent {
 
 #[cfg(test)]
 mod tests {
-    use campanile::{Rejection, RpcError, error::Settle};
+    use campanile::{Rejection, RpcError, error::FailureVerdict};
 
     use super::*;
     use crate::{
@@ -366,12 +366,12 @@ mod tests {
         answer.await.unwrap_err()
     }
 
-    fn settled(error: &BoxError) -> Option<Settle> {
-        find::<Failure>(&**error).map(Failure::settle)
+    fn settled(error: &BoxError) -> Option<FailureVerdict> {
+        find::<Failure>(&**error).map(Failure::verdict)
     }
 
-    fn again(after: Duration) -> Option<Settle> {
-        Some(Settle::Redeliver {
+    fn again(after: Duration) -> Option<FailureVerdict> {
+        Some(FailureVerdict::Redeliver {
             after: Some(after),
             counted: true,
         })
@@ -382,8 +382,8 @@ mod tests {
         for (attempt, settle) in [
             (1, again(SECOND)),
             (2, again(2 * SECOND)),
-            (3, Some(Settle::DeadLetter)),
-            (4, Some(Settle::DeadLetter)),
+            (3, Some(FailureVerdict::DeadLetter)),
+            (4, Some(FailureVerdict::DeadLetter)),
         ] {
             let error = failing(&layer(), Kind::Task, attempt, "disk full").await;
             assert_eq!(settled(&error), settle, "{attempt}");
@@ -395,12 +395,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_permanent_error_is_a_dead_letter_at_once() {
         let error = failing(&layer(), Kind::Task, 1, Rejection::permanent("no JSON")).await;
-        assert_eq!(settled(&error), Some(Settle::DeadLetter));
+        assert_eq!(settled(&error), Some(FailureVerdict::DeadLetter));
         assert!(find::<Rejection>(&*error).is_some(), "the cause is kept");
         assert!(find::<Exhausted>(&*error).is_none());
         let own = layer().classify(|_| Class::Permanent);
         let error = failing(&own, Kind::Task, 1, "disk full").await;
-        assert_eq!(settled(&error), Some(Settle::DeadLetter));
+        assert_eq!(settled(&error), Some(FailureVerdict::DeadLetter));
         // A lasting error is retried.
         let error = failing(&layer(), Kind::Task, 1, Rejection::ordinary("no layer")).await;
         assert_eq!(settled(&error), again(SECOND));
@@ -414,7 +414,7 @@ mod tests {
             let error = failing(&strict, Kind::Task, attempt, asked).await;
             assert_eq!(settled(&error), again(9 * SECOND));
             let error = failing(&strict, Kind::Task, attempt, Failure::discard()).await;
-            assert_eq!(settled(&error), Some(Settle::Discard));
+            assert_eq!(settled(&error), Some(FailureVerdict::Discard));
         }
     }
 
@@ -437,7 +437,7 @@ mod tests {
                 let error = layer
                     .config
                     .map_error(delivery(attempt), "disk full".into());
-                settled(&error) == Some(Settle::DeadLetter)
+                settled(&error) == Some(FailureVerdict::DeadLetter)
             };
             assert_eq!((1..=100).find(|attempt| settle(*attempt)), last);
         }

@@ -17,7 +17,7 @@ use super::{
     request::{HandlerOptions, HeaderPolicy},
 };
 use crate::{
-    error::{BoxError, Failure, NotFound, RpcError, Settle, shown_chain},
+    error::{BoxError, Failure, FailureVerdict, NotFound, RpcError, shown_chain},
     message::{Kind, Name, Shown},
     reply::Reply,
 };
@@ -83,11 +83,11 @@ impl ResponseReader {
         if self.kind == Kind::Rpc {
             return error.with_error_reply().into();
         }
-        let mut settle = (self.options.settle)(status);
-        if let Settle::Redeliver { after, .. } = &mut settle {
+        let mut verdict = (self.options.failure_verdict)(status);
+        if let FailureVerdict::Redeliver { after, .. } = &mut verdict {
             *after = retry_after(headers).or(*after);
         }
-        Failure::from(settle).because(error).into()
+        Failure::from(verdict).because(error).into()
     }
 }
 

@@ -20,7 +20,7 @@ use self::{
 };
 use super::{body::Body, names::header_text};
 use crate::{
-    error::{BoxError, Settle},
+    error::{BoxError, FailureVerdict},
     message::{Message, Parts},
     reply::Reply,
 };
@@ -54,7 +54,7 @@ use crate::{
 /// The next handler has custom targets, CloudEvents headers, and a custom outcome for one status:
 ///
 /// ```
-/// use campanile::{Kind, error::Settle, http_bridge::{self, HttpHandler}};
+/// use campanile::{Kind, error::FailureVerdict, http_bridge::{self, HttpHandler}};
 /// use http::{Method, StatusCode, Uri};
 ///
 /// # fn example<S>(web: S) -> HttpHandler<S> {
@@ -68,8 +68,8 @@ use crate::{
 ///     .cloud_events("/shop")
 ///     .max_response_bytes(64 * 1024)
 ///     .on_status(|status| match status {
-///         StatusCode::CONFLICT => Settle::Discard, // the order exists
-///         status => http_bridge::settle(status),
+///         StatusCode::CONFLICT => FailureVerdict::Discard, // the order exists
+///         status => http_bridge::failure_verdict(status),
 ///     })
 /// # }
 /// ```
@@ -159,13 +159,13 @@ impl<S> HttpHandler<S> {
     }
 
     /// Sets the function that decides how a task is settled after a status other than 2xx.
-    /// [`settle`](super::settle()) unless set. A `Retry-After` overrides the delay of a redelivery.
+    /// [`failure_verdict`](super::failure_verdict()) unless set. A `Retry-After` overrides the delay of a redelivery.
     #[must_use]
-    pub fn on_status<F>(self, settle: F) -> Self
+    pub fn on_status<F>(self, failure_verdict: F) -> Self
     where
-        F: Fn(StatusCode) -> Settle + Send + Sync + 'static,
+        F: Fn(StatusCode) -> FailureVerdict + Send + Sync + 'static,
     {
-        self.with(|options| options.settle = Arc::new(settle))
+        self.with(|options| options.failure_verdict = Arc::new(failure_verdict))
     }
 }
 

@@ -11,10 +11,10 @@ use super::super::{
     extensions::Origin,
     headers::{ATTEMPT, ID, KIND, NAME, strip_claims, strip_connection},
     names::{header_text, path},
-    status::settle,
+    status::failure_verdict,
 };
 use crate::{
-    error::{BoxError, NotFound, Rejection, Settle},
+    error::{BoxError, FailureVerdict, NotFound, Rejection},
     message::{Message, Parts},
 };
 
@@ -41,7 +41,7 @@ pub(in crate::http_bridge) struct HandlerOptions {
     pub(super) trusted: Vec<HeaderName>,
     /// The value of the header `ce-source`. `None` if no CloudEvents headers are added.
     pub(super) cloud_events: Option<HeaderValue>,
-    pub(super) settle: Arc<dyn Fn(StatusCode) -> Settle + Send + Sync>,
+    pub(super) failure_verdict: Arc<dyn Fn(StatusCode) -> FailureVerdict + Send + Sync>,
     pub(in crate::http_bridge) limit: usize,
 }
 
@@ -53,7 +53,7 @@ impl Default for HandlerOptions {
             content_type: None,
             trusted: Vec::new(),
             cloud_events: None,
-            settle: Arc::new(settle),
+            failure_verdict: Arc::new(failure_verdict),
             limit: 16 * 1024 * 1024,
         }
     }

@@ -8,7 +8,7 @@ use std::{
 
 use campanile::{
     Attempt, BoxError, Failure, Kind, Message, MessageId, NotFound, Reply, RpcCode, RpcError,
-    error::{Settle, find},
+    error::{FailureVerdict, find},
     http_bridge::{self as web, Body, BodyError, HttpHandler, Origin, StatusError},
 };
 use futures_util::FutureExt as _;
@@ -54,17 +54,17 @@ fn rpc() -> Message {
 
 /// A short text for the way in which an error settles its delivery.
 fn settlement(error: &BoxError) -> String {
-    match find::<Failure>(&**error).map(Failure::settle) {
+    match find::<Failure>(&**error).map(Failure::verdict) {
         None => "back-off".into(),
-        Some(Settle::Redeliver {
+        Some(FailureVerdict::Redeliver {
             after: None,
             counted: true,
         }) => "back-off".into(),
-        Some(Settle::Redeliver {
+        Some(FailureVerdict::Redeliver {
             after: Some(after),
             counted: true,
         }) => format!("after {after:?}"),
-        Some(Settle::DeadLetter) => "dead".into(),
+        Some(FailureVerdict::DeadLetter) => "dead".into(),
         other => panic!("{other:?}"),
     }
 }
@@ -328,8 +328,8 @@ async fn retry_after_says_when() {
     let error = handled(answering(503, soon, Body::default()), task())
         .await
         .unwrap_err();
-    match find::<Failure>(&*error).unwrap().settle() {
-        Settle::Redeliver {
+    match find::<Failure>(&*error).unwrap().verdict() {
+        FailureVerdict::Redeliver {
             after: Some(after), ..
         } => {
             assert!((40..=60).contains(&after.as_secs()), "{after:?}");
@@ -353,11 +353,14 @@ fn httpdate(after: Duration) -> String {
 async fn the_meaning_of_a_status_can_be_changed() {
     let handler =
         HttpHandler::new(answering(409, &[], Body::default())).on_status(|status| match status {
-            StatusCode::CONFLICT => Settle::Discard,
-            status => web::settle(status),
+            StatusCode::CONFLICT => FailureVerdict::Discard,
+            status => web::failure_verdict(status),
         });
     let error = handler.oneshot(task()).await.unwrap_err();
-    assert_eq!(find::<Failure>(&*error).unwrap().settle(), Settle::Discard);
+    assert_eq!(
+        find::<Failure>(&*error).unwrap().verdict(),
+        FailureVerdict::Discard
+    );
 }
 
 #[tokio::test]

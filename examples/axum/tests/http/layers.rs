@@ -12,7 +12,7 @@ use std::{
 use campanile::{
     Attempt, Client, Deadline, Error, Failure, Json, Kind, Message, MessageId, NotFound, Rejection,
     Reply, Router, RpcCode, RpcError,
-    error::{Settle, find},
+    error::{FailureVerdict, find},
     http_bridge::{Body, HttpLayer, StatusError},
     transport::memory::Memory,
 };
@@ -114,10 +114,10 @@ async fn an_error_of_the_service_passes_unchanged() {
         .await
         .unwrap_err();
     let after = Some(Duration::from_secs(7));
-    let settle = find::<Failure>(&*error).unwrap().settle();
+    let settle = find::<Failure>(&*error).unwrap().verdict();
     assert_eq!(
         settle,
-        Settle::Redeliver {
+        FailureVerdict::Redeliver {
             after,
             counted: true
         }
@@ -299,8 +299,11 @@ async fn a_caught_panic_is_a_500_and_so_a_redelivery_or_internal() {
         .await
         .unwrap_err();
     assert_eq!(find::<StatusError>(&*error).unwrap().status(), 500);
-    let settle = find::<Failure>(&*error).unwrap().settle();
-    assert!(matches!(settle, Settle::Redeliver { .. }), "{settle:?}");
+    let settle = find::<Failure>(&*error).unwrap().verdict();
+    assert!(
+        matches!(settle, FailureVerdict::Redeliver { .. }),
+        "{settle:?}"
+    );
     let error = Client::new(app).request::<()>("a", ()).await.unwrap_err();
     assert_eq!(error.rpc().unwrap().code(), &RpcCode::Internal);
 }
@@ -319,8 +322,11 @@ async fn a_time_out_answers_with_its_status() {
         .oneshot(Message::task("a", ""))
         .await
         .unwrap_err();
-    let settle = find::<Failure>(&*error).unwrap().settle();
-    assert!(matches!(settle, Settle::Redeliver { .. }), "{settle:?}");
+    let settle = find::<Failure>(&*error).unwrap().verdict();
+    assert!(
+        matches!(settle, FailureVerdict::Redeliver { .. }),
+        "{settle:?}"
+    );
     let started = tokio::time::Instant::now();
     let error = Client::new(app).request::<()>("a", ()).await.unwrap_err();
     assert_eq!(error.rpc().unwrap().code(), &RpcCode::Deadline);
@@ -418,8 +424,8 @@ async fn an_invalid_request_does_not_reach_the_service() {
         .await
         .unwrap_err();
     assert_eq!(
-        find::<Failure>(&error).unwrap().settle(),
-        Settle::DeadLetter
+        find::<Failure>(&error).unwrap().verdict(),
+        FailureVerdict::DeadLetter
     );
     assert_eq!(reached.load(Ordering::SeqCst), 1);
 }
@@ -491,8 +497,8 @@ async fn a_payload_beyond_the_limit_of_a_layer_is_a_dead_letter() {
         .unwrap_err();
     assert_eq!(find::<StatusError>(&error).unwrap().status(), 413);
     assert_eq!(
-        find::<Failure>(&error).unwrap().settle(),
-        Settle::DeadLetter
+        find::<Failure>(&error).unwrap().verdict(),
+        FailureVerdict::DeadLetter
     );
 }
 

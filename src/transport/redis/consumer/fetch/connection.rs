@@ -239,9 +239,7 @@ pub(in super::super) type ScriptResponse = (Value, Vec<(usize, String)>, bool);
 
 /// Splits the script's response. For each stream that could not be read, returns its position,
 /// counted from 0, and its error.
-pub(in super::super) fn split_script_response(
-    response: Value,
-) -> Result<ScriptResponse, Error> {
+pub(in super::super) fn split_script_response(response: Value) -> Result<ScriptResponse, Error> {
     let [found, failed, at_limit] = exactly(response)?;
     let at_limit = integer(&at_limit)? == 1;
     let mut parts = array(failed)?.into_iter();
