@@ -2,6 +2,7 @@
 //! briefly, and carries them out before its next read, over the same connection.
 
 use std::{
+    future::poll_fn,
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -9,13 +10,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::Notify,
-    time::{Instant, timeout},
-};
+use tokio::{sync::Notify, time::Instant};
 
 use super::settlement::Settlement;
-use crate::sync::lock;
+use crate::sync::{LazyTimer, lock};
 
 /// The longest time for which the fetch waits before its next read.
 const MAX_WAIT: Duration = Duration::from_millis(1);
@@ -75,9 +73,13 @@ impl LastRead {
 
     /// Waits for the settlements, at most [`MAX_WAIT`]. Returns those that were taken, and `true`
     /// if all settlements came within [`MAX_HANDLING`].
-    pub(super) async fn gather(&self) -> (Vec<Settlement>, bool) {
+    pub(super) async fn gather(&self, timer: &mut LazyTimer) -> (Vec<Settlement>, bool) {
         let began = Instant::now();
-        let all = timeout(MAX_WAIT, self.complete.notified()).await.is_ok();
+        let all = tokio::select! {
+            biased;
+            () = self.complete.notified() => true,
+            () = poll_fn(|cx| timer.poll_until(cx, began + MAX_WAIT)) => false,
+        };
         let in_time = began.elapsed() <= MAX_HANDLING;
         self.is_open.store(false, Ordering::SeqCst);
         let gathering = lock(&self.gathering).take();

@@ -43,7 +43,7 @@ impl Fetch {
     /// Carries out the settlements that have come. Adds those that the server does not confirm to
     /// the queue of settlements.
     pub(super) async fn acknowledge(&mut self) {
-        let (settlements, in_time) = self.parts.last_read.gather().await;
+        let (settlements, in_time) = self.parts.last_read.gather(&mut self.settle_timer).await;
         self.no_waits_until = (!in_time).then(|| Instant::now() + NO_WAITS_FOR);
         if settlements.is_empty() {
             return;

@@ -45,6 +45,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    sync::LazyTimer,
     transport::{
         Delivery, StreamSchedule, Verdict,
         redis::{
@@ -129,6 +130,9 @@ pub(super) struct Fetch {
     ahead: Option<AheadRead>,
     /// Until this time reads do not wait for settlements.
     no_waits_until: Option<Instant>,
+    /// Ends a wait for settlements. A new timer for each wait would wake the thread that waits for
+    /// I/O.
+    settle_timer: LazyTimer,
     /// The time of the next search for entries of former owners of the partition.
     inherits_at: Instant,
     /// Until this time a read that a former owner of the partition has sent may be carried out.
@@ -167,6 +171,7 @@ impl Fetch {
             fetched_by_recovery_or_claim: false,
             ahead: None,
             no_waits_until: None,
+            settle_timer: LazyTimer::new(Duration::ZERO),
             inherits_at: Instant::now(),
             lost_connection: 0,
             outage: Outage::default(),
