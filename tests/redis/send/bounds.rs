@@ -6,7 +6,7 @@ use campanile::{
     Client,
     transport::{Interest, Source, Transport, Verdict, WhenFull, redis::RedisSource},
 };
-use support::{Options, rights::documented};
+use support::{Options, rights::documented, version};
 
 use super::*;
 
@@ -133,7 +133,12 @@ async fn the_wait_that_an_error_names_follows_the_rate_of_the_workers() {
     tokio::time::sleep(SECOND).await;
     take(&mut source, 50).await;
     let wait = refused().await;
-    assert!(wait <= 2 * SECOND, "{wait:?}");
+    // Before Redis 7.0 only the decrease of what waits shows the rate, which is higher.
+    let longest = match version() < (7, 0) {
+        true => 30 * SECOND,
+        false => 2 * SECOND,
+    };
+    assert!(wait <= longest, "{wait:?}");
     source.close().await.expect("it closes");
 }
 

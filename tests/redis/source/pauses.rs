@@ -8,7 +8,7 @@ use campanile::{
 };
 
 use super::*;
-use crate::support::{Options, rights::documented};
+use crate::support::{Options, rights::documented, version};
 
 #[tokio::test]
 async fn a_worker_that_waits_follows_a_pause_within_about_a_second() {
@@ -219,7 +219,9 @@ async fn a_purge_of_a_stream_that_was_trimmed_leaves_no_lag() {
     };
     assert_eq!(lag().await, Some(0));
     task(&server, "2").await;
-    assert_eq!(lag().await, Some(1));
+    // Before Redis 7.0 the lag is unknown while entries are unread.
+    let one_unread = (version() >= (7, 0)).then_some(1);
+    assert_eq!(lag().await, one_unread);
 }
 
 #[tokio::test]

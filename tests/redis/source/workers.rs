@@ -13,6 +13,7 @@ use super::*;
 use crate::support::{
     Options,
     rights::{assert_refused, documented},
+    version,
     worker::Worker,
 };
 
@@ -417,14 +418,16 @@ async fn a_group_without_workers_shows_what_it_holds_up_until_it_is_dropped() {
     };
     let stats = raw::eventually(all_done, 20 * SECOND).await;
     let (group, old_group) = (stats.group("g").unwrap(), stats.group("old").unwrap());
+    // Before Redis 7.0 the number of entries that `old` has not read is unknown.
+    let known = |count: u64| (version() >= (7, 0)).then_some(count);
     assert_eq!(
         (group.foreign, group.kept_entries, group.consumers),
-        (0, Some(0), 1)
+        (0, known(0), 1)
     );
     assert_eq!((old_group.foreign, old_group.foreign_pending), (1, 2));
     assert_eq!(
         (old_group.unfinished, old_group.kept_entries),
-        (Some(20), Some(20))
+        (known(20), known(20))
     );
     assert!(old_group.idle.is_some());
 

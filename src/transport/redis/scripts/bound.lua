@@ -15,7 +15,7 @@ for _, list in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     local again = group_info(retry, info.name)
     local age = -1
     if ARGV[6] == '1' then age = oldest_waiting(KEYS[1], info, retry, again) end
-    local messages = unread(KEYS[1], info, tonumber(ARGV[5])) + undelivered(retry, again)
+    local messages = unread(KEYS[1], info, tonumber(ARGV[5]), true) + undelivered(retry, again)
     result[#result + 1] = { info.name, messages, age, info['entries-read'] or -1 }
   end
 end

@@ -19,14 +19,14 @@ end
 
 -- Redis does not undo the writes of a script that fails, and a task that is stored without its tick
 -- would be sent again. So every possible failure is found before the first write.
+local failure
 local function check(name, expected, command)
   local found = redis.call('TYPE', name).ok
   if found ~= 'none' and found ~= expected then
-    error({ err = 'ERR the key `' .. name .. '` is a ' .. found .. ' and not a ' .. expected })
-  end
+    failure = 'ERR the key `' .. name .. '` is a ' .. found .. ' and not a ' .. expected
   -- Redis 6.2 cannot say what is permitted.
-  if redis.acl_check_cmd and not redis.acl_check_cmd(command, name) then
-    error({ err = 'NOPERM no permission for `' .. command .. '` on `' .. name .. '`' })
+  elseif redis.acl_check_cmd and not redis.acl_check_cmd(command, name) then
+    failure = 'NOPERM no permission for `' .. command .. '` on `' .. name .. '`'
   end
 end
 check(key, 'hash', 'HSET')
@@ -40,6 +40,7 @@ local keep, conflict, unique, group = unpack(ARGV, FIRST + 5, FIRST + 8)
 local base = base_of(KEYS[3], ':due')
 if conflict ~= '' then check(holder_of(base, group, unique), 'string', 'SET') end
 if keep ~= '' then check(record_of(base, group, ARGV[FIRST + 2]), 'hash', 'HSET') end
+if failure then return redis.error_reply(failure) end
 
 local id, outcome = accept({ KEYS[2], KEYS[3], KEYS[4] }, ARGV, FIRST, #ARGV)
 outcome = outcome == 0 and 'sent' or 'skipped'

@@ -1,17 +1,19 @@
 -- Returns the number of entries of a stream that a group has not read: `info` is what the server says
 -- about the group. Redis does not know the number before 7.0, nor if entries that the group has not
 -- read were deleted. Then returns nil, or if `most` is given, counts the entries one by one, and stops
--- once there are more than `most`.
-local function unread(stream, info, most)
+-- once there are more than `most`. If `roughly`, returns the length of a stream that is far shorter
+-- than `most`, which is at least the number.
+local function unread(stream, info, most, roughly)
   if info.lag then return info.lag end
   local delivered = info['last-delivered-id']
   if delivered == '0-0' then return redis.call('XLEN', stream) end
   local found = redis.call('XRANGE', stream, '(' .. delivered, '+', 'COUNT', 1)
   if #found == 0 then return 0 end
   if not most then return nil end
-  -- The length is an upper bound, and exact enough if it is far below `most`.
-  local length = redis.call('XLEN', stream)
-  if length <= most / 2 then return length end
+  if roughly then
+    local length = redis.call('XLEN', stream)
+    if length <= most / 2 then return length end
+  end
   local count = 0
   while #found > 0 and count <= most do
     count = count + #found
