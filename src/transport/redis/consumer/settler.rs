@@ -90,7 +90,9 @@ impl Settler {
                 // request is answered twice instead of never.
                 let publish = Publish::new(&channel[..], &envelope);
                 let (resend, listener) = (Resend::UntilAnswered, &self.publish_failures);
-                self.pipeline.post(publish, resend, listener, 0).await;
+                self.pipeline
+                    .submit_with_handler(publish, resend, listener, 0)
+                    .await;
             }
         }
         // Sends one command for each stream, so that a stream that refuses acknowledgements does

@@ -34,11 +34,11 @@ pub(super) struct CommandBatch {
     /// The time at which the batch fails, if it is not sent before. Set in a batch of one command
     /// when it first has to wait for a connection.
     pub(super) give_up_at: Option<Instant>,
-    /// The number of successive connections that the server closed while this command was the first
-    /// without a response. Counted in a batch of one command.
+    /// The number of connections in a row that the server closed while this command was the oldest
+    /// one without a response. Counted in a batch of one command.
     pub(super) closed_connections: u32,
-    /// The number of successive times that nodes of a cluster have redirected the command. Counted
-    /// in a batch of one command.
+    /// The number of times in a row that a node of a cluster has redirected the command. Counted in
+    /// a batch of one command.
     pub(super) redirections: u32,
     /// Set if a node of a cluster has responded with `ASK`, so that the command is sent after an
     /// `ASKING`.
@@ -49,7 +49,7 @@ pub(super) struct CommandBatch {
 
 /// The state of a command, whose bytes are in `CommandBatch::commands`.
 struct QueuedCommand {
-    retry: Resend,
+    resend: Resend,
     /// The script that the command calls. The server may not know the script yet.
     script: Option<&'static Script>,
     admission: CommandAdmission,
@@ -62,8 +62,8 @@ enum Recipient {
     Completion(usize),
     /// A handler that knows the command by this number. No task is woken.
     Handler(Arc<dyn CompletionHandler>, u128),
-    /// The response was delivered.
-    Delivered,
+    /// The response was delivered, the command has moved to another batch, or it is an `ASKING`.
+    Nobody,
 }
 
 /// The buffers of a batch, for reuse.
@@ -97,15 +97,15 @@ impl CommandBatch {
             submitted: Instant::now(),
             slot: HashSlot::ANY,
         };
-        let completion = batch.ask(command, Resend::Never, None, admission);
+        let completion = batch.push_awaited(command, Resend::Never, None, admission);
         (batch, completion)
     }
 
     /// Adds a command whose caller waits for the response.
-    pub(super) fn ask(
+    pub(super) fn push_awaited(
         &mut self,
         command: impl Encode,
-        retry: Resend,
+        resend: Resend,
         script: Option<&'static Script>,
         admission: CommandAdmission,
     ) -> Completion<Outcome> {
@@ -115,7 +115,7 @@ impl CommandBatch {
         self.push(
             command,
             QueuedCommand {
-                retry,
+                resend,
                 script,
                 admission,
                 recipient: Recipient::Completion(completion.index()),
@@ -125,17 +125,17 @@ impl CommandBatch {
     }
 
     /// Adds a command whose response goes to a handler.
-    pub(super) fn post(
+    pub(super) fn push_with_handler(
         &mut self,
         command: impl Encode,
-        retry: Resend,
+        resend: Resend,
         (handler, number): (Arc<dyn CompletionHandler>, u128),
         admission: CommandAdmission,
     ) {
         self.push(
             command,
             QueuedCommand {
-                retry,
+                resend,
                 script: None,
                 admission,
                 recipient: Recipient::Handler(handler, number),
@@ -144,7 +144,7 @@ impl CommandBatch {
     }
 
     /// Requires that replicas confirm the batch's commands, in addition to earlier requirements.
-    pub(super) fn confirm(&mut self, replicas: Replicas) {
+    pub(super) fn require_replicas(&mut self, replicas: Replicas) {
         self.replicas = Some(self.replicas.map_or(replicas, |it| it.and(replicas)));
     }
 
@@ -154,7 +154,7 @@ impl CommandBatch {
     }
 
     /// Keeps a command's permits until the batch is dropped.
-    pub(super) fn hold(&mut self, permit: OwnedSemaphorePermit) {
+    pub(super) fn hold_permit(&mut self, permit: OwnedSemaphorePermit) {
         match &mut self.permits {
             Some(permits) => permits.merge(permit),
             none => *none = Some(permit),
@@ -173,8 +173,8 @@ impl CommandBatch {
         self.len() >= MAX_COMMANDS || self.bytes() >= MAX_BYTES
     }
 
-    pub(super) fn retry(&self, index: usize) -> Resend {
-        self.requests[index].retry
+    pub(super) fn resend(&self, index: usize) -> Resend {
+        self.requests[index].resend
     }
 
     pub(super) fn script(&self, index: usize) -> Option<&'static Script> {
@@ -203,7 +203,7 @@ impl CommandBatch {
                 (self.completions.as_ref()).is_some_and(|it| it.is_pending(*index))
             }
             Recipient::Handler(handler, number) => !handler.is_unwanted(*number),
-            Recipient::Delivered => false,
+            Recipient::Nobody => false,
         }
     }
 
@@ -214,7 +214,7 @@ impl CommandBatch {
         let is_unwanted = |batch: &Self, index: usize| {
             let request = &batch.requests[index];
             let waits = all_wait && matches!(request.recipient, Recipient::Completion(_));
-            request.retry == Resend::Never && !waits && !batch.is_wanted(index)
+            request.resend == Resend::Never && !waits && !batch.is_wanted(index)
         };
         if !(0..self.len()).any(|index| is_unwanted(&self, index)) {
             return (self.len() > 0).then_some(self);
@@ -251,14 +251,14 @@ impl CommandBatch {
     fn move_from(&mut self, other: &mut Self, index: usize) {
         let request = &mut other.requests[index];
         let moved = QueuedCommand {
-            retry: request.retry,
+            resend: request.resend,
             script: request.script,
             admission: request.admission,
-            recipient: std::mem::replace(&mut request.recipient, Recipient::Delivered),
+            recipient: std::mem::replace(&mut request.recipient, Recipient::Nobody),
         };
         let permits = std::mem::take(&mut request.admission.permits);
         if let Some(permit) = other.permits.as_mut().and_then(|it| it.split(permits)) {
-            self.hold(permit);
+            self.hold_permit(permit);
         }
         self.push(other.commands.get(index), moved);
     }
@@ -274,13 +274,13 @@ impl CommandBatch {
         let asking = QueuedCommand {
             // With `Never`, the `ASKING` would be dropped before it is sent, since no caller waits
             // for its response.
-            retry: Resend::UntilAnswered,
+            resend: Resend::UntilAnswered,
             script: None,
             admission: CommandAdmission {
                 permits: 0,
                 ..self.requests[0].admission
             },
-            recipient: Recipient::Delivered,
+            recipient: Recipient::Nobody,
         };
         self.requests.insert(0, asking);
         self.is_asking = true;
@@ -303,7 +303,7 @@ impl CommandBatch {
         for (request, response) in self.requests.iter_mut().zip(&mut responses) {
             if let Recipient::Handler(handler, number) = &request.recipient {
                 handler.completed(*number, Ok(std::mem::take(response)));
-                request.recipient = Recipient::Delivered;
+                request.recipient = Recipient::Nobody;
             }
         }
         let Some(completions) = &self.completions else {
@@ -311,7 +311,7 @@ impl CommandBatch {
         };
         let answered = self.requests.iter_mut().zip(responses);
         completions.complete(answered.filter_map(|(request, response)| {
-            match std::mem::replace(&mut request.recipient, Recipient::Delivered) {
+            match std::mem::replace(&mut request.recipient, Recipient::Nobody) {
                 Recipient::Completion(index) => Some((index, Ok(response))),
                 _ => None,
             }
@@ -330,12 +330,12 @@ impl CommandBatch {
                 }
                 _ => {}
             }
-            request.recipient = Recipient::Delivered;
+            request.recipient = Recipient::Nobody;
         }
     }
 
     /// Fails the commands without a response, and returns the emptied buffers for another batch.
-    pub(super) fn buffers(mut self) -> Buffers {
+    pub(super) fn into_buffers(mut self) -> Buffers {
         self.fail(error::runtime_ended);
         let mut buffers = Buffers {
             commands: std::mem::take(&mut self.commands),

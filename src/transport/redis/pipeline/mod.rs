@@ -80,7 +80,7 @@ type Outcome = Result<Value, Error>;
 
 /// Handles responses to commands. It runs in the pipeline's task, so it must be quick.
 pub(super) trait CompletionHandler: Send + Sync {
-    /// Takes the outcome of the command that was posted with this number. Called once.
+    /// Takes the outcome of the command that was submitted with this number. Called once.
     fn completed(&self, number: u128, outcome: Result<Value, Error>);
 
     /// Returns `true` if the outcome is no longer wanted, so that a queued command need not be
@@ -170,8 +170,8 @@ impl Pipeline {
     ///
     /// A command that has to wait for its permit is encoded before it waits. Use
     /// [`submit_owned`](Self::submit_owned) for large commands.
-    pub(super) fn submit(&self, command: impl Encode, retry: Resend) -> Submit {
-        self.ask(command, retry, None)
+    pub(super) fn submit(&self, command: impl Encode, resend: Resend) -> Submit {
+        self.submit_command(command, resend, None)
     }
 
     /// Like [`submit`](Self::submit), for a script. The script is called by its hash, and then by
@@ -181,9 +181,9 @@ impl Pipeline {
         script: &'static Script,
         keys: &[&str],
         args: impl FnOnce(&mut Cmd),
-        retry: Resend,
+        resend: Resend,
     ) -> Submit {
-        self.submit_owned(script.call(keys, args), retry, Some(script))
+        self.submit_owned(script.call(keys, args), resend, Some(script))
     }
 
     /// Like [`submit`](Self::submit), for large commands. The command is encoded only when it has
@@ -191,7 +191,7 @@ impl Pipeline {
     pub(super) fn submit_owned(
         &self,
         command: impl Encode + Send + 'static,
-        retry: Resend,
+        resend: Resend,
         script: Option<&'static Script>,
     ) -> Submit {
         let (size, slot) = (command.size_hint(), self.slot);
@@ -199,12 +199,12 @@ impl Pipeline {
         let replicas = self.replicas;
         let permit = node.queue.try_reserve(size, slot);
         Submit(match permit {
-            Some(permit) => Stage::of(queue(permit, command, retry, script, replicas)),
+            Some(permit) => Stage::of(queue(permit, command, resend, script, replicas)),
             None => {
                 let (node, submitted) = (node.clone(), Instant::now());
                 Stage::Permit(Box::pin(async move {
-                    let permit = node.permit(size, submitted, slot, retry).await?;
-                    queue(permit, command, retry, script, replicas)
+                    let permit = node.permit(size, submitted, slot, resend).await?;
+                    queue(permit, command, resend, script, replicas)
                 }))
             }
         })
@@ -214,10 +214,10 @@ impl Pipeline {
     /// together with `number`. Commands that are submitted after this future completes are sent
     /// after this command. If the future is dropped before it has its permit, the command is not
     /// sent and the handler is not called.
-    pub(super) async fn post(
+    pub(super) async fn submit_with_handler(
         &self,
         command: impl Encode,
-        retry: Resend,
+        resend: Resend,
         handler: &Arc<impl CompletionHandler + 'static>,
         number: u128,
     ) {
@@ -225,11 +225,11 @@ impl Pipeline {
         let node = self.nodes.of(slot);
         let permit = match node.queue.try_reserve(size, slot) {
             Some(permit) => Ok(permit),
-            None => node.permit(size, Instant::now(), slot, retry).await,
+            None => node.permit(size, Instant::now(), slot, resend).await,
         };
         let posted = permit.and_then(|permit| {
             let to = (handler.clone() as Arc<dyn CompletionHandler>, number);
-            permit.push(|batch, admission| batch.post(command, retry, to, admission))
+            permit.push(|batch, admission| batch.push_with_handler(command, resend, to, admission))
         });
         if let Err(error) = posted {
             handler.completed(number, Err(error));
@@ -240,9 +240,9 @@ impl Pipeline {
     pub(super) async fn command(
         &self,
         command: impl Encode,
-        retry: Resend,
+        resend: Resend,
     ) -> Result<Value, Error> {
-        super::error::check(self.submit(command, retry).await?)
+        super::error::check(self.submit(command, resend).await?)
     }
 
     /// Runs a script and returns its response. An error of the server becomes an `Err`.
@@ -251,9 +251,9 @@ impl Pipeline {
         script: &'static Script,
         keys: &[&str],
         args: impl FnOnce(&mut Cmd),
-        retry: Resend,
+        resend: Resend,
     ) -> Result<Value, Error> {
-        let response = self.submit_script(script, keys, args, retry);
+        let response = self.submit_script(script, keys, args, resend);
         super::error::check(response.await?)
     }
 
@@ -293,17 +293,22 @@ impl Pipeline {
         self.nodes.of(self.slot).cause()
     }
 
-    fn ask(&self, command: impl Encode, retry: Resend, script: Option<&'static Script>) -> Submit {
+    fn submit_command(
+        &self,
+        command: impl Encode,
+        resend: Resend,
+        script: Option<&'static Script>,
+    ) -> Submit {
         let node = self.nodes.of(self.slot);
         match node.queue.try_reserve(command.size_hint(), self.slot) {
             Some(permit) => {
-                let queued = queue(permit, command, retry, script, self.replicas);
+                let queued = queue(permit, command, resend, script, self.replicas);
                 Submit(Stage::of(queued))
             }
             None => {
                 let mut encoded = Vec::new();
                 command.encode(&mut encoded);
-                self.submit_owned(encoded, retry, script)
+                self.submit_owned(encoded, resend, script)
             }
         }
     }
@@ -317,12 +322,12 @@ impl Node {
         size: usize,
         submitted: Instant,
         slot: HashSlot,
-        retry: Resend,
+        resend: Resend,
     ) -> Result<QueuePermit<'_>, Error> {
         tokio::select! {
             biased;
             permit = self.queue.reserve(size, submitted, slot) => permit,
-            error = self.waited_too_long(submitted), if retry == Resend::Never => Err(error),
+            error = self.waited_too_long(submitted), if resend == Resend::Never => Err(error),
         }
     }
 
@@ -393,15 +398,15 @@ impl Stage {
 fn queue(
     permit: QueuePermit<'_>,
     command: impl Encode,
-    retry: Resend,
+    resend: Resend,
     script: Option<&'static Script>,
     replicas: Option<Replicas>,
 ) -> Result<Completion<Outcome>, Error> {
     permit.push(|batch, admission| {
         if let Some(replicas) = replicas {
-            batch.confirm(replicas);
+            batch.require_replicas(replicas);
         }
-        batch.ask(command, retry, script, admission)
+        batch.push_awaited(command, resend, script, admission)
     })
 }
 

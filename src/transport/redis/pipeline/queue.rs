@@ -189,7 +189,7 @@ impl QueuePermit<'_> {
             slot: self.slot,
         };
         let added = add(batch, admission);
-        batch.hold(self.permit);
+        batch.hold_permit(self.permit);
         drop(state);
         if first {
             self.queue.receiver_waker.wake();
@@ -266,7 +266,7 @@ mod tests {
     fn push(permit: QueuePermit<'_>) {
         let added = permit.push(|batch, admission| {
             let ping = redis::cmd("PING");
-            drop(batch.ask(&ping, Resend::UntilAnswered, None, admission));
+            drop(batch.push_awaited(&ping, Resend::UntilAnswered, None, admission));
         });
         added.expect("there is a receiver");
     }

@@ -265,7 +265,7 @@ impl PipelineTask {
         for mut one in std::mem::take(&mut self.waiting) {
             let give_up_at = self.give_up_at(one.submitted(0));
             let give_up_at = *one.give_up_at.get_or_insert(give_up_at);
-            if one.retry(0) == Resend::Never {
+            if one.resend(0) == Resend::Never {
                 if give_up_at <= now {
                     let cause = self.status.borrow().cause.clone();
                     one.fail(|| error::disconnected(&self.connector.address(), cause.clone()));
@@ -295,7 +295,7 @@ impl PipelineTask {
             for InFlightBatch { batch, responses } in pipeline.batches.iter_mut().rev() {
                 for index in (responses.len()..batch.len()).rev() {
                     let mut lost = batch.take(index);
-                    match lost.retry(0) {
+                    match lost.resend(0) {
                         Resend::UntilAnswered if lost.closed_connections >= MAX_CLOSED => {
                             lost.fail(|| error::too_large(&self.connector.address(), MAX_CLOSED));
                         }
@@ -464,7 +464,7 @@ impl PipelineTask {
                 replicas::attach(confirmation, &mut responses);
             }
             batch.complete(responses);
-            self.queue.reuse(batch.buffers());
+            self.queue.reuse(batch.into_buffers());
         }
         for one in again.into_iter().rev() {
             self.waiting.push_front(one);
@@ -499,7 +499,7 @@ fn lost(reason: Option<RedisError>) -> Error {
 /// Returns `true` if a command must not be sent again, since it has waited too long.
 fn has_waited_too_long(batch: &CommandBatch, index: usize) -> bool {
     let too_long = |give_up_at| give_up_at <= Instant::now();
-    batch.retry(index) == Resend::Never && batch.give_up_at.is_some_and(too_long)
+    batch.resend(index) == Resend::Never && batch.give_up_at.is_some_and(too_long)
 }
 
 /// The state of the server as shown by the responses of a pipeline.

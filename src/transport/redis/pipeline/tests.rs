@@ -179,7 +179,8 @@ async fn a_handler_gets_each_outcome_once() {
     let (pipeline, mut commands) = pipeline([OK, OK, Close, OK]).await;
     let heard = Arc::<Heard>::default();
     for number in 0..4 {
-        let posted = pipeline.post(ack(number), Resend::Never, &heard, number.into());
+        let posted =
+            pipeline.submit_with_handler(ack(number), Resend::Never, &heard, number.into());
         posted.await;
     }
     pipeline
@@ -201,7 +202,8 @@ async fn commands_fail_when_the_task_of_the_pipeline_has_ended() {
     let permit = submitter
         .try_reserve(1, HashSlot::ANY)
         .expect("it is empty");
-    let asked = permit.push(|batch, at| batch.ask(ack(1), Resend::UntilAnswered, None, at));
+    let asked =
+        permit.push(|batch, at| batch.push_awaited(ack(1), Resend::UntilAnswered, None, at));
     let full: Vec<_> = std::iter::from_fn(|| submitter.try_reserve(1, HashSlot::ANY)).collect();
     assert_eq!(full.len(), MAX_COMMANDS - 1);
     let waits = submitter.reserve(1, tokio::time::Instant::now(), HashSlot::ANY);
@@ -209,7 +211,7 @@ async fn commands_fail_when_the_task_of_the_pipeline_has_ended() {
     assert!(asked.unwrap().await.unwrap_err().is_closed());
     assert!(waits.await.is_err_and(|error| error.is_closed()));
     let permit = full.into_iter().next().expect("there was some");
-    let late = permit.push(|batch, at| batch.ask(ack(2), Resend::UntilAnswered, None, at));
+    let late = permit.push(|batch, at| batch.push_awaited(ack(2), Resend::UntilAnswered, None, at));
     assert!(late.is_err_and(|error| error.is_closed()));
 }
 

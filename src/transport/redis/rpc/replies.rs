@@ -392,7 +392,7 @@ impl ReplyReader {
             commands.push(self.command(keys, block));
         }
 
-        let responses = ask(connection, &commands, block + GRACE).await;
+        let responses = run_commands(connection, &commands, block + GRACE).await;
         lock(&self.streams.table).blocked = None;
         let mut responses = responses?;
         let replies = responses.split_off(upkeep);
@@ -490,7 +490,7 @@ impl ReplyReader {
         });
         let commands: Vec<_> = commands.collect();
         let now = Instant::now();
-        let responses = ask(connection, &commands, GRACE).await?;
+        let responses = run_commands(connection, &commands, GRACE).await?;
         let mut responses = responses.into_iter();
         for key in keys {
             let [added, kept] = [responses.next(), responses.next()].map(Option::unwrap_or_default);
@@ -500,7 +500,7 @@ impl ReplyReader {
                     // Without a time to live the stream would never be deleted.
                     let mut remove = redis::cmd("UNLINK");
                     remove.arg(key);
-                    ask(connection, &[remove], GRACE).await?;
+                    run_commands(connection, &[remove], GRACE).await?;
                     refusal
                 }
                 (Ok(id), Ok(_)) => {
@@ -598,7 +598,7 @@ impl ReplyReader {
 }
 
 /// Sends commands and returns the responses. Fails if the server is silent for too long.
-async fn ask(
+async fn run_commands(
     connection: &mut Connection,
     commands: &[Cmd],
     limit: Duration,

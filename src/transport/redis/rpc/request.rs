@@ -92,7 +92,7 @@ impl Hub {
         // The pending reply also receives the outcome of sending, so this task is woken only once.
         let number = reply.id().as_u128();
         (self.pipeline.for_key(&key))
-            .post(add, Resend::Never, &self.pending, number)
+            .submit_with_handler(add, Resend::Never, &self.pending, number)
             .await;
         drop(message);
         reply.await
