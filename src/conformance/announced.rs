@@ -206,7 +206,7 @@ pub async fn a_worker_follows_the_orders_to_it<F: Factory>(factory: &F) {
     until_true("resuming", async || monitor.max_in_flight() == max).await;
     assert!(!monitor.has_paused(&"mail.send".into()));
     give(WorkerOrder::Drain).await;
-    in_time("draining", monitor.clone().drained()).await;
+    in_time("draining", monitor.clone().wait_until_drained()).await;
     assert_eq!(other_monitor.info("").orders, []);
 
     // An order to an unknown worker has no effect, and invalid orders are refused.

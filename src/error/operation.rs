@@ -24,7 +24,7 @@ pub(crate) enum ErrorKind {
     /// There is no connection, so nothing was sent.
     Disconnected,
     /// The message was sent, and the connection was lost before the server's response.
-    Unknown,
+    UnknownOutcome,
     /// The message is stored, but too few replicas have confirmed it.
     Unreplicated,
     /// The message is not stored, since another task has the same unique key.
@@ -49,7 +49,7 @@ pub(crate) enum ErrorKind {
     /// The transport is closed.
     Closed,
     /// Running handlers were dropped, because the shutdown was forced.
-    Forced,
+    ForcedShutdown,
 }
 
 impl Error {
@@ -79,7 +79,7 @@ impl Error {
 
     /// Creates the error of a message that was sent and may or may not be stored.
     pub fn unknown_outcome(message: impl Into<String>) -> Self {
-        Self::new(ErrorKind::Unknown, message)
+        Self::new(ErrorKind::UnknownOutcome, message)
     }
 
     /// Creates the error of a message that is stored under this id, but was confirmed by fewer
@@ -192,7 +192,7 @@ impl Error {
     /// Returns `true` if the message was sent, and the connection was lost before the server's
     /// response. The message may or may not be stored.
     pub fn is_unknown_outcome(&self) -> bool {
-        self.kind == ErrorKind::Unknown
+        self.kind == ErrorKind::UnknownOutcome
     }
 
     /// Returns `true` if the message is stored, but was confirmed by fewer replicas than
@@ -274,7 +274,7 @@ impl Error {
     /// Returns `true` if a forced shutdown dropped running handlers. Their messages are delivered
     /// again when their leases end. The text has the number of handlers.
     pub fn is_forced_shutdown(&self) -> bool {
-        self.kind == ErrorKind::Forced
+        self.kind == ErrorKind::ForcedShutdown
     }
 
     /// If the request was answered with an error, returns this error reply.

@@ -48,7 +48,7 @@ pub enum Write {
 impl FollowUp {
     /// Returns the outcome of a delivery whose follow-up was refused: the reason of the dead
     /// letter, and the error reply to a request.
-    pub(crate) fn refused(reason: &str) -> (String, RpcError) {
+    pub(crate) fn refusal(reason: &str) -> (String, RpcError) {
         let reason = format!("a follow-up in the outbox was refused: {reason}");
         let reply = RpcError::internal("the request could not be handled");
         (reason, reply)

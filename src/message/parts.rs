@@ -338,7 +338,7 @@ pub struct Parts {
     /// The worker's lease on the delivery, if the transport has leases.
     pub lease: Option<Lease>,
     /// The route that the router chose.
-    pub(crate) matched: Option<MatchedRoute>,
+    pub(crate) matched_route: Option<MatchedRoute>,
 }
 
 impl Parts {
@@ -370,7 +370,7 @@ impl Parts {
             headers: HeaderMap::new(),
             extensions: Extensions::new(),
             lease: None,
-            matched: None,
+            matched_route: None,
         }
     }
 
@@ -384,7 +384,7 @@ impl Parts {
     /// Returns the route that the router chose for the message; `None` outside a router. Layers of
     /// the router get the route, too, because the router chooses it before they run.
     pub fn matched_route(&self) -> Option<&MatchedRoute> {
-        self.matched.as_ref()
+        self.matched_route.as_ref()
     }
 }
 

@@ -237,7 +237,7 @@ impl Resolver {
             Some(info) => &info.name,
             None => &self.prefixes[route - routes.len()],
         };
-        message.parts_mut().matched = Some(MatchedRoute {
+        message.parts_mut().matched_route = Some(MatchedRoute {
             pattern: pattern.clone(),
             index: route,
         });

@@ -242,7 +242,11 @@ enum ResolvedRoute {
 impl Dispatch {
     /// Calls the next services for a message that has a matched route.
     fn send(&self, message: Message) -> RouteFuture {
-        let route = message.parts().matched.as_ref().map(|route| route.index);
+        let route = message
+            .parts()
+            .matched_route
+            .as_ref()
+            .map(|route| route.index);
         match route.and_then(|route| self.routes.get(route)) {
             Some(ResolvedRoute::One(next)) => next.call(message),
             Some(ResolvedRoute::Several(next)) => {
@@ -265,7 +269,7 @@ impl ErasedService for Dispatch {
     }
 
     fn call(&self, message: Message) -> RouteFuture {
-        match message.parts().matched {
+        match message.parts().matched_route {
             Some(_) => self.send(message),
             // A layer made this message, so no route was matched yet.
             None => self

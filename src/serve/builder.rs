@@ -221,8 +221,10 @@ where
             let monitor = Arc::new(monitor.described_as(description));
             source.monitor(monitor.clone());
             // An operator's order to drain the worker starts the same shutdown as a signal.
-            let graceful_or_drained =
-                future::select(stop.graceful, Box::pin(monitor.clone().drained()));
+            let graceful_or_drained = future::select(
+                stop.graceful,
+                Box::pin(monitor.clone().wait_until_drained()),
+            );
             stop.graceful = graceful_or_drained.map(drop).boxed();
             let policy = Policy {
                 expose_error_text: self.expose_error_text,

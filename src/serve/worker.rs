@@ -307,7 +307,7 @@ where
                  are delivered again when their leases end"
             ),
         };
-        Err(Error::new(ErrorKind::Forced, text))
+        Err(Error::new(ErrorKind::ForcedShutdown, text))
     }
 
     /// Drops all deliveries. Returns the number of handlers that were running, and the number of

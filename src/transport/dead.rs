@@ -317,7 +317,7 @@ impl Steps {
         if let Rest::All(name) = &self.rest {
             // The steps end at the letter that is the newest now. Without this end, a message that
             // fails again right after its replay would be replayed forever.
-            self.rest = match self.store.newest().await? {
+            self.rest = match self.store.newest_id().await? {
                 None => Rest::Nothing,
                 Some(until) => Rest::Range {
                     after: None,
@@ -496,7 +496,7 @@ pub trait DeadLetterStore: Send + Sync + 'static {
     fn get<'a>(&'a self, id: &'a DeadLetterId) -> StoreFuture<'a, Option<DeadLetter>>;
 
     /// Returns the id of the newest letter.
-    fn newest(&self) -> StoreFuture<'_, Option<DeadLetterId>>;
+    fn newest_id(&self) -> StoreFuture<'_, Option<DeadLetterId>>;
 
     /// Replays or purges those letters of a step that still exist. Each letter is handled
     /// atomically.

@@ -129,7 +129,7 @@ impl<S: DeadLetterStore> PartitionedDeadLetters<S> {
     async fn newest_of_each(&self) -> Result<Option<DeadLetterId>, Error> {
         let mut newest = Vec::new();
         for (partition, store) in self.stores.iter().enumerate() {
-            if let Some(letter) = store.newest().await? {
+            if let Some(letter) = store.newest_id().await? {
                 newest.push(LetterPosition::id(partition, &letter).to_string());
             }
         }
@@ -211,7 +211,7 @@ impl<S: DeadLetterStore> DeadLetterStore for PartitionedDeadLetters<S> {
         })
     }
 
-    fn newest(&self) -> StoreFuture<'_, Option<DeadLetterId>> {
+    fn newest_id(&self) -> StoreFuture<'_, Option<DeadLetterId>> {
         Box::pin(self.newest_of_each())
     }
 

@@ -133,7 +133,7 @@ impl MessageQuery {
 }
 
 /// Formats a position in a list, for [`MessageQuery::list_and_position`].
-pub(crate) fn position(is_stream: bool, at: &str) -> String {
+pub(crate) fn format_position(is_stream: bool, at: &str) -> String {
     let list = if is_stream { "stream" } else { "again" };
     format!("{list}/{at}")
 }

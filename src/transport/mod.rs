@@ -121,7 +121,7 @@ pub(crate) use self::{
 pub(crate) use self::{
     dead::{DroppedLetters, PAGE_BYTES},
     dead_partitions::PartitionedDeadLetters,
-    messages::{invalid_position, position},
+    messages::{format_position, invalid_position},
     sending::check_key,
     tasks::{SharedTasks, TaskOutcome},
 };
@@ -413,7 +413,7 @@ impl Verdict {
     /// verdicts as they are. Owned partitions need this: a parked message would lose its place in
     /// the order. Each redelivery asks again for the permit, or for a worker that knows the
     /// version.
-    pub(crate) fn in_order(self, attempt: u32, backoff: &Backoff) -> Self {
+    pub(crate) fn without_parking(self, attempt: u32, backoff: &Backoff) -> Self {
         match self {
             Self::Park(request) => Self::Redeliver {
                 after: Some(match request.awaited_version() {

@@ -280,7 +280,7 @@ impl Settings {
     ///
     /// # Errors
     /// If the message names no stream, and these settings have a set of streams.
-    pub(crate) fn target<'a>(&'a self, parts: &'a Parts) -> Result<&'a Name, Error> {
+    pub(crate) fn target_stream<'a>(&'a self, parts: &'a Parts) -> Result<&'a Name, Error> {
         parts.to.as_ref().map_or_else(|| self.one_stream(), Ok)
     }
 }

@@ -81,7 +81,7 @@ impl StreamStats {
     }
 
     /// Sets [`GroupStats::kept_entries`] of each group of this stream.
-    pub(crate) fn compare_groups(&mut self) {
+    pub(crate) fn set_kept_entries(&mut self) {
         let unfinished: Vec<_> = self.groups.iter().map(|group| group.unfinished).collect();
         for (index, group) in self.groups.iter_mut().enumerate() {
             let others = unfinished

@@ -41,7 +41,7 @@ pub const ORIGIN: &str = "~o";
 pub const ATTEMPTS: &str = "~a";
 /// The internal field with the number of redeliveries in a row that did not count as attempts, in
 /// decimal.
-pub const PUT_OFFS: &str = "~u";
+pub const UNCOUNTED_REDELIVERIES: &str = "~u";
 /// The internal field with the time to live in milliseconds, counted from the time in the id of the
 /// first entry.
 pub const TIME_TO_LIVE: &str = "~t";

@@ -450,7 +450,7 @@ impl BrokerState {
             .map(|(name, group)| group.stats(name, &stream.log, &self.context.clock))
             .collect();
         stats.groups.sort_by(|a, b| a.group.cmp(&b.group));
-        stats.compare_groups();
+        stats.set_kept_entries();
         stats
     }
 

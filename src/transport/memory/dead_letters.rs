@@ -47,7 +47,7 @@ impl DeadLetterStore for MemoryDeadLetters {
         Box::pin(ready(Ok(letter.map(|letter| self.with_origin(letter)))))
     }
 
-    fn newest(&self) -> StoreFuture<'_, Option<DeadLetterId>> {
+    fn newest_id(&self) -> StoreFuture<'_, Option<DeadLetterId>> {
         let newest = self.with_log(|dead| dead.newest_id());
         let newest = newest.map(|id| DeadLetterId::from(id.to_string()));
         Box::pin(ready(Ok(newest)))

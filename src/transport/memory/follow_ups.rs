@@ -47,7 +47,7 @@ impl BrokerState {
         // The follow-ups are checked first, because a refused follow-up changes the verdict.
         let stream = stream_of(&mut streams, &settings.stream);
         let prepared = prepare(source, settings, stream, follow_ups).unwrap_or_else(|reason| {
-            let (reason, reply) = FollowUp::refused(&reason);
+            let (reason, reply) = FollowUp::refusal(&reason);
             let answer = Some(reply);
             verdict = Verdict::DeadLetter { reason, answer };
             Prepared::default()

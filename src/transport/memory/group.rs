@@ -100,7 +100,7 @@ pub(super) struct QueuedMessage {
     pub(super) entry: Arc<LogEntry>,
     attempts: u32,
     /// The number of redeliveries in a row that did not count as attempts.
-    put_offs: u32,
+    uncounted_redeliveries: u32,
     /// The place of the message in the order of an owned partition. `None` if it was not read
     /// there.
     pub(super) position: Option<Position>,
@@ -109,11 +109,11 @@ pub(super) struct QueuedMessage {
 impl QueuedMessage {
     /// Creates a message that has had no attempt.
     pub(super) fn first(entry: Arc<LogEntry>) -> Self {
-        let (attempts, put_offs) = (0, 0);
+        let (attempts, uncounted_redeliveries) = (0, 0);
         Self {
             entry,
             attempts,
-            put_offs,
+            uncounted_redeliveries,
             position: None,
         }
     }
@@ -145,7 +145,7 @@ pub(super) struct Pending {
     /// The number of the attempt.
     attempt: u32,
     /// The number of earlier redeliveries in a row that did not count as attempts.
-    put_offs: u32,
+    uncounted_redeliveries: u32,
     /// As for [`QueuedMessage`].
     position: Option<Position>,
     /// The entry's index in the log. `None` for a redelivery.
@@ -451,7 +451,7 @@ impl Group {
         QueuedMessage {
             entry: pending.entry,
             attempts: pending.attempt,
-            put_offs: pending.put_offs,
+            uncounted_redeliveries: pending.uncounted_redeliveries,
             position: pending.position,
         }
     }
@@ -492,7 +492,9 @@ impl Group {
         self.last_serial += 1;
         self.ownership.start(self.last_serial, &queued);
         let QueuedMessage {
-            put_offs, position, ..
+            uncounted_redeliveries,
+            position,
+            ..
         } = queued;
         let taken = TakenDelivery {
             serial: self.last_serial,
@@ -508,7 +510,7 @@ impl Group {
             Pending {
                 entry: Arc::clone(&taken.entry),
                 attempt: taken.attempt,
-                put_offs,
+                uncounted_redeliveries,
                 position,
                 index,
                 consumer,
@@ -564,15 +566,15 @@ impl Group {
         let Pending {
             entry,
             attempt,
-            put_offs,
+            uncounted_redeliveries,
             position,
             lease,
             ..
         } = pending;
-        let retry_with = |attempts, put_offs| QueuedMessage {
+        let retry_with = |attempts, uncounted_redeliveries| QueuedMessage {
             entry: Arc::clone(&entry),
             attempts,
-            put_offs,
+            uncounted_redeliveries,
             position,
         };
         // The group has fewer deliveries in flight now, so its workers may fetch again.
@@ -614,7 +616,7 @@ impl Group {
         // becomes a redelivery.
         let mut verdict = verdict.limited(attempt, entry.max_attempts(settings));
         if in_order.is_some() {
-            verdict = verdict.in_order(attempt, &settings.backoff);
+            verdict = verdict.without_parking(attempt, &settings.backoff);
         }
         let has_ended = !matches!(verdict, Verdict::Redeliver { .. } | Verdict::Release);
         match verdict {
@@ -639,7 +641,7 @@ impl Group {
                 }
                 // The wait also grows with each uncounted redelivery in a row, so that a message
                 // that is put off again and again costs little.
-                let failures = attempt.saturating_add(put_offs);
+                let failures = attempt.saturating_add(uncounted_redeliveries);
                 let after = after.unwrap_or_else(|| settings.backoff.after(failures));
                 observe(&|| MessageEvent::Redelivered {
                     after,
@@ -648,7 +650,7 @@ impl Group {
                 });
                 let message = match counted {
                     true => retry_with(attempt, 0),
-                    false => retry_with(attempt - 1, put_offs + 1),
+                    false => retry_with(attempt - 1, uncounted_redeliveries + 1),
                 };
                 record_wait(after, &reason);
                 self.deliver_again(message, after);
@@ -697,7 +699,10 @@ impl Group {
                 counters.released.increment();
                 record_wait(Duration::ZERO, "");
                 observe(&|| MessageEvent::Released);
-                self.deliver_again(retry_with(attempt - 1, put_offs), Duration::ZERO);
+                self.deliver_again(
+                    retry_with(attempt - 1, uncounted_redeliveries),
+                    Duration::ZERO,
+                );
             }
         }
         // If the message has ended, the next message with its key can start.

@@ -19,8 +19,8 @@ use crate::{
     message::{Attempt, MessageId, Name},
     transport::{
         ConsumerStats, ListedMessage, MessagePage, MessageQuery, MessageState, MessageStore,
-        Messages, PAGE_BYTES, ParkedKey, Settings, StoreFuture, StreamPage, codec,
-        invalid_position, position,
+        Messages, PAGE_BYTES, ParkedKey, Settings, StoreFuture, StreamPage, codec, format_position,
+        invalid_position,
     },
 };
 
@@ -132,7 +132,7 @@ impl PageBuilder {
             return true;
         }
         if self.page.messages.len() == self.max || self.bytes_left == 0 {
-            self.page.next = Some(position(false, &self.listed.to_string()));
+            self.page.next = Some(format_position(false, &self.listed.to_string()));
             return false;
         }
         let size = fields

@@ -418,7 +418,7 @@ impl Memory {
 
     /// Returns the stream of a message. Registers the stream if this handle has a registry.
     fn target<'a>(&'a self, message: &'a Message) -> Result<&'a Name, Error> {
-        let stream = self.settings.target(message.parts())?;
+        let stream = self.settings.target_stream(message.parts())?;
         if let Some(registry) = &self.settings.registry {
             self.broker.registries.register(registry, stream);
         }

@@ -100,7 +100,7 @@ impl DeadLetterStore for RedisDeadLetters {
         })
     }
 
-    fn newest(&self) -> StoreFuture<'_, Option<DeadLetterId>> {
+    fn newest_id(&self) -> StoreFuture<'_, Option<DeadLetterId>> {
         Box::pin(async move {
             let keys = self.0.keys()?;
             let mut cmd = redis::cmd("XREVRANGE");

@@ -19,7 +19,7 @@ use crate::{
     message::{Attempt, MessageId, Name},
     transport::{
         ListedMessage, MessagePage, MessageQuery, MessageState, MessageStore, Messages, PAGE_BYTES,
-        ParkedKey, StoreFuture, StreamPage, codec, invalid_position, position,
+        ParkedKey, StoreFuture, StreamPage, codec, format_position, invalid_position,
     },
 };
 
@@ -109,9 +109,9 @@ impl RedisMessages {
                 .await?;
             page.messages.extend(found);
             page.next = match &next {
-                Some(next) => Some(position(is_primary, next)),
+                Some(next) => Some(format_position(is_primary, next)),
                 None if is_primary => None,
-                None => Some(position(true, "")),
+                None => Some(format_position(true, "")),
             };
             let is_full = page.messages.len() >= max;
             if is_full || next.is_some() || is_primary {

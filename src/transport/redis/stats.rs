@@ -65,7 +65,7 @@ impl Redis {
         let groups = try_join_all(groups).await?;
         stats.groups = groups.into_iter().flatten().collect();
         stats.groups.sort_by(|a, b| a.group.cmp(&b.group));
-        stats.compare_groups();
+        stats.set_kept_entries();
         Ok(stats)
     }
 

@@ -342,7 +342,7 @@ impl WorkerStore for RedisWorkers {
                 return Ok(false);
             };
             let keys = &all[found.stream];
-            let (workers, (word, argument)) = (keys.workers(), order.words());
+            let (workers, (word, argument)) = (keys.workers(), order.word_and_argument());
             let names = [workers.as_str(), &keys.orders];
             let args = |cmd: &mut Cmd| {
                 cmd.arg(&found.consumer)

@@ -349,7 +349,7 @@ impl WorkerMonitor {
 
     /// Puts back counts that could not be stored.
     #[cfg(feature = "redis")]
-    pub(crate) fn put_back(&self, stream: &Name, counts: &MinuteCounts) {
+    pub(crate) fn put_back_counts(&self, stream: &Name, counts: &MinuteCounts) {
         let mut shard = lock(&self.shards[0]);
         shard
             .stream_counts
@@ -414,7 +414,7 @@ impl WorkerMonitor {
     }
 
     /// Waits until an operator drains the worker.
-    pub(crate) async fn drained(self: Arc<Self>) {
+    pub(crate) async fn wait_until_drained(self: Arc<Self>) {
         self.draining.cancelled().await;
     }
 

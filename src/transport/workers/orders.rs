@@ -49,7 +49,7 @@ pub enum WorkerOrder {
 
 impl WorkerOrder {
     /// Encodes an order as its word and its argument.
-    pub(crate) fn words(&self) -> (&'static str, String) {
+    pub(crate) fn word_and_argument(&self) -> (&'static str, String) {
         match self {
             Self::Drain => ("drain", String::new()),
             Self::Limit(None) => ("limit", String::new()),
@@ -100,7 +100,7 @@ impl WorkerOrder {
 
 impl fmt::Display for WorkerOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.words() {
+        match self.word_and_argument() {
             (word, argument) if argument.is_empty() => f.write_str(word),
             (word, argument) => write!(f, "{word} {argument}"),
         }

@@ -131,7 +131,7 @@ impl<'a> RespWriter<'a> {
 
     pub(in crate::transport::redis) fn arg(&mut self, arg: impl AsRef<[u8]>) -> &mut Self {
         self.args += 1;
-        argument(self.out, arg.as_ref());
+        append_argument(self.out, arg.as_ref());
         self
     }
 
@@ -145,7 +145,7 @@ impl<'a> RespWriter<'a> {
 }
 
 /// Appends an encoded argument.
-pub(in crate::transport::redis) fn argument(out: &mut Vec<u8>, arg: &[u8]) {
+pub(in crate::transport::redis) fn append_argument(out: &mut Vec<u8>, arg: &[u8]) {
     let mut length = itoa::Buffer::new();
     out.push(b'$');
     out.extend_from_slice(length.format(arg.len()).as_bytes());

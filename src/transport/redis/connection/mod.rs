@@ -26,7 +26,7 @@ use tokio_util::io::poll_read_buf;
 
 use self::decode::Decoder;
 pub(super) use self::{
-    encode::{Commands, Encode, RespWriter, argument},
+    encode::{Commands, Encode, RespWriter, append_argument},
     progress::ByteProgress,
     pubsub::{Notice, PubSub, Published},
     tracking::{TrackedKeys, WriteSignal},

@@ -57,7 +57,7 @@ struct AnnouncedStream {
     /// The revision of the stored announcement. 0 if none is stored.
     announced_revision: u64,
     /// The id of the last order that the worker has read. Empty before the first tick.
-    last_order: String,
+    last_order_id: String,
     /// The question that was answered last.
     answered_question: Bytes,
 }
@@ -66,9 +66,9 @@ struct AnnouncedStream {
 #[derive(Debug, Default)]
 pub(super) struct WorkerStep {
     /// The revision of the announcement that this tick stores. `None` if the stored one is current.
-    pub(super) announce: Option<u64>,
+    pub(super) revision_to_announce: Option<u64>,
     /// The id of the last order that the worker has read.
-    pub(super) last_order: String,
+    pub(super) last_order_id: String,
     /// The counts for the history.
     pub(super) counts: Option<MinuteCounts>,
 }
@@ -80,7 +80,7 @@ pub(super) struct Announcement {
     /// The announcement. Empty if no stream needs it.
     pub(super) text: String,
     /// The time for which announcements are kept, in milliseconds.
-    pub(super) kept: u64,
+    pub(super) kept_for_ms: u64,
 }
 
 /// The worker's results of a tick on one stream. Each result is an error text if its part of the
@@ -119,8 +119,8 @@ impl Announcer {
         let state = self.streams.entry(stream.index).or_default();
         let revision = monitor.revision();
         Some(WorkerStep {
-            announce: (state.announced_revision != revision).then_some(revision),
-            last_order: state.last_order.clone(),
+            revision_to_announce: (state.announced_revision != revision).then_some(revision),
+            last_order_id: state.last_order_id.clone(),
             counts: monitor.take_counts(&stream.keys.stream),
         })
     }
@@ -140,26 +140,28 @@ impl Announcer {
         let Some(monitor) = self.monitor.get() else {
             return Announcement::default();
         };
-        let is_needed = steps.into_iter().any(|step| step.announce.is_some());
+        let is_needed = steps
+            .into_iter()
+            .any(|step| step.revision_to_announce.is_some());
         let info = is_needed.then(|| monitor.info(self.transport));
         let text = info.and_then(|info| serde_json::to_string(&info).ok());
         Announcement {
             worker: monitor.worker().to_owned(),
             text: text.unwrap_or_default(),
-            kept: (2 * lease).max(MIN_KEPT).as_millis() as u64,
+            kept_for_ms: (2 * lease).max(MIN_KEPT).as_millis() as u64,
         }
     }
 
     /// Keeps the counts of a failed tick for the next tick.
     pub(super) fn keep_counts(&self, stream: &ServedStream, step: &WorkerStep) {
         if let (Some(monitor), Some(counts)) = (self.monitor.get(), &step.counts) {
-            monitor.put_back(&stream.keys.stream, counts);
+            monitor.put_back_counts(&stream.keys.stream, counts);
         }
     }
 
     /// Handles the results of a tick on a stream. Returns the question to the worker on this
     /// stream, if there is a new one.
-    pub(super) fn ticked(
+    pub(super) fn handle_tick(
         &mut self,
         stream: &ServedStream,
         step: &WorkerStep,
@@ -170,7 +172,7 @@ impl Announcer {
         let mut question = None;
         match tick.present {
             Ok((is_known, asked)) => {
-                match step.announce {
+                match step.revision_to_announce {
                     Some(revision) => state.announced_revision = revision,
                     // Another program has removed the announcement.
                     None if !is_known => state.announced_revision = 0,
@@ -186,7 +188,7 @@ impl Announcer {
         let mut orders = Vec::new();
         match tick.orders {
             Ok(new) => {
-                state.last_order = new.last_id;
+                state.last_order_id = new.last_id;
                 orders = new.orders;
             }
             Err(error) => failures.push(("the orders of operators cannot be read", error)),

@@ -39,7 +39,7 @@ impl Canary {
     }
 
     /// Returns the time since the task was last polled, if it exceeds the limit.
-    pub(super) fn stalled(&self) -> Option<Duration> {
+    pub(super) fn stalled_for(&self) -> Option<Duration> {
         let since = lock(&self.polled_at).elapsed();
         (since > self.limit).then_some(since)
     }

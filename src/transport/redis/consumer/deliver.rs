@@ -41,7 +41,7 @@ pub(super) struct Deliverer {
     pub(super) in_flight: Arc<InFlightTable>,
     pub(super) clock: Arc<ServerClock>,
     pub(super) poison: PoisonSlot,
-    pub(super) settle: Arc<SettlePolicy>,
+    pub(super) settle_policy: Arc<SettlePolicy>,
     pub(super) notes: TaskNotes,
     pub(super) report: Arc<Report>,
     /// The order of the deliveries, if this consumer owns its partition.
@@ -92,7 +92,7 @@ impl Deliverer {
             deliveries,
             fields,
         } = entry;
-        let (text, origin, earlier_attempts, put_offs) = match which {
+        let (text, origin, earlier_attempts, uncounted_redeliveries) = match which {
             WhichStream::Primary(_) => (text, id, 0, 0),
             WhichStream::Retry(_) => {
                 let (text, origin, earlier_attempts) = origin(&fields, text, id);
@@ -100,7 +100,7 @@ impl Deliverer {
                     text,
                     origin,
                     earlier_attempts,
-                    number(&fields, codec::PUT_OFFS),
+                    number(&fields, codec::UNCOUNTED_REDELIVERIES),
                 )
             }
         };
@@ -109,8 +109,8 @@ impl Deliverer {
             guard,
             origin,
             attempt: earlier_attempts.saturating_add(deliveries),
-            put_offs,
-            max_attempts: self.settle.max_deliveries,
+            uncounted_redeliveries,
+            max_attempts: self.settle_policy.max_deliveries,
             reply_to: None,
             task: None,
             idempotency: None,
@@ -144,7 +144,7 @@ impl Deliverer {
         // A sender's `max_attempts` does not raise the limit for deliveries that no worker settles.
         // An owned partition has no such limit: every delivery there is an attempt, and counts
         // towards `max_attempts`.
-        let is_poison = self.order.is_none() && deliveries > self.settle.max_deliveries;
+        let is_poison = self.order.is_none() && deliveries > self.settle_policy.max_deliveries;
         if next_attempt > delivery.max_attempts || is_poison {
             delivery.attempt = next_attempt;
             // The payload is not decoded, since decoding it may have crashed the workers.
@@ -185,7 +185,7 @@ impl Deliverer {
     }
 
     fn settle(&self, delivery: Unsettled) -> RedisSettle {
-        RedisSettle::new(delivery, &self.settle)
+        RedisSettle::new(delivery, &self.settle_policy)
     }
 
     /// Makes a delivery. In an owned partition the delivery gets its turn in the order.

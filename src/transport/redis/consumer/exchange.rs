@@ -92,7 +92,7 @@ impl Exchange {
         }
         // The first response answers the `PING`.
         for response in responses.into_iter().skip(1) {
-            settler.note_published(response);
+            settler.handle_publish_response(response);
         }
         (self.acknowledgements.into_iter()).for_each(|batch| settler.confirm_done(batch));
         unconfirmed

@@ -173,7 +173,7 @@ impl Settler {
                 return self.end_as_refused(delivery, &reason, reply).await;
             }
             _ => {
-                self.fenced_out(delivery);
+                self.report_fenced_out(delivery);
                 return Ok(());
             }
         }
@@ -202,7 +202,7 @@ impl Settler {
             id = %delivery.origin, stream = %delivery.stream.keys.stream, reason,
             "a follow-up was refused; its task becomes a dead letter"
         );
-        let (reason, error) = FollowUp::refused(reason);
+        let (reason, error) = FollowUp::refusal(reason);
         let reply = delivery.reply_to.as_ref().zip(reply);
         let reply = reply.map(|(to, (route, _))| (route, to.envelope(&Err(error))));
         let outcome = TaskOutcome::default();
@@ -222,7 +222,7 @@ impl Settler {
         keys.extend(follow_ups.keys.iter().map(String::as_str));
         let args = |cmd: &mut Cmd| {
             self.member
-                .fence(cmd, delivery.guard.delivery_key)
+                .add_fence_args(cmd, delivery.guard.delivery_key)
                 .arg(envelope)
                 .arg(channel)
                 .arg(other_keys)

@@ -102,7 +102,7 @@ impl Heartbeats {
             let beats = async {
                 loop {
                     ticks.tick().await;
-                    if canary.stalled().is_none() {
+                    if canary.stalled_for().is_none() {
                         match self.beat(&server).await {
                             Ok(()) => self.outage.succeeded(),
                             Err(error) => {

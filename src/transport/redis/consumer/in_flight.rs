@@ -31,7 +31,7 @@ pub(super) struct InFlightTable {
     open_verdicts: AtomicUsize,
     /// Notified when `open_verdicts` falls to zero.
     settled: Notify,
-    /// Notified when guards are dropped or released. A lost delivery leaves the table before its
+    /// Notified when guards are dropped or removed. A lost delivery leaves the table before its
     /// guard is dropped.
     freed: Notify,
 }
@@ -96,7 +96,7 @@ impl InFlightTable {
                 number,
                 lease,
                 verdict_given: false,
-                released: false,
+                removed: false,
             });
         }
         drop(deliveries);
@@ -125,11 +125,11 @@ impl InFlightTable {
     }
 
     /// Removes deliveries as if each guard was dropped, but locks the table only once.
-    pub(super) fn release<'a>(&self, guards: impl IntoIterator<Item = &'a mut LeaseGuard>) {
+    pub(super) fn remove_all<'a>(&self, guards: impl IntoIterator<Item = &'a mut LeaseGuard>) {
         let mut confirmed = 0;
         let mut deliveries = self.lock();
         for guard in guards {
-            guard.released = true;
+            guard.removed = true;
             confirmed += usize::from(guard.verdict_given);
             deliveries.remove(guard);
         }
@@ -138,13 +138,13 @@ impl InFlightTable {
         self.confirm(confirmed);
     }
 
-    /// Waits until a guard is dropped or released. Returns immediately if this has happened since
+    /// Waits until a guard is dropped or removed. Returns immediately if this has happened since
     /// the last call.
     pub(super) async fn freed(&self) {
         self.freed.notified().await;
     }
 
-    /// Waits until the guard of each delivery with a verdict is dropped or released, because the
+    /// Waits until the guard of each delivery with a verdict is dropped or removed, because the
     /// delivery was settled or could not be settled.
     pub(super) async fn all_settled(&self) {
         loop {
@@ -241,7 +241,7 @@ pub(super) struct LeaseGuard {
     number: u64,
     pub(super) lease: Lease,
     verdict_given: bool,
-    released: bool,
+    removed: bool,
 }
 
 impl LeaseGuard {
@@ -252,7 +252,7 @@ impl LeaseGuard {
         }
     }
 
-    /// Makes [`InFlightTable::all_settled`] wait until this guard is dropped or released.
+    /// Makes [`InFlightTable::all_settled`] wait until this guard is dropped or removed.
     pub(super) fn give_verdict(&mut self) {
         if !std::mem::replace(&mut self.verdict_given, true) {
             self.table.open_verdicts.fetch_add(1, Ordering::SeqCst);
@@ -272,9 +272,9 @@ impl LeaseGuard {
 
 impl Drop for LeaseGuard {
     fn drop(&mut self) {
-        if !self.released {
+        if !self.removed {
             let table = self.table.clone();
-            table.release([self]);
+            table.remove_all([self]);
         }
     }
 }
@@ -359,7 +359,7 @@ mod tests {
         first.give_verdict();
         second.give_verdict();
         second.give_verdict();
-        table.release([&mut first]);
+        table.remove_all([&mut first]);
         let wait = Duration::from_secs(1);
         let settled = tokio::time::timeout(wait, table.all_settled()).await;
         settled.expect_err("the second verdict is not confirmed");

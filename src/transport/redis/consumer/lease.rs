@@ -75,7 +75,7 @@ impl LeaseRenewer {
     }
 
     /// Records the leases that a tick of the upkeep has renewed, and renews the rest.
-    pub(super) async fn ticked(
+    pub(super) async fn handle_tick(
         &self,
         server: &UpkeepConnection,
         (renewed, rest): (DueLeases, DueLeases),

@@ -47,7 +47,7 @@ pub(super) struct Maintenance {
     pub(super) health: Arc<RenewalHealth>,
     pub(super) report: Arc<Report>,
     pub(super) clock: Arc<ServerClock>,
-    pub(super) due: Arc<DueTimers>,
+    pub(super) due_timers: Arc<DueTimers>,
     /// The prefetch buffer. After it is stopped, this consumer no longer marks itself as alive.
     pub(super) buffer: Arc<PrefetchBuffer>,
     pub(super) trim_beside_foreign: bool,
@@ -135,7 +135,7 @@ impl Maintenance {
                 continue;
             }
             if more {
-                self.due.set(stream.index, Duration::ZERO);
+                self.due_timers.set(stream.index, Duration::ZERO);
             }
             return;
         }
@@ -159,7 +159,7 @@ impl Maintenance {
         if let Some(wait) = next.filter(|wait| !wait.is_zero()) {
             // Rounded up, since Redis counts whole milliseconds.
             let wait = wait + Duration::from_millis(1);
-            self.due.set(stream.index, wait);
+            self.due_timers.set(stream.index, wait);
         }
         promoted.moved >= MOVED_AT_ONCE as u64 || next == Some(Duration::ZERO)
     }
@@ -278,11 +278,15 @@ impl Maintenance {
 
     /// Records a tick's results for a stream. Returns the question that the worker has to answer,
     /// if there is a new one.
-    pub(super) fn ticked(&mut self, of_tick: &TickStream, tick: Maintained) -> Option<Question> {
+    pub(super) fn handle_tick(
+        &mut self,
+        of_tick: &TickStream,
+        tick: Maintained,
+    ) -> Option<Question> {
         let stream = &*of_tick.stream;
         for promoted in tick.promoted {
             if self.record_move(stream, promoted) {
-                self.due.set(stream.index, Duration::ZERO);
+                self.due_timers.set(stream.index, Duration::ZERO);
             }
         }
         let last = self
@@ -329,7 +333,7 @@ impl Maintenance {
         // Logs dropped letters that earlier calls have counted and not logged.
         self.report.letters_dropped(stream, 0);
         let (step, tick) = of_tick.worker.as_ref().zip(tick.worker)?;
-        self.announcer.ticked(stream, step, tick)
+        self.announcer.handle_tick(stream, step, tick)
     }
 
     /// Stores the pauses of a stream. Wakes the fetch if the pause of the whole stream has begun or

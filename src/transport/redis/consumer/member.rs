@@ -28,7 +28,7 @@ pub(super) struct Member {
 #[derive(Debug, Clone)]
 pub(super) struct KnownVersions {
     /// The highest version of any name. 0 if there is none.
-    pub(super) newest: u32,
+    pub(super) newest_version: u32,
     /// Each name and its version, each followed by a line feed.
     pub(super) lines: String,
 }
@@ -40,7 +40,7 @@ impl KnownVersions {
             .clone()
             .map(|(name, version)| format!("{name}\n{version}\n"));
         Self {
-            newest: versions.map(|(_, version)| *version).max().unwrap_or(0),
+            newest_version: versions.map(|(_, version)| *version).max().unwrap_or(0),
             lines: lines.collect(),
         }
     }
@@ -74,7 +74,11 @@ impl Member {
 
     /// Appends the arguments with which a script checks that a delivery is pending for this
     /// consumer.
-    pub(super) fn fence<'a>(&self, cmd: &'a mut Cmd, (which, id): DeliveryKey) -> &'a mut Cmd {
+    pub(super) fn add_fence_args<'a>(
+        &self,
+        cmd: &'a mut Cmd,
+        (which, id): DeliveryKey,
+    ) -> &'a mut Cmd {
         cmd.arg(self.group.as_str())
             .arg(&self.consumer)
             .arg(id)

@@ -123,7 +123,7 @@ impl SettlePolicy {
                 reply: self.routed_reply(delivery, Some(reply)),
             }),
             Err(error) => {
-                let (reason, reply) = FollowUp::refused(&error.chain());
+                let (reason, reply) = FollowUp::refusal(&error.chain());
                 self.end_effect(delivery, End::DeadLetter(reason), Some(reply))
             }
         }
@@ -146,7 +146,7 @@ impl SettlePolicy {
         let order = turn.order();
         let attempt = delivery.attempt;
         let verdict = verdict.limited(attempt, delivery.max_attempts);
-        match verdict.in_order(attempt, &self.backoff) {
+        match verdict.without_parking(attempt, &self.backoff) {
             Verdict::Release => {
                 order.put_back(delivery, self);
                 on_settled(Ok(()));
@@ -202,12 +202,16 @@ impl SettlePolicy {
             } => {
                 // Uncounted redeliveries in a row lengthen the wait, too, so that a message that is
                 // put off again and again costs little.
-                let failures = attempt.saturating_add(delivery.put_offs);
+                let failures = attempt.saturating_add(delivery.uncounted_redeliveries);
                 let after = after.unwrap_or_else(|| self.backoff.after(failures));
                 Effect::Fenced(FencedEffect::Redeliver {
                     after: (!after.is_zero()).then_some(after),
                     attempts: attempt - u32::from(!counted),
-                    put_offs: if counted { 0 } else { delivery.put_offs + 1 },
+                    uncounted_redeliveries: if counted {
+                        0
+                    } else {
+                        delivery.uncounted_redeliveries + 1
+                    },
                     released: false,
                     reason,
                 })
@@ -222,7 +226,7 @@ impl SettlePolicy {
             Verdict::Release => Effect::Fenced(FencedEffect::Redeliver {
                 after: None,
                 attempts: attempt - 1,
-                put_offs: delivery.put_offs,
+                uncounted_redeliveries: delivery.uncounted_redeliveries,
                 released: true,
                 reason: String::new(),
             }),

@@ -58,7 +58,7 @@ pub(super) enum FencedEffect {
         /// The number of attempts that count so far.
         attempts: u32,
         /// The number of redeliveries in a row that did not count.
-        put_offs: u32,
+        uncounted_redeliveries: u32,
         /// Set if the delivery was not started. Such redeliveries have a separate counter.
         released: bool,
         /// The reason of the failure, for the status record of the task.
@@ -116,7 +116,7 @@ pub(super) struct Unsettled {
     pub(super) origin: StreamEntryId,
     pub(super) attempt: u32,
     /// The number of earlier redeliveries in a row that did not count.
-    pub(super) put_offs: u32,
+    pub(super) uncounted_redeliveries: u32,
     /// The number of attempts after which the message is given up.
     pub(super) max_attempts: u32,
     pub(super) reply_to: Option<Box<ReplyTo>>,

@@ -49,7 +49,7 @@ pub(super) struct Settler {
     pub(super) in_flight: Arc<InFlightTable>,
     pub(super) report: Arc<Report>,
     /// Timers for the next due messages of the streams.
-    pub(super) due: Arc<DueTimers>,
+    pub(super) due_timers: Arc<DueTimers>,
     pub(super) follow_ups: Arc<FollowUpContext>,
     /// Cancelled to stop repeating commands that the server refuses.
     pub(super) closed: CancellationToken,
@@ -64,7 +64,7 @@ impl Settler {
         pipeline: Pipeline,
         in_flight: Arc<InFlightTable>,
         report: Arc<Report>,
-        due: Arc<DueTimers>,
+        due_timers: Arc<DueTimers>,
         follow_ups: Arc<FollowUpContext>,
         closed: CancellationToken,
     ) -> Self {
@@ -74,7 +74,7 @@ impl Settler {
             pipeline,
             in_flight,
             report,
-            due,
+            due_timers,
             follow_ups,
             closed,
             publish_failures,
@@ -117,7 +117,7 @@ impl Settler {
     }
 
     /// Handles the response to a `PUBLISH` of a reply.
-    pub(super) fn note_published(&self, response: Value) {
+    pub(super) fn handle_publish_response(&self, response: Value) {
         self.publish_failures.completed(0, Ok(response));
     }
 
@@ -132,11 +132,11 @@ impl Settler {
             FencedEffect::Redeliver {
                 after,
                 attempts,
-                put_offs,
+                uncounted_redeliveries,
                 released,
                 reason,
             } => {
-                let attempts = (attempts, put_offs, released);
+                let attempts = (attempts, uncounted_redeliveries, released);
                 self.redeliver(&delivery, after, attempts, &reason).await
             }
             FencedEffect::Park(request) => self.park(&delivery, &request).await,
@@ -167,7 +167,7 @@ impl Settler {
         &self,
         delivery: &Unsettled,
         after: Option<Duration>,
-        (attempts, put_offs, released): (u32, u32, bool),
+        (attempts, uncounted_redeliveries, released): (u32, u32, bool),
         reason: &str,
     ) -> Result<(), Error> {
         let (member, counters) = (&*self.member, &self.report.counters);
@@ -178,12 +178,12 @@ impl Settler {
         let submit = || {
             let args = |cmd: &mut Cmd| {
                 member
-                    .fence(cmd, delivery.guard.delivery_key)
+                    .add_fence_args(cmd, delivery.guard.delivery_key)
                     .arg(delivery.origin)
                     .arg(attempts)
                     .arg(delay.as_deref().unwrap_or_default())
                     .arg(reason)
-                    .arg(put_offs);
+                    .arg(uncounted_redeliveries);
             };
             let (script, resend) = (&scripts::REDELIVER, Resend::UntilAnswered);
             self.pipeline.submit_script(script, &keys, args, resend)
@@ -199,7 +199,7 @@ impl Settler {
             counters.uncounted.increment();
         }
         if let Some(after) = after {
-            self.due.set(delivery.stream.index, after);
+            self.due_timers.set(delivery.stream.index, after);
         }
         Ok(())
     }
@@ -216,7 +216,7 @@ impl Settler {
             2 => self.report.deleted(1),
             // The task was cancelled while it waited.
             3 => {}
-            _ => self.fenced_out(delivery),
+            _ => self.report_fenced_out(delivery),
         }
         Ok(false)
     }
@@ -240,7 +240,7 @@ impl Settler {
         let submit = || {
             let args = |cmd: &mut Cmd| {
                 member
-                    .fence(cmd, delivery.guard.delivery_key)
+                    .add_fence_args(cmd, delivery.guard.delivery_key)
                     .arg(delivery.origin)
                     .arg(delivery.attempt - 1)
                     .arg(&request.key)
@@ -269,7 +269,7 @@ impl Settler {
         let [ended @ 1..=2, dropped, answered] =
             integers(self.retry_while_refused(&delivery.stream, submit).await?)?
         else {
-            self.fenced_out(delivery);
+            self.report_fenced_out(delivery);
             return Ok(());
         };
         if reply.is_some() && answered == 0 {
@@ -308,7 +308,7 @@ impl Settler {
         let (key, sent_id) = idempotency.map_or(("", ""), |(key, id)| (key.as_str(), id.as_str()));
         let args = |cmd: &mut Cmd| {
             member
-                .fence(cmd, delivery.guard.delivery_key)
+                .add_fence_args(cmd, delivery.guard.delivery_key)
                 .arg(envelope)
                 .arg(channel)
                 .arg(end.state());
@@ -378,7 +378,7 @@ impl Settler {
         // Counted before the callbacks run, since a callback may read the counters.
         self.report.counters.done.add(batch.len() as u64);
         let guards = batch.iter_mut().map(|it| &mut it.delivery.guard);
-        self.in_flight.release(guards);
+        self.in_flight.remove_all(guards);
         for Settlement {
             delivery,
             on_settled,
@@ -392,7 +392,7 @@ impl Settler {
 
     /// Reports that a settlement had no effect, since the entry was no longer pending for this
     /// consumer.
-    pub(super) fn fenced_out(&self, delivery: &Unsettled) {
+    pub(super) fn report_fenced_out(&self, delivery: &Unsettled) {
         if let Some(turn) = &delivery.turn {
             turn.order().break_off();
         }

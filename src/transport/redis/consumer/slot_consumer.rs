@@ -209,7 +209,7 @@ impl SlotConsumer {
 
         // The upkeep renews the leases, and maintains the streams and the group.
         let health: Arc<RenewalHealth> = state.health.clone();
-        let due = Arc::new(DueTimers::default());
+        let due_timers = Arc::new(DueTimers::default());
         let renewer = LeaseRenewer {
             member: member.clone(),
             streams: streams.clone(),
@@ -223,7 +223,7 @@ impl SlotConsumer {
             health: health.clone(),
             report: report.clone(),
             clock: clock.clone(),
-            due: due.clone(),
+            due_timers: due_timers.clone(),
             buffer: buffer.buffer().clone(),
             trim_beside_foreign: options.trim_beside_foreign,
             foreign_lease: options.foreign_lease,
@@ -240,7 +240,7 @@ impl SlotConsumer {
             counters,
             renewer,
             maintenance,
-            due: due.clone(),
+            due_timers: due_timers.clone(),
             registry,
             names: names.cloned().map(NameRecorder::new),
             canary: Canary::start(options.stall_limit, stop_signals.closed.clone()),
@@ -291,7 +291,7 @@ impl SlotConsumer {
             pipeline.clone(),
             in_flight.clone(),
             report.clone(),
-            due,
+            due_timers,
             follow_ups.clone(),
             stop_signals.closed.clone(),
         ));
@@ -332,7 +332,7 @@ impl SlotConsumer {
             in_flight: in_flight.clone(),
             clock: clock.clone(),
             poison: poison.clone(),
-            settle: Arc::new(policy),
+            settle_policy: Arc::new(policy),
             notes: TaskNotes {
                 member: member.clone(),
                 pipeline: pipeline.clone(),

@@ -66,7 +66,7 @@ impl TaskStarter {
         ];
         let args = |cmd: &mut Cmd| {
             self.member
-                .fence(cmd, delivery.guard.delivery_key)
+                .add_fence_args(cmd, delivery.guard.delivery_key)
                 .arg(delivery.task_id())
                 .arg(delivery.attempt);
         };

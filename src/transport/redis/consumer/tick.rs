@@ -82,7 +82,10 @@ impl TickSteps {
             (self.trim, 't'),
             (self.reap, 'r'),
             (worker.is_some(), 'w'),
-            (worker.is_some_and(|it| it.announce.is_some()), 'a'),
+            (
+                worker.is_some_and(|it| it.revision_to_announce.is_some()),
+                'a',
+            ),
         ];
         let set = flags.into_iter().filter(|(is_set, _)| *is_set);
         set.map(|(_, flag)| flag).collect()
@@ -130,8 +133,8 @@ impl TickRequest {
             .arg(since)
             .arg(&self.announcement.worker)
             .arg(&self.announcement.text)
-            .arg(self.announcement.kept)
-            .arg(member.versions.newest)
+            .arg(self.announcement.kept_for_ms)
+            .arg(member.versions.newest_version)
             .arg(&member.versions.lines);
         for of_tick in &self.streams {
             let (stream, worker) = (&of_tick.stream, of_tick.worker.as_ref());
@@ -140,7 +143,7 @@ impl TickRequest {
             let counts = counts.map(MinuteCounts::fields).unwrap_or_default();
             cmd.arg(of_tick.steps.flags(worker))
                 .arg(&stream.keys.orders)
-                .arg(worker.map_or("", |worker| &worker.last_order))
+                .arg(worker.map_or("", |worker| &worker.last_order_id))
                 .arg(retry.len())
                 .arg(primary.len())
                 .arg(2 * counts.len());

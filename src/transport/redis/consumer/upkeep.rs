@@ -55,7 +55,7 @@ pub(super) struct Upkeep {
     pub(super) renewer: LeaseRenewer,
     pub(super) maintenance: Maintenance,
     /// Timers for the next due messages of the streams.
-    pub(super) due: Arc<DueTimers>,
+    pub(super) due_timers: Arc<DueTimers>,
     /// Reads the registry of the streams. `None` if senders do not register their streams.
     pub(super) registry: Option<RegistryReader>,
     /// Records the names of the messages that this worker serves. `None` if there is nothing to
@@ -165,13 +165,13 @@ impl Upkeep {
                 _ = ticks.tick() => {
                     self.tick(&server).await;
                 }
-                due = self.due.expired() => self.maintenance.promote(&server, due).await,
+                due = self.due_timers.expired() => self.maintenance.promote(&server, due).await,
             }
         }
     }
 
     async fn tick(&mut self, server: &UpkeepConnection) {
-        if let Some(since) = self.canary.stalled() {
+        if let Some(since) = self.canary.stalled_for() {
             self.renewer.health.failed();
             if let Some(withheld) = self.warnings.admit() {
                 tracing::error!(
@@ -230,7 +230,7 @@ impl Upkeep {
         for (requested, mut of_stream) in request.streams.iter().zip(result.streams) {
             lost.extend(of_stream.lost(&requested.stream));
             if let Some(maintained) = of_stream.maintained {
-                let question = self.maintenance.ticked(requested, maintained);
+                let question = self.maintenance.handle_tick(requested, maintained);
                 questions.extend(question.map(|question| (requested.stream.clone(), question)));
             }
         }
@@ -238,7 +238,9 @@ impl Upkeep {
             registry.registered(result.time, result.registered);
         }
         let leases = (leases, further_leases);
-        self.renewer.ticked(server, leases, reading, lost).await?;
+        self.renewer
+            .handle_tick(server, leases, reading, lost)
+            .await?;
         let consumer = &self.member.consumer;
         self.maintenance
             .announcer

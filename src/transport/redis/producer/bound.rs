@@ -154,7 +154,7 @@ impl Redis {
             return Ok(Admission::Now(Admitted(None)));
         };
         let until = bound.wait_until(message.parts());
-        let name = self.settings.target(message.parts())?;
+        let name = self.settings.target_stream(message.parts())?;
         let key = self.options.namespace.apply(name);
         let stream = self.shared.bounds.stream(&key, bound);
         match stream.decide(name, until.is_some()) {

@@ -61,7 +61,7 @@ impl Redis {
         }
         if message.kind() != Kind::Event {
             self.settings.choose_partition(message.parts_mut())?;
-            let stream = self.settings.target(message.parts())?;
+            let stream = self.settings.target_stream(message.parts())?;
             keys::check(&self.options.namespace, stream)?;
             let partitions = self.unchecked_partitions();
             let registration = self.registration(stream);
@@ -115,7 +115,7 @@ impl Redis {
 
     /// Returns the key of a message's stream: the stream's name with the namespace.
     fn key(&self, message: &Message) -> Result<Name, Error> {
-        let stream = self.settings.target(message.parts())?;
+        let stream = self.settings.target_stream(message.parts())?;
         Ok(self.options.namespace.apply(stream))
     }
 

@@ -48,7 +48,7 @@ impl Redis {
     /// Sends a task with a delay, a key or a record.
     pub(in crate::transport::redis) fn accept(&self, message: Message) -> Result<Submit, Error> {
         check_headers(&message)?;
-        let stream = self.settings.target(message.parts())?;
+        let stream = self.settings.target_stream(message.parts())?;
         let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
         let (due, replicas) = (message.parts().due, message.parts().replicas);
         let accept = Accept::new(&keys, self.settings.idempotency_window, message);

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use redis::Cmd;
 
-use super::connection::argument;
+use super::connection::append_argument;
 
 const BY_HASH: &str = "EVALSHA";
 
@@ -216,7 +216,7 @@ impl Script {
         let args = |args: [&str; 2]| {
             let mut out = Vec::new();
             for arg in args {
-                argument(&mut out, arg.as_bytes());
+                append_argument(&mut out, arg.as_bytes());
             }
             out
         };

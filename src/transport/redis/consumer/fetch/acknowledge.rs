@@ -50,7 +50,7 @@ impl Fetch {
         }
         let settler = self.parts.settler.clone();
         let Some(BlockingConnection { inner, .. }) = &mut self.connection else {
-            return self.parts.deliverer.settle.enqueue(settlements);
+            return self.parts.deliverer.settle_policy.enqueue(settlements);
         };
         let exchange = Exchange::new(&settler, settlements);
         let commands = exchange.commands();
@@ -64,6 +64,6 @@ impl Fetch {
                 exchange.into_settlements()
             }
         };
-        self.parts.deliverer.settle.enqueue(unconfirmed);
+        self.parts.deliverer.settle_policy.enqueue(unconfirmed);
     }
 }

@@ -31,7 +31,10 @@ impl Fetch {
                     let stream = Arc::new(ServedStream::new(self.next_index, keys, 1));
                     self.next_index += 1;
                     self.set.add(stream.clone());
-                    self.parts.settler.due.set(stream.index, Duration::ZERO);
+                    self.parts
+                        .settler
+                        .due_timers
+                        .set(stream.index, Duration::ZERO);
                     if let Err(error) = self.parts.group.join(&stream).await {
                         self.leave_out(&stream, &error.chain());
                     }
