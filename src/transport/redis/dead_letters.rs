@@ -78,7 +78,7 @@ impl DeadLetterStore for RedisDeadLetters {
                 .pipeline(&keys)
                 .script(&scripts::LIST_DEAD, &[&keys.dead], args, Resend::Never)
                 .await?;
-            let (found, more) = listed(response)?;
+            let (found, more) = decode_page(response)?;
             let last = found.last().filter(|_| more);
             let next = last.map(|(last, _)| Page::first(max).after(last.clone()));
             let letters = found
@@ -95,7 +95,7 @@ impl DeadLetterStore for RedisDeadLetters {
             let mut cmd = redis::cmd("XRANGE");
             let keys = self.0.keys()?;
             cmd.arg(&keys.dead).arg(id).arg(id);
-            let found = entries(self.command(&keys, cmd).await?)?;
+            let found = decode_entries(self.command(&keys, cmd).await?)?;
             Ok(found.into_iter().find_map(|raw| self.decode(raw)))
         })
     }
@@ -105,7 +105,7 @@ impl DeadLetterStore for RedisDeadLetters {
             let keys = self.0.keys()?;
             let mut cmd = redis::cmd("XREVRANGE");
             cmd.arg(&keys.dead).arg("+").arg("-").arg("COUNT").arg(1);
-            let found = entries(self.command(&keys, cmd).await?)?;
+            let found = decode_entries(self.command(&keys, cmd).await?)?;
             Ok(found.into_iter().next().map(|(id, _)| id))
         })
     }
@@ -146,7 +146,7 @@ impl DeadLetterStore for RedisDeadLetters {
                 .pipeline(&keys)
                 .script(&scripts::CHANGE_DEAD, &names, args, Resend::Never)
                 .await?;
-            acted(response)
+            decode_change(response)
         })
     }
 
@@ -168,7 +168,7 @@ impl DeadLetterStore for RedisDeadLetters {
                 .pipeline(&keys)
                 .script(&scripts::CHANGE_DEAD, &names, args, Resend::Never)
                 .await?;
-            Ok(acted(response)?.acted > 0)
+            Ok(decode_change(response)?.acted > 0)
         })
     }
 
@@ -197,13 +197,13 @@ fn checked(id: &DeadLetterId) -> Result<&str, Error> {
 pub(super) type Raw = (DeadLetterId, Vec<(Bytes, Bytes)>);
 
 /// Decodes the response of `LIST_DEAD`: the entries of a page, and `true` if more may follow.
-pub(super) fn listed(response: Value) -> Result<(Vec<Raw>, bool), Error> {
+pub(super) fn decode_page(response: Value) -> Result<(Vec<Raw>, bool), Error> {
     let [found, more] = exactly(response)?;
-    Ok((entries(found)?, count(&more)? > 0))
+    Ok((decode_entries(found)?, count(&more)? > 0))
 }
 
 /// Decodes the entries in a response to `XRANGE`: `[[id, [field, value, …]], …]`.
-pub(super) fn entries(response: Value) -> Result<Vec<Raw>, Error> {
+pub(super) fn decode_entries(response: Value) -> Result<Vec<Raw>, Error> {
     let entries = array(response)?.into_iter().map(|entry| {
         let [id, list] = exactly(entry)?;
         Ok((self::id(id)?, fields(list)?))
@@ -218,7 +218,7 @@ fn id(id: Value) -> Result<DeadLetterId, Error> {
 }
 
 /// Decodes the response of `CHANGE_DEAD`.
-pub(super) fn acted(response: Value) -> Result<Acted, Error> {
+pub(super) fn decode_change(response: Value) -> Result<Acted, Error> {
     let [acted, next, skipped] = exactly(response)?;
     let next = match next {
         Value::Text(next) if next.is_empty() => None,

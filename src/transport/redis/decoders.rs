@@ -26,7 +26,7 @@ pub(crate) fn all() -> Vec<ResponseDecoder> {
     all.extend([
         ResponseDecoder {
             source: "XADD",
-            decode: |response| Ok(format!("{:?}", producer::accepted(response)?)),
+            decode: |response| Ok(format!("{:?}", producer::decode_accepted(response)?)),
             example: text("7-1"),
         },
         ResponseDecoder {
@@ -38,7 +38,7 @@ pub(crate) fn all() -> Vec<ResponseDecoder> {
                 };
                 Ok(format!(
                     "{:?}",
-                    producer::replicas::confirmed(response, asked)?
+                    producer::replicas::decode_confirmed(response, asked)?
                 ))
             },
             example: list([text("7-1"), Value::Int(1)]),
@@ -87,12 +87,12 @@ pub(crate) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "dead",
-            decode: |response| Ok(format!("{:?}", dead_letters::acted(response)?)),
+            decode: |response| Ok(format!("{:?}", dead_letters::decode_change(response)?)),
             example: list([Value::Int(2), text("7-1"), list([text("7-0")])]),
         },
         ResponseDecoder {
             source: "list_dead",
-            decode: |response| Ok(format!("{:?}", dead_letters::listed(response)?)),
+            decode: |response| Ok(format!("{:?}", dead_letters::decode_page(response)?)),
             example: list([
                 list([list([text("7-1"), texts("~g g ~o 3-0")])]),
                 Value::Int(1),
@@ -100,7 +100,7 @@ pub(crate) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "list_unread",
-            decode: |response| Ok(format!("{:?}", messages::waiting(response, false)?)),
+            decode: |response| Ok(format!("{:?}", messages::decode_waiting(response, false)?)),
             example: list([
                 list([list([text("7-1"), texts("~o 3-0 ~a 2 type task name a payload b")])]),
                 Value::Int(1),
@@ -108,7 +108,7 @@ pub(crate) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "list_pending",
-            decode: |response| Ok(format!("{:?}", messages::running(response, true)?)),
+            decode: |response| Ok(format!("{:?}", messages::decode_running(response, true)?)),
             example: list([
                 list([list([
                     text("7-1"),
@@ -122,7 +122,7 @@ pub(crate) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "list_due",
-            decode: |response| Ok(format!("{:?}", messages::delayed(response, true)?)),
+            decode: |response| Ok(format!("{:?}", messages::decode_delayed(response, true)?)),
             example: list([
                 list([list([text("u"), text("1795430237570"), text("x")])]),
                 Value::Int(1),
@@ -130,7 +130,7 @@ pub(crate) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "list_parked",
-            decode: |response| Ok(format!("{:?}", messages::parked(response)?)),
+            decode: |response| Ok(format!("{:?}", messages::decode_parked(response)?)),
             example: list([list([
                 text("limit:key"),
                 Value::Int(3),
@@ -140,13 +140,13 @@ pub(crate) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "ZSCAN",
-            decode: |response| Ok(format!("{:?}", messages::streams(response)?)),
+            decode: |response| Ok(format!("{:?}", messages::decode_streams(response)?)),
             example: list([text("0"), texts("orders 7")]),
         },
         ResponseDecoder {
             source: "XRANGE",
             decode: |response| {
-                let entries = dead_letters::entries(response)?;
+                let entries = dead_letters::decode_entries(response)?;
                 let letters: Vec<_> = entries.iter().cloned().map(dead_letters::decode).collect();
                 Ok(format!("{entries:?} {letters:?}"))
             },

@@ -163,7 +163,7 @@ pub(in crate::transport::redis) fn each(
 }
 
 /// Decodes the entries in a script's response: `[[id, deliveries, [field, value, …]], …]`.
-pub(super) fn claimed(list: Value, which: WhichStream) -> Result<Vec<Entry>, Error> {
+pub(super) fn decode_claimed(list: Value, which: WhichStream) -> Result<Vec<Entry>, Error> {
     let claimed = array(list)?.into_iter().map(|item| {
         let [id, deliveries, list] = exactly(item)?;
         // At least 1, since this is a delivery. Another client may have set the count to zero.
@@ -185,7 +185,7 @@ fn entry(which: WhichStream, text: Bytes, deliveries: u32, list: Value) -> Resul
 
 /// Decodes the response to a renewal: the time on Redis's clock, and the ids that are no longer
 /// pending for this consumer.
-pub(super) fn renewed(response: Value) -> Result<(i64, Vec<StreamEntryId>), Error> {
+pub(super) fn decode_renewed(response: Value) -> Result<(i64, Vec<StreamEntryId>), Error> {
     let mut response = array(response)?.into_iter();
     let time = response.next().ok_or_else(|| miscounted(1, 0))?;
     let ids = response.map(|id| parsed(&bytes(id)?));
@@ -194,7 +194,7 @@ pub(super) fn renewed(response: Value) -> Result<(i64, Vec<StreamEntryId>), Erro
 
 /// Decodes the ids in a response to an `XPENDING` of a range:
 /// `[[id, consumer, idle, deliveries], …]`.
-pub(super) fn pending(list: Value) -> Result<Vec<StreamEntryId>, Error> {
+pub(super) fn decode_pending(list: Value) -> Result<Vec<StreamEntryId>, Error> {
     let pending = array(list)?.into_iter().map(|item| {
         let [id, _, _, _] = exactly(item)?;
         parsed(&bytes(id)?)
@@ -203,7 +203,7 @@ pub(super) fn pending(list: Value) -> Result<Vec<StreamEntryId>, Error> {
 }
 
 /// Decodes a list of ids.
-pub(super) fn ids(list: Value) -> Result<Vec<StreamEntryId>, Error> {
+pub(super) fn decode_ids(list: Value) -> Result<Vec<StreamEntryId>, Error> {
     let ids = array(list)?.into_iter();
     ids.map(|id| parsed(&bytes(id)?)).collect()
 }
@@ -306,7 +306,7 @@ mod tests {
             let item = vec![bulk("7-1"), Value::Int(deliveries), Value::Array(vec![])];
             let list = Value::Array(vec![Value::Array(item)]);
             assert_eq!(
-                claimed(list, WhichStream::Primary(0)).unwrap()[0].deliveries,
+                decode_claimed(list, WhichStream::Primary(0)).unwrap()[0].deliveries,
                 read
             );
         }

@@ -63,12 +63,12 @@ impl Redis {
         let mut cmd = redis::cmd("ZSCAN");
         cmd.arg(&key).arg(cursor).arg("COUNT").arg(MAX_STREAMS);
         let pipeline = self.shared.pipeline.for_key(&key);
-        streams(pipeline.command(cmd, Resend::Never).await?)
+        decode_streams(pipeline.command(cmd, Resend::Never).await?)
     }
 }
 
 /// Decodes a response to `ZSCAN`: the next cursor, and a flat list of members and scores.
-pub(super) fn streams(response: Value) -> Result<StreamPage, Error> {
+pub(super) fn decode_streams(response: Value) -> Result<StreamPage, Error> {
     let [next, members] = exactly(response)?;
     let next = text(next)?;
     let names = fields(members)?.into_iter();
@@ -142,7 +142,7 @@ impl RedisMessages {
             };
             let names = [&**due, bodies];
             let response = self.script(keys, &scripts::LIST_DUE, &names, args);
-            return delayed(response.await?, is_primary);
+            return decode_delayed(response.await?, is_primary);
         }
         if !after.is_empty() && StreamEntryId::parse(after.as_bytes()).is_none() {
             return Err(invalid_position());
@@ -157,11 +157,11 @@ impl RedisMessages {
         match state {
             MessageState::Running => {
                 let response = self.script(keys, &scripts::LIST_PENDING, &names, args);
-                running(response.await?, is_primary)
+                decode_running(response.await?, is_primary)
             }
             _ => {
                 let response = self.script(keys, &scripts::LIST_UNREAD, &names, args);
-                waiting(response.await?, is_primary)
+                decode_waiting(response.await?, is_primary)
             }
         }
     }
@@ -181,7 +181,7 @@ impl MessageStore for RedisMessages {
             let parking = keys.parking();
             let names = [&*parking];
             let response = self.script(&keys, &scripts::LIST_PARKED, &names, args);
-            parked(response.await?)
+            decode_parked(response.await?)
         })
     }
 }
@@ -190,8 +190,8 @@ impl MessageStore for RedisMessages {
 type Part = (Vec<ListedMessage>, Option<String>);
 
 /// Decodes unread entries.
-pub(super) fn waiting(response: Value, is_primary: bool) -> Result<Part, Error> {
-    let (found, more) = dead_letters::listed(response)?;
+pub(super) fn decode_waiting(response: Value, is_primary: bool) -> Result<Part, Error> {
+    let (found, more) = dead_letters::decode_page(response)?;
     let messages = found
         .into_iter()
         .map(|(id, fields)| message(&id, fields, is_primary));
@@ -202,7 +202,7 @@ pub(super) fn waiting(response: Value, is_primary: bool) -> Result<Part, Error> 
 }
 
 /// Decodes pending entries.
-pub(super) fn running(response: Value, is_primary: bool) -> Result<Part, Error> {
+pub(super) fn decode_running(response: Value, is_primary: bool) -> Result<Part, Error> {
     let [found, more] = exactly(response)?;
     let messages = array(found)?.into_iter().map(|found| {
         let [id, consumer, idle, deliveries, list] = exactly(found)?;
@@ -228,7 +228,7 @@ pub(super) fn running(response: Value, is_primary: bool) -> Result<Part, Error> 
 }
 
 /// Decodes delayed messages.
-pub(super) fn delayed(response: Value, is_primary: bool) -> Result<Part, Error> {
+pub(super) fn decode_delayed(response: Value, is_primary: bool) -> Result<Part, Error> {
     let [found, more] = exactly(response)?;
     let (mut messages, mut next) = (Vec::new(), None);
     for found in array(found)? {
@@ -251,7 +251,7 @@ pub(super) fn delayed(response: Value, is_primary: bool) -> Result<Part, Error> 
 }
 
 /// Decodes the keys with parked messages.
-pub(super) fn parked(response: Value) -> Result<Vec<ParkedKey>, Error> {
+pub(super) fn decode_parked(response: Value) -> Result<Vec<ParkedKey>, Error> {
     let keys = array(response)?.into_iter().map(|found| {
         let [key, parked, taken, permits] = exactly(found)?;
         let permits = u64::try_from(integer(&permits)?).ok();

@@ -91,7 +91,7 @@ impl Redis {
         cmd.arg(key.as_str()).arg("+").arg("-").arg("COUNT").arg(1);
         let pipeline = self.shared.pipeline.for_key(key);
         let response = pipeline.command(cmd, Resend::Never).await?;
-        let newest = dead_letters::entries(response)?.into_iter().next();
+        let newest = dead_letters::decode_entries(response)?.into_iter().next();
         let newest = newest.and_then(|(id, _)| StreamEntryId::parse(id.as_bytes()));
         Ok(newest.unwrap_or(StreamEntryId::ZERO))
     }

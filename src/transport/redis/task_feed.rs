@@ -43,7 +43,7 @@ pub(super) async fn ends(redis: &Redis, keys: &[Keys]) -> Result<Vec<String>, Er
         let mut cmd = redis::cmd("XREVRANGE");
         cmd.arg(keys.feed()).arg("+").arg("-").arg("COUNT").arg(1);
         let pipeline = redis.shared.pipeline.for_key(&keys.primary);
-        let found = dead_letters::entries(pipeline.command(cmd, Resend::Never).await?)?;
+        let found = dead_letters::decode_entries(pipeline.command(cmd, Resend::Never).await?)?;
         let last = found.into_iter().next();
         Ok(last.map_or_else(String::new, |(id, _)| id.to_string()))
     });
@@ -227,7 +227,7 @@ pub(super) fn decode(response: Value, feeds: usize) -> Result<Vec<FeedRead>, Err
     }
     let read = read.into_iter().map(|feed| {
         let [gap, entries] = exactly(feed)?;
-        let changes = dead_letters::entries(entries)?.into_iter();
+        let changes = dead_letters::decode_entries(entries)?.into_iter();
         let changes = changes.filter_map(|(id, fields)| {
             let id = StreamEntryId::parse(id.as_bytes())?;
             Some((id, change(id, &fields)))

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     streams::ServedStream,
-    tick::{decode_done, step},
+    tick::{decode_done, decode_step},
     upkeep_connection::UpkeepConnection,
 };
 use crate::{
@@ -304,11 +304,11 @@ impl Question {
 impl WorkerTick {
     pub(super) fn decode([present, orders, counted]: [Value; 3]) -> Result<Self, Error> {
         Ok(Self {
-            present: step(present, |response| {
+            present: decode_step(present, |response| {
                 let [exists, asked] = exactly(response)?;
                 Ok((integer(&exists)? != 0, bytes(asked)?))
             })?,
-            orders: step(orders, NewOrders::decode)?,
+            orders: decode_step(orders, NewOrders::decode)?,
             counted: decode_done(counted)?,
         })
     }

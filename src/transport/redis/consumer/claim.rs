@@ -133,12 +133,12 @@ impl ScanStep {
         };
         Ok(Some(Self {
             cursor: text(cursor, "a cursor")?,
-            claimed: entry::claimed(claimed, which)?,
+            claimed: entry::decode_claimed(claimed, which)?,
             deleted: count(&deleted)?,
-            dead: entry::claimed(dead, which)?,
+            dead: entry::decode_claimed(dead, which)?,
             letters_dropped: count(&letters_dropped)?,
             skipped_id: text(skipped_id, "an id")?,
-            own_idle: entry::ids(own_idle)?,
+            own_idle: entry::decode_ids(own_idle)?,
             refusal: lossy(refusal)?,
             former_consumers: array(former_consumers)?
                 .into_iter()

@@ -48,14 +48,14 @@ pub(in crate::transport::redis) fn all() -> Vec<ResponseDecoder> {
             decode: |response| {
                 Ok(format!(
                     "{:?}",
-                    entry::claimed(response, WhichStream::Primary(0))?
+                    entry::decode_claimed(response, WhichStream::Primary(0))?
                 ))
             },
             example: list([claimed("7-1"), claimed("7-2")]),
         },
         ResponseDecoder {
             source: "XPENDING",
-            decode: |response| Ok(format!("{:?}", entry::pending(response)?)),
+            decode: |response| Ok(format!("{:?}", entry::decode_pending(response)?)),
             example: list([list([
                 text("7-1"),
                 text("me"),
@@ -65,7 +65,7 @@ pub(in crate::transport::redis) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "renew",
-            decode: |response| Ok(format!("{:?}", entry::renewed(response)?)),
+            decode: |response| Ok(format!("{:?}", entry::decode_renewed(response)?)),
             example: list([Value::Int(7), text("7-1"), text("8-0")]),
         },
         ResponseDecoder {

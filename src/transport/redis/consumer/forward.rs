@@ -75,7 +75,7 @@ impl Forwarder {
             let mut read = redis::cmd("XRANGE");
             read.arg(&outbox).arg(&from).arg("+");
             read.arg("COUNT").arg(READ_AT_ONCE);
-            let found = dead_letters::entries(pipeline.command(read, Resend::Never).await?)?;
+            let found = dead_letters::decode_entries(pipeline.command(read, Resend::Never).await?)?;
             let Some((last, _)) = found.last() else {
                 return result;
             };

@@ -94,7 +94,7 @@ impl LeaseRenewer {
                 let sent_at = Instant::now();
                 let (keys, args) = ([stream.key_of(which)], self.member.renewal_args(page));
                 let response = server.script(&scripts::RENEW, &keys, args).await?;
-                let lost = entry::renewed(response)?.1;
+                let lost = entry::decode_renewed(response)?.1;
                 self.in_flight.mark_renewed(which, page, sent_at);
                 let lost = lost.into_iter().map(|id| (which, id));
                 self.report_lost(server, lost).await;

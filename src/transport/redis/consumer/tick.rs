@@ -224,7 +224,7 @@ impl Tick {
         Ok(Self {
             time: integer(&time)?,
             streams: streams.collect::<Result<_, _>>()?,
-            registered: registrations(registered)?,
+            registered: decode_registrations(registered)?,
         })
     }
 }
@@ -235,7 +235,7 @@ impl StreamTick {
         if parts.len() == 2 {
             let [retry, primary] = exactly(Value::Array(parts))?;
             return Ok(Self {
-                lost: [entry::ids(retry)?, entry::ids(primary)?],
+                lost: [entry::decode_ids(retry)?, entry::decode_ids(primary)?],
                 maintained: None,
             });
         }
@@ -257,17 +257,17 @@ impl StreamTick {
             pauses,
         ] = exactly(Value::Array(parts))?;
         Ok(Self {
-            lost: [entry::ids(retry)?, entry::ids(primary)?],
+            lost: [entry::decode_ids(retry)?, entry::decode_ids(primary)?],
             maintained: Some(Maintained {
                 promoted: [
-                    step(retried, Promoted::decode)?,
-                    step(sent_later, Promoted::decode)?,
+                    decode_step(retried, Promoted::decode)?,
+                    decode_step(sent_later, Promoted::decode)?,
                 ],
-                group: step(facts, GroupFacts::decode)?,
-                trim_blocked: step(trimmed, trim_blocked)?,
+                group: decode_step(facts, GroupFacts::decode)?,
+                trim_blocked: decode_step(trimmed, decode_trim_blocked)?,
                 reaped: decode_done(reaped)?,
                 handed_over: decode_done(handed_over)?,
-                pauses: step(pauses, pause_fields)?,
+                pauses: decode_step(pauses, decode_pause_fields)?,
                 worker,
             }),
         })
@@ -275,7 +275,7 @@ impl StreamTick {
 }
 
 /// Decodes `[stream, time, …]`.
-fn registrations(response: Value) -> Result<Vec<(Name, i64)>, Error> {
+fn decode_registrations(response: Value) -> Result<Vec<(Name, i64)>, Error> {
     let mut values = array(response)?.into_iter();
     let mut registered = Vec::new();
     while let Some(stream) = values.next() {
@@ -305,7 +305,7 @@ impl GroupFacts {
 }
 
 /// Decodes the result of a step, or its error.
-pub(super) fn step<T>(
+pub(super) fn decode_step<T>(
     response: Value,
     decode: impl FnOnce(Value) -> Result<T, Error>,
 ) -> Result<Result<T, String>, Error> {
@@ -316,7 +316,7 @@ pub(super) fn step<T>(
 }
 
 /// Decodes `[field, value, …]`, without the values.
-fn pause_fields(response: Value) -> Result<Vec<Bytes>, Error> {
+fn decode_pause_fields(response: Value) -> Result<Vec<Bytes>, Error> {
     array(response)?.into_iter().step_by(2).map(bytes).collect()
 }
 
@@ -329,7 +329,7 @@ pub(super) fn decode_done(response: Value) -> Result<Result<(), String>, Error> 
 }
 
 /// Decodes `[dropped]`, or `[0, group, consumer]` if that consumer prevents trimming.
-fn trim_blocked(response: Value) -> Result<Option<(Bytes, Bytes)>, Error> {
+fn decode_trim_blocked(response: Value) -> Result<Option<(Bytes, Bytes)>, Error> {
     let mut response = array(response)?.into_iter().skip(1);
     let (group, consumer) = (response.next(), response.next());
     group

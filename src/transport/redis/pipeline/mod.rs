@@ -195,7 +195,7 @@ impl Pipeline {
         script: Option<&'static Script>,
     ) -> Submit {
         let (size, slot) = (command.size_hint(), self.slot);
-        let node = self.nodes.of(slot);
+        let node = self.nodes.for_slot(slot);
         let replicas = self.replicas;
         let permit = node.queue.try_reserve(size, slot);
         Submit(match permit {
@@ -222,7 +222,7 @@ impl Pipeline {
         number: u128,
     ) {
         let (size, slot) = (command.size_hint(), self.slot);
-        let node = self.nodes.of(slot);
+        let node = self.nodes.for_slot(slot);
         let permit = match node.queue.try_reserve(size, slot) {
             Some(permit) => Ok(permit),
             None => node.permit(size, Instant::now(), slot, resend).await,
@@ -290,7 +290,7 @@ impl Pipeline {
 
     /// Like [`cause`](Self::cause), for the connection to the primary of the handle's keys alone.
     pub(super) fn cause_here(&self) -> Option<Arc<Error>> {
-        self.nodes.of(self.slot).cause()
+        self.nodes.for_slot(self.slot).cause()
     }
 
     fn submit_command(
@@ -299,7 +299,7 @@ impl Pipeline {
         resend: Resend,
         script: Option<&'static Script>,
     ) -> Submit {
-        let node = self.nodes.of(self.slot);
+        let node = self.nodes.for_slot(self.slot);
         match node.queue.try_reserve(command.size_hint(), self.slot) {
             Some(permit) => {
                 let queued = queue(permit, command, resend, script, self.replicas);

@@ -78,10 +78,10 @@ impl Nodes {
     }
 
     /// Returns the connection for commands on keys of this slot.
-    pub(super) fn of(&self, slot: HashSlot) -> Arc<Node> {
+    pub(super) fn for_slot(&self, slot: HashSlot) -> Arc<Node> {
         match self {
             Self::One(node) => node.clone(),
-            Self::Cluster(nodes) => nodes.at(&nodes.owner(slot)),
+            Self::Cluster(nodes) => nodes.node_at(&nodes.owner(slot)),
         }
     }
 
@@ -138,7 +138,7 @@ impl ClusterNodes {
     }
 
     /// Returns the connection to the node at `address`. Starts it if there is none.
-    fn at(self: &Arc<Self>, address: &Address) -> Arc<Node> {
+    fn node_at(self: &Arc<Self>, address: &Address) -> Arc<Node> {
         let mut nodes = lock(&self.nodes);
         if let Some(node) = nodes.get(address) {
             return node.clone();
@@ -183,14 +183,14 @@ impl Forwarding {
     pub(super) fn forward(&self, batch: CommandBatch) {
         if let Some(nodes) = self.nodes.upgrade() {
             let owner = nodes.owner(batch.slot(0));
-            nodes.at(&owner).queue.forward(batch);
+            nodes.node_at(&owner).queue.forward(batch);
         }
     }
 
     /// Queues a batch of one command for the node at `address`.
     pub(super) fn forward_to(&self, address: &Address, batch: CommandBatch) {
         if let Some(nodes) = self.nodes.upgrade() {
-            nodes.at(address).queue.forward(batch);
+            nodes.node_at(address).queue.forward(batch);
         }
     }
 

@@ -33,8 +33,8 @@ use crate::{
     },
 };
 
-/// A large command fails if the server closes this many successive connections while the command is
-/// the first without a response.
+/// A large command fails if the server closes this many connections in a row while the command is
+/// the oldest one without a response.
 const MAX_CLOSED: u32 = 3;
 /// The pause before commands are sent again to a server that was not ready.
 const NOT_READY_PAUSE: Duration = Duration::from_millis(100);
@@ -352,7 +352,7 @@ impl PipelineTask {
                 answered = in_flight.next() => {
                     let answered = match answered {
                         Ok(answered) => answered,
-                        Err(reason) => return ConnectionEnd::Lost(lost(reason)),
+                        Err(reason) => return ConnectionEnd::Lost(loss_error(reason)),
                     };
                     self.outage.succeeded();
                     if self.status.borrow().cause.is_some() {
@@ -489,7 +489,7 @@ impl Drop for PipelineTask {
 }
 
 /// Makes the error of a lost connection. Without a reason, the server was silent for too long.
-fn lost(reason: Option<RedisError>) -> Error {
+fn loss_error(reason: Option<RedisError>) -> Error {
     match reason {
         Some(reason) => Error::disconnected("the connection has ended").with_source(reason),
         None => Error::disconnected("the server has not answered in time"),

@@ -322,7 +322,7 @@ impl From<Stored> for Reply {
 }
 
 /// Decodes the response to an `XADD`, or to the script `ACCEPT`.
-pub(super) fn accepted(response: Value) -> Result<Stored, Error> {
+pub(super) fn decode_accepted(response: Value) -> Result<Stored, Error> {
     let without_id = || Error::new(ErrorKind::Decode, "Redis answered `XADD` without an id");
     let (id, outcome) = match error::check(response)? {
         Value::Text(id) => (id, 0),
@@ -385,12 +385,13 @@ impl Future for SendFuture {
             SendWork::Boxed(reply) => return reply.as_mut().poll(cx),
             SendWork::Task(response) => {
                 let response = ready!(Pin::new(response).poll(cx));
-                response.and_then(accepted).map(Reply::from)
+                response.and_then(decode_accepted).map(Reply::from)
             }
             SendWork::Replicated(response, asked) => {
                 let asked = *asked;
                 let response = ready!(Pin::new(response).poll(cx));
-                let reply = response.and_then(|response| replicas::confirmed(response, asked));
+                let reply =
+                    response.and_then(|response| replicas::decode_confirmed(response, asked));
                 // If too few replicas have confirmed a task, it is still stored, so it is counted.
                 if reply.as_ref().is_err_and(Error::is_unreplicated) {
                     self.counters.sent.increment();

@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::runtime::Handle;
 
-use super::{Stored, accepted};
+use super::{Stored, decode_accepted};
 use crate::{
     error::{BoxError, Error},
     message::Replicas,
@@ -104,7 +104,7 @@ fn replicas_of_primary(info: &str) -> Option<u32> {
 
 /// Decodes the response to a task that replicas confirm. Fails if too few replicas have confirmed
 /// the task.
-pub(in crate::transport::redis) fn confirmed(
+pub(in crate::transport::redis) fn decode_confirmed(
     response: Value,
     asked: Replicas,
 ) -> Result<Stored, Error> {
@@ -113,7 +113,7 @@ pub(in crate::transport::redis) fn confirmed(
     let Ok([stored, confirmation]) = <[Value; 2]>::try_from(responses) else {
         return Err(miscounted(2, count));
     };
-    let stored = accepted(stored)?;
+    let stored = decode_accepted(stored)?;
     let Replicas {
         count: wanted,
         within,

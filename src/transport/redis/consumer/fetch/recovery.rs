@@ -226,7 +226,7 @@ impl Recovery {
             .arg("+")
             .arg(PAGE_LEN)
             .arg(&self.member.consumer);
-        entry::pending(self.pipeline.command(cmd, Resend::Never).await?)
+        entry::decode_pending(self.pipeline.command(cmd, Resend::Never).await?)
     }
 
     /// Renews the leases of these entries. Returns the ids of those that are no longer pending for
@@ -241,7 +241,7 @@ impl Recovery {
         let response = (self.pipeline)
             .script(&scripts::RENEW, &keys, args, Resend::Never)
             .await?;
-        Ok(entry::renewed(response)?.1)
+        Ok(entry::decode_renewed(response)?.1)
     }
 
     /// Fetches these entries again. This does not count as a further attempt.
@@ -263,6 +263,6 @@ impl Recovery {
         let response = (self.pipeline)
             .script(&scripts::RECOVER, &keys, args, Resend::Never)
             .await?;
-        entry::claimed(response, which)
+        entry::decode_claimed(response, which)
     }
 }
