@@ -37,59 +37,79 @@ pub fn check(parts: &Parts) -> Result<(), Error> {
 
 /// Checks a message as [`check`] does, for a transport that has replicas.
 pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
-    let invalid = |text: &str| Err(Error::new(ErrorKind::Invalid, text));
     if let Some(fault) = parts.name.fault() {
         return invalid(fault);
     }
-    // Events: no headers, no stream and no partition key.
-    if parts.kind == Kind::Event && !parts.headers.is_empty() {
+    match parts.kind {
+        Kind::Event => {
+            check_event(parts)?;
+            check_no_task_options(parts)
+        }
+        Kind::Rpc => {
+            check_destination(parts)?;
+            check_no_task_options(parts)
+        }
+        Kind::Task => {
+            check_destination(parts)?;
+            check_keys(parts)?;
+            check_attempts(parts)?;
+            check_replicas(parts)?;
+            check_times(parts)
+        }
+    }
+}
+
+/// An event has no headers, no stream and no partition key.
+fn check_event(parts: &Parts) -> Result<(), Error> {
+    if !parts.headers.is_empty() {
         return invalid(
             "events carry no headers on Pub/Sub; put them in the payload, or send a task",
         );
     }
-    if parts.kind != Kind::Event && parts.sharded {
+    if parts.to.is_some() {
+        return invalid("events are published, not put on a stream: leave the stream out");
+    }
+    if parts.partition_key.is_some() {
+        return invalid("events are published, not put on a stream: leave the partition key out");
+    }
+    Ok(())
+}
+
+/// Checks the stream and the partition key of a task or a request.
+fn check_destination(parts: &Parts) -> Result<(), Error> {
+    if parts.sharded {
         return invalid("only events can be sharded");
     }
-    match &parts.to {
-        Some(_) if parts.kind == Kind::Event => {
-            return invalid("events are published, not put on a stream: leave the stream out");
-        }
-        Some(stream) => {
-            if let Some(fault) = stream.fault() {
-                return invalid(&format!("the stream cannot be used: {fault}"));
-            }
-        }
-        None => {}
+    if let Some(fault) = parts.to.as_ref().and_then(|stream| stream.fault()) {
+        return invalid(&format!("the stream cannot be used: {fault}"));
     }
     match &parts.partition_key {
-        Some(_) if parts.kind == Kind::Event => {
-            return invalid(
-                "events are published, not put on a stream: leave the partition key out",
-            );
-        }
-        Some(key) => check_key("partition key", key)?,
-        None => {}
+        Some(key) => check_key("partition key", key),
+        None => Ok(()),
     }
-    // Most options are for tasks alone.
-    if parts.kind != Kind::Task {
-        if parts.due.is_some() {
-            return invalid("only tasks can be delayed");
-        }
-        if parts.idempotency_key.is_some() {
-            return invalid("only tasks can have an idempotency key");
-        }
-        if parts.unique.is_some() || parts.tracked.is_some() {
-            return invalid("only tasks can be unique or tracked");
-        }
-        if parts.max_attempts.is_some() || parts.attempt_timeout.is_some() {
-            return invalid("only tasks can have limits for their attempts");
-        }
-        if parts.replicas.is_some() {
-            return invalid("only tasks can wait for replicas");
-        }
-        return Ok(());
+}
+
+fn check_no_task_options(parts: &Parts) -> Result<(), Error> {
+    if parts.due.is_some() {
+        return invalid("only tasks can be delayed");
     }
-    // From here on, the message is a task.
+    if parts.idempotency_key.is_some() {
+        return invalid("only tasks can have an idempotency key");
+    }
+    if parts.unique.is_some() || parts.tracked.is_some() {
+        return invalid("only tasks can be unique or tracked");
+    }
+    if parts.max_attempts.is_some() || parts.attempt_timeout.is_some() {
+        return invalid("only tasks can have limits for their attempts");
+    }
+    if parts.replicas.is_some() {
+        return invalid("only tasks can wait for replicas");
+    }
+    Ok(())
+}
+
+/// Checks the keys of a task, and the time for which its status is kept.
+fn check_keys(parts: &Parts) -> Result<(), Error> {
     if let Some(key) = &parts.idempotency_key {
         check_key("idempotency key", key)?;
     }
@@ -102,28 +122,34 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
     if parts.tracked.is_some_and(|keep| keep > LONGEST_DELAY) {
         return invalid("the status of a task cannot be kept for more than a hundred years");
     }
+    Ok(())
+}
+
+fn check_attempts(parts: &Parts) -> Result<(), Error> {
     if parts.max_attempts == Some(0) {
         return invalid("a task needs at least one attempt");
     }
-    if parts
-        .attempt_timeout
-        .is_some_and(|timeout| timeout.is_zero())
-    {
+    if parts.attempt_timeout.is_some_and(|limit| limit.is_zero()) {
         return invalid("an attempt needs some time");
     }
+    Ok(())
+}
+
+fn check_replicas(parts: &Parts) -> Result<(), Error> {
     match parts.replicas {
-        Some(Replicas { count: 0, .. }) => {
-            return invalid("no replica is asked for; leave `replicas` out");
-        }
+        Some(Replicas { count: 0, .. }) => invalid("no replica is asked for; leave `replicas` out"),
         Some(Replicas { within, .. }) if within.is_zero() => {
-            return invalid("replicas need some time to confirm a task");
+            invalid("replicas need some time to confirm a task")
         }
         Some(Replicas { within, .. }) if within > LONGEST_CONFIRMATION => {
-            return invalid("replicas have at most a minute to confirm a task");
+            invalid("replicas have at most a minute to confirm a task")
         }
-        _ => {}
+        _ => Ok(()),
     }
-    // The delay, and the deadline after it.
+}
+
+/// Checks the delay of a task, and its deadline, which must be later.
+fn check_times(parts: &Parts) -> Result<(), Error> {
     let wait = parts.due.map(|due| due.wait()).unwrap_or_default();
     if wait > LONGEST_DELAY {
         return invalid("a task cannot be delayed by more than a hundred years");
@@ -138,6 +164,10 @@ pub(crate) fn check_replicated(parts: &Parts) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+fn invalid(text: &str) -> Result<(), Error> {
+    Err(Error::new(ErrorKind::Invalid, text))
 }
 
 /// The maximum length of a key, in bytes.
