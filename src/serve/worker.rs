@@ -24,6 +24,7 @@ use crate::{
     ablation::Mechanism,
     error::{BoxError, Error, ErrorKind},
     message::{Kind, Lease, Message, Shown},
+    reply::Reply,
     routing::FromSubscription,
     service::MessageService,
     sync::{LazyTimer, next_turn},
@@ -423,6 +424,13 @@ fn paused_verdict() -> Verdict {
     }
 }
 
+/// The result of a service that did not fail.
+enum Handled {
+    Reply(Reply),
+    /// The service was not called. This is the verdict on the delivery.
+    NotStarted(Verdict),
+}
+
 /// Runs the service and returns the verdict on the delivery. If the message expires before the
 /// service is ready, it is not handled. If the worker stops before the service is ready, the
 /// delivery is released.
@@ -468,28 +476,29 @@ where
         give_up(&verdict, None);
         return verdict;
     }
-    // Waits for the service and calls it. Returns `Ok(Err(verdict))` if it was not called.
+    // Waits for the service and calls it.
     let mut handling = pin!(async {
         match poll_fn(|cx| Poll::Ready(app.poll_ready(cx).map_err(Into::into))).await {
             Poll::Ready(ready) => ready?,
             // Boxed because this future is rare and large.
             Poll::Pending => {
                 if !Box::pin(wait_until_ready(&mut app, message_log.kind, guard)).await? {
-                    return Ok(Err(Verdict::Release));
+                    return Ok(Handled::NotStarted(Verdict::Release));
                 }
                 if is_late() {
-                    return Ok(Err(expired()));
+                    return Ok(Handled::NotStarted(expired()));
                 }
             }
         }
-        match attempt_timeout {
-            None => app.call(message).await.map_err(Into::into).map(Ok),
+        let reply = match attempt_timeout {
+            None => app.call(message).await.map_err(Into::into)?,
             // Boxed, so that the futures of messages without a timeout do not grow.
             Some(limit) => match Box::pin(timeout(limit, app.call(message))).await {
-                Ok(result) => result.map_err(Into::into).map(Ok),
-                Err(_) => Err(Elapsed::new().into()),
+                Ok(result) => result.map_err(Into::into)?,
+                Err(_) => return Err(Elapsed::new().into()),
             },
-        }
+        };
+        Ok(Handled::Reply(reply))
     });
     // `AssertUnwindSafe` is sound because nothing uses the service after a panic. The future is
     // polled in place, because moving it into the `catch_unwind` of `futures` would take as long as
@@ -516,13 +525,12 @@ where
             }
         },
     };
-    // Returns the verdict on a success and on a message that was not started. The policy decides
-    // the verdict on a failure.
+    // The policy decides the verdict on a failure.
     let failure = match handled {
-        Ok(Ok(Ok(reply))) => return Verdict::Done(Ok(reply)),
-        Ok(Ok(Err(not_started))) => {
-            give_up(&not_started, None);
-            return not_started;
+        Ok(Ok(Handled::Reply(reply))) => return Verdict::Done(Ok(reply)),
+        Ok(Ok(Handled::NotStarted(verdict))) => {
+            give_up(&verdict, None);
+            return verdict;
         }
         Ok(Err(error)) => ServiceFailure::Returned(error),
         Err(panic) => ServiceFailure::panicked(&*panic),
