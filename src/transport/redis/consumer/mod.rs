@@ -99,7 +99,7 @@ use crate::{
     transport::{Delivery, Settings, Source, WorkerMonitor},
 };
 
-/// The source of [`Redis`]: the deliveries of one consumer.
+/// The source of [`Redis`](super::Redis): the deliveries of one consumer.
 pub struct RedisSource {
     member: Arc<Member>,
     settings: Settings,
