@@ -5,20 +5,23 @@
 //! written, the server sends one notice and forgets the key. To get the next notice, the connection
 //! has to read the key again.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use foldhash::HashMap;
 use tokio::sync::Notify;
 
 use super::Value;
 use crate::sync::lock;
 
-/// The signals of tracked keys. Several connections share one instance.
+/// The signals of tracked keys, in a fixed order, so that a simulation can be repeated. Several
+/// connections share one instance.
 #[derive(Debug, Default)]
-pub(in crate::transport::redis) struct TrackedKeys(Mutex<HashMap<Vec<u8>, Arc<WriteSignal>>>);
+pub(in crate::transport::redis) struct TrackedKeys(Mutex<BTreeMap<Vec<u8>, Arc<WriteSignal>>>);
 
 /// Fires when one of its keys was written, or may have been written.
 #[derive(Debug, Default)]
@@ -27,6 +30,8 @@ pub(in crate::transport::redis) struct WriteSignal {
     is_armed: AtomicBool,
     /// Set when a connection is lost.
     is_lost: AtomicBool,
+    /// Notified when a connection is lost.
+    lost: Notify,
     fired: Notify,
 }
 
@@ -59,6 +64,7 @@ impl TrackedKeys {
     pub(super) fn connection_lost(&self) {
         for signal in lock(&self.0).values() {
             signal.is_lost.store(true, Ordering::SeqCst);
+            signal.lost.notify_one();
             signal.fire();
         }
     }
@@ -79,6 +85,17 @@ impl WriteSignal {
     /// Returns `true` if a connection was lost since the last call.
     pub(in crate::transport::redis) fn take_lost(&self) -> bool {
         self.is_lost.swap(false, Ordering::SeqCst)
+    }
+
+    /// Waits until a connection is lost. Returns immediately if one was lost since the last call of
+    /// this function or of [`take_lost`](Self::take_lost).
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no notice.
+    pub(in crate::transport::redis) async fn lost(&self) {
+        while !self.take_lost() {
+            self.lost.notified().await;
+        }
     }
 
     pub(in crate::transport::redis) fn fire(&self) {

@@ -139,6 +139,11 @@ impl WokenReader {
         self.signal.take_lost()
     }
 
+    /// Waits until a connection is lost, as [`take_lost`](Self::take_lost) reports it.
+    pub(super) async fn lost(&self) {
+        self.signal.lost().await;
+    }
+
     /// Records the result of a read of all streams. `found` is `true` if the read returned entries,
     /// and `may_have_more` if it may have left some.
     pub(super) fn note(&mut self, found: bool, may_have_more: bool) {

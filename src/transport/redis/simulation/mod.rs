@@ -161,6 +161,12 @@ fn an_acknowledgement_that_a_failover_has_lost_counts_no_attempt() {
     assert_eq!(run(170, None, false).violation, None);
 }
 
+/// The slot with the lost verdict has no turn until long after the failover.
+#[test]
+fn a_verdict_that_a_failover_has_lost_is_noticed_without_demand() {
+    assert_eq!(run(807, None, false).violation, None);
+}
+
 /// The clock of the replica is behind, so that new replies have lower ids than received ones.
 #[test]
 fn replies_are_received_after_a_failover_to_a_clock_that_is_behind() {

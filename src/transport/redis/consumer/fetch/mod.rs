@@ -261,21 +261,33 @@ impl Fetch {
 
     /// Waits for demand. `None` if a recovery step is due first.
     async fn next_demand(&mut self) -> Option<Demand> {
+        let next_step = self.parts.recovery.next();
+        let FetchParts { buffer, woken, .. } = &self.parts;
         let connection = self.connection.as_mut();
         let demanded = async {
             let Some(connection) = connection else {
-                return self.parts.buffer.next_step().await;
+                return buffer.next_step().await;
             };
             tokio::select! {
                 biased;
-                demand = self.parts.buffer.next_step() => demand,
+                demand = buffer.next_step() => demand,
                 never = connection.inner.keep_authenticated() => match never {},
             }
         };
-        match self.parts.recovery.next() {
-            None => Some(demanded.await),
-            Some(next) => timeout_at(next, demanded).await.ok(),
+        if let Some(next_step) = next_step {
+            return timeout_at(next_step, demanded).await.ok();
         }
+        let Some(woken) = woken else {
+            return Some(demanded.await);
+        };
+        // The new primary may lack acknowledgements, and this slot may not have its turn for long.
+        tokio::select! {
+            biased;
+            demand = demanded => return Some(demand),
+            () = woken.lost() => {}
+        }
+        self.parts.recovery.begin();
+        None
     }
 
     /// Makes deliveries from entries. In an owned partition, the order keeps those that must wait
