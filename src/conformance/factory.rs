@@ -189,6 +189,8 @@ pub struct Capabilities {
     pub delayed_tasks: bool,
     /// [`Factory::stats`] is implemented.
     pub statistics: bool,
+    /// The statistics know the lag of a group that has read some of the entries.
+    pub unread_lag: bool,
     /// [`Factory::messages`] is implemented.
     pub messages: bool,
     /// One worker can serve [several streams](crate::transport::Streams), and a sender can choose
@@ -247,6 +249,7 @@ impl Capabilities {
             idempotent_tasks: true,
             replicas: true,
             statistics: true,
+            unread_lag: true,
             messages: true,
             stream_sets: true,
             partitions: true,
@@ -281,6 +284,7 @@ impl Capabilities {
             idempotent_tasks: false,
             replicas: false,
             statistics: false,
+            unread_lag: false,
             messages: false,
             stream_sets: false,
             partitions: false,

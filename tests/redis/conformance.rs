@@ -38,6 +38,7 @@ mod redis {
         fn capabilities(&self) -> Capabilities {
             let mut capabilities = Capabilities::all();
             capabilities.sharded_events = version() >= (7, 0);
+            capabilities.unread_lag = version() >= (7, 0);
             capabilities
         }
 
