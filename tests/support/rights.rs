@@ -40,6 +40,14 @@ pub(crate) fn documented(who: &[&str]) -> String {
     }
 }
 
+/// The rights that each user needs in addition on a cluster.
+pub(crate) const ON_A_CLUSTER: &str = "+cluster|slots +cluster|info +asking +info";
+
+/// Adds this user, with the password `pw`, to the URL of a server or a cluster.
+pub(crate) fn with_user(url: &str, user: &str) -> String {
+    url.replacen("://", &format!("://{user}:pw@"), 1)
+}
+
 /// Fails unless the server at this URL refuses each of these commands because the user lacks the
 /// right. Without selectors it may accept them.
 pub(crate) async fn assert_refused(url: &str, commands: &[&str]) {

@@ -12,7 +12,11 @@ use campanile::{Client, Json, Message, Redis, Router, transport::Streams};
 use crate::{
     FOUND, SECOND, connect,
     support::{
-        Options, Signal, cluster::Cluster, raw::eventually, rights::documented, worker::Worker,
+        Options, Signal,
+        cluster::Cluster,
+        raw::eventually,
+        rights::{ON_A_CLUSTER, documented, with_user},
+        worker::Worker,
     },
 };
 
@@ -232,7 +236,7 @@ async fn a_worker_of_very_many_slots_needs_the_documented_rights() {
             .replace("{s}:partitions", "{orders}:partitions")
             .replace("{s}:members", "{orders}:members")
             .replace("{s}:*", "{orders:*");
-        rights + " +cluster|slots +cluster|info +asking +info"
+        format!("{rights} {ON_A_CLUSTER}")
     };
     let acl = format!(
         "user worker on >pw resetchannels {}\n\
@@ -246,7 +250,7 @@ async fn a_worker_of_very_many_slots_needs_the_documented_rights() {
         rights(&["serves tasks", "… on partitions"])
     );
     let cluster = Cluster::with(Options::new().acl(&acl), 0).await;
-    let url = |user: &str| cluster.url().replace("://", &format!("://{user}:pw@"));
+    let url = |user: &str| with_user(&cluster.url(), user);
     let redis = partitioned(connect(&url("worker")).await, 70);
     let ran = Ran::default();
     let worker = Worker::start(redis, ran.app());

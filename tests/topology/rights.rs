@@ -14,7 +14,7 @@ use crate::{
         Options,
         cluster::Cluster,
         raw::eventually,
-        rights::{assert_refused, documented},
+        rights::{ON_A_CLUSTER, assert_refused, documented, with_user},
         sentinel::{SentinelGroup, Setup},
         worker::Worker,
     },
@@ -42,10 +42,6 @@ fn acl(more: &str) -> String {
         "user default on nopass ~* &* +@all".to_owned(),
     ]
     .concat()
-}
-
-fn with_user(url: &str, user: &str) -> String {
-    url.replacen("://", &format!("://{user}:pw@"), 1)
 }
 
 /// A worker, a sender and a requester with their own users.
@@ -93,8 +89,7 @@ impl Users {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_documented_rights_are_enough_on_a_cluster_and_no_requester_reads_tasks() {
-    let acl = acl("+cluster|slots +cluster|info +asking +info");
-    let cluster = Cluster::with(Options::new().acl(&acl), 1).await;
+    let cluster = Cluster::with(Options::new().acl(&acl(ON_A_CLUSTER)), 1).await;
     let users = Users::start(&cluster.url()).await;
     users.work().await;
     let (old, new) = cluster.fail_over("s").await;
