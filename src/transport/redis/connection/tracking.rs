@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -28,9 +29,7 @@ pub(in crate::transport::redis) struct TrackedKeys(Mutex<BTreeMap<Vec<u8>, Arc<W
 pub(in crate::transport::redis) struct WriteSignal {
     /// Set by `arm`, cleared when the signal fires.
     is_armed: AtomicBool,
-    /// Set when a connection is lost.
-    is_lost: AtomicBool,
-    /// Notified when a connection is lost.
+    /// Has a permit if a connection was lost and nobody has noticed it.
     lost: Notify,
     fired: Notify,
 }
@@ -63,7 +62,6 @@ impl TrackedKeys {
     /// Fires all signals, because a connection is lost. It may have tracked any of the keys.
     pub(super) fn connection_lost(&self) {
         for signal in lock(&self.0).values() {
-            signal.is_lost.store(true, Ordering::SeqCst);
             signal.lost.notify_one();
             signal.fire();
         }
@@ -84,7 +82,7 @@ impl WriteSignal {
 
     /// Returns `true` if a connection was lost since the last call.
     pub(in crate::transport::redis) fn take_lost(&self) -> bool {
-        self.is_lost.swap(false, Ordering::SeqCst)
+        pin!(self.lost.notified()).enable()
     }
 
     /// Waits until a connection is lost. Returns immediately if one was lost since the last call of
@@ -93,9 +91,7 @@ impl WriteSignal {
     /// # Cancel safety
     /// Dropping the future loses no notice.
     pub(in crate::transport::redis) async fn lost(&self) {
-        while !self.take_lost() {
-            self.lost.notified().await;
-        }
+        self.lost.notified().await;
     }
 
     pub(in crate::transport::redis) fn fire(&self) {

@@ -66,8 +66,7 @@ impl Redis {
             let partitions = self.unchecked_partitions();
             let registration = self.registration(stream);
             let replicas = message.parts().replicas;
-            let replicas = replicas
-                .and_then(|it| self.replica_check(&self.options.namespace.apply(stream), it));
+            let replicas = replicas.and_then(|it| self.replica_check(stream, it));
             // The bound is checked last, so that an admitted message waits for nothing else.
             let has_checks = partitions.is_some() || registration.is_some() || replicas.is_some();
             let admission = match has_checks {

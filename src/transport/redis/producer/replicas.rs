@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use super::{Stored, decode_accepted};
 use crate::{
     error::{BoxError, Error},
-    message::Replicas,
+    message::{Name, Replicas},
     transport::redis::{
         Redis, error,
         pipeline::{Pipeline, Resend},
@@ -59,14 +59,15 @@ impl Redis {
     /// number that it never had fails before anything is sent. `None` if a primary has had as many.
     pub(super) fn replica_check(
         &self,
-        stream: &str,
+        stream: &Name,
         Replicas { count, .. }: Replicas,
     ) -> Option<impl Future<Output = Result<(), Error>> + Send + 'static + use<>> {
         if count <= self.shared.replicated.known.load(Ordering::Relaxed) {
             return None;
         }
         let shared = self.shared.clone();
-        let pipeline = shared.pipeline.for_key(stream);
+        let key = self.options.namespace.apply(stream);
+        let pipeline = shared.pipeline.for_key(&key);
         Some(async move {
             let mut info = redis::cmd("INFO");
             info.arg("replication");

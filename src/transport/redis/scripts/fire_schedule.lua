@@ -21,6 +21,7 @@ end
 -- would be sent again. So every possible failure is found before the first write.
 local failure
 local function check(name, expected, command)
+  if failure then return end
   local found = redis.call('TYPE', name).ok
   if found ~= 'none' and found ~= expected then
     failure = 'ERR the key `' .. name .. '` is a ' .. found .. ' and not a ' .. expected
