@@ -8,7 +8,8 @@ use std::{
 
 use crate::{
     error::{BoxError, panic_text},
-    message::{Message, Shown},
+    message::{Kind, Message, Shown},
+    transport::Verdict,
 };
 
 /// A message that a worker gives up: it becomes a dead letter.
@@ -40,6 +41,31 @@ impl OnGiveUp {
             let text = panic_text(&*panic);
             let (name, text) = (Shown::new(&name), Shown::new(text));
             tracing::error!(%name, "the function for messages that are given up panicked: {text}");
+        }
+    }
+}
+
+/// The function for one delivery, with the message that it is called with.
+pub(super) struct GiveUpHook<'a>(Option<(&'a OnGiveUp, Message)>);
+
+impl<'a> GiveUpHook<'a> {
+    pub(super) fn new(on_give_up: Option<&'a OnGiveUp>, message: &Message) -> Self {
+        // An event is not stored, so it cannot become a dead letter.
+        let on_give_up = on_give_up.filter(|_| message.kind() != Kind::Event);
+        Self(on_give_up.map(|hook| (hook, message.clone())))
+    }
+
+    /// Calls the function if the verdict is a dead letter.
+    pub(super) fn call_if_given_up(self, verdict: &Verdict, error: Option<BoxError>) {
+        if let Verdict::DeadLetter { reason, .. } = verdict
+            && let Some((on_give_up, message)) = self.0
+        {
+            let reason = reason.clone();
+            on_give_up.call(GivenUp {
+                message,
+                reason,
+                error,
+            });
         }
     }
 }

@@ -69,6 +69,7 @@ mod in_flight;
 mod log;
 mod policy;
 mod signals;
+mod work;
 mod worker;
 
 pub use self::{builder::Serve, failure_span::log_failure_in_current_span, give_up::GivenUp};

@@ -1,34 +1,22 @@
-//! One worker: the loop that fetches deliveries, and the work on each delivery.
+//! One worker: the loop that fetches deliveries and starts them, and its end.
 
 use std::{
-    future::poll_fn,
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    future::{pending, poll_fn},
     sync::Arc,
-    task::Poll,
     time::Duration,
 };
 
-use futures_util::{FutureExt, future::BoxFuture};
-use tokio::time::{Instant, timeout};
-use tower::{Service, ServiceExt, timeout::error::Elapsed};
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+use tower::ServiceExt;
 
-use super::{
-    failure_span::poll_with_failure_span,
-    give_up::GivenUp,
-    in_flight::{HandleDelivery, InFlight, InFlightGuard},
-    log::{self, MessageLog, WorkerLog},
-    policy::{Policy, ServiceFailure},
-};
+use super::{in_flight::InFlight, log::WorkerLog, policy::Policy, work::Work};
 use crate::{
-    ablation::Mechanism,
-    error::{BoxError, Error, ErrorKind},
-    message::{Kind, Lease, Message, Shown},
-    reply::Reply,
-    routing::FromSubscription,
+    error::{Error, ErrorKind},
+    message::Shown,
     service::MessageService,
     sync::{LazyTimer, next_turn},
-    transport::{Delivery, Discarded, SettleDelivery, Source, Undecodable, Verdict, WorkerMonitor},
+    transport::{Source, WorkerMonitor},
 };
 
 /// If all slots are taken for this time, a log line reports the stall.
@@ -130,96 +118,104 @@ where
 
     /// Serves until a signal ends the worker, or the source or the service fails.
     async fn serve(&mut self, stop: &mut EndSignals) -> EndReason {
-        let max_bytes = self.source.settings().max_in_flight_bytes;
-        // The time since which all slots or all bytes are taken, and `true` once a log line has
-        // reported this.
-        let mut full_since = None;
-        let mut stall_timer = LazyTimer::new(STALL_REPORT_AFTER);
-        // The last time at which the loop woke a tokio task to start deliveries. If deliveries
-        // still wait to start `MAX_START_DELAY` later, `wakeup_timer` fires, and the loop wakes
-        // more tokio tasks.
-        let mut last_wakeup = Instant::now();
-        let mut wakeup_timer = LazyTimer::new(Duration::ZERO);
+        let mut stall = StallWatch::new();
+        let mut start_delay = StartDelay::new();
         loop {
             // An operator may lower this number at any time. It is 0 while the worker is paused.
             let max = self.monitor.max_in_flight();
             self.wait_briefly_for_slots(max).await;
-            // Panics of handlers are caught and fail their deliveries, so a panic here comes from
-            // settling.
-            while let Some(error) = self.in_flight.next_panic() {
-                tracing::error!(%error, "the task of a delivery failed");
-            }
+            self.log_panics();
             let free = max.saturating_sub(self.in_flight.delivery_count());
-            if free > 0 || max == 0 {
-                full_since = None;
+            stall.observe(free == 0 && max > 0);
+            let max_bytes = self.source.settings().max_in_flight_bytes;
+            let step = if free == 0 || self.in_flight.bytes() >= max_bytes {
+                self.wait_for_capacity(stop, &mut stall, &mut start_delay, max)
+                    .await
+            } else {
+                // While at least half of the capacity is free, the end of a delivery does not
+                // interrupt the read. The next fetch counts the slot that it frees.
+                let is_half_free =
+                    free >= max.div_ceil(2) && self.in_flight.bytes() < max_bytes / 2;
+                self.fetch(stop, &mut start_delay, free, is_half_free).await
+            };
+            if let Err(reason) = step {
+                return reason;
             }
-            if free == 0 || self.in_flight.bytes() >= max_bytes {
-                let (since, reported) = *full_since.get_or_insert((Instant::now(), false));
-                let is_stalled = free == 0 && max > 0 && !reported;
-                // Fetches nothing until a delivery ends or the number of slots changes.
-                tokio::select! {
-                    biased;
-                    () = &mut stop.forced => return EndReason::ByForce,
-                    () = &mut stop.graceful => return EndReason::Gracefully,
-                    () = self.in_flight.ended() => {}
-                    () = self.monitor.changed() => {}
-                    () = poll_fn(|cx| wakeup_timer.poll_until(cx, last_wakeup + MAX_START_DELAY)),
-                        if self.in_flight.has_unstarted() =>
-                    {
-                        last_wakeup = Instant::now();
-                        self.in_flight.start_on_another_thread();
-                    }
-                    () = poll_fn(|cx| stall_timer.poll_until(cx, since + STALL_REPORT_AFTER)),
-                        if is_stalled =>
-                    {
-                        full_since = Some((since, true));
-                        self.report_stall(max);
-                    }
-                }
-                continue;
+        }
+    }
+
+    /// Waits until a delivery ends or an operator changes the number of slots, which is `max`.
+    async fn wait_for_capacity(
+        &mut self,
+        stop: &mut EndSignals,
+        stall: &mut StallWatch,
+        start_delay: &mut StartDelay,
+        max: usize,
+    ) -> Result<(), EndReason> {
+        tokio::select! {
+            biased;
+            () = &mut stop.forced => return Err(EndReason::ByForce),
+            () = &mut stop.graceful => return Err(EndReason::Gracefully),
+            () = self.in_flight.ended() => {}
+            () = self.monitor.changed() => {}
+            () = start_delay.passed(), if self.in_flight.has_unstarted() => {
+                self.in_flight.start_on_another_thread();
             }
-            // `ready` reserves capacity, such as a permit. Dropping the clone before the wait for
-            // messages releases the capacity: an idle worker must not hold a permit that others
-            // could use.
-            let mut probe = self.app.clone();
-            tokio::select! {
-                biased;
-                () = &mut stop.forced => return EndReason::ByForce,
-                () = &mut stop.graceful => return EndReason::Gracefully,
-                ready = probe.ready() => if let Err(error) = ready {
-                    let error = Error::new(ErrorKind::Service, "the service is broken and cannot serve")
-                        .with_source(error);
-                    tracing::error!(error = error.chain(), "the service is broken");
-                    return EndReason::Broken(error);
-                },
+            () = stall.is_due() => self.report_stall(max),
+        }
+        Ok(())
+    }
+
+    /// Waits until the service is ready, fetches up to `free` deliveries, and starts them. The end
+    /// of a delivery interrupts the wait for deliveries unless `is_half_free`.
+    async fn fetch(
+        &mut self,
+        stop: &mut EndSignals,
+        start_delay: &mut StartDelay,
+        free: usize,
+        is_half_free: bool,
+    ) -> Result<(), EndReason> {
+        // `ready` reserves capacity, such as a permit. Dropping the clone before the wait for
+        // deliveries releases the capacity: an idle worker must not hold a permit that others could
+        // use.
+        let mut probe = self.app.clone();
+        tokio::select! {
+            biased;
+            () = &mut stop.forced => return Err(EndReason::ByForce),
+            () = &mut stop.graceful => return Err(EndReason::Gracefully),
+            ready = probe.ready() => if let Err(error) = ready {
+                let text = "the service is broken and cannot serve";
+                let error = Error::new(ErrorKind::Service, text).with_source(error);
+                tracing::error!(error = error.chain(), "the service is broken");
+                return Err(EndReason::Broken(error));
+            },
+        }
+        drop(probe);
+        tokio::select! {
+            biased;
+            () = &mut stop.forced => return Err(EndReason::ByForce),
+            () = &mut stop.graceful => return Err(EndReason::Gracefully),
+            () = self.monitor.changed() => {}
+            deliveries = self.source.next(free) => {
+                let deliveries = deliveries.map_err(EndReason::Broken)?;
+                let work =
+                    |delivery| Work::new(&self.app, &self.policy, &self.monitor, delivery);
+                self.in_flight.start(deliveries.into_iter().map(work));
+                start_delay.reset();
             }
-            drop(probe);
-            // While at least half of the capacity is free, the end of a delivery does not interrupt
-            // the read. The next fetch counts the slot that it frees.
-            let is_half_free = free >= max.div_ceil(2) && self.in_flight.bytes() < max_bytes / 2;
-            tokio::select! {
-                biased;
-                () = &mut stop.forced => return EndReason::ByForce,
-                () = &mut stop.graceful => return EndReason::Gracefully,
-                () = self.monitor.changed() => {}
-                deliveries = self.source.next(free) => match deliveries {
-                    Ok(deliveries) => {
-                        let work = |delivery| {
-                            Work::new(&self.app, &self.policy, &self.monitor, delivery)
-                        };
-                        self.in_flight.start(deliveries.into_iter().map(work));
-                        last_wakeup = Instant::now();
-                    }
-                    Err(error) => return EndReason::Broken(error),
-                },
-                () = self.in_flight.ended(), if !is_half_free => {}
-                () = poll_fn(|cx| wakeup_timer.poll_until(cx, last_wakeup + MAX_START_DELAY)),
-                    if self.in_flight.has_unstarted() =>
-                {
-                    last_wakeup = Instant::now();
-                    self.in_flight.start_on_another_thread();
-                }
+            () = self.in_flight.ended(), if !is_half_free => {}
+            () = start_delay.passed(), if self.in_flight.has_unstarted() => {
+                self.in_flight.start_on_another_thread();
             }
+        }
+        Ok(())
+    }
+
+    /// Logs the panics of tasks that handle deliveries. A panic of a handler is caught and fails its
+    /// delivery, so these panics come from settling.
+    fn log_panics(&mut self) {
+        while let Some(error) = self.in_flight.next_panic() {
+            tracing::error!(%error, "the task of a delivery failed");
         }
     }
 
@@ -335,246 +331,69 @@ where
     }
 }
 
-/// A delivery, and its clone of the service.
-struct Work<S, Settler> {
-    content: Result<(S, Message), Undecodable>,
-    settler: Settler,
-    policy: Policy,
-    monitor: Arc<WorkerMonitor>,
+/// Notices when all slots have been taken for [`STALL_REPORT_AFTER`].
+struct StallWatch {
+    /// The time since which all slots are taken. `None` while a slot is free.
+    full_since: Option<Instant>,
+    /// Set once this stall was noticed.
+    is_noticed: bool,
+    timer: LazyTimer,
 }
 
-impl<S: Service<Message> + Clone, Settler> Work<S, Settler> {
-    fn new(
-        app: &S,
-        policy: &Policy,
-        monitor: &Arc<WorkerMonitor>,
-        delivery: Delivery<Settler>,
-    ) -> Self {
-        let Delivery {
-            content,
-            settle: settler,
-        } = delivery;
-        let content = content.map(|mut message| {
-            let parts = message.parts_mut();
-            parts.max_attempts.get_or_insert(policy.max_deliveries);
-            if message.kind() == Kind::Event {
-                message.parts_mut().extensions.insert(FromSubscription);
-            }
-            let mut app = app.clone();
-            // Polls readiness here and not in the tokio tasks, because these may run in any order.
-            // So a layer that keeps an order sees the deliveries in the order of the source. The
-            // poll also reserves the capacity of the layers before the loop checks readiness again.
-            // If the layers are not ready, the delivery waits in its tokio task.
-            let _ = app.ready().now_or_never();
-            (app, message)
-        });
+impl StallWatch {
+    fn new() -> Self {
         Self {
-            content,
-            settler,
-            policy: policy.clone(),
-            monitor: monitor.clone(),
-        }
-    }
-}
-
-impl<S, Settler> HandleDelivery for Work<S, Settler>
-where
-    S: MessageService + Send + 'static,
-    Settler: SettleDelivery,
-{
-    fn bytes(&self) -> usize {
-        match &self.content {
-            Ok((_, message)) => message.payload().len(),
-            Err(_) => 0,
+            full_since: None,
+            is_noticed: false,
+            timer: LazyTimer::new(STALL_REPORT_AFTER),
         }
     }
 
-    async fn handle(self, guard: InFlightGuard) {
-        let verdict = match self.content {
-            Ok((_, message)) if is_paused(&self.monitor, &message) => paused_verdict(),
-            Ok((app, message)) => {
-                let is_counted = !Mechanism::WorkerCounts.is_off();
-                let running = is_counted.then(|| self.monitor.start(&message));
-                let verdict = handle_message(app, message, &self.policy, &guard).await;
-                if let Some(running) = running {
-                    running.end(&verdict);
-                }
-                verdict
+    fn observe(&mut self, is_full: bool) {
+        if is_full {
+            self.full_since.get_or_insert_with(Instant::now);
+        } else {
+            self.full_since = None;
+            self.is_noticed = false;
+        }
+    }
+
+    /// Completes once for each stall.
+    async fn is_due(&mut self) {
+        match self.full_since {
+            Some(since) if !self.is_noticed => {
+                poll_fn(|cx| self.timer.poll_until(cx, since + STALL_REPORT_AFTER)).await;
+                self.is_noticed = true;
             }
-            Err(undecodable) => undecodable_verdict(undecodable),
-        };
-        guard.tally().count(&verdict);
-        self.settler
-            .settle(verdict, on_settled(guard.mark_settling()));
-    }
-}
-
-/// Returns `true` if an operator has paused the message's name on this worker. An event is never
-/// delivered again, so it is not paused.
-fn is_paused(monitor: &WorkerMonitor, message: &Message) -> bool {
-    monitor.has_paused(message.name()) && message.kind() != Kind::Event
-}
-
-/// Returns the verdict on a message whose name is paused on this worker.
-fn paused_verdict() -> Verdict {
-    Verdict::Redeliver {
-        after: None,
-        counted: false,
-        reason: "its name is paused on this worker".to_owned(),
-    }
-}
-
-/// The result of a service that did not fail.
-enum Handled {
-    Reply(Reply),
-    /// The service was not called. This is the verdict on the delivery.
-    NotStarted(Verdict),
-}
-
-/// Runs the service and returns the verdict on the delivery. If the message expires before the
-/// service is ready, it is not handled. If the worker stops before the service is ready, the
-/// delivery is released.
-async fn handle_message<S>(
-    mut app: S,
-    message: Message,
-    policy: &Policy,
-    guard: &InFlightGuard,
-) -> Verdict
-where
-    S: MessageService,
-{
-    let message_log = MessageLog::new(&message);
-    let hook = policy.on_give_up.as_ref();
-    // An event is not stored, so it cannot become a dead letter.
-    let hook = hook.filter(|_| message.kind() != Kind::Event);
-    let hook_and_message = hook.map(|hook| (hook, message.clone()));
-    // Calls the hook with the message if the verdict is a dead letter.
-    let give_up = |verdict: &Verdict, error| {
-        if let Verdict::DeadLetter { reason, .. } = verdict
-            && let Some((hook, message)) = hook_and_message
-        {
-            let reason = reason.clone();
-            hook.call(GivenUp {
-                message,
-                reason,
-                error,
-            });
+            _ => pending().await,
         }
-    };
-    let attempt_timeout = message.parts().attempt_timeout;
-    let deadline = message.parts().deadline;
-    let drop_signal = message.parts().lease.as_ref().and_then(Lease::drop_signal);
-    let is_late = || deadline.is_some_and(|deadline| deadline.has_passed());
-    let expired = || {
-        let verdict = policy.expired(message_log.kind);
-        message_log.log_expired(&verdict);
-        verdict
-    };
-    // The message expired before it was delivered.
-    if is_late() {
-        let verdict = expired();
-        give_up(&verdict, None);
-        return verdict;
-    }
-    // Waits for the service and calls it.
-    let mut handling = pin!(async {
-        match poll_fn(|cx| Poll::Ready(app.poll_ready(cx).map_err(Into::into))).await {
-            Poll::Ready(ready) => ready?,
-            // Boxed because this future is rare and large.
-            Poll::Pending => {
-                if !Box::pin(wait_until_ready(&mut app, message_log.kind, guard)).await? {
-                    return Ok(Handled::NotStarted(Verdict::Release));
-                }
-                if is_late() {
-                    return Ok(Handled::NotStarted(expired()));
-                }
-            }
-        }
-        let reply = match attempt_timeout {
-            None => app.call(message).await.map_err(Into::into)?,
-            // Boxed, so that the futures of messages without a timeout do not grow.
-            Some(limit) => match Box::pin(timeout(limit, app.call(message))).await {
-                Ok(result) => result.map_err(Into::into)?,
-                Err(_) => return Err(Elapsed::new().into()),
-            },
-        };
-        Ok(Handled::Reply(reply))
-    });
-    // `AssertUnwindSafe` is sound because nothing uses the service after a panic. The future is
-    // polled in place, because moving it into the `catch_unwind` of `futures` would take as long as
-    // finding the route of the message.
-    let mut span = None;
-    let catching = poll_fn(|cx| {
-        let poll = AssertUnwindSafe(|| handling.as_mut().poll(cx));
-        let polled;
-        (polled, span) = poll_with_failure_span(|| catch_unwind(poll));
-        polled.map_or_else(|panic| Poll::Ready(Err(panic)), |polled| polled.map(Ok))
-    });
-    let handled = match drop_signal {
-        None => catching.await,
-        // Boxed because few tasks can be cancelled.
-        Some(drop_signal) => tokio::select! {
-            biased;
-            handled = catching => handled,
-            () = Box::pin(drop_signal) => {
-                // The server has ended the delivery already, so the verdict has no effect.
-                return Verdict::Discard {
-                    reason: Discarded::Requested,
-                    answer: None,
-                };
-            }
-        },
-    };
-    // The policy decides the verdict on a failure.
-    let failure = match handled {
-        Ok(Ok(Handled::Reply(reply))) => return Verdict::Done(Ok(reply)),
-        Ok(Ok(Handled::NotStarted(verdict))) => {
-            give_up(&verdict, None);
-            return verdict;
-        }
-        Ok(Err(error)) => ServiceFailure::Returned(error),
-        Err(panic) => ServiceFailure::panicked(&*panic),
-    };
-    let (kind, name) = (message_log.kind, &message_log.name);
-    let attempts = (message_log.attempt, message_log.max_attempts);
-    let verdict = policy.verdict(kind, name, attempts, &failure);
-    message_log.log_failure(&failure.reason(kind, name), &verdict, span);
-    give_up(&verdict, failure.into_error());
-    verdict
-}
-
-/// Waits for the service to be ready. Returns `false` if the worker stops first.
-async fn wait_until_ready<S>(
-    app: &mut S,
-    kind: Kind,
-    guard: &InFlightGuard,
-) -> Result<bool, BoxError>
-where
-    S: Service<Message, Error: Into<BoxError>>,
-{
-    tokio::select! {
-        biased;
-        ready = app.ready() => ready.map(|_| true).map_err(Into::into),
-        // An event cannot be released.
-        () = guard.stopping(), if kind != Kind::Event => Ok(false),
     }
 }
 
-/// Logs an entry that could not be decoded, and returns the verdict on it.
-fn undecodable_verdict(undecodable: Undecodable) -> Verdict {
-    log::undecodable(&undecodable);
-    Verdict::DeadLetter {
-        reason: undecodable.reason,
-        answer: None,
-    }
+/// Notices when deliveries have waited for [`MAX_START_DELAY`] since the loop last woke a tokio
+/// task to start deliveries.
+struct StartDelay {
+    last_wakeup: Instant,
+    timer: LazyTimer,
 }
 
-/// Returns the callback for the result of settling. The callback frees the slot of the delivery.
-fn on_settled(guard: InFlightGuard) -> impl FnOnce(Result<(), Error>) + Send {
-    move |settled| {
-        drop(guard);
-        if let Err(error) = settled {
-            tracing::error!(error = error.chain(), "a delivery could not be settled");
+impl StartDelay {
+    fn new() -> Self {
+        Self {
+            last_wakeup: Instant::now(),
+            timer: LazyTimer::new(Duration::ZERO),
         }
+    }
+
+    /// Begins a new delay, because the loop has woken a tokio task.
+    fn reset(&mut self) {
+        self.last_wakeup = Instant::now();
+    }
+
+    /// Completes when the delay has passed, and begins a new one.
+    async fn passed(&mut self) {
+        let end = self.last_wakeup + MAX_START_DELAY;
+        poll_fn(|cx| self.timer.poll_until(cx, end)).await;
+        self.reset();
     }
 }
