@@ -152,6 +152,16 @@ impl Deliverer {
             self.give_up(delivery);
             return None;
         }
+        Some(self.decode(fields, id, delivery))
+    }
+
+    /// Decodes the message, and completes the delivery with what only the decoded message tells.
+    fn decode(
+        &self,
+        fields: Vec<(Bytes, Bytes)>,
+        id: Option<MessageId>,
+        mut delivery: Unsettled,
+    ) -> Delivery<RedisSettle> {
         match codec::decode(fields) {
             Ok(mut decoded) => {
                 delivery.reply_to = ReplyTo::from_decoded(&mut decoded).map(Box::new);
@@ -161,25 +171,25 @@ impl Deliverer {
                     delivery.guard.set_task(task);
                     lease.set_record(self.notes.record(&delivery, task));
                 }
-                let mut message = self.with_times(decoded, origin);
+                let mut message = self.with_times(decoded, delivery.origin);
                 copy_if_small(message.payload_mut());
                 let parts = message.parts_mut();
-                parts.stream = Some(stream.keys.stream.clone());
-                parts.group = Some(stream.keys.group.clone());
+                parts.stream = Some(delivery.stream.keys.stream.clone());
+                parts.group = Some(delivery.stream.keys.group.clone());
                 parts.id = id;
                 parts.attempt = Attempt(attempt);
                 parts.lease = Some(lease);
                 if let Some(order) = &self.order {
                     message.extensions_mut().insert(order.term);
                 }
-                Some(self.with_turn(Ok(message), delivery))
+                self.with_turn(Ok(message), delivery)
             }
             Err(mut undecodable) => {
                 self.report.counters.undecodable.increment();
                 undecodable.id = id;
-                undecodable.stream = Some(stream.keys.stream.clone());
+                undecodable.stream = Some(delivery.stream.keys.stream.clone());
                 delivery.reply_to = ReplyTo::of_fields(&undecodable.fields).map(Box::new);
-                Some(self.with_turn(Err(undecodable), delivery))
+                self.with_turn(Err(undecodable), delivery)
             }
         }
     }

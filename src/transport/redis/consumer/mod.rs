@@ -69,6 +69,7 @@ mod settler;
 mod shard_node;
 mod sharded;
 mod slot_consumer;
+mod slot_parts;
 mod slots;
 mod state;
 mod streams;
