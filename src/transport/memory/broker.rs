@@ -237,33 +237,8 @@ impl BrokerState {
         parts: &Parts,
         mut fields: Vec<(Bytes, Bytes)>,
     ) -> Result<Reply, Error> {
-        // If an earlier task has the same idempotency key and the same content, returns its id.
-        let key = parts.idempotency_key.as_ref();
-        if let Some(holder) = key.and_then(|key| contents.idempotency_keys.get(key)) {
-            let digests = holder.digest.zip(parts.content_digest);
-            return match digests.is_some_and(|(one, other)| one != other) {
-                true => Err(Error::reused_key(holder.id.clone())),
-                false => Ok(Reply::duplicate(holder.id.clone())),
-            };
-        }
-        // If another task holds the unique key, `on_conflict` decides. `Replace` cancels a delayed
-        // holder. A holder that is no longer delayed stays.
-        let group_key = (stream, &settings.group);
-        if let Some(unique) = &parts.unique {
-            contents.promote(&self.context, stream);
-            let mut records = self.context.records.lock();
-            if let Some(holder) = records.holder(group_key, &unique.key).cloned() {
-                match unique.on_conflict {
-                    OnConflict::Refuse => return Err(Error::duplicate(holder)),
-                    OnConflict::Replace if contents.delayed.cancel(&holder).is_some() => {
-                        let owned_group_key = (stream.clone(), settings.group.clone());
-                        let end = TaskEnd::new(TaskState::Cancelled, "replaced by a newer task");
-                        records.end(&owned_group_key, &holder, end, &self.context.clock);
-                        self.context.records.changed.notify_waiters();
-                    }
-                    OnConflict::Keep | OnConflict::Replace => return Ok(Reply::duplicate(holder)),
-                }
-            }
+        if let Some(reply) = self.earlier_task(stream, contents, settings, parts)? {
+            return Ok(reply);
         }
         // Only a task that is recorded or delayed gets an id before it is stored.
         let wait = self.time_until(parts.due);
@@ -305,9 +280,10 @@ impl BrokerState {
                 false => TaskState::Delayed,
             };
             let GroupContext { records, clock, .. } = &self.context;
+            let group_key = (stream, &settings.group);
             records.accept(group_key, id.clone(), parts, state, clock);
         }
-        if let Some(key) = key {
+        if let Some(key) = &parts.idempotency_key {
             // The time window of the key starts when the task is due.
             let window = wait.saturating_add(settings.idempotency_window);
             let digest = parts.content_digest;
@@ -317,6 +293,48 @@ impl BrokerState {
         }
         self.context.counters.sent.increment();
         Ok(Reply::accepted(id))
+    }
+
+    /// Returns the reply for a task in whose place an earlier one with the same idempotency key or
+    /// unique key stays. Returns `None` if the task is to be stored.
+    fn earlier_task(
+        &self,
+        stream: &Name,
+        contents: &mut BrokerStream,
+        settings: &Settings,
+        parts: &Parts,
+    ) -> Result<Option<Reply>, Error> {
+        // If an earlier task has the same idempotency key and the same content, returns its id.
+        let key = parts.idempotency_key.as_ref();
+        if let Some(holder) = key.and_then(|key| contents.idempotency_keys.get(key)) {
+            let digests = holder.digest.zip(parts.content_digest);
+            return match digests.is_some_and(|(one, other)| one != other) {
+                true => Err(Error::reused_key(holder.id.clone())),
+                false => Ok(Some(Reply::duplicate(holder.id.clone()))),
+            };
+        }
+        // If another task holds the unique key, `on_conflict` decides. `Replace` cancels a delayed
+        // holder. A holder that is no longer delayed stays.
+        let group_key = (stream, &settings.group);
+        if let Some(unique) = &parts.unique {
+            contents.promote(&self.context, stream);
+            let mut records = self.context.records.lock();
+            if let Some(holder) = records.holder(group_key, &unique.key).cloned() {
+                match unique.on_conflict {
+                    OnConflict::Refuse => return Err(Error::duplicate(holder)),
+                    OnConflict::Replace if contents.delayed.cancel(&holder).is_some() => {
+                        let owned_group_key = (stream.clone(), settings.group.clone());
+                        let end = TaskEnd::new(TaskState::Cancelled, "replaced by a newer task");
+                        records.end(&owned_group_key, &holder, end, &self.context.clock);
+                        self.context.records.changed.notify_waiters();
+                    }
+                    OnConflict::Keep | OnConflict::Replace => {
+                        return Ok(Some(Reply::duplicate(holder)));
+                    }
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Publishes an event.

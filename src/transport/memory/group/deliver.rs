@@ -46,8 +46,7 @@ impl Group {
         self.promote(settings, context);
         self.claim(settings, context);
         self.hand_over(settings, context);
-        let pauses = context.pauses.of_group(settings);
-        if pauses.is_paused() {
+        if context.pauses.of_group(settings).is_paused() {
             return Vec::new();
         }
         // Applies the limit of the group.
@@ -57,67 +56,87 @@ impl Group {
         };
         let ahead = self.ready.len() + log.end().saturating_sub(self.next_index) as usize;
         let mut taken = Vec::with_capacity(max.min(ahead));
-        while taken.len() < max {
-            let Some((queued, index)) = self.pick(log, consumer) else {
-                break;
-            };
-            // The attempts are checked before the message is decoded, because decoding it may kill
-            // the worker.
-            if queued.attempts >= queued.entry.max_attempts(settings) {
-                let reason = format!("delivered {} times and never settled", queued.attempts);
-                tracing::warn!(
-                    id = %queued.entry.id, stream = %settings.stream, group = %settings.group,
-                    "a dead letter: {reason}"
-                );
-                let end = (reason, TaskOutcome::default());
-                self.add_dead_letter(&queued.entry, queued.attempts, end, settings, context);
-                self.end_in_order(&queued);
-                let error = "the request could not be handled";
-                context.answer(&queued.entry, || Err(RpcError::unavailable(error)));
-                continue;
-            }
-            if context
-                .records
-                .take_cancelled(settings, &queued.entry.fields)
-            {
-                index.map(|index| self.unfinished_indices.remove(&index));
-                self.end_reservation(&queued);
-                self.end_in_order(&queued);
-                continue;
-            }
-            // A message of an owned partition is not parked, because it would lose its place in the
-            // order.
-            if !self.ownership.is_used()
-                && let Some(key) = pauses.parking_key(&queued.entry)
-            {
-                context.counters.parked.increment();
-                index.map(|index| self.unfinished_indices.remove(&index));
-                self.end_reservation(&queued);
-                let delivered = self.limits.park(key, 0, queued);
-                self.deliver_now(delivered);
-                continue;
-            }
-            // Delivers the message, and records that its task runs.
-            let mut delivery = self.hand_out(queued, index, consumer);
-            let GroupContext { records, clock, .. } = context;
-            let fields = &delivery.entry.fields;
-            let of_group = (&settings.stream, Some(&settings.group));
-            let attempt = Attempt(delivery.attempt);
-            records.change(of_group, fields, clock, |status| {
-                status.state = TaskState::Running;
-                status.attempt = attempt;
-                status.started_at = Some(clock.now());
-            });
-            delivery.task = records.recorded_id(settings, fields);
-            context.counters.delivered.increment();
-            // The start is reported under the lock, so that the observer always sees an entry
-            // either waiting or in flight.
-            delivery.observed = context.observation.report_start(|| {
-                ObservedMessage::delivery(settings, &delivery.entry, delivery.attempt)
-            });
-            taken.push(delivery);
+        while taken.len() < max
+            && let Some((queued, index)) = self.pick(log, consumer)
+        {
+            taken.extend(self.start(queued, index, consumer, settings, context));
         }
         taken
+    }
+
+    /// Starts a picked message. Returns `None` if the message becomes a dead letter or is parked,
+    /// or if its task was cancelled.
+    fn start(
+        &mut self,
+        queued: QueuedMessage,
+        index: Option<u64>,
+        consumer: SourceNumber,
+        settings: &Settings,
+        context: &GroupContext,
+    ) -> Option<TakenDelivery> {
+        // The attempts are checked before the message is decoded, because decoding it may kill the
+        // worker.
+        if queued.attempts >= queued.entry.max_attempts(settings) {
+            self.end_exhausted(&queued, settings, context);
+            return None;
+        }
+        let records = &context.records;
+        if records.take_cancelled(settings, &queued.entry.fields) {
+            index.map(|index| self.unfinished_indices.remove(&index));
+            self.end_reservation(&queued);
+            self.end_in_order(&queued);
+            return None;
+        }
+        // A message of an owned partition is not parked, because it would lose its place in the
+        // order.
+        let pauses = context.pauses.of_group(settings);
+        if !self.ownership.is_used()
+            && let Some(key) = pauses.parking_key(&queued.entry)
+        {
+            context.counters.parked.increment();
+            index.map(|index| self.unfinished_indices.remove(&index));
+            self.end_reservation(&queued);
+            let delivered = self.limits.park(key, 0, queued);
+            self.deliver_now(delivered);
+            return None;
+        }
+        let mut delivery = self.hand_out(queued, index, consumer);
+        let fields = &delivery.entry.fields;
+        let of_group = (&settings.stream, Some(&settings.group));
+        let attempt = Attempt(delivery.attempt);
+        records.change(of_group, fields, &context.clock, |status| {
+            status.state = TaskState::Running;
+            status.attempt = attempt;
+            status.started_at = Some(context.clock.now());
+        });
+        delivery.task = records.recorded_id(settings, fields);
+        context.counters.delivered.increment();
+        // The start is reported under the lock, so that the observer always sees an entry either
+        // waiting or in flight.
+        delivery.observed = context.observation.report_start(|| {
+            ObservedMessage::delivery(settings, &delivery.entry, delivery.attempt)
+        });
+        Some(delivery)
+    }
+
+    /// Makes a message a dead letter that was delivered as often as allowed, and answers its
+    /// requester.
+    fn end_exhausted(
+        &mut self,
+        queued: &QueuedMessage,
+        settings: &Settings,
+        context: &GroupContext,
+    ) {
+        let reason = format!("delivered {} times and never settled", queued.attempts);
+        tracing::warn!(
+            id = %queued.entry.id, stream = %settings.stream, group = %settings.group,
+            "a dead letter: {reason}"
+        );
+        let end = (reason, TaskOutcome::default());
+        self.add_dead_letter(&queued.entry, queued.attempts, end, settings, context);
+        self.end_in_order(queued);
+        let error = "the request could not be handled";
+        context.answer(&queued.entry, || Err(RpcError::unavailable(error)));
     }
 
     /// Moves the delayed redeliveries that are due to `ready`.

@@ -203,7 +203,7 @@ impl Group {
         settled.record_end(TaskState::Discarded, settled.outcome());
         // A task that this group ignores belongs to other groups, so its idempotency key is kept.
         if reason != Discarded::Ignored {
-            self.give_up(&settled.pending.entry);
+            self.free_idempotency_key(&settled.pending.entry);
         }
         settled.observe(|| MessageEvent::Discarded(reason));
         settled.answer_error(answer);
@@ -278,7 +278,7 @@ impl Group {
         context: &GroupContext,
     ) {
         context.counters.dead.increment();
-        self.give_up(entry);
+        self.free_idempotency_key(entry);
         let end = TaskEnd {
             outcome,
             ..TaskEnd::new(TaskState::Dead, &reason)
@@ -304,7 +304,7 @@ impl Group {
     }
 
     /// Frees the idempotency key of a task, if it has one.
-    fn give_up(&mut self, entry: &LogEntry) {
+    fn free_idempotency_key(&mut self, entry: &LogEntry) {
         if entry.field(codec::IDEMPOTENCY_KEY).is_some() {
             self.given_up.push(entry.message_id());
         }
