@@ -1,4 +1,5 @@
-//! Carries out changes in the background, and records their progress.
+//! Carries out changes in the background, and records their progress. An action is a change that
+//! was started.
 
 use std::{
     collections::VecDeque,
@@ -33,22 +34,23 @@ const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// The actions of this process, the newest last.
 #[derive(Debug, Default)]
-pub(super) struct Actions(Mutex<VecDeque<Arc<RunningAction>>>);
+pub(super) struct Actions(Mutex<VecDeque<Arc<StartedAction>>>);
 
-/// A change that was begun, and its progress.
+/// A change that was started, and its progress.
 #[derive(Debug)]
-pub(super) struct RunningAction {
+pub(super) struct StartedAction {
     pub(super) id: String,
-    pub(super) at: SystemTime,
+    pub(super) started_at: SystemTime,
     pub(super) user: String,
     pub(super) change: Change,
     progress: Mutex<ActionProgress>,
-    stop: CancellationToken,
+    stop_token: CancellationToken,
 }
 
 /// The progress of an action.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ActionProgress {
+    /// The number of messages that the action has changed.
     pub(super) done: u64,
     /// The number of messages that the action will change, if it is known.
     pub(super) total: Option<u64>,
@@ -79,7 +81,7 @@ impl ActionOutcome {
     }
 }
 
-impl RunningAction {
+impl StartedAction {
     pub(super) fn progress(&self) -> ActionProgress {
         lock(&self.progress).clone()
     }
@@ -87,17 +89,18 @@ impl RunningAction {
     /// Stops the action after its current step. A cancellation of many tasks is stopped
     /// immediately.
     pub(super) fn stop(&self) {
-        self.stop.cancel();
+        self.stop_token.cancel();
     }
 
-    fn add(&self, done: u64) {
+    fn add_done(&self, done: u64) {
         lock(&self.progress).done += done;
     }
 
-    /// Adds the result of a step to the progress. `word` names the effect, such as "removed".
-    /// Returns the outcome if this was the last step.
-    fn advance(&self, step: Result<Option<u64>, Error>, word: &str) -> Option<ActionOutcome> {
-        let step = step.map(|done| done.map(|done| self.add(done)));
+    /// Adds the result of a step to the progress: the number of changed messages, or `None` if
+    /// there are no more steps. `word` names the effect, such as "removed". Returns the outcome if
+    /// the action ends here.
+    fn record_step(&self, step: Result<Option<u64>, Error>, word: &str) -> Option<ActionOutcome> {
+        let step = step.map(|done| done.map(|done| self.add_done(done)));
         let done = self.progress().done;
         match step {
             Ok(None) => Some(ActionOutcome::Done(format!("{done} {word}"))),
@@ -107,28 +110,28 @@ impl RunningAction {
                     "{done} {word} before it failed: {fault}"
                 )))
             }
-            Ok(Some(())) if self.stop.is_cancelled() => Some(ActionOutcome::Stopped(format!(
-                "{done} {word}, the others are as they were"
-            ))),
+            Ok(Some(())) if self.stop_token.is_cancelled() => Some(ActionOutcome::Stopped(
+                format!("{done} {word}, the others are as they were"),
+            )),
             Ok(Some(())) => None,
         }
     }
 }
 
 impl Actions {
-    /// Returns all actions, the newest first.
-    pub(super) fn list(&self) -> Vec<Arc<RunningAction>> {
+    /// Returns the kept actions, the newest first.
+    pub(super) fn list(&self) -> Vec<Arc<StartedAction>> {
         lock(&self.0).iter().rev().cloned().collect()
     }
 
-    pub(super) fn get(&self, id: &str) -> Result<Arc<RunningAction>, Fault> {
+    pub(super) fn get(&self, id: &str) -> Result<Arc<StartedAction>, Fault> {
         let found = lock(&self.0).iter().find(|action| action.id == id).cloned();
         found.ok_or_else(|| {
             Fault::missing("this action is unknown: another process has run it, or it is too old")
         })
     }
 
-    fn add(&self, action: Arc<RunningAction>) -> Result<(), Fault> {
+    fn add(&self, action: Arc<StartedAction>) -> Result<(), Fault> {
         let mut actions = lock(&self.0);
         let running = actions.iter().filter(|it| it.progress().outcome.is_none());
         if running.count() >= MAX_RUNNING {
@@ -143,21 +146,21 @@ impl Actions {
     }
 }
 
-/// Begins a change, and waits at most [`MAX_WAIT`] for its end. The change continues if this future
+/// Starts a change, and waits at most [`MAX_WAIT`] for its end. The change continues if this future
 /// is dropped.
 pub(super) async fn begin(
     config: &Arc<Config>,
     state: &Arc<DashboardState>,
     user: &str,
     change: Change,
-) -> Result<Arc<RunningAction>, Fault> {
-    let action = Arc::new(RunningAction {
+) -> Result<Arc<StartedAction>, Fault> {
+    let action = Arc::new(StartedAction {
         id: Uuid::new_v4().simple().to_string(),
-        at: SystemTime::now(),
+        started_at: SystemTime::now(),
         user: user.to_owned(),
         change,
         progress: Mutex::default(),
-        stop: CancellationToken::new(),
+        stop_token: CancellationToken::new(),
     });
     state.actions.add(Arc::clone(&action))?;
     let running = tokio::spawn(run(Arc::clone(config), Arc::clone(&action)));
@@ -166,7 +169,7 @@ pub(super) async fn begin(
     Ok(action)
 }
 
-async fn run(config: Arc<Config>, action: Arc<RunningAction>) {
+async fn run(config: Arc<Config>, action: Arc<StartedAction>) {
     let change = &action.change;
     let handle = change.handle(&config);
     let outcome = match carry_out(&handle, &action).await {
@@ -189,28 +192,32 @@ async fn run(config: Arc<Config>, action: Arc<RunningAction>) {
     lock(&action.progress).outcome = Some(outcome);
 }
 
-async fn carry_out(handle: &Handle, action: &RunningAction) -> Result<ActionOutcome, Fault> {
+async fn carry_out(handle: &Handle, action: &StartedAction) -> Result<ActionOutcome, Fault> {
     let done = |text: &str| Ok(ActionOutcome::Done(text.to_owned()));
-    let changed = |changed: bool, yes: &str, no: &str| done(if changed { yes } else { no });
+    // The outcome of a change that may have found nothing to change.
+    let done_if = |changed: bool, yes: &str, no: &str| done(if changed { yes } else { no });
     match &action.change.kind {
-        ChangeKind::Dead(verb, selection) => act_on_letters(handle, action, *verb, selection).await,
+        ChangeKind::DeadLetters(verb, selection) => {
+            act_on_letters(handle, action, *verb, selection).await
+        }
         ChangeKind::ReplayEdited(id, edit) => {
             let letters = handle.dead_letters();
-            let gone = "the letter no longer exists";
+            let missing = "the letter no longer exists";
             let Some(letter) = letters.get(id).await? else {
-                return Ok(ActionOutcome::Failed(gone.into()));
+                return Ok(ActionOutcome::Failed(missing.into()));
             };
+            // An edited copy of the message is replayed in place of the letter's own message.
             let message = letter.message();
             let mut message = message.map_err(|undecodable| Fault::bad(undecodable.reason))?;
             edit.apply(&mut message);
             match letters.replay_edited(id, &message).await? {
                 true => done("replayed as edited"),
-                false => Ok(ActionOutcome::Failed(gone.into())),
+                false => Ok(ActionOutcome::Failed(missing.into())),
             }
         }
         ChangeKind::Pause(target, reason) => {
             let is_new = handle.control().pause(target.clone(), reason).await?;
-            changed(
+            done_if(
                 is_new,
                 "paused",
                 "it was paused already; the reason is the new one",
@@ -218,22 +225,24 @@ async fn carry_out(handle: &Handle, action: &RunningAction) -> Result<ActionOutc
         }
         ChangeKind::Resume(target) => {
             let was_paused = handle.control().resume(target.clone()).await?;
-            changed(was_paused, "resumed", "it was not paused")
+            done_if(was_paused, "resumed", "it was not paused")
         }
         ChangeKind::PurgeWaiting => {
+            // The total of the progress. It stays unknown if the waiting messages cannot be
+            // counted.
             let (stats, group) = (handle.stats().await?, action.change.group.as_deref());
             let waiting = group.and_then(|group| stats.group(group)?.waiting());
             lock(&action.progress).total = waiting;
             let mut steps = handle.control().purge_steps();
             loop {
-                if let Some(outcome) = action.advance(steps.next().await, "removed") {
+                if let Some(outcome) = action.record_step(steps.next().await, "removed") {
                     return Ok(outcome);
                 }
             }
         }
         ChangeKind::Cancel(id, reason) => {
             let cancelled = handle.tasks().cancel(id, reason).await?;
-            changed(
+            done_if(
                 cancelled,
                 "cancelled",
                 "it has ended already, or it is unknown",
@@ -244,26 +253,31 @@ async fn carry_out(handle: &Handle, action: &RunningAction) -> Result<ActionOutc
             query.states = state.iter().copied().collect();
             query.name = name.clone();
             let tasks = handle.tasks();
+            // One call cancels all tasks, so a stop drops that call.
             tokio::select! {
                 cancelled = tasks.cancel_all(query, reason) => {
                     let cancelled = cancelled?;
-                    action.add(cancelled);
+                    action.add_done(cancelled);
                     done(&format!("{cancelled} tasks cancelled"))
                 }
-                () = action.stop.cancelled() => {
+                () = action.stop_token.cancelled() => {
                     Ok(ActionOutcome::Stopped("some tasks may have been cancelled".into()))
                 }
             }
         }
-        ChangeKind::Schedule(change, name) => {
+        ChangeKind::Schedule(command, name) => {
             let schedules = handle.schedules();
-            let none = "there is no such schedule";
-            match change {
-                ScheduleCommand::Pause => changed(schedules.pause(name).await?, "paused", none),
-                ScheduleCommand::Resume => changed(schedules.resume(name).await?, "resumed", none),
-                ScheduleCommand::Remove => changed(schedules.remove(name).await?, "removed", none),
+            let missing = "there is no such schedule";
+            match command {
+                ScheduleCommand::Pause => done_if(schedules.pause(name).await?, "paused", missing),
+                ScheduleCommand::Resume => {
+                    done_if(schedules.resume(name).await?, "resumed", missing)
+                }
+                ScheduleCommand::Remove => {
+                    done_if(schedules.remove(name).await?, "removed", missing)
+                }
                 ScheduleCommand::RunNow => match schedules.run_now(name).await? {
-                    None => Ok(ActionOutcome::Failed(none.into())),
+                    None => Ok(ActionOutcome::Failed(missing.into())),
                     Some(run) if run.is_skipped => done(&format!(
                         "nothing was sent: the task {} of an earlier run has not ended",
                         run.task
@@ -273,12 +287,12 @@ async fn carry_out(handle: &Handle, action: &RunningAction) -> Result<ActionOutc
             }
         }
         ChangeKind::Order(worker, order) => {
-            let mut by = preview::excerpt(&action.user, 60);
-            while by.len() > MAX_OPERATOR_LEN {
-                by.pop();
+            let mut operator = preview::excerpt(&action.user, 60);
+            while operator.len() > MAX_OPERATOR_LEN {
+                operator.pop();
             }
             let workers = handle.workers();
-            match workers.order(worker, order.clone(), &by).await? {
+            match workers.order(worker, order.clone(), &operator).await? {
                 true => done("the worker has the order, and follows it within about a second"),
                 false => Ok(ActionOutcome::Failed(
                     "there is no live worker of this name".into(),
@@ -288,9 +302,10 @@ async fn carry_out(handle: &Handle, action: &RunningAction) -> Result<ActionOutc
     }
 }
 
+/// Replays or deletes dead letters, step by step.
 async fn act_on_letters(
     handle: &Handle,
-    action: &RunningAction,
+    action: &StartedAction,
     verb: Action,
     selection: &Selection,
 ) -> Result<ActionOutcome, Fault> {
@@ -306,10 +321,11 @@ async fn act_on_letters(
     };
     let mut steps = letters.steps(verb, selection.clone());
     let outcome = loop {
-        if let Some(outcome) = action.advance(steps.next().await, word) {
+        if let Some(outcome) = action.record_step(steps.next().await, word) {
             break outcome;
         }
     };
+    // The text of a complete action also names the letters that were left out.
     let (ActionOutcome::Done(mut text), done) = (outcome.clone(), action.progress().done) else {
         return Ok(outcome);
     };

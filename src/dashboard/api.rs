@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     DashboardBody,
-    actions::{self, RunningAction},
+    actions::{self, StartedAction},
     change::{Change, target_text},
     context::Context,
     fault::Fault,
@@ -26,11 +26,15 @@ use crate::{
 /// The maximum length of a payload in a document, in bytes.
 const MAX_PAYLOAD: usize = 64 << 10;
 
-fn response(status: StatusCode, kind: &'static str, document: &Value) -> Response<DashboardBody> {
+fn response(
+    status: StatusCode,
+    content_type: &'static str,
+    document: &Value,
+) -> Response<DashboardBody> {
     let mut response = Response::new(DashboardBody::from(document.to_string()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
@@ -46,7 +50,7 @@ pub(super) async fn get(cx: &Context, name: &str) -> Result<Response<DashboardBo
     let document = match name {
         "overview" => overview(cx),
         "streams" => streams(cx).await?,
-        "stream" => stream_stats(&cx.stream()?.1.stats().await?),
+        "stream" => stats_document(&cx.stream()?.1.stats().await?),
         "consumers" => consumers(cx).await?,
         "history" => history(cx).await?,
         "workers" => workers(cx).await?,
@@ -63,16 +67,16 @@ pub(super) async fn get(cx: &Context, name: &str) -> Result<Response<DashboardBo
         "pauses" => pauses(cx).await?,
         "actions" => {
             let actions = cx.state.actions.list();
-            let actions: Vec<_> = actions.iter().map(|it| action(it)).collect();
+            let actions: Vec<_> = actions.iter().map(|it| action_document(it)).collect();
             json!({ "actions": actions })
         }
-        "action" => action(&*cx.state.actions.get(cx.form.need("id")?)?),
+        "action" => action_document(&*cx.state.actions.get(cx.form.need("id")?)?),
         _ => return Err(Fault::missing("the API has no such document")),
     };
     Ok(response(StatusCode::OK, "application/json", &document))
 }
 
-/// Responds to a `POST`: begins the change that `body` describes, or stops an action.
+/// Responds to a `POST`: starts the change that `body` describes, or stops an action.
 pub(super) async fn post(
     cx: &mut Context,
     command: &str,
@@ -97,11 +101,15 @@ pub(super) async fn post(
         Some(_) => StatusCode::OK,
         None => StatusCode::ACCEPTED,
     };
-    Ok(response(status, "application/json", &action(&running)))
+    Ok(response(
+        status,
+        "application/json",
+        &action_document(&running),
+    ))
 }
 
-/// Turns a document into parameters. A value is a text, a number, a boolean, or a list of these.
-/// `false` and `null` are left out.
+/// Converts a JSON object into the parameters that a form would have. A value is a text, a number,
+/// a boolean, or a list of these. `false` and `null` are left out.
 fn form_of(body: Map<String, Value>) -> Result<FormFields, Fault> {
     let mut pairs = Vec::new();
     for (name, value) in body {
@@ -128,24 +136,24 @@ fn overview(cx: &Context) -> Value {
     json!({
         "streams": totals.streams,
         "waiting": totals.waiting,
-        "groups_with_unknown_waiting": totals.unknown,
+        "groups_with_unknown_waiting": totals.uncounted_groups,
         "running": totals.running,
         "delayed": totals.delayed,
         "parked": totals.parked,
         "dead": totals.dead,
-        "streams_without_sample": totals.unsampled,
-        "oldest_sample": totals.oldest.map(timestamp),
+        "streams_without_sample": totals.unsampled_streams,
+        "oldest_sample": totals.oldest_sample.map(timestamp),
         "connection": cx.config.handle.state().to_string(),
         "sampling_error": cx.state.samples.error(),
     })
 }
 
 async fn streams(cx: &Context) -> Result<Value, Fault> {
-    let listed = pages::list(cx).await?;
+    let listed = pages::list_streams(cx).await?;
     let streams = listed
         .streams
         .iter()
-        .map(|(name, sample)| sampled(name, sample.as_ref()));
+        .map(|(name, sample)| sample_document(name, sample.as_ref()));
     Ok(json!({
         "streams": streams.collect::<Vec<_>>(),
         "found": listed.found,
@@ -154,10 +162,10 @@ async fn streams(cx: &Context) -> Result<Value, Fault> {
     }))
 }
 
-fn sampled(name: &str, sample: Option<&Sample>) -> Value {
+fn sample_document(name: &str, sample: Option<&Sample>) -> Value {
     match sample.and_then(|sample| sample.stats.as_ref().zip(Some(sample.at))) {
         Some((stats, at)) => {
-            let mut document = stream_stats(stats);
+            let mut document = stats_document(stats);
             document["sampled"] = timestamp(at).into();
             document
         }
@@ -165,7 +173,7 @@ fn sampled(name: &str, sample: Option<&Sample>) -> Value {
     }
 }
 
-fn stream_stats(stats: &StreamStats) -> Value {
+fn stats_document(stats: &StreamStats) -> Value {
     let group = |group: &GroupStats| {
         json!({
             "group": &*group.group,
@@ -244,7 +252,7 @@ async fn workers(cx: &Context) -> Result<Value, Fault> {
 }
 
 /// Adds the beginning of a payload to a document: as text if it is UTF-8, otherwise in Base64.
-fn payload(document: &mut Value, payload: &[u8]) {
+fn add_payload(document: &mut Value, payload: &[u8]) {
     let shown = &payload[..payload.len().min(MAX_PAYLOAD)];
     document["payload_bytes"] = payload.len().into();
     document["payload_cut"] = (shown.len() < payload.len()).into();
@@ -254,20 +262,21 @@ fn payload(document: &mut Value, payload: &[u8]) {
     }
 }
 
-fn headers(headers: &HeaderMap) -> Value {
+fn headers_document(headers: &HeaderMap) -> Value {
     let headers = headers
         .iter()
         .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]));
     headers.collect()
 }
 
-fn content(document: &mut Value, content: &Result<Message, Undecodable>) {
+/// Adds the fields of a message to a document, or the reason why it cannot be decoded.
+fn add_content(document: &mut Value, content: &Result<Message, Undecodable>) {
     match content {
         Ok(message) => {
             document["kind"] = message.kind().as_str().into();
             document["name"] = message.name().as_str().into();
-            document["headers"] = headers(message.headers());
-            payload(document, message.payload());
+            document["headers"] = headers_document(message.headers());
+            add_payload(document, message.payload());
         }
         Err(undecodable) => document["undecodable"] = undecodable.reason.as_str().into(),
     }
@@ -294,7 +303,7 @@ async fn messages(cx: &Context) -> Result<Value, Fault> {
             "idle_ms": message.idle.map(|idle| idle.as_millis() as u64),
             "due": message.due.map(timestamp),
         });
-        content(&mut document, &message.content);
+        add_content(&mut document, &message.content);
         document
     });
     Ok(json!({ "messages": messages.collect::<Vec<_>>(), "next": page.next }))
@@ -317,11 +326,11 @@ async fn parked(cx: &Context) -> Result<Value, Fault> {
 
 async fn dead(cx: &Context) -> Result<Value, Fault> {
     let dead = cx.scope().await?.handle.dead_letters();
-    let pages::Found {
+    let pages::FoundLetters {
         letters,
         next,
-        looked_at,
-    } = pages::find(cx, &dead).await?;
+        examined,
+    } = pages::find_letters(cx, &dead).await?;
     let letters = letters.iter().map(|letter| {
         json!({
             "id": &*letter.id,
@@ -335,7 +344,7 @@ async fn dead(cx: &Context) -> Result<Value, Fault> {
     });
     let letters: Vec<_> = letters.collect();
     Ok(
-        json!({ "letters": letters, "next": next.as_deref(), "looked_at": looked_at, "count": dead.count().await? }),
+        json!({ "letters": letters, "next": next.as_deref(), "looked_at": examined, "count": dead.count().await? }),
     )
 }
 
@@ -351,7 +360,7 @@ async fn letter(cx: &Context) -> Result<Value, Fault> {
         "attempts": letter.attempts,
         "died_at": timestamp(letter.died_at),
     });
-    content(&mut document, &letter.message());
+    add_content(&mut document, &letter.message());
     Ok(document)
 }
 
@@ -359,7 +368,7 @@ async fn tasks(cx: &Context) -> Result<Value, Fault> {
     let scope = cx.scope().await?;
     let page = scope.handle.tasks().list(pages::task_query(cx)?).await?;
     let next = page.next.and_then(|next| next.after);
-    let tasks: Vec<_> = page.tasks.iter().map(status).collect();
+    let tasks: Vec<_> = page.tasks.iter().map(status_document).collect();
     Ok(json!({ "tasks": tasks, "next": next }))
 }
 
@@ -368,7 +377,7 @@ async fn task(cx: &Context) -> Result<Value, Fault> {
     let id = MessageId::from(cx.form.need("id")?);
     let tasks = scope.handle.tasks();
     let found = tasks.status(&id).await?;
-    let (changes, is_complete) = pages::history(&tasks, &id).await?;
+    let (changes, is_complete) = pages::task_history(&tasks, &id).await?;
     if found.is_none() && changes.is_empty() {
         return Err(Fault::missing(
             "the task has no record and no change in the feed",
@@ -383,10 +392,12 @@ async fn task(cx: &Context) -> Result<Value, Fault> {
         })
     });
     let changes: Vec<_> = changes.collect();
-    Ok(json!({ "record": found.as_ref().map(status), "changes": changes, "complete": is_complete }))
+    Ok(
+        json!({ "record": found.as_ref().map(status_document), "changes": changes, "complete": is_complete }),
+    )
 }
 
-fn status(status: &TaskStatus) -> Value {
+fn status_document(status: &TaskStatus) -> Value {
     let json = |bytes: &bytes::Bytes| serde_json::from_slice::<Value>(bytes).ok();
     let result = status.result.as_ref();
     json!({
@@ -443,7 +454,7 @@ async fn pauses(cx: &Context) -> Result<Value, Fault> {
     Ok(json!({ "pauses": pauses.collect::<Vec<_>>() }))
 }
 
-fn action(action: &RunningAction) -> Value {
+fn action_document(action: &StartedAction) -> Value {
     let progress = action.progress();
     let outcome = progress.outcome.as_ref();
     json!({
@@ -453,7 +464,7 @@ fn action(action: &RunningAction) -> Value {
         "stream": &*action.change.stream,
         "group": action.change.group.as_deref(),
         "user": action.user,
-        "begun": timestamp(action.at),
+        "begun": timestamp(action.started_at),
         "state": outcome.map_or("running", |outcome| outcome.as_str()),
         "text": outcome.map(|outcome| outcome.text()),
         "done": progress.done,

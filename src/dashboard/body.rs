@@ -15,6 +15,7 @@ use http_body::{Frame, SizeHint};
 pub struct DashboardBody(Content);
 
 enum Content {
+    /// `None` once the bytes were sent, or if there are none.
     Whole(Option<Bytes>),
     Events(Pin<Box<dyn Stream<Item = Bytes> + Send>>),
 }
@@ -61,7 +62,7 @@ impl http_body::Body for DashboardBody {
     }
 }
 
-// The content may be secret.
+// Does not show the content, because it may be secret.
 impl fmt::Debug for DashboardBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DashboardBody").finish_non_exhaustive()

@@ -11,7 +11,7 @@ use crate::{
     transport::{Action, PauseTarget, Selection, TaskState, WorkerOrder},
 };
 
-/// The maximum number of dead letters that are selected one by one.
+/// The maximum number of dead letters whose ids one change can list.
 const MAX_SELECTED: usize = 500;
 
 /// A change of a stream.
@@ -25,12 +25,15 @@ pub(super) struct Change {
 
 #[derive(Debug, Clone)]
 pub(super) enum ChangeKind {
-    Dead(Action, Selection),
+    DeadLetters(Action, Selection),
     ReplayEdited(DeadLetterId, Box<Edit>),
+    /// A pause, with its reason.
     Pause(PauseTarget, String),
     Resume(PauseTarget),
     PurgeWaiting,
+    /// The cancellation of a task, with its reason.
     Cancel(MessageId, String),
+    /// The cancellation, with its reason, of all recorded tasks in this state and with this name.
     CancelAll(Option<TaskState>, Option<Name>, String),
     Schedule(ScheduleCommand, Name),
     /// An order to the worker of this name.
@@ -112,8 +115,14 @@ impl Change {
                 .to_owned()
         };
         let (is_of_group, kind) = match form.need("do")? {
-            "replay" => (true, ChangeKind::Dead(Action::Replay, selection(form)?)),
-            "purge" => (true, ChangeKind::Dead(Action::Purge, selection(form)?)),
+            "replay" => (
+                true,
+                ChangeKind::DeadLetters(Action::Replay, selection(form)?),
+            ),
+            "purge" => (
+                true,
+                ChangeKind::DeadLetters(Action::Purge, selection(form)?),
+            ),
             "replay-edited" => {
                 let id = form.need("id")?.into();
                 (
@@ -179,15 +188,15 @@ impl Change {
     /// Returns the value of the form parameter `do` that stands for this change.
     pub(super) fn verb(&self) -> &'static str {
         match &self.kind {
-            ChangeKind::Dead(Action::Replay, _) => "replay",
-            ChangeKind::Dead(Action::Purge, _) => "purge",
+            ChangeKind::DeadLetters(Action::Replay, _) => "replay",
+            ChangeKind::DeadLetters(Action::Purge, _) => "purge",
             ChangeKind::ReplayEdited(..) => "replay-edited",
             ChangeKind::Pause(..) => "pause",
             ChangeKind::Resume(_) => "resume",
             ChangeKind::PurgeWaiting => "purge-waiting",
             ChangeKind::Cancel(..) => "cancel",
             ChangeKind::CancelAll(..) => "cancel-all",
-            ChangeKind::Schedule(change, _) => match change {
+            ChangeKind::Schedule(command, _) => match command {
                 ScheduleCommand::Pause => "schedule-pause",
                 ScheduleCommand::Resume => "schedule-resume",
                 ScheduleCommand::RunNow => "schedule-run",
@@ -201,7 +210,7 @@ impl Change {
     pub(super) fn is_destructive(&self) -> bool {
         matches!(
             &self.kind,
-            ChangeKind::Dead(Action::Purge, _)
+            ChangeKind::DeadLetters(Action::Purge, _)
                 | ChangeKind::PurgeWaiting
                 | ChangeKind::Cancel(..)
                 | ChangeKind::CancelAll(..)
@@ -221,8 +230,10 @@ impl Change {
             Selection::All => "all dead letters".to_owned(),
         };
         match &self.kind {
-            ChangeKind::Dead(Action::Replay, selection) => format!("Replay {}", letters(selection)),
-            ChangeKind::Dead(Action::Purge, selection) => {
+            ChangeKind::DeadLetters(Action::Replay, selection) => {
+                format!("Replay {}", letters(selection))
+            }
+            ChangeKind::DeadLetters(Action::Purge, selection) => {
                 format!("Delete {} for good", letters(selection))
             }
             ChangeKind::ReplayEdited(id, _) => {
@@ -240,19 +251,19 @@ impl Change {
                 });
                 format!("Cancel all{state} recorded tasks{name}")
             }
-            ChangeKind::Schedule(change, name) => {
-                let verb = match change {
+            ChangeKind::Schedule(command, name) => {
+                let verb = match command {
                     ScheduleCommand::Pause => "Pause",
                     ScheduleCommand::Resume => "Resume",
                     ScheduleCommand::RunNow => "Run",
                     ScheduleCommand::Remove => "Remove",
                 };
-                let now = if *change == ScheduleCommand::RunNow {
+                let suffix = if *command == ScheduleCommand::RunNow {
                     " now"
                 } else {
                     ""
                 };
-                format!("{verb} the schedule {}{now}", preview::line(name))
+                format!("{verb} the schedule {}{suffix}", preview::line(name))
             }
             ChangeKind::Order(worker, order) => {
                 let name = |name: &Name| preview::line(name);
@@ -276,10 +287,12 @@ impl Change {
     /// Returns a sentence about the effect of the change.
     pub(super) fn effect(&self) -> &'static str {
         match &self.kind {
-            ChangeKind::Dead(Action::Replay, _) => {
+            ChangeKind::DeadLetters(Action::Replay, _) => {
                 "The messages are delivered again to this group, from their first attempt."
             }
-            ChangeKind::Dead(Action::Purge, _) => "The letters are deleted. Nothing keeps a copy.",
+            ChangeKind::DeadLetters(Action::Purge, _) => {
+                "The letters are deleted. Nothing keeps a copy."
+            }
             ChangeKind::ReplayEdited(..) => {
                 "The message is delivered again to this group with the new content, from its first attempt."
             }
@@ -331,7 +344,7 @@ impl Change {
     /// Returns the path of the page from which the change usually comes.
     pub(super) fn page(&self) -> &'static str {
         match &self.kind {
-            ChangeKind::Dead(..) | ChangeKind::ReplayEdited(..) => "/dead",
+            ChangeKind::DeadLetters(..) | ChangeKind::ReplayEdited(..) => "/dead",
             ChangeKind::Pause(..) | ChangeKind::Resume(_) => "/pauses",
             ChangeKind::PurgeWaiting => "/waiting",
             ChangeKind::Cancel(..) | ChangeKind::CancelAll(..) => "/tasks",
@@ -341,8 +354,8 @@ impl Change {
     }
 }
 
-fn schedule(form: &FormFields, change: ScheduleCommand) -> Result<ChangeKind, Fault> {
-    Ok(ChangeKind::Schedule(change, form.need("schedule")?.into()))
+fn schedule(form: &FormFields, command: ScheduleCommand) -> Result<ChangeKind, Fault> {
+    Ok(ChangeKind::Schedule(command, form.need("schedule")?.into()))
 }
 
 fn order(form: &FormFields) -> Result<WorkerOrder, Fault> {

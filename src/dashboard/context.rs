@@ -24,7 +24,7 @@ pub(super) struct Config {
     pub(super) streams: Vec<Name>,
     pub(super) prefix: String,
     pub(super) is_read_only: bool,
-    pub(super) user: Option<UserOf>,
+    pub(super) user_of: Option<UserOf>,
 }
 
 impl Config {
@@ -34,7 +34,7 @@ impl Config {
             streams: Vec::new(),
             prefix: String::new(),
             is_read_only: false,
-            user: None,
+            user_of: None,
         }
     }
 }
@@ -45,7 +45,7 @@ pub(super) struct DashboardState {
     pub(super) samples: Samples,
     pub(super) actions: Actions,
     /// The number of open live views.
-    live: AtomicUsize,
+    open_views: AtomicUsize,
 }
 
 /// Counts as an open live view until it is dropped.
@@ -54,16 +54,17 @@ pub(super) struct LiveView(Arc<DashboardState>);
 
 impl DashboardState {
     /// Opens a live view, unless `max` views are open already.
-    pub(super) fn open_live(self: &Arc<Self>, max: usize) -> Option<LiveView> {
+    pub(super) fn open_live_view(self: &Arc<Self>, max: usize) -> Option<LiveView> {
+        // If too many views are open, the drop of `view` undoes the increment.
         let view = LiveView(Arc::clone(self));
-        let open = self.live.fetch_add(1, Ordering::Relaxed);
+        let open = self.open_views.fetch_add(1, Ordering::Relaxed);
         (open < max).then_some(view)
     }
 }
 
 impl Drop for LiveView {
     fn drop(&mut self) {
-        self.0.live.fetch_sub(1, Ordering::Relaxed);
+        self.0.open_views.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -73,7 +74,7 @@ pub(super) struct Context {
     pub(super) config: Arc<Config>,
     pub(super) state: Arc<DashboardState>,
     pub(super) path: String,
-    /// The parameters: those of the query, or those of the form of a `POST`.
+    /// The parameters of the query, or those in the body of a `POST`.
     pub(super) form: FormFields,
     pub(super) token: Token,
     pub(super) user: String,
@@ -90,8 +91,8 @@ impl Context {
         format!("{}{path}{query}", self.config.prefix)
     }
 
-    /// Returns a link to this page with other parameters.
-    pub(super) fn here(&self, changed: &[(&str, &str)]) -> String {
+    /// Returns a link to this page. The parameters `changed` replace those of the request.
+    pub(super) fn link_here(&self, changed: &[(&str, &str)]) -> String {
         let kept = self.form.pairs();
         let kept = kept.filter(|(name, _)| changed.iter().all(|(other, _)| other != name));
         self.link(&self.path, kept.chain(changed.iter().copied()))

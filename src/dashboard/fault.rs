@@ -1,4 +1,4 @@
-//! Errors as pages and as JSON.
+//! The error of a request.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use http::StatusCode;
 
 use crate::error::Error;
 
-/// The error of a request, with a text for its reader.
+/// The error of a request: the status, the title and the text of a page or a JSON document.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) status: StatusCode,
@@ -36,7 +36,7 @@ impl Fault {
         Self::new(StatusCode::FORBIDDEN, "This is not allowed", text)
     }
 
-    pub(super) fn method() -> Self {
+    pub(super) fn wrong_method() -> Self {
         let text = "use GET to look, and POST to change something";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "The method is wrong", text)
     }
@@ -46,7 +46,7 @@ impl Fault {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "The form is too long", text)
     }
 
-    pub(super) fn body_type() -> Self {
+    pub(super) fn wrong_body_type() -> Self {
         let text = "send JSON, with `content-type: application/json`";
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         Self::new(status, "The type of the body is wrong", text)

@@ -16,7 +16,7 @@ use super::fault::Fault;
 
 const COOKIE_NAME: &str = "campanile-dashboard";
 /// The field of a form that repeats the cookie.
-pub(super) const FIELD: &str = "token";
+pub(super) const TOKEN_FIELD: &str = "token";
 
 /// The token of a browser.
 #[derive(Debug, Clone)]
@@ -79,17 +79,17 @@ pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Fault> {
     };
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     let origin = origin.to_str().ok();
-    let of_origin = origin.and_then(|origin| Some(origin.split_once("://")?.1));
-    // A proxy may have changed the host, so that it differs from the origin. Then the check of
-    // `sec-fetch-site` above is enough.
-    match host.is_some() && host == of_origin || headers.contains_key("sec-fetch-site") {
+    let origin_host = origin.and_then(|origin| Some(origin.split_once("://")?.1));
+    // A proxy may have changed the host, so a host that differs from the origin is accepted if the
+    // request has passed the check of `sec-fetch-site` above.
+    match host.is_some() && host == origin_host || headers.contains_key("sec-fetch-site") {
         true => Ok(()),
         false => refused(),
     }
 }
 
-/// Checks the token of a form.
-pub(super) fn check(headers: &HeaderMap, token: Option<&str>) -> Result<(), Fault> {
+/// Checks that a form has the token of the cookie, and comes from a page of the same origin.
+pub(super) fn check_form(headers: &HeaderMap, token: Option<&str>) -> Result<(), Fault> {
     check_origin(headers)?;
     match from_cookie(headers) {
         Some(cookie) if Some(cookie) == token => Ok(()),
@@ -118,23 +118,23 @@ mod tests {
         let token = Token::of(&HeaderMap::new()).text;
         let cookie = format!("a=b; {COOKIE_NAME}={token}");
         let with_cookie = headers(&[("cookie", &cookie)]);
-        assert!(check(&with_cookie, Some(&token)).is_ok());
-        assert!(check(&with_cookie, Some("")).is_err());
-        assert!(check(&with_cookie, None).is_err());
-        assert!(check(&HeaderMap::new(), Some(&token)).is_err());
+        assert!(check_form(&with_cookie, Some(&token)).is_ok());
+        assert!(check_form(&with_cookie, Some("")).is_err());
+        assert!(check_form(&with_cookie, None).is_err());
+        assert!(check_form(&HeaderMap::new(), Some(&token)).is_err());
         let empty = headers(&[("cookie", "campanile-dashboard=")]);
-        assert!(check(&empty, Some("")).is_err());
+        assert!(check_form(&empty, Some("")).is_err());
     }
 
     #[test]
     fn a_request_of_another_site_is_refused() {
-        let origin = |site: &[(&'static str, &str)]| check_origin(&headers(site)).is_ok();
-        assert!(origin(&[]));
-        assert!(origin(&[("sec-fetch-site", "same-origin")]));
-        assert!(!origin(&[("sec-fetch-site", "cross-site")]));
-        assert!(!origin(&[("sec-fetch-site", "same-site")]));
-        assert!(origin(&[("origin", "http://a:1"), ("host", "a:1")]));
-        assert!(!origin(&[("origin", "http://b"), ("host", "a")]));
-        assert!(!origin(&[("origin", "null"), ("host", "a")]));
+        let is_accepted = |pairs: &[(&'static str, &str)]| check_origin(&headers(pairs)).is_ok();
+        assert!(is_accepted(&[]));
+        assert!(is_accepted(&[("sec-fetch-site", "same-origin")]));
+        assert!(!is_accepted(&[("sec-fetch-site", "cross-site")]));
+        assert!(!is_accepted(&[("sec-fetch-site", "same-site")]));
+        assert!(is_accepted(&[("origin", "http://a:1"), ("host", "a:1")]));
+        assert!(!is_accepted(&[("origin", "http://b"), ("host", "a")]));
+        assert!(!is_accepted(&[("origin", "null"), ("host", "a")]));
     }
 }

@@ -1,4 +1,4 @@
-//! The handle of a transport whose queues the dashboard shows.
+//! The handle of a transport whose streams the dashboard shows.
 
 use crate::{
     error::Error,
@@ -56,8 +56,9 @@ impl Handle {
         either!(self, handle => handle.clone().group(group).into())
     }
 
-    /// Returns the key of the stream in Redis. `None` for a stream in memory.
-    pub(super) fn key(&self) -> Option<Name> {
+    /// Returns the key of the stream in Redis. `None` for a stream in memory, and for a handle that
+    /// has not exactly one stream.
+    pub(super) fn redis_key(&self) -> Option<Name> {
         match &self.0 {
             InnerHandle::Memory(_) => None,
             #[cfg(feature = "redis")]

@@ -11,14 +11,14 @@ use super::{
 };
 use crate::transport::Minute;
 
-/// The number of minutes.
+/// The number of minutes in an hour.
 const MINUTES: usize = 60;
 
 /// The last hour, the oldest minute first.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Hour {
     /// The last minute of the hour, as the number of minutes since 1970.
-    last: u64,
+    last_minute: u64,
     minutes: Vec<MinuteTotals>,
 }
 
@@ -28,30 +28,30 @@ struct MinuteTotals {
     done: u32,
     failed: u32,
     dead: u32,
-    /// The 95th percentile of the time of a delivery, in milliseconds. In a sum, the highest of all
-    /// groups.
+    /// The 95th percentile of the time of a delivery, in milliseconds. In a sum of groups, the
+    /// highest percentile among them.
     p95_ms: u32,
 }
 
 impl Hour {
     pub(super) fn of(minutes: &[Minute]) -> Self {
-        let small = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        let saturated = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
         let counts = minutes.iter().map(|minute| MinuteTotals {
-            done: small(minute.done),
-            failed: small(minute.failed),
-            dead: small(minute.dead),
-            p95_ms: small(u64::try_from(minute.latency.p95.as_millis()).unwrap_or(u64::MAX)),
+            done: saturated(minute.done),
+            failed: saturated(minute.failed),
+            dead: saturated(minute.dead),
+            p95_ms: saturated(u64::try_from(minute.latency.p95.as_millis()).unwrap_or(u64::MAX)),
         });
         let last = minutes
             .last()
             .and_then(|last| last.start.duration_since(UNIX_EPOCH).ok());
         Self {
-            last: last.map_or(0, |last| last.as_secs() / 60),
+            last_minute: last.map_or(0, |last| last.as_secs() / 60),
             minutes: counts.collect(),
         }
     }
 
-    /// Returns `true` if nothing has happened.
+    /// Returns `true` if no message was handled, failed or became a dead letter.
     pub(super) fn is_quiet(&self) -> bool {
         self.minutes
             .iter()
@@ -63,13 +63,14 @@ impl Hour {
         if other.minutes.is_empty() {
             return;
         }
-        self.shift_to(other.last.max(self.last));
+        self.shift_to(other.last_minute.max(self.last_minute));
+        // From the last minute of `other` back, until the first minute of the sum.
         for (back, counts) in other.minutes.iter().rev().enumerate() {
-            let from_end = (self.last - other.last) as usize + back;
-            let Some(at) = self.minutes.len().checked_sub(from_end + 1) else {
+            let from_end = (self.last_minute - other.last_minute) as usize + back;
+            let Some(index) = self.minutes.len().checked_sub(from_end + 1) else {
                 break;
             };
-            let sum = &mut self.minutes[at];
+            let sum = &mut self.minutes[index];
             sum.done = sum.done.saturating_add(counts.done);
             sum.failed = sum.failed.saturating_add(counts.failed);
             sum.dead = sum.dead.saturating_add(counts.dead);
@@ -77,14 +78,14 @@ impl Hour {
         }
     }
 
-    /// Moves the hour forward, so that `last` is its last minute.
-    fn shift_to(&mut self, last: u64) {
-        let by = usize::try_from(last - self.last)
+    /// Moves the hour forward, so that it ends with `last_minute`.
+    fn shift_to(&mut self, last_minute: u64) {
+        let by = usize::try_from(last_minute - self.last_minute)
             .unwrap_or(usize::MAX)
             .min(MINUTES);
         self.minutes.drain(..by.min(self.minutes.len()));
         self.minutes.resize(MINUTES, MinuteTotals::default());
-        self.last = last;
+        self.last_minute = last_minute;
     }
 
     /// Shows the charts of the hour.
@@ -130,7 +131,7 @@ impl Hour {
 
     /// Returns the minutes as JSON.
     pub(super) fn document(&self) -> Value {
-        let first = (self.last + 1).saturating_sub(self.minutes.len() as u64);
+        let first = (self.last_minute + 1).saturating_sub(self.minutes.len() as u64);
         let minutes = self.minutes.iter().zip(first..).map(|(counts, minute)| {
             let start = SystemTime::UNIX_EPOCH + Duration::from_secs(minute * 60);
             json!({
@@ -149,13 +150,13 @@ impl Hour {
 mod tests {
     use super::*;
 
-    fn hour(last: u64, done: &[u32]) -> Hour {
+    fn hour(last_minute: u64, done: &[u32]) -> Hour {
         let minutes = done.iter().map(|done| MinuteTotals {
             done: *done,
             ..MinuteTotals::default()
         });
         Hour {
-            last,
+            last_minute,
             minutes: minutes.collect(),
         }
     }
@@ -167,7 +168,7 @@ mod tests {
         sum.add(&hour(102, &[10, 20, 30]));
         sum.add(&hour(30, &[7]));
         let done: Vec<_> = sum.minutes.iter().map(|it| it.done).collect();
-        assert_eq!((done.len(), sum.last), (60, 102));
+        assert_eq!((done.len(), sum.last_minute), (60, 102));
         assert_eq!(done[55..], [1, 2, 13, 20, 30]);
         assert!(done[..55].iter().all(|done| *done == 0));
         assert!(hour(3, &[0]).is_quiet() && !sum.is_quiet());

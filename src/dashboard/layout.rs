@@ -68,21 +68,21 @@ const TABS: [(&str, &str); 10] = [
     ("/limits", "Limits"),
 ];
 
-/// Makes the response of a page.
+/// Makes the response that shows a page.
 pub(super) fn page(cx: &Context, page: DashboardPage) -> Response<DashboardBody> {
     frame(cx, StatusCode::OK, &page)
 }
 
-/// Makes the page of an error.
+/// Makes the response that shows an error.
 pub(super) fn problem(cx: &Context, fault: &Fault) -> Response<DashboardBody> {
-    let retry = matches!(
+    let may_retry = matches!(
         fault.status,
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
     );
     let fixed = html! {
         p.error role="alert" { (preview::line(&fault.text)) }
-        @if retry {
-            p { "The connection is " strong { (cx.config.handle.state().to_string()) } ". The dashboard goes on when the server answers. " a href=(cx.here(&[])) { "Try again" } }
+        @if may_retry {
+            p { "The connection is " strong { (cx.config.handle.state().to_string()) } ". The dashboard goes on when the server answers. " a href=(cx.link_here(&[])) { "Try again" } }
         }
         p { a href=(cx.link("/", [])) { "Back to the overview" } }
     };
@@ -90,9 +90,10 @@ pub(super) fn problem(cx: &Context, fault: &Fault) -> Response<DashboardBody> {
     frame(cx, fault.status, &page)
 }
 
+/// Puts the frame around a page: the head, the menus and the footer.
 fn frame(cx: &Context, status: StatusCode, page: &DashboardPage) -> Response<DashboardBody> {
-    let here = cx.here(&[]);
-    // The parameter `of` is the path of the page without the prefix of the dashboard.
+    let here = cx.link_here(&[]);
+    // The link to the live view names this page, without the prefix of the dashboard.
     let page_path = here.strip_prefix(&cx.config.prefix).unwrap_or(&here);
     let is_live = status == StatusCode::OK && !page.live.0.is_empty();
     let live = is_live.then(|| cx.link("/live", [("of", page_path)]));
@@ -141,7 +142,7 @@ fn frame(cx: &Context, status: StatusCode, page: &DashboardPage) -> Response<Das
     service::html(status, html.into_string())
 }
 
-/// The menu of a stream.
+/// The names of the stream and the group, with links to the pages of the stream.
 fn scope_bar(cx: &Context, page: &DashboardPage, stream: &Name, group: Option<&Name>) -> Markup {
     let group_text = group.map_or("", |group| group.as_str());
     html! {
@@ -181,14 +182,14 @@ pub(super) fn age(at: SystemTime) -> Markup {
     let text = timestamp(at);
     let shown = match SystemTime::now().duration_since(at) {
         Ok(age) if age < Duration::from_secs(1) => "just now".to_owned(),
-        Ok(age) => format!("{} ago", duration(coarse(age))),
-        Err(ahead) => format!("in {}", duration(coarse(ahead.duration()))),
+        Ok(age) => format!("{} ago", duration(coarse_age(age))),
+        Err(ahead) => format!("in {}", duration(coarse_age(ahead.duration()))),
     };
     html! { time datetime=(text) title=(text) { (shown) } }
 }
 
 /// Truncates an age of ten minutes or more to whole minutes.
-fn coarse(age: Duration) -> Duration {
+fn coarse_age(age: Duration) -> Duration {
     let seconds = age.as_secs();
     match seconds {
         0..600 => age,
@@ -217,7 +218,7 @@ pub(super) fn duration(duration: Duration) -> String {
 }
 
 /// The name of a worker without the prefix `campanile-lease=<n>ms-`. The whole name is the tooltip.
-pub(super) fn worker(name: &str) -> Markup {
+pub(super) fn worker_name(name: &str) -> Markup {
     html! { code title=(preview::line(name)) { (preview::excerpt(short_worker(name), 60)) } }
 }
 
@@ -227,7 +228,7 @@ pub(super) fn short_worker(name: &str) -> &str {
     short.unwrap_or(name)
 }
 
-/// Formats a number with spaces between groups of digits.
+/// Formats a number with a space before every three digits.
 pub(super) fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -276,7 +277,9 @@ pub(super) fn button(cx: &Context, text: &str, parameters: &[(&str, &str)]) -> M
 }
 
 /// The hidden fields of a form.
-pub(super) fn hidden<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> Markup {
+pub(super) fn hidden_fields<'a>(
+    parameters: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Markup {
     html! {
         @for (name, value) in parameters {
             input type="hidden" name=(name) value=(value);
@@ -285,8 +288,8 @@ pub(super) fn hidden<'a>(parameters: impl IntoIterator<Item = (&'a str, &'a str)
 }
 
 /// The hidden field with the token against forged requests.
-pub(super) fn token(cx: &Context) -> Markup {
-    hidden([(forgery::FIELD, cx.token.text.as_str())])
+pub(super) fn token_field(cx: &Context) -> Markup {
+    hidden_fields([(forgery::TOKEN_FIELD, cx.token.text.as_str())])
 }
 
 /// A table, with a separate scroll bar if it is wider than the screen. A `#` before a column's

@@ -22,17 +22,19 @@ const PERIOD: Duration = Duration::from_secs(2);
 /// The time after which a view ends. The browser then opens another view.
 const LIFETIME: Duration = Duration::from_secs(600);
 
+/// The state of a live view between two events.
 struct View {
     cx: Context,
-    until: Instant,
+    ends_at: Instant,
     is_first: bool,
-    _open: LiveView,
+    _guard: LiveView,
 }
 
 /// Opens the live view of a page. The parameter `of` is the page's path with its query.
 pub(super) fn open(cx: &Context) -> Result<Response<DashboardBody>, Fault> {
     let page = cx.form.need("of")?;
     let (path, query) = page.split_once('?').unwrap_or((page, ""));
+    // The context of the shown page, in place of that of the request for the live view.
     let mut cx = cx.clone();
     cx.form = FormFields::parse(query)?;
     cx.path = path.to_owned();
@@ -40,33 +42,35 @@ pub(super) fn open(cx: &Context) -> Result<Response<DashboardBody>, Fault> {
         return Err(Fault::missing("there is no such page"));
     }
     let too_many = || Fault::busy(format!("{MAX_VIEWS} live views are open already"));
-    let open = cx.state.open_live(MAX_VIEWS).ok_or_else(too_many)?;
+    let guard = cx.state.open_live_view(MAX_VIEWS).ok_or_else(too_many)?;
     let view = View {
         cx,
-        until: Instant::now() + LIFETIME,
+        ends_at: Instant::now() + LIFETIME,
         is_first: true,
-        _open: open,
+        _guard: guard,
     };
     let events = stream::unfold(view, |mut view| async {
         if !std::mem::take(&mut view.is_first) {
             tokio::time::sleep(PERIOD).await;
         }
-        if Instant::now() >= view.until {
+        if Instant::now() >= view.ends_at {
             return None;
         }
-        let event = event(&view.cx).await;
+        let event = next_event(&view.cx).await;
         Some((event, view))
     });
     let mut response = Response::new(DashboardBody::events(events));
-    let kind = HeaderValue::from_static("text/event-stream");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
+    let content_type = HeaderValue::from_static("text/event-stream");
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
     // Asks nginx not to buffer the events.
     let no = HeaderValue::from_static("no");
     response.headers_mut().insert("x-accel-buffering", no);
     Ok(response)
 }
 
-async fn event(cx: &Context) -> Bytes {
+/// Renders the page again. Returns the event with its changing part, or with the error.
+async fn next_event(cx: &Context) -> Bytes {
+    // An open view counts as a request, so the sampling continues.
     sampler::keep_sampling(&cx.config, &Arc::clone(&cx.state));
     let page = tokio::time::timeout(service::PAGE_TIMEOUT, pages::get(cx)).await;
     match page {

@@ -2,7 +2,7 @@
 //! letter. Operators can pause, cancel, replay and purge.
 //!
 //! A [`Dashboard`] is an HTTP service over the crates `http` and `http-body`, so it can be nested
-//! in every framework that is built on these. It has no authentication: put it behind your own
+//! in every framework that is built on them. It has no authentication: put it behind your own
 //! authentication.
 //!
 //! ```
@@ -74,10 +74,10 @@ pub struct Dashboard {
 
 impl Dashboard {
     /// Creates the dashboard of the streams of a handle: a `Redis` or a
-    /// [`Memory`](crate::transport::memory::Memory). The dashboard shows the handle's stream, the
-    /// streams of its [set](crate::transport::Streams), the partitions of its stream, or the
-    /// streams in the registry that it serves. It shows each partition as a stream. It shows all
-    /// groups, and does not use the handle's group.
+    /// [`Memory`](crate::transport::memory::Memory). Depending on the handle, these are its stream,
+    /// the partitions of its stream, the streams of its [set](crate::transport::Streams), or the
+    /// streams in the registry that it serves. Each partition is shown as a stream. All groups are
+    /// shown, and the group of the handle is ignored.
     pub fn new(handle: impl Into<Handle>) -> Self {
         Self {
             config: Arc::new(Config::new(handle.into())),
@@ -85,7 +85,7 @@ impl Dashboard {
         }
     }
 
-    /// Adds a stream.
+    /// Adds a stream to the streams of the handle.
     pub fn stream(mut self, stream: impl Into<Name>) -> Self {
         Arc::make_mut(&mut self.config).streams.push(stream.into());
         self
@@ -123,7 +123,7 @@ impl Dashboard {
     where
         F: Fn(&Parts) -> Option<String> + Send + Sync + 'static,
     {
-        Arc::make_mut(&mut self.config).user = Some(Arc::new(user));
+        Arc::make_mut(&mut self.config).user_of = Some(Arc::new(user));
         self
     }
 }

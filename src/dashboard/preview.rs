@@ -1,4 +1,5 @@
-//! Shows text and payloads of senders. The length is bounded, and control characters are escaped.
+//! Shows texts and payloads that senders chose. Their length is bounded, and control characters are
+//! escaped.
 
 use std::fmt::Write as _;
 
@@ -13,7 +14,7 @@ pub(super) struct Preview {
     /// The format: `JSON`, `text`, `bytes`, or `empty`.
     pub(super) format: &'static str,
     pub(super) text: String,
-    /// `true` if the payload is longer than what is shown.
+    /// `true` if only the beginning of the payload is shown.
     pub(super) is_cut: bool,
 }
 
@@ -37,7 +38,7 @@ impl Preview {
         let part = &payload[..payload.len().min(MAX_SHOWN)];
         let valid = match std::str::from_utf8(part) {
             Ok(text) => Some(text),
-            // The cut may be within a character.
+            // The cut may be within a character, so the incomplete character is left out.
             Err(error) if is_cut && error.valid_up_to() + 4 > part.len() => {
                 std::str::from_utf8(&part[..error.valid_up_to()]).ok()
             }
@@ -58,7 +59,7 @@ impl Preview {
 fn indented(json: &str) -> Option<String> {
     let mut text = String::with_capacity(2 * json.len());
     let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
-    let line = |text: &mut String, depth: usize| {
+    let new_line = |text: &mut String, depth: usize| {
         text.push('\n');
         text.extend(std::iter::repeat_n("  ", depth));
     };
@@ -77,22 +78,23 @@ fn indented(json: &str) -> Option<String> {
             ' ' | '\t' | '\r' | '\n' => {}
             '{' | '[' => {
                 text.push(char);
+                // An empty object or array stays on one line.
                 while chars.next_if(char::is_ascii_whitespace).is_some() {}
                 if let Some(end) = chars.next_if(|next| matches!(next, '}' | ']')) {
                     text.push(end);
                 } else {
                     depth += 1;
-                    line(&mut text, depth);
+                    new_line(&mut text, depth);
                 }
             }
             '}' | ']' => {
                 depth = depth.saturating_sub(1);
-                line(&mut text, depth);
+                new_line(&mut text, depth);
                 text.push(char);
             }
             ',' => {
                 text.push(char);
-                line(&mut text, depth);
+                new_line(&mut text, depth);
             }
             ':' => text.push_str(": "),
             _ => {
@@ -107,14 +109,14 @@ fn indented(json: &str) -> Option<String> {
 /// Formats bytes in lines of sixteen: their position, their numbers, and their ASCII characters.
 fn hex(bytes: &[u8]) -> String {
     let mut text = String::new();
-    for (line, bytes) in bytes.chunks(16).enumerate() {
-        let _ = write!(text, "{:06x} ", line * 16);
-        for byte in bytes {
+    for (index, row) in bytes.chunks(16).enumerate() {
+        let _ = write!(text, "{:06x} ", index * 16);
+        for byte in row {
             let _ = write!(text, " {byte:02x}");
         }
-        let gap = 3 * (16 - bytes.len()) + 2;
+        let gap = 3 * (16 - row.len()) + 2;
         let _ = write!(text, "{:gap$}", "");
-        for byte in bytes {
+        for byte in row {
             let is_shown = byte.is_ascii_graphic() || *byte == b' ';
             text.push(if is_shown { char::from(*byte) } else { '.' });
         }
@@ -143,11 +145,13 @@ pub(super) fn excerpt(text: &str, max: usize) -> String {
     line(&shown)
 }
 
+/// Escapes control characters and invisible characters. If `keep_newlines` is set, line feeds and
+/// tabs stay.
 fn escaped(text: &str, keep_newlines: bool) -> String {
     let mut shown = String::with_capacity(text.len());
     for char in text.chars() {
         let is_kept = keep_newlines && matches!(char, '\n' | '\t');
-        // These characters change the direction of the text around them, or are invisible.
+        // These characters are invisible. Some change the direction of the text around them.
         let is_hidden = matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
         if (char.is_control() && !is_kept) || is_hidden {
             shown.extend(char.escape_default());

@@ -51,12 +51,14 @@ const MAX_GROUPS: usize = 5;
 /// A sample of a stream.
 #[derive(Debug, Clone)]
 pub(super) struct Sample {
-    /// `None` until the first sample.
+    /// `None` until the statistics were read for the first time.
     pub(super) stats: Option<StreamStats>,
+    /// The time at which the statistics were read.
     pub(super) at: SystemTime,
     /// `true` if the stream, one of its groups, or a name is paused.
     pub(super) is_paused: bool,
-    /// The last hour of the stream's groups. `None` if nothing has happened in this hour.
+    /// The last hour of the stream's groups. `None` if it was not read yet, or if nothing has
+    /// happened in it.
     hour: Option<Arc<Hour>>,
     /// The time at which the hour was read.
     hour_at: Option<Instant>,
@@ -70,15 +72,15 @@ pub(super) struct Totals {
     pub(super) streams: usize,
     pub(super) waiting: u64,
     /// The number of groups whose waiting messages cannot be counted.
-    pub(super) unknown: usize,
+    pub(super) uncounted_groups: usize,
     pub(super) running: u64,
     pub(super) delayed: u64,
     pub(super) parked: u64,
     pub(super) dead: u64,
     /// The number of streams without a sample.
-    pub(super) unsampled: usize,
+    pub(super) unsampled_streams: usize,
     /// The time of the oldest sample in the sums.
-    pub(super) oldest: Option<SystemTime>,
+    pub(super) oldest_sample: Option<SystemTime>,
 }
 
 impl Totals {
@@ -92,7 +94,7 @@ impl Totals {
     fn add_group(&mut self, group: &GroupStats) {
         match group.lag {
             Some(lag) => self.waiting += lag,
-            None => self.unknown += 1,
+            None => self.uncounted_groups += 1,
         }
         self.running += group.pending;
         self.delayed += group.delayed;
@@ -108,7 +110,7 @@ pub(super) struct Samples {
     /// The time of the last request.
     last_request: Mutex<Option<Instant>>,
     is_running: AtomicBool,
-    /// The error of the last step, if that step failed.
+    /// The error of the last step. `None` if that step succeeded.
     error: Mutex<Option<String>>,
 }
 
@@ -121,10 +123,10 @@ impl Samples {
         };
         for sample in streams.values() {
             match &sample.stats {
-                None => totals.unsampled += 1,
+                None => totals.unsampled_streams += 1,
                 Some(stats) => {
                     totals.add(stats);
-                    let oldest = totals.oldest.get_or_insert(sample.at);
+                    let oldest = totals.oldest_sample.get_or_insert(sample.at);
                     *oldest = sample.at.min(*oldest);
                 }
             }
@@ -137,19 +139,19 @@ impl Samples {
         lock(&self.error).clone()
     }
 
-    /// Returns the streams that `wanted` selects, in the order of their names. Each comes with a
-    /// number by which the caller can sort: the result of `order` for its sample, or 0 without a
-    /// sample.
+    /// Returns the streams that `is_wanted` selects, in the order of their names. Before each
+    /// stream is a number by which the caller can sort: the result of `sort_number` for its
+    /// statistics, or 0 if they were not read yet.
     pub(super) fn select(
         &self,
-        wanted: impl Fn(&Name) -> bool,
-        order: impl Fn(&StreamStats) -> u64,
+        is_wanted: impl Fn(&Name) -> bool,
+        sort_number: impl Fn(&StreamStats) -> u64,
     ) -> Vec<(u64, Name)> {
         let streams = lock(&self.streams);
-        let selected = streams.iter().filter(|(name, _)| wanted(name));
+        let selected = streams.iter().filter(|(name, _)| is_wanted(name));
         let selected = selected.map(|(name, sample)| {
-            let order = sample.stats.as_ref().map_or(0, &order);
-            (order, name.clone())
+            let number = sample.stats.as_ref().map_or(0, &sort_number);
+            (number, name.clone())
         });
         selected.collect()
     }
@@ -158,8 +160,8 @@ impl Samples {
         lock(&self.streams).get(stream).cloned()
     }
 
-    /// Adds the new streams among `names`, without samples. Marks all `names` as listed in this
-    /// round.
+    /// Adds the new streams among `names`, without statistics. Marks all `names` as listed in
+    /// `round`. Leaves out names that are not valid.
     fn add(&self, names: impl IntoIterator<Item = Name>, round: u64) {
         let mut streams = lock(&self.streams);
         for name in names.into_iter().filter(|name| name.fault().is_none()) {
@@ -179,13 +181,14 @@ impl Samples {
         }
     }
 
-    fn put(&self, read: NewSample) {
+    /// Stores a new sample of a known stream.
+    fn put(&self, new: NewSample) {
         let mut streams = lock(&self.streams);
-        if let Some(sample) = streams.get_mut(&read.stats.stream) {
-            sample.stats = Some(read.stats);
+        if let Some(sample) = streams.get_mut(&new.stats.stream) {
+            sample.stats = Some(new.stats);
             sample.at = SystemTime::now();
-            sample.is_paused = read.is_paused;
-            if let Some(hour) = read.hour {
+            sample.is_paused = new.is_paused;
+            if let Some(hour) = new.hour {
                 // A quiet hour is not kept, because most streams are quiet.
                 sample.hour = (!hour.is_quiet()).then(|| Arc::new(hour));
                 sample.hour_at = Some(Instant::now());
@@ -203,11 +206,11 @@ impl Samples {
         sum
     }
 
-    /// Reads the statistics of those streams that have no sample or a sample older than
+    /// Reads new samples of those streams among `names` whose sample is missing or older than
     /// [`MAX_AGE`]. Reads at most [`MAX_STEP_STREAMS`] streams.
     ///
     /// # Errors
-    /// If the server cannot be reached, or if no stream could be read.
+    /// If the server cannot be reached, or if none of the streams could be read.
     pub(super) async fn refresh(&self, config: &Config, names: &[Name]) -> Result<(), Error> {
         let now = SystemTime::now();
         let is_stale = |name: &&Name| {
@@ -231,25 +234,25 @@ impl Samples {
             read_sample(config.handle.stream(&name), with_hour)
         });
         let mut samples = stream::iter(reading).buffer_unordered(MAX_CONCURRENT_READS);
-        let (mut refused, mut count) = (None, 0_usize);
+        let (mut first_error, mut count) = (None, 0_usize);
         while let Some(sample) = samples.next().await {
             match sample {
-                Ok(read) => {
+                Ok(new) => {
                     count += 1;
-                    self.put(read);
+                    self.put(new);
                 }
-                // The other streams will not answer either.
+                // Without a connection, the other streams cannot be read either.
                 Err(error) if error.is_disconnected() => return Err(error),
-                Err(error) => refused = refused.or(Some(error)),
+                Err(error) => first_error = first_error.or(Some(error)),
             }
         }
-        match refused {
+        match first_error {
             Some(error) if count == 0 => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// Lists the first streams if no stream is known yet, so that the first page is not empty.
+    /// Lists the first streams if no stream is known yet, so that the first page shows some.
     pub(super) async fn ensure_listed(&self, config: &Config) -> Result<(), Error> {
         if !lock(&self.streams).is_empty() {
             return Ok(());
@@ -259,7 +262,8 @@ impl Samples {
         Ok(())
     }
 
-    fn is_watched(&self) -> bool {
+    /// Returns `true` if the last request is less than [`IDLE_TIMEOUT`] ago.
+    fn is_in_use(&self) -> bool {
         lock(&self.last_request).is_some_and(|last| last.elapsed() < IDLE_TIMEOUT)
     }
 }
@@ -271,7 +275,7 @@ struct NewSample {
     hour: Option<Hour>,
 }
 
-/// Reads a sample of a stream.
+/// Reads a sample of the handle's stream. The last hour is read only if `with_hour` is set.
 async fn read_sample(handle: Handle, with_hour: bool) -> Result<NewSample, Error> {
     let stats = handle.stats().await?;
     let (mut is_paused, mut hour) = (false, with_hour.then(Hour::default));
@@ -298,7 +302,7 @@ pub(super) fn keep_sampling(config: &Arc<Config>, state: &Arc<DashboardState>) {
 }
 
 /// Samples all streams, round after round, until no request has come for [`IDLE_TIMEOUT`], or the
-/// last dashboard is dropped.
+/// last clone of the dashboard is dropped.
 async fn sample(config: Arc<Config>, state: Weak<DashboardState>) {
     for round in 1.. {
         let started = Instant::now();
@@ -314,6 +318,7 @@ async fn sample(config: Arc<Config>, state: Weak<DashboardState>) {
 
 /// Samples all streams once. Returns `false` if sampling must stop.
 async fn sample_round(config: &Config, state: &Weak<DashboardState>, round: u64) -> bool {
+    // The position in the list of streams. The list is read page by page.
     let mut position = None;
     let mut is_first = true;
     loop {
@@ -321,41 +326,43 @@ async fn sample_round(config: &Config, state: &Weak<DashboardState>, round: u64)
             return false;
         };
         let samples = &state.samples;
-        if !samples.is_watched() {
+        if !samples.is_in_use() {
             return false;
         }
         let started = Instant::now();
+        // Lists one page of streams, and reads their samples in chunks.
         let step = async {
-            let page = limited(config.handle.list_streams(position.as_deref())).await?;
+            let page = with_timeout(config.handle.list_streams(position.as_deref())).await?;
             let mut names = page.streams;
             if is_first {
                 names.splice(0..0, config.streams.iter().cloned());
             }
             samples.add(names.iter().cloned(), round);
             for names in names.chunks(MAX_STEP_STREAMS) {
-                let started = Instant::now();
-                limited(samples.refresh(config, names)).await?;
+                let chunk_started = Instant::now();
+                with_timeout(samples.refresh(config, names)).await?;
                 if names.len() == MAX_STEP_STREAMS {
-                    tokio::time::sleep_until(started + BETWEEN_STEPS).await;
+                    tokio::time::sleep_until(chunk_started + BETWEEN_STEPS).await;
                 }
             }
             Ok::<_, String>(page.next)
         };
-        let failed = match step.await {
+        let error = match step.await {
             Ok(next) => {
                 *lock(&samples.error) = None;
                 position = next;
                 None
             }
-            Err(failed) => Some(failed),
+            Err(error) => Some(error),
         };
-        if let Some(failed) = failed {
-            *lock(&samples.error) = Some(failed);
+        if let Some(error) = error {
+            // The round ends early. The next round starts again from the first stream.
+            *lock(&samples.error) = Some(error);
             return true;
         }
         is_first = false;
         if position.is_none() {
-            // Removes the streams that have left the registry.
+            // Removes the streams that are no longer listed.
             lock(&samples.streams).retain(|_, sample| sample.round >= round);
             return true;
         }
@@ -365,7 +372,7 @@ async fn sample_round(config: &Config, state: &Weak<DashboardState>, round: u64)
 }
 
 /// Limits the time of a step to [`STEP_TIMEOUT`].
-async fn limited<T>(step: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
+async fn with_timeout<T>(step: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
     match tokio::time::timeout(STEP_TIMEOUT, step).await {
         Ok(done) => done.map_err(|error| super::fault::chain(&error)),
         Err(_) => Err("the server is too slow for the samples".into()),

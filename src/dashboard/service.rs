@@ -36,6 +36,7 @@ pub(super) const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The maximum length of the body of a request, in bytes.
 const MAX_BODY: usize = 4 << 20;
 
+/// The `content-security-policy` of all responses.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
      img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -93,7 +94,11 @@ impl Dashboard {
             path => path,
         };
         let is_api = path.starts_with("/api/");
-        let user = self.config.user.as_ref().and_then(|user| user(&parts));
+        let user = self
+            .config
+            .user_of
+            .as_ref()
+            .and_then(|user_of| user_of(&parts));
         let mut cx = Context {
             path: path.to_owned(),
             config: Arc::clone(&self.config),
@@ -103,12 +108,12 @@ impl Dashboard {
             user: user.unwrap_or_else(|| "unknown".into()),
         };
         sampler::keep_sampling(&self.config, &self.state);
-        let responding = respond(&mut cx, &parts, body);
-        let response = match tokio::time::timeout(PAGE_TIMEOUT, responding).await {
-            Ok(response) => response,
+        let responding = dispatch(&mut cx, &parts, body);
+        let result = match tokio::time::timeout(PAGE_TIMEOUT, responding).await {
+            Ok(result) => result,
             Err(_) => Err(Fault::slow(PAGE_TIMEOUT)),
         };
-        let mut response = match response {
+        let mut response = match result {
             Ok(response) => response,
             Err(fault) if is_api => api::problem(&fault),
             Err(fault) => layout::problem(&cx, &fault),
@@ -119,15 +124,17 @@ impl Dashboard {
         let is_page = response
             .headers()
             .get(CONTENT_TYPE)
-            .is_some_and(|kind| kind == HTML);
+            .is_some_and(|content_type| content_type == HTML);
+        // The forms of a page repeat the token of its cookie.
         if is_page && let Some(cookie) = cx.token.set_cookie(&cx.config.prefix) {
             response.headers_mut().insert(SET_COOKIE, cookie);
         }
-        protect(response)
+        add_headers(response)
     }
 }
 
-async fn respond<B>(
+/// Calls the part of the dashboard that is responsible for the path and the method.
+async fn dispatch<B>(
     cx: &mut Context,
     parts: &Parts,
     body: B,
@@ -155,14 +162,21 @@ where
             Ok(layout::page(cx, page))
         }
         Method::POST => {
-            let kind = parts.headers.get(CONTENT_TYPE);
-            let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-            let kind = kind.split(';').next().unwrap_or_default().trim().to_owned();
+            let content_type = parts.headers.get(CONTENT_TYPE);
+            let content_type = content_type
+                .and_then(|value| value.to_str().ok())
+                .unwrap_or_default();
+            let media_type = content_type
+                .split(';')
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_owned();
             if let Some(command) = path.strip_prefix("/api/") {
                 forgery::check_origin(&parts.headers)?;
                 // A form on another site cannot be sent with this content type.
-                if !kind.eq_ignore_ascii_case("application/json") {
-                    return Err(Fault::body_type());
+                if !media_type.eq_ignore_ascii_case("application/json") {
+                    return Err(Fault::wrong_body_type());
                 }
                 let body = read_body(body).await?;
                 return api::post(cx, command, &body).await;
@@ -170,7 +184,7 @@ where
             let body = read_body(body).await?;
             let text = std::str::from_utf8(&body).map_err(|_| Fault::bad("the form is no text"))?;
             cx.form = FormFields::parse(text)?;
-            forgery::check(&parts.headers, cx.form.get(forgery::FIELD))?;
+            forgery::check_form(&parts.headers, cx.form.get(forgery::TOKEN_FIELD))?;
             match &*path {
                 "/confirm" => Ok(layout::page(cx, pages::get(cx).await?)),
                 "/act" => {
@@ -181,10 +195,10 @@ where
                     let id = pages::stop(cx)?;
                     Ok(redirect(&cx.link("/actions", [("id", id.as_str())])))
                 }
-                _ => Err(Fault::method()),
+                _ => Err(Fault::wrong_method()),
             }
         }
-        _ => Err(Fault::method()),
+        _ => Err(Fault::wrong_method()),
     }
 }
 
@@ -213,7 +227,7 @@ fn redirect(link: &str) -> Response<DashboardBody> {
 /// The content type of a page.
 const HTML: &str = "text/html; charset=utf-8";
 
-/// Makes a response of a page.
+/// Makes the response of a page.
 pub(super) fn html(status: StatusCode, page: String) -> Response<DashboardBody> {
     let mut response = Response::new(DashboardBody::from(page));
     *response.status_mut() = status;
@@ -222,8 +236,8 @@ pub(super) fn html(status: StatusCode, page: String) -> Response<DashboardBody> 
     response
 }
 
-/// Adds the headers that all responses have.
-fn protect(mut response: Response<DashboardBody>) -> Response<DashboardBody> {
+/// Adds the security headers that all responses have, and those that a status requires.
+fn add_headers(mut response: Response<DashboardBody>) -> Response<DashboardBody> {
     let status = response.status();
     let headers = response.headers_mut();
     let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));

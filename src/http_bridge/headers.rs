@@ -29,14 +29,14 @@ const CLOUD_EVENTS: &str = "ce-";
 /// 9110](https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1)), and the `content-length`, which
 /// the HTTP library derives from the body.
 pub(super) fn strip_connection(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
+    let named_headers: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
-    for name in named {
+    for name in named_headers {
         headers.remove(name);
     }
     for name in [
@@ -74,7 +74,8 @@ pub(super) fn strip_claims(headers: &mut HeaderMap, trusted: &[HeaderName]) {
     }
 }
 
-/// The names of the headers that a gateway forwards, in both directions.
+/// The names of the headers that a gateway forwards, in both directions. CloudEvents headers are
+/// forwarded even if they are not in this list.
 #[derive(Debug, Clone)]
 pub(super) struct ForwardedHeaders(Vec<HeaderName>);
 
@@ -96,7 +97,7 @@ impl ForwardedHeaders {
         self.0.push(name);
     }
 
-    /// Returns the headers among `headers` that are forwarded.
+    /// Returns the part of `headers` that is forwarded.
     pub(super) fn select(&self, headers: &HeaderMap) -> HeaderMap {
         let mut forwarded = HeaderMap::new();
         for (name, value) in headers {
@@ -108,8 +109,8 @@ impl ForwardedHeaders {
     }
 }
 
-/// Returns the fault of the CloudEvents headers. `None` if they are valid, or if there is no
-/// `ce-specversion`. An event in [binary
+/// Describes the fault of the CloudEvents headers. `None` if they are valid, or if there is no
+/// `ce-specversion`. A CloudEvent in [binary
 /// mode](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md#31-binary-content-mode)
 /// must have a version, an id, a source and a type.
 pub(super) fn cloud_events_fault(headers: &HeaderMap) -> Option<Cow<'static, str>> {

@@ -20,9 +20,9 @@ use crate::transport::ConnectionState;
 
 /// An HTTP service for probes. It responds with success if all of its checks hold.
 ///
-/// Without checks it is a *liveness* probe: a process that responds is alive. Such a probe must not
-/// check other servers, because restarting the process does not bring back Redis. Checks of other
-/// servers belong in a *readiness* probe.
+/// Without checks it is a *liveness* probe: a process that responds is alive. An orchestrator
+/// restarts a process whose liveness probe fails. A restart does not bring back Redis, so a check
+/// of another server belongs in a *readiness* probe.
 ///
 /// ```
 /// use campanile::http_bridge::{Body, Health};
@@ -37,7 +37,7 @@ use crate::transport::ConnectionState;
 /// # }
 /// ```
 ///
-/// The next probe succeeds while a transport is ready. It fails once the process shuts down:
+/// This readiness probe succeeds while a transport is ready, until the process shuts down:
 ///
 /// ```no_run
 /// use campanile::{Redis, http_bridge::Health};
@@ -63,10 +63,10 @@ pub struct Health {
 /// A check of a probe.
 #[derive(Clone)]
 enum Check {
-    /// Holds while this function returns a ready state.
+    /// Succeeds while this function returns a ready state.
     Transport(Arc<dyn Fn() -> ConnectionState + Send + Sync>),
-    /// Holds while this function returns `true`.
-    Holds(Arc<dyn Fn() -> bool + Send + Sync>),
+    /// Succeeds while this function returns `true`.
+    Condition(Arc<dyn Fn() -> bool + Send + Sync>),
 }
 
 impl Health {
@@ -92,30 +92,31 @@ impl Health {
     where
         F: Fn() -> bool + Send + Sync + 'static,
     {
-        self.checks.push((name, Check::Holds(Arc::new(holds))));
+        self.checks.push((name, Check::Condition(Arc::new(holds))));
         self
     }
 
-    fn answer(&self) -> Response<Body> {
-        let mut ready = true;
+    /// Runs the checks, and returns the response to a `GET`.
+    fn run_checks(&self) -> Response<Body> {
+        let mut all_hold = true;
         let mut checks = Map::new();
         for (name, check) in &self.checks {
-            let (holds, shown) = match check {
-                Check::Transport(state) => {
-                    let state = state();
+            let (holds, value) = match check {
+                Check::Transport(state_of) => {
+                    let state = state_of();
                     (state.is_ready(), Value::from(state.to_string()))
                 }
-                Check::Holds(holds) => {
-                    let holds = holds();
+                Check::Condition(condition) => {
+                    let holds = condition();
                     (holds, Value::from(holds))
                 }
             };
-            ready &= holds;
-            checks.insert((*name).to_owned(), shown);
+            all_hold &= holds;
+            checks.insert((*name).to_owned(), value);
         }
-        let json = json!({ "ready": ready, "checks": checks });
+        let json = json!({ "ready": all_hold, "checks": checks });
         let mut response = Response::new(Body::from(json.to_string()));
-        if !ready {
+        if !all_hold {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }
         let headers = response.headers_mut();
@@ -136,10 +137,10 @@ impl<B> Service<Request<B>> for Health {
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let response = match *request.method() {
-            Method::GET => self.answer(),
-            // An HTTP server drops the body of a response to `HEAD`. Callers without a server get
-            // an empty body too.
-            Method::HEAD => self.answer().map(|_| Body::default()),
+            Method::GET => self.run_checks(),
+            // An HTTP server would drop the body. Callers that use this service without a server
+            // get no body either.
+            Method::HEAD => self.run_checks().map(|_| Body::default()),
             _ => {
                 let status = StatusCode::METHOD_NOT_ALLOWED;
                 let problem = Problem::new(status, "method_not_allowed", "a probe is a GET");

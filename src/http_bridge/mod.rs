@@ -12,7 +12,7 @@
 //! | [`Backlogs`] | an HTTP service for scalers and Prometheus | the backlogs of streams |
 //! | [`Problem`] | an HTTP response | an [`Error`](crate::Error) of a call |
 //!
-//! `examples/axum` is one process that uses all of these types, with one state and one shutdown.
+//! `examples/axum` uses all of these types in one process, with one shared state and one shutdown.
 //! The [guide](crate::guide::http) explains this example, and has a table of all layers of
 //! tower-http.
 //!
@@ -47,10 +47,11 @@
 //! An [`HttpHandler`] turns a message into a `POST` to the [path](path()) of its name,
 //! `/orders/create` for `orders.create`, unless a [target](HttpHandler::target) is set. The body is
 //! the payload. The request has the headers [`KIND`], [`NAME`], [`ATTEMPT`] and [`ID`], and the
-//! message's headers. Headers that are valid only for one connection, and headers that HTTP
-//! services [trust](HttpHandler::trust_header), are left out. The extensions of the request are the
-//! message's extensions, and an [`Origin`] with the message's other parts. CloudEvents headers of
-//! the message are kept. If there are none, they can be [added](HttpHandler::cloud_events).
+//! message's headers. Headers that are valid only for one connection are left out. Headers that
+//! identify the caller, such as `authorization`, are left out unless they are
+//! [trusted](HttpHandler::trust_header). The extensions of the request are the message's
+//! extensions, and an [`Origin`] with the message's other parts. CloudEvents headers of the message
+//! are kept. If the message has none, they can be [added](HttpHandler::cloud_events).
 //!
 //! # The meaning of a status
 //! | status | task | request | event |
@@ -62,11 +63,11 @@
 //! | 2xx with a body that breaks off | delivered again | `internal` | logged |
 //! | 2xx with a body that is too long | a dead letter | `internal` | logged |
 //!
-//! [`HttpHandler::on_status`] changes this for tasks. An error of the HTTP service itself, such as
-//! the error of a timeout layer, is handled like the error of any other service.
+//! [`HttpHandler::on_status`] changes the outcome for tasks. An error of the HTTP service itself,
+//! such as the error of a timeout layer, is handled like the error of any other service.
 //!
 //! # The responses of a gateway
-//! | event | response |
+//! | outcome | response |
 //! |---|---|
 //! | a task was accepted | 202, `{"id":"…"}` and the header [`ID`] |
 //! | an event was accepted | 202 |
@@ -77,7 +78,7 @@
 //! | the gateway has no route for the path, or none for the method | 404, 405 with `Allow` |
 //! | the method is `OPTIONS` | 204 with `Allow` |
 //! | the body is too long, breaks off, or does not arrive within the [timeout](Gateway::timeout) | 413, 400, 408 |
-//! | the body is compressed, or its content type is not [one of the route](Gateway::content_types), or is one that [forms of other sites](Gateway::accept_form_type) can send | 415 |
+//! | the body is compressed, or its content type is refused: it is not [one of the route](Gateway::content_types), or [forms of other sites](Gateway::accept_form_type) can send it | 415 |
 //! | `Idempotency-Key` or CloudEvents headers are invalid | 400 |
 //! | an earlier request with another body had the same `Idempotency-Key` | 422 |
 //!

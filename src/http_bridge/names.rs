@@ -8,8 +8,8 @@ use percent_encoding::{
 };
 
 /// The characters that are escaped in a path: all except ASCII letters, digits, `-`, `_` and `~`.
-/// Those are the unreserved characters of [RFC
-/// 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3) without the dot.
+/// The exceptions are the unreserved characters of [RFC
+/// 3986](https://www.rfc-editor.org/rfc/rfc3986#section-2.3), without the dot.
 const ESCAPED_IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
 
 /// The ASCII characters that are escaped in a header value. Non-ASCII characters are always
@@ -40,9 +40,9 @@ pub fn path(name: &str) -> String {
 /// `!` becomes `%21`.
 pub(super) fn canonical(path: &str) -> Cow<'_, str> {
     // A path does not change if its segments have only characters that are not escaped.
-    let unreserved =
+    let is_unreserved =
         |byte| matches!(byte, b'/' | b'-' | b'_' | b'~') || u8::is_ascii_alphanumeric(&byte);
-    if path.bytes().all(unreserved) {
+    if path.bytes().all(is_unreserved) {
         return Cow::Borrowed(path);
     }
     let segments = path.split('/').map(|segment| {
@@ -52,7 +52,7 @@ pub(super) fn canonical(path: &str) -> Cow<'_, str> {
     Cow::Owned(segments.collect::<Vec<_>>().join("/"))
 }
 
-/// Converts any text into the value of a header.
+/// Percent-encodes a text as the value of a header.
 pub(super) fn header_text(text: &str) -> HeaderValue {
     let encoded: Cow<'_, str> = utf8_percent_encode(text, ESCAPED_IN_HEADER).into();
     HeaderValue::from_str(&encoded).expect("nothing is left that HTTP does not allow")

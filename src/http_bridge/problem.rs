@@ -45,7 +45,7 @@ use crate::{
 ///
 /// If nothing was sent or stored, it is always safe to send the request again. After a 502 or a
 /// 504, sending the request again may store a task twice, unless the request has an
-/// `Idempotency-Key`. After an error reply the handler may have run, also if the status is 503.
+/// `Idempotency-Key`. After an error reply the handler may have run, even if the status is 503.
 ///
 /// The texts are for callers, so they do not contain the addresses and causes that an error names.
 #[derive(Debug, Clone, Serialize)]
@@ -119,16 +119,19 @@ impl Problem {
         response
     }
 
-    /// Converts any error of a call. `status` maps the codes of error replies to statuses.
+    /// Converts any error of a call to the message `name`. `status` maps the codes of error replies
+    /// to statuses.
     pub(super) fn from_error(
         name: &str,
         error: &(dyn std::error::Error + 'static),
         status: impl Fn(&RpcCode) -> StatusCode,
     ) -> Self {
-        let sending = find::<Error>(error);
-        if let Some(problem) = sending.and_then(Self::from_send_error) {
+        let send_error = find::<Error>(error);
+        if let Some(problem) = send_error.and_then(Self::from_send_error) {
             return Self {
-                retry_after: sending.and_then(Error::retry_after).or(problem.retry_after),
+                retry_after: send_error
+                    .and_then(Error::retry_after)
+                    .or(problem.retry_after),
                 ..problem
             };
         }
@@ -137,6 +140,7 @@ impl Problem {
         Self::of_reply(&answer, status(answer.code()))
     }
 
+    /// Converts an error reply.
     pub(super) fn of_reply(answer: &RpcError, status: StatusCode) -> Self {
         Self::new(
             status,

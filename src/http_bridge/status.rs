@@ -85,7 +85,7 @@ pub fn status(code: &RpcCode) -> StatusCode {
 }
 
 /// Returns the wait that a [`Retry-After`](https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3)
-/// requests, but at most a day. The header is a number of seconds or a date. Returns `None` if the
+/// requests, at most [`MAX_WAIT`]. The header is a number of seconds or a date. `None` if the
 /// header is missing or malformed.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
@@ -106,7 +106,8 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 pub struct StatusError {
     status: StatusCode,
     text: String,
-    answer: Option<RpcError>,
+    /// The error reply for the caller. `None` if the message is not a request.
+    error_reply: Option<RpcError>,
 }
 
 impl StatusError {
@@ -114,7 +115,7 @@ impl StatusError {
         Self {
             status,
             text,
-            answer: None,
+            error_reply: None,
         }
     }
 
@@ -127,9 +128,9 @@ impl StatusError {
                 .unwrap_or("the request failed"),
             false => &self.text,
         };
-        let answer = RpcError::new(code(self.status), text);
+        let error_reply = RpcError::new(code(self.status), text);
         Self {
-            answer: Some(answer),
+            error_reply: Some(error_reply),
             ..self
         }
     }
@@ -144,7 +145,7 @@ impl fmt::Display for StatusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the HTTP service answered {}", self.status)?;
         // For a request, the source (the error reply) has the text.
-        if self.answer.is_none() && !self.text.is_empty() {
+        if self.error_reply.is_none() && !self.text.is_empty() {
             write!(f, ": {}", self.text)?;
         }
         Ok(())
@@ -153,7 +154,7 @@ impl fmt::Display for StatusError {
 
 impl std::error::Error for StatusError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.answer.as_ref().map(|answer| answer as _)
+        self.error_reply.as_ref().map(|reply| reply as _)
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) enum CommandError {
 }
 
 impl CommandError {
-    fn code(&self) -> u8 {
+    fn exit_code(&self) -> u8 {
         match self {
             CommandError::Unread => 0,
             CommandError::Failed(_) => 1,
@@ -60,7 +60,7 @@ impl CommandError {
         if !text.is_empty() {
             note(format!("error: {text}"));
         }
-        self.code().into()
+        self.exit_code().into()
     }
 }
 
@@ -90,7 +90,7 @@ impl From<io::Error> for CommandError {
 /// Formats an error and its sources on one line.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let texts = successors(Some(error), |error| error.source()).map(ToString::to_string);
-    // Removes repeated texts, because a wrapper may have the same text as its source.
+    // A wrapper may have the same text as its source, so repeated texts are removed.
     let mut texts: Vec<_> = texts.take(16).collect();
     texts.dedup();
     texts.join(": ")
@@ -119,15 +119,18 @@ mod tests {
             (RpcError::not_found("t").into(), 5),
         ] {
             let text = error.to_string();
-            assert_eq!(CommandError::from(error).code(), code, "{text}");
+            assert_eq!(CommandError::from(error).exit_code(), code, "{text}");
         }
     }
 
     #[test]
     fn a_closed_pipe_is_not_a_failure() {
-        let gone = CommandError::from(io::Error::from(io::ErrorKind::BrokenPipe));
-        assert_eq!((gone.code(), gone.text().as_str()), (0, ""));
-        let full = CommandError::from(io::Error::from(io::ErrorKind::StorageFull));
-        assert_eq!(full.code(), 1);
+        let closed_pipe = CommandError::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!(
+            (closed_pipe.exit_code(), closed_pipe.text().as_str()),
+            (0, "")
+        );
+        let full_disk = CommandError::from(io::Error::from(io::ErrorKind::StorageFull));
+        assert_eq!(full_disk.exit_code(), 1);
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::{command_error::CommandError, show::text, signals};
 
-// The flag of commands that ask for confirmation.
+// The flag `--yes` of commands that ask for a confirmation.
 #[derive(Debug, Args)]
 pub(crate) struct Confirm {
     /// Does not ask. Required without a terminal.
@@ -30,20 +30,21 @@ impl Confirm {
         let mut stderr = io::stderr();
         write!(stderr, "{} [y/N] ", text::line(question))?;
         stderr.flush()?;
-        let answer = tokio::task::spawn_blocking(|| {
+        let reading = tokio::task::spawn_blocking(|| {
             let mut answer = String::new();
             io::stdin().read_line(&mut answer).map(|_| answer)
         });
         let answer = tokio::select! {
             biased;
-            answer = answer => answer.map_err(io::Error::other)??,
+            answer = reading => answer.map_err(io::Error::other)??,
             () = interrupted.cancelled() => {
                 writeln!(stderr)?;
                 return Err(CommandError::Interrupted("nothing was done".into()));
             }
         };
         if !answer.ends_with('\n') {
-            // At the end of the input the cursor is still on the line of the question.
+            // The input has ended without a line feed, so the cursor is still on the line of the
+            // question.
             let _ = writeln!(stderr);
         }
         match answer.trim() {

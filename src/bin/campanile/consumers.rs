@@ -39,7 +39,7 @@ impl ConsumersCommand {
             confirm,
         } = self
         {
-            return drop(&redis, &name, force, &confirm, out).await;
+            return drop_consumer(&redis, &name, force, &confirm, out).await;
         }
         // A group that was deleted in the meantime has no consumers.
         let consumers = redis.consumers().await?.unwrap_or_default();
@@ -70,7 +70,7 @@ impl ConsumersCommand {
     }
 }
 
-async fn drop(
+async fn drop_consumer(
     redis: &Redis,
     name: &str,
     force: bool,

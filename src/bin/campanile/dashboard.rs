@@ -103,6 +103,7 @@ impl DashboardCommand {
     }
 }
 
+/// Accepts connections, at most [`MAX_CONNECTIONS`] at the same time.
 async fn serve(listener: TcpListener, dashboard: Dashboard, is_local: bool) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -113,7 +114,7 @@ async fn serve(listener: TcpListener, dashboard: Dashboard, is_local: bool) {
             Ok((stream, _)) => {
                 let dashboard = dashboard.clone();
                 tokio::spawn(async move {
-                    connection(stream, dashboard, is_local).await;
+                    serve_connection(stream, dashboard, is_local).await;
                     drop(permit);
                 });
             }
@@ -122,12 +123,12 @@ async fn serve(listener: TcpListener, dashboard: Dashboard, is_local: bool) {
     }
 }
 
-async fn connection(stream: TcpStream, dashboard: Dashboard, is_local: bool) {
+async fn serve_connection(stream: TcpStream, dashboard: Dashboard, is_local: bool) {
     let service = service_fn(move |request: Request<Incoming>| {
         let dashboard = dashboard.clone();
         async move {
             match is_local && !names_this_machine(&request) {
-                true => Ok(misdirected()),
+                true => Ok(misdirected_response()),
                 false => dashboard.oneshot(request).await,
             }
         }
@@ -137,13 +138,13 @@ async fn connection(stream: TcpStream, dashboard: Dashboard, is_local: bool) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT);
     let serving = server.serve_connection(TokioIo::new(stream), service);
-    // An error of this connection does not affect others.
+    // An error ends only this connection.
     let _ = serving.await;
 }
 
-/// Returns `true` if the header `host` names this machine. This prevents DNS rebinding: a web site
-/// could let its domain point to 127.0.0.1, and a browser would then treat the dashboard as a part
-/// of that site.
+/// Returns `true` if the header `host` names this machine. Without this check, a web site could let
+/// its domain point to 127.0.0.1, and a browser would treat the dashboard as a part of that site
+/// (DNS rebinding).
 fn names_this_machine<B>(request: &Request<B>) -> bool {
     let host = request
         .headers()
@@ -159,7 +160,7 @@ fn names_this_machine<B>(request: &Request<B>) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-fn misdirected() -> Response<DashboardBody> {
+fn misdirected_response() -> Response<DashboardBody> {
     let text =
         "open the dashboard by the address that it listens on, such as http://127.0.0.1:7070/\n";
     let mut response = Response::new(DashboardBody::from(text));

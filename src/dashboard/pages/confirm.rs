@@ -7,7 +7,7 @@ use super::super::{
     context::Context,
     fault::Fault,
     forgery,
-    layout::{DashboardPage, hidden, number, size, token},
+    layout::{DashboardPage, hidden_fields, number, size, token_field},
     preview::{self, Preview},
 };
 use crate::transport::Selection;
@@ -16,8 +16,8 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     cx.may_change()?;
     let change = Change::of(&cx.form)?;
     let handle = change.handle(&cx.config);
-    let count = match &change.kind {
-        ChangeKind::Dead(_, Selection::All) => {
+    let count_text = match &change.kind {
+        ChangeKind::DeadLetters(_, Selection::All) => {
             let count = handle.dead_letters().count().await?;
             Some(format!("{} dead letters exist now.", number(count)))
         }
@@ -31,12 +31,16 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         }
         _ => None,
     };
-    let fields = cx.form.pairs().filter(|(name, _)| *name != forgery::FIELD);
+    // The form repeats the parameters of this request.
+    let fields = cx
+        .form
+        .pairs()
+        .filter(|(name, _)| *name != forgery::TOKEN_FIELD);
     let mut back = vec![("stream", change.stream.as_str())];
     back.extend(change.group.as_ref().map(|group| ("group", group.as_str())));
     let fixed = html! {
         p { (change.effect()) }
-        @if let Some(count) = count { p { strong { (count) } } }
+        @if let Some(text) = count_text { p { strong { (text) } } }
         dl.facts {
             div { dt { "stream" } dd { (preview::line(&change.stream)) } }
             @if let Some(group) = &change.group { div { dt { "group" } dd { (preview::line(group)) } } }
@@ -44,7 +48,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
                 ChangeKind::Pause(_, reason) | ChangeKind::Cancel(_, reason) | ChangeKind::CancelAll(_, _, reason) => {
                     div { dt { "reason" } dd { (preview::line(reason)) } }
                 }
-                ChangeKind::Dead(_, Selection::Ids(ids)) => {
+                ChangeKind::DeadLetters(_, Selection::Ids(ids)) => {
                     div { dt { "letters" } dd { @for id in ids.iter().take(20) { code { (preview::line(id)) } " " } @if ids.len() > 20 { "and " (ids.len() - 20) " more" } } }
                 }
                 ChangeKind::ReplayEdited(_, edit) => {
@@ -57,8 +61,8 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
             pre.payload tabindex="0" role="region" aria-label="New payload" { code { (Preview::of(edit.payload().as_bytes()).text) } }
         }
         form method="post" action=(cx.link("/act", [])) {
-            (token(cx))
-            (hidden(fields))
+            (token_field(cx))
+            (hidden_fields(fields))
             p.buttons {
                 button.danger[change.is_destructive()] { (change.title()) }
                 a.button href=(cx.link(change.page(), back)) { "Do nothing" }

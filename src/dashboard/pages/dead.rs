@@ -1,4 +1,4 @@
-//! The dead letters of a group, and the search among them, step by step.
+//! Shows and searches the dead letters of a group.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::super::{
     context::{Context, Scope},
     fault::Fault,
-    layout::{DashboardPage, age, button, hidden, number, size, table},
+    layout::{DashboardPage, age, button, hidden_fields, number, size, table},
     preview,
 };
 use crate::{
@@ -17,15 +17,15 @@ use crate::{
 
 /// The number of letters on a page, unless the request has the parameter `max`.
 const LETTERS_PER_PAGE: usize = 50;
-/// The maximum number of letters that one request looks at.
-const MAX_LOOKED_AT: usize = 2_000;
-/// The time after which a request ends its search, and shows the letters that were found.
+/// The maximum number of letters that one request examines.
+const MAX_EXAMINED: usize = 2_000;
+/// The time after which a search ends, and shows the letters that it has found until then.
 const MAX_SEARCH_TIME: Duration = Duration::from_secs(3);
-/// The number of letters that one step of the search reads.
-const STEP: usize = 100;
+/// The number of letters that the search reads at once.
+const LETTERS_PER_STEP: usize = 100;
 
 /// The fields of a dead letter that are shown in lists.
-pub(in crate::dashboard) struct Letter {
+pub(in crate::dashboard) struct ListedLetter {
     pub(in crate::dashboard) id: DeadLetterId,
     pub(in crate::dashboard) message_id: MessageId,
     /// The name of the message. `None` if the name is missing or not UTF-8.
@@ -38,11 +38,12 @@ pub(in crate::dashboard) struct Letter {
 }
 
 /// The outcome of a search.
-pub(in crate::dashboard) struct Found {
-    pub(in crate::dashboard) letters: Vec<Letter>,
-    /// The letter after which the search goes on. `None` at the end.
+pub(in crate::dashboard) struct FoundLetters {
+    pub(in crate::dashboard) letters: Vec<ListedLetter>,
+    /// The letter after which the next request continues the search. `None` if no letter is left.
     pub(in crate::dashboard) next: Option<DeadLetterId>,
-    pub(in crate::dashboard) looked_at: usize,
+    /// The number of letters that the search has examined.
+    pub(in crate::dashboard) examined: usize,
 }
 
 /// The search terms of a request. An empty term selects all letters.
@@ -53,7 +54,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    fn selects(&self, letter: &Letter) -> bool {
+    fn selects(&self, letter: &ListedLetter) -> bool {
         let name = letter.name.as_deref().unwrap_or_default();
         let is_id = self.id.is_empty() || letter.id == self.id || letter.message_id == self.id;
         is_id && name.contains(self.name) && letter.reason.contains(self.reason)
@@ -61,7 +62,7 @@ impl Search<'_> {
 }
 
 /// Parses the maximum age of the letters in a search.
-fn max_age(text: &str) -> Option<Duration> {
+fn parse_max_age(text: &str) -> Option<Duration> {
     match text {
         "10m" => Some(Duration::from_secs(600)),
         "1h" => Some(Duration::from_secs(3_600)),
@@ -70,9 +71,12 @@ fn max_age(text: &str) -> Option<Duration> {
     }
 }
 
-/// Searches the letters for the terms of the request. Looks at a limited number of letters, for a
-/// limited time.
-pub(in crate::dashboard) async fn find(cx: &Context, dead: &DeadLetters) -> Result<Found, Fault> {
+/// Searches the letters for the terms of the request. Examines at most [`MAX_EXAMINED`] letters,
+/// for about [`MAX_SEARCH_TIME`].
+pub(in crate::dashboard) async fn find_letters(
+    cx: &Context,
+    dead: &DeadLetters,
+) -> Result<FoundLetters, Fault> {
     let text = |name| cx.form.get(name).unwrap_or_default().trim();
     let search = Search {
         name: text("name"),
@@ -83,37 +87,40 @@ pub(in crate::dashboard) async fn find(cx: &Context, dead: &DeadLetters) -> Resu
         .form
         .number("max")?
         .unwrap_or(LETTERS_PER_PAGE)
-        .clamp(1, STEP);
-    let since = match (cx.form.get("after"), cx.form.get("since")) {
+        .clamp(1, LETTERS_PER_STEP);
+    // The search starts after a letter, or at a time: the id of a letter begins with a time in
+    // milliseconds.
+    let start = match (cx.form.get("after"), cx.form.get("since")) {
         (Some(after), _) => Some(after.to_owned()),
         (None, Some("all") | None) => None,
-        (None, Some(since)) => {
-            let since = max_age(since)
+        (None, Some(age)) => {
+            let age = parse_max_age(age)
                 .ok_or_else(|| Fault::bad("`since` is `10m`, `1h`, `1d` or `all`"))?;
-            let from = SystemTime::now().checked_sub(since);
+            let from = SystemTime::now().checked_sub(age);
             let from = from.and_then(|from| from.duration_since(SystemTime::UNIX_EPOCH).ok());
             from.map(|from| format!("{}-0", from.as_millis()))
         }
     };
     let started = tokio::time::Instant::now();
-    let mut found = Found {
+    let mut found = FoundLetters {
         letters: Vec::new(),
-        next: since.map(DeadLetterId::from),
-        looked_at: 0,
+        next: start.map(DeadLetterId::from),
+        examined: 0,
     };
     loop {
-        let mut page = transport::Page::first(STEP.min(MAX_LOOKED_AT - found.looked_at));
+        // Reads some letters, and keeps those that match, until the page is full.
+        let mut page = transport::Page::first(LETTERS_PER_STEP.min(MAX_EXAMINED - found.examined));
         page.after = found.next.take();
         let read = dead.list(page).await?;
         let mut is_full = false;
         for letter in read.letters {
             let id = letter.id.clone();
-            found.looked_at += 1;
+            found.examined += 1;
             let bytes = letter.fields.iter();
             let bytes = bytes.map(|(field, value)| field.len() + value.len()).sum();
             let name = letter.fields.iter().find(|(field, _)| field == "name");
             let name = name.and_then(|(_, name)| String::from_utf8(name.to_vec()).ok());
-            let letter = Letter {
+            let letter = ListedLetter {
                 id: letter.id,
                 message_id: letter.message_id,
                 name,
@@ -131,17 +138,18 @@ pub(in crate::dashboard) async fn find(cx: &Context, dead: &DeadLetters) -> Resu
                 break;
             }
         }
-        let last = read.next.and_then(|next| next.after);
+        let last_read = read.next.and_then(|next| next.after);
         if is_full {
-            // It is not known whether a further letter matches, so the next page may be empty.
+            // The next page starts after the last letter of this page. It may be empty, because no
+            // further letter may match.
             return Ok(found);
         }
-        if last.is_none() {
+        if last_read.is_none() {
             found.next = None;
             return Ok(found);
         }
-        found.next = last;
-        if found.looked_at >= MAX_LOOKED_AT || started.elapsed() >= MAX_SEARCH_TIME {
+        found.next = last_read;
+        if found.examined >= MAX_EXAMINED || started.elapsed() >= MAX_SEARCH_TIME {
             return Ok(found);
         }
     }
@@ -150,12 +158,12 @@ pub(in crate::dashboard) async fn find(cx: &Context, dead: &DeadLetters) -> Resu
 pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let scope = cx.scope().await?;
     let dead = scope.handle.dead_letters();
-    let (count, found) = (dead.count().await?, find(cx, &dead).await?);
+    let (count, found) = (dead.count().await?, find_letters(cx, &dead).await?);
     let live = html! {
         p { strong.dead[count > 0] { (number(count)) } " dead letters in this group, the oldest first." }
     };
     let fixed = html! {
-        (filter(cx, &scope))
+        (search_form(cx, &scope))
         (letters(cx, &scope, &found))
     };
     Ok(DashboardPage::new("Dead letters", live)
@@ -163,7 +171,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         .in_scope(&scope))
 }
 
-fn filter(cx: &Context, scope: &Scope) -> Markup {
+fn search_form(cx: &Context, scope: &Scope) -> Markup {
     let since = cx.form.get("since").unwrap_or("all");
     let times = [
         ("all", "any time"),
@@ -173,7 +181,7 @@ fn filter(cx: &Context, scope: &Scope) -> Markup {
     ];
     html! {
         form.filter method="get" action=(cx.link("/dead", [])) {
-            (hidden(scope.parameters()))
+            (hidden_fields(scope.parameters()))
             label { "Name contains " input name="name" value=[cx.form.get("name")] autocomplete="off"; }
             label { "Reason contains " input name="reason" value=[cx.form.get("reason")] autocomplete="off"; }
             label { "Id " input name="id" value=[cx.form.get("id")] autocomplete="off"; }
@@ -185,7 +193,7 @@ fn filter(cx: &Context, scope: &Scope) -> Markup {
     }
 }
 
-fn letters(cx: &Context, scope: &Scope, found: &Found) -> Markup {
+fn letters(cx: &Context, scope: &Scope, found: &FoundLetters) -> Markup {
     let may_change = !cx.config.is_read_only;
     let rows = html! {
         @for letter in &found.letters {
@@ -210,10 +218,10 @@ fn letters(cx: &Context, scope: &Scope, found: &Found) -> Markup {
     let next = found.next.as_deref();
     html! {
         @if found.letters.is_empty() {
-            p { "No letter is found among the " (number(found.looked_at as u64)) " that were looked at." }
+            p { "No letter is found among the " (number(found.examined as u64)) " that were looked at." }
         } @else if may_change {
             form #letters method="get" action=(cx.link("/confirm", [])) {
-                (hidden(scope.parameters()))
+                (hidden_fields(scope.parameters()))
                 (table("Dead letters", head, &rows))
                 p.buttons {
                     button name="do" value="replay" { "Replay selected…" }
@@ -225,16 +233,16 @@ fn letters(cx: &Context, scope: &Scope, found: &Found) -> Markup {
         }
         @if let Some(next) = next {
             p.pager {
-                (number(found.looked_at as u64)) " letters were looked at. "
-                a href=(cx.here(&[("after", next)])) { "Go on" }
+                (number(found.examined as u64)) " letters were looked at. "
+                a href=(cx.link_here(&[("after", next)])) { "Go on" }
             }
         }
-        (bulk(cx, scope))
+        (bulk_buttons(cx, scope))
     }
 }
 
 /// The buttons that change many letters at once.
-fn bulk(cx: &Context, scope: &Scope) -> Markup {
+fn bulk_buttons(cx: &Context, scope: &Scope) -> Markup {
     if cx.config.is_read_only {
         return html! {};
     }
@@ -247,7 +255,7 @@ fn bulk(cx: &Context, scope: &Scope) -> Markup {
                 (button(cx, "Delete all…", &[("do", "purge"), ("all", "1"), stream, group]))
             }
             form.filter method="get" action=(cx.link("/confirm", [])) {
-                (hidden([stream, group]))
+                (hidden_fields([stream, group]))
                 label { "All with the name " input name="name" required autocomplete="off"; }
                 button name="do" value="replay" { "Replay…" }
                 button.danger name="do" value="purge" { "Delete…" }

@@ -1,4 +1,4 @@
-//! A dead letter: its reason, its message, and buttons that replay the message unchanged or edited.
+//! Shows one dead letter: its reason and its message. Buttons replay, edit or delete it.
 
 use http::HeaderMap;
 use maud::{Markup, PreEscaped, html};
@@ -6,12 +6,12 @@ use maud::{Markup, PreEscaped, html};
 use super::super::{
     context::{Context, Scope},
     fault::Fault,
-    layout::{DashboardPage, age, button, hidden, number, size, time, token},
+    layout::{DashboardPage, age, button, hidden_fields, number, size, time, token_field},
     preview::{self, Preview},
 };
 use crate::{message::Message, transport::DeadLetter};
 
-/// The maximum length of a payload that can be edited, in bytes.
+/// The maximum length of a payload that the form can edit, in bytes.
 const MAX_EDITED: usize = 256 << 10;
 
 pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
@@ -29,14 +29,14 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
                 (headers(message.headers()))
                 (payload(message.payload()))
                 (buttons(cx, &scope, &letter))
-                (edit(cx, &scope, &letter, message))
+                (edit_form(cx, &scope, &letter, message))
             }
             Err(undecodable) => {
                 p.error { "The message cannot be read: " (preview::line(&undecodable.reason)) }
                 h2 { "Fields" }
                 @for (field, value) in undecodable.fields.iter().take(50) {
                     h3 { code { (preview::bytes(&field[..field.len().min(200)])) } }
-                    (shown(value))
+                    (payload_preview(value))
                 }
                 (buttons(cx, &scope, &letter))
             }
@@ -52,15 +52,18 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
 }
 
 fn facts(cx: &Context, scope: &Scope, letter: &DeadLetter) -> Markup {
-    let task = scope.parameters().into_iter();
-    let task = cx.link("/task", task.chain([("id", letter.message_id.as_str())]));
+    let parameters = scope.parameters().into_iter();
+    let task_link = cx.link(
+        "/task",
+        parameters.chain([("id", letter.message_id.as_str())]),
+    );
     html! {
         p.reason.failure { (preview::line(&letter.reason)) }
         dl.facts {
             div { dt { "died" } dd { (age(letter.died_at)) " · " (time(letter.died_at)) } }
             div { dt { "attempts" } dd { (number(letter.attempts.into())) } }
             div { dt { "letter" } dd { code { (letter.id) } } }
-            div { dt { "message" } dd { a href=(task) { code { (preview::line(&letter.message_id)) } } } }
+            div { dt { "message" } dd { a href=(task_link) { code { (preview::line(&letter.message_id)) } } } }
         }
     }
 }
@@ -83,11 +86,11 @@ pub(super) fn headers(headers: &HeaderMap) -> Markup {
 pub(super) fn payload(payload: &[u8]) -> Markup {
     html! {
         h2 { "Payload" }
-        (shown(payload))
+        (payload_preview(payload))
     }
 }
 
-fn shown(payload: &[u8]) -> Markup {
+fn payload_preview(payload: &[u8]) -> Markup {
     let preview = Preview::of(payload);
     html! {
         p.quiet {
@@ -111,7 +114,7 @@ fn buttons(cx: &Context, scope: &Scope, letter: &DeadLetter) -> Markup {
     }
 }
 
-fn edit(cx: &Context, scope: &Scope, letter: &DeadLetter, message: &Message) -> Markup {
+fn edit_form(cx: &Context, scope: &Scope, letter: &DeadLetter, message: &Message) -> Markup {
     if cx.config.is_read_only {
         return html! {};
     }
@@ -130,10 +133,10 @@ fn edit(cx: &Context, scope: &Scope, letter: &DeadLetter, message: &Message) -> 
         details {
             summary { "Edit and replay" }
             form.edit method="post" action=(cx.link("/confirm", [])) {
-                (token(cx))
-                (hidden(scope.parameters()))
-                (hidden([("do", "replay-edited"), ("id", letter.id.as_str())]))
-                @if text.contains("\r\n") { (hidden([("crlf", "1")])) }
+                (token_field(cx))
+                (hidden_fields(scope.parameters()))
+                (hidden_fields([("do", "replay-edited"), ("id", letter.id.as_str())]))
+                @if text.contains("\r\n") { (hidden_fields([("crlf", "1")])) }
                 label { "Name" input name="name" value=(message.name()) required autocomplete="off"; }
                 label { "Headers, one on each line"
                     textarea name="headers" rows=(headers.len().clamp(2, 10)) spellcheck="false" autocomplete="off" {

@@ -1,4 +1,5 @@
-//! The keys of limits for which messages are parked.
+//! Shows why messages are parked: keys of shared limits, paused names, and versions for newer
+//! workers.
 
 use maud::{Markup, html};
 
@@ -27,8 +28,8 @@ fn list(parked: &[ParkedKey]) -> Markup {
                 th scope="row" {
                     @match (&key.limit, &key.name, key.version) {
                         (Some(limit), ..) => {
-                            @let (limit, key) = limit.split_once(':').unwrap_or((limit, ""));
-                            (preview::excerpt(limit, 80)) " " code { (preview::excerpt(key, 80)) }
+                            @let (limit_name, limit_key) = limit.split_once(':').unwrap_or((limit, ""));
+                            (preview::excerpt(limit_name, 80)) " " code { (preview::excerpt(limit_key, 80)) }
                         }
                         (None, Some(name), Some(version)) => { "version " (version) " of " (preview::excerpt(name, 80)) ", for newer workers" }
                         (None, Some(name), None) => { "the paused name " (preview::excerpt(name, 80)) }

@@ -1,4 +1,4 @@
-//! The messages that wait, run or are delayed.
+//! The lists of the messages that wait, run or are delayed, and the page of one of these messages.
 
 use maud::{Markup, html};
 
@@ -6,7 +6,7 @@ use super::{
     super::{
         context::{Context, Scope},
         fault::Fault,
-        layout::{DashboardPage, age, button, duration, number, size, table, worker},
+        layout::{DashboardPage, age, button, duration, number, size, table, worker_name},
         preview,
     },
     letter,
@@ -20,9 +20,9 @@ pub(super) async fn page(cx: &Context, state: MessageState) -> Result<DashboardP
     let scope = cx.scope().await?;
     let mut query = MessageQuery::of(state).max(MAX_MESSAGES);
     query.after = cx.form.get("after").map(str::to_owned);
-    let shown = cx.form.get("entry");
-    if shown.is_some() {
-        // A link to a message sets `after` so that the message is the first one of the page.
+    let entry = cx.form.get("entry");
+    if entry.is_some() {
+        // A link to one message sets `after` so that the message is the first of the list.
         query = query.max(1);
     }
     let page = scope.handle.messages().list(query).await?;
@@ -40,14 +40,14 @@ pub(super) async fn page(cx: &Context, state: MessageState) -> Result<DashboardP
             "These are not due: they wait for their next attempt, or their senders have delayed them.",
         ),
     };
-    if let (Some(entry), Some(message)) = (shown, page.messages.first()) {
+    if let (Some(entry), Some(message)) = (entry, page.messages.first()) {
         if message.entry == entry {
-            return Ok(one(&scope, message));
+            return Ok(message_page(&scope, message));
         }
         return Err(Fault::missing(
             "this message has moved on; list the messages again",
         ));
-    } else if shown.is_some() {
+    } else if entry.is_some() {
         return Err(Fault::missing(
             "this message has moved on; list the messages again",
         ));
@@ -67,28 +67,30 @@ pub(super) async fn page(cx: &Context, state: MessageState) -> Result<DashboardP
 }
 
 fn list(cx: &Context, scope: &Scope, state: MessageState, page: &MessagePage) -> Markup {
-    let link = |before: Option<&ListedMessage>, message: &ListedMessage| {
-        let after = match before {
+    // The link starts the list after the previous message. Redeliveries are listed before the
+    // messages of the stream, so after the last redelivery the stream begins.
+    let link = |previous: Option<&ListedMessage>, message: &ListedMessage| {
+        let after = match previous {
             None => cx.form.get("after").unwrap_or_default().to_owned(),
-            Some(before) if before.on_stream == message.on_stream => position(state, before),
+            Some(previous) if previous.on_stream == message.on_stream => position(state, previous),
             Some(_) => "stream/".to_owned(),
         };
         let parameters = scope.parameters().into_iter();
         let of_message = [("after", after.as_str()), ("entry", &message.entry)];
-        // In memory a position is only a number, and soon belongs to another message.
-        let is_stable = scope.handle.key().is_some();
+        // In memory there are no links, because a position soon belongs to another message.
+        let is_stable = scope.handle.redis_key().is_some();
         is_stable.then(|| cx.link(&cx.path, parameters.chain(of_message)))
     };
     let rows = html! {
         @for (index, message) in page.messages.iter().enumerate() {
-            @let before = index.checked_sub(1).and_then(|before| page.messages.get(before));
+            @let previous = index.checked_sub(1).and_then(|index| page.messages.get(index));
             tr {
                 th scope="row" {
                     @let name = match &message.content {
                         Ok(message) => preview::excerpt(message.name(), 60),
                         Err(_) => "(cannot be read)".to_owned(),
                     };
-                    @match link(before, message) {
+                    @match link(previous, message) {
                         Some(link) => { a href=(link) { (name) } }
                         None => { (name) }
                     }
@@ -97,7 +99,7 @@ fn list(cx: &Context, scope: &Scope, state: MessageState, page: &MessagePage) ->
                 td.num { (number(message.attempt.0.into())) }
                 @match state {
                     MessageState::Running => {
-                        td { (worker(message.consumer.as_deref().unwrap_or("?"))) }
+                        td { (worker_name(message.consumer.as_deref().unwrap_or("?"))) }
                         td { @match message.idle { Some(idle) => { (duration(idle)) " ago" } None => { "–" } } }
                     }
                     MessageState::Delayed => { td { @match message.due { Some(due) => { (age(due)) } None => { "?" } } } }
@@ -142,12 +144,13 @@ fn list(cx: &Context, scope: &Scope, state: MessageState, page: &MessagePage) ->
         @if page.messages.is_empty() { p { "There are none." } }
         @else { (table("Messages", head, &rows)) }
         @if let Some(next) = &page.next {
-            p.pager { a href=(cx.here(&[("after", next)])) { "Next page" } }
+            p.pager { a href=(cx.link_here(&[("after", next)])) { "Next page" } }
         }
     }
 }
 
-/// Returns the position after a message.
+/// Returns the position of a message in the list. A list with this position in `after` starts with
+/// the next message.
 fn position(state: MessageState, message: &ListedMessage) -> String {
     let list = if message.on_stream { "stream" } else { "again" };
     let at = match (state, message.due) {
@@ -184,7 +187,7 @@ fn excerpt(message: &ListedMessage) -> String {
     }
 }
 
-fn one(scope: &Scope, message: &ListedMessage) -> DashboardPage {
+fn message_page(scope: &Scope, message: &ListedMessage) -> DashboardPage {
     let fixed = html! {
         dl.facts {
             div { dt { "id" } dd { code { (preview::line(&message.id)) } } }

@@ -15,15 +15,15 @@ mod tasks;
 mod workers;
 
 pub(super) use self::{
-    dead::{Found, find},
-    overview::list,
-    task::history,
+    dead::{FoundLetters, find_letters},
+    overview::list_streams,
+    task::task_history,
     tasks::query as task_query,
 };
 use super::{actions, change::Change, context::Context, fault::Fault, layout::DashboardPage};
 use crate::transport::MessageState;
 
-/// Returns `true` if there is a page at this path that can have a live view.
+/// Returns `true` if the page at this path can have a live view.
 pub(super) fn is_page(path: &str) -> bool {
     const PAGES: [&str; 14] = [
         "/",
@@ -66,7 +66,7 @@ pub(super) async fn get(cx: &Context) -> Result<DashboardPage, Fault> {
     }
 }
 
-/// Carries out the change of a form. Returns the id of its action.
+/// Starts the change of a form. Returns the id of its action.
 pub(super) async fn act(cx: &Context) -> Result<String, Fault> {
     cx.may_change()?;
     let change = Change::of(&cx.form)?;

@@ -16,19 +16,20 @@ use crate::{message::Name, transport::StreamStats};
 /// A page of the list of streams.
 pub(in crate::dashboard) struct ListedStreams {
     pub(in crate::dashboard) streams: Vec<(Name, Option<Sample>)>,
-    /// The number of streams that the search has found.
+    /// The number of streams that the search has found, on all pages.
     pub(in crate::dashboard) found: usize,
-    /// The number of the page, from 1.
+    /// The number of this page, from 1.
     pub(in crate::dashboard) page: usize,
+    /// The number of pages.
     pub(in crate::dashboard) pages: usize,
 }
 
 /// Lists the streams that the request selects, with samples that are at most a second old.
-pub(in crate::dashboard) async fn list(cx: &Context) -> Result<ListedStreams, Fault> {
+pub(in crate::dashboard) async fn list_streams(cx: &Context) -> Result<ListedStreams, Fault> {
     let samples = &cx.state.samples;
     samples.ensure_listed(&cx.config).await?;
     let search = cx.form.get("q").unwrap_or_default();
-    let order = |stats: &StreamStats| {
+    let sort_number = |stats: &StreamStats| {
         let mut totals = Totals::default();
         totals.add(stats);
         match cx.form.get("by") {
@@ -38,9 +39,9 @@ pub(in crate::dashboard) async fn list(cx: &Context) -> Result<ListedStreams, Fa
             _ => 0,
         }
     };
-    let mut selected = samples.select(|name| name.contains(search), order);
+    let mut selected = samples.select(|name| name.contains(search), sort_number);
     // The sort is stable: streams with equal numbers stay in the order of their names.
-    selected.sort_by_key(|(order, _)| std::cmp::Reverse(*order));
+    selected.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
     let found = selected.len();
     let pages = found.div_ceil(MAX_STEP_STREAMS).max(1);
     let page = cx.form.number("page")?.unwrap_or(1).clamp(1, pages);
@@ -63,21 +64,21 @@ pub(in crate::dashboard) async fn list(cx: &Context) -> Result<ListedStreams, Fa
 }
 
 pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
-    let listed = list(cx).await?;
+    let listed = list_streams(cx).await?;
     let totals = cx.state.samples.totals();
     let live = html! {
-        (sums(&totals))
+        (totals_section(&totals))
         @if let Some(error) = cx.state.samples.error() {
             p.error { "The samples of the totals are not up to date: " (preview::line(&error)) }
         }
         (cx.state.samples.hour().charts())
         (streams(cx, &listed))
     };
-    Ok(DashboardPage::new("Overview", live).fixed(search(cx)))
+    Ok(DashboardPage::new("Overview", live).fixed(search_form(cx)))
 }
 
-fn sums(totals: &Totals) -> Markup {
-    let waiting = match totals.unknown {
+fn totals_section(totals: &Totals) -> Markup {
+    let waiting = match totals.uncounted_groups {
         0 => number(totals.waiting),
         _ => format!("{}+", number(totals.waiting)),
     };
@@ -101,13 +102,13 @@ fn sums(totals: &Totals) -> Markup {
                 }
             }
             p.quiet {
-                @match totals.oldest {
+                @match totals.oldest_sample {
                     Some(oldest) => { "Sums of samples, the oldest from " (age(oldest)) "." }
                     None => { "There are no samples yet." }
                 }
-                @if totals.unsampled > 0 { " " (number(totals.unsampled as u64)) " streams are not sampled yet." }
-                @if totals.unknown > 0 {
-                    " The number of waiting messages is unknown for " (number(totals.unknown as u64)) " groups."
+                @if totals.unsampled_streams > 0 { " " (number(totals.unsampled_streams as u64)) " streams are not sampled yet." }
+                @if totals.uncounted_groups > 0 {
+                    " The number of waiting messages is unknown for " (number(totals.uncounted_groups as u64)) " groups."
                 }
             }
         }
@@ -136,11 +137,11 @@ fn streams(cx: &Context, listed: &ListedStreams) -> Markup {
         @if listed.pages > 1 {
             nav.pager aria-label="Pages" {
                 @if listed.page > 1 {
-                    a href=(cx.here(&[("page", &(listed.page - 1).to_string())])) { "Previous" }
+                    a href=(cx.link_here(&[("page", &(listed.page - 1).to_string())])) { "Previous" }
                 }
                 span { "page " (listed.page) " of " (listed.pages) }
                 @if listed.page < listed.pages {
-                    a href=(cx.here(&[("page", &(listed.page + 1).to_string())])) { "Next" }
+                    a href=(cx.link_here(&[("page", &(listed.page + 1).to_string())])) { "Next" }
                 }
             }
         }
@@ -158,7 +159,7 @@ fn row(cx: &Context, name: &Name, sample: Option<&Sample>) -> Markup {
                 Some(stats) => {
                     @let mut totals = Totals::default();
                     @let () = totals.add(stats);
-                    @if totals.unknown > 0 { td.num title="the server does not know the number" { (number(totals.waiting)) "+" } }
+                    @if totals.uncounted_groups > 0 { td.num title="the server does not know the number" { (number(totals.waiting)) "+" } }
                     @else { (number_cell(totals.waiting, "waits")) }
                     (number_cell(totals.running, "runs"))
                     (number_cell(totals.delayed, "waits"))
@@ -178,20 +179,21 @@ fn row(cx: &Context, name: &Name, sample: Option<&Sample>) -> Markup {
 
 /// Shows if the stream is paused, or if a group with messages has no worker.
 fn state(stats: &StreamStats, is_paused: bool) -> Markup {
-    let abandoned = stats.groups.iter().filter(|group| {
+    let abandoned_groups = stats.groups.iter().filter(|group| {
+        // An unknown number of waiting messages counts as one.
         let waits = group.lag.unwrap_or(1) + group.pending + group.delayed;
         group.consumers == 0 && waits > 0
     });
-    let abandoned = abandoned.count();
+    let abandoned_count = abandoned_groups.count();
     html! {
         @if stats.groups.is_empty() { span.quiet { "no group" } }
         @else if is_paused { span.warn { "paused" } }
-        @else if abandoned > 0 { span.warn { "no worker" } }
+        @else if abandoned_count > 0 { span.warn { "no worker" } }
         @else { span.good { "ok" } }
     }
 }
 
-fn search(cx: &Context) -> Markup {
+fn search_form(cx: &Context) -> Markup {
     let by = cx.form.get("by").unwrap_or("name");
     let orders = [
         ("name", "name"),

@@ -1,4 +1,4 @@
-//! The pauses that concern a group.
+//! The pauses of a group and of its stream.
 
 use maud::{Markup, html};
 
@@ -6,7 +6,7 @@ use super::super::{
     change::target_text,
     context::{Context, Scope},
     fault::Fault,
-    layout::{DashboardPage, age, button, hidden, table},
+    layout::{DashboardPage, age, button, hidden_fields, table},
     preview,
 };
 use crate::transport::{Pause, PauseTarget};
@@ -18,7 +18,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         @if pauses.is_empty() { p { "Nothing is paused." } } @else { (list(cx, &scope, &pauses)) }
     };
     Ok(DashboardPage::new("Pauses", live)
-        .fixed(form(cx, &scope))
+        .fixed(pause_form(cx, &scope))
         .in_scope(&scope))
 }
 
@@ -41,7 +41,7 @@ fn list(cx: &Context, scope: &Scope, pauses: &[Pause]) -> Markup {
     table("Pauses", &["paused", "reason", "since", "changes"], &rows)
 }
 
-fn form(cx: &Context, scope: &Scope) -> Markup {
+fn pause_form(cx: &Context, scope: &Scope) -> Markup {
     if cx.config.is_read_only {
         return html! {};
     }
@@ -49,8 +49,8 @@ fn form(cx: &Context, scope: &Scope) -> Markup {
         section aria-labelledby="pause" {
             h2 #pause { "Pause" }
             form.filter method="get" action=(cx.link("/confirm", [])) {
-                (hidden(scope.parameters()))
-                (hidden([("do", "pause")]))
+                (hidden_fields(scope.parameters()))
+                (hidden_fields([("do", "pause")]))
                 label { "Subject " select name="target" {
                     option value="group" { "this group" }
                     option value="stream" { "the stream, all groups" }

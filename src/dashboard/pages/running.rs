@@ -3,17 +3,17 @@
 use maud::{Markup, html};
 
 use super::super::{
-    actions::RunningAction,
+    actions::StartedAction,
     context::Context,
     fault::Fault,
-    layout::{DashboardPage, age, hidden, number, table, token},
+    layout::{DashboardPage, age, hidden_fields, number, table, token_field},
     preview,
 };
 
 pub(super) fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     if let Some(id) = cx.form.get("id") {
         let action = cx.state.actions.get(id)?;
-        return Ok(one(cx, &action));
+        return Ok(action_page(cx, &action));
     }
     let actions = cx.state.actions.list();
     let rows = html! {
@@ -22,7 +22,7 @@ pub(super) fn page(cx: &Context) -> Result<DashboardPage, Fault> {
                 th scope="row" { a href=(cx.link("/actions", [("id", action.id.as_str())])) { (action.change.title()) } }
                 td { (preview::excerpt(&action.change.stream, 40)) @if let Some(group) = &action.change.group { " / " (preview::excerpt(group, 40)) } }
                 td { (preview::excerpt(&action.user, 40)) }
-                td { (age(action.at)) }
+                td { (age(action.started_at)) }
                 td { (outcome(action)) }
             }
         }
@@ -35,7 +35,7 @@ pub(super) fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     Ok(DashboardPage::new("Changes", live))
 }
 
-fn outcome(action: &RunningAction) -> Markup {
+fn outcome(action: &StartedAction) -> Markup {
     let progress = action.progress();
     html! {
         @match &progress.outcome {
@@ -52,7 +52,7 @@ fn outcome(action: &RunningAction) -> Markup {
     }
 }
 
-fn one(cx: &Context, action: &RunningAction) -> DashboardPage {
+fn action_page(cx: &Context, action: &StartedAction) -> DashboardPage {
     let change = &action.change;
     let progress = action.progress();
     let mut back = vec![("stream", change.stream.as_str())];
@@ -66,14 +66,14 @@ fn one(cx: &Context, action: &RunningAction) -> DashboardPage {
             div { dt { "stream" } dd { (preview::line(&change.stream)) } }
             @if let Some(group) = &change.group { div { dt { "group" } dd { (preview::line(group)) } } }
             div { dt { "user" } dd { (preview::line(&action.user)) } }
-            div { dt { "begun" } dd { (age(action.at)) } }
+            div { dt { "begun" } dd { (age(action.started_at)) } }
         }
     };
     let fixed = html! {
         @if progress.outcome.is_none() && !cx.config.is_read_only {
             form method="post" action=(cx.link("/stop", [])) {
-                (token(cx))
-                (hidden([("id", action.id.as_str())]))
+                (token_field(cx))
+                (hidden_fields([("id", action.id.as_str())]))
                 p.buttons { button.danger { "Stop" } }
             }
         }

@@ -45,7 +45,7 @@ fn list(cx: &Context, stream: &Name, schedules: &[ScheduleStatus]) -> Markup {
                     @if schedule.paused { span.warn { "paused" } }
                     @else { @for tick in schedule.next_ticks(1) { (age(tick)) } }
                 }
-                td { @match schedule.runs.last() { Some(run) => { (last(cx, stream, schedule, run)) } None => { "never" } } }
+                td { @match schedule.runs.last() { Some(run) => { (last_run(cx, stream, schedule, run)) } None => { "never" } } }
                 td.buttons {
                     (button(cx, "Run now…", &change("schedule-run")))
                     @if schedule.paused { (button(cx, "Resume…", &change("schedule-resume"))) }
@@ -64,7 +64,7 @@ fn list(cx: &Context, stream: &Name, schedules: &[ScheduleStatus]) -> Markup {
     table("Schedules", head, &rows)
 }
 
-fn last(cx: &Context, stream: &Name, schedule: &ScheduleStatus, run: &ScheduleRun) -> Markup {
+fn last_run(cx: &Context, stream: &Name, schedule: &ScheduleStatus, run: &ScheduleRun) -> Markup {
     let task = [
         ("stream", stream.as_str()),
         ("group", &schedule.group),

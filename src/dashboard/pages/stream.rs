@@ -7,7 +7,7 @@ use super::super::{
     context::{Context, Scope},
     fault::Fault,
     history::Hour,
-    layout::{DashboardPage, age, button, duration, number, number_cell, table, worker},
+    layout::{DashboardPage, age, button, duration, number, number_cell, table, worker_name},
     preview,
 };
 use crate::{
@@ -35,14 +35,15 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let pauses = scope.handle.control().pauses().await?;
     let consumers = scope.handle.consumers().await?.unwrap_or_default();
     let hour = Hour::of(&scope.handle.history().await?);
-    let mut holders = Vec::new();
+    // For each group, its oldest running message that is on the stream.
+    let mut oldest_running = Vec::new();
     for group in stats.groups.iter().take(MAX_GROUPS) {
         let query = MessageQuery::of(MessageState::Running)
             .max(1)
             .after("stream/");
-        let of_group = handle.group(&group.group);
-        let oldest = match cx.config.handle.key() {
-            Some(_) => of_group
+        let group_handle = handle.group(&group.group);
+        let oldest = match cx.config.handle.redis_key() {
+            Some(_) => group_handle
                 .messages()
                 .list(query)
                 .await?
@@ -51,15 +52,15 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
                 .next(),
             None => None,
         };
-        holders.push((group, oldest));
+        oldest_running.push((group, oldest));
     }
     let live = html! {
         (groups(cx, &stats))
-        (paused(&pauses))
+        (pause_notice(&pauses))
         h2 { "The last hour of " (preview::line(&scope.group)) }
         (hour.charts())
         (consumer_table(&scope, &consumers))
-        (trimming(&stats, &holders))
+        (trimming(&stats, &oldest_running))
         (clean_up(&scope, &stats, &consumers))
     };
     let fixed = html! {
@@ -87,13 +88,13 @@ fn groups(cx: &Context, stats: &StreamStats) -> Markup {
             tr {
                 th scope="row" { a href=(link("/stream", &group.group)) { (preview::line(&group.group)) } }
                 @match group.lag {
-                    Some(lag) => { (linked(lag, "waits", &link("/waiting", &group.group))) }
+                    Some(lag) => { (linked_number(lag, "waits", &link("/waiting", &group.group))) }
                     None => { td.num { a href=(link("/waiting", &group.group)) { "unknown" } } }
                 }
-                (linked(group.pending, "runs", &link("/running", &group.group)))
-                (linked(group.delayed, "waits", &link("/delayed", &group.group)))
-                (linked(group.parked, "waits", &link("/limits", &group.group)))
-                (linked(group.dead, "dead", &link("/dead", &group.group)))
+                (linked_number(group.pending, "runs", &link("/running", &group.group)))
+                (linked_number(group.delayed, "waits", &link("/delayed", &group.group)))
+                (linked_number(group.parked, "waits", &link("/limits", &group.group)))
+                (linked_number(group.dead, "dead", &link("/dead", &group.group)))
                 td { @match group.oldest_pending { Some(oldest) => { (duration(oldest)) } None => { "–" } } }
                 (number_cell(group.consumers, "plain"))
             }
@@ -115,14 +116,14 @@ fn groups(cx: &Context, stats: &StreamStats) -> Markup {
     }
 }
 
-fn linked(value: u64, class: &str, link: &str) -> Markup {
+fn linked_number(value: u64, class: &str, link: &str) -> Markup {
     match value {
         0 => number_cell(0, class),
         _ => html! { td.num.(class) { a href=(link) { (number(value)) } } },
     }
 }
 
-fn paused(pauses: &[Pause]) -> Markup {
+fn pause_notice(pauses: &[Pause]) -> Markup {
     html! {
         @if !pauses.is_empty() {
             section.notice aria-label="Pauses" {
@@ -138,7 +139,7 @@ fn consumer_table(scope: &Scope, consumers: &[ConsumerStats]) -> Markup {
     let rows = html! {
         @for consumer in consumers.iter().take(MAX_CONSUMERS) {
             tr {
-                th scope="row" { (worker(&consumer.consumer)) }
+                th scope="row" { (worker_name(&consumer.consumer)) }
                 (number_cell(consumer.pending, "runs"))
                 td { (duration(consumer.idle)) }
                 td { @if consumer.foreign { span.warn { "foreign" } } @else { "campanile" } }
@@ -155,10 +156,15 @@ fn consumer_table(scope: &Scope, consumers: &[ConsumerStats]) -> Markup {
     }
 }
 
-/// Shows the oldest entry that a group still needs, and the group. The stream is trimmed up to this
-/// entry.
-fn trimming(stats: &StreamStats, holders: &[(&GroupStats, Option<ListedMessage>)]) -> Markup {
-    let mut holders: Vec<_> = holders
+/// Shows the oldest entry that any group still needs, with this group. The stream is trimmed up to
+/// this entry.
+fn trimming(
+    stats: &StreamStats,
+    oldest_running: &[(&GroupStats, Option<ListedMessage>)],
+) -> Markup {
+    // A group needs its oldest running entry. Without a running entry, it needs those that it has
+    // not read.
+    let mut needed_entries: Vec<_> = oldest_running
         .iter()
         .filter_map(|(group, oldest)| {
             let needed = match oldest {
@@ -169,10 +175,10 @@ fn trimming(stats: &StreamStats, holders: &[(&GroupStats, Option<ListedMessage>)
             Some((sort_key(&needed), needed, *group, oldest.as_ref()))
         })
         .collect();
-    holders.sort_by_key(|(key, ..)| *key);
+    needed_entries.sort_by_key(|(key, ..)| *key);
     html! {
         h2 { "Kept entries" }
-        @match holders.first() {
+        @match needed_entries.first() {
             None => { p { "No group needs an entry, so the stream is trimmed to its end." } }
             Some((_, needed, group, oldest)) => {
                 p {
@@ -180,7 +186,7 @@ fn trimming(stats: &StreamStats, holders: &[(&GroupStats, Option<ListedMessage>)
                     @match oldest {
                         Some(message) => {
                             "is running in the group " strong { (preview::line(&group.group)) }
-                            @if let Some(consumer) = &message.consumer { " by " (worker(consumer)) }
+                            @if let Some(consumer) = &message.consumer { " by " (worker_name(consumer)) }
                             "."
                         }
                         None => { "the group " strong { (preview::line(&group.group)) } " has read last." }
@@ -192,6 +198,7 @@ fn trimming(stats: &StreamStats, holders: &[(&GroupStats, Option<ListedMessage>)
     }
 }
 
+/// Returns a key that sorts entries by their ids.
 fn sort_key(id: &str) -> (u64, u64) {
     let (milliseconds, sequence) = id.split_once('-').unwrap_or((id, "0"));
     (
@@ -200,34 +207,34 @@ fn sort_key(id: &str) -> (u64, u64) {
     )
 }
 
-/// Shows the commands that drop abandoned groups and foreign consumers.
+/// Shows the commands that drop abandoned groups and the consumers of other libraries.
 fn clean_up(scope: &Scope, stats: &StreamStats, consumers: &[ConsumerStats]) -> Markup {
-    let Some(key) = scope.handle.key() else {
+    let Some(key) = scope.handle.redis_key() else {
         return html! {};
     };
-    let abandoned: Vec<_> = stats
+    let abandoned_groups: Vec<_> = stats
         .groups
         .iter()
         .filter(|group| group.consumers == 0 && group.lag != Some(0))
         .take(20)
         .collect();
-    let foreign: Vec<_> = consumers.iter().filter(|it| it.foreign).take(20).collect();
+    let foreign_consumers: Vec<_> = consumers.iter().filter(|it| it.foreign).take(20).collect();
     // In a namespace, the key of the stream differs from the name of the stream. The commands then
     // need the option `--namespace`.
     let is_in_namespace = key != scope.stream;
     let stream = quoted(&scope.stream);
     html! {
-        @if !abandoned.is_empty() || !foreign.is_empty() {
+        @if !abandoned_groups.is_empty() || !foreign_consumers.is_empty() {
             h2 { "Left behind" }
-            @if !abandoned.is_empty() {
+            @if !abandoned_groups.is_empty() {
                 p { "These groups have no worker, and keep entries on the stream. If nobody will serve a group again, drop it. Its dead letters stay." }
-                @for group in abandoned {
+                @for group in abandoned_groups {
                     pre tabindex="0" { code { "campanile --stream " (stream) " groups drop " (quoted(&group.group)) } }
                 }
             }
-            @if !foreign.is_empty() {
+            @if !foreign_consumers.is_empty() {
                 p { "These consumers belong to another library. Deleting one drops its " em { "unsettled" } " deliveries, so look at what it runs first." }
-                @for consumer in foreign {
+                @for consumer in foreign_consumers {
                     pre tabindex="0" { code { "campanile --stream " (stream) " --group " (quoted(&scope.group)) " consumers drop " (quoted(&consumer.consumer)) } }
                 }
             }

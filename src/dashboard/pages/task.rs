@@ -1,4 +1,4 @@
-//! One task, through all its attempts, from its record and from the feed of changes.
+//! Shows one task: its record, and its changes of state in the feed.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::{
     super::{
         context::{Context, Scope},
         fault::Fault,
-        layout::{DashboardPage, age, button, duration, hidden, number, table, time},
+        layout::{DashboardPage, age, button, duration, hidden_fields, number, table, time},
         preview,
     },
     letter, tasks,
@@ -18,16 +18,16 @@ use crate::{
     transport::{ChangesFrom, FeedItem, TaskChange, TaskState, TaskStatus, Tasks},
 };
 
-/// The maximum number of changes that are searched for the changes of a task.
+/// The maximum number of changes, of all tasks, that a search reads.
 const MAX_CHANGES: usize = 20_000;
 /// The maximum time for the search.
 const MAX_SEARCH_TIME: Duration = Duration::from_secs(3);
-/// If the feed has no change for this time, its end is reached.
-const SILENCE: Duration = Duration::from_millis(150);
+/// The search takes the feed as read to its end after this time without a change.
+const END_OF_FEED_AFTER: Duration = Duration::from_millis(150);
 
 /// Returns the changes of a task that the feed still has, and `true` if the whole feed was
 /// searched.
-pub(in crate::dashboard) async fn history(
+pub(in crate::dashboard) async fn task_history(
     tasks: &Tasks,
     id: &MessageId,
 ) -> Result<(Vec<TaskChange>, bool), Fault> {
@@ -38,7 +38,7 @@ pub(in crate::dashboard) async fn history(
         if started.elapsed() >= MAX_SEARCH_TIME {
             return Ok((found, false));
         }
-        match tokio::time::timeout(SILENCE, feed.next()).await {
+        match tokio::time::timeout(END_OF_FEED_AFTER, feed.next()).await {
             Err(_) => return Ok((found, true)),
             Ok(Err(error)) => return Err(error.into()),
             Ok(Ok(FeedItem::Change(change))) if change.id == *id => found.push(change),
@@ -50,7 +50,7 @@ pub(in crate::dashboard) async fn history(
 
 pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     if cx.form.get("stream").is_none() || cx.form.get("id").is_none() {
-        return Ok(DashboardPage::new("Find a task", html! {}).fixed(search(cx, None)));
+        return Ok(DashboardPage::new("Find a task", html! {}).fixed(search_form(cx, None)));
     }
     let scope = cx.scope().await?;
     let id = MessageId::from(cx.form.need("id")?);
@@ -62,18 +62,18 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
             p { "The task " code { (preview::line(&id)) } " has no record in this group: it was neither tracked nor unique, its record has expired, or it never existed." }
         },
     };
-    let (changes, is_complete) = history(&tasks, &id).await?;
+    let (changes, is_complete) = task_history(&tasks, &id).await?;
     let [stream, group] = scope.parameters();
-    let dead = cx.link("/dead", [stream, group, ("id", id.as_str())]);
+    let dead_letter_link = cx.link("/dead", [stream, group, ("id", id.as_str())]);
     let fixed = html! {
         (timeline(&changes, is_complete))
         p.buttons {
             @if status.as_ref().is_some_and(|status| !status.state.has_ended()) {
                 (button(cx, "Cancel…", &[("do", "cancel"), ("id", &id), stream, group]))
             }
-            a.button href=(dead) { "Search its dead letter" }
+            a.button href=(dead_letter_link) { "Search its dead letter" }
         }
-        (search(cx, Some(&scope)))
+        (search_form(cx, Some(&scope)))
     };
     let title = match &status {
         Some(status) => format!("Task {}", preview::excerpt(&status.name, 80)),
@@ -85,8 +85,8 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
 }
 
 fn record(status: &TaskStatus) -> Markup {
-    let ran = status.started_at.zip(status.ended_at);
-    let ran = ran.and_then(|(start, end)| end.duration_since(start).ok());
+    let start_and_end = status.started_at.zip(status.ended_at);
+    let attempt_duration = start_and_end.and_then(|(start, end)| end.duration_since(start).ok());
     html! {
         dl.facts {
             div { dt { "state" } dd { (tasks::state(status.state)) } }
@@ -94,7 +94,7 @@ fn record(status: &TaskStatus) -> Markup {
             div { dt { "accepted" } dd { (age(status.accepted_at)) " · " (time(status.accepted_at)) } }
             @if let Some(at) = status.started_at { div { dt { "last start" } dd { (age(at)) " · " (time(at)) } } }
             @if let Some(at) = status.ended_at { div { dt { "ended" } dd { (age(at)) " · " (time(at)) } } }
-            @if let Some(ran) = ran { div { dt { "last attempt took" } dd { (duration(ran)) } } }
+            @if let Some(took) = attempt_duration { div { dt { "last attempt took" } dd { (duration(took)) } } }
             @if !status.reason.is_empty() { div { dt { "reason" } dd { (preview::excerpt(&status.reason, 4_000)) } } }
             @if let Some(unique) = &status.unique { div { dt { "unique key" } dd { code { (preview::line(unique)) } } } }
             @if let Some(progress) = &status.progress { div { dt { "progress" } dd { code { (preview::bytes(progress)) } } } }
@@ -132,13 +132,13 @@ fn timeline(changes: &[TaskChange], is_complete: bool) -> Markup {
     }
 }
 
-fn search(cx: &Context, scope: Option<&Scope>) -> Markup {
+fn search_form(cx: &Context, scope: Option<&Scope>) -> Markup {
     html! {
         section aria-labelledby="another" {
             h2 #another { @if scope.is_some() { "Another task" } @else { "By its id" } }
             form.filter method="get" action=(cx.link("/task", [])) {
                 @match scope {
-                    Some(scope) => { (hidden(scope.parameters())) }
+                    Some(scope) => { (hidden_fields(scope.parameters())) }
                     None => {
                         label { "Stream " input name="stream" required value=[cx.form.get("stream")] autocomplete="off"; }
                         label { "Group " input name="group" value=[cx.form.get("group")] autocomplete="off" placeholder="the first one"; }

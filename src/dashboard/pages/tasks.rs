@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::super::{
     context::{Context, Scope},
     fault::Fault,
-    layout::{DashboardPage, age, button, hidden, number, table},
+    layout::{DashboardPage, age, button, hidden_fields, number, table},
     preview,
 };
 use crate::transport::{TaskPage, TaskQuery, TaskState};
@@ -23,7 +23,7 @@ pub(super) const STATES: [TaskState; 7] = [
 /// The number of tasks on a page, unless the request has the parameter `max`.
 const TASKS_PER_PAGE: usize = 50;
 
-/// Makes the query of a request.
+/// Reads the query of a request from its parameters.
 pub(in crate::dashboard) fn query(cx: &Context) -> Result<TaskQuery, Fault> {
     let mut query = TaskQuery::all().max(cx.form.number("max")?.unwrap_or(TASKS_PER_PAGE).min(100));
     if let Some(state) = cx.form.get("state") {
@@ -44,7 +44,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         (list(cx, &scope, &page))
     };
     Ok(DashboardPage::new("Recorded tasks", live)
-        .fixed(filter(cx, &scope))
+        .fixed(filter_form(cx, &scope))
         .in_scope(&scope))
 }
 
@@ -70,7 +70,7 @@ fn list(cx: &Context, scope: &Scope, page: &TaskPage) -> Markup {
         @if page.tasks.is_empty() { p { "No task is found." } }
         @else { (table("Tasks", &head, &rows)) }
         @if let Some(next) = page.next.as_ref().and_then(|next| next.after.as_deref()) {
-            p.pager { a href=(cx.here(&[("after", next)])) { "Next page" } }
+            p.pager { a href=(cx.link_here(&[("after", next)])) { "Next page" } }
         }
     }
 }
@@ -87,16 +87,16 @@ pub(super) fn state(state: TaskState) -> Markup {
     html! { span.(class) { (state.as_str()) } }
 }
 
-fn filter(cx: &Context, scope: &Scope) -> Markup {
+fn filter_form(cx: &Context, scope: &Scope) -> Markup {
     let selected = cx.form.get("state").unwrap_or_default();
     let [stream, group] = scope.parameters();
-    let mut all = vec![("do", "cancel-all"), stream, group];
-    all.extend(cx.form.get("state").map(|state| ("state", state)));
-    all.extend(cx.form.get("name").map(|name| ("name", name)));
+    let mut cancel_parameters = vec![("do", "cancel-all"), stream, group];
+    cancel_parameters.extend(cx.form.get("state").map(|state| ("state", state)));
+    cancel_parameters.extend(cx.form.get("name").map(|name| ("name", name)));
     let is_live = TaskState::from_name(selected).is_none_or(|state| !state.has_ended());
     html! {
         form.filter method="get" action=(cx.link("/tasks", [])) {
-            (hidden(scope.parameters()))
+            (hidden_fields(scope.parameters()))
             label { "State " select name="state" {
                 option value="" { "any" }
                 @for state in STATES { option value=(state.as_str()) selected[state.as_str() == selected] { (state.as_str()) } }
@@ -104,6 +104,6 @@ fn filter(cx: &Context, scope: &Scope) -> Markup {
             label { "Name " input name="name" value=[cx.form.get("name")] autocomplete="off"; }
             button { "Show" }
         }
-        @if is_live { p.buttons { (button(cx, "Cancel all of these…", &all)) } }
+        @if is_live { p.buttons { (button(cx, "Cancel all of these…", &cancel_parameters)) } }
     }
 }

@@ -8,7 +8,8 @@ use super::super::{
     context::{Context, Scope},
     fault::Fault,
     layout::{
-        DashboardPage, age, button, duration, hidden, number, short_worker, table, worker as name,
+        DashboardPage, age, button, duration, hidden_fields, number, short_worker, table,
+        worker_name,
     },
     preview,
 };
@@ -23,7 +24,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let scope = cx.scope().await?;
     let workers = scope.handle.workers();
     let listed = workers.list().await?;
-    // This fails for a Redis user that may only read: a question to the workers is a write.
+    // To ask the workers is a write, so this fails for a Redis user that may only read.
     let stats = workers.stats().await;
     let live = html! {
         (list(cx, &scope, &listed, stats.as_ref().ok()))
@@ -50,7 +51,7 @@ fn list(
             tr {
                 th scope="row" {
                     @if !worker.service.is_empty() { (preview::excerpt(&worker.service, 60)) " " span.quiet { (preview::excerpt(&worker.version, 30)) } br; }
-                    (name(&worker.worker))
+                    (worker_name(&worker.worker))
                 }
                 td { @match &worker.fault {
                     Some(fault) => { span.warn { (preview::excerpt(fault, 80)) } }
@@ -93,11 +94,11 @@ fn list(
     }
 }
 
-/// The buttons of the orders without an argument.
+/// The buttons that give a worker an order without an argument.
 fn buttons(cx: &Context, scope: &Scope, worker: &WorkerInfo) -> Markup {
     let [stream, group] = scope.parameters();
-    let of = [("do", "order"), ("worker", &*worker.worker), stream, group];
-    let order = |text, order| button(cx, text, &[&of[..], &[("order", order)]].concat());
+    let parameters = [("do", "order"), ("worker", &*worker.worker), stream, group];
+    let order = |text, order| button(cx, text, &[&parameters[..], &[("order", order)]].concat());
     html! {
         @match worker.state {
             WorkerState::Paused => { (order("Resume…", "resume")) }
@@ -107,7 +108,7 @@ fn buttons(cx: &Context, scope: &Scope, worker: &WorkerInfo) -> Markup {
     }
 }
 
-/// The form of all orders.
+/// The form that gives any order to a worker.
 fn orders(cx: &Context, scope: &Scope, workers: &[WorkerInfo]) -> Markup {
     let alive: Vec<_> = workers
         .iter()
@@ -121,8 +122,8 @@ fn orders(cx: &Context, scope: &Scope, workers: &[WorkerInfo]) -> Markup {
         section aria-labelledby="order" {
             h2 #order { "Give an order to one worker" }
             form.filter method="get" action=(cx.link("/confirm", [])) {
-                (hidden(scope.parameters()))
-                (hidden([("do", "order")]))
+                (hidden_fields(scope.parameters()))
+                (hidden_fields([("do", "order")]))
                 label { "Worker " select name="worker" {
                     @for worker in &alive {
                         option value=(worker.worker) { (preview::excerpt(&worker.service, 30)) " " (preview::excerpt(short_worker(&worker.worker), 60)) }
@@ -171,7 +172,7 @@ fn running(cx: &Context, scope: &Scope, stats: &Answers<WorkerStats>) -> Markup 
                 td { a href=(cx.link("/task", scope.parameters().into_iter().chain([("id", it.id.as_str())]))) { code { (preview::excerpt(&it.id, 48)) } } }
                 td.num { (number(it.attempt.into())) }
                 td.warn[it.running_for > Duration::from_secs(60)] { (duration(it.running_for)) }
-                td { (name(worker)) }
+                td { (worker_name(worker)) }
             }
         }
     };
@@ -185,7 +186,10 @@ fn running(cx: &Context, scope: &Scope, stats: &Answers<WorkerStats>) -> Markup 
     }
 }
 
+/// Sums the statistics of each route over all workers.
 fn routes(stats: &Answers<WorkerStats>) -> Markup {
+    // For each route: the numbers of handled, failed and dead messages, the highest 95th
+    // percentile, and the last error of one of the workers.
     let mut routes =
         std::collections::BTreeMap::<_, (u64, u64, u64, Duration, Option<&str>)>::new();
     for route in stats.answers.iter().flat_map(|stats| &stats.routes) {

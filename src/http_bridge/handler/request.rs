@@ -22,14 +22,16 @@ use crate::{
 /// to the reply.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::http_bridge) enum HeaderPolicy {
-    /// For an HTTP service: Campanile's headers and the message's headers. Leaves out headers that
-    /// are valid only for one connection, and headers that the service would trust.
+    /// For an HTTP service: Campanile's headers and most of the message's headers. Headers that are
+    /// valid only for one connection are removed. From a request, headers that identify the caller
+    /// are removed as well, because the sender of a message can forge them.
     Stripped,
-    /// For an HTTP layer: exactly the message's headers, because inside the layer `AsHttp` converts
-    /// the request back into the message.
+    /// For an HTTP layer: exactly the message's headers. Inside the layer, `AsHttp` converts the
+    /// request back into the message.
     Exact,
 }
 
+/// Returns the method and the URI of a message's request. `None` if the message has no route.
 type Target = dyn Fn(&Parts) -> Option<(Method, Uri)> + Send + Sync;
 
 #[derive(Clone)]
@@ -37,11 +39,12 @@ pub(in crate::http_bridge) struct HandlerOptions {
     pub(in crate::http_bridge) header_policy: HeaderPolicy,
     pub(super) target: Option<Arc<Target>>,
     pub(super) content_type: Option<HeaderValue>,
-    /// The headers that `strip_claims` keeps.
+    /// Headers that are kept although they identify the caller.
     pub(super) trusted: Vec<HeaderName>,
     /// The value of the header `ce-source`. `None` if no CloudEvents headers are added.
     pub(super) cloud_events: Option<HeaderValue>,
     pub(super) failure_verdict: Arc<dyn Fn(StatusCode) -> FailureVerdict + Send + Sync>,
+    /// The maximum length of a response's body, in bytes.
     pub(in crate::http_bridge) limit: usize,
 }
 
@@ -60,6 +63,7 @@ impl Default for HandlerOptions {
 }
 
 impl HandlerOptions {
+    /// Converts a message into a request.
     pub(super) fn request(&self, message: Message) -> Result<Request<Body>, BoxError> {
         let (mut parts, payload) = message.into_parts();
         let (method, uri) = match &self.target {
@@ -91,8 +95,9 @@ impl HandlerOptions {
         Ok(request)
     }
 
-    /// Adds Campanile's headers. They replace headers of the same names. Adds a `content-type` and
-    /// CloudEvents headers only if the message has none.
+    /// Adds Campanile's headers, which replace headers of the same names. Adds the configured
+    /// `content-type` unless the message has one, and the configured CloudEvents headers unless the
+    /// message has a `ce-specversion`.
     fn add_headers(&self, parts: &Parts, headers: &mut HeaderMap) -> Result<(), BoxError> {
         let mut set = |name: HeaderName, value| headers.try_insert(name, value).map(drop);
         set(KIND.clone(), HeaderValue::from_static(parts.kind.as_str()))?;

@@ -28,12 +28,12 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct AsHttp<S> {
     inner: S,
-    limit: usize,
+    max_bytes: usize,
 }
 
 impl<S> AsHttp<S> {
-    pub(super) fn new(inner: S, limit: usize) -> Self {
-        Self { inner, limit }
+    pub(super) fn new(inner: S, max_bytes: usize) -> Self {
+        Self { inner, max_bytes }
     }
 }
 
@@ -55,11 +55,11 @@ where
         // The future takes the service that is ready, and leaves a clone without a reservation.
         let clone = self.inner.clone();
         AsHttpFuture {
-            limit: self.limit,
+            max_bytes: self.max_bytes,
             stage: AsHttpStage::Reading {
                 service: mem::replace(&mut self.inner, clone),
                 head: Some(head),
-                body: read(body, self.limit),
+                body: read(body, self.max_bytes),
             },
         }
     }
@@ -69,13 +69,13 @@ where
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
 pub struct AsHttpFuture<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> {
-    limit: usize,
+    max_bytes: usize,
     #[pin]
     stage: AsHttpStage<S, B>,
 }
 
 // The largest variant is not boxed: the future is rarely moved, so an allocation would cost more
-// than its size.
+// than the moves.
 #[allow(clippy::large_enum_variant)]
 #[pin_project(project = AsHttpStageProjection)]
 enum AsHttpStage<S: Service<Message>, B: http_body::Body<Error: Into<BoxError>>> {
@@ -106,9 +106,10 @@ where
                     head,
                     body,
                 } => {
-                    let payload = payload(ready!(body.poll(cx)), *this.limit).map_err(|error| {
-                        Rejection::permanent("the payload cannot be read").because(error)
-                    })?;
+                    let payload =
+                        payload(ready!(body.poll(cx)), *this.max_bytes).map_err(|error| {
+                            Rejection::permanent("the payload cannot be read").because(error)
+                        })?;
                     let head = head.take().expect("polled after completion");
                     service.call(message(head, payload)?)
                 }
@@ -122,6 +123,7 @@ where
     }
 }
 
+/// Restores the message from the request that the HTTP layer has passed on.
 fn message(mut head: request::Parts, payload: bytes::Bytes) -> Result<Message, BoxError> {
     let Some(Origin(mut parts)) = head.extensions.remove() else {
         return Err("an HTTP layer made a request of its own, which is no message".into());

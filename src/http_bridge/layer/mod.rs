@@ -51,7 +51,7 @@ use super::handler::HttpHandler;
 #[derive(Debug, Clone)]
 pub struct HttpLayer<L> {
     layer: L,
-    limit: usize,
+    max_bytes: usize,
 }
 
 impl<L> HttpLayer<L> {
@@ -59,7 +59,7 @@ impl<L> HttpLayer<L> {
     pub fn new(layer: L) -> Self {
         Self {
             layer,
-            limit: 64 * 1024 * 1024,
+            max_bytes: 64 * 1024 * 1024,
         }
     }
 
@@ -68,7 +68,7 @@ impl<L> HttpLayer<L> {
     /// 64 MiB unless set.
     #[must_use]
     pub fn max_bytes(mut self, limit: usize) -> Self {
-        self.limit = limit;
+        self.max_bytes = limit;
         self
     }
 }
@@ -77,7 +77,7 @@ impl<S, L: Layer<AsHttp<S>>> Layer<S> for HttpLayer<L> {
     type Service = HttpHandler<L::Service>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let inner = AsHttp::new(inner, self.limit);
-        HttpHandler::for_layer(self.layer.layer(inner), self.limit)
+        let inner = AsHttp::new(inner, self.max_bytes);
+        HttpHandler::for_layer(self.layer.layer(inner), self.max_bytes)
     }
 }

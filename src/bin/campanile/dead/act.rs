@@ -16,7 +16,7 @@ use crate::{
 // The selected dead letters.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-struct Which {
+struct LetterSelection {
     /// The letters with these ids.
     #[arg(value_name = "ID")]
     ids: Vec<String>,
@@ -31,7 +31,7 @@ struct Which {
 #[derive(Debug, Args)]
 pub(crate) struct Replay {
     #[command(flatten)]
-    which: Which,
+    letters: LetterSelection,
     #[command(flatten)]
     confirm: Confirm,
 }
@@ -39,43 +39,44 @@ pub(crate) struct Replay {
 #[derive(Debug, Args)]
 pub(crate) struct Purge {
     #[command(flatten)]
-    which: Which,
+    letters: LetterSelection,
     #[command(flatten)]
     confirm: Confirm,
 }
 
 impl Replay {
-    /// Asks for a confirmation only if all letters are replayed, because a replay destroys nothing.
+    /// A replay destroys nothing, so it needs a confirmation only if it replays all letters.
     pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), CommandError> {
-        if self.which.all {
+        if self.letters.all {
             let count = dead.count().await?;
             self.confirm
                 .ask(&format!("Replay all {count} dead letters?"))
                 .await?;
         }
-        self.which.act(Action::Replay, dead, out).await
+        self.letters.act(Action::Replay, dead, out).await
     }
 }
 
 impl Purge {
     pub(crate) async fn run(self, dead: &DeadLetters, out: &Out) -> Result<(), CommandError> {
-        let which = match (&self.which.name, self.which.ids.len()) {
+        let description = match (&self.letters.name, self.letters.ids.len()) {
             (Some(name), _) => format!("all dead letters named {name}"),
             (None, 0) => format!("all {} dead letters", dead.count().await?),
             (None, 1) => "this dead letter".into(),
             (None, count) => format!("these {count} dead letters"),
         };
         self.confirm
-            .ask(&format!("Delete {which} for good?"))
+            .ask(&format!("Delete {description} for good?"))
             .await?;
-        self.which.act(Action::Purge, dead, out).await
+        self.letters.act(Action::Purge, dead, out).await
     }
 }
 
-impl Which {
+impl LetterSelection {
     async fn act(self, action: Action, dead: &DeadLetters, out: &Out) -> Result<(), CommandError> {
-        let (asked, named) = (self.ids.len() as u64, self.name.clone());
-        let total = match (asked, &named) {
+        // `asked` is the number of ids. It is 0 if the letters are selected in another way.
+        let (asked, name) = (self.ids.len() as u64, self.name.clone());
+        let total = match (asked, &name) {
             (0, None) => Some(dead.count().await?),
             (0, Some(_)) => None,
             (asked, _) => Some(asked),
@@ -87,8 +88,9 @@ impl Which {
             Action::Purge => "purged",
         };
         let mut progress = ProgressLine::new(word, total);
+        // The number of letters that were replayed or purged.
         let mut acted = 0;
-        let done = loop {
+        let outcome = loop {
             if interrupted.is_cancelled() {
                 let text = format!("{acted} {word}, the others are left as they were");
                 break Err(CommandError::Interrupted(text));
@@ -117,7 +119,7 @@ impl Which {
             progress.show(acted);
         };
         progress.clear();
-        done?;
+        outcome?;
         let skipped = steps.skipped().len() as u64;
         match (out.json, skipped) {
             (true, 0) => out.document(&json!({ word: acted }))?,
@@ -132,7 +134,8 @@ impl Which {
                 "{id} cannot be replayed and was left: its fields cannot be read"
             ));
         }
-        match named {
+        // The command fails if selected letters do not exist, or were skipped.
+        match name {
             Some(name) if acted + skipped == 0 => Err(CommandError::Missing(format!(
                 "there is no dead letter named {name}"
             ))),
@@ -160,27 +163,32 @@ impl Which {
 struct ProgressLine {
     word: &'static str,
     total: Option<u64>,
-    shown: bool,
+    is_shown: bool,
 }
 
 impl ProgressLine {
     fn new(word: &'static str, total: Option<u64>) -> Self {
-        let shown = false;
-        Self { word, total, shown }
+        let is_shown = false;
+        Self {
+            word,
+            total,
+            is_shown,
+        }
     }
 
     fn show(&mut self, acted: u64) {
         if !io::stderr().is_terminal() {
             return;
         }
-        self.shown = true;
+        self.is_shown = true;
         let of = self.total.map(|total| format!(" of {total}"));
         let line = format!("{acted}{} {}", of.unwrap_or_default(), self.word);
         let _ = write!(io::stderr(), "\r{}\x1b[K", text::line(line));
     }
 
+    /// Removes the line from the terminal.
     fn clear(&mut self) {
-        if std::mem::take(&mut self.shown) {
+        if std::mem::take(&mut self.is_shown) {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }

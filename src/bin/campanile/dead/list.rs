@@ -18,7 +18,7 @@ use crate::{
 /// The maximum length of a reason in a table, in bytes.
 const MAX_REASON_LEN: usize = 100;
 /// The maximum number of letters in one request.
-const MAX_PAGE: usize = 1_000;
+const MAX_LETTERS_PER_REQUEST: usize = 1_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
@@ -74,8 +74,9 @@ impl List {
     }
 }
 
+/// Returns the request for the next letters, for at most `max` of them.
 fn page(after: Option<DeadLetterId>, max: usize) -> Page {
-    let mut page = Page::first(max.min(MAX_PAGE));
+    let mut page = Page::first(max.min(MAX_LETTERS_PER_REQUEST));
     page.after = after;
     page
 }
@@ -108,7 +109,7 @@ impl Row {
     }
 }
 
-/// Returns the JSON of a letter without its message.
+/// Returns the JSON of a letter without its message. The caller fills in the kind and the name.
 pub(super) fn facts(letter: &DeadLetter) -> Value {
     json!({
         "id": &*letter.id,
