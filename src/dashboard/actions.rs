@@ -127,7 +127,7 @@ impl Actions {
     pub(super) fn get(&self, id: &str) -> Result<Arc<StartedAction>, Fault> {
         let found = lock(&self.0).iter().find(|action| action.id == id).cloned();
         found.ok_or_else(|| {
-            Fault::missing("this action is unknown: another process has run it, or it is too old")
+            Fault::not_found("this action is unknown: another process has run it, or it is too old")
         })
     }
 
@@ -136,7 +136,7 @@ impl Actions {
         let running = actions.iter().filter(|it| it.progress().outcome.is_none());
         if running.count() >= MAX_RUNNING {
             let text = format!("{MAX_RUNNING} actions run already; wait for one, or stop one");
-            return Err(Fault::busy(text));
+            return Err(Fault::too_many_requests(text));
         }
         actions.push_back(action);
         while actions.len() > MAX_ACTIONS {
@@ -208,7 +208,8 @@ async fn carry_out(handle: &Handle, action: &StartedAction) -> Result<ActionOutc
             };
             // An edited copy of the message is replayed in place of the letter's own message.
             let message = letter.message();
-            let mut message = message.map_err(|undecodable| Fault::bad(undecodable.reason))?;
+            let mut message =
+                message.map_err(|undecodable| Fault::bad_request(undecodable.reason))?;
             edit.apply(&mut message);
             match letters.replay_edited(id, &message).await? {
                 true => done("replayed as edited"),

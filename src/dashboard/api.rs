@@ -71,7 +71,7 @@ pub(super) async fn get(cx: &Context, name: &str) -> Result<Response<DashboardBo
             json!({ "actions": actions })
         }
         "action" => action_document(&*cx.state.actions.get(cx.form.need("id")?)?),
-        _ => return Err(Fault::missing("the API has no such document")),
+        _ => return Err(Fault::not_found("the API has no such document")),
     };
     Ok(response(StatusCode::OK, "application/json", &document))
 }
@@ -83,7 +83,7 @@ pub(super) async fn post(
     body: &[u8],
 ) -> Result<Response<DashboardBody>, Fault> {
     let body: Map<String, Value> = serde_json::from_slice(body)
-        .map_err(|error| Fault::bad(format!("the body is no JSON object: {error}")))?;
+        .map_err(|error| Fault::bad_request(format!("the body is no JSON object: {error}")))?;
     cx.form = form_of(body)?;
     let running = match command {
         "act" => {
@@ -95,7 +95,7 @@ pub(super) async fn post(
             let id = pages::stop(cx)?;
             cx.state.actions.get(&id)?
         }
-        _ => return Err(Fault::missing("the API has no such action")),
+        _ => return Err(Fault::not_found("the API has no such action")),
     };
     let status = match running.progress().outcome {
         Some(_) => StatusCode::OK,
@@ -123,7 +123,11 @@ fn form_of(body: Map<String, Value>) -> Result<FormFields, Fault> {
                 Value::Number(number) => number.to_string(),
                 Value::Bool(true) => "1".to_owned(),
                 Value::Bool(false) | Value::Null => continue,
-                _ => return Err(Fault::bad(format!("the value of `{name}` is no text"))),
+                _ => {
+                    return Err(Fault::bad_request(format!(
+                        "the value of `{name}` is no text"
+                    )));
+                }
             };
             pairs.push((name.clone(), text));
         }
@@ -238,7 +242,7 @@ async fn descriptions(cx: &Context) -> Result<Value, Fault> {
 async fn asyncapi(cx: &Context) -> Result<Value, Fault> {
     let found = cx.scope().await?.handle.workers().describe().await?;
     let document = found.asyncapi();
-    document.map_err(|error| Fault::missing(super::fault::chain(&error)))
+    document.map_err(|error| Fault::not_found(super::fault::chain(&error)))
 }
 
 async fn workers(cx: &Context) -> Result<Value, Fault> {
@@ -288,7 +292,11 @@ async fn messages(cx: &Context) -> Result<Value, Fault> {
         "waiting" => MessageState::Waiting,
         "running" => MessageState::Running,
         "delayed" => MessageState::Delayed,
-        _ => return Err(Fault::bad("`state` is `waiting`, `running` or `delayed`")),
+        _ => {
+            return Err(Fault::bad_request(
+                "`state` is `waiting`, `running` or `delayed`",
+            ));
+        }
     };
     let mut query = MessageQuery::of(state).max(cx.form.number("max")?.unwrap_or(50).min(100));
     query.after = cx.form.get("after").map(str::to_owned);
@@ -352,7 +360,7 @@ async fn letter(cx: &Context) -> Result<Value, Fault> {
     let scope = cx.scope().await?;
     let id = DeadLetterId::from(cx.form.need("id")?);
     let letter = scope.handle.dead_letters().get(&id).await?;
-    let letter = letter.ok_or_else(|| Fault::missing("there is no such dead letter"))?;
+    let letter = letter.ok_or_else(|| Fault::not_found("there is no such dead letter"))?;
     let mut document = json!({
         "id": &*letter.id,
         "message_id": &*letter.message_id,
@@ -379,7 +387,7 @@ async fn task(cx: &Context) -> Result<Value, Fault> {
     let found = tasks.status(&id).await?;
     let (changes, is_complete) = pages::task_history(&tasks, &id).await?;
     if found.is_none() && changes.is_empty() {
-        return Err(Fault::missing(
+        return Err(Fault::not_found(
             "the task has no record and no change in the feed",
         ));
     }

@@ -67,7 +67,7 @@ impl Edit {
             });
             let bad = || {
                 let line = preview::excerpt(line, 80);
-                Fault::bad(format!(
+                Fault::bad_request(format!(
                     "`{line}` is no header: write `name: value` on each line"
                 ))
             };
@@ -139,7 +139,9 @@ impl Change {
                     let state = TaskState::from_name(state);
                     let live = state.filter(|state| !state.has_ended());
                     live.ok_or_else(|| {
-                        Fault::bad("only waiting, delayed and running tasks can be cancelled")
+                        Fault::bad_request(
+                            "only waiting, delayed and running tasks can be cancelled",
+                        )
                     })
                 });
                 let name = form.get("name").map(Name::from);
@@ -158,7 +160,7 @@ impl Change {
             ),
             other => {
                 let other = preview::excerpt(other, 40);
-                return Err(Fault::bad(format!("there is no change `{other}`")));
+                return Err(Fault::bad_request(format!("there is no change `{other}`")));
             }
         };
         let group = match &kind {
@@ -362,7 +364,7 @@ fn order(form: &FormFields) -> Result<WorkerOrder, Fault> {
     let word = form.need("order")?;
     let order = WorkerOrder::parse(word, form.get("to").unwrap_or_default());
     order.ok_or_else(|| {
-        Fault::bad(
+        Fault::bad_request(
             "an order is `drain`, `pause`, `resume`, `limit` with a number from 1 or nothing in `to`, or \
              `pause-name` or `resume-name` with a name in `to`",
         )
@@ -374,12 +376,14 @@ fn selection(form: &FormFields) -> Result<Selection, Fault> {
     match (ids.len(), form.get("name"), form.get("all")) {
         (0, Some(name), _) => Ok(Selection::named(name)),
         (0, None, Some(_)) => Ok(Selection::All),
-        (0, None, None) => Err(Fault::bad("no dead letter is selected: tick some first")),
+        (0, None, None) => Err(Fault::bad_request(
+            "no dead letter is selected: tick some first",
+        )),
         (1..=MAX_SELECTED, ..) => Ok(Selection::ids(ids)),
         (count, ..) => {
             let text =
                 format!("{count} dead letters are selected, and at most {MAX_SELECTED} can be");
-            Err(Fault::bad(text))
+            Err(Fault::bad_request(text))
         }
     }
 }
@@ -389,7 +393,7 @@ fn target(form: &FormFields) -> Result<PauseTarget, Fault> {
         "stream" => Ok(PauseTarget::Stream),
         "group" => Ok(PauseTarget::Group),
         "name" => Ok(PauseTarget::Name(form.name("name")?)),
-        _ => Err(Fault::bad(
+        _ => Err(Fault::bad_request(
             "the `target` of a pause is `stream`, `group` or `name`",
         )),
     }

@@ -50,19 +50,19 @@ pub(super) struct DashboardState {
 
 /// Counts as an open live view until it is dropped.
 #[derive(Debug)]
-pub(super) struct LiveView(Arc<DashboardState>);
+pub(super) struct LiveViewGuard(Arc<DashboardState>);
 
 impl DashboardState {
     /// Opens a live view, unless `max` views are open already.
-    pub(super) fn open_live_view(self: &Arc<Self>, max: usize) -> Option<LiveView> {
+    pub(super) fn open_live_view(self: &Arc<Self>, max: usize) -> Option<LiveViewGuard> {
         // If too many views are open, the drop of `view` undoes the increment.
-        let view = LiveView(Arc::clone(self));
+        let view = LiveViewGuard(Arc::clone(self));
         let open = self.open_views.fetch_add(1, Ordering::Relaxed);
         (open < max).then_some(view)
     }
 }
 
-impl Drop for LiveView {
+impl Drop for LiveViewGuard {
     fn drop(&mut self) {
         self.0.open_views.fetch_sub(1, Ordering::Relaxed);
     }
@@ -122,7 +122,7 @@ impl Context {
             (None, [first, ..]) => first.clone(),
             (None, []) => {
                 let text = format!("the stream `{stream}` does not exist, or has no groups yet");
-                return Err(Fault::missing(text));
+                return Err(Fault::not_found(text));
             }
         };
         let handle = handle.group(&group);

@@ -24,11 +24,11 @@ impl Fault {
         }
     }
 
-    pub(super) fn bad(text: impl Into<String>) -> Self {
+    pub(super) fn bad_request(text: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "This request is not valid", text)
     }
 
-    pub(super) fn missing(text: impl Into<String>) -> Self {
+    pub(super) fn not_found(text: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "Not found", text)
     }
 
@@ -41,7 +41,7 @@ impl Fault {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "The method is wrong", text)
     }
 
-    pub(super) fn too_long(limit: usize) -> Self {
+    pub(super) fn body_too_long(limit: usize) -> Self {
         let text = format!("the body is longer than {limit} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "The form is too long", text)
     }
@@ -52,11 +52,11 @@ impl Fault {
         Self::new(status, "The type of the body is wrong", text)
     }
 
-    pub(super) fn busy(text: impl Into<String>) -> Self {
+    pub(super) fn too_many_requests(text: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "Too much at once", text)
     }
 
-    pub(super) fn slow(limit: Duration) -> Self {
+    pub(super) fn timeout(limit: Duration) -> Self {
         let text = format!("the server did not answer within {} s", limit.as_secs());
         Self::new(StatusCode::GATEWAY_TIMEOUT, "This takes too long", text)
     }

@@ -26,7 +26,7 @@ impl FormFields {
             let decoded = percent_decode_str(&spaced).decode_utf8();
             decoded
                 .map(std::borrow::Cow::into_owned)
-                .map_err(|_| Fault::bad("a parameter is not UTF-8"))
+                .map_err(|_| Fault::bad_request("a parameter is not UTF-8"))
         };
         let pairs = text.split('&').filter(|pair| !pair.is_empty());
         let pairs = pairs.take(MAX_PARAMETERS + 1).map(|pair| {
@@ -35,7 +35,7 @@ impl FormFields {
         });
         let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
         if pairs.len() > MAX_PARAMETERS {
-            return Err(Fault::bad(format!(
+            return Err(Fault::bad_request(format!(
                 "there are more than {MAX_PARAMETERS} parameters"
             )));
         }
@@ -71,7 +71,7 @@ impl FormFields {
     /// Returns the value of a required parameter.
     pub(super) fn need(&self, name: &str) -> Result<&str, Fault> {
         self.get(name)
-            .ok_or_else(|| Fault::bad(format!("the parameter `{name}` is missing")))
+            .ok_or_else(|| Fault::bad_request(format!("the parameter `{name}` is missing")))
     }
 
     /// Returns a required parameter as a name.
@@ -79,14 +79,16 @@ impl FormFields {
         let name = Name::from(self.need(parameter)?);
         match name.fault() {
             None => Ok(name),
-            Some(fault) => Err(Fault::bad(format!("`{parameter}` cannot be used: {fault}"))),
+            Some(fault) => Err(Fault::bad_request(format!(
+                "`{parameter}` cannot be used: {fault}"
+            ))),
         }
     }
 
     /// Returns an optional parameter as a number.
     pub(super) fn number(&self, name: &str) -> Result<Option<usize>, Fault> {
         let number = self.get(name).map(str::parse).transpose();
-        number.map_err(|_| Fault::bad(format!("the parameter `{name}` is not a number")))
+        number.map_err(|_| Fault::bad_request(format!("the parameter `{name}` is not a number")))
     }
 }
 

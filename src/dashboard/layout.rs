@@ -21,24 +21,25 @@ pub(super) struct DashboardPage {
     /// All groups of the stream, for links to the other groups.
     pub(super) groups: Vec<Name>,
     /// The part that is replaced while the page is open.
-    pub(super) live: Markup,
-    /// The part below `live`. It is not replaced, because it may have forms.
-    pub(super) fixed: Markup,
+    pub(super) live_part: Markup,
+    /// The part below the live part. It is not replaced, because it may have forms.
+    pub(super) fixed_part: Markup,
 }
 
 impl DashboardPage {
-    pub(super) fn new(title: impl Into<String>, live: Markup) -> Self {
+    pub(super) fn new(title: impl Into<String>, live_part: Markup) -> Self {
         Self {
             title: title.into(),
             scope: None,
             groups: Vec::new(),
-            live,
-            fixed: html! {},
+            live_part,
+            fixed_part: html! {},
         }
     }
 
-    pub(super) fn fixed(mut self, fixed: Markup) -> Self {
-        self.fixed = fixed;
+    /// Adds the fixed part.
+    pub(super) fn fixed_part(mut self, fixed_part: Markup) -> Self {
+        self.fixed_part = fixed_part;
         self
     }
 
@@ -69,24 +70,24 @@ const TABS: [(&str, &str); 10] = [
 ];
 
 /// Makes the response that shows a page.
-pub(super) fn page(cx: &Context, page: DashboardPage) -> Response<DashboardBody> {
+pub(super) fn page_response(cx: &Context, page: DashboardPage) -> Response<DashboardBody> {
     frame(cx, StatusCode::OK, &page)
 }
 
 /// Makes the response that shows an error.
-pub(super) fn problem(cx: &Context, fault: &Fault) -> Response<DashboardBody> {
+pub(super) fn fault_response(cx: &Context, fault: &Fault) -> Response<DashboardBody> {
     let may_retry = matches!(
         fault.status,
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
     );
-    let fixed = html! {
+    let fixed_part = html! {
         p.error role="alert" { (preview::line(&fault.text)) }
         @if may_retry {
             p { "The connection is " strong { (cx.config.handle.state().to_string()) } ". The dashboard goes on when the server answers. " a href=(cx.link_here(&[])) { "Try again" } }
         }
         p { a href=(cx.link("/", [])) { "Back to the overview" } }
     };
-    let page = DashboardPage::new(fault.title, html! {}).fixed(fixed);
+    let page = DashboardPage::new(fault.title, html! {}).fixed_part(fixed_part);
     frame(cx, fault.status, &page)
 }
 
@@ -95,8 +96,8 @@ fn frame(cx: &Context, status: StatusCode, page: &DashboardPage) -> Response<Das
     let here = cx.link_here(&[]);
     // The link to the live view names this page, without the prefix of the dashboard.
     let page_path = here.strip_prefix(&cx.config.prefix).unwrap_or(&here);
-    let is_live = status == StatusCode::OK && !page.live.0.is_empty();
-    let live = is_live.then(|| cx.link("/live", [("of", page_path)]));
+    let is_live = status == StatusCode::OK && !page.live_part.0.is_empty();
+    let live_link = is_live.then(|| cx.link("/live", [("of", page_path)]));
     let menu = [
         ("/", "Overview"),
         ("/task", "Find a task"),
@@ -113,7 +114,7 @@ fn frame(cx: &Context, status: StatusCode, page: &DashboardPage) -> Response<Das
                 link rel="stylesheet" href=(cx.link("/style.css", []));
                 script defer src=(cx.link("/script.js", [])) {}
             }
-            body data-live=[live] {
+            body data-live=[live_link] {
                 a.skip href="#main" { "Skip to the content" }
                 header {
                     a.brand href=(cx.link("/", [])) { "Campanile" }
@@ -129,8 +130,8 @@ fn frame(cx: &Context, status: StatusCode, page: &DashboardPage) -> Response<Das
                 main #main tabindex="-1" {
                     h1 { (page.title) }
                     p #fault.error role="alert" hidden {}
-                    div #live { (page.live) }
-                    (page.fixed)
+                    div #live { (page.live_part) }
+                    (page.fixed_part)
                 }
                 footer {
                     "As of " (time(SystemTime::now())) ". "
@@ -139,7 +140,7 @@ fn frame(cx: &Context, status: StatusCode, page: &DashboardPage) -> Response<Das
             }
         }
     };
-    service::html(status, html.into_string())
+    service::html_response(status, html.into_string())
 }
 
 /// The names of the stream and the group, with links to the pages of the stream.

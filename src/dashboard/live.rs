@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     DashboardBody,
-    context::{Context, LiveView},
+    context::{Context, LiveViewGuard},
     fault::Fault,
     form::FormFields,
     pages, sampler, service,
@@ -18,16 +18,16 @@ use super::{
 /// The maximum number of live views that are open at the same time.
 const MAX_VIEWS: usize = 64;
 /// The time between two events.
-const PERIOD: Duration = Duration::from_secs(2);
+const EVENT_INTERVAL: Duration = Duration::from_secs(2);
 /// The time after which a view ends. The browser then opens another view.
 const LIFETIME: Duration = Duration::from_secs(600);
 
 /// The state of a live view between two events.
-struct View {
+struct LiveView {
     cx: Context,
     ends_at: Instant,
     is_first: bool,
-    _guard: LiveView,
+    _guard: LiveViewGuard,
 }
 
 /// Opens the live view of a page. The parameter `of` is the page's path with its query.
@@ -39,11 +39,11 @@ pub(super) fn open(cx: &Context) -> Result<Response<DashboardBody>, Fault> {
     cx.form = FormFields::parse(query)?;
     cx.path = path.to_owned();
     if !pages::is_page(path) {
-        return Err(Fault::missing("there is no such page"));
+        return Err(Fault::not_found("there is no such page"));
     }
-    let too_many = || Fault::busy(format!("{MAX_VIEWS} live views are open already"));
+    let too_many = || Fault::too_many_requests(format!("{MAX_VIEWS} live views are open already"));
     let guard = cx.state.open_live_view(MAX_VIEWS).ok_or_else(too_many)?;
-    let view = View {
+    let view = LiveView {
         cx,
         ends_at: Instant::now() + LIFETIME,
         is_first: true,
@@ -51,7 +51,7 @@ pub(super) fn open(cx: &Context) -> Result<Response<DashboardBody>, Fault> {
     };
     let events = stream::unfold(view, |mut view| async {
         if !std::mem::take(&mut view.is_first) {
-            tokio::time::sleep(PERIOD).await;
+            tokio::time::sleep(EVENT_INTERVAL).await;
         }
         if Instant::now() >= view.ends_at {
             return None;
@@ -75,7 +75,7 @@ async fn next_event(cx: &Context) -> Bytes {
     let page = tokio::time::timeout(service::PAGE_TIMEOUT, pages::get(cx)).await;
     match page {
         Ok(Ok(page)) => {
-            let html = page.live.into_string();
+            let html = page.live_part.into_string();
             format!(
                 "event: part\ndata: {}\n\n",
                 html.replace(['\r', '\n'], "\ndata: ")
@@ -83,7 +83,7 @@ async fn next_event(cx: &Context) -> Bytes {
             .into()
         }
         Ok(Err(fault)) => fault_event(&fault),
-        Err(_) => fault_event(&Fault::slow(service::PAGE_TIMEOUT)),
+        Err(_) => fault_event(&Fault::timeout(service::PAGE_TIMEOUT)),
     }
 }
 

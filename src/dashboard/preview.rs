@@ -131,7 +131,7 @@ pub(super) fn line(text: &str) -> String {
 }
 
 /// Returns bytes as one line of text. Bytes that are not UTF-8 are replaced.
-pub(super) fn bytes(bytes: &[u8]) -> String {
+pub(super) fn lossy_line(bytes: &[u8]) -> String {
     line(&String::from_utf8_lossy(bytes))
 }
 

@@ -111,12 +111,12 @@ impl Dashboard {
         let responding = dispatch(&mut cx, &parts, body);
         let result = match tokio::time::timeout(PAGE_TIMEOUT, responding).await {
             Ok(result) => result,
-            Err(_) => Err(Fault::slow(PAGE_TIMEOUT)),
+            Err(_) => Err(Fault::timeout(PAGE_TIMEOUT)),
         };
         let mut response = match result {
             Ok(response) => response,
             Err(fault) if is_api => api::problem(&fault),
-            Err(fault) => layout::problem(&cx, &fault),
+            Err(fault) => layout::fault_response(&cx, &fault),
         };
         if parts.method == Method::HEAD {
             *response.body_mut() = DashboardBody::from("");
@@ -124,7 +124,7 @@ impl Dashboard {
         let is_page = response
             .headers()
             .get(CONTENT_TYPE)
-            .is_some_and(|content_type| content_type == HTML);
+            .is_some_and(|content_type| content_type == PAGE_CONTENT_TYPE);
         // The forms of a page repeat the token of its cookie.
         if is_page && let Some(cookie) = cx.token.set_cookie(&cx.config.prefix) {
             response.headers_mut().insert(SET_COOKIE, cookie);
@@ -159,7 +159,7 @@ where
                 return live::open(cx);
             }
             let page = pages::get(cx).await?;
-            Ok(layout::page(cx, page))
+            Ok(layout::page_response(cx, page))
         }
         Method::POST => {
             let content_type = parts.headers.get(CONTENT_TYPE);
@@ -182,11 +182,12 @@ where
                 return api::post(cx, command, &body).await;
             }
             let body = read_body(body).await?;
-            let text = std::str::from_utf8(&body).map_err(|_| Fault::bad("the form is no text"))?;
+            let text = std::str::from_utf8(&body)
+                .map_err(|_| Fault::bad_request("the form is no text"))?;
             cx.form = FormFields::parse(text)?;
             forgery::check_form(&parts.headers, cx.form.get(forgery::TOKEN_FIELD))?;
             match &*path {
-                "/confirm" => Ok(layout::page(cx, pages::get(cx).await?)),
+                "/confirm" => Ok(layout::page_response(cx, pages::get(cx).await?)),
                 "/act" => {
                     let action = pages::act(cx).await?;
                     Ok(redirect(&cx.link("/actions", [("id", action.as_str())])))
@@ -209,8 +210,8 @@ where
 {
     match Limited::new(body, MAX_BODY).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Fault::too_long(MAX_BODY)),
-        Err(_) => Err(Fault::bad("the body broke off")),
+        Err(error) if error.is::<LengthLimitError>() => Err(Fault::body_too_long(MAX_BODY)),
+        Err(_) => Err(Fault::bad_request("the body broke off")),
     }
 }
 
@@ -225,14 +226,14 @@ fn redirect(link: &str) -> Response<DashboardBody> {
 }
 
 /// The content type of a page.
-const HTML: &str = "text/html; charset=utf-8";
+const PAGE_CONTENT_TYPE: &str = "text/html; charset=utf-8";
 
 /// Makes the response of a page.
-pub(super) fn html(status: StatusCode, page: String) -> Response<DashboardBody> {
+pub(super) fn html_response(status: StatusCode, page: String) -> Response<DashboardBody> {
     let mut response = Response::new(DashboardBody::from(page));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(HTML));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(PAGE_CONTENT_TYPE));
     response
 }
 

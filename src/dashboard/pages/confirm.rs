@@ -38,7 +38,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         .filter(|(name, _)| *name != forgery::TOKEN_FIELD);
     let mut back = vec![("stream", change.stream.as_str())];
     back.extend(change.group.as_ref().map(|group| ("group", group.as_str())));
-    let fixed = html! {
+    let fixed_part = html! {
         p { (change.effect()) }
         @if let Some(text) = count_text { p { strong { (text) } } }
         dl.facts {
@@ -69,5 +69,5 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
             }
         }
     };
-    Ok(DashboardPage::new(format!("{}?", change.title()), html! {}).fixed(fixed))
+    Ok(DashboardPage::new(format!("{}?", change.title()), html! {}).fixed_part(fixed_part))
 }

@@ -95,7 +95,7 @@ pub(in crate::dashboard) async fn find_letters(
         (None, Some("all") | None) => None,
         (None, Some(age)) => {
             let age = parse_max_age(age)
-                .ok_or_else(|| Fault::bad("`since` is `10m`, `1h`, `1d` or `all`"))?;
+                .ok_or_else(|| Fault::bad_request("`since` is `10m`, `1h`, `1d` or `all`"))?;
             let from = SystemTime::now().checked_sub(age);
             let from = from.and_then(|from| from.duration_since(SystemTime::UNIX_EPOCH).ok());
             from.map(|from| format!("{}-0", from.as_millis()))
@@ -159,15 +159,15 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let scope = cx.scope().await?;
     let dead = scope.handle.dead_letters();
     let (count, found) = (dead.count().await?, find_letters(cx, &dead).await?);
-    let live = html! {
+    let live_part = html! {
         p { strong.dead[count > 0] { (number(count)) } " dead letters in this group, the oldest first." }
     };
-    let fixed = html! {
+    let fixed_part = html! {
         (search_form(cx, &scope))
         (letters(cx, &scope, &found))
     };
-    Ok(DashboardPage::new("Dead letters", live)
-        .fixed(fixed)
+    Ok(DashboardPage::new("Dead letters", live_part)
+        .fixed_part(fixed_part)
         .in_scope(&scope))
 }
 

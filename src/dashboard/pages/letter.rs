@@ -19,10 +19,10 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let id = cx.form.need("id")?.into();
     let letter = scope.handle.dead_letters().get(&id).await?;
     let letter = letter.ok_or_else(|| {
-        Fault::missing("this dead letter no longer exists: it was replayed or deleted, or newer letters have taken its place")
+        Fault::not_found("this dead letter no longer exists: it was replayed or deleted, or newer letters have taken its place")
     })?;
     let message = letter.message();
-    let fixed = html! {
+    let fixed_part = html! {
         (facts(cx, &scope, &letter))
         @match &message {
             Ok(message) => {
@@ -35,7 +35,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
                 p.error { "The message cannot be read: " (preview::line(&undecodable.reason)) }
                 h2 { "Fields" }
                 @for (field, value) in undecodable.fields.iter().take(50) {
-                    h3 { code { (preview::bytes(&field[..field.len().min(200)])) } }
+                    h3 { code { (preview::lossy_line(&field[..field.len().min(200)])) } }
                     (payload_preview(value))
                 }
                 (buttons(cx, &scope, &letter))
@@ -47,7 +47,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         Err(_) => "Dead letter".to_owned(),
     };
     Ok(DashboardPage::new(title, html! {})
-        .fixed(fixed)
+        .fixed_part(fixed_part)
         .in_scope(&scope))
 }
 

@@ -14,11 +14,11 @@ use crate::transport::ParkedKey;
 pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let scope = cx.scope().await?;
     let parked = scope.handle.messages().parked().await?;
-    let live = html! {
+    let live_part = html! {
         p.quiet { "The first 100 keys of shared limits with parked messages, the names that are parked by a pause, and the versions of names that all workers are too old for. A key without parked messages is not listed." }
         @if parked.is_empty() { p { "No message is parked." } } @else { (list(&parked)) }
     };
-    Ok(DashboardPage::new("Limits", live).in_scope(&scope))
+    Ok(DashboardPage::new("Limits", live_part).in_scope(&scope))
 }
 
 fn list(parked: &[ParkedKey]) -> Markup {

@@ -44,25 +44,25 @@ pub(super) async fn page(cx: &Context, state: MessageState) -> Result<DashboardP
         if message.entry == entry {
             return Ok(message_page(&scope, message));
         }
-        return Err(Fault::missing(
+        return Err(Fault::not_found(
             "this message has moved on; list the messages again",
         ));
     } else if entry.is_some() {
-        return Err(Fault::missing(
+        return Err(Fault::not_found(
             "this message has moved on; list the messages again",
         ));
     }
-    let live = html! {
+    let live_part = html! {
         p.quiet { (note) }
         (list(cx, &scope, state, &page))
     };
-    let fixed = html! {
+    let fixed_part = html! {
         @if state == MessageState::Waiting {
             p.buttons { (button(cx, "Purge what waits…", &[("do", "purge-waiting"), scope.parameters()[0], scope.parameters()[1]])) }
         }
     };
-    Ok(DashboardPage::new(title, live)
-        .fixed(fixed)
+    Ok(DashboardPage::new(title, live_part)
+        .fixed_part(fixed_part)
         .in_scope(&scope))
 }
 
@@ -106,8 +106,8 @@ fn list(cx: &Context, scope: &Scope, state: MessageState, page: &MessagePage) ->
                     MessageState::Waiting => {}
                 }
                 td { @match &message.content { Ok(it) => { @match it.parts().accepted_at { Some(at) => { (age(at)) } None => { "–" } } } Err(_) => { "–" } } }
-                td.num { (size(bytes(message))) }
-                td.excerpt { (excerpt(message)) }
+                td.num { (size(content_size(message))) }
+                td.excerpt { (content_excerpt(message)) }
             }
         }
     };
@@ -164,7 +164,7 @@ fn position(state: MessageState, message: &ListedMessage) -> String {
 }
 
 /// Returns the size of a message's payload, or of its fields if they cannot be decoded.
-pub(in crate::dashboard) fn bytes(message: &ListedMessage) -> usize {
+pub(in crate::dashboard) fn content_size(message: &ListedMessage) -> usize {
     match &message.content {
         Ok(message) => message.payload().len(),
         Err(undecodable) => {
@@ -174,7 +174,7 @@ pub(in crate::dashboard) fn bytes(message: &ListedMessage) -> usize {
     }
 }
 
-fn excerpt(message: &ListedMessage) -> String {
+fn content_excerpt(message: &ListedMessage) -> String {
     match &message.content {
         Ok(message) => {
             let payload = message.payload();
@@ -188,7 +188,7 @@ fn excerpt(message: &ListedMessage) -> String {
 }
 
 fn message_page(scope: &Scope, message: &ListedMessage) -> DashboardPage {
-    let fixed = html! {
+    let fixed_part = html! {
         dl.facts {
             div { dt { "id" } dd { code { (preview::line(&message.id)) } } }
             div { dt { "entry" } dd { code { (preview::line(&message.entry)) } } }
@@ -206,6 +206,6 @@ fn message_page(scope: &Scope, message: &ListedMessage) -> DashboardPage {
         Err(_) => preview::excerpt(&message.entry, 80),
     };
     DashboardPage::new(format!("Message {name}"), html! {})
-        .fixed(fixed)
+        .fixed_part(fixed_part)
         .in_scope(scope)
 }

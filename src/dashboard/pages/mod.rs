@@ -62,7 +62,7 @@ pub(super) async fn get(cx: &Context) -> Result<DashboardPage, Fault> {
         "/limits" => limits::page(cx).await,
         "/actions" => running::page(cx),
         "/confirm" => confirm::page(cx).await,
-        _ => Err(Fault::missing("there is no such page")),
+        _ => Err(Fault::not_found("there is no such page")),
     }
 }
 

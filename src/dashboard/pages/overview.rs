@@ -66,7 +66,7 @@ pub(in crate::dashboard) async fn list_streams(cx: &Context) -> Result<ListedStr
 pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let listed = list_streams(cx).await?;
     let totals = cx.state.samples.totals();
-    let live = html! {
+    let live_part = html! {
         (totals_section(&totals))
         @if let Some(error) = cx.state.samples.error() {
             p.error { "The samples of the totals are not up to date: " (preview::line(&error)) }
@@ -74,7 +74,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         (cx.state.samples.hour().charts())
         (streams(cx, &listed))
     };
-    Ok(DashboardPage::new("Overview", live).fixed(search_form(cx)))
+    Ok(DashboardPage::new("Overview", live_part).fixed_part(search_form(cx)))
 }
 
 fn totals_section(totals: &Totals) -> Markup {

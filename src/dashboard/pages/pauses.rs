@@ -14,11 +14,11 @@ use crate::transport::{Pause, PauseTarget};
 pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let scope = cx.scope().await?;
     let pauses = scope.handle.control().pauses().await?;
-    let live = html! {
+    let live_part = html! {
         @if pauses.is_empty() { p { "Nothing is paused." } } @else { (list(cx, &scope, &pauses)) }
     };
-    Ok(DashboardPage::new("Pauses", live)
-        .fixed(pause_form(cx, &scope))
+    Ok(DashboardPage::new("Pauses", live_part)
+        .fixed_part(pause_form(cx, &scope))
         .in_scope(&scope))
 }
 

@@ -27,12 +27,12 @@ pub(super) fn page(cx: &Context) -> Result<DashboardPage, Fault> {
             }
         }
     };
-    let live = html! {
+    let live_part = html! {
         p.quiet { "The last changes that were made with this dashboard, while this process lives. The log has all of them." }
         @if actions.is_empty() { p { "There are none." } }
         @else { (table("Changes", &["change", "stream and group", "user", "begun", "outcome"], &rows)) }
     };
-    Ok(DashboardPage::new("Changes", live))
+    Ok(DashboardPage::new("Changes", live_part))
 }
 
 fn outcome(action: &StartedAction) -> Markup {
@@ -57,7 +57,7 @@ fn action_page(cx: &Context, action: &StartedAction) -> DashboardPage {
     let progress = action.progress();
     let mut back = vec![("stream", change.stream.as_str())];
     back.extend(change.group.as_ref().map(|group| ("group", group.as_str())));
-    let live = html! {
+    let live_part = html! {
         p.outcome role="status" { (outcome(action)) }
         @if let (None, Some(total)) = (&progress.outcome, progress.total) {
             progress max=(total) value=(progress.done) aria-label="Progress" { (progress.done) " of " (total) }
@@ -69,7 +69,7 @@ fn action_page(cx: &Context, action: &StartedAction) -> DashboardPage {
             div { dt { "begun" } dd { (age(action.started_at)) } }
         }
     };
-    let fixed = html! {
+    let fixed_part = html! {
         @if progress.outcome.is_none() && !cx.config.is_read_only {
             form method="post" action=(cx.link("/stop", [])) {
                 (token_field(cx))
@@ -79,5 +79,5 @@ fn action_page(cx: &Context, action: &StartedAction) -> DashboardPage {
         }
         p { a.button href=(cx.link(change.page(), back)) { "Back" } }
     };
-    DashboardPage::new(change.title(), live).fixed(fixed)
+    DashboardPage::new(change.title(), live_part).fixed_part(fixed_part)
 }

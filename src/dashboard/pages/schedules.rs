@@ -19,12 +19,12 @@ const MAX_SCHEDULES: usize = 200;
 pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let (stream, handle) = cx.stream()?;
     let schedules = handle.schedules().list().await?;
-    let live = html! {
+    let live_part = html! {
         @if schedules.is_empty() { p { "This stream has no schedules." } }
         @else { (list(cx, &stream, &schedules)) }
         @if schedules.len() > MAX_SCHEDULES { p.quiet { (number((schedules.len() - MAX_SCHEDULES) as u64)) " more are not shown." } }
     };
-    let page = DashboardPage::new("Schedules", live);
+    let page = DashboardPage::new("Schedules", live_part);
     Ok(match cx.form.get("group") {
         Some(_) => page.in_scope(&cx.scope().await?),
         None => page.of_stream(&stream),

@@ -26,10 +26,10 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let (stream, handle) = cx.stream()?;
     let stats = handle.stats().await?;
     if stats.groups.is_empty() {
-        let live = html! {
+        let live_part = html! {
             p { (number(stats.entries)) " entries, " (number(stats.delayed)) " delayed tasks, and no group yet: no worker has read the stream, or it does not exist." }
         };
-        return Ok(DashboardPage::new("Stream", live).of_stream(&stream));
+        return Ok(DashboardPage::new("Stream", live_part).of_stream(&stream));
     }
     let scope = cx.scope().await?;
     let pauses = scope.handle.control().pauses().await?;
@@ -54,7 +54,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         };
         oldest_running.push((group, oldest));
     }
-    let live = html! {
+    let live_part = html! {
         (groups(cx, &stats))
         (pause_notice(&pauses))
         h2 { "The last hour of " (preview::line(&scope.group)) }
@@ -63,7 +63,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         (trimming(&stats, &oldest_running))
         (clean_up(&scope, &stats, &consumers))
     };
-    let fixed = html! {
+    let fixed_part = html! {
         p.buttons {
             (button(cx, "Pause this group…", &[("do", "pause"), ("target", "group"), ("stream", &scope.stream), ("group", &scope.group)]))
             (button(cx, "Pause the stream…", &[("do", "pause"), ("target", "stream"), ("stream", &scope.stream), ("group", &scope.group)]))
@@ -71,8 +71,8 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         }
     };
     let title = format!("Stream {}", preview::excerpt(&stream, 80));
-    Ok(DashboardPage::new(title, live)
-        .fixed(fixed)
+    Ok(DashboardPage::new(title, live_part)
+        .fixed_part(fixed_part)
         .in_scope(&scope))
 }
 

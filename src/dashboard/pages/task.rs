@@ -50,14 +50,14 @@ pub(in crate::dashboard) async fn task_history(
 
 pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     if cx.form.get("stream").is_none() || cx.form.get("id").is_none() {
-        return Ok(DashboardPage::new("Find a task", html! {}).fixed(search_form(cx, None)));
+        return Ok(DashboardPage::new("Find a task", html! {}).fixed_part(search_form(cx, None)));
     }
     let scope = cx.scope().await?;
     let id = MessageId::from(cx.form.need("id")?);
     let tasks = scope.handle.tasks();
     let status = tasks.status(&id).await?;
-    let live = match &status {
-        Some(status) => record(status),
+    let live_part = match &status {
+        Some(status) => record_facts(status),
         None => html! {
             p { "The task " code { (preview::line(&id)) } " has no record in this group: it was neither tracked nor unique, its record has expired, or it never existed." }
         },
@@ -65,7 +65,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let (changes, is_complete) = task_history(&tasks, &id).await?;
     let [stream, group] = scope.parameters();
     let dead_letter_link = cx.link("/dead", [stream, group, ("id", id.as_str())]);
-    let fixed = html! {
+    let fixed_part = html! {
         (timeline(&changes, is_complete))
         p.buttons {
             @if status.as_ref().is_some_and(|status| !status.state.has_ended()) {
@@ -79,12 +79,12 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
         Some(status) => format!("Task {}", preview::excerpt(&status.name, 80)),
         None => "Task".to_owned(),
     };
-    Ok(DashboardPage::new(title, live)
-        .fixed(fixed)
+    Ok(DashboardPage::new(title, live_part)
+        .fixed_part(fixed_part)
         .in_scope(&scope))
 }
 
-fn record(status: &TaskStatus) -> Markup {
+fn record_facts(status: &TaskStatus) -> Markup {
     let start_and_end = status.started_at.zip(status.ended_at);
     let attempt_duration = start_and_end.and_then(|(start, end)| end.duration_since(start).ok());
     html! {
@@ -97,7 +97,7 @@ fn record(status: &TaskStatus) -> Markup {
             @if let Some(took) = attempt_duration { div { dt { "last attempt took" } dd { (duration(took)) } } }
             @if !status.reason.is_empty() { div { dt { "reason" } dd { (preview::excerpt(&status.reason, 4_000)) } } }
             @if let Some(unique) = &status.unique { div { dt { "unique key" } dd { code { (preview::line(unique)) } } } }
-            @if let Some(progress) = &status.progress { div { dt { "progress" } dd { code { (preview::bytes(progress)) } } } }
+            @if let Some(progress) = &status.progress { div { dt { "progress" } dd { code { (preview::lossy_line(progress)) } } } }
             @if let Some(length) = status.result_too_large { div { dt { "result" } dd { "not recorded: " (number(length)) " bytes" } } }
             div { dt { "id" } dd { code { (preview::line(&status.id)) } } }
         }

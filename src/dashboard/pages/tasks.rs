@@ -28,7 +28,7 @@ pub(in crate::dashboard) fn query(cx: &Context) -> Result<TaskQuery, Fault> {
     let mut query = TaskQuery::all().max(cx.form.number("max")?.unwrap_or(TASKS_PER_PAGE).min(100));
     if let Some(state) = cx.form.get("state") {
         let state = TaskState::from_name(state)
-            .ok_or_else(|| Fault::bad("there is no such state of a task"))?;
+            .ok_or_else(|| Fault::bad_request("there is no such state of a task"))?;
         query = query.state(state);
     }
     query.name = cx.form.get("name").map(crate::Name::from);
@@ -39,12 +39,12 @@ pub(in crate::dashboard) fn query(cx: &Context) -> Result<TaskQuery, Fault> {
 pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let scope = cx.scope().await?;
     let page = scope.handle.tasks().list(query(cx)?).await?;
-    let live = html! {
+    let live_part = html! {
         p.quiet { "Tasks that are tracked or unique have a record. Other messages are under Waiting, Running and Delayed." }
         (list(cx, &scope, &page))
     };
-    Ok(DashboardPage::new("Recorded tasks", live)
-        .fixed(filter_form(cx, &scope))
+    Ok(DashboardPage::new("Recorded tasks", live_part)
+        .fixed_part(filter_form(cx, &scope))
         .in_scope(&scope))
 }
 

@@ -26,16 +26,16 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let listed = workers.list().await?;
     // To ask the workers is a write, so this fails for a Redis user that may only read.
     let stats = workers.stats().await;
-    let live = html! {
+    let live_part = html! {
         (list(cx, &scope, &listed, stats.as_ref().ok()))
         @match &stats {
             Ok(stats) => { (running(cx, &scope, stats)) (routes(stats)) }
             Err(error) => { p.quiet { "The workers cannot be asked for what they run: " (preview::line(&super::super::fault::chain(error))) } }
         }
     };
-    let fixed = orders(cx, &scope, &listed);
-    Ok(DashboardPage::new("Workers", live)
-        .fixed(fixed)
+    let fixed_part = orders(cx, &scope, &listed);
+    Ok(DashboardPage::new("Workers", live_part)
+        .fixed_part(fixed_part)
         .in_scope(&scope))
 }
 
