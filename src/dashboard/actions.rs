@@ -27,7 +27,7 @@ use crate::{
 const MAX_ACTIONS: usize = 200;
 /// The maximum number of actions that run at the same time.
 const MAX_RUNNING: usize = 8;
-/// The maximum length of an operator's name in an order, in bytes.
+/// The maximum length of the operator's name that is stored with an order to a worker, in bytes.
 const MAX_OPERATOR_LEN: usize = 200;
 /// The maximum time for which a request waits for the end of its action.
 const MAX_WAIT: Duration = Duration::from_secs(2);
@@ -229,8 +229,7 @@ async fn carry_out(handle: &Handle, action: &StartedAction) -> Result<ActionOutc
             done_if(was_paused, "resumed", "it was not paused")
         }
         ChangeKind::PurgeWaiting => {
-            // The total of the progress. It stays unknown if the waiting messages cannot be
-            // counted.
+            // The total is unknown if the waiting messages cannot be counted.
             let (stats, group) = (handle.stats().await?, action.change.group.as_deref());
             let waiting = group.and_then(|group| stats.group(group)?.waiting());
             lock(&action.progress).total = waiting;
@@ -254,7 +253,7 @@ async fn carry_out(handle: &Handle, action: &StartedAction) -> Result<ActionOutc
             query.states = state.iter().copied().collect();
             query.name = name.clone();
             let tasks = handle.tasks();
-            // One call cancels all tasks, so a stop drops that call.
+            // One call cancels all tasks, so a stop drops its future.
             tokio::select! {
                 cancelled = tasks.cancel_all(query, reason) => {
                     let cancelled = cancelled?;
@@ -326,7 +325,7 @@ async fn act_on_letters(
             break outcome;
         }
     };
-    // The text of a complete action also names the letters that were left out.
+    // The text of a complete action also counts the letters that were left out.
     let (ActionOutcome::Done(mut text), done) = (outcome.clone(), action.progress().done) else {
         return Ok(outcome);
     };

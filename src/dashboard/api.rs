@@ -1,4 +1,4 @@
-//! The JSON API: the pages as documents. `docs/dashboard.md` describes the API.
+//! The JSON API: the content of the pages as JSON documents. `docs/dashboard.md` describes the API.
 
 use std::time::SystemTime;
 

@@ -221,7 +221,7 @@ impl Change {
         )
     }
 
-    /// Describes the change in the words of a button: `Replay 3 dead letters`.
+    /// Describes the change as the text of a button: `Replay 3 dead letters`.
     pub(super) fn title(&self) -> String {
         let letters = |selection: &Selection| match selection {
             Selection::Ids(ids) if ids.len() == 1 => {

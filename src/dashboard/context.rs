@@ -145,7 +145,7 @@ pub(super) struct Scope {
 }
 
 impl Scope {
-    /// Returns the parameters of a link within the scope.
+    /// Returns the parameters `stream` and `group`, for links and forms.
     pub(super) fn parameters(&self) -> [(&str, &str); 2] {
         [("stream", &self.stream), ("group", &self.group)]
     }

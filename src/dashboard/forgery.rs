@@ -3,8 +3,8 @@
 //! A page sets a random cookie with `SameSite=Strict`, and each form repeats the cookie's value in
 //! the field `token`. Another site can neither read the cookie nor send it. A site on the same
 //! domain may be able to set the cookie, so a browser must also say that the request comes from the
-//! same origin. The server keeps no tokens, so any process that serves the dashboard accepts the
-//! forms of any other process.
+//! same origin. The server keeps no tokens, so any process that serves the dashboard accepts
+//! the forms that another process has rendered.
 
 use http::{
     HeaderMap, HeaderValue,

@@ -56,8 +56,8 @@ impl Handle {
         either!(self, handle => handle.clone().group(group).into())
     }
 
-    /// Returns the key of the stream in Redis. `None` for a stream in memory, and for a handle that
-    /// has not exactly one stream.
+    /// Returns the key of the stream in Redis. `None` for a stream in memory, for a
+    /// partitioned stream, and for a set of streams.
     pub(super) fn redis_key(&self) -> Option<Name> {
         match &self.0 {
             InnerHandle::Memory(_) => None,

@@ -58,13 +58,15 @@ impl Hour {
             .all(|it| it.done + it.failed + it.dead == 0)
     }
 
-    /// Adds the hour of another group. The sum ends with the later of the two last minutes.
+    /// Adds the hour of another group. The sum ends with the last minute of the later
+    /// hour.
     pub(super) fn add(&mut self, other: &Self) {
         if other.minutes.is_empty() {
             return;
         }
         self.shift_to(other.last_minute.max(self.last_minute));
-        // From the last minute of `other` back, until the first minute of the sum.
+        // Adds the minutes from the last to the first. Minutes before the first minute of the sum
+        // are left out.
         for (back, counts) in other.minutes.iter().rev().enumerate() {
             let from_end = (self.last_minute - other.last_minute) as usize + back;
             let Some(index) = self.minutes.len().checked_sub(from_end + 1) else {

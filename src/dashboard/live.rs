@@ -34,7 +34,7 @@ struct LiveView {
 pub(super) fn open(cx: &Context) -> Result<Response<DashboardBody>, Fault> {
     let page = cx.form.need("of")?;
     let (path, query) = page.split_once('?').unwrap_or((page, ""));
-    // The context of the shown page, in place of that of the request for the live view.
+    // From here on, `cx` has the path and the parameters of the shown page.
     let mut cx = cx.clone();
     cx.form = FormFields::parse(query)?;
     cx.path = path.to_owned();

@@ -74,10 +74,11 @@ pub struct Dashboard {
 
 impl Dashboard {
     /// Creates the dashboard of the streams of a handle: a `Redis` or a
-    /// [`Memory`](crate::transport::memory::Memory). Depending on the handle, these are its stream,
-    /// the partitions of its stream, the streams of its [set](crate::transport::Streams), or the
-    /// streams in the registry that it serves. Each partition is shown as a stream. All groups are
-    /// shown, and the group of the handle is ignored.
+    /// [`Memory`](crate::transport::memory::Memory). Depending on the handle, the dashboard shows
+    /// its stream, the partitions of its stream, the streams of its
+    /// [set](crate::transport::Streams), or the streams in the registry that it serves. Each
+    /// partition is shown as a stream. All groups are shown, and the group of the handle is
+    /// ignored.
     pub fn new(handle: impl Into<Handle>) -> Self {
         Self {
             config: Arc::new(Config::new(handle.into())),

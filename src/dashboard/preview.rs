@@ -106,7 +106,8 @@ fn indented(json: &str) -> Option<String> {
     Some(text)
 }
 
-/// Formats bytes in lines of sixteen: their position, their numbers, and their ASCII characters.
+/// Formats bytes in lines of sixteen: the position, the hexadecimal numbers, and the ASCII
+/// characters.
 fn hex(bytes: &[u8]) -> String {
     let mut text = String::new();
     for (index, row) in bytes.chunks(16).enumerate() {

@@ -1,4 +1,4 @@
-//! Samples the statistics of all streams in the background, in steps of bounded work.
+//! Samples the statistics of all streams in the background, in steps of limited size.
 //!
 //! Sampling stops [`IDLE_TIMEOUT`] after the last request, and starts again with the next request.
 
@@ -55,7 +55,7 @@ pub(super) struct Sample {
     pub(super) stats: Option<StreamStats>,
     /// The time at which the statistics were read.
     pub(super) at: SystemTime,
-    /// `true` if the stream, one of its groups, or a name is paused.
+    /// `true` if the stream, one of its groups, or the name of a message is paused.
     pub(super) is_paused: bool,
     /// The last hour of the stream's groups. `None` if it was not read yet, or if nothing has
     /// happened in it.
@@ -66,7 +66,7 @@ pub(super) struct Sample {
     round: u64,
 }
 
-/// The numbers of all streams together.
+/// The sums of the numbers of all streams.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Totals {
     pub(super) streams: usize,
@@ -139,8 +139,8 @@ impl Samples {
         lock(&self.error).clone()
     }
 
-    /// Returns the streams that `is_wanted` selects, in the order of their names. Before each
-    /// stream is a number by which the caller can sort: the result of `sort_number` for its
+    /// Returns the streams that `is_wanted` selects, in the order of their names. Also returns a
+    /// number for each stream, by which the caller can sort: the result of `sort_number` for its
     /// statistics, or 0 if they were not read yet.
     pub(super) fn select(
         &self,
@@ -189,7 +189,7 @@ impl Samples {
             sample.at = SystemTime::now();
             sample.is_paused = new.is_paused;
             if let Some(hour) = new.hour {
-                // A quiet hour is not kept, because most streams are quiet.
+                // Most streams are quiet, so not keeping quiet hours saves memory.
                 sample.hour = (!hour.is_quiet()).then(|| Arc::new(hour));
                 sample.hour_at = Some(Instant::now());
             }

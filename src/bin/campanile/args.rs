@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Shows statistics of the stream and its groups.
     Stats(Stats),
-    /// Counts all that waits for the workers of the group, for a program that scales them.
+    /// Counts the messages that wait for the group, for a program that scales its workers.
     Scale(Scale),
     /// Lists the groups of the stream, and drops groups.
     #[command(subcommand)]

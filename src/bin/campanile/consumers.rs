@@ -15,14 +15,14 @@ use crate::{
 pub(crate) enum ConsumersCommand {
     /// Lists the consumers of the group, by name.
     ///
-    /// A consumer is `foreign` if it is of another library.
+    /// A consumer of another library is `foreign`.
     List,
     /// Deletes a consumer. Messages that are pending for it are lost for the group.
     Drop {
         /// The consumer.
         #[arg(value_name = "NAME")]
         name: String,
-        /// Also if it is live, or messages are pending for it.
+        /// Deletes the consumer even if it is live, or if messages are pending for it.
         #[arg(long)]
         force: bool,
         #[command(flatten)]

@@ -38,20 +38,19 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(crate) struct DashboardCommand {
-    /// The address to listen on. Port 0 takes a free one.
+    /// The address to listen on. Port 0 takes a free port.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7070")]
     listen: SocketAddr,
-    /// Listens on an address that other machines can reach, although the dashboard asks nobody for a
-    /// password.
+    /// Allows an address that other machines can reach. The dashboard asks nobody for a password.
     #[arg(long)]
     allow_unauthenticated: bool,
-    /// Shows everything, and changes nothing.
+    /// Refuses all changes.
     #[arg(long)]
     read_only: bool,
     /// Another stream to show. Can be repeated.
     #[arg(long, value_name = "STREAM")]
     also: Vec<String>,
-    /// Shows the streams in this registry, in place of the one of --stream.
+    /// Shows the streams in this registry, in place of the stream of --stream.
     #[arg(long, value_name = "NAME")]
     registry: Option<String>,
 }

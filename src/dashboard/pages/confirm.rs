@@ -16,6 +16,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     cx.may_change()?;
     let change = Change::of(&cx.form)?;
     let handle = change.handle(&cx.config);
+    // A sentence with the number of messages, for changes that do not list their messages.
     let count_text = match &change.kind {
         ChangeKind::DeadLetters(_, Selection::All) => {
             let count = handle.dead_letters().count().await?;

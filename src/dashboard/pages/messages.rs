@@ -67,8 +67,8 @@ pub(super) async fn page(cx: &Context, state: MessageState) -> Result<DashboardP
 }
 
 fn list(cx: &Context, scope: &Scope, state: MessageState, page: &MessagePage) -> Markup {
-    // The link starts the list after the previous message. Redeliveries are listed before the
-    // messages of the stream, so after the last redelivery the stream begins.
+    // The link starts the list after the previous message. Redeliveries are listed first, so the
+    // first message of the stream is at the start of the stream.
     let link = |previous: Option<&ListedMessage>, message: &ListedMessage| {
         let after = match previous {
             None => cx.form.get("after").unwrap_or_default().to_owned(),

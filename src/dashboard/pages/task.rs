@@ -22,10 +22,10 @@ use crate::{
 const MAX_CHANGES: usize = 20_000;
 /// The maximum time for the search.
 const MAX_SEARCH_TIME: Duration = Duration::from_secs(3);
-/// The search takes the feed as read to its end after this time without a change.
+/// If no change arrives for this time, the search has reached the end of the feed.
 const END_OF_FEED_AFTER: Duration = Duration::from_millis(150);
 
-/// Returns the changes of a task that the feed still has, and `true` if the whole feed was
+/// Returns those changes of a task that the feed still has, and `true` if the whole feed was
 /// searched.
 pub(in crate::dashboard) async fn task_history(
     tasks: &Tasks,

@@ -22,7 +22,7 @@ const MAX_LETTERS_PER_REQUEST: usize = 1_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// The largest number of letters to list.
+    /// The maximum number of letters to list.
     #[arg(long, short, value_name = "COUNT", default_value = "50")]
     limit: NonZeroUsize,
     /// Starts after this letter: the last one of the previous page.
