@@ -114,6 +114,7 @@ impl Change {
                 .unwrap_or("from the dashboard")
                 .to_owned()
         };
+        // The kind of the change. `is_of_group` is `true` if the change usually needs a group.
         let (is_of_group, kind) = match form.need("do")? {
             "replay" => (
                 true,
@@ -163,6 +164,7 @@ impl Change {
                 return Err(Fault::bad_request(format!("there is no change `{other}`")));
             }
         };
+        // A pause of the whole stream has no group.
         let group = match &kind {
             ChangeKind::Pause(PauseTarget::Stream, _) | ChangeKind::Resume(PauseTarget::Stream) => {
                 None

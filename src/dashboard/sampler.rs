@@ -297,13 +297,13 @@ async fn read_sample(handle: Handle, with_hour: bool) -> Result<NewSample, Error
 pub(super) fn keep_sampling(config: &Arc<Config>, state: &Arc<DashboardState>) {
     *lock(&state.samples.last_request) = Some(Instant::now());
     if !state.samples.is_running.swap(true, Ordering::AcqRel) {
-        tokio::spawn(sample(Arc::clone(config), Arc::downgrade(state)));
+        tokio::spawn(sample_until_idle(Arc::clone(config), Arc::downgrade(state)));
     }
 }
 
 /// Samples all streams, round after round, until no request has come for [`IDLE_TIMEOUT`], or the
 /// last clone of the dashboard is dropped.
-async fn sample(config: Arc<Config>, state: Weak<DashboardState>) {
+async fn sample_until_idle(config: Arc<Config>, state: Weak<DashboardState>) {
     for round in 1.. {
         let started = Instant::now();
         if !sample_round(&config, &state, round).await {

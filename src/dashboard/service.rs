@@ -181,6 +181,7 @@ where
                 let body = read_body(body).await?;
                 return api::post(cx, command, &body).await;
             }
+            // The form of a page. Its token shows that the page is of this dashboard.
             let body = read_body(body).await?;
             let text = std::str::from_utf8(&body)
                 .map_err(|_| Fault::bad_request("the form is no text"))?;

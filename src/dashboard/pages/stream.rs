@@ -35,7 +35,7 @@ pub(super) async fn page(cx: &Context) -> Result<DashboardPage, Fault> {
     let pauses = scope.handle.control().pauses().await?;
     let consumers = scope.handle.consumers().await?.unwrap_or_default();
     let hour = Hour::of(&scope.handle.history().await?);
-    // For each group, its oldest running message that is on the stream.
+    // For each group, its oldest running message that is on the stream. Not read in memory.
     let mut oldest_running = Vec::new();
     for group in stats.groups.iter().take(MAX_GROUPS) {
         let query = MessageQuery::of(MessageState::Running)

@@ -95,16 +95,16 @@ impl LetterSelection {
                 let text = format!("{acted} {word}, the others are left as they were");
                 break Err(CommandError::Interrupted(text));
             }
-            let step = steps.next();
-            tokio::pin!(step);
+            let next_step = steps.next();
+            tokio::pin!(next_step);
             let step = tokio::select! {
                 biased;
-                step = &mut step => step,
+                step = &mut next_step => step,
                 // Finishes the current step, so that its letters are counted.
                 () = interrupted.cancelled() => {
                     progress.clear();
                     note("ends after this step; another Ctrl-C ends it at once");
-                    step.await
+                    next_step.await
                 }
             };
             match step {
@@ -124,8 +124,8 @@ impl LetterSelection {
         match (out.json, skipped) {
             (true, 0) => out.document(&json!({ word: acted }))?,
             (true, _) => {
-                let skipped: Vec<_> = steps.skipped().iter().map(|id| id.as_str()).collect();
-                out.document(&json!({ word: acted, "skipped": skipped }))?;
+                let ids: Vec<_> = steps.skipped().iter().map(|id| id.as_str()).collect();
+                out.document(&json!({ word: acted, "skipped": ids }))?;
             }
             (false, _) => out.lines([format!("{acted} {word}")])?,
         }
