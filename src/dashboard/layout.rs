@@ -268,7 +268,7 @@ pub(super) fn button(cx: &Context, text: &str, parameters: &[(&str, &str)]) -> M
             (*name, *value),
             (
                 "do",
-                "purge" | "purge-waiting" | "cancel" | "schedule-remove"
+                "purge" | "purge-waiting" | "cancel" | "cancel-all" | "schedule-remove"
             ) | ("order", "drain")
         )
     });
