@@ -150,6 +150,13 @@ pub(super) struct Fetch {
     outage: Outage,
 }
 
+/// The result of a fetch.
+struct Fetched {
+    /// The time at which the fetch was sent.
+    sent_at: Instant,
+    entries: Result<Vec<Entry>, Error>,
+}
+
 impl Fetch {
     pub(super) fn new(mut parts: FetchParts) -> Self {
         let schedule = std::mem::take(&mut parts.schedule);
@@ -181,43 +188,9 @@ impl Fetch {
     /// Fetches until the source is stopped. A read is never cancelled, since it may have claimed
     /// entries.
     pub(super) async fn run(mut self) {
-        loop {
-            let (mut sent_at, mut fetched) = match self.ahead.take() {
-                Some(ahead) => (ahead.sent_at, self.finish_ahead(ahead).await),
-                None => {
-                    let room = match self.next_demand().await {
-                        Some(Demand::Deliveries(room)) => match self.room_in_order(room).await {
-                            Some(room) => room,
-                            None => continue,
-                        },
-                        Some(Demand::Release(surplus)) => {
-                            release(surplus).await;
-                            continue;
-                        }
-                        Some(Demand::Stop) => break,
-                        None => {
-                            self.recover_without_demand().await;
-                            continue;
-                        }
-                    };
-                    self.parts.reading.begin();
-                    (Instant::now(), self.fetch(room).await)
-                }
-            };
-            // Other workers may have claimed the entries of a late response.
-            if sent_at.elapsed() > self.parts.member.lease / 2 {
-                sent_at = Instant::now();
-                fetched = match fetched {
-                    Ok(entries) => self.parts.recovery.retain_owned(entries).await,
-                    Err(error) => Err(error),
-                };
-            }
-            if let Ok(entries) = fetched {
-                fetched = self.drop_after_late_read(entries).await;
-            }
-            self.parts.reading.end(fetched.is_ok());
-            match fetched {
-                Ok(entries) => {
+        while let Some(fetched) = self.fetch_next().await {
+            match self.keep_owned(fetched).await {
+                Ok((entries, sent_at)) => {
                     self.outage.succeeded();
                     if !entries.is_empty() {
                         self.read_clock().await;
@@ -245,6 +218,57 @@ impl Fetch {
             // The source was dropped during this read.
             release(self.parts.buffer.buffer().take_rest().0).await;
         }
+    }
+
+    /// Waits for demand and fetches once. `None` if the source is stopped.
+    async fn fetch_next(&mut self) -> Option<Fetched> {
+        if let Some(ahead) = self.ahead.take() {
+            let sent_at = ahead.sent_at;
+            let entries = self.finish_ahead(ahead).await;
+            return Some(Fetched { sent_at, entries });
+        }
+        loop {
+            let room = match self.next_demand().await {
+                Some(Demand::Deliveries(room)) => self.room_in_order(room).await,
+                Some(Demand::Release(surplus)) => {
+                    release(surplus).await;
+                    None
+                }
+                Some(Demand::Stop) => return None,
+                None => {
+                    self.recover_without_demand().await;
+                    None
+                }
+            };
+            if let Some(room) = room {
+                self.parts.reading.begin();
+                let sent_at = Instant::now();
+                let entries = self.fetch(room).await;
+                return Some(Fetched { sent_at, entries });
+            }
+        }
+    }
+
+    /// Drops the entries that may belong to other workers by now. Returns the others, and the time
+    /// at which the command that returned them was sent.
+    async fn keep_owned(&mut self, fetched: Fetched) -> Result<(Vec<Entry>, Instant), Error> {
+        let Fetched {
+            mut sent_at,
+            mut entries,
+        } = fetched;
+        // Other workers may have claimed the entries of a late response.
+        if sent_at.elapsed() > self.parts.member.lease / 2 {
+            sent_at = Instant::now();
+            entries = match entries {
+                Ok(entries) => self.parts.recovery.retain_owned(entries).await,
+                Err(error) => Err(error),
+            };
+        }
+        if let Ok(fetched) = entries {
+            entries = self.drop_after_late_read(fetched).await;
+        }
+        self.parts.reading.end(entries.is_ok());
+        Ok((entries?, sent_at))
     }
 
     /// Adds the deliveries of a fetch to the buffer.
