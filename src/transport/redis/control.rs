@@ -18,8 +18,8 @@ use crate::{
     transport::{Control, ControlStore, Pause, PauseTarget, PurgeStep, StoreFuture},
 };
 
-/// The maximum number of messages of each kind that one script call removes. A call with this
-/// number blocks the server for about 3 ms.
+/// The maximum number of messages that one script call removes, of each sort: unread, waiting for
+/// redelivery, delayed, parked. A call with this number blocks the server for about 3 ms.
 const PURGED_AT_ONCE: usize = 100;
 
 impl Redis {
@@ -29,12 +29,12 @@ impl Redis {
     }
 }
 
-/// The pauses of the handle's group.
+/// Pauses and purges the handle's stream, for its group.
 struct RedisControl(Redis);
 
 impl RedisControl {
-    /// Begins a pause on all partitions, or ends it if there is no `reason`. Returns `true` if a
-    /// pause has changed on one of them.
+    /// Begins a pause on all partitions, or ends it if there is no `reason`. Returns `true` if this
+    /// has changed the pause on any partition.
     async fn set_pause(&self, target: &PauseTarget, reason: Option<&str>) -> Result<bool, Error> {
         let all = self.0.all_keys()?;
         let set = all
@@ -49,7 +49,7 @@ impl RedisControl {
         target: &PauseTarget,
         reason: Option<&str>,
     ) -> Result<bool, Error> {
-        let control = keys.control();
+        let control_key = keys.control();
         let args = |cmd: &mut Cmd| {
             cmd.arg(u8::from(reason.is_some()))
                 .arg(keys.pause(target))
@@ -60,8 +60,13 @@ impl RedisControl {
             }
         };
         let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
-        let names = [control.as_str()];
-        let set = pipeline.script(&scripts::SET_PAUSE, &names, args, Resend::UntilAnswered);
+        let script_keys = [control_key.as_str()];
+        let set = pipeline.script(
+            &scripts::SET_PAUSE,
+            &script_keys,
+            args,
+            Resend::UntilAnswered,
+        );
         let is_changed = integer(&set.await?)? == 1;
         if let PauseTarget::Name(name) = target
             && reason.is_none()
@@ -71,22 +76,23 @@ impl RedisControl {
         Ok(is_changed)
     }
 
-    /// Moves all messages that are parked for a key to the retry stream, by several script calls.
-    async fn move_parked(&self, keys: &Keys, key: &str) -> Result<(), Error> {
-        let permits = keys.permits(key);
-        let names = [permits.as_str()];
+    /// Moves all messages that are parked for `parking_key` to the retry stream. Calls the script
+    /// until no message is left.
+    async fn move_parked(&self, keys: &Keys, parking_key: &str) -> Result<(), Error> {
+        let permits_key = keys.permits(parking_key);
+        let script_keys = [permits_key.as_str()];
         let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
         loop {
-            // The holder is empty, since no delivery holds a permit of this key. Each call moves
-            // some of the parked messages.
+            // The empty text stands for the holder of a permit: no delivery holds a permit of this
+            // key. Each call moves some of the parked messages.
             let args = |cmd: &mut Cmd| {
                 cmd.arg("")
                     .arg(keys.base())
                     .arg(keys.group.as_str())
-                    .arg(key);
+                    .arg(parking_key);
             };
             let script = &scripts::RETURN_PERMIT;
-            let moved = pipeline.script(script, &names, args, Resend::UntilAnswered);
+            let moved = pipeline.script(script, &script_keys, args, Resend::UntilAnswered);
             if integer(&moved.await?)? == 0 {
                 return Ok(());
             }
@@ -109,16 +115,16 @@ impl RedisControl {
         Ok(pauses.collect())
     }
 
-    /// Removes messages of one stream, up to the entry `last`, or up to the newest entry if `last`
-    /// is empty. Returns their number, and the value of `last` for the next step if there may be
-    /// more messages.
+    /// Removes some of the waiting messages of one stream, up to the entry `last`. If `last` is
+    /// empty, the newest entry is the last one. Returns the number of removed messages and, if there
+    /// may be more, the value of `last` for the next step.
     async fn purge_on(&self, keys: &Keys, last: &str) -> Result<(u64, Option<String>), Error> {
-        let names = [&*keys.primary, &keys.retry, &keys.due, &keys.bodies];
+        let script_keys = [&*keys.primary, &keys.retry, &keys.due, &keys.bodies];
         let args = |cmd: &mut Cmd| {
             cmd.arg(keys.group.as_str()).arg(PURGED_AT_ONCE).arg(last);
         };
         let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
-        let response = pipeline.script(&scripts::PURGE, &names, args, Resend::Never);
+        let response = pipeline.script(&scripts::PURGE, &script_keys, args, Resend::Never);
         let [removed, until, more] = exactly(response.await?)?;
         let next = match integer(&more)? {
             0 => None,
@@ -157,8 +163,8 @@ impl ControlStore for RedisControl {
             let Some(keys) = all.get(index) else {
                 return Ok(PurgeStep::new(0, None));
             };
-            let (removed, more) = self.purge_on(keys, last).await?;
-            let next = match more {
+            let (removed, next_last) = self.purge_on(keys, last).await?;
+            let next = match next_last {
                 Some(last) => Some(format!("{index} {last}")),
                 None => (index + 1 < all.len()).then(|| format!("{} ", index + 1)),
             };

@@ -50,7 +50,7 @@ struct RedisDeadLetters(Redis);
 
 impl RedisDeadLetters {
     /// Decodes a letter of the handle's group.
-    fn decode(&self, raw: Raw) -> Option<DeadLetter> {
+    fn decode(&self, raw: RawEntry) -> Option<DeadLetter> {
         let settings = &self.0.settings;
         let letter = decode(raw)?;
         Some(letter.died_in(settings.stream.clone(), settings.group.clone()))
@@ -69,7 +69,7 @@ impl DeadLetterStore for RedisDeadLetters {
     fn list(&self, page: Page) -> StoreFuture<'_, DeadLetterPage> {
         Box::pin(async move {
             let max = page.max.max(1);
-            let after = page.after.as_ref().map(checked).transpose()?;
+            let after = page.after.as_ref().map(checked_id).transpose()?;
             let args = |cmd: &mut Cmd| {
                 cmd.arg(after.unwrap_or_default()).arg(max).arg(PAGE_BYTES);
             };
@@ -80,7 +80,7 @@ impl DeadLetterStore for RedisDeadLetters {
                 .await?;
             let (found, more) = decode_page(response)?;
             let last = found.last().filter(|_| more);
-            let next = last.map(|(last, _)| Page::first(max).after(last.clone()));
+            let next = last.map(|(id, _)| Page::first(max).after(id.clone()));
             let letters = found
                 .into_iter()
                 .filter_map(|raw| self.decode(raw))
@@ -91,7 +91,7 @@ impl DeadLetterStore for RedisDeadLetters {
 
     fn get<'a>(&'a self, id: &'a DeadLetterId) -> StoreFuture<'a, Option<DeadLetter>> {
         Box::pin(async move {
-            let id = checked(id)?;
+            let id = checked_id(id)?;
             let mut cmd = redis::cmd("XRANGE");
             let keys = self.0.keys()?;
             cmd.arg(&keys.dead).arg(id).arg(id);
@@ -114,7 +114,7 @@ impl DeadLetterStore for RedisDeadLetters {
         Box::pin(async move {
             let keys = self.0.keys()?;
             if let Step::Ids(ids) = &step {
-                ids.iter().try_for_each(|id| checked(id).map(drop))?;
+                ids.iter().try_for_each(|id| checked_id(id).map(drop))?;
             }
             let args = |cmd: &mut Cmd| {
                 cmd.arg(keys.group.as_str())
@@ -156,7 +156,8 @@ impl DeadLetterStore for RedisDeadLetters {
         fields: Vec<(Bytes, Bytes)>,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let (keys, id) = (self.0.keys()?, checked(id)?);
+            let (keys, id) = (self.0.keys()?, checked_id(id)?);
+            // `1` stands for a replay.
             let args = |cmd: &mut Cmd| {
                 cmd.arg(keys.group.as_str()).arg("1").arg("edited").arg(id);
                 for (field, value) in &fields {
@@ -182,8 +183,8 @@ impl DeadLetterStore for RedisDeadLetters {
     }
 }
 
-/// Checks the syntax of an id.
-fn checked(id: &DeadLetterId) -> Result<&str, Error> {
+/// Returns the text of an id. Fails if its syntax is wrong.
+fn checked_id(id: &DeadLetterId) -> Result<&str, Error> {
     match StreamEntryId::parse(id.as_bytes()) {
         Some(_) => Ok(id),
         None => Err(Error::new(
@@ -193,25 +194,26 @@ fn checked(id: &DeadLetterId) -> Result<&str, Error> {
     }
 }
 
-/// An entry of the stream of dead letters.
-pub(super) type Raw = (DeadLetterId, Vec<(Bytes, Bytes)>);
+/// An entry of a stream, as its id and its fields. The fields are not decoded yet.
+pub(super) type RawEntry = (DeadLetterId, Vec<(Bytes, Bytes)>);
 
-/// Decodes the response of `LIST_DEAD`: the entries of a page, and `true` if more may follow.
-pub(super) fn decode_page(response: Value) -> Result<(Vec<Raw>, bool), Error> {
+/// Decodes the response of `LIST_DEAD` or `LIST_UNREAD`: the entries of a page, and `true` if more
+/// may follow.
+pub(super) fn decode_page(response: Value) -> Result<(Vec<RawEntry>, bool), Error> {
     let [found, more] = exactly(response)?;
     Ok((decode_entries(found)?, count(&more)? > 0))
 }
 
 /// Decodes the entries in a response to `XRANGE`: `[[id, [field, value, …]], …]`.
-pub(super) fn decode_entries(response: Value) -> Result<Vec<Raw>, Error> {
+pub(super) fn decode_entries(response: Value) -> Result<Vec<RawEntry>, Error> {
     let entries = array(response)?.into_iter().map(|entry| {
         let [id, list] = exactly(entry)?;
-        Ok((self::id(id)?, fields(list)?))
+        Ok((decode_id(id)?, fields(list)?))
     });
     entries.collect()
 }
 
-fn id(id: Value) -> Result<DeadLetterId, Error> {
+fn decode_id(id: Value) -> Result<DeadLetterId, Error> {
     let id = DeadLetterId::from_utf8(&bytes(id)?).ok();
     id.filter(|id| StreamEntryId::parse(id.as_bytes()).is_some())
         .ok_or_else(|| unexpected("the id of an entry", "another text"))
@@ -222,40 +224,40 @@ pub(super) fn decode_change(response: Value) -> Result<Acted, Error> {
     let [acted, next, skipped] = exactly(response)?;
     let next = match next {
         Value::Text(next) if next.is_empty() => None,
-        next => Some(id(next)?),
+        next => Some(decode_id(next)?),
     };
     Ok(Acted {
         acted: count(&acted)?,
         next,
         skipped: array(skipped)?
             .into_iter()
-            .map(id)
+            .map(decode_id)
             .collect::<Result<_, _>>()?,
     })
 }
 
 /// Decodes a letter. `None` if it was not written by a worker.
-pub(super) fn decode((id, mut facts): Raw) -> Option<DeadLetter> {
+pub(super) fn decode((id, mut facts): RawEntry) -> Option<DeadLetter> {
     if facts.len() < FACT_COUNT {
         return None;
     }
-    let kept = facts.split_off(FACT_COUNT);
+    let after_facts = facts.split_off(FACT_COUNT);
     let fact = |index: usize| &facts[index].1;
     let number = |index: usize| std::str::from_utf8(fact(index)).ok()?.parse().ok();
-    // A single field `~f` contains the fields of the message, packed by the transport. Beside other
-    // fields, a field `~f` was sent by the application.
-    let fields = match kept.len() {
-        1 => unpacked(kept),
-        _ => kept,
+    // If `~f` is the only other field, the transport has packed the fields of the message into it.
+    // Beside further fields, `~f` is a field that the application has sent.
+    let fields = match after_facts.len() {
+        1 => unpacked(after_facts),
+        _ => after_facts,
     };
-    let given = value_of(&fields, codec::RECEIPT_ID)
+    let given_id = value_of(&fields, codec::RECEIPT_ID)
         .cloned()
         .and_then(codec::given_id);
     Some(DeadLetter {
         id,
         stream: None,
         group: None,
-        message_id: given.or_else(|| MessageId::from_utf8(fact(1)).ok())?,
+        message_id: given_id.or_else(|| MessageId::from_utf8(fact(1)).ok())?,
         fields,
         reason: String::from_utf8_lossy(fact(2)).into_owned(),
         attempts: number(3).map(|attempts: u64| u32::try_from(attempts).unwrap_or(u32::MAX))?,

@@ -236,7 +236,7 @@ pub(super) fn text(text: &str) -> Value {
     Value::Text(text.to_owned().into())
 }
 
-/// Makes a list of the words, which are separated by spaces.
+/// Makes a list of texts from words that are separated by spaces.
 pub(super) fn texts(words: &str) -> Value {
     list(words.split(' ').map(text))
 }
@@ -247,7 +247,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns values that are valid nowhere in a response.
+    /// Returns values that are not valid inside a response. Only a whole response may be nil.
     fn invalid_values() -> [Value; 3] {
         [
             Value::Nil,
@@ -264,24 +264,24 @@ mod tests {
         }
     }
 
-    /// Applies `change` to the value at position `place`, counted depth-first. Returns the number
-    /// of values that were visited.
-    fn change_at(value: &mut Value, place: usize, change: &mut dyn FnMut(&mut Value)) -> usize {
-        if place == 0 {
+    /// Applies `change` to the value at this position, counted depth-first. Returns the number of
+    /// values that were visited.
+    fn change_at(value: &mut Value, position: usize, change: &mut dyn FnMut(&mut Value)) -> usize {
+        if position == 0 {
             change(value);
         }
         let mut visited = 1;
         if let Value::Array(list) = value {
             for element in list {
-                if visited <= place {
-                    visited += change_at(element, place - visited, change);
+                if visited <= position {
+                    visited += change_at(element, position - visited, change);
                 }
             }
         }
         visited
     }
 
-    fn says_what_to_do(error: &Error) {
+    fn assert_says_what_to_do(error: &Error) {
         let text = error.to_string();
         if error.is_unreplicated() {
             // The response to the write is valid, and only the response to `WAIT` is wrong.
@@ -292,7 +292,7 @@ mod tests {
             return;
         }
         if error.is_duplicate() || error.is_reused_key() {
-            // The number in place of the valid one happens to be the code of a refused task.
+            // The number that replaced the valid one happens to be the code of a refused task.
             return;
         }
         assert!(error.is_decode(), "{text}");
@@ -304,23 +304,24 @@ mod tests {
 
     /// Replaces one value of a valid response by `other`. Checks that decoding then fails, or has
     /// the same result as before.
-    fn check_with_invalid_value(decoder: &ResponseDecoder, place: usize, other: &Value) {
-        let whole = (decoder.decode)(decoder.example.clone()).expect(decoder.source);
+    fn check_with_invalid_value(decoder: &ResponseDecoder, position: usize, other: &Value) {
+        let expected = (decoder.decode)(decoder.example.clone()).expect(decoder.source);
         let mut response = decoder.example.clone();
-        change_at(&mut response, place, &mut |value| *value = other.clone());
+        change_at(&mut response, position, &mut |value| *value = other.clone());
         match (decoder.decode)(response.clone()) {
-            Ok(_) if place == 0 && *other == Value::Nil => {}
-            Ok(found) => assert_eq!(found, whole, "{}: {response:?}", decoder.source),
-            Err(error) => says_what_to_do(&error),
+            // A whole response may be nil.
+            Ok(_) if position == 0 && *other == Value::Nil => {}
+            Ok(found) => assert_eq!(found, expected, "{}: {response:?}", decoder.source),
+            Err(error) => assert_says_what_to_do(&error),
         }
     }
 
     #[test]
     fn one_wrong_value_anywhere_in_a_response_is_an_error_or_loses_nothing() {
         for decoder in all() {
-            for place in 0..size(&decoder.example) {
+            for position in 0..size(&decoder.example) {
                 for other in invalid_values() {
-                    check_with_invalid_value(&decoder, place, &other);
+                    check_with_invalid_value(&decoder, position, &other);
                 }
             }
         }
@@ -348,7 +349,7 @@ mod tests {
         fn anything_is_read_or_an_error_that_says_what_to_do(response in any_value()) {
             for decoder in all() {
                 if let Err(error) = (decoder.decode)(response.clone()) {
-                    says_what_to_do(&error);
+                    assert_says_what_to_do(&error);
                 }
             }
         }
@@ -356,14 +357,14 @@ mod tests {
         #[test]
         fn anything_in_any_place_is_read_or_an_error(
             other in any_value(),
-            place in any::<prop::sample::Index>(),
+            position in any::<prop::sample::Index>(),
         ) {
             for decoder in all() {
                 let mut response = decoder.example.clone();
-                let place = place.index(size(&response));
-                change_at(&mut response, place, &mut |value| *value = other.clone());
+                let position = position.index(size(&response));
+                change_at(&mut response, position, &mut |value| *value = other.clone());
                 if let Err(error) = (decoder.decode)(response) {
-                    says_what_to_do(&error);
+                    assert_says_what_to_do(&error);
                 }
             }
         }

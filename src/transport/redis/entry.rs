@@ -12,18 +12,17 @@ use crate::{
     },
 };
 
-/// Identifies the primary or the retry stream of a served stream, by the index of the served
-/// stream.
+/// One of the two Redis streams of a served stream. The number is the index of the served stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum WhichStream {
-    /// The group's retry stream, with the messages to redeliver.
+    /// The group's retry stream, which has the messages to redeliver.
     Retry(u32),
     /// The primary stream, which senders add to and all groups read.
     Primary(u32),
 }
 
 impl WhichStream {
-    /// Returns both streams of a served stream, the retry stream first.
+    /// Returns both Redis streams of a served stream, the retry stream first.
     pub(super) fn both(index: u32) -> [WhichStream; 2] {
         [WhichStream::Retry(index), WhichStream::Primary(index)]
     }
@@ -38,7 +37,7 @@ impl WhichStream {
         matches!(self, WhichStream::Retry(_))
     }
 
-    /// Returns the flag by which scripts distinguish the two streams.
+    /// Returns the flag that scripts take for this stream: `1` for the retry stream, or `0`.
     pub(super) fn flag(self) -> &'static str {
         if self.is_retry() { "1" } else { "0" }
     }
@@ -121,28 +120,28 @@ impl Entry {
     }
 }
 
-/// Decodes the entries in a response to `XREADGROUP`. `which` finds a stream by its name.
+/// Decodes the entries in a response to `XREADGROUP`. `find` finds a stream by its name.
 pub(super) fn decode(
     response: Value,
-    which: impl Fn(&[u8]) -> Option<WhichStream>,
+    find: impl Fn(&[u8]) -> Option<WhichStream>,
 ) -> Result<Vec<Entry>, Error> {
     let mut entries = Vec::new();
     each(response, |stream, id, fields| {
-        let which = which(stream).ok_or_else(|| unexpected("a stream that was read", "another"))?;
-        entries.push(entry(which, id, 1, fields)?);
+        let which = find(stream).ok_or_else(|| unexpected("a stream that was read", "another"))?;
+        entries.push(decode_entry(which, id, 1, fields)?);
         Ok(())
     })?;
     Ok(entries)
 }
 
-/// Calls `take` for each entry in a response to a read of streams, with the stream, the entry's id,
-/// and the list of its fields. The response is `[[stream, [[id, [field, value, …]], …]], …]`, or a
-/// map of the same under RESP3, or nil.
+/// Calls `take` for each entry in a response to a read, with the stream, the entry's id, and the
+/// list of its fields. The response is `[[stream, [[id, [field, value, …]], …]], …]`. Under RESP3,
+/// the outer list is a map. A read without entries returns nil.
 pub(in crate::transport::redis) fn each(
     response: Value,
     mut take: impl FnMut(&[u8], Bytes, Value) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut stream = |name: Value, entries: Value| {
+    let mut take_all = |name: Value, entries: Value| {
         let name = bytes(name)?;
         for entry in array(entries)? {
             let [id, fields] = exactly(entry)?;
@@ -154,10 +153,10 @@ pub(in crate::transport::redis) fn each(
         Value::Nil => Ok(()),
         Value::Map(streams) => streams
             .into_iter()
-            .try_for_each(|(name, entries)| stream(name, entries)),
+            .try_for_each(|(name, entries)| take_all(name, entries)),
         streams => array(streams)?.into_iter().try_for_each(|pair| {
             let [name, entries] = exactly(pair)?;
-            stream(name, entries)
+            take_all(name, entries)
         }),
     }
 }
@@ -166,17 +165,22 @@ pub(in crate::transport::redis) fn each(
 pub(super) fn decode_claimed(list: Value, which: WhichStream) -> Result<Vec<Entry>, Error> {
     let claimed = array(list)?.into_iter().map(|item| {
         let [id, deliveries, list] = exactly(item)?;
-        // At least 1, since this is a delivery. Another client may have set the count to zero.
+        // The count includes this delivery. Another client may have set the count to zero.
         let deliveries = integer(&deliveries)?.clamp(1, u32::MAX.into());
-        entry(which, bytes(id)?, deliveries as u32, list)
+        decode_entry(which, bytes(id)?, deliveries as u32, list)
     });
     claimed.collect()
 }
 
-fn entry(which: WhichStream, text: Bytes, deliveries: u32, list: Value) -> Result<Entry, Error> {
+fn decode_entry(
+    which: WhichStream,
+    text: Bytes,
+    deliveries: u32,
+    list: Value,
+) -> Result<Entry, Error> {
     Ok(Entry {
         which,
-        id: parsed(&text)?,
+        id: parse_id(&text)?,
         text,
         deliveries,
         fields: fields(list)?,
@@ -188,7 +192,7 @@ fn entry(which: WhichStream, text: Bytes, deliveries: u32, list: Value) -> Resul
 pub(super) fn decode_renewed(response: Value) -> Result<(i64, Vec<StreamEntryId>), Error> {
     let mut response = array(response)?.into_iter();
     let time = response.next().ok_or_else(|| miscounted(1, 0))?;
-    let ids = response.map(|id| parsed(&bytes(id)?));
+    let ids = response.map(|id| parse_id(&bytes(id)?));
     Ok((integer(&time)?, ids.collect::<Result<_, _>>()?))
 }
 
@@ -197,7 +201,7 @@ pub(super) fn decode_renewed(response: Value) -> Result<(i64, Vec<StreamEntryId>
 pub(super) fn decode_pending(list: Value) -> Result<Vec<StreamEntryId>, Error> {
     let pending = array(list)?.into_iter().map(|item| {
         let [id, _, _, _] = exactly(item)?;
-        parsed(&bytes(id)?)
+        parse_id(&bytes(id)?)
     });
     pending.collect()
 }
@@ -205,10 +209,10 @@ pub(super) fn decode_pending(list: Value) -> Result<Vec<StreamEntryId>, Error> {
 /// Decodes a list of ids.
 pub(super) fn decode_ids(list: Value) -> Result<Vec<StreamEntryId>, Error> {
     let ids = array(list)?.into_iter();
-    ids.map(|id| parsed(&bytes(id)?)).collect()
+    ids.map(|id| parse_id(&bytes(id)?)).collect()
 }
 
-fn parsed(text: &[u8]) -> Result<StreamEntryId, Error> {
+fn parse_id(text: &[u8]) -> Result<StreamEntryId, Error> {
     StreamEntryId::parse(text).ok_or_else(|| unexpected("the id of an entry", "another text"))
 }
 
@@ -242,16 +246,16 @@ mod tests {
     #[test]
     fn responses_in_both_protocols_read_the_same() {
         let list = Value::Array(vec![raw_entry()]);
-        let old = Value::Array(vec![Value::Array(vec![bulk("r"), list.clone()])]);
-        let new = Value::Map(vec![(bulk("r"), list)]);
+        let resp2 = Value::Array(vec![Value::Array(vec![bulk("r"), list.clone()])]);
+        let resp3 = Value::Map(vec![(bulk("r"), list)]);
         let which = |name: &[u8]| (name == b"r").then_some(WhichStream::Retry(0));
-        let entries = decode(old.clone(), which).unwrap();
-        assert_eq!(entries, decode(new, which).unwrap());
+        let entries = decode(resp2.clone(), which).unwrap();
+        assert_eq!(entries, decode(resp3, which).unwrap());
         assert_eq!(entries[0].which, WhichStream::Retry(0));
         assert_eq!(entries[0].id.to_string(), "7-1");
         assert_eq!(entries[0].fields, [("name".into(), "a".into())]);
         assert_eq!(decode(Value::Nil, which).unwrap(), []);
-        decode(old, |_| None).expect_err("it was not asked for");
+        decode(resp2, |_| None).expect_err("it was not asked for");
     }
 
     #[test]
@@ -302,12 +306,12 @@ mod tests {
 
     #[test]
     fn a_delivery_counts_at_least_as_one() {
-        for (deliveries, read) in [(-1, 1), (0, 1), (3, 3), (i64::MAX, u32::MAX)] {
+        for (deliveries, expected) in [(-1, 1), (0, 1), (3, 3), (i64::MAX, u32::MAX)] {
             let item = vec![bulk("7-1"), Value::Int(deliveries), Value::Array(vec![])];
             let list = Value::Array(vec![Value::Array(item)]);
             assert_eq!(
                 decode_claimed(list, WhichStream::Primary(0)).unwrap()[0].deliveries,
-                read
+                expected
             );
         }
     }

@@ -1,12 +1,13 @@
 //! Estimates the size of a stream's entries, to bound the size of a response.
 
 /// The maximum size of a response, in bytes. Only a response with a single entry should be larger.
-/// A larger response would occupy its connection for long. While a response arrives, its entries
-/// are not in the in-flight table, so their leases are not renewed.
+///
+/// A larger response would occupy its connection for long. The leases of its entries are not renewed
+/// while the response arrives, since the entries are not in the in-flight table yet.
 pub(super) const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
-/// The estimated size of an entry, in bytes: the largest size in a response. A response with
-/// smaller entries reduces the estimate, but at most by half. `None` until the first entry.
+/// The estimated size of an entry, in bytes: that of the largest entry in the last response, but at
+/// least half of the previous estimate. `None` until the first entry.
 #[derive(Debug, Default)]
 pub(super) struct EntrySize(Option<usize>);
 
@@ -24,12 +25,12 @@ impl EntrySize {
         self.0.unwrap_or(MAX_RESPONSE_BYTES).max(1)
     }
 
-    /// Returns the number of entries to request: between one and `most`, and one while the size is
-    /// unknown.
-    pub(super) fn fit(&self, most: usize) -> usize {
+    /// Returns the number of entries to request, between one and `max`. Requests one entry while the
+    /// size is unknown.
+    pub(super) fn fit(&self, max: usize) -> usize {
         match self.0 {
             None => 1,
-            Some(size) => (MAX_RESPONSE_BYTES / size.max(1)).clamp(1, most.max(1)),
+            Some(size) => (MAX_RESPONSE_BYTES / size.max(1)).clamp(1, max.max(1)),
         }
     }
 }

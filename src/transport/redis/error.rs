@@ -2,7 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use redis::{ErrorKind as Driver, RedisError, ServerError, ServerErrorKind};
+use redis::{ErrorKind as DriverErrorKind, RedisError, ServerError, ServerErrorKind};
 
 use super::value::Value;
 use crate::error::{BoxError, Error, ErrorKind, find};
@@ -13,16 +13,16 @@ pub(super) fn connect_failed(address: &str, error: RedisError) -> Error {
         return too_many_clients(address).with_source(error);
     }
     let (kind, message) = match error.kind() {
-        Driver::AuthenticationFailed => return login_refused(address).with_source(error),
-        Driver::Parse | Driver::UnexpectedReturnType => (
+        DriverErrorKind::AuthenticationFailed => return login_refused(address).with_source(error),
+        DriverErrorKind::Parse | DriverErrorKind::UnexpectedReturnType => (
             ErrorKind::Config,
             format!("the server at {address} does not speak the Redis protocol"),
         ),
-        Driver::InvalidClientConfig => (
+        DriverErrorKind::InvalidClientConfig => (
             ErrorKind::Config,
             format!("the connection to Redis at {address} cannot work as it is set up"),
         ),
-        Driver::Io => match describe_tls_fault(&error) {
+        DriverErrorKind::Io => match describe_tls_fault(&error) {
             Some(fault) => (
                 ErrorKind::Config,
                 format!("no TLS with Redis at {address}: {fault}"),
@@ -118,7 +118,7 @@ pub(super) fn without_credentials(address: &str, cause: BoxError) -> Error {
 
 /// Describes a TLS error; `None` for other errors.
 fn describe_tls_fault(error: &RedisError) -> Option<&'static str> {
-    // The source is an `Arc` that holds the system's error.
+    // The driver's error holds the system's error in an `Arc`.
     let error = find::<Arc<dyn std::error::Error + Send + Sync>>(error)
         .and_then(|error| error.downcast_ref::<io::Error>())?;
     #[cfg(feature = "redis-rustls")]
@@ -130,10 +130,10 @@ fn describe_tls_fault(error: &RedisError) -> Option<&'static str> {
     }
 }
 
-/// The reason for leaving a server that has become a replica.
+/// The text of the error for a connection whose server has become a replica.
 pub(super) const DEMOTED: &str = "the server has become a replica and takes no writes";
 
-/// Returns the error for a server that should be the primary and is a replica.
+/// Returns the error for a server that the Sentinels name as the primary although it is a replica.
 pub(super) fn no_primary(address: &str) -> Error {
     Error::disconnected(format!(
         "Redis at {address} is a replica; the Sentinels have named it as the primary, so it is \
@@ -161,8 +161,8 @@ pub(super) fn no_response(address: &str, is_tls: bool) -> Error {
     }
 }
 
-/// Returns the error for a command that has waited too long for a connection. `cause` is the reason
-/// why there is no connection.
+/// Returns the error for a command that was not sent, since it has waited too long for a connection.
+/// `cause` is the reason why there is no connection.
 pub(super) fn disconnected(address: &str, cause: Option<Arc<Error>>) -> Error {
     let error = Error::disconnected(format!(
         "there is no connection to Redis at {address}; nothing was sent"
@@ -190,8 +190,8 @@ pub(super) fn unanswered(address: &str) -> Error {
     ))
 }
 
-/// Returns the error for a script that has not responded in time. `cause` is the reason if there is
-/// no connection.
+/// Returns the error for a script whose response does not come in time. If there is no connection,
+/// `cause` is the reason.
 pub(super) fn script_timeout(address: &str, limit: Duration, cause: Option<Arc<Error>>) -> Error {
     let error = Error::timeout(format!(
         "Redis at {address} has not answered a script within {limit:?}; it may have run"
@@ -202,7 +202,7 @@ pub(super) fn script_timeout(address: &str, limit: Duration, cause: Option<Arc<E
     }
 }
 
-/// Returns the error for a client that the server does not allow to receive replies.
+/// Returns the error for a client that may not receive replies.
 pub(super) fn replies_refused(error: RedisError) -> Error {
     let message = match error.code() {
         Some("NOPERM") => {
@@ -253,7 +253,7 @@ pub(super) fn code(value: &Value) -> Option<&str> {
     }
 }
 
-/// Turns a server's error into an `Err`.
+/// Returns a server's error as an `Err`, and any other value as it is.
 pub(super) fn check(value: Value) -> Result<Value, Error> {
     match value {
         Value::ServerError(error) => Err(refused(error)),
@@ -261,7 +261,7 @@ pub(super) fn check(value: Value) -> Result<Value, Error> {
     }
 }
 
-/// Describes a server's error to the application, and says what to do.
+/// Returns the error for a command that the server has refused. Its text says what to do.
 pub(super) fn refused(error: ServerError) -> Error {
     let (kind, message) = match error.code() {
         "NOPERM" => (
@@ -312,7 +312,7 @@ pub(super) fn refused(error: ServerError) -> Error {
     Error::new(kind, message).with_source(RedisError::from(error))
 }
 
-/// The codes of a server that has not run the command, and may accept it later.
+/// The codes of errors after which a command was not run, and may be accepted later.
 pub(super) const TRANSIENT: [&str; 8] = [
     "LOADING",
     "READONLY",
@@ -324,8 +324,7 @@ pub(super) const TRANSIENT: [&str; 8] = [
     "ASK",
 ];
 
-/// Returns `true` if this code means that the server has not run the command, and may accept it
-/// later.
+/// Returns `true` for a code in [`TRANSIENT`].
 pub(super) fn is_transient(code: &str) -> bool {
     TRANSIENT.contains(&code)
 }
@@ -355,8 +354,7 @@ pub(super) fn refuses_writes(code: &str) -> bool {
     matches!(code, "OOM" | "MISCONF" | "NOREPLICAS")
 }
 
-/// Returns `true` if the cause of this error may be transient, so that the same operation may
-/// succeed later.
+/// Returns `true` if the same operation may succeed later.
 pub(super) fn is_temporary(error: &Error) -> bool {
     error.is_disconnected()
         || error.is_unknown_outcome()
@@ -365,8 +363,8 @@ pub(super) fn is_temporary(error: &Error) -> bool {
             .is_some_and(|code| is_transient(code) || refuses_writes(code))
 }
 
-/// Returns `true` if this server was demoted, or has lost a slot of the cluster. A new connection
-/// may find the new primary.
+/// Returns `true` if the error means that the server was demoted, or has lost a slot of the cluster.
+/// A new connection may find the new primary.
 pub(super) fn is_demoted(error: &ServerError) -> bool {
     error.kind() == Some(ServerErrorKind::ReadOnly) || error.code() == "MOVED"
 }
@@ -392,15 +390,16 @@ const CODES: [&str; 17] = [
     "WRONGTYPE",
 ];
 
-/// Finds the error of a command in the text of a script's error. Returns its code and the rest.
+/// Finds the error of a command in the text of a script's error. Returns the code and the details of
+/// the command's error.
 ///
 /// Redis 6.2, MemoryDB and others wrap the command's error, as in
 /// `ERR Error running script (call to f_…): @user_script:1: -NOREPLICAS Not enough good replicas`.
 /// From Redis 7.0 on the code comes first.
 fn script_error(text: &str) -> Option<(&str, &str)> {
     let (_, inner) = text.split_once("Error running script")?;
-    // Only positions in the script, each followed by a colon, come before the code. Text from users
-    // comes after it, so the first match is the code.
+    // Before the code there are only positions in the script, each with a colon behind it. Text
+    // from users comes after the code, so the first match is the code.
     inner.split(": ").find_map(|part| {
         let part = part.strip_prefix('-').unwrap_or(part);
         let (code, _) = part.split_once(' ').unwrap_or((part, ""));
@@ -419,7 +418,7 @@ pub(super) fn inner_error(error: ServerError) -> ServerError {
     let Some((code, rest)) = error.details().and_then(script_error) else {
         return error;
     };
-    // Only the driver can make a `ServerError`, so it parses the extracted error again.
+    // Only the driver can make a `ServerError`, so the extracted error is parsed again.
     let line = format!("-{code} {}\r\n", rest.replace(['\r', '\n'], " "));
     match redis::parse_redis_value(line.as_bytes()) {
         Ok(redis::Value::ServerError(inner)) => inner,
@@ -500,14 +499,14 @@ mod tests {
     #[test]
     fn only_an_error_that_was_not_asked_for_ends_a_handshake() {
         let ends = |command, said| handshake("here", command, response(said));
-        for taken in [
+        for accepted in [
             "NOPERM User sender has no permissions to run the 'ping' command",
             "LOADING Redis is loading the dataset in memory",
             "MISCONF Errors writing to the AOF file",
             "MASTERDOWN Pipeline with MASTER is down",
             "ERR unknown command 'PING'",
         ] {
-            assert!(ends(Handshake::Ping, taken).is_none(), "{taken}");
+            assert!(ends(Handshake::Ping, accepted).is_none(), "{accepted}");
         }
         for command in [Handshake::Auth, Handshake::Select, Handshake::Ping] {
             let full = ends(command, "ERR max number of clients reached").unwrap();

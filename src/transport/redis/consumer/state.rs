@@ -16,12 +16,12 @@ use crate::transport::{
     },
 };
 
-/// Derives the state of the consumer of one slot from its connections, its reads and its renewals.
+/// Derives the connection state of a consumer from its pipeline, its reads and its lease renewals.
 pub(super) struct ConsumerState {
     pub(super) member: Arc<Member>,
     pub(super) pipeline: Pipeline,
     pub(super) health: Arc<RenewalHealth>,
-    /// The heartbeat of the fetch.
+    /// The heartbeat of the loop that reads entries.
     pub(super) reading: Arc<Heartbeat>,
     pub(super) closed: CancellationToken,
 }
@@ -31,18 +31,19 @@ impl SourceState for ConsumerState {
         if self.closed.is_cancelled() {
             return None;
         }
-        let pipeline = self.pipeline.state();
-        if pipeline > ConnectionState::Lagging {
-            return Some(pipeline);
+        // States are ordered from good to bad.
+        let pipeline_state = self.pipeline.state();
+        if pipeline_state > ConnectionState::Lagging {
+            return Some(pipeline_state);
         }
         if self.reading.is_failing() {
             return Some(ConnectionState::Reconnecting);
         }
         let max_between = self.member.max_between_renewals();
-        let renews = !self.health.lasts(max_between).is_zero();
-        // A read may block for `max_block` before the fetch's next heartbeat.
-        let late = self.reading.is_late(max_between + self.member.max_block());
-        Some(match renews && !late {
+        let is_renewing = !self.health.lasts(max_between).is_zero();
+        // A read may block for `max_block` before the next heartbeat.
+        let is_late = self.reading.is_late(max_between + self.member.max_block());
+        Some(match is_renewing && !is_late {
             true => ConnectionState::Connected,
             false => ConnectionState::Lagging,
         })
@@ -52,28 +53,30 @@ impl SourceState for ConsumerState {
 /// The state of a source's subscriptions to events.
 pub(super) struct SubscriptionState {
     /// The number of subscriptions that are lost.
-    lost: AtomicUsize,
+    lost_count: AtomicUsize,
     closed: CancellationToken,
 }
 
 impl SubscriptionState {
     pub(super) fn new(closed: CancellationToken) -> Self {
-        let lost = AtomicUsize::new(0);
-        Self { lost, closed }
+        Self {
+            lost_count: AtomicUsize::new(0),
+            closed,
+        }
     }
 
     pub(super) fn add_lost(&self, count: usize) {
-        self.lost.fetch_add(count, Ordering::Relaxed);
+        self.lost_count.fetch_add(count, Ordering::Relaxed);
     }
 
     pub(super) fn remove_lost(&self, count: usize) {
-        self.lost.fetch_sub(count, Ordering::Relaxed);
+        self.lost_count.fetch_sub(count, Ordering::Relaxed);
     }
 }
 
 impl SourceState for SubscriptionState {
     fn state(&self) -> Option<ConnectionState> {
-        (!self.closed.is_cancelled()).then(|| match self.lost.load(Ordering::Relaxed) > 0 {
+        (!self.closed.is_cancelled()).then(|| match self.lost_count.load(Ordering::Relaxed) > 0 {
             true => ConnectionState::Reconnecting,
             false => ConnectionState::Connected,
         })

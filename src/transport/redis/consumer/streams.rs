@@ -20,28 +20,28 @@ use crate::{
     },
 };
 
-/// A stream with its keys for this group.
+/// A stream that the consumer serves, with its keys and its state for the group.
 #[derive(Debug)]
 pub(super) struct ServedStream {
     /// Identifies the stream within this consumer. Never reused.
     pub(super) index: u32,
     pub(super) keys: Keys,
-    /// The weight of the stream when a fetch is divided among streams.
+    /// The weight of the stream when a read is divided among streams.
     pub(super) weight: u32,
     /// The last entry that the group is known to have delivered. If the group is deleted, a worker
-    /// creates it again, and it then starts after this entry.
-    delivered: Mutex<StreamEntryId>,
-    /// Cleared when a tick finds nothing pending in the group. Then there is nothing to claim.
-    pending: AtomicBool,
-    /// Set while the stream cannot be read. The fetch and the maintenance skip it meanwhile.
-    failing: AtomicBool,
-    /// Set while the stream is paused for this group.
-    paused: AtomicBool,
-    /// Set while the stream itself or a name is paused.
+    /// creates the group again, and starts it after this entry.
+    last_delivered: Mutex<StreamEntryId>,
+    /// Cleared while nothing is pending in the group, so that there is nothing to claim.
+    has_pending: AtomicBool,
+    /// Set while the stream cannot be read. It is then neither read nor maintained.
+    is_failing: AtomicBool,
+    /// Set while the whole stream is paused, for this group or for all groups.
+    is_paused: AtomicBool,
+    /// Set while the whole stream or a name is paused.
     has_pauses: AtomicBool,
     /// The names that are paused. `None` if there are none.
     paused_names: Mutex<Option<Arc<HashSet<Name>>>>,
-    /// The dead letters that were removed, and that no log line has reported yet.
+    /// Logs the number of dead letters that were removed.
     pub(super) dropped: DroppedLetters,
 }
 
@@ -51,10 +51,10 @@ impl ServedStream {
             index,
             keys,
             weight,
-            delivered: Mutex::new(StreamEntryId::ZERO),
-            pending: AtomicBool::new(true),
-            failing: AtomicBool::new(false),
-            paused: AtomicBool::new(false),
+            last_delivered: Mutex::new(StreamEntryId::ZERO),
+            has_pending: AtomicBool::new(true),
+            is_failing: AtomicBool::new(false),
+            is_paused: AtomicBool::new(false),
             has_pauses: AtomicBool::new(false),
             paused_names: Mutex::default(),
             dropped: DroppedLetters::default(),
@@ -69,55 +69,57 @@ impl ServedStream {
         }
     }
 
+    /// Returns the retry stream and the primary stream, in this order.
     pub(super) fn both(&self) -> [WhichStream; 2] {
         WhichStream::both(self.index)
     }
 
     /// Returns the last entry that the group is known to have delivered.
     pub(super) fn delivered(&self) -> StreamEntryId {
-        *lock(&self.delivered)
+        *lock(&self.last_delivered)
     }
 
     /// Records that the group has delivered this entry.
     pub(super) fn note_delivered(&self, id: StreamEntryId) {
-        let mut delivered = lock(&self.delivered);
-        *delivered = id.max(*delivered);
+        let mut last = lock(&self.last_delivered);
+        *last = id.max(*last);
     }
 
-    pub(super) fn set_pending(&self, pending: bool) {
-        self.pending.store(pending, Ordering::Relaxed);
+    pub(super) fn set_pending(&self, has_pending: bool) {
+        self.has_pending.store(has_pending, Ordering::Relaxed);
     }
 
     pub(super) fn has_pending(&self) -> bool {
-        self.pending.load(Ordering::Relaxed)
+        self.has_pending.load(Ordering::Relaxed)
     }
 
-    /// Replaces the known pauses with the pauses in these fields. Calls `unknown` with each field
-    /// of a kind that this version does not know. Returns `true` if the pause of the stream itself
-    /// has begun or ended.
-    pub(super) fn set_pauses(&self, fields: &[Bytes], mut unknown: impl FnMut(&Bytes)) -> bool {
-        let (mut paused, mut names) = (false, HashSet::default());
+    /// Replaces the known pauses with those in `fields`. Calls `on_unknown` with each field that
+    /// this version cannot parse. Returns `true` if the pause of the whole stream has begun or
+    /// ended.
+    pub(super) fn set_pauses(&self, fields: &[Bytes], mut on_unknown: impl FnMut(&Bytes)) -> bool {
+        let (mut is_paused, mut names) = (false, HashSet::default());
         for field in fields {
             match self.keys.parse_pause(field) {
                 Ok(Some(PauseTarget::Name(name))) => drop(names.insert(name)),
-                Ok(Some(_)) => paused = true,
+                Ok(Some(_)) => is_paused = true,
                 Ok(None) => {}
-                Err(()) => unknown(field),
+                Err(()) => on_unknown(field),
             }
         }
-        let has_pauses = paused || !names.is_empty();
+        let has_pauses = is_paused || !names.is_empty();
         self.has_pauses.store(has_pauses, Ordering::SeqCst);
         *lock(&self.paused_names) = (!names.is_empty()).then(|| Arc::new(names));
-        self.paused.swap(paused, Ordering::SeqCst) != paused
+        self.is_paused.swap(is_paused, Ordering::SeqCst) != is_paused
     }
 
-    /// Returns `true` if the stream itself or a name is paused.
+    /// Returns `true` if the whole stream or a name is paused.
     pub(super) fn has_pauses(&self) -> bool {
         self.has_pauses.load(Ordering::SeqCst)
     }
 
+    /// Returns `true` if the whole stream is paused.
     pub(super) fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::SeqCst)
+        self.is_paused.load(Ordering::SeqCst)
     }
 
     /// Removes a name from the paused names.
@@ -133,16 +135,16 @@ impl ServedStream {
         lock(&self.paused_names).clone()
     }
 
-    pub(super) fn set_failing(&self, failing: bool) {
-        self.failing.store(failing, Ordering::Relaxed);
+    pub(super) fn set_failing(&self, is_failing: bool) {
+        self.is_failing.store(is_failing, Ordering::Relaxed);
     }
 
     pub(super) fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed)
+        self.is_failing.load(Ordering::Relaxed)
     }
 }
 
-/// The streams of one consumer. Only the fetch changes them.
+/// The streams of one consumer. Only the loop that reads entries changes them.
 #[derive(Debug, Default)]
 pub(super) struct StreamSet {
     streams: Mutex<Arc<[Arc<ServedStream>]>>,
@@ -173,17 +175,17 @@ impl StreamSet {
     }
 }
 
-/// Maps the names in a response to streams.
+/// Finds a stream by its name in a response.
 #[derive(Debug, Default)]
 pub(super) struct StreamNames(HashMap<Vec<u8>, WhichStream>);
 
 impl StreamNames {
     pub(super) fn new<'a>(streams: impl IntoIterator<Item = &'a Arc<ServedStream>>) -> Self {
-        let both = streams.into_iter().flat_map(|stream| {
-            let name = |which| (stream.key_of(which).as_bytes().to_vec(), which);
-            stream.both().map(name)
+        let by_name = streams.into_iter().flat_map(|stream| {
+            let with_name = |which| (stream.key_of(which).as_bytes().to_vec(), which);
+            stream.both().map(with_name)
         });
-        Self(both.collect())
+        Self(by_name.collect())
     }
 
     pub(super) fn get(&self, name: &[u8]) -> Option<WhichStream> {

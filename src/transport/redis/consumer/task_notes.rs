@@ -25,12 +25,12 @@ pub(super) struct TaskNotes {
 
 impl TaskNotes {
     /// Returns the handle to the record of a task, for the task's handler.
-    pub(super) fn record(&self, delivery: &Unsettled, task: &str) -> impl TaskRecord + use<> {
+    pub(super) fn record(&self, delivery: &Unsettled, task_id: &str) -> impl TaskRecord + use<> {
         RecordHandle {
             notes: self.clone(),
             stream: delivery.stream.clone(),
-            key: delivery.guard.delivery_key,
-            task: task.into(),
+            delivery_key: delivery.guard.delivery_key,
+            task_id: task_id.into(),
         }
     }
 }
@@ -39,43 +39,44 @@ impl TaskNotes {
 struct RecordHandle {
     notes: TaskNotes,
     stream: Arc<ServedStream>,
-    key: in_flight::DeliveryKey,
-    task: Box<str>,
+    delivery_key: in_flight::DeliveryKey,
+    task_id: Box<str>,
 }
 
 impl RecordHandle {
     /// Stores a field of the record. Returns `false` if the delivery is not pending for this
     /// consumer.
-    async fn note(&self, field: &str, value: Bytes, retry: Resend) -> Result<bool, Error> {
+    async fn store(&self, field: &str, value: Bytes, resend: Resend) -> Result<bool, Error> {
         let TaskNotes { member, pipeline } = &self.notes;
-        let (which, entry) = self.key;
+        let (which, entry) = self.delivery_key;
         let keys = [self.stream.key_of(which), &self.stream.keys.dead];
         let args = |cmd: &mut Cmd| {
             cmd.arg(member.group.as_str())
                 .arg(&member.consumer)
                 .arg(entry)
-                .arg(&*self.task)
+                .arg(&*self.task_id)
                 .arg(field)
                 .arg(&value[..]);
         };
-        let noted = pipeline.script(&scripts::STORE_PROGRESS, &keys, args, retry);
-        Ok(integer(&noted.await?)? == 1)
+        let stored = pipeline.script(&scripts::STORE_PROGRESS, &keys, args, resend);
+        Ok(integer(&stored.await?)? == 1)
     }
 }
 
 impl TaskRecord for RecordHandle {
     fn set_progress(&self, progress: Bytes) -> RecordFuture<'_, bool> {
-        Box::pin(self.note("progress", progress, Resend::Never))
+        Box::pin(self.store("progress", progress, Resend::Never))
     }
 
     fn set_checkpoint(&self, checkpoint: Bytes) -> RecordFuture<'_, bool> {
-        Box::pin(self.note("checkpoint", checkpoint, Resend::UntilAnswered))
+        Box::pin(self.store("checkpoint", checkpoint, Resend::UntilAnswered))
     }
 
     fn checkpoint(&self) -> RecordFuture<'_, Option<Bytes>> {
         Box::pin(async {
             let mut get = redis::cmd("HGET");
-            get.arg(self.stream.keys.task(&self.task)).arg("checkpoint");
+            get.arg(self.stream.keys.task(&self.task_id))
+                .arg("checkpoint");
             let pipeline = &self.notes.pipeline;
             match pipeline.command(get, Resend::UntilAnswered).await? {
                 Value::Nil => Ok(None),

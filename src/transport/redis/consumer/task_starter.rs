@@ -25,9 +25,9 @@ pub(super) struct TaskStarter {
 }
 
 impl TaskStarter {
-    /// Records the start of tasks whose status is recorded. Drops the deliveries of tasks that were
-    /// cancelled, and those that are no longer pending for this consumer. Returns all others. If
-    /// the start of a task cannot be recorded, its delivery is returned nevertheless.
+    /// Records the start of tasks whose status is recorded. Returns the deliveries that may run. A
+    /// delivery may not run if its task was cancelled, or if it is no longer pending for this
+    /// consumer. If the start of a task cannot be recorded, its delivery may run.
     pub(super) async fn start(
         &self,
         deliveries: Vec<Delivery<RedisSettle>>,
@@ -40,7 +40,7 @@ impl TaskStarter {
             let Some(unsettled) = delivery.settle.recorded_task() else {
                 return Some(delivery);
             };
-            let may_run = match self.record(unsettled).await {
+            let may_run = match self.record_start(unsettled).await {
                 Ok(may_run) => may_run,
                 Err(error) => {
                     let id = unsettled.task_id();
@@ -57,8 +57,8 @@ impl TaskStarter {
         started.await.into_iter().flatten().collect()
     }
 
-    /// Records the start of a task. Returns `false` if it must not run: see `start.lua`.
-    async fn record(&self, delivery: &Unsettled) -> Result<bool, Error> {
+    /// Records the start of a task. Returns `false` if the task must not run (see `start.lua`).
+    async fn record_start(&self, delivery: &Unsettled) -> Result<bool, Error> {
         let stream = &delivery.stream;
         let keys = [
             stream.key_of(delivery.guard.delivery_key.0),

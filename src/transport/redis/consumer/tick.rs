@@ -1,4 +1,4 @@
-//! The request and the response of one tick of the upkeep, which is one script call.
+//! The request and the response of one tick of the upkeep. A tick is one call of `tick.lua`.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -25,21 +25,21 @@ use crate::{
     },
 };
 
-/// An id behind all entries, so that a read from this id returns nothing. The greatest id would not
-/// do, since the server treats it like `>`.
-const BEHIND_ALL: &str = "18446744073709551615-18446744073709551614";
+/// An id behind all entries: a read from this id returns nothing. The greatest id cannot be used,
+/// since the server treats it like `>`.
+const ID_BEHIND_ALL_ENTRIES: &str = "18446744073709551615-18446744073709551614";
 
-/// The arguments of one tick.
+/// The arguments of one tick, except the leases to renew.
 pub(super) struct TickRequest {
     /// The assumed lease of other libraries' consumers, in milliseconds.
     pub(super) foreign_lease: u64,
-    /// Set to trim streams although other libraries' consumers read them.
+    /// Set to trim streams even if other libraries' consumers read them.
     pub(super) trim_beside_foreign: bool,
-    /// The minimum time between two trims by any workers, in milliseconds.
+    /// The minimum time between two trims of a stream by any workers, in milliseconds.
     pub(super) trim_period: u64,
     /// The time after which a silent consumer is deleted, in milliseconds.
     pub(super) max_silence: u64,
-    /// The time between two searches for silent consumers, in milliseconds.
+    /// The minimum time between two searches for silent consumers, in milliseconds.
     pub(super) reap_period: u64,
     /// The streams of the tick, with their steps.
     pub(super) streams: Vec<TickStream>,
@@ -54,8 +54,8 @@ pub(super) struct TickRequest {
 pub(super) struct TickStream {
     pub(super) stream: Arc<ServedStream>,
     pub(super) steps: TickSteps,
-    /// The part that concerns the worker. `None` if the source belongs to no worker, or if this
-    /// tick does not maintain the stream.
+    /// The worker's part of the tick. `None` if the source belongs to no worker, or if this tick
+    /// does not maintain the stream.
     pub(super) worker: Option<WorkerStep>,
 }
 
@@ -74,7 +74,7 @@ pub(super) struct TickSteps {
 }
 
 impl TickSteps {
-    /// Encodes the steps as letters for the script.
+    /// Encodes the steps as letters, which `tick.lua` lists.
     fn flags(self, worker: Option<&WorkerStep>) -> String {
         let flags = [
             (self.maintain, 'm'),
@@ -97,27 +97,27 @@ impl TickRequest {
     pub(super) fn keys(&self) -> Vec<String> {
         let mut keys = Vec::with_capacity(8 * self.streams.len() + 1);
         for TickStream { stream, .. } in &self.streams {
-            let of = &stream.keys;
+            let of_stream = &stream.keys;
             keys.extend([
-                of.primary.as_str().to_owned(),
-                of.retry.clone(),
-                of.due.clone(),
-                of.bodies.clone(),
-                of.stream_due.clone(),
-                of.stream_bodies.clone(),
-                of.throttle("trim"),
-                of.throttle("reap"),
+                of_stream.primary.as_str().to_owned(),
+                of_stream.retry.clone(),
+                of_stream.due.clone(),
+                of_stream.bodies.clone(),
+                of_stream.stream_due.clone(),
+                of_stream.stream_bodies.clone(),
+                of_stream.throttle("trim"),
+                of_stream.throttle("reap"),
             ]);
         }
         keys.extend(self.registry.iter().map(|(key, _)| key.clone()));
         keys
     }
 
-    /// Appends the script's arguments, for a tick that renews the leases in `renew`.
-    pub(super) fn args(&self, member: &Member, renew: &DueLeases, cmd: &mut Cmd) {
-        let mut since = String::new();
+    /// Appends the script's arguments, for a tick that renews these leases.
+    pub(super) fn add_args(&self, member: &Member, leases: &DueLeases, cmd: &mut Cmd) {
+        let mut registered_since = String::new();
         if let Some((_, time)) = &self.registry {
-            let _ = write!(since, "{time}");
+            let _ = write!(registered_since, "{time}");
         }
         cmd.arg(member.group.as_str())
             .arg(&member.consumer)
@@ -129,25 +129,26 @@ impl TickRequest {
             .arg(self.trim_period)
             .arg(self.max_silence)
             .arg(self.reap_period)
-            .arg(BEHIND_ALL)
-            .arg(since)
+            .arg(ID_BEHIND_ALL_ENTRIES)
+            .arg(registered_since)
             .arg(&self.announcement.worker)
             .arg(&self.announcement.text)
             .arg(self.announcement.kept_for_ms)
             .arg(member.versions.newest_version)
             .arg(&member.versions.lines);
+        // The arguments of each stream: its steps, the ids of its leases, and the worker's counts.
         for of_tick in &self.streams {
             let (stream, worker) = (&of_tick.stream, of_tick.worker.as_ref());
-            let [retry, primary] = stream.both().map(|which| renew.on_stream(which));
+            let [retry_ids, primary_ids] = stream.both().map(|which| leases.on_stream(which));
             let counts = worker.and_then(|worker| worker.counts.as_ref());
             let counts = counts.map(MinuteCounts::fields).unwrap_or_default();
             cmd.arg(of_tick.steps.flags(worker))
                 .arg(&stream.keys.orders)
                 .arg(worker.map_or("", |worker| &worker.last_order_id))
-                .arg(retry.len())
-                .arg(primary.len())
+                .arg(retry_ids.len())
+                .arg(primary_ids.len())
                 .arg(2 * counts.len());
-            for id in retry.iter().chain(primary) {
+            for id in retry_ids.iter().chain(primary_ids) {
                 cmd.arg(*id);
             }
             for (field, count) in counts {
@@ -164,7 +165,7 @@ pub(super) struct Tick {
     pub(super) time: i64,
     /// The results of the streams, in the order of the request.
     pub(super) streams: Vec<StreamTick>,
-    /// Streams of the registry, each with the time of its last registration on Redis's clock.
+    /// Streams of the registry, each with the time of its last registration.
     pub(super) registered: Vec<(Name, i64)>,
 }
 
@@ -181,13 +182,13 @@ pub(super) struct StreamTick {
 impl StreamTick {
     /// Takes the deliveries that are no longer pending for this consumer. `stream` is the stream of
     /// this result.
-    pub(super) fn lost(&mut self, stream: &ServedStream) -> Vec<(WhichStream, StreamEntryId)> {
+    pub(super) fn take_lost(&mut self, stream: &ServedStream) -> Vec<(WhichStream, StreamEntryId)> {
         let both = stream
             .both()
             .into_iter()
             .zip(std::mem::take(&mut self.lost));
-        let keys = both.flat_map(|(which, ids)| ids.into_iter().map(move |id| (which, id)));
-        keys.collect()
+        let lost = both.flat_map(|(which, ids)| ids.into_iter().map(move |id| (which, id)));
+        lost.collect()
     }
 }
 
@@ -200,11 +201,11 @@ pub(super) struct Maintained {
     /// The group and the consumer that prevent trimming; `None` if nothing prevents it.
     pub(super) trim_blocked: Result<Option<(Bytes, Bytes)>, String>,
     pub(super) reaped: Result<(), String>,
-    /// The result for parked messages: those whose wait has ended are moved to the retry stream.
+    /// The move to the retry stream of parked messages whose wait has ended.
     pub(super) handed_over: Result<(), String>,
     /// The fields of the stream's pauses, one for each pause.
     pub(super) pauses: Result<Vec<Bytes>, String>,
-    /// The results that concern the worker. `None` if the request has no part for the worker.
+    /// The worker's results. `None` if the request has no part of the worker.
     pub(super) worker: Option<WorkerTick>,
 }
 
@@ -232,6 +233,7 @@ impl Tick {
 impl StreamTick {
     fn decode(response: Value) -> Result<Self, Error> {
         let mut parts = array(response)?;
+        // Without the step `maintain` there are only the lost deliveries.
         if parts.len() == 2 {
             let [retry, primary] = exactly(Value::Array(parts))?;
             return Ok(Self {
@@ -241,6 +243,7 @@ impl StreamTick {
         }
         let lost = parts.drain(..parts.len().min(2)).collect();
         let [retry, primary] = exactly(Value::Array(lost))?;
+        // The results of the steps follow, and then those of the worker.
         let worker = match parts.len() > 7 {
             true => Some(WorkerTick::decode(exactly(Value::Array(
                 parts.split_off(7),
@@ -248,9 +251,9 @@ impl StreamTick {
             false => None,
         };
         let [
-            retried,
-            sent_later,
-            facts,
+            to_retry,
+            to_primary,
+            group,
             trimmed,
             reaped,
             handed_over,
@@ -260,10 +263,10 @@ impl StreamTick {
             lost: [entry::decode_ids(retry)?, entry::decode_ids(primary)?],
             maintained: Some(Maintained {
                 promoted: [
-                    decode_step(retried, Promoted::decode)?,
-                    decode_step(sent_later, Promoted::decode)?,
+                    decode_step(to_retry, Promoted::decode)?,
+                    decode_step(to_primary, Promoted::decode)?,
                 ],
-                group: decode_step(facts, GroupFacts::decode)?,
+                group: decode_step(group, GroupFacts::decode)?,
                 trim_blocked: decode_step(trimmed, decode_trim_blocked)?,
                 reaped: decode_done(reaped)?,
                 handed_over: decode_done(handed_over)?,
@@ -274,14 +277,14 @@ impl StreamTick {
     }
 }
 
-/// Decodes `[stream, time, …]`.
+/// Decodes the streams of the registry: `[stream, time, …]`.
 fn decode_registrations(response: Value) -> Result<Vec<(Name, i64)>, Error> {
     let mut values = array(response)?.into_iter();
     let mut registered = Vec::new();
     while let Some(stream) = values.next() {
         let [time] = exactly(Value::Array(values.next().into_iter().collect()))?;
-        let time = bytes(time)?;
-        let time = std::str::from_utf8(&time)
+        let text = bytes(time)?;
+        let time = std::str::from_utf8(&text)
             .ok()
             .and_then(|it| it.parse::<f64>().ok());
         let time = time.ok_or_else(|| unexpected("the time of a registration", "another text"))?;
@@ -304,7 +307,7 @@ impl GroupFacts {
     }
 }
 
-/// Decodes the result of a step, or its error.
+/// Decodes the result of a step. A failed step has its error, a text, in place of an array.
 pub(super) fn decode_step<T>(
     response: Value,
     decode: impl FnOnce(Value) -> Result<T, Error>,
@@ -315,12 +318,13 @@ pub(super) fn decode_step<T>(
     }
 }
 
-/// Decodes `[field, value, …]`, without the values.
+/// Decodes the fields of the pauses in `[field, value, …]`.
 fn decode_pause_fields(response: Value) -> Result<Vec<Bytes>, Error> {
     array(response)?.into_iter().step_by(2).map(bytes).collect()
 }
 
-/// Decodes the number that a step returns, or its error.
+/// Decodes the result of a step that returns only a number, which is not needed. A failed step has
+/// its error, a text, in place of the number.
 pub(super) fn decode_done(response: Value) -> Result<Result<(), String>, Error> {
     match response {
         Value::Int(_) => Ok(Ok(())),
@@ -328,7 +332,8 @@ pub(super) fn decode_done(response: Value) -> Result<Result<(), String>, Error> 
     }
 }
 
-/// Decodes `[dropped]`, or `[0, group, consumer]` if that consumer prevents trimming.
+/// Decodes `[number of trimmed entries]`, or `[0, group, consumer]` if this consumer prevents
+/// trimming.
 fn decode_trim_blocked(response: Value) -> Result<Option<(Bytes, Bytes)>, Error> {
     let mut response = array(response)?.into_iter().skip(1);
     let (group, consumer) = (response.next(), response.next());

@@ -45,7 +45,7 @@ use crate::{
     },
 };
 
-/// The upkeep of one consumer. It runs until a signal of [`StopSignals`] stops it.
+/// The upkeep of one consumer. One of the [`StopSignals`] stops it.
 pub(super) struct Upkeep {
     pub(super) member: Arc<Member>,
     pub(super) connector: Connector,
@@ -56,7 +56,7 @@ pub(super) struct Upkeep {
     pub(super) maintenance: Maintenance,
     /// Timers for the next due messages of the streams.
     pub(super) due_timers: Arc<DueTimers>,
-    /// Reads the registry of the streams. `None` if senders do not register their streams.
+    /// Reads the registry of the streams. `None` if the source serves no registry.
     pub(super) registry: Option<RegistryReader>,
     /// Records the names of the messages that this worker serves. `None` if there is nothing to
     /// record.
@@ -97,13 +97,13 @@ impl UpkeepThread {
         if let Some(running) = shared.upgrade() {
             return Ok(running);
         }
-        let failed = |error: std::io::Error| {
+        let start_failed = |error: std::io::Error| {
             Error::config("the thread that renews leases could not be started").with_source(error)
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(failed)?;
+            .map_err(start_failed)?;
         let end = CancellationToken::new();
         let started = Arc::new(Self {
             runtime: runtime.handle().clone(),
@@ -112,13 +112,13 @@ impl UpkeepThread {
         thread::Builder::new()
             .name("campanile-lease".into())
             .spawn(move || runtime.block_on(end.cancelled()))
-            .map_err(failed)?;
+            .map_err(start_failed)?;
         *shared = Arc::downgrade(&started);
         Ok(started)
     }
 }
 
-/// Spawns a future on the thread of the upkeep. The thread ends with the last such future.
+/// Spawns a future on the thread of the upkeep. The thread ends when its last future has ended.
 pub(super) fn spawn_on_upkeep(
     future: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
@@ -148,7 +148,7 @@ impl Upkeep {
         let streams = self.maintenance.streams.all();
         let key = streams.first().map(|stream| stream.keys.primary.as_str());
         let lease = self.member.lease;
-        let server = (self.pipeline).connection(&self.connector, &self.counters, lease, key);
+        let connection = (self.pipeline).connection(&self.connector, &self.counters, lease, key);
         let mut ticks = interval(self.member.interval());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -158,19 +158,20 @@ impl Upkeep {
                 () = self.stop_signals.leaving.cancelled() => {
                     // A last tick stores the counts since the previous tick in the history.
                     if self.maintenance.has_counts() {
-                        self.tick(&server).await;
+                        self.tick(&connection).await;
                     }
                     return;
                 }
                 _ = ticks.tick() => {
-                    self.tick(&server).await;
+                    self.tick(&connection).await;
                 }
-                due = self.due_timers.expired() => self.maintenance.promote(&server, due).await,
+                due = self.due_timers.expired() => self.maintenance.promote(&connection, due).await,
             }
         }
     }
 
-    async fn tick(&mut self, server: &UpkeepConnection) {
+    /// Runs one tick, unless the application's runtime is stalled.
+    async fn tick(&mut self, connection: &UpkeepConnection) {
         if let Some(since) = self.canary.stalled_for() {
             self.renewer.health.failed();
             if let Some(withheld) = self.warnings.admit() {
@@ -185,12 +186,12 @@ impl Upkeep {
             }
             return;
         }
-        match self.try_tick(server).await {
+        match self.try_tick(connection).await {
             Ok(()) => {
                 self.outage.succeeded();
                 if let Some(names) = &mut self.names {
                     let streams = self.maintenance.streams.all();
-                    names.record(server, &self.member, &streams).await;
+                    names.record(connection, &self.member, &streams).await;
                 }
             }
             Err(error) => {
@@ -201,24 +202,25 @@ impl Upkeep {
         }
     }
 
-    /// Runs one tick, even if there are no leases to renew, because its success shows that this
-    /// consumer can reach the server.
-    async fn try_tick(&mut self, server: &UpkeepConnection) -> Result<(), Error> {
+    /// Runs one tick. There is a tick even without leases to renew, because its success shows that
+    /// this consumer can reach the server.
+    async fn try_tick(&mut self, connection: &UpkeepConnection) -> Result<(), Error> {
         let (leases, further_leases) = self.renewer.due().split();
         let mut request = self.maintenance.request(|stream| leases.has(stream));
         request.registry = self.registry.as_mut().map(RegistryReader::request);
         let keys = request.keys();
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
         let sent_at = Instant::now();
-        let args = |cmd: &mut Cmd| request.args(&self.member, &leases, cmd);
-        let response = server.script(&scripts::TICK, &keys, args).await;
+        let args = |cmd: &mut Cmd| request.add_args(&self.member, &leases, cmd);
+        let response = connection.script(&scripts::TICK, &keys, args).await;
         let result = response.and_then(Tick::decode).and_then(|result| {
-            let counts = (request.streams.len(), result.streams.len());
-            match counts.0 == counts.1 {
+            let (expected, found) = (request.streams.len(), result.streams.len());
+            match expected == found {
                 true => Ok(result),
-                false => Err(miscounted(counts.0, counts.1)),
+                false => Err(miscounted(expected, found)),
             }
         });
+        // The next tick sends the counts of a failed tick.
         let result = result.inspect_err(|_| self.maintenance.keep_counts(&request))?;
         let reading = ClockReading {
             sent_at,
@@ -226,10 +228,11 @@ impl Upkeep {
             on_server: result.time,
         };
         self.maintenance.note_time(result.time);
+        // The results of the streams are in the order of the request.
         let (mut lost, mut questions) = (Vec::new(), Vec::new());
-        for (requested, mut of_stream) in request.streams.iter().zip(result.streams) {
-            lost.extend(of_stream.lost(&requested.stream));
-            if let Some(maintained) = of_stream.maintained {
+        for (requested, mut stream_result) in request.streams.iter().zip(result.streams) {
+            lost.extend(stream_result.take_lost(&requested.stream));
+            if let Some(maintained) = stream_result.maintained {
                 let question = self.maintenance.handle_tick(requested, maintained);
                 questions.extend(question.map(|question| (requested.stream.clone(), question)));
             }
@@ -237,17 +240,18 @@ impl Upkeep {
         if let Some(registry) = &mut self.registry {
             registry.registered(result.time, result.registered);
         }
+        // Leases that did not fit into the tick are renewed by further calls.
         let leases = (leases, further_leases);
         self.renewer
-            .handle_tick(server, leases, reading, lost)
+            .handle_tick(connection, leases, reading, lost)
             .await?;
         let consumer = &self.member.consumer;
         self.maintenance
             .announcer
-            .answer(server, consumer, questions)
+            .answer(connection, consumer, questions)
             .await;
         match &mut self.registry {
-            Some(registry) => registry.retire(server, result.time).await,
+            Some(registry) => registry.retire(connection, result.time).await,
             None => Ok(()),
         }
     }

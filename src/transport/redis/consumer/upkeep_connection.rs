@@ -21,8 +21,8 @@ use crate::{
     },
 };
 
-/// The connections of a source's upkeep, which its slots and partitions share: one to each primary
-/// in use.
+/// The connections of a source's upkeep: one to each primary in use. All consumers of the source
+/// share them.
 #[derive(Clone, Default)]
 pub(super) struct UpkeepPipeline(Arc<OnceLock<Pipeline>>);
 
@@ -36,9 +36,9 @@ impl UpkeepPipeline {
         lease: Duration,
         key: Option<&str>,
     ) -> UpkeepConnection {
-        // Short enough to replace a dead connection while the leases are valid. When the connection
-        // dies, a third of a lease may already have passed. One tick may pass until the loss is
-        // noticed, and another until the new connection renews the lease.
+        // The limit is short, so that a dead connection is replaced while the leases are valid. When
+        // the connection dies, a third of a lease may have passed since the last renewal. One tick
+        // may pass until the loss is noticed, and another until the new connection renews the lease.
         let max_silence = (lease / 5).clamp(Duration::from_millis(250), SILENCE);
         let make = || {
             Pipeline::with_max_silence(connector.anywhere(), None, counters.clone(), max_silence)
@@ -56,8 +56,7 @@ impl UpkeepPipeline {
 /// Runs the scripts of the upkeep, each with a time limit.
 pub(super) struct UpkeepConnection {
     pipeline: Pipeline,
-    /// The time limit of a call. The limit can be short, because the next tick follows soon after a
-    /// failed tick.
+    /// The time limit of a call. The limit can be short, because the upkeep soon makes another call.
     time_limit: Duration,
     address: String,
 }
@@ -78,17 +77,17 @@ impl UpkeepConnection {
         keys: &[&str],
         args: impl FnOnce(&mut Cmd),
     ) -> Result<Value, Error> {
-        self.in_time(self.pipeline.script(script, keys, args, Resend::Never))
+        self.with_time_limit(self.pipeline.script(script, keys, args, Resend::Never))
             .await
     }
 
     /// Runs a command. Fails if the response does not come in time.
     pub(super) async fn command(&self, cmd: Cmd) -> Result<Value, Error> {
-        self.in_time(self.pipeline.command(cmd, Resend::Never))
+        self.with_time_limit(self.pipeline.command(cmd, Resend::Never))
             .await
     }
 
-    async fn in_time(
+    async fn with_time_limit(
         &self,
         response: impl Future<Output = Result<Value, Error>>,
     ) -> Result<Value, Error> {

@@ -1,15 +1,15 @@
-//! Reads the streams of very many cluster slots without blocking reads. Instead, the server sends a
-//! notice when a stream was written.
+//! Reads the streams of many cluster slots without blocking reads. Instead, the server sends a
+//! notice when a client has written to a stream.
 //!
 //! A blocked read needs a connection for each slot. Here the slots share one connection to each
 //! node. A reader first sends `EXISTS` with the keys of its streams, so that the server tracks
 //! them. Then it sends a read. If the read has left no entries, the reader waits until its
-//! [`WriteSignal`] fires: a stream was written, or the connection was lost. A signal is only a
-//! hint, so a reader also reads once in a third of the lease.
+//! [`WriteSignal`] fires: a client has written to a stream, or the connection was lost. A signal
+//! is only a hint: without one, a reader reads once in a third of the lease.
 //!
 //! Every idle worker of a group gets a notice of a new entry, but only one worker gets the entry.
-//! So a worker that found nothing after a notice waits before it reads that slot again, longer each
-//! time, until it gets an entry.
+//! If a read after a notice finds nothing, the reader waits before its next read. It waits longer
+//! after each such read, until a read finds an entry.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -29,17 +29,17 @@ use crate::{
     },
 };
 
-/// If a read after a signal finds nothing, the next read waits for this time on average.
+/// The average wait before the next read, after a signal whose read has found nothing.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
-/// [`FIRST_WAIT`] is doubled for each further read that finds nothing, at most this many times.
+/// Each further signal whose read finds nothing doubles the wait, at most this many times.
 const MAX_DOUBLINGS: u32 = 5;
 
-/// The read connections that the slots of a source share: one to each node.
+/// The read connections that the cluster slots of a source share: one to each node.
 #[derive(Clone)]
 pub(super) struct SharedReads {
     pipeline: Pipeline,
     tracked: Arc<TrackedKeys>,
-    /// Makes the same connections as the pipeline.
+    /// Connects to the same nodes as the pipeline, for [`check`](Self::check).
     connector: Connector,
 }
 
@@ -60,17 +60,17 @@ impl SharedReads {
         streams: impl Iterator<Item = &'a Keys>,
     ) -> Result<(), Error> {
         self.connector.refresh().await;
-        let mut checked = HashSet::new();
+        let mut checked_nodes = HashSet::new();
         for keys in streams {
             let slot = HashSlot::of(keys.primary.as_bytes());
-            if checked.insert(self.connector.owner(slot)) {
+            if checked_nodes.insert(self.connector.owner(slot)) {
                 self.connector.for_key(&keys.primary).checked().await?;
             }
         }
         Ok(())
     }
 
-    /// Makes the reader of a slot with these streams.
+    /// Makes a reader of these streams, which are all in one slot.
     pub(super) fn reader(&self, streams: &[Arc<ServedStream>], lease: Duration) -> WokenReader {
         let signal = Arc::<WriteSignal>::default();
         for stream in streams {
@@ -81,7 +81,7 @@ impl SharedReads {
         WokenReader {
             pipeline: self.pipeline.for_key(&first.keys.primary),
             signal,
-            max_wait: lease / 3,
+            max_between_reads: lease / 3,
             expected: ExpectedEntries::Some,
             last_read: Instant::now(),
             is_signalled: false,
@@ -96,15 +96,15 @@ pub(super) struct WokenReader {
     pipeline: Pipeline,
     signal: Arc<WriteSignal>,
     /// The longest time between two reads.
-    max_wait: Duration,
+    max_between_reads: Duration,
     /// The entries that the next read will probably return.
     expected: ExpectedEntries,
     last_read: Instant,
     /// Set if the next read follows a signal.
     is_signalled: bool,
-    /// The number of successive signals after which a read found nothing.
+    /// The number of signals in a row whose reads found nothing.
     empty_reads: u32,
-    /// The earliest time of a read after the next signal.
+    /// After the next signal, no read is sent before this time.
     not_before: Instant,
 }
 
@@ -113,9 +113,9 @@ impl WokenReader {
         self.expected
     }
 
-    /// Sends the command that makes the server track these keys. `None` if the signal is still
-    /// armed. The caller must send a read of the keys before it waits for the response to this
-    /// command.
+    /// Sends the command that makes the server track these keys. `None` if the server still tracks
+    /// them, since the signal has not fired. The caller must send a read of the keys before it
+    /// waits for the response to this command.
     pub(super) fn track<'a>(&self, keys: impl IntoIterator<Item = &'a str>) -> Option<Submit> {
         if self.signal.is_armed() {
             return None;
@@ -145,7 +145,7 @@ impl WokenReader {
     }
 
     /// Records the result of a read of all streams. `found` is `true` if the read returned entries,
-    /// and `may_have_more` if it may have left some.
+    /// and `may_have_more` if there may be more entries on the server.
     pub(super) fn note(&mut self, found: bool, may_have_more: bool) {
         self.last_read = Instant::now();
         self.expected = match may_have_more {
@@ -169,7 +169,7 @@ impl WokenReader {
         self.expected = ExpectedEntries::Some;
     }
 
-    /// Waits until there may be entries again, at most for `longest`.
+    /// Waits until there may be new entries, at most for `longest`.
     ///
     /// # Cancel safety
     /// If the future is dropped, the next call waits for the same signal.
@@ -178,7 +178,7 @@ impl WokenReader {
             self.signal.fired().await;
             sleep_until(self.not_before).await;
         };
-        let overdue = self.last_read + self.max_wait.mul_f64(0.75 + fastrand::f64() / 4.0);
+        let overdue = self.last_read + self.max_between_reads.mul_f64(0.75 + fastrand::f64() / 4.0);
         tokio::select! {
             biased;
             () = woken => self.is_signalled = true,
