@@ -104,7 +104,7 @@ impl Redis {
         Self::builder(url).connect_when_ready().await
     }
 
-    /// Connects through a connector, and retries while the error is temporary.
+    /// Like [`over`](Self::over), but retries while the error is temporary.
     pub(super) async fn over_when_ready(connector: Connector) -> Result<Self, Error> {
         let mut outage = server::Outage::default();
         loop {
@@ -131,7 +131,7 @@ impl Redis {
         Self::over(Connector::from_client(&client)?).await
     }
 
-    /// Connects through a connector.
+    /// Connects to the server of a connector.
     pub(super) async fn over(connector: Connector) -> Result<Self, Error> {
         let first = connector.checked().await?;
         connector.keep_current();
@@ -179,7 +179,7 @@ impl Redis {
     consumer_settings!();
 }
 
-// Omits the user and the password, which are in the connector.
+// The connector is omitted, since it has the user and the password.
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")

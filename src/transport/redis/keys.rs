@@ -1,13 +1,14 @@
 //! Builds the names of the keys of a stream and a group.
 //!
-//! On a cluster, the hash tag puts all keys in the stream's slot. A name without a tag is wrapped
-//! in braces: `orders` → `{orders}:dead:group`. A name that contains a tag keeps the tag, and the
-//! key begins with the length of the name in bytes: `{orders}.v2` → `11:{orders}.v2:dead:group`.
+//! On a cluster, the hash tag puts all keys in the stream's slot. A stream name without a tag is
+//! wrapped in braces: `orders` → `{orders}:dead:group`. A name that contains a tag keeps the tag,
+//! and the key begins with the length of the name in bytes: `{orders}.v2` →
+//! `11:{orders}.v2:dead:group`.
 //!
 //! Different streams have different keys. If the name is wrapped, the key begins with `{`, and the
 //! name ends at the first `}`, because a wrapped name contains no `}`. If the name is not wrapped,
-//! the key begins with the length of the name. A stream whose name has the form of such a key is
-//! refused.
+//! the key begins with the length of the name. A stream name that has the form of one of these keys
+//! is refused.
 //!
 //! A handle with a [`Namespace`] puts the namespace before the name of the stream, and builds the
 //! keys from the result: `staging:orders`, `{staging:orders}:dead:group`. The application sees the
@@ -19,8 +20,8 @@ use super::{namespace::Namespace, server::tag};
 use crate::{error::Error, message::Name, transport::PauseTarget};
 
 /// The prefix of the names of this library's consumers. The consumer's lease follows the prefix,
-/// and `scripts/holder.lua` reads the lease from the name. Other libraries' consumers renew no
-/// leases.
+/// and `scripts/holder.lua` reads the lease from the name. A consumer without the prefix is one of
+/// another library, and renews no leases.
 pub(super) const CONSUMER_PREFIX: &str = "campanile-";
 
 /// The keys of a stream and one of its groups.
@@ -116,7 +117,8 @@ impl Keys {
         format!("{}:feed:{}", self.base, self.group)
     }
 
-    /// Returns the Redis key that stores the id of the task that holds the unique key `key`.
+    /// Returns the Redis key for the unique key `key`. It stores the id of the task that holds the
+    /// unique key.
     pub(super) fn unique(&self, key: impl Display) -> String {
         // Both the group and the key may contain a colon, so the length of the group is needed.
         let Self { base, group, .. } = self;
@@ -157,10 +159,10 @@ impl Keys {
         let group = self.group.as_str();
         match field.split_once(':') {
             None if field == "stream" => Ok(Some(PauseTarget::Stream)),
-            Some(("group", of)) => Ok((of == group).then_some(PauseTarget::Group)),
+            Some(("group", paused)) => Ok((paused == group).then_some(PauseTarget::Group)),
             Some(("name", _)) => {
-                let of_group = format!("name:{}:{group}:", group.len());
-                let name = field.strip_prefix(&of_group);
+                let prefix = format!("name:{}:{group}:", group.len());
+                let name = field.strip_prefix(&prefix);
                 Ok(name.map(|name| PauseTarget::Name(name.into())))
             }
             _ => Err(()),
@@ -208,8 +210,8 @@ impl Keys {
         format!("{}:value:{name}", self.base)
     }
 
-    /// Returns the key of the outbox: a stream of tasks for streams in other slots.
-    /// `consumer::forward` sends the tasks there.
+    /// Returns the key of the outbox: a stream with the tasks that `consumer::forward` sends to
+    /// streams in other slots.
     pub(super) fn outbox(&self) -> String {
         format!("{}:outbox", self.base)
     }
@@ -226,8 +228,8 @@ impl Keys {
         format!("{}:partitions", self.base)
     }
 
-    /// Returns the key of the hash of the group's members that own partitions of this stream. Its
-    /// values count the heartbeats of each member.
+    /// Returns the key of a hash that counts the heartbeats of each member. The members are the
+    /// workers of the group that own partitions of this stream.
     pub(super) fn members(&self) -> String {
         format!("{}:members:{}", self.base, self.group)
     }
@@ -257,8 +259,8 @@ pub(super) fn registry(namespace: &Namespace, name: &Name) -> String {
     format!("{}{REGISTRY}{name}", namespace.prefix())
 }
 
-/// Returns the purpose of a reserved key, with or without a namespace before it. `None` if the key
-/// may be the name of a stream.
+/// Returns the purpose of a key that is reserved for this library, with or without a namespace
+/// before it. `None` if the key is not reserved.
 fn reserved(key: &str) -> Option<&'static str> {
     let rest = key.split_once(':').map_or("", |(_, rest)| rest);
     let begins = |prefix| key.starts_with(prefix) || rest.starts_with(prefix);
@@ -271,6 +273,7 @@ fn reserved(key: &str) -> Option<&'static str> {
 
 /// Checks that `stream` can be the name of a stream.
 pub(super) fn check(namespace: &Namespace, stream: &Name) -> Result<(), Error> {
+    // `base` can refuse only these names.
     if stream.contains('}') || reserved(stream).is_some() {
         base(namespace, stream)?;
     }
@@ -280,14 +283,14 @@ pub(super) fn check(namespace: &Namespace, stream: &Name) -> Result<(), Error> {
     }
 }
 
-/// Returns the prefix that `Keys::base` returns for `stream`.
+/// Returns the prefix of the keys of a stream, like [`Keys::base`].
 pub(super) fn base(namespace: &Namespace, stream: &Name) -> Result<String, Error> {
     let key = namespace.apply(stream);
     if let Some(purpose) = reserved(&key) {
         Err(Error::config(format!(
             "the stream name `{stream}` is that of {purpose}; choose another"
         )))
-    } else if let Some(owner) = owner(&key) {
+    } else if let Some(owner) = stream_of_key(&key) {
         Err(Error::config(format!(
             "the stream name `{stream}` is that of a key which belongs to the stream `{owner}`; \
              choose another"
@@ -306,7 +309,7 @@ pub(super) fn base(namespace: &Namespace, stream: &Name) -> Result<String, Error
 
 /// Returns the stream to which a key with this name would belong. `None` if the name does not have
 /// the form of a stream's key.
-fn owner(key: &str) -> Option<&str> {
+fn stream_of_key(key: &str) -> Option<&str> {
     const PURPOSES: [&str; 28] = [
         "retry",
         "due",
@@ -338,10 +341,12 @@ fn owner(key: &str) -> Option<&str> {
         "minute",
     ];
     let (name, purpose) = match key.strip_prefix('{') {
+        // A wrapped name ends at the first `}`.
         Some(wrapped) => {
             let (name, rest) = wrapped.split_once('}')?;
             (name, rest.strip_prefix(':')?)
         }
+        // Before any other name there is its length.
         None => {
             let (length, rest) = key.split_once(':')?;
             let (name, rest) = rest.split_at_checked(length.parse().ok()?)?;
@@ -353,7 +358,7 @@ fn owner(key: &str) -> Option<&str> {
     PURPOSES.contains(&purpose).then_some(name)
 }
 
-/// Returns the key of the stream of reliable replies to a client. `base` is `Keys::base`.
+/// Like [`Keys::replies`], for a stream whose [`Keys::base`] is `base`.
 pub(super) fn replies(base: &str, client: impl Display) -> String {
     let mut key = String::with_capacity(base.len() + 41);
     let _ = write!(key, "{base}:rpc:{client}");
@@ -436,7 +441,7 @@ mod tests {
     }
 
     /// All keys of a stream and a group.
-    fn all(keys: &Keys) -> Vec<String> {
+    fn all_keys(keys: &Keys) -> Vec<String> {
         let mut all = vec![keys.primary.to_string()];
         let of_group = [
             &keys.retry,
@@ -477,7 +482,7 @@ mod tests {
         all
     }
 
-    /// The keys of `all` that the groups of a stream share.
+    /// The keys of a stream that its groups share.
     fn shared_by_groups(keys: &Keys) -> Vec<String> {
         let mut shared = vec![keys.primary.to_string()];
         shared.extend([&keys.stream_due, &keys.stream_bodies].into_iter().cloned());
@@ -502,8 +507,8 @@ mod tests {
             true => shared_by_groups(&first),
             false => Vec::new(),
         };
-        let second = all(&second);
-        for key in all(&first) {
+        let second = all_keys(&second);
+        for key in all_keys(&first) {
             let shared = second.contains(&key) && !may_share.contains(&key);
             assert!(!shared, "{one:?} and {other:?} share {key}");
         }
@@ -552,8 +557,8 @@ mod tests {
         prop::collection::vec(part, 1..6).prop_map(|parts| parts.concat())
     }
 
-    /// Ways to make a name from another name. Most of the results contain the other name.
-    const MAKE: [fn(&str) -> String; 16] = [
+    /// Functions that make a name from another name. Most of the results contain the other name.
+    const DERIVATIONS: [fn(&str) -> String; 16] = [
         |name| format!("{{{name}}}"),
         |name| format!("{{{name}}}.v2"),
         |name| format!("a{{{name}}}b"),
@@ -574,8 +579,12 @@ mod tests {
 
     /// A name made from this one in at most three steps.
     fn made_of(name: String) -> impl Strategy<Value = String> {
-        let steps = prop::collection::vec(prop::sample::select(MAKE.to_vec()), 0..4);
-        steps.prop_map(move |steps| steps.iter().fold(name.clone(), |name, make| make(&name)))
+        let steps = prop::collection::vec(prop::sample::select(DERIVATIONS.to_vec()), 0..4);
+        steps.prop_map(move |steps| {
+            steps
+                .iter()
+                .fold(name.clone(), |name, derive| derive(&name))
+        })
     }
 
     /// Two names made from the same one.
@@ -606,7 +615,7 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        // With fewer valid pairs the test would show little.
+        // With fewer usable pairs the test would show little.
         assert!(usable.get() > CASES / 4, "{} of {CASES}", usable.get());
     }
 
@@ -664,7 +673,7 @@ mod tests {
             let of = |at: usize, stream: &str, group: &str| {
                 let namespace = Namespace::new(namespaces[at]).unwrap();
                 let keys = Keys::new(&namespace, &stream.into(), &group.into()).ok()?;
-                let mut all = all(&keys);
+                let mut all = all_keys(&keys);
                 all.push(registry(&namespace, &stream.into()));
                 Some(all)
             };
@@ -694,7 +703,7 @@ mod tests {
             group in part_of_a_key(),
         ) {
             if let Ok(keys) = Keys::new(&NONE, &stream.as_str().into(), &group.as_str().into()) {
-                for key in all(&keys).into_iter().filter(|key| *key != stream) {
+                for key in all_keys(&keys).into_iter().filter(|key| *key != stream) {
                     let named_like_it = Keys::new(&NONE, &key.as_str().into(), &"g".into());
                     prop_assert!(named_like_it.is_err(), "{}", key);
                 }
@@ -714,9 +723,9 @@ mod tests {
                 }
                 Err(error) => {
                     prop_assert!(error.is_config());
-                    let told = error.to_string();
+                    let text = error.to_string();
                     let reasons = ["the name is empty", "hash tag", "belongs to the stream"];
-                    prop_assert!(reasons.iter().any(|reason| told.contains(reason)), "{}", told);
+                    prop_assert!(reasons.iter().any(|reason| text.contains(reason)), "{}", text);
                     prop_assert!(check(&NONE, &stream.as_str().into()).is_err());
                 }
             }

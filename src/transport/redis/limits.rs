@@ -33,14 +33,15 @@ use crate::{
 
 /// The permits of a limit, on any stream of the handle.
 pub(super) struct RedisLimits {
-    permits: Arc<Permits>,
+    permits: Arc<PermitScripts>,
     uses: Arc<Uses>,
-    /// The queue of the task that renews and returns permits. Set by the first change.
-    keeper: OnceLock<UnboundedSender<UseChange>>,
+    /// The queue of the task that renews and returns permits. The first change starts the task.
+    change_queue: OnceLock<UnboundedSender<UseChange>>,
 }
 
 /// A change of the permits that this process holds.
 enum UseChange {
+    /// A use has taken its permit.
     Taken(PermitRequest),
     /// A use has ended. It may have taken no permit.
     Ended(PermitRequest),
@@ -59,14 +60,15 @@ fn name_of(request: &PermitRequest) -> PermitName {
 /// uses as one permit. So the permit is returned only when no use has it or asks for it.
 #[derive(Default)]
 struct Uses {
-    by_permit: Mutex<HashMap<PermitName, Use>>,
+    by_permit: Mutex<HashMap<PermitName, UsesOfPermit>>,
     /// Notified when permits were returned to the server.
     returned: Notify,
 }
 
+/// The uses of one permit.
 #[derive(Default)]
-struct Use {
-    times: usize,
+struct UsesOfPermit {
+    count: usize,
     /// Set while the permit is being returned to the server.
     is_returning: bool,
 }
@@ -75,13 +77,14 @@ impl Uses {
     /// Begins a use. Waits while the permit is being returned to the server.
     async fn begin(&self, name: &PermitName) {
         loop {
+            // Enabled before the check, so that no notification is missed.
             let mut returned = pin!(self.returned.notified());
             returned.as_mut().enable();
             {
                 let mut uses = lock(&self.by_permit);
                 let found = uses.entry(name.clone()).or_default();
                 if !found.is_returning {
-                    found.times += 1;
+                    found.count += 1;
                     return;
                 }
             }
@@ -89,15 +92,15 @@ impl Uses {
         }
     }
 
-    /// Ends a use. Returns `true` if it was the last use of the permit. If so, and if this process
-    /// holds the permit, marks the permit as being returned.
+    /// Ends a use. Returns `true` if it was the last use of the permit. If it was, and `is_held` is
+    /// set, marks the permit as being returned to the server.
     fn end(&self, name: &PermitName, is_held: bool) -> bool {
         let mut uses = lock(&self.by_permit);
         let Some(found) = uses.get_mut(name) else {
             return false;
         };
-        found.times -= 1;
-        let is_last = found.times == 0;
+        found.count -= 1;
+        let is_last = found.count == 0;
         match is_last && is_held {
             true => found.is_returning = true,
             false if is_last => drop(uses.remove(name)),
@@ -122,8 +125,8 @@ impl Drop for PendingUse<'_> {
     }
 }
 
-/// The permits that are being returned to the server. Dropping this value lets their holders ask
-/// for them again.
+/// The permits that are being returned to the server. Dropping this value allows new uses of these
+/// permits.
 struct PermitReturn<'a> {
     uses: &'a Uses,
     requests: Vec<PermitRequest>,
@@ -140,24 +143,24 @@ impl Drop for PermitReturn<'_> {
 }
 
 /// Calls the scripts of permits.
-struct Permits(Redis);
+struct PermitScripts(Redis);
 
 impl RedisLimits {
     pub(super) fn new(redis: Redis) -> Self {
-        let keeper = OnceLock::new();
-        let permits = Arc::new(Permits(redis));
+        let change_queue = OnceLock::new();
+        let permits = Arc::new(PermitScripts(redis));
         let uses = Arc::default();
         Self {
             permits,
             uses,
-            keeper,
+            change_queue,
         }
     }
 
     /// Queues a change for the task that renews and returns permits. If the runtime of that task
     /// has ended, the permits end with their lease.
     fn change(&self, change: UseChange) {
-        let keeper = self.keeper.get_or_init(|| {
+        let queue = self.change_queue.get_or_init(|| {
             let (queue, changes) = mpsc::unbounded_channel();
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 let (permits, uses) = (Arc::clone(&self.permits), Arc::clone(&self.uses));
@@ -165,7 +168,7 @@ impl RedisLimits {
             }
             queue
         });
-        let _ = keeper.send(change);
+        let _ = queue.send(change);
     }
 }
 
@@ -202,7 +205,7 @@ impl LimitStore for RedisLimits {
 /// Renews the permits that this process holds, and returns the permits that it no longer needs.
 /// Ends once the limit and its last permit are dropped.
 async fn keep_permits(
-    permits: Arc<Permits>,
+    permits: Arc<PermitScripts>,
     uses: Arc<Uses>,
     mut changes: UnboundedReceiver<UseChange>,
 ) {
@@ -213,6 +216,7 @@ async fn keep_permits(
     let mut batch = Vec::new();
     loop {
         let requests = Vec::new();
+        // Dropped at the end of each turn, when the permits were returned.
         let mut returned = PermitReturn {
             uses: &uses,
             requests,
@@ -239,23 +243,26 @@ async fn keep_permits(
                 }
             }
             _ = renewals.tick() => {
-                // If a permit has expired, its renewal takes a new permit if one is free.
+                // The renewal of an expired permit takes a new permit, if one is free.
                 let renewed = join_all(held.values().map(|request| permits.acquire(request))).await;
-                log(renewed.into_iter().map(|it| it.map(drop)));
+                log_first_error(renewed.into_iter().map(|it| it.map(drop)));
             }
         }
-        log(join_all(
-            returned
-                .requests
-                .iter()
-                .map(|request| permits.release(request)),
-        )
-        .await);
+        log_first_error(
+            join_all(
+                returned
+                    .requests
+                    .iter()
+                    .map(|request| permits.release(request)),
+            )
+            .await,
+        );
     }
 }
 
-/// Logs that permits could not be renewed or returned. They end with their lease.
-fn log(results: impl IntoIterator<Item = Result<(), Error>>) {
+/// Logs the first error, if there is one. Permits that could not be renewed or returned end with
+/// their lease.
+fn log_first_error(results: impl IntoIterator<Item = Result<(), Error>>) {
     let failed = results.into_iter().find_map(Result::err);
     if let Some(error) = failed.filter(|error| !error.is_closed()) {
         let error = error.chain();
@@ -263,7 +270,7 @@ fn log(results: impl IntoIterator<Item = Result<(), Error>>) {
     }
 }
 
-impl Permits {
+impl PermitScripts {
     fn lease(&self) -> Duration {
         self.0.settings.lease
     }
@@ -299,20 +306,20 @@ impl Permits {
         Ok(Duration::from_millis(wait.await?.unsigned_abs()))
     }
 
-    /// Calls a script with one key of the limit. The call is sent again until it is answered, since
-    /// all of these scripts can be repeated.
+    /// Calls a script with one key, which `key_of` returns for the key of the limit. The call is
+    /// sent again until it is answered, since all scripts of permits can be repeated.
     async fn call(
         &self,
         script: &'static Script,
         request: &PermitRequest,
-        key: fn(&Keys, &str) -> String,
+        key_of: fn(&Keys, &str) -> String,
         args: impl Fn(&mut Cmd, &Keys),
     ) -> Result<i64, Error> {
         let Redis {
             options, settings, ..
         } = &self.0;
         let keys = Keys::new(&options.namespace, &request.stream, &settings.group)?;
-        let key = key(&keys, &request.key);
+        let key = key_of(&keys, &request.key);
         let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
         let args = |cmd: &mut Cmd| args(cmd, &keys);
         let response = pipeline

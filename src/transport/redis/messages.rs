@@ -46,7 +46,7 @@ impl Redis {
     /// partitions of its stream or, if it serves a registry, the streams in that registry. Start
     /// without a position, and continue with [`StreamPage::next`].
     ///
-    /// Uses [`ZSCAN`](https://redis.io/docs/latest/commands/zscan/), if the streams are registered.
+    /// Reads a registry with [`ZSCAN`](https://redis.io/docs/latest/commands/zscan/).
     ///
     /// # Errors
     /// If the server cannot be reached or refuses the command, or the position is invalid.
@@ -97,15 +97,16 @@ impl RedisMessages {
         pipeline.script(script, names, args, Resend::Never).await
     }
 
+    /// Lists a page of messages: first those of the retry stream, then those of the primary stream.
     async fn list_messages(&self, query: MessageQuery) -> Result<MessagePage, Error> {
         let keys = self.keys()?;
         let (mut is_primary, mut after) = query.list_and_position()?;
         let mut page = MessagePage::default();
         let max = query.max.max(1);
         loop {
-            let room = max - page.messages.len();
+            let max_more = max - page.messages.len();
             let (found, next) = self
-                .list_part(&keys, query.state, is_primary, after, room)
+                .list_part(&keys, query.state, is_primary, after, max_more)
                 .await?;
             page.messages.extend(found);
             page.next = match &next {
@@ -122,7 +123,7 @@ impl RedisMessages {
     }
 
     /// Lists messages of the primary stream, or of the retry stream if `is_primary` is `false`.
-    /// Also returns the position of the next messages.
+    /// Also returns the position of the next messages, if there are more.
     async fn list_part(
         &self,
         keys: &Keys,
@@ -186,15 +187,15 @@ impl MessageStore for RedisMessages {
     }
 }
 
-/// A part of a list, and the position of the next part.
-type Part = (Vec<ListedMessage>, Option<String>);
+/// A part of a list, and the position of the next part if there is one.
+type ListPart = (Vec<ListedMessage>, Option<String>);
 
 /// Decodes unread entries.
-pub(super) fn decode_waiting(response: Value, is_primary: bool) -> Result<Part, Error> {
+pub(super) fn decode_waiting(response: Value, is_primary: bool) -> Result<ListPart, Error> {
     let (found, more) = dead_letters::decode_page(response)?;
     let messages = found
         .into_iter()
-        .map(|(id, fields)| message(&id, fields, is_primary));
+        .map(|(id, fields)| decode_message(&id, fields, is_primary));
     let messages: Vec<_> = messages.collect();
     let next = messages.last().filter(|_| more);
     let next = next.map(|last| last.entry.clone());
@@ -202,7 +203,7 @@ pub(super) fn decode_waiting(response: Value, is_primary: bool) -> Result<Part, 
 }
 
 /// Decodes pending entries.
-pub(super) fn decode_running(response: Value, is_primary: bool) -> Result<Part, Error> {
+pub(super) fn decode_running(response: Value, is_primary: bool) -> Result<ListPart, Error> {
     let [found, more] = exactly(response)?;
     let messages = array(found)?.into_iter().map(|found| {
         let [id, consumer, idle, deliveries, list] = exactly(found)?;
@@ -210,10 +211,11 @@ pub(super) fn decode_running(response: Value, is_primary: bool) -> Result<Part, 
         if StreamEntryId::parse(id.as_bytes()).is_none() {
             return Err(unexpected("the id of an entry", "another text"));
         }
-        let mut message = message(&id, fields(list)?, is_primary);
-        let before = message.attempt.0.saturating_sub(1);
+        let mut message = decode_message(&id, fields(list)?, is_primary);
+        // `attempt` is the number of the next delivery. `deliveries` includes the current one.
+        let earlier = message.attempt.0.saturating_sub(1);
         let deliveries = u32::try_from(count(&deliveries)?).unwrap_or(u32::MAX);
-        message.attempt = Attempt(before.saturating_add(deliveries));
+        message.attempt = Attempt(earlier.saturating_add(deliveries));
         message.consumer = Some(String::from_utf8_lossy(&bytes(consumer)?).into_owned());
         message.idle = u64::try_from(integer(&idle)?)
             .ok()
@@ -228,7 +230,7 @@ pub(super) fn decode_running(response: Value, is_primary: bool) -> Result<Part, 
 }
 
 /// Decodes delayed messages.
-pub(super) fn decode_delayed(response: Value, is_primary: bool) -> Result<Part, Error> {
+pub(super) fn decode_delayed(response: Value, is_primary: bool) -> Result<ListPart, Error> {
     let [found, more] = exactly(response)?;
     let (mut messages, mut next) = (Vec::new(), None);
     for found in array(found)? {
@@ -237,7 +239,7 @@ pub(super) fn decode_delayed(response: Value, is_primary: bool) -> Result<Part, 
         let milliseconds = time.parse::<f64>();
         let milliseconds = milliseconds.map_err(|_| unexpected("a time", "another text"))?;
         let due = Duration::from_millis(milliseconds.max(0.0) as u64);
-        let mut message = message(
+        let mut message = decode_message(
             &member,
             msgpack::unpack(&bytes(body)?).unwrap_or_default(),
             is_primary,
@@ -267,9 +269,9 @@ pub(super) fn decode_parked(response: Value) -> Result<Vec<ParkedKey>, Error> {
 }
 
 /// Decodes a message. Its attempt is the number of its next delivery.
-fn message(entry: &str, fields: Vec<(Bytes, Bytes)>, is_primary: bool) -> ListedMessage {
-    // Packed and internal fields are decoded only on the retry stream, which the transport has
-    // written. On the primary stream, a sender may have written fields with these names.
+fn decode_message(entry: &str, fields: Vec<(Bytes, Bytes)>, is_primary: bool) -> ListedMessage {
+    // The transport writes packed and internal fields to the retry stream. On the primary stream,
+    // fields with their names come from a sender, and are not decoded.
     let fields = match is_primary {
         true => fields,
         false => msgpack::unpacked(fields),
@@ -278,18 +280,18 @@ fn message(entry: &str, fields: Vec<(Bytes, Bytes)>, is_primary: bool) -> Listed
     let origin = origin.and_then(|origin| String::from_utf8(origin.to_vec()).ok());
     let attempts = value_of(&fields, codec::ATTEMPTS).filter(|_| !is_primary);
     let attempts = attempts.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
-    let given = value_of(&fields, codec::RECEIPT_ID).cloned();
+    let given_id = value_of(&fields, codec::RECEIPT_ID).cloned();
     let original_entry = origin.as_deref().unwrap_or(entry);
-    let accepted = StreamEntryId::parse(original_entry.as_bytes())
+    let accepted_at = StreamEntryId::parse(original_entry.as_bytes())
         .and_then(|id| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(id.milliseconds)));
-    let id = given
+    let id = given_id
         .and_then(codec::given_id)
         .unwrap_or_else(|| MessageId::from(original_entry));
     let content = codec::decode(fields).map(|decoded| {
         let mut message = decoded.message;
         let parts = message.parts_mut();
         parts.id = Some(id.clone());
-        parts.accepted_at = accepted;
+        parts.accepted_at = accepted_at;
         message
     });
     let mut listed = ListedMessage::new(entry, id, content);

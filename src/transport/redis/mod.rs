@@ -60,9 +60,9 @@
 //! twice. If the server refuses a message, the text of the error says what to do.
 //!
 //! A handle never stops trying: it reconnects without limit. The delay between two attempts grows
-//! up to 2 s. It is reset once a connection has received a response to a command, or has lasted for
-//! more than 2 s. The connections of a handle are tasks of the runtime on which it connected: after
-//! that runtime has ended, every call fails, and the state is
+//! up to 2 s. The delay is reset once a connection has received a response to a command, or has
+//! lasted for more than 2 s. The connections of a handle are tasks of the runtime on which the
+//! handle connected: after that runtime has ended, every call fails, and the state is
 //! [`Closed`](crate::transport::ConnectionState::Closed).
 //!
 //! # Delivery guarantee
@@ -108,10 +108,10 @@
 //!
 //! Credentials that expire are renewed when a quarter of their lifetime is left, or five minutes if
 //! that is less. The connection sends `AUTH` between its other commands: it stays open, and no
-//! command is lost or repeated. A connection in a blocking read sends `AUTH` after the read. Such a
-//! read takes up to 2 s, so a lifetime of less than 10 s is too short. If the provider fails, or
-//! the server refuses its credentials, the old login stays in use, a warning says why, and another
-//! attempt follows, with a back-off of up to 2 s.
+//! command is lost or repeated. A connection in a blocking read sends `AUTH` after the read, which
+//! takes up to 2 s. This must happen within the last quarter of the lifetime, so a lifetime of less
+//! than 10 s is too short. If the provider fails, or the server refuses its credentials, the old
+//! login stays in use and a warning says why. Another attempt follows, with a back-off of up to 2 s.
 //!
 //! A connection that subscribes to events or to fast replies renews its credentials in the same way
 //! over RESP3, which every server since Redis 6 speaks. Over RESP2 a subscriber may not log in
@@ -173,11 +173,11 @@
 //! own `&staging:<pattern>`.
 //!
 //! # Rights
-//! The permissions for the stream `s`. If a stream's name contains a hash tag, the keys of the
-//! stream begin with the length of the name: `6:{s}.v2:dead:g` for the stream `{s}.v2`. The parts
-//! in parentheses are selectors, which need Redis 7.0: with them a user who adds to the stream may
-//! not read or delete it. For Redis 6.2 leave out the parentheses, write `~` instead of `%R~`, and
-//! begin with `resetchannels`. The user may then use each command on each of the keys.
+//! The table lists the permissions for the stream `s`. If a stream's name contains a hash tag, the
+//! keys of the stream begin with the length of the name: `6:{s}.v2:dead:g` for the stream `{s}.v2`.
+//! The parts in parentheses are selectors, which need Redis 7.0: with them a user who adds to the
+//! stream may not read or delete it. For Redis 6.2 leave out the parentheses, write `~` instead of
+//! `%R~`, and begin with `resetchannels`. The user may then use each command on each of the keys.
 //! `%R~campanile:orders:…` lets a worker read the orders of operators, but not give orders.
 //!
 //! A row that begins with `…` is needed in addition to the nearest row above it without `…`.

@@ -4,12 +4,12 @@
 use bytes::Bytes;
 
 /// The name of the field that contains the packed fields.
-const BLOB: &str = "~f";
+const PACKED_FIELD: &str = "~f";
 
 /// Replaces the field `~f` by the fields that are packed in its value. If the value is malformed,
 /// returns `fields` unchanged.
 pub(super) fn unpacked(mut fields: Vec<(Bytes, Bytes)>) -> Vec<(Bytes, Bytes)> {
-    let Some(at) = fields.iter().position(|(field, _)| field == BLOB) else {
+    let Some(at) = fields.iter().position(|(field, _)| field == PACKED_FIELD) else {
         return fields;
     };
     if let Some(inner) = unpack(&fields[at].1) {
@@ -19,29 +19,31 @@ pub(super) fn unpacked(mut fields: Vec<(Bytes, Bytes)>) -> Vec<(Bytes, Bytes)> {
     fields
 }
 
-/// Decodes a MessagePack array of byte strings, as written by `cmsgpack.pack` of Redis's Lua.
+/// Decodes a MessagePack array of byte strings, as written by `cmsgpack.pack` of Redis's Lua. `None`
+/// if it is malformed.
 /// <https://github.com/msgpack/msgpack/blob/master/spec.md>
 pub(super) fn unpack(blob: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
     let mut at = 0;
-    let count = match number(blob, &mut at, 1)? {
+    let count = match read_number(blob, &mut at, 1)? {
         head @ 0x90..=0x9f => head & 0x0f,
-        0xdc => number(blob, &mut at, 2)?,
-        0xdd => number(blob, &mut at, 4)?,
+        0xdc => read_number(blob, &mut at, 2)?,
+        0xdd => read_number(blob, &mut at, 4)?,
         _ => return None,
     };
     let mut fields = Vec::new();
     for _ in 0..count / 2 {
-        fields.push((string(blob, &mut at)?, string(blob, &mut at)?));
+        fields.push((read_string(blob, &mut at)?, read_string(blob, &mut at)?));
     }
     (at == blob.len() && count % 2 == 0).then_some(fields)
 }
 
-fn string(blob: &Bytes, at: &mut usize) -> Option<Bytes> {
-    let length = match number(blob, at, 1)? {
+/// Reads a string at `at`, and moves `at` behind it.
+fn read_string(blob: &Bytes, at: &mut usize) -> Option<Bytes> {
+    let length = match read_number(blob, at, 1)? {
         head @ 0xa0..=0xbf => head & 0x1f,
-        0xc4 | 0xd9 => number(blob, at, 1)?,
-        0xc5 | 0xda => number(blob, at, 2)?,
-        0xc6 | 0xdb => number(blob, at, 4)?,
+        0xc4 | 0xd9 => read_number(blob, at, 1)?,
+        0xc5 | 0xda => read_number(blob, at, 2)?,
+        0xc6 | 0xdb => read_number(blob, at, 4)?,
         _ => return None,
     };
     let end = at.checked_add(length).filter(|&end| end <= blob.len())?;
@@ -50,7 +52,8 @@ fn string(blob: &Bytes, at: &mut usize) -> Option<Bytes> {
     Some(text)
 }
 
-fn number(blob: &Bytes, at: &mut usize, size: usize) -> Option<usize> {
+/// Reads a big-endian number of `size` bytes at `at`, and moves `at` behind it.
+fn read_number(blob: &Bytes, at: &mut usize, size: usize) -> Option<usize> {
     let end = *at + size;
     let digits = blob.get(*at..end)?;
     *at = end;
@@ -151,7 +154,7 @@ mod tests {
         #[test]
         fn a_blob_of_any_bytes_stays_or_is_read(head in 0x90..=0xdfu8, rest: Vec<u8>) {
             let blob = Bytes::from([&[head], &rest[..]].concat());
-            let fields = vec![(Bytes::from(BLOB), blob)];
+            let fields = vec![(Bytes::from(PACKED_FIELD), blob)];
             let read = unpacked(fields.clone());
             prop_assert!(read == fields || read.iter().all(|(field, _)| field.len() <= rest.len()));
         }

@@ -97,7 +97,7 @@ impl Redis {
 
     pub(super) fn in_namespace(mut self, namespace: Namespace) -> Self {
         Arc::make_mut(&mut self.options).namespace = namespace;
-        // Other clones of this handle keep the running RPC client.
+        // This handle needs another RPC client. Other clones keep the running one.
         self.rpc = Default::default();
         self
     }
@@ -120,7 +120,7 @@ impl Redis {
     #[must_use]
     pub fn reply_prefix(mut self, prefix: impl Into<Name>) -> Self {
         Arc::make_mut(&mut self.options).reply_prefix = prefix.into();
-        // Other clones of this handle keep the running RPC client.
+        // This handle needs another RPC client. Other clones keep the running one.
         self.rpc = Default::default();
         self
     }
@@ -161,9 +161,9 @@ impl Redis {
     }
 
     /// Sets the lease of an entry that is pending for another library's consumer, such as a Go
-    /// worker. When this lease ends, a worker of this library claims the entry. Such consumers
-    /// renew no leases, so the lease must be longer than their slowest handler takes. 5 min by
-    /// default.
+    /// worker. When this lease ends, a worker of this library claims the entry. Other libraries'
+    /// consumers renew no leases, so this lease must be longer than their slowest handler takes.
+    /// 5 min by default.
     #[must_use]
     pub fn foreign_lease(mut self, lease: Duration) -> Self {
         Arc::make_mut(&mut self.options).foreign_lease = lease;
@@ -190,9 +190,9 @@ impl Redis {
 
     /// Sets whether handled entries are trimmed from a stream that other libraries' consumers read
     /// too. Only entries that every group has finished are trimmed. Off by default. A stream
-    /// without such consumers is always trimmed. A consumer of another library does not count if it
-    /// has nothing pending and was silent for longer than its [lease](Self::foreign_lease). A
-    /// warning names the consumer that prevents trimming.
+    /// without consumers of other libraries is always trimmed. Such a consumer does not count if it
+    /// has nothing pending and was silent for longer than its [lease](Self::foreign_lease). While a
+    /// consumer prevents trimming, a warning names it.
     #[must_use]
     pub fn trim_beside_foreign_groups(mut self, trim: bool) -> Self {
         Arc::make_mut(&mut self.options).trim_beside_foreign = trim;

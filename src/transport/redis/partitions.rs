@@ -26,8 +26,8 @@ pub(super) struct CheckedPartitions(Mutex<HashSet<(Name, usize)>>);
 
 impl Redis {
     /// Returns a future that checks the handle's number of partitions against the record. `None` if
-    /// the check is not needed, or has succeeded before.
-    pub(super) fn unchecked_partitions(
+    /// the handle has no partitions, or if the check has succeeded before.
+    pub(super) fn partition_check(
         &self,
     ) -> Option<impl Future<Output = Result<(), Error>> + Send + 'static + use<>> {
         let partitions = self.settings.partitions()?;
@@ -47,8 +47,8 @@ impl Redis {
     /// makes one.
     ///
     /// # Errors
-    /// If the numbers do not agree, if all partitions are in one slot of a cluster, or if a worker
-    /// would read partitions that other workers of its group own.
+    /// If the numbers do not agree, if all partitions are in one slot of a cluster, or if other
+    /// workers of a worker's group own the partitions.
     pub(super) async fn check_partitions(
         &self,
         partitions: &Partitions,
@@ -67,7 +67,7 @@ impl Redis {
         let args = |cmd: &mut Cmd| {
             cmd.arg(names.len()).arg(u8::from(role == Role::Worker));
         };
-        // The call may be repeated, since recording the same number twice changes nothing.
+        // The call can be repeated, since recording the same number twice changes nothing.
         let pipeline = self.shared.pipeline.for_key(&record);
         let record_key = [record.as_str()];
         let response = pipeline.script_until_known(&scripts::RECORD_PARTITIONS, &record_key, args);
@@ -92,7 +92,7 @@ impl Redis {
         }
     }
 
-    /// Fails if other workers of the group own the partitions that this worker would read.
+    /// Fails if other workers of the group own the partitions.
     async fn check_unowned(&self, keys: &Keys) -> Result<(), Error> {
         let (stream, group, members) = (&keys.stream, &keys.group, keys.members());
         let mut cmd = redis::cmd("HLEN");

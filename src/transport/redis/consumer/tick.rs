@@ -283,8 +283,8 @@ fn decode_registrations(response: Value) -> Result<Vec<(Name, i64)>, Error> {
     let mut registered = Vec::new();
     while let Some(stream) = values.next() {
         let [time] = exactly(Value::Array(values.next().into_iter().collect()))?;
-        let text = bytes(time)?;
-        let time = std::str::from_utf8(&text)
+        let digits = bytes(time)?;
+        let time = std::str::from_utf8(&digits)
             .ok()
             .and_then(|it| it.parse::<f64>().ok());
         let time = time.ok_or_else(|| unexpected("the time of a registration", "another text"))?;

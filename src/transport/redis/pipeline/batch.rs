@@ -19,14 +19,14 @@ use crate::{
 };
 
 /// The maximum number of commands in a batch.
-pub(super) const MAX_COMMANDS: usize = 512;
+pub(super) const MAX_BATCH_COMMANDS: usize = 512;
 /// A batch of this many bytes takes no further command.
-pub(super) const MAX_BYTES: usize = 1 << 20;
+pub(super) const MAX_BATCH_BYTES: usize = 1 << 20;
 
-/// Encoded commands in order, with their permits.
+/// Encoded commands, in the order in which they are sent, with their permits.
 pub(super) struct CommandBatch {
     commands: Commands,
-    requests: Vec<QueuedCommand>,
+    queued: Vec<QueuedCommand>,
     /// The completions of callers; `None` until a caller waits.
     completions: Option<Arc<CompletionSlab<Outcome>>>,
     /// Released when the batch is dropped.
@@ -47,10 +47,10 @@ pub(super) struct CommandBatch {
     pub(super) replicas: Option<Replicas>,
 }
 
-/// The state of a command, whose bytes are in `CommandBatch::commands`.
+/// The state of a queued command. Its bytes are in `CommandBatch::commands`.
 struct QueuedCommand {
     resend: Resend,
-    /// The script that the command calls. The server may not know the script yet.
+    /// The script that the command calls by its hash, which the server may not know yet.
     script: Option<&'static Script>,
     admission: CommandAdmission,
     recipient: Recipient,
@@ -60,9 +60,10 @@ struct QueuedCommand {
 enum Recipient {
     /// The caller with the completion at this index.
     Completion(usize),
-    /// A handler that knows the command by this number. No task is woken.
+    /// A handler, which knows the command by this number. No task is woken.
     Handler(Arc<dyn CompletionHandler>, u128),
-    /// The response was delivered, the command has moved to another batch, or it is an `ASKING`.
+    /// No recipient: the response was delivered, the command has moved to another batch, or it is an
+    /// `ASKING`.
     Nobody,
 }
 
@@ -70,14 +71,14 @@ enum Recipient {
 #[derive(Default)]
 pub(super) struct Buffers {
     commands: Commands,
-    requests: Vec<QueuedCommand>,
+    queued: Vec<QueuedCommand>,
 }
 
 impl CommandBatch {
-    pub(super) fn new(Buffers { commands, requests }: Buffers) -> Self {
+    pub(super) fn new(Buffers { commands, queued }: Buffers) -> Self {
         Self {
             commands,
-            requests,
+            queued,
             completions: None,
             permits: None,
             give_up_at: None,
@@ -148,9 +149,9 @@ impl CommandBatch {
         self.replicas = Some(self.replicas.map_or(replicas, |it| it.and(replicas)));
     }
 
-    fn push(&mut self, command: impl Encode, request: QueuedCommand) {
+    fn push(&mut self, command: impl Encode, queued: QueuedCommand) {
         self.commands.push(command);
-        self.requests.push(request);
+        self.queued.push(queued);
     }
 
     /// Keeps a command's permits until the batch is dropped.
@@ -162,7 +163,7 @@ impl CommandBatch {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.requests.len()
+        self.queued.len()
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -170,25 +171,25 @@ impl CommandBatch {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.len() >= MAX_COMMANDS || self.bytes() >= MAX_BYTES
+        self.len() >= MAX_BATCH_COMMANDS || self.bytes() >= MAX_BATCH_BYTES
     }
 
     pub(super) fn resend(&self, index: usize) -> Resend {
-        self.requests[index].resend
+        self.queued[index].resend
     }
 
     pub(super) fn script(&self, index: usize) -> Option<&'static Script> {
-        self.requests[index].script
+        self.queued[index].script
     }
 
     /// Returns the time from which a command's time limits count.
     pub(super) fn submitted(&self, index: usize) -> Instant {
-        self.requests[index].admission.submitted
+        self.queued[index].admission.submitted
     }
 
     /// Returns the slot of a command's keys.
     pub(super) fn slot(&self, index: usize) -> HashSlot {
-        self.requests[index].admission.slot
+        self.queued[index].admission.slot
     }
 
     /// Returns the encoded commands.
@@ -198,7 +199,7 @@ impl CommandBatch {
 
     /// Returns `true` if the recipient still wants the response to this command.
     pub(super) fn is_wanted(&self, index: usize) -> bool {
-        match &self.requests[index].recipient {
+        match &self.queued[index].recipient {
             Recipient::Completion(index) => {
                 (self.completions.as_ref()).is_some_and(|it| it.is_pending(*index))
             }
@@ -207,14 +208,15 @@ impl CommandBatch {
         }
     }
 
-    /// Drops commands that are not retried and whose caller no longer waits. `None` if nothing is
-    /// left.
-    pub(super) fn wanted(mut self) -> Option<Self> {
+    /// Drops commands that are not sent again and whose response is no longer wanted. `None` if
+    /// nothing is left.
+    pub(super) fn into_wanted(mut self) -> Option<Self> {
+        // While all callers wait, their completions need not be checked one by one.
         let all_wait = (self.completions.as_ref()).is_none_or(|it| it.are_all_wanted());
         let is_unwanted = |batch: &Self, index: usize| {
-            let request = &batch.requests[index];
-            let waits = all_wait && matches!(request.recipient, Recipient::Completion(_));
-            request.resend == Resend::Never && !waits && !batch.is_wanted(index)
+            let queued = &batch.queued[index];
+            let waits = all_wait && matches!(queued.recipient, Recipient::Completion(_));
+            queued.resend == Resend::Never && !waits && !batch.is_wanted(index)
         };
         if !(0..self.len()).any(|index| is_unwanted(&self, index)) {
             return (self.len() > 0).then_some(self);
@@ -237,36 +239,36 @@ impl CommandBatch {
 
     /// Makes an empty batch with the same state, for commands of this batch.
     fn empty_like(&self) -> Self {
-        let mut empty_like = Self::new(Buffers::default());
-        empty_like.completions.clone_from(&self.completions);
-        empty_like.give_up_at = self.give_up_at;
-        empty_like.closed_connections = self.closed_connections;
-        empty_like.redirections = self.redirections;
-        empty_like.is_asking = self.is_asking;
-        empty_like.replicas = self.replicas;
-        empty_like
+        let mut empty = Self::new(Buffers::default());
+        empty.completions.clone_from(&self.completions);
+        empty.give_up_at = self.give_up_at;
+        empty.closed_connections = self.closed_connections;
+        empty.redirections = self.redirections;
+        empty.is_asking = self.is_asking;
+        empty.replicas = self.replicas;
+        empty
     }
 
     /// Moves a command of another batch, with its permits, to this batch.
     fn move_from(&mut self, other: &mut Self, index: usize) {
-        let request = &mut other.requests[index];
+        let queued = &mut other.queued[index];
         let moved = QueuedCommand {
-            resend: request.resend,
-            script: request.script,
-            admission: request.admission,
-            recipient: std::mem::replace(&mut request.recipient, Recipient::Nobody),
+            resend: queued.resend,
+            script: queued.script,
+            admission: queued.admission,
+            recipient: std::mem::replace(&mut queued.recipient, Recipient::Nobody),
         };
-        let permits = std::mem::take(&mut request.admission.permits);
+        let permits = std::mem::take(&mut queued.admission.permits);
         if let Some(permit) = other.permits.as_mut().and_then(|it| it.split(permits)) {
             self.hold_permit(permit);
         }
         self.push(other.commands.get(index), moved);
     }
 
-    /// Puts `ASKING` before the command of a batch of one command. The node that imports the slot
-    /// then runs the command. If the command is later sent again, it is sent without `ASKING`, and
-    /// is redirected again.
-    pub(super) fn asking(mut self) -> Self {
+    /// Puts `ASKING` before the command of a batch of one command, so that the node that imports the
+    /// slot runs the command. If the command is sent again later, it is sent without `ASKING`, and
+    /// may be redirected again.
+    pub(super) fn with_asking(mut self) -> Self {
         let command = self.commands.get(0).to_vec();
         self.commands.clear();
         self.commands.push(redis::cmd("ASKING"));
@@ -278,40 +280,41 @@ impl CommandBatch {
             script: None,
             admission: CommandAdmission {
                 permits: 0,
-                ..self.requests[0].admission
+                ..self.queued[0].admission
             },
             recipient: Recipient::Nobody,
         };
-        self.requests.insert(0, asking);
+        self.queued.insert(0, asking);
         self.is_asking = true;
         self
     }
 
     /// Replaces a script's hash by its source, in a batch of one command.
-    pub(super) fn with_text(mut self, script: &Script) -> Self {
+    pub(super) fn with_script_source(mut self, script: &Script) -> Self {
         let call = script.with_text(self.commands.get(0));
         self.commands.clear();
         self.commands.push(&call[..]);
-        // The command is not sent again if the server does not accept the source either.
-        self.requests[0].script = None;
+        // If the server does not accept the source either, the command is not sent again.
+        self.queued[0].script = None;
         self
     }
 
     /// Delivers responses, in the order of the commands. There may be fewer responses than
     /// commands.
     pub(super) fn complete(&mut self, mut responses: Vec<Value>) {
-        for (request, response) in self.requests.iter_mut().zip(&mut responses) {
-            if let Recipient::Handler(handler, number) = &request.recipient {
+        for (queued, response) in self.queued.iter_mut().zip(&mut responses) {
+            if let Recipient::Handler(handler, number) = &queued.recipient {
                 handler.completed(*number, Ok(std::mem::take(response)));
-                request.recipient = Recipient::Nobody;
+                queued.recipient = Recipient::Nobody;
             }
         }
+        // All completions are resolved together.
         let Some(completions) = &self.completions else {
             return;
         };
-        let answered = self.requests.iter_mut().zip(responses);
-        completions.complete(answered.filter_map(|(request, response)| {
-            match std::mem::replace(&mut request.recipient, Recipient::Nobody) {
+        let answered = self.queued.iter_mut().zip(responses);
+        completions.complete(answered.filter_map(|(queued, response)| {
+            match std::mem::replace(&mut queued.recipient, Recipient::Nobody) {
                 Recipient::Completion(index) => Some((index, Ok(response))),
                 _ => None,
             }
@@ -320,8 +323,8 @@ impl CommandBatch {
 
     /// Fails all commands whose responses were not delivered.
     pub(super) fn fail(&mut self, error: impl Fn() -> Error) {
-        for request in &mut self.requests {
-            match (&request.recipient, &self.completions) {
+        for queued in &mut self.queued {
+            match (&queued.recipient, &self.completions) {
                 (Recipient::Completion(index), Some(completions)) => {
                     completions.complete([(*index, Err(error()))]);
                 }
@@ -330,7 +333,7 @@ impl CommandBatch {
                 }
                 _ => {}
             }
-            request.recipient = Recipient::Nobody;
+            queued.recipient = Recipient::Nobody;
         }
     }
 
@@ -339,10 +342,10 @@ impl CommandBatch {
         self.fail(error::runtime_ended);
         let mut buffers = Buffers {
             commands: std::mem::take(&mut self.commands),
-            requests: std::mem::take(&mut self.requests),
+            queued: std::mem::take(&mut self.queued),
         };
         buffers.commands.clear();
-        buffers.requests.clear();
+        buffers.queued.clear();
         buffers
     }
 }

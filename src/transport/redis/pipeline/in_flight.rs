@@ -25,7 +25,7 @@ const MAX_UNSENT: usize = 2 << 20;
 pub(super) struct InFlightPipeline {
     pub(super) batches: Vec<InFlightBatch>,
     /// The number of batches at the front of `batches` that have all their responses.
-    complete: usize,
+    complete_batches: usize,
     /// The time by which all responses are due.
     due: Instant,
     /// Set if the last command is a `WAIT` for replicas.
@@ -41,10 +41,10 @@ pub(super) struct InFlightBatch {
 impl InFlightPipeline {
     /// Adds the next response. Returns `true` if it is the last.
     fn add_response(&mut self, response: Value) -> bool {
-        let oldest = &mut self.batches[self.complete];
+        let oldest = &mut self.batches[self.complete_batches];
         oldest.responses.push(response);
-        self.complete += usize::from(oldest.responses.len() == oldest.batch.len());
-        self.complete == self.batches.len()
+        self.complete_batches += usize::from(oldest.responses.len() == oldest.batch.len());
+        self.complete_batches == self.batches.len()
     }
 
     /// Returns the response to the pipeline's `WAIT`: nil if it has not arrived, `None` if the
@@ -65,7 +65,7 @@ pub(super) struct InFlightPipelines {
     /// The number of bytes that the connection had received and sent at the last poll.
     bytes_passed: u64,
     /// The time at which `bytes_passed` last changed.
-    last_byte: Instant,
+    last_byte_at: Instant,
 }
 
 impl InFlightPipelines {
@@ -76,7 +76,7 @@ impl InFlightPipelines {
             timer: LazyTimer::new(max_silence),
             max_silence,
             bytes_passed: 0,
-            last_byte: Instant::now(),
+            last_byte_at: Instant::now(),
         }
     }
 
@@ -90,11 +90,11 @@ impl InFlightPipelines {
     /// Sends batches as one pipeline. No batch may be empty. If replicas have to confirm commands,
     /// the pipeline ends in a `WAIT`, and no other pipeline is sent before the response to `WAIT`.
     pub(super) fn send(&mut self, mut batches: Vec<CommandBatch>) {
-        let demand = replicas::of_all(&batches);
-        batches.extend(demand.map(replicas::wait));
-        let within = demand.map_or(Duration::ZERO, |it| it.within);
+        let required = replicas::required_by(&batches);
+        batches.extend(required.map(replicas::wait_batch));
+        let max_wait = required.map_or(Duration::ZERO, |it| it.within);
         let bytes: usize = batches.iter().map(CommandBatch::bytes).sum();
-        let upload = Duration::from_secs_f64(bytes as f64 / MIN_BYTES_PER_SECOND as f64);
+        let upload_time = Duration::from_secs_f64(bytes as f64 / MIN_BYTES_PER_SECOND as f64);
         let now = Instant::now();
         let previous_due = self.pipelines.back().map_or(now, |it| it.due);
         self.connection
@@ -105,9 +105,10 @@ impl InFlightPipelines {
         });
         self.pipelines.push_back(InFlightPipeline {
             batches: batches.collect(),
-            complete: 0,
-            due: (now + self.max_silence + within).max(previous_due) + upload,
-            ends_in_wait: demand.is_some(),
+            complete_batches: 0,
+            // Responses come in order, so this pipeline is not due before the previous one.
+            due: (now + self.max_silence + max_wait).max(previous_due) + upload_time,
+            ends_in_wait: required.is_some(),
         });
     }
 
@@ -123,7 +124,7 @@ impl InFlightPipelines {
             timer,
             max_silence,
             bytes_passed,
-            last_byte,
+            last_byte_at,
         } = self;
         poll_fn(|cx| {
             while let Poll::Ready(response) = connection.poll_response(cx) {
@@ -137,12 +138,12 @@ impl InFlightPipelines {
             // network.
             let bytes = connection.progress().bytes();
             if std::mem::replace(bytes_passed, bytes) != bytes {
-                *last_byte = Instant::now();
+                *last_byte_at = Instant::now();
             }
-            let not_silent = *last_byte + *max_silence;
+            let silent_at = *last_byte_at + *max_silence;
             match pipelines.front() {
                 Some(oldest) => {
-                    let due = oldest.due.max(not_silent);
+                    let due = oldest.due.max(silent_at);
                     timer.poll_until(cx, due).map(|()| Err(None))
                 }
                 None => Poll::Pending,

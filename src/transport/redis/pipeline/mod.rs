@@ -61,7 +61,7 @@ use crate::{
 /// If a response is due and the server sends nothing for this long, the connection counts as lost.
 pub(super) const SILENCE: Duration = Duration::from_secs(5);
 /// The longest time for which a command waits without a connection. The wait begins when the
-/// command is submitted without a connection, or when the connection is first lost after that.
+/// command is submitted or, if there is a connection then, when that connection is lost.
 const MAX_DISCONNECTED_WAIT: Duration = Duration::from_secs(5);
 
 /// The handling of a command whose connection is lost.
@@ -88,7 +88,7 @@ pub(super) trait CompletionHandler: Send + Sync {
     fn is_unwanted(&self, number: u128) -> bool;
 }
 
-/// A handle of the connection: on a cluster, of the connections to all primaries in use. Cheap to
+/// A handle of the connection, or on a cluster of the connections to all primaries in use. Cheap to
 /// clone. After the last handle is dropped, the connection closes once all submitted commands have
 /// responses.
 #[derive(Clone)]
@@ -227,11 +227,11 @@ impl Pipeline {
             Some(permit) => Ok(permit),
             None => node.permit(size, Instant::now(), slot, resend).await,
         };
-        let posted = permit.and_then(|permit| {
+        let queued = permit.and_then(|permit| {
             let to = (handler.clone() as Arc<dyn CompletionHandler>, number);
             permit.push(|batch, admission| batch.push_with_handler(command, resend, to, admission))
         });
-        if let Err(error) = posted {
+        if let Err(error) = queued {
             handler.completed(number, Err(error));
         }
     }
@@ -339,17 +339,17 @@ impl Node {
         let mut give_up_at = None;
         loop {
             let down = status.wait_for(|status| status.down_since.is_some()).await;
-            let Ok(since) = down.map(|status| status.down_since) else {
+            let Ok(down_since) = down.map(|status| status.down_since) else {
                 // The task has ended. The queue reports that.
                 return pending().await;
             };
-            let since = since.unwrap_or(submitted).max(submitted);
-            let until = *give_up_at.get_or_insert(since + MAX_DISCONNECTED_WAIT);
+            let waits_since = down_since.unwrap_or(submitted).max(submitted);
+            let until = *give_up_at.get_or_insert(waits_since + MAX_DISCONNECTED_WAIT);
             let up = async {
                 let up = status.wait_for(|status| status.down_since.is_none()).await;
                 up.is_ok()
             };
-            let is_down = tokio::select! {
+            let has_waited_too_long = tokio::select! {
                 biased;
                 () = sleep_until(until) => true,
                 is_open = up => match is_open {
@@ -357,7 +357,7 @@ impl Node {
                     false => return pending().await,
                 },
             };
-            if is_down {
+            if has_waited_too_long {
                 return error::disconnected(&self.connector.address(), self.cause());
             }
         }

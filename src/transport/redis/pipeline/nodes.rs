@@ -2,7 +2,7 @@
 //!
 //! A command goes to the primary of its slot. If a node responds with `MOVED` or `ASK`, it has not
 //! run the command. The node's task then forwards the command and its completion to the right node.
-//! Commands that wait for a node whose slots have moved are forwarded, too.
+//! If a slot moves while its commands wait for a connection, they are forwarded, too.
 
 use std::{
     collections::HashMap,
@@ -100,10 +100,10 @@ impl Node {
         is_connected: bool,
         counters: Arc<Counters>,
         max_silence: Duration,
-        cluster: Option<Forwarding>,
+        forwarding: Option<Forwarding>,
     ) -> (Self, PipelineTask) {
         let (queue, batches) = submit_queue();
-        let (publish, status) = watch::channel(match is_connected {
+        let (status_sender, status) = watch::channel(match is_connected {
             true => Status {
                 state: ConnectionState::Connected,
                 cause: None,
@@ -120,8 +120,8 @@ impl Node {
             counters,
             max_silence,
             batches,
-            publish,
-            cluster,
+            status_sender,
+            forwarding,
         );
         let node = Self {
             queue,
@@ -173,13 +173,13 @@ impl Forwarding {
         }
     }
 
-    /// Returns `true` if the task's node is the owner of this slot in the last known map.
-    pub(super) fn is_here(&self, slot: HashSlot) -> bool {
+    /// Returns `true` if the task's node owns this slot in the last known map of slots.
+    pub(super) fn owns(&self, slot: HashSlot) -> bool {
         let nodes = self.nodes.upgrade();
         nodes.is_none_or(|nodes| nodes.owner(slot) == self.address)
     }
 
-    /// Queues a batch of one command for the node that serves its slot.
+    /// Queues a batch of one command for the node that owns the command's slot.
     pub(super) fn forward(&self, batch: CommandBatch) {
         if let Some(nodes) = self.nodes.upgrade() {
             let owner = nodes.owner(batch.slot(0));
@@ -199,10 +199,10 @@ impl Forwarding {
         let Some(nodes) = self.nodes.upgrade() else {
             return false;
         };
-        let is_gone = !nodes.connector.is_primary(&self.address);
-        if is_gone {
+        let is_unused = !nodes.connector.is_primary(&self.address);
+        if is_unused {
             lock(&nodes.nodes).remove(&self.address);
         }
-        is_gone
+        is_unused
     }
 }

@@ -26,8 +26,8 @@ use crate::{
 
 /// The maximum number of commands that are queued or in flight.
 pub(super) const MAX_COMMANDS: usize = 4096;
-/// The maximum number of bytes of these commands. A larger command is admitted only while no other
-/// command is queued or in flight.
+/// The maximum number of bytes of the commands that are queued or in flight. A larger command is
+/// admitted only while there is no other command.
 pub(super) const MAX_BYTES: usize = 32 << 20;
 /// The number of bytes for one permit. Every command needs at least one permit, so one semaphore
 /// bounds the commands and their bytes.
@@ -175,9 +175,9 @@ impl QueuePermit<'_> {
         if state.abandoned {
             return Err(error::runtime_ended());
         }
-        // An encoder that panicked may have left the first batch empty. The receiver is then woken
-        // as if there were no batch.
-        let first = state.batches.front().is_none_or(|it| it.len() == 0);
+        // The receiver is woken for the first command: there is no batch, or an encoder that has
+        // panicked has left an empty one.
+        let is_first = state.batches.front().is_none_or(|it| it.len() == 0);
         if state.batches.back().is_none_or(CommandBatch::is_full) {
             let buffers = state.spare.pop().unwrap_or_default();
             state.batches.push_back(CommandBatch::new(buffers));
@@ -191,7 +191,7 @@ impl QueuePermit<'_> {
         let added = add(batch, admission);
         batch.hold_permit(self.permit);
         drop(state);
-        if first {
+        if is_first {
             self.queue.receiver_waker.wake();
         }
         Ok(added)
@@ -244,13 +244,13 @@ impl Drop for Receiver {
     fn drop(&mut self) {
         let mut state = lock(&self.0.state);
         state.abandoned = true;
-        let left = [
+        let unsent = [
             std::mem::take(&mut state.batches),
             std::mem::take(&mut state.forwarded),
         ];
         drop(state);
         self.0.permits.close();
-        drop(left);
+        drop(unsent);
     }
 }
 

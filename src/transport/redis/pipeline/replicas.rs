@@ -2,8 +2,8 @@
 //!
 //! If replicas must confirm commands of a pipeline, the pipeline ends in one `WAIT`. The `WAIT`
 //! covers all earlier writes of its connection, and blocks the connection until its response. So
-//! the connection carries no other commands, and its next pipeline is sent after the response. A
-//! command that is sent again is followed by another `WAIT`.
+//! the connection carries no other commands, and sends its next pipeline after the response. If a
+//! command is sent again, another `WAIT` follows it.
 //! <https://redis.io/docs/latest/commands/wait/>
 
 use std::time::Duration;
@@ -22,13 +22,13 @@ impl Replicas {
 }
 
 /// Returns a requirement that covers the requirements of all batches; `None` if no batch has one.
-pub(super) fn of_all(batches: &[CommandBatch]) -> Option<Replicas> {
-    let demands = batches.iter().filter_map(|batch| batch.replicas);
-    demands.reduce(Replicas::and)
+pub(super) fn required_by(batches: &[CommandBatch]) -> Option<Replicas> {
+    let requirements = batches.iter().filter_map(|batch| batch.replicas);
+    requirements.reduce(Replicas::and)
 }
 
-/// Makes the `WAIT` that waits for replicas.
-pub(super) fn wait(Replicas { count, within }: Replicas) -> CommandBatch {
+/// Makes a batch of one `WAIT`.
+pub(super) fn wait_batch(Replicas { count, within }: Replicas) -> CommandBatch {
     // Rounded up, since zero would mean no limit.
     let milliseconds = (within + Duration::from_nanos(999_999)).as_millis();
     let mut wait = redis::cmd("WAIT");

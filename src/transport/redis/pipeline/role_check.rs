@@ -11,10 +11,11 @@ use crate::{sync::Completion, transport::redis::server::is_replica};
 /// The shortest time between two checks of the server's role.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Sends a `ROLE` every few seconds, together with other commands. A demoted server still accepts a
-/// `PUBLISH`. The message then reaches no worker, because workers subscribe at the new primary.
+/// Sends a `ROLE` every few seconds, together with other commands. Without the check, a demoted
+/// server would accept a `PUBLISH` whose message reaches no worker, because workers subscribe at the
+/// new primary.
 pub(super) struct RoleCheck {
-    last: Instant,
+    last_check_at: Instant,
     response: Option<Completion<Outcome>>,
 }
 
@@ -22,7 +23,7 @@ impl RoleCheck {
     /// Makes a check that is first due after [`CHECK_INTERVAL`].
     pub(super) fn since_now() -> Self {
         Self {
-            last: Instant::now(),
+            last_check_at: Instant::now(),
             response: None,
         }
     }
@@ -30,9 +31,9 @@ impl RoleCheck {
     /// Returns a batch with a `ROLE`, if a check is due and no earlier check is in flight.
     pub(super) fn due_check(&mut self) -> Option<CommandBatch> {
         let now = Instant::now();
-        let is_due = now - self.last >= CHECK_INTERVAL;
+        let is_due = now - self.last_check_at >= CHECK_INTERVAL;
         (is_due && self.response.is_none()).then(|| {
-            self.last = now;
+            self.last_check_at = now;
             let (batch, response) = CommandBatch::single(redis::cmd("ROLE"));
             self.response = Some(response);
             batch

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     MAX_DISCONNECTED_WAIT, Resend, Status,
-    batch::{CommandBatch, MAX_BYTES, MAX_COMMANDS},
+    batch::{CommandBatch, MAX_BATCH_BYTES, MAX_BATCH_COMMANDS},
     in_flight::{InFlightBatch, InFlightPipeline, InFlightPipelines},
     nodes::Forwarding,
     queue::Receiver,
@@ -35,7 +35,7 @@ use crate::{
 
 /// A large command fails if the server closes this many connections in a row while the command is
 /// the oldest one without a response.
-const MAX_CLOSED: u32 = 3;
+const MAX_CLOSED_CONNECTIONS: u32 = 3;
 /// The pause before commands are sent again to a server that was not ready.
 const NOT_READY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -59,7 +59,7 @@ pub(super) struct PipelineTask {
     /// sent again. Each is a batch of one command.
     waiting: VecDeque<CommandBatch>,
     /// Forwards commands to the other nodes of a cluster; `None` on a single server.
-    cluster: Option<Forwarding>,
+    forwarding: Option<Forwarding>,
     role: RoleCheck,
 }
 
@@ -78,7 +78,7 @@ impl PipelineTask {
         max_silence: Duration,
         queue: Receiver,
         status: watch::Sender<Status>,
-        cluster: Option<Forwarding>,
+        forwarding: Option<Forwarding>,
     ) -> Self {
         let down_since = status.borrow().down_since;
         Self {
@@ -92,7 +92,7 @@ impl PipelineTask {
             status,
             outage: Outage::default(),
             waiting: VecDeque::new(),
-            cluster,
+            forwarding,
             role: RoleCheck::since_now(),
         }
     }
@@ -112,7 +112,7 @@ impl PipelineTask {
                 self.counters.reconnects.increment();
             }
             self.outage.connected();
-            let made = Instant::now();
+            let connected_at = Instant::now();
             self.set_state(ConnectionState::Connected, None);
             let end = self.serve(connection).await;
             self.set_state(
@@ -124,7 +124,7 @@ impl PipelineTask {
                 ConnectionEnd::Lost(reason) => {
                     // A connection that outlasts the longest back-off counts as working, even if no
                     // command was sent.
-                    if made.elapsed() > BACKOFF.max() {
+                    if connected_at.elapsed() > BACKOFF.max() {
                         self.outage.succeeded();
                     }
                     let address = self.connector.address();
@@ -149,15 +149,15 @@ impl PipelineTask {
             .send_modify(|status| status.cause = cause.map(Arc::new));
     }
 
-    /// Returns the time at which a command that was submitted at `submitted` fails, if it is not
-    /// sent before.
+    /// Returns the time at which a command fails if it is not sent before. `submitted` is the time
+    /// of its submission.
     fn give_up_at(&self, submitted: Instant) -> Instant {
         self.down_since
             .map_or(submitted, |since| since.max(submitted))
             + MAX_DISCONNECTED_WAIT
     }
 
-    /// Moves a command that the server has not run to a batch of one command, which is sent again.
+    /// Moves a command that the server has not run to a batch of one command, to send it again.
     fn postpone(&self, batch: &mut CommandBatch, index: usize) -> CommandBatch {
         let mut one = batch.take(index);
         let give_up_at = self.give_up_at(one.submitted(0));
@@ -189,20 +189,20 @@ impl PipelineTask {
     /// On a cluster, refreshes the map of slots, and forwards waiting commands whose slots another
     /// node serves. `None` if all handles are dropped and no caller waits.
     async fn forward_misplaced(&mut self) -> Option<()> {
-        if self.cluster.is_none() {
+        if self.forwarding.is_none() {
             return Some(());
         }
         let connector = self.connector.clone();
         self.while_waiting(connector.refresh()).await?;
-        let cluster = self.cluster.as_ref()?;
-        let is_here = |one: &CommandBatch| one.is_asking || cluster.is_here(one.slot(0));
+        let forwarding = self.forwarding.as_ref()?;
+        let belongs_here = |one: &CommandBatch| one.is_asking || forwarding.owns(one.slot(0));
         let (here, elsewhere) = std::mem::take(&mut self.waiting)
             .into_iter()
-            .partition(is_here);
+            .partition(belongs_here);
         self.waiting = here;
         let elsewhere: VecDeque<CommandBatch> = elsewhere;
         for one in elsewhere {
-            cluster.forward(one);
+            forwarding.forward(one);
         }
         Some(())
     }
@@ -210,34 +210,34 @@ impl PipelineTask {
     /// If the node no longer serves any slot, forwards the queued commands until no caller can add
     /// more, and returns `None`.
     async fn retire(&mut self) -> Option<()> {
-        let Some(cluster) = &self.cluster else {
+        let Some(forwarding) = &self.forwarding else {
             return Some(());
         };
-        if !self.waiting.is_empty() || !cluster.retire() {
+        if !self.waiting.is_empty() || !forwarding.retire() {
             return Some(());
         }
-        tracing::debug!(node = %cluster.address, "the node serves no slot any more");
+        tracing::debug!(node = %forwarding.address, "the node serves no slot any more");
         // Callers that found this queue before the node was removed may still submit commands.
         while !self.queue.is_closed() {
             while let Some(mut batch) = self.queue.take() {
-                (0..batch.len()).for_each(|index| cluster.forward(batch.take(index)));
+                (0..batch.len()).for_each(|index| forwarding.forward(batch.take(index)));
             }
             self.queue.filled().await;
         }
         None
     }
 
-    /// Runs `work`. Until it ends, fails commands that have waited too long. `None` if all handles
-    /// are dropped and no caller waits.
+    /// Runs `work`. Meanwhile, takes commands from the queue, and fails those that have waited too
+    /// long. `None` if all handles are dropped and no caller waits.
     async fn while_waiting<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        let mut next = self.expire();
+        let mut next_check = self.expire();
         tokio::pin!(work);
         loop {
             while let Some(mut batch) = self.queue.take() {
                 for index in 0..batch.len() {
                     let mut one = batch.take(index);
                     one.give_up_at = Some(self.give_up_at(one.submitted(0)));
-                    next = next.min(self.give_up_at(one.submitted(0)));
+                    next_check = next_check.min(self.give_up_at(one.submitted(0)));
                     self.waiting.push_back(one);
                 }
             }
@@ -251,7 +251,7 @@ impl PipelineTask {
             tokio::select! {
                 biased;
                 done = &mut work => return Some(done),
-                () = sleep_until(next) => next = self.expire(),
+                () = sleep_until(next_check) => next_check = self.expire(),
                 () = self.queue.filled(), if !closed => {}
             }
         }
@@ -260,7 +260,7 @@ impl PipelineTask {
     /// Fails commands that have waited too long. Returns the time of the next check.
     fn expire(&mut self) -> Instant {
         let now = Instant::now();
-        let mut next = now + MAX_DISCONNECTED_WAIT;
+        let mut next_check = now + MAX_DISCONNECTED_WAIT;
         let mut kept = VecDeque::with_capacity(self.waiting.len());
         for mut one in std::mem::take(&mut self.waiting) {
             let give_up_at = self.give_up_at(one.submitted(0));
@@ -271,12 +271,12 @@ impl PipelineTask {
                     one.fail(|| error::disconnected(&self.connector.address(), cause.clone()));
                     continue;
                 }
-                next = next.min(give_up_at);
+                next_check = next_check.min(give_up_at);
             }
             kept.push_back(one);
         }
         self.waiting = kept;
-        next
+        next_check
     }
 
     /// Uses a connection until it ends. Commands without a response are then sent again or fail.
@@ -285,19 +285,25 @@ impl PipelineTask {
         self.protocol_error = false;
         self.role = RoleCheck::since_now();
         let end = self.exchange(&mut in_flight).await;
+        // The responses of an incomplete pipeline are not delivered yet, and may have the error.
         let oldest = in_flight.pipelines.front().into_iter();
         let responses = oldest
             .flat_map(|it| &it.batches)
             .flat_map(|it| &it.responses);
         self.protocol_error |= responses.into_iter().any(is_protocol_error);
         self.count_closed_connection(&mut in_flight, &end);
+        // The newest command comes first, so that `push_front` keeps the order.
         for mut pipeline in in_flight.pipelines.into_iter().rev() {
             for InFlightBatch { batch, responses } in pipeline.batches.iter_mut().rev() {
                 for index in (responses.len()..batch.len()).rev() {
                     let mut lost = batch.take(index);
                     match lost.resend(0) {
-                        Resend::UntilAnswered if lost.closed_connections >= MAX_CLOSED => {
-                            lost.fail(|| error::too_large(&self.connector.address(), MAX_CLOSED));
+                        Resend::UntilAnswered
+                            if lost.closed_connections >= MAX_CLOSED_CONNECTIONS =>
+                        {
+                            lost.fail(|| {
+                                error::too_large(&self.connector.address(), MAX_CLOSED_CONNECTIONS)
+                            });
                         }
                         Resend::UntilAnswered => self.waiting.push_front(lost),
                         // The server could not read an earlier command, so it has not run this one.
@@ -311,20 +317,22 @@ impl PipelineTask {
         end
     }
 
-    /// Counts a connection that the server has closed, if a large command was the first without a
-    /// response. After [`MAX_CLOSED`] such connections, that command fails. Without this limit it
-    /// would be sent for ever and delay all other commands.
+    /// Counts a connection that the server has closed, if a large command was the oldest one without
+    /// a response. After [`MAX_CLOSED_CONNECTIONS`] of these connections the command fails.
+    /// Otherwise it would be sent for ever, and delay all other commands.
     ///
-    /// The server closes the connection at a command that it finds too large. If the command
-    /// exceeds `client-query-buffer-limit`, the server sends no error. Other errors may not reach
+    /// The server closes the connection when it refuses a command for its size. If the command
+    /// exceeds `client-query-buffer-limit`, the server sends no error. Any other error may not reach
     /// the client. So only the closed connection shows the refusal.
     fn count_closed_connection(&mut self, in_flight: &mut InFlightPipelines, end: &ConnectionEnd) {
-        let closed = matches!(end, ConnectionEnd::Lost(reason) if std::error::Error::source(reason).is_some());
-        let closed = closed && !self.protocol_error;
+        // The error has a source if the connection has failed, and none if the server was silent or
+        // demoted.
+        let has_failed = matches!(end, ConnectionEnd::Lost(reason) if std::error::Error::source(reason).is_some());
+        let is_closed = has_failed && !self.protocol_error;
         let oldest = in_flight.pipelines.front_mut().into_iter();
         let first =
             (oldest.flat_map(|it| &mut it.batches)).find(|it| it.responses.len() < it.batch.len());
-        let Some(InFlightBatch { batch, .. }) = first.filter(|it| closed && it.batch.len() == 1)
+        let Some(InFlightBatch { batch, .. }) = first.filter(|it| is_closed && it.batch.len() == 1)
         else {
             return;
         };
@@ -346,7 +354,7 @@ impl PipelineTask {
             if in_flight.pipelines.is_empty() && closed {
                 return ConnectionEnd::Closed;
             }
-            let room = in_flight.has_room() && !closed;
+            let may_send = in_flight.has_room() && !closed;
             tokio::select! {
                 biased;
                 answered = in_flight.next() => {
@@ -364,8 +372,8 @@ impl PipelineTask {
                         self.set_state(ConnectionState::Connected, None);
                     }
                     match health {
-                        // Callers often send more commands after a response. This task lets the
-                        // callers run first, so that their commands form one pipeline.
+                        // Callers often send more commands after a response. They run before this
+                        // task, so that their commands form one pipeline.
                         ServerHealth::Fine if several_responses => next_turn().await,
                         ServerHealth::Fine => {}
                         ServerHealth::NotReady => {
@@ -378,28 +386,30 @@ impl PipelineTask {
                         }
                     }
                 }
-                () = self.queue.filled(), if room => if !in_flight.pipelines.is_empty() {
+                // While responses are due, callers may add more commands to the batch first.
+                () = self.queue.filled(), if may_send => if !in_flight.pipelines.is_empty() {
                     next_turn().await;
                 },
             }
         }
     }
 
-    /// Takes the batches of the next pipeline: waiting commands, up to the limits of a batch, or
-    /// else the next batch of the queue. `None` if there is nothing to send.
+    /// Takes the batches of the next pipeline: the waiting commands, up to the limits of a batch.
+    /// Without waiting commands, takes the next batch of the queue. `None` if there is nothing to
+    /// send.
     fn gather(&mut self) -> Option<Vec<CommandBatch>> {
         let (mut batches, mut bytes) = (Vec::new(), 0);
-        while batches.len() < MAX_COMMANDS
-            && bytes < MAX_BYTES
+        while batches.len() < MAX_BATCH_COMMANDS
+            && bytes < MAX_BATCH_BYTES
             && let Some(one) = self.waiting.pop_front()
         {
-            if let Some(one) = one.wanted() {
+            if let Some(one) = one.into_wanted() {
                 bytes += one.bytes();
                 batches.push(one);
             }
         }
         while batches.is_empty() {
-            batches.extend(self.queue.take()?.wanted());
+            batches.extend(self.queue.take()?.into_wanted());
         }
         batches.extend(self.role.due_check());
         Some(batches)
@@ -409,7 +419,7 @@ impl PipelineTask {
     /// or forwarded to another node.
     fn deliver(&mut self, answered: InFlightPipeline) -> ServerHealth {
         let mut health = ServerHealth::Fine;
-        let mut again = Vec::new();
+        let mut to_resend = Vec::new();
         let confirmation = answered.confirmation();
         for InFlightBatch {
             mut batch,
@@ -421,12 +431,13 @@ impl PipelineTask {
                     continue;
                 };
                 self.protocol_error |= error::is_protocol_error(error);
-                let unknown = error.code() == "NOSCRIPT";
-                if let Some(cluster) = &self.cluster
-                    && let Some(redirection) = Redirection::decode(error, &cluster.address)
+                let is_unknown_script = error.code() == "NOSCRIPT";
+                // The server has named another node, so the command is forwarded.
+                if let Some(forwarding) = &self.forwarding
+                    && let Some(redirection) = Redirection::decode(error, &forwarding.address)
                 {
                     if let Redirection::Moved(slot, address) = &redirection {
-                        cluster.learn(*slot, address);
+                        forwarding.learn(*slot, address);
                     }
                     // Two nodes may redirect to each other until they agree. A command that has
                     // waited too long gets the error as its response.
@@ -437,19 +448,23 @@ impl PipelineTask {
                     one.redirections += 1;
                     one.is_asking = false;
                     match redirection {
-                        Redirection::Ask(address) => cluster.forward_to(&address, one.asking()),
-                        Redirection::Moved(_, address) if one.redirections == 1 => {
-                            cluster.forward_to(&address, one);
+                        Redirection::Ask(address) => {
+                            forwarding.forward_to(&address, one.with_asking());
                         }
+                        Redirection::Moved(_, address) if one.redirections == 1 => {
+                            forwarding.forward_to(&address, one);
+                        }
+                        // A command that was redirected before is sent again after a pause.
                         Redirection::Moved(..) => {
                             health = health.max(ServerHealth::NotReady);
                             one.redirections = 0;
-                            again.push(one);
+                            to_resend.push(one);
                         }
                     }
-                } else if let Some(script) = batch.script(index).filter(|_| unknown) {
-                    again.push(batch.take(index).with_text(script));
+                } else if let Some(script) = batch.script(index).filter(|_| is_unknown_script) {
+                    to_resend.push(batch.take(index).with_script_source(script));
                 } else if error::is_transient(error.code()) && !has_waited_too_long(&batch, index) {
+                    // The server is not ready: the command is sent again after a pause.
                     health = health.max(match error::is_demoted(error) {
                         true => ServerHealth::Demoted,
                         false => ServerHealth::NotReady,
@@ -457,16 +472,17 @@ impl PipelineTask {
                     if self.down_since.is_none() {
                         self.set_state(ConnectionState::Connected, Some(Instant::now()));
                     }
-                    again.push(self.postpone(&mut batch, index));
+                    to_resend.push(self.postpone(&mut batch, index));
                 }
             }
+            // Commands that were not moved to another batch have their responses.
             if let Some(confirmation) = confirmation.as_ref().filter(|_| batch.replicas.is_some()) {
                 replicas::attach(confirmation, &mut responses);
             }
             batch.complete(responses);
             self.queue.reuse(batch.into_buffers());
         }
-        for one in again.into_iter().rev() {
+        for one in to_resend.into_iter().rev() {
             self.waiting.push_front(one);
         }
         match self.role.is_demoted() {

@@ -1,7 +1,8 @@
-//! Limits senders by the bound on the messages that wait on a stream.
+//! Admits messages to streams that have a bound on waiting messages.
 //!
-//! An admitted message is sent in the same way as a message without a bound. The decision uses a
-//! sample: the counts of waiting messages, which the sender reads from the server now and then.
+//! An admitted message is sent in the same way as a message without a bound. The decision about a
+//! message uses a sample: the counts of waiting messages, which the sender reads from the server now
+//! and then.
 
 use std::{
     sync::{
@@ -34,11 +35,11 @@ use crate::{
 const SAMPLE_LIFETIME: Duration = Duration::from_millis(500);
 /// The time for which a sample is used if it found no room.
 const FULL_SAMPLE_LIFETIME: Duration = Duration::from_millis(100);
-/// A sender admits at most the room that its last sample found, divided by this number. So several
-/// senders that find the same room do not exceed the bound by much.
+/// After a sample, a sender admits at most this fraction of the room that the sample found. So
+/// several senders that find the same room do not exceed the bound by much.
 const ROOM_DIVISOR: u64 = 16;
-/// When this many streams are remembered, those without a current sample are forgotten.
-const FORGET_AT: usize = 1024;
+/// When this many streams are stored, those without a current sample are removed.
+const CLEAN_UP_AT: usize = 1024;
 
 /// The bounded streams to which a handle and its clones send.
 #[derive(Debug, Default)]
@@ -56,8 +57,8 @@ struct BoundedStream {
     on_the_way: AtomicU64,
 }
 
-/// The admission of a message. Dropped when the message is in the queue of the connection. `None`
-/// for a message without a bound.
+/// The admission of a message; `None` if the stream has no bound. Dropped when the message is in the
+/// queue of the connection.
 #[derive(Debug)]
 pub(super) struct Admitted(Option<Arc<BoundedStream>>);
 
@@ -82,15 +83,17 @@ struct Window {
     /// The time of the last sample. Another sample is taken in the background after half of the
     /// lifetime.
     taken_at: Option<Instant>,
+    /// Set while a sample is being taken in the background.
     is_renewing: bool,
     /// A group without room, if there is one.
-    full: Option<Waiting>,
+    full_group: Option<Waiting>,
     rate: DrainRate,
 }
 
 /// The decision about one message.
 enum Decision {
-    /// The message is admitted. If `renew` is set, another sample should be taken.
+    /// The message is admitted. If `renew` is set, the caller takes another sample in the
+    /// background.
     Admitted {
         renew: bool,
     },
@@ -116,11 +119,11 @@ impl<F: Future<Output = Result<Admitted, Error>>> Admission<F> {
 }
 
 impl Bounds {
-    /// Returns the state of a stream with this bound. `key` is the stream's name with the
-    /// namespace.
+    /// Returns the state of a stream with this bound, and makes it if there is none. `key` is the
+    /// stream's name with the namespace.
     fn stream(&self, key: &Name, bound: Bound) -> Arc<BoundedStream> {
         let mut streams = lock(&self.0);
-        if streams.len() >= FORGET_AT && !streams.contains_key(key) {
+        if streams.len() >= CLEAN_UP_AT && !streams.contains_key(key) {
             streams.retain(|_, bounds| bounds.iter().any(|it| it.is_in_use()));
         }
         let bounds = streams.entry(key.clone()).or_default();
@@ -153,43 +156,44 @@ impl Redis {
         let Some(bound) = self.settings.bound(message.parts())? else {
             return Ok(Admission::Now(Admitted(None)));
         };
-        let until = bound.wait_until(message.parts());
-        let name = self.settings.target_stream(message.parts())?;
-        let key = self.options.namespace.apply(name);
+        let wait_until = bound.wait_until(message.parts());
+        let stream_name = self.settings.target_stream(message.parts())?;
+        let key = self.options.namespace.apply(stream_name);
         let stream = self.shared.bounds.stream(&key, bound);
-        match stream.decide(name, until.is_some()) {
+        match stream.decide(stream_name, wait_until.is_some()) {
             Decision::Admitted { renew } => {
-                return Ok(Admission::Now(self.admitted(stream, name, renew)));
+                return Ok(Admission::Now(self.grant(stream, stream_name, renew)));
             }
             Decision::Refused(error) => return Err(error),
             Decision::Sample => {}
         }
-        let (redis, name) = (self.clone(), name.clone());
+        let (redis, stream_name) = (self.clone(), stream_name.clone());
         Ok(Admission::Later(async move {
-            redis.admit(stream, &name, until).await
+            redis.admit(stream, &stream_name, wait_until).await
         }))
     }
 
-    /// Waits until a message may be sent.
+    /// Waits until a message may be sent, at most until `wait_until`.
     async fn admit(
         &self,
         stream: Arc<BoundedStream>,
-        name: &Name,
-        until: Option<Instant>,
+        stream_name: &Name,
+        wait_until: Option<Instant>,
     ) -> Result<Admitted, Error> {
         loop {
             {
+                // Concurrent calls wait here, and then use the sample of the first call.
                 let _turn = stream.sampling.lock().await;
                 if !stream.has_sample() {
-                    self.sample(&stream, name).await?;
+                    self.take_sample(&stream, stream_name).await?;
                 }
             }
-            match stream.decide(name, false) {
-                Decision::Admitted { renew } => return Ok(self.admitted(stream, name, renew)),
+            match stream.decide(stream_name, false) {
+                Decision::Admitted { renew } => return Ok(self.grant(stream, stream_name, renew)),
                 Decision::Sample => {}
                 Decision::Refused(error) => {
                     let now = Instant::now();
-                    let Some(until) = until.filter(|until| *until > now) else {
+                    let Some(until) = wait_until.filter(|until| *until > now) else {
                         return Err(error);
                     };
                     tokio::time::sleep_until(until.min(now + FULL_SAMPLE_LIFETIME)).await;
@@ -198,32 +202,34 @@ impl Redis {
         }
     }
 
-    fn admitted(&self, stream: Arc<BoundedStream>, name: &Name, renew: bool) -> Admitted {
+    /// Returns the admission of a message that the window has counted.
+    fn grant(&self, stream: Arc<BoundedStream>, stream_name: &Name, renew: bool) -> Admitted {
         if renew {
-            self.renew(Arc::clone(&stream), name);
+            self.renew_sample(Arc::clone(&stream), stream_name);
         }
         Admitted(Some(stream))
     }
 
-    /// Takes another sample in the background. Without a runtime the next call that needs a sample
-    /// takes it.
-    fn renew(&self, stream: Arc<BoundedStream>, name: &Name) {
+    /// Takes another sample in the background. Has no effect without a runtime: the next call that
+    /// needs a sample takes one.
+    fn renew_sample(&self, stream: Arc<BoundedStream>, stream_name: &Name) {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        let (redis, name) = (self.clone(), name.clone());
+        let (redis, stream_name) = (self.clone(), stream_name.clone());
         runtime.spawn(async move {
             let turn = stream.sampling.lock().await;
             // An error is ignored: the next call that needs a sample takes one, and returns the
             // error.
-            let _ = redis.sample(&stream, &name).await;
+            let _ = redis.take_sample(&stream, &stream_name).await;
             drop(turn);
         });
     }
 
-    async fn sample(&self, stream: &BoundedStream, name: &Name) -> Result<(), Error> {
+    /// Counts the waiting messages on the server, and sets the window by the result.
+    async fn take_sample(&self, stream: &BoundedStream, stream_name: &Name) -> Result<(), Error> {
         let Bound { max, max_age, .. } = stream.bound;
-        let keys = Keys::new(&self.options.namespace, name, &self.settings.group)?;
+        let keys = Keys::new(&self.options.namespace, stream_name, &self.settings.group)?;
         let args = |cmd: &mut Cmd| {
             cmd.arg(keys.base())
                 .arg(CONSUMER_PREFIX)
@@ -233,7 +239,7 @@ impl Redis {
                 .arg(if max == u64::MAX { 1000 } else { max })
                 .arg(u8::from(max_age.is_some()));
         };
-        // Messages on the way are subtracted from the room, since the sample may lack them.
+        // The sample may lack messages on the way, so they are subtracted from the room below.
         let (admitted, on_the_way) = {
             let window = lock(&stream.window);
             (window.admitted, stream.on_the_way.load(Ordering::Relaxed))
@@ -263,7 +269,7 @@ impl Redis {
         window.limit = admitted.saturating_add(part);
         window.renew_at = admitted.saturating_add(part.div_ceil(2));
         window.taken_at = Some(now);
-        window.full = match room {
+        window.full_group = match room {
             Some(0) => waiting.into_iter().find(|it| stream.bound.room(it) == 0),
             _ => None,
         };
@@ -274,15 +280,17 @@ impl Redis {
 impl BoundedStream {
     /// Decides about one message by the last sample. If the sample found no room, a message that
     /// can wait needs another sample, and any other message is refused.
-    fn decide(&self, name: &Name, can_wait: bool) -> Decision {
+    fn decide(&self, stream_name: &Name, can_wait: bool) -> Decision {
         let mut window = lock(&self.window);
         if !window.is_current() {
             return Decision::Sample;
         }
-        if let Some(full) = &window.full {
+        if let Some(full_group) = &window.full_group {
             return match can_wait {
                 true => Decision::Sample,
-                false => Decision::Refused(self.bound.refusal(name, full, &window.rate)),
+                false => {
+                    Decision::Refused(self.bound.refusal(stream_name, full_group, &window.rate))
+                }
             };
         }
         if window.admitted >= window.limit {
@@ -299,7 +307,7 @@ impl BoundedStream {
     /// Returns `true` if the last sample can decide about a message.
     fn has_sample(&self) -> bool {
         let window = lock(&self.window);
-        window.is_current() && (window.full.is_some() || window.admitted < window.limit)
+        window.is_current() && (window.full_group.is_some() || window.admitted < window.limit)
     }
 
     fn is_in_use(&self) -> bool {
@@ -309,7 +317,7 @@ impl BoundedStream {
 
 impl Window {
     fn is_current(&self) -> bool {
-        let lifetime = match self.full {
+        let lifetime = match self.full_group {
             Some(_) => FULL_SAMPLE_LIFETIME,
             None => SAMPLE_LIFETIME,
         };

@@ -47,11 +47,12 @@ impl Service<Message> for Redis {
     }
 
     fn call(&mut self, message: Message) -> SendFuture {
-        self.future(self.send(message))
+        self.send_future(self.send(message))
     }
 }
 
 impl Redis {
+    /// Starts to send a message. If checks need the server, the message is sent after them.
     fn send(&self, mut message: Message) -> Result<SendWork, Error> {
         check(&message)?;
         if message.kind() == Kind::Rpc {
@@ -63,12 +64,14 @@ impl Redis {
             self.settings.choose_partition(message.parts_mut())?;
             let stream = self.settings.target_stream(message.parts())?;
             keys::check(&self.options.namespace, stream)?;
-            let partitions = self.unchecked_partitions();
+            let partition_check = self.partition_check();
             let registration = self.registration(stream);
             let replicas = message.parts().replicas;
-            let replicas = replicas.and_then(|it| self.replica_check(stream, it));
-            // The bound is checked last, so that an admitted message waits for nothing else.
-            let has_checks = partitions.is_some() || registration.is_some() || replicas.is_some();
+            let replica_check = replicas.and_then(|it| self.replica_check(stream, it));
+            // The bound is checked after the other checks, so that an admitted message is sent
+            // immediately.
+            let has_checks =
+                partition_check.is_some() || registration.is_some() || replica_check.is_some();
             let admission = match has_checks {
                 true => None,
                 false => Some(self.admission(&message)?),
@@ -83,13 +86,13 @@ impl Redis {
             };
             let redis = self.clone();
             return Ok(SendWork::Boxed(Box::pin(async move {
-                if let Some(check) = partitions {
+                if let Some(check) = partition_check {
                     check.await?;
                 }
                 if let Some(registration) = registration {
                     registration.await?;
                 }
-                if let Some(check) = replicas {
+                if let Some(check) = replica_check {
                     check.await?;
                 }
                 let admission = match admission {
@@ -97,7 +100,7 @@ impl Redis {
                     None => redis.admission(&message)?,
                 };
                 let admitted = admission.wait().await?;
-                let sent = redis.future(redis.dispatch(message));
+                let sent = redis.send_future(redis.dispatch(message));
                 drop(admitted);
                 sent.await
             })));
@@ -105,7 +108,7 @@ impl Redis {
         self.dispatch(message)
     }
 
-    fn future(&self, work: Result<SendWork, Error>) -> SendFuture {
+    fn send_future(&self, work: Result<SendWork, Error>) -> SendFuture {
         SendFuture {
             work: work.unwrap_or_else(|error| SendWork::Refused(Some(error))),
             counters: self.shared.counters.clone(),
@@ -139,8 +142,8 @@ impl Redis {
                     options: self.options.clone(),
                     message,
                 };
-                // A sharded event goes to the node of its channel. Any other event may go to any
-                // node, since a cluster passes it on to all.
+                // A sharded event must go to the node of its channel. Any other event reaches all
+                // nodes of a cluster, whichever node it is sent to.
                 let pipeline = pipeline.for_key(&event.channel());
                 Ok(SendWork::Event(pipeline.submit_owned(
                     event,
@@ -243,7 +246,7 @@ impl Encode for PublishEvent {
 pub(super) struct Add<'a> {
     pub(super) key: &'a str,
     pub(super) message: &'a Message,
-    /// Fields to add to those of the message.
+    /// Fields in addition to those of the message.
     pub(super) extra_fields: &'a [(&'a str, &'a [u8])],
 }
 
@@ -304,7 +307,7 @@ impl Encode for Publish<'_> {
     }
 }
 
-/// A task that is stored. `is_duplicate` is set if this is an earlier task with the same key.
+/// A task that is stored. If `is_duplicate` is set, it is an earlier task with the same key.
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) id: MessageId,
@@ -353,6 +356,7 @@ pub struct SendFuture {
 }
 
 enum SendWork {
+    /// Refused before it was sent. `None` after the error was returned.
     Refused(Option<Error>),
     Task(Submit),
     /// A task that replicas confirm.
@@ -386,12 +390,12 @@ impl Future for SendFuture {
                 let response = ready!(Pin::new(response).poll(cx));
                 response.and_then(decode_accepted).map(Reply::from)
             }
-            SendWork::Replicated(response, asked) => {
-                let asked = *asked;
+            SendWork::Replicated(response, required) => {
+                let required = *required;
                 let response = ready!(Pin::new(response).poll(cx));
                 let reply =
-                    response.and_then(|response| replicas::decode_confirmed(response, asked));
-                // If too few replicas have confirmed a task, it is still stored, so it is counted.
+                    response.and_then(|response| replicas::decode_confirmed(response, required));
+                // A task that too few replicas have confirmed is stored nevertheless.
                 if reply.as_ref().is_err_and(Error::is_unreplicated) {
                     self.counters.sent.increment();
                 }

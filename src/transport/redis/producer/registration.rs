@@ -12,11 +12,12 @@ use crate::{
     transport::redis::{Redis, keys, namespace::Namespace, scripts},
 };
 
-/// The time after which a sender registers a stream again. Workers keep a stream for three times as
-/// long after its registration, so no message is sent to a stream that workers have dropped.
+/// The time after which a registration expires, so that the sender registers the stream again.
+/// Workers keep a stream for three times as long after its registration, so no message is sent to a
+/// stream that workers have dropped.
 const REGISTERED_FOR: Duration = Duration::from_secs(30);
-/// When this many registrations are remembered, those that have expired are removed.
-const FORGET_AT: usize = 1024;
+/// When this many registrations are stored, those that have expired are removed.
+const CLEAN_UP_AT: usize = 1024;
 
 /// A registry with its namespace, and a stream.
 type Registration = (Namespace, Name, Name);
@@ -34,7 +35,7 @@ impl Registrations {
 
     fn note(&self, key: Registration, at: Instant) {
         let mut made = lock(&self.0);
-        if made.len() >= FORGET_AT {
+        if made.len() >= CLEAN_UP_AT {
             made.retain(|_, at| at.elapsed() < REGISTERED_FOR);
         }
         made.insert(key, at);
@@ -42,8 +43,8 @@ impl Registrations {
 }
 
 impl Redis {
-    /// Returns a future that registers a stream. `None` if this handle has no registry, or has
-    /// registered the stream lately.
+    /// Returns a future that registers a stream. `None` if this handle has no registry, or if the
+    /// last registration of the stream has not expired.
     pub(in crate::transport::redis) fn registration(
         &self,
         stream: &Name,
@@ -62,7 +63,7 @@ impl Redis {
             let args = |cmd: &mut redis::Cmd| {
                 cmd.arg(stream.as_str());
             };
-            // A stream may be registered twice, so the script runs again after an unknown outcome.
+            // After an unknown outcome the script runs again. A second registration is harmless.
             let pipeline = shared.pipeline.for_key(keys[0]);
             let registered = pipeline.script_until_known(&scripts::REGISTER, &keys, args);
             registered.await?;
