@@ -116,8 +116,8 @@ impl RedisControl {
     }
 
     /// Removes some of the waiting messages of one stream, up to the entry `last`. If `last` is
-    /// empty, the newest entry is the last one. Returns the number of removed messages and, if there
-    /// may be more, the value of `last` for the next step.
+    /// empty, the newest entry is the last one. Returns the number of removed messages and, if
+    /// there may be more, the value of `last` for the next step.
     async fn purge_on(&self, keys: &Keys, last: &str) -> Result<(u64, Option<String>), Error> {
         let script_keys = [&*keys.primary, &keys.retry, &keys.due, &keys.bodies];
         let args = |cmd: &mut Cmd| {

@@ -2,8 +2,8 @@
 
 /// The maximum size of a response, in bytes. Only a response with a single entry should be larger.
 ///
-/// A larger response would occupy its connection for long. The leases of its entries are not renewed
-/// while the response arrives, since the entries are not in the in-flight table yet.
+/// A larger response would occupy its connection for long. The leases of its entries are not
+/// renewed while the response arrives, since the entries are not in the in-flight table yet.
 pub(super) const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
 /// The estimated size of an entry, in bytes: that of the largest entry in the last response, but at
@@ -25,8 +25,8 @@ impl EntrySize {
         self.0.unwrap_or(MAX_RESPONSE_BYTES).max(1)
     }
 
-    /// Returns the number of entries to request, between one and `max`. Requests one entry while the
-    /// size is unknown.
+    /// Returns the number of entries to request, between one and `max`. Requests one entry while
+    /// the size is unknown.
     pub(super) fn fit(&self, max: usize) -> usize {
         match self.0 {
             None => 1,

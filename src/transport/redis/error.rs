@@ -161,8 +161,8 @@ pub(super) fn no_response(address: &str, is_tls: bool) -> Error {
     }
 }
 
-/// Returns the error for a command that was not sent, since it has waited too long for a connection.
-/// `cause` is the reason why there is no connection.
+/// Returns the error for a command that was not sent, since it has waited too long for a
+/// connection. `cause` is the reason why there is no connection.
 pub(super) fn disconnected(address: &str, cause: Option<Arc<Error>>) -> Error {
     let error = Error::disconnected(format!(
         "there is no connection to Redis at {address}; nothing was sent"
@@ -363,8 +363,8 @@ pub(super) fn is_temporary(error: &Error) -> bool {
             .is_some_and(|code| is_transient(code) || refuses_writes(code))
 }
 
-/// Returns `true` if the error means that the server was demoted, or has lost a slot of the cluster.
-/// A new connection may find the new primary.
+/// Returns `true` if the error means that the server was demoted, or has lost a slot of the
+/// cluster. A new connection may find the new primary.
 pub(super) fn is_demoted(error: &ServerError) -> bool {
     error.kind() == Some(ServerErrorKind::ReadOnly) || error.code() == "MOVED"
 }
@@ -390,8 +390,8 @@ const CODES: [&str; 17] = [
     "WRONGTYPE",
 ];
 
-/// Finds the error of a command in the text of a script's error. Returns the code and the details of
-/// the command's error.
+/// Finds the error of a command in the text of a script's error. Returns the code and the details
+/// of the command's error.
 ///
 /// Redis 6.2, MemoryDB and others wrap the command's error, as in
 /// `ERR Error running script (call to f_…): @user_script:1: -NOREPLICAS Not enough good replicas`.

@@ -181,7 +181,7 @@ impl Keys {
 
     /// Returns the key of the answer of the worker with this consumer.
     pub(super) fn answer(&self, consumer: &str) -> String {
-        // Both the group and the consumer may contain a colon, so the length of the group is needed.
+        // Both the group and the consumer may contain a colon, so the group's length is needed.
         let Self { base, group, .. } = self;
         format!("{base}:report:{}:{group}:{consumer}", group.len())
     }

@@ -111,7 +111,8 @@
 //! command is lost or repeated. A connection in a blocking read sends `AUTH` after the read, which
 //! takes up to 2 s. This must happen within the last quarter of the lifetime, so a lifetime of less
 //! than 10 s is too short. If the provider fails, or the server refuses its credentials, the old
-//! login stays in use and a warning says why. Another attempt follows, with a back-off of up to 2 s.
+//! login stays in use and a warning says why. Another attempt follows, with a back-off of up to
+//! 2 s.
 //!
 //! A connection that subscribes to events or to fast replies renews its credentials in the same way
 //! over RESP3, which every server since Redis 6 speaks. Over RESP2 a subscriber may not log in

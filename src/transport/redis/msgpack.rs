@@ -19,8 +19,8 @@ pub(super) fn unpacked(mut fields: Vec<(Bytes, Bytes)>) -> Vec<(Bytes, Bytes)> {
     fields
 }
 
-/// Decodes a MessagePack array of byte strings, as written by `cmsgpack.pack` of Redis's Lua. `None`
-/// if it is malformed.
+/// Decodes a MessagePack array of byte strings, as written by `cmsgpack.pack` of Redis's Lua.
+/// `None` if it is malformed.
 /// <https://github.com/msgpack/msgpack/blob/master/spec.md>
 pub(super) fn unpack(blob: &Bytes) -> Option<Vec<(Bytes, Bytes)>> {
     let mut at = 0;

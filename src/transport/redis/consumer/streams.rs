@@ -31,7 +31,7 @@ pub(super) struct ServedStream {
     /// The last entry that the group is known to have delivered. If the group is deleted, a worker
     /// creates the group again, and starts it after this entry.
     last_delivered: Mutex<StreamEntryId>,
-    /// Cleared while nothing is pending in the group, so that there is nothing to claim.
+    /// Cleared while the group has no pending entries, so there is nothing to claim.
     has_pending: AtomicBool,
     /// Set while the stream cannot be read. It is then neither read nor maintained.
     is_failing: AtomicBool,

@@ -201,7 +201,7 @@ pub(super) struct Maintained {
     /// The group and the consumer that prevent trimming; `None` if nothing prevents it.
     pub(super) trim_blocked: Result<Option<(Bytes, Bytes)>, String>,
     pub(super) reaped: Result<(), String>,
-    /// The move to the retry stream of parked messages whose wait has ended.
+    /// The move of the parked messages whose wait has ended. They go to the retry stream.
     pub(super) handed_over: Result<(), String>,
     /// The fields of the stream's pauses, one for each pause.
     pub(super) pauses: Result<Vec<Bytes>, String>,

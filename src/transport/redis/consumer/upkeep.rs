@@ -220,7 +220,7 @@ impl Upkeep {
                 false => Err(miscounted(expected, found)),
             }
         });
-        // The next tick sends the counts of a failed tick.
+        // If this tick has failed, the next tick sends its counts.
         let result = result.inspect_err(|_| self.maintenance.keep_counts(&request))?;
         let reading = ClockReading {
             sent_at,

@@ -36,9 +36,10 @@ impl UpkeepPipeline {
         lease: Duration,
         key: Option<&str>,
     ) -> UpkeepConnection {
-        // The limit is short, so that a dead connection is replaced while the leases are valid. When
-        // the connection dies, a third of a lease may have passed since the last renewal. One tick
-        // may pass until the loss is noticed, and another until the new connection renews the lease.
+        // The limit is short, so that a dead connection is replaced while the leases are valid.
+        // When the connection dies, a third of a lease may have passed since the last renewal. One
+        // tick may pass until the loss is noticed, and another until the new connection renews the
+        // lease.
         let max_silence = (lease / 5).clamp(Duration::from_millis(250), SILENCE);
         let make = || {
             Pipeline::with_max_silence(connector.anywhere(), None, counters.clone(), max_silence)
@@ -56,7 +57,8 @@ impl UpkeepPipeline {
 /// Runs the scripts of the upkeep, each with a time limit.
 pub(super) struct UpkeepConnection {
     pipeline: Pipeline,
-    /// The time limit of a call. The limit can be short, because the upkeep soon makes another call.
+    /// The time limit of a call. The limit can be short, because the upkeep soon makes another
+    /// call.
     time_limit: Duration,
     address: String,
 }

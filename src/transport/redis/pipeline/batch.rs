@@ -62,8 +62,8 @@ enum Recipient {
     Completion(usize),
     /// A handler, which knows the command by this number. No task is woken.
     Handler(Arc<dyn CompletionHandler>, u128),
-    /// No recipient: the response was delivered, the command has moved to another batch, or it is an
-    /// `ASKING`.
+    /// No recipient: the response was delivered, the command has moved to another batch, or it is
+    /// an `ASKING`.
     Nobody,
 }
 
@@ -265,9 +265,9 @@ impl CommandBatch {
         self.push(other.commands.get(index), moved);
     }
 
-    /// Puts `ASKING` before the command of a batch of one command, so that the node that imports the
-    /// slot runs the command. If the command is sent again later, it is sent without `ASKING`, and
-    /// may be redirected again.
+    /// Puts `ASKING` before the command of a batch of one command, so that the node that imports
+    /// the slot runs the command. If the command is sent again later, it is sent without `ASKING`,
+    /// and may be redirected again.
     pub(super) fn with_asking(mut self) -> Self {
         let command = self.commands.get(0).to_vec();
         self.commands.clear();

@@ -12,8 +12,8 @@ use crate::{sync::Completion, transport::redis::server::is_replica};
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Sends a `ROLE` every few seconds, together with other commands. Without the check, a demoted
-/// server would accept a `PUBLISH` whose message reaches no worker, because workers subscribe at the
-/// new primary.
+/// server would accept a `PUBLISH` whose message reaches no worker, because workers subscribe at
+/// the new primary.
 pub(super) struct RoleCheck {
     last_check_at: Instant,
     response: Option<Completion<Outcome>>,

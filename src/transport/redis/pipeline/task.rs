@@ -317,13 +317,13 @@ impl PipelineTask {
         end
     }
 
-    /// Counts a connection that the server has closed, if a large command was the oldest one without
-    /// a response. After [`MAX_CLOSED_CONNECTIONS`] of these connections the command fails.
+    /// Counts a connection that the server has closed, if a large command was the oldest one
+    /// without a response. After [`MAX_CLOSED_CONNECTIONS`] of these connections the command fails.
     /// Otherwise it would be sent for ever, and delay all other commands.
     ///
     /// The server closes the connection when it refuses a command for its size. If the command
-    /// exceeds `client-query-buffer-limit`, the server sends no error. Any other error may not reach
-    /// the client. So only the closed connection shows the refusal.
+    /// exceeds `client-query-buffer-limit`, the server sends no error. Any other error may not
+    /// reach the client. So only the closed connection shows the refusal.
     fn count_closed_connection(&mut self, in_flight: &mut InFlightPipelines, end: &ConnectionEnd) {
         // The error has a source if the connection has failed, and none if the server was silent or
         // demoted.

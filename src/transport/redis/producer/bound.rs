@@ -1,8 +1,8 @@
 //! Admits messages to streams that have a bound on waiting messages.
 //!
 //! An admitted message is sent in the same way as a message without a bound. The decision about a
-//! message uses a sample: the counts of waiting messages, which the sender reads from the server now
-//! and then.
+//! message uses a sample: the counts of waiting messages, which the sender reads from the server
+//! now and then.
 
 use std::{
     sync::{
@@ -57,8 +57,8 @@ struct BoundedStream {
     on_the_way: AtomicU64,
 }
 
-/// The admission of a message; `None` if the stream has no bound. Dropped when the message is in the
-/// queue of the connection.
+/// The admission of a message; `None` if the stream has no bound. Dropped when the message is in
+/// the queue of the connection.
 #[derive(Debug)]
 pub(super) struct Admitted(Option<Arc<BoundedStream>>);
 

@@ -347,8 +347,8 @@ pub(super) fn decode_accepted(response: Value) -> Result<Stored, Error> {
 /// The future of [`Redis`] as a service.
 ///
 /// # Cancel safety
-/// Dropping the future does not stop a message that was sent. If the message is a request, its reply
-/// is ignored.
+/// Dropping the future does not stop a message that was sent. If the message is a request, its
+/// reply is ignored.
 #[must_use = "futures do nothing unless polled"]
 pub struct SendFuture {
     work: SendWork,
