@@ -312,7 +312,7 @@ pub(super) fn refused(error: ServerError) -> Error {
     Error::new(kind, message).with_source(RedisError::from(error))
 }
 
-/// The codes of errors after which a command was not run, and may be accepted later.
+/// The codes of errors that refuse a command for now. The server has not run the command.
 pub(super) const TRANSIENT: [&str; 8] = [
     "LOADING",
     "READONLY",

@@ -1,4 +1,4 @@
-//! The handle of a server, and its connection.
+//! The handle of a Redis server, and the state that its clones share.
 
 use std::{
     fmt,
@@ -36,12 +36,18 @@ pub(super) struct SharedHandle {
     pub(super) connector: Connector,
     pub(super) pipeline: Pipeline,
     pub(super) counters: Arc<Counters>,
+    /// The timers that move delayed tasks to their streams.
     pub(super) promoters: producer::schedule::Promoters,
+    /// The connections for tasks that replicas confirm.
     pub(super) replicated: producer::ReplicatedSends,
+    /// The streams that were registered lately.
     pub(super) registrations: producer::Registrations,
+    /// The streams with a bound on waiting messages.
     pub(super) bounds: producer::Bounds,
     pub(super) checked_partitions: CheckedPartitions,
+    /// The states of the sources that were opened from the handle.
     pub(super) sources: SourceStates,
+    /// The readers of task feeds, each shared by all calls that wait on the feed.
     pub(super) tasks: SharedTasks,
 }
 

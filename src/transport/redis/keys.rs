@@ -283,7 +283,8 @@ pub(super) fn check(namespace: &Namespace, stream: &Name) -> Result<(), Error> {
     }
 }
 
-/// Returns the prefix of the keys of a stream, like [`Keys::base`].
+/// Returns the prefix of the keys of a stream, like [`Keys::base`]. Fails if the stream's name
+/// cannot be used.
 pub(super) fn base(namespace: &Namespace, stream: &Name) -> Result<String, Error> {
     let key = namespace.apply(stream);
     if let Some(purpose) = reserved(&key) {
@@ -346,7 +347,7 @@ fn stream_of_key(key: &str) -> Option<&str> {
             let (name, rest) = wrapped.split_once('}')?;
             (name, rest.strip_prefix(':')?)
         }
-        // Before any other name there is its length.
+        // Otherwise the key begins with the length of the name.
         None => {
             let (length, rest) = key.split_once(':')?;
             let (name, rest) = rest.split_at_checked(length.parse().ok()?)?;

@@ -43,7 +43,7 @@ pub(super) struct RedisLimits {
 enum UseChange {
     /// A use has taken its permit.
     Taken(PermitRequest),
-    /// A use has ended. It may have taken no permit.
+    /// A use has ended, with or without a permit.
     Ended(PermitRequest),
 }
 

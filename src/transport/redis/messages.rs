@@ -271,7 +271,7 @@ pub(super) fn decode_parked(response: Value) -> Result<Vec<ParkedKey>, Error> {
 /// Decodes a message. Its attempt is the number of its next delivery.
 fn decode_message(entry: &str, fields: Vec<(Bytes, Bytes)>, is_primary: bool) -> ListedMessage {
     // The transport writes packed and internal fields to the retry stream. On the primary stream,
-    // fields with their names come from a sender, and are not decoded.
+    // fields with the same names come from a sender, and are not decoded.
     let fields = match is_primary {
         true => fields,
         false => msgpack::unpacked(fields),

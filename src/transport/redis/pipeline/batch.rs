@@ -208,7 +208,7 @@ impl CommandBatch {
         }
     }
 
-    /// Drops commands that are not sent again and whose response is no longer wanted. `None` if
+    /// Drops commands that are sent at most once and whose response is no longer wanted. `None` if
     /// nothing is left.
     pub(super) fn into_wanted(mut self) -> Option<Self> {
         // While all callers wait, their completions need not be checked one by one.

@@ -60,7 +60,7 @@ pub(super) struct PipelineTask {
     waiting: VecDeque<CommandBatch>,
     /// Forwards commands to the other nodes of a cluster; `None` on a single server.
     forwarding: Option<Forwarding>,
-    role: RoleCheck,
+    role_check: RoleCheck,
 }
 
 /// The reason why a connection is no longer used.
@@ -93,7 +93,7 @@ impl PipelineTask {
             outage: Outage::default(),
             waiting: VecDeque::new(),
             forwarding,
-            role: RoleCheck::since_now(),
+            role_check: RoleCheck::since_now(),
         }
     }
 
@@ -283,9 +283,10 @@ impl PipelineTask {
     async fn serve(&mut self, connection: Connection) -> ConnectionEnd {
         let mut in_flight = InFlightPipelines::new(connection, self.max_silence);
         self.protocol_error = false;
-        self.role = RoleCheck::since_now();
+        self.role_check = RoleCheck::since_now();
         let end = self.exchange(&mut in_flight).await;
-        // The responses of an incomplete pipeline are not delivered yet, and may have the error.
+        // The oldest pipeline may have a protocol error among its responses, which were not
+        // delivered yet.
         let oldest = in_flight.pipelines.front().into_iter();
         let responses = oldest
             .flat_map(|it| &it.batches)
@@ -327,7 +328,10 @@ impl PipelineTask {
     fn count_closed_connection(&mut self, in_flight: &mut InFlightPipelines, end: &ConnectionEnd) {
         // The error has a source if the connection has failed, and none if the server was silent or
         // demoted.
-        let has_failed = matches!(end, ConnectionEnd::Lost(reason) if std::error::Error::source(reason).is_some());
+        let has_failed = matches!(
+            end,
+            ConnectionEnd::Lost(reason) if std::error::Error::source(reason).is_some()
+        );
         let is_closed = has_failed && !self.protocol_error;
         let oldest = in_flight.pipelines.front_mut().into_iter();
         let first =
@@ -366,15 +370,16 @@ impl PipelineTask {
                     if self.status.borrow().cause.is_some() {
                         self.set_cause(None);
                     }
-                    let several_responses = answered.batches.iter().any(|it| it.responses.len() > 1);
+                    let has_several_responses =
+                        answered.batches.iter().any(|it| it.responses.len() > 1);
                     let health = self.deliver(answered);
                     if health == ServerHealth::Fine && self.down_since.is_some() {
                         self.set_state(ConnectionState::Connected, None);
                     }
                     match health {
-                        // Callers often send more commands after a response. They run before this
-                        // task, so that their commands form one pipeline.
-                        ServerHealth::Fine if several_responses => next_turn().await,
+                        // Callers often send more commands after a response. This task lets them
+                        // run first, so that their commands form one pipeline.
+                        ServerHealth::Fine if has_several_responses => next_turn().await,
                         ServerHealth::Fine => {}
                         ServerHealth::NotReady => {
                             self.while_waiting(sleep(NOT_READY_PAUSE)).await;
@@ -386,7 +391,7 @@ impl PipelineTask {
                         }
                     }
                 }
-                // While responses are due, callers may add more commands to the batch first.
+                // While responses are due, other tasks run first, and may add more commands.
                 () = self.queue.filled(), if may_send => if !in_flight.pipelines.is_empty() {
                     next_turn().await;
                 },
@@ -411,7 +416,7 @@ impl PipelineTask {
         while batches.is_empty() {
             batches.extend(self.queue.take()?.into_wanted());
         }
-        batches.extend(self.role.due_check());
+        batches.extend(self.role_check.due_check());
         Some(batches)
     }
 
@@ -462,6 +467,7 @@ impl PipelineTask {
                         }
                     }
                 } else if let Some(script) = batch.script(index).filter(|_| is_unknown_script) {
+                    // The server does not know the hash of the script.
                     to_resend.push(batch.take(index).with_script_source(script));
                 } else if error::is_transient(error.code()) && !has_waited_too_long(&batch, index) {
                     // The server is not ready: the command is sent again after a pause.
@@ -485,7 +491,7 @@ impl PipelineTask {
         for one in to_resend.into_iter().rev() {
             self.waiting.push_front(one);
         }
-        match self.role.is_demoted() {
+        match self.role_check.is_demoted() {
             true => ServerHealth::Demoted,
             false => health,
         }

@@ -35,8 +35,8 @@ use crate::{
 const SAMPLE_LIFETIME: Duration = Duration::from_millis(500);
 /// The time for which a sample is used if it found no room.
 const FULL_SAMPLE_LIFETIME: Duration = Duration::from_millis(100);
-/// After a sample, a sender admits at most this fraction of the room that the sample found. So
-/// several senders that find the same room do not exceed the bound by much.
+/// After a sample, a sender admits at most the room that the sample found, divided by this number.
+/// So several senders that find the same room do not exceed the bound by much.
 const ROOM_DIVISOR: u64 = 16;
 /// When this many streams are stored, those without a current sample are removed.
 const CLEAN_UP_AT: usize = 1024;
@@ -258,7 +258,7 @@ impl Redis {
         }
         let rooms = waiting.iter().map(|waiting| stream.bound.room(waiting));
         let room = rooms.min();
-        let part = match room {
+        let allowed = match room {
             // No group has a live worker, so there is no bound.
             None => u64::MAX,
             Some(room) if room <= on_the_way => 0,
@@ -266,8 +266,8 @@ impl Redis {
         };
         // `admitted` was read before the sample, so messages that were admitted since then use up a
         // part of the limit.
-        window.limit = admitted.saturating_add(part);
-        window.renew_at = admitted.saturating_add(part.div_ceil(2));
+        window.limit = admitted.saturating_add(allowed);
+        window.renew_at = admitted.saturating_add(allowed.div_ceil(2));
         window.taken_at = Some(now);
         window.full_group = match room {
             Some(0) => waiting.into_iter().find(|it| stream.bound.room(it) == 0),

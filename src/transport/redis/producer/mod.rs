@@ -170,7 +170,7 @@ fn check(message: &Message) -> Result<(), Error> {
     Ok(())
 }
 
-/// Adds a task to a stream.
+/// The `XADD` of a task. Owns its message.
 struct AddTask {
     key: Name,
     message: Message,
@@ -196,7 +196,7 @@ impl Encode for AddTask {
     }
 }
 
-/// Publishes an event.
+/// The `PUBLISH` or `SPUBLISH` of an event. Owns its message.
 struct PublishEvent {
     options: Arc<Options>,
     message: Message,
@@ -242,7 +242,7 @@ impl Encode for PublishEvent {
     }
 }
 
-/// Adds a message to a stream.
+/// The `XADD` of a message.
 pub(super) struct Add<'a> {
     pub(super) key: &'a str,
     pub(super) message: &'a Message,
@@ -275,7 +275,7 @@ pub(super) fn size_hint(message: &Message) -> usize {
     512 + message.payload().len() + headers.sum::<usize>()
 }
 
-/// Publishes a payload on a channel.
+/// The `PUBLISH` or `SPUBLISH` of a payload.
 pub(super) struct Publish<'a> {
     command: &'static str,
     channel: Cow<'a, [u8]>,
@@ -395,7 +395,7 @@ impl Future for SendFuture {
                 let response = ready!(Pin::new(response).poll(cx));
                 let reply =
                     response.and_then(|response| replicas::decode_confirmed(response, required));
-                // A task that too few replicas have confirmed is stored nevertheless.
+                // A task that too few replicas have confirmed is stored, so it counts as sent.
                 if reply.as_ref().is_err_and(Error::is_unreplicated) {
                     self.counters.sent.increment();
                 }

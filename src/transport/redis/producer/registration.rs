@@ -28,17 +28,18 @@ pub(in crate::transport::redis) struct Registrations(Mutex<HashMap<Registration,
 
 impl Registrations {
     fn is_recent(&self, key: &Registration) -> bool {
-        let made = lock(&self.0);
-        made.get(key)
+        let times = lock(&self.0);
+        times
+            .get(key)
             .is_some_and(|at| at.elapsed() < REGISTERED_FOR)
     }
 
     fn note(&self, key: Registration, at: Instant) {
-        let mut made = lock(&self.0);
-        if made.len() >= CLEAN_UP_AT {
-            made.retain(|_, at| at.elapsed() < REGISTERED_FOR);
+        let mut times = lock(&self.0);
+        if times.len() >= CLEAN_UP_AT {
+            times.retain(|_, at| at.elapsed() < REGISTERED_FOR);
         }
-        made.insert(key, at);
+        times.insert(key, at);
     }
 }
 
