@@ -118,6 +118,7 @@ impl RedisMessages {
             if is_full || next.is_some() || is_primary {
                 return Ok(page);
             }
+            // The page is not full, and the retry stream has no more messages.
             (is_primary, after) = (true, "");
         }
     }
@@ -136,6 +137,7 @@ impl RedisMessages {
             true => (&*keys.primary, &keys.stream_due, &keys.stream_bodies),
             false => (&*keys.retry, &keys.due, &keys.bodies),
         };
+        // Delayed messages are in a sorted set, and all others in a stream.
         if state == MessageState::Delayed {
             let (time, member) = after.split_once(' ').unwrap_or_default();
             let args = |cmd: &mut Cmd| {
