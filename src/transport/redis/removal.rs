@@ -1,4 +1,4 @@
-//! Deletes groups that nobody serves any more, and single consumers.
+//! Deletes groups and single consumers.
 
 use redis::Cmd;
 
@@ -14,26 +14,27 @@ use crate::{
     transport::{TaskQuery, TaskState},
 };
 
-/// The reason of tasks that end because their group was deleted.
+/// The recorded reason of tasks that were cancelled because their group was deleted.
 const DROP_REASON: &str = "the group was dropped";
 
 impl Redis {
-    /// Deletes this handle's group from the stream, for example because its service does not exist
-    /// any more. Without workers, the group would prevent the trimming of the stream. The group's
-    /// waiting messages are removed as by
-    /// [`purge_waiting`](crate::transport::Control::purge_waiting), and its pending messages are
-    /// lost for this group. Other groups are not affected. Dead letters and the records of tasks
-    /// are kept.
+    /// Deletes this handle's group from the stream. A group that no worker serves any more prevents
+    /// the trimming of the stream. The group's waiting messages are removed as by
+    /// [`purge_waiting`](crate::transport::Control::purge_waiting). Its pending messages are lost
+    /// for this group. Other groups are not affected. Dead letters and the records of tasks are
+    /// kept.
     ///
     /// Returns the number of messages that were lost: those that waited or were pending.
     ///
-    /// With `force`, the group is deleted although it has live workers. Live workers of Campanile
-    /// then create the group again, and continue after the last entry that they have read.
+    /// With `force`, the group is deleted even if it has live workers. Live workers of Campanile then
+    /// create the group again, and continue after the last entry that they have read.
     ///
     /// # Errors
-    /// If the group does not exist, or if it has live workers and `force` is not set: nothing was
-    /// changed. If a worker starts during the call: some messages may have been removed, and the
-    /// group may still exist. If the server cannot be reached or refuses a command.
+    /// - If the group does not exist, or if it has live workers and `force` is not set. In both
+    ///   cases nothing was changed.
+    /// - If a worker starts during the call and `force` is not set. Some messages may have been
+    ///   removed, and the group may still exist.
+    /// - If the server cannot be reached or refuses a command.
     ///
     /// # Cancel safety
     /// If the future is dropped, some messages may have been removed.
@@ -52,12 +53,12 @@ impl Redis {
         let running = TaskQuery::all().state(TaskState::Running);
         lost += self.tasks().cancel_all(running, DROP_REASON).await?;
         for keys in &all {
-            lost += self.drop_on(keys, force).await?;
+            lost += self.drop_group_on(keys, force).await?;
         }
         Ok(lost)
     }
 
-    async fn drop_on(&self, keys: &Keys, force: bool) -> Result<u64, Error> {
+    async fn drop_group_on(&self, keys: &Keys, force: bool) -> Result<u64, Error> {
         let group = keys.group.as_str();
         let names = [
             &*keys.primary,
@@ -73,8 +74,8 @@ impl Redis {
         };
         let pipeline = self.shared.pipeline.for_key(&keys.primary);
         let dropped = pipeline.script(&scripts::DROP_GROUP, &names, args, Resend::Never);
-        // The script returns 1 if it has deleted the group, the number of live consumers, and the
-        // number of pending entries. All three are zero if this stream has no such group.
+        // The script returns three numbers: 1 if it has deleted the group, the live consumers, and
+        // the pending entries. All are zero if this stream has no such group.
         match integers(dropped.await?)? {
             [0, live, _] if live > 0 => Err(still_served_error(group, live.unsigned_abs())),
             [_, _, pending] => Ok(pending.unsigned_abs()),
@@ -85,11 +86,12 @@ impl Redis {
     /// pending for the consumer. They are lost for the group.
     ///
     /// # Errors
-    /// If the group has no such consumer. If the consumer is live or has pending messages, and
-    /// `force` is not set: the consumer is not deleted, except perhaps from some partitions of a
-    /// partitioned stream. If the server cannot be reached or refuses a command.
+    /// - If the group has no such consumer.
+    /// - If the consumer is live or has pending messages, and `force` is not set. The consumer is
+    ///   not deleted. On a partitioned stream, it may have been deleted from some partitions.
+    /// - If the server cannot be reached or refuses a command.
     pub async fn drop_consumer(&self, consumer: &str, force: bool) -> Result<u64, Error> {
-        let (mut found, mut lost) = (false, 0);
+        let (mut is_found, mut lost) = (false, 0);
         for keys in self.all_keys()? {
             let workers = keys.workers();
             let names = [&*keys.primary, &keys.retry, &workers];
@@ -102,11 +104,13 @@ impl Redis {
             let script = &scripts::DROP_CONSUMER;
             let dropped = pipeline.script(script, &names, args, Resend::Never);
             let (live, pending) = match dropped.await? {
+                // The group has no such consumer on this stream.
                 Value::Nil => continue,
+                // The first number is 1 if the script has deleted the consumer.
                 response => match integers(response)? {
                     [0, live, pending] => (live, pending),
                     [_, _, pending] => {
-                        (found, lost) = (true, lost + pending.unsigned_abs());
+                        (is_found, lost) = (true, lost + pending.unsigned_abs());
                         continue;
                     }
                 },
@@ -120,7 +124,7 @@ impl Redis {
             };
             return Err(Error::new(ErrorKind::Invalid, text));
         }
-        match found {
+        match is_found {
             true => Ok(lost),
             false => Err(Error::new(
                 ErrorKind::Invalid,

@@ -1,7 +1,7 @@
 //! Decodes the server's responses.
 //!
-//! A response of an unexpected form is an error. It must not be decoded as an empty response, since
-//! it may have entries that are now pending for this consumer.
+//! A response of an unexpected form is an error. It must not be decoded as an empty response: it may
+//! contain entries that the server has made pending for this consumer.
 
 use bytes::Bytes;
 
@@ -19,8 +19,8 @@ pub(super) fn server_error(text: &[u8]) -> Value {
     }
 }
 
-/// Returns the error for a response with `found` instead of `expected`. Both texts describe forms,
-/// not values, since a value may be a payload.
+/// Returns the error for a response with `found` instead of `expected`. Both texts describe the form
+/// of a value. They never quote a value, which may be a payload.
 pub(super) fn unexpected(expected: &str, found: &str) -> Error {
     Error::new(
         ErrorKind::Decode,
@@ -44,7 +44,7 @@ pub(super) fn form(value: &Value) -> &'static str {
     }
 }
 
-/// Returns the error for a list of a wrong length.
+/// Returns the error for a list with `found` elements instead of `expected`.
 pub(super) fn miscounted(expected: usize, found: usize) -> Error {
     unexpected(&format!("a list of {expected}"), &format!("one of {found}"))
 }
@@ -57,14 +57,14 @@ pub(super) fn array(value: Value) -> Result<Vec<Value>, Error> {
     }
 }
 
-/// Decodes a list of this length.
+/// Decodes a list of `N` values.
 pub(super) fn exactly<const N: usize>(value: Value) -> Result<[Value; N], Error> {
     array(value)?
         .try_into()
         .map_err(|list: Vec<_>| miscounted(N, list.len()))
 }
 
-/// Decodes a list of this many numbers.
+/// Decodes a list of `N` numbers.
 pub(super) fn integers<const N: usize>(value: Value) -> Result<[i64; N], Error> {
     let mut numbers = [0; N];
     for (number, value) in numbers.iter_mut().zip(exactly::<N>(value)?) {
@@ -81,12 +81,12 @@ pub(super) fn bytes(value: Value) -> Result<Bytes, Error> {
     }
 }
 
-/// Decodes a string. Bytes that are no UTF-8 are replaced.
+/// Decodes a string. Invalid UTF-8 is replaced.
 pub(super) fn text(value: Value) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&bytes(value)?).into_owned())
 }
 
-/// Decodes a number, or a string that contains one.
+/// Decodes a number, or a string that contains a number.
 pub(super) fn integer(value: &Value) -> Result<i64, Error> {
     let number = match value {
         Value::Int(number) => Some(*number),
@@ -103,10 +103,10 @@ pub(super) fn count(value: &Value) -> Result<u64, Error> {
     u64::try_from(integer(value)?).map_err(|_| unexpected("a count", "a number below zero"))
 }
 
-/// Decodes a flat list of fields and values.
+/// Decodes a hash: a flat list of fields and values, or a map.
 pub(super) fn fields(list: Value) -> Result<Vec<(Bytes, Bytes)>, Error> {
     let list = match list {
-        // RESP3 sends a hash as a map.
+        // Only with RESP3.
         Value::Map(pairs) => {
             let pairs = pairs.into_iter();
             return pairs
@@ -125,7 +125,7 @@ pub(super) fn fields(list: Value) -> Result<Vec<(Bytes, Bytes)>, Error> {
 }
 
 /// Finds the value of a key in a map. RESP2 sends a map as a flat list of keys and values.
-pub(super) fn entry_of(map: Value, key: &str) -> Result<Value, Error> {
+pub(super) fn map_value(map: Value, key: &str) -> Result<Value, Error> {
     let found = match map {
         Value::Map(pairs) => pairs.into_iter().find_map(|(name, value)| {
             let name = bytes(name).ok()?;

@@ -24,9 +24,9 @@ use crate::{
 };
 
 impl Redis {
-    /// Returns the scheduled tasks of the stream. They are stored in the slot of the stream. Each
-    /// call fails if the handle has a set of streams, or a partitioned stream. For a partitioned
-    /// stream, use a handle of one partition.
+    /// Returns access to the scheduled tasks of the stream. They are stored in the slot of the stream.
+    /// Each method of [`Schedules`] fails if the handle has a set of streams, or a partitioned
+    /// stream. For a partitioned stream, use a handle of one partition.
     pub fn schedules(&self) -> Schedules {
         Schedules::new(RedisSchedules(self.clone()))
     }
@@ -76,14 +76,15 @@ impl RedisSchedules {
     ) -> Result<Fired, Error> {
         let redis = &self.0;
         let keys = self.keys(&schedule.group)?;
+        // The workers of a registry do not serve the stream before it is registered.
         if let Some(registration) = redis.registration(&keys.stream) {
             registration.await?;
         }
         let due = message.parts().due;
         let accept = Accept::new(&keys, redis.settings.idempotency_window, message);
         let key = keys.schedules();
-        let mut names = vec![&*key];
-        names.extend(accept.keys().iter().map(String::as_str));
+        let mut script_keys = vec![&*key];
+        script_keys.extend(accept.keys().iter().map(String::as_str));
         let args = |cmd: &mut Cmd| {
             cmd.arg(schedule.name.as_str())
                 .arg(schedule.revision)
@@ -99,8 +100,8 @@ impl RedisSchedules {
         };
         let pipeline = redis.shared.pipeline.for_key(&keys.primary);
         let script = &scripts::FIRE_SCHEDULE;
-        let fired = pipeline.script(script, &names, args, Resend::Never);
-        let fired = fired_of(fired.await?)?;
+        let response = pipeline.script(script, &script_keys, args, Resend::Never);
+        let fired = fired_of(response.await?)?;
         if let FireOutcome::Sent(_) = fired.outcome {
             redis.shared.counters.sent.increment();
             redis.promote_soon(keys, due);
@@ -124,7 +125,7 @@ impl ScheduleStore for RedisSchedules {
             let args = |cmd: &mut Cmd| {
                 cmd.arg(name.as_str()).arg(change);
             };
-            // Not sent again, since a second removal would find no schedule and return `false`.
+            // Never sent again: a second removal would find no schedule and return `false`.
             let (script, keys) = (
                 &scripts::CHANGE_SCHEDULE,
                 self.keys(&self.0.settings.group)?,
@@ -138,10 +139,11 @@ impl ScheduleStore for RedisSchedules {
     }
 
     fn list(&self, known: Option<u64>) -> StoreFuture<'_, ScheduleList> {
-        let known = known.map_or_else(String::new, |known| known.to_string());
+        // The script lists the schedules only if the number of changes differs from this one.
+        let known_changes = known.map_or_else(String::new, |known| known.to_string());
         Box::pin(async move {
             let args = |cmd: &mut Cmd| {
-                cmd.arg(&known);
+                cmd.arg(&known_changes);
             };
             list_of(self.call(&scripts::LIST_SCHEDULES, args).await?)
         })
@@ -191,6 +193,8 @@ pub(super) fn list_of(response: Value) -> Result<ScheduleList, Error> {
     })
 }
 
+/// Decodes the hash of all schedules. A field is named `<field of a schedule>:<name of the
+/// schedule>`.
 fn schedules_of(hash: Value, now: SystemTime) -> Result<Vec<ScheduleStatus>, Error> {
     let mut by_name: HashMap<Name, HashMap<Bytes, Bytes>> = HashMap::new();
     for (field, value) in fields(hash)? {
@@ -199,28 +203,28 @@ fn schedules_of(hash: Value, now: SystemTime) -> Result<Vec<ScheduleStatus>, Err
             continue;
         };
         if let Ok(name) = Name::from_utf8(&field[colon + 1..]) {
-            let parts = by_name.entry(name).or_default();
-            parts.insert(field.slice(..colon), value);
+            let values = by_name.entry(name).or_default();
+            values.insert(field.slice(..colon), value);
         }
     }
     let schedules = by_name.into_iter();
     Ok(schedules
-        .filter_map(|(name, parts)| schedule_of(name, &parts, now))
+        .filter_map(|(name, values)| schedule_of(name, &values, now))
         .collect())
 }
 
-/// Reads a schedule from its fields. `None` if one of the fields that the scripts always write is
-/// missing.
+/// Decodes a schedule from the values of its fields. `None` if a required field is missing or
+/// malformed.
 fn schedule_of(
     name: Name,
-    parts: &HashMap<Bytes, Bytes>,
+    values: &HashMap<Bytes, Bytes>,
     now: SystemTime,
 ) -> Option<ScheduleStatus> {
-    let text = |part: &str| std::str::from_utf8(parts.get(part.as_bytes())?).ok();
+    let text = |field: &str| std::str::from_utf8(values.get(field.as_bytes())?).ok();
     let version = text("version")?.parse().ok()?;
     let revision = text("revision")?.parse().ok()?;
     let last_tick = from_milliseconds(text("last")?.parse().ok()?);
-    let definition = parts.get(&b"definition"[..]).cloned().unwrap_or_default();
+    let definition = values.get(&b"definition"[..]).cloned().unwrap_or_default();
     Some(ScheduleStatus {
         task: ScheduledTask::from_json(name.clone(), version, &definition),
         name,
@@ -238,6 +242,7 @@ fn schedule_of(
     })
 }
 
+/// Parses a run: its time in milliseconds, its outcome, its kind, and the id of its task.
 fn run_of(line: &str) -> Option<ScheduleRun> {
     let mut words = line.splitn(4, ' ');
     let at = from_milliseconds(words.next()?.parse().ok()?);

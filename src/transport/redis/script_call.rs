@@ -15,16 +15,16 @@ use super::{
 use crate::error::Error;
 
 /// The default time limit of a call.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Script {
-    /// Starts a call of the script with this key, which is `KEYS[1]`.
+    /// Makes a call of the script with this key, which is `KEYS[1]`.
     pub fn key(&'static self, key: impl Into<String>) -> ScriptCall {
         ScriptCall {
             script: self,
             key: key.into(),
             args: Vec::new(),
-            timeout: TIMEOUT,
+            timeout: DEFAULT_TIMEOUT,
         }
     }
 }
@@ -40,7 +40,7 @@ pub struct ScriptCall {
 }
 
 impl ScriptCall {
-    /// Adds an argument. The first one is `ARGV[1]`.
+    /// Adds an argument. The first argument is `ARGV[1]`.
     pub fn arg(mut self, arg: impl Into<Vec<u8>>) -> Self {
         self.args.push(arg.into());
         self
@@ -49,7 +49,7 @@ impl ScriptCall {
     /// Sets the time limit for the response, over all attempts. 5 s by default.
     ///
     /// # Panics
-    /// If it is zero.
+    /// If `timeout` is zero.
     #[track_caller]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         assert!(!timeout.is_zero(), "a timeout must be above zero");
@@ -61,8 +61,8 @@ impl ScriptCall {
     ///
     /// # Errors
     /// Without a response in time, the error is a [timeout](Error::is_timeout), and the script may
-    /// have run. If there was no connection, the source of this error is the reason why. Other
-    /// errors come from the server, such as an error that the script raises.
+    /// have run. If there was no connection, the source of this error is the reason. Other errors
+    /// come from the server, such as an error that the script raises.
     ///
     /// # Cancel safety
     /// If the future is dropped, a call that was sent may still run, and the call is not sent
@@ -77,9 +77,9 @@ impl ScriptCall {
         let keys = [&*self.key];
         let attempts = async {
             loop {
-                // The call is sent again by this loop, not by the pipeline. The pipeline would
-                // continue after the caller has given up, and the script could then claim a key for
-                // a caller that no longer waits.
+                // This loop sends the call again, not the pipeline. The pipeline would go on after
+                // the caller has given up, and the script could then claim a key for a caller that
+                // no longer waits.
                 let sent = pipeline.script(self.script, &keys, args, Resend::Never);
                 match sent.await {
                     Err(error) if error.is_unknown_outcome() || error.is_disconnected() => {}
@@ -124,8 +124,8 @@ pub enum ScriptResponse {
 }
 
 impl ScriptResponse {
-    /// Decodes a response. This function is not in `decoders::all`. The tests of that list expect an
-    /// error if a value has another form, but a script may return any form.
+    /// Decodes a response. This function is not in `decoders::all`, because the tests of that list
+    /// expect an error for each unexpected form. A script may return values of any of these forms.
     pub(super) fn decode(value: Value) -> Result<Self, Error> {
         Ok(match error::check(value)? {
             Value::Nil => Self::Nil,

@@ -12,7 +12,7 @@ use super::{
     Redis, error,
     keys::{CONSUMER_PREFIX, Keys},
     pipeline::Resend,
-    response::{Value, array, bytes, count, entry_of, exactly, integers, text},
+    response::{Value, array, bytes, count, exactly, integers, map_value, text},
     scripts,
 };
 use crate::{
@@ -212,13 +212,13 @@ fn is_missing(refusal: &redis::ServerError) -> bool {
 
 /// Decodes the name in an element of `XINFO GROUPS`; `None` if no worker can join that group.
 pub(super) fn name(group: Value) -> Result<Option<Name>, Error> {
-    let name = Name::from_utf8(&bytes(entry_of(group, "name")?)?).ok();
+    let name = Name::from_utf8(&bytes(map_value(group, "name")?)?).ok();
     Ok(name.filter(|name| name.fault().is_none()))
 }
 
 /// Decodes an element of `XINFO CONSUMERS`.
 pub(super) fn consumer(consumer: Value) -> Result<ConsumerStats, Error> {
-    let value = |key| entry_of(consumer.clone(), key);
+    let value = |key| map_value(consumer.clone(), key);
     let name = text(value("name")?)?;
     Ok(ConsumerStats {
         pending: count(&value("pending")?)?,

@@ -18,15 +18,14 @@ use crate::{
     },
 };
 
-/// The connections for tasks that replicas confirm: one to each server, made for the first such
-/// task.
+/// The pipeline for tasks that replicas confirm, and the number of replicas that are known.
 pub(in crate::transport::redis) struct ReplicatedSends {
-    /// Started by the first such task.
+    /// Started by the first task that replicas confirm.
     pipeline: OnceLock<Pipeline>,
     /// The runtime of the handle's other connections.
     runtime: Handle,
-    /// The largest number of replicas that a primary has had.
-    known: AtomicU32,
+    /// The largest number of connected replicas that a primary has reported.
+    max_connected: AtomicU32,
 }
 
 impl ReplicatedSends {
@@ -34,7 +33,7 @@ impl ReplicatedSends {
         Self {
             pipeline: OnceLock::new(),
             runtime: Handle::current(),
-            known: AtomicU32::new(0),
+            max_connected: AtomicU32::new(0),
         }
     }
 }
@@ -55,24 +54,26 @@ impl Redis {
         pipeline.for_key(stream).confirmed_by(replicas)
     }
 
-    /// Checks that the primary of this stream has as many replicas as must confirm a task, so that a
-    /// number that it never had fails before anything is sent. `None` if a primary has had as many.
+    /// Returns a future that fails if the primary of this stream has fewer replicas than must confirm
+    /// a task. The caller sends the task only after this check. Returns `None` if a primary has
+    /// already reported enough replicas.
     pub(super) fn replica_check(
         &self,
         stream: &Name,
         Replicas { count, .. }: Replicas,
     ) -> Option<impl Future<Output = Result<(), Error>> + Send + 'static + use<>> {
-        if count <= self.shared.replicated.known.load(Ordering::Relaxed) {
+        if count <= self.shared.replicated.max_connected.load(Ordering::Relaxed) {
             return None;
         }
         let shared = self.shared.clone();
         let key = self.options.namespace.apply(stream);
         let pipeline = shared.pipeline.for_key(&key);
         Some(async move {
-            let mut info = redis::cmd("INFO");
-            info.arg("replication");
-            let response = pipeline.submit(info, Resend::UntilAnswered).await?;
-            // A user without the right to `INFO` only gets the response to `WAIT`.
+            let mut command = redis::cmd("INFO");
+            command.arg("replication");
+            let response = pipeline.submit(command, Resend::UntilAnswered).await?;
+            // Without permission for `INFO` the check is skipped. The response to `WAIT` still shows
+            // how many replicas have confirmed the task.
             let Ok(info) = error::check(response).and_then(bytes) else {
                 return Ok(());
             };
@@ -81,7 +82,7 @@ impl Redis {
             };
             shared
                 .replicated
-                .known
+                .max_connected
                 .fetch_max(connected, Ordering::Relaxed);
             if connected >= count {
                 return Ok(());
@@ -103,22 +104,22 @@ fn replicas_of_primary(info: &str) -> Option<u32> {
     field("connected_slaves:")?.parse().ok()
 }
 
-/// Decodes the response to a task that replicas confirm. Fails if too few replicas have confirmed
-/// the task.
+/// Decodes the responses to a task and to the `WAIT` after it. Fails if too few replicas have
+/// confirmed the task.
 pub(in crate::transport::redis) fn decode_confirmed(
     response: Value,
-    asked: Replicas,
+    required: Replicas,
 ) -> Result<Stored, Error> {
     let responses = array(error::check(response)?)?;
-    let count = responses.len();
+    let length = responses.len();
     let Ok([stored, confirmation]) = <[Value; 2]>::try_from(responses) else {
-        return Err(miscounted(2, count));
+        return Err(miscounted(2, length));
     };
     let stored = decode_accepted(stored)?;
     let Replicas {
         count: wanted,
         within,
-    } = asked;
+    } = required;
     let (found, source) = match confirmation {
         Value::Nil => (
             "the connection was lost before its replicas answered".to_owned(),

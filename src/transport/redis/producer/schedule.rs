@@ -1,4 +1,4 @@
-//! Sends tasks with a delay, a key or a record.
+//! Sends the tasks that need a script: those with a delay, an idempotency key or a record.
 
 use std::{
     borrow::Cow,
@@ -28,24 +28,25 @@ use crate::{
     transport::codec,
 };
 
-/// The fields of an outbox entry that contain the arguments of [`Accept::record_args`].
+/// The fields of an outbox entry for the values of [`Accept::record_args`].
 pub(in crate::transport::redis) const RECORD_ARGS: [&str; 5] =
     ["keep", "conflict", "unique", "group", "digest"];
 /// The maximum number of due messages that one call of the script `PROMOTE` moves.
 pub(in crate::transport::redis) const MOVED_AT_ONCE: usize = 100;
-/// A call of `PROMOTE` moves no further message after this many bytes.
+/// A call of `PROMOTE` stops after it has moved this many bytes.
 pub(in crate::transport::redis) const MOVED_BYTES: usize = 4 << 20;
-/// The maximum number of headers of a task that a script stores: a script cannot pass many more to
-/// a command.
+/// The maximum number of headers of a task that a script stores. A script cannot pass many more
+/// arguments to a command.
 const MAX_HEADERS: usize = 1_000;
-/// The sender itself moves tasks that are due within this time to their streams, since idle workers
-/// look for due messages only about once a second.
+/// If a task is due within this time, the sender starts a timer to move the task to its stream. Idle
+/// workers look for due messages only about once a second.
 const SOON: Duration = Duration::from_secs(2);
-/// The maximum number of timers of a sender. One timer moves all due messages of its stream.
+/// The maximum number of running timers of a sender. One timer moves all due messages of its
+/// stream.
 const MAX_TIMERS: usize = 64;
 
 impl Redis {
-    /// Sends a task with a delay, a key or a record.
+    /// Sends a task with a delay, an idempotency key or a record.
     pub(in crate::transport::redis) fn accept(&self, message: Message) -> Result<Submit, Error> {
         check_headers(&message)?;
         let stream = self.settings.target_stream(message.parts())?;
@@ -53,9 +54,9 @@ impl Redis {
         let (due, replicas) = (message.parts().due, message.parts().replicas);
         let accept = Accept::new(&keys, self.settings.idempotency_window, message);
         let pipeline = self.task_pipeline(&keys.primary, replicas);
-        let sent = pipeline.submit_owned(accept, Resend::Never, Some(&scripts::ACCEPT));
+        let submit = pipeline.submit_owned(accept, Resend::Never, Some(&scripts::ACCEPT));
         self.promote_soon(keys, due);
-        Ok(sent)
+        Ok(submit)
     }
 
     /// If a delayed task is due soon, starts a timer that moves the task to its stream.
@@ -67,7 +68,8 @@ impl Redis {
     }
 }
 
-/// Returns `true` if the task must be sent by a script: it has a delay, a key or a record.
+/// Returns `true` if the task must be sent by a script, because it has a delay, an idempotency key
+/// or a record.
 pub(super) fn needs_script(parts: &Parts) -> bool {
     parts.due.is_some()
         || parts.idempotency_key.is_some()
@@ -88,19 +90,23 @@ pub(in crate::transport::redis) fn check_headers(message: &Message) -> Result<()
 }
 
 /// The keys and arguments of the Lua function `accept`. The function stores a task on its stream
-/// or, until it is due, among the delayed tasks. It stores only one task for each idempotency key.
+/// or, until it is due, among the delayed tasks. For each idempotency key, the function stores only
+/// one task.
 #[derive(Debug)]
 pub(in crate::transport::redis) struct Accept {
     keys: Vec<String>,
+    /// The meaning of `time`: `now` ignores it, `after` is a delay, `at` is the time since 1970.
     when: &'static str,
+    /// The delay or the due time, in milliseconds.
     time: u64,
     /// The id of the task if it is delayed or has a record. Any other task has the id of its entry.
-    token: String,
+    own_id: String,
+    /// The time in milliseconds for which the idempotency key is kept once the task is due.
     window: u64,
-    /// Set if replicas confirm the task. If the idempotency key is known already, the script then
-    /// writes the record of the key again, so that the replicas have a write to confirm.
-    confirm: bool,
-    /// The group that records the status of the task. Used if the task is unique or tracked.
+    /// Set if replicas confirm the task. For a known idempotency key, the script then writes the
+    /// record of the key again, so that the replicas have a write to confirm.
+    must_confirm: bool,
+    /// The group that records the status of a unique or tracked task.
     group: Name,
     message: Message,
 }
@@ -121,16 +127,16 @@ impl Accept {
             }
         };
         let key = parts.idempotency_key.as_ref();
-        let names = [&*keys.primary, &keys.stream_due, &keys.stream_bodies];
-        let mut names = names.map(str::to_owned).to_vec();
-        names.extend(key.map(|key| keys.idempotency(key)));
+        let of_stream = [&*keys.primary, &keys.stream_due, &keys.stream_bodies];
+        let mut script_keys = of_stream.map(str::to_owned).to_vec();
+        script_keys.extend(key.map(|key| keys.idempotency(key)));
         Self {
-            keys: names,
+            keys: script_keys,
             when,
             time,
-            token: random_id().to_string(),
+            own_id: random_id().to_string(),
             window: milliseconds(window).clamp(1, LONGEST_WINDOW),
-            confirm: parts.replicas.is_some(),
+            must_confirm: parts.replicas.is_some(),
             group: keys.group.clone(),
             message,
         }
@@ -140,8 +146,8 @@ impl Accept {
         &self.keys
     }
 
-    /// Calls `put` with the arguments of the follow-up `forward`: the time, then the fields of an
-    /// entry of the outbox. `Forwarder` decodes the entry.
+    /// Calls `put` with each argument of the follow-up that forwards this task: when it is due, and
+    /// then the fields of an outbox entry. `Forwarder` decodes the entry.
     pub(in crate::transport::redis) fn forward_args(
         &self,
         target: &Name,
@@ -188,13 +194,13 @@ impl Accept {
         ]
     }
 
-    /// Calls `put` with each argument.
+    /// Calls `put` with each argument of the Lua function `accept`, in order.
     pub(in crate::transport::redis) fn args(&self, mut put: impl FnMut(&[u8])) {
         put(self.when.as_bytes());
         put(self.time.to_string().as_bytes());
-        put(self.token.as_bytes());
+        put(self.own_id.as_bytes());
         put(self.window.to_string().as_bytes());
-        put(u8::from(self.confirm).to_string().as_bytes());
+        put(u8::from(self.must_confirm).to_string().as_bytes());
         for arg in self.record_args() {
             put(arg.as_bytes());
         }
@@ -229,14 +235,15 @@ impl Encode for Accept {
 /// accepts this expiry without overflow.
 const LONGEST_WINDOW: u64 = 3_155_760_000_000;
 
-/// The timers with which a sender moves tasks that are due soon to their streams. Counts the
-/// running timers.
+/// The timers of a sender. Each moves the due messages of a stream to the stream. Contains the
+/// number of running timers.
 #[derive(Debug, Default)]
 pub(in crate::transport::redis) struct Promoters(Arc<AtomicUsize>);
 
 impl Promoters {
-    /// After `wait`, moves due messages to the stream. Errors are ignored, since workers move due
-    /// messages, too.
+    /// After `wait`, moves due messages to the stream, and again while the next message is due
+    /// within [`SOON`]. Does nothing if [`MAX_TIMERS`] are running. Errors are ignored, since workers
+    /// move due messages, too.
     fn start(&self, pipeline: &Pipeline, keys: Keys, wait: Duration) {
         let running = self.0.clone();
         if running.fetch_add(1, Ordering::Relaxed) >= MAX_TIMERS {
@@ -245,10 +252,10 @@ impl Promoters {
         }
         let pipeline = pipeline.clone();
         tokio::spawn(async move {
-            let mut wait = Some(wait);
-            while let Some(time) = wait {
+            let mut next_wait = Some(wait);
+            while let Some(wait) = next_wait {
                 // Rounded up, since Redis counts whole milliseconds.
-                sleep(time + Duration::from_millis(1)).await;
+                sleep(wait + Duration::from_millis(1)).await;
                 let names = [&*keys.stream_due, &keys.stream_bodies, &keys.primary];
                 let args = |cmd: &mut Cmd| {
                     cmd.arg(MOVED_AT_ONCE).arg(MOVED_BYTES).arg("");
@@ -257,8 +264,8 @@ impl Promoters {
                     .script(&scripts::PROMOTE, &names, args, Resend::Never)
                     .await;
                 let promoted = response.and_then(Promoted::decode).ok();
-                wait = promoted.and_then(|promoted| promoted.next);
-                wait = wait.filter(|wait| *wait < SOON);
+                next_wait = promoted.and_then(|promoted| promoted.next);
+                next_wait = next_wait.filter(|wait| *wait < SOON);
             }
             running.fetch_sub(1, Ordering::Relaxed);
         });
@@ -272,7 +279,7 @@ pub(in crate::transport::redis) struct Promoted {
     pub(in crate::transport::redis) moved: u64,
     /// The number of messages whose bodies were missing or malformed.
     pub(in crate::transport::redis) lost: u64,
-    /// The time until the next message is due; `None` if there is none.
+    /// The time until the next message is due; `None` if there is no delayed message.
     pub(in crate::transport::redis) next: Option<Duration>,
 }
 

@@ -4,8 +4,8 @@
 //!
 //! Replies to fast requests are published on a channel of the client. Replies to reliable requests
 //! are added to reply streams: the client has one for each stream that it sends to. One connection
-//! reads all reply streams, or on a cluster one connection for each slot. Workers of the Go library
-//! always reply on the channel.
+//! reads all reply streams. On a cluster, there is one connection for each slot. Workers of the Go
+//! library always reply on the channel.
 
 mod pending;
 mod replies;
@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use self::{
     pending::PendingRequests,
-    replies::{Outstanding, ReplyReader, ReplyStreams},
+    replies::{OutstandingRequest, ReplyReader, ReplyStreams},
 };
 use super::{
     Redis, error,
@@ -46,10 +46,10 @@ use crate::{
 /// The maximum time for which an unsent request waits until its client can receive replies.
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The state of a channel or a stream for replies.
+/// The state of the channel or of a stream for replies.
 #[derive(Debug, Clone)]
-enum Ready {
-    /// Not subscribed or created yet.
+enum Readiness {
+    /// The channel is not subscribed to yet, or the stream is not created yet.
     No,
     /// Replies can be received.
     Yes,
@@ -59,16 +59,17 @@ enum Ready {
     Refused(redis::RedisError),
 }
 
-/// Sends requests and receives their replies. Its tasks end after the last handle and the last
-/// request were dropped.
+/// Sends requests and receives their replies. The hub's tasks end after the last handle and the
+/// last request were dropped.
 pub(super) struct Hub {
+    /// The id of this client, a part of the names of its channel and of its reply streams.
     client: Uuid,
     channel: String,
     connector: Connector,
     pipeline: Pipeline,
     pending: Arc<PendingRequests>,
-    subscribed: watch::Receiver<Ready>,
-    replies: ReplyReaders,
+    channel_readiness: watch::Receiver<Readiness>,
+    reply_readers: ReplyReaders,
     _end_with_hub: DropGuard,
 }
 
@@ -90,25 +91,25 @@ impl Redis {
 
 impl Hub {
     fn start(
-        prefix: &str,
+        channel_prefix: &str,
         connector: Connector,
         pipeline: Pipeline,
         counters: Arc<Counters>,
     ) -> Self {
         let client = random_id();
-        let channel = format!("{prefix}{client}");
+        let channel = format!("{channel_prefix}{client}");
         let pending = Arc::new(PendingRequests::new(counters.clone()));
         let end = CancellationToken::new();
-        let (ready_sender, subscribed) = watch::channel(Ready::No);
+        let (readiness_sender, channel_readiness) = watch::channel(Readiness::No);
         let subscription = subscription::Subscription {
             connector: connector.clone(),
             channel: channel.clone(),
             pending: pending.clone(),
             counters: counters.clone(),
-            ready: ready_sender,
+            readiness: readiness_sender,
         };
         tokio::spawn(end.clone().run_until_cancelled_owned(subscription.run()));
-        let replies = ReplyReaders {
+        let reply_readers = ReplyReaders {
             client,
             connector: connector.clone(),
             pipeline: pipeline.clone(),
@@ -124,34 +125,35 @@ impl Hub {
             connector,
             pipeline,
             pending,
-            subscribed,
-            replies,
+            channel_readiness,
+            reply_readers,
             _end_with_hub: end.drop_guard(),
         }
     }
 
     /// Returns the number of requests of the handle and its clones that wait for replies.
     pub(super) fn pending_requests(&self) -> usize {
-        self.pending.waiting()
+        self.pending.count_waiting()
     }
 
-    /// Waits until replies can be received, at most until `deadline`. A reliable request does not
-    /// wait while a connection is lost, because the server stores its reply.
-    async fn wait(
+    /// Waits until replies can be received: for at most [`READY_TIMEOUT`], and not after `deadline`.
+    /// A reliable request does not wait while a connection is lost, because the server stores its
+    /// reply.
+    async fn wait_until_ready(
         &self,
-        ready: &mut watch::Receiver<Ready>,
+        readiness: &mut watch::Receiver<Readiness>,
         mode: ReplyMode,
         deadline: Instant,
     ) -> Result<(), Error> {
-        let may_send = |ready: &Ready| match ready {
-            Ready::No => false,
-            Ready::Lost => mode == ReplyMode::Reliable,
-            Ready::Yes | Ready::Refused(_) => true,
+        let may_send = |current: &Readiness| match current {
+            Readiness::No => false,
+            Readiness::Lost => mode == ReplyMode::Reliable,
+            Readiness::Yes | Readiness::Refused(_) => true,
         };
         let ends_at = deadline.min(Instant::now() + READY_TIMEOUT);
-        match timeout_at(ends_at, ready.wait_for(may_send)).await {
+        match timeout_at(ends_at, readiness.wait_for(may_send)).await {
             Ok(Ok(state)) => match &*state {
-                Ready::Refused(refusal) => Err(error::replies_refused(refusal.clone())),
+                Readiness::Refused(refusal) => Err(error::replies_refused(refusal.clone())),
                 _ => Ok(()),
             },
             // The hub's tasks have ended.
@@ -164,9 +166,9 @@ impl Hub {
     }
 }
 
-/// The readers of reliable replies. On one server there is one reader. On a cluster there is one
-/// for each slot with requests, because no command can read streams of several slots. A reader
-/// starts with its first request.
+/// The readers of reliable replies. On one server there is one reader. On a cluster there is a
+/// reader for each slot with requests, because no command can read streams of several slots. A
+/// reader starts with its first request.
 struct ReplyReaders {
     client: Uuid,
     connector: Connector,
@@ -180,9 +182,9 @@ struct ReplyReaders {
 }
 
 impl ReplyReaders {
-    /// Registers a request to the stream `key`. Starts to read the reply stream of `key` if it is
-    /// not read yet.
-    fn register(&self, key: &Name) -> Result<Outstanding, Error> {
+    /// Registers a request to the stream `key`. If the reply stream of `key` is not read yet, a reader
+    /// starts to read it.
+    fn register(&self, key: &Name) -> Result<OutstandingRequest, Error> {
         let connector = self.connector.for_key(key);
         let mut readers = lock(&self.by_slot);
         let streams = readers.entry(connector.slot()).or_insert_with(|| {

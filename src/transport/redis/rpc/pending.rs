@@ -30,9 +30,9 @@ pub(super) struct PendingRequests {
 #[derive(Default)]
 struct PendingTable {
     requests: HashMap<Uuid, PendingRequest>,
-    /// Set while the client is subscribed to its channel. Changed under the lock of the requests,
-    /// so that a fast request cannot be registered after the subscription was lost.
-    subscribed: bool,
+    /// Set while the client is subscribed to its channel. Changed under the same lock as `requests`,
+    /// so that no fast request is registered after the subscription was lost.
+    is_subscribed: bool,
 }
 
 /// A pending request. It stays until its [`PendingReply`] is dropped.
@@ -54,7 +54,7 @@ impl PendingRequest {
         matches!(self.state, RequestState::Waiting(_))
     }
 
-    /// Stores the outcome of a waiting request. Returns the waker, which the caller must wake.
+    /// Stores the outcome of a waiting request. The caller must wake the returned waker.
     fn answer(&mut self, answer: Result<Reply, Error>) -> Option<Waker> {
         match std::mem::replace(&mut self.state, RequestState::Answered(answer)) {
             RequestState::Waiting(waker) => waker,
@@ -80,7 +80,7 @@ impl PendingRequests {
     pub(super) fn register(self: &Arc<Self>, mode: ReplyMode) -> Option<PendingReply> {
         let id = random_id();
         let mut table = self.table();
-        if mode == ReplyMode::Fast && !table.subscribed {
+        if mode == ReplyMode::Fast && !table.is_subscribed {
             return None;
         }
         let state = RequestState::Waiting(None);
@@ -93,22 +93,22 @@ impl PendingRequests {
     }
 
     /// Returns the number of requests that wait for replies.
-    pub(super) fn waiting(&self) -> usize {
+    pub(super) fn count_waiting(&self) -> usize {
         let table = self.table();
         table.requests.values().filter(|it| it.is_waiting()).count()
     }
 
     /// Records that the client is subscribed to its channel.
-    pub(super) fn subscribed(&self) {
-        self.table().subscribed = true;
+    pub(super) fn mark_subscribed(&self) {
+        self.table().is_subscribed = true;
     }
 
     /// Records that the subscription was lost. Fails the fast requests, because their replies may
     /// be lost.
-    pub(super) fn unsubscribed(&self) {
+    pub(super) fn mark_unsubscribed(&self) {
         let mut wakers = Vec::new();
         let mut table = self.table();
-        table.subscribed = false;
+        table.is_subscribed = false;
         let requests = table.requests.values_mut();
         for request in requests.filter(|it| it.mode == ReplyMode::Fast && it.is_waiting()) {
             let error = Error::unknown_outcome(
@@ -165,8 +165,8 @@ impl PendingRequests {
     }
 }
 
-/// Receives the responses to the commands that send requests. The number of a command is the
-/// correlation id of its request.
+/// Receives the outcomes of the commands that send requests. The number of such a command, here
+/// `id`, is the correlation id of its request.
 impl CompletionHandler for PendingRequests {
     fn completed(&self, id: u128, outcome: Result<Value, Error>) {
         let Err(error) = outcome.and_then(error::check) else {
@@ -174,8 +174,8 @@ impl CompletionHandler for PendingRequests {
         };
         let id = Uuid::from_u128(id);
         let mode = self.table().requests.get(&id).map(|request| request.mode);
-        // The request may be on the stream despite the error. A worker then stores the reply, so a
-        // reliable request still waits.
+        // If the outcome of sending is unknown, the request may be on the stream. A worker would then
+        // store the reply, so a reliable request keeps waiting.
         if !(error.is_unknown_outcome() && mode == Some(ReplyMode::Reliable)) {
             self.answer(id, Err(error));
         }
@@ -234,7 +234,7 @@ mod tests {
     fn pending() -> (Arc<PendingRequests>, Arc<Counters>) {
         let counters = Arc::<Counters>::default();
         let pending = Arc::new(PendingRequests::new(counters.clone()));
-        pending.subscribed();
+        pending.mark_subscribed();
         (pending, counters)
     }
 
@@ -279,7 +279,7 @@ mod tests {
         let (pending, _) = pending();
         let fast = pending.register(ReplyMode::Fast).unwrap();
         let reliable = pending.register(ReplyMode::Reliable).unwrap();
-        pending.unsubscribed();
+        pending.mark_unsubscribed();
         assert!(fast.await.unwrap_err().is_unknown_outcome());
         assert!(pending.register(ReplyMode::Fast).is_none());
         let envelope = codec::encode_reply(&reliable.id().to_string(), &Ok(Reply::new("")));

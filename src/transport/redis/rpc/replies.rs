@@ -2,13 +2,13 @@
 //!
 //! A client has one reply stream for each stream that it sends reliable requests to. The client
 //! creates the reply stream and renews its time to live. Workers add only to existing reply
-//! streams, so the reply streams of a dead client expire. After it has lost its connection, the
-//! client reads all entries again that are still in the streams, so no reply is lost.
+//! streams, so the reply streams of a dead client expire. After a lost connection, the client reads
+//! its streams again from their beginning, so no reply is lost.
 //!
-//! One connection reads all reply streams that have outstanding requests or had some recently.
-//! Other reply streams are not read, and expire. A blocking read must end before a new stream can
-//! be read. To end the read, the client adds an entry without a reply to one of the streams that it
-//! reads. Adding this entry needs only the permissions for creating reply streams.
+//! One connection reads all reply streams with outstanding or recent requests. A stream without
+//! recent requests is not read any more, and expires. A blocking read must end before a new stream
+//! can be read. To end the read, the client adds an entry without a reply to one of the streams that
+//! it reads. Adding this entry needs only the permissions for creating reply streams.
 
 use std::{
     collections::HashMap,
@@ -30,7 +30,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{PendingRequests, Ready};
+use super::{PendingRequests, Readiness};
 use crate::{
     error::Error,
     message::Name,
@@ -73,7 +73,8 @@ const TRIM_THRESHOLD: usize = 512;
 /// The time for which a stream is still read after its last request, so that the next request need
 /// not wait for the creation of the stream.
 const LINGER: Duration = Duration::from_secs(60);
-/// The time for which a stream is not read after the server has refused it.
+/// The time for which a stream is not read after the server has refused it. Also the longest wait
+/// while other streams are paused.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The reply streams of a client.
@@ -82,17 +83,17 @@ pub(super) struct ReplyStreams {
     pipeline: Pipeline,
     table: Mutex<ReplyStreamTable>,
     /// Notified when a stream was added.
-    joined: Notify,
+    stream_added: Notify,
 }
 
 #[derive(Default)]
 struct ReplyStreamTable {
     streams: HashMap<Name, Arc<ReplyStream>>,
     /// New streams that the reader does not read yet.
-    joined: Vec<Arc<ReplyStream>>,
-    /// A stream of the blocking read. An entry that is added to this stream ends the read, so that
-    /// the reader can add a new stream.
-    blocked: Option<Arc<ReplyStream>>,
+    new_streams: Vec<Arc<ReplyStream>>,
+    /// A stream of the current blocking read. An entry that is added to this stream ends the read,
+    /// so that the reader can create a new stream.
+    blocked_on: Option<Arc<ReplyStream>>,
 }
 
 /// One reply stream of the client.
@@ -102,22 +103,23 @@ struct ReplyStream {
     /// The key of the reply stream.
     key: String,
     /// The number of requests that wait for a reply on this stream. Incremented only under the lock
-    /// of the table. Under the same lock, the reader stops reading a stream without requests.
+    /// of the table. The reader holds the same lock while it removes streams without requests, so it
+    /// removes no stream that has just got a request.
     outstanding: AtomicUsize,
-    ready: watch::Sender<Ready>,
+    readiness: watch::Sender<Readiness>,
 }
 
 /// A request that waits for its reply on a stream. The stream is read at least until this value is
 /// dropped.
-pub(super) struct Outstanding(Arc<ReplyStream>);
+pub(super) struct OutstandingRequest(Arc<ReplyStream>);
 
-impl Outstanding {
-    pub(super) fn ready(&self) -> watch::Receiver<Ready> {
-        self.0.ready.subscribe()
+impl OutstandingRequest {
+    pub(super) fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.0.readiness.subscribe()
     }
 }
 
-impl Drop for Outstanding {
+impl Drop for OutstandingRequest {
     fn drop(&mut self) {
         self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
     }
@@ -129,44 +131,45 @@ impl ReplyStreams {
             client,
             pipeline,
             table: Mutex::default(),
-            joined: Notify::new(),
+            stream_added: Notify::new(),
         }
     }
 
     /// Registers a request to `stream`, a name with its namespace. If the reply stream is not read
     /// yet, the reader creates it and starts to read it.
-    pub(super) fn join(&self, stream: &Name) -> Result<Outstanding, Error> {
+    pub(super) fn join(&self, stream: &Name) -> Result<OutstandingRequest, Error> {
         let mut table = lock(&self.table);
-        if let Some(stream) = table.streams.get(stream) {
-            stream.outstanding.fetch_add(1, Ordering::Relaxed);
-            return Ok(Outstanding(stream.clone()));
+        if let Some(known) = table.streams.get(stream) {
+            known.outstanding.fetch_add(1, Ordering::Relaxed);
+            return Ok(OutstandingRequest(known.clone()));
         }
         let joining = Arc::new(ReplyStream {
             name: stream.clone(),
             key: keys::replies(&keys::base(&Namespace::NONE, stream)?, self.client),
             outstanding: AtomicUsize::new(1),
-            ready: watch::Sender::new(Ready::No),
+            readiness: watch::Sender::new(Readiness::No),
         });
         table.streams.insert(stream.clone(), joining.clone());
-        table.joined.push(joining.clone());
-        let blocked = table.blocked.take();
+        table.new_streams.push(joining.clone());
+        let blocked_on = table.blocked_on.take();
         drop(table);
-        self.joined.notify_one();
-        if let Some(blocked) = blocked {
-            let mut end = redis::cmd("XADD");
-            end.arg(&blocked.key)
+        self.stream_added.notify_one();
+        if let Some(blocked_on) = blocked_on {
+            let mut end_read = redis::cmd("XADD");
+            end_read
+                .arg(&blocked_on.key)
                 .arg("NOMKSTREAM")
                 .arg("*")
                 .arg("h")
                 .arg("");
             // The pipeline sends the command although nobody waits for its response.
-            drop(self.pipeline.submit(end, Resend::UntilAnswered));
+            drop(self.pipeline.submit(end_read, Resend::UntilAnswered));
         }
-        Ok(Outstanding(joining))
+        Ok(OutstandingRequest(joining))
     }
 }
 
-/// The reader's state of a reply stream.
+/// A reply stream that the reader reads, or creates next.
 struct Reading {
     stream: Arc<ReplyStream>,
     /// The id of the last entry that was read, or `None` until the reader has created the stream.
@@ -203,16 +206,17 @@ impl Reading {
     }
 
     /// Makes the command that renews the stream's time to live.
-    fn renewal(&self) -> Cmd {
+    fn renewal_command(&self) -> Cmd {
         let mut renew = redis::cmd("PEXPIRE");
         let milliseconds = TIME_TO_LIVE.as_millis() as u64;
         renew.arg(&self.stream.key).arg(milliseconds);
         renew
     }
 
-    /// Makes the command that trims the entries that were read. Returns `None` if there are no such
-    /// entries, or fewer than [`TRIM_THRESHOLD`] while the stream is not idle.
-    fn trim(&mut self) -> Option<Cmd> {
+    /// Makes the command that trims the entries that were read. The caller must send it. Returns
+    /// `None` if there are no such entries, or fewer than [`TRIM_THRESHOLD`] while the stream is not
+    /// idle.
+    fn trim_command(&mut self) -> Option<Cmd> {
         let cursor = self.cursor.as_ref()?;
         if self.untrimmed < TRIM_THRESHOLD && !(self.idle && self.untrimmed > 0) {
             return None;
@@ -221,7 +225,7 @@ impl Reading {
         trim.arg(&self.stream.key)
             .arg("MINID")
             .arg(if self.idle { "=" } else { "~" })
-            .arg(after(cursor));
+            .arg(next_id(cursor));
         self.untrimmed = 0;
         Some(trim)
     }
@@ -238,13 +242,15 @@ pub(super) struct ReplyReader {
     /// The maximum number of streams that one command reads. It is 1 after the server has refused a
     /// command, so that the reader finds the refused stream.
     max_keys: usize,
-    /// Set if the server refuses to read several streams in one command, but lets each stream be
-    /// read alone. This is the case if the streams are in several slots of a cluster, or if
-    /// different selectors of an ACL allow them.
+    /// Set if the server refuses a command that reads several streams, but accepts a command for each
+    /// stream. This happens if the streams are in several slots of a cluster, or if different
+    /// selectors of an ACL allow them.
     one_by_one: bool,
-    /// The position of the first stream of the next read, if one command does not read all streams.
-    turn: usize,
-    size: EntrySize,
+    /// The index of the stream with which the next read begins, if one command cannot read all
+    /// streams.
+    first_index: usize,
+    /// Limits the number of entries that a read requests.
+    entry_size: EntrySize,
     refusals: LogLimit,
 }
 
@@ -263,8 +269,8 @@ impl ReplyReader {
             reading: HashMap::new(),
             max_keys: MAX_KEYS,
             one_by_one: false,
-            turn: 0,
-            size: EntrySize::default(),
+            first_index: 0,
+            entry_size: EntrySize::default(),
             refusals: LogLimit::default(),
         }
     }
@@ -274,13 +280,13 @@ impl ReplyReader {
         if end.run_until_cancelled(self.keep_reading()).await.is_some() {
             return;
         }
-        let removed = self.reading.keys().map(|key| {
+        let removals = self.reading.keys().map(|key| {
             let mut remove = redis::cmd("UNLINK");
             remove.arg(key);
             self.streams.pipeline.submit(remove, Resend::Never)
         });
-        // If the command fails, the streams expire.
-        let removed = join_all(removed);
+        // If the commands fail or take too long, the streams expire.
+        let removed = join_all(removals);
         let _ = timeout(Duration::from_secs(1), removed).await;
     }
 
@@ -288,8 +294,8 @@ impl ReplyReader {
     async fn keep_reading(&mut self) {
         let mut outage = Outage::default();
         loop {
-            while self.reading.is_empty() && lock(&self.streams.table).joined.is_empty() {
-                self.streams.joined.notified().await;
+            while self.reading.is_empty() && lock(&self.streams.table).new_streams.is_empty() {
+                self.streams.stream_added.notified().await;
             }
             match self.connector.connection().await {
                 Ok(connection) => {
@@ -315,14 +321,14 @@ impl ReplyReader {
     ) -> Option<RedisError> {
         for reading in self.reading.values_mut() {
             (reading.renewed_at, reading.paused_until) = (None, None);
-            // A failover may have led to a replica with lower ids. So each stream is read from its
-            // beginning, and replies that were received before are ignored.
+            // After a failover, the new primary may assign lower ids than the cursor. So each stream is
+            // read from its beginning, and replies that were received before are ignored.
             reading.cursor = reading.cursor.take().map(|_| BEFORE_FIRST);
             reading.untrimmed = 0;
         }
         (self.one_by_one, self.max_keys) = (false, MAX_KEYS);
         loop {
-            self.update();
+            self.update_streams();
             if self.reading.is_empty() && self.connector.slot().is_some() {
                 return None;
             }
@@ -333,39 +339,41 @@ impl ReplyReader {
         }
     }
 
-    /// If there are new streams, creates them. If there are none, reads once.
+    /// Creates the new streams. If there are none, reads all streams once.
     async fn step(&mut self, connection: &mut Connection) -> RedisResult<()> {
         let now = Instant::now();
+        // A stream without a cursor is not created yet.
         let allowed = self.reading.values().filter(|it| it.is_allowed(now));
-        let (known, new): (Vec<_>, Vec<_>) = allowed.partition(|it| it.cursor.is_some());
-        let keys = |streams: Vec<&Reading>| -> Vec<_> {
+        let (created, new): (Vec<_>, Vec<_>) = allowed.partition(|it| it.cursor.is_some());
+        let keys_of = |streams: Vec<&Reading>| -> Vec<_> {
             let keys = streams.into_iter().map(|it| it.stream.key.clone());
             keys.collect()
         };
         if !new.is_empty() {
-            let new = keys(new);
+            let new_keys = keys_of(new);
             return self
-                .create(connection, &new[..new.len().min(MAX_KEYS)])
+                .create(connection, &new_keys[..new_keys.len().min(MAX_KEYS)])
                 .await;
         }
-        if known.is_empty() {
-            // There is nothing to read, but a lost connection is still detected.
+        if created.is_empty() {
+            // All streams are paused, or there are none. A lost connection is still detected.
             return tokio::select! {
                 biased;
-                () = self.streams.joined.notified() => Ok(()),
+                () = self.streams.stream_added.notified() => Ok(()),
                 () = sleep(PAUSE) => Ok(()),
                 surplus = connection.response() => Err(surplus.err().unwrap_or_else(unexpected)),
             };
         }
-        let mut keys = keys(known);
+        let mut keys = keys_of(created);
         let max_keys = self.max_keys;
         if keys.len() > max_keys {
             // Only the last of the reads blocks. The order rotates, so that the last read contains
             // each stream in turn.
             keys.sort_unstable();
-            self.turn = (self.turn + max_keys) % keys.len();
-            keys.rotate_left(self.turn);
+            self.first_index = (self.first_index + max_keys) % keys.len();
+            keys.rotate_left(self.first_index);
         }
+        // A read is shorter while some streams are paused, so that these are soon read again.
         let block = match (keys.len() > max_keys, keys.len() < self.reading.len()) {
             (true, _) => SHORT_BLOCK,
             (false, true) => PAUSE,
@@ -375,35 +383,37 @@ impl ReplyReader {
         if !self.prepare_read(&keys) {
             return Ok(());
         }
+        // One pipeline renews the streams that are due, trims streams, and then reads.
         let is_due = |it: &&String| {
             let renewed_at = self.reading[*it].renewed_at;
             renewed_at.is_none_or(|last| now - last >= RENEWAL_INTERVAL)
         };
         let due: Vec<_> = keys.iter().filter(is_due).cloned().collect();
-        let renewals = due.iter().map(|key| self.reading[key].renewal());
+        let renewals = due.iter().map(|key| self.reading[key].renewal_command());
         let mut commands: Vec<_> = renewals.collect();
         for key in &keys {
-            commands.extend(self.reading.get_mut(key).and_then(Reading::trim));
+            commands.extend(self.reading.get_mut(key).and_then(Reading::trim_command));
         }
-        let upkeep = commands.len();
+        let index_of_reads = commands.len();
         let mut reads = keys.chunks(max_keys).peekable();
         while let Some(keys) = reads.next() {
             let block = reads.peek().is_none().then_some(block);
-            commands.push(self.command(keys, block));
+            commands.push(self.read_command(keys, block));
         }
 
         let responses = run_commands(connection, &commands, block + GRACE).await;
-        lock(&self.streams.table).blocked = None;
+        lock(&self.streams.table).blocked_on = None;
         let mut responses = responses?;
-        let replies = responses.split_off(upkeep);
+        let read_responses = responses.split_off(index_of_reads);
+        // The responses to the trims, which follow those to the renewals, are ignored.
         for (key, response) in due.into_iter().zip(responses) {
             self.note_renewal(&key, now, response)?;
         }
         let mut sizes = Vec::new();
         let mut has_refused = false;
-        for (keys, response) in keys.chunks(max_keys).zip(replies) {
+        for (keys, response) in keys.chunks(max_keys).zip(read_responses) {
             match (response.into_result(), keys) {
-                (Ok(replies), _) => self.deliver(keys, replies, &mut sizes)?,
+                (Ok(entries), _) => self.deliver(keys, entries, &mut sizes)?,
                 // The server is not ready. The caller makes a new connection, perhaps to another
                 // server.
                 (Err(refusal), _) if refusal.code().is_none_or(error::is_transient) => {
@@ -411,15 +421,15 @@ impl ReplyReader {
                 }
                 (Err(refusal), [key]) => {
                     has_refused = true;
-                    self.refuse(key, refusal);
+                    self.pause_refused(key, refusal);
                 }
                 (Err(_), _) => has_refused = true,
             }
         }
-        self.size.note(sizes);
-        // After a refused command, each stream is read by a separate command, to find the stream
-        // that is refused. If the server refuses none of these commands, the streams are read
-        // separately as long as this connection lasts.
+        self.entry_size.note(sizes);
+        // After a refused command, each stream is read by a separate command, to find the refused
+        // stream. If the server refuses none of these commands, the streams are read separately as
+        // long as this connection lasts.
         self.one_by_one |= max_keys == 1 && keys.len() > 1 && !has_refused;
         self.max_keys = match self.one_by_one || (has_refused && max_keys > 1) {
             true => 1,
@@ -429,13 +439,14 @@ impl ReplyReader {
     }
 
     /// Adds new streams to `reading`, and removes streams that have had no request for a while.
-    fn update(&mut self) {
+    fn update_streams(&mut self) {
         let mut table = lock(&self.streams.table);
-        for stream in table.joined.drain(..) {
+        for stream in table.new_streams.drain(..) {
             self.reading
                 .insert(stream.key.clone(), Reading::new(stream));
         }
         let now = Instant::now();
+        // If one command cannot read all streams, unused streams are removed sooner.
         let linger = match self.reading.len() > MAX_KEYS {
             true => PAUSE,
             false => LINGER,
@@ -453,22 +464,23 @@ impl ReplyReader {
         });
     }
 
-    /// Sets the stream on which a new entry ends the next blocking read. Returns `false` if there
-    /// is a new stream already, so that the read must not block.
+    /// Records a stream on which the next read blocks, so that an entry can end the read. Returns
+    /// `false` if a new stream was added meanwhile. The caller must then not read yet, but create
+    /// the stream.
     fn prepare_read(&self, keys: &[String]) -> bool {
         let mut table = lock(&self.streams.table);
-        if !table.joined.is_empty() {
+        if !table.new_streams.is_empty() {
             return false;
         }
         let last = keys.last().and_then(|key| self.reading.get(key));
-        table.blocked = last.map(|it| it.stream.clone());
+        table.blocked_on = last.map(|it| it.stream.clone());
         true
     }
 
     /// Makes the command that reads these streams.
-    fn command(&self, keys: &[String], block: Option<Duration>) -> Cmd {
+    fn read_command(&self, keys: &[String], block: Option<Duration>) -> Cmd {
         let mut read = redis::cmd("XREAD");
-        let count = (self.size.fit(MAX_ENTRIES) / keys.len()).max(1);
+        let count = (self.entry_size.fit(MAX_ENTRIES) / keys.len()).max(1);
         read.arg("COUNT").arg(count);
         if let Some(block) = block {
             read.arg("BLOCK").arg(block.as_millis() as u64);
@@ -486,15 +498,16 @@ impl ReplyReader {
         let commands = keys.iter().flat_map(|key| {
             let mut add = redis::cmd("XADD");
             add.arg(key).arg("*").arg("h").arg("");
-            [add, self.reading[key].renewal()]
+            [add, self.reading[key].renewal_command()]
         });
         let commands: Vec<_> = commands.collect();
         let now = Instant::now();
         let responses = run_commands(connection, &commands, GRACE).await?;
         let mut responses = responses.into_iter();
         for key in keys {
-            let [added, kept] = [responses.next(), responses.next()].map(Option::unwrap_or_default);
-            let refusal = match (added.into_result(), kept.into_result()) {
+            let [added, renewed] =
+                [responses.next(), responses.next()].map(Option::unwrap_or_default);
+            let refusal = match (added.into_result(), renewed.into_result()) {
                 (Err(refusal), _) => refusal,
                 (Ok(_), Err(refusal)) => {
                     // Without a time to live the stream would never be deleted.
@@ -509,24 +522,24 @@ impl ReplyReader {
                         reading.cursor = Some(id);
                         reading.renewed_at = Some(now);
                         reading.untrimmed = 1;
-                        reading.stream.ready.send_replace(Ready::Yes);
+                        reading.stream.readiness.send_replace(Readiness::Yes);
                     }
                     continue;
                 }
             };
-            // If the server is not ready, the requests keep waiting. If it refuses the stream, they
-            // fail.
+            // If the server is not ready, the requests keep waiting. If the server refuses the
+            // stream, the requests fail.
             if refusal.code().is_none_or(error::is_transient) {
                 return Err(refusal);
             }
-            self.refuse(key, refusal);
+            self.pause_refused(key, refusal);
         }
         Ok(())
     }
 
     /// Pauses a stream that the server has refused, and fails the requests that wait for its
     /// creation. The other streams are still read.
-    fn refuse(&mut self, key: &str, refusal: RedisError) {
+    fn pause_refused(&mut self, key: &str, refusal: RedisError) {
         let Some(reading) = self.reading.get_mut(key) else {
             return;
         };
@@ -536,11 +549,14 @@ impl ReplyReader {
             tracing::warn!(address, key, %error, withheld, "cannot read replies; trying again");
         }
         if reading.cursor.is_none() {
-            reading.stream.ready.send_replace(Ready::Refused(refusal));
+            reading
+                .stream
+                .readiness
+                .send_replace(Readiness::Refused(refusal));
         }
     }
 
-    /// Records the response to a renewal. Fails if the server was demoted.
+    /// Records the response to a renewal. Fails if the server has become a replica.
     fn note_renewal(&mut self, key: &str, now: Instant, response: Value) -> RedisResult<()> {
         let Some(reading) = self.reading.get_mut(key) else {
             return Ok(());
@@ -550,10 +566,10 @@ impl ReplyReader {
             // The stream has expired, or the server was flushed.
             Value::Int(0) => {
                 reading.cursor = None;
-                reading.stream.ready.send_replace(Ready::No);
+                reading.stream.readiness.send_replace(Readiness::No);
             }
-            // A demoted server still serves reads. Only a refused write shows that workers now
-            // reply on another server.
+            // A replica still serves reads. Only a refused write shows that workers now reply on
+            // another server.
             Value::ServerError(refusal) if error::is_demoted(&refusal) => {
                 return Err(refusal.into());
             }
@@ -574,7 +590,7 @@ impl ReplyReader {
                 reading.idle = true;
             }
         }
-        let handed_out = entry::each(response, |key, id, list| {
+        let delivered = entry::each(response, |key, id, list| {
             for (field, envelopes) in response::fields(list)? {
                 if field == "r" {
                     sizes.push(envelopes.len());
@@ -593,11 +609,12 @@ impl ReplyReader {
             }
             Ok(())
         });
-        handed_out.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error).into())
+        delivered.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error).into())
     }
 }
 
-/// Sends commands and returns the responses. Fails if the server is silent for too long.
+/// Sends commands and returns the responses. Fails if the server is silent for `limit` at the start,
+/// or for [`GRACE`] later.
 async fn run_commands(
     connection: &mut Connection,
     commands: &[Cmd],
@@ -609,18 +626,20 @@ async fn run_commands(
         .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 
+/// Returns the error for a response of an unexpected form.
 fn unexpected() -> RedisError {
     io::Error::from(io::ErrorKind::InvalidData).into()
 }
 
 /// Returns the id that follows this one.
-fn after(id: &[u8]) -> String {
+fn next_id(id: &[u8]) -> String {
     let id = String::from_utf8_lossy(id);
     let next = id.split_once('-').and_then(|(milliseconds, sequence)| {
         let sequence = sequence.parse::<u64>().ok()?.checked_add(1)?;
         Some(format!("{milliseconds}-{sequence}"))
     });
-    // An id that is not valid is returned unchanged, which trims one entry less.
+    // If the id is malformed or its sequence is the largest number, the id is returned unchanged.
+    // `XTRIM` then keeps one more entry.
     next.unwrap_or_else(|| id.into_owned())
 }
 
@@ -629,8 +648,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_next_id_is_one_sequence_further() {
-        assert_eq!(after(b"1795430237570-0"), "1795430237570-1");
-        assert_eq!(after(b"5-18446744073709551615"), "5-18446744073709551615");
+    fn the_next_id_has_the_next_sequence() {
+        assert_eq!(next_id(b"1795430237570-0"), "1795430237570-1");
+        assert_eq!(next_id(b"5-18446744073709551615"), "5-18446744073709551615");
     }
 }

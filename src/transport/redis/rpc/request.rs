@@ -28,7 +28,8 @@ impl Hub {
         message: Message,
     ) -> impl Future<Output = Result<Reply, Error>> + Send + use<> {
         let key = key.clone();
-        // The deadline is sent, so that no worker starts a request whose caller no longer waits.
+        // The message carries the deadline to the worker, so that no worker starts a request whose
+        // caller no longer waits.
         let deadline = message.parts().deadline.expect("the sender has set one");
         async move {
             let name = message.name().clone();
@@ -55,18 +56,21 @@ impl Hub {
         deadline: Deadline,
     ) -> Result<Reply, Error> {
         let mode = message.parts().reply_mode;
-        let mut subscribed = self.subscribed.clone();
+        let mut channel_readiness = self.channel_readiness.clone();
         // The reply stream is read until this value is dropped.
         let mut outstanding = None;
         if mode == ReplyMode::Reliable {
-            let joined = outstanding.insert(self.replies.register(&key)?);
+            let registered = outstanding.insert(self.reply_readers.register(&key)?);
             // If the hub's runtime has ended, only the wait for the subscription fails immediately.
             // So that wait comes first.
-            self.wait(&mut subscribed, mode, deadline.0).await?;
-            self.wait(&mut joined.ready(), mode, deadline.0).await?;
+            self.wait_until_ready(&mut channel_readiness, mode, deadline.0)
+                .await?;
+            self.wait_until_ready(&mut registered.readiness(), mode, deadline.0)
+                .await?;
         }
         let reply = loop {
-            self.wait(&mut subscribed, mode, deadline.0).await?;
+            self.wait_until_ready(&mut channel_readiness, mode, deadline.0)
+                .await?;
             if let Some(reply) = self.pending.register(mode) {
                 break reply;
             }
@@ -80,16 +84,18 @@ impl Hub {
             (codec::CORRELATION_ID, &id),
             (codec::CLIENT, &client),
         ];
-        let fields = match mode {
+        // Only a reliable request names its client, and with it the reply stream.
+        let field_count = match mode {
             ReplyMode::Reliable => reply_fields.len(),
             ReplyMode::Fast => reply_fields.len() - 1,
         };
         let add = Add {
             key: &key,
             message: &message,
-            extra_fields: &reply_fields[..fields],
+            extra_fields: &reply_fields[..field_count],
         };
-        // The pending reply also receives the outcome of sending, so this task is woken only once.
+        // `self.pending` also receives the outcome of sending. So this future is woken only once, by
+        // the reply or by a failure.
         let number = reply.id().as_u128();
         (self.pipeline.for_key(&key))
             .submit_with_handler(add, Resend::Never, &self.pending, number)

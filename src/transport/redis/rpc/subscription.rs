@@ -8,7 +8,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{PendingRequests, Ready};
+use super::{PendingRequests, Readiness};
 use crate::{
     error::Error,
     transport::{
@@ -20,35 +20,34 @@ use crate::{
 /// The time limit for the server's confirmation of a subscription.
 const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The task that keeps a client subscribed, and delivers the replies.
+/// Keeps a client subscribed to its reply channel, and delivers the replies.
 pub(super) struct Subscription {
     pub(super) connector: Connector,
     pub(super) channel: String,
     pub(super) pending: Arc<PendingRequests>,
     pub(super) counters: Arc<Counters>,
-    pub(super) ready: watch::Sender<Ready>,
+    pub(super) readiness: watch::Sender<Readiness>,
 }
 
 impl Subscription {
-    /// Keeps the client subscribed: subscribes, and retries after each failure or loss. Never
-    /// returns.
+    /// Subscribes, and subscribes again after each failure or loss. Never returns.
     pub(super) async fn run(self) {
         let mut outage = Outage::default();
         // The state after a failed attempt: `No` before the first success, `Lost` after it.
-        let mut down = Ready::No;
+        let mut failed_state = Readiness::No;
         loop {
             match self.subscribe().await {
                 Ok(Ok(subscription)) => {
                     outage.succeeded();
-                    if matches!(down, Ready::Lost) {
+                    if matches!(failed_state, Readiness::Lost) {
                         self.counters.reconnects.increment();
                     }
-                    down = Ready::Lost;
-                    self.pending.subscribed();
-                    self.ready.send_replace(Ready::Yes);
+                    failed_state = Readiness::Lost;
+                    self.pending.mark_subscribed();
+                    self.readiness.send_replace(Readiness::Yes);
                     let reason = self.listen(subscription).await;
-                    self.ready.send_replace(Ready::Lost);
-                    self.pending.unsubscribed();
+                    self.readiness.send_replace(Readiness::Lost);
+                    self.pending.mark_unsubscribed();
                     outage.lost(
                         &self.connector.address(),
                         "the subscription for replies",
@@ -58,18 +57,19 @@ impl Subscription {
                 Ok(Err(refusal)) => {
                     let error = error::replies_refused(refusal.clone());
                     outage.failed(&self.connector.address(), "subscribe for replies", &error);
-                    self.ready.send_replace(Ready::Refused(refusal));
+                    self.readiness.send_replace(Readiness::Refused(refusal));
                 }
                 Err(error) => {
                     outage.failed(&self.connector.address(), "subscribe for replies", &error);
-                    self.ready.send_replace(down.clone());
+                    self.readiness.send_replace(failed_state.clone());
                 }
             }
             sleep(outage.wait()).await;
         }
     }
 
-    /// Makes one attempt to subscribe. Returns the confirmed subscription, or the server's refusal.
+    /// Makes one attempt to subscribe. The inner error is the server's refusal. The outer error is a
+    /// failed connection or a missing confirmation.
     async fn subscribe(&self) -> Result<Result<PubSub, RedisError>, Error> {
         let mut pubsub = self.connector.pubsub().await?;
         match timeout(

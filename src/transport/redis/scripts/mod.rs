@@ -1,10 +1,10 @@
 //! The Lua scripts, and their calls.
 //!
 //! Each script is one atomic step. A script that settles a delivery is *fenced*: it does nothing
-//! unless the entry is pending for this consumer. `ACKNOWLEDGE` and `REPLY` are not fenced: of two
-//! workers that have handled a message, the first one to finish wins. Each script is the
-//! concatenation of its files. `common.lua` defines the fence, acknowledges one entry, and reads
-//! the server's clock.
+//! unless the entry is pending for this consumer. `ACKNOWLEDGE` and `REPLY` are not fenced: if two
+//! workers have handled the same message, the first one to finish settles it. Each script is the
+//! concatenation of its files. `common.lua` has the functions that check the fence, acknowledge an
+//! entry, and read the server's clock.
 
 use std::sync::OnceLock;
 
@@ -38,7 +38,7 @@ scripts! {
     PROMOTE = "common" "fields" "tasks" "promotion" "promote";
     /// Records that a worker starts a task.
     START = "common" "tasks" "start";
-    /// Stores the progress or the checkpoint of a running task, in its record.
+    /// Stores the progress or the checkpoint of a running task in the task's record.
     STORE_PROGRESS = "common" "tasks" "note";
     /// Lists the tasks of a group that are in a given state.
     LIST_TASKS = "common" "tasks" "list_tasks";
@@ -78,7 +78,8 @@ scripts! {
     FETCH = "pending" "fetch";
     /// Counts the pending entries of a group.
     COUNT_PENDING = "pending" "count_pending";
-    /// Records the names that a worker serves, and lists those of the group's other workers.
+    /// Records the names that a worker serves, and lists the names that the group's other workers
+    /// serve.
     SERVED_NAMES = "common" "served_names";
     /// Adds a stream to a registry. The workers of the registry then serve the stream.
     REGISTER = "common" "register";
@@ -92,7 +93,7 @@ scripts! {
     DISOWN = "disown";
     /// Moves the pending entries of a partition's former owners to the current owner.
     INHERIT = "inherit";
-    /// Counts another attempt for an entry that its consumer runs again without a redelivery.
+    /// Counts another attempt for an entry. Its consumer runs it again without a redelivery.
     ATTEMPT = "common" "attempt";
     /// Removes a stream from its registry.
     RETIRE = "common" "entry_ids" "retire";
@@ -140,9 +141,9 @@ scripts! {
     DROP_CONSUMER = "holder" "group_info" "drop_consumer";
     /// Counts a group's entries and consumers.
     STATS = "common" "holder" "group_info" "waiting" "stats";
-    /// Counts the messages that wait for a group, by what they wait for.
+    /// Counts the messages that wait for a group, separately for each reason to wait.
     BACKLOG = "common" "holder" "group_info" "waiting" "backlog";
-    /// Counts the messages that wait on a stream, for senders with a bound on their number.
+    /// Counts the messages that wait on a stream, for senders that limit this number.
     COUNT_WAITING = "common" "holder" "group_info" "waiting" "bound";
 }
 
@@ -150,8 +151,8 @@ scripts! {
 /// locks, limits and claims. Declare it as a `static`.
 ///
 /// A call runs over the connection of a [`Redis`](crate::Redis) handle, on the primary of the key.
-/// The handle finds the primary behind Sentinels, on a cluster, and after a failover. The script is
-/// called by its hash, and then by its source if the server does not know the hash.
+/// The handle finds the primary behind Sentinels, on a cluster, and after a failover. The handle
+/// sends the hash of the script, and sends the source only if the server does not know the hash.
 ///
 /// ```no_run
 /// use campanile::{Error, Redis, transport::redis::{Script, ScriptResponse}};
@@ -213,19 +214,20 @@ impl Script {
     /// Converts an encoded `EVALSHA` of this script to an `EVAL`, which has the source instead of
     /// the hash. The server then caches the script. `SCRIPT LOAD` would need one more round trip.
     pub(in crate::transport::redis) fn with_text(&self, call: &[u8]) -> Vec<u8> {
-        let args = |args: [&str; 2]| {
+        let encode = |words: [&str; 2]| {
             let mut out = Vec::new();
-            for arg in args {
+            for arg in words {
                 append_argument(&mut out, arg.as_bytes());
             }
             out
         };
+        // The first line has the number of arguments, which stays the same.
         let head = call
             .iter()
             .position(|&byte| byte == b'\n')
             .map_or(0, |end| end + 1);
-        let rest = head + args([BY_HASH, self.hash()]).len();
-        [&call[..head], &args(["EVAL", self.text]), &call[rest..]].concat()
+        let rest = head + encode([BY_HASH, self.hash()]).len();
+        [&call[..head], &encode(["EVAL", self.text]), &call[rest..]].concat()
     }
 
     fn hash(&self) -> &str {

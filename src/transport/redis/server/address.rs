@@ -71,7 +71,7 @@ impl fmt::Display for Address {
 }
 
 /// Formats addresses as a comma-separated list, for errors.
-pub(super) fn listed(addresses: &[Address]) -> String {
+pub(super) fn comma_separated(addresses: &[Address]) -> String {
     let all: Vec<_> = addresses.iter().map(Address::to_string).collect();
     all.join(", ")
 }
@@ -116,9 +116,9 @@ fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// Adds defaults to the settings: `TCP_NODELAY`, and the keep-alive probes and the user timeout by
-/// which the kernel detects a dead peer.
-pub(super) fn tcp_settings(given: &TcpSettings) -> TcpSettings {
+/// Turns on `TCP_NODELAY`, and adds the keep-alive probes and the user timeout if they are missing.
+/// With these two options, the kernel detects a dead peer.
+pub(super) fn tcp_settings_with_defaults(given: &TcpSettings) -> TcpSettings {
     let mut settings = given.clone().set_nodelay(true);
     if given.keepalive().is_none() {
         settings = settings.set_keepalive(
@@ -154,15 +154,15 @@ mod tests {
 
     use super::*;
 
-    /// Connects to both addresses of a name, and asserts that the second is used before the first
-    /// would be given up.
+    /// Connects to a name with two addresses: `first`, and one that accepts the connection. Asserts
+    /// that the second address is used before the attempt at `first` would time out.
     async fn assert_second_is_used(first: SocketAddr) {
         let live = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let live = live.local_addr().unwrap();
         let start = Instant::now();
         let stream = connect_to_any(vec![first, live]).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), live);
-        // Half of the time limit of a connection.
+        // Less than half of the time limit of a connection, 5 s.
         assert!(start.elapsed() < Duration::from_secs(2));
     }
 

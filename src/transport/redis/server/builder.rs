@@ -88,7 +88,7 @@ impl RedisBuilder {
     #[cfg(feature = "redis-rustls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "redis-rustls")))]
     pub fn ca_certificate(mut self, pem: impl AsRef<[u8]>) -> Self {
-        self.tls.ca.push(pem.as_ref().to_vec());
+        self.tls.ca_certificates.push(pem.as_ref().to_vec());
         self
     }
 
@@ -103,7 +103,7 @@ impl RedisBuilder {
         certificate: impl AsRef<[u8]>,
         key: impl AsRef<[u8]>,
     ) -> Self {
-        self.tls.client = Some((certificate.as_ref().to_vec(), key.as_ref().to_vec()));
+        self.tls.client_certificate = Some((certificate.as_ref().to_vec(), key.as_ref().to_vec()));
         self
     }
 
@@ -126,20 +126,20 @@ impl RedisBuilder {
         self
     }
 
-    /// Sets the namespace of all keys and channels. It replaces the parameter `namespace` of the
-    /// URL. See [`Redis::namespace`].
+    /// Sets the namespace of all keys and channels, instead of the parameter `namespace` of the URL.
+    /// See [`Redis::namespace`].
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self
     }
 
-    /// Checks the URL, the namespace, the certificates and the key, without a connection.
+    /// Checks the URL, the namespace, the certificates and the key without connecting.
     ///
     /// # Errors
-    /// If one of them is invalid, or two contradict each other. [`is_config`](Error::is_config) is
-    /// `true` for the error.
+    /// If one of these settings is invalid, or two of them contradict each other.
+    /// [`is_config`](Error::is_config) is `true` for the error.
     pub fn check(&self) -> Result<(), Error> {
-        self.target().map(drop)
+        self.connector_and_namespace().map(drop)
     }
 
     /// Connects to the server and returns the handle.
@@ -149,7 +149,7 @@ impl RedisBuilder {
     /// fails, [`is_disconnected`](Error::is_disconnected) is `true` for the error, and its source
     /// is the provider's error.
     pub async fn connect(self) -> Result<Redis, Error> {
-        let (connector, namespace) = self.target()?;
+        let (connector, namespace) = self.connector_and_namespace()?;
         Ok(Redis::over(connector).await?.in_namespace(namespace))
     }
 
@@ -162,26 +162,26 @@ impl RedisBuilder {
     /// # Cancel safety
     /// Dropping the future stops the attempts.
     pub async fn connect_when_ready(self) -> Result<Redis, Error> {
-        let (connector, namespace) = self.target()?;
+        let (connector, namespace) = self.connector_and_namespace()?;
         let redis = Redis::over_when_ready(connector).await?;
         Ok(redis.in_namespace(namespace))
     }
 
-    fn target(&self) -> Result<(Connector, Namespace), Error> {
-        let mut target = url::parse(&self.url)?;
+    fn connector_and_namespace(&self) -> Result<(Connector, Namespace), Error> {
+        let mut parsed = url::parse(&self.url)?;
         let namespace = match &self.namespace {
             Some(namespace) => Namespace::new(namespace)?,
-            None => target.namespace.clone(),
+            None => parsed.namespace.clone(),
         };
         if let Some((user, password)) = &self.sentinel_credentials {
-            target.log_in_to_sentinels(user, password)?;
+            parsed.set_sentinel_credentials(user, password)?;
         }
-        let connector = Connector::new(target, self.credentials.clone(), self.tls.clone())?;
+        let connector = Connector::new(parsed, self.credentials.clone(), self.tls.clone())?;
         Ok((connector, namespace))
     }
 }
 
-// Omits the URL, which may contain a password. Omits the client's private key, too.
+// Omits the URL and the credentials, which may contain passwords, and the client's private key.
 impl fmt::Debug for RedisBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBuilder").finish_non_exhaustive()
@@ -227,7 +227,7 @@ mod tests {
         }
         assert!(refused(Redis::builder("redis://host/").namespace("7")).contains("`7`"));
         let url = "redis+unix:///run/redis.sock?db=1&namespace=a";
-        let namespace = |builder: RedisBuilder| builder.target().unwrap().1;
+        let namespace = |builder: RedisBuilder| builder.connector_and_namespace().unwrap().1;
         assert_eq!(namespace(Redis::builder(url)), Namespace::new("a").unwrap());
         let replaced = Redis::builder(url).namespace("b");
         assert_eq!(namespace(replaced), Namespace::new("b").unwrap());

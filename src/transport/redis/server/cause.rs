@@ -5,10 +5,11 @@ use crate::message::Shown;
 /// The maximum length of an error's text in a log line, in bytes.
 const MAX_LOGGED: usize = 1024;
 
-/// Maps a substring of an error's text to a description of its cause. The first match is used.
+/// Pairs of a substring of an error's text and a description of the error's cause. The first match
+/// is used.
 ///
-/// The texts come from the server, the operating system and this library. Texts are matched because
-/// a failed name resolution has no error code.
+/// The texts come from the server, the operating system and this library. Texts are matched, not
+/// error codes, because a failed name resolution has no code.
 const CAUSES: [(&str, &str); 17] = [
     (
         "WRONGPASS",
@@ -48,8 +49,8 @@ const CAUSES: [(&str, &str); 17] = [
 #[derive(Debug)]
 pub(super) struct Cause {
     /// The description of the cause, or the error's text if the cause is unknown.
-    pub(super) words: String,
-    /// The error's text, unless `words` contains it.
+    pub(super) description: String,
+    /// The error's text, unless `description` contains it.
     pub(super) error: Option<String>,
 }
 
@@ -58,12 +59,12 @@ impl Cause {
     pub(super) fn of(error: String) -> Self {
         let error = Shown::new(&error).at_most(MAX_LOGGED).to_string();
         match describe(&error) {
-            Some(words) => Self {
-                words: words.to_owned(),
+            Some(description) => Self {
+                description: description.to_owned(),
                 error: Some(error),
             },
             None => Self {
-                words: error,
+                description: error,
                 error: None,
             },
         }
@@ -72,7 +73,7 @@ impl Cause {
 
 fn describe(error: &str) -> Option<&'static str> {
     let found = CAUSES.iter().find(|(part, _)| error.contains(part));
-    found.map(|(_, words)| *words)
+    found.map(|(_, description)| *description)
 }
 
 #[cfg(test)]
@@ -82,18 +83,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_the_operating_system_have_words() {
-        for (kind, words) in [
+    fn errors_of_the_operating_system_have_descriptions() {
+        for (kind, description) in [
             (io::ErrorKind::UnexpectedEof, "it was closed"),
             (
                 io::ErrorKind::NetworkUnreachable,
                 "the network does not reach it",
             ),
         ] {
-            assert_eq!(describe(&io::Error::from(kind).to_string()), Some(words));
+            assert_eq!(
+                describe(&io::Error::from(kind).to_string()),
+                Some(description)
+            );
         }
         #[cfg(target_os = "linux")]
-        for (code, words) in [
+        for (code, description) in [
             (32, "it was closed"),
             (104, "it was closed"),
             (110, "the server has not answered in time"),
@@ -101,12 +105,12 @@ mod tests {
             (113, "the network does not reach it"),
         ] {
             let text = io::Error::from_raw_os_error(code).to_string();
-            assert_eq!(describe(&text), Some(words), "{text}");
+            assert_eq!(describe(&text), Some(description), "{text}");
         }
     }
 
     #[test]
-    fn the_first_cause_of_an_error_counts() {
+    fn the_first_matching_cause_is_used() {
         let text =
             "cannot reach Redis at h:1; is a server running there?: LOADING: Redis is loading";
         assert_eq!(describe(text), Some("Redis is loading its data (LOADING)"));

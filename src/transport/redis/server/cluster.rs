@@ -1,4 +1,4 @@
-//! The map of a Redis Cluster: the primary of each slot.
+//! The slot map of a Redis Cluster: the primary of each slot.
 //! <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>
 
 use std::{sync::Arc, time::Duration};
@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     address::{self, Address},
-    login::{Login, Purpose, text},
+    login::{Login, Purpose, info_text},
     race,
     slot::{HashSlot, SLOTS},
 };
@@ -26,11 +26,11 @@ use crate::{
 /// The minimum time between two attempts to read the map.
 const MIN_READ_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A cluster: the nodes in its URL, and the map that a node last returned.
+/// A cluster: the nodes in its URL, and the slot map that a node last returned.
 pub(super) struct Cluster {
     /// The nodes in the URL. Some of them may be down.
     seeds: Vec<Address>,
-    map: watch::Sender<Map>,
+    map: watch::Sender<SlotMap>,
     /// The time of the last attempt to read the map. Locked during an attempt, so that concurrent
     /// callers wait for the attempt and use its result.
     last_read_at: Mutex<Option<Instant>>,
@@ -38,7 +38,7 @@ pub(super) struct Cluster {
 
 /// The primary of each slot, and all replicas.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Map {
+pub(super) struct SlotMap {
     primaries: Vec<Arc<Address>>,
     replicas: Vec<Address>,
     /// For each slot, the position of its owner in `primaries`. Empty until the first owner is
@@ -46,7 +46,7 @@ pub(super) struct Map {
     owners: Vec<Option<u16>>,
 }
 
-impl Map {
+impl SlotMap {
     /// Returns the primary of a slot, or `None` if it is not known.
     pub(super) fn owner(&self, slot: HashSlot) -> Option<&Arc<Address>> {
         let position = (*self.owners.get(usize::from(slot.0))?)?;
@@ -64,7 +64,7 @@ impl Map {
         self.is_primary(address) || self.replicas.contains(address)
     }
 
-    fn set(&mut self, slot: HashSlot, address: Address) {
+    fn set_owner(&mut self, slot: HashSlot, address: Address) {
         let known = self.primaries.iter().position(|it| **it == address);
         let position = known.unwrap_or_else(|| {
             self.primaries.push(Arc::new(address));
@@ -79,16 +79,16 @@ impl Cluster {
     pub(super) fn new(seeds: Vec<Address>) -> Self {
         Self {
             seeds,
-            map: watch::Sender::new(Map::default()),
+            map: watch::Sender::new(SlotMap::default()),
             last_read_at: Mutex::new(None),
         }
     }
 
-    pub(super) fn map(&self) -> watch::Ref<'_, Map> {
+    pub(super) fn map(&self) -> watch::Ref<'_, SlotMap> {
         self.map.borrow()
     }
 
-    pub(super) fn changes(&self) -> watch::Receiver<Map> {
+    pub(super) fn changes(&self) -> watch::Receiver<SlotMap> {
         self.map.subscribe()
     }
 
@@ -105,23 +105,24 @@ impl Cluster {
         self.map.send_if_modified(|map| {
             let is_new = map.owner(slot).is_none_or(|known| **known != *address);
             if is_new {
-                map.set(slot, address.clone());
+                map.set_owner(slot, address.clone());
             }
             is_new
         });
     }
 
     /// Reads the map, unless the last attempt was less than [`MIN_READ_INTERVAL`] ago. Asks the
-    /// known primaries and the seeds, one shortly after the other, and uses the first success.
+    /// known primaries and the seeds, one shortly after the other, and uses the first success. If
+    /// all nodes fail, the known map stays in use.
     ///
     /// # Errors
-    /// If all nodes fail and no map is known. If a map is known, it stays in use.
+    /// If all nodes fail and no map is known.
     pub(super) async fn refresh(&self, login: &Login) -> Result<(), Error> {
         let mut last_read_at = self.last_read_at.lock().await;
         if last_read_at.is_some_and(|at| at.elapsed() < MIN_READ_INTERVAL) {
             return Ok(());
         }
-        let nodes = self.nodes();
+        let nodes = self.nodes_to_ask();
         let attempts = nodes.iter().map(|node| read_map(login, node).boxed());
         let result = race::first(attempts.collect()).await;
         *last_read_at = Some(Instant::now());
@@ -136,16 +137,16 @@ impl Cluster {
             }
             Err(_) if !self.map().primaries.is_empty() => Ok(()),
             Err(errors) => {
-                let seeds = self.described();
+                let seeds = self.list_seeds();
                 let unreachable = format!("no node of the Redis Cluster answers at {seeds}");
-                Err(race::failure(errors, unreachable))
+                Err(race::combine_errors(errors, unreachable))
             }
         }
     }
 
     /// Returns the nodes to ask: the known primaries in random order, then the seeds that are not
     /// among them.
-    fn nodes(&self) -> Vec<Address> {
+    fn nodes_to_ask(&self) -> Vec<Address> {
         let map = self.map();
         let mut nodes: Vec<_> = map.primaries.iter().map(|it| (**it).clone()).collect();
         drop(map);
@@ -157,14 +158,14 @@ impl Cluster {
     }
 
     /// Returns the seeds, comma-separated, for errors and log lines.
-    pub(super) fn described(&self) -> String {
-        address::listed(&self.seeds)
+    pub(super) fn list_seeds(&self) -> String {
+        address::comma_separated(&self.seeds)
     }
 }
 
-/// Reads the map from one node. Fails if the node reports that the cluster is down, because such a
-/// node may be cut off from the others and have an old map.
-async fn read_map(login: &Login, node: &Address) -> Result<Map, Error> {
+/// Reads the map from one node. Fails if the node reports that the cluster is down: the node may be
+/// cut off from the other nodes, and then its map is old.
+async fn read_map(login: &Login, node: &Address) -> Result<SlotMap, Error> {
     let mut connection = login.connection(node, Purpose::Commands).await?;
     let info = redis::cmd("CLUSTER").arg("INFO").to_owned();
     match login.ask(node, &mut connection, &info).await? {
@@ -177,7 +178,7 @@ async fn read_map(login: &Login, node: &Address) -> Result<Map, Error> {
         }
         // Without permission for `CLUSTER INFO` the check is skipped.
         Value::ServerError(_) => {}
-        info if text(info.clone()).contains("cluster_state:fail") => {
+        info if info_text(info.clone()).contains("cluster_state:fail") => {
             return Err(Error::disconnected(format!(
                 "the Redis Cluster is down, as its node at {node} says; `redis-cli --cluster check \
                  {node}` shows the reason"
@@ -196,10 +197,11 @@ async fn read_map(login: &Login, node: &Address) -> Result<Map, Error> {
     Ok(map)
 }
 
-/// Decodes the response to `CLUSTER SLOTS` from the node at `node`.
+/// Decodes the response to `CLUSTER SLOTS` from the node at `node`. It is a list of ranges of slots:
+/// the first slot, the last slot, the primary, and the replicas.
 /// <https://redis.io/docs/latest/commands/cluster-slots/>
-pub(super) fn decode_slots(response: Value, node: &Address) -> Result<Map, Error> {
-    let mut map = Map::default();
+pub(super) fn decode_slots(response: Value, node: &Address) -> Result<SlotMap, Error> {
+    let mut map = SlotMap::default();
     for range in array(response)? {
         let mut parts = array(range)?.into_iter();
         let mut part = || {
@@ -209,13 +211,14 @@ pub(super) fn decode_slots(response: Value, node: &Address) -> Result<Map, Error
         };
         let (first, last) = (integer(&part()?)?, integer(&part()?)?);
         let primary = node_address(part()?, node)?;
-        let number = |number: i64| u16::try_from(number).ok().filter(|it| *it < SLOTS);
-        let (Some(first), Some(last)) = (number(first), number(last)) else {
+        let slot = |number: i64| u16::try_from(number).ok().filter(|it| *it < SLOTS);
+        let (Some(first), Some(last)) = (slot(first), slot(last)) else {
             return Err(unexpected("numbers of slots", "other numbers"));
         };
+        // The slots of an unknown primary stay without an owner.
         if let Some(primary) = primary {
             for slot in first..=last {
-                map.set(HashSlot(slot), primary.clone());
+                map.set_owner(HashSlot(slot), primary.clone());
             }
         }
         for replica in parts {
@@ -232,7 +235,7 @@ pub(super) fn decode_slots(response: Value, node: &Address) -> Result<Map, Error
 fn node_address(node: Value, from: &Address) -> Result<Option<Address>, Error> {
     let mut parts = array(node)?.into_iter();
     let host = match parts.next().unwrap_or_default() {
-        // An empty host stands for the host of the node that has responded.
+        // Like an empty host, nil stands for the host of the node that has responded.
         Value::Nil => String::new(),
         host => String::from_utf8_lossy(&bytes(host)?).into_owned(),
     };

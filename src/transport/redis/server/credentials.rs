@@ -48,7 +48,7 @@ impl Credentials {
     }
 
     /// Sets the time from now until the server no longer accepts the credentials. Connections log
-    /// in with new credentials before that.
+    /// in with new credentials before then.
     pub fn expires_in(mut self, lifetime: Duration) -> Self {
         self.lifetime = Some(lifetime);
         self
@@ -59,13 +59,13 @@ impl Credentials {
     }
 
     /// Returns the `AUTH` command with these credentials.
-    pub(super) fn command(&self) -> Cmd {
+    pub(super) fn auth_command(&self) -> Cmd {
         let mut auth = redis::cmd("AUTH");
         auth.arg(self.user.as_deref()).arg(&self.password);
         auth
     }
 
-    /// Returns the credentials in a URL, or `None` if it has no password.
+    /// Returns the credentials in a URL, or `None` if the URL has no password.
     fn of_url(settings: &RedisConnectionInfo) -> Option<Self> {
         let user = settings.username().unwrap_or_default();
         Some(Self::new(user, settings.password()?))
@@ -88,18 +88,18 @@ pub type CredentialsFuture<'a> =
 /// arguments that return a future implement this trait.
 ///
 /// Each new connection calls the provider, and calls it again before the credentials expire. A
-/// handle has several connections. So a provider should cache the credentials if each call takes
-/// long or costs money.
+/// handle has several connections. If a call takes long or costs money, the provider should cache
+/// the credentials.
 ///
 /// [`RedisBuilder::credentials`]: super::RedisBuilder::credentials
 pub trait CredentialsProvider: Send + Sync + 'static {
-    /// Returns credentials that are valid now. The future runs as a task of the runtime on which
-    /// the handle was connected, and must not block its thread.
+    /// Returns credentials that are valid now. The future runs on the runtime on which the handle was
+    /// connected. It must not block the thread.
     ///
     /// # Errors
-    /// Any error of the application. The error must not contain a password: it is logged, and
-    /// commands that wait for the connection fail with it as a source. After an error, a panic, or
-    /// 5 s without a result, an open handle calls the provider again, with a back-off.
+    /// Any error of the application. The error must not contain a password: the error is logged, and
+    /// it is the source of the errors of commands that wait for the connection. After an error, a
+    /// panic, or 5 s without a result, an open handle calls the provider again, with a back-off.
     fn credentials(&self) -> CredentialsFuture<'_>;
 }
 
@@ -115,10 +115,10 @@ where
 
 /// Supplies the credentials of new connections.
 pub(super) enum CredentialsSource {
-    /// The same credentials for all connections. With `None` the connections do not log in.
+    /// The same credentials for all connections. If `None`, the connections do not log in.
     Fixed(Option<Credentials>),
     /// Asks the application's provider for each connection.
-    Provider(Arc<ProviderTask>),
+    Provider(Arc<ProviderCaller>),
 }
 
 impl CredentialsSource {
@@ -135,7 +135,7 @@ impl CredentialsSource {
                  leave them out of the URL",
             ));
         }
-        Ok(Self::Provider(Arc::new(ProviderTask::new(provider))))
+        Ok(Self::Provider(Arc::new(ProviderCaller::new(provider))))
     }
 
     /// Returns the credentials for a new connection to the server at `address`.
@@ -146,7 +146,7 @@ impl CredentialsSource {
         }
     }
 
-    pub(super) fn provider(&self) -> Option<&Arc<ProviderTask>> {
+    pub(super) fn provider(&self) -> Option<&Arc<ProviderCaller>> {
         match self {
             Self::Fixed(_) => None,
             Self::Provider(provider) => Some(provider),
@@ -155,15 +155,15 @@ impl CredentialsSource {
 }
 
 /// Calls a provider on the application's runtime, even for connections of the upkeep. The upkeep
-/// has a separate runtime, and a provider that blocks its thread would delay the renewal of leases
-/// there.
-pub(super) struct ProviderTask {
+/// renews leases on a separate runtime. A provider that blocks a thread of that runtime would delay
+/// the renewals.
+pub(super) struct ProviderCaller {
     provider: Arc<dyn CredentialsProvider>,
     /// The runtime on which the first connection was made.
     runtime: OnceLock<Handle>,
 }
 
-impl ProviderTask {
+impl ProviderCaller {
     pub(super) fn new(provider: Arc<dyn CredentialsProvider>) -> Self {
         Self {
             provider,
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     fn sent(credentials: &Credentials) -> String {
-        let packed = credentials.command().get_packed_command();
+        let packed = credentials.auth_command().get_packed_command();
         String::from_utf8(packed).unwrap().replace("\r\n", " ")
     }
 
@@ -215,12 +215,12 @@ mod tests {
         assert!(!shown.contains("hunter"), "{shown}");
     }
 
-    fn provided(provider: impl CredentialsProvider) -> ProviderTask {
-        ProviderTask::new(Arc::new(provider))
+    fn provided(provider: impl CredentialsProvider) -> ProviderCaller {
+        ProviderCaller::new(Arc::new(provider))
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_provider_that_fails_is_an_error_that_may_pass() {
+    async fn a_failing_provider_is_a_temporary_error() {
         let fails = provided(|| async { Err("the vault is sealed".into()) });
         let hangs = provided(std::future::pending);
         let panics = provided(|| async { panic!("a bug") });

@@ -50,13 +50,13 @@ pub(super) enum Purpose {
     Commands,
     /// RESP3 if the server supports it, because a subscriber cannot send `ROLE` over RESP2.
     Subscriptions,
-    /// RESP3 with `CLIENT TRACKING`: the server sends notices about the keys that were read.
+    /// RESP3 with `CLIENT TRACKING`: the server sends a notice when a key that was read is written.
     TrackedReads,
 }
 
 impl Login {
-    /// Takes the settings from a URL, except its address. Fails if there are both credentials in
-    /// the URL and a provider.
+    /// Takes the settings from a URL, except its address. Fails if the URL has credentials and there
+    /// is a provider too, or if `tls` is set and the URL has no TLS.
     pub(super) fn new(
         info: &ConnectionInfo,
         provider: Option<Arc<dyn CredentialsProvider>>,
@@ -82,7 +82,7 @@ impl Login {
         Ok(Self {
             credentials: CredentialsSource::new(info.redis_settings(), provider)?,
             settings: info.redis_settings().clone(),
-            tcp: address::tcp_settings(info.tcp_settings()),
+            tcp: address::tcp_settings_with_defaults(info.tcp_settings()),
             is_tls: matches!(info.addr(), ConnectionAddr::TcpTls { .. }),
             #[cfg(feature = "redis-rustls")]
             tls: super::tls::Tls::new(tls)?,
@@ -97,15 +97,15 @@ impl Login {
         address: &Address,
         purpose: Purpose,
     ) -> Result<Connection, Error> {
-        let named = address.to_string();
+        let address_text = address.to_string();
         let stream = self.stream(address).await?;
-        let credentials = self.credentials.current(&named).await?;
-        let auth = credentials.as_ref().map(Credentials::command);
+        let credentials = self.credentials.current(&address_text).await?;
+        let auth = credentials.as_ref().map(Credentials::auth_command);
         let connection = Connection::new(stream);
         let mut connection = self.greet(address, connection, auth, purpose).await?;
         let lifetime = credentials.and_then(|it| it.lifetime());
         if let Some(provider) = self.credentials.provider().filter(|_| lifetime.is_some()) {
-            connection.set_renewal(Renewal::new(provider, named, lifetime));
+            connection.set_renewal(Renewal::new(provider, address_text, lifetime));
         }
         Ok(connection)
     }
@@ -123,17 +123,18 @@ impl Login {
         auth: Option<Cmd>,
         purpose: Purpose,
     ) -> Result<Connection, Error> {
-        let login = &self.settings;
+        let settings = &self.settings;
         let tracks = purpose == Purpose::TrackedReads;
-        let needs_resp3 = tracks || login.protocol() == ProtocolVersion::RESP3;
+        let needs_resp3 = tracks || settings.protocol() == ProtocolVersion::RESP3;
+        // Each command has a label, by which its refusal is explained.
         let mut commands = Vec::new();
         commands.extend(auth.map(|auth| (Handshake::Auth, auth)));
         if needs_resp3 || purpose == Purpose::Subscriptions {
             let hello = redis::cmd("HELLO").arg(3).to_owned();
             commands.push((Handshake::Hello, hello));
         }
-        if login.db() != 0 {
-            let select = redis::cmd("SELECT").arg(login.db()).to_owned();
+        if settings.db() != 0 {
+            let select = redis::cmd("SELECT").arg(settings.db()).to_owned();
             commands.push((Handshake::Select, select));
         }
         if tracks {
@@ -141,12 +142,14 @@ impl Login {
             commands.push((Handshake::Tracking, tracking));
         }
         commands.push((Handshake::Ping, redis::cmd("PING")));
+        // All commands are sent together. At most one refusal is kept: the first one.
         let mut refusals = Vec::new();
         let exchange = async {
             connection.send(commands.iter().map(|(_, command)| command));
             for (command, _) in &commands {
                 let is_hello = *command == Handshake::Hello;
                 match connection.response().await? {
+                    // A subscription also works over RESP2.
                     Value::ServerError(refusal)
                         if is_hello && !needs_resp3 && error::is_without_resp3(&refusal) => {}
                     Value::ServerError(refusal) => {
@@ -162,17 +165,17 @@ impl Login {
             Ok(())
         };
         self.within_time(address, exchange).await?;
-        let error = |(command, refusal): (Handshake, ServerError)| {
+        // A refused command is no failure if the server has accepted the client all the same.
+        let failure = |(command, refusal): (Handshake, ServerError)| {
             error::handshake(&address.to_string(), command, refusal)
         };
-        match refusals.pop().and_then(error) {
+        match refusals.pop().and_then(failure) {
             Some(error) => Err(error),
             None => Ok(connection),
         }
     }
 
-    /// Sends a command on a new connection, with a time limit. Returns the response, which may be
-    /// an error of the server.
+    /// Sends a command, with a time limit. Returns the response, which may be an error of the server.
     pub(super) async fn ask(
         &self,
         address: &Address,
@@ -243,7 +246,7 @@ pub(super) fn check_version(address: &Address, info: &str) -> Result<(), Error> 
 const OLDEST_SERVER: (u32, u32) = (6, 2);
 
 /// Decodes the response to `INFO`.
-pub(super) fn text(info: Value) -> String {
+pub(super) fn info_text(info: Value) -> String {
     let text = response::bytes(info).unwrap_or_default();
     String::from_utf8_lossy(&text).into_owned()
 }

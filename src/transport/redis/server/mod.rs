@@ -1,5 +1,5 @@
-//! Finds the servers of a URL, connects to them and logs in. A [`Connector`] makes one attempt for
-//! each call; supervised connections repeat failed attempts themselves.
+//! Finds the servers of a URL, connects to them and logs in. Each call of a [`Connector`] makes one
+//! attempt. The caller repeats failed attempts.
 
 mod address;
 mod builder;
@@ -43,7 +43,7 @@ pub use self::{
 };
 use self::{
     cluster::Cluster,
-    login::{Login, Purpose, check_version, text},
+    login::{Login, Purpose, check_version, info_text},
     sentinel::Sentinels,
     tls::TlsOptions,
     topology::{Destination, Servers, Topology},
@@ -61,15 +61,15 @@ use crate::{error::Error, transport::Backoff};
 pub(super) const BACKOFF: Backoff =
     Backoff::exponential(Duration::from_millis(50), Duration::from_secs(2));
 
-/// Connects to one of the servers of a URL. Without a cluster, this is always the only primary. On
-/// a cluster, `destination` selects the primary of a slot, a given node, or any primary. Cheap to
+/// Connects to one of the servers of a URL. Without a cluster, it connects to the only primary. On a
+/// cluster, `destination` selects the primary of a slot, a given node, or any primary. Cheap to
 /// clone.
 #[derive(Clone)]
 pub(super) struct Connector {
     servers: Arc<Servers>,
     destination: Destination,
-    /// Receives the server's notices that keys were written. The server sends them for keys that
-    /// the connections have read. `None` without tracking.
+    /// Receives the server's notices about written keys. The server sends a notice when a key is
+    /// written that the connection has read. `None` without tracking.
     tracked: Option<Arc<TrackedKeys>>,
 }
 
@@ -114,11 +114,11 @@ impl Connector {
             UrlTopology::Server => Topology::Server(info.addr().into()),
             UrlTopology::Cluster(nodes) => Topology::Cluster(Cluster::new(nodes)),
             UrlTopology::Sentinel {
-                info,
+                info: sentinel_info,
                 addresses,
                 name,
             } => {
-                let login = Login::new(&info, None, tls.clone())?;
+                let login = Login::new(&sentinel_info, None, tls.clone())?;
                 Topology::Sentinel(Box::new(Sentinels::new(addresses, name, login)))
             }
         };
@@ -185,8 +185,8 @@ impl Connector {
         }
     }
 
-    /// Returns a connector to the same server. Its connections for commands hand the server's
-    /// notices about written keys to `tracked`.
+    /// Returns a connector to the same server. `tracked` receives the server's notices about written
+    /// keys, from all connections for commands.
     pub(super) fn tracking(&self, tracked: Arc<TrackedKeys>) -> Self {
         Self {
             tracked: Some(tracked),
@@ -249,7 +249,7 @@ impl Connector {
 
     /// Returns the server's last known address for errors and log lines, without user and password.
     pub(super) fn address(&self) -> String {
-        self.servers.described(&self.destination)
+        self.servers.address_for_display(&self.destination)
     }
 
     /// Looks the servers up again. If that fails, the known servers stay in use.
@@ -283,8 +283,8 @@ impl Connector {
         let connection = self
             .servers
             .connection(&self.destination, Purpose::Subscriptions);
-        // On a cluster, every node receives all events except sharded events, so that a replica
-        // serves as well as a primary.
+        // On a cluster, every node receives all events that are not sharded, so a replica is as good
+        // as a primary. Only `Destination::Primary` needs the primary, for sharded events.
         let needs_primary =
             !self.is_cluster() || matches!(self.destination, Destination::Primary(_));
         Ok(PubSub::new(connection.await?.1, needs_primary))
@@ -298,15 +298,14 @@ impl Connector {
         info.arg("server");
         let login = &self.servers.login;
         let info = match login.ask(&address, &mut connection, &info).await? {
-            // A worker needs no permission for `INFO`. Without that permission, the checks are
-            // skipped.
+            // A user without permission for `INFO` is allowed. The checks are then skipped.
             Value::ServerError(error) if error.code() == "NOPERM" => return Ok(connection),
-            response => text(error::check(response)?),
+            response => info_text(error::check(response)?),
         };
         check_version(&address, &info)?;
         // Valkey's name for `redis_mode` is `server_mode`.
-        let is_node = ["redis_mode:cluster", "server_mode:cluster"];
-        let is_node = is_node.iter().any(|mode| info.contains(mode));
+        let cluster_modes = ["redis_mode:cluster", "server_mode:cluster"];
+        let is_node = cluster_modes.iter().any(|mode| info.contains(mode));
         if is_node && matches!(self.servers.topology, Topology::Server(_)) {
             return Err(Error::config(format!(
                 "Redis at {address} is a node of a cluster; let the URL begin with \
@@ -316,8 +315,8 @@ impl Connector {
         Ok(connection)
     }
 
-    /// Starts a task that looks the servers up every few seconds, until this connector and its
-    /// clones are dropped. Starts nothing for a single server.
+    /// Starts a tokio task that looks the servers up every few seconds, until this connector and its
+    /// clones are dropped. Does nothing for a single server.
     pub(super) fn keep_current(&self) {
         if !matches!(self.servers.topology, Topology::Server(_)) {
             tokio::spawn(Servers::keep_current(Arc::downgrade(&self.servers)));

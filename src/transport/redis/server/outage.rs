@@ -1,5 +1,5 @@
-//! Tracks the failures of one supervised connection: chooses the delay before the next attempt, and
-//! logs the outages.
+//! Tracks the failures of one connection: chooses the delay before the next attempt, and logs the
+//! outages.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
@@ -13,17 +13,17 @@ const MIN_BETWEEN_LINES: Duration = Duration::from_secs(5);
 /// The maximum number of distinct lines that are remembered.
 const MAX_LINES: usize = 8;
 
-/// The failures and outages of one supervised connection.
+/// The failures and outages of one connection, which its owner restores after each failure.
 ///
 /// An outage logs one line when it begins, one for each cause of failed attempts, and one when it
 /// is over.
 #[derive(Debug, Default)]
 pub(in crate::transport::redis) struct Outage {
-    /// The failures since the last response.
+    /// The number of failures since the last response.
     failures: u32,
     /// The current outage, or `None` while there is a connection.
     current: Option<CurrentOutage>,
-    /// The last distinct log lines, each with its limit.
+    /// The most recent distinct log lines, each with its limit.
     lines: VecDeque<(String, LogLimit)>,
 }
 
@@ -32,8 +32,8 @@ pub(in crate::transport::redis) struct Outage {
 struct CurrentOutage {
     began: Instant,
     address: String,
-    /// The start of the log line for the end of the outage. The length of the outage follows.
-    over: String,
+    /// The log line for the end of the outage, up to the length of the outage.
+    end_line: String,
     /// Set if a line about the outage was logged.
     is_logged: bool,
 }
@@ -47,13 +47,13 @@ impl Outage {
         self.connected();
     }
 
-    /// Ends the outage, after a connection was made. Logs the length of the outage if its beginning
-    /// or a cause was logged.
+    /// Ends the outage, after a connection was made. Logs the length of the outage if a line about
+    /// the outage was logged.
     pub(in crate::transport::redis) fn connected(&mut self) {
         let Some(outage) = self.current.take().filter(|outage| outage.is_logged) else {
             return;
         };
-        let (address, over) = (outage.address, outage.over);
+        let (address, over) = (outage.address, outage.end_line);
         let length = Duration::from_millis(outage.began.elapsed().as_millis() as u64);
         tracing::info!(address, "{over} after {length:?}");
     }
@@ -66,14 +66,14 @@ impl Outage {
         reason: &dyn fmt::Display,
     ) {
         let cause = Cause::of(reason.to_string());
-        let line = format!("lost {what}: {}", cause.words);
+        let line = format!("lost {what}: {}", cause.description);
         self.record_failure(address, line, &cause, || format!("{what} is back"));
     }
 
     /// Records a failed attempt. `what` is a verb phrase, which follows "cannot" in the log line.
     pub(in crate::transport::redis) fn failed(&mut self, address: &str, what: &str, error: &Error) {
         let cause = Cause::of(error.chain());
-        let line = format!("cannot {what}: {}; trying again", cause.words);
+        let line = format!("cannot {what}: {}; trying again", cause.description);
         self.record_failure(address, line, &cause, || format!("could {what}"));
     }
 
@@ -82,14 +82,14 @@ impl Outage {
         address: &str,
         line: String,
         cause: &Cause,
-        over: impl FnOnce() -> String,
+        end_line: impl FnOnce() -> String,
     ) {
         self.failures = self.failures.saturating_add(1);
         let withheld = self.admit(&line);
         let outage = self.current.get_or_insert_with(|| CurrentOutage {
             began: Instant::now(),
             address: address.to_owned(),
-            over: over(),
+            end_line: end_line(),
             is_logged: false,
         });
         if let Some(withheld) = withheld {
@@ -122,7 +122,8 @@ impl Outage {
 /// Limits a log line to one every few seconds.
 #[derive(Debug, Default)]
 pub(in crate::transport::redis) struct LogLimit {
-    last: Option<Instant>,
+    last_logged_at: Option<Instant>,
+    /// The number of lines that were withheld since then.
     withheld: u64,
 }
 
@@ -131,11 +132,14 @@ impl LogLimit {
     /// Otherwise counts this line as withheld, and returns `None`.
     pub(in crate::transport::redis) fn admit(&mut self) -> Option<u64> {
         let now = Instant::now();
-        if self.last.is_some_and(|last| now - last < MIN_BETWEEN_LINES) {
+        if self
+            .last_logged_at
+            .is_some_and(|last| now - last < MIN_BETWEEN_LINES)
+        {
             self.withheld += 1;
             return None;
         }
-        self.last = Some(now);
+        self.last_logged_at = Some(now);
         Some(std::mem::take(&mut self.withheld))
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::error::Error;
 
-/// The next attempt starts after this time even if no earlier attempt has failed.
+/// The next attempt starts this long after the last start, even if no attempt has failed.
 /// <https://www.rfc-editor.org/rfc/rfc8305#section-5>
 const HEAD_START: Duration = Duration::from_millis(250);
 
@@ -23,7 +23,8 @@ pub(super) async fn first<T, E>(attempts: Vec<BoxFuture<'_, Result<T, E>>>) -> R
     let mut attempts = attempts.into_iter();
     let (mut running, mut errors) = (FuturesUnordered::new(), Vec::new());
     loop {
-        let started = attempts.next().map(|attempt| running.push(attempt));
+        let start = attempts.next().map(|attempt| running.push(attempt));
+        // After the last start, only the running attempts are waited for.
         tokio::select! {
             biased;
             finished = running.next() => match finished {
@@ -31,15 +32,15 @@ pub(super) async fn first<T, E>(attempts: Vec<BoxFuture<'_, Result<T, E>>>) -> R
                 Some(Err(error)) => errors.push(error),
                 None => return Err(errors),
             },
-            () = sleep(HEAD_START), if started.is_some() => {}
+            () = sleep(HEAD_START), if start.is_some() => {}
         }
     }
 }
 
 /// Combines the errors of attempts that have all failed. Returns the first error that is not a lost
 /// connection, for example a refused login. If all errors are lost connections, returns an error
-/// with the text `unreachable`, whose source is the first of them.
-pub(super) fn failure(errors: Vec<Error>, unreachable: String) -> Error {
+/// with the text `unreachable`. Its source is the first lost connection.
+pub(super) fn combine_errors(errors: Vec<Error>, unreachable: String) -> Error {
     let (down, mistakes): (Vec<_>, Vec<_>) = errors.into_iter().partition(Error::is_disconnected);
     let unreachable = Error::disconnected(unreachable);
     match (mistakes.into_iter().next(), down.into_iter().next()) {
@@ -98,8 +99,8 @@ mod tests {
     fn a_mistake_tells_more_than_servers_that_are_down() {
         let down = || Error::disconnected("it is down");
         let errors = vec![down(), Error::config("no Sentinel"), down()];
-        assert!(failure(errors, "none answers".into()).is_config());
-        let error = failure(vec![down()], "none answers".into());
+        assert!(combine_errors(errors, "none answers".into()).is_config());
+        let error = combine_errors(vec![down()], "none answers".into());
         assert_eq!(error.chain(), "none answers: it is down");
     }
 

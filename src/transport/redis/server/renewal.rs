@@ -13,7 +13,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::{
     BACKOFF,
-    credentials::{Credentials, ProviderTask},
+    credentials::{Credentials, ProviderCaller},
     outage::LogLimit,
 };
 use crate::{error::Error, transport::redis::error};
@@ -21,13 +21,13 @@ use crate::{error::Error, transport::redis::error};
 /// The maximum time between the renewal of credentials and their expiry.
 const MAX_MARGIN: Duration = Duration::from_secs(5 * 60);
 /// The minimum time between two renewals.
-const MIN_PERIOD: Duration = Duration::from_secs(1);
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Renews the credentials of one connection. The connection polls for an `AUTH` command, sends it,
 /// and passes the response to [`answered`](Self::answered). The login with the old credentials
 /// stays valid until then.
 pub(in crate::transport::redis) struct Renewal {
-    provider: Arc<ProviderTask>,
+    provider: Arc<ProviderCaller>,
     address: String,
     state: RenewalState,
     failures: u32,
@@ -36,11 +36,11 @@ pub(in crate::transport::redis) struct Renewal {
 
 /// The state of a renewal.
 enum RenewalState {
-    /// Waits until the next renewal, or the next attempt, is due.
+    /// Waits until the next renewal is due, or the next attempt after a failure.
     Waiting(Pin<Box<Sleep>>),
     /// Waits for the provider.
     Asking(Pin<Box<dyn Future<Output = Result<Credentials, Error>> + Send>>),
-    /// Waits for the response to the command. The new credentials have this lifetime.
+    /// Waits for the response to the `AUTH` command. Contains the lifetime of the new credentials.
     Sent(Option<Duration>),
     /// The credentials do not expire, so no renewal follows.
     Ended,
@@ -49,23 +49,23 @@ enum RenewalState {
 impl RenewalState {
     fn after(lifetime: Option<Duration>) -> Self {
         match lifetime {
-            Some(lifetime) => Self::Waiting(Box::pin(sleep(period(lifetime)))),
+            Some(lifetime) => Self::Waiting(Box::pin(sleep(renewal_age(lifetime)))),
             None => Self::Ended,
         }
     }
 }
 
 /// Returns the age at which credentials with this lifetime are renewed: a quarter of the lifetime
-/// before they expire, but at most [`MAX_MARGIN`] before. The age is at least [`MIN_PERIOD`].
-fn period(lifetime: Duration) -> Duration {
+/// before they expire, but at most [`MAX_MARGIN`] before. The age is at least [`MIN_INTERVAL`].
+fn renewal_age(lifetime: Duration) -> Duration {
     let margin = (lifetime / 4).min(MAX_MARGIN);
-    (lifetime - margin).max(MIN_PERIOD)
+    (lifetime - margin).max(MIN_INTERVAL)
 }
 
 impl Renewal {
     /// Creates the renewal for a connection whose login has this lifetime.
     pub(super) fn new(
-        provider: &Arc<ProviderTask>,
+        provider: &Arc<ProviderCaller>,
         address: String,
         lifetime: Option<Duration>,
     ) -> Self {
@@ -84,11 +84,12 @@ impl Renewal {
         provider: impl super::CredentialsProvider,
         lifetime: Duration,
     ) -> Self {
-        let provider = Arc::new(ProviderTask::new(Arc::new(provider)));
+        let provider = Arc::new(ProviderCaller::new(Arc::new(provider)));
         Self::new(&provider, "here".into(), Some(lifetime))
     }
 
-    /// Polls for the `AUTH` command with new credentials. Pending until the next renewal is due.
+    /// Polls for the `AUTH` command with new credentials. Pending until the next renewal is due and
+    /// the provider has returned credentials.
     pub(in crate::transport::redis) fn poll_command(&mut self, cx: &mut Context<'_>) -> Poll<Cmd> {
         loop {
             match &mut self.state {
@@ -101,7 +102,7 @@ impl Renewal {
                 RenewalState::Asking(request) => match ready!(request.as_mut().poll(cx)) {
                     Ok(credentials) => {
                         self.state = RenewalState::Sent(credentials.lifetime());
-                        return Poll::Ready(credentials.command());
+                        return Poll::Ready(credentials.auth_command());
                     }
                     Err(error) => self.failed(&error),
                 },
@@ -111,8 +112,8 @@ impl Renewal {
         }
     }
 
-    /// Handles the response to the command. After a refusal the old login stays valid, and another
-    /// attempt follows.
+    /// Handles the response to the `AUTH` command. After a refusal the old login stays valid, and
+    /// another attempt follows.
     pub(in crate::transport::redis) fn answered<T>(&mut self, response: RedisResult<T>) {
         let RenewalState::Sent(lifetime) = self.state else {
             return;
@@ -148,9 +149,13 @@ mod tests {
     fn credentials_are_renewed_well_before_they_expire_and_not_all_the_time() {
         let seconds = Duration::from_secs;
         for (lifetime, expected) in [(0, 1), (1, 1), (60, 45), (900, 675), (43_200, 42_900)] {
-            assert_eq!(period(seconds(lifetime)), seconds(expected), "{lifetime}");
+            assert_eq!(
+                renewal_age(seconds(lifetime)),
+                seconds(expected),
+                "{lifetime}"
+            );
         }
         // The longest lifetime does not overflow.
-        assert!(period(Duration::MAX) > seconds(u64::MAX / 2));
+        assert!(renewal_age(Duration::MAX) > seconds(u64::MAX / 2));
     }
 }

@@ -23,8 +23,8 @@ pub(super) struct Sentinels {
     /// The name of the primary in the configuration of the Sentinels.
     pub(super) name: String,
     pub(super) login: Login,
-    /// The primary in the last response, or `None` before the first one.
-    primary: watch::Sender<Option<Address>>,
+    /// The primary in the last response, or `None` before the first response.
+    last_primary: watch::Sender<Option<Address>>,
 }
 
 impl Sentinels {
@@ -33,30 +33,30 @@ impl Sentinels {
             addresses,
             name,
             login,
-            primary: watch::Sender::new(None),
+            last_primary: watch::Sender::new(None),
         }
     }
 
     /// Returns a receiver of the primary in the last response.
     pub(super) fn last_primary(&self) -> watch::Receiver<Option<Address>> {
-        self.primary.subscribe()
+        self.last_primary.subscribe()
     }
 
-    /// Asks the Sentinels for the address of the primary, one shortly after the other. Returns the
-    /// first address that one of them names.
+    /// Asks the Sentinels, one shortly after the other, for the address of the primary. Returns the
+    /// first address that a Sentinel names.
     ///
     /// # Errors
     /// If every Sentinel is unreachable, refuses the request, or does not know the name.
-    pub(super) async fn find(&self) -> Result<Address, Error> {
+    pub(super) async fn find_primary(&self) -> Result<Address, Error> {
         let attempts = self.addresses.iter().map(|it| self.ask(it).boxed());
         let found = race::first(attempts.collect()).await;
         let found = found.map_err(|errors| {
-            let (all, name) = (address::listed(&self.addresses), &self.name);
+            let (all, name) = (address::comma_separated(&self.addresses), &self.name);
             let unreachable =
                 format!("no Sentinel answers at {all}, so the primary `{name}` cannot be found");
-            race::failure(errors, unreachable)
+            race::combine_errors(errors, unreachable)
         })?;
-        self.primary.send_if_modified(|last| {
+        self.last_primary.send_if_modified(|last| {
             let is_new = last.as_ref() != Some(&found);
             *last = Some(found.clone());
             is_new
@@ -66,9 +66,9 @@ impl Sentinels {
 
     async fn ask(&self, sentinel: &Address) -> Result<Address, Error> {
         let mut connection = self.login.connection(sentinel, Purpose::Commands).await?;
-        let mut question = redis::cmd("SENTINEL");
-        question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
-        match self.login.ask(sentinel, &mut connection, &question).await? {
+        let mut query = redis::cmd("SENTINEL");
+        query.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
+        match self.login.ask(sentinel, &mut connection, &query).await? {
             Value::Nil => Err(Error::config(format!(
                 "the Sentinel at {sentinel} knows no primary `{}`; `redis-cli -p <port> SENTINEL \
                  MASTERS` lists the names that it knows",

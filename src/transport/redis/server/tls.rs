@@ -23,10 +23,10 @@ use crate::error::{BoxError, Error};
 /// The application's TLS settings, before the PEM texts are parsed.
 #[derive(Clone, Default)]
 pub(super) struct TlsOptions {
-    /// The authorities to trust instead of the system's.
-    pub(super) ca: Vec<Vec<u8>>,
-    /// This client's certificate and key.
-    pub(super) client: Option<(Vec<u8>, Vec<u8>)>,
+    /// The certificates of the authorities to trust, instead of the system's authorities.
+    pub(super) ca_certificates: Vec<Vec<u8>>,
+    /// The certificate of this client, and its key.
+    pub(super) client_certificate: Option<(Vec<u8>, Vec<u8>)>,
     /// Set to accept any certificate of a server.
     pub(super) accept_invalid: bool,
     /// The name that a server's certificate must have, instead of the server's host.
@@ -35,8 +35,9 @@ pub(super) struct TlsOptions {
 
 impl TlsOptions {
     pub(super) fn is_set(&self) -> bool {
-        let names = self.server_name.is_some();
-        !self.ca.is_empty() || self.client.is_some() || self.accept_invalid || names
+        let has_name = self.server_name.is_some();
+        let has_certificate = self.client_certificate.is_some();
+        !self.ca_certificates.is_empty() || has_certificate || self.accept_invalid || has_name
     }
 }
 
@@ -44,10 +45,10 @@ impl TlsOptions {
 pub(super) struct Tls {
     /// The trusted authorities, or `None` for those of the system.
     roots: Option<RootCertStore>,
-    client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    client_certificate: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
     accept_invalid: bool,
     server_name: Option<ServerName<'static>>,
-    /// Made once, because reading the system's certificates is slow.
+    /// Made at the first use and then kept, because reading the system's certificates is slow.
     config: OnceLock<Arc<ClientConfig>>,
 }
 
@@ -56,13 +57,13 @@ impl Tls {
     /// if the key does not belong to the client certificate.
     pub(super) fn new(options: TlsOptions) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
-        for pem in &options.ca {
+        for pem in &options.ca_certificates {
             for certificate in certificates(pem, "CA certificate")? {
                 let added = roots.add(certificate);
                 added.map_err(|error| unreadable("CA certificate").with_source(error))?;
             }
         }
-        let client = match &options.client {
+        let client_certificate = match &options.client_certificate {
             None => None,
             Some((certificate, key)) => {
                 let certificates = certificates(certificate, "client certificate")?;
@@ -77,8 +78,8 @@ impl Tls {
             }
         };
         let server_name = options.server_name.map(|name| {
-            let read = ServerName::try_from(name.clone());
-            read.map_err(|error| {
+            let parsed = ServerName::try_from(name.clone());
+            parsed.map_err(|error| {
                 Error::config(format!(
                     "`{name}` is no name of a server; it looks like redis.internal or 10.0.0.1"
                 ))
@@ -86,15 +87,15 @@ impl Tls {
             })
         });
         let tls = Self {
-            roots: (!options.ca.is_empty()).then_some(roots),
-            client,
+            roots: (!options.ca_certificates.is_empty()).then_some(roots),
+            client_certificate,
             accept_invalid: options.accept_invalid,
             server_name: server_name.transpose()?,
             config: OnceLock::new(),
         };
-        // Made now, so that a key that does not belong to the certificate is an error here, not at
-        // the first connection.
-        if tls.client.is_some() {
+        // The configuration is made now, so that a key that does not belong to the certificate is an
+        // error here, not at the first connection.
+        if tls.client_certificate.is_some() {
             tls.config().map_err(|error| {
                 Error::config("the client certificate and its key do not belong together")
                     .with_source(error)
@@ -133,7 +134,7 @@ impl Tls {
             Some(roots) => config.with_root_certificates(roots.clone()),
             None => config.with_root_certificates(system_roots()?),
         };
-        let config = match &self.client {
+        let config = match &self.client_certificate {
             Some((chain, key)) => config.with_client_auth_cert(chain.clone(), key.clone_key())?,
             None => config.with_no_client_auth(),
         };
@@ -153,8 +154,8 @@ fn system_roots() -> Result<RootCertStore, BoxError> {
 }
 
 fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match read {
+    let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match parsed {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         Ok(_) => Err(unreadable(what)),
         Err(error) => Err(unreadable(what).with_source(error)),
@@ -264,21 +265,21 @@ mod tests {
         for (options, which) in [
             (
                 TlsOptions {
-                    ca: vec![b"nothing".to_vec()],
+                    ca_certificates: vec![b"nothing".to_vec()],
                     ..Default::default()
                 },
                 "CA certificate",
             ),
             (
                 TlsOptions {
-                    ca: vec![garbage()],
+                    ca_certificates: vec![garbage()],
                     ..Default::default()
                 },
                 "CA certificate",
             ),
             (
                 TlsOptions {
-                    client: Some((Vec::new(), Vec::new())),
+                    client_certificate: Some((Vec::new(), Vec::new())),
                     ..Default::default()
                 },
                 "client certificate",

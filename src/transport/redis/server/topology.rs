@@ -6,7 +6,7 @@ use tokio::{sync::watch, time::sleep};
 
 use super::{
     address::Address,
-    cluster::{Cluster, Map},
+    cluster::{Cluster, SlotMap},
     login::{Login, Purpose},
     sentinel::Sentinels,
     slot::HashSlot,
@@ -26,7 +26,7 @@ pub(super) struct Servers {
     pub(super) topology: Topology,
 }
 
-/// The kinds of deployments. Each finds its primary in a different way.
+/// The kind of deployment. It decides how the primary is found.
 pub(super) enum Topology {
     /// One server, whose address never changes.
     Server(Address),
@@ -77,7 +77,7 @@ impl Servers {
     async fn find(&self, destination: &Destination) -> Result<Address, Error> {
         match (&self.topology, destination) {
             (Topology::Server(address), _) => Ok(address.clone()),
-            (Topology::Sentinel(sentinels), _) => sentinels.find().await,
+            (Topology::Sentinel(sentinels), _) => sentinels.find_primary().await,
             (Topology::Cluster(_), Destination::Node(address) | Destination::Primary(address)) => {
                 Ok(address.clone())
             }
@@ -95,7 +95,7 @@ impl Servers {
     pub(super) async fn refresh(&self) {
         let found = match &self.topology {
             Topology::Server(_) => Ok(()),
-            Topology::Sentinel(sentinels) => sentinels.find().await.map(drop),
+            Topology::Sentinel(sentinels) => sentinels.find_primary().await.map(drop),
             Topology::Cluster(cluster) => cluster.refresh(&self.login).await,
         };
         if let Err(error) = found {
@@ -121,7 +121,7 @@ impl Servers {
 
     /// Returns the last known address of the server of a destination, for errors and log lines. If
     /// no address is known, returns the name of the primary or the seeds of the cluster.
-    pub(super) fn described(&self, destination: &Destination) -> String {
+    pub(super) fn address_for_display(&self, destination: &Destination) -> String {
         match (&self.topology, destination) {
             (Topology::Server(address), _)
             | (_, Destination::Node(address) | Destination::Primary(address)) => {
@@ -134,9 +134,9 @@ impl Servers {
             (Topology::Cluster(cluster), Destination::Slot(slot)) => {
                 let map = cluster.map();
                 let known = map.owner(*slot).map(ToString::to_string);
-                known.unwrap_or_else(|| cluster.described())
+                known.unwrap_or_else(|| cluster.list_seeds())
             }
-            (Topology::Cluster(cluster), Destination::Any) => cluster.described(),
+            (Topology::Cluster(cluster), Destination::Any) => cluster.list_seeds(),
         }
     }
 
@@ -154,25 +154,25 @@ impl Servers {
                     move |last: &Option<Address>| last.as_ref().is_some_and(|it| *it != address);
                 Some(Box::pin(until(sentinels.last_primary(), is_elsewhere)))
             }
-            (Topology::Cluster(cluster), Destination::Primary(address)) => {
-                let address = address.clone();
-                let serves_none = move |map: &Map| !map.is_primary(&address);
+            (Topology::Cluster(cluster), Destination::Primary(node)) => {
+                let node = node.clone();
+                let serves_none = move |map: &SlotMap| !map.is_primary(&node);
                 Some(Box::pin(until(cluster.changes(), serves_none)))
             }
             (Topology::Cluster(cluster), Destination::Slot(slot)) => {
                 let slot = *slot;
                 let is_elsewhere =
-                    move |map: &Map| map.owner(slot).is_some_and(|it| **it != address);
+                    move |map: &SlotMap| map.owner(slot).is_some_and(|it| **it != address);
                 Some(Box::pin(until(cluster.changes(), is_elsewhere)))
             }
             (Topology::Cluster(cluster), Destination::Any) => {
                 // Every node of a cluster forwards events, so the connection may stay on a replica.
-                // After a failover the map may omit the demoted node for a moment, so the
-                // connection ends only if the node is still omitted after [`LOOKUP_PERIOD`].
+                // After a failover, the map may omit the demoted node for a moment. The connection
+                // ends only if the node is still omitted after [`LOOKUP_PERIOD`].
                 let changes = cluster.changes();
                 Some(Box::pin(async move {
                     loop {
-                        until(changes.clone(), |map: &Map| !map.is_node(&address)).await;
+                        until(changes.clone(), |map: &SlotMap| !map.is_node(&address)).await;
                         sleep(LOOKUP_PERIOD).await;
                         if !changes.borrow().is_node(&address) {
                             return;
@@ -199,13 +199,13 @@ impl Servers {
 /// dropped first.
 async fn until<T>(mut last: watch::Receiver<T>, condition: impl FnMut(&T) -> bool) {
     if last.wait_for(condition).await.is_err() {
-        // The sender is dropped with the handle and everything that the handle has opened.
+        // The sender was dropped with the handle, so there is no change any more.
         std::future::pending::<()>().await;
     }
 }
 
 /// Returns `true` if the response to `ROLE` says that the server is a replica. Returns `false` for
-/// an error response, such as a missing permission. <https://redis.io/docs/latest/commands/role/>
+/// an error, for example if the user lacks the permission. <https://redis.io/docs/latest/commands/role/>
 pub(in crate::transport::redis) fn is_replica(role: &Value) -> bool {
     let Value::Array(parts) = role else {
         return false;

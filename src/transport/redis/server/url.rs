@@ -7,16 +7,16 @@ use redis::{ConnectionInfo, IntoConnectionInfo};
 use super::address::Address;
 use crate::{error::Error, transport::redis::namespace::Namespace};
 
-/// The default port of a Sentinel, after a `:`.
+/// The default port of a Sentinel, with the `:` before it.
 const SENTINEL_PORT: &str = ":26379";
 
-/// A URL, parsed.
+/// The parts of a parsed URL.
 pub(super) struct ParsedUrl {
-    /// The login and the settings of connections to Redis servers. Contains the address of the
-    /// server with [`UrlTopology::Server`], and a placeholder with other topologies.
+    /// The login and the settings of connections to Redis servers. With [`UrlTopology::Server`], the
+    /// address is that of the server. With other topologies, the address is a placeholder.
     pub(super) info: ConnectionInfo,
     pub(super) topology: UrlTopology,
-    /// The namespace in the parameter `namespace`.
+    /// The value of the parameter `namespace`.
     pub(super) namespace: Namespace,
 }
 
@@ -40,7 +40,11 @@ pub(super) enum UrlTopology {
 impl ParsedUrl {
     /// Sets the user and the password for Sentinels. Fails if the URL names no Sentinels, or
     /// already has a password for them.
-    pub(super) fn log_in_to_sentinels(&mut self, user: &str, password: &str) -> Result<(), Error> {
+    pub(super) fn set_sentinel_credentials(
+        &mut self,
+        user: &str,
+        password: &str,
+    ) -> Result<(), Error> {
         let UrlTopology::Sentinel { info, .. } = &mut self.topology else {
             return Err(Error::config(
                 "credentials for Sentinels have a meaning with Sentinels only; let the URL begin \
@@ -63,23 +67,23 @@ impl ParsedUrl {
 /// Parses a URL of any topology.
 pub(super) fn parse(url: &str) -> Result<ParsedUrl, Error> {
     let (url, namespace) = split_namespace(url)?;
-    let target = parse_without_namespace(&url)?;
+    let parsed = parse_without_namespace(&url)?;
     Ok(ParsedUrl {
         namespace,
-        ..target
+        ..parsed
     })
 }
 
 /// Removes the parameter `namespace` from a URL. Returns the remaining URL and the namespace.
 fn split_namespace(url: &str) -> Result<(Cow<'_, str>, Namespace), Error> {
     const PARAMETER: &str = "namespace=";
-    let (address, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));
-    let Some((address, query)) = address.split_once('?') else {
+    let (rest, fragment) = url.split_at(url.find('#').unwrap_or(url.len()));
+    let Some((address, query)) = rest.split_once('?') else {
         return Ok((url.into(), Namespace::NONE));
     };
-    let found = |it: &&str| it.starts_with(PARAMETER);
-    let (named, others): (Vec<_>, Vec<_>) = query.split('&').partition(found);
-    let namespace = match named[..] {
+    let is_namespace = |it: &&str| it.starts_with(PARAMETER);
+    let (namespaces, others): (Vec<_>, Vec<_>) = query.split('&').partition(is_namespace);
+    let namespace = match namespaces[..] {
         [] => return Ok((url.into(), Namespace::NONE)),
         [only] => Namespace::new(&only[PARAMETER.len()..])?,
         _ => return Err(Error::config("the URL has several namespaces; keep one")),
@@ -105,7 +109,7 @@ fn parse_without_namespace(url: &str) -> Result<ParsedUrl, Error> {
         }
     }
     Ok(ParsedUrl {
-        info: server(url)?,
+        info: parse_server(url)?,
         topology: UrlTopology::Server,
         namespace: Namespace::NONE,
     })
@@ -139,28 +143,28 @@ impl<'a> MultiHostUrl<'a> {
         }
     }
 
-    /// Returns the addresses of the hosts. A host without a port gets `port`, which includes the
-    /// `:`.
-    fn addresses(&self, port: &str) -> Result<Vec<Address>, Error> {
+    /// Returns the addresses of the hosts. A host without a port gets `default_port`, which includes
+    /// the `:`.
+    fn addresses(&self, default_port: &str) -> Result<Vec<Address>, Error> {
         let address = |host: &&str| {
             let port = match host.rsplit(']').next().is_some_and(|end| end.contains(':')) {
                 true => "",
-                false => port,
+                false => default_port,
             };
             let host = host.trim();
-            let info = server(&format!("{}://{host}{port}/", self.scheme))?;
+            let info = parse_server(&format!("{}://{host}{port}/", self.scheme))?;
             Ok(Address::from(info.addr()))
         };
         self.hosts.iter().map(address).collect()
     }
 
-    /// Makes the settings of connections with this login, this database and these parameters. Their
-    /// host is a placeholder.
+    /// Makes the settings of connections with this login, this database and these parameters. The
+    /// address in the settings is a placeholder.
     fn info(&self, login: &str, database: &str, query: &str) -> Result<ConnectionInfo, Error> {
         let Self {
             scheme, fragment, ..
         } = self;
-        server(&format!(
+        parse_server(&format!(
             "{scheme}://{login}host/{database}?{query}{fragment}"
         ))
     }
@@ -177,7 +181,8 @@ fn parse_sentinel(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
     let parameters = || url.query.split('&').filter(|it| !it.is_empty());
     let sentinel_parameter =
         |key: &str| parameters().find_map(|it| it.strip_prefix(key)?.strip_prefix('='));
-    let login = match (
+    // The login to the Sentinels. The login in the URL is for the Redis servers.
+    let sentinel_login = match (
         sentinel_parameter("sentinel_username"),
         sentinel_parameter("sentinel_password"),
     ) {
@@ -195,7 +200,7 @@ fn parse_sentinel(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
     Ok(ParsedUrl {
         info: url.info(url.login, database, &others.join("&"))?,
         topology: UrlTopology::Sentinel {
-            info: Box::new(url.info(&login, "", "")?),
+            info: Box::new(url.info(&sentinel_login, "", "")?),
             addresses: url.addresses(SENTINEL_PORT)?,
             name: name.to_owned(),
         },
@@ -204,8 +209,8 @@ fn parse_sentinel(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
 }
 
 fn parse_cluster(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
-    // `server` would refuse `db` with advice for single servers. So `db` is removed here, and the
-    // check below refuses it with advice for clusters.
+    // `parse_server` would refuse `db` with advice for single servers. So a query with `db` is left
+    // out here, and the check below refuses `db` with advice for clusters.
     let has_database = url.query.split('&').any(|it| it.starts_with("db="));
     let info = url.info(
         url.login,
@@ -226,7 +231,7 @@ fn parse_cluster(url: &MultiHostUrl<'_>) -> Result<ParsedUrl, Error> {
 }
 
 /// Parses the URL of one server.
-pub(super) fn server(url: &str) -> Result<ConnectionInfo, Error> {
+pub(super) fn parse_server(url: &str) -> Result<ConnectionInfo, Error> {
     let is_tls = url.starts_with("rediss:") || url.starts_with("valkeys:");
     if is_tls && cfg!(not(feature = "redis-rustls")) {
         return Err(no_tls());
@@ -396,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_switch_that_would_have_no_effect_is_refused_with_the_one_that_has() {
+    fn a_misplaced_insecure_option_is_refused_with_advice() {
         for url in [
             "redis://localhost/?db=1&insecure=true",
             "redis://localhost?insecure",
@@ -404,7 +409,7 @@ mod tests {
             let error = parse(url).map(drop).expect_err(url).to_string();
             assert!(error.contains("#insecure"), "{error}");
         }
-        let error = server("redis://localhost/#insecure")
+        let error = parse_server("redis://localhost/#insecure")
             .unwrap_err()
             .to_string();
         assert!(error.contains("under TLS only"), "{error}");
@@ -413,7 +418,7 @@ mod tests {
     #[test]
     #[cfg(not(feature = "redis-rustls"))]
     fn a_tls_url_without_tls_names_the_feature() {
-        let error = server("rediss://localhost").unwrap_err();
+        let error = parse_server("rediss://localhost").unwrap_err();
         assert!(error.to_string().contains("redis-rustls"), "{error}");
     }
 }
