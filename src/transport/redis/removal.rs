@@ -26,8 +26,8 @@ impl Redis {
     ///
     /// Returns the number of messages that were lost: those that waited or were pending.
     ///
-    /// With `force`, the group is deleted even if it has live workers. Live workers of Campanile then
-    /// create the group again, and continue after the last entry that they have read.
+    /// With `force`, the group is deleted even if it has live workers. Live workers of Campanile
+    /// then create the group again, and continue after the last entry that they have read.
     ///
     /// # Errors
     /// - If the group does not exist, or if it has live workers and `force` is not set. In both

@@ -1,7 +1,7 @@
 //! Decodes the server's responses.
 //!
-//! A response of an unexpected form is an error. It must not be decoded as an empty response: it may
-//! contain entries that the server has made pending for this consumer.
+//! A response of an unexpected form is an error. It must not be decoded as an empty response: it
+//! may contain entries that the server has made pending for this consumer.
 
 use bytes::Bytes;
 
@@ -19,8 +19,8 @@ pub(super) fn server_error(text: &[u8]) -> Value {
     }
 }
 
-/// Returns the error for a response with `found` instead of `expected`. Both texts describe the form
-/// of a value. They never quote a value, which may be a payload.
+/// Returns the error for a response with `found` instead of `expected`. Both texts describe the
+/// form of a value. They never quote a value, which may be a payload.
 pub(super) fn unexpected(expected: &str, found: &str) -> Error {
     Error::new(
         ErrorKind::Decode,

@@ -24,9 +24,9 @@ use crate::{
 };
 
 impl Redis {
-    /// Returns access to the scheduled tasks of the stream. They are stored in the slot of the stream.
-    /// Each method of [`Schedules`] fails if the handle has a set of streams, or a partitioned
-    /// stream. For a partitioned stream, use a handle of one partition.
+    /// Returns access to the scheduled tasks of the stream. They are stored in the slot of the
+    /// stream. Each method of [`Schedules`] fails if the handle has a set of streams, or a
+    /// partitioned stream. For a partitioned stream, use a handle of one partition.
     pub fn schedules(&self) -> Schedules {
         Schedules::new(RedisSchedules(self.clone()))
     }

@@ -14,7 +14,7 @@ use crate::{sync::lock, transport::ConnectionState};
 
 /// A source whose state is a part of its handle's state.
 pub(super) trait SourceState: Send + Sync {
-    /// Returns the current state; `None` when the source is closed.
+    /// Returns the current state; `None` if the source is closed.
     fn state(&self) -> Option<ConnectionState>;
 }
 
@@ -29,7 +29,7 @@ impl SourceStates {
         sources.push(source);
     }
 
-    /// Returns the worst state of the open sources.
+    /// Returns the worst state of the open sources. If no source is open, this is `Connected`.
     pub(super) fn state(&self) -> ConnectionState {
         let sources = lock(&self.0);
         let states = sources
@@ -39,34 +39,35 @@ impl SourceStates {
     }
 }
 
-/// The heartbeat of a loop that waits for work and then exchanges commands with the server.
+/// Shows if a loop is alive. The loop waits for work, and then exchanges commands with the server.
 #[derive(Debug, Default)]
 pub(super) struct Heartbeat {
     /// The start of the current exchange; `None` while the loop waits for work.
-    since: Mutex<Option<Instant>>,
+    exchange_began_at: Mutex<Option<Instant>>,
     /// Set if the last exchange failed.
-    failing: AtomicBool,
+    is_failing: AtomicBool,
 }
 
 impl Heartbeat {
     /// Records the start of an exchange.
     pub(super) fn begin(&self) {
-        *lock(&self.since) = Some(Instant::now());
+        *lock(&self.exchange_began_at) = Some(Instant::now());
     }
 
     /// Records the end of an exchange, and whether it succeeded.
     pub(super) fn end(&self, succeeded: bool) {
-        *lock(&self.since) = None;
-        self.failing.store(!succeeded, Ordering::Relaxed);
+        *lock(&self.exchange_began_at) = None;
+        self.is_failing.store(!succeeded, Ordering::Relaxed);
     }
 
+    /// Returns `true` if the last exchange failed.
     pub(super) fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed)
+        self.is_failing.load(Ordering::Relaxed)
     }
 
     /// Returns `true` if the current exchange has lasted for longer than `patience`.
     pub(super) fn is_late(&self, patience: Duration) -> bool {
-        let since = *lock(&self.since);
-        since.is_some_and(|since| since.elapsed() > patience)
+        let began_at = *lock(&self.exchange_began_at);
+        began_at.is_some_and(|began_at| began_at.elapsed() > patience)
     }
 }

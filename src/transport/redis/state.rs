@@ -5,14 +5,14 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::Redis;
 use crate::transport::ConnectionState;
 
-/// The time between two checks of [`Redis::state_changed`].
+/// The time between two checks of the state in [`Redis::state_changed`].
 const CHECK_PERIOD: Duration = Duration::from_millis(50);
 
 impl Redis {
     /// Returns the current state: the worst of the states of this handle, its clones, and the
     /// sources that were opened from them.
     ///
-    /// The method sends no command: it reports the results of commands that are sent anyway. A
+    /// The method sends no command. It reports the results of commands that are sent anyway. A
     /// worker sends a command at least every two seconds, so the state shows within a few seconds
     /// that a server is paused, stopped or cut off. The state also shows that a worker is blocked,
     /// which a `PING` does not show. A handle that only sends messages detects a lost connection
@@ -30,8 +30,8 @@ impl Redis {
             .max(self.shared.sources.state())
     }
 
-    /// Waits until the state is not `from`, and returns it. A state that lasts for less than a
-    /// tenth of a second may be missed.
+    /// Waits until the state is not `from`, and returns the new state. A state that lasts for less
+    /// than a tenth of a second may be missed.
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing.
@@ -45,11 +45,11 @@ impl Redis {
         }
     }
 
-    /// Sets a hook that is called each time that lost subscriptions to events are restored. Its
-    /// argument is the length of the gap, the time without subscriptions. Events that were
-    /// published during the gap are lost, so the application may have to load the data that they
-    /// announced. The hook must not block. The hook applies to sources that are opened from this
-    /// handle later. A second hook replaces the first.
+    /// Sets a hook that is called each time after lost subscriptions to events are restored. The
+    /// argument of the hook is the length of the gap, the time without subscriptions. Events that
+    /// were published during the gap are lost, so the application may have to load the data that
+    /// these events announced. The hook must not block. The hook applies to sources that are opened
+    /// from this handle later. A second hook replaces the first.
     ///
     /// On a cluster, a gap may affect only some [sharded events](crate::Router::event_sharded):
     /// those of slots that moved, or of a node that was lost.
@@ -62,7 +62,7 @@ impl Redis {
     }
 }
 
-/// The callback for gaps in events.
+/// The hook of [`Redis::on_event_gap`], if there is one.
 #[derive(Clone, Default)]
 pub(super) struct OnGap(Option<Arc<dyn Fn(Duration) + Send + Sync>>);
 

@@ -26,21 +26,21 @@ impl Redis {
     /// no groups. A group whose name is empty, longer than [`Name::MAX_LEN`] or not UTF-8 is left
     /// out, since no worker can join it.
     ///
-    /// Sends a few commands for the stream, and then one script for each group. Their cost does not
-    /// grow with the length of the stream.
+    /// Sends a few commands for the stream, and then one script for each group. The server's work
+    /// for them does not grow with the length of the stream.
     ///
     /// # Errors
     /// If the server cannot be reached or refuses a command.
     pub async fn stats(&self) -> Result<StreamStats, Error> {
         let (stream, parts) = self.settings.stream_and_parts()?;
-        let mut stats = try_join_all(parts.iter().map(|part| self.stats_of(part))).await?;
+        let mut stats = try_join_all(parts.iter().map(|part| self.stream_stats(part))).await?;
         Ok(match self.settings.partitions() {
             Some(_) => StreamStats::of_partitions(stream, stats),
             None => stats.swap_remove(0),
         })
     }
 
-    async fn stats_of(&self, stream: &Name) -> Result<StreamStats, Error> {
+    async fn stream_stats(&self, stream: &Name) -> Result<StreamStats, Error> {
         let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
         let pipeline = self.shared.pipeline.for_key(&keys.primary);
         let ask = |words: [&str; 2]| {
@@ -48,22 +48,22 @@ impl Redis {
             cmd.arg(words[1]);
             pipeline.command(cmd, Resend::Never)
         };
-        let mut groups = redis::cmd("XINFO");
-        groups.arg("GROUPS").arg(keys.primary.as_str());
+        let mut list_groups = redis::cmd("XINFO");
+        list_groups.arg("GROUPS").arg(keys.primary.as_str());
         let (entries, delayed, groups) = futures_util::future::try_join3(
             ask(["XLEN", &keys.primary]),
             ask(["ZCARD", &keys.stream_due]),
-            pipeline.submit(groups, Resend::Never),
+            pipeline.submit(list_groups, Resend::Never),
         )
         .await?;
         let mut stats = StreamStats::new(&keys.stream, count(&entries)?, count(&delayed)?);
-        let groups = listed(groups)?
+        let names = decode_list(groups)?
             .unwrap_or_default()
             .into_iter()
             .filter_map(|group| name(group).transpose());
-        let groups = groups.map(async |group| self.group_stats(stream, group?).await);
-        let groups = try_join_all(groups).await?;
-        stats.groups = groups.into_iter().flatten().collect();
+        let group_stats = names.map(async |group| self.group_stats(stream, group?).await);
+        let group_stats = try_join_all(group_stats).await?;
+        stats.groups = group_stats.into_iter().flatten().collect();
         stats.groups.sort_by(|a, b| a.group.cmp(&b.group));
         stats.set_kept_entries();
         Ok(stats)
@@ -92,7 +92,7 @@ impl Redis {
         let key = self.options.namespace.apply(stream);
         cmd.arg("GROUPS").arg(key.as_str());
         let pipeline = self.shared.pipeline.for_key(&key);
-        let Some(groups) = listed(pipeline.submit(cmd, Resend::Never).await?)? else {
+        let Some(groups) = decode_list(pipeline.submit(cmd, Resend::Never).await?)? else {
             return Ok(None);
         };
         let names = groups
@@ -115,9 +115,10 @@ impl Redis {
         if listed.peek().is_none() {
             return Ok(None);
         }
-        let mut found = BTreeMap::<String, ConsumerStats>::new();
+        // A consumer may be on several partitions, and on their retry streams.
+        let mut by_name = BTreeMap::<String, ConsumerStats>::new();
         for stats in listed.flatten() {
-            found
+            by_name
                 .entry(stats.consumer.clone())
                 .and_modify(|known| {
                     known.pending += stats.pending;
@@ -125,7 +126,7 @@ impl Redis {
                 })
                 .or_insert(stats);
         }
-        Ok(Some(found.into_values().collect()))
+        Ok(Some(by_name.into_values().collect()))
     }
 
     /// Returns the consumers of a stream, and then those of its retry stream. A consumer of both
@@ -142,12 +143,12 @@ impl Redis {
             pipeline.submit(cmd, Resend::Never)
         };
         let (primary, retry) = try_join(ask(&keys.primary), ask(&keys.retry)).await?;
-        let Some(primary) = listed(primary)? else {
+        let Some(primary) = decode_list(primary)? else {
             return Ok(None);
         };
         let consumers = primary
             .into_iter()
-            .chain(listed(retry)?.unwrap_or_default());
+            .chain(decode_list(retry)?.unwrap_or_default());
         consumers.map(consumer).collect::<Result<_, _>>().map(Some)
     }
 
@@ -170,7 +171,7 @@ impl Redis {
     }
 }
 
-/// Decodes the script's response; `None` if the group does not exist.
+/// Decodes the response of the script `STATS`; `None` if the group does not exist.
 pub(super) fn decode(response: Value, group: Name) -> Result<Option<GroupStats>, Error> {
     if response == Value::Nil {
         return Ok(None);
@@ -198,13 +199,14 @@ pub(super) fn decode(response: Value, group: Name) -> Result<Option<GroupStats>,
 }
 
 /// Decodes the list in a response to `XINFO`; `None` if the stream or the group does not exist.
-fn listed(response: Value) -> Result<Option<Vec<Value>>, Error> {
+fn decode_list(response: Value) -> Result<Option<Vec<Value>>, Error> {
     match response {
         Value::ServerError(refusal) if is_missing(&refusal) => Ok(None),
         response => array(error::check(response)?).map(Some),
     }
 }
 
+/// Returns `true` if the stream or the group does not exist.
 fn is_missing(refusal: &redis::ServerError) -> bool {
     let text = refusal.details();
     refusal.code() == "NOGROUP" || text.is_some_and(|text| text.contains("no such key"))

@@ -32,7 +32,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The maximum number of entries that one read returns.
 const MAX_ENTRIES: usize = 100;
 /// The approximate maximum number of bytes that one read returns.
-const BYTES: usize = 4 << 20;
+const MAX_BYTES: usize = 4 << 20;
 
 impl Redis {
     /// Opens a [`Tail`], which reads the entries of the handle's stream one by one. Reading has no
@@ -41,8 +41,8 @@ impl Redis {
     /// messages.
     ///
     /// [`TailFrom::Now`] means the time of this call. Redeliveries and delayed tasks are not on the
-    /// stream: see [`stats`](Self::stats). Entries that every group has finished are trimmed even
-    /// if the tail has not read them.
+    /// stream, so a tail does not return them: see [`stats`](Self::stats). Entries that every group
+    /// has finished are trimmed even if the tail has not read them.
     ///
     /// ```no_run
     /// use campanile::{Redis, transport::redis::TailFrom};
@@ -69,8 +69,8 @@ impl Redis {
         let namespace = &self.options.namespace;
         keys::check(namespace, &stream)?;
         let key = namespace.apply(&stream);
-        let seen = match from {
-            TailFrom::Now => self.newest(&key).await?,
+        let last_read_id = match from {
+            TailFrom::Now => self.newest_id(&key).await?,
             TailFrom::Beginning => StreamEntryId::ZERO,
             TailFrom::Id(id) => parse_start(&id)?.before(),
         };
@@ -78,22 +78,22 @@ impl Redis {
             connector: self.shared.connector.for_key(&key),
             key,
             stream,
-            seen,
+            last_read_id,
             connection: None,
-            read: VecDeque::new(),
-            largest: BYTES,
+            buffer: VecDeque::new(),
+            largest_size: MAX_BYTES,
         })
     }
 
-    /// Returns the id of the newest entry; zero if there is none.
-    async fn newest(&self, key: &Name) -> Result<StreamEntryId, Error> {
+    /// Returns the id of the newest entry; zero if the stream is empty.
+    async fn newest_id(&self, key: &Name) -> Result<StreamEntryId, Error> {
         let mut cmd = redis::cmd("XREVRANGE");
         cmd.arg(key.as_str()).arg("+").arg("-").arg("COUNT").arg(1);
         let pipeline = self.shared.pipeline.for_key(key);
         let response = pipeline.command(cmd, Resend::Never).await?;
         let newest = dead_letters::decode_entries(response)?.into_iter().next();
-        let newest = newest.and_then(|(id, _)| StreamEntryId::parse(id.as_bytes()));
-        Ok(newest.unwrap_or(StreamEntryId::ZERO))
+        let newest_id = newest.and_then(|(id, _)| StreamEntryId::parse(id.as_bytes()));
+        Ok(newest_id.unwrap_or(StreamEntryId::ZERO))
     }
 }
 
@@ -106,12 +106,12 @@ pub enum TailFrom {
     Now,
     /// The oldest entry.
     Beginning,
-    /// The entry with this id, `<milliseconds>-<sequence>`, or the first entry after it.
-    /// Milliseconds alone stand for the first entry at this time since 1970, or after it.
+    /// The entry with this id, `<milliseconds>-<sequence>`, or the first entry after it. The
+    /// sequence can be left out: then it is zero. The milliseconds are the time since 1970.
     Id(String),
 }
 
-/// Parses an id. Milliseconds alone mean the lowest id with this time.
+/// Parses an id. An id without a sequence is the lowest id with these milliseconds.
 fn parse_start(text: &str) -> Result<StreamEntryId, Error> {
     let id = StreamEntryId::parse(text.as_bytes());
     id.or_else(|| StreamEntryId::parse(format!("{text}-0").as_bytes()))
@@ -131,16 +131,16 @@ pub struct Tail {
     /// The stream's name without the namespace.
     stream: Name,
     /// The id of the last entry that was read.
-    seen: StreamEntryId,
+    last_read_id: StreamEntryId,
     /// A separate connection, since a blocking read delays all other commands. `None` during a
-    /// read: if the read is cancelled, the connection closes, so that its response is not taken for
-    /// the response to the next read.
+    /// read. If the read is cancelled, its connection is closed, so that a late response is not
+    /// taken for the response to the next read.
     connection: Option<Connection>,
     /// Entries that were read and not returned yet.
-    read: VecDeque<TailEntry>,
+    buffer: VecDeque<TailEntry>,
     /// The size in bytes of the largest recent entry. A read requests as many entries of this size
-    /// as fit in [`BYTES`]. At first the size is [`BYTES`], so that one entry is requested.
-    largest: usize,
+    /// as fit in [`MAX_BYTES`]. At first the size is [`MAX_BYTES`], so that one entry is requested.
+    largest_size: usize,
 }
 
 /// An entry of a stream.
@@ -155,7 +155,8 @@ pub struct TailEntry {
 }
 
 impl TailEntry {
-    fn bytes(&self) -> usize {
+    /// Returns the size of the content in bytes.
+    fn size(&self) -> usize {
         match &self.content {
             Ok(message) => {
                 let headers = message.headers().iter();
@@ -174,15 +175,15 @@ impl Tail {
     /// Waits for the next entry.
     ///
     /// # Errors
-    /// If the server refuses the command, or the connection is lost. In the second case the error
-    /// is [disconnected](Error::is_disconnected): the next call connects again, and continues at
-    /// the same entry.
+    /// If the server refuses the command, or the connection is lost. After a lost connection the
+    /// error is [disconnected](Error::is_disconnected). The next call connects again, and continues
+    /// at the same entry.
     ///
     /// # Cancel safety
     /// No entry is skipped if the future is dropped.
     pub async fn next(&mut self) -> Result<TailEntry, Error> {
         loop {
-            if let Some(entry) = self.read.pop_front() {
+            if let Some(entry) = self.buffer.pop_front() {
                 return Ok(entry);
             }
             self.fetch(Some(BLOCK)).await?;
@@ -197,24 +198,27 @@ impl Tail {
     /// # Cancel safety
     /// No entry is skipped if the future is dropped.
     pub async fn next_present(&mut self) -> Result<Option<TailEntry>, Error> {
-        if self.read.is_empty() {
+        if self.buffer.is_empty() {
             self.fetch(None).await?;
         }
-        Ok(self.read.pop_front())
+        Ok(self.buffer.pop_front())
     }
 
+    /// Reads the next entries into the buffer. Waits for at most `block` if there are none.
     async fn fetch(&mut self, block: Option<Duration>) -> Result<(), Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connector.connection().await?,
         };
         let mut cmd = redis::cmd("XREAD");
-        let count = (BYTES / self.largest.max(1)).clamp(1, MAX_ENTRIES);
+        let count = (MAX_BYTES / self.largest_size.max(1)).clamp(1, MAX_ENTRIES);
         cmd.arg("COUNT").arg(count);
         if let Some(block) = block {
             cmd.arg("BLOCK").arg(block.as_millis() as u64);
         }
-        cmd.arg("STREAMS").arg(self.key.as_str()).arg(self.seen);
+        cmd.arg("STREAMS")
+            .arg(self.key.as_str())
+            .arg(self.last_read_id);
         let progress = connection.progress();
         let response = connection.command(&cmd);
         let limit = block.unwrap_or_default() + GRACE;
@@ -224,19 +228,20 @@ impl Tail {
             Err(_) => return Err(self.lost()),
         };
         let entries = decode(error::check(response)?)?;
-        if let Some(largest) = entries.iter().map(|(_, entry)| entry.bytes()).max() {
+        if let Some(largest) = entries.iter().map(|(_, entry)| entry.size()).max() {
             // The size shrinks slowly, since large entries often follow each other.
-            self.largest = largest.max(self.largest / 2);
+            self.largest_size = largest.max(self.largest_size / 2);
         }
         if let Some((last, _)) = entries.last() {
-            self.seen = *last;
+            self.last_read_id = *last;
         }
-        self.read.extend(entries.into_iter().map(|(_, mut entry)| {
-            if let Ok(message) = &mut entry.content {
-                message.parts_mut().stream = Some(self.stream.clone());
-            }
-            entry
-        }));
+        self.buffer
+            .extend(entries.into_iter().map(|(_, mut entry)| {
+                if let Ok(message) = &mut entry.content {
+                    message.parts_mut().stream = Some(self.stream.clone());
+                }
+                entry
+            }));
         self.connection = Some(connection);
         Ok(())
     }
@@ -254,7 +259,7 @@ impl fmt::Debug for Tail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tail")
             .field("stream", &self.stream)
-            .field("seen", &self.seen)
+            .field("seen", &self.last_read_id)
             .finish_non_exhaustive()
     }
 }
@@ -265,13 +270,14 @@ pub(super) fn decode(response: Value) -> Result<Vec<(StreamEntryId, TailEntry)>,
     entry::each(response, |_, text, list| {
         let id = StreamEntryId::parse(&text)
             .ok_or_else(|| unexpected("the id of an entry", "another text"))?;
-        entries.push((id, decoded(id, fields(list)?)));
+        entries.push((id, decode_entry(id, fields(list)?)));
         Ok(())
     })?;
     Ok(entries)
 }
 
-fn decoded(id: StreamEntryId, fields: Vec<(Bytes, Bytes)>) -> TailEntry {
+/// Decodes an entry from its fields.
+fn decode_entry(id: StreamEntryId, fields: Vec<(Bytes, Bytes)>) -> TailEntry {
     let text = id.to_string();
     let content = codec::decode(fields).map(|decoded| {
         let mut message = decoded.message;

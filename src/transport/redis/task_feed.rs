@@ -38,8 +38,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const BUFFER: usize = 2 * MAX_CHANGES;
 
 /// Returns the id of the last change of each feed. The id of a feed without changes is empty.
-pub(super) async fn ends(redis: &Redis, keys: &[Keys]) -> Result<Vec<String>, Error> {
-    let last = keys.iter().map(async |keys| {
+pub(super) async fn last_ids(redis: &Redis, keys: &[Keys]) -> Result<Vec<String>, Error> {
+    let last_ids = keys.iter().map(async |keys| {
         let mut cmd = redis::cmd("XREVRANGE");
         cmd.arg(keys.feed()).arg("+").arg("-").arg("COUNT").arg(1);
         let pipeline = redis.shared.pipeline.for_key(&keys.primary);
@@ -47,30 +47,33 @@ pub(super) async fn ends(redis: &Redis, keys: &[Keys]) -> Result<Vec<String>, Er
         let last = found.into_iter().next();
         Ok(last.map_or_else(String::new, |(id, _)| id.to_string()))
     });
-    join_all(last).await.into_iter().collect()
+    join_all(last_ids).await.into_iter().collect()
 }
 
-/// Reads the changes after the cursors in the feeds of these streams. On a cluster, there is one
-/// reader for each slot.
+/// Reads the feeds of these streams. Each cursor is the id of the last change that was read from a
+/// feed. On a cluster, there is one reader for each slot.
 pub(super) fn open(redis: &Redis, keys: &[Keys], cursors: &[String]) -> Result<Feed, Error> {
-    let (steps, read) = mpsc::channel(BUFFER);
+    let (step_sender, step_receiver) = mpsc::channel(BUFFER);
     let mut readers: Vec<(Option<HashSlot>, TaskFeedReader)> = Vec::new();
-    for (part, (keys, cursor)) in keys.iter().zip(cursors).enumerate() {
+    for (index, (keys, cursor)) in keys.iter().zip(cursors).enumerate() {
         let connector = redis.shared.connector.for_key(&keys.primary);
         let slot = connector.slot();
         let part = FeedPart {
-            part,
+            index,
             key: keys.feed(),
-            cursor: parse(cursor)?,
+            cursor: parse_cursor(cursor)?,
         };
-        match readers.iter_mut().find(|(of, _)| *of == slot) {
+        match readers
+            .iter_mut()
+            .find(|(reader_slot, _)| *reader_slot == slot)
+        {
             Some((_, reader)) => reader.parts.push(part),
             None => {
                 let reader = TaskFeedReader {
                     connector,
                     pipeline: redis.shared.pipeline.for_key(&keys.primary),
                     parts: vec![part],
-                    steps: steps.clone(),
+                    steps: step_sender.clone(),
                 };
                 readers.push((slot, reader));
             }
@@ -79,11 +82,14 @@ pub(super) fn open(redis: &Redis, keys: &[Keys], cursors: &[String]) -> Result<F
     for (_, reader) in readers {
         tokio::spawn(reader.run());
     }
-    let steps = stream::unfold(read, async |mut read| Some((read.recv().await?, read)));
+    let steps = stream::unfold(step_receiver, async |mut receiver| {
+        Some((receiver.recv().await?, receiver))
+    });
     Ok(Box::pin(steps))
 }
 
-fn parse(cursor: &str) -> Result<StreamEntryId, Error> {
+/// Parses a cursor. An empty cursor is the beginning of a feed.
+fn parse_cursor(cursor: &str) -> Result<StreamEntryId, Error> {
     if cursor.is_empty() {
         return Ok(StreamEntryId::ZERO);
     }
@@ -93,7 +99,8 @@ fn parse(cursor: &str) -> Result<StreamEntryId, Error> {
     })
 }
 
-/// Reads the feeds of one slot. Ends once the receiver of its steps is dropped.
+/// Reads the feeds of one slot, or all feeds if there is no cluster. Ends once the receiver of the
+/// steps is dropped.
 struct TaskFeedReader {
     connector: Connector,
     pipeline: Pipeline,
@@ -103,9 +110,10 @@ struct TaskFeedReader {
 
 /// The feed of one partition, or of a stream without partitions.
 struct FeedPart {
-    part: usize,
+    /// The index of the partition. Zero if the stream has no partitions.
+    index: usize,
     key: String,
-    /// The id of the last change that was read. Zero at the beginning.
+    /// The id of the last change that was read. Zero at the beginning of the feed.
     cursor: StreamEntryId,
 }
 
@@ -149,9 +157,10 @@ impl TaskFeedReader {
         };
         let (script, retry) = (&scripts::CHANGES, Resend::Never);
         let response = self.pipeline.script(script, &keys, args, retry).await?;
-        let read = decode(response, keys.len())?;
+        let reads = decode(response, keys.len())?;
         let mut is_empty = true;
-        for (index, read) in read.into_iter().enumerate() {
+        for (index, read) in reads.into_iter().enumerate() {
+            // A gap comes before the changes that follow it.
             let gap = read.gap.map(|after| (after, Some(FeedItem::Gap)));
             let changes = read.changes.into_iter();
             let changes = changes.map(|(id, change)| (id, change.map(FeedItem::Change)));
@@ -162,7 +171,7 @@ impl TaskFeedReader {
                 // There is no item for an entry that cannot be decoded, such as one that another
                 // program has added.
                 if let Some(item) = item {
-                    let (part, cursor) = (part.part, cursor.to_string());
+                    let (part, cursor) = (part.index, cursor.to_string());
                     self.send(Ok(FeedStep { part, cursor, item })).await;
                 }
             }
@@ -212,25 +221,25 @@ impl TaskFeedReader {
 /// The changes that were read from one feed.
 #[derive(Debug)]
 pub(super) struct FeedRead {
-    /// Set if changes before these may have been dropped. It is the id after which these changes
-    /// follow.
+    /// Set if changes before the first of `changes` may have been deleted unread. The id after
+    /// which the reader continues.
     gap: Option<StreamEntryId>,
     /// `None` for an entry that cannot be decoded.
     changes: Vec<(StreamEntryId, Option<TaskChange>)>,
 }
 
 /// Decodes the response of the script `CHANGES`: for each feed, its gap and its changes.
-pub(super) fn decode(response: Value, feeds: usize) -> Result<Vec<FeedRead>, Error> {
-    let read = array(response)?;
-    if read.len() != feeds {
-        return Err(miscounted(feeds, read.len()));
+pub(super) fn decode(response: Value, feed_count: usize) -> Result<Vec<FeedRead>, Error> {
+    let feeds = array(response)?;
+    if feeds.len() != feed_count {
+        return Err(miscounted(feed_count, feeds.len()));
     }
-    let read = read.into_iter().map(|feed| {
+    let reads = feeds.into_iter().map(|feed| {
         let [gap, entries] = exactly(feed)?;
         let changes = dead_letters::decode_entries(entries)?.into_iter();
         let changes = changes.filter_map(|(id, fields)| {
             let id = StreamEntryId::parse(id.as_bytes())?;
-            Some((id, change(id, &fields)))
+            Some((id, decode_change(id, &fields)))
         });
         let gap = match bytes(gap)? {
             none if none.is_empty() => None,
@@ -244,10 +253,11 @@ pub(super) fn decode(response: Value, feeds: usize) -> Result<Vec<FeedRead>, Err
             changes: changes.collect(),
         })
     });
-    read.collect()
+    reads.collect()
 }
 
-fn change(entry: StreamEntryId, fields: &[(Bytes, Bytes)]) -> Option<TaskChange> {
+/// Decodes a change from the fields of its entry.
+fn decode_change(entry: StreamEntryId, fields: &[(Bytes, Bytes)]) -> Option<TaskChange> {
     let value = |name| value_of(fields, name).map(Bytes::as_ref);
     let text = |name| std::str::from_utf8(value(name)?).ok();
     let id = MessageId::from_utf8(value("id")?).ok()?;

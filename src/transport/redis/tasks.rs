@@ -24,7 +24,8 @@ use crate::{
     },
 };
 
-/// The maximum number of tasks that one step of a list examines, unless the step may return more.
+/// The maximum number of tasks that one step of a list examines. A step that may return more tasks
+/// examines that many.
 const MAX_EXAMINED: usize = 500;
 
 impl Redis {
@@ -33,10 +34,11 @@ impl Redis {
         let store = || RedisTasks(self.clone());
         match self.all_keys() {
             Ok(keys) => {
+                // All handles with the same feeds share their readers.
                 let feeds: Vec<_> = keys.iter().map(Keys::feed).collect();
                 self.shared.tasks.get(feeds.join(" "), store)
             }
-            // The error is not lost: each call of a method of these `Tasks` returns it.
+            // The error is not lost: each method of `Tasks` returns it.
             Err(_) => Tasks::new(store()),
         }
     }
@@ -57,7 +59,7 @@ impl Redis {
 
     async fn list_on(&self, keys: &Keys, step: ListStep) -> Result<Listed, Error> {
         let ListStep { state, .. } = step;
-        // The time and the id of the last task that was listed.
+        // The position after the last task that was listed: the task's time and id.
         let after = step
             .after
             .as_deref()
@@ -151,7 +153,7 @@ impl TaskStore for RedisTasks {
     }
 
     fn feed_ends(&self) -> StoreFuture<'_, Vec<String>> {
-        Box::pin(async move { task_feed::ends(&self.0, &self.0.all_keys()?).await })
+        Box::pin(async move { task_feed::last_ids(&self.0, &self.0.all_keys()?).await })
     }
 
     fn feed(&self, cursors: Vec<String>) -> Result<Feed, Error> {
@@ -186,11 +188,11 @@ pub(super) fn status(id: &MessageId, record: Value) -> Result<Option<TaskStatus>
     if record.is_empty() {
         return Ok(None);
     }
-    decoded(id.clone(), &record).map(Some)
+    decode_record(id.clone(), &record).map(Some)
 }
 
 /// The fields of a record that `list_tasks.lua` returns.
-const LISTED: [&str; 11] = [
+const LISTED_FIELDS: [&str; 11] = [
     "state",
     "name",
     "attempt",
@@ -204,13 +206,13 @@ const LISTED: [&str; 11] = [
     "result_too_large",
 ];
 
-/// Decodes the script's response: the position of the next step, and the tasks.
+/// Decodes the response of the script `LIST_TASKS`: the position of the next step, and the tasks.
 pub(super) fn listed(response: Value) -> Result<Listed, Error> {
-    let [last, found] = exactly(response)?;
-    let next = match last {
-        Value::Text(last) if last.is_empty() => None,
-        last => {
-            let [time, id] = exactly(last)?;
+    let [position, found] = exactly(response)?;
+    let next = match position {
+        Value::Text(text) if text.is_empty() => None,
+        position => {
+            let [time, id] = exactly(position)?;
             let text = |value| Ok::<_, Error>(String::from_utf8_lossy(&bytes(value)?).into_owned());
             Some(format!("{} {}", text(time)?, text(id)?))
         }
@@ -218,22 +220,26 @@ pub(super) fn listed(response: Value) -> Result<Listed, Error> {
     let mut found = array(found)?.into_iter();
     let mut tasks = Vec::new();
     while let (Some(id), Some(record)) = (found.next(), found.next()) {
-        let record: [Value; LISTED.len()] = exactly(record)?;
+        let record: [Value; LISTED_FIELDS.len()] = exactly(record)?;
         let record = record
             .map(bytes)
             .into_iter()
             .collect::<Result<Vec<_>, _>>()?;
-        let record: Vec<_> = LISTED.map(Bytes::from).into_iter().zip(record).collect();
+        let record: Vec<_> = LISTED_FIELDS
+            .map(Bytes::from)
+            .into_iter()
+            .zip(record)
+            .collect();
         // An id that is not UTF-8 was added by another program, so it is skipped.
         if let Ok(id) = MessageId::from_utf8(&bytes(id)?) {
-            tasks.push(decoded(id, &record)?);
+            tasks.push(decode_record(id, &record)?);
         }
     }
     Ok(Listed { tasks, next })
 }
 
 /// Decodes a record from its fields.
-fn decoded(id: MessageId, record: &[(Bytes, Bytes)]) -> Result<TaskStatus, Error> {
+fn decode_record(id: MessageId, record: &[(Bytes, Bytes)]) -> Result<TaskStatus, Error> {
     let value = |field| value_of(record, field);
     let text = |field| {
         let value = value(field).map(Bytes::as_ref);
@@ -241,17 +247,17 @@ fn decoded(id: MessageId, record: &[(Bytes, Bytes)]) -> Result<TaskStatus, Error
     };
     let number = |field| text(field).parse::<u64>().ok();
     let time = |field| UNIX_EPOCH.checked_add(Duration::from_millis(number(field)?));
-    let given = |field| value(field).filter(|value| !value.is_empty()).cloned();
+    let non_empty = |field| value(field).filter(|value| !value.is_empty()).cloned();
     let state = TaskState::from_name(&text("state"));
-    let unknown = || unexpected("the record of a task", "another hash");
-    let accepted_at: SystemTime = time("accepted").ok_or_else(unknown)?;
+    let malformed = || unexpected("the record of a task", "another hash");
+    let accepted_at: SystemTime = time("accepted").ok_or_else(malformed)?;
     let mut status = TaskStatus::waiting(id, Name::from(text("name")), accepted_at);
-    status.state = state.ok_or_else(unknown)?;
+    status.state = state.ok_or_else(malformed)?;
     let attempt = number("attempt").unwrap_or(0);
     status.attempt = Attempt(attempt.try_into().unwrap_or(u32::MAX));
     status.reason = text("reason");
-    status.progress = given("progress");
-    status.result = given("result");
+    status.progress = non_empty("progress");
+    status.result = non_empty("result");
     status.result_too_large = number("result_too_large");
     status.unique = Some(text("unique"))
         .filter(|key| !key.is_empty())

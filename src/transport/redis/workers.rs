@@ -1,5 +1,5 @@
-//! The workers of a group: their announcements, their answers to questions, orders to them, and the
-//! history of the group.
+//! The workers of a group: their announcements, their answers to questions, the orders to them, and
+//! the history of the group.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,14 +27,14 @@ use crate::{
 };
 
 /// The approximate number of announcements that one command reads.
-const READ_AT_ONCE: usize = 32;
+const SCAN_COUNT: usize = 32;
 /// The maximum number of workers whose answers one script call looks for.
-const COLLECTED_AT_ONCE: usize = 100;
+const MAX_COLLECTED_WORKERS: usize = 100;
 /// The approximate maximum number of bytes of answers that one script call returns.
-const COLLECTED_BYTES: usize = 1 << 20;
+const MAX_COLLECTED_BYTES: usize = 1 << 20;
 /// The maximum size of an announcement or an answer, in bytes. Workers write no larger texts.
 const MAX_TEXT: usize = 256 << 10;
-/// The time for which a question waits for answers.
+/// The maximum time for which a question waits for answers.
 const MAX_WAIT: Duration = Duration::from_millis(2500);
 /// The time between two polls for answers.
 const POLL_PERIOD: Duration = Duration::from_millis(100);
@@ -45,13 +45,13 @@ const ORDER_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Redis {
     /// Returns access to the workers that serve the stream in this handle's group: to list them, to
-    /// ask them, and to give them orders.
+    /// ask them questions, and to give them orders.
     pub fn workers(&self) -> Workers {
         Workers::new(RedisWorkers(self.clone()))
     }
 
-    /// Returns the last 60 minutes of the group on the stream, the oldest first. The last one is
-    /// the current minute, to which each worker adds its counts once a second.
+    /// Returns the last 60 minutes of the group on the stream, the oldest minute first. The last
+    /// element is the current minute, to which each worker adds its counts once a second.
     ///
     /// # Errors
     /// If the handle has several streams that are not the partitions of one stream. If the server
@@ -64,7 +64,9 @@ impl Redis {
         let minutes = minutes.map(|number| {
             let mut counts = MinuteCounts::default();
             for part in &parts {
-                part.minutes.get(&number).inspect(|part| counts.merge(part));
+                part.minutes
+                    .get(&number)
+                    .inspect(|found| counts.merge(found));
             }
             counts.minute(number)
         });
@@ -88,6 +90,7 @@ impl Redis {
 pub(super) struct PartOfHistory {
     /// The current minute since 1970, on the server's clock.
     now: u64,
+    /// The counts of each minute since 1970.
     minutes: BTreeMap<u64, MinuteCounts>,
 }
 
@@ -118,19 +121,20 @@ struct RedisWorkers(Redis);
 #[derive(Debug)]
 struct StreamWorker {
     /// The index of the stream among those of the handle.
-    stream: usize,
+    stream_index: usize,
     consumer: String,
     info: WorkerInfo,
 }
 
-/// The answers to a question: the worker, the text and the time since the question.
+/// The answers to a question. Each has the worker, the text and the time since the question.
 type WorkerAnswers = Vec<(String, String, Duration)>;
 
 impl RedisWorkers {
-    /// Returns each worker once, with one of the streams that it serves.
-    async fn all(&self, all: &[Keys]) -> Result<Vec<StreamWorker>, Error> {
-        let listed = all.iter().enumerate();
-        let listed = listed.map(|(stream, keys)| self.workers_on(stream, keys));
+    /// Returns each worker once, with one of the streams that it serves: if possible, a stream on
+    /// which the worker is live.
+    async fn all_workers(&self, all_keys: &[Keys]) -> Result<Vec<StreamWorker>, Error> {
+        let streams = all_keys.iter().enumerate();
+        let listed = streams.map(|(index, keys)| self.workers_on(index, keys));
         let mut workers = BTreeMap::<String, StreamWorker>::new();
         for found in try_join_all(listed).await?.into_iter().flatten() {
             let known = workers.get(&found.info.worker);
@@ -141,29 +145,36 @@ impl RedisWorkers {
         Ok(workers.into_values().collect())
     }
 
-    async fn workers_on(&self, stream: usize, keys: &Keys) -> Result<Vec<StreamWorker>, Error> {
-        let announced = self.announced(keys).await?;
+    async fn workers_on(
+        &self,
+        stream_index: usize,
+        keys: &Keys,
+    ) -> Result<Vec<StreamWorker>, Error> {
+        let announcements = self.announcements(keys).await?;
         let consumers = self.0.consumers_of(&keys.stream).await?;
-        let mut idle = HashMap::<String, Duration>::new();
+        // A consumer is listed for the stream and for its retry stream. The shorter idle time
+        // counts.
+        let mut idle_times = HashMap::<String, Duration>::new();
         for found in consumers.into_iter().flatten() {
-            let known = idle.entry(found.consumer).or_insert(found.idle);
+            let known = idle_times.entry(found.consumer).or_insert(found.idle);
             *known = found.idle.min(*known);
         }
-        let mut workers = Vec::with_capacity(announced.len());
-        for (consumer, text) in announced {
+        let mut workers = Vec::with_capacity(announcements.len());
+        for (consumer, text) in announcements {
             let mut info = read_info(&consumer, &text);
-            info.alive = (idle.remove(&consumer)).is_some_and(|idle| idle < lease_of(&consumer));
+            info.alive =
+                (idle_times.remove(&consumer)).is_some_and(|idle| idle < lease_of(&consumer));
             workers.push(StreamWorker {
-                stream,
+                stream_index,
                 consumer,
                 info,
             });
         }
-        let unannounced = idle.into_iter().filter(|(consumer, idle)| {
+        let unannounced = idle_times.into_iter().filter(|(consumer, idle)| {
             consumer.starts_with(CONSUMER_PREFIX) && *idle < lease_of(consumer)
         });
         workers.extend(unannounced.map(|(consumer, _)| StreamWorker {
-            stream,
+            stream_index,
             info: WorkerInfo::unknown(
                 &consumer,
                 "it has announced nothing: its version is older, or it starts just now",
@@ -174,13 +185,13 @@ impl RedisWorkers {
     }
 
     /// Reads the announcements, by consumer.
-    async fn announced(&self, keys: &Keys) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+    async fn announcements(&self, keys: &Keys) -> Result<BTreeMap<String, Vec<u8>>, Error> {
         let (key, mut cursor) = (keys.workers(), "0".to_owned());
-        let mut announced = BTreeMap::new();
+        let mut announcements = BTreeMap::new();
         let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
         loop {
             let mut cmd = redis::cmd("HSCAN");
-            cmd.arg(&key).arg(&cursor).arg("COUNT").arg(READ_AT_ONCE);
+            cmd.arg(&key).arg(&cursor).arg("COUNT").arg(SCAN_COUNT);
             let response = pipeline.submit(cmd, Resend::Never).await?;
             if error::code(&response) == Some("WRONGTYPE") {
                 return Err(Error::new(
@@ -192,33 +203,36 @@ impl RedisWorkers {
                 ));
             }
             let (next, found) = scanned(error::check(response)?)?;
-            announced.extend(found);
+            announcements.extend(found);
             if next == "0" {
-                return Ok(announced);
+                return Ok(announcements);
             }
             cursor = next;
         }
     }
 
-    /// Asks all live workers, and waits for their answers. Also returns the names of the live
-    /// workers that cannot be asked, or did not answer in time.
+    /// Asks all live workers a question, and waits for their answers. `word` is the question, for
+    /// example `ping`. Also returns the names of the live workers that cannot be asked, or did not
+    /// answer in time.
     async fn ask(&self, word: &str) -> Result<(WorkerAnswers, Vec<String>), Error> {
-        let all = self.0.all_keys()?;
-        let asked = Instant::now();
-        let mut unanswered = vec![HashMap::new(); all.len()];
+        let all_keys = self.0.all_keys()?;
+        let asked_at = Instant::now();
+        // For each stream, the workers to ask there, by consumer.
+        let mut unanswered = vec![HashMap::new(); all_keys.len()];
         let mut silent = Vec::new();
-        for worker in self.all(&all).await? {
+        for worker in self.all_workers(&all_keys).await? {
             match (worker.info.alive, worker.info.fault) {
                 (false, _) => {}
+                // The announcement of the worker is missing or cannot be read.
                 (true, Some(_)) => silent.push(worker.info.worker),
                 (true, None) => {
-                    unanswered[worker.stream].insert(worker.consumer, worker.info.worker);
+                    unanswered[worker.stream_index].insert(worker.consumer, worker.info.worker);
                 }
             }
         }
-        let streams = all.iter().zip(unanswered);
+        let streams = all_keys.iter().zip(unanswered);
         let streams = streams.filter(|(_, unanswered)| !unanswered.is_empty());
-        let found = streams.map(|(keys, unanswered)| self.ask_on(keys, unanswered, word, asked));
+        let found = streams.map(|(keys, unanswered)| self.ask_on(keys, unanswered, word, asked_at));
         let mut texts = Vec::new();
         for (found, unanswered) in try_join_all(found).await? {
             texts.extend(found);
@@ -233,44 +247,46 @@ impl RedisWorkers {
         keys: &Keys,
         mut unanswered: HashMap<String, String>,
         word: &str,
-        asked: Instant,
+        asked_at: Instant,
     ) -> Result<(WorkerAnswers, Vec<String>), Error> {
         let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
-        let (question, workers) = (keys.question(), keys.workers());
+        let (question, announcements) = (keys.question(), keys.workers());
         let args = |cmd: &mut Cmd| {
             cmd.arg(random_id().to_string())
                 .arg(word)
                 .arg(MAX_WAIT.as_millis() as u64);
         };
         let names = [question.as_str()];
-        let since = pipeline.script(&scripts::ASK, &names, args, Resend::Never);
-        let since = integer(&since.await?)?;
+        let response = pipeline.script(&scripts::ASK, &names, args, Resend::Never);
+        // The time of the question on the server's clock. Earlier answers do not count.
+        let since = integer(&response.await?)?;
         let mut texts = Vec::new();
-        while !unanswered.is_empty() && asked.elapsed() < MAX_WAIT {
+        // Polls until each worker has answered, or the time is over.
+        while !unanswered.is_empty() && asked_at.elapsed() < MAX_WAIT {
             sleep(POLL_PERIOD).await;
             let consumers: Vec<_> = unanswered.keys().cloned().collect();
-            for consumers in consumers.chunks(COLLECTED_AT_ONCE) {
+            for consumers in consumers.chunks(MAX_COLLECTED_WORKERS) {
                 let mut rest = consumers;
-                // A call returns only the first `COLLECTED_BYTES` of the answers. The next call
+                // A call returns only the first `MAX_COLLECTED_BYTES` of the answers. The next call
                 // goes on after the last consumer in the response.
                 loop {
                     let args = |cmd: &mut Cmd| {
                         cmd.arg(keys.group.as_str())
                             .arg(since)
-                            .arg(COLLECTED_BYTES)
+                            .arg(MAX_COLLECTED_BYTES)
                             .arg(rest);
                     };
-                    let names = [workers.as_str()];
+                    let names = [announcements.as_str()];
                     let found = pipeline.script(&scripts::COLLECT, &names, args, Resend::Never);
                     let found = fields(found.await?)?;
                     let Some((last, _)) = found.last() else { break };
-                    let behind = rest.iter().position(|it| it.as_bytes() == last);
-                    rest = &rest[behind.map_or(rest.len(), |at| at + 1)..];
+                    let last_position = rest.iter().position(|it| it.as_bytes() == last);
+                    rest = &rest[last_position.map_or(rest.len(), |at| at + 1)..];
                     for (consumer, text) in found {
                         let consumer = String::from_utf8_lossy(&consumer).into_owned();
                         if let Some(worker) = unanswered.remove(&consumer) {
                             let text = String::from_utf8_lossy(&text).into_owned();
-                            texts.push((worker, text, asked.elapsed()));
+                            texts.push((worker, text, asked_at.elapsed()));
                         }
                     }
                     if rest.is_empty() {
@@ -286,7 +302,7 @@ impl RedisWorkers {
 impl WorkerStore for RedisWorkers {
     fn list(&self) -> StoreFuture<'_, Vec<WorkerInfo>> {
         Box::pin(async move {
-            let workers = self.all(&self.0.all_keys()?).await?;
+            let workers = self.all_workers(&self.0.all_keys()?).await?;
             Ok(workers.into_iter().map(|worker| worker.info).collect())
         })
     }
@@ -335,15 +351,15 @@ impl WorkerStore for RedisWorkers {
         by: &'a str,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            let all = self.0.all_keys()?;
-            let workers = self.all(&all).await?;
+            let all_keys = self.0.all_keys()?;
+            let workers = self.all_workers(&all_keys).await?;
             let found = workers.iter().find(|it| it.info.worker == worker);
             let Some(found) = found.filter(|it| it.info.alive && it.info.fault.is_none()) else {
                 return Ok(false);
             };
-            let keys = &all[found.stream];
-            let (workers, (word, argument)) = (keys.workers(), order.word_and_argument());
-            let names = [workers.as_str(), &keys.orders];
+            let keys = &all_keys[found.stream_index];
+            let (announcements, (word, argument)) = (keys.workers(), order.word_and_argument());
+            let names = [announcements.as_str(), &keys.orders];
             let args = |cmd: &mut Cmd| {
                 cmd.arg(&found.consumer)
                     .arg(worker)

@@ -54,9 +54,9 @@ impl Redis {
         pipeline.for_key(stream).confirmed_by(replicas)
     }
 
-    /// Returns a future that fails if the primary of this stream has fewer replicas than must confirm
-    /// a task. The caller sends the task only after this check. Returns `None` if a primary has
-    /// already reported enough replicas.
+    /// Returns a future that fails if the primary of this stream has fewer replicas than must
+    /// confirm a task. The caller sends the task only after this check. Returns `None` if a primary
+    /// has already reported enough replicas.
     pub(super) fn replica_check(
         &self,
         stream: &Name,
@@ -72,8 +72,8 @@ impl Redis {
             let mut command = redis::cmd("INFO");
             command.arg("replication");
             let response = pipeline.submit(command, Resend::UntilAnswered).await?;
-            // Without permission for `INFO` the check is skipped. The response to `WAIT` still shows
-            // how many replicas have confirmed the task.
+            // Without permission for `INFO` the check is skipped. The response to `WAIT` still
+            // shows how many replicas have confirmed the task.
             let Ok(info) = error::check(response).and_then(bytes) else {
                 return Ok(());
             };

@@ -38,8 +38,8 @@ pub(in crate::transport::redis) const MOVED_BYTES: usize = 4 << 20;
 /// The maximum number of headers of a task that a script stores. A script cannot pass many more
 /// arguments to a command.
 const MAX_HEADERS: usize = 1_000;
-/// If a task is due within this time, the sender starts a timer to move the task to its stream. Idle
-/// workers look for due messages only about once a second.
+/// If a task is due within this time, the sender starts a timer to move the task to its stream.
+/// Idle workers look for due messages only about once a second.
 const SOON: Duration = Duration::from_secs(2);
 /// The maximum number of running timers of a sender. One timer moves all due messages of its
 /// stream.
@@ -242,8 +242,8 @@ pub(in crate::transport::redis) struct Promoters(Arc<AtomicUsize>);
 
 impl Promoters {
     /// After `wait`, moves due messages to the stream, and again while the next message is due
-    /// within [`SOON`]. Does nothing if [`MAX_TIMERS`] are running. Errors are ignored, since workers
-    /// move due messages, too.
+    /// within [`SOON`]. Does nothing if [`MAX_TIMERS`] are running. Errors are ignored, since
+    /// workers move due messages, too.
     fn start(&self, pipeline: &Pipeline, keys: Keys, wait: Duration) {
         let running = self.0.clone();
         if running.fetch_add(1, Ordering::Relaxed) >= MAX_TIMERS {

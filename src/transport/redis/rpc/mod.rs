@@ -136,9 +136,9 @@ impl Hub {
         self.pending.count_waiting()
     }
 
-    /// Waits until replies can be received: for at most [`READY_TIMEOUT`], and not after `deadline`.
-    /// A reliable request does not wait while a connection is lost, because the server stores its
-    /// reply.
+    /// Waits until replies can be received: for at most [`READY_TIMEOUT`], and not after
+    /// `deadline`. A reliable request does not wait while a connection is lost, because the server
+    /// stores its reply.
     async fn wait_until_ready(
         &self,
         readiness: &mut watch::Receiver<Readiness>,
@@ -182,8 +182,8 @@ struct ReplyReaders {
 }
 
 impl ReplyReaders {
-    /// Registers a request to the stream `key`. If the reply stream of `key` is not read yet, a reader
-    /// starts to read it.
+    /// Registers a request to the stream `key`. If the reply stream of `key` is not read yet, a
+    /// reader starts to read it.
     fn register(&self, key: &Name) -> Result<OutstandingRequest, Error> {
         let connector = self.connector.for_key(key);
         let mut readers = lock(&self.by_slot);

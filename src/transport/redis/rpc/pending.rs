@@ -30,8 +30,8 @@ pub(super) struct PendingRequests {
 #[derive(Default)]
 struct PendingTable {
     requests: HashMap<Uuid, PendingRequest>,
-    /// Set while the client is subscribed to its channel. Changed under the same lock as `requests`,
-    /// so that no fast request is registered after the subscription was lost.
+    /// Set while the client is subscribed to its channel. Changed under the same lock as
+    /// `requests`, so that no fast request is registered after the subscription was lost.
     is_subscribed: bool,
 }
 
@@ -174,8 +174,8 @@ impl CompletionHandler for PendingRequests {
         };
         let id = Uuid::from_u128(id);
         let mode = self.table().requests.get(&id).map(|request| request.mode);
-        // If the outcome of sending is unknown, the request may be on the stream. A worker would then
-        // store the reply, so a reliable request keeps waiting.
+        // If the outcome of sending is unknown, the request may be on the stream. A worker would
+        // then store the reply, so a reliable request keeps waiting.
         if !(error.is_unknown_outcome() && mode == Some(ReplyMode::Reliable)) {
             self.answer(id, Err(error));
         }

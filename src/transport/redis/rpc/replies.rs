@@ -7,8 +7,8 @@
 //!
 //! One connection reads all reply streams with outstanding or recent requests. A stream without
 //! recent requests is not read any more, and expires. A blocking read must end before a new stream
-//! can be read. To end the read, the client adds an entry without a reply to one of the streams that
-//! it reads. Adding this entry needs only the permissions for creating reply streams.
+//! can be read. To end the read, the client adds an entry without a reply to one of the streams
+//! that it reads. Adding this entry needs only the permissions for creating reply streams.
 
 use std::{
     collections::HashMap,
@@ -103,8 +103,8 @@ struct ReplyStream {
     /// The key of the reply stream.
     key: String,
     /// The number of requests that wait for a reply on this stream. Incremented only under the lock
-    /// of the table. The reader holds the same lock while it removes streams without requests, so it
-    /// removes no stream that has just got a request.
+    /// of the table. The reader holds the same lock while it removes streams without requests, so
+    /// it removes no stream that has just got a request.
     outstanding: AtomicUsize,
     readiness: watch::Sender<Readiness>,
 }
@@ -214,8 +214,8 @@ impl Reading {
     }
 
     /// Makes the command that trims the entries that were read. The caller must send it. Returns
-    /// `None` if there are no such entries, or fewer than [`TRIM_THRESHOLD`] while the stream is not
-    /// idle.
+    /// `None` if there are no such entries, or fewer than [`TRIM_THRESHOLD`] while the stream is
+    /// not idle.
     fn trim_command(&mut self) -> Option<Cmd> {
         let cursor = self.cursor.as_ref()?;
         if self.untrimmed < TRIM_THRESHOLD && !(self.idle && self.untrimmed > 0) {
@@ -242,8 +242,8 @@ pub(super) struct ReplyReader {
     /// The maximum number of streams that one command reads. It is 1 after the server has refused a
     /// command, so that the reader finds the refused stream.
     max_keys: usize,
-    /// Set if the server refuses a command that reads several streams, but accepts a command for each
-    /// stream. This happens if the streams are in several slots of a cluster, or if different
+    /// Set if the server refuses a command that reads several streams, but accepts a command for
+    /// each stream. This happens if the streams are in several slots of a cluster, or if different
     /// selectors of an ACL allow them.
     one_by_one: bool,
     /// The index of the stream with which the next read begins, if one command cannot read all
@@ -321,8 +321,8 @@ impl ReplyReader {
     ) -> Option<RedisError> {
         for reading in self.reading.values_mut() {
             (reading.renewed_at, reading.paused_until) = (None, None);
-            // After a failover, the new primary may assign lower ids than the cursor. So each stream is
-            // read from its beginning, and replies that were received before are ignored.
+            // After a failover, the new primary may assign lower ids than the cursor. So each
+            // stream is read from its beginning, and replies that were received before are ignored.
             reading.cursor = reading.cursor.take().map(|_| BEFORE_FIRST);
             reading.untrimmed = 0;
         }
@@ -613,8 +613,8 @@ impl ReplyReader {
     }
 }
 
-/// Sends commands and returns the responses. Fails if the server is silent for `limit` at the start,
-/// or for [`GRACE`] later.
+/// Sends commands and returns the responses. Fails if the server is silent for `limit` at the
+/// start, or for [`GRACE`] later.
 async fn run_commands(
     connection: &mut Connection,
     commands: &[Cmd],

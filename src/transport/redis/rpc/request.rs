@@ -94,8 +94,8 @@ impl Hub {
             message: &message,
             extra_fields: &reply_fields[..field_count],
         };
-        // `self.pending` also receives the outcome of sending. So this future is woken only once, by
-        // the reply or by a failure.
+        // `self.pending` also receives the outcome of sending. So this future is woken only once,
+        // by the reply or by a failure.
         let number = reply.id().as_u128();
         (self.pipeline.for_key(&key))
             .submit_with_handler(add, Resend::Never, &self.pending, number)

@@ -68,8 +68,8 @@ impl Subscription {
         }
     }
 
-    /// Makes one attempt to subscribe. The inner error is the server's refusal. The outer error is a
-    /// failed connection or a missing confirmation.
+    /// Makes one attempt to subscribe. The inner error is the server's refusal. The outer error is
+    /// a failed connection or a missing confirmation.
     async fn subscribe(&self) -> Result<Result<PubSub, RedisError>, Error> {
         let mut pubsub = self.connector.pubsub().await?;
         match timeout(

@@ -126,8 +126,8 @@ impl RedisBuilder {
         self
     }
 
-    /// Sets the namespace of all keys and channels, instead of the parameter `namespace` of the URL.
-    /// See [`Redis::namespace`].
+    /// Sets the namespace of all keys and channels, instead of the parameter `namespace` of the
+    /// URL. See [`Redis::namespace`].
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self

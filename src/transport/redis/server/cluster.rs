@@ -197,8 +197,8 @@ async fn read_map(login: &Login, node: &Address) -> Result<SlotMap, Error> {
     Ok(map)
 }
 
-/// Decodes the response to `CLUSTER SLOTS` from the node at `node`. It is a list of ranges of slots:
-/// the first slot, the last slot, the primary, and the replicas.
+/// Decodes the response to `CLUSTER SLOTS` from the node at `node`. It is a list of ranges of
+/// slots: the first slot, the last slot, the primary, and the replicas.
 /// <https://redis.io/docs/latest/commands/cluster-slots/>
 pub(super) fn decode_slots(response: Value, node: &Address) -> Result<SlotMap, Error> {
     let mut map = SlotMap::default();

@@ -93,13 +93,13 @@ pub type CredentialsFuture<'a> =
 ///
 /// [`RedisBuilder::credentials`]: super::RedisBuilder::credentials
 pub trait CredentialsProvider: Send + Sync + 'static {
-    /// Returns credentials that are valid now. The future runs on the runtime on which the handle was
-    /// connected. It must not block the thread.
+    /// Returns credentials that are valid now. The future runs on the runtime on which the handle
+    /// was connected. It must not block the thread.
     ///
     /// # Errors
-    /// Any error of the application. The error must not contain a password: the error is logged, and
-    /// it is the source of the errors of commands that wait for the connection. After an error, a
-    /// panic, or 5 s without a result, an open handle calls the provider again, with a back-off.
+    /// Any error of the application. The error must not contain a password: the error is logged,
+    /// and it is the source of the errors of commands that wait for the connection. After an error,
+    /// a panic, or 5 s without a result, an open handle calls the provider again, with a back-off.
     fn credentials(&self) -> CredentialsFuture<'_>;
 }
 

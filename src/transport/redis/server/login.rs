@@ -55,8 +55,8 @@ pub(super) enum Purpose {
 }
 
 impl Login {
-    /// Takes the settings from a URL, except its address. Fails if the URL has credentials and there
-    /// is a provider too, or if `tls` is set and the URL has no TLS.
+    /// Takes the settings from a URL, except its address. Fails if the URL has credentials and
+    /// there is a provider too, or if `tls` is set and the URL has no TLS.
     pub(super) fn new(
         info: &ConnectionInfo,
         provider: Option<Arc<dyn CredentialsProvider>>,
@@ -175,7 +175,8 @@ impl Login {
         }
     }
 
-    /// Sends a command, with a time limit. Returns the response, which may be an error of the server.
+    /// Sends a command, with a time limit. Returns the response, which may be an error of the
+    /// server.
     pub(super) async fn ask(
         &self,
         address: &Address,

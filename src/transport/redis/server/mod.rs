@@ -61,9 +61,9 @@ use crate::{error::Error, transport::Backoff};
 pub(super) const BACKOFF: Backoff =
     Backoff::exponential(Duration::from_millis(50), Duration::from_secs(2));
 
-/// Connects to one of the servers of a URL. Without a cluster, it connects to the only primary. On a
-/// cluster, `destination` selects the primary of a slot, a given node, or any primary. Cheap to
-/// clone.
+/// Connects to one of the servers of a URL. Without a cluster, the connector connects to the only
+/// primary. On a cluster, `destination` selects the primary of a slot, a given node, or any
+/// primary. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Connector {
     servers: Arc<Servers>,
@@ -185,8 +185,8 @@ impl Connector {
         }
     }
 
-    /// Returns a connector to the same server. `tracked` receives the server's notices about written
-    /// keys, from all connections for commands.
+    /// Returns a connector to the same server. `tracked` receives the server's notices about
+    /// written keys, from all connections for commands.
     pub(super) fn tracking(&self, tracked: Arc<TrackedKeys>) -> Self {
         Self {
             tracked: Some(tracked),
@@ -283,8 +283,8 @@ impl Connector {
         let connection = self
             .servers
             .connection(&self.destination, Purpose::Subscriptions);
-        // On a cluster, every node receives all events that are not sharded, so a replica is as good
-        // as a primary. Only `Destination::Primary` needs the primary, for sharded events.
+        // On a cluster, every node receives all events that are not sharded, so a replica is as
+        // good as a primary. Only `Destination::Primary` needs the primary, for sharded events.
         let needs_primary =
             !self.is_cluster() || matches!(self.destination, Destination::Primary(_));
         Ok(PubSub::new(connection.await?.1, needs_primary))
@@ -315,8 +315,8 @@ impl Connector {
         Ok(connection)
     }
 
-    /// Starts a tokio task that looks the servers up every few seconds, until this connector and its
-    /// clones are dropped. Does nothing for a single server.
+    /// Starts a tokio task that looks the servers up every few seconds, until this connector and
+    /// its clones are dropped. Does nothing for a single server.
     pub(super) fn keep_current(&self) {
         if !matches!(self.servers.topology, Topology::Server(_)) {
             tokio::spawn(Servers::keep_current(Arc::downgrade(&self.servers)));

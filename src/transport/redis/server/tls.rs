@@ -93,8 +93,8 @@ impl Tls {
             server_name: server_name.transpose()?,
             config: OnceLock::new(),
         };
-        // The configuration is made now, so that a key that does not belong to the certificate is an
-        // error here, not at the first connection.
+        // The configuration is made now, so that a key that does not belong to the certificate is
+        // an error here, not at the first connection.
         if tls.client_certificate.is_some() {
             tls.config().map_err(|error| {
                 Error::config("the client certificate and its key do not belong together")

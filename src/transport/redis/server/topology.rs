@@ -205,7 +205,8 @@ async fn until<T>(mut last: watch::Receiver<T>, condition: impl FnMut(&T) -> boo
 }
 
 /// Returns `true` if the response to `ROLE` says that the server is a replica. Returns `false` for
-/// an error, for example if the user lacks the permission. <https://redis.io/docs/latest/commands/role/>
+/// an error, for example if the user lacks the permission.
+/// <https://redis.io/docs/latest/commands/role/>
 pub(in crate::transport::redis) fn is_replica(role: &Value) -> bool {
     let Value::Array(parts) = role else {
         return false;

@@ -12,8 +12,8 @@ const SENTINEL_PORT: &str = ":26379";
 
 /// The parts of a parsed URL.
 pub(super) struct ParsedUrl {
-    /// The login and the settings of connections to Redis servers. With [`UrlTopology::Server`], the
-    /// address is that of the server. With other topologies, the address is a placeholder.
+    /// The login and the settings of connections to Redis servers. With [`UrlTopology::Server`],
+    /// the address is that of the server. With other topologies, the address is a placeholder.
     pub(super) info: ConnectionInfo,
     pub(super) topology: UrlTopology,
     /// The value of the parameter `namespace`.
@@ -143,8 +143,8 @@ impl<'a> MultiHostUrl<'a> {
         }
     }
 
-    /// Returns the addresses of the hosts. A host without a port gets `default_port`, which includes
-    /// the `:`.
+    /// Returns the addresses of the hosts. A host without a port gets `default_port`, which
+    /// includes the `:`.
     fn addresses(&self, default_port: &str) -> Result<Vec<Address>, Error> {
         let address = |host: &&str| {
             let port = match host.rsplit(']').next().is_some_and(|end| end.contains(':')) {
