@@ -24,9 +24,9 @@ use crate::{
 };
 
 impl Redis {
-    /// Returns access to the scheduled tasks of the stream. They are stored in the slot of the
-    /// stream. Each method of [`Schedules`] fails if the handle has a set of streams, or a
-    /// partitioned stream. For a partitioned stream, use a handle of one partition.
+    /// Returns access to the scheduled tasks of the stream. On a cluster, they are stored in the
+    /// slot of the stream. Each method of [`Schedules`] fails if the handle has a set of streams,
+    /// or a partitioned stream. For a partitioned stream, use a handle of one partition.
     pub fn schedules(&self) -> Schedules {
         Schedules::new(RedisSchedules(self.clone()))
     }
@@ -89,6 +89,7 @@ impl RedisSchedules {
             cmd.arg(schedule.name.as_str())
                 .arg(schedule.revision)
                 .arg(milliseconds(schedule.last_tick));
+            // Empty for a task between two ticks.
             match tick {
                 Some(tick) => cmd.arg(milliseconds(tick)),
                 None => cmd.arg(""),

@@ -125,7 +125,7 @@ pub enum ScriptResponse {
 
 impl ScriptResponse {
     /// Decodes a response. This function is not in `decoders::all`, because the tests of that list
-    /// expect an error for each unexpected form. A script may return values of any of these forms.
+    /// expect an error for a value of another form. A script may return a value of any form.
     pub(super) fn decode(value: Value) -> Result<Self, Error> {
         Ok(match error::check(value)? {
             Value::Nil => Self::Nil,

@@ -39,7 +39,8 @@ impl SourceStates {
     }
 }
 
-/// Shows if a loop is alive. The loop waits for work, and then exchanges commands with the server.
+/// Shows whether a loop is alive. The loop waits for work, and then exchanges commands with the
+/// server.
 #[derive(Debug, Default)]
 pub(super) struct Heartbeat {
     /// The start of the current exchange; `None` while the loop waits for work.

@@ -73,7 +73,7 @@ pub(super) fn open(redis: &Redis, keys: &[Keys], cursors: &[String]) -> Result<F
                     connector,
                     pipeline: redis.shared.pipeline.for_key(&keys.primary),
                     parts: vec![part],
-                    steps: step_sender.clone(),
+                    step_sender: step_sender.clone(),
                 };
                 readers.push((slot, reader));
             }
@@ -105,7 +105,7 @@ struct TaskFeedReader {
     connector: Connector,
     pipeline: Pipeline,
     parts: Vec<FeedPart>,
-    steps: Sender<Result<FeedStep, Error>>,
+    step_sender: Sender<Result<FeedStep, Error>>,
 }
 
 /// The feed of one partition, or of a stream without partitions.
@@ -119,7 +119,7 @@ struct FeedPart {
 
 impl TaskFeedReader {
     async fn run(mut self) {
-        let (steps, mut outage) = (self.steps.clone(), Outage::default());
+        let (step_sender, mut outage) = (self.step_sender.clone(), Outage::default());
         let reading = async {
             let mut connection = None;
             loop {
@@ -130,7 +130,7 @@ impl TaskFeedReader {
                         outage.failed(&self.connector.address(), "read changes of tasks", &error);
                         // The error is queued only if the application has taken all earlier steps,
                         // so that errors do not fill the queue.
-                        let is_queue_empty = self.steps.capacity() == BUFFER;
+                        let is_queue_empty = self.step_sender.capacity() == BUFFER;
                         if !error::is_temporary(&error) && is_queue_empty {
                             self.send(Err(error)).await;
                         }
@@ -141,7 +141,7 @@ impl TaskFeedReader {
         };
         tokio::select! {
             biased;
-            () = steps.closed() => {}
+            () = step_sender.closed() => {}
             () = reading => {}
         }
     }
@@ -184,7 +184,7 @@ impl TaskFeedReader {
 
     async fn send(&self, step: Result<FeedStep, Error>) {
         // Fails only if the receiver was dropped. The reader then ends.
-        let _ = self.steps.send(step).await;
+        let _ = self.step_sender.send(step).await;
     }
 
     /// Waits until there is a change after a cursor, for at most [`BLOCK`].

@@ -176,7 +176,7 @@ impl TaskStore for RedisTasks {
     }
 }
 
-/// Decodes the record of a task. `None` if it does not exist.
+/// Decodes the record of a task. `None` if there is no record.
 pub(super) fn status(id: &MessageId, record: Value) -> Result<Option<TaskStatus>, Error> {
     let record = match record {
         Value::Map(pairs) => pairs

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// The pipeline for tasks that replicas confirm, and the number of replicas that are known.
+/// The pipeline for tasks that replicas confirm.
 pub(in crate::transport::redis) struct ReplicatedSends {
     /// Started by the first task that replicas confirm.
     pipeline: OnceLock<Pipeline>,
@@ -96,8 +96,8 @@ impl Redis {
     }
 }
 
-/// Returns the number of connected replicas in the response to `INFO replication`. `None` for a
-/// server that is no primary.
+/// Returns the number of connected replicas in the response to `INFO replication`. `None` if
+/// the server is not a primary.
 fn replicas_of_primary(info: &str) -> Option<u32> {
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name));
     field("role:").filter(|role| *role == "master")?;

@@ -235,8 +235,8 @@ impl Encode for Accept {
 /// accepts this expiry without overflow.
 const LONGEST_WINDOW: u64 = 3_155_760_000_000;
 
-/// The timers of a sender. Each moves the due messages of a stream to the stream. Contains the
-/// number of running timers.
+/// The timers of a sender. Each timer moves the due messages of one stream to that stream. Contains
+/// the number of running timers.
 #[derive(Debug, Default)]
 pub(in crate::transport::redis) struct Promoters(Arc<AtomicUsize>);
 

@@ -91,13 +91,13 @@ impl Redis {
 
 impl Hub {
     fn start(
-        channel_prefix: &str,
+        prefix: &str,
         connector: Connector,
         pipeline: Pipeline,
         counters: Arc<Counters>,
     ) -> Self {
         let client = random_id();
-        let channel = format!("{channel_prefix}{client}");
+        let channel = format!("{prefix}{client}");
         let pending = Arc::new(PendingRequests::new(counters.clone()));
         let end = CancellationToken::new();
         let (readiness_sender, channel_readiness) = watch::channel(Readiness::No);

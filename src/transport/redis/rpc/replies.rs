@@ -68,13 +68,13 @@ const GRACE: Duration = Duration::from_secs(5);
 const MAX_KEYS: usize = 128;
 /// The maximum number of entries that one read returns.
 const MAX_ENTRIES: usize = 256;
-/// A stream is trimmed after this many of its entries were read.
+/// A stream is trimmed after this many of its entries were read, or earlier when it is idle.
 const TRIM_THRESHOLD: usize = 512;
 /// The time for which a stream is still read after its last request, so that the next request need
 /// not wait for the creation of the stream.
 const LINGER: Duration = Duration::from_secs(60);
-/// The time for which a stream is not read after the server has refused it. Also the longest wait
-/// while other streams are paused.
+/// The time for which a stream is not read after the server has refused it. Also the longest time
+/// for which a read of other streams then blocks.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The reply streams of a client.
@@ -105,7 +105,7 @@ struct ReplyStream {
     /// The number of requests that wait for a reply on this stream. Incremented only under the lock
     /// of the table. The reader holds the same lock while it removes streams without requests, so
     /// it removes no stream that has just got a request.
-    outstanding: AtomicUsize,
+    outstanding_requests: AtomicUsize,
     readiness: watch::Sender<Readiness>,
 }
 
@@ -121,7 +121,7 @@ impl OutstandingRequest {
 
 impl Drop for OutstandingRequest {
     fn drop(&mut self) {
-        self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
+        self.0.outstanding_requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -140,13 +140,13 @@ impl ReplyStreams {
     pub(super) fn join(&self, stream: &Name) -> Result<OutstandingRequest, Error> {
         let mut table = lock(&self.table);
         if let Some(known) = table.streams.get(stream) {
-            known.outstanding.fetch_add(1, Ordering::Relaxed);
+            known.outstanding_requests.fetch_add(1, Ordering::Relaxed);
             return Ok(OutstandingRequest(known.clone()));
         }
         let joining = Arc::new(ReplyStream {
             name: stream.clone(),
             key: keys::replies(&keys::base(&Namespace::NONE, stream)?, self.client),
-            outstanding: AtomicUsize::new(1),
+            outstanding_requests: AtomicUsize::new(1),
             readiness: watch::Sender::new(Readiness::No),
         });
         table.streams.insert(stream.clone(), joining.clone());
@@ -177,9 +177,9 @@ struct Reading {
     /// The time of the last renewal of the stream's time to live.
     renewed_at: Option<Instant>,
     /// The number of entries up to the cursor that were not trimmed yet.
-    untrimmed: usize,
+    untrimmed_entries: usize,
     /// Set if the last read returned no entries.
-    idle: bool,
+    is_idle: bool,
     /// The time since which no request waits for a reply on this stream. `None` while a request
     /// waits.
     unused_since: Option<Instant>,
@@ -193,8 +193,8 @@ impl Reading {
             stream,
             cursor: None,
             renewed_at: None,
-            untrimmed: 0,
-            idle: false,
+            untrimmed_entries: 0,
+            is_idle: false,
             unused_since: None,
             paused_until: None,
         }
@@ -218,15 +218,16 @@ impl Reading {
     /// not idle.
     fn trim_command(&mut self) -> Option<Cmd> {
         let cursor = self.cursor.as_ref()?;
-        if self.untrimmed < TRIM_THRESHOLD && !(self.idle && self.untrimmed > 0) {
+        if self.untrimmed_entries < TRIM_THRESHOLD && !(self.is_idle && self.untrimmed_entries > 0)
+        {
             return None;
         }
         let mut trim = redis::cmd("XTRIM");
         trim.arg(&self.stream.key)
             .arg("MINID")
-            .arg(if self.idle { "=" } else { "~" })
+            .arg(if self.is_idle { "=" } else { "~" })
             .arg(next_id(cursor));
-        self.untrimmed = 0;
+        self.untrimmed_entries = 0;
         Some(trim)
     }
 }
@@ -251,7 +252,7 @@ pub(super) struct ReplyReader {
     first_index: usize,
     /// Limits the number of entries that a read requests.
     entry_size: EntrySize,
-    refusals: LogLimit,
+    refusal_log_limit: LogLimit,
 }
 
 impl ReplyReader {
@@ -271,7 +272,7 @@ impl ReplyReader {
             one_by_one: false,
             first_index: 0,
             entry_size: EntrySize::default(),
-            refusals: LogLimit::default(),
+            refusal_log_limit: LogLimit::default(),
         }
     }
 
@@ -324,7 +325,7 @@ impl ReplyReader {
             // After a failover, the new primary may assign lower ids than the cursor. So each
             // stream is read from its beginning, and replies that were received before are ignored.
             reading.cursor = reading.cursor.take().map(|_| BEFORE_FIRST);
-            reading.untrimmed = 0;
+            reading.untrimmed_entries = 0;
         }
         (self.one_by_one, self.max_keys) = (false, MAX_KEYS);
         loop {
@@ -383,7 +384,7 @@ impl ReplyReader {
         if !self.prepare_read(&keys) {
             return Ok(());
         }
-        // One pipeline renews the streams that are due, trims streams, and then reads.
+        // One round trip renews the streams that are due, trims streams, and then reads.
         let is_due = |it: &&String| {
             let renewed_at = self.reading[*it].renewed_at;
             renewed_at.is_none_or(|last| now - last >= RENEWAL_INTERVAL)
@@ -452,7 +453,7 @@ impl ReplyReader {
             false => LINGER,
         };
         self.reading.retain(|_, it| {
-            if it.stream.outstanding.load(Ordering::Relaxed) > 0 {
+            if it.stream.outstanding_requests.load(Ordering::Relaxed) > 0 {
                 it.unused_since = None;
                 return true;
             }
@@ -465,8 +466,8 @@ impl ReplyReader {
     }
 
     /// Records a stream on which the next read blocks, so that an entry can end the read. Returns
-    /// `false` if a new stream was added meanwhile. The caller must then not read yet, but create
-    /// the stream.
+    /// `false` if a new stream was added meanwhile. The caller must then create this stream before
+    /// it reads.
     fn prepare_read(&self, keys: &[String]) -> bool {
         let mut table = lock(&self.streams.table);
         if !table.new_streams.is_empty() {
@@ -521,7 +522,7 @@ impl ReplyReader {
                     if let Some(reading) = self.reading.get_mut(key) {
                         reading.cursor = Some(id);
                         reading.renewed_at = Some(now);
-                        reading.untrimmed = 1;
+                        reading.untrimmed_entries = 1;
                         reading.stream.readiness.send_replace(Readiness::Yes);
                     }
                     continue;
@@ -544,7 +545,7 @@ impl ReplyReader {
             return;
         };
         reading.paused_until = Some(Instant::now() + PAUSE);
-        if let Some(withheld) = self.refusals.admit() {
+        if let Some(withheld) = self.refusal_log_limit.admit() {
             let (address, error) = (self.connector.address(), &refusal);
             tracing::warn!(address, key, %error, withheld, "cannot read replies; trying again");
         }
@@ -587,7 +588,7 @@ impl ReplyReader {
     ) -> RedisResult<()> {
         for key in keys {
             if let Some(reading) = self.reading.get_mut(key) {
-                reading.idle = true;
+                reading.is_idle = true;
             }
         }
         let delivered = entry::each(response, |key, id, list| {
@@ -600,8 +601,8 @@ impl ReplyReader {
             }
             let key = std::str::from_utf8(key).unwrap_or_default();
             if let Some(reading) = self.reading.get_mut(key) {
-                reading.untrimmed += 1;
-                reading.idle = false;
+                reading.untrimmed_entries += 1;
+                reading.is_idle = false;
                 // A stream without a cursor has just expired, and is created again.
                 if reading.cursor.is_some() {
                     reading.cursor = Some(id);

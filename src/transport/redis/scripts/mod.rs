@@ -93,7 +93,7 @@ scripts! {
     DISOWN = "disown";
     /// Moves the pending entries of a partition's former owners to the current owner.
     INHERIT = "inherit";
-    /// Counts another attempt for an entry. Its consumer runs it again without a redelivery.
+    /// Counts another attempt for an entry that is run again without a redelivery.
     ATTEMPT = "common" "attempt";
     /// Removes a stream from its registry.
     RETIRE = "common" "entry_ids" "retire";
@@ -176,7 +176,7 @@ scripts! {
 /// again, although the script may have run. This goes on until the [time
 /// limit](super::ScriptCall::timeout) of the call. A second run must have the same response as the
 /// first, and no further effect. `LOCK` above is repeatable, since it stores the owner of the lock.
-/// A script that increments a number is not.
+/// A script that increments a number is not repeatable.
 ///
 /// A failover may lose the last writes of the old primary, including those of scripts: see
 /// [durability](crate::guide::durability).

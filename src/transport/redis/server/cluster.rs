@@ -92,8 +92,8 @@ impl Cluster {
         self.map.subscribe()
     }
 
-    /// Returns the primary of a slot. If it is unknown, returns any node: that node redirects
-    /// commands to the primary.
+    /// Returns the primary of a slot. If the primary is unknown, returns any node: that node
+    /// redirects commands to the primary.
     pub(super) fn owner(&self, slot: HashSlot) -> Address {
         let map = self.map();
         let known = map.owner(slot).or_else(|| map.primaries.first());
@@ -157,7 +157,7 @@ impl Cluster {
         nodes
     }
 
-    /// Returns the seeds, comma-separated, for errors and log lines.
+    /// Formats the seeds as a comma-separated list, for errors and log lines.
     pub(super) fn list_seeds(&self) -> String {
         address::comma_separated(&self.seeds)
     }

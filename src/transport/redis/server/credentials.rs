@@ -98,8 +98,9 @@ pub trait CredentialsProvider: Send + Sync + 'static {
     ///
     /// # Errors
     /// Any error of the application. The error must not contain a password: the error is logged,
-    /// and it is the source of the errors of commands that wait for the connection. After an error,
-    /// a panic, or 5 s without a result, an open handle calls the provider again, with a back-off.
+    /// and commands that wait for the connection fail with this error as the source. After an
+    /// error, a panic, or 5 s without a result, an open handle calls the provider again, with a
+    /// back-off.
     fn credentials(&self) -> CredentialsFuture<'_>;
 }
 

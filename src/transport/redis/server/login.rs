@@ -126,7 +126,7 @@ impl Login {
         let settings = &self.settings;
         let tracks = purpose == Purpose::TrackedReads;
         let needs_resp3 = tracks || settings.protocol() == ProtocolVersion::RESP3;
-        // Each command has a label, by which its refusal is explained.
+        // Each command has a label, which selects the error for a refusal.
         let mut commands = Vec::new();
         commands.extend(auth.map(|auth| (Handshake::Auth, auth)));
         if needs_resp3 || purpose == Purpose::Subscriptions {
@@ -165,7 +165,7 @@ impl Login {
             Ok(())
         };
         self.within_time(address, exchange).await?;
-        // A refused command is no failure if the server has accepted the client all the same.
+        // Some refusals are no failures: the server has accepted this client all the same.
         let failure = |(command, refusal): (Handshake, ServerError)| {
             error::handshake(&address.to_string(), command, refusal)
         };

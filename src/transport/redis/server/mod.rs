@@ -70,7 +70,7 @@ pub(super) struct Connector {
     destination: Destination,
     /// Receives the server's notices about written keys. The server sends a notice when a key is
     /// written that the connection has read. `None` without tracking.
-    tracked: Option<Arc<TrackedKeys>>,
+    tracked_keys: Option<Arc<TrackedKeys>>,
 }
 
 impl Connector {
@@ -94,22 +94,22 @@ impl Connector {
             ));
         }
         let topology = UrlTopology::Server;
-        let target = ParsedUrl {
+        let parsed = ParsedUrl {
             info,
             topology,
             namespace: Namespace::NONE,
         };
-        Self::new(target, None, TlsOptions::default())
+        Self::new(parsed, None, TlsOptions::default())
     }
 
     /// Makes a connector, without a connection. `provider` supplies the credentials for Redis
-    /// servers. The credentials for Sentinels are in `target`.
+    /// servers. The credentials for Sentinels are in `parsed`.
     fn new(
-        target: ParsedUrl,
+        parsed: ParsedUrl,
         provider: Option<Arc<dyn CredentialsProvider>>,
         tls: TlsOptions,
     ) -> Result<Self, Error> {
-        let ParsedUrl { info, topology, .. } = target;
+        let ParsedUrl { info, topology, .. } = parsed;
         let topology = match topology {
             UrlTopology::Server => Topology::Server(info.addr().into()),
             UrlTopology::Cluster(nodes) => Topology::Cluster(Cluster::new(nodes)),
@@ -128,7 +128,7 @@ impl Connector {
                 topology,
             }),
             destination: Destination::Any,
-            tracked: None,
+            tracked_keys: None,
         })
     }
 
@@ -141,7 +141,7 @@ impl Connector {
         Self {
             servers: Arc::new(servers),
             destination: Destination::Any,
-            tracked: None,
+            tracked_keys: None,
         }
     }
 
@@ -185,11 +185,11 @@ impl Connector {
         }
     }
 
-    /// Returns a connector to the same server. `tracked` receives the server's notices about
+    /// Returns a connector to the same server. `tracked_keys` receives the server's notices about
     /// written keys, from all connections for commands.
-    pub(super) fn tracking(&self, tracked: Arc<TrackedKeys>) -> Self {
+    pub(super) fn tracking(&self, tracked_keys: Arc<TrackedKeys>) -> Self {
         Self {
-            tracked: Some(tracked),
+            tracked_keys: Some(tracked_keys),
             ..self.clone()
         }
     }
@@ -258,13 +258,13 @@ impl Connector {
     }
 
     /// Connects and logs in. Commands on the connection have no time limit, so the caller must set
-    /// one. The connection fails when a look-up names another server as the primary.
+    /// a limit. The connection fails when a look-up names another server as the primary.
     pub(super) async fn connection(&self) -> Result<Connection, Error> {
         Ok(self.connect().await?.1)
     }
 
     async fn connect(&self) -> Result<(Address, Connection), Error> {
-        let Some(tracked) = &self.tracked else {
+        let Some(tracked_keys) = &self.tracked_keys else {
             return self
                 .servers
                 .connection(&self.destination, Purpose::Commands)
@@ -274,7 +274,7 @@ impl Connector {
             .servers
             .connection(&self.destination, Purpose::TrackedReads);
         let (address, mut connection) = connecting.await?;
-        connection.set_tracked(tracked.clone());
+        connection.set_tracked(tracked_keys.clone());
         Ok((address, connection))
     }
 

@@ -22,15 +22,15 @@ pub(in crate::transport::redis) struct Outage {
     /// The number of failures since the last response.
     failures: u32,
     /// The current outage, or `None` while there is a connection.
-    current: Option<CurrentOutage>,
+    current_outage: Option<CurrentOutage>,
     /// The most recent distinct log lines, each with its limit.
     lines: VecDeque<(String, LogLimit)>,
 }
 
-/// The current outage.
+/// An outage that is not over.
 #[derive(Debug)]
 struct CurrentOutage {
-    began: Instant,
+    began_at: Instant,
     address: String,
     /// The log line for the end of the outage, up to the length of the outage.
     end_line: String,
@@ -50,11 +50,11 @@ impl Outage {
     /// Ends the outage, after a connection was made. Logs the length of the outage if a line about
     /// the outage was logged.
     pub(in crate::transport::redis) fn connected(&mut self) {
-        let Some(outage) = self.current.take().filter(|outage| outage.is_logged) else {
+        let Some(outage) = self.current_outage.take().filter(|outage| outage.is_logged) else {
             return;
         };
         let (address, over) = (outage.address, outage.end_line);
-        let length = Duration::from_millis(outage.began.elapsed().as_millis() as u64);
+        let length = Duration::from_millis(outage.began_at.elapsed().as_millis() as u64);
         tracing::info!(address, "{over} after {length:?}");
     }
 
@@ -86,8 +86,8 @@ impl Outage {
     ) {
         self.failures = self.failures.saturating_add(1);
         let withheld = self.admit(&line);
-        let outage = self.current.get_or_insert_with(|| CurrentOutage {
-            began: Instant::now(),
+        let outage = self.current_outage.get_or_insert_with(|| CurrentOutage {
+            began_at: Instant::now(),
             address: address.to_owned(),
             end_line: end_line(),
             is_logged: false,

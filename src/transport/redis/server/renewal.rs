@@ -31,7 +31,7 @@ pub(in crate::transport::redis) struct Renewal {
     address: String,
     state: RenewalState,
     failures: u32,
-    warnings: LogLimit,
+    warning_limit: LogLimit,
 }
 
 /// The state of a renewal.
@@ -74,7 +74,7 @@ impl Renewal {
             address,
             state: RenewalState::after(lifetime),
             failures: 0,
-            warnings: LogLimit::default(),
+            warning_limit: LogLimit::default(),
         }
     }
 
@@ -129,7 +129,7 @@ impl Renewal {
 
     fn failed(&mut self, error: &Error) {
         self.failures = self.failures.saturating_add(1);
-        if let Some(withheld) = self.warnings.admit() {
+        if let Some(withheld) = self.warning_limit.admit() {
             tracing::warn!(
                 address = self.address,
                 error = error.chain(),

@@ -1,7 +1,7 @@
 //! TLS with an explicit crypto provider.
 //!
 //! A library must not install the default provider of the process, because an application that
-//! installs a provider later would then fail. So each configuration names its provider.
+//! installs a provider later would then fail. So each TLS configuration names its provider.
 
 use std::{
     io,

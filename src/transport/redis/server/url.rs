@@ -315,15 +315,15 @@ mod tests {
     #[test]
     fn the_url_of_a_cluster_has_several_nodes() {
         let url = "redis+cluster://user:p%40ss@one,two:7001,[::1],[::2]:7003/?protocol=resp3";
-        let target = parse(url).unwrap();
-        let UrlTopology::Cluster(nodes) = target.topology else {
+        let parsed = parse(url).unwrap();
+        let UrlTopology::Cluster(nodes) = parsed.topology else {
             panic!("it is the URL of a cluster");
         };
         assert_eq!(
             texts(&nodes),
             ["one:6379", "two:7001", "[::1]:6379", "[::2]:7003"]
         );
-        let settings = target.info.redis_settings();
+        let settings = parsed.info.redis_settings();
         assert_eq!(settings.username(), Some("user"));
         assert_eq!(settings.password(), Some("p@ss"));
         assert_eq!(settings.protocol(), redis::ProtocolVersion::RESP3);
@@ -333,18 +333,18 @@ mod tests {
     fn the_url_of_sentinels_has_a_name_a_database_and_two_logins() {
         let url =
             "redis+sentinel://user:one@a,b:5/mymaster/3?sentinel_password=tw%20o&protocol=resp3";
-        let target = parse(url).unwrap();
+        let parsed = parse(url).unwrap();
         let UrlTopology::Sentinel {
             info,
             addresses,
             name,
-        } = target.topology
+        } = parsed.topology
         else {
             panic!("it is the URL of Sentinels");
         };
         assert_eq!(texts(&addresses), ["a:26379", "b:5"]);
         assert_eq!(name, "mymaster");
-        let settings = target.info.redis_settings();
+        let settings = parsed.info.redis_settings();
         assert_eq!(
             (settings.username(), settings.password()),
             (Some("user"), Some("one"))
@@ -367,13 +367,13 @@ mod tests {
             ("redis+sentinel://a,b/mymaster/1?namespace=staging", 1),
             ("redis+cluster://a,b?namespace=staging", 0),
         ] {
-            let target = parse(url).expect(url);
+            let parsed = parse(url).expect(url);
             assert_eq!(
-                target.namespace,
+                parsed.namespace,
                 Namespace::new("staging").unwrap(),
                 "{url}"
             );
-            assert_eq!(target.info.redis_settings().db(), database, "{url}");
+            assert_eq!(parsed.info.redis_settings().db(), database, "{url}");
         }
         let none = parse("redis://host/?protocol=resp3").unwrap();
         assert_eq!(none.namespace, Namespace::NONE);
@@ -386,15 +386,15 @@ mod tests {
             "rediss+cluster://a,b/#insecure",
             "rediss+sentinel://a,b/name#insecure",
         ] {
-            let target = parse(url).expect(url);
+            let parsed = parse(url).expect(url);
             let is_tls = |info: &ConnectionInfo| {
                 matches!(
                     info.addr(),
                     redis::ConnectionAddr::TcpTls { insecure: true, .. }
                 )
             };
-            assert!(is_tls(&target.info), "{url}");
-            if let UrlTopology::Sentinel { info, .. } = target.topology {
+            assert!(is_tls(&parsed.info), "{url}");
+            if let UrlTopology::Sentinel { info, .. } = parsed.topology {
                 assert!(is_tls(&info));
             }
         }
