@@ -33,8 +33,8 @@ use crate::{
 /// ```
 ///
 /// # Back-pressure
-/// A sender is ready when the inner service is ready. It keeps the reservation of `poll_ready`
-/// until the sender is called or dropped. A clone starts without a reservation.
+/// A sender is ready when the inner service is ready. The sender keeps the reservation of
+/// `poll_ready` until it is called or dropped. A clone starts without a reservation.
 #[derive(Debug, Clone)]
 pub struct BoxSender {
     inner: Route,

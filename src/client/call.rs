@@ -24,14 +24,13 @@ use crate::{
     service::MessageService,
 };
 
-/// A call that has not been made: `.await` makes it. Created by the methods of
-/// [`Client`](crate::Client).
+/// A call that is made when it is awaited. Created by the methods of [`Client`](crate::Client).
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Call<S, R> {
     service: S,
     message: Result<Message, Error>,
     timeout: Option<Duration>,
-    /// The time that a task may wait for its start, counted from when it is due.
+    /// The maximum time from when a task is due to its start.
     time_to_live: Option<Duration>,
     read: ReadReply<R>,
 }
@@ -66,7 +65,7 @@ impl<S, R> Call<S, R> {
         let Ok(message) = &mut self.message else {
             return self;
         };
-        if let Err(error) = append(message, name, value) {
+        if let Err(error) = append_header(message, name, value) {
             self.message = Err(error);
         }
         self
@@ -99,8 +98,8 @@ impl<S, R> Call<S, R> {
     /// The key is sent with the message: handlers find it in
     /// [`Parts::partition_key`](crate::Parts::partition_key).
     ///
-    /// To choose the key of all calls of a client, wrap the transport in tower's `map_request`, and
-    /// set the key there, from a header, the name or the payload:
+    /// To set the key of each call of a client from a header, the name or the payload, wrap the
+    /// transport in tower's `map_request`:
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -129,8 +128,8 @@ impl<S, R> Call<S, R> {
         self
     }
 
-    /// Sets the maximum duration of the call, including the wait for the service to be ready. For a
-    /// request it is also the deadline, after which no worker starts the request.
+    /// Sets the maximum duration of the call, including the wait for the service to be ready. The
+    /// timeout of a request is also its deadline: no worker starts the request later.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -140,14 +139,14 @@ impl<S, R> Call<S, R> {
 /// Options of events.
 impl<S> Call<S, ()> {
     /// Publishes the event to the subscribers of
-    /// [`Router::event_sharded`](crate::Router::event_sharded) only. On a Redis Cluster the event
-    /// then stays within the shard of its name, while any other event is sent to all nodes. Redis
-    /// 7.0 or newer is needed (`SPUBLISH`).
+    /// [`Router::event_sharded`](crate::Router::event_sharded) only. On a Redis Cluster, a sharded
+    /// event stays within the shard of its name. Any other event is sent to all nodes. Redis 7.0 or
+    /// newer is needed (`SPUBLISH`).
     ///
-    /// Sharded and other events have separate subscribers. Handlers of
+    /// Sharded events and other events have separate subscribers. Handlers of
     /// [`Router::event`](crate::Router::event) or [`event_pattern`](crate::Router::event_pattern),
-    /// and classic Redis subscribers such as a Go-Broker service, do not receive sharded events. A
-    /// call that is not an event is refused.
+    /// and classic Redis subscribers such as a Go-Broker service, do not receive sharded events. If
+    /// the call is not an event, it is refused.
     ///
     /// ```
     /// # async fn run() -> Result<(), campanile::Error> {
@@ -235,8 +234,8 @@ impl<S> Call<S, Receipt> {
     ///
     /// A key belongs to a stream and a group: those of the transport's handle. On a partitioned
     /// stream, a task without a [`partition_key`](Self::partition_key) goes to the partition of its
-    /// unique key. A key that is empty or longer than 1024 bytes is refused, and so is a task that
-    /// has an idempotency key too.
+    /// unique key. A key that is empty or longer than 1024 bytes is refused. A task with both a
+    /// unique key and an idempotency key is refused, too.
     ///
     /// The key limits how many tasks are accepted, not how many run: a worker that has lost its
     /// lease may still run an earlier task for a moment.
@@ -261,9 +260,9 @@ impl<S> Call<S, Receipt> {
         self
     }
 
-    /// Records the status of the task, and keeps it for this time after the task's end. The `tasks`
-    /// method of the transport's handle gives access to the status, and can cancel the task in any
-    /// state before its end.
+    /// Records the status of the task, and keeps the record for this time after the task's end. The
+    /// `tasks` method of the transport's handle gives access to the status. It can also cancel the
+    /// task until the task has ended.
     pub fn tracked(mut self, keep: Duration) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().tracked = Some(keep);
@@ -275,8 +274,8 @@ impl<S> Call<S, Receipt> {
     /// its current `.await`. It counts as failed, and the task is delivered again. The time of an
     /// attempt starts when the layers are ready and the handler is called.
     ///
-    /// This limits neither the call ([`timeout`](Self::timeout)) nor the wait for the first attempt
-    /// ([`expires_after`](Self::expires_after)). Zero is refused.
+    /// The attempt timeout limits neither the call ([`timeout`](Self::timeout)) nor the wait for the
+    /// first attempt ([`expires_after`](Self::expires_after)). Zero is refused.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().attempt_timeout = Some(timeout);
@@ -319,14 +318,15 @@ impl<S> Call<S, Receipt> {
     /// [`idempotency_key`](Self::idempotency_key). With the same key the call asks the replicas
     /// again, and stores no second task.
     ///
-    /// The first call with a `count` checks that the primary has that number of replicas. If it has
-    /// fewer, the call fails at once as [refused](Error::is_refused), and nothing is stored.
+    /// The first call with a given `count` checks that the primary has that number of replicas. If
+    /// the primary has fewer, the call fails at once as [refused](Error::is_refused), and nothing is
+    /// stored.
     ///
     /// `within` counts from the write. While a connection waits for replicas, Redis answers nothing
-    /// else on it, so these tasks are sent over a separate connection. Tasks that are sent together
-    /// wait together, for the largest `count` and the longest `within` among them. Tasks that are
-    /// sent during such a wait are written after it. So use the same `count` and `within` for all
-    /// tasks. [`timeout`](Self::timeout) bounds the whole call.
+    /// else on it. So tasks with this option are sent over a separate connection. Tasks that are
+    /// sent together wait together, for the largest `count` and the longest `within` among them.
+    /// Tasks that are sent during a wait are written after the wait. So use the same `count` and
+    /// `within` for all tasks. [`timeout`](Self::timeout) bounds the whole call.
     ///
     /// A transport without replicas, such as [`Memory`](crate::transport::memory::Memory), refuses
     /// the call as [invalid](Error::is_invalid). An application that is also tested over such a
@@ -396,11 +396,11 @@ pub(super) struct PreparedCall {
 }
 
 /// Returns the error of a call that has timed out.
-pub(super) fn no_answer(timeout: Duration) -> Error {
+pub(super) fn timeout_error(timeout: Duration) -> Error {
     Error::new(ErrorKind::Timeout, format!("no answer within {timeout:?}"))
 }
 
-fn append<K, V>(message: &mut Message, name: K, value: V) -> Result<(), Error>
+fn append_header<K, V>(message: &mut Message, name: K, value: V) -> Result<(), Error>
 where
     HeaderName: TryFrom<K, Error: Into<http::Error>>,
     HeaderValue: TryFrom<V, Error: Into<http::Error>>,
@@ -437,13 +437,13 @@ where
         let deadline = self.timeout.map(Deadline::after);
         let read = self.read;
         let (service, PreparedCall { message, timeout }) = self.into_parts();
-        let (call, refused) = match message {
+        let (call, build_error) = match message {
             Ok(message) => (Some(service.oneshot(message)), None),
             Err(error) => (None, Some(error)),
         };
         CallFuture {
             call,
-            refused,
+            build_error,
             timer: deadline.map(|deadline| sleep_until(deadline.0)),
             timeout,
             read,
@@ -455,10 +455,10 @@ where
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
 pub struct CallFuture<S: Service<Message>, R> {
-    /// `None` if the call could not be made. Then the error is in `refused`.
+    /// `None` if the message could not be built. The reason is then in `build_error`.
     #[pin]
     call: Option<Oneshot<S, Message>>,
-    refused: Option<Error>,
+    build_error: Option<Error>,
     #[pin]
     timer: Option<Sleep>,
     timeout: Option<Duration>,
@@ -473,11 +473,11 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // Polls the call before the timer: a reply that has already arrived is not late.
+        // Polls the call before the timer, so that a reply that has already arrived is not late.
         match this.call.as_pin_mut() {
             None => {
-                let refused = this.refused.take().expect("polled after completion");
-                return Poll::Ready(Err(refused));
+                let error = this.build_error.take().expect("polled after completion");
+                return Poll::Ready(Err(error));
             }
             Some(call) => {
                 if let Poll::Ready(result) = call.poll(cx) {
@@ -493,7 +493,7 @@ where
             None => Poll::Pending,
             Some(timer) => {
                 ready!(timer.poll(cx));
-                Poll::Ready(Err(no_answer(this.timeout.unwrap_or_default())))
+                Poll::Ready(Err(timeout_error(this.timeout.unwrap_or_default())))
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The calling side: typed calls over any `Service<Message>`.
 //!
-//! A [`Client`](crate::Client) calls the sending half of a transport, with or without layers around
-//! it, or a router. A router runs the handlers in place, so an application can be tested without a
+//! A [`Client`](crate::Client) calls the sending half of a transport, or a router. Either may have
+//! layers around it. A router runs the handlers in place, so an application can be tested without a
 //! transport.
 //!
 //! ```
@@ -60,7 +60,7 @@
 //! ```
 //!
 //! # Over a router
-//! The receipt has no id, because nothing is stored. Nothing is redelivered or delayed, and
+//! A receipt has no id, because nothing is stored. Nothing is redelivered or delayed, and
 //! idempotency keys have no effect. `enqueue` and `publish` return the error of the handler.
 //!
 //! # Cancel safety

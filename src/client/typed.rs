@@ -8,7 +8,7 @@ use tower::ServiceExt;
 
 use super::{
     Call, Receipt,
-    call::{PreparedCall, ReadReply, no_answer},
+    call::{PreparedCall, ReadReply, timeout_error},
 };
 use crate::{
     contract::{ContractReply, EventName, Named, PayloadFor, Rpc, RpcName, TaskName},
@@ -77,7 +77,7 @@ impl<S: Clone> Client<S> {
         name: N,
         payload: impl PayloadFor<N::Payload>,
     ) -> Call<S, Receipt> {
-        self.message(Kind::Task, &name.named(), payload, Receipt::from_reply)
+        self.new_call(Kind::Task, &name.named(), payload, Receipt::from_reply)
     }
 
     /// Publishes an event to its current listeners.
@@ -91,7 +91,7 @@ impl<S: Clone> Client<S> {
         name: N,
         payload: impl PayloadFor<N::Payload>,
     ) -> Call<S, ()> {
-        self.message(Kind::Event, &name.named(), payload, <()>::from_reply)
+        self.new_call(Kind::Event, &name.named(), payload, <()>::from_reply)
     }
 
     /// Sends a request whose reply survives a lost connection on either side. The request is
@@ -101,7 +101,7 @@ impl<S: Clone> Client<S> {
         name: impl Into<Name>,
         payload: impl IntoPayload,
     ) -> Call<S, R> {
-        self.request_as(Named::plain(name), payload, ReplyMode::Reliable)
+        self.request_as(Named::from_string(name), payload, ReplyMode::Reliable)
     }
 
     /// Sends a request with the lowest latency. The reply is published once, and is lost if the
@@ -111,7 +111,7 @@ impl<S: Clone> Client<S> {
         name: impl Into<Name>,
         payload: impl IntoPayload,
     ) -> Call<S, R> {
-        self.request_as(Named::plain(name), payload, ReplyMode::Fast)
+        self.request_as(Named::from_string(name), payload, ReplyMode::Fast)
     }
 
     /// Sends a request as [`request`](Self::request) does. An [`Rpc`] constant sets its name, and
@@ -153,7 +153,7 @@ impl<S: Clone> Client<S> {
         payload: impl IntoPayload,
         mode: ReplyMode,
     ) -> Call<S, R> {
-        self.message(Kind::Rpc, &name, payload, R::from_reply)
+        self.new_call(Kind::Rpc, &name, payload, R::from_reply)
             .reply_mode(mode)
             .timeout(self.request_timeout)
     }
@@ -164,24 +164,25 @@ impl<S: Clone> Client<S> {
         payload: impl PayloadFor<Q>,
         mode: ReplyMode,
     ) -> Call<S, R> {
-        self.message(Kind::Rpc, &rpc.named(), payload, R::read)
+        self.new_call(Kind::Rpc, &rpc.named(), payload, R::read)
             .reply_mode(mode)
             .timeout(self.request_timeout)
     }
 
-    fn message<C, R>(
+    fn new_call<C, R>(
         &self,
         kind: Kind,
         name: &Named,
         payload: impl PayloadFor<C>,
         read: ReadReply<R>,
     ) -> Call<S, R> {
-        let message = build(kind, self.full_name(&name.name), name, payload);
+        let message = build_message(kind, self.full_name(&name.name), name, payload);
         Call::new(self.service.clone(), message, read)
     }
 
-    /// Joins the prefix and the name, or returns the reason why either is invalid. The name is also
-    /// checked alone, because an empty name would silently become the prefix.
+    /// Joins the prefix and the name. Fails with the reason if the name or the joined name is
+    /// invalid. The name is also checked alone, because joining an empty name would silently return
+    /// the prefix.
     fn full_name(&self, name: &Name) -> Result<Name, &'static str> {
         let checked = |name: Name| match name.fault() {
             Some(fault) => Err(fault),
@@ -191,7 +192,7 @@ impl<S: Clone> Client<S> {
     }
 }
 
-fn build<C>(
+fn build_message<C>(
     kind: Kind,
     full_name: Result<Name, &'static str>,
     name: &Named,
@@ -226,7 +227,7 @@ where
         let name = name.named();
         let full_name = self.full_name(&name.name);
         let tasks = payloads.into_iter().map(|payload| PreparedCall {
-            message: build(Kind::Task, full_name.clone(), &name, payload),
+            message: build_message(Kind::Task, full_name.clone(), &name, payload),
             timeout: None,
         });
         self.send_tasks(tasks).await
@@ -235,8 +236,8 @@ where
     /// Sends many tasks, each with its own name and options, in few round trips. The results are in
     /// the order of the calls.
     ///
-    /// In other respects, this method is like [`enqueue_all`](Self::enqueue_all). The calls may
-    /// come from clients with other prefixes. The service of this client sends all calls.
+    /// In other respects, this method is like [`enqueue_all`](Self::enqueue_all). The service of
+    /// this client sends all calls, even those from clients with other prefixes.
     ///
     /// ```
     /// use std::time::Duration;
@@ -302,7 +303,7 @@ where
                     None => sent.await,
                     Some(timeout) => match tokio::time::timeout(timeout, sent).await {
                         Ok(reply) => reply,
-                        Err(_) => return Err(no_answer(timeout)),
+                        Err(_) => return Err(timeout_error(timeout)),
                     },
                 };
                 Ok(Receipt::from(reply.map_err(Error::from_service)?))

@@ -14,16 +14,17 @@ use crate::{
     message::{Message, Name},
 };
 
-/// A name, with the fields of its constant if the name is from a constant.
+/// A name. If the name comes from a constant, also the fields of the constant.
 #[derive(Clone)]
 pub struct Named {
     pub(crate) name: Name,
     fields: Option<ConstantFields>,
+    /// The steps that lift older payloads. Empty without `lift`.
     steps: UpcastSteps,
 }
 
 impl Named {
-    pub(crate) fn plain(name: impl Into<Name>) -> Self {
+    pub(crate) fn from_string(name: impl Into<Name>) -> Self {
         Self {
             name: name.into(),
             fields: None,
@@ -31,7 +32,7 @@ impl Named {
         }
     }
 
-    fn of(fields: &ConstantFields) -> Self {
+    fn from_constant(fields: &ConstantFields) -> Self {
         Self {
             name: Name::from_static(fields.name),
             fields: Some(*fields),
@@ -39,8 +40,8 @@ impl Named {
         }
     }
 
-    /// Checks the version of a message for the route with this name, and lifts its payload to the
-    /// version of the constant.
+    /// Checks the version of a message, and lifts an older payload to the version of the constant.
+    /// Returns the message unchanged if the name is a string.
     pub(crate) fn admit(&self, message: Message) -> Result<Message, BoxError> {
         match &self.fields {
             Some(fields) => versions::admit(message, fields.version, &self.steps),
@@ -48,7 +49,7 @@ impl Named {
         }
     }
 
-    /// Returns the version of the constant. 1 for a name that is a string.
+    /// Returns the version of the constant. Returns 1 if the name is a string.
     pub(crate) fn version(&self) -> u32 {
         self.fields.as_ref().map_or(1, |fields| fields.version)
     }
@@ -57,13 +58,13 @@ impl Named {
     pub(crate) fn describe(&self, route: &mut RouteDescription) {
         let Some(fields) = &self.fields else { return };
         route.version = fields.version;
-        route.oldest_version = self.steps.oldest(fields.version);
+        route.oldest_version = self.steps.oldest_version(fields.version);
         route.about = fields.about.map(str::to_owned);
         route.payload = Some(fields.payload.describe(Direction::Payload));
         route.reply = fields.reply.map(|reply| reply.describe(Direction::Reply));
     }
 
-    /// Returns `true` if the name is that of a constant.
+    /// Returns `true` if the name comes from a constant.
     pub(crate) fn is_constant(&self) -> bool {
         self.fields.is_some()
     }
@@ -90,8 +91,9 @@ impl fmt::Debug for Named {
 #[derive(Debug, Clone, Copy)]
 pub enum AnyPayload {}
 
-/// Defines the trait for the names of one kind of messages, and implements it for strings and for
-/// the constant. A constant is not an `Into<Name>`, so the two implementations do not overlap.
+/// Defines a trait for the names of one kind of messages. Implements the trait for strings, for the
+/// constant, and for the constant with its `lift` steps. Neither form of the constant is an
+/// `Into<Name>`, so the implementations do not overlap.
 macro_rules! names {
     ($(
         $(#[$attribute:meta])*
@@ -112,7 +114,7 @@ macro_rules! names {
             type Payload = AnyPayload;
 
             fn named(self) -> Named {
-                Named::plain(self)
+                Named::from_string(self)
             }
         }
 
@@ -120,7 +122,7 @@ macro_rules! names {
             type Payload = $payload;
 
             fn named(self) -> Named {
-                Named::of(self.fields())
+                Named::from_constant(self.fields())
             }
         }
 

@@ -8,8 +8,8 @@ use crate::{
     reply::{FromReply, Reply},
 };
 
-/// The reply type of an [`Rpc`](super::Rpc), as a caller reads it: any type that can be read from
-/// JSON.
+/// The type of reply that the caller of an [`Rpc`](super::Rpc) gets. Implemented for all types that
+/// can be read from JSON.
 #[diagnostic::on_unimplemented(
     message = "a reply cannot be read as `{Self}`",
     note = "it must be `serde::de::DeserializeOwned`"

@@ -1,4 +1,4 @@
-//! The JSON Schemas of the types of constants.
+//! The JSON Schemas of payload and reply types.
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::payload::Cbor;
 #[cfg(feature = "msgpack")]
 use crate::payload::MsgPack;
 
-/// A type of a constant that has a JSON Schema. Implemented for every [`JsonSchema`].
+/// A payload or reply type with a JSON Schema. Implemented for every [`JsonSchema`].
 pub trait PayloadSchema {
     /// The content type of the payload.
     const CONTENT_TYPE: &'static str;
@@ -35,8 +35,7 @@ fn schema_of<T: JsonSchema>(direction: Direction) -> Value {
     settings.into_generator().into_root_schema_for::<T>().into()
 }
 
-/// Implements [`PayloadSchema`] for a codec with serde's data model. The schema is the schema of
-/// the value inside.
+/// Implements [`PayloadSchema`] for a codec of serde types. The schema describes the value inside.
 #[cfg(any(feature = "msgpack", feature = "cbor"))]
 macro_rules! codec_schema {
     ($codec:ident) => {

@@ -17,8 +17,8 @@ use crate::{
 pub const VERSION: HeaderName = HeaderName::from_static("contract-version");
 
 /// The error of a message whose payload has a newer version than the [`Task`], [`Event`] or [`Rpc`]
-/// of the worker's route. The error is wrapped in a [`Failure`] that does not count an attempt. A
-/// task is parked until there is a worker that knows the version. A request is delivered again. An
+/// of the worker's route. The error is wrapped in a [`Failure`], and the attempt does not count. A
+/// task is parked until there is a worker that knows its version. A request is delivered again. An
 /// event is not delivered again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewerVersion {
@@ -55,16 +55,17 @@ impl std::error::Error for NewerVersion {}
 /// Converts a payload of one version into a payload of the next version.
 type Step = Arc<dyn Fn(&Bytes) -> Result<Bytes, String> + Send + Sync>;
 
-/// A [`Task`], [`Event`] or [`Rpc`] together with the steps that lift older payloads. It is created
-/// by `lift`, for example [`Task::lift`]. A router takes it as the name of a route.
+/// A [`Task`], [`Event`] or [`Rpc`] together with the steps that lift older payloads. Created by
+/// `lift`, for example by [`Task::lift`]. A router accepts a `Lifting` as the name of a route.
 #[must_use = "it names a route"]
 pub struct Lifting<C> {
     pub(super) constant: C,
     pub(super) steps: UpcastSteps,
+    /// The version of the constant.
     current: u32,
 }
 
-/// The steps of a route, each with the version that it starts from.
+/// The steps of a route. Each step has the version of the payloads that it lifts.
 #[derive(Clone, Default)]
 pub(super) struct UpcastSteps(Vec<(u32, Step)>);
 
@@ -75,11 +76,11 @@ impl UpcastSteps {
         step.map(|(_, step)| step)
     }
 
-    /// Returns the oldest version that can be lifted to the current one step by step.
-    pub(super) fn oldest(&self, current: u32) -> u32 {
-        let lifted = (1..current).rev();
-        let lifted = lifted.take_while(|version| self.step_from(*version).is_some());
-        lifted.last().unwrap_or(current)
+    /// Returns the oldest version that the steps can lift to the version `current`.
+    pub(super) fn oldest_version(&self, current: u32) -> u32 {
+        let older = (1..current).rev();
+        let liftable = older.take_while(|version| self.step_from(*version).is_some());
+        liftable.last().unwrap_or(current)
     }
 }
 
@@ -93,7 +94,7 @@ impl<C> Lifting<C> {
         }
     }
 
-    /// Adds a step from another version. See [`Task::lift`].
+    /// Adds a step that lifts payloads of another version. See [`Task::lift`].
     ///
     /// # Panics
     /// As [`Task::lift`] does.
@@ -116,12 +117,12 @@ impl<C> Lifting<C> {
             self.steps.step_from(from).is_none(),
             "there is a step from version {from} already"
         );
-        let step = move |payload: &Bytes| {
+        let lift_payload = move |payload: &Bytes| {
             let old = Json::<Old>::read(payload)?;
             let new = Json(step(old)).into_payload();
             new.map_err(|error| format!("what it was lifted to is no JSON: {error}"))
         };
-        self.steps.0.push((from, Arc::new(step)));
+        self.steps.0.push((from, Arc::new(lift_payload)));
         self
     }
 }
@@ -140,9 +141,9 @@ impl<C: fmt::Debug> fmt::Debug for Lifting<C> {
 macro_rules! lift {
     ($($constant:ident<$payload:ident $(, $reply:ident)?>),*) => {$(
         impl<$payload $(, $reply)?> $constant<$payload $(, $reply)?> {
-            /// Adds a step that lifts the payloads of an older [version](Self::version) to the next
-            /// one, before the handler gets them. With several steps, a payload goes through every
-            /// step from its own version to the current version.
+            /// Adds a step that lifts payloads of the version `from` to the next version. An older
+            /// payload goes through one step after another, up to the [version](Self::version) of
+            /// the constant, before the handler gets it.
             ///
             /// A step takes and returns any types that serde reads and writes as JSON, such as
             /// `serde_json::Value`. A payload that the step cannot read is rejected, as by
@@ -172,8 +173,8 @@ lift!(Task<T>, Event<T>, Rpc<Q, R>);
 /// Checks the version of a message, and lifts its payload to the current version.
 ///
 /// # Errors
-/// If the header is malformed, or the version is newer than the current one. For an older version,
-/// also if a step is missing, a step fails, or the payload is not JSON.
+/// If the version header is malformed, or the version is newer than the current one. For an older
+/// version, also if a step is missing, a step fails, or the payload is not JSON.
 pub(super) fn admit(
     mut message: Message,
     current: u32,
@@ -202,7 +203,7 @@ pub(super) fn admit(
         };
         return Err(failure.because(newer).into());
     }
-    let oldest = steps.oldest(current);
+    let oldest = steps.oldest_version(current);
     if version < oldest {
         let text = format!(
             "the payload has version {version}, and this worker reads versions {oldest} to {current}"
@@ -222,6 +223,7 @@ pub(super) fn admit(
                 let text = format!("version {from} of the payload cannot be lifted: {fault}");
                 return Err(Rejection::permanent(text).into());
             }
+            // Not reached: there is a step for each version from `oldest`.
             None => {}
         }
     }
@@ -231,15 +233,15 @@ pub(super) fn admit(
 
 /// Writes the version of a payload.
 pub(super) fn write(version: u32, headers: &mut HeaderMap) {
-    // A message without the header has version 1, because senders that do not know versions write
-    // no header.
+    // Version 1 needs no header. Senders that do not know versions write none, so a message
+    // without the header has version 1.
     if version > 1 {
         headers.insert(VERSION, HeaderValue::from(version));
     }
 }
 
-/// Returns the version of a message, or the beginning of the header's value if the header is
-/// malformed.
+/// Returns the version of a message. If the version header is malformed, the error is the beginning
+/// of its value.
 fn version_of(headers: &HeaderMap) -> Result<u32, String> {
     /// The maximum number of digits of a version. Any number with this many digits fits into a
     /// `u32`.
