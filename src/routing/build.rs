@@ -27,11 +27,11 @@ pub(super) struct Plan<S> {
     /// The fallbacks. The fallback of the root is the first.
     fallbacks: Vec<Fallback<S>>,
     layers: Vec<ApplyLayer>,
-    built: OnceLock<Built>,
+    built: OnceLock<BuiltRouter>,
 }
 
 /// The service that is built from a plan, and the resolver that finds the routes of messages.
-pub(super) struct Built {
+pub(super) struct BuiltRouter {
     pub(super) resolver: Arc<Resolver>,
     pub(super) root: Route,
 }
@@ -41,7 +41,7 @@ struct Fallback<S> {
     prefix: Name,
     endpoint: Endpoint<S>,
     /// `false` for the default fallback of the root, which fails with `NotFound`.
-    custom: bool,
+    is_custom: bool,
 }
 
 /// A clone has no service, because plans are cloned only to be changed.
@@ -62,7 +62,7 @@ impl<S> Clone for Fallback<S> {
         Self {
             prefix: self.prefix.clone(),
             endpoint: self.endpoint.clone(),
-            custom: self.custom,
+            is_custom: self.is_custom,
         }
     }
 }
@@ -98,7 +98,7 @@ impl<S> Plan<S> {
             fallbacks: vec![Fallback {
                 prefix: Name::default(),
                 endpoint: Endpoint::new(move |_: &S| Route::from_fn(not_found)),
-                custom: false,
+                is_custom: false,
             }],
             layers: Vec::new(),
             built: OnceLock::new(),
@@ -124,9 +124,9 @@ impl<S> Plan<S> {
             let mut route = RouteDescription::new(info.kind, &info.name);
             route.is_pattern = info.is_pattern;
             route.is_sharded = info.is_sharded;
-            let mut named = endpoints.iter().filter_map(|it| it.named.as_ref());
-            if let Some(named) = named.find(|named| named.is_constant()) {
-                named.describe(&mut route);
+            let mut names = endpoints.iter().filter_map(|it| it.named.as_ref());
+            if let Some(constant) = names.find(|name| name.is_constant()) {
+                constant.describe(&mut route);
             }
             route
         };
@@ -134,10 +134,11 @@ impl<S> Plan<S> {
         Description::new(routes.collect())
     }
 
-    pub(super) fn layers(&self) -> usize {
+    pub(super) fn layer_count(&self) -> usize {
         self.layers.len()
     }
 
+    /// Adds the endpoints of a route. Only the route of an event can be added more than once.
     #[track_caller]
     pub(super) fn insert(
         &mut self,
@@ -157,17 +158,18 @@ impl<S> Plan<S> {
         self.routes[index].extend(endpoints);
     }
 
+    /// Sets the fallback of a prefix. The empty prefix is that of the root.
     #[track_caller]
     pub(super) fn set_fallback(&mut self, prefix: Name, endpoint: Endpoint<S>) {
         let fallback = Fallback {
             prefix,
             endpoint,
-            custom: true,
+            is_custom: true,
         };
         let same = |known: &&mut Fallback<S>| known.prefix == fallback.prefix;
         match self.fallbacks.iter_mut().find(same) {
             None => self.fallbacks.push(fallback),
-            Some(known) if !known.custom => *known = fallback,
+            Some(known) if !known.is_custom => *known = fallback,
             Some(known) if known.prefix.is_empty() => panic!("the router has a fallback already"),
             Some(known) => panic!("the prefix `{}` has a fallback already", known.prefix),
         }
@@ -216,7 +218,7 @@ impl<S> Plan<S> {
             };
             self.insert(route, endpoints.into_iter().map(moved));
         }
-        for fallback in other.fallbacks.into_iter().filter(|it| it.custom) {
+        for fallback in other.fallbacks.into_iter().filter(|it| it.is_custom) {
             let prefix = Name::join(prefix, &fallback.prefix);
             self.set_fallback(prefix, moved(fallback.endpoint));
         }
@@ -237,7 +239,7 @@ impl<S> Plan<S> {
         let fallbacks = self.fallbacks.into_iter().map(|fallback| Fallback {
             prefix: fallback.prefix,
             endpoint: fallback.endpoint.with_state(&state),
-            custom: fallback.custom,
+            is_custom: fallback.is_custom,
         });
         Plan {
             index: self.index,
@@ -252,13 +254,14 @@ impl<S> Plan<S> {
     pub(super) fn interest(&self) -> Interest {
         let fallbacks = self.fallbacks.iter().map(|fallback| &fallback.endpoint);
         let endpoints = self.routes.iter().flatten().chain(fallbacks);
-        let has_fallback = self.fallbacks.iter().any(|fallback| fallback.custom);
-        let named = |route: &&RouteInfo| matches!(route.kind, Kind::Task | Kind::Rpc);
-        let named = self.routes().iter().filter(named);
-        let named = named.map(|route| (route.kind, route.name.clone()));
+        let has_fallback = self.fallbacks.iter().any(|fallback| fallback.is_custom);
+        let is_on_stream = |route: &&RouteInfo| matches!(route.kind, Kind::Task | Kind::Rpc);
+        let stream_routes = self.routes().iter().filter(is_on_stream);
+        let stream_routes = stream_routes.map(|route| (route.kind, route.name.clone()));
+        // A fallback handles any name, so the names of the other routes are then left out.
         let mut interest = Interest {
             stream: has_fallback,
-            routes: (!has_fallback).then(|| named.collect()),
+            routes: (!has_fallback).then(|| stream_routes.collect()),
             batch_size: endpoints
                 .map(|endpoint| endpoint.batch_size)
                 .max()
@@ -266,8 +269,8 @@ impl<S> Plan<S> {
             ..Interest::default()
         };
         for (route, endpoints) in self.routes().iter().zip(&self.routes) {
-            let versions = endpoints.iter().filter_map(|it| it.named.as_ref());
-            let version = versions.map(Named::version).max().unwrap_or(1);
+            let names = endpoints.iter().filter_map(|it| it.named.as_ref());
+            let version = names.map(Named::version).max().unwrap_or(1);
             if route.kind == Kind::Task && version > 1 {
                 interest.versions.push((route.name.clone(), version));
             }
@@ -284,7 +287,7 @@ impl<S> Plan<S> {
 
 impl Plan<()> {
     /// Returns the service. The first call builds it, so each layer is applied only once.
-    pub(super) fn built(&self) -> &Built {
+    pub(super) fn get_or_build(&self) -> &BuiltRouter {
         self.built.get_or_init(|| {
             let prefixes = self.fallbacks.iter().map(|it| it.prefix.clone());
             let resolver = Arc::new(Resolver::new(self.index.clone(), prefixes.collect()));
@@ -295,7 +298,7 @@ impl Plan<()> {
             let routes = self.routes.iter().map(Vec::as_slice);
             let endpoints: Vec<&[Endpoint<()>]> = routes.chain(fallbacks).collect();
             let root = tree::build(&endpoints, &self.layers, &resolver);
-            Built { resolver, root }
+            BuiltRouter { resolver, root }
         })
     }
 }

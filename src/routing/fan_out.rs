@@ -65,7 +65,7 @@ impl fmt::Display for Panicked {
 
 impl std::error::Error for Panicked {}
 
-/// Runs all calls concurrently within one task, each to its end. Succeeds if all of them succeed.
+/// Runs all calls concurrently in one future, each to its end. Succeeds if all of them succeed.
 pub(super) fn join(calls: Vec<RouteFuture>) -> RouteFuture {
     RouteFuture::new(async {
         let guarded = calls
@@ -75,7 +75,7 @@ pub(super) fn join(calls: Vec<RouteFuture>) -> RouteFuture {
         for outcome in join_all(guarded).await {
             match outcome {
                 Ok(Ok(_)) => {}
-                // A call can be a fan-out, too. Each of its errors is then added separately.
+                // If the call was a fan-out itself, adds each of its errors separately.
                 Ok(Err(error)) => match error.downcast::<FanOutError>() {
                     Ok(inner) => errors.extend(inner.errors),
                     Err(error) => errors.push(error),

@@ -53,7 +53,8 @@ impl RouteInfo {
 }
 
 /// Marks an event that a source delivered. The source makes one delivery for each subscription that
-/// matches, so the router must not match the event against its other subscriptions again.
+/// the event matches. So the router must call only the route of this delivery's subscription, even
+/// if other routes match.
 ///
 /// The mark is an extension of the message, because layers around the router keep extensions.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +68,7 @@ pub(super) struct Index {
     exact: ByKind<HashMap<Name, usize>>,
     /// The indexes of routes with a pattern.
     patterns: HashMap<Name, usize>,
+    /// The indexes of routes for sharded events.
     sharded: HashMap<Name, usize>,
 }
 
@@ -93,7 +95,8 @@ impl Index {
         }
     }
 
-    fn exact(&self, message: &Message) -> Option<usize> {
+    /// Returns the index of the route that has exactly the name of the message.
+    fn find_exact(&self, message: &Message) -> Option<usize> {
         let map = match message.parts() {
             Parts {
                 kind: Kind::Event,
@@ -118,7 +121,7 @@ pub(super) struct Resolver {
 }
 
 /// The indexes of the routes of a message.
-enum Resolved {
+enum RouteIndexes {
     /// One route or fallback.
     One(usize),
     /// Several routes of an event.
@@ -152,11 +155,11 @@ impl Resolver {
         mut send: impl FnMut(Message) -> RouteFuture,
     ) -> RouteFuture {
         match self.resolve(&mut message) {
-            Resolved::One(route) => {
+            RouteIndexes::One(route) => {
                 self.set_matched_route(&mut message, route);
                 send(message)
             }
-            Resolved::Several(routes) => {
+            RouteIndexes::Several(routes) => {
                 let calls = routes.into_iter().map(|route| {
                     let mut message = message.clone();
                     self.set_matched_route(&mut message, route);
@@ -168,10 +171,10 @@ impl Resolver {
     }
 
     /// Finds the routes of a message by kind and name.
-    fn resolve(&self, message: &mut Message) -> Resolved {
+    fn resolve(&self, message: &mut Message) -> RouteIndexes {
         if message.kind() == Kind::Event {
             // The mark is removed, because it holds only for the subscriptions of this router. A
-            // router inside this router has other subscriptions, and must match the event again.
+            // router inside this router has other routes, and must match the event again.
             let extensions = &mut message.parts_mut().extensions;
             let is_from_subscription = extensions.remove::<FromSubscription>().is_some();
             // A pattern matches no sharded event.
@@ -179,8 +182,8 @@ impl Resolver {
                 return self.resolve_event(message, is_from_subscription);
             }
         }
-        let exact = self.index.exact(message);
-        Resolved::One(exact.unwrap_or_else(|| self.fallback(message.name())))
+        let exact = self.index.find_exact(message);
+        RouteIndexes::One(exact.unwrap_or_else(|| self.fallback_index(message.name())))
     }
 
     /// Finds the routes of an event:
@@ -189,15 +192,15 @@ impl Resolver {
     ///   pattern.
     /// - If the event came from a subscription to its name: the route of that name.
     /// - In all other cases: all routes whose name or pattern matches.
-    fn resolve_event(&self, message: &Message, is_from_subscription: bool) -> Resolved {
+    fn resolve_event(&self, message: &Message, is_from_subscription: bool) -> RouteIndexes {
         let patterns = &self.index.patterns;
         let subscribed = message.parts().pattern.as_deref();
         if let Some(&route) = subscribed.and_then(|pattern| patterns.get(pattern)) {
-            return Resolved::One(route);
+            return RouteIndexes::One(route);
         }
-        let exact = self.index.exact(message);
+        let exact = self.index.find_exact(message);
         if let (Some(route), true) = (exact, is_from_subscription) {
-            return Resolved::One(route);
+            return RouteIndexes::One(route);
         }
         let name = message.name().as_bytes();
         let matching = patterns
@@ -206,26 +209,26 @@ impl Resolver {
             .map(|(_, &route)| route);
         let mut routes: Vec<usize> = exact.into_iter().chain(matching).collect();
         match routes[..] {
-            [] => Resolved::One(self.fallback(message.name())),
-            [route] => Resolved::One(route),
+            [] => RouteIndexes::One(self.fallback_index(message.name())),
+            [route] => RouteIndexes::One(route),
             _ => {
                 // Sorts the routes in the order in which they were added, because the map has no
                 // order.
                 routes.sort_unstable();
-                Resolved::Several(routes)
+                RouteIndexes::Several(routes)
             }
         }
     }
 
     /// Returns the index of the fallback with the longest prefix of this name.
-    fn fallback(&self, name: &str) -> usize {
+    fn fallback_index(&self, name: &str) -> usize {
         let root = self.routes().len();
         if self.by_prefix.is_empty() {
             return root;
         }
-        let dots = name.rmatch_indices('.').map(|(at, _)| &name[..at]);
+        let parents = name.rmatch_indices('.').map(|(dot, _)| &name[..dot]);
         let nearest = std::iter::once(name)
-            .chain(dots)
+            .chain(parents)
             .find_map(|prefix| self.by_prefix.get(prefix));
         root + nearest.copied().unwrap_or(0)
     }
@@ -261,8 +264,8 @@ mod tests {
 
     fn resolved(resolver: &Resolver, message: &mut Message) -> Vec<usize> {
         match resolver.resolve(message) {
-            Resolved::One(route) => vec![route],
-            Resolved::Several(routes) => routes,
+            RouteIndexes::One(route) => vec![route],
+            RouteIndexes::Several(routes) => routes,
         }
     }
 

@@ -35,14 +35,14 @@ use crate::{
 /// use*](super#first-use).
 ///
 /// # Back-pressure
-/// If one layer wraps everything in the router, the router is ready when that layer is. A limit in
-/// that layer then pauses the source. Without such a layer the router is always ready, and each
-/// call waits in its future for the layers around its route.
+/// If one layer wraps the whole router, the router is ready when this layer is. So a limit in this
+/// layer pauses the source. Without a layer around the whole router, the router is always ready, and
+/// each call waits in its future for the layers around its route.
 #[must_use = "a router does nothing until it is served or called"]
 pub struct Router<S = ()> {
     plan: Arc<Plan<S>>,
-    /// This clone's copy of the built service. Between `poll_ready` and `call` it may hold a
-    /// permit.
+    /// This clone's copy of the built service. It may hold a reservation between `poll_ready` and
+    /// `call`.
     root: Option<Route>,
 }
 
@@ -144,10 +144,10 @@ where
     /// Adds a handler for the sharded events of this name: those that are
     /// [published as sharded](crate::client::Call::sharded).
     ///
-    /// On a Redis Cluster such an event stays within the shard of its name, while any other event
-    /// is sent to all nodes. Redis 7.0 or newer is needed (`SSUBSCRIBE`). Sharded events and other
+    /// On a Redis Cluster, a sharded event stays within the shard of its name. Any other event is
+    /// sent to all nodes. Redis 7.0 or newer is needed (`SSUBSCRIBE`). Sharded events and other
     /// events are separate: this handler receives only sharded events, and a handler of
-    /// [`event`](Self::event) receives none of them. A pattern matches no sharded event.
+    /// [`event`](Self::event) receives no sharded event. A pattern matches no sharded event.
     ///
     /// ```
     /// # async fn run() -> Result<(), campanile::Error> {
@@ -310,7 +310,7 @@ where
 
     /// Provides the state that the handlers need.
     ///
-    /// The compiler infers the state `S2` of the returned router. It is `()` if that router is
+    /// The compiler infers `S2`, the state of the returned router. `S2` is `()` if that router is
     /// served or called. If that router is nested in another, `S2` is the state of the other
     /// router.
     ///
@@ -331,13 +331,16 @@ where
     fn add_named(self, kind: Kind, name: Named, endpoint: Endpoint<S>) -> Self {
         self.add(
             RouteInfo::named(kind, name.name.clone()),
-            endpoint.named(name),
+            endpoint.with_name(name),
         )
     }
 
     #[track_caller]
     fn add_sharded(self, name: Named, endpoint: Endpoint<S>) -> Self {
-        self.add(RouteInfo::sharded(name.name.clone()), endpoint.named(name))
+        self.add(
+            RouteInfo::sharded(name.name.clone()),
+            endpoint.with_name(name),
+        )
     }
 
     #[track_caller]
@@ -414,7 +417,7 @@ impl<S> fmt::Debug for Router<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Router")
             .field("routes", &self.routes())
-            .field("layers", &self.plan.layers())
+            .field("layers", &self.plan.layer_count())
             .finish_non_exhaustive()
     }
 }
@@ -425,12 +428,12 @@ impl Service<Message> for Router {
     type Future = RouteFuture;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        let root = &self.plan.built().root;
+        let root = &self.plan.get_or_build().root;
         self.root.get_or_insert_with(|| root.clone()).poll_ready(cx)
     }
 
     fn call(&mut self, message: Message) -> RouteFuture {
-        let built = self.plan.built();
+        let built = self.plan.get_or_build();
         let root = self.root.get_or_insert_with(|| built.root.clone());
         // An event may match several routes. The first call of `root` uses the reservation, and
         // each further call waits in its future until the service is ready.
@@ -443,7 +446,7 @@ impl Service<Message> for Router {
 impl Servable for Router {
     /// Builds the service now, so that a panic in a layer happens before the source is opened.
     fn interest(&self) -> Interest {
-        self.plan.built();
+        self.plan.get_or_build();
         self.plan.interest()
     }
 
@@ -457,7 +460,7 @@ impl Servable for Router {
     }
 
     /// Returns the description as JSON. If it is longer than [`WorkerDescription::MAX_LEN`], leaves
-    /// out its schemas. `None` if it is too long even without the schemas.
+    /// out its schemas. Returns `None` if it is too long even without the schemas.
     fn description(&self) -> Option<String> {
         let fits = |json: &String| json.len() <= WorkerDescription::MAX_LEN;
         let description = self.describe();

@@ -44,7 +44,7 @@ impl<S> Endpoint<S> {
     }
 
     /// Names the endpoint. If the name is a constant, the endpoint checks the versions of messages.
-    pub(super) fn named(mut self, named: Named) -> Self
+    pub(super) fn with_name(mut self, named: Named) -> Self
     where
         S: 'static,
     {
@@ -53,7 +53,7 @@ impl<S> Endpoint<S> {
             self.make = Arc::new(move |state: &S| {
                 let inner = make(state).erased().clone();
                 let named = named.clone();
-                Route::from_erased(Arc::new(Versioned { inner, named }))
+                Route::from_erased(Arc::new(VersionedEndpoint { inner, named }))
             });
         }
         self.named = Some(named);
@@ -87,14 +87,14 @@ impl<S> Clone for Endpoint<S> {
     }
 }
 
-/// An endpoint under a constant. Takes payloads of the constant's version, and lifts payloads of
-/// older versions to that version. Refuses all others.
-struct Versioned {
+/// An endpoint that was added under a constant. Takes payloads of the constant's version, and lifts
+/// payloads of older versions to that version. Refuses all other payloads.
+struct VersionedEndpoint {
     inner: Arc<dyn ErasedService>,
     named: Named,
 }
 
-impl ErasedService for Versioned {
+impl ErasedService for VersionedEndpoint {
     /// Returns `None`, because a [`Dispatch`] calls endpoints without making them ready: each call
     /// waits in its future until the service is ready.
     fn prepare(&self) -> Option<Pin<Box<dyn ErasedCall>>> {
@@ -122,16 +122,17 @@ pub(super) fn build(
         routes: routes
             .iter()
             .map(|endpoints| {
-                let endpoint =
+                let with_layers =
                     |endpoint: &Endpoint<()>| ((endpoint.make)(&()), endpoint.layers.clone());
-                endpoints.iter().map(endpoint).collect()
+                endpoints.iter().map(with_layers).collect()
             })
             .collect(),
-        layered: Vec::with_capacity(layers.len()),
+        layer_services: Vec::with_capacity(layers.len()),
     };
+    // Inner layers have lower indexes, so their services exist before an outer layer needs them.
     for (layer, apply) in layers.iter().enumerate() {
-        let layered = apply(tree.inner_service(Some(layer)));
-        tree.layered.push(layered);
+        let service = apply(tree.inner_service(Some(layer)));
+        tree.layer_services.push(service);
     }
     tree.inner_service(None)
 }
@@ -142,11 +143,11 @@ struct Tree<'a> {
     /// The endpoints of each route with the layers around them.
     routes: Vec<Vec<(Route, Vec<usize>)>>,
     /// The services that the layers made, in the order of their indexes.
-    layered: Vec<Route>,
+    layer_services: Vec<Route>,
 }
 
 impl Tree<'_> {
-    /// Makes the service that this layer wraps, or for `None` the service of the whole router.
+    /// Makes the service that this layer wraps. For `None`, makes the service of the whole router.
     fn inner_service(&self, layer: Option<usize>) -> Route {
         let segments: Vec<Vec<Segment<'_>>> = self
             .routes
@@ -156,11 +157,11 @@ impl Tree<'_> {
         if let Some(inner) = only_layer(&segments) {
             // This layer wraps only one other layer. The two layers are connected without a
             // `Dispatch`, so that the outer layer is ready only if the inner layer is.
-            return self.layered[inner].clone();
+            return self.layer_services[inner].clone();
         }
         let service = |segment: &Segment<'_>| match *segment {
             Segment::Endpoint(route) => route.erased().clone(),
-            Segment::Layer(layer) => self.layered[layer].erased().clone(),
+            Segment::Layer(layer) => self.layer_services[layer].erased().clone(),
         };
         let routes = segments
             .iter()
@@ -183,18 +184,20 @@ enum Segment<'a> {
     Layer(usize),
 }
 
-/// Returns the next segment on each path from this layer to the endpoints of one route.
+/// Returns the next segment on each path from this layer to the endpoints of one route. For `None`,
+/// the paths start at the root.
 fn segments(endpoints: &[(Route, Vec<usize>)], layer: Option<usize>) -> Vec<Segment<'_>> {
     let mut segments = Vec::new();
-    for (endpoint, around) in endpoints {
-        let within = match layer {
-            None => &around[..],
-            Some(layer) => match around.binary_search(&layer) {
-                Ok(place) => &around[..place],
+    for (endpoint, layers) in endpoints {
+        let inner_layers = match layer {
+            None => &layers[..],
+            Some(layer) => match layers.binary_search(&layer) {
+                Ok(position) => &layers[..position],
+                // The endpoint is not inside this layer.
                 Err(_) => continue,
             },
         };
-        match within.last() {
+        match inner_layers.last() {
             None => segments.push(Segment::Endpoint(endpoint)),
             // If several handlers of an event share a layer, the event goes through the layer only
             // once, and to each handler inside it.
@@ -242,12 +245,12 @@ enum ResolvedRoute {
 impl Dispatch {
     /// Calls the next services for a message that has a matched route.
     fn send(&self, message: Message) -> RouteFuture {
-        let route = message
+        let index = message
             .parts()
             .matched_route
             .as_ref()
             .map(|route| route.index);
-        match route.and_then(|route| self.routes.get(route)) {
+        match index.and_then(|index| self.routes.get(index)) {
             Some(ResolvedRoute::One(next)) => next.call(message),
             Some(ResolvedRoute::Several(next)) => {
                 let calls = next.iter().map(|next| next.call(message.clone()));

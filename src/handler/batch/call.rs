@@ -41,6 +41,7 @@ pub trait BatchHandler<T, S>: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<Result<Reply, BoxError>>, BatchError>> + Send;
 }
 
+/// Implements [`BatchHandler`] for functions with these `State` arguments before the `Vec`.
 macro_rules! function {
     ($($part:ident),*) => {
         #[allow(non_snake_case)]
@@ -63,10 +64,10 @@ macro_rules! function {
                 items: Vec<T>,
                 state: &S,
             ) -> Result<Vec<Result<Reply, BoxError>>, BatchError> {
-                let messages = items.len();
+                let message_count = items.len();
                 $(let $part = State($part::from_ref(state));)*
                 let _ = state;
-                self($($part,)* items).await.into_replies(messages)
+                self($($part,)* items).await.into_replies(message_count)
             }
         }
     };

@@ -15,10 +15,8 @@ pub struct BatchError(pub(super) BatchFault);
 pub(super) enum BatchFault {
     /// The function returned this error.
     Failed(Arc<BoxError>),
-    Miscounted {
-        replies: usize,
-        messages: usize,
-    },
+    /// The function returned a `Vec` with another number of replies than messages.
+    Miscounted { replies: usize, messages: usize },
     /// The function panicked.
     Panicked,
 }

@@ -24,9 +24,9 @@ type Outcome = Result<Reply, BoxError>;
 /// The maximum number of messages for which a batch allocates memory in advance.
 const MAX_CAPACITY: usize = 1024;
 
-/// Gathers the messages of a handler. All clones of a [`BatchService`](super::BatchService) share
-/// one `Gather`.
-pub(super) struct Gather<H: BatchHandler<T, S>, T, S> {
+/// Gathers the messages of a handler into batches. All clones of a
+/// [`BatchService`](super::BatchService) share one `Gatherer`.
+pub(super) struct Gatherer<H: BatchHandler<T, S>, T, S> {
     handler: H,
     state: S,
     size: usize,
@@ -42,11 +42,11 @@ struct OpenBatch<I> {
     items: Vec<I>,
     completions: Arc<CompletionSlab<Outcome>>,
     /// Sends the items to the batch's task when the batch is full.
-    full: oneshot::Sender<Vec<I>>,
+    full_batch: oneshot::Sender<Vec<I>>,
 }
 
-/// When dropped, fails all completions that have no outcome. There are such completions only if the
-/// function panicked.
+/// When dropped, fails all completions that have no outcome yet. Only a panic of the function leaves
+/// such completions.
 struct FailOnPanic(Arc<CompletionSlab<Outcome>>);
 
 impl Drop for FailOnPanic {
@@ -56,7 +56,7 @@ impl Drop for FailOnPanic {
     }
 }
 
-impl<H, T, S> Gather<H, T, S>
+impl<H, T, S> Gatherer<H, T, S>
 where
     H: BatchHandler<T, S>,
 {
@@ -72,7 +72,7 @@ where
     }
 }
 
-impl<H, T, S> Gather<H, T, S>
+impl<H, T, S> Gatherer<H, T, S>
 where
     H: BatchHandler<T, S>,
     T: 'static,
@@ -90,14 +90,14 @@ where
     fn add(self: &Arc<Self>, item: H::Item) -> Completion<Outcome> {
         let mut open = lock(&self.open);
         let current = open.get_or_insert_with(|| {
-            let (full, items) = oneshot::channel();
+            let (full_batch, received_batch) = oneshot::channel();
             let capacity = self.size.min(MAX_CAPACITY);
             let completions = Arc::new(CompletionSlab::with_capacity(capacity));
-            tokio::spawn(self.clone().run(items, completions.clone()));
+            tokio::spawn(self.clone().run(received_batch, completions.clone()));
             OpenBatch {
                 items: Vec::with_capacity(capacity),
                 completions,
-                full,
+                full_batch,
             }
         });
         current.items.push(item);
@@ -107,7 +107,7 @@ where
         {
             // The task of the batch waits for the items, so sending fails only if the runtime has
             // shut down.
-            let _ = batch.full.send(batch.items);
+            let _ = batch.full_batch.send(batch.items);
         }
         completion
     }
@@ -115,18 +115,19 @@ where
     /// Runs one batch, from its first message to its end.
     async fn run(
         self: Arc<Self>,
-        mut full: oneshot::Receiver<Vec<H::Item>>,
+        mut full_batch: oneshot::Receiver<Vec<H::Item>>,
         completions: Arc<CompletionSlab<Outcome>>,
     ) {
         let _guard = FailOnPanic(completions.clone());
-        let waited = tokio::time::timeout(self.linger, &mut full).await;
-        let mut items = match waited {
+        let received = tokio::time::timeout(self.linger, &mut full_batch).await;
+        let mut items = match received {
             Ok(items) => items.unwrap_or_default(),
             Err(_) => {
                 let mut open = lock(&self.open);
                 // If the channel has the items, this batch became full just before the lock was
                 // taken. If the channel is empty, the open batch is this one.
-                full.try_recv()
+                full_batch
+                    .try_recv()
                     .ok()
                     .or_else(|| Some(open.take()?.items))
                     .unwrap_or_default()
@@ -134,8 +135,8 @@ where
         };
         // Drops the items of deliveries that no longer wait for an outcome.
         let pending = completions.pending();
-        let mut present = pending.iter();
-        items.retain(|_| *present.next().expect("each has a completion"));
+        let mut is_pending = pending.iter();
+        items.retain(|_| *is_pending.next().expect("each has a completion"));
         if items.is_empty() {
             return;
         }
@@ -146,8 +147,9 @@ where
         };
         match outcomes {
             Ok(outcomes) => {
-                let present = pending.into_iter().enumerate().filter(|(_, it)| *it);
-                completions.complete(present.map(|(index, _)| index).zip(outcomes));
+                // The outcomes are those of the items that were kept, in their order.
+                let kept = pending.into_iter().enumerate().filter(|(_, it)| *it);
+                completions.complete(kept.map(|(index, _)| index).zip(outcomes));
             }
             Err(error) => completions.complete_all(|| Err(error.clone().into())),
         }

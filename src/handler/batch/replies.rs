@@ -20,28 +20,41 @@ pub trait IntoReplies {
     ///
     /// # Errors
     /// If the batch failed as a whole, or if the number of outcomes is not the number of messages.
-    fn into_replies(self, messages: usize) -> Result<Vec<Result<Reply, BoxError>>, BatchError>;
+    fn into_replies(self, message_count: usize)
+    -> Result<Vec<Result<Reply, BoxError>>, BatchError>;
 }
 
 impl IntoReplies for () {
-    fn into_replies(self, messages: usize) -> Result<Vec<Result<Reply, BoxError>>, BatchError> {
-        Ok((0..messages).map(|_| Ok(Reply::default())).collect())
+    fn into_replies(
+        self,
+        message_count: usize,
+    ) -> Result<Vec<Result<Reply, BoxError>>, BatchError> {
+        Ok((0..message_count).map(|_| Ok(Reply::default())).collect())
     }
 }
 
 impl<R: IntoReply> IntoReplies for Vec<R> {
-    fn into_replies(self, messages: usize) -> Result<Vec<Result<Reply, BoxError>>, BatchError> {
-        let replies = self.len();
-        if replies != messages {
-            return Err(BatchError(BatchFault::Miscounted { replies, messages }));
+    fn into_replies(
+        self,
+        message_count: usize,
+    ) -> Result<Vec<Result<Reply, BoxError>>, BatchError> {
+        let reply_count = self.len();
+        if reply_count != message_count {
+            return Err(BatchError(BatchFault::Miscounted {
+                replies: reply_count,
+                messages: message_count,
+            }));
         }
         Ok(self.into_iter().map(IntoReply::into_reply).collect())
     }
 }
 
 impl<T: IntoReplies, E: Into<BoxError>> IntoReplies for Result<T, E> {
-    fn into_replies(self, messages: usize) -> Result<Vec<Result<Reply, BoxError>>, BatchError> {
+    fn into_replies(
+        self,
+        message_count: usize,
+    ) -> Result<Vec<Result<Reply, BoxError>>, BatchError> {
         self.map_err(|error| BatchError(BatchFault::Failed(Arc::new(error.into()))))?
-            .into_replies(messages)
+            .into_replies(message_count)
     }
 }

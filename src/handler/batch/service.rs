@@ -4,7 +4,7 @@ use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use tower::Service;
 
-use super::{BatchHandler, gather::Gather};
+use super::{BatchHandler, gather::Gatherer};
 use crate::handler::{Handler, HandlerFuture};
 use crate::{error::BoxError, message::Message, reply::Reply, service::Route};
 
@@ -33,7 +33,7 @@ impl<H> Batch<H> {
     /// `Vec<Json<T>>` or `Vec<Message>`. Up to four `State<_>` arguments may come before the `Vec`.
     ///
     /// The function may return one outcome for all messages: `()` or a `Result<(), E>`. Or it
-    /// returns a `Vec` with one reply or result for each message, in their order.
+    /// returns a `Vec` with one reply or result for each message, in the order of the messages.
     pub const fn new(handler: H) -> Self {
         Self {
             handler,
@@ -82,7 +82,7 @@ where
 
     fn with_state(self, state: S) -> Self::Service {
         BatchService {
-            gather: Arc::new(Gather::new(self.handler, state, self.size, self.linger)),
+            gatherer: Arc::new(Gatherer::new(self.handler, state, self.size, self.linger)),
         }
     }
 
@@ -91,21 +91,21 @@ where
     }
 
     fn into_route(self, state: S) -> Route {
-        let gather = self.with_state(state).gather;
-        Route::from_fn(move |message| gather.clone().handle(message))
+        let gatherer = self.with_state(state).gatherer;
+        Route::from_fn(move |message| gatherer.clone().handle(message))
     }
 }
 
 /// The service of a [`Batch`] with its state. Each call is for one message, and clones share their
 /// batches.
 pub struct BatchService<H: BatchHandler<T, S>, T, S> {
-    gather: Arc<Gather<H, T, S>>,
+    gatherer: Arc<Gatherer<H, T, S>>,
 }
 
 impl<H: BatchHandler<T, S>, T, S> Clone for BatchService<H, T, S> {
     fn clone(&self) -> Self {
         Self {
-            gather: self.gather.clone(),
+            gatherer: self.gatherer.clone(),
         }
     }
 }
@@ -137,6 +137,6 @@ where
     }
 
     fn call(&mut self, message: Message) -> HandlerFuture {
-        HandlerFuture::new(self.gather.clone().handle(message))
+        HandlerFuture::new(self.gatherer.clone().handle(message))
     }
 }
