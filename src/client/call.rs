@@ -274,8 +274,8 @@ impl<S> Call<S, Receipt> {
     /// its current `.await`. It counts as failed, and the task is delivered again. The time of an
     /// attempt starts when the layers are ready and the handler is called.
     ///
-    /// The attempt timeout limits neither the call ([`timeout`](Self::timeout)) nor the wait for the
-    /// first attempt ([`expires_after`](Self::expires_after)). Zero is refused.
+    /// The attempt timeout limits neither the call ([`timeout`](Self::timeout)) nor the wait for
+    /// the first attempt ([`expires_after`](Self::expires_after)). Zero is refused.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         if let Ok(message) = &mut self.message {
             message.parts_mut().attempt_timeout = Some(timeout);
@@ -319,8 +319,8 @@ impl<S> Call<S, Receipt> {
     /// again, and stores no second task.
     ///
     /// The first call with a given `count` checks that the primary has that number of replicas. If
-    /// the primary has fewer, the call fails at once as [refused](Error::is_refused), and nothing is
-    /// stored.
+    /// the primary has fewer, the call fails at once as [refused](Error::is_refused), and nothing
+    /// is stored.
     ///
     /// `within` counts from the write. While a connection waits for replicas, Redis answers nothing
     /// else on it. So tasks with this option are sent over a separate connection. Tasks that are

@@ -22,17 +22,17 @@
 //! | argument | value | rejects if |
 //! |---|---|---|
 //! | [`Json<T>`](crate::Json) | the payload, read as JSON | the payload is not the JSON of a `T` |
-//! | `Bytes`, `Vec<u8>` | the payload; a `Bytes` of 4 KiB or more may share its memory with messages that arrived together, so copy the bytes if you keep them for long | |
+//! | `Bytes`, `Vec<u8>` | the payload; a `Bytes` of 4 KiB or more may share its memory with other messages, so copy the bytes if you keep them for long | |
 //! | `String` | the payload as text | the payload is not UTF-8 |
 //! | [`Message`](crate::Message) | the whole message | |
 //! | [`State<T>`] | the router's state, or a part of it ([`FromRef`]) | |
 //! | [`Extension<T>`](crate::Extension) | a value that a layer added | no layer added the value (a failure that is retried) |
 //! | `HeaderMap` | the headers | |
 //! | [`Name`](crate::Name), [`Kind`](crate::Kind), [`Attempt`](crate::Attempt) | the name, the kind or the attempt of the message | |
-//! | [`MatchedRoute`](crate::MatchedRoute) | the route as it was registered | outside a router |
+//! | [`MatchedRoute`](crate::MatchedRoute) | the route as it was registered | the message did not come through a router |
 //! | [`MessageId`](crate::MessageId), [`Lease`](crate::Lease) | the id of the message, the lease on the delivery | the message did not come from a stream |
 //! | [`Outbox`](crate::Outbox) | tasks and events that are sent when the delivery is acknowledged | the transport has no outboxes |
-//! | [`Progress`](crate::Progress) | reports the progress of a task that is tracked or unique; has no effect for other messages | |
+//! | [`Progress`](crate::Progress) | a handle that reports the progress of a task that is tracked or unique; it has no effect for other messages | |
 //! | [`Checkpoint`](crate::Checkpoint) | the state that an earlier attempt has saved | the message is not a task that is tracked or unique |
 //! | [`Deadline`](crate::Deadline) | the time after which nobody needs the outcome | the message has no deadline |
 //! | `Option<T>` | the value, or `None` if it is missing | the value is malformed |

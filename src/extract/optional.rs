@@ -8,8 +8,8 @@ use crate::{
     message::{Message, Parts},
 };
 
-/// An extractor that distinguishes a missing value from a malformed one. `Option<Self>` can then be
-/// an argument in any position.
+/// An extractor that distinguishes a missing value from a malformed one. It makes `Option<Self>` an
+/// extractor that can be an argument in any position.
 #[diagnostic::on_unimplemented(
     message = "`Option<{Self}>` is no extractor",
     label = "this extractor does not distinguish a missing value from a malformed one",
@@ -29,8 +29,8 @@ pub trait OptionalFromMessageParts<S>: Sized {
     ) -> impl Future<Output = Result<Option<Self>, Self::Rejection>> + Send;
 }
 
-/// The counterpart of [`OptionalFromMessageParts`] for an extractor that takes the payload. An
-/// empty payload counts as missing.
+/// The counterpart of [`OptionalFromMessageParts`] for an extractor that takes the payload. The
+/// value is missing if the payload is empty.
 #[diagnostic::on_unimplemented(
     message = "`Option<{Self}>` is no extractor",
     label = "this extractor does not distinguish a missing value from a malformed one",

@@ -19,8 +19,8 @@ pub trait Accepts<P> {}
 
 /// Implemented by the markers in `via`. A marker says through which trait a handler's last argument
 /// `A` is extracted. `WholeMessage` requires that `A` implements `Carries<P>`. `PartsOnly` requires
-/// nothing, because such an argument does not take the payload. The marker is the `Self` type, so
-/// that the compiler does not infer the marker from this bound.
+/// nothing, because an argument from the parts does not take the payload. The marker is the `Self`
+/// type, so that the compiler does not infer the marker from this bound.
 pub trait TakesPayload<A, P> {}
 
 impl<P, A> TakesPayload<A, P> for via::PartsOnly {}
@@ -53,6 +53,8 @@ impl<R, T: RepliesOfBatch<R>, E> RepliesOfBatch<R> for Result<T, E> {}
 impl<P> Accepts<P> for ((), ()) {}
 impl<P, T: Accepts<P>> Accepts<P> for WithinLayer<T> {}
 
+/// Implements [`Accepts`] for the arguments of a function. Only the last argument can take the
+/// payload.
 macro_rules! arguments {
     ($($part:ident)*) => {
         impl<P, M, $($part,)* Last> Accepts<P> for (M, ($($part,)* Last,))
@@ -80,6 +82,8 @@ arguments!(T1 T2 T3 T4 T5 T6 T7 T8 T9 T10 T11 T12 T13);
 arguments!(T1 T2 T3 T4 T5 T6 T7 T8 T9 T10 T11 T12 T13 T14);
 arguments!(T1 T2 T3 T4 T5 T6 T7 T8 T9 T10 T11 T12 T13 T14 T15);
 
+/// Implements [`Accepts`] for the arguments of a batch's function, and [`BatchRepliesAs`] for the
+/// function.
 macro_rules! batch {
     ($($part:ident)*) => {
         impl<P, M, $($part,)* Item> Accepts<P> for Batched<(M, $($part,)* Item)>

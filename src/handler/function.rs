@@ -18,7 +18,8 @@ pub trait Function<A>: Clone + Send + Sync + 'static {
     fn call(self, arguments: A) -> Self::Output;
 }
 
-/// The future that a handler returns. This trait only improves the compiler's message.
+/// The future that a handler returns. This trait only improves the compiler's message for a
+/// function that is not async.
 #[diagnostic::on_unimplemented(
     message = "a handler must be async, and this function returns `{Self}`",
     label = "this function is not async",

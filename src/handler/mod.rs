@@ -42,8 +42,9 @@
 //!   [`BoxError`](crate::BoxError).
 //! - The future is `Send`: all values that it holds across an `.await` are `Send`. An `Rc` and a
 //!   guard of `std::sync::Mutex` are not `Send`. End the scope of such a value before the `.await`,
-//!   or drop the value. A macro may hold such values while it formats its arguments. So instead of
-//!   `info!("{}", count().await)` write `let count = count().await;` first.
+//!   or drop the value. A macro such as `info!` may hold values that are not `Send` while it
+//!   evaluates its arguments. So do not write `info!("{}", count().await)`: write
+//!   `let count = count().await;` before the macro.
 //!
 //! If a condition does not hold, the compiler's message names it.
 //!

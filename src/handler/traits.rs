@@ -41,8 +41,8 @@ pub trait Handler<T, S>: Clone + Send + Sync + Sized + 'static {
     /// The service that the handler becomes.
     type Service: SharedService;
 
-    /// Makes the service from the state, and applies the layers of the handler. A router does this
-    /// once, when the router is first used.
+    /// Makes the service from the state, and applies the layers of the handler. A router calls this
+    /// method once, when the router is first used.
     fn with_state(self, state: S) -> Self::Service;
 
     /// Adds a layer around only this handler.

@@ -1,4 +1,4 @@
-//! The backlogs of streams, for programs that scale workers and for Prometheus.
+//! Serves the backlogs of streams over HTTP, for programs that scale workers and for Prometheus.
 
 use std::{
     collections::BTreeMap,
@@ -57,12 +57,12 @@ type ReadBacklog =
 /// `GET …?stream=orders` responds with the backlog of `orders`:
 /// `{"stream":"orders","total":7,"waiting":3,…}`. Without a query the response has all backlogs,
 /// `{"backlogs":[…]}`. A stream that was not added gets a 404. If one of the requested backlogs
-/// cannot be read within 5 s, the response is a 503. In the Prometheus format the response is a 200
-/// even then: such a stream has no metrics except `campanile_backlog_up`, which is 0. Methods other
-/// than `GET` and `HEAD` get 405.
+/// cannot be read within 5 s, the response is a 503. In the Prometheus format the response is still
+/// a 200: a stream whose backlog cannot be read has only the metric `campanile_backlog_up`, which
+/// is 0. Methods other than `GET` and `HEAD` get 405.
 ///
-/// Each request reads the backlogs from the server. Do not make this service public: mount it
-/// beside probes and metrics.
+/// Each request reads the backlogs from the server. Do not make this service public: mount it where
+/// your probes and metrics are.
 #[derive(Clone, Default)]
 pub struct Backlogs {
     streams: BTreeMap<Name, Arc<ReadBacklog>>,
@@ -108,7 +108,7 @@ impl Backlogs {
 
     /// Reads the backlogs of these streams, all at the same time. Returns `None` for a stream that
     /// cannot be read.
-    async fn read<'a>(
+    async fn read_all<'a>(
         streams: impl Iterator<Item = (&'a Name, &'a Arc<ReadBacklog>)>,
     ) -> Vec<(&'a Name, Option<Backlog>)> {
         join_all(streams.map(async |(name, read)| {
@@ -131,36 +131,40 @@ impl Backlogs {
 
     async fn answer(self, query: Option<String>) -> Response<Body> {
         if self.is_prometheus {
-            return respond(
+            return ok_response(
                 "text/plain; version=0.0.4",
-                prometheus_text(&Self::read(self.streams.iter()).await),
+                prometheus_text(&Self::read_all(self.streams.iter()).await),
             );
         }
-        let wanted = query.as_deref().and_then(|query| {
+        let stream_name = query.as_deref().and_then(|query| {
             let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
             pairs.find_map(|(key, value)| (key == "stream").then(|| decode_query_value(value)))
         });
-        let Some(wanted) = wanted else {
-            let found = Self::read(self.streams.iter()).await;
+        let Some(stream_name) = stream_name else {
+            // Without a `stream` in the query, the response has all backlogs, or is a 503.
+            let found = Self::read_all(self.streams.iter()).await;
             let backlogs: Option<Vec<_>> = found.iter().map(backlog_json).collect();
             return match backlogs {
-                Some(backlogs) => respond(
+                Some(backlogs) => ok_response(
                     "application/json",
                     json!({ "backlogs": backlogs }).to_string(),
                 ),
-                None => unavailable(),
+                None => unavailable_response(),
             };
         };
-        let matching = self.streams.iter().filter(|(name, _)| ***name == *wanted);
-        let found = Self::read(matching).await;
+        let matching = self
+            .streams
+            .iter()
+            .filter(|(name, _)| ***name == *stream_name);
+        let found = Self::read_all(matching).await;
         match found.first() {
             None => {
                 let text = "there is no backlog of a stream with this name";
                 Problem::new(StatusCode::NOT_FOUND, "not_found", text).into_response()
             }
-            Some(found) => match backlog_json(found) {
-                Some(json) => respond("application/json", json.to_string()),
-                None => unavailable(),
+            Some(backlog) => match backlog_json(backlog) {
+                Some(json) => ok_response("application/json", json.to_string()),
+                None => unavailable_response(),
             },
         }
     }
@@ -184,17 +188,18 @@ fn backlog_json((name, backlog): &(&Name, Option<Backlog>)) -> Option<serde_json
         "delayed": backlog.delayed,
         "due_soon": backlog.due_soon,
         "parked": backlog.parked,
-        "oldest_waiting_seconds": oldest_seconds(backlog),
+        "oldest_waiting_seconds": oldest_waiting_seconds(backlog),
         "workers": backlog.workers,
     }))
 }
 
-fn oldest_seconds(backlog: &Backlog) -> f64 {
+fn oldest_waiting_seconds(backlog: &Backlog) -> f64 {
     backlog.oldest_waiting.unwrap_or_default().as_secs_f64()
 }
 
 /// A metric: its name, its help text, and a function that returns its samples for a backlog. A
-/// sample is the text that follows the label `stream`, such as `,state="waiting"`, and a value.
+/// sample is a pair: its labels after the label `stream`, such as `,state="waiting"`, and its
+/// value.
 type Metric = (
     &'static str,
     &'static str,
@@ -229,7 +234,7 @@ const METRICS: [Metric; 5] = [
     (
         "campanile_backlog_oldest_waiting_seconds",
         "Time for which the oldest message has waited.",
-        |backlog| vec![("", oldest_seconds(backlog))],
+        |backlog| vec![("", oldest_waiting_seconds(backlog))],
     ),
     (
         "campanile_backlog_workers",
@@ -241,7 +246,7 @@ const METRICS: [Metric; 5] = [
 /// Writes the backlogs in the text format of Prometheus, version 0.0.4.
 fn prometheus_text(found: &[(&Name, Option<Backlog>)]) -> String {
     let mut text = String::new();
-    let mut metric = |name: &str, help: &str, samples: Vec<(String, f64)>| {
+    let mut write_metric = |name: &str, help: &str, samples: Vec<(String, f64)>| {
         if !samples.is_empty() {
             let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n");
         }
@@ -250,22 +255,23 @@ fn prometheus_text(found: &[(&Name, Option<Backlog>)]) -> String {
         }
     };
     for (name, help, samples_of) in METRICS {
-        let samples = found.iter().filter_map(|(stream, backlog)| {
+        // Leaves out the streams whose backlogs cannot be read.
+        let readable = found.iter().filter_map(|(stream, backlog)| {
             let stream = escape_label(stream);
             Some((backlog.as_ref()?, stream))
         });
-        let samples = samples.flat_map(|(backlog, stream)| {
+        let samples = readable.flat_map(|(backlog, stream)| {
             let samples = samples_of(backlog).into_iter();
             samples.map(move |(more, value)| (format!("stream=\"{stream}\"{more}"), value))
         });
-        metric(name, help, samples.collect());
+        write_metric(name, help, samples.collect());
     }
     let up = found.iter().map(|(stream, backlog)| {
         let is_up = f64::from(u8::from(backlog.is_some()));
         (format!("stream=\"{}\"", escape_label(stream)), is_up)
     });
     let help = "1 if the backlog was read.";
-    metric("campanile_backlog_up", help, up.collect());
+    write_metric("campanile_backlog_up", help, up.collect());
     text
 }
 
@@ -277,7 +283,7 @@ fn escape_label(value: &str) -> String {
         .replace('\n', "\\n")
 }
 
-fn respond(content_type: &'static str, body: String) -> Response<Body> {
+fn ok_response(content_type: &'static str, body: String) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -285,7 +291,7 @@ fn respond(content_type: &'static str, body: String) -> Response<Body> {
     response
 }
 
-fn unavailable() -> Response<Body> {
+fn unavailable_response() -> Response<Body> {
     let text = "the backlog cannot be read now; the log has the reason";
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unread", text).into_response()
 }

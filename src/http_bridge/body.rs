@@ -59,7 +59,7 @@ impl fmt::Debug for Body {
 #[derive(Debug)]
 pub struct BodyError {
     limit: usize,
-    /// The error of reading the body, or `None` if the body is longer than the limit.
+    /// The error that ended the body early. `None` if the body is longer than the limit.
     cause: Option<BoxError>,
 }
 

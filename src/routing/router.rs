@@ -36,8 +36,8 @@ use crate::{
 ///
 /// # Back-pressure
 /// If one layer wraps the whole router, the router is ready when this layer is. So a limit in this
-/// layer pauses the source. Without a layer around the whole router, the router is always ready, and
-/// each call waits in its future for the layers around its route.
+/// layer pauses the source. Without a layer around the whole router, the router is always ready,
+/// and each call waits in its future for the layers around its route.
 #[must_use = "a router does nothing until it is served or called"]
 pub struct Router<S = ()> {
     plan: Arc<Plan<S>>,

@@ -45,8 +45,8 @@ struct OpenBatch<I> {
     full_batch: oneshot::Sender<Vec<I>>,
 }
 
-/// When dropped, fails all completions that have no outcome yet. Only a panic of the function leaves
-/// such completions.
+/// When dropped, fails all completions that have no outcome yet. Only a panic of the function
+/// leaves such completions.
 struct FailOnPanic(Arc<CompletionSlab<Outcome>>);
 
 impl Drop for FailOnPanic {

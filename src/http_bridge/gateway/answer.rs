@@ -16,7 +16,7 @@ use super::{
     },
     GatewayOptions,
     media::MediaFault,
-    routes::{GatewayRoute, Missing},
+    routes::{GatewayRoute, NoRoute},
 };
 use crate::{
     error::{BoxError, Error, shown_chain},
@@ -27,23 +27,24 @@ use crate::{
 /// Makes the response to one request.
 pub(super) struct Responder {
     pub(super) options: Arc<GatewayOptions>,
-    /// Set for a `HEAD` request. Its response has no body.
+    /// `true` for a `HEAD` request, whose response has no body.
     pub(super) is_head: bool,
     /// The `x-request-id` of the request, which is copied to the response.
     pub(super) request_id: Option<HeaderValue>,
 }
 
 impl Responder {
-    pub(super) fn answered(
+    /// Returns the response to a request whose message was sent.
+    pub(super) fn result_response(
         &self,
         route: &GatewayRoute,
         result: Result<Reply, BoxError>,
     ) -> Response<Body> {
         match result {
-            Ok(reply) => self.finished(match route.kind {
-                Kind::Task => accepted(reply.receipt()),
-                Kind::Event => with_status(StatusCode::ACCEPTED, Body::default()),
-                Kind::Rpc => self.replied(reply),
+            Ok(reply) => self.finish(match route.kind {
+                Kind::Task => accepted_response(reply.receipt()),
+                Kind::Event => response_with_status(StatusCode::ACCEPTED, Body::default()),
+                Kind::Rpc => self.reply_response(reply),
             }),
             Err(error) => {
                 let problem = Problem::from_error(&route.name, &*error, &*self.options.status);
@@ -52,89 +53,91 @@ impl Responder {
                     let status = problem.status().as_u16();
                     tracing::warn!(%kind, %name, status, error = shown_chain(&*error), "a request failed");
                 }
-                self.failed(problem)
+                self.problem_response(problem)
             }
         }
     }
 
-    pub(super) fn missing(&self, missing: Missing) -> Response<Body> {
-        match missing {
-            Missing::Path => {
+    /// Returns the response to a request without a route.
+    pub(super) fn no_route_response(&self, reason: NoRoute) -> Response<Body> {
+        match reason {
+            NoRoute::Path => {
                 let problem = Problem::new(StatusCode::NOT_FOUND, "not_found", "no such path");
-                self.failed(problem)
+                self.problem_response(problem)
             }
-            Missing::Method(allow) => {
+            NoRoute::Method(allow) => {
                 let status = StatusCode::METHOD_NOT_ALLOWED;
                 let problem = Problem::new(status, "method_not_allowed", "not with this method");
-                let mut response = self.failed(problem);
+                let mut response = self.problem_response(problem);
                 response.headers_mut().insert(ALLOW, allow);
                 response
             }
-            Missing::Options(allow) => {
-                let mut response = with_status(StatusCode::NO_CONTENT, Body::default());
+            NoRoute::Options(allow) => {
+                let mut response = response_with_status(StatusCode::NO_CONTENT, Body::default());
                 response.headers_mut().insert(ALLOW, allow);
-                self.finished(response)
+                self.finish(response)
             }
         }
     }
 
-    pub(super) fn too_long(&self) -> Response<Body> {
+    pub(super) fn long_body_response(&self) -> Response<Body> {
         let text = format!(
             "the body is longer than {} bytes",
             self.options.max_body_bytes
         );
-        self.failed(Problem::new(
+        self.problem_response(Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "too_large",
             text,
         ))
     }
 
-    pub(super) fn unsupported(&self, fault: MediaFault) -> Response<Body> {
+    pub(super) fn media_fault_response(&self, fault: MediaFault) -> Response<Body> {
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         let problem = Problem::new(status, "unsupported_media_type", fault.text);
-        let mut response = self.failed(problem);
+        let mut response = self.problem_response(problem);
         response.headers_mut().extend(fault.accepted);
         response
     }
 
     /// Returns the response to a request whose body did not arrive within the gateway's timeout.
-    pub(super) fn not_arrived(&self) -> Response<Body> {
+    pub(super) fn late_body_response(&self) -> Response<Body> {
         let text = format!("the body did not arrive within {:?}", self.options.timeout);
-        self.failed(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", text))
+        self.problem_response(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", text))
     }
 
-    pub(super) fn unread(&self, error: BodyError) -> Response<Body> {
+    /// Returns the response to a request whose body is too long or broke off.
+    pub(super) fn body_error_response(&self, error: BodyError) -> Response<Body> {
         if error.is_too_long() {
-            return self.too_long();
+            return self.long_body_response();
         }
         tracing::debug!(
             error = shown_chain(&error),
             "a request's body cannot be read"
         );
-        self.failed(Problem::new(
+        self.problem_response(Problem::new(
             StatusCode::BAD_REQUEST,
             "invalid",
             error.to_string(),
         ))
     }
 
-    /// Returns the response to a request that took longer than the gateway's timeout. The message
-    /// may still take effect.
-    pub(super) fn late(&self, route: &GatewayRoute) -> Response<Body> {
-        self.answered(route, Err(Error::timeout("no answer in time").into()))
+    /// Returns the response to a request whose message was sent, but not answered within the
+    /// gateway's timeout. The message may still take effect.
+    pub(super) fn late_call_response(&self, route: &GatewayRoute) -> Response<Body> {
+        self.result_response(route, Err(Error::timeout("no answer in time").into()))
     }
 
-    pub(super) fn failed(&self, problem: Problem) -> Response<Body> {
-        let unavailable = problem.status() == StatusCode::SERVICE_UNAVAILABLE;
-        let problem = match unavailable {
+    pub(super) fn problem_response(&self, problem: Problem) -> Response<Body> {
+        let is_unavailable = problem.status() == StatusCode::SERVICE_UNAVAILABLE;
+        let problem = match is_unavailable {
             true => problem.retry_after(self.options.retry_after),
             false => problem,
         };
-        self.finished(problem.into_response())
+        self.finish(problem.into_response())
     }
 
-    fn replied(&self, reply: Reply) -> Response<Body> {
+    fn reply_response(&self, reply: Reply) -> Response<Body> {
         let mut response = Response::new(Body::from(reply.payload));
         *response.headers_mut() = self.options.forwarded.select(&reply.headers);
         let headers = response.headers_mut();
@@ -144,7 +147,8 @@ impl Responder {
         response
     }
 
-    fn finished(&self, mut response: Response<Body>) -> Response<Body> {
+    /// Copies the request id to the response, and removes the body of a response to `HEAD`.
+    fn finish(&self, mut response: Response<Body>) -> Response<Body> {
         if let Some(id) = &self.request_id {
             response
                 .headers_mut()
@@ -159,9 +163,9 @@ impl Responder {
     }
 }
 
-fn accepted(id: Option<&MessageId>) -> Response<Body> {
+fn accepted_response(id: Option<&MessageId>) -> Response<Body> {
     let json = serde_json::json!({ "id": id.map(MessageId::as_str) });
-    let mut response = with_status(StatusCode::ACCEPTED, Body::from(json.to_string()));
+    let mut response = response_with_status(StatusCode::ACCEPTED, Body::from(json.to_string()));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(id) = id {
@@ -170,7 +174,7 @@ fn accepted(id: Option<&MessageId>) -> Response<Body> {
     response
 }
 
-fn with_status(status: StatusCode, body: Body) -> Response<Body> {
+fn response_with_status(status: StatusCode, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response

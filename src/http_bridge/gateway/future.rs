@@ -83,25 +83,26 @@ where
                     body,
                     timer,
                 } => {
+                    // The body is polled before the timer, so a body that has arrived is not late.
                     let Poll::Ready(read) = body.poll(cx) else {
                         ready!(timer.poll(cx));
-                        let response = this.responder.not_arrived();
+                        let response = this.responder.late_body_response();
                         this.stage.set(GatewayStage::Answered(Some(response)));
                         continue;
                     };
                     let options = &this.responder.options;
                     let message = match payload(read, options.max_body_bytes) {
-                        Err(error) => Err(this.responder.unread(error)),
+                        Err(error) => Err(this.responder.body_error_response(error)),
                         Ok(payload) => {
                             let head = head.take().expect("it is read once");
-                            let message = options.message(route, head, payload);
-                            message.map_err(|problem| this.responder.failed(problem))
+                            let message = options.build_message(route, head, payload);
+                            message.map_err(|problem| this.responder.problem_response(problem))
                         }
                     };
                     match message {
                         Err(response) => GatewayStage::Answered(Some(response)),
                         Ok(message) => {
-                            let deadline = options.answer_by(&message);
+                            let deadline = options.answer_deadline(&message);
                             let service = service.take().expect("it is read once");
                             GatewayStage::Sending {
                                 route: route.clone(),
@@ -111,16 +112,15 @@ where
                         }
                     }
                 }
-                // The call is polled before the timer, so a reply that is ready wins over the
-                // timer.
+                // The call is polled before the timer, so a reply that has arrived is not late.
                 GatewayStageProjection::Sending { route, call, timer } => {
                     let response = match call.poll(cx) {
-                        Poll::Ready(result) => {
-                            this.responder.answered(route, result.map_err(Into::into))
-                        }
+                        Poll::Ready(result) => this
+                            .responder
+                            .result_response(route, result.map_err(Into::into)),
                         Poll::Pending => {
                             ready!(timer.poll(cx));
-                            this.responder.late(route)
+                            this.responder.late_call_response(route)
                         }
                     };
                     GatewayStage::Answered(Some(response))

@@ -21,27 +21,28 @@ pub(super) struct MediaFault {
     pub(super) accepted: Option<(HeaderName, HeaderValue)>,
 }
 
-/// Checks by the headers of a request if the gateway accepts the body. `types` are the types that
-/// the route accepts. Without `types`, one of the [`FORM_TYPES`] is accepted only if it is in
-/// `forms`, and any other type is accepted.
+/// Checks by the headers of a request whether the gateway accepts the body. `types` are the types
+/// that the route accepts. Without `types`, one of the [`FORM_TYPES`] is accepted only if it is in
+/// `accepted_forms`. In this case any other type is accepted.
 pub(super) fn check(
     method: &Method,
     headers: &HeaderMap,
     is_empty: bool,
-    forms: &[String],
+    accepted_forms: &[String],
     types: Option<&[String]>,
 ) -> Result<(), MediaFault> {
     let fault = |text: &str, accepted| {
         let text = text.to_owned();
         Err(MediaFault { text, accepted })
     };
+    // Only a body without compression is accepted.
     let codings = headers.get_all(CONTENT_ENCODING).iter();
     let mut codings = codings.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     if !codings.all(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"identity")) {
         let identity = (ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         return fault("the body is compressed; send it as it is", Some(identity));
     }
-    let sent = || {
+    let sent_types = || {
         headers.get_all(CONTENT_TYPE).iter().map(|value| {
             let media_type = value.as_bytes().split(|&byte| byte == b';').next();
             media_type.unwrap_or_default().trim_ascii()
@@ -49,18 +50,20 @@ pub(super) fn check(
     };
     let has_effect = !matches!(*method, Method::GET | Method::HEAD);
     if let Some(types) = types {
-        let is_taken = |media_type| types.iter().any(|range| matches(range, media_type));
-        if !sent().all(is_taken) || (has_effect && !is_empty && sent().next().is_none()) {
+        let is_accepted = |media_type| types.iter().any(|range| matches(range, media_type));
+        if !sent_types().all(is_accepted)
+            || (has_effect && !is_empty && sent_types().next().is_none())
+        {
             let types = types.join(", ");
             let accept = HeaderValue::from_str(&types).expect("types are visible ASCII");
             let text = format!("send a body of one of these types: {types}");
             return fault(&text, Some((ACCEPT, accept)));
         }
     } else {
-        let refused = sent().find_map(|media_type| {
+        let refused = sent_types().find_map(|media_type| {
             let is = |name: &&str| media_type.eq_ignore_ascii_case(name.as_bytes());
             let name = FORM_TYPES.iter().copied().find(is)?;
-            (!forms.iter().any(|other| is(&other.as_str()))).then_some(name)
+            (!accepted_forms.iter().any(|other| is(&other.as_str()))).then_some(name)
         });
         if let Some(name) = refused {
             let text = format!(
@@ -69,6 +72,8 @@ pub(super) fn check(
             return fault(&text, None);
         }
     }
+    // A request with an `Origin` comes from a browser. It must have a content type, unless its
+    // method is `GET` or `HEAD`.
     let is_of_a_browser = headers.contains_key(ORIGIN);
     match has_effect && is_of_a_browser && !headers.contains_key(CONTENT_TYPE) {
         true => fault("the request has no content type", None),
@@ -87,11 +92,11 @@ fn matches(range: &str, media_type: &[u8]) -> bool {
     }
 }
 
-/// Returns the mistake in a range of types. `None` if the range is valid.
+/// Returns the mistake in a range of types, or `None` if the range is valid.
 pub(super) fn mistake(range: &str) -> Option<String> {
     let is_token = |part: &str| {
-        let is_one = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&byte);
-        !part.is_empty() && part.bytes().all(is_one)
+        let is_token_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&^_.+-".contains(&byte);
+        !part.is_empty() && part.bytes().all(is_token_byte)
     };
     let parts = range.split_once('/');
     match parts.is_some_and(|(main, sub)| is_token(main) && (sub == "*" || is_token(sub))) {

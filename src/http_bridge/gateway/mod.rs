@@ -1,4 +1,4 @@
-//! HTTP requests as messages.
+//! A gateway, which turns HTTP requests into messages.
 
 mod answer;
 mod future;
@@ -175,7 +175,7 @@ impl<S> Gateway<S> {
     #[must_use]
     #[track_caller]
     pub fn task(self, name: impl Into<Name>) -> Self {
-        self.post(Kind::Task, name.into())
+        self.add_post_route(Kind::Task, name.into())
     }
 
     /// Adds a route for events of this name, by `POST` to its [path](super::path()).
@@ -185,7 +185,7 @@ impl<S> Gateway<S> {
     #[must_use]
     #[track_caller]
     pub fn event(self, name: impl Into<Name>) -> Self {
-        self.post(Kind::Event, name.into())
+        self.add_post_route(Kind::Event, name.into())
     }
 
     /// Adds a route for RPC requests of this name, by `POST` to its [path](super::path()).
@@ -195,11 +195,12 @@ impl<S> Gateway<S> {
     #[must_use]
     #[track_caller]
     pub fn rpc(self, name: impl Into<Name>) -> Self {
-        self.post(Kind::Rpc, name.into())
+        self.add_post_route(Kind::Rpc, name.into())
     }
 
+    /// Adds a route by `POST` to the path of the name.
     #[track_caller]
-    fn post(self, kind: Kind, name: Name) -> Self {
+    fn add_post_route(self, kind: Kind, name: Name) -> Self {
         let path = path(&name);
         self.route(Method::POST, &path, kind, name)
     }
@@ -261,11 +262,12 @@ impl<S> Gateway<S> {
         self
     }
 
-    /// Sets the maximum time until the body of a request has arrived. After this time the response
-    /// is a 408. When the body has arrived, a second timer of the same length starts. It covers the
-    /// sending of the message and, for an RPC request, the wait for the reply. When the second
-    /// timer ends, the response is a 504. This end is also the deadline of an RPC request: a worker
-    /// does not start the request later. 30 s unless set.
+    /// Sets the length of two timers. 30 s unless set.
+    ///
+    /// The first timer covers the arrival of the request's body. When it ends, the response is a
+    /// 408. The second timer starts when the body has arrived. It covers the sending of the message
+    /// and, for an RPC request, the wait for the reply. When it ends, the response is a 504. No
+    /// worker starts an RPC request after the end of the second timer.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         self.with(|options| options.timeout = timeout)
@@ -352,21 +354,21 @@ where
             .find(request.method(), request.uri().path())
         {
             Ok(route) => route.clone(),
-            Err(missing) => {
-                let response = responder.missing(missing);
+            Err(reason) => {
+                let response = responder.no_route_response(reason);
                 return GatewayFuture::new(responder, GatewayStage::Answered(Some(response)));
             }
         };
         let (head, body) = request.into_parts();
         // A body that is known to be longer than the limit is not read.
         if body.size_hint().lower() > self.options.max_body_bytes as u64 {
-            let response = responder.too_long();
+            let response = responder.long_body_response();
             return GatewayFuture::new(responder, GatewayStage::Answered(Some(response)));
         }
         let (method, headers, is_empty) = (&head.method, &head.headers, body.is_end_stream());
         let (forms, types) = (&self.options.accepted_form_types, route.types.as_deref());
         if let Err(fault) = media::check(method, headers, is_empty, forms, types) {
-            let response = responder.unsupported(fault);
+            let response = responder.media_fault_response(fault);
             return GatewayFuture::new(responder, GatewayStage::Answered(Some(response)));
         }
         let stage = GatewayStage::Reading {

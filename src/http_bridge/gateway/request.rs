@@ -11,7 +11,7 @@ use super::{
 };
 use crate::message::{Deadline, IdempotencyKey, Kind, Message};
 
-/// Computes the digest of a body, for requests with an idempotency key.
+/// Computes the digest of the body of a request with an idempotency key.
 const CRC: Crc<u64> = Crc::<u64>::new(&CRC_64_XZ);
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -19,7 +19,7 @@ static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 impl GatewayOptions {
     /// Converts a request into a message. If the request is invalid, returns the problem with which
     /// the gateway responds.
-    pub(super) fn message(
+    pub(super) fn build_message(
         &self,
         route: &GatewayRoute,
         mut head: request::Parts,
@@ -72,7 +72,7 @@ impl GatewayOptions {
     /// For an RPC request, this is its deadline. For any other message, it is now plus the
     /// gateway's timeout. The deadline of a task is ignored here, because it limits the start of
     /// the handler, not the sending.
-    pub(super) fn answer_by(&self, message: &Message) -> Deadline {
+    pub(super) fn answer_deadline(&self, message: &Message) -> Deadline {
         let deadline = message.parts().deadline;
         deadline
             .filter(|_| message.kind() == Kind::Rpc)

@@ -7,19 +7,20 @@ use http::{HeaderValue, Method};
 use super::super::names::canonical;
 use crate::message::{Kind, Name};
 
-/// The kind and the name of the messages of one path and method.
+/// The kind and the name of the messages that are made from the requests of one method and path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct GatewayRoute {
     pub(super) kind: Kind,
     pub(super) name: Name,
-    /// The content types that the route accepts. `None` if the rules of the gateway apply.
+    /// The content types that the route accepts. If `None`, only form types are refused, unless the
+    /// gateway accepts them.
     pub(super) types: Option<Arc<[String]>>,
 }
 
 /// The reason why a request has no route.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Missing {
-    /// The gateway has no route for the path.
+pub(super) enum NoRoute {
+    /// The path has no route.
     Path,
     /// The path has no route for the method. The value of the `Allow` header lists the methods of
     /// the path.
@@ -29,6 +30,7 @@ pub(super) enum Missing {
     Options(HeaderValue),
 }
 
+/// The routes of each path.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Routes(HashMap<String, Vec<(Method, GatewayRoute)>>);
 
@@ -42,13 +44,13 @@ impl Routes {
             path.starts_with('/'),
             "a path begins with a slash: {path:?}"
         );
-        let here = self.0.entry(canonical(path).into_owned()).or_default();
+        let path_routes = self.0.entry(canonical(path).into_owned()).or_default();
         assert!(
-            here.iter().all(|(other, _)| *other != method),
+            path_routes.iter().all(|(other, _)| *other != method),
             "{method} {path} is routed already"
         );
         let types = None;
-        here.push((method, GatewayRoute { kind, name, types }));
+        path_routes.push((method, GatewayRoute { kind, name, types }));
     }
 
     /// Sets the content types that the routes to this name accept.
@@ -63,29 +65,32 @@ impl Routes {
         routes.for_each(|route| route.types = Some(Arc::clone(types)));
     }
 
-    pub(super) fn find(&self, method: &Method, path: &str) -> Result<&GatewayRoute, Missing> {
-        let here = self.0.get(&*canonical(path)).ok_or(Missing::Path)?;
-        let of = |method: &Method| {
-            let found = here.iter().find(|(known, _)| known == method);
+    pub(super) fn find(&self, method: &Method, path: &str) -> Result<&GatewayRoute, NoRoute> {
+        let path_routes = self.0.get(&*canonical(path)).ok_or(NoRoute::Path)?;
+        let route_of = |method: &Method| {
+            let found = path_routes.iter().find(|(known, _)| known == method);
             found.map(|(_, route)| route)
         };
         // Without a `HEAD` route, `HEAD` takes the `GET` route. `Responder` removes the body of the
         // response.
-        let get = || of(&Method::GET).filter(|_| *method == Method::HEAD);
-        if let Some(route) = of(method).or_else(get) {
+        let get_route = || route_of(&Method::GET).filter(|_| *method == Method::HEAD);
+        if let Some(route) = route_of(method).or_else(get_route) {
             return Ok(route);
         }
-        let mut methods: Vec<_> = here.iter().map(|(known, _)| known.as_str()).collect();
-        if of(&Method::GET).is_some() && of(&Method::HEAD).is_none() {
+        let mut methods: Vec<_> = path_routes
+            .iter()
+            .map(|(known, _)| known.as_str())
+            .collect();
+        if route_of(&Method::GET).is_some() && route_of(&Method::HEAD).is_none() {
             methods.push("HEAD");
         }
-        if of(&Method::OPTIONS).is_none() {
+        if route_of(&Method::OPTIONS).is_none() {
             methods.push("OPTIONS");
         }
         let allow = HeaderValue::from_str(&methods.join(", ")).expect("methods are tokens");
         Err(match *method {
-            Method::OPTIONS => Missing::Options(allow),
-            _ => Missing::Method(allow),
+            Method::OPTIONS => NoRoute::Options(allow),
+            _ => NoRoute::Method(allow),
         })
     }
 }
@@ -116,18 +121,18 @@ mod tests {
         ] {
             assert_eq!(
                 routes.find(&Method::GET, path),
-                Err(Missing::Path),
+                Err(NoRoute::Path),
                 "{path}"
             );
         }
         let allow = HeaderValue::from_static("GET, POST, HEAD, OPTIONS");
         assert_eq!(
             routes.find(&Method::PUT, "/users"),
-            Err(Missing::Method(allow.clone()))
+            Err(NoRoute::Method(allow.clone()))
         );
         assert_eq!(
             routes.find(&Method::OPTIONS, "/users"),
-            Err(Missing::Options(allow))
+            Err(NoRoute::Options(allow))
         );
     }
 }

@@ -37,10 +37,10 @@ impl ResponseReader {
     ) -> Result<Reply, BoxError> {
         match (head.status.is_success(), body) {
             (true, Ok(payload)) => Ok(self.reply(head, payload)),
-            (true, Err(error)) => Err(self.unread(error)),
+            (true, Err(error)) => Err(self.body_error(error)),
             // The body of an error response only explains the status, so an error of the body is
             // ignored.
-            (false, body) => Err(self.refused(head.status, &head.headers, body.ok())),
+            (false, body) => Err(self.status_error(head.status, &head.headers, body.ok())),
         }
     }
 
@@ -59,7 +59,7 @@ impl ResponseReader {
     }
 
     /// Returns the error for a 2xx response whose body cannot be read.
-    fn unread(&self, error: BodyError) -> BoxError {
+    fn body_error(&self, error: BodyError) -> BoxError {
         match self.kind {
             Kind::Rpc => {
                 let name = Shown::new(&self.name);
@@ -72,14 +72,20 @@ impl ResponseReader {
         }
     }
 
-    fn refused(&self, status: StatusCode, headers: &HeaderMap, body: Option<Bytes>) -> BoxError {
+    /// Returns the error for a status other than 2xx.
+    fn status_error(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: Option<Bytes>,
+    ) -> BoxError {
         let body = body.unwrap_or_default();
-        // A 404 without a body means that the HTTP router has no route. A 404 with a body comes
+        // A 404 without a body comes from an HTTP router that has no route. A 404 with a body comes
         // from a handler.
         if status == StatusCode::NOT_FOUND && body.is_empty() {
             return NotFound::new(self.kind, self.name.clone()).into();
         }
-        let error = StatusError::new(status, text(headers, &body));
+        let error = StatusError::new(status, error_text(headers, &body));
         if self.kind == Kind::Rpc {
             return error.with_error_reply().into();
         }
@@ -93,7 +99,7 @@ impl ResponseReader {
 
 /// Returns the text of an error response: the detail or the title of a problem, or the start of any
 /// other body that is text and not HTML.
-fn text(headers: &HeaderMap, body: &[u8]) -> String {
+fn error_text(headers: &HeaderMap, body: &[u8]) -> String {
     const MAX_CHARS: usize = 512;
     let content_type = headers
         .get(CONTENT_TYPE)

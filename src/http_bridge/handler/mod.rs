@@ -108,9 +108,9 @@ impl<S> HttpHandler<S> {
         self
     }
 
-    /// Sets a function that returns the method and the URI of each message. `None` means that the
-    /// name has no route: a task fails, and a request gets `not_found`. For a remote service the
-    /// URI must have an authority.
+    /// Sets a function that returns the method and the URI of each message. If the function returns
+    /// `None`, the name has no route: a task fails, and a request gets `not_found`. For a remote
+    /// service the URI must have an authority.
     #[must_use]
     pub fn target<F>(self, target: F) -> Self
     where
@@ -119,8 +119,8 @@ impl<S> HttpHandler<S> {
         self.with(|options| options.target = Some(Arc::new(target)))
     }
 
-    /// Sets the `content-type` of messages that have none. Without this setting, the requests of
-    /// such messages have no `content-type`, and `axum::Json` refuses them with 415.
+    /// Sets the `content-type` of messages that have none. Without this setting, the HTTP requests
+    /// for these messages have no `content-type`, and `axum::Json` refuses them with 415.
     ///
     /// # Panics
     /// When the text cannot be a header's value.
@@ -132,11 +132,11 @@ impl<S> HttpHandler<S> {
         self.with(|options| options.content_type = Some(value))
     }
 
-    /// Passes on a header that HTTP services trust, and that is dropped without this call:
+    /// Passes on a header that is otherwise dropped because HTTP services trust it:
     /// `authorization`, `cookie`, `forwarded`, `x-real-ip`, or a header that begins with
-    /// `x-forwarded-`. In an HTTP request such a header comes from a logged-in user or from the
-    /// server's proxy. In a message such a header comes from the sender, and anyone who may add to
-    /// the stream can forge it. So call this method only if you trust all senders.
+    /// `x-forwarded-`. In an HTTP request, such a header comes from a logged-in user or from the
+    /// server's proxy. In a message it comes from the sender, and anyone who may add to the stream
+    /// can forge it. So call this method only if you trust all senders.
     #[must_use]
     pub fn trust_header(self, name: HeaderName) -> Self {
         self.with(|options| options.trusted.push(name))
@@ -159,7 +159,8 @@ impl<S> HttpHandler<S> {
     }
 
     /// Sets the function that decides how a task is settled after a status other than 2xx.
-    /// [`failure_verdict`](super::failure_verdict()) unless set. A `Retry-After` overrides the delay of a redelivery.
+    /// [`failure_verdict`](super::failure_verdict()) unless set. A `Retry-After` overrides the
+    /// delay of a redelivery.
     #[must_use]
     pub fn on_status<F>(self, failure_verdict: F) -> Self
     where
