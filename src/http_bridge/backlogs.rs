@@ -129,6 +129,7 @@ impl Backlogs {
         .await
     }
 
+    /// Reads the backlogs that the query asks for, and returns the response.
     async fn answer(self, query: Option<String>) -> Response<Body> {
         if self.is_prometheus {
             return ok_response(

@@ -99,10 +99,10 @@ where
 /// Converts the outcome of [`read`] into a payload. `limit` must be the limit that was passed to
 /// [`read`].
 pub(super) fn payload<D: bytes::Buf>(
-    read: Result<Collected<D>, BoxError>,
+    outcome: Result<Collected<D>, BoxError>,
     limit: usize,
 ) -> Result<Bytes, BodyError> {
-    read.map(Collected::to_bytes).map_err(|error| BodyError {
+    outcome.map(Collected::to_bytes).map_err(|error| BodyError {
         limit,
         cause: (!error.is::<LengthLimitError>()).then_some(error),
     })

@@ -120,7 +120,7 @@ impl<S> Plan<S> {
     /// Describes the routes. If an event has several handlers, the description comes from the first
     /// handler that was added under a constant.
     pub(super) fn describe(&self) -> Description {
-        let described = |(info, endpoints): (&RouteInfo, &Vec<Endpoint<S>>)| {
+        let describe_route = |(info, endpoints): (&RouteInfo, &Vec<Endpoint<S>>)| {
             let mut route = RouteDescription::new(info.kind, &info.name);
             route.is_pattern = info.is_pattern;
             route.is_sharded = info.is_sharded;
@@ -130,7 +130,7 @@ impl<S> Plan<S> {
             }
             route
         };
-        let routes = self.routes().iter().zip(&self.routes).map(described);
+        let routes = self.routes().iter().zip(&self.routes).map(describe_route);
         Description::new(routes.collect())
     }
 
@@ -166,8 +166,8 @@ impl<S> Plan<S> {
             endpoint,
             is_custom: true,
         };
-        let same = |known: &&mut Fallback<S>| known.prefix == fallback.prefix;
-        match self.fallbacks.iter_mut().find(same) {
+        let has_same_prefix = |known: &&mut Fallback<S>| known.prefix == fallback.prefix;
+        match self.fallbacks.iter_mut().find(has_same_prefix) {
             None => self.fallbacks.push(fallback),
             Some(known) if !known.is_custom => *known = fallback,
             Some(known) if known.prefix.is_empty() => panic!("the router has a fallback already"),
@@ -200,7 +200,7 @@ impl<S> Plan<S> {
         // Endpoints refer to their layers by index, and the layers of the other plan get new
         // indexes.
         let offset = self.layers.len();
-        let moved = |mut endpoint: Endpoint<S>| {
+        let with_new_indexes = |mut endpoint: Endpoint<S>| {
             for layer in &mut endpoint.layers {
                 *layer += offset;
             }
@@ -216,11 +216,11 @@ impl<S> Plan<S> {
                 name,
                 ..route.clone()
             };
-            self.insert(route, endpoints.into_iter().map(moved));
+            self.insert(route, endpoints.into_iter().map(with_new_indexes));
         }
         for fallback in other.fallbacks.into_iter().filter(|it| it.is_custom) {
             let prefix = Name::join(prefix, &fallback.prefix);
-            self.set_fallback(prefix, moved(fallback.endpoint));
+            self.set_fallback(prefix, with_new_indexes(fallback.endpoint));
         }
     }
 

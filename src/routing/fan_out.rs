@@ -49,21 +49,21 @@ impl std::error::Error for FanOutError {
 
 /// The error of a handler that panicked. The panic is caught so that the other handlers continue.
 #[derive(Debug)]
-struct Panicked(String);
+struct PanicError(String);
 
-impl Panicked {
+impl PanicError {
     fn new(payload: &(dyn Any + Send)) -> Self {
         Self(panic_text(payload).to_owned())
     }
 }
 
-impl fmt::Display for Panicked {
+impl fmt::Display for PanicError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "a handler panicked: {}", self.0)
     }
 }
 
-impl std::error::Error for Panicked {}
+impl std::error::Error for PanicError {}
 
 /// Runs all calls concurrently in one future, each to its end. Succeeds if all of them succeed.
 pub(super) fn join(calls: Vec<RouteFuture>) -> RouteFuture {
@@ -80,7 +80,7 @@ pub(super) fn join(calls: Vec<RouteFuture>) -> RouteFuture {
                     Ok(inner) => errors.extend(inner.errors),
                     Err(error) => errors.push(error),
                 },
-                Err(payload) => errors.push(Panicked::new(&*payload).into()),
+                Err(payload) => errors.push(PanicError::new(&*payload).into()),
             }
         }
         if errors.is_empty() {

@@ -65,11 +65,11 @@ pub(crate) struct FromSubscription;
 pub(super) struct Index {
     routes: Vec<RouteInfo>,
     /// The indexes of routes with an exact name.
-    exact: ByKind<HashMap<Name, usize>>,
+    by_exact_name: ByKind<HashMap<Name, usize>>,
     /// The indexes of routes with a pattern.
-    patterns: HashMap<Name, usize>,
+    by_pattern: HashMap<Name, usize>,
     /// The indexes of routes for sharded events.
-    sharded: HashMap<Name, usize>,
+    by_sharded_name: HashMap<Name, usize>,
 }
 
 impl Index {
@@ -80,9 +80,9 @@ impl Index {
     /// Adds a route if it is new. Returns its index, and `true` if it was added.
     pub(super) fn insert(&mut self, route: RouteInfo) -> (usize, bool) {
         let map = match (route.is_pattern, route.is_sharded) {
-            (true, _) => &mut self.patterns,
-            (false, true) => &mut self.sharded,
-            (false, false) => &mut self.exact[route.kind],
+            (true, _) => &mut self.by_pattern,
+            (false, true) => &mut self.by_sharded_name,
+            (false, false) => &mut self.by_exact_name[route.kind],
         };
         match map.entry(route.name.clone()) {
             MapEntry::Occupied(known) => (*known.get(), false),
@@ -102,8 +102,8 @@ impl Index {
                 kind: Kind::Event,
                 sharded: true,
                 ..
-            } => &self.sharded,
-            parts => &self.exact[parts.kind],
+            } => &self.by_sharded_name,
+            parts => &self.by_exact_name[parts.kind],
         };
         map.get(message.name().as_str()).copied()
     }
@@ -178,7 +178,7 @@ impl Resolver {
             let extensions = &mut message.parts_mut().extensions;
             let is_from_subscription = extensions.remove::<FromSubscription>().is_some();
             // A pattern matches no sharded event.
-            if !self.index.patterns.is_empty() && !message.parts().sharded {
+            if !self.index.by_pattern.is_empty() && !message.parts().sharded {
                 return self.resolve_event(message, is_from_subscription);
             }
         }
@@ -193,7 +193,7 @@ impl Resolver {
     /// - If the event came from a subscription to its name: the route of that name.
     /// - In all other cases: all routes whose name or pattern matches.
     fn resolve_event(&self, message: &Message, is_from_subscription: bool) -> RouteIndexes {
-        let patterns = &self.index.patterns;
+        let patterns = &self.index.by_pattern;
         let subscribed = message.parts().pattern.as_deref();
         if let Some(&route) = subscribed.and_then(|pattern| patterns.get(pattern)) {
             return RouteIndexes::One(route);

@@ -32,7 +32,7 @@ pub(super) struct Gatherer<H: BatchHandler<T, S>, T, S> {
     size: usize,
     linger: Duration,
     /// The batch that takes further messages, if there is one.
-    open: Mutex<Option<OpenBatch<H::Item>>>,
+    open_batch: Mutex<Option<OpenBatch<H::Item>>>,
     marker: PhantomData<fn() -> T>,
 }
 
@@ -42,7 +42,7 @@ struct OpenBatch<I> {
     items: Vec<I>,
     completions: Arc<CompletionSlab<Outcome>>,
     /// Sends the items to the batch's task when the batch is full.
-    full_batch: oneshot::Sender<Vec<I>>,
+    full_batch_sender: oneshot::Sender<Vec<I>>,
 }
 
 /// When dropped, fails all completions that have no outcome yet. Only a panic of the function
@@ -66,7 +66,7 @@ where
             state,
             size,
             linger,
-            open: Mutex::new(None),
+            open_batch: Mutex::new(None),
             marker: PhantomData,
         }
     }
@@ -88,26 +88,26 @@ where
 
     /// Adds an item to the open batch, or to a new one.
     fn add(self: &Arc<Self>, item: H::Item) -> Completion<Outcome> {
-        let mut open = lock(&self.open);
-        let current = open.get_or_insert_with(|| {
-            let (full_batch, received_batch) = oneshot::channel();
+        let mut open_batch = lock(&self.open_batch);
+        let current = open_batch.get_or_insert_with(|| {
+            let (full_batch_sender, full_batch_receiver) = oneshot::channel();
             let capacity = self.size.min(MAX_CAPACITY);
             let completions = Arc::new(CompletionSlab::with_capacity(capacity));
-            tokio::spawn(self.clone().run(received_batch, completions.clone()));
+            tokio::spawn(self.clone().run(full_batch_receiver, completions.clone()));
             OpenBatch {
                 items: Vec::with_capacity(capacity),
                 completions,
-                full_batch,
+                full_batch_sender,
             }
         });
         current.items.push(item);
         let completion = current.completions.insert();
         if current.items.len() >= self.size
-            && let Some(batch) = open.take()
+            && let Some(batch) = open_batch.take()
         {
             // The task of the batch waits for the items, so sending fails only if the runtime has
             // shut down.
-            let _ = batch.full_batch.send(batch.items);
+            let _ = batch.full_batch_sender.send(batch.items);
         }
         completion
     }
@@ -115,21 +115,21 @@ where
     /// Runs one batch, from its first message to its end.
     async fn run(
         self: Arc<Self>,
-        mut full_batch: oneshot::Receiver<Vec<H::Item>>,
+        mut full_batch_receiver: oneshot::Receiver<Vec<H::Item>>,
         completions: Arc<CompletionSlab<Outcome>>,
     ) {
         let _guard = FailOnPanic(completions.clone());
-        let received = tokio::time::timeout(self.linger, &mut full_batch).await;
+        let received = tokio::time::timeout(self.linger, &mut full_batch_receiver).await;
         let mut items = match received {
             Ok(items) => items.unwrap_or_default(),
             Err(_) => {
-                let mut open = lock(&self.open);
+                let mut open_batch = lock(&self.open_batch);
                 // If the channel has the items, this batch became full just before the lock was
                 // taken. If the channel is empty, the open batch is this one.
-                full_batch
+                full_batch_receiver
                     .try_recv()
                     .ok()
-                    .or_else(|| Some(open.take()?.items))
+                    .or_else(|| Some(open_batch.take()?.items))
                     .unwrap_or_default()
             }
         };

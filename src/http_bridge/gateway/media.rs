@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_names_the_type_of_what_has_an_effect() {
+    fn a_post_from_a_browser_must_have_a_content_type() {
         let origin = ("origin", "https://elsewhere.example");
         assert!(!is_taken(Method::POST, &[origin]));
         assert!(is_taken(Method::POST, &[]));
