@@ -30,7 +30,7 @@ pub struct Call<S, R> {
     service: S,
     message: Result<Message, Error>,
     timeout: Option<Duration>,
-    /// The maximum time from when a task is due to its start.
+    /// The maximum time that a task may wait for its start after it is due.
     time_to_live: Option<Duration>,
     read: ReadReply<R>,
 }
@@ -229,7 +229,7 @@ impl<S> Call<S, Receipt> {
     ///
     /// If another task holds the key, the call returns that task's receipt, which [is a
     /// duplicate](Receipt::is_duplicate). With [`Unique::replace`](crate::message::Unique) the new
-    /// task replaces a holder that is not due yet. With `refuse` the call fails as a
+    /// task replaces a holder that is not due yet. With `Unique::refuse` the call fails as a
     /// [duplicate](Error::is_duplicate).
     ///
     /// A key belongs to a stream and a group: those of the transport's handle. On a partitioned
@@ -271,8 +271,8 @@ impl<S> Call<S, Receipt> {
     }
 
     /// Sets how long each attempt at the task may run. An attempt that takes longer is dropped at
-    /// its current `.await`. It counts as failed, and the task is delivered again. The time of an
-    /// attempt starts when the layers are ready and the handler is called.
+    /// its current `.await`. The attempt counts as failed, and the task is delivered again. The
+    /// time of an attempt starts when the layers are ready and the handler is called.
     ///
     /// The attempt timeout limits neither the call ([`timeout`](Self::timeout)) nor the wait for
     /// the first attempt ([`expires_after`](Self::expires_after)). Zero is refused.
@@ -308,9 +308,9 @@ impl<S> Call<S, Receipt> {
         self
     }
 
-    /// Waits until `count` replicas have the task too. An `Ok` then means that the loss of the
-    /// primary alone does not lose the task, if one of these replicas is promoted. The guide's page
-    /// about durability lists the other conditions.
+    /// Waits until `count` replicas also have the task. If only the primary is lost after an `Ok`,
+    /// and one of these replicas is promoted, the task is not lost. The guide's page about
+    /// durability lists the other conditions.
     ///
     /// If fewer than `count` replicas confirm the task `within` this time, the call fails although
     /// the task is stored: the error is [unreplicated](Error::is_unreplicated) and has the task's

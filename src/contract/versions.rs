@@ -13,7 +13,7 @@ use crate::{
     payload::{Format, IntoPayload, Json},
 };
 
-/// The header with the version of a message's payload. A message without it has version 1.
+/// The header with the version of a message's payload. A message without this header has version 1.
 pub const VERSION: HeaderName = HeaderName::from_static("contract-version");
 
 /// The error of a message whose payload has a newer version than the [`Task`], [`Event`] or [`Rpc`]
@@ -146,8 +146,8 @@ macro_rules! lift {
             /// the constant, before the handler gets it.
             ///
             /// A step takes and returns any types that serde reads and writes as JSON, such as
-            /// `serde_json::Value`. A payload that the step cannot read is rejected, as by
-            /// [`Json`](crate::Json). See the [module](super#versions).
+            /// `serde_json::Value`. A payload that the step cannot read is rejected, as
+            /// [`Json`](crate::Json) rejects it. See the [module](super#versions).
             ///
             /// # Panics
             /// When `from` is zero or not lower than the version of the constant, or when there is

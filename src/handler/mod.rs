@@ -46,7 +46,7 @@
 //!   evaluates its arguments. So do not write `info!("{}", count().await)`: write
 //!   `let count = count().await;` before the macro.
 //!
-//! If a condition does not hold, the compiler's message names it.
+//! If a condition does not hold, the compiler's message names the condition.
 //!
 //! # Back-pressure
 //! A handler is always ready. If a [layer](crate::Handler::layer) around a handler is not ready,

@@ -16,7 +16,7 @@ use crate::{
     note = "return `()`, `Result<(), E>`, or a `Vec` of replies or of results, one for each message in their order"
 )]
 pub trait IntoReplies {
-    /// Returns one outcome for each message of a batch of this size.
+    /// Returns one outcome for each message of a batch of `message_count` messages.
     ///
     /// # Errors
     /// If the batch failed as a whole, or if the number of outcomes is not the number of messages.
