@@ -387,9 +387,9 @@ impl<S> Router<S> {
         self.plan.describe()
     }
 
-    /// Returns the messages that this router wants from a source. These are the events and the
-    /// patterns of its routes, and the stream if the router has a fallback or a route for tasks or
-    /// requests.
+    /// Returns the messages that this router wants from a source. These are the events of its
+    /// routes. If the router has a fallback, or a route for tasks or requests, the router also wants
+    /// the tasks and requests of the stream.
     pub fn interest(&self) -> Interest {
         self.plan.interest()
     }
