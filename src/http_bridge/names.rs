@@ -38,7 +38,7 @@ pub fn path(name: &str) -> String {
 
 /// Rewrites a path with the escapes that [`path`] uses: `%2f` becomes `%2F`, `%61` becomes `a`, and
 /// `!` becomes `%21`.
-pub(super) fn canonical(path: &str) -> Cow<'_, str> {
+pub(super) fn canonical_path(path: &str) -> Cow<'_, str> {
     // A path does not change if its segments have only characters that are not escaped.
     let is_unreserved =
         |byte| matches!(byte, b'/' | b'-' | b'_' | b'~') || u8::is_ascii_alphanumeric(&byte);
@@ -53,7 +53,7 @@ pub(super) fn canonical(path: &str) -> Cow<'_, str> {
 }
 
 /// Percent-encodes a text as the value of a header.
-pub(super) fn header_text(text: &str) -> HeaderValue {
+pub(super) fn encode_header_value(text: &str) -> HeaderValue {
     let encoded: Cow<'_, str> = utf8_percent_encode(text, ESCAPED_IN_HEADER).into();
     HeaderValue::from_str(&encoded).expect("nothing is left that HTTP does not allow")
 }
@@ -66,19 +66,19 @@ mod tests {
 
     #[test]
     fn a_path_is_found_with_any_characters_escaped() {
-        assert_eq!(canonical("/orders/create"), "/orders/create");
-        assert_eq!(canonical("/%6frders/cr%65ate"), "/orders/create");
-        assert_eq!(canonical("/a%2fb"), "/a%2Fb");
-        assert_ne!(canonical("/a%2Fb"), "/a/b");
-        assert_eq!(canonical("/caf%C3%A9"), path("café"));
-        assert_eq!(canonical("/%zz%"), "/%25zz%25", "no escapes, but text");
+        assert_eq!(canonical_path("/orders/create"), "/orders/create");
+        assert_eq!(canonical_path("/%6frders/cr%65ate"), "/orders/create");
+        assert_eq!(canonical_path("/a%2fb"), "/a%2Fb");
+        assert_ne!(canonical_path("/a%2Fb"), "/a/b");
+        assert_eq!(canonical_path("/caf%C3%A9"), path("café"));
+        assert_eq!(canonical_path("/%zz%"), "/%25zz%25", "no escapes, but text");
     }
 
     proptest! {
         #[test]
         fn every_name_has_a_path_of_its_own(one in ".{0,20}", other in ".{0,20}") {
             prop_assert!(path(&one).parse::<http::Uri>().is_ok());
-            prop_assert_eq!(canonical(&path(&one)).into_owned(), path(&one));
+            prop_assert_eq!(canonical_path(&path(&one)).into_owned(), path(&one));
             prop_assert_eq!(one == other, path(&one) == path(&other));
         }
 
@@ -87,8 +87,8 @@ mod tests {
         fn every_path_has_one_canonical_form(
             path in r"/([a-z0-9/.%!~$&'()*+,;=:@_-]|%[0-9a-fA-F]{2}){0,12}",
         ) {
-            let form = canonical(&path).into_owned();
-            prop_assert_eq!(&canonical(&form), &form, "it is not idempotent");
+            let form = canonical_path(&path).into_owned();
+            prop_assert_eq!(&canonical_path(&form), &form, "it is not idempotent");
             let escaped: String = path
                 .split('/')
                 .map(|segment| {
@@ -97,17 +97,17 @@ mod tests {
                 })
                 .collect::<Vec<_>>()
                 .join("/");
-            prop_assert_eq!(&canonical(&escaped), &form, "{} is the same path", escaped);
+            prop_assert_eq!(&canonical_path(&escaped), &form, "{} is the same path", escaped);
         }
 
         #[test]
         fn a_path_without_escapes_has_the_canonical_form_of_its_name(name in "[a-z!~$&'()*+,;=:@_-]{1,12}") {
-            prop_assert_eq!(canonical(&format!("/{name}")).into_owned(), path(&name));
+            prop_assert_eq!(canonical_path(&format!("/{name}")).into_owned(), path(&name));
         }
 
         #[test]
         fn any_text_becomes_a_header_value(text in "(?s).{0,40}") {
-            let value = header_text(&text);
+            let value = encode_header_value(&text);
             let back = percent_decode_str(value.to_str().unwrap()).decode_utf8().unwrap().into_owned();
             prop_assert_eq!(back, text);
         }

@@ -137,11 +137,11 @@ impl Problem {
         }
         let answer = error::answer(name, error);
         let answer = answer.unwrap_or_else(|| RpcError::internal("internal error"));
-        Self::of_reply(&answer, status(answer.code()))
+        Self::from_error_reply(&answer, status(answer.code()))
     }
 
     /// Converts an error reply.
-    pub(super) fn of_reply(answer: &RpcError, status: StatusCode) -> Self {
+    pub(super) fn from_error_reply(answer: &RpcError, status: StatusCode) -> Self {
         Self::new(
             status,
             answer.code().as_str().to_owned(),
@@ -222,7 +222,7 @@ impl From<Error> for Problem {
 
 impl From<RpcError> for Problem {
     fn from(answer: RpcError) -> Self {
-        Self::of_reply(&answer, status(answer.code()))
+        Self::from_error_reply(&answer, status(answer.code()))
     }
 }
 

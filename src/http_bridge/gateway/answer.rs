@@ -11,7 +11,7 @@ use super::{
     super::{
         body::{Body, BodyError},
         headers::{ID, REQUEST_ID},
-        names::header_text,
+        names::encode_header_value,
         problem::Problem,
     },
     GatewayOptions,
@@ -169,7 +169,7 @@ fn accepted_response(id: Option<&MessageId>) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(id) = id {
-        headers.insert(ID.clone(), header_text(id));
+        headers.insert(ID.clone(), encode_header_value(id));
     }
     response
 }

@@ -58,7 +58,7 @@ impl GatewayOptions {
             // after the call.
             prepare(&head, &mut message).map_err(|error| {
                 let status = (self.status)(error.code());
-                Problem::of_reply(&error, status)
+                Problem::from_error_reply(&error, status)
             })?;
         }
         // Extensions that `prepare` has set override those of the request.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use http::{HeaderValue, Method};
 
-use super::super::names::canonical;
+use super::super::names::canonical_path;
 use crate::message::{Kind, Name};
 
 /// The kind and the name of the messages that are made from the requests of one method and path.
@@ -44,7 +44,7 @@ impl Routes {
             path.starts_with('/'),
             "a path begins with a slash: {path:?}"
         );
-        let path_routes = self.0.entry(canonical(path).into_owned()).or_default();
+        let path_routes = self.0.entry(canonical_path(path).into_owned()).or_default();
         assert!(
             path_routes.iter().all(|(other, _)| *other != method),
             "{method} {path} is routed already"
@@ -66,7 +66,7 @@ impl Routes {
     }
 
     pub(super) fn find(&self, method: &Method, path: &str) -> Result<&GatewayRoute, NoRoute> {
-        let path_routes = self.0.get(&*canonical(path)).ok_or(NoRoute::Path)?;
+        let path_routes = self.0.get(&*canonical_path(path)).ok_or(NoRoute::Path)?;
         let route_of = |method: &Method| {
             let found = path_routes.iter().find(|(known, _)| known == method);
             found.map(|(_, route)| route)

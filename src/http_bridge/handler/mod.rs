@@ -18,7 +18,7 @@ use self::{
     answer::ResponseReader,
     request::{HandlerOptions, HeaderPolicy},
 };
-use super::{body::Body, names::header_text};
+use super::{body::Body, names::encode_header_value};
 use crate::{
     error::{BoxError, FailureVerdict},
     message::{Message, Parts},
@@ -148,7 +148,7 @@ impl<S> HttpHandler<S> {
     /// `ce-type` (the message's name) and `ce-source` (`source`).
     #[must_use]
     pub fn cloud_events(self, source: &str) -> Self {
-        let source = header_text(source);
+        let source = encode_header_value(source);
         self.with(|options| options.cloud_events = Some(source))
     }
 

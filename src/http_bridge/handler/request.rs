@@ -10,7 +10,7 @@ use super::super::{
     body::Body,
     extensions::Origin,
     headers::{ATTEMPT, ID, KIND, NAME, strip_claims, strip_connection},
-    names::{header_text, path},
+    names::{encode_header_value, path},
     status::failure_verdict,
 };
 use crate::{
@@ -101,10 +101,10 @@ impl HandlerOptions {
     fn add_headers(&self, parts: &Parts, headers: &mut HeaderMap) -> Result<(), BoxError> {
         let mut set = |name: HeaderName, value| headers.try_insert(name, value).map(drop);
         set(KIND.clone(), HeaderValue::from_static(parts.kind.as_str()))?;
-        set(NAME.clone(), header_text(&parts.name))?;
+        set(NAME.clone(), encode_header_value(&parts.name))?;
         set(ATTEMPT.clone(), parts.attempt.0.into())?;
         if let Some(id) = &parts.id {
-            set(ID.clone(), header_text(id))?;
+            set(ID.clone(), encode_header_value(id))?;
         } else {
             headers.remove(&ID);
         }
@@ -117,13 +117,13 @@ impl HandlerOptions {
             && !headers.contains_key("ce-specversion")
         {
             let id = match &parts.id {
-                Some(id) => header_text(id),
-                None => header_text(&uuid::Uuid::new_v4().to_string()),
+                Some(id) => encode_header_value(id),
+                None => encode_header_value(&uuid::Uuid::new_v4().to_string()),
             };
             for (name, value) in [
                 ("ce-specversion", HeaderValue::from_static("1.0")),
                 ("ce-id", id),
-                ("ce-type", header_text(&parts.name)),
+                ("ce-type", encode_header_value(&parts.name)),
                 ("ce-source", source.clone()),
             ] {
                 headers.try_insert(HeaderName::from_static(name), value)?;

@@ -9,7 +9,7 @@ use super::{
     Redis,
     keys::{CONSUMER_PREFIX, Keys},
     pipeline::Resend,
-    response::{Value, exactly, integers},
+    response::{Value, fixed_array, integers},
     scripts,
 };
 use crate::{
@@ -79,7 +79,7 @@ const LONGEST_HORIZON: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Decodes the response of the script `BACKLOG`.
 pub(super) fn decode(response: Value) -> Result<Backlog, Error> {
-    let numbers = Value::Array(exactly::<9>(response)?.into());
+    let numbers = Value::Array(fixed_array::<9>(response)?.into());
     let numbers = integers::<9>(numbers)?;
     let [
         waiting,

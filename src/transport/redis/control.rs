@@ -9,7 +9,7 @@ use super::{
     Redis,
     keys::Keys,
     pipeline::Resend,
-    response::{count, exactly, fields, integer, text},
+    response::{count, fixed_array, fields, integer, text},
     scripts,
 };
 use crate::{
@@ -52,7 +52,7 @@ impl RedisControl {
         let control_key = keys.control();
         let args = |cmd: &mut Cmd| {
             cmd.arg(u8::from(reason.is_some()))
-                .arg(keys.pause(target))
+                .arg(keys.pause_field(target))
                 .arg(reason.unwrap_or_default());
             if let PauseTarget::Name(name) = target {
                 cmd.arg(keys.group.as_str())
@@ -125,7 +125,7 @@ impl RedisControl {
         };
         let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
         let response = pipeline.script(&scripts::PURGE, &script_keys, args, Resend::Never);
-        let [removed, until, more] = exactly(response.await?)?;
+        let [removed, until, more] = fixed_array(response.await?)?;
         let next = match integer(&more)? {
             0 => None,
             _ => Some(text(until)?),

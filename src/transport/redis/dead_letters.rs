@@ -9,9 +9,9 @@ use super::{
     Redis,
     entry::{StreamEntryId, value_of},
     keys::Keys,
-    msgpack::unpacked,
+    msgpack::with_unpacked_fields,
     pipeline::{Pipeline, Resend},
-    response::{Value, array, bytes, count, exactly, fields, unexpected},
+    response::{Value, array, bytes, count, fixed_array, fields, unexpected},
     scripts,
 };
 use crate::{
@@ -200,14 +200,14 @@ pub(super) type RawEntry = (DeadLetterId, Vec<(Bytes, Bytes)>);
 /// Decodes the response of `LIST_DEAD` or `LIST_UNREAD`: the entries of a page, and `true` if more
 /// may follow.
 pub(super) fn decode_page(response: Value) -> Result<(Vec<RawEntry>, bool), Error> {
-    let [found, more] = exactly(response)?;
+    let [found, more] = fixed_array(response)?;
     Ok((decode_entries(found)?, count(&more)? > 0))
 }
 
 /// Decodes the entries in a response to `XRANGE`: `[[id, [field, value, …]], …]`.
 pub(super) fn decode_entries(response: Value) -> Result<Vec<RawEntry>, Error> {
     let entries = array(response)?.into_iter().map(|entry| {
-        let [id, list] = exactly(entry)?;
+        let [id, list] = fixed_array(entry)?;
         Ok((decode_id(id)?, fields(list)?))
     });
     entries.collect()
@@ -221,7 +221,7 @@ fn decode_id(id: Value) -> Result<DeadLetterId, Error> {
 
 /// Decodes the response of `CHANGE_DEAD`.
 pub(super) fn decode_change(response: Value) -> Result<Acted, Error> {
-    let [acted, next, skipped] = exactly(response)?;
+    let [acted, next, skipped] = fixed_array(response)?;
     let next = match next {
         Value::Text(next) if next.is_empty() => None,
         next => Some(decode_id(next)?),
@@ -247,7 +247,7 @@ pub(super) fn decode((id, mut facts): RawEntry) -> Option<DeadLetter> {
     // If `~f` is the only other field, the transport has packed the fields of the message into it.
     // Beside further fields, `~f` is a field that the application has sent.
     let fields = match after_facts.len() {
-        1 => unpacked(after_facts),
+        1 => with_unpacked_fields(after_facts),
         _ => after_facts,
     };
     let given_id = value_of(&fields, codec::RECEIPT_ID)

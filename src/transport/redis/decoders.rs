@@ -158,13 +158,13 @@ pub(crate) fn all() -> Vec<ResponseDecoder> {
         #[cfg(feature = "schedule")]
         ResponseDecoder {
             source: "fire_schedule",
-            decode: |response| Ok(format!("{:?}", schedules::fired_of(response)?)),
+            decode: |response| Ok(format!("{:?}", schedules::decode_fired(response)?)),
             example: list([text("sent"), text("1795430237570"), text("7-1")]),
         },
         #[cfg(feature = "schedule")]
         ResponseDecoder {
             source: "list_schedules",
-            decode: |response| Ok(format!("{:?}", schedules::list_of(response)?)),
+            decode: |response| Ok(format!("{:?}", schedules::decode_list(response)?)),
             example: list([
                 text("1795430237570"),
                 text("1"),
@@ -192,7 +192,7 @@ pub(crate) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "HSCAN",
-            decode: |response| Ok(format!("{:?}", workers::scanned(response)?)),
+            decode: |response| Ok(format!("{:?}", workers::decode_scan(response)?)),
             example: list([text("0"), texts("campanile-1 {} campanile-2 {}")]),
         },
         ResponseDecoder {

@@ -8,7 +8,7 @@ use redis::{RedisWrite, ToRedisArgs, ToSingleRedisArg};
 use crate::{
     error::Error,
     transport::redis::response::{
-        Value, array, bytes, exactly, fields, integer, miscounted, unexpected,
+        Value, array, bytes, fixed_array, fields, integer, wrong_length, unexpected,
     },
 };
 
@@ -126,7 +126,7 @@ pub(super) fn decode(
     find: impl Fn(&[u8]) -> Option<WhichStream>,
 ) -> Result<Vec<Entry>, Error> {
     let mut entries = Vec::new();
-    each(response, |stream, id, fields| {
+    for_each_entry(response, |stream, id, fields| {
         let which = find(stream).ok_or_else(|| unexpected("a stream that was read", "another"))?;
         entries.push(decode_entry(which, id, 1, fields)?);
         Ok(())
@@ -137,14 +137,14 @@ pub(super) fn decode(
 /// Calls `take` for each entry in a response to a read, with the stream, the entry's id, and the
 /// list of its fields. The response is `[[stream, [[id, [field, value, …]], …]], …]`. Under RESP3,
 /// the outer list is a map. A read without entries returns nil.
-pub(in crate::transport::redis) fn each(
+pub(in crate::transport::redis) fn for_each_entry(
     response: Value,
     mut take: impl FnMut(&[u8], Bytes, Value) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut take_all = |name: Value, entries: Value| {
         let name = bytes(name)?;
         for entry in array(entries)? {
-            let [id, fields] = exactly(entry)?;
+            let [id, fields] = fixed_array(entry)?;
             take(&name, bytes(id)?, fields)?;
         }
         Ok(())
@@ -155,7 +155,7 @@ pub(in crate::transport::redis) fn each(
             .into_iter()
             .try_for_each(|(name, entries)| take_all(name, entries)),
         streams => array(streams)?.into_iter().try_for_each(|pair| {
-            let [name, entries] = exactly(pair)?;
+            let [name, entries] = fixed_array(pair)?;
             take_all(name, entries)
         }),
     }
@@ -164,7 +164,7 @@ pub(in crate::transport::redis) fn each(
 /// Decodes the entries in a script's response: `[[id, deliveries, [field, value, …]], …]`.
 pub(super) fn decode_claimed(list: Value, which: WhichStream) -> Result<Vec<Entry>, Error> {
     let claimed = array(list)?.into_iter().map(|item| {
-        let [id, deliveries, list] = exactly(item)?;
+        let [id, deliveries, list] = fixed_array(item)?;
         // The count includes this delivery. Another client may have set the count to zero.
         let deliveries = integer(&deliveries)?.clamp(1, u32::MAX.into());
         decode_entry(which, bytes(id)?, deliveries as u32, list)
@@ -191,7 +191,7 @@ fn decode_entry(
 /// pending for this consumer.
 pub(super) fn decode_renewed(response: Value) -> Result<(i64, Vec<StreamEntryId>), Error> {
     let mut response = array(response)?.into_iter();
-    let time = response.next().ok_or_else(|| miscounted(1, 0))?;
+    let time = response.next().ok_or_else(|| wrong_length(1, 0))?;
     let ids = response.map(|id| parse_id(&bytes(id)?));
     Ok((integer(&time)?, ids.collect::<Result<_, _>>()?))
 }
@@ -200,7 +200,7 @@ pub(super) fn decode_renewed(response: Value) -> Result<(i64, Vec<StreamEntryId>
 /// `[[id, consumer, idle, deliveries], …]`.
 pub(super) fn decode_pending(list: Value) -> Result<Vec<StreamEntryId>, Error> {
     let pending = array(list)?.into_iter().map(|item| {
-        let [id, _, _, _] = exactly(item)?;
+        let [id, _, _, _] = fixed_array(item)?;
         parse_id(&bytes(id)?)
     });
     pending.collect()

@@ -9,7 +9,7 @@ use crate::error::{BoxError, Error, ErrorKind, find};
 
 /// Returns the error for a connection that could not be made.
 pub(super) fn connect_failed(address: &str, error: RedisError) -> Error {
-    if error.detail().is_some_and(has_too_many_clients) {
+    if error.detail().is_some_and(is_too_many_clients) {
         return too_many_clients(address).with_source(error);
     }
     let (kind, message) = match error.kind() {
@@ -30,7 +30,7 @@ pub(super) fn connect_failed(address: &str, error: RedisError) -> Error {
             None => return unreachable(address).with_source(error),
         },
         _ => match error.code() {
-            Some(code) if is_transient(code) => return unreachable(address).with_source(error),
+            Some(code) if is_transient_code(code) => return unreachable(address).with_source(error),
             _ => (
                 ErrorKind::Config,
                 format!("Redis at {address} refused the connection's set-up"),
@@ -54,9 +54,9 @@ pub(super) enum Handshake {
 
 /// Returns the error for a failed command of the handshake. `None` if the server has accepted this
 /// client although the command failed.
-pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -> Option<Error> {
+pub(super) fn handshake_error(address: &str, command: Handshake, error: ServerError) -> Option<Error> {
     let code = error.code();
-    let is_full = error.details().is_some_and(has_too_many_clients);
+    let is_full = error.details().is_some_and(is_too_many_clients);
     Some(match (code, command) {
         _ if is_full => too_many_clients(address).with_source(RedisError::from(error)),
         ("NOAUTH" | "DENIED", _) => refused(error),
@@ -69,7 +69,7 @@ pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -
              `+client|tracking` with `ACL SETUSER`",
         )
         .with_source(RedisError::from(error)),
-        (_, Handshake::Hello) if is_without_resp3(&error) => Error::config(format!(
+        (_, Handshake::Hello) if lacks_resp3(&error) => Error::config(format!(
             "Redis at {address} does not speak RESP3; leave `protocol` out of the URL"
         ))
         .with_source(RedisError::from(error)),
@@ -83,13 +83,13 @@ pub(super) fn handshake(address: &str, command: Handshake, error: ServerError) -
 }
 
 /// Returns `true` if this is the response to `HELLO 3` from a server that does not support RESP3.
-pub(super) fn is_without_resp3(error: &ServerError) -> bool {
-    matches!(error.code(), "ERR" | "NOPROTO") && !error.details().is_some_and(has_too_many_clients)
+pub(super) fn lacks_resp3(error: &ServerError) -> bool {
+    matches!(error.code(), "ERR" | "NOPROTO") && !error.details().is_some_and(is_too_many_clients)
 }
 
 /// Returns `true` if this is the error text of a server that has reached its `maxclients`. The
 /// server sends the error before it reads anything, and closes the connection.
-pub(super) fn has_too_many_clients(text: &str) -> bool {
+pub(super) fn is_too_many_clients(text: &str) -> bool {
     text.contains("max number of clients")
 }
 
@@ -302,7 +302,7 @@ pub(super) fn refused(error: ServerError) -> Error {
         "ERR" if error.details().is_some_and(lacks_sharded_events) => {
             (ErrorKind::Config, NO_SHARDED_EVENTS)
         }
-        code if is_transient(code) => (ErrorKind::Disconnected, "Redis is not ready"),
+        code if is_transient_code(code) => (ErrorKind::Disconnected, "Redis is not ready"),
         _ if is_protocol_error(&error) => (
             ErrorKind::Refused,
             "Redis does not take a value of this size; raise `proto-max-bulk-len` or send less",
@@ -325,7 +325,7 @@ pub(super) const TRANSIENT: [&str; 8] = [
 ];
 
 /// Returns `true` for a code in [`TRANSIENT`].
-pub(super) fn is_transient(code: &str) -> bool {
+pub(super) fn is_transient_code(code: &str) -> bool {
     TRANSIENT.contains(&code)
 }
 
@@ -360,7 +360,7 @@ pub(super) fn is_temporary(error: &Error) -> bool {
         || error.is_unknown_outcome()
         || find::<RedisError>(error)
             .and_then(RedisError::code)
-            .is_some_and(|code| is_transient(code) || refuses_writes(code))
+            .is_some_and(|code| is_transient_code(code) || refuses_writes(code))
 }
 
 /// Returns `true` if the error means that the server was demoted, or has lost a slot of the
@@ -498,7 +498,7 @@ mod tests {
 
     #[test]
     fn only_an_error_that_was_not_asked_for_ends_a_handshake() {
-        let ends = |command, said| handshake("here", command, response(said));
+        let ends = |command, said| handshake_error("here", command, response(said));
         for accepted in [
             "NOPERM User sender has no permissions to run the 'ping' command",
             "LOADING Redis is loading the dataset in memory",

@@ -39,7 +39,7 @@ pub(super) struct SharedHandle {
     /// The timers that move delayed tasks to their streams.
     pub(super) promoters: producer::schedule::Promoters,
     /// The connections for tasks that replicas confirm.
-    pub(super) replicated: producer::ReplicatedSends,
+    pub(super) replicated_sends: producer::ReplicatedSends,
     /// The streams that were registered lately.
     pub(super) registrations: producer::Registrations,
     /// The streams with a bound on waiting messages.
@@ -59,7 +59,7 @@ impl SharedHandle {
             pipeline,
             counters,
             promoters: Default::default(),
-            replicated: producer::ReplicatedSends::new(),
+            replicated_sends: producer::ReplicatedSends::new(),
             registrations: Default::default(),
             bounds: Default::default(),
             checked_partitions: Default::default(),
@@ -119,7 +119,7 @@ impl Redis {
                     outage.failed(&connector.address(), "connect to Redis", &error);
                     tokio::time::sleep(outage.wait()).await;
                 }
-                connected => return connected.inspect(|_| outage.succeeded()),
+                connected => return connected.inspect(|_| outage.record_success()),
             }
         }
     }
@@ -139,7 +139,7 @@ impl Redis {
 
     /// Connects to the server of a connector.
     pub(super) async fn over(connector: Connector) -> Result<Self, Error> {
-        let first = connector.checked().await?;
+        let first = connector.checked_connection().await?;
         connector.keep_current();
         let counters = Arc::<Counters>::default();
         let pipeline = Pipeline::spawn(connector.clone(), Some(first), counters.clone());

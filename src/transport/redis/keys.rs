@@ -16,7 +16,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use super::{namespace::Namespace, server::tag};
+use super::{namespace::Namespace, server::hash_tag};
 use crate::{error::Error, message::Name, transport::PauseTarget};
 
 /// The prefix of the names of this library's consumers. The consumer's lease follows the prefix,
@@ -139,7 +139,7 @@ impl Keys {
     }
 
     /// Returns the field of a pause in [`control`](Self::control).
-    pub(super) fn pause(&self, target: &PauseTarget) -> String {
+    pub(super) fn pause_field(&self, target: &PauseTarget) -> String {
         let group = &self.group;
         match target {
             PauseTarget::Stream => "stream".to_owned(),
@@ -368,7 +368,7 @@ pub(super) fn replies(base: &str, client: impl Display) -> String {
 
 /// Returns `true` if a cluster hashes only a part of the name.
 pub(super) fn has_hash_tag(name: &str) -> bool {
-    tag(name.as_bytes()).len() < name.len()
+    hash_tag(name.as_bytes()).len() < name.len()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::{
     keys::{self, Keys},
     msgpack,
     pipeline::Resend,
-    response::{Value, array, bytes, count, exactly, fields, integer, text, unexpected},
+    response::{Value, array, bytes, count, fixed_array, fields, integer, text, unexpected},
     scripts::{self, Script},
 };
 use crate::{
@@ -69,7 +69,7 @@ impl Redis {
 
 /// Decodes a response to `ZSCAN`: the next cursor, and a flat list of members and scores.
 pub(super) fn decode_streams(response: Value) -> Result<StreamPage, Error> {
-    let [next, members] = exactly(response)?;
+    let [next, members] = fixed_array(response)?;
     let next = text(next)?;
     let names = fields(members)?.into_iter();
     let names = names.filter_map(|(name, _)| Name::from_utf8(&name).ok());
@@ -206,9 +206,9 @@ pub(super) fn decode_waiting(response: Value, is_primary: bool) -> Result<ListPa
 
 /// Decodes pending entries.
 pub(super) fn decode_running(response: Value, is_primary: bool) -> Result<ListPart, Error> {
-    let [found, more] = exactly(response)?;
+    let [found, more] = fixed_array(response)?;
     let messages = array(found)?.into_iter().map(|found| {
-        let [id, consumer, idle, deliveries, list] = exactly(found)?;
+        let [id, consumer, idle, deliveries, list] = fixed_array(found)?;
         let id = text(id)?;
         if StreamEntryId::parse(id.as_bytes()).is_none() {
             return Err(unexpected("the id of an entry", "another text"));
@@ -233,10 +233,10 @@ pub(super) fn decode_running(response: Value, is_primary: bool) -> Result<ListPa
 
 /// Decodes delayed messages.
 pub(super) fn decode_delayed(response: Value, is_primary: bool) -> Result<ListPart, Error> {
-    let [found, more] = exactly(response)?;
+    let [found, more] = fixed_array(response)?;
     let (mut messages, mut next) = (Vec::new(), None);
     for found in array(found)? {
-        let [member, time, body] = exactly(found)?;
+        let [member, time, body] = fixed_array(found)?;
         let (member, time) = (text(member)?, text(time)?);
         let milliseconds = time.parse::<f64>();
         let milliseconds = milliseconds.map_err(|_| unexpected("a time", "another text"))?;
@@ -257,7 +257,7 @@ pub(super) fn decode_delayed(response: Value, is_primary: bool) -> Result<ListPa
 /// Decodes the keys with parked messages.
 pub(super) fn decode_parked(response: Value) -> Result<Vec<ParkedKey>, Error> {
     let keys = array(response)?.into_iter().map(|found| {
-        let [key, parked, taken, permits] = exactly(found)?;
+        let [key, parked, taken, permits] = fixed_array(found)?;
         let permits = u64::try_from(integer(&permits)?).ok();
         let key = text(key)?;
         Ok(ParkedKey::new(
@@ -276,7 +276,7 @@ fn decode_message(entry: &str, fields: Vec<(Bytes, Bytes)>, is_primary: bool) ->
     // fields with the same names come from a sender, and are not decoded.
     let fields = match is_primary {
         true => fields,
-        false => msgpack::unpacked(fields),
+        false => msgpack::with_unpacked_fields(fields),
     };
     let origin = value_of(&fields, codec::ORIGIN).filter(|_| !is_primary);
     let origin = origin.and_then(|origin| String::from_utf8(origin.to_vec()).ok());

@@ -8,7 +8,7 @@ const PACKED_FIELD: &str = "~f";
 
 /// Replaces the field `~f` by the fields that are packed in its value. If the value is malformed,
 /// returns `fields` unchanged.
-pub(super) fn unpacked(mut fields: Vec<(Bytes, Bytes)>) -> Vec<(Bytes, Bytes)> {
+pub(super) fn with_unpacked_fields(mut fields: Vec<(Bytes, Bytes)>) -> Vec<(Bytes, Bytes)> {
     let Some(at) = fields.iter().position(|(field, _)| field == PACKED_FIELD) else {
         return fields;
     };
@@ -76,7 +76,7 @@ mod tests {
         let mut blob = b"\x94\xa1a\xa0\xd9\x02bb\xda\x01\x2c".to_vec();
         blob.extend_from_slice(long.as_bytes());
         let blob = Bytes::from(blob);
-        let fields = unpacked(vec![
+        let fields = with_unpacked_fields(vec![
             ("~o".into(), "1-1".into()),
             ("~f".into(), blob.clone()),
         ]);
@@ -90,7 +90,7 @@ mod tests {
         );
         for end in 0..blob.len() {
             let broken = vec![(Bytes::from("~f"), blob.slice(..end))];
-            assert_eq!(unpacked(broken.clone()), broken);
+            assert_eq!(with_unpacked_fields(broken.clone()), broken);
         }
     }
 
@@ -155,7 +155,7 @@ mod tests {
         fn a_blob_of_any_bytes_stays_or_is_read(head in 0x90..=0xdfu8, rest: Vec<u8>) {
             let blob = Bytes::from([&[head], &rest[..]].concat());
             let fields = vec![(Bytes::from(PACKED_FIELD), blob)];
-            let read = unpacked(fields.clone());
+            let read = with_unpacked_fields(fields.clone());
             prop_assert!(read == fields || read.iter().all(|(field, _)| field.len() <= rest.len()));
         }
     }

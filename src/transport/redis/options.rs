@@ -47,19 +47,19 @@ impl Default for Options {
 
 impl Options {
     /// Returns the prefix of the channel on which this client receives replies, in the namespace.
-    pub(super) fn reply_channels(&self) -> Name {
+    pub(super) fn reply_channel_prefix(&self) -> Name {
         self.namespace.apply(&self.reply_prefix)
     }
 
     /// Returns the prefixes of the channels on which this worker publishes replies, in the
     /// namespace.
-    pub(super) fn allowed_channels(&self) -> Vec<Name> {
+    pub(super) fn allowed_channel_prefixes(&self) -> Vec<Name> {
         let allowed = self.allowed_reply_prefixes.iter();
         allowed.map(|it| self.namespace.apply(it)).collect()
     }
 
     /// Returns the prefix of the channels of events, in the namespace.
-    pub(super) fn event_channels(&self) -> Name {
+    pub(super) fn event_channel_prefix(&self) -> Name {
         self.namespace.apply(&self.event_prefix)
     }
 }

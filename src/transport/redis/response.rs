@@ -45,7 +45,7 @@ pub(super) fn form(value: &Value) -> &'static str {
 }
 
 /// Returns the error for a list with `found` elements instead of `expected`.
-pub(super) fn miscounted(expected: usize, found: usize) -> Error {
+pub(super) fn wrong_length(expected: usize, found: usize) -> Error {
     unexpected(&format!("a list of {expected}"), &format!("one of {found}"))
 }
 
@@ -58,16 +58,16 @@ pub(super) fn array(value: Value) -> Result<Vec<Value>, Error> {
 }
 
 /// Decodes a list of `N` values.
-pub(super) fn exactly<const N: usize>(value: Value) -> Result<[Value; N], Error> {
+pub(super) fn fixed_array<const N: usize>(value: Value) -> Result<[Value; N], Error> {
     array(value)?
         .try_into()
-        .map_err(|list: Vec<_>| miscounted(N, list.len()))
+        .map_err(|list: Vec<_>| wrong_length(N, list.len()))
 }
 
 /// Decodes a list of `N` numbers.
 pub(super) fn integers<const N: usize>(value: Value) -> Result<[i64; N], Error> {
     let mut numbers = [0; N];
-    for (number, value) in numbers.iter_mut().zip(exactly::<N>(value)?) {
+    for (number, value) in numbers.iter_mut().zip(fixed_array::<N>(value)?) {
         *number = integer(&value)?;
     }
     Ok(numbers)

@@ -10,7 +10,7 @@ use super::{
     keys::Keys,
     pipeline::Resend,
     producer::schedule::{Accept, check_headers},
-    response::{Value, array, bytes, count, exactly, fields, integer, miscounted, unexpected},
+    response::{Value, array, bytes, count, fixed_array, fields, integer, wrong_length, unexpected},
     scripts,
 };
 use crate::{
@@ -102,7 +102,7 @@ impl RedisSchedules {
         let pipeline = redis.shared.pipeline.for_key(&keys.primary);
         let script = &scripts::FIRE_SCHEDULE;
         let response = pipeline.script(script, &script_keys, args, Resend::Never);
-        let fired = fired_of(response.await?)?;
+        let fired = decode_fired(response.await?)?;
         if let FireOutcome::Sent(_) = fired.outcome {
             redis.shared.counters.sent.increment();
             redis.promote_soon(keys, due);
@@ -146,7 +146,7 @@ impl ScheduleStore for RedisSchedules {
             let args = |cmd: &mut Cmd| {
                 cmd.arg(&known_changes);
             };
-            list_of(self.call(&scripts::LIST_SCHEDULES, args).await?)
+            decode_list(self.call(&scripts::LIST_SCHEDULES, args).await?)
         })
     }
 
@@ -161,8 +161,8 @@ impl ScheduleStore for RedisSchedules {
 }
 
 /// Decodes the response of the script `FIRE_SCHEDULE`.
-pub(super) fn fired_of(response: Value) -> Result<Fired, Error> {
-    let [outcome, now, text] = exactly(response)?;
+pub(super) fn decode_fired(response: Value) -> Result<Fired, Error> {
+    let [outcome, now, text] = fixed_array(response)?;
     let (outcome, now) = (bytes(outcome)?, from_milliseconds(count(&now)?));
     let id = |text: Value| {
         let id = MessageId::from_utf8(&bytes(text)?);
@@ -180,10 +180,10 @@ pub(super) fn fired_of(response: Value) -> Result<Fired, Error> {
 }
 
 /// Decodes the response of the script `LIST_SCHEDULES`.
-pub(super) fn list_of(response: Value) -> Result<ScheduleList, Error> {
+pub(super) fn decode_list(response: Value) -> Result<ScheduleList, Error> {
     let mut response = array(response)?.into_iter();
     let (Some(now), Some(changes)) = (response.next(), response.next()) else {
-        return Err(miscounted(3, 0));
+        return Err(wrong_length(3, 0));
     };
     let now = from_milliseconds(count(&now)?);
     let schedules = response.next().map(|hash| schedules_of(hash, now));

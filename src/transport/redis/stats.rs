@@ -12,7 +12,7 @@ use super::{
     Redis, error,
     keys::{CONSUMER_PREFIX, Keys},
     pipeline::Resend,
-    response::{Value, array, bytes, count, exactly, integers, map_value, text},
+    response::{Value, array, bytes, count, fixed_array, integers, map_value, text},
     scripts,
 };
 use crate::{
@@ -176,7 +176,7 @@ pub(super) fn decode(response: Value, group: Name) -> Result<Option<GroupStats>,
     if response == Value::Nil {
         return Ok(None);
     }
-    let [numbers @ .., last_delivered] = exactly::<12>(response)?;
+    let [numbers @ .., last_delivered] = fixed_array::<12>(response)?;
     let (first, others) = numbers.split_at(7);
     let [lag, pending, oldest, delayed, dead, consumers, parked] =
         integers(Value::Array(first.to_vec()))?;

@@ -267,7 +267,7 @@ impl fmt::Debug for Tail {
 /// Decodes the entries in a response to `XREAD`.
 pub(super) fn decode(response: Value) -> Result<Vec<(StreamEntryId, TailEntry)>, Error> {
     let mut entries = Vec::new();
-    entry::each(response, |_, text, list| {
+    entry::for_each_entry(response, |_, text, list| {
         let id = StreamEntryId::parse(&text)
             .ok_or_else(|| unexpected("the id of an entry", "another text"))?;
         entries.push((id, decode_entry(id, fields(list)?)));

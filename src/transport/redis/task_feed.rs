@@ -17,7 +17,7 @@ use super::{
     error,
     keys::Keys,
     pipeline::{Pipeline, Resend},
-    response::{Value, array, bytes, exactly, miscounted, unexpected},
+    response::{Value, array, bytes, fixed_array, wrong_length, unexpected},
     scripts,
     server::{Connector, HashSlot, Outage},
 };
@@ -124,7 +124,7 @@ impl TaskFeedReader {
             let mut connection = None;
             loop {
                 match self.step(&mut connection).await {
-                    Ok(()) => outage.succeeded(),
+                    Ok(()) => outage.record_success(),
                     Err(error) => {
                         connection = None;
                         outage.failed(&self.connector.address(), "read changes of tasks", &error);
@@ -232,10 +232,10 @@ pub(super) struct FeedRead {
 pub(super) fn decode(response: Value, feed_count: usize) -> Result<Vec<FeedRead>, Error> {
     let feeds = array(response)?;
     if feeds.len() != feed_count {
-        return Err(miscounted(feed_count, feeds.len()));
+        return Err(wrong_length(feed_count, feeds.len()));
     }
     let reads = feeds.into_iter().map(|feed| {
-        let [gap, entries] = exactly(feed)?;
+        let [gap, entries] = fixed_array(feed)?;
         let changes = dead_letters::decode_entries(entries)?.into_iter();
         let changes = changes.filter_map(|(id, fields)| {
             let id = StreamEntryId::parse(id.as_bytes())?;

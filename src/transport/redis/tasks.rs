@@ -12,7 +12,7 @@ use super::{
     keys::Keys,
     msgpack,
     pipeline::Resend,
-    response::{self, Value, array, bytes, exactly, fields, integer, unexpected},
+    response::{self, Value, array, bytes, fixed_array, fields, integer, unexpected},
     scripts, task_feed,
 };
 use crate::{
@@ -208,11 +208,11 @@ const LISTED_FIELDS: [&str; 11] = [
 
 /// Decodes the response of the script `LIST_TASKS`: the position of the next step, and the tasks.
 pub(super) fn listed(response: Value) -> Result<Listed, Error> {
-    let [position, found] = exactly(response)?;
+    let [position, found] = fixed_array(response)?;
     let next = match position {
         Value::Text(text) if text.is_empty() => None,
         position => {
-            let [time, id] = exactly(position)?;
+            let [time, id] = fixed_array(position)?;
             let text = |value| Ok::<_, Error>(String::from_utf8_lossy(&bytes(value)?).into_owned());
             Some(format!("{} {}", text(time)?, text(id)?))
         }
@@ -220,7 +220,7 @@ pub(super) fn listed(response: Value) -> Result<Listed, Error> {
     let mut found = array(found)?.into_iter();
     let mut tasks = Vec::new();
     while let (Some(id), Some(record)) = (found.next(), found.next()) {
-        let record: [Value; LISTED_FIELDS.len()] = exactly(record)?;
+        let record: [Value; LISTED_FIELDS.len()] = fixed_array(record)?;
         let record = record
             .map(bytes)
             .into_iter()

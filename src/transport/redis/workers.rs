@@ -15,7 +15,7 @@ use super::{
     ids::random_id,
     keys::{CONSUMER_PREFIX, Keys},
     pipeline::Resend,
-    response::{Value, array, bytes, exactly, fields, integer},
+    response::{Value, array, bytes, fixed_array, fields, integer},
     scripts,
 };
 use crate::{
@@ -100,7 +100,7 @@ impl PartOfHistory {
         let number = |value: &Value| Ok::<_, Error>(integer(value)?.unsigned_abs());
         let now = number(&values.next().unwrap_or_default())?;
         let minutes = values.map(|minute| {
-            let [minute, found] = exactly(minute)?;
+            let [minute, found] = fixed_array(minute)?;
             let mut counts = MinuteCounts::default();
             for (field, count) in fields(found)? {
                 counts.add_field(&field, &count);
@@ -202,7 +202,7 @@ impl RedisWorkers {
                     ),
                 ));
             }
-            let (next, found) = scanned(error::check(response)?)?;
+            let (next, found) = decode_scan(error::check(response)?)?;
             announcements.extend(found);
             if next == "0" {
                 return Ok(announcements);
@@ -381,8 +381,8 @@ impl WorkerStore for RedisWorkers {
 type Announcements = Vec<(String, Vec<u8>)>;
 
 /// Decodes a response to `HSCAN`: the next cursor, and the fields with their values.
-pub(super) fn scanned(response: Value) -> Result<(String, Announcements), Error> {
-    let [cursor, found] = exactly(response)?;
+pub(super) fn decode_scan(response: Value) -> Result<(String, Announcements), Error> {
+    let [cursor, found] = fixed_array(response)?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let found = fields(found)?.into_iter();
     let found = found.map(|(field, value)| (text(&field), value.to_vec()));

@@ -179,7 +179,7 @@ impl Connection {
         // A server with too many clients accepts the connection, writes this error, and closes the
         // connection. The error is not a response to a command.
         if let Value::ServerError(error) = &response
-            && error.details().is_some_and(error::has_too_many_clients)
+            && error.details().is_some_and(error::is_too_many_clients)
         {
             return Poll::Ready(response.into_result());
         }

@@ -22,7 +22,7 @@ use crate::{
     transport::{
         MinuteCounts, WorkerMonitor, WorkerOrder,
         redis::{
-            response::{Value, array, bytes, exactly, integer, text},
+            response::{Value, array, bytes, fixed_array, integer, text},
             scripts,
         },
     },
@@ -305,7 +305,7 @@ impl WorkerTick {
     pub(super) fn decode([present, orders, counted]: [Value; 3]) -> Result<Self, Error> {
         Ok(Self {
             present: decode_step(present, |response| {
-                let [exists, asked] = exactly(response)?;
+                let [exists, asked] = fixed_array(response)?;
                 Ok((integer(&exists)? != 0, bytes(asked)?))
             })?,
             orders: decode_step(orders, NewOrders::decode)?,
@@ -319,7 +319,7 @@ impl NewOrders {
         let mut values = array(response)?.into_iter();
         let last_id = values.next().map(text).transpose()?.unwrap_or_default();
         let orders = values.map(|order| {
-            let [word, argument, by] = exactly(order)?;
+            let [word, argument, by] = fixed_array(order)?;
             Ok([text(word)?, text(argument)?, text(by)?])
         });
         Ok(Self {

@@ -27,7 +27,7 @@ use crate::{
         keys::CONSUMER_PREFIX,
         pipeline::{Pipeline, Resend},
         producer::Publish,
-        response::{Value, array, bytes, count, exactly, unexpected},
+        response::{Value, array, bytes, count, fixed_array, unexpected},
         scripts,
     },
 };
@@ -126,7 +126,7 @@ impl ScanStep {
             own_idle,
             refusal,
             former_consumers,
-        ] = exactly(response)?;
+        ] = fixed_array(response)?;
         let lossy = |text| Ok(String::from_utf8_lossy(&bytes(text)?).into_owned());
         let text = |text: Value, what| {
             String::from_utf8(bytes(text)?.into()).map_err(|_| unexpected(what, "another text"))
@@ -205,7 +205,7 @@ impl Scan {
         let mut refused = false;
         let mut own_idle = std::mem::take(&mut self.own_idle);
         own_idle.retain(|key| !claimer.in_flight.contains(*key));
-        let [retry, primary] = self.stream.both();
+        let [retry, primary] = self.stream.both_streams();
         let first = || ScanPosition::start_of(primary);
         let mut position = self.position.take().unwrap_or_else(first);
         for _ in 0..MAX_STEPS {

@@ -122,7 +122,7 @@ impl Deliverer {
         };
         let fields = match which {
             WhichStream::Primary(_) => fields,
-            WhichStream::Retry(_) => msgpack::unpacked(fields),
+            WhichStream::Retry(_) => msgpack::with_unpacked_fields(fields),
         };
         // The task's id and idempotency key are read before the message is decoded. So the end of
         // the task updates its record and frees the key even if decoding fails.

@@ -94,7 +94,7 @@ impl EventSubscriber {
             sleep(outage.wait()).await;
             match self.subscribe().await {
                 Ok(connection) => {
-                    outage.succeeded();
+                    outage.record_success();
                     return connection;
                 }
                 Err(error) => {

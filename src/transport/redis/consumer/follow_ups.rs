@@ -25,7 +25,7 @@ use crate::{
                 event_channel,
                 schedule::{Accept, check_headers},
             },
-            response::{bytes, exactly, integer},
+            response::{bytes, fixed_array, integer},
             scripts,
             server::HashSlot,
         },
@@ -163,7 +163,7 @@ impl Settler {
             }
             response => response?,
         };
-        let [outcome, answered, reason] = exactly(response)?;
+        let [outcome, answered, reason] = fixed_array(response)?;
         match integer(&outcome)? {
             1 => {}
             // The script has refused a follow-up.

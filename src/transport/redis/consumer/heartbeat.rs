@@ -104,7 +104,7 @@ impl Heartbeats {
                     ticks.tick().await;
                     if canary.stalled_for().is_none() {
                         match self.beat(&server).await {
-                            Ok(()) => self.outage.succeeded(),
+                            Ok(()) => self.outage.record_success(),
                             Err(error) => {
                                 let address = self.connector.address();
                                 self.outage.failed(&address, "count a heartbeat", &error);

@@ -18,7 +18,7 @@ use crate::{
         TaskState,
         redis::{
             entry::{self, StreamEntryId, WhichStream},
-            response::{bytes, exactly},
+            response::{bytes, fixed_array},
             scripts,
         },
     },
@@ -57,7 +57,7 @@ impl DueLeases {
 
     /// Returns `true` if there are leases on this stream.
     pub(super) fn has(&self, stream: &ServedStream) -> bool {
-        let both = stream.both();
+        let both = stream.both_streams();
         self.0.iter().any(|(which, _)| both.contains(which))
     }
 
@@ -146,7 +146,7 @@ async fn cancel_reason(
         .arg(stream.keys.task(task))
         .arg("state")
         .arg("reason");
-    let [state, reason] = exactly(server.command(record).await.ok()?).ok()?;
+    let [state, reason] = fixed_array(server.command(record).await.ok()?).ok()?;
     let text = |value| Some(String::from_utf8_lossy(&bytes(value).ok()?).into_owned());
     (text(state)? == TaskState::Cancelled.as_str()).then_some(text(reason)?)
 }

@@ -64,7 +64,7 @@ impl Transport for Redis {
                     outage.failed(&address, "begin to serve", &error);
                     tokio::time::sleep(outage.wait()).await;
                 }
-                opened => return opened.inspect(|_| outage.succeeded()),
+                opened => return opened.inspect(|_| outage.record_success()),
             }
         }
     }
@@ -132,7 +132,7 @@ impl RedisSource {
             options, shared, ..
         } = redis;
         let (closed, counters) = (&self.closed, shared.counters.clone());
-        let channels = Arc::new(EventChannels::new(interest, options.event_channels()));
+        let channels = Arc::new(EventChannels::new(interest, options.event_channel_prefix()));
         let connector = &shared.connector;
         let state = Arc::new(SubscriptionState::new(closed.clone()));
         let sink = EventSink::new(channels.clone(), self.buffer.clone(), counters.clone());

@@ -130,7 +130,7 @@ async fn is_paused(stream: &ServedStream, name: &Name, pipeline: &Pipeline) -> b
     let target = PauseTarget::Name(name.clone());
     let mut cmd = redis::cmd("HEXISTS");
     cmd.arg(stream.keys.control())
-        .arg(stream.keys.pause(&target));
+        .arg(stream.keys.pause_field(&target));
     let paused = pipeline.command(cmd, Resend::UntilAnswered).await;
     // Without an answer, the name counts as paused, as it was at the last tick.
     !matches!(paused, Ok(Value::Int(0)))

@@ -17,7 +17,7 @@ use crate::{
         entry::{StreamEntryId, WhichStream},
         error::{self, LEAST_SIZE_LIMIT},
         pipeline::Resend,
-        response::{Value, array, integer, miscounted},
+        response::{Value, array, integer, wrong_length},
         scripts,
     },
 };
@@ -233,7 +233,7 @@ fn by_client(sorted: &[ReplySettlement]) -> impl Iterator<Item = &[ReplySettleme
 pub(super) fn decode(response: Value, clients: usize) -> Result<Vec<i64>, Error> {
     let results = array(response)?;
     if results.len() != clients {
-        return Err(miscounted(clients, results.len()));
+        return Err(wrong_length(clients, results.len()));
     }
     results.iter().map(integer).collect()
 }

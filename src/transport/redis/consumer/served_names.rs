@@ -25,7 +25,7 @@ use crate::{
     transport::{
         Interest,
         redis::{
-            response::{Value, array, bytes, miscounted},
+            response::{Value, array, bytes, wrong_length},
             scripts,
         },
     },
@@ -205,7 +205,7 @@ impl NameRecorder {
 pub(super) fn decode(response: Value, streams: usize) -> Result<Vec<Vec<Bytes>>, Error> {
     let lists = array(response)?;
     if lists.len() != streams {
-        return Err(miscounted(streams, lists.len()));
+        return Err(wrong_length(streams, lists.len()));
     }
     let others = |lists| array(lists)?.into_iter().map(bytes).collect();
     lists.into_iter().map(others).collect()

@@ -231,7 +231,7 @@ impl Settler {
         let paused = request
             .paused_name()
             .map(|name| PauseTarget::Name(name.into()));
-        let paused = paused.map(|target| stream.keys.pause(&target));
+        let paused = paused.map(|target| stream.keys.pause_field(&target));
         let permits = match (&paused, request.awaited_version()) {
             (Some(_), _) => String::new(),
             (None, Some(_)) => "newer".to_owned(),

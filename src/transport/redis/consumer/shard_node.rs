@@ -17,7 +17,7 @@ use crate::{
     transport::redis::{
         connection::{Notice, PubSub},
         error,
-        server::{Address, Connector, HashSlot, redirection},
+        server::{Address, Connector, HashSlot, parse_redirection},
     },
 };
 
@@ -88,7 +88,7 @@ impl ShardChannels {
 /// Returns the slot and its owner from the refusal `MOVED` of a node. `None` for other refusals.
 fn moved_to(refusal: &RedisError, from: &Address) -> Option<(HashSlot, Address)> {
     let is_moved = refusal.code() == Some("MOVED");
-    redirection(refusal.detail().filter(|_| is_moved)?, from)
+    parse_redirection(refusal.detail().filter(|_| is_moved)?, from)
 }
 
 /// The task that reads the connection to a node.

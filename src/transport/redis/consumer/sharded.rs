@@ -161,7 +161,7 @@ impl Assigner {
             ShardReport::Restored(slots) => {
                 self.missing -= slots.len();
                 if self.missing == 0 {
-                    self.outage.succeeded();
+                    self.outage.record_success();
                 }
                 let longest = slots.iter().map(|lost| lost.since.elapsed()).max();
                 self.gaps.end(slots.len(), longest.unwrap_or_default());

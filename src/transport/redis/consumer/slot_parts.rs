@@ -93,12 +93,12 @@ impl<'a> SlotParts<'a> {
             (Some(pipelines), Some(stream)) => {
                 // With shared reads, the source has already checked each node.
                 if reads.is_none() {
-                    connector.checked().await?;
+                    connector.checked_connection().await?;
                 }
                 pipelines.settling.for_key(&stream.keys.primary)
             }
             _ => {
-                let checked = connector.checked().await?;
+                let checked = connector.checked_connection().await?;
                 let counters = context.shared.counters.clone();
                 Pipeline::spawn(connector.clone(), Some(checked), counters)
             }
@@ -119,7 +119,7 @@ impl<'a> SlotParts<'a> {
             member: member.clone(),
             pipeline: pipeline.clone(),
             health: Arc::default(),
-            reading: Arc::new(Heartbeat::default()),
+            read_heartbeat: Arc::new(Heartbeat::default()),
             closed: context.stop_signals.closed.clone(),
         };
         let blocked = Arc::new(BlockedRead::new(pipeline.clone(), member.interval()));
@@ -215,7 +215,7 @@ impl<'a> SlotParts<'a> {
             registry,
             names: self.context.names.cloned().map(NameRecorder::new),
             canary: Canary::start(options.stall_limit, stop_signals.closed.clone()),
-            warnings: LogLimit::default(),
+            stall_warnings: LogLimit::default(),
             outage: Outage::default(),
             stop_signals: stop_signals.clone(),
         };
@@ -293,7 +293,7 @@ impl<'a> SlotParts<'a> {
         let policy = SettlePolicy {
             max_deliveries: settings.max_deliveries,
             backoff: settings.backoff,
-            allowed_reply_prefixes: options.allowed_channels(),
+            allowed_reply_prefixes: options.allowed_channel_prefixes(),
             report: report.clone(),
             queue,
             replies,
@@ -342,7 +342,7 @@ impl<'a> SlotParts<'a> {
             foreign_lease: options.foreign_lease,
             max_deliveries: settings.max_deliveries,
             max_dead_letters: settings.max_dead_letters,
-            allowed_reply_prefixes: options.allowed_channels(),
+            allowed_reply_prefixes: options.allowed_channel_prefixes(),
         };
         let starter = TaskStarter {
             member: member.clone(),
@@ -374,7 +374,7 @@ impl<'a> SlotParts<'a> {
             namespace: options.namespace.clone(),
             clock: self.clock.clone(),
             pipeline: self.pipeline.clone(),
-            reading: self.state.reading.clone(),
+            reading: self.state.read_heartbeat.clone(),
             blocked: self.blocked.clone(),
             woken: self.woken.take(),
             max_in_flight: settings.max_in_flight,

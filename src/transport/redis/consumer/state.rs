@@ -22,7 +22,7 @@ pub(super) struct ConsumerState {
     pub(super) pipeline: Pipeline,
     pub(super) health: Arc<RenewalHealth>,
     /// The heartbeat of the loop that reads entries.
-    pub(super) reading: Arc<Heartbeat>,
+    pub(super) read_heartbeat: Arc<Heartbeat>,
     pub(super) closed: CancellationToken,
 }
 
@@ -36,13 +36,13 @@ impl SourceState for ConsumerState {
         if pipeline_state > ConnectionState::Lagging {
             return Some(pipeline_state);
         }
-        if self.reading.is_failing() {
+        if self.read_heartbeat.is_failing() {
             return Some(ConnectionState::Reconnecting);
         }
         let max_between = self.member.max_between_renewals();
         let is_renewing = !self.health.lasts(max_between).is_zero();
         // A read may block for `max_block` before the next heartbeat.
-        let is_late = self.reading.is_late(max_between + self.member.max_block());
+        let is_late = self.read_heartbeat.is_late(max_between + self.member.max_block());
         Some(match is_renewing && !is_late {
             true => ConnectionState::Connected,
             false => ConnectionState::Lagging,

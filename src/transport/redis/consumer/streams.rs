@@ -70,12 +70,12 @@ impl ServedStream {
     }
 
     /// Returns the retry stream and the primary stream, in this order.
-    pub(super) fn both(&self) -> [WhichStream; 2] {
+    pub(super) fn both_streams(&self) -> [WhichStream; 2] {
         WhichStream::both(self.index)
     }
 
     /// Returns the last entry that the group is known to have delivered.
-    pub(super) fn delivered(&self) -> StreamEntryId {
+    pub(super) fn last_delivered(&self) -> StreamEntryId {
         *lock(&self.last_delivered)
     }
 
@@ -183,7 +183,7 @@ impl StreamNames {
     pub(super) fn new<'a>(streams: impl IntoIterator<Item = &'a Arc<ServedStream>>) -> Self {
         let by_name = streams.into_iter().flat_map(|stream| {
             let with_name = |which| (stream.key_of(which).as_bytes().to_vec(), which);
-            stream.both().map(with_name)
+            stream.both_streams().map(with_name)
         });
         Self(by_name.collect())
     }

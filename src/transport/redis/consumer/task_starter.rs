@@ -28,7 +28,7 @@ impl TaskStarter {
     /// Records the start of tasks whose status is recorded. Returns the deliveries that may run. A
     /// delivery may not run if its task was cancelled, or if it is no longer pending for this
     /// consumer. If the start of a task cannot be recorded, its delivery may run.
-    pub(super) async fn start(
+    pub(super) async fn record_starts(
         &self,
         deliveries: Vec<Delivery<RedisSettle>>,
     ) -> Vec<Delivery<RedisSettle>> {

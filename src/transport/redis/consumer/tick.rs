@@ -20,7 +20,7 @@ use crate::{
             entry::{self, StreamEntryId, WhichStream},
             keys::CONSUMER_PREFIX,
             producer::schedule::{MOVED_AT_ONCE, MOVED_BYTES, Promoted},
-            response::{Value, array, bytes, exactly, integer, text, unexpected},
+            response::{Value, array, bytes, fixed_array, integer, text, unexpected},
         },
     },
 };
@@ -139,7 +139,7 @@ impl TickRequest {
         // The arguments of each stream: its steps, the ids of its leases, and the worker's counts.
         for of_tick in &self.streams {
             let (stream, worker) = (&of_tick.stream, of_tick.worker.as_ref());
-            let [retry_ids, primary_ids] = stream.both().map(|which| leases.on_stream(which));
+            let [retry_ids, primary_ids] = stream.both_streams().map(|which| leases.on_stream(which));
             let counts = worker.and_then(|worker| worker.counts.as_ref());
             let counts = counts.map(MinuteCounts::fields).unwrap_or_default();
             cmd.arg(of_tick.steps.flags(worker))
@@ -184,7 +184,7 @@ impl StreamTick {
     /// this result.
     pub(super) fn take_lost(&mut self, stream: &ServedStream) -> Vec<(WhichStream, StreamEntryId)> {
         let both = stream
-            .both()
+            .both_streams()
             .into_iter()
             .zip(std::mem::take(&mut self.lost));
         let lost = both.flat_map(|(which, ids)| ids.into_iter().map(move |id| (which, id)));
@@ -220,7 +220,7 @@ pub(super) struct GroupFacts {
 
 impl Tick {
     pub(super) fn decode(response: Value) -> Result<Self, Error> {
-        let [time, streams, registered] = exactly(response)?;
+        let [time, streams, registered] = fixed_array(response)?;
         let streams = array(streams)?.into_iter().map(StreamTick::decode);
         Ok(Self {
             time: integer(&time)?,
@@ -235,17 +235,17 @@ impl StreamTick {
         let mut parts = array(response)?;
         // Without the step `maintain` there are only the lost deliveries.
         if parts.len() == 2 {
-            let [retry, primary] = exactly(Value::Array(parts))?;
+            let [retry, primary] = fixed_array(Value::Array(parts))?;
             return Ok(Self {
                 lost: [entry::decode_ids(retry)?, entry::decode_ids(primary)?],
                 maintained: None,
             });
         }
         let lost = parts.drain(..parts.len().min(2)).collect();
-        let [retry, primary] = exactly(Value::Array(lost))?;
+        let [retry, primary] = fixed_array(Value::Array(lost))?;
         // The results of the steps follow, and then those of the worker.
         let worker = match parts.len() > 7 {
-            true => Some(WorkerTick::decode(exactly(Value::Array(
+            true => Some(WorkerTick::decode(fixed_array(Value::Array(
                 parts.split_off(7),
             ))?)?),
             false => None,
@@ -258,7 +258,7 @@ impl StreamTick {
             reaped,
             handed_over,
             pauses,
-        ] = exactly(Value::Array(parts))?;
+        ] = fixed_array(Value::Array(parts))?;
         Ok(Self {
             lost: [entry::decode_ids(retry)?, entry::decode_ids(primary)?],
             maintained: Some(Maintained {
@@ -282,7 +282,7 @@ fn decode_registrations(response: Value) -> Result<Vec<(Name, i64)>, Error> {
     let mut values = array(response)?.into_iter();
     let mut registered = Vec::new();
     while let Some(stream) = values.next() {
-        let [time] = exactly(Value::Array(values.next().into_iter().collect()))?;
+        let [time] = fixed_array(Value::Array(values.next().into_iter().collect()))?;
         let digits = bytes(time)?;
         let time = std::str::from_utf8(&digits)
             .ok()
@@ -298,7 +298,7 @@ fn decode_registrations(response: Value) -> Result<Vec<(Name, i64)>, Error> {
 
 impl GroupFacts {
     fn decode(response: Value) -> Result<Self, Error> {
-        let [delivered, pending] = exactly(response)?;
+        let [delivered, pending] = fixed_array(response)?;
         let delivered = bytes(delivered)?;
         Ok(Self {
             delivered: StreamEntryId::parse(&delivered),

@@ -38,7 +38,7 @@ use crate::{
     transport::{
         Counters,
         redis::{
-            response::miscounted,
+            response::wrong_length,
             scripts,
             server::{Connector, LogLimit, Outage},
         },
@@ -64,7 +64,7 @@ pub(super) struct Upkeep {
     /// Detects that the application's runtime no longer runs tasks.
     pub(super) canary: Arc<Canary>,
     /// Limits the warnings of the canary.
-    pub(super) warnings: LogLimit,
+    pub(super) stall_warnings: LogLimit,
     /// Logs the ticks that fail.
     pub(super) outage: Outage,
     pub(super) stop_signals: StopSignals,
@@ -174,7 +174,7 @@ impl Upkeep {
     async fn tick(&mut self, connection: &UpkeepConnection) {
         if let Some(since) = self.canary.stalled_for() {
             self.renewer.health.failed();
-            if let Some(withheld) = self.warnings.admit() {
+            if let Some(withheld) = self.stall_warnings.admit() {
                 tracing::error!(
                     group = %self.member.group,
                     consumer = %self.member.consumer,
@@ -188,7 +188,7 @@ impl Upkeep {
         }
         match self.try_tick(connection).await {
             Ok(()) => {
-                self.outage.succeeded();
+                self.outage.record_success();
                 if let Some(names) = &mut self.names {
                     let streams = self.maintenance.streams.all();
                     names.record(connection, &self.member, &streams).await;
@@ -217,7 +217,7 @@ impl Upkeep {
             let (expected, found) = (request.streams.len(), result.streams.len());
             match expected == found {
                 true => Ok(result),
-                false => Err(miscounted(expected, found)),
+                false => Err(wrong_length(expected, found)),
             }
         });
         // If this tick has failed, the next tick sends its counts.

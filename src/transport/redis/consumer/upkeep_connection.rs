@@ -42,7 +42,7 @@ impl UpkeepPipeline {
         // lease.
         let max_silence = (lease / 5).clamp(Duration::from_millis(250), SILENCE);
         let make = || {
-            Pipeline::with_max_silence(connector.anywhere(), None, counters.clone(), max_silence)
+            Pipeline::with_max_silence(connector.for_any(), None, counters.clone(), max_silence)
         };
         let pipeline = self.0.get_or_init(make);
         let pipeline = match key {

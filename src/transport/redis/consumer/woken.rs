@@ -64,7 +64,7 @@ impl SharedReads {
         for keys in streams {
             let slot = HashSlot::of(keys.primary.as_bytes());
             if checked_nodes.insert(self.connector.owner(slot)) {
-                self.connector.for_key(&keys.primary).checked().await?;
+                self.connector.for_key(&keys.primary).checked_connection().await?;
             }
         }
         Ok(())
@@ -146,7 +146,7 @@ impl WokenReader {
 
     /// Records the result of a read of all streams. `found` is `true` if the read returned entries,
     /// and `may_have_more` if there may be more entries on the server.
-    pub(super) fn note(&mut self, found: bool, may_have_more: bool) {
+    pub(super) fn note_read(&mut self, found: bool, may_have_more: bool) {
         self.last_read = Instant::now();
         self.expected = match may_have_more {
             true => ExpectedEntries::Many,

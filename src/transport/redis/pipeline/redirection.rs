@@ -2,7 +2,7 @@
 
 use redis::ServerError;
 
-use crate::transport::redis::server::{Address, HashSlot, redirection};
+use crate::transport::redis::server::{Address, HashSlot, parse_redirection};
 
 /// An error that names the node to which a command must be sent.
 pub(super) enum Redirection {
@@ -15,7 +15,7 @@ pub(super) enum Redirection {
 impl Redirection {
     /// Decodes an error of the node at `from`; `None` if the error is no redirection.
     pub(super) fn decode(error: &ServerError, from: &Address) -> Option<Self> {
-        let (slot, address) = redirection(error.details()?, from)?;
+        let (slot, address) = parse_redirection(error.details()?, from)?;
         match error.code() {
             "MOVED" => Some(Self::Moved(slot, address)),
             "ASK" => Some(Self::Ask(address)),

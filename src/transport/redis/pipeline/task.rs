@@ -111,7 +111,7 @@ impl PipelineTask {
             if std::mem::replace(&mut self.connected_before, true) {
                 self.counters.reconnects.increment();
             }
-            self.outage.connected();
+            self.outage.record_connection();
             let connected_at = Instant::now();
             self.set_state(ConnectionState::Connected, None);
             let end = self.serve(connection).await;
@@ -125,7 +125,7 @@ impl PipelineTask {
                     // A connection that outlasts the longest back-off counts as working, even if no
                     // command was sent.
                     if connected_at.elapsed() > BACKOFF.max() {
-                        self.outage.succeeded();
+                        self.outage.record_success();
                     }
                     let address = self.connector.address();
                     self.outage
@@ -366,7 +366,7 @@ impl PipelineTask {
                         Ok(answered) => answered,
                         Err(reason) => return ConnectionEnd::Lost(loss_error(reason)),
                     };
-                    self.outage.succeeded();
+                    self.outage.record_success();
                     if self.status.borrow().cause.is_some() {
                         self.set_cause(None);
                     }
@@ -469,7 +469,7 @@ impl PipelineTask {
                 } else if let Some(script) = batch.script(index).filter(|_| is_unknown_script) {
                     // The server does not know the hash of the script.
                     to_resend.push(batch.take(index).with_script_source(script));
-                } else if error::is_transient(error.code()) && !has_waited_too_long(&batch, index) {
+                } else if error::is_transient_code(error.code()) && !has_waited_too_long(&batch, index) {
                     // The server is not ready: the command is sent again after a pause.
                     health = health.max(match error::is_demoted(error) {
                         true => ServerHealth::Demoted,

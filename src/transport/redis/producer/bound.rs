@@ -25,7 +25,7 @@ use crate::{
         redis::{
             Redis,
             keys::{CONSUMER_PREFIX, Keys},
-            response::{Value, array, bytes, exactly, integer},
+            response::{Value, array, bytes, fixed_array, integer},
             scripts,
         },
     },
@@ -332,7 +332,7 @@ impl Window {
 /// Decodes the response of the script `COUNT_WAITING`.
 pub(in crate::transport::redis) fn decode(response: Value) -> Result<Vec<Waiting>, Error> {
     let groups = array(response)?.into_iter().map(|group| {
-        let [group, messages, age, read] = exactly(group)?;
+        let [group, messages, age, read] = fixed_array(group)?;
         let group = bytes(group)?;
         let number = |value: &Value| Ok::<_, Error>(u64::try_from(integer(value)?).ok());
         Ok(Waiting {

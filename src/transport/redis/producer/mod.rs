@@ -24,7 +24,7 @@ use super::{
     error, keys,
     options::Options,
     pipeline::{Resend, Submit},
-    response::{Value, bytes, exactly, integer},
+    response::{Value, bytes, fixed_array, integer},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -329,7 +329,7 @@ pub(super) fn decode_accepted(response: Value) -> Result<Stored, Error> {
     let (id, outcome) = match error::check(response)? {
         Value::Text(id) => (id, 0),
         response => {
-            let [id, outcome] = exactly(response).map_err(|_| without_id())?;
+            let [id, outcome] = fixed_array(response).map_err(|_| without_id())?;
             (bytes(id)?, integer(&outcome)?)
         }
     };

@@ -14,7 +14,7 @@ use crate::{
     transport::redis::{
         Redis, error,
         pipeline::{Pipeline, Resend},
-        response::{Value, array, bytes, integer, miscounted},
+        response::{Value, array, bytes, integer, wrong_length},
     },
 };
 
@@ -47,10 +47,10 @@ impl Redis {
             return shared.pipeline.for_key(stream);
         };
         let start = || {
-            let _runtime = shared.replicated.runtime.enter();
+            let _runtime = shared.replicated_sends.runtime.enter();
             Pipeline::spawn(shared.connector.clone(), None, shared.counters.clone())
         };
-        let pipeline = shared.replicated.pipeline.get_or_init(start);
+        let pipeline = shared.replicated_sends.pipeline.get_or_init(start);
         pipeline.for_key(stream).confirmed_by(replicas)
     }
 
@@ -62,7 +62,7 @@ impl Redis {
         stream: &Name,
         Replicas { count, .. }: Replicas,
     ) -> Option<impl Future<Output = Result<(), Error>> + Send + 'static + use<>> {
-        if count <= self.shared.replicated.max_connected.load(Ordering::Relaxed) {
+        if count <= self.shared.replicated_sends.max_connected.load(Ordering::Relaxed) {
             return None;
         }
         let shared = self.shared.clone();
@@ -81,7 +81,7 @@ impl Redis {
                 return Ok(());
             };
             shared
-                .replicated
+                .replicated_sends
                 .max_connected
                 .fetch_max(connected, Ordering::Relaxed);
             if connected >= count {
@@ -113,7 +113,7 @@ pub(in crate::transport::redis) fn decode_confirmed(
     let responses = array(error::check(response)?)?;
     let length = responses.len();
     let Ok([stored, confirmation]) = <[Value; 2]>::try_from(responses) else {
-        return Err(miscounted(2, length));
+        return Err(wrong_length(2, length));
     };
     let stored = decode_accepted(stored)?;
     let Replicas {

@@ -79,7 +79,7 @@ impl Redis {
         let start = || {
             let shared = &self.shared;
             Arc::new(Hub::start(
-                &self.options.reply_channels(),
+                &self.options.reply_channel_prefix(),
                 shared.connector.clone(),
                 shared.pipeline.clone(),
                 shared.counters.clone(),

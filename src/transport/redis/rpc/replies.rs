@@ -334,7 +334,7 @@ impl ReplyReader {
                 return None;
             }
             match self.step(&mut connection).await {
-                Ok(()) => outage.succeeded(),
+                Ok(()) => outage.record_success(),
                 Err(error) => return Some(error),
             }
         }
@@ -417,7 +417,7 @@ impl ReplyReader {
                 (Ok(entries), _) => self.deliver(keys, entries, &mut sizes)?,
                 // The server is not ready. The caller makes a new connection, perhaps to another
                 // server.
-                (Err(refusal), _) if refusal.code().is_none_or(error::is_transient) => {
+                (Err(refusal), _) if refusal.code().is_none_or(error::is_transient_code) => {
                     return Err(refusal);
                 }
                 (Err(refusal), [key]) => {
@@ -530,7 +530,7 @@ impl ReplyReader {
             };
             // If the server is not ready, the requests keep waiting. If the server refuses the
             // stream, the requests fail.
-            if refusal.code().is_none_or(error::is_transient) {
+            if refusal.code().is_none_or(error::is_transient_code) {
                 return Err(refusal);
             }
             self.pause_refused(key, refusal);
@@ -591,7 +591,7 @@ impl ReplyReader {
                 reading.is_idle = true;
             }
         }
-        let delivered = entry::each(response, |key, id, list| {
+        let delivered = entry::for_each_entry(response, |key, id, list| {
             for (field, envelopes) in response::fields(list)? {
                 if field == "r" {
                     sizes.push(envelopes.len());

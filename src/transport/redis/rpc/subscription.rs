@@ -38,7 +38,7 @@ impl Subscription {
         loop {
             match self.subscribe().await {
                 Ok(Ok(subscription)) => {
-                    outage.succeeded();
+                    outage.record_success();
                     if matches!(failed_state, Readiness::Lost) {
                         self.counters.reconnects.increment();
                     }
@@ -84,7 +84,7 @@ impl Subscription {
             Ok(Err(refusal))
                 if refusal
                     .code()
-                    .is_some_and(|code| !error::is_transient(code)) =>
+                    .is_some_and(|code| !error::is_transient_code(code)) =>
             {
                 Ok(Err(refusal))
             }

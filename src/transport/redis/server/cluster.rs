@@ -250,7 +250,7 @@ fn node_address(node: Value, from: &Address) -> Result<Option<Address>, Error> {
 
 /// Parses the slot and the address in a `MOVED` or `ASK` error from the node at `from`. Returns
 /// `None` if the error is malformed.
-pub(in crate::transport::redis) fn redirection(
+pub(in crate::transport::redis) fn parse_redirection(
     details: &str,
     from: &Address,
 ) -> Option<(HashSlot, Address)> {
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_redirection_names_a_slot_and_a_node() {
-        let read = |details| redirection(details, &asked());
+        let read = |details| parse_redirection(details, &asked());
         assert_eq!(
             read("3999 127.0.0.1:6381"),
             Some((HashSlot(3999), Address::tcp("127.0.0.1", 6381)))

@@ -151,7 +151,7 @@ impl Login {
                 match connection.response().await? {
                     // A subscription also works over RESP2.
                     Value::ServerError(refusal)
-                        if is_hello && !needs_resp3 && error::is_without_resp3(&refusal) => {}
+                        if is_hello && !needs_resp3 && error::lacks_resp3(&refusal) => {}
                     Value::ServerError(refusal) => {
                         refusals.push((*command, refusal));
                         // After a refusal the server may close the connection without further
@@ -167,7 +167,7 @@ impl Login {
         self.within_time(address, exchange).await?;
         // Some refusals are no failures: the server has accepted this client all the same.
         let failure = |(command, refusal): (Handshake, ServerError)| {
-            error::handshake(&address.to_string(), command, refusal)
+            error::handshake_error(&address.to_string(), command, refusal)
         };
         match refusals.pop().and_then(failure) {
             Some(error) => Err(error),

@@ -31,10 +31,10 @@ use redis::{Client, ConnectionAddr};
 pub(super) use self::tls::describe_fault as describe_tls_fault;
 pub(super) use self::{
     address::Address,
-    cluster::redirection,
+    cluster::parse_redirection,
     outage::{LogLimit, Outage},
     renewal::Renewal,
-    slot::{HashSlot, tag},
+    slot::{HashSlot, hash_tag},
     topology::{PrimaryChange, is_replica},
 };
 pub use self::{
@@ -168,7 +168,7 @@ impl Connector {
     }
 
     /// Returns a connector to any of the servers.
-    pub(super) fn anywhere(&self) -> Self {
+    pub(super) fn for_any(&self) -> Self {
         self.to(Destination::Any)
     }
 
@@ -292,7 +292,7 @@ impl Connector {
 
     /// Connects and logs in, and checks the server: its version must be supported, and it must not
     /// be a node of a cluster if the URL is that of a single server.
-    pub(super) async fn checked(&self) -> Result<Connection, Error> {
+    pub(super) async fn checked_connection(&self) -> Result<Connection, Error> {
         let (address, mut connection) = self.connect().await?;
         let mut info = redis::cmd("INFO");
         info.arg("server");

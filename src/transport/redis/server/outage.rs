@@ -42,14 +42,14 @@ impl Outage {
     /// Ends the outage and resets the delay, after the server has responded to a command. A new
     /// connection does not reset the delay: a server, or a proxy in front of it, may accept each
     /// connection and then close it.
-    pub(in crate::transport::redis) fn succeeded(&mut self) {
+    pub(in crate::transport::redis) fn record_success(&mut self) {
         self.failures = 0;
-        self.connected();
+        self.record_connection();
     }
 
     /// Ends the outage, after a connection was made. Logs the length of the outage if a line about
     /// the outage was logged.
-    pub(in crate::transport::redis) fn connected(&mut self) {
+    pub(in crate::transport::redis) fn record_connection(&mut self) {
         let Some(outage) = self.current_outage.take().filter(|outage| outage.is_logged) else {
             return;
         };
@@ -159,7 +159,7 @@ mod tests {
             outage.lost("here", "a connection", &"closed");
         }
         assert!(outage.wait() >= BACKOFF.max() / 2);
-        outage.succeeded();
+        outage.record_success();
         assert!(outage.wait() <= BACKOFF.base());
     }
 
@@ -167,15 +167,15 @@ mod tests {
     async fn an_outage_is_logged_when_it_begins_for_each_cause_and_when_it_is_over() {
         let logs = Logs::start();
         let mut outage = Outage::default();
-        outage.connected();
+        outage.record_connection();
         outage.lost("here", "a connection", &"unexpected end of file");
         let causes = ["Connection refused", "LOADING", "Connection refused"];
         for cause in causes.into_iter().cycle().take(12) {
             tokio::time::advance(Duration::from_millis(100)).await;
             outage.failed("here", "connect", &Error::disconnected(cause));
         }
-        outage.connected();
-        outage.succeeded();
+        outage.record_connection();
+        outage.record_success();
         let expected = [
             ("WARN", "lost a connection: it was closed"),
             ("WARN", "cannot connect: nothing listens there"),
@@ -196,7 +196,7 @@ mod tests {
         for _ in 0..60 {
             outage.lost("here", "a connection", &"Broken pipe");
             tokio::time::advance(Duration::from_millis(100)).await;
-            outage.connected();
+            outage.record_connection();
         }
         assert_eq!(logs.lines(&["lost"]).len(), 2, "{}", logs.text());
         assert_eq!(logs.lines(&["lost", "withheld=49"]).len(), 1);

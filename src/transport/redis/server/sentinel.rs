@@ -13,7 +13,7 @@ use crate::{
     error::Error,
     transport::redis::{
         error,
-        response::{self, Value, exactly},
+        response::{self, Value, fixed_array},
     },
 };
 
@@ -86,7 +86,7 @@ impl Sentinels {
 }
 
 fn primary_address(response: Value) -> Result<Address, Error> {
-    let [host, port] = exactly(response)?;
+    let [host, port] = fixed_array(response)?;
     let (host, port) = (response::bytes(host)?, response::bytes(port)?);
     let port = std::str::from_utf8(&port)
         .ok()

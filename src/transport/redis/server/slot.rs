@@ -16,7 +16,7 @@ impl HashSlot {
 
     /// Computes the slot of a key.
     pub(in crate::transport::redis) fn of(key: &[u8]) -> Self {
-        Self(CRC.checksum(tag(key)) % SLOTS)
+        Self(CRC.checksum(hash_tag(key)) % SLOTS)
     }
 
     /// Returns a random slot.
@@ -27,7 +27,7 @@ impl HashSlot {
 
 /// Returns the part of a key that is hashed: the text between the first `{` and the next `}`, or
 /// the whole key if there is no such text.
-pub(in crate::transport::redis) fn tag(key: &[u8]) -> &[u8] {
+pub(in crate::transport::redis) fn hash_tag(key: &[u8]) -> &[u8] {
     let position = |text: &[u8], byte| text.iter().position(|it| *it == byte);
     let tag = position(key, b'{').and_then(|open| {
         let rest = &key[open + 1..];

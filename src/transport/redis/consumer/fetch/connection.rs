@@ -15,7 +15,7 @@ use crate::{
         connection::Connection,
         entry::{self, Entry},
         error,
-        response::{Value, array, bytes, exactly, integer, unexpected},
+        response::{Value, array, bytes, fixed_array, integer, unexpected},
         scripts::Script,
     },
 };
@@ -240,14 +240,14 @@ pub(in super::super) type ScriptResponse = (Value, Vec<(usize, String)>, bool);
 /// Splits the script's response. For each stream that could not be read, returns its position,
 /// counted from 0, and its error.
 pub(in super::super) fn split_script_response(response: Value) -> Result<ScriptResponse, Error> {
-    let [found, failed, at_limit] = exactly(response)?;
+    let [found, failed, at_limit] = fixed_array(response)?;
     let at_limit = integer(&at_limit)? == 1;
     let mut parts = array(failed)?.into_iter();
     let mut failed = Vec::new();
     while let Some(number) = parts.next() {
         let number = usize::try_from(integer(&number)? - 1);
         let number = number.map_err(|_| unexpected("the number of a stream", "another number"))?;
-        let [error] = exactly(Value::Array(parts.next().into_iter().collect()))?;
+        let [error] = fixed_array(Value::Array(parts.next().into_iter().collect()))?;
         failed.push((number, String::from_utf8_lossy(&bytes(error)?).into_owned()));
     }
     Ok((Value::Array(array(found)?), failed, at_limit))

@@ -191,7 +191,7 @@ impl Fetch {
         while let Some(fetched) = self.fetch_next().await {
             match self.keep_owned(fetched).await {
                 Ok((entries, sent_at)) => {
-                    self.outage.succeeded();
+                    self.outage.record_success();
                     if !entries.is_empty() {
                         self.read_clock().await;
                     }
@@ -339,7 +339,7 @@ impl Fetch {
             None => self.parts.pauses.settle_paused(deliveries, pipeline).await,
             Some(_) => deliveries,
         };
-        let deliveries = starter.start(deliveries).await;
+        let deliveries = starter.record_starts(deliveries).await;
         let Some(order) = order else {
             return deliveries;
         };

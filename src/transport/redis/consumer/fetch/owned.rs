@@ -15,7 +15,7 @@ use crate::{
     transport::redis::{
         entry::{Entry, WhichStream},
         pipeline::{Pipeline, Resend},
-        response::{bytes, exactly, integer},
+        response::{bytes, fixed_array, integer},
         scripts,
     },
 };
@@ -73,7 +73,7 @@ impl Fetch {
         for stream in streams.all().iter() {
             // At the same time, since every read of a young term waits for this.
             let group = (&**member, pipeline);
-            let both = stream.both();
+            let both = stream.both_streams();
             let both = both.map(|which| inherit_from(group, order, stream, which));
             for found in join_all(both).await {
                 let Some(count) = found? else {
@@ -146,7 +146,7 @@ async fn inherit_from(
         };
         let script = &scripts::INHERIT;
         let response = pipeline.script(script, &keys, args, Resend::Never).await?;
-        let [count, next] = exactly(response)?;
+        let [count, next] = fixed_array(response)?;
         let Ok(count) = u64::try_from(integer(&count)?) else {
             return Ok(None);
         };

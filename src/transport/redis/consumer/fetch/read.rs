@@ -216,7 +216,7 @@ impl Fetch {
             None => Ok(()),
         };
         if let Some(woken) = &mut self.parts.woken {
-            woken.note(!entries.is_empty(), entries.len() >= count);
+            woken.note_read(!entries.is_empty(), entries.len() >= count);
             match tracked {
                 // The error is dropped, since the entries that were read must not be lost.
                 Err(_) if !entries.is_empty() => woken.failed(),

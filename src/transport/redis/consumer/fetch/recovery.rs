@@ -99,7 +99,7 @@ impl Recovery {
         let streams = self.streams.all();
         let both = streams
             .iter()
-            .flat_map(|stream| stream.both().map(|which| (stream, which)));
+            .flat_map(|stream| stream.both_streams().map(|which| (stream, which)));
         // Searches all streams concurrently.
         let searches = join_all(both.map(async |(stream, which)| {
             let ids = self.unheld(stream, which, room).await;
@@ -168,7 +168,7 @@ impl Recovery {
                 continue;
             }
             for stream in self.streams.all().iter() {
-                for which in stream.both() {
+                for which in stream.both_streams() {
                     let renewed = async {
                         let ids = self.unheld(stream, which, PAGE_LEN).await?;
                         self.renew(stream, which, &ids).await
