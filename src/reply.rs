@@ -261,7 +261,7 @@ impl<T: DeserializeOwned> FromReply for Json<T> {
 
 /// Refuses a reply whose headers name another format than `format`.
 fn check_format(reply: &Reply, format: Format) -> Result<(), BoxError> {
-    format.check(&reply.headers).map_err(|other| {
+    format.check_headers(&reply.headers).map_err(|other| {
         let expected_type = format.content_type();
         format!("the reply is {other}, and the caller reads {expected_type}").into()
     })

@@ -24,7 +24,7 @@ pub(crate) trait Admission: Unpin {
 
     /// Receives the outcome of the inner service, and returns the outcome of the layer. Drops
     /// `self`, which releases its permit.
-    fn done(self, outcome: Outcome) -> Outcome
+    fn finish(self, outcome: Outcome) -> Outcome
     where
         Self: Sized,
     {
@@ -127,7 +127,7 @@ where
                     // Drops the work before the admission is dropped.
                     state.set(GateState::Refused { error: None });
                     return Poll::Ready(match admission {
-                        Some(admission) => admission.done(outcome),
+                        Some(admission) => admission.finish(outcome),
                         None => outcome,
                     });
                 }

@@ -210,11 +210,13 @@ pub(super) fn admit(
         );
         return Err(Rejection::permanent(text).into());
     }
-    Format::Json.check(message.headers()).map_err(|other| {
-        Rejection::permanent(format!(
-            "this message is {other}, and only JSON can be lifted"
-        ))
-    })?;
+    Format::Json
+        .check_headers(message.headers())
+        .map_err(|other| {
+            Rejection::permanent(format!(
+                "this message is {other}, and only JSON can be lifted"
+            ))
+        })?;
     for from in version..current {
         let lifted = steps.step_from(from).map(|step| step(message.payload()));
         match lifted {

@@ -10,7 +10,10 @@ use super::{NotFound, Rejection, RpcError, chain, find, is_overload};
 /// Returns the error reply to a request that failed with this error. Looks for the types below in
 /// the error's chain, one after the other, and takes the first that it finds. `None` if it finds
 /// none, because the text of such an error is for logs, not for callers.
-pub(crate) fn answer(name: &str, error: &(dyn std::error::Error + 'static)) -> Option<RpcError> {
+pub(crate) fn error_reply(
+    name: &str,
+    error: &(dyn std::error::Error + 'static),
+) -> Option<RpcError> {
     if let Some(reply) = find::<RpcError>(error) {
         Some(reply.clone())
     } else if let Some(rejection) = find::<Rejection>(error).filter(|r| r.is_permanent()) {

@@ -33,7 +33,7 @@ pub use self::failure::FailureVerdict;
 #[cfg(feature = "http")]
 pub(crate) use self::operation::shown_chain;
 pub(crate) use self::{
-    answer::answer,
+    answer::error_reply,
     boxed::IntoBoxError,
     operation::{ErrorKind, chain},
     panic::panic_text,

@@ -66,7 +66,7 @@ fn json<T: DeserializeOwned>(message: Message) -> Result<Json<T>, Rejection> {
 
 /// Rejects a message whose headers name another format than `format`.
 pub(super) fn check_format(message: &Message, format: Format) -> Result<(), Rejection> {
-    format.check(message.headers()).map_err(|other| {
+    format.check_headers(message.headers()).map_err(|other| {
         let takes = format.content_type();
         Rejection::permanent(format!(
             "this message is {other}, and the handler takes {takes}"

@@ -135,7 +135,7 @@ impl Problem {
                 ..problem
             };
         }
-        let answer = error::answer(name, error);
+        let answer = error::error_reply(name, error);
         let answer = answer.unwrap_or_else(|| RpcError::internal("internal error"));
         Self::from_error_reply(&answer, status(answer.code()))
     }

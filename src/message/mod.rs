@@ -42,7 +42,7 @@ pub(crate) use self::{
     lease::Lease,
     name::{DeadLetterId, IdempotencyKey, MessageId, Name, PartitionKey, UniqueKey},
     parts::{Attempt, Deadline, Due, Kind, MatchedRoute, Message, Parts, ReplyMode},
-    permit::{holder, parking_key_of_newer, parking_key_of_paused, parse_parked_key},
+    permit::{holder_name, parking_key_of_newer, parking_key_of_paused, parse_parked_key},
     task_record::RunningRecord,
 };
 pub use self::{

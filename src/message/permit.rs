@@ -88,6 +88,6 @@ pub(crate) fn parse_parked_key(key: &str) -> Option<(&str, Option<u32>)> {
 
 /// Names the holder of a permit. The attempt is a part of the holder's name, so a stalled worker
 /// and the worker that claimed its delivery hold different permits.
-pub(crate) fn holder(id: &MessageId, attempt: Attempt) -> String {
+pub(crate) fn holder_name(id: &MessageId, attempt: Attempt) -> String {
     format!("{id}:{}", attempt.0)
 }

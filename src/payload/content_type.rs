@@ -70,7 +70,7 @@ impl Format {
     /// # Errors
     /// If the headers name another format or a compression, or if there is no content type and this
     /// format is not JSON. The error describes the format of the payload.
-    pub(crate) fn check(self, headers: &HeaderMap) -> Result<(), String> {
+    pub(crate) fn check_headers(self, headers: &HeaderMap) -> Result<(), String> {
         if let Some(encoding) = headers.get(CONTENT_ENCODING)
             && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
         {
@@ -129,7 +129,7 @@ mod tests {
 
     fn checked(format: Format, content_type: &str) -> Result<(), String> {
         let value = HeaderValue::from_str(content_type).unwrap();
-        format.check(&HeaderMap::from_iter([(CONTENT_TYPE, value)]))
+        format.check_headers(&HeaderMap::from_iter([(CONTENT_TYPE, value)]))
     }
 
     #[test]
@@ -143,7 +143,7 @@ mod tests {
         ] {
             assert_eq!(checked(Format::Json, name), Ok(()), "{name}");
         }
-        assert_eq!(Format::Json.check(&HeaderMap::new()), Ok(()));
+        assert_eq!(Format::Json.check_headers(&HeaderMap::new()), Ok(()));
         let other = checked(Format::Json, "application/cbor");
         assert_eq!(other, Err("application/cbor".to_owned()));
         assert!(checked(Format::Json, "application/jsonx").is_err());
@@ -159,7 +159,7 @@ mod tests {
     fn a_compressed_payload_is_no_json() {
         let gzip = HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_static("gzip"))]);
         assert_eq!(
-            Format::Json.check(&gzip),
+            Format::Json.check_headers(&gzip),
             Err("compressed (gzip)".to_owned())
         );
     }

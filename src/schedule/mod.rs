@@ -194,7 +194,7 @@ impl Schedule {
     }
 
     /// Returns the delay that the jitter adds to a tick of the schedule with this name.
-    pub(crate) fn delay(&self, name: &str, tick: u64) -> Duration {
+    pub(crate) fn jitter_of_tick(&self, name: &str, tick: u64) -> Duration {
         static HASH: crc::Crc<u64> = crc::Crc::<u64>::new(&crc::CRC_64_XZ);
         let mut digest = HASH.digest();
         digest.update(name.as_bytes());

@@ -228,7 +228,9 @@ impl ScheduledTask {
         for (name, value) in headers {
             append_header(&mut message, name, value).map_err(|error| error.to_string())?;
         }
-        let delay = tick.map_or(Duration::ZERO, |tick| schedule.delay(&self.name, tick));
+        let delay = tick.map_or(Duration::ZERO, |tick| {
+            schedule.jitter_of_tick(&self.name, tick)
+        });
         if let Some(time) = tick.and_then(tick_header) {
             message.headers_mut().insert(TICK, time);
         }

@@ -340,7 +340,7 @@ mod tests {
     fn the_jitter_of_a_tick_is_the_same_in_every_process() {
         let schedule = Schedule::every(Duration::from_secs(1)).jitter(Duration::from_millis(500));
         let delays: Vec<_> = (0..1_000)
-            .map(|tick| schedule.delay("a", tick * 1_000))
+            .map(|tick| schedule.jitter_of_tick("a", tick * 1_000))
             .collect();
         assert!(
             delays
@@ -349,14 +349,17 @@ mod tests {
         );
         let mean = delays.iter().sum::<Duration>() / 1_000;
         assert!((200..300).contains(&mean.as_millis()), "{mean:?}");
-        assert_eq!(delays[7], schedule.delay("a", 7_000));
-        assert_ne!(delays[7], schedule.delay("b", 7_000));
+        assert_eq!(delays[7], schedule.jitter_of_tick("a", 7_000));
+        assert_ne!(delays[7], schedule.jitter_of_tick("b", 7_000));
         let fixed = Duration::from_millis(466);
         assert_eq!(
-            schedule.delay("nightly", 1_790_000_000_000),
+            schedule.jitter_of_tick("nightly", 1_790_000_000_000),
             fixed,
             "it must never change"
         );
-        assert_eq!(Schedule::cron("* * * * *").delay("a", 5), Duration::ZERO);
+        assert_eq!(
+            Schedule::cron("* * * * *").jitter_of_tick("a", 5),
+            Duration::ZERO
+        );
     }
 }

@@ -6,8 +6,8 @@ use super::give_up::OnGiveUp;
 use crate::{
     RpcCode,
     error::{
-        BoxError, Failure, FailureVerdict, NotFound, RpcError, answer, chain, find, is_overload,
-        panic_text,
+        BoxError, Failure, FailureVerdict, NotFound, RpcError, chain, error_reply, find,
+        is_overload, panic_text,
     },
     message::{Kind, Name},
     transport::{Backoff, Discarded, Expired, UnknownNames, Verdict},
@@ -57,7 +57,7 @@ impl ServiceFailure {
             Some(None) => "no reason given".to_owned(),
         };
         let is_callers_error = || {
-            let answer = answer(name, error).filter(|_| kind == Kind::Rpc);
+            let answer = error_reply(name, error).filter(|_| kind == Kind::Rpc);
             answer.is_some_and(|answer| is_caused_by_caller(answer.code()))
         };
         let is_parked =
@@ -150,7 +150,7 @@ impl Policy {
 
     fn verdict_on_error(&self, kind: Kind, name: &Name, error: &BoxError) -> Verdict {
         let reason = || bounded(chain(&**error));
-        let answer = || (kind == Kind::Rpc).then(|| self.answer(name, error));
+        let answer = || (kind == Kind::Rpc).then(|| self.error_reply(name, error));
         if self.unknown_names == UnknownNames::Ignore && is_unknown(error) {
             return Verdict::Discard {
                 reason: Discarded::Ignored,
@@ -158,7 +158,7 @@ impl Policy {
             };
         }
         match FailureVerdict::of(kind, &**error) {
-            None => Verdict::Done(Err(self.answer(name, error))),
+            None => Verdict::Done(Err(self.error_reply(name, error))),
             Some(FailureVerdict::Redeliver { after, counted }) => Verdict::Redeliver {
                 after,
                 counted,
@@ -193,8 +193,8 @@ impl Policy {
     }
 
     /// Returns the error reply to the caller of a failed request.
-    fn answer(&self, name: &Name, error: &BoxError) -> RpcError {
-        answer(name, &**error).unwrap_or_else(|| match self.expose_error_text {
+    fn error_reply(&self, name: &Name, error: &BoxError) -> RpcError {
+        error_reply(name, &**error).unwrap_or_else(|| match self.expose_error_text {
             true => RpcError::internal(chain(&**error)),
             false => internal_error(),
         })

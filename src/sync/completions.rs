@@ -71,7 +71,7 @@ impl<T> CompletionSlab<T> {
     }
 
     /// Returns `true` for each index whose completion still waits for an outcome.
-    pub(crate) fn pending(&self) -> Vec<bool> {
+    pub(crate) fn pending_flags(&self) -> Vec<bool> {
         let slots = lock(&self.slots);
         let is_pending = |slot: &Slot<T>| matches!(slot, Slot::Pending(_));
         slots.all.iter().map(is_pending).collect()
@@ -103,7 +103,7 @@ impl<T> CompletionSlab<T> {
 
     /// Resolves all completions that still wait.
     pub(crate) fn complete_all(&self, mut outcome: impl FnMut() -> T) {
-        let slots = self.pending().into_iter().enumerate();
+        let slots = self.pending_flags().into_iter().enumerate();
         let pending = slots.filter_map(|(index, is_pending)| is_pending.then_some(index));
         self.complete(pending.map(|index| (index, outcome())));
     }
@@ -189,7 +189,7 @@ mod tests {
         let [first, second, third] = [(); 3].map(|()| slab.insert());
         assert_eq!(third.index(), 2);
         slab.complete([(2, "c"), (0, "a"), (2, "again")]);
-        assert_eq!(slab.pending(), [false, true, false]);
+        assert_eq!(slab.pending_flags(), [false, true, false]);
         slab.complete_all(|| "rest");
         assert_eq!((first.await, second.await, third.await), ("a", "rest", "c"));
     }

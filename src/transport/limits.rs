@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::StoreFuture;
 use crate::{
     error::{Error, ErrorKind},
-    message::{Name, Parts, PermitRequest, holder},
+    message::{Name, Parts, PermitRequest, holder_name},
 };
 
 /// The maximum length of a limit's name, and of a key under a limit, in bytes.
@@ -119,7 +119,7 @@ impl Limit {
         Ok(PermitRequest {
             stream: stream.clone(),
             key: format!("{}:{key}", self.name),
-            holder: holder(id, parts.attempt),
+            holder: holder_name(id, parts.attempt),
             permits,
         })
     }

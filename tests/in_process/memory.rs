@@ -9,7 +9,7 @@ use campanile::{
     Client, Message, MessageId, PartitionKey, Reply,
     transport::{
         Delivery, Interest, Page, Source, Start, Streams, Transport, UnknownNames, Verdict,
-        memory::{Memory, MemorySettle, MemorySource},
+        memory::{Memory, MemorySettler, MemorySource},
     },
 };
 use proptest::prelude::*;
@@ -29,7 +29,7 @@ async fn open(memory: &Memory) -> MemorySource {
     memory.clone().open(Interest::stream()).await.unwrap()
 }
 
-async fn one(worker: &mut MemorySource) -> Delivery<MemorySettle> {
+async fn one(worker: &mut MemorySource) -> Delivery<MemorySettler> {
     let next = timeout(24 * HOUR, worker.next(1)).await;
     next.expect("a delivery within a day").unwrap().remove(0)
 }
@@ -38,11 +38,11 @@ async fn is_idle(worker: &mut MemorySource) -> bool {
     timeout(24 * HOUR, worker.next(1)).await.is_err()
 }
 
-async fn done(delivery: Delivery<MemorySettle>) {
+async fn done(delivery: Delivery<MemorySettler>) {
     settle(delivery, Verdict::Done(Ok(Reply::default()))).await;
 }
 
-async fn settle(delivery: Delivery<MemorySettle>, verdict: Verdict) {
+async fn settle(delivery: Delivery<MemorySettler>, verdict: Verdict) {
     delivery.settle(verdict).await.unwrap();
 }
 
@@ -54,7 +54,7 @@ fn again(after: Duration) -> Verdict {
     }
 }
 
-fn payload(delivery: &Delivery<MemorySettle>) -> &[u8] {
+fn payload(delivery: &Delivery<MemorySettler>) -> &[u8] {
     delivery.content.as_ref().unwrap().payload()
 }
 

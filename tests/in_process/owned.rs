@@ -9,7 +9,7 @@ use campanile::{
     Client, Message, Reply,
     transport::{
         Delivery, Interest, PartitionTerm, Source, Streams, Transport, Verdict,
-        memory::{Memory, MemorySettle, MemorySource},
+        memory::{Memory, MemorySettler, MemorySource},
     },
 };
 use proptest::prelude::*;
@@ -32,7 +32,7 @@ async fn open(memory: &Memory) -> MemorySource {
     memory.clone().open(Interest::stream()).await.unwrap()
 }
 
-async fn one(worker: &mut MemorySource) -> Delivery<MemorySettle> {
+async fn one(worker: &mut MemorySource) -> Delivery<MemorySettler> {
     let next = timeout(60 * SECOND, worker.next(1)).await;
     next.expect("a delivery within a minute").unwrap().remove(0)
 }
@@ -41,7 +41,7 @@ async fn has_nothing(worker: &mut MemorySource) -> bool {
     timeout(SECOND, worker.next(1)).await.is_err()
 }
 
-async fn done(delivery: Delivery<MemorySettle>) {
+async fn done(delivery: Delivery<MemorySettler>) {
     let verdict = Verdict::Done(Ok(Reply::default()));
     delivery.settle(verdict).await.unwrap();
 }
@@ -54,11 +54,11 @@ fn again(after: Duration) -> Verdict {
     }
 }
 
-fn message(delivery: &Delivery<MemorySettle>) -> &Message {
+fn message(delivery: &Delivery<MemorySettler>) -> &Message {
     delivery.content.as_ref().unwrap()
 }
 
-fn term(delivery: &Delivery<MemorySettle>) -> PartitionTerm {
+fn term(delivery: &Delivery<MemorySettler>) -> PartitionTerm {
     let term = message(delivery).extensions().get();
     *term.expect("each delivery has one")
 }
@@ -270,7 +270,7 @@ fn verdict(number: u8) -> (Verdict, bool) {
 
 /// A delivery that is not settled.
 struct Held {
-    delivery: Delivery<MemorySettle>,
+    delivery: Delivery<MemorySettler>,
     key: String,
 }
 
@@ -293,7 +293,7 @@ struct Progress {
 }
 
 impl Progress {
-    fn take(&mut self, worker: usize, delivery: Delivery<MemorySettle>) {
+    fn take(&mut self, worker: usize, delivery: Delivery<MemorySettler>) {
         let content = message(&delivery);
         let key = content.parts().partition_key.clone().unwrap().to_string();
         let number = std::str::from_utf8(content.payload()).unwrap();

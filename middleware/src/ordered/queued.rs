@@ -204,7 +204,7 @@ impl Admission for QueuedMessage {
         }
     }
 
-    fn done(mut self, outcome: Outcome) -> Outcome {
+    fn finish(mut self, outcome: Outcome) -> Outcome {
         match outcome {
             Ok(reply) => {
                 self.end(None);

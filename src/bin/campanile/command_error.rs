@@ -14,7 +14,7 @@ use crate::show::text;
 #[derive(Debug)]
 pub(crate) enum CommandError {
     /// The reader of the output has closed its pipe. This is not a failure.
-    Unread,
+    OutputClosed,
     /// The command line is invalid, or a confirmation is missing.
     Usage(String),
     /// There is no connection. Nothing was done.
@@ -22,7 +22,7 @@ pub(crate) enum CommandError {
     /// The subject of the command does not exist, such as a stream, a group or a dead letter.
     Missing(String),
     /// The request was answered with an error.
-    Answered(RpcError),
+    ErrorReply(RpcError),
     /// The command was interrupted.
     Interrupted(String),
     /// Any other failure.
@@ -32,21 +32,21 @@ pub(crate) enum CommandError {
 impl CommandError {
     fn exit_code(&self) -> u8 {
         match self {
-            CommandError::Unread => 0,
+            CommandError::OutputClosed => 0,
             CommandError::Failed(_) => 1,
             CommandError::Usage(_) => 2,
             CommandError::Connection(_) => 3,
             CommandError::Missing(_) => 4,
-            CommandError::Answered(_) => 5,
+            CommandError::ErrorReply(_) => 5,
             CommandError::Interrupted(_) => 130,
         }
     }
 
     fn text(&self) -> String {
         match self {
-            CommandError::Unread => String::new(),
+            CommandError::OutputClosed => String::new(),
             CommandError::Connection(error) => chain(error),
-            CommandError::Answered(answer) => answer.to_string(),
+            CommandError::ErrorReply(answer) => answer.to_string(),
             CommandError::Failed(text)
             | CommandError::Usage(text)
             | CommandError::Missing(text)
@@ -67,7 +67,7 @@ impl CommandError {
 impl From<Error> for CommandError {
     fn from(error: Error) -> Self {
         if let Some(answer) = error.rpc() {
-            CommandError::Answered(answer.clone())
+            CommandError::ErrorReply(answer.clone())
         } else if error.is_disconnected() {
             CommandError::Connection(error)
         } else if error.is_invalid() || error.is_config() {
@@ -81,7 +81,7 @@ impl From<Error> for CommandError {
 impl From<io::Error> for CommandError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => CommandError::Unread,
+            io::ErrorKind::BrokenPipe => CommandError::OutputClosed,
             _ => CommandError::Failed(chain(&error)),
         }
     }

@@ -26,7 +26,7 @@ impl Confirm {
             ));
         }
         // Listens for signals before the question is asked, so that Ctrl-C ends the question.
-        let interrupted = signals::interrupted()?;
+        let interrupted = signals::cancel_on_interrupt()?;
         let mut stderr = io::stderr();
         write!(stderr, "{} [y/N] ", text::line(question))?;
         stderr.flush()?;

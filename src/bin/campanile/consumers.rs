@@ -44,14 +44,14 @@ impl ConsumersCommand {
         // A group that was deleted in the meantime has no consumers.
         let consumers = redis.consumers().await?.unwrap_or_default();
         if out.json {
-            return out.document(&json!({
+            return out.write_document(&json!({
                 "stream": &*target.stream(),
                 "group": &*group,
-                "consumers": consumers.iter().map(document).collect::<Value>(),
+                "consumers": consumers.iter().map(consumer_json).collect::<Value>(),
             }));
         }
         if consumers.is_empty() {
-            return out.lines(["no consumers"]);
+            return out.write_lines(["no consumers"]);
         }
         let mut table = Table::new(&["CONSUMER", "KIND", ">PENDING", ">IDLE"]);
         for consumer in consumers {
@@ -59,14 +59,14 @@ impl ConsumersCommand {
                 true => "foreign",
                 false => "campanile",
             };
-            table.row([
+            table.add_row([
                 consumer.consumer,
                 kind.into(),
                 consumer.pending.to_string(),
                 text::duration(consumer.idle),
             ]);
         }
-        out.lines(table.lines())
+        out.write_lines(table.lines())
     }
 }
 
@@ -96,15 +96,15 @@ async fn drop_consumer(
     confirm.ask(&question).await?;
     let lost = redis.drop_consumer(name, force).await?;
     match out.json {
-        true => out.document(&json!({ "dropped": name, "lost": lost })),
-        false => out.lines([format!(
+        true => out.write_document(&json!({ "dropped": name, "lost": lost })),
+        false => out.write_lines([format!(
             "dropped the consumer {}, with {lost} messages",
             text::line(name)
         )]),
     }
 }
 
-fn document(consumer: &ConsumerStats) -> Value {
+fn consumer_json(consumer: &ConsumerStats) -> Value {
     json!({
         "consumer": consumer.consumer,
         "foreign": consumer.foreign,

@@ -64,9 +64,9 @@ impl DashboardCommand {
             let address = self.listen;
             CommandError::Failed(format!("cannot listen on {address}: {error}"))
         })?;
-        let interrupted = signals::interrupted()?;
+        let interrupted = signals::cancel_on_interrupt()?;
         let address = listener.local_addr()?;
-        out.lines([format!("the dashboard is at http://{address}/")])?;
+        out.write_lines([format!("the dashboard is at http://{address}/")])?;
         if out.terminal {
             note("Ctrl-C ends it");
         }

@@ -35,7 +35,7 @@ impl Describe {
                 let reason = chain(&error);
                 CommandError::Missing(format!("{reason}; `campanile describe` shows all routes"))
             })?;
-            return out.document(&document);
+            return out.write_document(&document);
         }
         // Workers of the same service with the same description are shown together.
         let mut services = Vec::<ServiceWorkers>::new();
@@ -60,7 +60,8 @@ impl Describe {
         }
         if out.json {
             let services: Vec<_> = services.iter().map(ServiceWorkers::document).collect();
-            return out.document(&json!({ "services": services, "silent": descriptions.silent }));
+            return out
+                .write_document(&json!({ "services": services, "silent": descriptions.silent }));
         }
         let mut lines: Vec<_> = services.iter().flat_map(ServiceWorkers::lines).collect();
         let silent = descriptions.silent.iter();
@@ -68,7 +69,7 @@ impl Describe {
         if lines.is_empty() {
             lines.push("no workers".to_owned());
         }
-        out.lines(lines)
+        out.write_lines(lines)
     }
 }
 
@@ -97,14 +98,14 @@ impl ServiceWorkers {
         let titles = ["KIND", "NAME", ">VERSION", "PAYLOAD", "REPLY", "ABOUT"];
         let mut table = Table::new(&titles);
         for route in &description.routes {
-            table.row(row(route));
+            table.add_row(cells_of(route));
         }
         lines.extend(table.lines());
         lines
     }
 }
 
-fn row(route: &RouteDescription) -> [String; 6] {
+fn cells_of(route: &RouteDescription) -> [String; 6] {
     let type_name = |described: &Option<TypeDescription>| {
         let name = described.as_ref().map_or("-", |it| it.name.as_str());
         // Leaves out the module path of the type, to keep the column narrow.

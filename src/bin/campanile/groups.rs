@@ -7,7 +7,7 @@ use crate::{
     command_error::CommandError,
     confirm::Confirm,
     show::{Out, Table, text},
-    stats::{NO_GROUP, document, lag},
+    stats::{NO_GROUP, lag, stats_json},
     target::Target,
 };
 
@@ -79,8 +79,8 @@ impl GroupsCommand {
             .await?;
         let lost = redis.drop_group(force).await?;
         match out.json {
-            true => out.document(&json!({ "dropped": name, "lost": lost })),
-            false => out.lines([format!(
+            true => out.write_document(&json!({ "dropped": name, "lost": lost })),
+            false => out.write_lines([format!(
                 "dropped the group {}, with {lost} messages",
                 text::line(name)
             )]),
@@ -92,10 +92,10 @@ impl GroupsCommand {
         target.check_existence(&redis).await?;
         let stats = target.stats(&redis).await?;
         if out.json {
-            return out.document(&document(&stats));
+            return out.write_document(&stats_json(&stats));
         }
         if stats.groups.is_empty() {
-            return out.lines([NO_GROUP]);
+            return out.write_lines([NO_GROUP]);
         }
         let mut table = Table::new(&[
             "GROUP",
@@ -110,7 +110,7 @@ impl GroupsCommand {
             ">IDLE",
         ]);
         for group in &stats.groups {
-            table.row([
+            table.add_row([
                 group.group.to_string(),
                 group.pending.to_string(),
                 lag(group),
@@ -125,6 +125,6 @@ impl GroupsCommand {
                 group.idle.map_or("-".into(), text::duration),
             ]);
         }
-        out.lines(table.lines())
+        out.write_lines(table.lines())
     }
 }

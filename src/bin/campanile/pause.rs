@@ -56,9 +56,9 @@ impl PauseCommand {
         let subject = self.subject.target();
         let is_new = control.pause(subject.clone(), &self.reason).await?;
         match out.json {
-            true => out.document(&json!({ "paused": title(&subject), "new": is_new })),
-            false if is_new => out.lines([format!("paused {}", title(&subject))]),
-            false => out.lines([format!("{} was paused already", title(&subject))]),
+            true => out.write_document(&json!({ "paused": title(&subject), "new": is_new })),
+            false if is_new => out.write_lines([format!("paused {}", title(&subject))]),
+            false => out.write_lines([format!("{} was paused already", title(&subject))]),
         }
     }
 }
@@ -74,8 +74,8 @@ impl ResumeCommand {
         let control = self.subject.connect(target).await?;
         let subject = self.subject.target();
         match control.resume(subject.clone()).await? {
-            true if out.json => out.document(&json!({ "resumed": title(&subject) })),
-            true => out.lines([format!("resumed {}", title(&subject))]),
+            true if out.json => out.write_document(&json!({ "resumed": title(&subject) })),
+            true => out.write_lines([format!("resumed {}", title(&subject))]),
             false => Err(CommandError::Missing(format!(
                 "{} is not paused; `campanile pauses` lists what is",
                 title(&subject)
@@ -97,16 +97,16 @@ impl PausesCommand {
             .pauses()
             .await?;
         if out.json {
-            return out.document(&pauses.iter().map(document).collect());
+            return out.write_document(&pauses.iter().map(pause_json).collect());
         }
         if pauses.is_empty() {
-            return out.lines(["nothing is paused"]);
+            return out.write_lines(["nothing is paused"]);
         }
         let mut table = Table::new(&["PAUSED", "SINCE", "REASON"]);
         for pause in pauses {
-            table.row([title(&pause.target), text::time(pause.since), pause.reason]);
+            table.add_row([title(&pause.target), text::time(pause.since), pause.reason]);
         }
-        out.lines(table.lines())
+        out.write_lines(table.lines())
     }
 }
 
@@ -127,8 +127,8 @@ impl PurgeCommand {
         self.confirm.ask(&question).await?;
         let purged = redis.control().purge_waiting().await?;
         match out.json {
-            true => out.document(&json!({ "purged": purged })),
-            false => out.lines([format!("purged {purged}")]),
+            true => out.write_document(&json!({ "purged": purged })),
+            false => out.write_lines([format!("purged {purged}")]),
         }
     }
 }
@@ -142,7 +142,7 @@ fn title(target: &PauseTarget) -> String {
     }
 }
 
-fn document(pause: &Pause) -> Value {
+fn pause_json(pause: &Pause) -> Value {
     json!({
         "paused": title(&pause.target),
         "since": json::time(pause.since),

@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use crate::{
     command_error::CommandError,
     show::{Out, json, text},
-    target::{Target, duration},
+    target::{Target, parse_duration},
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct Scale {
     /// Counts what is due within this time.
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
     within: Duration,
 }
 
@@ -24,12 +24,12 @@ impl Scale {
         let (redis, group) = target.connect_to_group().await?;
         let backlog = redis.backlog_within(self.within).await?;
         if out.json {
-            let mut document = document(&backlog);
+            let mut document = backlog_json(&backlog);
             document["stream"] = json!(&*target.stream());
             document["group"] = json!(&*group);
-            return out.document(&document);
+            return out.write_document(&document);
         }
-        out.lines([self.line(&backlog)])
+        out.write_lines([self.line(&backlog)])
     }
 
     fn line(&self, backlog: &Backlog) -> String {
@@ -56,7 +56,7 @@ impl Scale {
     }
 }
 
-fn document(backlog: &Backlog) -> Value {
+fn backlog_json(backlog: &Backlog) -> Value {
     json!({
         "total": backlog.total(),
         "waiting": backlog.waiting,

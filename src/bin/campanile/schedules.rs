@@ -66,17 +66,17 @@ impl SchedulesCommand {
                 let status = schedules.get(&Name::from(&*name)).await?;
                 let status = status.ok_or_else(|| missing_error(&name))?;
                 return match out.json {
-                    true => out.document(&document(&status)),
-                    false => out.lines(lines(&status)),
+                    true => out.write_document(&schedule_json(&status)),
+                    false => out.write_lines(lines(&status)),
                 };
             }
             Self::Run { name } => {
                 let run = schedules.run_now(&Name::from(&*name)).await?;
                 let run = run.ok_or_else(|| missing_error(&name))?;
                 return match (out.json, run.is_skipped) {
-                    (true, _) => out.document(&run_document(&run)),
-                    (false, false) => out.lines([format!("sent {}", run.task)]),
-                    (false, true) => out.lines([format!(
+                    (true, _) => out.write_document(&run_json(&run)),
+                    (false, false) => out.write_lines([format!("sent {}", run.task)]),
+                    (false, true) => out.write_lines([format!(
                         "nothing was sent: the task {} of the schedule has not ended",
                         run.task
                     )]),
@@ -97,8 +97,8 @@ impl SchedulesCommand {
         };
         match is_found {
             false => Err(missing_error(&name)),
-            true if out.json => out.document(&json!({ past_verb: name })),
-            true => out.lines([format!("{past_verb} {}", text::line(&name))]),
+            true if out.json => out.write_document(&json!({ past_verb: name })),
+            true => out.write_lines([format!("{past_verb} {}", text::line(&name))]),
         }
     }
 }
@@ -113,10 +113,10 @@ fn missing_error(name: &str) -> CommandError {
 
 fn list(schedules: &[ScheduleStatus], out: &Out) -> Result<(), CommandError> {
     if out.json {
-        return out.document(&schedules.iter().map(document).collect());
+        return out.write_document(&schedules.iter().map(schedule_json).collect());
     }
     if schedules.is_empty() {
-        return out.lines(["no schedules"]);
+        return out.write_lines(["no schedules"]);
     }
     let mut table = Table::new(&["NAME", "SCHEDULE", "TASK", "NEXT", "LAST RUN"]);
     for schedule in schedules {
@@ -128,9 +128,9 @@ fn list(schedules: &[ScheduleStatus], out: &Out) -> Result<(), CommandError> {
         };
         let last = schedule.runs.last();
         let last = last.map_or_else(|| "-".into(), |run| text::time(run.at));
-        table.row([schedule.name.to_string(), times, task, next, last]);
+        table.add_row([schedule.name.to_string(), times, task, next, last]);
     }
-    out.lines(table.lines())
+    out.write_lines(table.lines())
 }
 
 /// Returns the cells for the times of a schedule and for the name of its task.
@@ -178,7 +178,7 @@ fn lines(schedule: &ScheduleStatus) -> Vec<String> {
     lines
 }
 
-fn document(schedule: &ScheduleStatus) -> Value {
+fn schedule_json(schedule: &ScheduleStatus) -> Value {
     let task = schedule.task.as_ref().ok();
     let next = schedule.next_ticks(NEXT_TICKS);
     json!({
@@ -193,7 +193,7 @@ fn document(schedule: &ScheduleStatus) -> Value {
         "paused": schedule.paused,
         "last_tick_ms": json::time(schedule.last_tick),
         "next_ms": times(&next),
-        "runs": schedule.runs.iter().map(run_document).collect::<Value>(),
+        "runs": schedule.runs.iter().map(run_json).collect::<Value>(),
     })
 }
 
@@ -201,7 +201,7 @@ fn times(times: &[SystemTime]) -> Value {
     times.iter().map(|time| json!(json::time(*time))).collect()
 }
 
-fn run_document(run: &ScheduleRun) -> Value {
+fn run_json(run: &ScheduleRun) -> Value {
     json!({
         "at_ms": json::time(run.at),
         "task": &*run.task,

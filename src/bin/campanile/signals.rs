@@ -18,7 +18,7 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(1);
 ///
 /// A command that has to clean up or to report before its end uses this token. Without it, the
 /// first signal ends the process immediately.
-pub(crate) fn interrupted() -> io::Result<CancellationToken> {
+pub(crate) fn cancel_on_interrupt() -> io::Result<CancellationToken> {
     let interrupted = CancellationToken::new();
     let mut signals = Signals::listen()?;
     tokio::spawn({

@@ -14,7 +14,7 @@ use crate::{
     command_error::{CommandError, chain, note},
     show::{Out, Screen, Table, json, text},
     signals,
-    target::{Target, duration},
+    target::{Target, parse_duration},
 };
 
 /// The minimum time between two updates. There is a minimum because each update is work for the
@@ -34,7 +34,7 @@ pub(crate) struct Stats {
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
+    match parse_duration(text)? {
         interval if interval < MIN_INTERVAL => Err("the interval must be at least 100ms".into()),
         interval => Ok(interval),
     }
@@ -49,13 +49,13 @@ impl Stats {
         target.check_existence(&redis).await?;
         let stats = target.stats(&redis).await?;
         match out.json {
-            true => out.document(&document(&stats)),
-            false => out.lines(lines(&stats)),
+            true => out.write_document(&stats_json(&stats)),
+            false => out.write_lines(format_stats(&stats)),
         }
     }
 
     async fn watch(&self, redis: &Redis, target: &Target, out: &Out) -> Result<(), CommandError> {
-        let interrupted = signals::interrupted()?;
+        let interrupted = signals::cancel_on_interrupt()?;
         let screen = match out.terminal && !out.json {
             true => Some(Screen::enter(out)?),
             false => None,
@@ -69,15 +69,15 @@ impl Stats {
                 let stats = target.stats(redis).await;
                 match (&screen, stats) {
                     (Some(screen), Ok(stats)) => {
-                        last_lines = lines(&stats);
+                        last_lines = format_stats(&stats);
                         screen.draw(&self.frame(&last_lines, None))?;
                     }
-                    (None, Ok(stats)) if out.json => out.document(&document(&stats))?,
+                    (None, Ok(stats)) if out.json => out.write_document(&stats_json(&stats))?,
                     (None, Ok(stats)) => {
-                        let mut lines = lines(&stats);
+                        let mut lines = format_stats(&stats);
                         lines.insert(0, text::time(SystemTime::now()));
                         lines.push(String::new());
-                        out.lines(lines)?;
+                        out.write_lines(lines)?;
                     }
                     // A server that cannot be reached may come back. So the command shows the error
                     // and goes on. Any other error ends the command.
@@ -94,7 +94,7 @@ impl Stats {
         match result {
             Some(result) => result,
             // Leaves the last statistics on the terminal.
-            None if out.terminal && !out.json => out.lines(last_lines),
+            None if out.terminal && !out.json => out.write_lines(last_lines),
             None => Ok(()),
         }
     }
@@ -118,7 +118,7 @@ fn is_transient(error: &Error) -> bool {
     error.is_disconnected() || error.is_unknown_outcome()
 }
 
-fn lines(stats: &StreamStats) -> Vec<String> {
+fn format_stats(stats: &StreamStats) -> Vec<String> {
     let mut lines = vec![format!(
         "stream {}: {} entries, {} delayed",
         text::line(&*stats.stream),
@@ -140,7 +140,7 @@ fn lines(stats: &StreamStats) -> Vec<String> {
         ">CONSUMERS",
     ]);
     for group in &stats.groups {
-        table.row([
+        table.add_row([
             group.group.to_string(),
             lag(group),
             group.pending.to_string(),
@@ -161,7 +161,7 @@ pub(crate) fn lag(group: &GroupStats) -> String {
 }
 
 /// Returns the JSON of the stream and its groups.
-pub(crate) fn document(stats: &StreamStats) -> Value {
+pub(crate) fn stats_json(stats: &StreamStats) -> Value {
     let group = |group: &GroupStats| {
         json!({
             "group": &*group.group,

@@ -202,7 +202,7 @@ fn quoted_names(names: &[Name]) -> String {
 }
 
 /// Parses a duration such as `1h 30m`, `2s` or `500ms`.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}; a duration looks like 500ms, 2s or 1h30m"))
 }
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_duration_has_a_unit() {
-        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
-        assert!(duration("5").unwrap_err().contains("500ms"));
+        assert_eq!(parse_duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(parse_duration("5").unwrap_err().contains("500ms"));
     }
 }

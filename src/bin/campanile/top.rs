@@ -37,13 +37,13 @@ impl Top {
         let (redis, group) = target.connect_to_group().await?;
         let mut view = View::new(redis, &group);
         if out.json {
-            return out.document(&view.take_sample().await?.document()?);
+            return out.write_document(&view.take_sample().await?.document()?);
         }
         if !out.terminal {
             let sample = view.take_sample().await?;
-            return out.lines(view.lines(&sample));
+            return out.write_lines(view.lines(&sample));
         }
-        let interrupted = signals::interrupted()?;
+        let interrupted = signals::cancel_on_interrupt()?;
         let screen = Screen::enter(out)?;
         let mut keys = Keys::listen();
         let mut last_lines = vec!["asking the workers …".to_owned()];
@@ -78,7 +78,7 @@ impl Top {
         drop(screen);
         result?;
         // Leaves the last view on the terminal.
-        out.lines(last_lines)
+        out.write_lines(last_lines)
     }
 }
 
@@ -186,7 +186,7 @@ impl View {
                 None if worker.alive => "no answer".to_owned(),
                 _ => state(worker),
             };
-            table.row([
+            table.add_row([
                 short_name(&worker.worker).to_owned(),
                 worker.service.clone(),
                 shown_state,
@@ -255,7 +255,7 @@ fn running_lines(sample: &Sample) -> Vec<String> {
     }
     let mut table = Table::new(&["RUNS FOR", "NAME", "KIND", ">ATTEMPT", "ID", "WORKER"]);
     for (worker, running) in running.into_iter().take(MAX_RUNNING) {
-        table.row([
+        table.add_row([
             short_time(running.running_for),
             running.name.clone(),
             running.kind.clone(),

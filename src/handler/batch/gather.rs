@@ -134,7 +134,7 @@ where
             }
         };
         // Drops the items of deliveries that no longer wait for an outcome.
-        let pending = completions.pending();
+        let pending = completions.pending_flags();
         let mut is_pending = pending.iter();
         items.retain(|_| *is_pending.next().expect("each has a completion"));
         if items.is_empty() {

@@ -124,7 +124,7 @@ use self::{
 };
 pub use self::{
     request::ResponseFuture,
-    source::{MemorySettle, MemorySource},
+    source::{MemorySettler, MemorySource},
 };
 use crate::{
     error::{Error, ErrorKind},

@@ -155,7 +155,7 @@ impl MemorySource {
         }
     }
 
-    fn take(&mut self, max: usize) -> Vec<Delivery<MemorySettle>> {
+    fn take(&mut self, max: usize) -> Vec<Delivery<MemorySettler>> {
         let mut taken = Vec::new();
         // Calls alternate between events first and entries first, so that neither starves the
         // other.
@@ -170,10 +170,10 @@ impl MemorySource {
         taken
     }
 
-    fn take_events(&self, max: usize, taken: &mut Vec<Delivery<MemorySettle>>) {
+    fn take_events(&self, max: usize, taken: &mut Vec<Delivery<MemorySettler>>) {
         let room = max - taken.len();
         let hand_out = |event: Message| {
-            let settle = MemorySettle {
+            let settle = MemorySettler {
                 held: None,
                 observed: self
                     .broker
@@ -187,7 +187,7 @@ impl MemorySource {
         taken.extend(subscribers.take(self.consumer, room, hand_out));
     }
 
-    fn take_entries(&mut self, max: usize, taken: &mut Vec<Delivery<MemorySettle>>) {
+    fn take_entries(&mut self, max: usize, taken: &mut Vec<Delivery<MemorySettler>>) {
         self.join_registered();
         // A stream may use less than its quota. The next round offers the rest to the other
         // streams.
@@ -216,7 +216,7 @@ impl MemorySource {
         &self,
         stream: &Arc<Settings>,
         max: usize,
-        taken: &mut Vec<Delivery<MemorySettle>>,
+        taken: &mut Vec<Delivery<MemorySettler>>,
     ) -> usize {
         let entries = self.broker.with_group(stream, |group, log| {
             group.take(log, max, self.consumer, stream, &self.broker.context)
@@ -236,7 +236,7 @@ impl MemorySource {
                 serial: entry.serial,
             });
             let content = self.decode(stream, entry);
-            Delivery::new(content, MemorySettle { held, observed })
+            Delivery::new(content, MemorySettler { held, observed })
         }));
         count
     }
@@ -299,7 +299,7 @@ impl MemorySource {
 }
 
 impl Source for MemorySource {
-    type Settle = MemorySettle;
+    type Settle = MemorySettler;
 
     fn settings(&self) -> &Settings {
         &self.settings
@@ -319,7 +319,7 @@ impl Source for MemorySource {
         workers.add(self.consumer, monitor, &self.settings.group, streams);
     }
 
-    async fn next(&mut self, max: usize) -> Result<Vec<Delivery<MemorySettle>>, Error> {
+    async fn next(&mut self, max: usize) -> Result<Vec<Delivery<MemorySettler>>, Error> {
         // Yields to the runtime from time to time, even if the backlog is long.
         tokio::task::coop::consume_budget().await;
         loop {
@@ -382,7 +382,7 @@ impl Drop for MemorySource {
 
 /// The right to settle a delivery of a [`MemorySource`].
 #[derive(Debug)]
-pub struct MemorySettle {
+pub struct MemorySettler {
     /// `None` for an event, which is not settled.
     held: Option<HeldEntry>,
     /// Set if the broker is observed. Boxed, because few brokers are observed.
@@ -399,7 +399,7 @@ struct HeldEntry {
     serial: DeliveryNumber,
 }
 
-impl SettleDelivery for MemorySettle {
+impl SettleDelivery for MemorySettler {
     fn settle(
         mut self,
         verdict: Verdict,
@@ -420,7 +420,7 @@ impl SettleDelivery for MemorySettle {
     }
 }
 
-impl Drop for MemorySettle {
+impl Drop for MemorySettler {
     fn drop(&mut self) {
         if let Some(held) = &self.held {
             held.broker.with_group(&held.stream_settings, |group, _| {

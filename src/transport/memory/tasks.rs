@@ -53,7 +53,7 @@ impl TaskStore for MemoryTasks {
         Box::pin(ready(Ok(holder)))
     }
 
-    fn parts(&self) -> usize {
+    fn partition_count(&self) -> usize {
         self.streams.len()
     }
 

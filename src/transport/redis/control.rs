@@ -9,7 +9,7 @@ use super::{
     Redis,
     keys::Keys,
     pipeline::Resend,
-    response::{count, fixed_array, fields, integer, text},
+    response::{count, fields, fixed_array, integer, text},
     scripts,
 };
 use crate::{

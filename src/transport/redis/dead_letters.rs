@@ -11,7 +11,7 @@ use super::{
     keys::Keys,
     msgpack::with_unpacked_fields,
     pipeline::{Pipeline, Resend},
-    response::{Value, array, bytes, count, fixed_array, fields, unexpected},
+    response::{Value, array, bytes, count, fields, fixed_array, unexpected},
     scripts,
 };
 use crate::{

@@ -8,7 +8,7 @@ use redis::{RedisWrite, ToRedisArgs, ToSingleRedisArg};
 use crate::{
     error::Error,
     transport::redis::response::{
-        Value, array, bytes, fixed_array, fields, integer, wrong_length, unexpected,
+        Value, array, bytes, fields, fixed_array, integer, unexpected, wrong_length,
     },
 };
 

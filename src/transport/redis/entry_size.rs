@@ -27,7 +27,7 @@ impl EntrySize {
 
     /// Returns the number of entries to request, between one and `max`. Requests one entry while
     /// the size is unknown.
-    pub(super) fn fit(&self, max: usize) -> usize {
+    pub(super) fn fitting_entries(&self, max: usize) -> usize {
         match self.0 {
             None => 1,
             Some(size) => (MAX_RESPONSE_BYTES / size.max(1)).clamp(1, max.max(1)),
@@ -42,16 +42,16 @@ mod tests {
     #[test]
     fn responses_are_small_until_the_size_of_entries_is_known_and_after_large_ones() {
         let mut size = EntrySize::default();
-        assert_eq!(size.fit(32), 1);
+        assert_eq!(size.fitting_entries(32), 1);
         size.note([]);
-        assert_eq!(size.fit(32), 1);
+        assert_eq!(size.fitting_entries(32), 1);
         size.note([10, 20]);
-        assert_eq!(size.fit(32), 32);
+        assert_eq!(size.fitting_entries(32), 32);
         size.note([10, 4 << 20]);
-        assert_eq!(size.fit(32), 1);
+        assert_eq!(size.fitting_entries(32), 1);
         let counts = [(); 6].map(|()| {
             size.note([10]);
-            size.fit(32)
+            size.fitting_entries(32)
         });
         assert_eq!(counts, [1, 1, 2, 4, 8, 16]);
     }

@@ -30,7 +30,9 @@ pub(super) fn connect_failed(address: &str, error: RedisError) -> Error {
             None => return unreachable(address).with_source(error),
         },
         _ => match error.code() {
-            Some(code) if is_transient_code(code) => return unreachable(address).with_source(error),
+            Some(code) if is_transient_code(code) => {
+                return unreachable(address).with_source(error);
+            }
             _ => (
                 ErrorKind::Config,
                 format!("Redis at {address} refused the connection's set-up"),
@@ -54,7 +56,11 @@ pub(super) enum Handshake {
 
 /// Returns the error for a failed command of the handshake. `None` if the server has accepted this
 /// client although the command failed.
-pub(super) fn handshake_error(address: &str, command: Handshake, error: ServerError) -> Option<Error> {
+pub(super) fn handshake_error(
+    address: &str,
+    command: Handshake,
+    error: ServerError,
+) -> Option<Error> {
     let code = error.code();
     let is_full = error.details().is_some_and(is_too_many_clients);
     Some(match (code, command) {

@@ -111,13 +111,13 @@ impl Redis {
     }
 
     /// Like [`over`](Self::over), but retries while the error is temporary.
-    pub(super) async fn over_when_ready(connector: Connector) -> Result<Self, Error> {
+    pub(super) async fn with_connector_when_ready(connector: Connector) -> Result<Self, Error> {
         let mut outage = server::Outage::default();
         loop {
-            match Self::over(connector.clone()).await {
+            match Self::with_connector(connector.clone()).await {
                 Err(error) if error::is_temporary(&error) => {
-                    outage.failed(&connector.address(), "connect to Redis", &error);
-                    tokio::time::sleep(outage.wait()).await;
+                    outage.record_failed_attempt(&connector.address(), "connect to Redis", &error);
+                    tokio::time::sleep(outage.delay()).await;
                 }
                 connected => return connected.inspect(|_| outage.record_success()),
             }
@@ -134,11 +134,11 @@ impl Redis {
     /// The errors of [`connect`](Self::connect). A client with certificates is refused, since its
     /// certificates cannot be read: pass them to [`builder`](Self::builder) instead.
     pub async fn from_client(client: redis::Client) -> Result<Self, Error> {
-        Self::over(Connector::from_client(&client)?).await
+        Self::with_connector(Connector::from_client(&client)?).await
     }
 
     /// Connects to the server of a connector.
-    pub(super) async fn over(connector: Connector) -> Result<Self, Error> {
+    pub(super) async fn with_connector(connector: Connector) -> Result<Self, Error> {
         let first = connector.checked_connection().await?;
         connector.keep_current();
         let counters = Arc::<Counters>::default();

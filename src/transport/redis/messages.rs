@@ -11,7 +11,7 @@ use super::{
     keys::{self, Keys},
     msgpack,
     pipeline::Resend,
-    response::{Value, array, bytes, count, fixed_array, fields, integer, text, unexpected},
+    response::{Value, array, bytes, count, fields, fixed_array, integer, text, unexpected},
     scripts::{self, Script},
 };
 use crate::{

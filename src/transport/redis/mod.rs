@@ -263,7 +263,7 @@ mod workers;
 
 pub(crate) use self::handle::Redis;
 pub use self::{
-    consumer::{RedisSettle, RedisSource},
+    consumer::{RedisSettler, RedisSource},
     producer::SendFuture,
     script_call::{ScriptCall, ScriptResponse},
     scripts::Script,

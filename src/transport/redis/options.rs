@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Redis, keys::Keys, namespace::Namespace, state::OnGap};
+use super::{Redis, keys::Keys, namespace::Namespace, state::EventGapHook};
 use crate::{error::Error, message::Name, transport::codec};
 
 /// The settings that only Redis has.
@@ -24,7 +24,7 @@ pub(super) struct Options {
     /// are no longer renewed.
     pub(super) stall_limit: Duration,
     /// Called when events were missed.
-    pub(super) on_event_gap: OnGap,
+    pub(super) on_event_gap: EventGapHook,
 }
 
 impl Default for Options {
@@ -40,7 +40,7 @@ impl Default for Options {
             trim_beside_foreign: false,
             event_prefix: Name::from_static(""),
             stall_limit: Duration::from_secs(60),
-            on_event_gap: OnGap::default(),
+            on_event_gap: EventGapHook::default(),
         }
     }
 }

@@ -9,8 +9,10 @@ use super::{
     Redis,
     keys::Keys,
     pipeline::Resend,
-    producer::schedule::{Accept, check_headers},
-    response::{Value, array, bytes, count, fixed_array, fields, integer, wrong_length, unexpected},
+    producer::schedule::{AcceptCall, check_headers},
+    response::{
+        Value, array, bytes, count, fields, fixed_array, integer, unexpected, wrong_length,
+    },
     scripts,
 };
 use crate::{
@@ -81,7 +83,7 @@ impl RedisSchedules {
             registration.await?;
         }
         let due = message.parts().due;
-        let accept = Accept::new(&keys, redis.settings.idempotency_window, message);
+        let accept = AcceptCall::new(&keys, redis.settings.idempotency_window, message);
         let key = keys.schedules();
         let mut script_keys = vec![&*key];
         script_keys.extend(accept.keys().iter().map(String::as_str));

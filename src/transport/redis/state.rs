@@ -57,16 +57,16 @@ impl Redis {
     /// Each gap is also logged as a warning by `tracing`.
     #[must_use]
     pub fn on_event_gap(mut self, hook: impl Fn(Duration) + Send + Sync + 'static) -> Self {
-        Arc::make_mut(&mut self.options).on_event_gap = OnGap(Some(Arc::new(hook)));
+        Arc::make_mut(&mut self.options).on_event_gap = EventGapHook(Some(Arc::new(hook)));
         self
     }
 }
 
 /// The hook of [`Redis::on_event_gap`], if there is one.
 #[derive(Clone, Default)]
-pub(super) struct OnGap(Option<Arc<dyn Fn(Duration) + Send + Sync>>);
+pub(super) struct EventGapHook(Option<Arc<dyn Fn(Duration) + Send + Sync>>);
 
-impl OnGap {
+impl EventGapHook {
     pub(super) fn call(&self, gap: Duration) {
         if let Some(hook) = &self.0 {
             hook(gap);
@@ -74,8 +74,10 @@ impl OnGap {
     }
 }
 
-impl fmt::Debug for OnGap {
+impl fmt::Debug for EventGapHook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("OnGap").field(&self.0.is_some()).finish()
+        f.debug_tuple("EventGapHook")
+            .field(&self.0.is_some())
+            .finish()
     }
 }

@@ -17,7 +17,7 @@ use super::{
     error,
     keys::Keys,
     pipeline::{Pipeline, Resend},
-    response::{Value, array, bytes, fixed_array, wrong_length, unexpected},
+    response::{Value, array, bytes, fixed_array, unexpected, wrong_length},
     scripts,
     server::{Connector, HashSlot, Outage},
 };
@@ -127,14 +127,18 @@ impl TaskFeedReader {
                     Ok(()) => outage.record_success(),
                     Err(error) => {
                         connection = None;
-                        outage.failed(&self.connector.address(), "read changes of tasks", &error);
+                        outage.record_failed_attempt(
+                            &self.connector.address(),
+                            "read changes of tasks",
+                            &error,
+                        );
                         // The error is queued only if the application has taken all earlier steps,
                         // so that errors do not fill the queue.
                         let is_queue_empty = self.step_sender.capacity() == BUFFER;
                         if !error::is_temporary(&error) && is_queue_empty {
                             self.send(Err(error)).await;
                         }
-                        sleep(outage.wait()).await;
+                        sleep(outage.delay()).await;
                     }
                 }
             }

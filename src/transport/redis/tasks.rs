@@ -12,7 +12,7 @@ use super::{
     keys::Keys,
     msgpack,
     pipeline::Resend,
-    response::{self, Value, array, bytes, fixed_array, fields, integer, unexpected},
+    response::{self, Value, array, bytes, fields, fixed_array, integer, unexpected},
     scripts, task_feed,
 };
 use crate::{
@@ -135,11 +135,11 @@ impl TaskStore for RedisTasks {
         })
     }
 
-    fn parts(&self) -> usize {
+    fn partition_count(&self) -> usize {
         self.0
             .settings
             .stream_and_parts()
-            .map_or(1, |(_, parts)| parts.len())
+            .map_or(1, |(_, partition_count)| partition_count.len())
     }
 
     fn list(&self, step: ListStep) -> StoreFuture<'_, Listed> {

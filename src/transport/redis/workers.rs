@@ -15,7 +15,7 @@ use super::{
     ids::random_id,
     keys::{CONSUMER_PREFIX, Keys},
     pipeline::Resend,
-    response::{Value, array, bytes, fixed_array, fields, integer},
+    response::{Value, array, bytes, fields, fixed_array, integer},
     scripts,
 };
 use crate::{

@@ -131,7 +131,7 @@ impl Tasks {
     /// If the store cannot be reached, or the position of the query is invalid.
     pub async fn list(&self, query: TaskQuery) -> Result<TaskPage, Error> {
         let max = query.max.max(1);
-        let mut steps = query.steps(self.0.store.parts())?.into_iter();
+        let mut steps = query.steps(self.0.store.partition_count())?.into_iter();
         let mut tasks = Vec::new();
         while let Some(mut step) = steps.next() {
             loop {
@@ -179,7 +179,7 @@ impl Tasks {
     /// If the store cannot be reached, or the cursor is invalid.
     pub async fn changes(&self, from: ChangesFrom) -> Result<Changes, Error> {
         let store = &self.0.store;
-        let cursors = match from.cursors(store.parts())? {
+        let cursors = match from.cursors(store.partition_count())? {
             Some(cursors) => cursors,
             None => store.feed_ends().await?,
         };
@@ -339,7 +339,7 @@ pub trait TaskStore: Send + Sync {
     fn holder<'a>(&'a self, key: &'a UniqueKey) -> StoreFuture<'a, Option<MessageId>>;
 
     /// Returns the number of parts of the stream.
-    fn parts(&self) -> usize;
+    fn partition_count(&self) -> usize;
 
     /// Lists tasks in one state on one part. May return fewer tasks than there are, with the
     /// position at which the next step continues.

@@ -342,7 +342,7 @@ async fn ask(
     source: &mut RedisSource,
     correlation_id: &str,
     client: &str,
-) -> (String, Delivery<RedisSettle>) {
+) -> (String, Delivery<RedisSettler>) {
     let fields = [
         ("type", "rpc"),
         ("name", "n"),

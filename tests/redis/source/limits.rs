@@ -11,7 +11,7 @@ async fn handle_with_lease(server: &RedisServer, lease: Duration) -> Redis {
 
 async fn acquire(
     limit: &Limit,
-    delivery: &Delivery<RedisSettle>,
+    delivery: &Delivery<RedisSettler>,
     permits: usize,
 ) -> Option<Permit> {
     let parts = message(delivery).parts();

@@ -29,7 +29,7 @@ use campanile::{
     Message, Redis, Reply,
     transport::{
         DeadLetter, Delivery, Interest, Page, SettleDelivery, Source, Transport, Verdict,
-        redis::{RedisSettle, RedisSource},
+        redis::{RedisSettler, RedisSource},
     },
 };
 
@@ -63,7 +63,7 @@ async fn task(server: &RedisServer, payload: impl AsRef<[u8]>) -> String {
 }
 
 /// The next delivery.
-async fn next(source: &mut RedisSource) -> Delivery<RedisSettle> {
+async fn next(source: &mut RedisSource) -> Delivery<RedisSettler> {
     let mut deliveries = within(20 * SECOND, source.next(1))
         .await
         .expect("a delivery");
@@ -79,7 +79,7 @@ async fn nothing(source: &mut RedisSource, wait: Duration) {
 }
 
 /// The message of a delivery.
-fn message(delivery: &Delivery<RedisSettle>) -> &Message {
+fn message(delivery: &Delivery<RedisSettler>) -> &Message {
     delivery.content.as_ref().expect("a message")
 }
 
@@ -89,7 +89,7 @@ async fn letters(redis: &Redis) -> Vec<DeadLetter> {
     page.expect("the dead letters are listed").letters
 }
 
-async fn settle(delivery: Delivery<RedisSettle>, verdict: Verdict) {
+async fn settle(delivery: Delivery<RedisSettler>, verdict: Verdict) {
     let settled = within(10 * SECOND, delivery.settle(verdict)).await;
     settled.expect("the verdict is confirmed");
 }
@@ -97,7 +97,7 @@ async fn settle(delivery: Delivery<RedisSettle>, verdict: Verdict) {
 /// Acknowledges deliveries, and asserts that no worker has claimed any of them.
 async fn acknowledge_kept(
     redis: &Redis,
-    deliveries: impl IntoIterator<Item = Delivery<RedisSettle>>,
+    deliveries: impl IntoIterator<Item = Delivery<RedisSettler>>,
 ) {
     for delivery in deliveries {
         assert!(!message(&delivery).parts().lease.as_ref().unwrap().is_lost());

@@ -82,7 +82,7 @@ impl LetterSelection {
             (asked, _) => Some(asked),
         };
         let mut steps = dead.steps(action, self.selection());
-        let interrupted = signals::interrupted()?;
+        let interrupted = signals::cancel_on_interrupt()?;
         let word = match action {
             Action::Replay => "replayed",
             Action::Purge => "purged",
@@ -122,12 +122,12 @@ impl LetterSelection {
         outcome?;
         let skipped = steps.skipped().len() as u64;
         match (out.json, skipped) {
-            (true, 0) => out.document(&json!({ word: acted }))?,
+            (true, 0) => out.write_document(&json!({ word: acted }))?,
             (true, _) => {
                 let ids: Vec<_> = steps.skipped().iter().map(|id| id.as_str()).collect();
-                out.document(&json!({ word: acted, "skipped": ids }))?;
+                out.write_document(&json!({ word: acted, "skipped": ids }))?;
             }
-            (false, _) => out.lines([format!("{acted} {word}")])?,
+            (false, _) => out.write_lines([format!("{acted} {word}")])?,
         }
         for id in steps.skipped() {
             note(format!(

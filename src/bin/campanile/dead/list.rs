@@ -9,7 +9,7 @@ use campanile::{
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::titled;
+use super::decode_with_title;
 use crate::{
     command_error::{CommandError, note},
     show::{Out, Table, json, text},
@@ -54,19 +54,19 @@ impl List {
         }
         let next = next.and_then(|page| page.after);
         if out.json {
-            return out.document(&json!({
+            return out.write_document(&json!({
                 "dead": total,
                 "letters": letters.into_iter().map(|row| row.json).collect::<Value>(),
                 "next": next.as_deref(),
             }));
         }
         if total == 0 {
-            return out.lines(["no dead letters"]);
+            return out.write_lines(["no dead letters"]);
         }
         let mut table = Table::new(&["ID", "KIND", "NAME", ">ATTEMPTS", "DIED", "REASON"]);
         let listed = letters.len();
-        letters.into_iter().for_each(|row| table.row(row.cells));
-        out.lines(table.lines())?;
+        letters.into_iter().for_each(|row| table.add_row(row.cells));
+        out.write_lines(table.lines())?;
         if let Some(last) = next {
             note(format!("{listed} of {total}; the next: --after {last}"));
         }
@@ -89,8 +89,8 @@ struct Row {
 
 impl Row {
     fn of(letter: &DeadLetter) -> Self {
-        let (message, kind, name) = titled(letter);
-        let mut json = facts(letter);
+        let (message, kind, name) = decode_with_title(letter);
+        let mut json = letter_json(letter);
         if let Ok(message) = &message {
             json["kind"] = message.kind().as_str().into();
             json["name"] = message.name().as_str().into();
@@ -110,7 +110,7 @@ impl Row {
 }
 
 /// Returns the JSON of a letter without its message. The caller fills in the kind and the name.
-pub(super) fn facts(letter: &DeadLetter) -> Value {
+pub(super) fn letter_json(letter: &DeadLetter) -> Value {
     json!({
         "id": &*letter.id,
         "message_id": &*letter.message_id,

@@ -38,7 +38,7 @@ impl DeadCommand {
 }
 
 /// Decodes the message of a letter. Also returns its kind and its name, as text for people.
-fn titled(letter: &DeadLetter) -> (Result<Message, Undecodable>, String, String) {
+fn decode_with_title(letter: &DeadLetter) -> (Result<Message, Undecodable>, String, String) {
     let message = letter.message();
     let (kind, name) = match &message {
         Ok(message) => (message.kind().to_string(), message.name().to_string()),

@@ -6,7 +6,7 @@ use campanile::{
 };
 use clap::Args;
 
-use super::{list::facts, titled};
+use super::{decode_with_title, list::letter_json};
 use crate::{
     command_error::CommandError,
     show::{
@@ -34,10 +34,10 @@ impl Show {
         let letter = dead_letters.get(&id).await?;
         let letter =
             letter.ok_or_else(|| CommandError::Missing(format!("there is no dead letter {id}")))?;
-        let (message, kind, name) = titled(&letter);
+        let (message, kind, name) = decode_with_title(&letter);
         if self.raw {
             return match message {
-                Ok(message) => out.raw(message.payload()),
+                Ok(message) => out.write_raw(message.payload()),
                 Err(undecodable) => Err(CommandError::Failed(format!(
                     "it is no message and has no payload: {}",
                     undecodable.reason
@@ -45,13 +45,13 @@ impl Show {
             };
         }
         if out.json {
-            return out.document(&document(&letter, &message));
+            return out.write_document(&full_letter_json(&letter, &message));
         }
-        out.lines(lines(&letter, &message, &kind, &name))
+        out.write_lines(format_letter(&letter, &message, &kind, &name))
     }
 }
 
-fn lines(
+fn format_letter(
     letter: &DeadLetter,
     message: &Result<Message, Undecodable>,
     kind: &str,
@@ -89,8 +89,11 @@ fn lines(
     lines
 }
 
-fn document(letter: &DeadLetter, message: &Result<Message, Undecodable>) -> serde_json::Value {
-    let mut document = facts(letter);
+fn full_letter_json(
+    letter: &DeadLetter,
+    message: &Result<Message, Undecodable>,
+) -> serde_json::Value {
+    let mut document = letter_json(letter);
     match message {
         Ok(message) => {
             document["kind"] = message.kind().as_str().into();

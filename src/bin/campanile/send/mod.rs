@@ -14,7 +14,7 @@ use self::payload::MessageArgs;
 use crate::{
     command_error::CommandError,
     show::Out,
-    target::{Target, duration},
+    target::{Target, parse_duration},
 };
 
 #[derive(Debug, Subcommand)]
@@ -34,13 +34,13 @@ pub(crate) struct TaskOptions {
     #[command(flatten)]
     options: CallOptions,
     /// Delays the task by this time.
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     delay: Option<Duration>,
     /// Drops the task if it was not started within this time after it was due.
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     expires: Option<Duration>,
     /// Ends each attempt at the task after this time; the task is then delivered again.
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     attempt_timeout: Option<Duration>,
     /// Gives the task up after this number of attempts, instead of the workers' number.
     #[arg(long, value_name = "COUNT")]
@@ -52,7 +52,7 @@ pub(crate) struct TaskOptions {
     #[arg(long, value_name = "KEY", conflicts_with = "idempotency_key")]
     unique: Option<String>,
     /// Records the status of the task, and keeps it for this time after the end.
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     tracked: Option<Duration>,
 }
 
@@ -139,8 +139,8 @@ impl TaskOptions {
         }
         let receipt = call.await?;
         match out.json {
-            true => out.document(&json!({ "id": receipt.id().map(|id| id.as_str()) })),
-            false => out.lines([receipt.to_string()]),
+            true => out.write_document(&json!({ "id": receipt.id().map(|id| id.as_str()) })),
+            false => out.write_lines([receipt.to_string()]),
         }
     }
 }
@@ -155,7 +155,7 @@ impl EventOptions {
             false => event.await?,
         }
         match out.json {
-            true => out.document(&json!({ "published": &*name })),
+            true => out.write_document(&json!({ "published": &*name })),
             // Prints nothing, since an event has no id and Redis does not say who received it.
             false => Ok(()),
         }

@@ -14,7 +14,7 @@ use super::{CallOptions, MessageArgs};
 use crate::{
     command_error::CommandError,
     show::{Out, json, text},
-    target::{Target, duration},
+    target::{Target, parse_duration},
 };
 
 /// The maximum time to wait for the end of the background tasks.
@@ -27,7 +27,7 @@ pub(crate) struct RpcOptions {
     #[command(flatten)]
     options: CallOptions,
     /// The time to wait for the reply. A request that was not started by then is dropped.
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
     timeout: Duration,
     /// Uses the fastest way for the reply, which is lost if a connection breaks.
     #[arg(long)]
@@ -43,18 +43,18 @@ impl RpcOptions {
         let outcome = self.send_request(target).await;
         wait_for_background_tasks().await;
         match outcome? {
-            Ok(reply) if out.json => out.document(&json!({
+            Ok(reply) if out.json => out.write_document(&json!({
                 "headers": json::headers(&reply.headers),
                 "reply": json::bytes(&reply.payload),
             })),
-            Ok(reply) if out.terminal && !raw => out.lines([text::block(&reply.payload)]),
-            Ok(reply) => out.raw(&reply.payload),
+            Ok(reply) if out.terminal && !raw => out.write_lines([text::block(&reply.payload)]),
+            Ok(reply) => out.write_raw(&reply.payload),
             Err(answer) => {
                 if out.json {
                     let (code, message) = (answer.code().as_str(), answer.message());
-                    out.document(&json!({ "error": { "code": code, "message": message } }))?;
+                    out.write_document(&json!({ "error": { "code": code, "message": message } }))?;
                 }
-                Err(CommandError::Answered(answer))
+                Err(CommandError::ErrorReply(answer))
             }
         }
     }

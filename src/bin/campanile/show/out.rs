@@ -25,7 +25,7 @@ impl Out {
     }
 
     /// Writes lines. The caller has escaped them, so that they are safe to show on a terminal.
-    pub(crate) fn lines<L: AsRef<str>>(
+    pub(crate) fn write_lines<L: AsRef<str>>(
         &self,
         lines: impl IntoIterator<Item = L>,
     ) -> Result<(), CommandError> {
@@ -33,16 +33,16 @@ impl Out {
         for line in lines {
             text.extend([line.as_ref(), "\n"]);
         }
-        self.raw(text)
+        self.write_raw(text)
     }
 
     /// Writes a JSON document on one line.
-    pub(crate) fn document(&self, value: &Value) -> Result<(), CommandError> {
-        self.lines([json::line(value)])
+    pub(crate) fn write_document(&self, value: &Value) -> Result<(), CommandError> {
+        self.write_lines([json::line(value)])
     }
 
     /// Writes bytes without escaping.
-    pub(crate) fn raw(&self, bytes: impl AsRef<[u8]>) -> Result<(), CommandError> {
+    pub(crate) fn write_raw(&self, bytes: impl AsRef<[u8]>) -> Result<(), CommandError> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes.as_ref())?;
         Ok(stdout.flush()?)

@@ -19,7 +19,7 @@ pub(crate) struct Screen<'a>(&'a Out);
 impl<'a> Screen<'a> {
     pub(crate) fn enter(out: &'a Out) -> Result<Self, CommandError> {
         let screen = Self(out);
-        out.raw("\x1b[?1049h\x1b[?7l")?;
+        out.write_raw("\x1b[?1049h\x1b[?7l")?;
         Ok(screen)
     }
 
@@ -30,7 +30,7 @@ impl<'a> Screen<'a> {
             // Positions each row, because a line break in the last row would scroll the screen.
             let _ = write!(frame, "\x1b[{row};1H\x1b[2K{line}");
         }
-        self.0.raw(frame)
+        self.0.write_raw(frame)
     }
 }
 

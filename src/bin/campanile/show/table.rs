@@ -33,7 +33,7 @@ impl Table {
         }
     }
 
-    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+    pub(crate) fn add_row<const N: usize>(&mut self, cells: [String; N]) {
         debug_assert_eq!(N, self.alignments.len());
         self.rows.push(cells.map(text::line).into());
     }
@@ -69,8 +69,8 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_the_visible_text_of_their_cells() {
         let mut table = Table::new(&["NAME", ">LAG", "WHY"]);
-        table.row(["漢字".into(), "7".into(), "a b".into()]);
-        table.row(["e\u{301}".into(), "12345".into(), "\x1b[2J".into()]);
+        table.add_row(["漢字".into(), "7".into(), "a b".into()]);
+        table.add_row(["e\u{301}".into(), "12345".into(), "\x1b[2J".into()]);
         let expected = [
             "NAME    LAG  WHY",
             "漢字      7  a b",

@@ -52,7 +52,7 @@ impl Events {
         }
         interest.patterns = names(&self.patterns);
         let mut source = redis.clone().open(interest).await?;
-        let interrupted = signals::interrupted()?;
+        let interrupted = signals::cancel_on_interrupt()?;
         if out.terminal {
             note("listening; Ctrl-C ends it");
         }

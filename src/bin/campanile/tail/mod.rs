@@ -61,10 +61,10 @@ impl TailOutput {
     /// Shows an item.
     fn show(&self, item: &TailItem<'_>, out: &Out) -> Result<(), CommandError> {
         match item.payload {
-            Some(payload) if self.raw => out.raw([&payload[..], b"\n"].concat()),
+            Some(payload) if self.raw => out.write_raw([&payload[..], b"\n"].concat()),
             None if self.raw => Ok(()),
-            _ if out.json => out.document(&item.json),
-            _ => out.lines([&item.line]),
+            _ if out.json => out.write_document(&item.json),
+            _ => out.write_lines([&item.line]),
         }
     }
 }

@@ -41,7 +41,7 @@ impl StreamTail {
         };
         let redis = target.connect().await?;
         let mut tail = redis.tail(from).await?;
-        let interrupted = signals::interrupted()?;
+        let interrupted = signals::cancel_on_interrupt()?;
         if out.terminal && !self.no_follow {
             note(format!("looking at {}; Ctrl-C ends it", target.stream()));
         }

@@ -57,8 +57,8 @@ impl Cancel {
             (None, None) => return self.cancel_matching(tasks, out).await,
         };
         match (cancelled, self.id) {
-            (Some(id), _) if out.json => out.document(&json!({ "cancelled": &*id })),
-            (Some(id), _) => out.lines([format!("cancelled {id}")]),
+            (Some(id), _) if out.json => out.write_document(&json!({ "cancelled": &*id })),
+            (Some(id), _) => out.write_lines([format!("cancelled {id}")]),
             (None, Some(id)) => Err(CommandError::Missing(format!(
                 "the task {id} cannot be cancelled: it has ended, it is unknown, or its sender has \
                  another --stream or --group"
@@ -83,8 +83,8 @@ impl Cancel {
         query.name = self.name.map(Into::into);
         let cancelled = tasks.cancel_all(query, &self.reason).await?;
         match out.json {
-            true => out.document(&json!({ "cancelled": cancelled })),
-            false => out.lines([format!("cancelled {cancelled} tasks")]),
+            true => out.write_document(&json!({ "cancelled": cancelled })),
+            false => out.write_lines([format!("cancelled {cancelled} tasks")]),
         }
     }
 }

@@ -47,18 +47,18 @@ impl TaskList {
         }
         let next = next.and_then(|query| query.after);
         if out.json {
-            return out.document(&json!({
-                "tasks": found.iter().map(show::document).collect::<Value>(),
+            return out.write_document(&json!({
+                "tasks": found.iter().map(show::task_json).collect::<Value>(),
                 "next": next,
             }));
         }
         if found.is_empty() {
-            return out.lines(["no tasks"]);
+            return out.write_lines(["no tasks"]);
         }
         let titles = ["ID", "STATE", "NAME", ">ATTEMPT", "ACCEPTED", "NOTE"];
         let mut table = Table::new(&titles);
-        found.iter().for_each(|task| table.row(row(task)));
-        out.lines(table.lines())?;
+        found.iter().for_each(|task| table.add_row(cells_of(task)));
+        out.write_lines(table.lines())?;
         if let Some(next) = next {
             note(format!("there are more: --after '{next}'"));
         }
@@ -67,7 +67,7 @@ impl TaskList {
 }
 
 /// Returns the cells of a task. The last cell is the reason, or else the progress.
-fn row(task: &TaskStatus) -> [String; 6] {
+fn cells_of(task: &TaskStatus) -> [String; 6] {
     let progress = task.progress.as_deref().unwrap_or_default();
     let note = match task.reason.is_empty() {
         true => progress,

@@ -17,12 +17,12 @@ const MAX_LEN: usize = 1024;
 /// Shows a status.
 pub(super) fn status(status: &TaskStatus, out: &Out) -> Result<(), CommandError> {
     match out.json {
-        true => out.document(&document(status)),
-        false => out.lines(lines(status)),
+        true => out.write_document(&task_json(status)),
+        false => out.write_lines(format_task(status)),
     }
 }
 
-fn lines(status: &TaskStatus) -> Vec<String> {
+fn format_task(status: &TaskStatus) -> Vec<String> {
     let mut lines = vec![
         fact("id", &status.id),
         fact("name", &status.name),
@@ -51,7 +51,7 @@ fn lines(status: &TaskStatus) -> Vec<String> {
 }
 
 /// Returns the JSON of a status.
-pub(super) fn document(status: &TaskStatus) -> Value {
+pub(super) fn task_json(status: &TaskStatus) -> Value {
     json!({
         "id": &*status.id,
         "name": &*status.name,

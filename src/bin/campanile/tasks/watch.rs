@@ -31,7 +31,7 @@ impl Watch {
         target: &Target,
         out: &Out,
     ) -> Result<(), CommandError> {
-        let interrupted = signals::interrupted()?;
+        let interrupted = signals::cancel_on_interrupt()?;
         if out.terminal {
             note(format!(
                 "watching the tasks of {}; Ctrl-C ends it",
@@ -56,9 +56,9 @@ impl Watch {
         while self.count.is_none_or(|count| shown < count) {
             match changes.next().await? {
                 FeedItem::Change(change) if out.json => {
-                    out.document(&document(&change, &changes.cursor()))?;
+                    out.write_document(&change_json(&change, &changes.cursor()))?;
                 }
-                FeedItem::Change(change) => out.lines([line(&change)])?,
+                FeedItem::Change(change) => out.write_lines([line(&change)])?,
                 _ => {
                     note("some changes were dropped before they could be shown");
                     continue;
@@ -84,7 +84,7 @@ fn line(change: &TaskChange) -> String {
     line.trim_end().to_owned()
 }
 
-fn document(change: &TaskChange, cursor: &str) -> Value {
+fn change_json(change: &TaskChange, cursor: &str) -> Value {
     json!({
         "id": &*change.id,
         "name": &*change.name,

@@ -14,11 +14,11 @@ use crate::{
 pub(super) async fn list(workers: &Workers, out: &Out) -> Result<(), CommandError> {
     let workers = workers.list().await?;
     if out.json {
-        return out.document(&workers.iter().map(document).collect::<Result<_, _>>()?);
+        return out.write_document(&workers.iter().map(worker_json).collect::<Result<_, _>>()?);
     }
     match workers.is_empty() {
-        true => out.lines(["no workers"]),
-        false => out.lines(lines(&workers)),
+        true => out.write_lines(["no workers"]),
+        false => out.write_lines(lines(&workers)),
     }
 }
 
@@ -44,7 +44,7 @@ fn lines(workers: &[WorkerInfo]) -> Vec<String> {
             .min(worker.max_in_flight);
         let is_known = worker.fault.is_none();
         let known = |text: String| if is_known { text } else { "?".to_owned() };
-        table.row([
+        table.add_row([
             short_name(&worker.worker).to_owned(),
             known(or_dash(&worker.service)),
             known(or_dash(&worker.version)),
@@ -90,7 +90,7 @@ fn or_dash(text: &str) -> String {
     if text.is_empty() { "-" } else { text }.to_owned()
 }
 
-fn document(worker: &WorkerInfo) -> Result<Value, CommandError> {
+fn worker_json(worker: &WorkerInfo) -> Result<Value, CommandError> {
     serde_json::to_value(worker).map_err(|error| CommandError::Failed(error.to_string()))
 }
 
@@ -98,20 +98,20 @@ pub(super) async fn ping(workers: &Workers, out: &Out) -> Result<(), CommandErro
     let found = workers.ping().await?;
     if out.json {
         let document = json!({ "answers": found.answers, "silent": found.silent });
-        return out.document(&document);
+        return out.write_document(&document);
     }
     if found.answers.is_empty() && found.silent.is_empty() {
-        return out.lines(["no workers"]);
+        return out.write_lines(["no workers"]);
     }
     let mut table = Table::new(&["WORKER", ">ANSWERED AFTER"]);
     for pong in &found.answers {
-        table.row([
+        table.add_row([
             short_name(&pong.worker).to_owned(),
             text::duration(pong.after),
         ]);
     }
     for worker in &found.silent {
-        table.row([short_name(worker).to_owned(), "no answer".to_owned()]);
+        table.add_row([short_name(worker).to_owned(), "no answer".to_owned()]);
     }
-    out.lines(table.lines())
+    out.write_lines(table.lines())
 }

@@ -74,9 +74,9 @@ impl OrderArgs {
         }
         if out.json {
             let order = order.to_string();
-            return out.document(&json!({ "worker": name, "order": order, "by": self.by }));
+            return out.write_document(&json!({ "worker": name, "order": order, "by": self.by }));
         }
         let (name, order) = (text::line(short_name(name)), text::line(order.to_string()));
-        out.lines([format!("the worker {name} follows: {order}")])
+        out.write_lines([format!("the worker {name} follows: {order}")])
     }
 }

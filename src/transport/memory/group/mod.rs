@@ -25,7 +25,7 @@ use super::{
     ownership::{GroupOwnership, Position},
 };
 use crate::{
-    message::{Attempt, Lease, MessageId, Name, holder, parking_key_of_newer},
+    message::{Attempt, Lease, MessageId, Name, holder_name, parking_key_of_newer},
     transport::{DroppedLetters, Settings},
 };
 
@@ -122,13 +122,13 @@ pub(super) trait Holder {
 impl Holder for QueuedMessage {
     /// Names the next delivery.
     fn holder(&self) -> String {
-        holder(&self.entry.message_id(), Attempt(self.attempts + 1))
+        holder_name(&self.entry.message_id(), Attempt(self.attempts + 1))
     }
 }
 
 impl Holder for Pending {
     fn holder(&self) -> String {
-        holder(&self.entry.message_id(), Attempt(self.attempt))
+        holder_name(&self.entry.message_id(), Attempt(self.attempt))
     }
 }
 

@@ -205,7 +205,7 @@ impl Connection {
     fn end_renewal(&mut self, response: Value) {
         self.outstanding_before_renewal = None;
         if let Some(renewal) = &mut self.renewal {
-            renewal.answered(response.into_result());
+            renewal.handle_response(response.into_result());
         }
     }
 

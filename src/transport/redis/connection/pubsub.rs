@@ -245,7 +245,7 @@ impl PubSub {
         if std::mem::take(&mut self.is_renewing)
             && let Some(renewal) = &mut self.connection.renewal
         {
-            renewal.answered(response);
+            renewal.handle_response(response);
         }
     }
 

@@ -26,7 +26,7 @@ use crate::{
         entry::{self, Entry, StreamEntryId, WhichStream},
         keys::CONSUMER_PREFIX,
         pipeline::{Pipeline, Resend},
-        producer::Publish,
+        producer::PublishCommand,
         response::{Value, array, bytes, count, fixed_array, unexpected},
         scripts,
     },
@@ -385,7 +385,7 @@ impl Claimer {
             }
             ReplyRoute::Publish(channel) => self
                 .pipeline
-                .submit(Publish::new(&channel[..], &envelope), resend),
+                .submit(PublishCommand::new(&channel[..], &envelope), resend),
             ReplyRoute::Nowhere => return self.report.unanswerable(id),
         };
         // The pipeline sends the command even if no caller waits for its response.

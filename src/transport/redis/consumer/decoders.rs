@@ -2,7 +2,7 @@
 
 use super::{
     claim::ScanStep, clock::ServerClock, fetch, group::JoinResult, replies, served_names,
-    tick::Tick,
+    tick::TickResponse,
 };
 use crate::transport::redis::{
     decoders::{ResponseDecoder, list, text, texts},
@@ -90,7 +90,7 @@ pub(in crate::transport::redis) fn all() -> Vec<ResponseDecoder> {
         },
         ResponseDecoder {
             source: "tick",
-            decode: |response| Ok(format!("{:?}", Tick::decode(response)?)),
+            decode: |response| Ok(format!("{:?}", TickResponse::decode(response)?)),
             example: list([
                 Value::Int(7),
                 list([

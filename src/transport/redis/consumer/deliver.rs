@@ -15,7 +15,7 @@ use super::{
     poison::{self, PoisonSlot},
     reply_to::ReplyTo,
     report::Report,
-    settle::{RedisSettle, SettlePolicy},
+    settle::{RedisSettler, SettlePolicy},
     settlement::Unsettled,
     streams::{ServedStream, StreamSet},
     task_notes::TaskNotes,
@@ -57,7 +57,7 @@ impl Deliverer {
         entries: Vec<Entry>,
         sent_at: Instant,
         are_inherited: bool,
-    ) -> Vec<Delivery<RedisSettle>> {
+    ) -> Vec<Delivery<RedisSettler>> {
         let keys = entries.iter().map(|entry| (entry.which, entry.id));
         let guards = self.in_flight.add(keys, sent_at);
         // Reserved in one step, since growing a list of this size copies much memory.
@@ -84,7 +84,7 @@ impl Deliverer {
         entry: Entry,
         guard: LeaseGuard,
         is_inherited: bool,
-    ) -> Option<Delivery<RedisSettle>> {
+    ) -> Option<Delivery<RedisSettler>> {
         let Entry {
             which,
             id,
@@ -161,7 +161,7 @@ impl Deliverer {
         fields: Vec<(Bytes, Bytes)>,
         id: Option<MessageId>,
         mut delivery: Unsettled,
-    ) -> Delivery<RedisSettle> {
+    ) -> Delivery<RedisSettler> {
         match codec::decode(fields) {
             Ok(mut decoded) => {
                 delivery.reply_to = ReplyTo::from_decoded(&mut decoded).map(Box::new);
@@ -194,8 +194,8 @@ impl Deliverer {
         }
     }
 
-    fn settle(&self, delivery: Unsettled) -> RedisSettle {
-        RedisSettle::new(delivery, &self.settle_policy)
+    fn settle(&self, delivery: Unsettled) -> RedisSettler {
+        RedisSettler::new(delivery, &self.settle_policy)
     }
 
     /// Makes a delivery. In an owned partition the delivery gets its turn in the order.
@@ -203,7 +203,7 @@ impl Deliverer {
         &self,
         content: Result<Message, Undecodable>,
         mut delivery: Unsettled,
-    ) -> Delivery<RedisSettle> {
+    ) -> Delivery<RedisSettler> {
         let order = self.order.as_ref();
         delivery.turn = order.map(|order| order.turn(&content));
         Delivery::new(content, self.settle(delivery))

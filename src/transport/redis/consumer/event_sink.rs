@@ -11,7 +11,7 @@ use crate::{
         Counters, Interest, glob,
         redis::{
             connection::{PubSub, Published, copy_if_small},
-            state::OnGap,
+            state::EventGapHook,
         },
     },
 };
@@ -135,14 +135,14 @@ impl EventSink {
 pub(super) struct EventGaps {
     state: Arc<SubscriptionState>,
     counters: Arc<Counters>,
-    on_gap: OnGap,
+    on_gap: EventGapHook,
 }
 
 impl EventGaps {
     pub(super) fn new(
         state: Arc<SubscriptionState>,
         counters: Arc<Counters>,
-        on_gap: OnGap,
+        on_gap: EventGapHook,
     ) -> Self {
         Self {
             state,

@@ -76,7 +76,7 @@ impl EventSubscriber {
                 let lost = Instant::now();
                 gaps.begin(1);
                 let what = "the connection that brings events";
-                outage.lost(&self.connector.address(), what, &reason);
+                outage.record_loss(&self.connector.address(), what, &reason);
                 connection = self.resubscribe(&mut outage).await;
                 gaps.end(1, lost.elapsed());
             }
@@ -91,7 +91,7 @@ impl EventSubscriber {
     /// Subscribes again, and retries until it succeeds.
     async fn resubscribe(&self, outage: &mut Outage) -> PubSub {
         loop {
-            sleep(outage.wait()).await;
+            sleep(outage.delay()).await;
             match self.subscribe().await {
                 Ok(connection) => {
                     outage.record_success();
@@ -99,7 +99,7 @@ impl EventSubscriber {
                 }
                 Err(error) => {
                     let what = "subscribe to the events";
-                    outage.failed(&self.connector.address(), what, &error);
+                    outage.record_failed_attempt(&self.connector.address(), what, &error);
                 }
             }
         }

@@ -7,7 +7,9 @@ use super::{
     settlement::{Effect, PublishedReply, Settlement},
     settler::{Settler, by_stream, xack},
 };
-use crate::transport::redis::{connection::Commands, error, producer::Publish, response::Value};
+use crate::transport::redis::{
+    connection::Commands, error, producer::PublishCommand, response::Value,
+};
 
 /// Settlements, and the commands that carry them out.
 pub(super) struct Exchange {
@@ -54,7 +56,7 @@ impl Exchange {
                 // first.
                 commands.push(redis::cmd("PING"));
             }
-            commands.push(Publish::new(&channel[..], envelope));
+            commands.push(PublishCommand::new(&channel[..], envelope));
         }
         for of_stream in &self.acknowledgements {
             let ids: Vec<_> = of_stream

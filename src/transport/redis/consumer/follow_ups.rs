@@ -23,7 +23,7 @@ use crate::{
             pipeline::{Resend, Submit},
             producer::{
                 event_channel,
-                schedule::{Accept, check_headers},
+                schedule::{AcceptCall, check_headers},
             },
             response::{bytes, fixed_array, integer},
             scripts,
@@ -110,7 +110,7 @@ impl FollowUpContext {
         keys::check(&options.namespace, &target)?;
         let keys = Keys::new(&options.namespace, &target, &settings.group)?;
         let due = message.parts().due;
-        let accept = Accept::new(&keys, settings.idempotency_window, message);
+        let accept = AcceptCall::new(&keys, settings.idempotency_window, message);
         let slot = |keys: &Keys| HashSlot::of(keys.primary.as_bytes());
         // The script cannot write to another slot, so the outbox takes the task.
         if shared.connector.is_cluster() && slot(&keys) != slot(&stream.keys) {

@@ -134,7 +134,9 @@ impl Membership {
         } = &stream.keys;
         let keys = [&**primary, retry];
         let args = |cmd: &mut redis::Cmd| {
-            cmd.arg(group.as_str()).arg(start).arg(stream.last_delivered());
+            cmd.arg(group.as_str())
+                .arg(start)
+                .arg(stream.last_delivered());
         };
         let response = self
             .pipeline

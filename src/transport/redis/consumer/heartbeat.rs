@@ -107,7 +107,11 @@ impl Heartbeats {
                             Ok(()) => self.outage.record_success(),
                             Err(error) => {
                                 let address = self.connector.address();
-                                self.outage.failed(&address, "count a heartbeat", &error);
+                                self.outage.record_failed_attempt(
+                                    &address,
+                                    "count a heartbeat",
+                                    &error,
+                                );
                             }
                         }
                     }

@@ -27,7 +27,7 @@ use super::{
     member::Member,
     prefetch::PrefetchWriter,
     report::Report,
-    settle::{RedisSettle, SettlePolicy},
+    settle::{RedisSettler, SettlePolicy},
     settlement::Unsettled,
 };
 use crate::{
@@ -69,15 +69,15 @@ pub(super) struct KeyOrder {
 #[derive(Default)]
 struct OrderState {
     /// For each key of a running or failed delivery, the deliveries that wait for this key.
-    keys: HashMap<PartitionKey, VecDeque<Delivery<RedisSettle>>>,
+    keys: HashMap<PartitionKey, VecDeque<Delivery<RedisSettler>>>,
     /// The number of waiting deliveries.
     held: usize,
     /// The deliveries that a former owner left and that have not started.
-    inherited: VecDeque<Delivery<RedisSettle>>,
+    inherited: VecDeque<Delivery<RedisSettler>>,
     /// Set while one of the inherited deliveries runs or waits for another attempt.
     runs_inherited: bool,
     /// Released deliveries, which still hold their keys and can be handed out again.
-    ready: VecDeque<Delivery<RedisSettle>>,
+    ready: VecDeque<Delivery<RedisSettler>>,
     /// The number of deliveries that were handed out and have not ended, failed or been released.
     running: usize,
 }
@@ -155,9 +155,9 @@ impl KeyOrder {
     /// Inherited deliveries are not returned: they are added to the prefetch buffer one by one.
     pub(super) fn admit(
         self: &Arc<Self>,
-        deliveries: Vec<Delivery<RedisSettle>>,
+        deliveries: Vec<Delivery<RedisSettler>>,
         are_inherited: bool,
-    ) -> Vec<Delivery<RedisSettle>> {
+    ) -> Vec<Delivery<RedisSettler>> {
         let mut state = self.lock();
         if are_inherited {
             state.inherited.extend(deliveries);
@@ -172,7 +172,7 @@ impl KeyOrder {
     }
 
     /// Hands out released deliveries again, at most `max`.
-    pub(super) fn take_ready(&self, max: usize) -> Vec<Delivery<RedisSettle>> {
+    pub(super) fn take_ready(&self, max: usize) -> Vec<Delivery<RedisSettler>> {
         let mut state = self.lock();
         let count = state.ready.len().min(max);
         let ready = state.ready.drain(..count).map(mark_running);
@@ -288,7 +288,7 @@ impl KeyOrder {
         };
         turn.state = TurnState::Waiting;
         let content = turn.content.clone();
-        let delivery = Delivery::new(content, RedisSettle::new(delivery, policy));
+        let delivery = Delivery::new(content, RedisSettler::new(delivery, policy));
         let mut state = self.lock();
         state.running -= 1;
         let is_draining = self.draining.is_cancelled();
@@ -362,7 +362,7 @@ impl KeyOrder {
         }
         turn.state = TurnState::Running;
         let content = turn.content.clone();
-        let delivery = Delivery::new(content, RedisSettle::new(delivery, policy));
+        let delivery = Delivery::new(content, RedisSettler::new(delivery, policy));
         self.lock().running += 1;
         self.buffer.add(vec![delivery]);
     }
@@ -416,7 +416,7 @@ impl KeyOrder {
 
 impl OrderState {
     /// Marks a delivery as running and returns it. If its key is held, keeps it and returns `None`.
-    fn start(&mut self, delivery: Delivery<RedisSettle>) -> Option<Delivery<RedisSettle>> {
+    fn start(&mut self, delivery: Delivery<RedisSettler>) -> Option<Delivery<RedisSettler>> {
         if let Some(key) = delivery.settle.partition_key() {
             if let Some(held) = self.keys.get_mut(&key) {
                 held.push_back(delivery);
@@ -430,7 +430,7 @@ impl OrderState {
     }
 
     /// Takes the next delivery that waits for a key. If none waits, frees the key.
-    fn next_of(&mut self, key: &PartitionKey) -> Option<Delivery<RedisSettle>> {
+    fn next_of(&mut self, key: &PartitionKey) -> Option<Delivery<RedisSettler>> {
         let next = self.keys.get_mut(key)?.pop_front();
         match next {
             None => {
@@ -447,7 +447,7 @@ impl OrderState {
 }
 
 /// Marks a delivery as running.
-fn mark_running(mut delivery: Delivery<RedisSettle>) -> Delivery<RedisSettle> {
+fn mark_running(mut delivery: Delivery<RedisSettler>) -> Delivery<RedisSettler> {
     if let Some(turn) = delivery.settle.turn_mut() {
         turn.state = TurnState::Running;
     }

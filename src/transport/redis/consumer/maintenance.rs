@@ -20,7 +20,7 @@ use super::{
     upkeep_connection::UpkeepConnection,
 };
 use crate::transport::redis::{
-    producer::schedule::{MOVED_AT_ONCE, MOVED_BYTES, Promoted},
+    producer::schedule::{MAX_PROMOTED_BYTES, MAX_PROMOTED_MESSAGES, Promoted},
     scripts,
 };
 
@@ -126,7 +126,9 @@ impl Maintenance {
         let end = Instant::now() + self.member.interval() / 4;
         loop {
             let response = server.script(&scripts::PROMOTE, &keys, |cmd| {
-                cmd.arg(MOVED_AT_ONCE).arg(MOVED_BYTES).arg(group);
+                cmd.arg(MAX_PROMOTED_MESSAGES)
+                    .arg(MAX_PROMOTED_BYTES)
+                    .arg(group);
             });
             let promoted = response.await.and_then(Promoted::decode);
             let promoted = promoted.map_err(|error| error.chain());
@@ -155,13 +157,13 @@ impl Maintenance {
         if promoted.lost > 0 {
             self.report.deleted(promoted.lost);
         }
-        let next = promoted.next;
+        let next = promoted.next_due_in;
         if let Some(wait) = next.filter(|wait| !wait.is_zero()) {
             // Rounded up, since Redis counts whole milliseconds.
             let wait = wait + Duration::from_millis(1);
             self.due_timers.set(stream.index, wait);
         }
-        promoted.moved >= MOVED_AT_ONCE as u64 || next == Some(Duration::ZERO)
+        promoted.moved >= MAX_PROMOTED_MESSAGES as u64 || next == Some(Duration::ZERO)
     }
 
     /// Makes the request of the next tick. The request maintains at most [`MAX_MAINTAINED`]

@@ -89,7 +89,7 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-pub use self::settle::RedisSettle;
+pub use self::settle::RedisSettler;
 use self::{
     announcer::MonitorSlot, member::Member, ownership::Ownership, prefetch::PrefetchBuffer,
     report::Report, slot_consumer::SlotConsumer, state::SubscriptionState,
@@ -123,7 +123,7 @@ pub struct RedisSource {
 }
 
 impl Source for RedisSource {
-    type Settle = RedisSettle;
+    type Settle = RedisSettler;
 
     fn settings(&self) -> &Settings {
         &self.settings
@@ -144,7 +144,7 @@ impl Source for RedisSource {
         let _ = self.monitor.set(monitor);
     }
 
-    async fn next(&mut self, max: usize) -> Result<Vec<Delivery<RedisSettle>>, Error> {
+    async fn next(&mut self, max: usize) -> Result<Vec<Delivery<RedisSettler>>, Error> {
         let deliveries = self.buffer.take(max).await;
         let from_stream = deliveries
             .iter()

@@ -61,8 +61,8 @@ impl Transport for Redis {
             match attempt.await {
                 Err(error) if error::is_temporary(&error) => {
                     let address = self.shared.connector.address();
-                    outage.failed(&address, "begin to serve", &error);
-                    tokio::time::sleep(outage.wait()).await;
+                    outage.record_failed_attempt(&address, "begin to serve", &error);
+                    tokio::time::sleep(outage.delay()).await;
                 }
                 opened => return opened.inspect(|_| outage.record_success()),
             }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::{
-    blocked::BlockedRead, fetch::log_unsettled, settle::RedisSettle, streams::ServedStream,
+    blocked::BlockedRead, fetch::log_unsettled, settle::RedisSettler, streams::ServedStream,
 };
 use crate::{
     message::{Name, PermitRequest},
@@ -66,10 +66,10 @@ impl PauseSignal {
     /// Returns all other deliveries.
     pub(super) async fn settle_paused(
         &self,
-        deliveries: Vec<Delivery<RedisSettle>>,
+        deliveries: Vec<Delivery<RedisSettler>>,
         pipeline: &Pipeline,
-    ) -> Vec<Delivery<RedisSettle>> {
-        let may_be_paused = |delivery: &Delivery<RedisSettle>| {
+    ) -> Vec<Delivery<RedisSettler>> {
+        let may_be_paused = |delivery: &Delivery<RedisSettler>| {
             let stream = delivery.settle.stream();
             stream.is_some_and(ServedStream::has_pauses)
         };
@@ -103,7 +103,7 @@ impl PauseSignal {
 
 /// Returns the verdict on a delivery that is paused. `None` if it is not paused.
 async fn verdict_if_paused(
-    delivery: &Delivery<RedisSettle>,
+    delivery: &Delivery<RedisSettler>,
     pipeline: &Pipeline,
 ) -> Option<Verdict> {
     let stream = delivery.settle.stream()?;

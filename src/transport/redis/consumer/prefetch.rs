@@ -22,14 +22,14 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::settle::RedisSettle;
+use super::settle::RedisSettler;
 use crate::{
     message::Message,
     sync::lock,
     transport::{Delivery, StreamSchedule},
 };
 
-type Deliveries = Vec<Delivery<RedisSettle>>;
+type Deliveries = Vec<Delivery<RedisSettler>>;
 
 /// Surplus deliveries are released after this time without demand.
 const SURPLUS_KEPT_FOR: Duration = Duration::from_millis(100);
@@ -52,8 +52,8 @@ pub(super) struct PrefetchBuffer {
 #[derive(Debug, Default)]
 struct PrefetchState {
     /// Deliveries from the streams. Surplus deliveries stay here, see the [module](self).
-    ready: VecDeque<Delivery<RedisSettle>>,
-    events: VecDeque<Delivery<RedisSettle>>,
+    ready: VecDeque<Delivery<RedisSettler>>,
+    events: VecDeque<Delivery<RedisSettler>>,
     /// The number of deliveries that `next` waits for.
     demand: usize,
     /// Set if the next call hands out events before deliveries. Alternates.
@@ -153,7 +153,7 @@ impl PrefetchBuffer {
         }
         let room = self.max_events.saturating_sub(state.events.len());
         let taken = events.drain(..events.len().min(room));
-        let deliveries = taken.map(|event| Delivery::new(Ok(event), RedisSettle::event()));
+        let deliveries = taken.map(|event| Delivery::new(Ok(event), RedisSettler::event()));
         state.events.extend(deliveries);
         drop(state);
         self.arrived.notify_one();
@@ -505,7 +505,7 @@ mod tests {
     }
 
     fn deliveries(count: usize) -> Deliveries {
-        let delivery = || Delivery::new(Ok(Message::event("e", "")), RedisSettle::event());
+        let delivery = || Delivery::new(Ok(Message::event("e", "")), RedisSettler::event());
         std::iter::repeat_with(delivery).take(count).collect()
     }
 

@@ -38,9 +38,9 @@ pub(super) struct SettlePolicy {
 
 /// The right to settle one delivery from Redis. If the right is dropped, the delivery stays pending
 /// until its lease expires.
-pub struct RedisSettle(Option<(Unsettled, Arc<SettlePolicy>)>);
+pub struct RedisSettler(Option<(Unsettled, Arc<SettlePolicy>)>);
 
-impl RedisSettle {
+impl RedisSettler {
     /// Makes the right to settle an event. Settling an event has no effect.
     pub(super) fn event() -> Self {
         Self(None)
@@ -83,7 +83,7 @@ impl RedisSettle {
     }
 }
 
-impl SettleDelivery for RedisSettle {
+impl SettleDelivery for RedisSettler {
     fn settle(self, verdict: Verdict, on_settled: impl FnOnce(Result<(), Error>) + Send + 'static) {
         match self.0 {
             None => on_settled(Ok(())),
@@ -306,9 +306,9 @@ impl SettlePolicy {
     }
 }
 
-impl fmt::Debug for RedisSettle {
+impl fmt::Debug for RedisSettler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let delivery = self.0.as_ref().map(|(delivery, _)| delivery);
-        f.debug_tuple("RedisSettle").field(&delivery).finish()
+        f.debug_tuple("RedisSettler").field(&delivery).finish()
     }
 }

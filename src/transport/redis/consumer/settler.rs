@@ -29,7 +29,7 @@ use crate::{
             entry::{StreamEntryId, WhichStream},
             error,
             pipeline::{CompletionHandler, Pipeline, Resend, Submit},
-            producer::Publish,
+            producer::PublishCommand,
             response::{Value, integer, integers},
             scripts,
             server::LogLimit,
@@ -88,7 +88,7 @@ impl Settler {
             if let Some((channel, envelope)) = settlement.effect.take() {
                 // Published before the acknowledgement: if the worker crashes in between, the
                 // request is answered twice instead of never.
-                let publish = Publish::new(&channel[..], &envelope);
+                let publish = PublishCommand::new(&channel[..], &envelope);
                 let (resend, listener) = (Resend::UntilAnswered, &self.publish_failures);
                 self.pipeline
                     .submit_with_handler(publish, resend, listener, 0)

@@ -56,7 +56,7 @@ impl ShardChannels {
 
     /// Connects to a node.
     pub(super) async fn connect(&self, address: &Address) -> Result<PubSub, Error> {
-        self.connector.primary(address.clone()).pubsub().await
+        self.connector.for_primary(address.clone()).pubsub().await
     }
 
     /// Subscribes to the channels of a slot at the node with this address. The inner error is a

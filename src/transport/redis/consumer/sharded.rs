@@ -150,12 +150,14 @@ impl Assigner {
                 self.missing += slots.len();
                 self.gaps.begin(slots.len());
                 let what = "a subscription to sharded events";
-                self.outage.lost(&self.address_of(&slots), what, &reason);
+                self.outage
+                    .record_loss(&self.address_of(&slots), what, &reason);
                 self.retry_later(slots);
             }
             ShardReport::Failed(slots, error) => {
                 let what = "subscribe to sharded events";
-                self.outage.failed(&self.address_of(&slots), what, &error);
+                self.outage
+                    .record_failed_attempt(&self.address_of(&slots), what, &error);
                 self.retry_later(slots);
             }
             ShardReport::Restored(slots) => {
@@ -178,7 +180,7 @@ impl Assigner {
 
     fn retry_later(&mut self, slots: Vec<LostSlot>) {
         if self.waiting.is_empty() {
-            self.retry_at = Instant::now() + self.outage.wait();
+            self.retry_at = Instant::now() + self.outage.delay();
         }
         self.waiting.extend(slots);
     }

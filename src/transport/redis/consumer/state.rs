@@ -42,7 +42,9 @@ impl SourceState for ConsumerState {
         let max_between = self.member.max_between_renewals();
         let is_renewing = !self.health.lasts(max_between).is_zero();
         // A read may block for `max_block` before the next heartbeat.
-        let is_late = self.read_heartbeat.is_late(max_between + self.member.max_block());
+        let is_late = self
+            .read_heartbeat
+            .is_late(max_between + self.member.max_block());
         Some(match is_renewing && !is_late {
             true => ConnectionState::Connected,
             false => ConnectionState::Lagging,

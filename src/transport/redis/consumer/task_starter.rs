@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use redis::Cmd;
 
-use super::{member::Member, settle::RedisSettle, settlement::Unsettled};
+use super::{member::Member, settle::RedisSettler, settlement::Unsettled};
 use crate::{
     error::Error,
     transport::{
@@ -30,8 +30,8 @@ impl TaskStarter {
     /// consumer. If the start of a task cannot be recorded, its delivery may run.
     pub(super) async fn record_starts(
         &self,
-        deliveries: Vec<Delivery<RedisSettle>>,
-    ) -> Vec<Delivery<RedisSettle>> {
+        deliveries: Vec<Delivery<RedisSettler>>,
+    ) -> Vec<Delivery<RedisSettler>> {
         let mut recorded = deliveries.iter().filter_map(|it| it.settle.recorded_task());
         if recorded.next().is_none() {
             return deliveries;

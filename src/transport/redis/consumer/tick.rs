@@ -19,7 +19,7 @@ use crate::{
         redis::{
             entry::{self, StreamEntryId, WhichStream},
             keys::CONSUMER_PREFIX,
-            producer::schedule::{MOVED_AT_ONCE, MOVED_BYTES, Promoted},
+            producer::schedule::{MAX_PROMOTED_BYTES, MAX_PROMOTED_MESSAGES, Promoted},
             response::{Value, array, bytes, fixed_array, integer, text, unexpected},
         },
     },
@@ -122,8 +122,8 @@ impl TickRequest {
         cmd.arg(member.group.as_str())
             .arg(&member.consumer)
             .arg(CONSUMER_PREFIX)
-            .arg(MOVED_AT_ONCE)
-            .arg(MOVED_BYTES)
+            .arg(MAX_PROMOTED_MESSAGES)
+            .arg(MAX_PROMOTED_BYTES)
             .arg(self.foreign_lease)
             .arg(u8::from(self.trim_beside_foreign))
             .arg(self.trim_period)
@@ -139,7 +139,8 @@ impl TickRequest {
         // The arguments of each stream: its steps, the ids of its leases, and the worker's counts.
         for of_tick in &self.streams {
             let (stream, worker) = (&of_tick.stream, of_tick.worker.as_ref());
-            let [retry_ids, primary_ids] = stream.both_streams().map(|which| leases.on_stream(which));
+            let [retry_ids, primary_ids] =
+                stream.both_streams().map(|which| leases.on_stream(which));
             let counts = worker.and_then(|worker| worker.counts.as_ref());
             let counts = counts.map(MinuteCounts::fields).unwrap_or_default();
             cmd.arg(of_tick.steps.flags(worker))
@@ -160,7 +161,7 @@ impl TickRequest {
 
 /// The decoded response to a tick.
 #[derive(Debug)]
-pub(super) struct Tick {
+pub(super) struct TickResponse {
     /// The time on Redis's clock, in milliseconds.
     pub(super) time: i64,
     /// The results of the streams, in the order of the request.
@@ -218,7 +219,7 @@ pub(super) struct GroupFacts {
     pub(super) pending: i64,
 }
 
-impl Tick {
+impl TickResponse {
     pub(super) fn decode(response: Value) -> Result<Self, Error> {
         let [time, streams, registered] = fixed_array(response)?;
         let streams = array(streams)?.into_iter().map(StreamTick::decode);

@@ -29,7 +29,7 @@ use super::{
     member::Member,
     registry::RegistryReader,
     served_names::NameRecorder,
-    tick::Tick,
+    tick::TickResponse,
     upkeep_connection::{UpkeepConnection, UpkeepPipeline},
 };
 use crate::{
@@ -197,7 +197,8 @@ impl Upkeep {
             Err(error) => {
                 self.renewer.health.failed();
                 let address = self.connector.address();
-                self.outage.failed(&address, "renew the leases", &error);
+                self.outage
+                    .record_failed_attempt(&address, "renew the leases", &error);
             }
         }
     }
@@ -213,7 +214,7 @@ impl Upkeep {
         let sent_at = Instant::now();
         let args = |cmd: &mut Cmd| request.add_args(&self.member, &leases, cmd);
         let response = connection.script(&scripts::TICK, &keys, args).await;
-        let result = response.and_then(Tick::decode).and_then(|result| {
+        let result = response.and_then(TickResponse::decode).and_then(|result| {
             let (expected, found) = (request.streams.len(), result.streams.len());
             match expected == found {
                 true => Ok(result),

@@ -41,9 +41,8 @@ impl UpkeepPipeline {
         // tick may pass until the loss is noticed, and another until the new connection renews the
         // lease.
         let max_silence = (lease / 5).clamp(Duration::from_millis(250), SILENCE);
-        let make = || {
-            Pipeline::with_max_silence(connector.for_any(), None, counters.clone(), max_silence)
-        };
+        let make =
+            || Pipeline::with_max_silence(connector.for_any(), None, counters.clone(), max_silence);
         let pipeline = self.0.get_or_init(make);
         let pipeline = match key {
             Some(key) => pipeline.for_key(key),

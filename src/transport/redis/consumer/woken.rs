@@ -46,7 +46,7 @@ pub(super) struct SharedReads {
 impl SharedReads {
     pub(super) fn new(shared: &SharedHandle) -> Self {
         let tracked = Arc::<TrackedKeys>::default();
-        let connector = shared.connector.tracking(tracked.clone());
+        let connector = shared.connector.with_tracking(tracked.clone());
         Self {
             pipeline: Pipeline::spawn(connector.clone(), None, shared.counters.clone()),
             tracked,
@@ -64,7 +64,10 @@ impl SharedReads {
         for keys in streams {
             let slot = HashSlot::of(keys.primary.as_bytes());
             if checked_nodes.insert(self.connector.owner(slot)) {
-                self.connector.for_key(&keys.primary).checked_connection().await?;
+                self.connector
+                    .for_key(&keys.primary)
+                    .checked_connection()
+                    .await?;
             }
         }
         Ok(())

@@ -147,7 +147,7 @@ impl ClusterNodes {
             nodes: Arc::downgrade(self),
             address: address.clone(),
         };
-        let connector = self.connector.node(address.clone());
+        let connector = self.connector.for_node(address.clone());
         let (counters, max_silence) = (self.counters.clone(), self.max_silence);
         let (node, task) = Node::new(connector, false, counters, max_silence, Some(forwarding));
         self.runtime.spawn(task.run(None));

@@ -129,7 +129,7 @@ impl PipelineTask {
                     }
                     let address = self.connector.address();
                     self.outage
-                        .lost(&address, "a connection to Redis", &reason.chain());
+                        .record_loss(&address, "a connection to Redis", &reason.chain());
                     self.set_cause(Some(reason));
                 }
             }
@@ -171,7 +171,7 @@ impl PipelineTask {
         loop {
             // Even the first attempt follows a short random delay, so that the clients of a
             // restarted server do not all reconnect at the same moment.
-            let wait = self.outage.wait();
+            let wait = self.outage.delay();
             self.while_waiting(sleep(wait)).await?;
             self.forward_misplaced().await?;
             self.retire().await?;
@@ -179,7 +179,8 @@ impl PipelineTask {
                 Ok(connection) => return Some(connection),
                 Err(error) => {
                     let address = connector.address();
-                    self.outage.failed(&address, "connect to Redis", &error);
+                    self.outage
+                        .record_failed_attempt(&address, "connect to Redis", &error);
                     self.set_cause(Some(error));
                 }
             }
@@ -469,7 +470,9 @@ impl PipelineTask {
                 } else if let Some(script) = batch.script(index).filter(|_| is_unknown_script) {
                     // The server does not know the hash of the script.
                     to_resend.push(batch.take(index).with_script_source(script));
-                } else if error::is_transient_code(error.code()) && !has_waited_too_long(&batch, index) {
+                } else if error::is_transient_code(error.code())
+                    && !has_waited_too_long(&batch, index)
+                {
                     // The server is not ready: the command is sent again after a pause.
                     health = health.max(match error::is_demoted(error) {
                         true => ServerHealth::Demoted,

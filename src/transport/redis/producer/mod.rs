@@ -54,7 +54,7 @@ impl Service<Message> for Redis {
 impl Redis {
     /// Starts to send a message. If checks need the server, the message is sent after them.
     fn send(&self, mut message: Message) -> Result<SendWork, Error> {
-        check(&message)?;
+        check_message(&message)?;
         if message.kind() == Kind::Rpc {
             // Set before the first wait, so that the deadline bounds all waits.
             let deadline = &mut message.parts_mut().deadline;
@@ -161,7 +161,7 @@ impl Redis {
 }
 
 /// Refuses messages that cannot be sent, before anything is sent.
-fn check(message: &Message) -> Result<(), Error> {
+fn check_message(message: &Message) -> Result<(), Error> {
     sending::check_replicated(message.parts())?;
     if message.payload().len() > LARGEST_PAYLOAD {
         let text = "the payload is larger than the 512 MiB that Redis takes";
@@ -177,8 +177,8 @@ struct AddTask {
 }
 
 impl AddTask {
-    fn add(&self) -> Add<'_> {
-        Add {
+    fn add(&self) -> AddCommand<'_> {
+        AddCommand {
             key: &self.key,
             message: &self.message,
             extra_fields: &[],
@@ -216,14 +216,14 @@ impl PublishEvent {
         event_channel(&self.options, self.message.name())
     }
 
-    fn publish(&self) -> Publish<'_> {
+    fn publish(&self) -> PublishCommand<'_> {
         let channel = match self.channel() {
             Cow::Borrowed(channel) => Cow::Borrowed(channel.as_bytes()),
             Cow::Owned(channel) => Cow::Owned(channel.into_bytes()),
         };
-        let publish = Publish::new(channel, self.message.payload());
+        let publish = PublishCommand::new(channel, self.message.payload());
         match self.message.parts().sharded {
-            true => Publish {
+            true => PublishCommand {
                 command: "SPUBLISH",
                 ..publish
             },
@@ -243,14 +243,14 @@ impl Encode for PublishEvent {
 }
 
 /// The `XADD` of a message.
-pub(super) struct Add<'a> {
+pub(super) struct AddCommand<'a> {
     pub(super) key: &'a str,
     pub(super) message: &'a Message,
     /// Fields in addition to those of the message.
     pub(super) extra_fields: &'a [(&'a str, &'a [u8])],
 }
 
-impl Encode for Add<'_> {
+impl Encode for AddCommand<'_> {
     fn encode(&self, out: &mut Vec<u8>) {
         let mut writer = RespWriter::new(out);
         writer.arg("XADD").arg(self.key).arg("*");
@@ -276,13 +276,13 @@ pub(super) fn size_hint(message: &Message) -> usize {
 }
 
 /// The `PUBLISH` or `SPUBLISH` of a payload.
-pub(super) struct Publish<'a> {
+pub(super) struct PublishCommand<'a> {
     command: &'static str,
     channel: Cow<'a, [u8]>,
     payload: &'a [u8],
 }
 
-impl<'a> Publish<'a> {
+impl<'a> PublishCommand<'a> {
     pub(super) fn new(channel: impl Into<Cow<'a, [u8]>>, payload: &'a [u8]) -> Self {
         Self {
             command: "PUBLISH",
@@ -292,7 +292,7 @@ impl<'a> Publish<'a> {
     }
 }
 
-impl Encode for Publish<'_> {
+impl Encode for PublishCommand<'_> {
     fn encode(&self, out: &mut Vec<u8>) {
         let mut writer = RespWriter::new(out);
         writer

@@ -62,7 +62,13 @@ impl Redis {
         stream: &Name,
         Replicas { count, .. }: Replicas,
     ) -> Option<impl Future<Output = Result<(), Error>> + Send + 'static + use<>> {
-        if count <= self.shared.replicated_sends.max_connected.load(Ordering::Relaxed) {
+        if count
+            <= self
+                .shared
+                .replicated_sends
+                .max_connected
+                .load(Ordering::Relaxed)
+        {
             return None;
         }
         let shared = self.shared.clone();

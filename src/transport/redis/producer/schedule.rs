@@ -28,13 +28,13 @@ use crate::{
     transport::codec,
 };
 
-/// The fields of an outbox entry for the values of [`Accept::record_args`].
+/// The fields of an outbox entry for the values of [`AcceptCall::record_args`].
 pub(in crate::transport::redis) const RECORD_ARGS: [&str; 5] =
     ["keep", "conflict", "unique", "group", "digest"];
 /// The maximum number of due messages that one call of the script `PROMOTE` moves.
-pub(in crate::transport::redis) const MOVED_AT_ONCE: usize = 100;
+pub(in crate::transport::redis) const MAX_PROMOTED_MESSAGES: usize = 100;
 /// A call of `PROMOTE` stops after it has moved this many bytes.
-pub(in crate::transport::redis) const MOVED_BYTES: usize = 4 << 20;
+pub(in crate::transport::redis) const MAX_PROMOTED_BYTES: usize = 4 << 20;
 /// The maximum number of headers of a task that a script stores. A script cannot pass many more
 /// arguments to a command.
 const MAX_HEADERS: usize = 1_000;
@@ -52,7 +52,7 @@ impl Redis {
         let stream = self.settings.target_stream(message.parts())?;
         let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
         let (due, replicas) = (message.parts().due, message.parts().replicas);
-        let accept = Accept::new(&keys, self.settings.idempotency_window, message);
+        let accept = AcceptCall::new(&keys, self.settings.idempotency_window, message);
         let pipeline = self.task_pipeline(&keys.primary, replicas);
         let submit = pipeline.submit_owned(accept, Resend::Never, Some(&scripts::ACCEPT));
         self.promote_soon(keys, due);
@@ -93,7 +93,7 @@ pub(in crate::transport::redis) fn check_headers(message: &Message) -> Result<()
 /// or, until it is due, among the delayed tasks. For each idempotency key, the function stores only
 /// one task.
 #[derive(Debug)]
-pub(in crate::transport::redis) struct Accept {
+pub(in crate::transport::redis) struct AcceptCall {
     keys: Vec<String>,
     /// The meaning of `time`: `now` ignores it, `after` is a delay, `at` is the time since 1970.
     when: &'static str,
@@ -111,7 +111,7 @@ pub(in crate::transport::redis) struct Accept {
     message: Message,
 }
 
-impl Accept {
+impl AcceptCall {
     pub(in crate::transport::redis) fn new(
         keys: &Keys,
         window: Duration,
@@ -215,7 +215,7 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Encode for Accept {
+impl Encode for AcceptCall {
     fn encode(&self, out: &mut Vec<u8>) {
         let keys: Vec<_> = self.keys.iter().map(String::as_str).collect();
         let call = scripts::ACCEPT.call(&keys, |cmd| {
@@ -258,13 +258,15 @@ impl Promoters {
                 sleep(wait + Duration::from_millis(1)).await;
                 let names = [&*keys.stream_due, &keys.stream_bodies, &keys.primary];
                 let args = |cmd: &mut Cmd| {
-                    cmd.arg(MOVED_AT_ONCE).arg(MOVED_BYTES).arg("");
+                    cmd.arg(MAX_PROMOTED_MESSAGES)
+                        .arg(MAX_PROMOTED_BYTES)
+                        .arg("");
                 };
                 let response = pipeline
                     .script(&scripts::PROMOTE, &names, args, Resend::Never)
                     .await;
                 let promoted = response.and_then(Promoted::decode).ok();
-                next_wait = promoted.and_then(|promoted| promoted.next);
+                next_wait = promoted.and_then(|promoted| promoted.next_due_in);
                 next_wait = next_wait.filter(|wait| *wait < SOON);
             }
             running.fetch_sub(1, Ordering::Relaxed);
@@ -280,7 +282,7 @@ pub(in crate::transport::redis) struct Promoted {
     /// The number of messages whose bodies were missing or malformed.
     pub(in crate::transport::redis) lost: u64,
     /// The time until the next message is due; `None` if there is no delayed message.
-    pub(in crate::transport::redis) next: Option<Duration>,
+    pub(in crate::transport::redis) next_due_in: Option<Duration>,
 }
 
 impl Promoted {
@@ -290,7 +292,7 @@ impl Promoted {
         Ok(Self {
             moved: moved.unsigned_abs(),
             lost: lost.unsigned_abs(),
-            next: u64::try_from(next).ok().map(Duration::from_millis),
+            next_due_in: u64::try_from(next).ok().map(Duration::from_millis),
         })
     }
 }

@@ -304,12 +304,14 @@ impl ReplyReader {
                         continue;
                     };
                     let what = "the connection that reads replies";
-                    outage.lost(&self.connector.address(), what, &error);
+                    outage.record_loss(&self.connector.address(), what, &error);
                     self.counters.reconnects.increment();
                 }
-                Err(error) => outage.failed(&self.connector.address(), "read replies", &error),
+                Err(error) => {
+                    outage.record_failed_attempt(&self.connector.address(), "read replies", &error)
+                }
             }
-            sleep(outage.wait()).await;
+            sleep(outage.delay()).await;
         }
     }
 
@@ -481,7 +483,7 @@ impl ReplyReader {
     /// Makes the command that reads these streams.
     fn read_command(&self, keys: &[String], block: Option<Duration>) -> Cmd {
         let mut read = redis::cmd("XREAD");
-        let count = (self.entry_size.fit(MAX_ENTRIES) / keys.len()).max(1);
+        let count = (self.entry_size.fitting_entries(MAX_ENTRIES) / keys.len()).max(1);
         read.arg("COUNT").arg(count);
         if let Some(block) = block {
             read.arg("BLOCK").arg(block.as_millis() as u64);

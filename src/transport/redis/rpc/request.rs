@@ -13,7 +13,7 @@ use crate::{
     sync::next_turn,
     transport::{
         codec,
-        redis::{pipeline::Resend, producer::Add},
+        redis::{pipeline::Resend, producer::AddCommand},
     },
 };
 
@@ -89,7 +89,7 @@ impl Hub {
             ReplyMode::Reliable => reply_fields.len(),
             ReplyMode::Fast => reply_fields.len() - 1,
         };
-        let add = Add {
+        let add = AddCommand {
             key: &key,
             message: &message,
             extra_fields: &reply_fields[..field_count],

@@ -48,7 +48,7 @@ impl Subscription {
                     let reason = self.listen(subscription).await;
                     self.readiness.send_replace(Readiness::Lost);
                     self.pending.mark_unsubscribed();
-                    outage.lost(
+                    outage.record_loss(
                         &self.connector.address(),
                         "the subscription for replies",
                         &reason,
@@ -56,15 +56,23 @@ impl Subscription {
                 }
                 Ok(Err(refusal)) => {
                     let error = error::replies_refused(refusal.clone());
-                    outage.failed(&self.connector.address(), "subscribe for replies", &error);
+                    outage.record_failed_attempt(
+                        &self.connector.address(),
+                        "subscribe for replies",
+                        &error,
+                    );
                     self.readiness.send_replace(Readiness::Refused(refusal));
                 }
                 Err(error) => {
-                    outage.failed(&self.connector.address(), "subscribe for replies", &error);
+                    outage.record_failed_attempt(
+                        &self.connector.address(),
+                        "subscribe for replies",
+                        &error,
+                    );
                     self.readiness.send_replace(failed_state.clone());
                 }
             }
-            sleep(outage.wait()).await;
+            sleep(outage.delay()).await;
         }
     }
 

@@ -150,7 +150,9 @@ impl RedisBuilder {
     /// is the provider's error.
     pub async fn connect(self) -> Result<Redis, Error> {
         let (connector, namespace) = self.connector_and_namespace()?;
-        Ok(Redis::over(connector).await?.in_namespace(namespace))
+        Ok(Redis::with_connector(connector)
+            .await?
+            .in_namespace(namespace))
     }
 
     /// Connects like [`connect`](Self::connect), but tries again while the server is unreachable or
@@ -163,7 +165,7 @@ impl RedisBuilder {
     /// Dropping the future stops the attempts.
     pub async fn connect_when_ready(self) -> Result<Redis, Error> {
         let (connector, namespace) = self.connector_and_namespace()?;
-        let redis = Redis::over_when_ready(connector).await?;
+        let redis = Redis::with_connector_when_ready(connector).await?;
         Ok(redis.in_namespace(namespace))
     }
 

@@ -98,7 +98,7 @@ impl Login {
         purpose: Purpose,
     ) -> Result<Connection, Error> {
         let address_text = address.to_string();
-        let stream = self.stream(address).await?;
+        let stream = self.connect(address).await?;
         let credentials = self.credentials.current(&address_text).await?;
         let auth = credentials.as_ref().map(Credentials::auth_command);
         let connection = Connection::new(stream);
@@ -187,7 +187,7 @@ impl Login {
     }
 
     /// Opens a byte stream to the server.
-    async fn stream(&self, address: &Address) -> Result<Box<dyn ByteStream>, Error> {
+    async fn connect(&self, address: &Address) -> Result<Box<dyn ByteStream>, Error> {
         #[cfg(test)]
         if let Some(dial) = &self.dial {
             let dialing = async { Ok(dial.dial().await?) };

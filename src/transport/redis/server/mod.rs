@@ -163,7 +163,7 @@ impl Connector {
     }
 
     /// Returns a connector to the node of a cluster at `address`.
-    pub(super) fn node(&self, address: Address) -> Self {
+    pub(super) fn for_node(&self, address: Address) -> Self {
         self.to(Destination::Node(address))
     }
 
@@ -174,7 +174,7 @@ impl Connector {
 
     /// Returns a connector to this node of a cluster. Its connections end when the node serves no
     /// slot.
-    pub(super) fn primary(&self, address: Address) -> Self {
+    pub(super) fn for_primary(&self, address: Address) -> Self {
         self.to(Destination::Primary(address))
     }
 
@@ -187,7 +187,7 @@ impl Connector {
 
     /// Returns a connector to the same server. `tracked_keys` receives the server's notices about
     /// written keys, from all connections for commands.
-    pub(super) fn tracking(&self, tracked_keys: Arc<TrackedKeys>) -> Self {
+    pub(super) fn with_tracking(&self, tracked_keys: Arc<TrackedKeys>) -> Self {
         Self {
             tracked_keys: Some(tracked_keys),
             ..self.clone()

@@ -59,7 +59,7 @@ impl Outage {
     }
 
     /// Records a lost connection. `what` is its name in the log line.
-    pub(in crate::transport::redis) fn lost(
+    pub(in crate::transport::redis) fn record_loss(
         &mut self,
         address: &str,
         what: &str,
@@ -71,7 +71,12 @@ impl Outage {
     }
 
     /// Records a failed attempt. `what` is a verb phrase, which follows "cannot" in the log line.
-    pub(in crate::transport::redis) fn failed(&mut self, address: &str, what: &str, error: &Error) {
+    pub(in crate::transport::redis) fn record_failed_attempt(
+        &mut self,
+        address: &str,
+        what: &str,
+        error: &Error,
+    ) {
         let cause = Cause::of(error.chain());
         let line = format!("cannot {what}: {}; trying again", cause.description);
         self.record_failure(address, line, &cause, || format!("could {what}"));
@@ -114,7 +119,7 @@ impl Outage {
     }
 
     /// Returns the delay before the next attempt, with jitter.
-    pub(in crate::transport::redis) fn wait(&self) -> Duration {
+    pub(in crate::transport::redis) fn delay(&self) -> Duration {
         BACKOFF.after(self.failures.max(1))
     }
 }
@@ -156,11 +161,11 @@ mod tests {
     async fn attempts_wait_longer_until_the_server_answers() {
         let mut outage = Outage::default();
         for _ in 0..20 {
-            outage.lost("here", "a connection", &"closed");
+            outage.record_loss("here", "a connection", &"closed");
         }
-        assert!(outage.wait() >= BACKOFF.max() / 2);
+        assert!(outage.delay() >= BACKOFF.max() / 2);
         outage.record_success();
-        assert!(outage.wait() <= BACKOFF.base());
+        assert!(outage.delay() <= BACKOFF.base());
     }
 
     #[tokio::test(start_paused = true)]
@@ -168,11 +173,11 @@ mod tests {
         let logs = Logs::start();
         let mut outage = Outage::default();
         outage.record_connection();
-        outage.lost("here", "a connection", &"unexpected end of file");
+        outage.record_loss("here", "a connection", &"unexpected end of file");
         let causes = ["Connection refused", "LOADING", "Connection refused"];
         for cause in causes.into_iter().cycle().take(12) {
             tokio::time::advance(Duration::from_millis(100)).await;
-            outage.failed("here", "connect", &Error::disconnected(cause));
+            outage.record_failed_attempt("here", "connect", &Error::disconnected(cause));
         }
         outage.record_connection();
         outage.record_success();
@@ -194,7 +199,7 @@ mod tests {
         let logs = Logs::start();
         let mut outage = Outage::default();
         for _ in 0..60 {
-            outage.lost("here", "a connection", &"Broken pipe");
+            outage.record_loss("here", "a connection", &"Broken pipe");
             tokio::time::advance(Duration::from_millis(100)).await;
             outage.record_connection();
         }

@@ -114,7 +114,7 @@ impl Renewal {
 
     /// Handles the response to the `AUTH` command. After a refusal the old login stays valid, and
     /// another attempt follows.
-    pub(in crate::transport::redis) fn answered<T>(&mut self, response: RedisResult<T>) {
+    pub(in crate::transport::redis) fn handle_response<T>(&mut self, response: RedisResult<T>) {
         let RenewalState::Sent(lifetime) = self.state else {
             return;
         };

@@ -62,7 +62,7 @@ impl ProcessContext {
                 true => "redis+cluster://simulation/",
                 false => "redis://simulation/",
             };
-            match Redis::over(Connector::simulated(url, dialer)).await {
+            match Redis::with_connector(Connector::simulated(url, dialer)).await {
                 Ok(redis) => return redis,
                 Err(_) => sleep(Duration::from_millis(500)).await,
             }

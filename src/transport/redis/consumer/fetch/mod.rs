@@ -37,7 +37,7 @@ use super::{
     prefetch::{Demand, ExpectedEntries, PrefetchWriter},
     registry::RegistryChanges,
     report::Report,
-    settle::RedisSettle,
+    settle::RedisSettler,
     settler::Settler,
     streams::StreamSet,
     task_starter::TaskStarter,
@@ -272,7 +272,7 @@ impl Fetch {
     }
 
     /// Adds the deliveries of a fetch to the buffer.
-    fn put(&self, deliveries: Vec<Delivery<RedisSettle>>) {
+    fn put(&self, deliveries: Vec<Delivery<RedisSettler>>) {
         let FetchParts { buffer, woken, .. } = &self.parts;
         match woken {
             Some(_) if self.fetched_by_recovery_or_claim => {
@@ -320,7 +320,7 @@ impl Fetch {
         &mut self,
         entries: Vec<Entry>,
         sent_at: Instant,
-    ) -> Vec<Delivery<RedisSettle>> {
+    ) -> Vec<Delivery<RedisSettler>> {
         let recovered = std::mem::take(&mut self.fetched_by_recovery);
         let FetchParts {
             deliverer,
@@ -450,7 +450,7 @@ impl Fetch {
     fn max_per_read(&mut self) -> usize {
         let max = self.parts.max_in_flight.div_ceil(4).max(MIN_PER_READ);
         match self.reads_one_stream() {
-            true => self.set.first_mut().size.fit(max),
+            true => self.set.first_mut().size.fitting_entries(max),
             // The script itself limits the bytes of its response.
             false => max,
         }
@@ -494,13 +494,13 @@ impl Fetch {
         }
         self.parts
             .buffer
-            .wait_unless_stopped(self.outage.wait())
+            .wait_unless_stopped(self.outage.delay())
             .await;
     }
 
     fn report_failure(&mut self, what: &str, error: &Error) {
         let address = self.parts.connector.address();
-        self.outage.failed(&address, what, error);
+        self.outage.record_failed_attempt(&address, what, error);
     }
 }
 
@@ -514,8 +514,8 @@ pub(super) fn log_unsettled(settled: impl IntoIterator<Item = Result<(), Error>>
 }
 
 /// Releases deliveries that were not handed out.
-pub(super) async fn release(deliveries: Vec<Delivery<RedisSettle>>) {
-    let settle = |delivery: Delivery<RedisSettle>| delivery.settle(Verdict::Release);
+pub(super) async fn release(deliveries: Vec<Delivery<RedisSettler>>) {
+    let settle = |delivery: Delivery<RedisSettler>| delivery.settle(Verdict::Release);
     log_unsettled(join_all(deliveries.into_iter().map(settle)).await);
 }
 
