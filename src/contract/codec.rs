@@ -1,6 +1,6 @@
 //! Constants whose payload or reply has another format than JSON.
 
-use super::{ContractReply, Encoded, PayloadFor};
+use super::{ContractReply, EncodedPayload, PayloadFor};
 use crate::{
     error::BoxError,
     payload::for_each_codec,
@@ -12,8 +12,8 @@ use crate::{
 macro_rules! payload_for {
     ([$($codec:tt)*], [$($write:tt)*], [$($read:tt)*]) => {
         impl<T: $($write)*> PayloadFor<$($codec)*<T>> for $($codec)*<T> {
-            fn encode(self) -> Result<Encoded, BoxError> {
-                Encoded::new(self)
+            fn encode(self) -> Result<EncodedPayload, BoxError> {
+                EncodedPayload::new(self)
             }
         }
     };

@@ -88,9 +88,9 @@ pub use self::{
         Affected, Breakage, Description, Direction, RouteDescription, TypeDescription, breakages,
     },
     names::{AnyPayload, EventName, Named, RpcName, TaskName},
-    payload::{Encoded, PayloadFor},
+    payload::{EncodedPayload, PayloadFor},
     reply::ContractReply,
-    versions::{Lifting, NewerVersion, VERSION},
+    versions::{LiftedConstant, NewerVersion, VERSION},
 };
 #[cfg(feature = "schema")]
 pub use self::{description::ApiInfo, schema::PayloadSchema};

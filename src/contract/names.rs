@@ -5,7 +5,7 @@ use std::fmt;
 use http::header::CONTENT_TYPE;
 
 use super::{
-    Direction, Encoded, Event, Lifting, RouteDescription, Rpc, Task,
+    Direction, EncodedPayload, Event, LiftedConstant, RouteDescription, Rpc, Task,
     constants::ConstantFields,
     versions::{self, UpcastSteps},
 };
@@ -70,7 +70,7 @@ impl Named {
     }
 
     /// Puts the payload into a message, with the headers that describe it.
-    pub(crate) fn write(&self, encoded: Encoded, message: &mut Message) {
+    pub(crate) fn write(&self, encoded: EncodedPayload, message: &mut Message) {
         *message.payload_mut() = encoded.payload;
         if let Some(content_type) = encoded.content_type {
             message.headers_mut().insert(CONTENT_TYPE, content_type);
@@ -126,7 +126,7 @@ macro_rules! names {
             }
         }
 
-        impl<$payload $(, $reply)?> $trait for Lifting<$constant<$payload $(, $reply)?>> {
+        impl<$payload $(, $reply)?> $trait for LiftedConstant<$constant<$payload $(, $reply)?>> {
             type Payload = $payload;
 
             fn named(self) -> Named {

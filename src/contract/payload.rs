@@ -12,12 +12,12 @@ use crate::{
 
 /// An encoded payload, and its content type.
 #[derive(Debug)]
-pub struct Encoded {
+pub struct EncodedPayload {
     pub(crate) payload: Bytes,
     pub(crate) content_type: Option<HeaderValue>,
 }
 
-impl Encoded {
+impl EncodedPayload {
     pub(super) fn new(payload: impl IntoPayload) -> Result<Self, BoxError> {
         let content_type = payload.content_type();
         Ok(Self {
@@ -42,35 +42,35 @@ pub trait PayloadFor<C> {
     /// # Errors
     /// If the value cannot be serialized.
     #[doc(hidden)]
-    fn encode(self) -> Result<Encoded, BoxError>;
+    fn encode(self) -> Result<EncodedPayload, BoxError>;
 }
 
 impl<P: IntoPayload> PayloadFor<AnyPayload> for P {
-    fn encode(self) -> Result<Encoded, BoxError> {
-        Encoded::new(self)
+    fn encode(self) -> Result<EncodedPayload, BoxError> {
+        EncodedPayload::new(self)
     }
 }
 
 impl<T: Serialize> PayloadFor<T> for T {
-    fn encode(self) -> Result<Encoded, BoxError> {
-        Encoded::new(Json(self))
+    fn encode(self) -> Result<EncodedPayload, BoxError> {
+        EncodedPayload::new(Json(self))
     }
 }
 
 impl<T: Serialize> PayloadFor<T> for &T {
-    fn encode(self) -> Result<Encoded, BoxError> {
-        Encoded::new(Json(self))
+    fn encode(self) -> Result<EncodedPayload, BoxError> {
+        EncodedPayload::new(Json(self))
     }
 }
 
 impl<T: Serialize> PayloadFor<T> for Json<T> {
-    fn encode(self) -> Result<Encoded, BoxError> {
-        Encoded::new(self)
+    fn encode(self) -> Result<EncodedPayload, BoxError> {
+        EncodedPayload::new(self)
     }
 }
 
 impl<T: Serialize> PayloadFor<T> for Json<&T> {
-    fn encode(self) -> Result<Encoded, BoxError> {
-        Encoded::new(self)
+    fn encode(self) -> Result<EncodedPayload, BoxError> {
+        EncodedPayload::new(self)
     }
 }

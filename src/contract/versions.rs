@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Event, Rpc, Task};
 use crate::{
     error::{BoxError, Failure, Rejection},
-    message::{Kind, Message, Name, PermitRequest, Shown},
+    message::{EscapedText, Kind, Message, Name, PermitRequest},
     payload::{Format, IntoPayload, Json},
 };
 
@@ -34,14 +34,14 @@ impl NewerVersion {
     }
 
     /// Returns the version that the worker knows.
-    pub fn known(&self) -> u32 {
+    pub fn known_version(&self) -> u32 {
         self.known
     }
 }
 
 impl fmt::Display for NewerVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = Shown::new(&self.name).at_most(Name::MAX_LEN);
+        let name = EscapedText::new(&self.name).at_most(Name::MAX_LEN);
         let Self { version, known, .. } = self;
         write!(
             f,
@@ -56,9 +56,9 @@ impl std::error::Error for NewerVersion {}
 type Step = Arc<dyn Fn(&Bytes) -> Result<Bytes, String> + Send + Sync>;
 
 /// A [`Task`], [`Event`] or [`Rpc`] together with the steps that lift older payloads. Created by
-/// `lift`, for example by [`Task::lift`]. A router accepts a `Lifting` as the name of a route.
+/// `lift`, for example by [`Task::lift`]. A router accepts a `LiftedConstant` as the name of a route.
 #[must_use = "it names a route"]
-pub struct Lifting<C> {
+pub struct LiftedConstant<C> {
     pub(super) constant: C,
     pub(super) steps: UpcastSteps,
     /// The version of the constant.
@@ -84,7 +84,7 @@ impl UpcastSteps {
     }
 }
 
-impl<C> Lifting<C> {
+impl<C> LiftedConstant<C> {
     #[track_caller]
     fn new(constant: C, current: u32) -> Self {
         Self {
@@ -127,10 +127,10 @@ impl<C> Lifting<C> {
     }
 }
 
-impl<C: fmt::Debug> fmt::Debug for Lifting<C> {
+impl<C: fmt::Debug> fmt::Debug for LiftedConstant<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let from: Vec<_> = self.steps.0.iter().map(|(from, _)| from).collect();
-        f.debug_struct("Lifting")
+        f.debug_struct("LiftedConstant")
             .field("constant", &self.constant)
             .field("from", &from)
             .finish()
@@ -157,12 +157,12 @@ macro_rules! lift {
                 self,
                 from: u32,
                 step: impl Fn(Old) -> New + Send + Sync + 'static,
-            ) -> Lifting<Self>
+            ) -> LiftedConstant<Self>
             where
                 Old: DeserializeOwned,
                 New: Serialize,
             {
-                Lifting::new(self, self.fields().version).lift(from, step)
+                LiftedConstant::new(self, self.fields().version).lift(from, step)
             }
         }
     )*};

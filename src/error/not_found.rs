@@ -31,7 +31,7 @@ impl std::fmt::Display for NotFound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // A publisher can choose any name that matches a subscribed pattern, so the name is
         // escaped.
-        let name = crate::message::Shown::new(&self.name).at_most(crate::Name::MAX_LEN);
+        let name = crate::message::EscapedText::new(&self.name).at_most(crate::Name::MAX_LEN);
         write!(f, "no route for {} `{name}`", self.kind)
     }
 }

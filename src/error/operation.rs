@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use super::{BoxError, RpcError, find};
-use crate::message::{MessageId, Shown};
+use crate::message::{EscapedText, MessageId};
 
 /// The error of an operation of this crate.
 ///
@@ -292,7 +292,7 @@ impl Error {
 /// senders, so the line is escaped and shortened.
 pub(crate) fn shown_chain(error: &(dyn std::error::Error + 'static)) -> String {
     const MAX_LEN: usize = 2048;
-    Shown::new(&chain(error)).at_most(MAX_LEN).to_string()
+    EscapedText::new(&chain(error)).at_most(MAX_LEN).to_string()
 }
 
 /// Returns an error and up to 16 of its sources on one line.

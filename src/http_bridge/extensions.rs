@@ -22,4 +22,4 @@ impl Deref for Origin {
 /// The message id in a reply's receipt, as an extension of the response that was made from the
 /// reply.
 #[derive(Debug, Clone)]
-pub(super) struct Accepted(pub(super) MessageId);
+pub(super) struct AcceptedTaskId(pub(super) MessageId);

@@ -27,12 +27,12 @@
 //! part of the message and cannot be cloned.
 
 pub(crate) mod correlation;
+mod escaped_text;
 mod follow_up;
 pub(crate) mod lease;
 pub(crate) mod name;
 pub(crate) mod parts;
 mod permit;
-mod shown;
 mod task_record;
 mod unique;
 
@@ -46,10 +46,10 @@ pub(crate) use self::{
     task_record::RunningRecord,
 };
 pub use self::{
+    escaped_text::EscapedText,
     follow_up::{FollowUp, Write},
     parts::{ByKind, Replicas},
     permit::PermitRequest,
-    shown::Shown,
     task_record::{RecordFuture, TaskRecord},
     unique::{OnConflict, Unique},
 };

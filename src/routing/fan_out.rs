@@ -22,7 +22,7 @@ pub struct FanOutError {
 
 impl FanOutError {
     /// Returns the number of handlers that failed.
-    pub fn failed(&self) -> usize {
+    pub fn failed_count(&self) -> usize {
         self.errors.len()
     }
 

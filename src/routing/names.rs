@@ -1,7 +1,7 @@
 //! The names of routes: texts, and constants whose types fit the handler.
 
 use crate::{
-    contract::{Event, EventName, Lifting, Rpc, RpcName, Task, TaskName},
+    contract::{Event, EventName, LiftedConstant, Rpc, RpcName, Task, TaskName},
     handler::{Accepts, RepliesAs},
     message::Name,
 };
@@ -36,14 +36,14 @@ pub trait RpcRoute<H, T>: RpcName {}
 #[diagnostic::do_not_recommend]
 impl<N: Into<Name>, T> TaskRoute<T> for N {}
 impl<P, T: Accepts<P>> TaskRoute<T> for Task<P> {}
-impl<P, T: Accepts<P>> TaskRoute<T> for Lifting<Task<P>> {}
+impl<P, T: Accepts<P>> TaskRoute<T> for LiftedConstant<Task<P>> {}
 
 #[diagnostic::do_not_recommend]
 impl<N: Into<Name>, T> EventRoute<T> for N {}
 impl<P, T: Accepts<P>> EventRoute<T> for Event<P> {}
-impl<P, T: Accepts<P>> EventRoute<T> for Lifting<Event<P>> {}
+impl<P, T: Accepts<P>> EventRoute<T> for LiftedConstant<Event<P>> {}
 
 #[diagnostic::do_not_recommend]
 impl<N: Into<Name>, H, T> RpcRoute<H, T> for N {}
 impl<Q, R, T: Accepts<Q>, H: RepliesAs<R, T>> RpcRoute<H, T> for Rpc<Q, R> {}
-impl<Q, R, T: Accepts<Q>, H: RepliesAs<R, T>> RpcRoute<H, T> for Lifting<Rpc<Q, R>> {}
+impl<Q, R, T: Accepts<Q>, H: RepliesAs<R, T>> RpcRoute<H, T> for LiftedConstant<Rpc<Q, R>> {}

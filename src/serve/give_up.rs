@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     error::{BoxError, panic_text},
-    message::{Kind, Message, Shown},
+    message::{EscapedText, Kind, Message},
     transport::Verdict,
 };
 
@@ -39,7 +39,7 @@ impl OnGiveUp {
         let name = given_up.message.name().clone();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.0)(given_up))) {
             let text = panic_text(&*panic);
-            let (name, text) = (Shown::new(&name), Shown::new(text));
+            let (name, text) = (EscapedText::new(&name), EscapedText::new(text));
             tracing::error!(%name, "the function for messages that are given up panicked: {text}");
         }
     }

@@ -11,7 +11,7 @@ use tracing::Span;
 use super::policy::Reason;
 use crate::{
     error::Error,
-    message::{Kind, Message, MessageId, Name, Shown},
+    message::{EscapedText, Kind, Message, MessageId, Name},
     transport::{Discarded, Source, Undecodable, Verdict},
 };
 
@@ -62,21 +62,24 @@ impl WorkerLog {
         let (settings, consumer) = (source.settings(), source.consumer());
         let sources = (settings.served_registry(), settings.partitions());
         let streams = reads_streams.then(|| match sources {
-            (Some(registry), _) => format!("those registered in {}", Shown::new(registry)),
+            (Some(registry), _) => format!("those registered in {}", EscapedText::new(registry)),
             (_, Some(partitions)) => {
                 let count = partitions.names.len();
-                format!("{}, {count} partitions", Shown::new(&partitions.stream))
+                format!(
+                    "{}, {count} partitions",
+                    EscapedText::new(&partitions.stream)
+                )
             }
             (None, None) => {
                 let listed = settings.listed_streams();
                 let names: Vec<&str> = listed.iter().map(|(name, _)| name.as_str()).collect();
                 let names = names.join(", ");
-                Shown::new(&names).at_most(MAX_LOGGED).to_string()
+                EscapedText::new(&names).at_most(MAX_LOGGED).to_string()
             }
         });
-        let group = Shown::new(&settings.group).to_string();
+        let group = EscapedText::new(&settings.group).to_string();
         let names = routes.join(", ");
-        let routes = Shown::new(&names).at_most(MAX_LOGGED);
+        let routes = EscapedText::new(&names).at_most(MAX_LOGGED);
         let max_in_flight = settings.max_in_flight;
         tracing::info!(
             streams, group, consumer, %routes, max_in_flight,
@@ -149,7 +152,7 @@ impl MessageLog {
 
     /// Logs that a message expired before it was handled.
     pub(super) fn log_expired(&self, verdict: &Verdict) {
-        let (kind, name, id) = (self.kind, Shown::new(&self.name), self.id.as_deref());
+        let (kind, name, id) = (self.kind, EscapedText::new(&self.name), self.id.as_deref());
         let next = match verdict {
             Verdict::DeadLetter { .. } => "a dead letter",
             _ => "discarded",
@@ -162,10 +165,10 @@ impl MessageLog {
         let Some(consequence) = self.consequence(verdict) else {
             return;
         };
-        let (kind, name) = (self.kind, Shown::new(&self.name));
+        let (kind, name) = (self.kind, EscapedText::new(&self.name));
         let (id, attempt) = (self.id.as_deref(), self.attempt);
         // The error of a handler may contain a sender's text, so it is escaped and shortened.
-        let text = Shown::new(&reason.text).at_most(MAX_LOGGED);
+        let text = EscapedText::new(&reason.text).at_most(MAX_LOGGED);
         let is_debug = match verdict {
             Verdict::Discard { reason, .. } => *reason == Discarded::Ignored,
             // An expected failure that loses no message needs no attention from an operator.
@@ -202,7 +205,7 @@ impl MessageLog {
                 "an event is not delivered again".to_owned()
             }
             Verdict::Done(Err(answer)) => {
-                format!("answered `{}`", Shown::new(answer.code().as_str()))
+                format!("answered `{}`", EscapedText::new(answer.code().as_str()))
             }
             Verdict::Redeliver { after, counted, .. } => {
                 let when = match after {
@@ -232,7 +235,7 @@ impl MessageLog {
 
 /// Logs an entry that could not be decoded.
 pub(super) fn undecodable(entry: &Undecodable) {
-    let reason = Shown::new(&entry.reason).at_most(MAX_LOGGED);
+    let reason = EscapedText::new(&entry.reason).at_most(MAX_LOGGED);
     let (id, stream) = (entry.id.as_deref(), entry.stream.as_deref());
     tracing::warn!(
         id,

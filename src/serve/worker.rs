@@ -13,7 +13,7 @@ use tower::ServiceExt;
 use super::{in_flight::InFlight, log::WorkerLog, policy::Policy, work::Work};
 use crate::{
     error::{Error, ErrorKind},
-    message::Shown,
+    message::EscapedText,
     service::MessageService,
     sync::{LazyTimer, next_turn},
     transport::{Source, WorkerMonitor},
@@ -248,8 +248,8 @@ where
     /// those requests, and each handler waits until its request times out.
     fn report_stall(&self, slots: usize) {
         let settings = self.source.settings();
-        let stream = Shown::new(&settings.stream);
-        let group = Shown::new(&settings.group);
+        let stream = EscapedText::new(&settings.stream);
+        let group = EscapedText::new(&settings.group);
         match self.source.requests_waiting() {
             0 => tracing::info!(
                 %stream, %group,

@@ -52,7 +52,7 @@ pub(crate) struct Waiting {
     /// age.
     pub(crate) oldest: Duration,
     /// The number of entries of the stream that the group has ever read. `None` if it is unknown.
-    pub(crate) read: Option<u64>,
+    pub(crate) entries_read: Option<u64>,
 }
 
 impl Settings {
@@ -175,7 +175,7 @@ impl DrainRate {
         if elapsed < Self::MIN_SPAN {
             return;
         }
-        let taken = match before.read.zip(waiting.read) {
+        let taken = match before.entries_read.zip(waiting.entries_read) {
             Some((read_before, read_now)) => read_now.saturating_sub(read_before),
             // If the number of entries read is unknown, the decrease of the waiting messages is a
             // lower bound.
@@ -210,7 +210,7 @@ mod tests {
             group: "workers".into(),
             messages,
             oldest: Duration::from_secs(seconds),
-            read,
+            entries_read: read,
         }
     }
 

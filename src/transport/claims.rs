@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::message::{Name, Shown};
+use crate::message::{EscapedText, Name};
 
 /// The maximum number of ids in a log line.
 const MAX_IDS: usize = 10;
@@ -38,7 +38,10 @@ impl Claims {
             if deliveries > ids.len() {
                 listed.push_str(&format!(" and {} more", deliveries - ids.len()));
             }
-            let (from, ids) = (Shown::new(&from), Shown::new(&listed).at_most(1024));
+            let (from, ids) = (
+                EscapedText::new(&from),
+                EscapedText::new(&listed).at_most(1024),
+            );
             tracing::info!(
                 %stream,
                 %group,

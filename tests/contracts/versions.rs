@@ -134,7 +134,7 @@ async fn a_newer_version_is_parked_or_redelivered_uncounted_and_says_both_versio
     let app: Router = Router::new().task(SECOND, async || {});
     let error = outcome(app, versioned(b"3", "{}")).await;
     let newer = find::<NewerVersion>(&*error).expect("the cause");
-    assert_eq!((newer.version(), newer.known()), (3, 2));
+    assert_eq!((newer.version(), newer.known_version()), (3, 2));
     let text = "version 3 of `orders.create` is newer than version 2, which this worker knows";
     assert_eq!(newer.to_string(), text);
     let again = FailureVerdict::Redeliver {

@@ -253,7 +253,7 @@ async fn all_handlers_of_an_event_run_even_when_others_fail_or_panic() {
     let error = call(&app, Message::event("e", "")).await.unwrap_err();
     assert_eq!(ran.load(Ordering::SeqCst), 2);
     let failed = error.downcast_ref::<FanOutError>().unwrap();
-    assert_eq!(failed.failed(), 3);
+    assert_eq!(failed.failed_count(), 3);
     assert_eq!(failed.to_string(), "3 of the event's handlers failed");
     let texts: Vec<String> = failed.errors().map(|error| error.to_string()).collect();
     assert_eq!(texts[1..], ["a handler panicked: boom", "second"]);

@@ -77,7 +77,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use campanile::{Kind, Message, MessageService, Reply, message::Shown};
+use campanile::{Kind, Message, MessageService, Reply, message::EscapedText};
 use http::{HeaderMap, HeaderName};
 use pin_project::pin_project;
 use tokio::task::futures::TaskLocalFuture;
@@ -169,7 +169,7 @@ impl<S> WithRequestId<S> {
             Some(Ok(id)) => id,
             missing_or_invalid => {
                 if let Some(Err(fault)) = missing_or_invalid {
-                    let (name, header) = (Shown::new(message.name()), &self.header);
+                    let (name, header) = (EscapedText::new(message.name()), &self.header);
                     tracing::warn!(%name, %header, %fault, "an invalid request id was replaced");
                 }
                 let id = RequestId::current().unwrap_or_else(|| match &self.make {

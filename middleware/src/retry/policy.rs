@@ -3,7 +3,7 @@
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use campanile::{
-    BoxError, Error, Failure, Message, Reply, error::find, message::Shown, transport::Backoff,
+    BoxError, Error, Failure, Message, Reply, error::find, message::EscapedText, transport::Backoff,
 };
 use tokio::time::{Sleep, sleep};
 use tower::{
@@ -107,9 +107,9 @@ impl RetryPolicy {
         if too_late || budget_is_empty() {
             return None;
         }
-        let (name, failed) = (Shown::new(message.name()), self.failed_tries);
+        let (name, failed) = (EscapedText::new(message.name()), self.failed_tries);
         let error = error.to_string();
-        let error = Shown::new(&error);
+        let error = EscapedText::new(&error);
         tracing::debug!(%name, failed, ?wait, %error, "retrying in place");
         Some(wait)
     }

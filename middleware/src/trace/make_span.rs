@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use campanile::{Message, Name, message::Shown};
+use campanile::{Message, Name, message::EscapedText};
 use tracing::{Level, Span, field::Empty};
 
 use super::{Operation, at_level};
@@ -76,7 +76,7 @@ impl MakeSpan for DefaultMakeSpan {
         let parts = message.parts();
         let route = parts.matched_route().map(|route| route.as_str());
         // The sender chooses the name, so it is escaped and shortened.
-        let name = Shown::new(&parts.name).at_most(Name::MAX_LEN).text();
+        let name = EscapedText::new(&parts.name).at_most(Name::MAX_LEN).text();
         let name = &*name;
         let is_handled = operation == Operation::Process;
         let destination = match is_handled {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{
     super::{
         body::BodyError,
-        extensions::Accepted,
+        extensions::AcceptedTaskId,
         headers::strip_connection,
         status::{StatusError, retry_after},
     },
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{BoxError, Failure, FailureVerdict, NotFound, RpcError, shown_chain},
-    message::{Kind, Name, Shown},
+    message::{EscapedText, Kind, Name},
     reply::Reply,
 };
 
@@ -45,8 +45,8 @@ impl ResponseReader {
     }
 
     fn reply(&self, mut head: response::Parts, payload: Bytes) -> Reply {
-        let mut reply = match head.extensions.remove::<Accepted>() {
-            Some(Accepted(id)) => Reply::accepted(id),
+        let mut reply = match head.extensions.remove::<AcceptedTaskId>() {
+            Some(AcceptedTaskId(id)) => Reply::accepted(id),
             None => Reply::default(),
         };
         reply.headers = head.headers;
@@ -62,7 +62,7 @@ impl ResponseReader {
     fn body_error(&self, error: BodyError) -> BoxError {
         match self.kind {
             Kind::Rpc => {
-                let name = Shown::new(&self.name);
+                let name = EscapedText::new(&self.name);
                 tracing::warn!(%name, error = shown_chain(&error), "the answer of an HTTP service cannot be read");
                 RpcError::internal(format!("the answer cannot be read: {error}")).into()
             }

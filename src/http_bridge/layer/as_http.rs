@@ -14,7 +14,7 @@ use tower::Service;
 
 use super::super::{
     body::{Body, Reading, payload, read},
-    extensions::{Accepted, Origin},
+    extensions::{AcceptedTaskId, Origin},
 };
 use crate::{
     error::{BoxError, Rejection},
@@ -135,7 +135,7 @@ fn message(mut head: request::Parts, payload: bytes::Bytes) -> Result<Message, B
 
 fn response(mut reply: Reply) -> Response<Body> {
     if let Some(id) = reply.receipt().cloned() {
-        reply.extensions.insert(Accepted(id));
+        reply.extensions.insert(AcceptedTaskId(id));
     }
     let mut response = Response::new(Body::from(reply.payload));
     *response.headers_mut() = reply.headers;

@@ -77,7 +77,7 @@ pub struct Decoded {
     /// The UUID in the sender's receipt. `None` if the receipt has the entry's id.
     pub id: Option<MessageId>,
     /// The group that records the status of the task.
-    pub record: Option<Bytes>,
+    pub recording_group: Option<Bytes>,
 }
 
 /// Decodes the fields of an entry.
@@ -268,7 +268,7 @@ impl ParsedEntry {
             time_to_live: self.time_to_live,
             attempts: self.attempts,
             id: self.id.map(&mut value).and_then(given_id),
-            record: self.record.map(&mut value),
+            recording_group: self.record.map(&mut value),
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::group::SourceNumber;
 use crate::{
-    message::{Message, Name, Shown},
+    message::{EscapedText, Message, Name},
     sync::lock,
     transport::{Counters, Interest, glob},
 };
@@ -73,7 +73,7 @@ impl Subscribers {
                 counters.events.increment();
                 if subscriber.buffer.len() >= subscriber.max_buffered {
                     counters.events_dropped.increment();
-                    let name = Shown::new(name);
+                    let name = EscapedText::new(name);
                     tracing::warn!(%name, "an event was dropped: the buffer of events is full");
                     continue;
                 }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{Error, ErrorKind},
-    message::{Deadline, Name, Shown},
+    message::{Deadline, EscapedText, Name},
     reply::Reply,
     sync::lock,
     transport::{Counters, codec},
@@ -74,7 +74,7 @@ impl Requests {
             Ok(decoded) => decoded,
             Err(reason) => {
                 counters.bad_replies.increment();
-                let reason = Shown::new(&reason);
+                let reason = EscapedText::new(&reason);
                 tracing::warn!(%reason, "a reply could not be decoded");
                 return;
             }
@@ -84,7 +84,7 @@ impl Requests {
             .and_then(|id| lock(&self.waiting).remove(&id));
         let Some(waiting) = waiting else {
             counters.stray_replies.increment();
-            let id = Shown::new(&decoded.correlation_id);
+            let id = EscapedText::new(&decoded.correlation_id);
             tracing::debug!(%id, "no request waits for this reply");
             return;
         };

@@ -58,7 +58,7 @@ impl TaskStore for MemoryTasks {
     }
 
     fn list(&self, step: ListStep) -> StoreFuture<'_, Listed> {
-        let listed = self.streams.get(step.part);
+        let listed = self.streams.get(step.partition);
         let listed = listed.map(|settings| self.broker.list(settings, &step));
         Box::pin(ready(Ok(listed.unwrap_or_default())))
     }
@@ -78,7 +78,7 @@ impl TaskStore for MemoryTasks {
         let parts = parts.map(|(settings, cursor)| Ok((settings.clone(), number_of(cursor)?)));
         let reader = FeedReader {
             broker: self.broker.clone(),
-            parts: parts.collect::<Result<_, Error>>()?,
+            partitions: parts.collect::<Result<_, Error>>()?,
         };
         let steps = stream::unfold(reader, async |mut reader| {
             Some((Ok(reader.next().await), reader))
@@ -109,7 +109,7 @@ fn number_of(cursor: &str) -> Result<u64, Error> {
 struct FeedReader {
     broker: Broker,
     /// The settings of each part, and the number of the last change that was read.
-    parts: Vec<(Settings, u64)>,
+    partitions: Vec<(Settings, u64)>,
 }
 
 impl FeedReader {
@@ -130,7 +130,7 @@ impl FeedReader {
 
     fn read(&mut self) -> Option<FeedStep> {
         let records = self.broker.context.records.lock();
-        for (part, (settings, read)) in self.parts.iter_mut().enumerate() {
+        for (partition, (settings, read)) in self.partitions.iter_mut().enumerate() {
             let lists = records.lists.get(&group_key_of(settings));
             let Some(next) = lists.and_then(|lists| lists.change_after(*read)) else {
                 continue;
@@ -146,7 +146,11 @@ impl FeedReader {
                 }
             };
             let cursor = cursor_of(*read);
-            return Some(FeedStep { part, cursor, item });
+            return Some(FeedStep {
+                partition,
+                cursor,
+                item,
+            });
         }
         None
     }

@@ -302,7 +302,7 @@ impl PermitScripts {
                 .arg(period.as_millis() as u64)
                 .arg(&request.holder);
         };
-        let wait = self.call(&scripts::BOOK, request, Keys::starts, args);
+        let wait = self.call(&scripts::BOOK_TIME, request, Keys::starts, args);
         Ok(Duration::from_millis(wait.await?.unsigned_abs()))
     }
 

@@ -58,7 +58,7 @@ pub(super) fn open(redis: &Redis, keys: &[Keys], cursors: &[String]) -> Result<F
     for (index, (keys, cursor)) in keys.iter().zip(cursors).enumerate() {
         let connector = redis.shared.connector.for_key(&keys.primary);
         let slot = connector.slot();
-        let part = FeedPart {
+        let feed = PartitionFeed {
             index,
             key: keys.feed(),
             cursor: parse_cursor(cursor)?,
@@ -67,12 +67,12 @@ pub(super) fn open(redis: &Redis, keys: &[Keys], cursors: &[String]) -> Result<F
             .iter_mut()
             .find(|(reader_slot, _)| *reader_slot == slot)
         {
-            Some((_, reader)) => reader.parts.push(part),
+            Some((_, reader)) => reader.feeds.push(feed),
             None => {
                 let reader = TaskFeedReader {
                     connector,
                     pipeline: redis.shared.pipeline.for_key(&keys.primary),
-                    parts: vec![part],
+                    feeds: vec![feed],
                     step_sender: step_sender.clone(),
                 };
                 readers.push((slot, reader));
@@ -104,12 +104,12 @@ fn parse_cursor(cursor: &str) -> Result<StreamEntryId, Error> {
 struct TaskFeedReader {
     connector: Connector,
     pipeline: Pipeline,
-    parts: Vec<FeedPart>,
+    feeds: Vec<PartitionFeed>,
     step_sender: Sender<Result<FeedStep, Error>>,
 }
 
 /// The feed of one partition, or of a stream without partitions.
-struct FeedPart {
+struct PartitionFeed {
     /// The index of the partition. Zero if the stream has no partitions.
     index: usize,
     key: String,
@@ -152,11 +152,11 @@ impl TaskFeedReader {
 
     /// Reads the next changes. If there are none, waits until there may be some.
     async fn step(&mut self, connection: &mut Option<Connection>) -> Result<(), Error> {
-        let keys: Vec<_> = self.parts.iter().map(|part| part.key.as_str()).collect();
+        let keys: Vec<_> = self.feeds.iter().map(|feed| feed.key.as_str()).collect();
         let args = |cmd: &mut redis::Cmd| {
             cmd.arg(MAX_CHANGES);
-            for part in &self.parts {
-                cmd.arg(part.cursor);
+            for feed in &self.feeds {
+                cmd.arg(feed.cursor);
             }
         };
         let (script, retry) = (&scripts::CHANGES, Resend::Never);
@@ -170,13 +170,18 @@ impl TaskFeedReader {
             let changes = changes.map(|(id, change)| (id, change.map(FeedItem::Change)));
             for (cursor, item) in gap.into_iter().chain(changes) {
                 is_empty = false;
-                let part = &mut self.parts[index];
-                part.cursor = cursor;
+                let feed = &mut self.feeds[index];
+                feed.cursor = cursor;
                 // There is no item for an entry that cannot be decoded, such as one that another
                 // program has added.
                 if let Some(item) = item {
-                    let (part, cursor) = (part.index, cursor.to_string());
-                    self.send(Ok(FeedStep { part, cursor, item })).await;
+                    let (partition, cursor) = (feed.index, cursor.to_string());
+                    self.send(Ok(FeedStep {
+                        partition,
+                        cursor,
+                        item,
+                    }))
+                    .await;
                 }
             }
         }
@@ -201,11 +206,11 @@ impl TaskFeedReader {
         cmd.arg("COUNT").arg(1);
         cmd.arg("BLOCK").arg(BLOCK.as_millis() as u64);
         cmd.arg("STREAMS");
-        for part in &self.parts {
-            cmd.arg(&part.key);
+        for feed in &self.feeds {
+            cmd.arg(&feed.key);
         }
-        for part in &self.parts {
-            cmd.arg(part.cursor);
+        for feed in &self.feeds {
+            cmd.arg(feed.cursor);
         }
         let progress = blocked.progress();
         let response = blocked.command(&cmd);

@@ -139,13 +139,13 @@ impl TaskStore for RedisTasks {
         self.0
             .settings
             .stream_and_parts()
-            .map_or(1, |(_, partition_count)| partition_count.len())
+            .map_or(1, |(_, partitions)| partitions.len())
     }
 
     fn list(&self, step: ListStep) -> StoreFuture<'_, Listed> {
         Box::pin(async move {
             let keys = self.0.all_keys()?;
-            match keys.get(step.part) {
+            match keys.get(step.partition) {
                 Some(keys) => self.0.list_on(keys, step).await,
                 None => Ok(Listed::default()),
             }

@@ -85,17 +85,17 @@ pub enum ChangesFrom {
 impl ChangesFrom {
     /// Returns one cursor for each partition of the stream, or one if the stream has no partitions.
     /// Returns `None` if the reader starts with the next change.
-    pub(super) fn cursors(&self, parts: usize) -> Result<Option<Vec<String>>, Error> {
+    pub(super) fn cursors(&self, partitions: usize) -> Result<Option<Vec<String>>, Error> {
         match self {
             Self::Now => Ok(None),
-            Self::Beginning => Ok(Some(vec![String::new(); parts])),
+            Self::Beginning => Ok(Some(vec![String::new(); partitions])),
             Self::Cursor(text) => {
                 let cursors: Vec<_> = text.split(',').map(str::to_owned).collect();
-                if cursors.len() != parts {
+                if cursors.len() != partitions {
                     return Err(Error::new(
                         ErrorKind::Invalid,
                         format!(
-                            "the cursor is of a feed with {} partitions, and the stream has {parts}; \
+                            "the cursor is of a feed with {} partitions, and the stream has {partitions}; \
                              start at the beginning or with the next change",
                             cursors.len()
                         ),
@@ -111,7 +111,7 @@ impl ChangesFrom {
 #[derive(Debug, Clone)]
 pub struct FeedStep {
     /// The number of the partition, from zero. Zero if the stream has no partitions.
-    pub part: usize,
+    pub partition: usize,
     /// The position after this step in the feed of the partition.
     pub cursor: String,
     /// The item.
@@ -161,7 +161,7 @@ impl Stream for Changes {
         let step = ready!(self.feed.as_mut().poll_next(cx));
         Poll::Ready(step.map(|step| {
             step.map(|step| {
-                if let Some(cursor) = self.cursors.get_mut(step.part) {
+                if let Some(cursor) = self.cursors.get_mut(step.partition) {
                     *cursor = step.cursor;
                 }
                 step.item

@@ -80,26 +80,28 @@ impl TaskQuery {
     }
 
     /// Returns the steps of the list from the query's position on. There is one step for each state
-    /// on each part of the stream.
-    pub(super) fn steps(&self, parts: usize) -> Result<Vec<ListStep>, Error> {
+    /// on each partition of the stream.
+    pub(super) fn steps(&self, partitions: usize) -> Result<Vec<ListStep>, Error> {
         let start = self.after.as_deref().map(Position::parse).transpose()?;
-        let (first, partition, position) = match start {
+        let (first_state, first_partition, position) = match start {
             Some(start) => (start.state, start.partition, start.position),
             None => (TaskState::ALL[0], 0, None),
         };
         let states = TaskState::ALL.into_iter();
-        let states = states.skip_while(|state| *state != first);
-        let all = states.flat_map(|state| (0..parts).map(move |part| (state, part)));
-        // The list starts with the state and the part in the query's position. Only this first step
-        // starts after a task.
-        let rest = all.skip_while(|at| *at != (first, partition));
-        let steps = rest.enumerate().map(|(index, (state, part))| ListStep {
-            state,
-            part,
-            name: self.name.clone(),
-            after: position.clone().filter(|_| index == 0),
-            max: self.max.clamp(1, MAX_ON_PAGE),
-        });
+        let states = states.skip_while(|state| *state != first_state);
+        let all = states.flat_map(|state| (0..partitions).map(move |partition| (state, partition)));
+        // The list starts with the state and the partition in the query's position. Only this first
+        // step starts after a task.
+        let rest = all.skip_while(|at| *at != (first_state, first_partition));
+        let steps = rest
+            .enumerate()
+            .map(|(index, (state, partition))| ListStep {
+                state,
+                partition,
+                name: self.name.clone(),
+                after: position.clone().filter(|_| index == 0),
+                max: self.max.clamp(1, MAX_ON_PAGE),
+            });
         Ok(steps.filter(|step| self.selects(step.state)).collect())
     }
 }
@@ -147,7 +149,7 @@ impl Position {
     }
 }
 
-/// A step of a list: the tasks in one state, on one part of the stream. For [`TaskStore::list`].
+/// A step of a list: the tasks in one state, on one partition of the stream. For [`TaskStore::list`].
 ///
 /// [`TaskStore::list`]: super::TaskStore::list
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,11 +157,11 @@ impl Position {
 pub struct ListStep {
     /// The state.
     pub state: TaskState,
-    /// The number of the part of the stream, from zero.
-    pub part: usize,
+    /// The number of the partition, from 0.
+    pub partition: usize,
     /// The name of the tasks. `None` for all names.
     pub name: Option<Name>,
-    /// The position that the previous step of this state and part has returned. `None` for the
+    /// The position that the previous step of this state and partition has returned. `None` for the
     /// first step.
     pub after: Option<String>,
     /// The maximum number of tasks to return.
@@ -170,7 +172,7 @@ impl ListStep {
     /// Returns the position of this step in the whole list.
     pub(super) fn position(&self) -> String {
         let after = self.after.as_deref().unwrap_or_default();
-        format!("{}/{}/{after}", self.state, self.part)
+        format!("{}/{}/{after}", self.state, self.partition)
     }
 }
 
@@ -179,7 +181,7 @@ impl ListStep {
 pub struct Listed {
     /// The tasks, from the newest change to the oldest.
     pub tasks: Vec<TaskStatus>,
-    /// The position of the next step of this state and part. `None` at the end.
+    /// The position of the next step of this state and partition. `None` at the end.
     pub next: Option<String>,
 }
 

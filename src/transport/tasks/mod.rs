@@ -326,8 +326,7 @@ impl fmt::Debug for SharedTasks {
 
 /// The recorded tasks of a transport. Implemented by transports, for [`Tasks`].
 ///
-/// A partitioned stream has a part for each partition, numbered from zero. Any other stream has one
-/// part.
+/// The partitions of a stream are numbered from 0. A stream that is not partitioned has one.
 pub trait TaskStore: Send + Sync {
     /// See [`Tasks::status`].
     fn status<'a>(&'a self, id: &'a MessageId) -> StoreFuture<'a, Option<TaskStatus>>;
@@ -338,18 +337,18 @@ pub trait TaskStore: Send + Sync {
     /// See [`Tasks::holder`].
     fn holder<'a>(&'a self, key: &'a UniqueKey) -> StoreFuture<'a, Option<MessageId>>;
 
-    /// Returns the number of parts of the stream.
+    /// Returns the number of partitions of the stream.
     fn partition_count(&self) -> usize;
 
-    /// Lists tasks in one state on one part. May return fewer tasks than there are, with the
+    /// Lists tasks in one state on one partition. May return fewer tasks than there are, with the
     /// position at which the next step continues.
     fn list(&self, step: ListStep) -> StoreFuture<'_, Listed>;
 
-    /// Returns the positions of the ends of the feeds of all parts. The position of a feed without
+    /// Returns the positions of the ends of the feeds of all partitions. The position of a feed without
     /// changes is empty.
     fn feed_ends(&self) -> StoreFuture<'_, Vec<String>>;
 
-    /// Reads the feeds of all parts after these positions. An empty position is the beginning of a
+    /// Reads the feeds of all partitions after these positions. An empty position is the beginning of a
     /// feed.
     ///
     /// # Errors

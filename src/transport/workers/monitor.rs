@@ -22,7 +22,7 @@ use super::{
     info::{cut, host_name},
 };
 use crate::{
-    message::{Kind, Message, MessageId, Name, Shown},
+    message::{EscapedText, Kind, Message, MessageId, Name},
     sync::lock,
     transport::{Interest, Settings, Verdict},
 };
@@ -426,8 +426,8 @@ impl WorkerMonitor {
 
     /// Follows an order of the operator `by`, and logs it.
     pub fn follow(&self, order: &WorkerOrder, by: &str) {
-        let (worker, group) = (self.worker(), Shown::new(&self.info.group));
-        let by_shown = Shown::new(by).at_most(MAX_REASON_BYTES).to_string();
+        let (worker, group) = (self.worker(), EscapedText::new(&self.info.group));
+        let by_shown = EscapedText::new(by).at_most(MAX_REASON_BYTES).to_string();
         let mut orders = lock(&self.orders);
         match order {
             WorkerOrder::Drain => self.draining.cancel(),
@@ -454,7 +454,7 @@ impl WorkerMonitor {
         self.has_paused_names
             .store(has_paused_names, Ordering::Relaxed);
         let text = order.to_string();
-        let shown = Shown::new(&text).to_string();
+        let shown = EscapedText::new(&text).to_string();
         tracing::info!(worker, %group, order = shown, by = by_shown, "the worker follows an order");
         if orders.followed.len() == MAX_ORDERS {
             orders.followed.pop_front();

@@ -5,11 +5,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use campanile::message::Shown;
+use campanile::message::EscapedText;
 
 /// Formats bytes as one line of text, escaped as in the library's logs.
 pub(crate) fn line(bytes: impl AsRef<[u8]>) -> String {
-    Shown::bytes(bytes.as_ref()).at_most(usize::MAX).to_string()
+    EscapedText::bytes(bytes.as_ref())
+        .at_most(usize::MAX)
+        .to_string()
 }
 
 /// Formats a fact on one line: a title, and a value that is escaped as by [`line`].
@@ -32,7 +34,7 @@ pub(crate) fn block(bytes: impl AsRef<[u8]>) -> String {
 
 /// Formats at most `max_len` bytes as one line of text. If `bytes` is longer, adds its length.
 pub(crate) fn excerpt(bytes: &[u8], max_len: usize) -> String {
-    Shown::bytes(bytes).at_most(max_len).to_string()
+    EscapedText::bytes(bytes).at_most(max_len).to_string()
 }
 
 /// Formats a time in UTC with milliseconds. A time out of range, which a sender may choose, becomes

@@ -184,7 +184,7 @@ impl Group {
             group: name.clone(),
             messages: self.deliverable(log),
             oldest: self.oldest_waiting(log, clock),
-            read: Some(self.next_index),
+            entries_read: Some(self.next_index),
         }
     }
 

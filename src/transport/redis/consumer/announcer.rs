@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    message::Shown,
+    message::EscapedText,
     transport::{
         MinuteCounts, WorkerMonitor, WorkerOrder,
         redis::{
@@ -216,9 +216,9 @@ impl Announcer {
         {
             tracing::warn!(
                 stream = %stream.keys.stream,
-                order = %Shown::new(word).at_most(100),
-                argument = %Shown::new(argument).at_most(100),
-                by = %Shown::new(by).at_most(100),
+                order = %EscapedText::new(word).at_most(100),
+                argument = %EscapedText::new(argument).at_most(100),
+                by = %EscapedText::new(by).at_most(100),
                 "an order that this version does not know is ignored: a newer version may have \
                  given it"
             );

@@ -18,7 +18,7 @@ use super::{
     settle::{RedisSettler, SettlePolicy},
     settlement::Unsettled,
     streams::{ServedStream, StreamSet},
-    task_notes::TaskNotes,
+    task_notes::TaskRecords,
 };
 use crate::{
     Message,
@@ -42,7 +42,7 @@ pub(super) struct Deliverer {
     pub(super) clock: Arc<ServerClock>,
     pub(super) poison: PoisonSlot,
     pub(super) settle_policy: Arc<SettlePolicy>,
-    pub(super) notes: TaskNotes,
+    pub(super) notes: TaskRecords,
     pub(super) report: Arc<Report>,
     /// The order of the deliveries, if this consumer owns its partition.
     pub(super) order: Option<Arc<KeyOrder>>,

@@ -379,9 +379,9 @@ impl KeyOrder {
         };
         // If the command is sent again after a lost connection, it may count twice. The message
         // then has one attempt fewer.
-        let counted = self
-            .pipeline
-            .script(&scripts::ATTEMPT, &keys, args, Resend::UntilAnswered);
+        let counted =
+            self.pipeline
+                .script(&scripts::COUNT_ATTEMPT, &keys, args, Resend::UntilAnswered);
         Ok(integer(&counted.await?)? == 1)
     }
 

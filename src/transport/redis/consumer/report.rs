@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{deliver::origin, streams::ServedStream};
 use crate::{
-    message::Shown,
+    message::EscapedText,
     transport::{
         Claims, Counters,
         redis::{
@@ -54,7 +54,7 @@ impl Report {
         reason: &str,
     ) {
         let Keys { stream, group, .. } = &stream.keys;
-        let reason = Shown::new(reason).at_most(MAX_LOGGED);
+        let reason = EscapedText::new(reason).at_most(MAX_LOGGED);
         tracing::warn!(%id, %stream, %group, attempts, "a dead letter: {reason}");
     }
 

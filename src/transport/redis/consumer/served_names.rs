@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::{member::Member, streams::ServedStream, upkeep_connection::UpkeepConnection};
 use crate::{
     error::Error,
-    message::Shown,
+    message::EscapedText,
     sync::lock,
     transport::{
         Interest,
@@ -122,7 +122,7 @@ fn names(list: &str) -> (BTreeSet<&str>, bool) {
 fn shown_list(names: &BTreeSet<String>) -> Option<String> {
     let shown = names.iter().take(MAX_SHOWN);
     let shown: Vec<_> = shown
-        .map(|name| format!("`{}`", Shown::new(name)))
+        .map(|name| format!("`{}`", EscapedText::new(name)))
         .collect();
     let shown = shown.join(", ");
     match names.len() {

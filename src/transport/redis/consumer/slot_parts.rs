@@ -31,7 +31,7 @@ use super::{
     slot_consumer::{SharedPipelines, SlotContext},
     state::ConsumerState,
     streams::{ServedStream, StreamSet},
-    task_notes::TaskNotes,
+    task_notes::TaskRecords,
     task_starter::TaskStarter,
     upkeep::Upkeep,
     woken::WokenReader,
@@ -325,7 +325,7 @@ impl<'a> SlotParts<'a> {
             clock: self.clock.clone(),
             poison: poison.clone(),
             settle_policy: Arc::new(settle_policy),
-            notes: TaskNotes {
+            notes: TaskRecords {
                 member: member.clone(),
                 pipeline: self.pipeline.clone(),
             },

@@ -18,12 +18,12 @@ use crate::{
 
 /// Gives handlers access to the records of one consumer's tasks.
 #[derive(Clone)]
-pub(super) struct TaskNotes {
+pub(super) struct TaskRecords {
     pub(super) member: Arc<Member>,
     pub(super) pipeline: Pipeline,
 }
 
-impl TaskNotes {
+impl TaskRecords {
     /// Returns the handle to the record of a task, for the task's handler.
     pub(super) fn record(&self, delivery: &Unsettled, task_id: &str) -> impl TaskRecord + use<> {
         RecordHandle {
@@ -37,7 +37,7 @@ impl TaskNotes {
 
 /// The handle to the record of one task.
 struct RecordHandle {
-    notes: TaskNotes,
+    notes: TaskRecords,
     stream: Arc<ServedStream>,
     delivery_key: in_flight::DeliveryKey,
     task_id: Box<str>,
@@ -47,7 +47,7 @@ impl RecordHandle {
     /// Stores a field of the record. Returns `false` if the delivery is not pending for this
     /// consumer.
     async fn store(&self, field: &str, value: Bytes, resend: Resend) -> Result<bool, Error> {
-        let TaskNotes { member, pipeline } = &self.notes;
+        let TaskRecords { member, pipeline } = &self.notes;
         let (which, entry) = self.delivery_key;
         let keys = [self.stream.key_of(which), &self.stream.keys.dead];
         let args = |cmd: &mut Cmd| {

@@ -339,7 +339,7 @@ pub(in crate::transport::redis) fn decode(response: Value) -> Result<Vec<Waiting
             group: Name::from(String::from_utf8_lossy(&group).into_owned()),
             messages: number(&messages)?.unwrap_or_default(),
             oldest: Duration::from_millis(number(&age)?.unwrap_or_default()),
-            read: number(&read)?,
+            entries_read: number(&read)?,
         })
     });
     groups.collect()

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     error::{Error, ErrorKind},
-    message::{ReplyMode, Shown},
+    message::{EscapedText, ReplyMode},
     reply::Reply,
     sync::lock,
     transport::{
@@ -141,7 +141,7 @@ impl PendingRequests {
             Ok(decoded) => decoded,
             Err(reason) => {
                 self.counters.bad_replies.increment();
-                let reason = Shown::new(&reason);
+                let reason = EscapedText::new(&reason);
                 tracing::warn!(%reason, "dropped a reply that cannot be read");
                 return;
             }

@@ -63,7 +63,7 @@ scripts! {
     /// Returns a permit of a limit, and hands it to the next parked message.
     RETURN_PERMIT = "common" "fields" "tasks" "parking" "release";
     /// Books the next free time of a rate limit.
-    BOOK = "common" "book";
+    BOOK_TIME = "common" "book";
     /// Ends a delivery: as done in an owned partition, as a dead letter, or discarded.
     FINISH = "common" "fields" "tasks" "idempotency" "parking" "answering" "finish";
     /// Ends a delivery as done, with its follow-ups.
@@ -94,7 +94,7 @@ scripts! {
     /// Moves the pending entries of a partition's former owners to the current owner.
     INHERIT = "inherit";
     /// Counts another attempt for an entry that is run again without a redelivery.
-    ATTEMPT = "common" "attempt";
+    COUNT_ATTEMPT = "common" "attempt";
     /// Removes a stream from its registry.
     RETIRE = "common" "entry_ids" "retire";
     /// Fetches entries again if the response to their read was lost.

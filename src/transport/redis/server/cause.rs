@@ -1,6 +1,6 @@
 //! Describes the causes of lost and refused connections, for log lines.
 
-use crate::message::Shown;
+use crate::message::EscapedText;
 
 /// The maximum length of an error's text in a log line, in bytes.
 const MAX_LOGGED: usize = 1024;
@@ -57,7 +57,7 @@ pub(super) struct Cause {
 impl Cause {
     /// Finds the cause of an error by its text, which includes the texts of its sources.
     pub(super) fn of(error: String) -> Self {
-        let error = Shown::new(&error).at_most(MAX_LOGGED).to_string();
+        let error = EscapedText::new(&error).at_most(MAX_LOGGED).to_string();
         match describe(&error) {
             Some(description) => Self {
                 description: description.to_owned(),

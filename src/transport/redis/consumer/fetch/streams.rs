@@ -7,7 +7,7 @@ use super::{
     super::{registry::RegistryChange, streams::ServedStream},
     Fetch, FetchParts,
 };
-use crate::{message::Shown, transport::redis::keys::Keys};
+use crate::{message::EscapedText, transport::redis::keys::Keys};
 
 impl Fetch {
     /// Applies the changes in the registry to the set of streams.
@@ -24,7 +24,7 @@ impl Fetch {
                         Ok(keys) => keys,
                         Err(error) => {
                             let error = error.chain();
-                            tracing::warn!(stream = %Shown::new(&name), error, "a registered stream cannot be served");
+                            tracing::warn!(stream = %EscapedText::new(&name), error, "a registered stream cannot be served");
                             continue;
                         }
                     };

@@ -17,18 +17,18 @@ use std::{
 /// appended. So a long text cannot fill the disk.
 ///
 /// ```
-/// use campanile::message::Shown;
+/// use campanile::message::EscapedText;
 ///
-/// assert_eq!(Shown::new("a\n\x1b[2J").to_string(), r"a\n\u{1b}[2J");
-/// assert_eq!(Shown::new("orders.create").at_most(6).to_string(), "orders… (13 bytes)");
+/// assert_eq!(EscapedText::new("a\n\x1b[2J").to_string(), r"a\n\u{1b}[2J");
+/// assert_eq!(EscapedText::new("orders.create").at_most(6).to_string(), "orders… (13 bytes)");
 /// ```
 #[derive(Clone, Copy)]
-pub struct Shown<'a> {
+pub struct EscapedText<'a> {
     bytes: &'a [u8],
     max: usize,
 }
 
-impl<'a> Shown<'a> {
+impl<'a> EscapedText<'a> {
     /// The default limit, in bytes of the text before it is escaped.
     pub const MAX_LEN: usize = 256;
 
@@ -61,7 +61,7 @@ impl<'a> Shown<'a> {
     }
 }
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for EscapedText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.bytes.len() <= self.max {
             return escape(self.bytes, f);
@@ -78,7 +78,7 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-impl fmt::Debug for Shown<'_> {
+impl fmt::Debug for EscapedText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn characters_that_move_a_cursor_or_turn_the_writing_direction_are_escaped() {
-        let line = |text: &str| Shown::new(text).to_string();
+        let line = |text: &str| EscapedText::new(text).to_string();
         assert_eq!(
             line("\x1b[2J\x07\r\n\t\0\x7f"),
             r"\u{1b}[2J\u{7}\r\n\t\0\u{7f}"
@@ -119,7 +119,7 @@ mod tests {
             r"\u{9b}2J\u{202e}\u{2066}"
         );
         assert_eq!(
-            Shown::bytes(b"a\x9b\xffb\xc3").to_string(),
+            EscapedText::bytes(b"a\x9b\xffb\xc3").to_string(),
             r"a\x9b\xffb\xc3"
         );
     }
@@ -127,14 +127,17 @@ mod tests {
     #[test]
     fn printable_text_stays_as_it_is() {
         let text = r#"{"größe": "7 \" 漢字 🔔", 'x': "e\u0301"}"#;
-        assert_eq!(Shown::new(text).to_string(), text);
-        assert_eq!(Shown::new("e\u{301}").to_string(), "e\u{301}");
-        assert!(matches!(Shown::new("a b").text(), Cow::Borrowed("a b")));
+        assert_eq!(EscapedText::new(text).to_string(), text);
+        assert_eq!(EscapedText::new("e\u{301}").to_string(), "e\u{301}");
+        assert!(matches!(
+            EscapedText::new("a b").text(),
+            Cow::Borrowed("a b")
+        ));
     }
 
     #[test]
     fn text_over_the_limit_is_cut_between_two_characters_with_its_length() {
-        let cut = |bytes: &[u8]| Shown::bytes(bytes).at_most(5).to_string();
+        let cut = |bytes: &[u8]| EscapedText::bytes(bytes).at_most(5).to_string();
         assert_eq!(cut(b"12345"), "12345");
         assert_eq!(cut("1234ä".as_bytes()), "1234… (6 bytes)");
         assert_eq!(cut("12🔔4".as_bytes()), "12… (7 bytes)");
@@ -144,7 +147,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_become_one_bounded_line(bytes: Vec<u8>, max in 0..64usize) {
-            let shown = Shown::bytes(&bytes).at_most(max);
+            let shown = EscapedText::bytes(&bytes).at_most(max);
             let line = shown.to_string();
             prop_assert!(!line.chars().any(char::is_control));
             // Escapes have at most six characters for each byte, such as `\u{1b}`. The text that
