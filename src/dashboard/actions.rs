@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    change::{Change, ChangeKind, ScheduleCommand},
+    change::{Change, ChangeKind, Edit, ScheduleCommand},
     context::{Config, DashboardState},
     fault::Fault,
     handle::Handle,
@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    message::{DeadLetterId, Name},
     sync::lock,
     transport::{Action, Selection, TaskQuery},
 };
@@ -193,113 +194,143 @@ async fn run(config: Arc<Config>, action: Arc<StartedAction>) {
 }
 
 async fn carry_out(handle: &Handle, action: &StartedAction) -> Result<ActionOutcome, Fault> {
-    let done = |text: &str| Ok(ActionOutcome::Done(text.to_owned()));
-    // The outcome of a change that may have found nothing to change.
-    let done_if = |changed: bool, yes: &str, no: &str| done(if changed { yes } else { no });
     match &action.change.kind {
         ChangeKind::DeadLetters(verb, selection) => {
             act_on_letters(handle, action, *verb, selection).await
         }
-        ChangeKind::ReplayEdited(id, edit) => {
-            let letters = handle.dead_letters();
-            let missing = "the letter no longer exists";
-            let Some(letter) = letters.get(id).await? else {
-                return Ok(ActionOutcome::Failed(missing.into()));
-            };
-            // An edited copy of the message is replayed in place of the letter's own message.
-            let message = letter.message();
-            let mut message =
-                message.map_err(|undecodable| Fault::bad_request(undecodable.reason))?;
-            edit.apply(&mut message);
-            match letters.replay_edited(id, &message).await? {
-                true => done("replayed as edited"),
-                false => Ok(ActionOutcome::Failed(missing.into())),
-            }
-        }
+        ChangeKind::ReplayEdited(id, edit) => replay_edited(handle, id, edit).await,
         ChangeKind::Pause(target, reason) => {
             let is_new = handle.control().pause(target.clone(), reason).await?;
-            done_if(
-                is_new,
-                "paused",
-                "it was paused already; the reason is the new one",
-            )
+            let was_paused = "it was paused already; the reason is the new one";
+            Ok(done(if is_new { "paused" } else { was_paused }))
         }
         ChangeKind::Resume(target) => {
             let was_paused = handle.control().resume(target.clone()).await?;
-            done_if(was_paused, "resumed", "it was not paused")
+            let text = if was_paused {
+                "resumed"
+            } else {
+                "it was not paused"
+            };
+            Ok(done(text))
         }
-        ChangeKind::PurgeWaiting => {
-            // The total is unknown if the waiting messages cannot be counted.
-            let (stats, group) = (handle.stats().await?, action.change.group.as_deref());
-            let waiting = group.and_then(|group| stats.group(group)?.waiting());
-            lock(&action.progress).total = waiting;
-            let mut steps = handle.control().purge_steps();
-            loop {
-                if let Some(outcome) = action.record_step(steps.next().await, "removed") {
-                    return Ok(outcome);
-                }
-            }
-        }
+        ChangeKind::PurgeWaiting => purge_waiting(handle, action).await,
         ChangeKind::Cancel(id, reason) => {
-            let cancelled = handle.tasks().cancel(id, reason).await?;
-            done_if(
-                cancelled,
-                "cancelled",
-                "it has ended already, or it is unknown",
-            )
+            let was_cancelled = handle.tasks().cancel(id, reason).await?;
+            let not_found = "it has ended already, or it is unknown";
+            Ok(done(if was_cancelled {
+                "cancelled"
+            } else {
+                not_found
+            }))
         }
         ChangeKind::CancelAll(state, name, reason) => {
             let mut query = TaskQuery::all();
             query.states = state.iter().copied().collect();
             query.name = name.clone();
-            let tasks = handle.tasks();
-            // One call cancels all tasks, so a stop drops its future.
-            tokio::select! {
-                cancelled = tasks.cancel_all(query, reason) => {
-                    let cancelled = cancelled?;
-                    action.add_done(cancelled);
-                    done(&format!("{cancelled} tasks cancelled"))
-                }
-                () = action.stop_token.cancelled() => {
-                    Ok(ActionOutcome::Stopped("some tasks may have been cancelled".into()))
-                }
-            }
+            cancel_all(handle, action, query, reason).await
         }
-        ChangeKind::Schedule(command, name) => {
-            let schedules = handle.schedules();
-            let missing = "there is no such schedule";
-            match command {
-                ScheduleCommand::Pause => done_if(schedules.pause(name).await?, "paused", missing),
-                ScheduleCommand::Resume => {
-                    done_if(schedules.resume(name).await?, "resumed", missing)
-                }
-                ScheduleCommand::Remove => {
-                    done_if(schedules.remove(name).await?, "removed", missing)
-                }
-                ScheduleCommand::RunNow => match schedules.run_now(name).await? {
-                    None => Ok(ActionOutcome::Failed(missing.into())),
-                    Some(run) if run.is_skipped => done(&format!(
-                        "nothing was sent: the task {} of an earlier run has not ended",
-                        run.task
-                    )),
-                    Some(run) => done(&format!("sent the task {}", run.task)),
-                },
-            }
-        }
+        ChangeKind::Schedule(command, name) => change_schedule(handle, *command, name).await,
         ChangeKind::Order(worker, order) => {
             let mut operator = preview::excerpt(&action.user, 60);
             while operator.len() > MAX_OPERATOR_LEN {
                 operator.pop();
             }
             let workers = handle.workers();
-            match workers.order(worker, order.clone(), &operator).await? {
-                true => done("the worker has the order, and follows it within about a second"),
-                false => Ok(ActionOutcome::Failed(
-                    "there is no live worker of this name".into(),
-                )),
-            }
+            Ok(
+                match workers.order(worker, order.clone(), &operator).await? {
+                    true => done("the worker has the order, and follows it within about a second"),
+                    false => failed("there is no live worker of this name"),
+                },
+            )
         }
     }
+}
+
+fn done(text: &str) -> ActionOutcome {
+    ActionOutcome::Done(text.to_owned())
+}
+
+fn failed(text: &str) -> ActionOutcome {
+    ActionOutcome::Failed(text.to_owned())
+}
+
+/// Replays an edited copy of a dead letter's message in place of the letter.
+async fn replay_edited(
+    handle: &Handle,
+    id: &DeadLetterId,
+    edit: &Edit,
+) -> Result<ActionOutcome, Fault> {
+    let letters = handle.dead_letters();
+    let missing = failed("the letter no longer exists");
+    let Some(letter) = letters.get(id).await? else {
+        return Ok(missing);
+    };
+    let message = letter.message();
+    let mut message = message.map_err(|undecodable| Fault::bad_request(undecodable.reason))?;
+    edit.apply(&mut message);
+    Ok(match letters.replay_edited(id, &message).await? {
+        true => done("replayed as edited"),
+        false => missing,
+    })
+}
+
+/// Removes the waiting messages, step by step.
+async fn purge_waiting(handle: &Handle, action: &StartedAction) -> Result<ActionOutcome, Fault> {
+    // The total is unknown if the waiting messages cannot be counted.
+    let (stats, group) = (handle.stats().await?, action.change.group.as_deref());
+    let waiting = group.and_then(|group| stats.group(group)?.waiting());
+    lock(&action.progress).total = waiting;
+    let mut steps = handle.control().purge_steps();
+    loop {
+        if let Some(outcome) = action.record_step(steps.next().await, "removed") {
+            return Ok(outcome);
+        }
+    }
+}
+
+/// Cancels all tasks of a query in one call. A stop of the action drops the call.
+async fn cancel_all(
+    handle: &Handle,
+    action: &StartedAction,
+    query: TaskQuery,
+    reason: &str,
+) -> Result<ActionOutcome, Fault> {
+    let tasks = handle.tasks();
+    tokio::select! {
+        cancelled = tasks.cancel_all(query, reason) => {
+            let cancelled = cancelled?;
+            action.add_done(cancelled);
+            Ok(done(&format!("{cancelled} tasks cancelled")))
+        }
+        () = action.stop_token.cancelled() => {
+            Ok(ActionOutcome::Stopped("some tasks may have been cancelled".into()))
+        }
+    }
+}
+
+async fn change_schedule(
+    handle: &Handle,
+    command: ScheduleCommand,
+    name: &Name,
+) -> Result<ActionOutcome, Fault> {
+    let schedules = handle.schedules();
+    let missing = "there is no such schedule";
+    let (was_found, text) = match command {
+        ScheduleCommand::Pause => (schedules.pause(name).await?, "paused"),
+        ScheduleCommand::Resume => (schedules.resume(name).await?, "resumed"),
+        ScheduleCommand::Remove => (schedules.remove(name).await?, "removed"),
+        ScheduleCommand::RunNow => {
+            return Ok(match schedules.run_now(name).await? {
+                None => failed(missing),
+                Some(run) if run.is_skipped => done(&format!(
+                    "nothing was sent: the task {} of an earlier run has not ended",
+                    run.task
+                )),
+                Some(run) => done(&format!("sent the task {}", run.task)),
+            });
+        }
+    };
+    Ok(done(if was_found { text } else { missing }))
 }
 
 /// Replays or deletes dead letters, step by step.

@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
-use redis::RedisError;
+use redis::{RedisError, ServerError};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
@@ -433,55 +433,10 @@ impl PipelineTask {
         } in answered.batches
         {
             for (index, response) in responses.iter().enumerate() {
-                let Value::ServerError(error) = response else {
-                    continue;
-                };
-                self.protocol_error |= error::is_protocol_error(error);
-                let is_unknown_script = error.code() == "NOSCRIPT";
-                // The server has named another node, so the command is forwarded.
-                if let Some(forwarding) = &self.forwarding
-                    && let Some(redirection) = Redirection::decode(error, &forwarding.address)
-                {
-                    if let Redirection::Moved(slot, address) = &redirection {
-                        forwarding.learn(*slot, address);
-                    }
-                    // Two nodes may redirect to each other until they agree. A command that has
-                    // waited too long gets the error as its response.
-                    if batch.redirections > 0 && has_waited_too_long(&batch, index) {
-                        continue;
-                    }
-                    let mut one = self.postpone(&mut batch, index);
-                    one.redirections += 1;
-                    one.is_asking = false;
-                    match redirection {
-                        Redirection::Ask(address) => {
-                            forwarding.forward_to(&address, one.with_asking());
-                        }
-                        Redirection::Moved(_, address) if one.redirections == 1 => {
-                            forwarding.forward_to(&address, one);
-                        }
-                        // A command that was redirected before is sent again after a pause.
-                        Redirection::Moved(..) => {
-                            health = health.max(ServerHealth::NotReady);
-                            one.redirections = 0;
-                            to_resend.push(one);
-                        }
-                    }
-                } else if let Some(script) = batch.script(index).filter(|_| is_unknown_script) {
-                    // The server does not know the hash of the script.
-                    to_resend.push(batch.take(index).with_script_source(script));
-                } else if error::is_transient_code(error.code())
-                    && !has_waited_too_long(&batch, index)
-                {
-                    // The server is not ready: the command is sent again after a pause.
-                    health = health.max(match error::is_demoted(error) {
-                        true => ServerHealth::Demoted,
-                        false => ServerHealth::NotReady,
-                    });
-                    if self.down_since.is_none() {
-                        self.set_state(ConnectionState::Connected, Some(Instant::now()));
-                    }
-                    to_resend.push(self.postpone(&mut batch, index));
+                if let Value::ServerError(error) = response {
+                    let (unrun, observed) = self.handle_error(&mut batch, index, error);
+                    to_resend.extend(unrun);
+                    health = health.max(observed);
                 }
             }
             // Commands that were not moved to another batch have their responses.
@@ -498,6 +453,77 @@ impl PipelineTask {
             true => ServerHealth::Demoted,
             false => health,
         }
+    }
+
+    /// Handles an error of the server. If the server has not run the command, returns the command
+    /// to send again, or forwards it to another node. Otherwise the error is the response.
+    fn handle_error(
+        &mut self,
+        batch: &mut CommandBatch,
+        index: usize,
+        error: &ServerError,
+    ) -> (Option<CommandBatch>, ServerHealth) {
+        self.protocol_error |= error::is_protocol_error(error);
+        if let Some(forwarding) = &self.forwarding
+            && let Some(redirection) = Redirection::decode(error, &forwarding.address)
+        {
+            return self.redirect(batch, index, redirection);
+        }
+        let is_unknown_script = error.code() == "NOSCRIPT";
+        if let Some(script) = batch.script(index).filter(|_| is_unknown_script) {
+            // The server does not know the hash of the script.
+            let with_source = batch.take(index).with_script_source(script);
+            return (Some(with_source), ServerHealth::Fine);
+        }
+        if !error::is_transient_code(error.code()) || has_waited_too_long(batch, index) {
+            return (None, ServerHealth::Fine);
+        }
+        // The server is not ready: the command is sent again after a pause.
+        if self.down_since.is_none() {
+            self.set_state(ConnectionState::Connected, Some(Instant::now()));
+        }
+        let health = match error::is_demoted(error) {
+            true => ServerHealth::Demoted,
+            false => ServerHealth::NotReady,
+        };
+        (Some(self.postpone(batch, index)), health)
+    }
+
+    /// Forwards a command to the node that the server has named. Returns the command if it was
+    /// redirected before: it is sent again after a pause.
+    fn redirect(
+        &self,
+        batch: &mut CommandBatch,
+        index: usize,
+        redirection: Redirection,
+    ) -> (Option<CommandBatch>, ServerHealth) {
+        let fine = (None, ServerHealth::Fine);
+        // Two nodes may redirect to each other until they agree. A command that has waited too long
+        // gets the error as its response.
+        let may_wait = batch.redirections == 0 || !has_waited_too_long(batch, index);
+        let one = may_wait.then(|| self.postpone(batch, index));
+        let Some(forwarding) = &self.forwarding else {
+            return fine;
+        };
+        if let Redirection::Moved(slot, address) = &redirection {
+            forwarding.learn(*slot, address);
+        }
+        let Some(mut one) = one else {
+            return fine;
+        };
+        one.redirections += 1;
+        one.is_asking = false;
+        match redirection {
+            Redirection::Ask(address) => forwarding.forward_to(&address, one.with_asking()),
+            Redirection::Moved(_, address) if one.redirections == 1 => {
+                forwarding.forward_to(&address, one);
+            }
+            Redirection::Moved(..) => {
+                one.redirections = 0;
+                return (Some(one), ServerHealth::NotReady);
+            }
+        }
+        fine
     }
 }
 

@@ -368,25 +368,26 @@ impl ReplyReader {
             };
         }
         let mut keys = keys_of(created);
-        let max_keys = self.max_keys;
-        if keys.len() > max_keys {
+        if keys.len() > self.max_keys {
             // Only the last of the reads blocks. The order rotates, so that the last read contains
             // each stream in turn.
             keys.sort_unstable();
-            self.first_index = (self.first_index + max_keys) % keys.len();
+            self.first_index = (self.first_index + self.max_keys) % keys.len();
             keys.rotate_left(self.first_index);
         }
-        // A read is shorter while some streams are paused, so that these are soon read again.
-        let block = match (keys.len() > max_keys, keys.len() < self.reading.len()) {
-            (true, _) => SHORT_BLOCK,
-            (false, true) => PAUSE,
-            (false, false) => BLOCK,
-        };
-
-        if !self.prepare_read(&keys) {
-            return Ok(());
+        match self.prepare_read(&keys) {
+            true => self.read_streams(connection, &keys).await,
+            false => Ok(()),
         }
-        // One round trip renews the streams that are due, trims streams, and then reads.
+    }
+
+    /// Renews the streams that are due, trims streams, and reads these streams, in one round trip.
+    async fn read_streams(
+        &mut self,
+        connection: &mut Connection,
+        keys: &[String],
+    ) -> RedisResult<()> {
+        let now = Instant::now();
         let is_due = |it: &&String| {
             let renewed_at = self.reading[*it].renewed_at;
             renewed_at.is_none_or(|last| now - last >= RENEWAL_INTERVAL)
@@ -394,11 +395,17 @@ impl ReplyReader {
         let due: Vec<_> = keys.iter().filter(is_due).cloned().collect();
         let renewals = due.iter().map(|key| self.reading[key].renewal_command());
         let mut commands: Vec<_> = renewals.collect();
-        for key in &keys {
+        for key in keys {
             commands.extend(self.reading.get_mut(key).and_then(Reading::trim_command));
         }
         let index_of_reads = commands.len();
-        let mut reads = keys.chunks(max_keys).peekable();
+        // A read is shorter while some streams are paused, so that these are soon read again.
+        let block = match (keys.len() > self.max_keys, keys.len() < self.reading.len()) {
+            (true, _) => SHORT_BLOCK,
+            (false, true) => PAUSE,
+            (false, false) => BLOCK,
+        };
+        let mut reads = keys.chunks(self.max_keys).peekable();
         while let Some(keys) = reads.next() {
             let block = reads.peek().is_none().then_some(block);
             commands.push(self.read_command(keys, block));
@@ -412,9 +419,16 @@ impl ReplyReader {
         for (key, response) in due.into_iter().zip(responses) {
             self.note_renewal(&key, now, response)?;
         }
+        self.deliver_all(keys, read_responses)
+    }
+
+    /// Delivers the entries of the reads of these keys. Pauses a stream that the server refuses to
+    /// read.
+    fn deliver_all(&mut self, keys: &[String], responses: Vec<Value>) -> RedisResult<()> {
+        let max_keys = self.max_keys;
         let mut sizes = Vec::new();
         let mut has_refused = false;
-        for (keys, response) in keys.chunks(max_keys).zip(read_responses) {
+        for (keys, response) in keys.chunks(max_keys).zip(responses) {
             match (response.into_result(), keys) {
                 (Ok(entries), _) => self.deliver(keys, entries, &mut sizes)?,
                 // The server is not ready. The caller makes a new connection, perhaps to another
