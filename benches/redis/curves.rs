@@ -123,7 +123,7 @@ pub(crate) async fn run(probe: &Probe, args: &Args) -> Vec<Point> {
                 setup: args.setup,
             };
             (curve.set)(&mut job, value);
-            // A test leaves out large backlogs.
+            // A test run skips the large backlogs.
             if !args.measured && job.count > 1_000 {
                 continue;
             }

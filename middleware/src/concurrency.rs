@@ -15,8 +15,8 @@
 //!     .layer(ConcurrencyByKeyLayer::new(4, key::header("x-tenant")));
 //! ```
 //!
-//! The next layer has a custom key and a limit for waiting messages, and lets messages without a
-//! key pass:
+//! This layer has a custom key and a limit for waiting messages, and lets messages without a key
+//! pass:
 //!
 //! ```
 //! use campanile::{Message, Router};

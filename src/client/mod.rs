@@ -38,7 +38,8 @@
 //! # }
 //! ```
 //!
-//! This task is delayed and expires. It is stored once, even if the call is repeated:
+//! This task is due in an hour, and expires ten minutes after that. It is stored once, even if the
+//! call is repeated:
 //!
 //! ```
 //! use std::time::Duration;

@@ -119,7 +119,7 @@ where
     /// Serves until a signal ends the worker, or the source or the service fails.
     async fn serve(&mut self, stop: &mut EndSignals) -> EndReason {
         let mut stall = StallWatch::new();
-        let mut start_delay = StartDelay::new();
+        let mut start_watch = StartWatch::new();
         loop {
             // An operator may lower this number at any time. It is 0 while the worker is paused.
             let max = self.monitor.max_in_flight();
@@ -129,14 +129,14 @@ where
             stall.observe(free == 0 && max > 0);
             let max_bytes = self.source.settings().max_in_flight_bytes;
             let step = if free == 0 || self.in_flight.bytes() >= max_bytes {
-                self.wait_for_capacity(stop, &mut stall, &mut start_delay, max)
+                self.wait_for_capacity(stop, &mut stall, &mut start_watch, max)
                     .await
             } else {
                 // While at least half of the capacity is free, the end of a delivery does not
-                // interrupt the read. The next fetch counts the slot that it frees.
+                // interrupt the read. The next fetch counts the slot of that delivery as free.
                 let is_half_free =
                     free >= max.div_ceil(2) && self.in_flight.bytes() < max_bytes / 2;
-                self.fetch(stop, &mut start_delay, free, is_half_free).await
+                self.fetch(stop, &mut start_watch, free, is_half_free).await
             };
             if let Err(reason) = step {
                 return reason;
@@ -149,7 +149,7 @@ where
         &mut self,
         stop: &mut EndSignals,
         stall: &mut StallWatch,
-        start_delay: &mut StartDelay,
+        start_watch: &mut StartWatch,
         max: usize,
     ) -> Result<(), EndReason> {
         tokio::select! {
@@ -158,10 +158,10 @@ where
             () = &mut stop.graceful => return Err(EndReason::Gracefully),
             () = self.in_flight.ended() => {}
             () = self.monitor.changed() => {}
-            () = start_delay.passed(), if self.in_flight.has_unstarted() => {
+            () = start_watch.passed(), if self.in_flight.has_unstarted() => {
                 self.in_flight.start_on_another_thread();
             }
-            () = stall.is_due() => self.report_stall(max),
+            () = stall.stalled() => self.report_stall(max),
         }
         Ok(())
     }
@@ -171,7 +171,7 @@ where
     async fn fetch(
         &mut self,
         stop: &mut EndSignals,
-        start_delay: &mut StartDelay,
+        start_watch: &mut StartWatch,
         free: usize,
         is_half_free: bool,
     ) -> Result<(), EndReason> {
@@ -201,18 +201,18 @@ where
                 let work =
                     |delivery| Work::new(&self.app, &self.policy, &self.monitor, delivery);
                 self.in_flight.start(deliveries.into_iter().map(work));
-                start_delay.reset();
+                start_watch.reset();
             }
             () = self.in_flight.ended(), if !is_half_free => {}
-            () = start_delay.passed(), if self.in_flight.has_unstarted() => {
+            () = start_watch.passed(), if self.in_flight.has_unstarted() => {
                 self.in_flight.start_on_another_thread();
             }
         }
         Ok(())
     }
 
-    /// Logs the panics of tasks that handle deliveries. A panic of a handler is caught and fails its
-    /// delivery, so these panics come from settling.
+    /// Logs panics while deliveries are settled. Panics of handlers do not get here: they are
+    /// caught, and fail the deliveries.
     fn log_panics(&mut self) {
         while let Some(error) = self.in_flight.next_panic() {
             tracing::error!(%error, "the task of a delivery failed");
@@ -232,7 +232,7 @@ where
             next_turn().await;
         }
         // If deliveries wait to start, a handler may block its thread. The loop does not wait in
-        // this case, so that it can wake other tokio tasks.
+        // this case, so that it can start the deliveries on another thread.
         let may_wait =
             || self.in_flight.settling_count() > free() && !self.in_flight.has_unstarted();
         let settled = async {
@@ -359,7 +359,7 @@ impl StallWatch {
     }
 
     /// Completes once for each stall.
-    async fn is_due(&mut self) {
+    async fn stalled(&mut self) {
         match self.full_since {
             Some(since) if !self.is_noticed => {
                 poll_fn(|cx| self.timer.poll_until(cx, since + STALL_REPORT_AFTER)).await;
@@ -370,14 +370,14 @@ impl StallWatch {
     }
 }
 
-/// Notices when deliveries have waited for [`MAX_START_DELAY`] since the loop last woke a tokio
-/// task to start deliveries.
-struct StartDelay {
+/// A timer that ends [`MAX_START_DELAY`] after the loop last woke a tokio task to start deliveries.
+/// The loop waits for it only while deliveries are not started.
+struct StartWatch {
     last_wakeup: Instant,
     timer: LazyTimer,
 }
 
-impl StartDelay {
+impl StartWatch {
     fn new() -> Self {
         Self {
             last_wakeup: Instant::now(),

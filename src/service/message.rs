@@ -44,8 +44,8 @@ impl<S> MessageService for S where
 {
 }
 
-/// A short name for a [`MessageService`] that any thread can clone. All services in a router are
-/// shared services, and so are the services that a layer in a router makes.
+/// A short name for a [`MessageService`] that is `Clone + Send + Sync + 'static`. All services in a
+/// router are shared services, and so are the services that a layer in a router makes.
 ///
 /// Implemented for every such service; nothing else can implement it.
 ///

@@ -89,8 +89,8 @@ impl StreamStats {
                 .enumerate()
                 .filter(|(other, _)| *other != index);
             let others = others.map(|(_, unfinished)| *unfinished);
-            // The entries that some other group has not finished. Unknown if the number of any
-            // other group is unknown.
+            // The largest number of entries that another group has not finished. Unknown if the
+            // number of any other group is unknown.
             let most = others
                 .into_iter()
                 .try_fold(0, |most, of| of.map(|of| most.max(of)));
@@ -136,8 +136,8 @@ pub struct GroupStats {
     pub consumers: u64,
     /// The number of entries of the stream that the group has not handled. The stream keeps at
     /// least these entries for the group. The stream also keeps handled entries that are newer than
-    /// a pending entry. In memory the number includes these entries. `None` if [`lag`](Self::lag)
-    /// is `None`.
+    /// a pending entry. On the `Memory` transport the number includes those handled entries. `None`
+    /// if [`lag`](Self::lag) is `None`.
     pub unfinished: Option<u64>,
     /// The minimum number of entries that the stream keeps for this group alone, because all other
     /// groups have handled them. `None` if it is unknown.

@@ -1,4 +1,4 @@
-//! Processes that run the same schedule and are killed: each tick has one task.
+//! Kills processes that run the same schedule, and checks that each tick has exactly one task.
 
 use std::{
     collections::BTreeMap,

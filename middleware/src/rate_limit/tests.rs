@@ -112,7 +112,8 @@ async fn messages_that_are_put_off_return_at_different_times() {
         let _retried = call(&mut service, task("k", &id));
         let _answer = only_request(&mut handle, &id);
     }
-    // No message waits for its return, so the next message returns after five seconds.
+    // All messages that were put off have been admitted, so the next one is put off for only five
+    // seconds.
     assert_eq!(
         retry_after(&refused(&mut service, task("k", "8"))),
         5 * SECOND

@@ -342,7 +342,7 @@ impl BrokerState {
         let sent = || MessageEvent::Sent {
             delay: Duration::ZERO,
         };
-        self.context.observation.report_event(event, sent);
+        self.context.observation.report_published(event, sent);
         self.subscribers.publish(event, &self.context.counters);
         self.context.counters.sent.increment();
     }
@@ -475,8 +475,8 @@ impl BrokerState {
     /// Returns the work that remains for groups with workers. Messages of groups without workers
     /// wait forever, so they do not count.
     #[cfg(feature = "testing")]
-    pub(super) fn outlook(&self) -> super::observer::Outlook {
-        let mut outlook = super::observer::Outlook::default();
+    pub(super) fn outlook(&self) -> super::observer::RemainingWork {
+        let mut outlook = super::observer::RemainingWork::default();
         let mut due = Vec::new();
         for (name, stream) in &mut *self.streams() {
             if !stream.groups.values().any(Group::is_served) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    clock::BrokerClock, control::Pauses, log::LogEntry, observer::Observation, records::Records,
+    clock::BrokerClock, control::Pauses, log::LogEntry, observer::ObserverSlot, records::Records,
     request::Requests,
 };
 use crate::{
@@ -19,7 +19,7 @@ pub(super) struct GroupContext {
     pub(super) clock: BrokerClock,
     pub(super) counters: Counters,
     pub(super) requests: Arc<Requests>,
-    pub(super) observation: Observation,
+    pub(super) observation: ObserverSlot,
     pub(super) records: Records,
     pub(super) pauses: Pauses,
 }
@@ -30,7 +30,7 @@ impl GroupContext {
             clock: BrokerClock::new(),
             counters: Counters::default(),
             requests: Arc::default(),
-            observation: Observation::default(),
+            observation: ObserverSlot::default(),
             records: Records::default(),
             pauses: Pauses::default(),
         }

@@ -1,4 +1,4 @@
-//! The store that gives a handle access to the dead letters of its group.
+//! The dead letters of one group, as a handle to the memory transport reads and changes them.
 
 use std::{future::ready, sync::Arc};
 

@@ -435,7 +435,7 @@ impl Memory {
     }
 
     /// Returns the work that remains for groups with workers, over all streams.
-    pub(crate) fn outlook(&self) -> observer::Outlook {
+    pub(crate) fn outlook(&self) -> observer::RemainingWork {
         self.broker.outlook()
     }
 

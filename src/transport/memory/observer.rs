@@ -44,7 +44,8 @@ pub enum MessageEvent {
         /// The reason.
         reason: String,
     },
-    /// The message was parked. It waits for a permit of a shared limit, or for a newer worker.
+    /// The message was parked. It waits for a permit of a shared limit, or for a worker of a newer
+    /// version.
     Parked,
     /// The message became a dead letter.
     DeadLettered {
@@ -63,7 +64,7 @@ pub enum MessageEvent {
 /// A message as an observer sees it, with its stream and its group.
 #[derive(Debug, Clone)]
 pub(crate) struct ObservedMessage {
-    /// `None` for an event.
+    /// `None` for a published event, which is on no stream.
     pub(crate) stream: Option<Name>,
     /// `None` if the message is not a delivery from a stream.
     pub(crate) group: Option<Name>,
@@ -92,7 +93,7 @@ pub(crate) trait Observer: fmt::Debug + Send + Sync {
 
 /// The remaining work of a broker. Groups without workers are left out.
 #[derive(Debug, Default)]
-pub(crate) struct Outlook {
+pub(crate) struct RemainingWork {
     /// The stream, the group, and the number of messages that could be delivered now.
     pub(crate) queued: Vec<(Name, Name, usize)>,
     /// The number of buffered events.
@@ -103,9 +104,9 @@ pub(crate) struct Outlook {
 
 /// The observer of a broker, if it has one.
 #[derive(Debug, Default)]
-pub(super) struct Observation(OnceLock<Arc<dyn Observer>>);
+pub(super) struct ObserverSlot(OnceLock<Arc<dyn Observer>>);
 
-impl Observation {
+impl ObserverSlot {
     /// Sets the observer. Returns `false` if there is one already.
     pub(super) fn watch(&self, observer: Arc<dyn Observer>) -> bool {
         self.0.set(observer).is_ok()
@@ -137,7 +138,7 @@ impl Observation {
         }
     }
 
-    pub(super) fn report_event(&self, event: &Message, what: impl FnOnce() -> MessageEvent) {
+    pub(super) fn report_published(&self, event: &Message, what: impl FnOnce() -> MessageEvent) {
         if let Some(observer) = self.observer() {
             observer.happened(ObservedMessage::event(event.clone()), what());
         }

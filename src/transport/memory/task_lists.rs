@@ -49,9 +49,9 @@ impl TaskLists {
         }
     }
 
-    /// Does one step of a list. Passes tasks to `show`, from the newest change to the oldest, until
-    /// `show` has returned `step.max` values. Returns these values, and the position of the next
-    /// step.
+    /// Returns one page of the list of a state. Passes tasks to `show`, from the newest change to
+    /// the oldest, until `show` has returned `step.max` values. Returns these values, and the
+    /// position of the next step.
     pub(super) fn list<T>(
         &self,
         step: &ListStep,

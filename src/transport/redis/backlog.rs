@@ -54,8 +54,8 @@ impl Redis {
         let keys = Keys::new(&self.options.namespace, stream, group)?;
         let parking = keys.parking();
         let names = [
-            &*keys.primary,
-            &keys.retry,
+            &*keys.stream_key,
+            &keys.retry_key,
             &keys.due,
             &keys.stream_due,
             &parking,
@@ -68,7 +68,7 @@ impl Redis {
                 .arg(milliseconds(self.options.foreign_lease))
                 .arg(milliseconds(horizon.min(LONGEST_HORIZON)));
         };
-        let pipeline = self.shared.pipeline.for_key(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.stream_key);
         let response = pipeline.script(&scripts::BACKLOG, &names, args, Resend::Never);
         decode(response.await?)
     }

@@ -49,7 +49,7 @@ impl RedisControl {
         target: &PauseTarget,
         reason: Option<&str>,
     ) -> Result<bool, Error> {
-        let control_key = keys.control();
+        let control_key = keys.pauses();
         let args = |cmd: &mut Cmd| {
             cmd.arg(u8::from(reason.is_some()))
                 .arg(keys.pause_field(target))
@@ -59,7 +59,7 @@ impl RedisControl {
                     .arg(parking_key_of_paused(name));
             }
         };
-        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
+        let pipeline = self.0.shared.pipeline.for_key(&keys.stream_key);
         let script_keys = [control_key.as_str()];
         let set = pipeline.script(
             &scripts::SET_PAUSE,
@@ -81,7 +81,7 @@ impl RedisControl {
     async fn move_parked(&self, keys: &Keys, parking_key: &str) -> Result<(), Error> {
         let permits_key = keys.permits(parking_key);
         let script_keys = [permits_key.as_str()];
-        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
+        let pipeline = self.0.shared.pipeline.for_key(&keys.stream_key);
         loop {
             // The empty text stands for the holder of a permit: no delivery holds a permit of this
             // key. Each call moves some of the parked messages.
@@ -101,8 +101,8 @@ impl RedisControl {
 
     async fn pauses_on(&self, keys: &Keys) -> Result<Vec<Pause>, Error> {
         let mut cmd = redis::cmd("HGETALL");
-        cmd.arg(keys.control());
-        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
+        cmd.arg(keys.pauses());
+        let pipeline = self.0.shared.pipeline.for_key(&keys.stream_key);
         let found = fields(pipeline.command(cmd, Resend::Never).await?)?;
         let pauses = found.into_iter().filter_map(|(field, value)| {
             let target = keys.parse_pause(&field).ok().flatten()?;
@@ -119,11 +119,11 @@ impl RedisControl {
     /// empty, the newest entry is the last one. Returns the number of removed messages and, if
     /// there may be more, the value of `last` for the next step.
     async fn purge_on(&self, keys: &Keys, last: &str) -> Result<(u64, Option<String>), Error> {
-        let script_keys = [&*keys.primary, &keys.retry, &keys.due, &keys.bodies];
+        let script_keys = [&*keys.stream_key, &keys.retry_key, &keys.due, &keys.bodies];
         let args = |cmd: &mut Cmd| {
             cmd.arg(keys.group.as_str()).arg(PURGED_AT_ONCE).arg(last);
         };
-        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
+        let pipeline = self.0.shared.pipeline.for_key(&keys.stream_key);
         let response = pipeline.script(&scripts::PURGE, &script_keys, args, Resend::Never);
         let [removed, until, more] = fixed_array(response.await?)?;
         let next = match integer(&more)? {

@@ -57,7 +57,7 @@ impl RedisDeadLetters {
     }
 
     fn pipeline(&self, keys: &Keys) -> Pipeline {
-        self.0.shared.pipeline.for_key(&keys.primary)
+        self.0.shared.pipeline.for_key(&keys.stream_key)
     }
 
     async fn command(&self, keys: &Keys, cmd: Cmd) -> Result<Value, Error> {
@@ -141,7 +141,7 @@ impl DeadLetterStore for RedisDeadLetters {
                     }
                 }
             };
-            let names = [&*keys.dead, &keys.retry];
+            let names = [&*keys.dead, &keys.retry_key];
             let response = self
                 .pipeline(&keys)
                 .script(&scripts::CHANGE_DEAD, &names, args, Resend::Never)
@@ -164,7 +164,7 @@ impl DeadLetterStore for RedisDeadLetters {
                     cmd.arg(&field[..]).arg(&value[..]);
                 }
             };
-            let names = [&*keys.dead, &keys.retry];
+            let names = [&*keys.dead, &keys.retry_key];
             let response = self
                 .pipeline(&keys)
                 .script(&scripts::CHANGE_DEAD, &names, args, Resend::Never)

@@ -32,22 +32,22 @@ pub(super) struct Keys {
     /// The group.
     pub(super) group: Name,
     /// The key of the stream itself: its name with the namespace.
-    pub(super) primary: Name,
-    /// The prefix of all keys except `primary` and `orders`.
+    pub(super) stream_key: Name,
+    /// The prefix of all keys except `stream_key` and `worker_orders`.
     base: String,
     /// The stream of operators' orders to workers of the group. Its prefix differs from that of the
     /// other keys, so that an ACL can allow workers to read this key without writing to it.
-    pub(super) orders: String,
+    pub(super) worker_orders: String,
     /// The stream of the group's redeliveries.
-    pub(super) retry: String,
+    pub(super) retry_key: String,
     /// The sorted set of the group's delayed redeliveries, by due time.
     pub(super) due: String,
     /// The hash of the messages in `due`.
     pub(super) bodies: String,
     /// The stream of the group's dead letters.
     pub(super) dead: String,
-    /// A sorted set of lists. Each list has the names that a worker of the group serves. The score
-    /// is the time at which a worker last recorded the list.
+    /// A sorted set. Each member is an encoded list of the names that a worker of the group serves.
+    /// The score is the time at which a worker last recorded the list.
     pub(super) served_names: String,
     /// The sorted set of tasks that were delayed by their senders, by due time.
     pub(super) stream_due: String,
@@ -60,8 +60,8 @@ impl Keys {
     ///
     /// # Errors
     /// If a name cannot be used. For example, a stream's name is refused if it has a `}` without a
-    /// hash tag, because no other key could be in its slot. It is also refused if it has the form
-    /// of a key of another stream.
+    /// hash tag, because a tag ends at the first `}`, so braces around the name would give another
+    /// slot. It is also refused if it has the form of a key of another stream.
     pub(super) fn new(namespace: &Namespace, stream: &Name, group: &Name) -> Result<Self, Error> {
         for (what, name) in [("stream", stream), ("group", group)] {
             if let Some(fault) = name.fault() {
@@ -73,15 +73,15 @@ impl Keys {
         Ok(Self {
             stream: stream.clone(),
             group: group.clone(),
-            primary: namespace.apply(stream),
-            retry: of_group("retry"),
+            stream_key: namespace.apply(stream),
+            retry_key: of_group("retry"),
             due: of_group("due"),
             bodies: of_group("bodies"),
             dead: of_group("dead"),
             served_names: of_group("names"),
             stream_due: format!("{base}:due"),
             stream_bodies: format!("{base}:bodies"),
-            orders: format!("{}{ORDERS}{base}:{group}", namespace.prefix()),
+            worker_orders: format!("{}{ORDERS}{base}:{group}", namespace.prefix()),
             base,
         })
     }
@@ -125,20 +125,20 @@ impl Keys {
         format!("{base}:unique:{}:{group}:{key}", group.len())
     }
 
-    /// Returns the Redis key of a sorted set: the limit keys for which messages are parked.
-    /// `scripts/parking.lua` describes the set.
+    /// Returns the Redis key of a sorted set. Its members are the keys of a shared limit for which
+    /// messages are parked. `scripts/parking.lua` describes the set.
     pub(super) fn parking(&self) -> String {
         format!("{}:parking:{}", self.base, self.group)
     }
 
     /// Returns the key of the hash of the stream's pauses. The fields have the form that
-    /// [`pause`](Self::pause) returns. The value of a field is the start of the pause, in
-    /// milliseconds since 1970, and the reason.
-    pub(super) fn control(&self) -> String {
+    /// [`pause_field`](Self::pause_field) returns. The value of a field is the start of the pause,
+    /// in milliseconds since 1970, and the reason.
+    pub(super) fn pauses(&self) -> String {
         format!("{}:control", self.base)
     }
 
-    /// Returns the field of a pause in [`control`](Self::control).
+    /// Returns the field of a pause in [`pauses`](Self::pauses).
     pub(super) fn pause_field(&self, target: &PauseTarget) -> String {
         let group = &self.group;
         match target {
@@ -152,8 +152,8 @@ impl Keys {
     /// of another group.
     ///
     /// # Errors
-    /// If the field has a form that [`pause`](Self::pause) never returns. A newer version may have
-    /// written it.
+    /// If the field has a form that [`pause_field`](Self::pause_field) never returns. A newer
+    /// version may have written it.
     pub(super) fn parse_pause(&self, field: &[u8]) -> Result<Option<PauseTarget>, ()> {
         let field = std::str::from_utf8(field).map_err(drop)?;
         let group = self.group.as_str();
@@ -175,12 +175,12 @@ impl Keys {
     }
 
     /// Returns the key of the current question to the group's workers.
-    pub(super) fn question(&self) -> String {
+    pub(super) fn report_request(&self) -> String {
         format!("{}:asked:{}", self.base, self.group)
     }
 
     /// Returns the key of the answer of the worker with this consumer.
-    pub(super) fn answer(&self, consumer: &str) -> String {
+    pub(super) fn report(&self, consumer: &str) -> String {
         // Both the group and the consumer may contain a colon, so the group's length is needed.
         let Self { base, group, .. } = self;
         format!("{base}:report:{}:{group}:{consumer}", group.len())
@@ -200,7 +200,7 @@ impl Keys {
     }
 
     /// Returns the Redis key of the start times of messages that have the rate-limit key `key`.
-    pub(super) fn starts(&self, key: &str) -> String {
+    pub(super) fn rate_starts(&self, key: &str) -> String {
         let Self { base, group, .. } = self;
         format!("{base}:starts:{}:{group}:{key}", group.len())
     }
@@ -223,7 +223,8 @@ impl Keys {
         format!("{}:schedules", self.base)
     }
 
-    /// Returns the key of the list of all numbers of partitions that this stream has had.
+    /// Returns the key of a list: how many partitions this stream has had, from its creation to
+    /// now.
     pub(super) fn partitions(&self) -> String {
         format!("{}:partitions", self.base)
     }
@@ -234,8 +235,8 @@ impl Keys {
         format!("{}:members:{}", self.base, self.group)
     }
 
-    /// Returns the key of the hash that describes the owner of this partition: `member`, `consumer`
-    /// and `term`.
+    /// Returns the key of the hash that describes the owner of this stream, if it is a partition:
+    /// `member`, `consumer` and `term`.
     pub(super) fn owner(&self) -> String {
         format!("{}:owner:{}", self.base, self.group)
     }
@@ -399,7 +400,7 @@ mod tests {
         for stream in ["s", "{a}", "x{a}y}", "}{a}", "a{b", "{", "a b*?"] {
             let keys = keys(stream).unwrap();
             for key in [
-                &keys.retry,
+                &keys.retry_key,
                 &keys.due,
                 &keys.bodies,
                 &keys.dead,
@@ -416,7 +417,7 @@ mod tests {
     #[test]
     fn a_name_is_wrapped_unless_it_has_a_tag() {
         assert_eq!(keys("s").unwrap().dead, "{s}:dead:g{1}");
-        assert_eq!(keys("{s}.v2").unwrap().retry, "6:{s}.v2:retry:g{1}");
+        assert_eq!(keys("{s}.v2").unwrap().retry_key, "6:{s}.v2:retry:g{1}");
         assert_eq!(keys("s").unwrap().replies(7), "{s}:rpc:7");
     }
 
@@ -443,9 +444,9 @@ mod tests {
 
     /// All keys of a stream and a group.
     fn all_keys(keys: &Keys) -> Vec<String> {
-        let mut all = vec![keys.primary.to_string()];
+        let mut all = vec![keys.stream_key.to_string()];
         let of_group = [
-            &keys.retry,
+            &keys.retry_key,
             &keys.due,
             &keys.bodies,
             &keys.dead,
@@ -457,10 +458,10 @@ mod tests {
         all.extend([
             keys.replies("c"),
             keys.idempotency("k"),
-            keys.orders.clone(),
+            keys.worker_orders.clone(),
             keys.workers(),
-            keys.question(),
-            keys.answer("c"),
+            keys.report_request(),
+            keys.report("c"),
             keys.minute(7),
             keys.value("v"),
             keys.outbox(),
@@ -477,15 +478,15 @@ mod tests {
         all.extend([
             keys.parking(),
             keys.permits("k"),
-            keys.starts("k"),
-            keys.control(),
+            keys.rate_starts("k"),
+            keys.pauses(),
         ]);
         all
     }
 
     /// The keys of a stream that its groups share.
     fn shared_by_groups(keys: &Keys) -> Vec<String> {
-        let mut shared = vec![keys.primary.to_string()];
+        let mut shared = vec![keys.stream_key.to_string()];
         shared.extend([&keys.stream_due, &keys.stream_bodies].into_iter().cloned());
         shared.extend([keys.replies("c"), keys.idempotency("k")]);
         shared.extend([
@@ -493,7 +494,7 @@ mod tests {
             keys.outbox(),
             keys.partitions(),
             keys.schedules(),
-            keys.control(),
+            keys.pauses(),
         ]);
         shared
     }
@@ -626,14 +627,14 @@ mod tests {
         let keys = |stream: &str| Keys::new(&staging, &stream.into(), &"g".into()).unwrap();
         let orders = keys("orders");
         assert_eq!(
-            (&*orders.stream, &*orders.primary),
+            (&*orders.stream, &*orders.stream_key),
             ("orders", "staging:orders")
         );
-        assert_eq!(orders.retry, "{staging:orders}:retry:g");
+        assert_eq!(orders.retry_key, "{staging:orders}:retry:g");
         let tagged = keys("{shop}.mails");
-        assert_eq!(tagged.primary, "staging:{shop}.mails");
+        assert_eq!(tagged.stream_key, "staging:{shop}.mails");
         assert_eq!(tagged.dead, "20:staging:{shop}.mails:dead:g");
-        for key in [&*tagged.primary, &tagged.dead, &tagged.stream_due] {
+        for key in [&*tagged.stream_key, &tagged.dead, &tagged.stream_due] {
             assert_eq!(hashed(key), "shop");
         }
         assert_eq!(
@@ -716,7 +717,7 @@ mod tests {
             match keys(&stream) {
                 Ok(keys) => {
                     let of_client = keys.replies("c");
-                    let all = [&keys.retry, &keys.due, &keys.bodies, &keys.dead, &of_client];
+                    let all = [&keys.retry_key, &keys.due, &keys.bodies, &keys.dead, &of_client];
                     for key in all.into_iter().chain([&keys.stream_due, &keys.stream_bodies]) {
                         prop_assert_eq!(hashed(key), hashed(&stream));
                     }

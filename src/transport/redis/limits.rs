@@ -302,7 +302,7 @@ impl PermitScripts {
                 .arg(period.as_millis() as u64)
                 .arg(&request.holder);
         };
-        let wait = self.call(&scripts::BOOK_TIME, request, Keys::starts, args);
+        let wait = self.call(&scripts::BOOK_TIME, request, Keys::rate_starts, args);
         Ok(Duration::from_millis(wait.await?.unsigned_abs()))
     }
 
@@ -320,7 +320,7 @@ impl PermitScripts {
         } = &self.0;
         let keys = Keys::new(&options.namespace, &request.stream, &settings.group)?;
         let key = key_of(&keys, &request.key);
-        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
+        let pipeline = self.0.shared.pipeline.for_key(&keys.stream_key);
         let args = |cmd: &mut Cmd| args(cmd, &keys);
         let response = pipeline
             .script(script, &[&key], args, Resend::UntilAnswered)

@@ -93,7 +93,7 @@ impl RedisMessages {
         names: &[&str],
         args: impl Fn(&mut Cmd),
     ) -> Result<Value, Error> {
-        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
+        let pipeline = self.0.shared.pipeline.for_key(&keys.stream_key);
         pipeline.script(script, names, args, Resend::Never).await
     }
 
@@ -134,8 +134,8 @@ impl RedisMessages {
         max: usize,
     ) -> Result<(Vec<ListedMessage>, Option<String>), Error> {
         let (stream, due, bodies) = match is_primary {
-            true => (&*keys.primary, &keys.stream_due, &keys.stream_bodies),
-            false => (&*keys.retry, &keys.due, &keys.bodies),
+            true => (&*keys.stream_key, &keys.stream_due, &keys.stream_bodies),
+            false => (&*keys.retry_key, &keys.due, &keys.bodies),
         };
         // Delayed messages are in a sorted set, and all others in a stream.
         if state == MessageState::Delayed {

@@ -61,8 +61,8 @@ impl Redis {
     async fn drop_group_on(&self, keys: &Keys, force: bool) -> Result<u64, Error> {
         let group = keys.group.as_str();
         let names = [
-            &*keys.primary,
-            &keys.retry,
+            &*keys.stream_key,
+            &keys.retry_key,
             &keys.due,
             &keys.bodies,
             &keys.served_names,
@@ -72,7 +72,7 @@ impl Redis {
             self.push_lease_args(cmd);
             cmd.arg(u8::from(force));
         };
-        let pipeline = self.shared.pipeline.for_key(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.stream_key);
         let dropped = pipeline.script(&scripts::DROP_GROUP, &names, args, Resend::Never);
         // The script returns three numbers: 1 if it has deleted the group, the live consumers, and
         // the pending entries. All are zero if this stream has no such group.
@@ -94,13 +94,13 @@ impl Redis {
         let (mut is_found, mut lost) = (false, 0);
         for keys in self.all_keys()? {
             let workers = keys.workers();
-            let names = [&*keys.primary, &keys.retry, &workers];
+            let names = [&*keys.stream_key, &keys.retry_key, &workers];
             let args = |cmd: &mut Cmd| {
                 cmd.arg(keys.group.as_str()).arg(consumer);
                 self.push_lease_args(cmd);
                 cmd.arg(u8::from(force));
             };
-            let pipeline = self.shared.pipeline.for_key(&keys.primary);
+            let pipeline = self.shared.pipeline.for_key(&keys.stream_key);
             let script = &scripts::DROP_CONSUMER;
             let dropped = pipeline.script(script, &names, args, Resend::Never);
             let (live, pending) = match dropped.await? {

@@ -51,7 +51,7 @@ impl RedisSchedules {
         args: impl Fn(&mut Cmd),
     ) -> Result<Value, Error> {
         let keys = self.keys(&self.0.settings.group)?;
-        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
+        let pipeline = self.0.shared.pipeline.for_key(&keys.stream_key);
         let key = keys.schedules();
         pipeline.script_until_known(script, &[&*key], args).await
     }
@@ -101,7 +101,7 @@ impl RedisSchedules {
                 cmd.arg(arg);
             });
         };
-        let pipeline = redis.shared.pipeline.for_key(&keys.primary);
+        let pipeline = redis.shared.pipeline.for_key(&keys.stream_key);
         let script = &scripts::FIRE_SCHEDULE;
         let response = pipeline.script(script, &script_keys, args, Resend::Never);
         let fired = decode_fired(response.await?)?;
@@ -133,7 +133,7 @@ impl ScheduleStore for RedisSchedules {
                 &scripts::CHANGE_SCHEDULE,
                 self.keys(&self.0.settings.group)?,
             );
-            let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
+            let pipeline = self.0.shared.pipeline.for_key(&keys.stream_key);
             let changed = pipeline
                 .script(script, &[&keys.schedules()], args, Resend::Never)
                 .await?;

@@ -42,16 +42,16 @@ impl Redis {
 
     async fn stream_stats(&self, stream: &Name) -> Result<StreamStats, Error> {
         let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
-        let pipeline = self.shared.pipeline.for_key(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.stream_key);
         let ask = |words: [&str; 2]| {
             let mut cmd = redis::cmd(words[0]);
             cmd.arg(words[1]);
             pipeline.command(cmd, Resend::Never)
         };
         let mut list_groups = redis::cmd("XINFO");
-        list_groups.arg("GROUPS").arg(keys.primary.as_str());
+        list_groups.arg("GROUPS").arg(keys.stream_key.as_str());
         let (entries, delayed, groups) = futures_util::future::try_join3(
-            ask(["XLEN", &keys.primary]),
+            ask(["XLEN", &keys.stream_key]),
             ask(["ZCARD", &keys.stream_due]),
             pipeline.submit(list_groups, Resend::Never),
         )
@@ -136,13 +136,13 @@ impl Redis {
         stream: &Name,
     ) -> Result<Option<Vec<ConsumerStats>>, Error> {
         let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
-        let pipeline = self.shared.pipeline.for_key(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.stream_key);
         let ask = |stream: &str| {
             let mut cmd = redis::cmd("XINFO");
             cmd.arg("CONSUMERS").arg(stream).arg(&*keys.group);
             pipeline.submit(cmd, Resend::Never)
         };
-        let (primary, retry) = try_join(ask(&keys.primary), ask(&keys.retry)).await?;
+        let (primary, retry) = try_join(ask(&keys.stream_key), ask(&keys.retry_key)).await?;
         let Some(primary) = decode_list(primary)? else {
             return Ok(None);
         };
@@ -156,14 +156,20 @@ impl Redis {
     async fn group_stats(&self, stream: &Name, group: Name) -> Result<Option<GroupStats>, Error> {
         let keys = Keys::new(&self.options.namespace, stream, &group)?;
         let parking = keys.parking();
-        let names = [&*keys.primary, &keys.retry, &keys.due, &keys.dead, &parking];
+        let names = [
+            &*keys.stream_key,
+            &keys.retry_key,
+            &keys.due,
+            &keys.dead,
+            &parking,
+        ];
         let args = |cmd: &mut Cmd| {
             cmd.arg(group.as_str())
                 .arg(CONSUMER_PREFIX)
                 .arg(self.settings.lease.as_millis() as u64)
                 .arg(self.options.foreign_lease.as_millis() as u64);
         };
-        let pipeline = self.shared.pipeline.for_key(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.stream_key);
         let response = pipeline
             .script(&scripts::STATS, &names, args, Resend::Never)
             .await?;

@@ -42,7 +42,7 @@ pub(super) async fn last_ids(redis: &Redis, keys: &[Keys]) -> Result<Vec<String>
     let last_ids = keys.iter().map(async |keys| {
         let mut cmd = redis::cmd("XREVRANGE");
         cmd.arg(keys.feed()).arg("+").arg("-").arg("COUNT").arg(1);
-        let pipeline = redis.shared.pipeline.for_key(&keys.primary);
+        let pipeline = redis.shared.pipeline.for_key(&keys.stream_key);
         let found = dead_letters::decode_entries(pipeline.command(cmd, Resend::Never).await?)?;
         let last = found.into_iter().next();
         Ok(last.map_or_else(String::new, |(id, _)| id.to_string()))
@@ -56,7 +56,7 @@ pub(super) fn open(redis: &Redis, keys: &[Keys], cursors: &[String]) -> Result<F
     let (step_sender, step_receiver) = mpsc::channel(BUFFER);
     let mut readers: Vec<(Option<HashSlot>, TaskFeedReader)> = Vec::new();
     for (index, (keys, cursor)) in keys.iter().zip(cursors).enumerate() {
-        let connector = redis.shared.connector.for_key(&keys.primary);
+        let connector = redis.shared.connector.for_key(&keys.stream_key);
         let slot = connector.slot();
         let feed = PartitionFeed {
             index,
@@ -71,7 +71,7 @@ pub(super) fn open(redis: &Redis, keys: &[Keys], cursors: &[String]) -> Result<F
             None => {
                 let reader = TaskFeedReader {
                     connector,
-                    pipeline: redis.shared.pipeline.for_key(&keys.primary),
+                    pipeline: redis.shared.pipeline.for_key(&keys.stream_key),
                     feeds: vec![feed],
                     step_sender: step_sender.clone(),
                 };

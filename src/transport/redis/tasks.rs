@@ -53,7 +53,7 @@ impl Redis {
     async fn status_on(&self, keys: &Keys, id: &MessageId) -> Result<Option<TaskStatus>, Error> {
         let mut cmd = redis::cmd("HGETALL");
         cmd.arg(keys.task(id));
-        let pipeline = self.shared.pipeline.for_key(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.stream_key);
         status(id, pipeline.command(cmd, Resend::Never).await?)
     }
 
@@ -75,7 +75,7 @@ impl Redis {
                 .arg(step.max.max(MAX_EXAMINED))
                 .arg(PAGE_BYTES);
         };
-        let pipeline = self.shared.pipeline.for_key(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.stream_key);
         let (script, list) = (&scripts::LIST_TASKS, keys.tasks(state));
         listed(
             pipeline
@@ -85,7 +85,7 @@ impl Redis {
     }
 
     async fn cancel_on(&self, keys: &Keys, id: &MessageId, reason: &str) -> Result<bool, Error> {
-        let pipeline = self.shared.pipeline.for_key(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.stream_key);
         let mut get = redis::cmd("HGET");
         get.arg(&keys.stream_bodies).arg(id.as_str());
         let body = match pipeline.command(get, Resend::Never).await? {
@@ -102,7 +102,7 @@ impl Redis {
                 .arg(id.as_str())
                 .arg(reason)
                 .arg(u8::from(may_have_record))
-                .arg(keys.primary.as_str());
+                .arg(keys.stream_key.as_str());
         };
         let cancelled = pipeline.script(&scripts::CANCEL, &names, args, Resend::Never);
         Ok(integer(&cancelled.await?)? == 1)
@@ -165,7 +165,7 @@ impl TaskStore for RedisTasks {
             for keys in self.0.all_keys()? {
                 let mut cmd = redis::cmd("GET");
                 cmd.arg(keys.unique(key));
-                let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
+                let pipeline = self.0.shared.pipeline.for_key(&keys.stream_key);
                 match pipeline.command(cmd, Resend::Never).await? {
                     Value::Nil => {}
                     id => return Ok(MessageId::from_utf8(&bytes(id)?).ok()),

@@ -78,7 +78,7 @@ impl Redis {
         let args = |cmd: &mut Cmd| {
             cmd.arg(group).arg(MINUTES);
         };
-        let pipeline = self.shared.pipeline.for_key(&keys.primary);
+        let pipeline = self.shared.pipeline.for_key(&keys.stream_key);
         let names = [workers.as_str()];
         let response = pipeline.script(&scripts::HISTORY, &names, args, Resend::Never);
         PartOfHistory::decode(response.await?)
@@ -188,7 +188,7 @@ impl RedisWorkers {
     async fn announcements(&self, keys: &Keys) -> Result<BTreeMap<String, Vec<u8>>, Error> {
         let (key, mut cursor) = (keys.workers(), "0".to_owned());
         let mut announcements = BTreeMap::new();
-        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
+        let pipeline = self.0.shared.pipeline.for_key(&keys.stream_key);
         loop {
             let mut cmd = redis::cmd("HSCAN");
             cmd.arg(&key).arg(&cursor).arg("COUNT").arg(SCAN_COUNT);
@@ -249,8 +249,8 @@ impl RedisWorkers {
         word: &str,
         asked_at: Instant,
     ) -> Result<(WorkerAnswers, Vec<String>), Error> {
-        let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
-        let (question, announcements) = (keys.question(), keys.workers());
+        let pipeline = self.0.shared.pipeline.for_key(&keys.stream_key);
+        let (question, announcements) = (keys.report_request(), keys.workers());
         let args = |cmd: &mut Cmd| {
             cmd.arg(random_id().to_string())
                 .arg(word)
@@ -359,7 +359,7 @@ impl WorkerStore for RedisWorkers {
             };
             let keys = &all_keys[found.stream_index];
             let (announcements, (word, argument)) = (keys.workers(), order.word_and_argument());
-            let names = [announcements.as_str(), &keys.orders];
+            let names = [announcements.as_str(), &keys.worker_orders];
             let args = |cmd: &mut Cmd| {
                 cmd.arg(&found.consumer)
                     .arg(worker)
@@ -369,7 +369,7 @@ impl WorkerStore for RedisWorkers {
                     .arg(MAX_ORDERS)
                     .arg(ORDER_RETENTION.as_millis() as u64);
             };
-            let pipeline = self.0.shared.pipeline.for_key(&keys.primary);
+            let pipeline = self.0.shared.pipeline.for_key(&keys.stream_key);
             let script = &scripts::GIVE_ORDER;
             let given = pipeline.script(script, &names, args, Resend::Never);
             Ok(integer(&given.await?)? == 1)

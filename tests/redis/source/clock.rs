@@ -33,7 +33,7 @@ async fn the_clock_of_a_test_server_steps_both_ways() {
     }
 }
 
-/// Two workers have deliveries for ten leases while the clock steps.
+/// Two workers hold deliveries for several leases while the clock steps, and lose none.
 async fn holds_through(steps: &[i64]) {
     let server = server().await;
     let redis = handle(&server).await.lease(LEASE);
@@ -86,7 +86,8 @@ async fn a_clock_that_steps_back_by_an_hour_delays_no_claim_by_more_than_about_a
     let again = next(&mut dies).await;
     let mut lives = open(&redis).await;
     nothing(&mut lives, LEASE * 2).await;
-    // The throttle of the scan ends by the clock before the step, so the step prolongs it.
+    // The throttle of the scan expires at a time of the old clock. After the step back, that is an
+    // hour away.
     server
         .command(&["SET", "{s}:gate:scan:g", "x", "PX", "150"])
         .await;

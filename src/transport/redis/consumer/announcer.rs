@@ -257,7 +257,7 @@ impl Announcer {
                 Question::Describe => description_with_stats(monitor),
             };
             let Ok(answer) = answer else { continue };
-            let key = stream.keys.answer(consumer);
+            let key = stream.keys.report(consumer);
             let args = |cmd: &mut Cmd| {
                 cmd.arg(answer).arg(ANSWER_KEPT.as_millis() as u64);
             };

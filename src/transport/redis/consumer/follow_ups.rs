@@ -111,7 +111,7 @@ impl FollowUpContext {
         let keys = Keys::new(&options.namespace, &target, &settings.group)?;
         let due = message.parts().due;
         let accept = AcceptCall::new(&keys, settings.idempotency_window, message);
-        let slot = |keys: &Keys| HashSlot::of(keys.primary.as_bytes());
+        let slot = |keys: &Keys| HashSlot::of(keys.stream_key.as_bytes());
         // The script cannot write to another slot, so the outbox takes the task.
         if shared.connector.is_cluster() && slot(&keys) != slot(&stream.keys) {
             let mut args = Vec::new();

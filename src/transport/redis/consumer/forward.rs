@@ -81,7 +81,7 @@ impl Forwarder {
             };
             from = format!("({last}");
             for (id, fields) in found {
-                let key = format!("outbox:{}:{id}", stream.keys.primary);
+                let key = format!("outbox:{}:{id}", stream.keys.stream_key);
                 let sent = async {
                     self.send(&fields, &key).await?;
                     let mut delete = redis::cmd("XDEL");
@@ -119,7 +119,7 @@ impl Forwarder {
             None => keys.idempotency(key),
         };
         let names = [
-            &*keys.primary,
+            &*keys.stream_key,
             &keys.stream_due,
             &keys.stream_bodies,
             &record,
@@ -135,7 +135,7 @@ impl Forwarder {
                 cmd.arg(&field[..]).arg(&value[..]);
             }
         };
-        let pipeline = shared.pipeline.for_key(&keys.primary);
+        let pipeline = shared.pipeline.for_key(&keys.stream_key);
         let sent = pipeline.script_until_known(&scripts::ACCEPT, &names, args);
         sent.await?;
         let due = std::str::from_utf8(due)

@@ -100,7 +100,7 @@ impl Membership {
     /// upkeep. If the server refuses the command, that tick reads the pauses.
     async fn read_pauses(&self, stream: &ServedStream) -> Result<(), Error> {
         let mut cmd = redis::cmd("HGETALL");
-        cmd.arg(stream.keys.control());
+        cmd.arg(stream.keys.pauses());
         let response = self.pipeline.command(cmd, Resend::Never).await;
         match response.and_then(fields) {
             Ok(pauses) => {
@@ -128,11 +128,11 @@ impl Membership {
         let Keys {
             stream: name,
             group,
-            primary,
-            retry,
+            stream_key,
+            retry_key,
             ..
         } = &stream.keys;
-        let keys = [&**primary, retry];
+        let keys = [&**stream_key, retry_key];
         let args = |cmd: &mut redis::Cmd| {
             cmd.arg(group.as_str())
                 .arg(start)
@@ -175,7 +175,7 @@ impl Membership {
         // A new consumer has no history, so reading the history increments no delivery counts.
         let keys = streams
             .iter()
-            .flat_map(|stream| [&*stream.keys.primary, &stream.keys.retry]);
+            .flat_map(|stream| [&*stream.keys.stream_key, &stream.keys.retry_key]);
         let read = self.member.read_group(1, None, keys, "0");
         let read = self.pipeline.submit(read, Resend::Never).await?;
         if error::code(&read) == Some("CROSSSLOT") {
@@ -187,7 +187,7 @@ impl Membership {
         error::check(read)?;
         let mut acknowledge = redis::cmd("XACK");
         acknowledge
-            .arg(streams[0].keys.primary.as_str())
+            .arg(streams[0].keys.stream_key.as_str())
             .arg(self.member.group.as_str())
             .arg("0-0");
         self.pipeline.command(acknowledge, Resend::Never).await?;
@@ -199,7 +199,12 @@ impl Membership {
     pub(super) async fn leave(&self, stream: &ServedStream) -> Result<(), Error> {
         let keys = &stream.keys;
         let workers = keys.workers();
-        let keys = [&*keys.primary, &keys.retry, &keys.served_names, &workers];
+        let keys = [
+            &*keys.stream_key,
+            &keys.retry_key,
+            &keys.served_names,
+            &workers,
+        ];
         let names = self.names.as_ref().map_or("", |names| names.list());
         let args = |cmd: &mut redis::Cmd| {
             cmd.arg(self.member.group.as_str())

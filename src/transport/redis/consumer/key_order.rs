@@ -9,7 +9,7 @@
 //! fetch ──deliveries──► admit ──may start──► prefetch buffer ──► serve
 //!                         │ held by key          ▲                  │ verdict
 //!                         ▼                      │ next of the key  ▼
-//!                        held ───────────────────┴──── `ended` or `redeliver`
+//!                        held ───────────────────┴──── `record_end` or `redeliver`
 //! ```
 
 use std::{
@@ -55,14 +55,15 @@ pub(super) struct KeyOrder {
     runtime: Handle,
     /// The maximum number of deliveries that wait for their keys. At this number no more deliveries
     /// are fetched.
-    max_held: usize,
+    max_waiting: usize,
     state: Mutex<OrderState>,
     /// Notified when a delivery ends, fails or is released.
     changed: Notify,
     /// Cancelled when no further delivery may start.
     draining: CancellationToken,
     /// Cancelled if a delivery was dropped without a verdict, was lost, or could not be settled.
-    /// Only another term can then deliver this delivery again in order.
+    /// Its entry stays pending, and is delivered again, in order, only in the next term of an
+    /// owner.
     broken: CancellationToken,
 }
 
@@ -76,8 +77,9 @@ struct OrderState {
     inherited: VecDeque<Delivery<RedisSettler>>,
     /// Set while one of the inherited deliveries runs or waits for another attempt.
     runs_inherited: bool,
-    /// Released deliveries, which still hold their keys and can be handed out again.
-    ready: VecDeque<Delivery<RedisSettler>>,
+    /// Deliveries that came back before their handlers started. They still hold their keys, and are
+    /// handed out again.
+    put_back: VecDeque<Delivery<RedisSettler>>,
     /// The number of deliveries that were handed out and have not ended, failed or been released.
     running: usize,
 }
@@ -89,7 +91,7 @@ pub(super) struct KeyOrderParts {
     pub(super) pipeline: Pipeline,
     pub(super) report: Arc<Report>,
     pub(super) buffer: PrefetchWriter,
-    pub(super) max_held: usize,
+    pub(super) max_waiting: usize,
 }
 
 /// The place of a delivery in the order. The delivery keeps its place until it is dropped.
@@ -122,7 +124,7 @@ impl KeyOrder {
             pipeline,
             report,
             buffer,
-            max_held,
+            max_waiting,
         } = parts;
         Arc::new(Self {
             term,
@@ -131,7 +133,7 @@ impl KeyOrder {
             report,
             buffer,
             runtime: Handle::current(),
-            max_held,
+            max_waiting,
             state: Mutex::default(),
             changed: Notify::new(),
             draining: CancellationToken::new(),
@@ -172,10 +174,10 @@ impl KeyOrder {
     }
 
     /// Hands out released deliveries again, at most `max`.
-    pub(super) fn take_ready(&self, max: usize) -> Vec<Delivery<RedisSettler>> {
+    pub(super) fn take_put_back(&self, max: usize) -> Vec<Delivery<RedisSettler>> {
         let mut state = self.lock();
-        let count = state.ready.len().min(max);
-        let ready = state.ready.drain(..count).map(mark_running);
+        let count = state.put_back.len().min(max);
+        let ready = state.put_back.drain(..count).map(mark_running);
         let ready: Vec<_> = ready.collect();
         state.running += ready.len();
         ready
@@ -188,7 +190,7 @@ impl KeyOrder {
         let waits = state.runs_inherited || !state.inherited.is_empty();
         match waits || self.draining.is_cancelled() {
             true => 0,
-            false => self.max_held.saturating_sub(state.held),
+            false => self.max_waiting.saturating_sub(state.held),
         }
     }
 
@@ -295,7 +297,7 @@ impl KeyOrder {
         let dropped = match is_draining {
             true => Some(delivery),
             false => {
-                state.ready.push_back(delivery);
+                state.put_back.push_back(delivery);
                 None
             }
         };
@@ -306,8 +308,9 @@ impl KeyOrder {
         self.changed.notify_one();
     }
 
-    /// Starts a task that waits, counts the attempt on the server, and hands the delivery out.
-    /// After [`drain`](Self::drain) or [`end`](Self::end) the task drops the delivery instead.
+    /// Starts a task that waits and then hands the delivery out. Before that, the task counts the
+    /// attempt on the server, unless `counted` is `false`. After [`drain`](Self::drain) or
+    /// [`end`](Self::end) the task drops the delivery instead.
     fn deliver_again(
         self: &Arc<Self>,
         delivery: Unsettled,
@@ -378,7 +381,7 @@ impl KeyOrder {
                 .arg(id);
         };
         // If the command is sent again after a lost connection, it may count twice. The message
-        // then has one attempt fewer.
+        // then has one attempt fewer left.
         let counted =
             self.pipeline
                 .script(&scripts::COUNT_ATTEMPT, &keys, args, Resend::UntilAnswered);
@@ -387,7 +390,7 @@ impl KeyOrder {
 
     /// Records that a delivery has ended. Starts the next delivery that waits for its key, or the
     /// next inherited one if `was_inherited` is `true`.
-    fn ended(self: &Arc<Self>, key: Option<&PartitionKey>, was_inherited: bool) {
+    fn record_end(self: &Arc<Self>, key: Option<&PartitionKey>, was_inherited: bool) {
         let next = {
             let mut state = self.lock();
             state.running -= 1;
@@ -479,7 +482,7 @@ impl Drop for Turn {
                 self.order.break_off();
                 self.order.changed.notify_waiters();
             }
-            TurnState::Ending => self.order.ended(self.key.as_ref(), self.is_inherited),
+            TurnState::Ending => self.order.record_end(self.key.as_ref(), self.is_inherited),
         }
     }
 }

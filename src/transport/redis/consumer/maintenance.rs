@@ -106,8 +106,8 @@ impl Maintenance {
                 continue;
             };
             let keys = &stream.keys;
-            let of_group = [&*keys.due, &keys.bodies, &keys.retry];
-            let of_senders = [&*keys.stream_due, &keys.stream_bodies, &keys.primary];
+            let of_group = [&*keys.due, &keys.bodies, &keys.retry_key];
+            let of_senders = [&*keys.stream_due, &keys.stream_bodies, &keys.stream_key];
             for (keys, group) in [(of_group, keys.group.as_str()), (of_senders, "")] {
                 self.move_due(server, &stream, keys, group).await;
             }

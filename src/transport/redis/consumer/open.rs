@@ -210,7 +210,7 @@ impl RedisSource {
         let joined = join_all(owned.iter().map(async |keys| {
             let group = Membership {
                 member: self.member.clone(),
-                pipeline: pipelines.settling.for_key(&keys.primary),
+                pipeline: pipelines.settling.for_key(&keys.stream_key),
                 start: self.settings.start.clone(),
                 has_unknown_names_policy: self.settings.unknown_names.is_some(),
                 names: None,

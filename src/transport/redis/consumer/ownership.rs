@@ -315,7 +315,7 @@ impl Partition {
         let args = |cmd: &mut Cmd| {
             cmd.arg(&parts.member.consumer);
         };
-        let pipeline = parts.shared.pipeline.for_key(&self.keys.primary);
+        let pipeline = parts.shared.pipeline.for_key(&self.keys.stream_key);
         let freed = pipeline.script(&scripts::DISOWN, &names, args, Resend::Never);
         match freed.await {
             Ok(_) => self.to_be_freed = false,
@@ -356,7 +356,7 @@ impl Term {
                 .arg(&member.consumer)
                 .arg(dead);
         };
-        let pipeline = parts.shared.pipeline.for_key(&keys.primary);
+        let pipeline = parts.shared.pipeline.for_key(&keys.stream_key);
         // If the outcome of the command is unknown, the command is not sent again. If the
         // command took effect, a later attempt begins another term of this member.
         let response = pipeline

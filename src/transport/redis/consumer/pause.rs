@@ -129,7 +129,7 @@ async fn verdict_if_paused(
 async fn is_paused(stream: &ServedStream, name: &Name, pipeline: &Pipeline) -> bool {
     let target = PauseTarget::Name(name.clone());
     let mut cmd = redis::cmd("HEXISTS");
-    cmd.arg(stream.keys.control())
+    cmd.arg(stream.keys.pauses())
         .arg(stream.keys.pause_field(&target));
     let paused = pipeline.command(cmd, Resend::UntilAnswered).await;
     // Without an answer, the name counts as paused, as it was at the last tick.

@@ -150,7 +150,7 @@ impl RegistryReader {
             known.tried_at = Instant::now();
             let found = streams.iter().find(|it| it.keys.stream == *name);
             let Some(stream) = found else { continue };
-            let keys = [&*self.key, &stream.keys.primary, &stream.keys.stream_due];
+            let keys = [&*self.key, &stream.keys.stream_key, &stream.keys.stream_due];
             let response = server.script(&scripts::RETIRE, &keys, |cmd: &mut Cmd| {
                 cmd.arg(name.as_str()).arg(unused).arg(stream.keys.base());
             });

@@ -174,7 +174,12 @@ impl Settler {
         let (which, _) = delivery.guard.delivery_key;
         let delay = after.map(|after| after.as_millis().max(1).to_string());
         let (stream, keys) = (&delivery.stream, &delivery.stream.keys);
-        let keys = [stream.key_of(which), &keys.retry, &keys.due, &keys.bodies];
+        let keys = [
+            stream.key_of(which),
+            &keys.retry_key,
+            &keys.due,
+            &keys.bodies,
+        ];
         let submit = || {
             let args = |cmd: &mut Cmd| {
                 member
@@ -227,7 +232,7 @@ impl Settler {
         let member = &*self.member;
         let (which, _) = delivery.guard.delivery_key;
         let stream = &delivery.stream;
-        let keys = [stream.key_of(which), &stream.keys.retry];
+        let keys = [stream.key_of(which), &stream.keys.retry_key];
         let paused = request
             .paused_name()
             .map(|name| PauseTarget::Name(name.into()));

@@ -85,7 +85,7 @@ impl<'a> SlotParts<'a> {
         // Only a worker that serves a registry may start without streams, and no worker serves a
         // registry on a cluster.
         let connector = match streams.first() {
-            Some(first) => context.shared.connector.for_key(&first.keys.primary),
+            Some(first) => context.shared.connector.for_key(&first.keys.stream_key),
             None => context.shared.connector.clone(),
         };
         let reads = context.pipelines.and_then(|shared| shared.reads.as_ref());
@@ -95,7 +95,7 @@ impl<'a> SlotParts<'a> {
                 if reads.is_none() {
                     connector.checked_connection().await?;
                 }
-                pipelines.settling.for_key(&stream.keys.primary)
+                pipelines.settling.for_key(&stream.keys.stream_key)
             }
             _ => {
                 let checked = connector.checked_connection().await?;
@@ -130,7 +130,7 @@ impl<'a> SlotParts<'a> {
                 pipeline: pipeline.clone(),
                 report: context.report.clone(),
                 buffer: buffer.clone(),
-                max_held: settings.max_in_flight,
+                max_waiting: settings.max_in_flight,
             })
         });
         Ok(Self {

@@ -84,7 +84,7 @@ pub(super) fn by_slot(settings: &Settings, listed: WeightedStreams) -> Result<Se
              they may be in any slot; list the streams, or give each a worker"
         )));
     }
-    let slot_of = |(keys, _): &(Keys, u32)| HashSlot::of(keys.primary.as_bytes());
+    let slot_of = |(keys, _): &(Keys, u32)| HashSlot::of(keys.stream_key.as_bytes());
     let is_one_slot = listed
         .windows(2)
         .all(|pair| slot_of(&pair[0]) == slot_of(&pair[1]));

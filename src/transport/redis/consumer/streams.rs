@@ -64,8 +64,8 @@ impl ServedStream {
     /// Returns the key of the primary stream or of the group's retry stream.
     pub(super) fn key_of(&self, which: WhichStream) -> &str {
         match which {
-            WhichStream::Primary(_) => &self.keys.primary,
-            WhichStream::Retry(_) => &self.keys.retry,
+            WhichStream::Primary(_) => &self.keys.stream_key,
+            WhichStream::Retry(_) => &self.keys.retry_key,
         }
     }
 

@@ -99,8 +99,8 @@ impl TickRequest {
         for TickStream { stream, .. } in &self.streams {
             let of_stream = &stream.keys;
             keys.extend([
-                of_stream.primary.as_str().to_owned(),
-                of_stream.retry.clone(),
+                of_stream.stream_key.as_str().to_owned(),
+                of_stream.retry_key.clone(),
                 of_stream.due.clone(),
                 of_stream.bodies.clone(),
                 of_stream.stream_due.clone(),
@@ -144,7 +144,7 @@ impl TickRequest {
             let counts = worker.and_then(|worker| worker.counts.as_ref());
             let counts = counts.map(MinuteCounts::fields).unwrap_or_default();
             cmd.arg(of_tick.steps.flags(worker))
-                .arg(&stream.keys.orders)
+                .arg(&stream.keys.worker_orders)
                 .arg(worker.map_or("", |worker| &worker.last_order_id))
                 .arg(retry_ids.len())
                 .arg(primary_ids.len())

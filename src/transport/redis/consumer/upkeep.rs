@@ -146,7 +146,9 @@ impl Upkeep {
     async fn run(mut self) {
         let _ended = self.stop_signals.ended.clone().drop_guard();
         let streams = self.maintenance.streams.all();
-        let key = streams.first().map(|stream| stream.keys.primary.as_str());
+        let key = streams
+            .first()
+            .map(|stream| stream.keys.stream_key.as_str());
         let lease = self.member.lease;
         let connection = (self.pipeline).connection(&self.connector, &self.counters, lease, key);
         let mut ticks = interval(self.member.interval());

@@ -62,10 +62,10 @@ impl SharedReads {
         self.connector.refresh().await;
         let mut checked_nodes = HashSet::new();
         for keys in streams {
-            let slot = HashSlot::of(keys.primary.as_bytes());
+            let slot = HashSlot::of(keys.stream_key.as_bytes());
             if checked_nodes.insert(self.connector.owner(slot)) {
                 self.connector
-                    .for_key(&keys.primary)
+                    .for_key(&keys.stream_key)
                     .checked_connection()
                     .await?;
             }
@@ -77,12 +77,12 @@ impl SharedReads {
     pub(super) fn reader(&self, streams: &[Arc<ServedStream>], lease: Duration) -> WokenReader {
         let signal = Arc::<WriteSignal>::default();
         for stream in streams {
-            self.tracked.add(&stream.keys.primary, &signal);
-            self.tracked.add(&stream.keys.retry, &signal);
+            self.tracked.add(&stream.keys.stream_key, &signal);
+            self.tracked.add(&stream.keys.retry_key, &signal);
         }
         let first = streams.first().expect("a slot has streams");
         WokenReader {
-            pipeline: self.pipeline.for_key(&first.keys.primary),
+            pipeline: self.pipeline.for_key(&first.keys.stream_key),
             signal,
             max_between_reads: lease / 3,
             expected: ExpectedEntries::Some,

@@ -244,8 +244,8 @@ impl Redis {
             let window = lock(&stream.window);
             (window.admitted, stream.on_the_way.load(Ordering::Relaxed))
         };
-        let pipeline = self.shared.pipeline.for_key(&keys.primary);
-        let primary = [&*keys.primary];
+        let pipeline = self.shared.pipeline.for_key(&keys.stream_key);
+        let primary = [&*keys.stream_key];
         // After an unknown outcome the script runs again. That is safe, since it sends no message.
         let response = pipeline.script_until_known(&scripts::COUNT_WAITING, &primary, args);
         let response = response.await.and_then(decode);

@@ -53,7 +53,7 @@ impl Redis {
         let keys = Keys::new(&self.options.namespace, stream, &self.settings.group)?;
         let (due, replicas) = (message.parts().due, message.parts().replicas);
         let accept = AcceptCall::new(&keys, self.settings.idempotency_window, message);
-        let pipeline = self.task_pipeline(&keys.primary, replicas);
+        let pipeline = self.task_pipeline(&keys.stream_key, replicas);
         let submit = pipeline.submit_owned(accept, Resend::Never, Some(&scripts::ACCEPT));
         self.promote_soon(keys, due);
         Ok(submit)
@@ -62,7 +62,7 @@ impl Redis {
     /// If a delayed task is due soon, starts a timer that moves the task to its stream.
     pub(in crate::transport::redis) fn promote_soon(&self, keys: Keys, due: Option<Due>) {
         if let Some(wait) = due.map(Due::wait).filter(|wait| *wait < SOON) {
-            let pipeline = self.shared.pipeline.for_key(&keys.primary);
+            let pipeline = self.shared.pipeline.for_key(&keys.stream_key);
             self.shared.promoters.start(&pipeline, keys, wait);
         }
     }
@@ -127,7 +127,7 @@ impl AcceptCall {
             }
         };
         let key = parts.idempotency_key.as_ref();
-        let of_stream = [&*keys.primary, &keys.stream_due, &keys.stream_bodies];
+        let of_stream = [&*keys.stream_key, &keys.stream_due, &keys.stream_bodies];
         let mut script_keys = of_stream.map(str::to_owned).to_vec();
         script_keys.extend(key.map(|key| keys.idempotency(key)));
         Self {
@@ -256,7 +256,7 @@ impl Promoters {
             while let Some(wait) = next_wait {
                 // Rounded up, since Redis counts whole milliseconds.
                 sleep(wait + Duration::from_millis(1)).await;
-                let names = [&*keys.stream_due, &keys.stream_bodies, &keys.primary];
+                let names = [&*keys.stream_due, &keys.stream_bodies, &keys.stream_key];
                 let args = |cmd: &mut Cmd| {
                     cmd.arg(MAX_PROMOTED_MESSAGES)
                         .arg(MAX_PROMOTED_BYTES)

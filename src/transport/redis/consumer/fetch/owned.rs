@@ -34,7 +34,7 @@ impl Fetch {
         let Some(order) = order else {
             return Some(room);
         };
-        let ready = order.take_ready(room);
+        let ready = order.take_put_back(room);
         let allowed = room.min(order.room());
         if ready.is_empty() && allowed > 0 {
             return Some(allowed);

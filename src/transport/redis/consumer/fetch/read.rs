@@ -90,7 +90,12 @@ impl Fetch {
         let longest = self.set.until_next_try(max_block);
         let keys: Vec<_> = streams
             .iter()
-            .flat_map(|stream| [stream.keys.retry.clone(), stream.keys.primary.to_string()])
+            .flat_map(|stream| {
+                [
+                    stream.keys.retry_key.clone(),
+                    stream.keys.stream_key.to_string(),
+                ]
+            })
             .collect();
         let keys: Vec<_> = keys.iter().map(String::as_str).collect();
         let entries = self.await_entries(1, longest, &keys).await?;
@@ -113,7 +118,7 @@ impl Fetch {
     /// Reads the only stream.
     pub(super) async fn read_one(&mut self, room: usize) -> Result<Vec<Entry>, Error> {
         let stream = self.set.first_mut().stream.clone();
-        let (retry, primary) = (&*stream.keys.retry, &*stream.keys.primary);
+        let (retry, primary) = (&*stream.keys.retry_key, &*stream.keys.stream_key);
         let part = room.min(self.max_per_read());
         if self.poll_first {
             let command = self.plain_read(part, None, [retry]);
@@ -163,7 +168,7 @@ impl Fetch {
         let streams: Vec<_> = streams.into_iter().cloned().collect();
         let keys = streams
             .iter()
-            .flat_map(|stream| [&*stream.keys.retry, &*stream.keys.primary]);
+            .flat_map(|stream| [&*stream.keys.retry_key, &*stream.keys.stream_key]);
         let keys: Vec<_> = keys.collect();
         match self.await_entries(1, longest, &keys).await {
             Ok(entries) => {
@@ -256,7 +261,7 @@ impl Fetch {
         let room = room.min(self.max_per_read());
         if self.reads_one_stream() {
             let stream = self.set.first_mut().stream.clone();
-            let keys = [&*stream.keys.primary, &*stream.keys.retry];
+            let keys = [&*stream.keys.stream_key, &*stream.keys.retry_key];
             return Some(self.plain_read(room, None, keys));
         }
         let member = &self.parts.member;

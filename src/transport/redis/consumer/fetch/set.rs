@@ -264,7 +264,7 @@ impl ReadSet {
                 continue;
             };
             let of = &read.stream.keys;
-            keys.extend([&*of.retry, &*of.primary]);
+            keys.extend([&*of.retry_key, &*of.stream_key]);
             order.push(quota.stream);
             quotas.push((quota.max, read.size.expected()));
         }
@@ -300,7 +300,7 @@ impl ReadSet {
         let streams: Vec<_> = active.take(max_streams).collect();
         let count = room.checked_div(streams.len())?;
         let bytes: usize = streams.iter().map(|it| count * it.size.expected()).sum();
-        let keys = streams.iter().map(|it| it.stream.keys.primary.as_str());
+        let keys = streams.iter().map(|it| it.stream.keys.stream_key.as_str());
         (bytes <= MAX_RESPONSE_BYTES).then(|| {
             let cmd = member.read_group(count, None, keys, ">");
             (cmd, count * streams.len())

@@ -25,7 +25,8 @@ struct Script {
     function: Function,
 }
 
-/// A replacement in the text of the scripts that breaks the protocol.
+/// A deliberate fault: a replacement in the text of the scripts, with which they break the
+/// protocol.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) struct Mutation {
     pub(in super::super) from: &'static str,
@@ -70,7 +71,8 @@ impl Scripts {
         self.known.clear();
     }
 
-    /// Returns the name of the script with this hash: the beginning of its first comment.
+    /// Returns the name of the script with this hash: the beginning of the comment that lists its
+    /// keys.
     pub(super) fn name(&self, hash: &str) -> Option<&str> {
         self.known.get(hash).map(|script| &*script.name)
     }

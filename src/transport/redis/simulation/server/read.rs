@@ -8,7 +8,7 @@ use super::{
 
 /// The arguments of `XREADGROUP` or `XREAD`.
 pub(super) struct Read {
-    /// The group and the consumer of `XREADGROUP`. `XREAD` reads after `from`.
+    /// The group and the consumer of `XREADGROUP`. `None` for `XREAD`.
     group: Option<(Vec<u8>, Vec<u8>)>,
     from: Id,
     /// The maximum number of entries from each key.
@@ -67,8 +67,8 @@ impl Data {
                 Some((group, consumer)) if read.new => {
                     stream.read(group, consumer, read.count, now)
                 }
-                // A read of the consumer's pending entries. Campanile makes one only if there are
-                // none.
+                // A read of the consumer's pending entries. Campanile sends such a read only for a
+                // new consumer, to check its permissions.
                 Some(_) => Vec::new(),
                 None => stream.after(read.from, read.count),
             };
