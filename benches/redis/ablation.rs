@@ -1,5 +1,5 @@
-//! Measures mechanisms that exist for speed alone, and the counts of workers. Each workload runs
-//! with and without the mechanism.
+//! Measures each mechanism that exists for speed alone, and the cost of the counters that each
+//! worker keeps. Each workload runs with and without the mechanism.
 
 use campanile::ablation::Mechanism;
 use serde::Serialize;

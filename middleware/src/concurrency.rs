@@ -405,12 +405,12 @@ mod tests {
 
     #[test]
     fn invalid_numbers_panic_at_the_callers_location() {
-        crate::panics::panic_text(|| layer_at(0));
-        crate::panics::panic_text(|| layer_at(usize::MAX));
+        crate::panics::panic_text(|| tracked_layer(0));
+        crate::panics::panic_text(|| tracked_layer(usize::MAX));
     }
 
     #[track_caller]
-    fn layer_at(permits: usize) -> ConcurrencyByKeyLayer<Header> {
+    fn tracked_layer(permits: usize) -> ConcurrencyByKeyLayer<Header> {
         ConcurrencyByKeyLayer::new(permits, by_header())
     }
 }

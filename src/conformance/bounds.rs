@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Factory,
     outbox::{add, outbox},
-    partitions::{keyed_task, scene_of},
+    partitions::{keyed_task, partitioned_scene},
     scene::{Scene, WorkerOf, call, done, outcome, redeliver_after, send, settle, spawn_request},
 };
 use crate::{
@@ -230,7 +230,7 @@ pub async fn each_partition_has_its_own_bound<F: Factory>(factory: &F) {
     if !capabilities.bounds || !capabilities.partitions {
         return;
     }
-    let (scene, _) = scene_of(factory, 4);
+    let (scene, _) = partitioned_scene(factory, 4);
     let scene = scene.with(|settings| settings.max_waiting = Some(BOUND));
     let worker = scene.worker().await;
     let handle = scene.handle().await;

@@ -142,8 +142,8 @@ pub async fn a_permit_that_is_not_taken_is_passed_on<F: Factory>(factory: &F) {
     worker.close().await;
 }
 
-/// Checks the permit of a parked message. If the message is cancelled or purged before its
-/// delivery, another message gets the permit.
+/// Checks that another message gets the permit that was returned for a parked message, if the
+/// parked message is cancelled or purged before its delivery.
 pub async fn a_permit_that_is_handed_over_returns_if_its_message_is_removed<F: Factory>(
     factory: &F,
 ) {
@@ -296,7 +296,7 @@ pub async fn a_parked_task_can_be_cancelled<F: Factory>(factory: &F) {
 
 /// Checks that a rate limit gives each message a start time, and that a message that asks again
 /// keeps its start time.
-pub async fn a_rate_gives_each_message_its_time<F: Factory>(factory: &F) {
+pub async fn a_rate_limit_gives_each_message_a_start_time<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
     }
@@ -366,7 +366,7 @@ pub async fn the_workers_of_a_group_keep_to_their_limit<F: Factory>(factory: &F)
 }
 
 /// Checks that a waiting message keeps its start time when earlier messages start.
-pub async fn a_rate_keeps_the_times_of_those_that_wait<F: Factory>(factory: &F) {
+pub async fn a_rate_limit_keeps_the_start_times_of_waiting_messages<F: Factory>(factory: &F) {
     if !factory.capabilities().limits {
         return;
     }

@@ -154,7 +154,8 @@ pub use self::{
         a_permit_that_is_handed_over_returns_if_its_message_is_removed,
         a_permit_that_is_not_taken_is_passed_on,
         a_permit_that_is_taken_again_is_returned_after_its_last_use,
-        a_rate_gives_each_message_its_time, a_rate_keeps_the_times_of_those_that_wait,
+        a_rate_limit_gives_each_message_a_start_time,
+        a_rate_limit_keeps_the_start_times_of_waiting_messages,
         parked_messages_get_the_permits_that_are_returned,
         the_workers_of_a_group_keep_to_their_limit,
     },
@@ -362,9 +363,9 @@ macro_rules! conformance_tests {
             parked_messages_get_the_permits_that_are_returned
             a_permit_that_is_not_taken_is_passed_on
             a_parked_task_can_be_cancelled
-            a_rate_gives_each_message_its_time
+            a_rate_limit_gives_each_message_a_start_time
             the_workers_of_a_group_keep_to_their_limit
-            a_rate_keeps_the_times_of_those_that_wait
+            a_rate_limit_keeps_the_start_times_of_waiting_messages
             a_permit_that_is_taken_again_is_returned_after_its_last_use
             a_permit_that_is_handed_over_returns_if_its_message_is_removed
             a_message_that_is_parked_again_returns_its_permit

@@ -17,7 +17,10 @@ use crate::{
 };
 
 /// Returns a scene whose stream has this number of partitions.
-pub(super) fn scene_of<F: Factory>(factory: &F, partitions: usize) -> (Scene<'_, F>, Name) {
+pub(super) fn partitioned_scene<F: Factory>(
+    factory: &F,
+    partitions: usize,
+) -> (Scene<'_, F>, Name) {
     let scene = Scene::new(factory);
     let stream = scene.name("partitioned");
     let scene = with_partitions(scene, &stream, partitions);
@@ -46,7 +49,7 @@ pub async fn a_key_has_one_partition<F: Factory>(factory: &F) {
     if !factory.capabilities().partitions {
         return;
     }
-    let (scene, stream) = scene_of(factory, 4);
+    let (scene, stream) = partitioned_scene(factory, 4);
     let handle = scene.handle().await;
     for n in 0..10 {
         for key in ["a", "b", "c"] {
@@ -103,7 +106,7 @@ pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F)
     if !capabilities.partitions {
         return;
     }
-    let (scene, stream) = scene_of(factory, 3);
+    let (scene, stream) = partitioned_scene(factory, 3);
     let handle = scene.handle().await;
     let mut worker = scene.worker().await;
     // One request and one delayed task for each of the three partitions.
@@ -175,13 +178,13 @@ pub async fn a_partitioned_stream_is_used_as_one_stream<F: Factory>(factory: &F)
     worker.close().await;
 }
 
-/// Checks that a worker is refused if its number of partitions is too low to read all messages, and
-/// that the number can grow.
+/// Checks that a worker is refused if its settings give fewer partitions than the stream has, and
+/// that a worker whose settings give more makes the stream grow.
 pub async fn numbers_of_partitions_that_differ_are_refused<F: Factory>(factory: &F) {
     if !factory.capabilities().partitions {
         return;
     }
-    let (scene, stream) = scene_of(factory, 4);
+    let (scene, stream) = partitioned_scene(factory, 4);
     let scene_with = |partitions| with_partitions(Scene::new(factory), &stream, partitions);
     let send_with = async |partitions| {
         let handle = scene_with(partitions).handle().await;

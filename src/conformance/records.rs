@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::{
     Factory,
-    partitions::{keyed_task, scene_of},
+    partitions::{keyed_task, partitioned_scene},
     scene::{
         LEASE, Scene, answer, attempt, done, id, in_time, message, must, redeliver_after, send,
         settle,
@@ -515,7 +515,7 @@ pub async fn the_tasks_of_all_partitions_are_seen_together<F: Factory>(factory: 
     if !capabilities.tasks || !capabilities.partitions {
         return;
     }
-    let (scene, _) = scene_of(factory, 3);
+    let (scene, _) = partitioned_scene(factory, 3);
     let (handle, tasks) = connect(factory, &scene).await;
     let mut changes = must("following", tasks.changes(ChangesFrom::Now)).await;
     let mut sent = HashSet::new();

@@ -79,7 +79,10 @@ async fn each_tick_has_one_task_whichever_processes_are_killed() {
         .schedule()
         .next_ticks(began, 2 * ticks as usize + 10_000);
     let all = all.expect("the schedule is valid").into_iter();
-    let expected: Vec<_> = all.take_while(|tick| *tick <= last).map(shown).collect();
+    let expected: Vec<_> = all
+        .take_while(|tick| *tick <= last)
+        .map(format_tick)
+        .collect();
     let doubled = sent.values().filter(|count| **count > 1).count();
     let missing = expected
         .iter()
@@ -97,7 +100,7 @@ async fn each_tick_has_one_task_whichever_processes_are_killed() {
 }
 
 /// Formats a tick as in the header of its task.
-fn shown(tick: SystemTime) -> String {
+fn format_tick(tick: SystemTime) -> String {
     let since = tick
         .duration_since(SystemTime::UNIX_EPOCH)
         .expect("after 1970");

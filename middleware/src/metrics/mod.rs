@@ -48,9 +48,9 @@
 //! ```
 //!
 //! # Metrics
-//! A layer sees the outcome of the inner service, but not how the delivery was settled. A failure
-//! in [`CONSUMED_MESSAGES`] is a failed attempt. Dead letters are counted in
-//! `campanile.transport.dead`.
+//! A layer sees the outcome of the inner service, but not how the delivery was settled. A count in
+//! [`CONSUMED_MESSAGES`] with the label `error.type` is a failed attempt. Dead letters are counted
+//! in `campanile.transport.dead`.
 //!
 //! Messages that expired, were delivered too often, or cannot be decoded never reach a layer. The
 //! transport counts them, and [`TransportMetrics`] publishes the counts of the transport.

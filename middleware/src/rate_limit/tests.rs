@@ -90,7 +90,7 @@ async fn most_in_a_second(layer: RateLimitByKeyLayer<Header>) -> Option<usize> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_period_after_a_pause_has_the_burst_and_the_rate_and_without_bursts_the_rate() {
+async fn a_window_admits_at_most_the_burst_plus_the_rate() {
     let layer = || RateLimitByKeyLayer::new(10, SECOND, by_header());
     assert_eq!(most_in_a_second(layer()).await, Some(19));
     assert_eq!(most_in_a_second(layer().burst(4)).await, Some(13));
@@ -222,14 +222,14 @@ async fn readiness_reservations_and_missing_keys_are_handled_as_in_every_layer()
 
 #[test]
 fn invalid_numbers_panic_at_the_callers_location() {
-    panic_text(|| rate(0, SECOND));
-    panic_text(|| rate(1, Duration::ZERO));
-    panic_text(|| rate(2, Duration::from_nanos(1)));
-    panic_text(|| rate(1, Duration::MAX));
+    panic_text(|| layer_with_rate(0, SECOND));
+    panic_text(|| layer_with_rate(1, Duration::ZERO));
+    panic_text(|| layer_with_rate(2, Duration::from_nanos(1)));
+    panic_text(|| layer_with_rate(1, Duration::MAX));
     panic_text(|| layer().burst(0));
 }
 
 #[track_caller]
-fn rate(messages: u32, per: Duration) -> RateLimitByKeyLayer<Header> {
+fn layer_with_rate(messages: u32, per: Duration) -> RateLimitByKeyLayer<Header> {
     RateLimitByKeyLayer::new(messages, per, by_header())
 }

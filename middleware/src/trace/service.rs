@@ -28,7 +28,7 @@ pub struct Trace<S, M = DefaultMakeSpan, R = DefaultOnReply, F = DefaultOnFailur
 }
 
 impl<S> Trace<S> {
-    /// Wraps a service that is served, as [`TraceLayer::new`] does.
+    /// Wraps the service that handles messages, as [`TraceLayer::new`] does.
     pub fn new(inner: S) -> Self {
         TraceLayer::new().layer(inner)
     }

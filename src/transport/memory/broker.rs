@@ -318,7 +318,7 @@ impl BrokerState {
         let group_key = (stream, &settings.group);
         if let Some(unique) = &parts.unique {
             contents.promote(&self.context, stream);
-            let mut records = self.context.records.lock();
+            let mut records = self.context.records.lock_and_expire();
             if let Some(holder) = records.holder(group_key, &unique.key).cloned() {
                 match unique.on_conflict {
                     OnConflict::Refuse => return Err(Error::duplicate(holder)),

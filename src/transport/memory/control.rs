@@ -152,7 +152,7 @@ impl BrokerState {
         // Cancelled tasks have ended already, so they do not count.
         let purged = entries
             .iter()
-            .filter(|entry| !records.take_cancelled(settings, &entry.fields));
+            .filter(|entry| !records.skip_cancelled(settings, &entry.fields));
         let ended = purged.map(|entry| {
             let end = TaskEnd::new(TaskState::Discarded, "purged");
             records.end(settings, &entry.fields, end, clock);

@@ -28,8 +28,8 @@ pub(super) type GroupKey = (Name, Name);
 /// The records of all streams and groups of a broker.
 #[derive(Debug, Default)]
 pub(super) struct Records {
-    /// Set when the first task is recorded. While it is not set, no entry needs a lock on
-    /// `contents`.
+    /// Set when the first task is recorded. Until then, the methods that handle an entry return
+    /// without a lock on `contents`.
     is_used: AtomicBool,
     contents: Mutex<Contents>,
     /// Notified when a task has changed its state.
@@ -51,7 +51,7 @@ struct StoredTask {
     status: TaskStatus,
     checkpoint: Option<Bytes>,
     /// The number of the last change of the state.
-    last_change: u64,
+    last_change_number: u64,
 }
 
 /// The end of a task.
@@ -73,8 +73,8 @@ impl<'a> TaskEnd<'a> {
 }
 
 impl Records {
-    /// Changes the status of an entry's task, if the group records the status. `None` as the group
-    /// matches any group.
+    /// Changes the status of an entry's task, if the entry names this group as the one that records
+    /// it. If the group is `None`, any group will do.
     pub(super) fn change(
         &self,
         (stream, group): (&Name, Option<&Name>),
@@ -131,10 +131,11 @@ impl Records {
 
     /// If an entry's task was cancelled, schedules the removal of the task's record and returns
     /// `true`. The caller then skips the entry.
-    pub(super) fn take_cancelled(&self, settings: &Settings, fields: &[(Bytes, Bytes)]) -> bool {
+    pub(super) fn skip_cancelled(&self, settings: &Settings, fields: &[(Bytes, Bytes)]) -> bool {
         match self.state(settings, fields) {
             Some((id, TaskState::Cancelled)) => {
-                self.lock().remove_later(&group_key_of(settings), &id);
+                self.lock_and_expire()
+                    .remove_later(&group_key_of(settings), &id);
                 true
             }
             _ => false,
@@ -154,10 +155,12 @@ impl Records {
 
     /// Returns the contents, or `None` if no task was ever recorded.
     pub(super) fn lock_if_used(&self) -> Option<MutexGuard<'_, Contents>> {
-        self.is_used.load(Ordering::Acquire).then(|| self.lock())
+        self.is_used
+            .load(Ordering::Acquire)
+            .then(|| self.lock_and_expire())
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Contents> {
+    pub(super) fn lock_and_expire(&self) -> MutexGuard<'_, Contents> {
         let mut contents = lock(&self.contents);
         contents.expire();
         contents
@@ -178,7 +181,7 @@ impl Records {
         status.state = state;
         status.keep = parts.tracked.unwrap_or_default();
         status.unique = parts.unique.as_ref().map(|unique| unique.key.clone());
-        let mut contents = self.lock();
+        let mut contents = self.lock_and_expire();
         if let Some(key) = &status.unique {
             let unique_key = (group_key.clone(), key.clone());
             contents.holders.insert(unique_key, id.clone());
@@ -187,7 +190,7 @@ impl Records {
         let record = StoredTask {
             status,
             checkpoint: None,
-            last_change,
+            last_change_number: last_change,
         };
         contents.by_id.insert((group_key, id), record);
         self.changed.notify_waiters();
@@ -204,7 +207,7 @@ impl Records {
         let Some((group, id)) = record_key(fields) else {
             return;
         };
-        let mut contents = self.lock();
+        let mut contents = self.lock_and_expire();
         let group_key = (settings.stream.clone(), group);
         contents.cancel_removal(&group_key, &id);
         let mut unique = None;
@@ -253,7 +256,8 @@ impl Contents {
         true
     }
 
-    /// Changes the status of a task, and updates the lists and the feed.
+    /// Changes the status of a task. If its state or attempt changed, moves it to the right list
+    /// and adds the change to the feed. [`TaskLists`] has both.
     fn change(
         &mut self,
         group_key: &GroupKey,
@@ -269,8 +273,8 @@ impl Contents {
         change(&mut record.status);
         if (record.status.state, record.status.attempt) != before {
             let lists = self.lists.entry(group_key.clone()).or_default();
-            lists.remove(before.0, record.last_change);
-            record.last_change = self.add_change(group_key, &record.status, clock);
+            lists.remove(before.0, record.last_change_number);
+            record.last_change_number = self.add_change(group_key, &record.status, clock);
         }
         self.by_id.insert(key, record);
     }
@@ -351,7 +355,7 @@ impl Contents {
             let lists = self.lists.get_mut(&group_key);
             let removed = self.by_id.remove(&(group_key, id));
             if let Some((lists, record)) = lists.zip(removed) {
-                lists.remove(record.status.state, record.last_change);
+                lists.remove(record.status.state, record.last_change_number);
             }
         }
     }

@@ -44,7 +44,7 @@ impl TaskStore for MemoryTasks {
     }
 
     fn holder<'a>(&'a self, key: &'a UniqueKey) -> StoreFuture<'a, Option<MessageId>> {
-        let records = self.broker.context.records.lock();
+        let records = self.broker.context.records.lock_and_expire();
         let mut streams = self.streams.iter();
         let holder = streams.find_map(|settings| {
             let holder = records.holder((&settings.stream, &settings.group), key);
@@ -64,7 +64,7 @@ impl TaskStore for MemoryTasks {
     }
 
     fn feed_ends(&self) -> StoreFuture<'_, Vec<String>> {
-        let records = self.broker.context.records.lock();
+        let records = self.broker.context.records.lock_and_expire();
         let ends = self.streams.iter().map(|settings| {
             let lists = records.lists.get(&group_key_of(settings));
             let last = lists.map_or(0, |lists| lists.last_number());
@@ -129,7 +129,7 @@ impl FeedReader {
     }
 
     fn read(&mut self) -> Option<FeedStep> {
-        let records = self.broker.context.records.lock();
+        let records = self.broker.context.records.lock_and_expire();
         for (partition, (settings, read)) in self.partitions.iter_mut().enumerate() {
             let lists = records.lists.get(&group_key_of(settings));
             let Some(next) = lists.and_then(|lists| lists.change_after(*read)) else {
@@ -184,7 +184,7 @@ impl MemoryRecord {
         let noted = self.broker.upgrade().and_then(|broker| {
             broker.with_group(&self.settings, |group, _| {
                 let is_held = group.is_pending(self.serial);
-                let mut records = broker.context.records.lock();
+                let mut records = broker.context.records.lock_and_expire();
                 is_held && records.note(&group_key_of(&self.settings), &self.task, note)
             })
         });
@@ -203,7 +203,7 @@ impl TaskRecord for MemoryRecord {
 
     fn checkpoint(&self) -> RecordFuture<'_, Option<Bytes>> {
         let checkpoint = self.broker.upgrade().and_then(|broker| {
-            let records = broker.context.records.lock();
+            let records = broker.context.records.lock_and_expire();
             records.checkpoint(&group_key_of(&self.settings), &self.task)
         });
         Box::pin(ready(Ok(checkpoint)))
@@ -216,14 +216,18 @@ impl BrokerState {
         self.with_stream(&settings.stream, |stream| {
             stream.promote(&self.context, &settings.stream);
         });
-        self.context.records.lock().status(settings, id).cloned()
+        self.context
+            .records
+            .lock_and_expire()
+            .status(settings, id)
+            .cloned()
     }
 
     fn list(&self, settings: &Settings, step: &ListStep) -> Listed {
         self.with_stream(&settings.stream, |stream| {
             stream.promote(&self.context, &settings.stream);
         });
-        let records = self.context.records.lock();
+        let records = self.context.records.lock_and_expire();
         let Some(lists) = records.lists.get(&group_key_of(settings)) else {
             return Listed::default();
         };
@@ -251,7 +255,7 @@ impl BrokerState {
                     group_key_of(settings),
                     TaskEnd::new(TaskState::Cancelled, reason),
                 );
-                let mut contents = records.lock();
+                let mut contents = records.lock_and_expire();
                 contents.end(&group_key, id, end, clock);
                 if is_unread {
                     contents.cancel_removal(&group_key, id);
@@ -264,7 +268,7 @@ impl BrokerState {
                 return true;
             }
             let state = records
-                .lock()
+                .lock_and_expire()
                 .status(settings, id)
                 .map(|status| status.state);
             if state.is_none_or(TaskState::has_ended) {

@@ -16,13 +16,13 @@ use tower::ServiceExt;
 
 use super::text;
 
-async fn get(service: &Backlogs, method: Method, uri: &str) -> Response<Body> {
+async fn request(service: &Backlogs, method: Method, uri: &str) -> Response<Body> {
     let request = Request::builder().method(method).uri(uri).body(()).unwrap();
     service.clone().oneshot(request).await.unwrap()
 }
 
 async fn json(service: &Backlogs, uri: &str) -> (u16, Value) {
-    let response = get(service, Method::GET, uri).await;
+    let response = request(service, Method::GET, uri).await;
     let status = response.status().as_u16();
     (
         status,
@@ -30,8 +30,8 @@ async fn json(service: &Backlogs, uri: &str) -> (u16, Value) {
     )
 }
 
-/// A service of a stream with three tasks and a worker, one of another name without either, and one
-/// that cannot be read.
+/// Makes the service for the backlogs of two streams: one with three tasks and a worker, and an
+/// empty one whose name needs escaping.
 async fn service() -> (Backlogs, impl Sized) {
     let memory = Memory::new().stream("orders");
     let worker = memory.clone().open(Interest::stream()).await.unwrap();
@@ -55,7 +55,7 @@ fn with_broken(service: Backlogs) -> Backlogs {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backlog_is_json_with_a_value_at_a_known_path() {
+async fn a_backlog_is_json_with_known_fields() {
     let (service, _worker) = service().await;
     let (status, found) = json(&service, "/backlog?stream=orders").await;
     assert_eq!((status, &found["total"]), (200, &3.into()));
@@ -88,19 +88,19 @@ async fn an_unknown_stream_is_404_and_one_that_cannot_be_read_is_503() {
         assert_eq!((status, &found["code"]), (503, &"unread".into()));
         assert!(!found.to_string().contains("10.0.0.7"), "{found}");
     }
-    let head = get(&service, Method::HEAD, "/?stream=orders").await;
+    let head = request(&service, Method::HEAD, "/?stream=orders").await;
     assert_eq!(head.status(), 200);
     assert_eq!(text(head.into_body()).await, "");
-    let post = get(&service, Method::POST, "/").await;
+    let post = request(&service, Method::POST, "/").await;
     assert_eq!(
         (post.status().as_u16(), &post.headers()["allow"]),
         (405, &"GET, HEAD".parse().unwrap())
     );
 }
 
-/// The samples of a text for Prometheus by their names and labels. Panics if the text does not have
-/// the form of version 0.0.4: a `HELP` and a `TYPE` before the samples of each metric, which are
-/// together; names, labels and values as they should be; a line feed at the end.
+/// The samples of a text for Prometheus by their names and labels. Panics unless the text is valid
+/// in version 0.0.4: each metric has a `HELP` line, a `TYPE` line, and then all its samples; names,
+/// labels and values are well formed; the text ends with a line feed.
 fn parsed(text: &str) -> BTreeMap<(String, Vec<(String, String)>), f64> {
     let is_name = |name: &str| {
         let mut bytes = name.bytes();
@@ -155,7 +155,7 @@ async fn prometheus_reads_all_backlogs_and_which_cannot_be_read() {
     let (service, _worker) = service().await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let service = with_broken(service).prometheus();
-    let response = get(&service, Method::GET, "/metrics").await;
+    let response = request(&service, Method::GET, "/metrics").await;
     let content_type = &response.headers()["content-type"];
     assert_eq!(content_type, "text/plain; version=0.0.4");
     let samples = parsed(&text(response.into_body()).await);
@@ -176,7 +176,7 @@ async fn prometheus_reads_all_backlogs_and_which_cannot_be_read() {
     assert_eq!(of("up", &[orders]), Some(1.0));
     assert_eq!(of("up", &[("stream", "broken")]), Some(0.0));
     assert_eq!(of("total", &[("stream", "broken")]), None);
-    let empty = get(&Backlogs::new().prometheus(), Method::GET, "/").await;
+    let empty = request(&Backlogs::new().prometheus(), Method::GET, "/").await;
     assert_eq!(text(empty.into_body()).await, "");
 }
 
@@ -186,7 +186,7 @@ async fn the_board_for_grafana_shows_only_metrics_that_exist() {
     let board: Value = serde_json::from_str(board).expect("the board is JSON");
     assert!(board["schemaVersion"].as_u64().is_some() && board["uid"] == "campanile");
     let (service, _worker) = service().await;
-    let response = get(&service.prometheus(), Method::GET, "/").await;
+    let response = request(&service.prometheus(), Method::GET, "/").await;
     let samples = parsed(&text(response.into_body()).await);
     let mut exist: BTreeSet<String> = samples.into_keys().map(|(name, _)| name).collect();
     // The names of the layer's metrics, as an exporter for Prometheus writes them.

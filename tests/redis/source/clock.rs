@@ -114,7 +114,7 @@ async fn a_clock_that_steps_back_by_an_hour_delays_no_claim_by_more_than_about_a
 }
 
 #[tokio::test]
-async fn a_gate_that_is_closed_for_longer_than_its_period_is_open() {
+async fn a_throttle_that_would_outlast_its_period_is_ignored() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await.lease(SECOND);
     let mut dies = open(&redis).await;
@@ -133,7 +133,7 @@ async fn a_gate_that_is_closed_for_longer_than_its_period_is_open() {
 }
 
 #[tokio::test]
-async fn the_lease_that_counts_is_the_one_that_its_holder_renews_by() {
+async fn a_claim_respects_the_lease_of_the_holder() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     let mut slow = open(&redis.clone().lease(15 * SECOND)).await;

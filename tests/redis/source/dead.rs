@@ -8,7 +8,7 @@ use campanile::{
 use super::*;
 
 #[tokio::test]
-async fn a_replay_keeps_the_id_forgets_the_attempts_and_leaves_no_field_of_ours() {
+async fn a_replay_keeps_the_id_forgets_the_attempts_and_drops_the_reserved_fields_of_the_sender() {
     let server = RedisServer::start().await;
     let redis = handle(&server).await;
     let mut source = open(&redis).await;
@@ -164,7 +164,7 @@ async fn steps_are_of_a_hundred_at_most_and_leave_what_dies_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_step_ends_behind_the_letter_that_fills_it() {
+async fn a_step_ends_after_the_letter_that_exceeds_its_size() {
     let server = RedisServer::start().await;
     let dead = handle(&server).await.dead_letters();
     let body = vec![b'x'; 3 << 20];

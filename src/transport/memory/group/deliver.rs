@@ -81,7 +81,7 @@ impl Group {
             return None;
         }
         let records = &context.records;
-        if records.take_cancelled(settings, &queued.entry.fields) {
+        if records.skip_cancelled(settings, &queued.entry.fields) {
             index.map(|index| self.unfinished_indices.remove(&index));
             self.end_reservation(&queued);
             self.end_in_order(&queued);

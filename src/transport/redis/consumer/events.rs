@@ -19,8 +19,8 @@ use crate::{
 /// The longest wait for the server to confirm the subscriptions.
 pub(super) const CONFIRMATION_LIMIT: Duration = Duration::from_secs(5);
 
-/// The subscriptions of a source on a separate connection: to channels, to patterns and, unless
-/// this is a cluster, to sharded channels.
+/// The subscriptions of a source on a separate connection: to channels and patterns. Outside of a
+/// cluster, where sharded channels need no connection to the owner of their slot, also to those.
 pub(super) struct EventSubscriber {
     connector: Connector,
     channels: Arc<EventChannels>,

@@ -65,7 +65,7 @@ impl Data {
             };
             let entries = match &read.group {
                 Some((group, consumer)) if read.new => {
-                    stream.read(group, consumer, read.count, now)
+                    stream.read_group(group, consumer, read.count, now)
                 }
                 // A read of the consumer's pending entries. Campanile sends such a read only for a
                 // new consumer, to check its permissions.
@@ -96,7 +96,7 @@ impl Data {
         };
         match &read.group {
             Some((group, _)) => stream.has_unread(group) && !self.unreadable.contains_key(key),
-            None => stream.last_entry() > Some(read.from),
+            None => stream.last_entry_id() > Some(read.from),
         }
     }
 }

@@ -59,17 +59,21 @@ pub(in super::super) struct Group {
 pub(in super::super) struct PendingEntry {
     pub(in super::super) consumer: Vec<u8>,
     /// The time of the last delivery, claim or renewal, in milliseconds.
-    pub(in super::super) since: u64,
+    pub(in super::super) last_delivered_at: u64,
     pub(in super::super) deliveries: i64,
 }
 
 impl Group {
-    /// Resets the time at which each consumer was last seen to its last delivery. A replica knows
-    /// only of deliveries, since a read without entries writes nothing.
+    /// Sets the last-seen time of each consumer back to the time of its last delivery. This
+    /// imitates a failover: a read that returns no entries is not replicated, so the replica does
+    /// not know of it.
     pub(super) fn reset_last_seen(&mut self) {
         for (name, seen) in &mut self.consumers {
             let held = self.pending.values().filter(|it| it.consumer == *name);
-            *seen = held.map(|it| it.since).max().unwrap_or_default();
+            *seen = held
+                .map(|it| it.last_delivered_at)
+                .max()
+                .unwrap_or_default();
         }
     }
 }
@@ -89,7 +93,7 @@ impl Stream {
     }
 
     /// Delivers the next undelivered entries of the group to a consumer.
-    pub(super) fn read(
+    pub(super) fn read_group(
         &mut self,
         group: &[u8],
         consumer: &[u8],
@@ -107,7 +111,7 @@ impl Stream {
                 **id,
                 PendingEntry {
                     consumer: consumer.to_vec(),
-                    since: now,
+                    last_delivered_at: now,
                     deliveries: 1,
                 },
             );
@@ -121,7 +125,7 @@ impl Stream {
     pub(super) fn has_unread(&self, group: &[u8]) -> bool {
         self.groups
             .get(group)
-            .is_some_and(|group| self.last_entry() > Some(group.last_delivered_id))
+            .is_some_and(|group| self.last_entry_id() > Some(group.last_delivered_id))
     }
 
     /// Returns at most `count` entries after this id.
@@ -131,7 +135,7 @@ impl Stream {
         found.map(|(id, fields)| (*id, fields.clone())).collect()
     }
 
-    pub(super) fn last_entry(&self) -> Option<Id> {
+    pub(super) fn last_entry_id(&self) -> Option<Id> {
         self.entries.last_key_value().map(|(id, _)| *id)
     }
 

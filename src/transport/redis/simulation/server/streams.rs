@@ -125,7 +125,7 @@ impl Data {
             Reply::List(vec![
                 Reply::bulk(id.to_string()),
                 Reply::bulk(&pending.consumer[..]),
-                Reply::Int(now.saturating_sub(pending.since) as i64),
+                Reply::Int(now.saturating_sub(pending.last_delivered_at) as i64),
                 Reply::Int(pending.deliveries),
             ])
         });
@@ -148,7 +148,7 @@ impl Data {
             let Some(pending) = group
                 .pending
                 .get_mut(&id)
-                .filter(|p| min_idle == 0 || now.saturating_sub(p.since) >= min_idle)
+                .filter(|p| min_idle == 0 || now.saturating_sub(p.last_delivered_at) >= min_idle)
             else {
                 continue;
             };
@@ -157,7 +157,7 @@ impl Data {
                 continue;
             };
             pending.consumer.clone_from(&args[2]);
-            pending.since = now;
+            pending.last_delivered_at = now;
             pending.deliveries = count.unwrap_or(pending.deliveries + i64::from(just_id.is_none()));
             claimed.push(match just_id {
                 Some(_) => Reply::bulk(&text[..]),
