@@ -243,20 +243,39 @@ impl Cluster {
         self.nodes.iter().position(|node| node.id == *first)
     }
 
-    /// The index of the only replica of a node, as soon as both know each other and are connected.
-    /// Before that a replica cannot be promoted.
+    /// The index of the only replica of a node, as soon as all reachable nodes know it and both are
+    /// connected. Before that a replica cannot be promoted: a node that takes it for a primary
+    /// denies it its vote.
     pub(crate) async fn replica_of(&self, primary: usize) -> usize {
-        let primary = &self.nodes[primary];
         let known = async || {
-            let ask = ["CLUSTER", "REPLICAS", &primary.id];
-            let lines: Vec<String> = primary.server.query(&ask).await;
-            let [line] = &lines[..] else { return None };
-            let replica = line.split(' ').next()?;
-            let replica = self.nodes.iter().position(|node| node.id == replica)?;
+            let replica = self.known_replica_of(primary).await?;
             let info: String = self.node(replica).query(&["INFO", "replication"]).await;
             info.contains("master_link_status:up").then_some(replica)
         };
         eventually(known, AGREEMENT).await
+    }
+
+    /// The index of the only replica of a node; `None` while the reachable nodes disagree.
+    async fn known_replica_of(&self, primary: usize) -> Option<usize> {
+        let ask = ["CLUSTER", "REPLICAS", &self.nodes[primary].id];
+        let mut replicas = Vec::new();
+        for node in &self.nodes {
+            let lines = match node.server.try_command(&ask).await {
+                Ok(lines) => Vec::<String>::from_redis_value(lines).expect("a list of lines"),
+                // The node takes the primary for a replica.
+                Err(refusal) if refusal.code().is_some() => return None,
+                // A node that was killed does not answer.
+                Err(_) => continue,
+            };
+            let [line] = &lines[..] else { return None };
+            replicas.push(line.split(' ').next()?.to_owned());
+        }
+        let first = replicas.first()?;
+        replicas
+            .iter()
+            .all(|replica| replica == first)
+            .then_some(())?;
+        self.nodes.iter().position(|node| node.id == *first)
     }
 
     /// Promotes the replica of the key's primary, by `CLUSTER FAILOVER`. Returns the indexes of the

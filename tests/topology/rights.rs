@@ -123,10 +123,12 @@ async fn namespaces_keep_the_events_of_two_databases_apart_behind_sentinels() {
     let group = SentinelGroup::start().await;
     let mut handles = Vec::new();
     for database in [0, 1] {
-        let heard = Arc::<AtomicUsize>::default();
+        // The events of this database, and those of the other one.
+        let heard = [(); 2].map(|()| Arc::<AtomicUsize>::default());
         let hears = heard.clone();
-        let app = Router::new().event("news", async move || {
-            hears.fetch_add(1, Ordering::SeqCst);
+        let app = Router::new().event("news", async move |sender: String| {
+            let is_own = sender == database.to_string();
+            hears[usize::from(!is_own)].fetch_add(1, Ordering::SeqCst);
         });
         let redis = connect(&group.url(database)).await;
         let redis = redis.namespace(format!("db{database}"));
@@ -137,16 +139,16 @@ async fn namespaces_keep_the_events_of_two_databases_apart_behind_sentinels() {
         if failed_over {
             group.fail_over().await;
         }
-        for (publisher, (client, heard, _)) in handles.iter().enumerate() {
-            let before = heard.load(Ordering::SeqCst);
+        for (database, (client, [own, _], _)) in handles.iter().enumerate() {
+            let before = own.load(Ordering::SeqCst);
             let arrives = async || {
-                client.publish("news", "").await.ok()?;
-                (heard.load(Ordering::SeqCst) > before).then_some(())
+                client.publish("news", database.to_string()).await.ok()?;
+                (own.load(Ordering::SeqCst) > before).then_some(())
             };
-            let other = &handles[1 - publisher].1;
-            let others = other.load(Ordering::SeqCst);
             eventually(arrives, FOUND).await;
-            assert_eq!(other.load(Ordering::SeqCst), others, "the other database");
         }
+    }
+    for (database, (_, [_, others], _)) in handles.iter().enumerate() {
+        assert_eq!(others.load(Ordering::SeqCst), 0, "database {database}");
     }
 }
