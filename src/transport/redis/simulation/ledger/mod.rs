@@ -239,7 +239,11 @@ impl Ledger {
                 "w{worker} starts job {job}, which is not pending for it"
             ));
         }
-        if holds && attempt != counted_attempts + 1 {
+        // After a failover, an entry that was read from the former primary may have an attempt that
+        // the new primary has not counted.
+        let just_failed_over = (self.failed_over_at)
+            .is_some_and(|at| self.now < at.max(self.unreachable_until) + self.lease);
+        if holds && !just_failed_over && attempt != counted_attempts + 1 {
             self.fail(format_args!(
                 "job {job} starts as attempt {attempt}, but it is number {}",
                 counted_attempts + 1
@@ -253,23 +257,7 @@ impl Ledger {
                 "job {job} starts before {due}, when it is due"
             ));
         }
-        let others: Vec<_> = (self.running.iter())
-            .filter(|((of, other), run)| {
-                *other == job && self.workers[of].group == group && !run.lease.is_lost()
-            })
-            .map(|((of, _), _)| *of)
-            .collect();
-        // After a failover, a worker learns only at its next upkeep that it has lost the job.
-        let just_failed_over = (self.failed_over_at)
-            .is_some_and(|at| self.now < at.max(self.unreachable_until) + self.lease);
-        for other in others {
-            let must_know = other == worker && !just_failed_over;
-            if must_know || self.is_undisturbed(other, false) {
-                self.fail(format_args!(
-                    "job {job} starts at w{worker} while it runs at w{other}"
-                ));
-            }
-        }
+        self.check_overlap(worker, job, just_failed_over);
         self.running.insert(
             (worker, job),
             RunningHandler {
@@ -278,6 +266,26 @@ impl Ledger {
             },
         );
         earlier_starts
+    }
+
+    /// Fails if a job starts while a handler that still holds its lease runs it.
+    fn check_overlap(&mut self, worker: ProcessId, job: JobId, just_failed_over: bool) {
+        let group = self.workers[&worker].group;
+        let others: Vec<_> = (self.running.iter())
+            .filter(|((of, other), run)| {
+                *other == job && self.workers[of].group == group && !run.lease.is_lost()
+            })
+            .map(|((of, _), _)| *of)
+            .collect();
+        for other in others {
+            // After a failover, a worker learns only at its next upkeep that it has lost the job.
+            let must_know = other == worker && !just_failed_over;
+            if must_know || self.is_undisturbed(other, false) {
+                self.fail(format_args!(
+                    "job {job} starts at w{worker} while it runs at w{other}"
+                ));
+            }
+        }
     }
 
     /// Records the result of a handler.
