@@ -12,7 +12,7 @@ use super::super::{
 };
 use crate::{
     message::{DeadLetterId, MessageId},
-    transport::{self, DeadLetters},
+    transport::{self, DeadLetter, DeadLetters},
 };
 
 /// The number of letters on a page, unless the request has the parameter `max`.
@@ -35,6 +35,24 @@ pub(in crate::dashboard) struct ListedLetter {
     pub(in crate::dashboard) died_at: SystemTime,
     /// The size of the letter's fields, in bytes.
     pub(in crate::dashboard) bytes: usize,
+}
+
+impl ListedLetter {
+    fn new(letter: DeadLetter) -> Self {
+        let sizes = letter.fields.iter();
+        let sizes = sizes.map(|(field, value)| field.len() + value.len());
+        let name = letter.fields.iter().find(|(field, _)| field == "name");
+        let name = name.and_then(|(_, name)| String::from_utf8(name.to_vec()).ok());
+        Self {
+            bytes: sizes.sum(),
+            id: letter.id,
+            message_id: letter.message_id,
+            name,
+            reason: letter.reason,
+            attempts: letter.attempts,
+            died_at: letter.died_at,
+        }
+    }
 }
 
 /// The outcome of a search.
@@ -71,6 +89,23 @@ fn parse_max_age(text: &str) -> Option<Duration> {
     }
 }
 
+/// Returns the id after which the search of the request starts. `None` if it starts at the oldest
+/// letter.
+fn start_of_search(cx: &Context) -> Result<Option<String>, Fault> {
+    Ok(match (cx.form.get("after"), cx.form.get("since")) {
+        (Some(after), _) => Some(after.to_owned()),
+        (None, Some("all") | None) => None,
+        (None, Some(age)) => {
+            let age = parse_max_age(age)
+                .ok_or_else(|| Fault::bad_request("`since` is `10m`, `1h`, `1d` or `all`"))?;
+            let from = SystemTime::now().checked_sub(age);
+            let from = from.and_then(|from| from.duration_since(SystemTime::UNIX_EPOCH).ok());
+            // The id of a letter begins with a time in milliseconds.
+            from.map(|from| format!("{}-0", from.as_millis()))
+        }
+    })
+}
+
 /// Searches the letters for the terms of the request. Examines at most [`MAX_EXAMINED`] letters,
 /// for about [`MAX_SEARCH_TIME`].
 pub(in crate::dashboard) async fn find_letters(
@@ -88,19 +123,7 @@ pub(in crate::dashboard) async fn find_letters(
         .number("max")?
         .unwrap_or(LETTERS_PER_PAGE)
         .clamp(1, LETTERS_PER_STEP);
-    // The search starts after a letter, or at a time: the id of a letter begins with a time in
-    // milliseconds.
-    let start = match (cx.form.get("after"), cx.form.get("since")) {
-        (Some(after), _) => Some(after.to_owned()),
-        (None, Some("all") | None) => None,
-        (None, Some(age)) => {
-            let age = parse_max_age(age)
-                .ok_or_else(|| Fault::bad_request("`since` is `10m`, `1h`, `1d` or `all`"))?;
-            let from = SystemTime::now().checked_sub(age);
-            let from = from.and_then(|from| from.duration_since(SystemTime::UNIX_EPOCH).ok());
-            from.map(|from| format!("{}-0", from.as_millis()))
-        }
-    };
+    let start = start_of_search(cx)?;
     let started = tokio::time::Instant::now();
     let mut found = FoundLetters {
         letters: Vec::new(),
@@ -116,19 +139,7 @@ pub(in crate::dashboard) async fn find_letters(
         for letter in read.letters {
             let id = letter.id.clone();
             found.examined += 1;
-            let bytes = letter.fields.iter();
-            let bytes = bytes.map(|(field, value)| field.len() + value.len()).sum();
-            let name = letter.fields.iter().find(|(field, _)| field == "name");
-            let name = name.and_then(|(_, name)| String::from_utf8(name.to_vec()).ok());
-            let letter = ListedLetter {
-                id: letter.id,
-                message_id: letter.message_id,
-                name,
-                reason: letter.reason,
-                attempts: letter.attempts,
-                died_at: letter.died_at,
-                bytes,
-            };
+            let letter = ListedLetter::new(letter);
             if search.selects(&letter) {
                 found.letters.push(letter);
             }

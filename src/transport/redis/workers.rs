@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use redis::Cmd;
 use tokio::time::{Instant, sleep};
@@ -14,7 +15,7 @@ use super::{
     Redis, error,
     ids::random_id,
     keys::{CONSUMER_PREFIX, Keys},
-    pipeline::Resend,
+    pipeline::{Pipeline, Resend},
     response::{Value, array, bytes, fields, fixed_array, integer},
     scripts,
 };
@@ -250,7 +251,7 @@ impl RedisWorkers {
         asked_at: Instant,
     ) -> Result<(WorkerAnswers, Vec<String>), Error> {
         let pipeline = self.0.shared.pipeline.for_key(&keys.stream_key);
-        let (question, announcements) = (keys.report_request(), keys.workers());
+        let question = keys.report_request();
         let args = |cmd: &mut Cmd| {
             cmd.arg(random_id().to_string())
                 .arg(word)
@@ -266,37 +267,49 @@ impl RedisWorkers {
             sleep(POLL_PERIOD).await;
             let consumers: Vec<_> = unanswered.keys().cloned().collect();
             for consumers in consumers.chunks(MAX_COLLECTED_WORKERS) {
-                let mut rest = consumers;
-                // A call returns only the first `MAX_COLLECTED_BYTES` of the answers. The next call
-                // goes on after the last consumer in the response.
-                loop {
-                    let args = |cmd: &mut Cmd| {
-                        cmd.arg(keys.group.as_str())
-                            .arg(since)
-                            .arg(MAX_COLLECTED_BYTES)
-                            .arg(rest);
-                    };
-                    let names = [announcements.as_str()];
-                    let found = pipeline.script(&scripts::COLLECT, &names, args, Resend::Never);
-                    let found = fields(found.await?)?;
-                    let Some((last, _)) = found.last() else { break };
-                    let last_position = rest.iter().position(|it| it.as_bytes() == last);
-                    rest = &rest[last_position.map_or(rest.len(), |at| at + 1)..];
-                    for (consumer, text) in found {
-                        let consumer = String::from_utf8_lossy(&consumer).into_owned();
-                        if let Some(worker) = unanswered.remove(&consumer) {
-                            let text = String::from_utf8_lossy(&text).into_owned();
-                            texts.push((worker, text, asked_at.elapsed()));
-                        }
-                    }
-                    if rest.is_empty() {
-                        break;
+                for (consumer, text) in collect(&pipeline, keys, since, consumers).await? {
+                    if let Some(worker) = unanswered.remove(&consumer) {
+                        texts.push((worker, text, asked_at.elapsed()));
                     }
                 }
             }
         }
         Ok((texts, unanswered.into_values().collect()))
     }
+}
+
+/// Returns the answers of these consumers that have come since a time on the server's clock.
+async fn collect(
+    pipeline: &Pipeline,
+    keys: &Keys,
+    since: i64,
+    consumers: &[String],
+) -> Result<Vec<(String, String)>, Error> {
+    let announcements = keys.workers();
+    let (mut answers, mut rest) = (Vec::new(), consumers);
+    // A call returns only the first `MAX_COLLECTED_BYTES` of the answers. The next call goes on
+    // after the last consumer in the response.
+    while !rest.is_empty() {
+        let args = |cmd: &mut Cmd| {
+            cmd.arg(keys.group.as_str())
+                .arg(since)
+                .arg(MAX_COLLECTED_BYTES)
+                .arg(rest);
+        };
+        let names = [announcements.as_str()];
+        let found = pipeline.script(&scripts::COLLECT, &names, args, Resend::Never);
+        let found = fields(found.await?)?;
+        let Some((last, _)) = found.last() else { break };
+        let last_position = rest.iter().position(|it| it.as_bytes() == last);
+        rest = &rest[last_position.map_or(rest.len(), |at| at + 1)..];
+        let text = |bytes: Bytes| String::from_utf8_lossy(&bytes).into_owned();
+        answers.extend(
+            found
+                .into_iter()
+                .map(|(consumer, answer)| (text(consumer), text(answer))),
+        );
+    }
+    Ok(answers)
 }
 
 impl WorkerStore for RedisWorkers {

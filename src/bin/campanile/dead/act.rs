@@ -2,7 +2,10 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use campanile::transport::{Action, DeadLetters, Selection};
+use campanile::{
+    DeadLetterId,
+    transport::{Action, DeadLetters, Selection, Steps},
+};
 use clap::Args;
 use serde_json::json;
 
@@ -81,60 +84,15 @@ impl LetterSelection {
             (0, Some(_)) => None,
             (asked, _) => Some(asked),
         };
-        let mut steps = dead.steps(action, self.selection());
-        let interrupted = signals::cancel_on_interrupt()?;
         let word = match action {
             Action::Replay => "replayed",
             Action::Purge => "purged",
         };
-        let mut progress = ProgressLine::new(word, total);
-        // The number of letters that were replayed or purged.
-        let mut acted = 0;
-        let outcome = loop {
-            if interrupted.is_cancelled() {
-                let text = format!("{acted} {word}, the others are left as they were");
-                break Err(CommandError::Interrupted(text));
-            }
-            let next_step = steps.next();
-            tokio::pin!(next_step);
-            let step = tokio::select! {
-                biased;
-                step = &mut next_step => step,
-                // Finishes the current step, so that its letters are counted.
-                () = interrupted.cancelled() => {
-                    progress.clear();
-                    note("ends after this step; another Ctrl-C ends it at once");
-                    next_step.await
-                }
-            };
-            match step {
-                Ok(Some(letters)) => acted += letters,
-                Ok(None) => break Ok(()),
-                Err(error) => {
-                    progress.clear();
-                    note(format!("{acted} {word} before it failed"));
-                    break Err(error.into());
-                }
-            }
-            progress.show(acted);
-        };
-        progress.clear();
-        outcome?;
-        let skipped = steps.skipped().len() as u64;
-        match (out.json, skipped) {
-            (true, 0) => out.write_document(&json!({ word: acted }))?,
-            (true, _) => {
-                let ids: Vec<_> = steps.skipped().iter().map(|id| id.as_str()).collect();
-                out.write_document(&json!({ word: acted, "skipped": ids }))?;
-            }
-            (false, _) => out.write_lines([format!("{acted} {word}")])?,
-        }
-        for id in steps.skipped() {
-            note(format!(
-                "{id} cannot be replayed and was left: its fields cannot be read"
-            ));
-        }
+        let mut steps = dead.steps(action, self.selection());
+        let acted = run_steps(&mut steps, word, total).await?;
+        write_outcome(out, word, acted, steps.skipped())?;
         // The command fails if selected letters do not exist, or were skipped.
+        let skipped = steps.skipped().len() as u64;
         match name {
             Some(name) if acted + skipped == 0 => Err(CommandError::Missing(format!(
                 "there is no dead letter named {name}"
@@ -192,4 +150,69 @@ impl ProgressLine {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
+}
+
+/// Runs the steps until they end, fail or are interrupted, and shows how far they are. Returns the
+/// number of letters that were replayed or purged.
+async fn run_steps(
+    steps: &mut Steps,
+    word: &'static str,
+    total: Option<u64>,
+) -> Result<u64, CommandError> {
+    let interrupted = signals::cancel_on_interrupt()?;
+    let mut progress = ProgressLine::new(word, total);
+    let mut acted = 0;
+    let outcome = loop {
+        if interrupted.is_cancelled() {
+            let text = format!("{acted} {word}, the others are left as they were");
+            break Err(CommandError::Interrupted(text));
+        }
+        let next_step = steps.next();
+        tokio::pin!(next_step);
+        let step = tokio::select! {
+            biased;
+            step = &mut next_step => step,
+            // Finishes the current step, so that its letters are counted.
+            () = interrupted.cancelled() => {
+                progress.clear();
+                note("ends after this step; another Ctrl-C ends it at once");
+                next_step.await
+            }
+        };
+        match step {
+            Ok(Some(letters)) => acted += letters,
+            Ok(None) => break Ok(acted),
+            Err(error) => {
+                progress.clear();
+                note(format!("{acted} {word} before it failed"));
+                break Err(error.into());
+            }
+        }
+        progress.show(acted);
+    };
+    progress.clear();
+    outcome
+}
+
+/// Writes the number of letters that were replayed or purged, and the letters that were skipped.
+fn write_outcome(
+    out: &Out,
+    word: &'static str,
+    acted: u64,
+    skipped: &[DeadLetterId],
+) -> Result<(), CommandError> {
+    match (out.json, skipped) {
+        (true, []) => out.write_document(&json!({ word: acted }))?,
+        (true, _) => {
+            let ids: Vec<_> = skipped.iter().map(|id| id.as_str()).collect();
+            out.write_document(&json!({ word: acted, "skipped": ids }))?;
+        }
+        (false, _) => out.write_lines([format!("{acted} {word}")])?,
+    }
+    for id in skipped {
+        note(format!(
+            "{id} cannot be replayed and was left: its fields cannot be read"
+        ));
+    }
+    Ok(())
 }
