@@ -238,8 +238,13 @@ impl Cluster {
             let ranges = Vec::<Vec<Value>>::from_redis_value(ranges).expect("a list of ranges");
             owners.push(ranges.iter().find_map(|range| owner_in(range, slot))?);
         }
-        let first = owners.first()?;
-        owners.iter().all(|owner| owner == first).then_some(())?;
+        self.agreed_node(&owners)
+    }
+
+    /// The index of the node with this id, if all ids are the same.
+    fn agreed_node(&self, ids: &[String]) -> Option<usize> {
+        let first = ids.first()?;
+        ids.iter().all(|id| id == first).then_some(())?;
         self.nodes.iter().position(|node| node.id == *first)
     }
 

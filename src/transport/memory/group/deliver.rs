@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::{
     super::{
         context::GroupContext,
+        control::GroupPauses,
         log::{Log, LogEntry},
         observer::{ObservedDelivery, ObservedMessage},
     },
@@ -46,7 +47,8 @@ impl Group {
         self.promote(settings, context);
         self.claim(settings, context);
         self.hand_over(settings, context);
-        if context.pauses.of_group(settings).is_paused() {
+        let pauses = context.pauses.of_group(settings);
+        if pauses.is_paused() {
             return Vec::new();
         }
         // Applies the limit of the group.
@@ -59,7 +61,7 @@ impl Group {
         while taken.len() < max
             && let Some((queued, index)) = self.pick(log, consumer)
         {
-            taken.extend(self.start(queued, index, consumer, settings, context));
+            taken.extend(self.start(queued, index, consumer, settings, &pauses, context));
         }
         taken
     }
@@ -72,6 +74,7 @@ impl Group {
         index: Option<u64>,
         consumer: SourceNumber,
         settings: &Settings,
+        pauses: &GroupPauses,
         context: &GroupContext,
     ) -> Option<TakenDelivery> {
         // The attempts are checked before the message is decoded, because decoding it may kill the
@@ -89,7 +92,6 @@ impl Group {
         }
         // A message of an owned partition is not parked, because it would lose its place in the
         // order.
-        let pauses = context.pauses.of_group(settings);
         if !self.ownership.is_used()
             && let Some(key) = pauses.parking_key(&queued.entry)
         {

@@ -467,7 +467,7 @@ impl PipelineTask {
         if let Some(forwarding) = &self.forwarding
             && let Some(redirection) = Redirection::decode(error, &forwarding.address)
         {
-            return self.redirect(batch, index, redirection);
+            return self.redirect(forwarding, batch, index, redirection);
         }
         let is_unknown_script = error.code() == "NOSCRIPT";
         if let Some(script) = batch.script(index).filter(|_| is_unknown_script) {
@@ -493,24 +493,21 @@ impl PipelineTask {
     /// redirected before: it is sent again after a pause.
     fn redirect(
         &self,
+        forwarding: &Forwarding,
         batch: &mut CommandBatch,
         index: usize,
         redirection: Redirection,
     ) -> (Option<CommandBatch>, ServerHealth) {
         let fine = (None, ServerHealth::Fine);
-        // Two nodes may redirect to each other until they agree. A command that has waited too long
-        // gets the error as its response.
-        let may_wait = batch.redirections == 0 || !has_waited_too_long(batch, index);
-        let one = may_wait.then(|| self.postpone(batch, index));
-        let Some(forwarding) = &self.forwarding else {
-            return fine;
-        };
         if let Redirection::Moved(slot, address) = &redirection {
             forwarding.learn(*slot, address);
         }
-        let Some(mut one) = one else {
+        // Two nodes may redirect to each other until they agree. A command that has waited too long
+        // gets the error as its response.
+        if batch.redirections > 0 && has_waited_too_long(batch, index) {
             return fine;
-        };
+        }
+        let mut one = self.postpone(batch, index);
         one.redirections += 1;
         one.is_asking = false;
         match redirection {
